@@ -1,0 +1,86 @@
+// The contract between the block functions, one set per formula, and the loop that calls them.
+//
+// 1. A block function sees at most `kBlock` contiguous numbers of one type. Strides, broadcasting, dtypes,
+//    weights, masks and reductions are the loop's business (pointwise.cpp), so a formula compiles in well under
+//    a second and a user's own formula needs neither torch's headers nor the loop's.
+// 2. The block size is 1024: the buffers of one block (4 KB each in float) stay in a 32 KB L1 cache, and one
+//    indirect call per 1024 elements costs nothing that can be measured.
+// 3. `scale` multiplies gradients in double, so that 1/N costs no accuracy: one rounding, to T.
+// 4. target_clones picks AVX-512, AVX2 or plain code when the library is loaded. Everything a block function
+//    calls is inlined into it (LOSSKIT_INLINE), so it is compiled for the clone's instruction set.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#ifndef LOSSKIT_INLINE
+#define LOSSKIT_INLINE inline __attribute__((always_inline))
+#endif
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define LOSSKIT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define LOSSKIT_CLONES
+#endif
+
+namespace losskit {
+
+constexpr int64_t kBlock = 1024;
+constexpr int kOperands = 4;
+constexpr int32_t kAbi = 1;
+
+// Which gradients a block function writes beside the value.
+enum Gradients { kNone = 0, kPredictions = 1, kAll = 2 };
+
+// What values an operand may have; NaN is always let through, since NaN in gives NaN out.
+enum DomainKind : int32_t { kAnything = 0, kInterval = 1, kSigns = 2 };
+struct Domain {
+  int32_t kind;
+  int32_t open;  // bit 0: low is excluded; bit 1: high is excluded
+  double low, high;
+};
+
+template <class T>
+using BlockFunction = void (*)(int64_t n, const T* const* operands, const T* parameters, double scale,
+                               T* value, T* const* gradients);
+
+struct Kernel {
+  int32_t abi;
+  int32_t operands;
+  int32_t parameters;
+  int32_t predictions;  // bits of the operands whose gradients the kPredictions variant writes
+  BlockFunction<float> f32[3];
+  BlockFunction<double> f64[3];
+  Domain domains[kOperands];
+};
+
+// A gradient times the scale, rounded once.
+template <class T>
+LOSSKIT_INLINE T scaled(T gradient, double scale) {
+  return static_cast<T>(static_cast<double>(gradient) * scale);
+}
+
+}  // namespace losskit
+
+// Instantiate `block<T, gradients>` of the enclosing namespace for both types and export the kernel.
+#define LOSSKIT_BLOCK(T, suffix, gradients)                                                                 \
+  LOSSKIT_CLONES static void block_##suffix(int64_t n, const T* const* operands, const T* parameters,        \
+                                            double scale, T* value, T* const* out) {                         \
+    block<T, gradients>(n, operands, parameters, scale, value, out);                                         \
+  }
+
+#define LOSSKIT_KERNEL(symbol, operands, parameters, predictions, ...)                                       \
+  LOSSKIT_BLOCK(float, value_f32, losskit::kNone)                                                            \
+  LOSSKIT_BLOCK(float, predictions_f32, losskit::kPredictions)                                               \
+  LOSSKIT_BLOCK(float, all_f32, losskit::kAll)                                                               \
+  LOSSKIT_BLOCK(double, value_f64, losskit::kNone)                                                           \
+  LOSSKIT_BLOCK(double, predictions_f64, losskit::kPredictions)                                              \
+  LOSSKIT_BLOCK(double, all_f64, losskit::kAll)                                                              \
+  extern "C" __attribute__((visibility("default"))) const losskit::Kernel symbol = {                         \
+      losskit::kAbi,                                                                                         \
+      operands,                                                                                              \
+      parameters,                                                                                            \
+      predictions,                                                                                           \
+      {block_value_f32, block_predictions_f32, block_all_f32},                                               \
+      {block_value_f64, block_predictions_f64, block_all_f64},                                               \
+      {__VA_ARGS__}};

@@ -1,0 +1,115 @@
+// How the tensors of one call are walked together: in the memory order of the first one, in blocks.
+//
+// 1. Dimensions are sorted by the strides of the first tensor and merged where every tensor allows it, so that
+//    contiguous, transposed and channels-last calls all become one run of contiguous elements.
+// 2. A tensor that is broadcast has stride 0 along the broadcast dimensions and is never materialised: a block
+//    of it is read into a buffer in L1.
+// 3. Outputs are dense in this same order, so their element `i` belongs to element `i` of the walk.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "convert.h"
+
+namespace losskit {
+
+constexpr int kDims = 16;  // after merging; calls that need more run the eager formula
+
+struct Source {
+  const char* data = nullptr;
+  DType dtype = DType::kFloat;
+  std::array<int64_t, kDims> strides{};  // in elements, one per walked dimension
+  bool present() const { return data != nullptr; }
+};
+
+struct Walk {
+  int dims = 0;
+  int64_t numel = 1;
+  std::array<int64_t, kDims> sizes{};
+  std::array<int, kDims> order{};  // order[i]: the tensor dimension that is walked as dimension i, before merging
+  int tensor_dims = 0;
+};
+
+// The order in which to walk a tensor of these sizes and strides: largest stride first, ties left alone.
+inline void start(Walk& walk, int dims, const int64_t* sizes, const int64_t* strides) {
+  walk.tensor_dims = walk.dims = dims;
+  for (int i = 0; i < dims; ++i) {
+    walk.order[i] = i;
+    walk.numel *= sizes[i];
+  }
+  const auto step = [&](int dim) { return sizes[dim] == 1 ? 0 : strides[dim]; };
+  std::stable_sort(walk.order.begin(), walk.order.begin() + dims, [&](int a, int b) { return step(a) > step(b); });
+  for (int i = 0; i < dims; ++i) walk.sizes[i] = sizes[walk.order[i]];
+}
+
+// Strides of a dense tensor that is laid out in the order of the walk. Call before merge().
+inline std::array<int64_t, kDims> dense_strides(const Walk& walk) {
+  std::array<int64_t, kDims> strides{};
+  int64_t step = 1;
+  for (int i = walk.tensor_dims - 1; i >= 0; --i) {
+    strides[walk.order[i]] = step;
+    step *= std::max<int64_t>(walk.sizes[i], 1);
+  }
+  return strides;
+}
+
+// Merge neighbouring dimensions that all sources walk as one.
+template <int N>
+void merge(Walk& walk, std::array<Source, N>& sources) {
+  int kept = 0;
+  for (int i = 0; i < walk.dims; ++i) {
+    if (walk.sizes[i] == 1) continue;
+    const bool joins = kept > 0 && std::all_of(sources.begin(), sources.end(), [&](const Source& source) {
+      return !source.present() || source.strides[kept - 1] == source.strides[i] * walk.sizes[i];
+    });
+    if (joins) {
+      walk.sizes[kept - 1] *= walk.sizes[i];
+    } else {
+      walk.sizes[kept++] = walk.sizes[i];
+    }
+    for (Source& source : sources) source.strides[kept - 1] = source.strides[i];
+  }
+  walk.dims = kept;
+}
+
+// Elements [begin, begin + n) of the walk as contiguous T: in place where they are that already, else in `buffer`.
+template <class T>
+const T* fetch(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
+  constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
+  const int64_t item = size_of(source.dtype);
+  if (walk.dims <= 1) {
+    const int64_t stride = walk.dims == 0 ? 0 : source.strides[0];
+    const char* data = source.data + begin * stride * item;
+    if (stride == 1 && source.dtype == own) return reinterpret_cast<const T*>(data);
+    read_run(source.dtype, data, stride, n, buffer);
+    return buffer;
+  }
+  const int inner = walk.dims - 1;
+  std::array<int64_t, kDims> index{};
+  int64_t rest = begin;
+  int64_t offset = 0;
+  for (int d = inner; d >= 0; --d) {
+    index[d] = rest % walk.sizes[d];
+    rest /= walk.sizes[d];
+    offset += index[d] * source.strides[d];
+  }
+  for (int64_t done = 0; done < n;) {
+    const int64_t run = std::min(walk.sizes[inner] - index[inner], n - done);
+    const char* data = source.data + offset * item;
+    if (run == n && source.strides[inner] == 1 && source.dtype == own) return reinterpret_cast<const T*>(data);
+    read_run(source.dtype, data, source.strides[inner], run, buffer + done);
+    done += run;
+    index[inner] += run;
+    offset += run * source.strides[inner];
+    for (int d = inner; d > 0 && index[d] == walk.sizes[d]; --d) {
+      offset += source.strides[d - 1] - index[d] * source.strides[d];
+      index[d] = 0;
+      ++index[d - 1];
+    }
+  }
+  return buffer;
+}
+
+}  // namespace losskit

@@ -1,0 +1,300 @@
+// The scalar math vocabulary of losskit: small functions of float or double that a plain loop
+// `for (i < n) y[i] = f(x[i])` turns into vector code, whatever the instruction set.
+//
+// Why it is written as it is:
+//  1. Branch-free: every choice is `c ? a : b` of values computed anyway, which GCC turns into a blend.
+//     Needs -O3 -fno-math-errno -fno-trapping-math; -ffast-math is neither needed nor allowed (NaN, inf,
+//     and the order of additions matter here).
+//  2. No std::fma (a library call on plain x86-64), no intrinsics: the compiler contracts a*b + c where the
+//     target can, and the figures below hold with and without.
+//  3. Integers have the lane width of T and use only + - & | and logical shifts: AVX2 and SSE2 have no 64-bit
+//     arithmetic shift, comparison, or conversion to double.  Rounding to an integer is the addition of
+//     1.5 * 2^(mantissa bits), which leaves the integer in the low bits of the sum.
+//  4. Where a sum a + b loses bits that count, s = a + b; b - (s - a) recovers them (|a| >= |b| or a == 0).
+//  5. 2^n is applied as two factors: one alone would overflow early or flush subnormal results.
+//  6. Constants come from tools/fit_primitives.py; figures in ULP are the worst seen by tests/test_primitives.py
+//     and, for float, a sweep of every 257th number, over targets with and without fused multiply-add.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#ifndef LOSSKIT_INLINE
+#define LOSSKIT_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace losskit {
+
+// ---------------------------------------------------------------------------------------------------------
+// What depends on the width of T.
+
+template <class T> struct Format;
+
+template <> struct Format<float> {
+  using Bits = std::uint32_t;
+  static constexpr int mantissa = 23;
+  static constexpr Bits bias = 127;
+  static constexpr float ln2_hi = 6.93145752e-1f, ln2_lo = 1.42860677e-6f;  // n * ln2_hi is exact
+  static constexpr float exp_zero = -104.0f, exp_inf = 89.0f;               // exp is 0 below, inf above
+  static constexpr float tiny = 0x1p-30f;                                   // expm1(x) == log1p(x) == x below
+};
+
+template <> struct Format<double> {
+  using Bits = std::uint64_t;
+  static constexpr int mantissa = 52;
+  static constexpr Bits bias = 1023;
+  static constexpr double ln2_hi = 6.9314718055989033e-1, ln2_lo = 5.4979230187083712e-14;
+  static constexpr double exp_zero = -746.0, exp_inf = 710.0;
+  static constexpr double tiny = 0x1p-60;
+};
+
+template <class T> using Bits = typename Format<T>::Bits;
+template <class T> constexpr T infinity = std::numeric_limits<T>::infinity();
+template <class T> constexpr T not_a_number = std::numeric_limits<T>::quiet_NaN();
+template <class T> constexpr T log2_e = T(1.4426950408889634);
+template <class T> constexpr T ln2 = T(0.69314718055994531);
+
+template <class T> LOSSKIT_INLINE constexpr Bits<T> bits(T x) { return std::bit_cast<Bits<T>>(x); }
+template <class T> LOSSKIT_INLINE constexpr T from_bits(Bits<T> i) { return std::bit_cast<T>(i); }
+
+// c0 + x (c1 + x (c2 + ...))
+template <class T> LOSSKIT_INLINE T polynomial(T, T c0) { return c0; }
+template <class T, class... C> LOSSKIT_INLINE T polynomial(T x, T c0, C... c) {
+  return c0 + x * polynomial(x, c...);
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Selection.
+
+template <class T> LOSSKIT_INLINE T where(bool c, T a, T b) { return c ? a : b; }
+template <class T> LOSSKIT_INLINE T absolute(T x) { return std::fabs(x); }
+template <class T> LOSSKIT_INLINE T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
+template <class T> LOSSKIT_INLINE T maximum(T a, T b) { return ((a >= b) | (a != a)) ? a : b; }
+template <class T> LOSSKIT_INLINE T minimum(T a, T b) { return ((a <= b) | (a != a)) ? a : b; }
+template <class T> LOSSKIT_INLINE T clamp(T x, T lo, T hi) {
+  const T y = x < lo ? lo : x;
+  return y > hi ? hi : y;
+}
+// w * v, but a zero weight also removes an infinite v (not a NaN).
+template <class T> LOSSKIT_INLINE T times(T w, T v) { return ((w == 0) & (v == v)) ? T(0) : w * v; }
+
+// ---------------------------------------------------------------------------------------------------------
+// Exponentials.  x = n ln2 + r, |r| <= ln2/2, e^r = 1 + r + tail.
+
+template <class T> struct Reduced {
+  Bits<T> n;  // n + 2 bias, in the low bits
+  T r;        // x - n ln2_hi, exact
+  T tail;     // e^(r - n ln2_lo) - 1 - r
+};
+
+template <class T> LOSSKIT_INLINE Reduced<T> reduce(T x) {
+  using F = Format<T>;
+  constexpr T magic = T(3 * (Bits<T>(1) << (F::mantissa - 1)) + 2 * F::bias);
+  const T t = x * log2_e<T> + magic;
+  const T n = t - magic;
+  const T r = x - n * F::ln2_hi;
+  const T q = r - n * F::ln2_lo;
+  T p;
+  if constexpr (std::is_same_v<T, float>)
+    p = polynomial(q, 4.9999997e-1f, 1.6666542e-1f, 4.16675247e-2f, 8.36667512e-3f, 1.38624129e-3f);
+  else
+    p = polynomial(q, 5.0000000000000056e-1, 1.6666666666666599e-1, 4.1666666666573884e-2,
+                   8.3333333333834893e-3, 1.3888888932266797e-3, 1.9841269731653646e-4, 2.4801504591101269e-5,
+                   2.7557396625489852e-6, 2.7626267965548724e-7, 2.505712585771943e-8);
+  return {bits(t), r, q * q * p - n * F::ln2_lo};
+}
+
+template <class T> LOSSKIT_INLINE T one_plus(Reduced<T> e) {  // 1 + r + tail, rounded once in effect
+  const T s = 1 + e.r;
+  return s + ((e.r - (s - 1)) + e.tail);
+}
+
+template <class T> LOSSKIT_INLINE T exp(T x) {
+  using F = Format<T>;
+  const Reduced<T> e = reduce(clamp(x, F::exp_zero, F::exp_inf));
+  const Bits<T> half = e.n >> 1;  // floor(n/2) + bias; the other factor has the rest
+  return one_plus(e) * from_bits<T>(half << F::mantissa) * from_bits<T>((e.n - half) << F::mantissa);
+}
+
+// exp(-|x|), which cannot overflow, so that one factor 2^(n + shift) can be taken back by a constant one.
+template <class T> LOSSKIT_INLINE T exp_nabs(T x) {
+  using F = Format<T>;
+  constexpr Bits<T> shift = (F::bias + 1) / 2;
+  constexpr T back = from_bits<T>((F::bias - shift) << F::mantissa);
+  const T a = -absolute(x);
+  const Reduced<T> e = reduce(a < F::exp_zero ? F::exp_zero : a);
+  return one_plus(e) * from_bits<T>((e.n - F::bias + shift) << F::mantissa) * back;
+}
+
+// The sum is done at half its size, for 2^n overflows before expm1 does.
+template <class T> LOSSKIT_INLINE T expm1(T x) {
+  using F = Format<T>;
+  const Reduced<T> e = reduce(clamp(x, T(-2 - F::mantissa), F::exp_inf));
+  const T scale = from_bits<T>((e.n - F::bias - 1) << F::mantissa);  // 2^(n-1)
+  const T a = scale - T(0.5);
+  const T s = a + scale * e.r;
+  const T y = s + ((scale * e.r - (s - a)) + scale * e.tail);
+  return absolute(x) < F::tiny ? x : y + y;  // keeps -0 and subnormals
+}
+
+template <class T> LOSSKIT_INLINE T tanh(T x) {
+  const T a = absolute(x);
+  const T e = expm1(a > T(0.35) ? a + a : -a - a);
+  const T q = minimum(absolute(e), T(2)) / (2 + e);
+  const T y = e > 2 ? 1 - q : q;
+  return x < 0 ? -y : x > 0 ? y : x;  // keeps -0
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Logarithms.  x = 2^k (1 + f), -1/4 <= f < 1/2: the interval where log1p can form f exactly.
+
+// log(1 + f) + k ln2, with log(1 + f) = f - (h - s (h + z p(z))), h = f^2/2, s = f/(2 + f), z = s^2.
+// One division is faster here than the six (float) or twelve (double) more terms of a polynomial in f.
+template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
+  using F = Format<T>;
+  const T h = T(0.5) * f * f;
+  const T s = f / (2 + f);
+  const T z = s * s;
+  T p;
+  if constexpr (std::is_same_v<T, float>)
+    p = polynomial(z, 6.66669548e-1f, 3.99572432e-1f, 3.0371207e-1f);
+  else
+    p = polynomial(z, 6.6666666666666596e-1, 4.0000000000056668e-1, 2.8571428555829559e-1,
+                   2.2222224296516227e-1, 1.8181665859844565e-1, 1.5391112895803089e-1, 1.317357638500592e-1,
+                   1.3843239005476299e-1);
+  const T tail = s * (h + z * p) - h;
+  const T a = k * F::ln2_hi;
+  const T y = a + f;
+  return y + ((f - (y - a)) + (tail + k * F::ln2_lo));
+}
+
+// Where x is 2^k (1 + f): k + bias above the mantissa, and below it the bits of 1 + f less those of 3/4.
+template <class T> constexpr Bits<T> exponent_mask = ~((Bits<T>(1) << Format<T>::mantissa) - 1);
+template <class T> LOSSKIT_INLINE Bits<T> split(T x) {
+  return bits(x) + ((Format<T>::bias << Format<T>::mantissa) - bits(T(0.75)));
+}
+template <class T> LOSSKIT_INLINE T exponent(Bits<T> i) {  // k, as a T
+  constexpr T unit = T(Bits<T>(1) << Format<T>::mantissa);
+  return from_bits<T>((i >> Format<T>::mantissa) | bits(unit)) - (unit + T(Format<T>::bias));
+}
+
+template <class T> LOSSKIT_INLINE T log(T x) {
+  constexpr int up = Format<T>::mantissa + 1;
+  const bool subnormal = x < std::numeric_limits<T>::min();
+  const Bits<T> i = split(x * (subnormal ? T(Bits<T>(1) << up) : T(1)));
+  const T k = exponent<T>(i) - (subnormal ? T(up) : T(0));
+  const T f = from_bits<T>((i & ~exponent_mask<T>) + bits(T(0.75))) - 1;
+  const T y = log_sum(f, k);
+  return x > 0 ? (x < infinity<T> ? y : x) : x == 0 ? -infinity<T> : not_a_number<T>;
+}
+
+// f = 2^-k x + (2^-k - 1), exact; 2^-k underflows for the largest x, so 2^(1-k) is formed.
+template <class T> LOSSKIT_INLINE T log1p(T x) {
+  using F = Format<T>;
+  const Bits<T> i = split(1 + x);
+  const Bits<T> k = (i & exponent_mask<T>) - (F::bias << F::mantissa);
+  const T scale = T(0.5) * from_bits<T>(((F::bias + 1) << F::mantissa) - k);
+  const T f = from_bits<T>(bits(x) - k) + (scale - 1);
+  T y = log_sum(f, exponent<T>(i));
+  y = absolute(x) < F::tiny ? x : y;
+  return x > -1 ? (x < infinity<T> ? y : x) : x == -1 ? -infinity<T> : not_a_number<T>;
+}
+
+// log1p for 0 <= e <= 1.
+template <class T> LOSSKIT_INLINE T log1p_unit(T e) {
+  const bool low = e < T(0.5);
+  return log_sum(low ? e : T(0.5) * e - T(0.5), low ? T(0) : T(1));
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// The logistic family.  All share exp_nabs(x), softplus(x) and softplus(-x) also the logarithm.
+
+template <class T> LOSSKIT_INLINE T softplus(T x) { return (x > 0 ? x : T(0)) + log1p_unit(exp_nabs(x)); }
+template <class T> LOSSKIT_INLINE T log_sigmoid(T x) { return -softplus(-x); }
+template <class T> LOSSKIT_INLINE T sigmoid(T x) {
+  const T e = exp_nabs(x);
+  const T d = 1 + e;
+  const T r = e / d;
+  const T q = r - r * (e - (d - 1));  // for the rounding of 1 + e
+  return x >= 0 ? 1 - q : q;
+}
+
+// log(e^a + e^b); the difference of equal infinities is not taken.  a - b is rounded: ULP of the largest of
+// the result, max(a, b), and |a - b| e^-|a - b|.
+template <class T> LOSSKIT_INLINE T logaddexp(T a, T b) {
+  return maximum(a, b) + log1p_unit(exp_nabs(a == b ? T(0) : a - b));
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Roots and powers.
+
+template <class T> LOSSKIT_INLINE T sqrt(T x) {
+  if constexpr (std::is_same_v<T, float>) return __builtin_sqrtf(x);
+  else return __builtin_sqrt(x);
+}
+
+// x log(y), but 0 for x == 0 unless y is NaN.
+template <class T> LOSSKIT_INLINE T xlogy(T x, T y) { return x * log(((x == 0) & (y == y)) ? T(1) : y); }
+
+// The squares are kept in range by a power of two where the larger side is very large or small.
+template <class T> LOSSKIT_INLINE T hypot(T x, T y) {
+  constexpr bool f = std::is_same_v<T, float>;
+  constexpr T high = f ? T(0x1p63) : T(0x1p511), shrink = f ? T(0x1p-80) : T(0x1p-600);
+  constexpr T low = f ? T(0x1p-40) : T(0x1p-400), grow = f ? T(0x1p100) : T(0x1p700);
+  const T a = absolute(x), b = absolute(y), m = maximum(a, b);
+  const T scale = m > high ? shrink : m < low ? grow : T(1);
+  const T back = m > high ? 1 / shrink : m < low ? 1 / grow : T(1);
+  const T u = a * scale, v = b * scale;
+  const T r = sqrt(u * u + v * v) * back;
+  return ((a == infinity<T>) | (b == infinity<T>)) ? infinity<T> : r;
+}
+
+template <class T> LOSSKIT_INLINE T power(T x, T y) { return std::pow(x, y); }
+
+// ---------------------------------------------------------------------------------------------------------
+// Special functions, one call per element.
+
+template <class T> LOSSKIT_INLINE T erf(T x) { return std::erf(x); }
+
+// std::lgamma writes the global signgam, a race between threads.
+template <class T> LOSSKIT_INLINE T lgamma(T x) {
+  int sign_of_gamma;
+  if constexpr (std::is_same_v<T, float>) return ::lgammaf_r(x, &sign_of_gamma);
+  else return ::lgamma_r(x, &sign_of_gamma);
+}
+
+// [1, 2]: (x - root) times a polynomial, so that the root keeps its digits; (0, 1) and (2, 10) lead there by
+// digamma(x + 1) = digamma(x) + 1/x, which is exact in x on the way down.  From 10 the asymptotic series.
+inline double digamma_double(double x) {
+  if (x == 0) return -1 / x;
+  if (x < 0) {
+    const double part = x - std::nearbyint(x);
+    if (part == 0 || part != part) return not_a_number<double>;
+    return digamma_double(1 - x) - M_PI / std::tan(M_PI * part);
+  }
+  if (x >= 10) {
+    const double u = 1 / x, z = u * u;
+    const double series = polynomial(z, 1.0 / 12, -1.0 / 120, 1.0 / 252, -1.0 / 240, 1.0 / 132,
+                                     -691.0 / 32760, 1.0 / 12, -3617.0 / 8160);
+    return std::log(x) - (0.5 * u + z * series);
+  }
+  double sum = 0, one = 0;
+  for (; x > 2; sum += 1 / x) x -= 1;
+  if (x < 1) sum = -1 / x, one = 1;  // x + 1 itself would be rounded
+  constexpr double root_hi = 1.4616321449683622, root_lo = 9.5499954299656974e-17;
+  const double p = polynomial(
+      x - (1.5 - one), 9.5105587603183284e-1, -4.2362742128146047e-1, 2.4054248424080257e-1,
+      -1.4840492305392819e-1, 9.4988724451238502e-2, -6.1922133270489815e-2, 4.076083402139815e-2,
+      -2.6975796902208651e-2, 1.7907246139933334e-2, -1.1908213593611636e-2, 7.927057688549205e-3,
+      -5.2800439481248632e-3, 3.5177271847911316e-3, -2.3443734990198843e-3, 1.5659949395148446e-3,
+      -1.0441759478593802e-3, 6.790931352890383e-4, -4.5133856535807001e-4, 3.574160892346243e-4,
+      -2.4223026660345615e-4, 4.2653333844373586e-5, -2.196484669517091e-5, 1.565197980393198e-4,
+      -1.0893022856498073e-4);
+  return sum + ((x - (root_hi - one)) - root_lo) * p;
+}
+template <class T> LOSSKIT_INLINE T digamma(T x) { return T(digamma_double(double(x))); }
+
+}  // namespace losskit

@@ -1,0 +1,28 @@
+"""losskit: the loss layer for PyTorch. Exact, fused, checked, explained, and one declaration per loss."""
+
+from losskit import functional
+from losskit.domains import Interval, nonnegative, positive, probability, real, signs
+from losskit.errors import DeclarationError
+from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
+from losskit.kernels.dispatch import why
+from losskit.losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    GaussianNLLLoss,
+    HingeEmbeddingLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MarginRankingLoss,
+    MSELoss,
+    MultiLabelSoftMarginLoss,
+    PoissonNLLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
+)
+from losskit.policy import checks, empty
+from losskit.registry import create, get, losses
+
+__version__ = "0.1.0"
+

@@ -1,0 +1,120 @@
+"""Domains: sets of allowed numbers that test, describe themselves, and give samples and edges to tests.
+
+The same object validates a parameter in a constructor, checks an operand (in the fused kernel and eagerly),
+writes its part of the error message, and generates the data of the test suite.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers between `low` and `high`; NaN is let through, since NaN in gives NaN out."""
+
+    description: str
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    typical: float = 0.5  # a harmless member: stands in for masked elements
+
+    def includes(self, value: float) -> bool:
+        """Whether a parameter may have this value; here NaN is refused."""
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below
+
+    def outside(self, values: Tensor) -> Tensor:
+        """Where a tensor leaves the domain."""
+        low = values <= self.low if self.low_open else values < self.low
+        high = values >= self.high if self.high_open else values > self.high
+        return low | high
+
+    @property
+    def everything(self) -> bool:
+        """Whether there is nothing to check."""
+        return self.low == -math.inf and self.high == math.inf and not (self.low_open or self.high_open)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Random float64 members, at ordinary scale."""
+        normal = torch.randn(shape, generator=generator, dtype=torch.float64) * 2.0
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return self.low + (self.high - self.low) * torch.sigmoid(normal)
+        if math.isfinite(self.low):
+            return self.low + normal.abs() + (1e-3 if self.low_open else 0.0)
+        if math.isfinite(self.high):
+            return self.high - normal.abs() - (1e-3 if self.high_open else 0.0)
+        return normal
+
+    def edges(self) -> list[float]:
+        """Members on and next to the boundary, and extreme ones."""
+        points = []
+        if math.isfinite(self.low):
+            points += [self.low + 1e-30] if self.low_open else [self.low, self.low + 1e-30]
+        else:
+            points += [-1e30, -100.0, -1e-30]
+        if math.isfinite(self.high):
+            points += [self.high - 1e-7] if self.high_open else [self.high, self.high - 1e-7]
+        else:
+            points += [1e-30, 100.0, 1e30]
+        return [point for point in points if self.includes(point)]
+
+    def invalid(self) -> list[float]:
+        """Values just outside, for tests of the refusal."""
+        below = [self.low if self.low_open else self.low - 0.5] if math.isfinite(self.low) else []
+        above = [self.high if self.high_open else self.high + 0.5] if math.isfinite(self.high) else []
+        return below + above
+
+    def cpp(self) -> str:
+        """The domain as an initialiser of `losskit::Domain`."""
+        if self.everything:
+            return "{losskit::kAnything, 0, 0.0, 0.0}"
+        limits = [
+            repr(x) if math.isfinite(x) else f"{'-' if x < 0 else ''}std::numeric_limits<double>::infinity()"
+            for x in (self.low, self.high)
+        ]
+        return f"{{losskit::kInterval, {self.low_open | self.high_open << 1}, {limits[0]}, {limits[1]}}}"
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The two labels -1 and 1."""
+
+    description: str = "-1 or 1"
+    typical: float = 1.0
+    everything: bool = False
+
+    def includes(self, value: float) -> bool:
+        return value in (-1.0, 1.0)
+
+    def outside(self, values: Tensor) -> Tensor:
+        return (values != 1) & (values != -1) & (values == values)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.randint(0, 2, shape, generator=generator).to(torch.float64) * 2.0 - 1.0
+
+    def edges(self) -> list[float]:
+        return [-1.0, 1.0]
+
+    def invalid(self) -> list[float]:
+        return [0.0, 2.0]
+
+    def cpp(self) -> str:
+        return "{losskit::kSigns, 0, 0.0, 0.0}"
+
+
+Domain = Interval | Signs
+
+real = Interval("any real number")
+positive = Interval("positive", low=0.0, low_open=True, typical=1.0)
+nonnegative = Interval("non-negative", low=0.0, typical=1.0)
+probability = Interval("in [0, 1]", low=0.0, high=1.0)
+# Rounding may leave a log-probability a little above 0; a probability passed by mistake is mostly above this.
+log_probability = Interval("a log-probability (at most 0)", high=1e-2, typical=-1.0)
+signs = Signs()

@@ -1,0 +1,290 @@
+"""The element-wise family: a loss of each element's prediction(s) and target.
+
+A declaration's `value` is traced once per combination of its switches when the class is made. The trace is what is
+evaluated eagerly, printed as C++ and differentiated; see `losskit.formula`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import linecache
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from losskit.domains import Domain
+from losskit.errors import DeclarationError
+from losskit.formula import Expr, Trace, derivative, evaluate
+from losskit.kernels.dispatch import Plan, run
+from losskit.loss import Loss, Operand, Param, param, validate
+from losskit.reduction import check_reduction, legacy_reduction
+
+MAX_OPERANDS = 4  # of the fused kernel
+
+
+class Formula:
+    """A traced `value` and its gradients, for one setting of the switches."""
+
+    def __init__(self, loss: type[PointwiseLoss], switches: dict[str, bool]) -> None:
+        self.loss, self.switches = loss, switches
+        taken = [
+            name for name in inspect.signature(loss.value).parameters if name not in loss.params
+        ] + [name for name, p in loss.params.items() if p.kind == "tensor" and switches.get(name)]
+        self.operands = taken
+        self.numbers = [name for name, p in loss.params.items() if p.kind == "float"]
+        self.trace = Trace()
+        self.value = self._traced(loss.value)
+
+    def _traced(self, function: Callable[..., Any]) -> Any:
+        arguments: dict[str, Any] = {}
+        for name in inspect.signature(self.loss.value).parameters:
+            declared = self.loss.params.get(name)
+            if declared is not None and declared.kind == "bool":
+                arguments[name] = self.switches[name]
+            elif declared is not None and declared.kind == "tensor" and not self.switches[name]:
+                arguments[name] = None
+            else:
+                arguments[name] = self.trace.variable(name)
+        try:
+            result = function(**arguments)
+        except (TypeError, AttributeError, ValueError) as problem:
+            if isinstance(problem, DeclarationError):
+                raise DeclarationError(f"{self.loss.__name__}.{function.__name__}: {problem}") from None
+            raise DeclarationError(
+                f"{self.loss.__name__}.{function.__name__} must use the primitives of losskit.formula: {problem}"
+            ) from problem
+        return tuple(map(self._lifted, result)) if isinstance(result, tuple) else self._lifted(result)
+
+    def _lifted(self, result: Any) -> Expr | None:
+        if isinstance(result, Expr) and result.is_condition:
+            raise DeclarationError(f"{self.loss.__name__}.value must return a number, got a condition")
+        return None if result is None else self.trace.lift(result)
+
+    @cached_property
+    def gradients(self) -> tuple[Expr, ...]:
+        """The derivative by each operand: the author's where `grad` gives one, else derived."""
+        given: tuple[Expr | None, ...] = ()
+        if self.loss.grad is not None:
+            result = self._traced(self.loss.grad)
+            given = result if isinstance(result, tuple) else (result,)
+        given = given + (None,) * (len(self.operands) - len(given))
+        return tuple(
+            own if own is not None else derivative(self.value, self.trace.variable(name))
+            for name, own in zip(self.operands, given, strict=True)
+        )
+
+    @property
+    def domains(self) -> list[Domain]:
+        """What each operand may be, under these switches."""
+        return [self.operand(name).domain for name in self.operands]
+
+    def operand(self, name: str) -> Operand:
+        """How an operand was declared; a tensor parameter broadcasts."""
+        if name in self.loss.params:
+            declared = self.loss.params[name]
+            return Operand(declared.doc, declared.domain, broadcast=True)
+        operand = self.loss.operands.get(name, Operand(name))
+        off = operand.unless and self.switches[operand.unless]
+        return Operand(operand.doc, broadcast=operand.broadcast) if off else operand
+
+    @property
+    def predictions(self) -> int:
+        """Bits of the operands that models usually produce: all but the target and tensor parameters."""
+        fixed = {"target", *self.loss.params}
+        return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
+
+    def evaluate(
+        self, roots: Sequence[Expr], operands: Sequence[Any], numbers: Sequence[float]
+    ) -> list[Any]:
+        """Formulas of this trace at given operands and parameters."""
+        names = [*self.operands, *self.numbers]
+        return evaluate(roots, dict(zip(names, [*operands, *numbers], strict=True)))
+
+
+class PointwiseLoss(Loss, abstract=True):
+    """A loss that is computed element by element; the base class of built-in and custom ones.
+
+    A subclass declares
+
+    - a docstring: what the loss does, when to choose it and when not;
+    - parameters: `name: float = param(default=..., domain=..., doc=...)`;
+    - `value`, a static method over the formula language: its arguments are the operands (tensors, by the names
+      that callers use) and then the parameters;
+    - optionally `grad` with the same arguments: the derivative by the first operand, or a tuple, one entry per
+      operand (None: derive it);
+    - `operands`: what each operand means and which values it may have;
+    - `facts`, `cases`, `deviations`, `reference`, `best_for`, `not_for`.
+
+    Instances are called with the operands and, by keyword, `sample_weight` (broadcasts to the unreduced loss),
+    `mask` (True = counts) and `normalizer` (the denominator of "mean").
+    """
+
+    reduction: str = param(
+        default="mean",
+        doc="'none': a loss per element; 'mean': their mean; 'sum': their sum.",
+    )
+
+    operands: ClassVar[dict[str, Operand]] = {}
+    weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
+    rows: ClassVar[bool] = False  # the unreduced loss is the mean over the last dimension
+    grad: ClassVar[Callable[..., Any] | None] = None
+    functional: ClassVar[Callable[..., Tensor]]
+    plans: ClassVar[dict[tuple[Any, ...], Plan]]
+    formulas: ClassVar[dict[tuple[bool, ...], Formula]]
+    value: ClassVar[Callable[..., Any]]
+    _plan: Plan | None
+
+    @classmethod
+    def _declare(cls) -> None:
+        for method in ("value", "grad"):
+            if method in cls.__dict__ and not isinstance(cls.__dict__[method], staticmethod):
+                raise DeclarationError(f"{cls.__name__}.{method} must be a @staticmethod")
+        if "value" not in cls.__dict__:
+            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
+        taken = inspect.signature(cls.value).parameters
+        for name in cls.params:
+            if name not in taken and name != "weight":
+                raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
+        if cls.grad is not None and list(inspect.signature(cls.grad).parameters) != list(taken):
+            raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {', '.join(taken)}")
+        cls.formulas, cls.plans = {}, {}
+        for setting in itertools.product((False, True), repeat=len(cls._switches())):
+            formula = Formula(cls, dict(zip(cls._switches(), setting, strict=True)))
+            if not 1 <= len(formula.operands) <= MAX_OPERANDS:
+                raise DeclarationError(
+                    f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
+                )
+            if len(formula.gradients) != len(formula.operands):
+                raise DeclarationError(f"{cls.__name__}: `grad` returns more entries than there are operands")
+            cls.formulas[setting] = formula
+        source = function_source(cls) + "\n\n" + _forward_source(cls)
+        scope: dict[str, Any] = {"run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction}
+        filename = f"<losskit {cls.__module__}.{cls.__qualname__}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        exec(compile(source, filename, "exec"), scope)
+        cls.functional = staticmethod(scope[cls.name])
+        cls.functional.__doc__ = inspect.cleandoc(cls.__doc__ or "")
+        if "forward" not in cls.__dict__:
+            cls.forward = scope["forward"]  # type: ignore[method-assign]
+
+    def plan(self) -> Plan:
+        """What runs this loss with its present parameters."""
+        if self._plan is None:
+            declared = [p for p in self.params.values() if p.name != "weight"]
+            values = [getattr(self, p.name) for p in declared]
+            keys = [v is not None if p.kind == "tensor" else v for p, v in zip(declared, values, strict=True)]
+            self.__dict__["_plan"] = plan_of(type(self), self.reduction, *keys)
+        return self.__dict__["_plan"]
+
+    @classmethod
+    def _switches(cls) -> list[str]:
+        """What selects the formula: boolean parameters, and whether a tensor parameter is there."""
+        return [
+            name for name, p in cls.params.items() if p.kind == "bool" or (p.kind == "tensor" and name != "weight")
+        ]
+
+    @classmethod
+    def call_operands(cls) -> list[str]:
+        """The tensors that a call takes, in order."""
+        return [name for name in inspect.signature(cls.value).parameters if name not in cls.params]
+
+
+def plan_of(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
+    """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
+    key = (reduction, *values)
+    try:
+        return loss.plans[key]
+    except (KeyError, TypeError):
+        pass
+    check_reduction(loss.name, reduction, loss.reductions)
+    declared = [p for p in loss.params.values() if p.name != "weight"]
+    checked = dict[str, Any]()
+    for p, value in zip(declared, values, strict=True):
+        checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
+    setting = tuple(checked[name] for name in loss._switches())
+    plan = Plan(loss.formulas[setting], reduction, [checked[name] for name in loss.formulas[setting].numbers])
+    if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
+        loss.plans.clear()
+    loss.plans[key] = plan
+    return plan
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The two forms of a loss, as source: `functional` and `forward` have true signatures, without *args
+
+
+def _arguments(loss: type[PointwiseLoss]) -> list[tuple[str, str]]:
+    """Arguments of the functional form after the operands, with their defaults as source."""
+    result = []
+    for name in loss.arguments.split():
+        default = loss.params[name].default if name in loss.params else "mean" if name == "reduction" else None
+        result.append((name, repr(default)))
+    return result
+
+
+def _tensor_params(loss: type[PointwiseLoss]) -> list[str]:
+    return [name for name, p in loss.params.items() if p.kind == "tensor" and name != "weight"]
+
+
+def _run_arguments(loss: type[PointwiseLoss], prefix: str) -> str:
+    """The operands of `run`, always four, tensor parameters after those of the call."""
+    names = loss.call_operands() + [prefix + name for name in _tensor_params(loss)]
+    return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
+
+
+def _plan_arguments(loss: type[PointwiseLoss], prefix: str) -> str:
+    names = [p for p in loss.params.values() if p.name != "weight"]
+    values = [f"{prefix}{p.name} is not None" if p.kind == "tensor" else prefix + p.name for p in names]
+    return ", ".join([f"{prefix}reduction", *values])
+
+
+def function_source(loss: type[PointwiseLoss], class_name: str = "Loss", annotated: bool = False) -> str:
+    """The functional form as Python source."""
+    types = {"float": "float", "bool": "bool", "tensor": "Tensor | None"}
+
+    def typed(name: str, kind: str) -> str:
+        return f"{name}: {kind}" if annotated else name
+
+    operands = [typed(name, _operand_type(loss, name)) for name in loss.call_operands()]
+    signature = list(operands)
+    for name, default in _arguments(loss):
+        kind = types[loss.params[name].kind] if name in loss.params else _OTHER_TYPES[name]
+        signature.append(f"{typed(name, kind)} = {default}" if annotated else f"{name}={default}")
+    extras = [("sample_weight", "Tensor | None"), ("mask", "Tensor | None"), ("normalizer", "Tensor | float | None")]
+    signature += ["*", *(f"{typed(n, k)} = None" if annotated else f"{n}=None" for n, k in extras)]
+    result = " -> Tensor" if annotated else ""
+    lines = [f"def {loss.name}({', '.join(signature)}){result}:"]
+    names = loss.arguments.split()
+    if "size_average" in names:
+        lines += [
+            "    if size_average is not None or reduce is not None:",
+            f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
+        ]
+    weight = "weight" if "weight" in names else "None"
+    lines += [
+        f"    plan = plan_of({class_name}, {_plan_arguments(loss, '')})",
+        f"    return run(plan, {_run_arguments(loss, '')}, {weight}, sample_weight, mask, normalizer)",
+    ]
+    return "\n".join(lines)
+
+
+_OTHER_TYPES = {"reduction": "str", "size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None"}
+
+
+def _operand_type(loss: type[PointwiseLoss], name: str) -> str:
+    # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
+    operand = loss.operands.get(name)
+    return "Tensor | float" if operand is not None and operand.broadcast and name != "target" else "Tensor"
+
+
+def _forward_source(loss: type[PointwiseLoss]) -> str:
+    operands = ", ".join(loss.call_operands())
+    weight = "self.weight" if "weight" in loss.params else "None"
+    return "\n".join([
+        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
+        "    plan = self._plan or self.plan()",
+        f"    return run(plan, {_run_arguments(loss, 'self.')}, {weight}, sample_weight, mask, normalizer)",
+    ])  # fmt: skip

@@ -1,0 +1,67 @@
+"""From a traced formula to the C++ of its block function."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from losskit.formula import Expr, print_statements
+
+if TYPE_CHECKING:
+    from losskit.families.pointwise import Formula
+
+
+def cpp(formula: Formula) -> tuple[str, str]:
+    """The symbol of a formula's kernel and its C++ source.
+
+    The symbol carries a hash of the source, so a kernel that was built from another version of the formula is
+    not found instead of being used.
+    """
+    operands, numbers = formula.operands, formula.numbers
+    lines = [
+        "template <class T, int gradients>",
+        "LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,",
+        "                          T* values, T* const* out) {",
+    ]
+    lines += [f"  const T {name} = parameters[{i}];" for i, name in enumerate(numbers)]
+    lines += [f"  const T* const {name}_at = operands[{i}];" for i, name in enumerate(operands)]
+    wanted = formula.predictions
+    predictions = [i for i in range(len(operands)) if wanted >> i & 1]
+    everything = list(range(len(operands)))
+    variants = [("losskit::kNone", []), ("losskit::kPredictions", predictions)]
+    variants += [("losskit::kAll", everything)] if everything != predictions else []
+    for position, (variant, which) in enumerate(variants):
+        last = position == len(variants) - 1
+        opening = "} else {" if last else f"{'} else ' if position else ''}if constexpr (gradients == {variant}) {{"
+        lines.append(f"  {opening}")
+        lines += [f"    {line}" for line in _loop(formula, which)]
+    lines += ["  }", "}"]
+    if not numbers:
+        lines.insert(3, "  (void)parameters;")
+    body = "\n".join(lines)
+    domains = ",\n    ".join(domain.cpp() for domain in formula.domains)
+    # The digest covers what is written below, too.
+    digest = hashlib.sha256(f"{body}{domains}{wanted}".encode()).hexdigest()[:12]
+    suffix = "".join(f"_{name}" for name, on in formula.switches.items() if on)
+    symbol = f"losskit_{formula.loss.name}{suffix}_{digest}"
+    kernel = f"LOSSKIT_KERNEL({symbol}, {len(operands)}, {len(numbers)}, {wanted},\n    {domains})"
+    return symbol, f"namespace {symbol}_block {{\nnamespace lk = losskit;\n\n{body}\n\n{kernel}\n\n}}  // namespace\n"
+
+
+def _loop(formula: Formula, which: list[int]) -> list[str]:
+    """The loop over a block that writes the values and the gradients of the operands in `which`."""
+    roots: list[Expr] = [formula.value, *(formula.gradients[i] for i in which)]
+    taken = [*formula.operands, *formula.numbers, "values", "out", "scale", "n", "i"]
+    statements, (value, *gradients) = print_statements(roots, "cpp", taken)
+    lines = [f"T* const {formula.operands[i]}_out = out[{i}];" for i in which]
+    lines += ["(void)out;", "(void)scale;"] if not which else []
+    lines += ["#pragma GCC ivdep", "for (int64_t i = 0; i < n; ++i) {"]
+    used = " ".join([*statements, value, *gradients])
+    lines += [f"  {'' if name in used else '[[maybe_unused]] '}const T {name} = {name}_at[i];" for name in formula.operands]
+    lines += [f"  {statement}" for statement in statements]
+    lines.append(f"  values[i] = {value};")
+    lines += [
+        f"  {formula.operands[i]}_out[i] = lk::scaled<T>({gradient}, scale);"
+        for i, gradient in zip(which, gradients, strict=True)
+    ]
+    return [*lines, "}"]

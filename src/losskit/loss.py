@@ -1,0 +1,253 @@
+"""What a declaration is made of: fields, operands, cases, deviations, and the base class of every loss.
+
+A loss is a class with a docstring, fields (`param`), a `value` written in the formula language, and what is known
+about it: `facts`, worked `cases`, `deviations` from torch, a `reference`. The base class turns the fields into a
+constructor, attributes and a `repr`, and puts the class into the registry. What the formula is applied to is
+the business of a family (`losskit.families`).
+
+Classes are abstract (families) or final (losses): no loss inherits from a loss.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, dataclass_transform
+
+from torch import Tensor, nn
+
+from losskit.domains import Domain, real
+from losskit.errors import DeclarationError, error
+from losskit.facts import Facts
+from losskit.reduction import REDUCTIONS, check_reduction, legacy_reduction
+
+
+@dataclass(frozen=True)
+class Param:
+    """A declared parameter of a loss; see `param`."""
+
+    default: Any
+    domain: Domain
+    doc: str
+    name: str = ""
+    kind: str = ""  # "float", "bool" or "tensor"
+
+
+def param(*, default: Any, domain: Domain = real, doc: str) -> Any:
+    """Declare a parameter: a constructor argument, an attribute, an argument of `value`.
+
+    Annotate it with `float`, `bool` (a switch that `value` may branch on) or `Tensor | None`.
+
+    Args:
+        default: The value when the user gives none.
+        domain: The allowed values; `losskit.domains` has the usual ones.
+        doc: What it means, in one sentence.
+    """
+    return Param(default=default, domain=domain, doc=doc)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that a loss is called with.
+
+    domain: its allowed values, unless the switch named by `unless` is on.
+    broadcast: whether dimensions of size 1 stretch to the shape of the first operand.
+    hint: the way out when a value is refused.
+    """
+
+    doc: str
+    domain: Domain = real
+    unless: str = ""
+    broadcast: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A worked example: arguments, the value, the gradient of the first operand, and who says so."""
+
+    arguments: Mapping[str, Any]
+    value: float
+    grad: float | None
+    source: str
+
+    def __init__(self, *, value: float, source: str, grad: float | None = None, **arguments: Any) -> None:
+        for name, given in (("arguments", arguments), ("value", value), ("grad", grad), ("source", source)):
+            object.__setattr__(self, name, given)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A place where losskit differs from torch on purpose: the case, both results, and the reason.
+
+    `arguments` are those of the function form, numbers standing for one-element tensors of `dtype`. `of` names
+    the result that differs: the value, or the gradient of an operand.
+    """
+
+    reason: str
+    arguments: Mapping[str, Any]
+    torch: float
+    losskit: float
+    of: str = "value"
+    dtype: str = "float32"
+
+
+registered: dict[str, type[Loss]] = {}  # every loss by its function name; see losskit.registry
+
+_CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_KINDS = {"float": "float", "bool": "bool", "Tensor | None": "tensor", "Tensor": "tensor"}
+
+
+@dataclass_transform(field_specifiers=(param,))
+class Loss(nn.Module):
+    """Base of all losses: fields, constructor, registry, `repr`, `config`."""
+
+    name: ClassVar[str] = ""
+    arguments: ClassVar[str] = ""
+    params: ClassVar[dict[str, Param]] = {}
+    reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
+    facts: ClassVar[Facts]
+    cases: ClassVar[tuple[Case, ...] | list[Case]] = ()
+    deviations: ClassVar[tuple[Deviation, ...] | list[Deviation]] = ()
+    reference: ClassVar[str] = ""
+    best_for: ClassVar[str] = ""
+    not_for: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, abstract: bool = False) -> None:
+        super().__init_subclass__()
+        if abstract:
+            return
+        concrete = next((base for base in cls.__mro__[1:] if base in registered.values()), None)
+        if concrete is not None:
+            raise DeclarationError(
+                f"{cls.__name__}: a loss cannot inherit from the loss {concrete.__name__}; "
+                f"derive from its family and copy the formula"
+            )
+        if not (cls.__dict__.get("__doc__") or "").strip():
+            raise DeclarationError(f"{cls.__name__}: a loss needs a docstring: what it does and when to choose it")
+        if "name" not in cls.__dict__:
+            cls.name = _CLASS_WORDS.sub("_", cls.__name__).lower()
+        cls.params = _collect(cls)
+        if "arguments" not in cls.__dict__:
+            cls.arguments = " ".join(["reduction", *cls.params])
+        missing = set(cls.params) - set(cls.arguments.split())
+        if missing:
+            raise DeclarationError(f"{cls.__name__}: `arguments` leaves out {', '.join(sorted(missing))}")
+        cls.__signature__ = cls._constructor_signature()  # type: ignore[attr-defined]
+        taken = registered.get(cls.name)
+        if taken is not None and taken.__module__.startswith("losskit.") and taken.__module__ != cls.__module__:
+            raise DeclarationError(f"{cls.__name__}: a built-in loss is called {cls.name}; choose another name")
+        cls._declare()
+        registered[cls.name] = cls
+
+    @classmethod
+    def _declare(cls) -> None:
+        """What the family does with a new declaration: check it, make its forms."""
+        raise NotImplementedError
+
+    @classmethod
+    def _constructor_signature(cls) -> inspect.Signature:
+        parameters = []
+        for name in cls.arguments.split():
+            if name in cls.params or name in ("reduction", "size_average", "reduce"):
+                default = cls.params[name].default if name in cls.params else None
+                default = "mean" if name == "reduction" else default
+                kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+                parameters.append(inspect.Parameter(name, kind, default=default))
+        return inspect.Signature(parameters)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        cls = type(self)
+        signature: inspect.Signature = cls.__signature__  # type: ignore[attr-defined]
+        if args and isinstance(args[0], str) and next(iter(signature.parameters)) != "reduction":
+            # torch silently takes MSELoss("sum") as the mean: the string lands in size_average.
+            kwargs["reduction"], args = args[0], (None, *args[1:])
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as problem:
+            hint = suggestion(str(problem), list(signature.parameters))
+            raise error("arguments", loss=cls.__name__, problem=problem, hint=hint) from None
+        bound.apply_defaults()
+        given = bound.arguments
+        legacy = given.pop("size_average", None), given.pop("reduce", None)
+        if legacy != (None, None):
+            given["reduction"] = legacy_reduction(cls.__name__, *legacy, given["reduction"])
+        for name, value in given.items():
+            if name in cls.params and cls.params[name].kind == "tensor":
+                self.register_buffer(name, None)
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "reduction":
+            value = check_reduction(type(self).name, value, type(self).reductions)
+        elif name in type(self).params:
+            value = validate(type(self).name, type(self).params[name], value)
+        super().__setattr__(name, value)
+        self.__dict__["_plan"] = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}
+
+    def extra_repr(self) -> str:
+        names = [name for name in type(self).arguments.split() if name == "reduction" or name in type(self).params]
+        return ", ".join(f"{name}={_short(getattr(self, name))}" for name in names)
+
+    def config(self) -> dict[str, Any]:
+        """The loss as a dict that `losskit.create` turns back into it."""
+        return {"name": type(self).name, "reduction": self.reduction} | {
+            name: getattr(self, name) for name in type(self).params
+        }
+
+
+def _short(value: Any) -> str:
+    return f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def _collect(cls: type[Loss]) -> dict[str, Param]:
+    params: dict[str, Param] = {}
+    annotations = cls.__dict__.get("__annotations__", {})
+    for name, declared in list(cls.__dict__.items()):
+        if not isinstance(declared, Param):
+            continue
+        annotation = annotations.get(name)
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        kind = _KINDS.get(text.replace("torch.", "").replace("Optional[Tensor]", "Tensor | None"))
+        if kind is None:
+            raise DeclarationError(
+                f"{cls.__name__}: annotate {name} with float, bool or Tensor | None, got {annotation!r}"
+            )
+        params[name] = Param(declared.default, declared.domain, declared.doc, name, kind)
+        validate(cls.__name__, params[name], declared.default)
+    return params
+
+
+def validate(loss: str, param: Param, value: Any) -> Any:
+    """A parameter's value as its kind, or the error that says what is allowed."""
+    name = param.name
+    if param.kind == "bool":
+        if isinstance(value, bool):
+            return value
+        raise error("parameter_type", loss=loss, argument=name, expected="True or False", got=repr(value))
+    if param.kind == "tensor":
+        if value is None or isinstance(value, Tensor):
+            return value
+        raise error("parameter_type", loss=loss, argument=name, expected="a tensor or None", got=repr(value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0 and not isinstance(value, Tensor):
+            value = float(value)  # a NumPy scalar
+        else:
+            raise error("parameter_type", loss=loss, argument=name, expected="a number", got=_short(value))
+    if not param.domain.includes(value):
+        raise error("parameter", loss=loss, argument=name, expected=param.domain.description, got=value)
+    return float(value)
+
+
+def suggestion(problem: str, known: list[str]) -> str:
+    """ " Did you mean ...?" for a misspelt name at the end of a message, or nothing."""
+    quoted = re.findall(r"'(\w+)'", problem)
+    close = difflib.get_close_matches(quoted[-1], known, n=1) if quoted else []
+    return f" Did you mean {close[0]}?" if close else ""

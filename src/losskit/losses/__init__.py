@@ -1,0 +1,31 @@
+"""One file per loss. To add one, copy a neighbour: see CONTRIBUTING.md."""
+
+from losskit.losses.bce import BCELoss
+from losskit.losses.bce_with_logits import BCEWithLogitsLoss
+from losskit.losses.gaussian_nll import GaussianNLLLoss
+from losskit.losses.hinge_embedding import HingeEmbeddingLoss
+from losskit.losses.huber import HuberLoss
+from losskit.losses.kl_div import KLDivLoss
+from losskit.losses.l1 import L1Loss
+from losskit.losses.margin_ranking import MarginRankingLoss
+from losskit.losses.mse import MSELoss
+from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
+from losskit.losses.poisson_nll import PoissonNLLLoss
+from losskit.losses.smooth_l1 import SmoothL1Loss
+from losskit.losses.soft_margin import SoftMarginLoss
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "MarginRankingLoss",
+    "MultiLabelSoftMarginLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
+]

@@ -1,0 +1,75 @@
+"""BCEWithLogitsLoss: binary cross entropy of raw scores."""
+
+from torch import Tensor
+
+from losskit.domains import nonnegative, probability
+from losskit.families.pointwise import PointwiseLoss
+from losskit.facts import Facts
+from losskit.formula import sigmoid, softplus, times
+from losskit.loss import Case, Deviation, Operand, param
+
+
+class BCEWithLogitsLoss(PointwiseLoss):
+    """Binary cross entropy of raw scores, the sigmoid built in.
+
+    Choose it for binary and multi-label classification, also imbalanced (`pos_weight`).
+    Prefer CrossEntropyLoss when classes exclude each other.
+    """
+
+    weight: Tensor | None = param(default=None, doc="Weight of each element; broadcasts to the input.")
+    pos_weight: Tensor | None = param(
+        default=None, domain=nonnegative, doc="Weight of the positive labels, per class; broadcasts to the input."
+    )
+
+    name = "binary_cross_entropy_with_logits"
+    arguments = "weight size_average reduce reduction pos_weight"
+    operands = {
+        "input": Operand("Predicted scores (logits), any real numbers."),
+        "target": Operand("Labels 0 and 1, or probabilities.", domain=probability),
+    }
+
+    @staticmethod
+    def value(input, target, pos_weight):
+        # Split on the target: max(x, 0) - x t + log1p(exp(-|x|)) cancels for confident scores.
+        positive = target if pos_weight is None else pos_weight * target
+        return times(1.0 - target, softplus(input)) + times(positive, softplus(-input))
+
+    @staticmethod
+    def grad(input, target, pos_weight):
+        positive = target if pos_weight is None else pos_weight * target
+        by_input = (1.0 - target) * sigmoid(input) - positive * sigmoid(-input)
+        if pos_weight is None:
+            return by_input, -input
+        return by_input, pos_weight * softplus(-input) - softplus(input), times(target, softplus(-input))
+
+    facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=0.0, target=1.0, value=0.6931471805599453, grad=-0.5, source="log 2"),
+        Case(input=10.0, target=0.0, value=10.000045398899218, grad=0.9999546021312976, source="mpmath"),
+        Case(input=1.09864, target=0.0, value=1.3863151562846293, grad=0.7500052079128556, source="mpmath"),
+        Case(input=0.0, target=1.0, pos_weight=3.0, value=2.0794415416798357, grad=-1.5, source="3 log 2"),
+    ]
+    deviations = [
+        Deviation(
+            reason="A confident right score keeps its loss: torch's form rounds it to 0 from -15 in float32.",
+            arguments={"input": -16.0, "target": 0.0},
+            torch=0.0,
+            losskit=1.1253516207e-07,
+        ),
+        Deviation(
+            reason="A confident right score keeps its gradient.",
+            arguments={"input": 17.0, "target": 1.0},
+            torch=0.0,
+            losskit=-4.1399375e-08,
+            of="input",
+        ),
+        Deviation(
+            reason="An infinite right score costs nothing: torch computes 0 * inf.",
+            arguments={"input": float("inf"), "target": 1.0},
+            torch=float("nan"),
+            losskit=0.0,
+        ),
+    ]
+    best_for = "Binary and multi-label classification, also imbalanced."
+    not_for = "Classes that exclude each other."
+    reference = "Cox, D. R. (1958). The regression analysis of binary sequences. J. R. Stat. Soc. B 20, 215-242."

@@ -1,0 +1,72 @@
+"""GaussianNLLLoss: negative log-likelihood of a normal distribution whose variance is predicted too."""
+
+import math
+
+from losskit.domains import nonnegative, positive
+from losskit.families.pointwise import PointwiseLoss
+from losskit.facts import Facts
+from losskit.formula import log, maximum
+from losskit.loss import Case, Deviation, Operand, param
+
+
+class GaussianNLLLoss(PointwiseLoss):
+    """Negative log-likelihood of a normal distribution: learns how uncertain each prediction is.
+
+    Choose it when the noise level varies and the model predicts a mean and a variance.
+    Prefer MSELoss for point predictions or constant variance.
+
+    `target` may have dimensions of size 1 where `input` does not; `var` may too, may lack the last dimension (one
+    variance per row), or may be one number. Where `var` is below `eps` the loss is that of `eps`, and the gradient by
+    `var` is the one at `eps`.
+    """
+
+    full: bool = param(default=False, doc="Add the constant 0.5 * log(2 * pi).")
+    eps: float = param(default=1e-6, domain=positive, doc="Smallest variance, for stability.")
+
+    arguments = "full eps reduction"
+    operands = {
+        "input": Operand("Predicted means, any real numbers."),
+        "target": Operand("True values.", broadcast=True),
+        "var": Operand("Predicted variances, not negative.", domain=nonnegative, broadcast=True,
+                       hint="Predict log(var) and pass its exponential."),
+    }  # fmt: skip
+
+    @staticmethod
+    def value(input, target, var, full, eps):
+        d = input - target
+        v = maximum(var, eps)
+        loss = 0.5 * (log(v) + d * (d / v))  # (d / v) first: d * d overflows where the quotient does not
+        return loss + 0.5 * math.log(2.0 * math.pi) if full else loss
+
+    @staticmethod
+    def grad(input, target, var, full, eps):
+        d = input - target
+        v = maximum(var, eps)
+        z = d / v
+        return z, -z, 0.5 * (1.0 - d * z) / v
+
+    facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=None, symmetric=True)
+    cases = [
+        Case(input=1.0, target=3.0, var=4.0, value=1.1931471805599454, grad=-0.5, source="0.5 * (log 4 + 1)"),
+        Case(input=1.0, target=3.0, var=1.0, full=True, value=2.9189385332046727, grad=-2.0,
+             source="2 + 0.5 * log(2 pi)"),
+        Case(input=0.0, target=0.0, var=0.0, eps=0.01, value=-2.302585092994046, grad=0.0, source="0.5 * log 0.01"),
+    ]  # fmt: skip
+    deviations = [
+        Deviation(
+            reason="torch squares the residual before it divides by the variance.",
+            arguments={"input": 2e19, "target": 0.0, "var": 3e38},
+            torch=float("inf"),
+            losskit=44.91653839,
+        ),
+        Deviation(
+            reason="eps = 1e-8 rounds to 0 in float16; losskit computes halves in float32.",
+            arguments={"input": 0.0, "target": 0.0, "var": 0.0, "eps": 1e-8},
+            torch=float("nan"),
+            losskit=-9.210340372,
+            dtype="float16",
+        ),
+    ]
+    best_for = "Uncertainty estimates and heteroscedastic noise."
+    not_for = "Point predictions; constant variance."
+    reference = "Nix, D. A. and Weigend, A. S. (1994). Estimating the mean and variance of the target distribution. ICNN."

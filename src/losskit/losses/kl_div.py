@@ -1,0 +1,77 @@
+"""KLDivLoss: Kullback-Leibler divergence of a predicted from a true distribution."""
+
+from losskit.domains import log_probability, nonnegative
+from losskit.families.pointwise import PointwiseLoss
+from losskit.facts import Facts
+from losskit.formula import exp, log, times, where
+from losskit.loss import Case, Deviation, Operand, param
+from losskit.reduction import REDUCTIONS
+
+
+class KLDivLoss(PointwiseLoss):
+    """Kullback-Leibler divergence: how much a predicted distribution misses of the true one.
+
+    Choose it for distillation and for matching distributions.
+    Prefer CrossEntropyLoss for class labels; it is not a distance: exchanging the arguments changes it.
+
+    `input` is log-probabilities, `target` probabilities (log-probabilities with `log_target`). "mean" divides by the
+    number of elements, as in torch; "batchmean" divides by the batch size and is the mathematical divergence.
+    """
+
+    log_target: bool = param(default=False, doc="Whether target is log-probabilities too.")
+
+    name = "kl_div"
+    arguments = "size_average reduce reduction log_target"
+    reductions = (*REDUCTIONS, "batchmean")
+    operands = {
+        "input": Operand("Predicted log-probabilities.", domain=log_probability,
+                         hint="Pass log-probabilities, such as log_softmax(scores, dim=-1)."),
+        "target": Operand("True probabilities, or their logarithms with log_target.", domain=nonnegative,
+                          unless="log_target", hint="Pass log_target=True for log-probabilities."),
+    }  # fmt: skip
+
+    @staticmethod
+    def value(input, target, log_target):
+        # What has no probability costs nothing, whatever was predicted: 0 * inf = 0.
+        probability = exp(target) if log_target else target
+        log_probability = target if log_target else log(target)
+        return where(
+            probability == 0.0,
+            times(probability, -input),
+            probability * (log_probability - input),
+        )
+
+    @staticmethod
+    def grad(input, target, log_target):
+        if log_target:
+            probability = exp(target)
+            return -probability, where(
+                probability == 0.0, times(probability, -input), probability * (target - input + 1.0)
+            )
+        return -target, log(target) - input + 1.0
+
+    facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=None, symmetric=False)
+    cases = [
+        Case(input=-1.0, target=0.5, value=0.15342640972002736, grad=-0.5, source="0.5 * (log 0.5 + 1)"),
+        Case(input=-2.0, target=0.0, value=0.0, grad=0.0, source="limit"),
+        Case(input=-1.0, target=-2.0, log_target=True, value=-0.1353352832366127, grad=-0.1353352832366127,
+             source="-exp(-2)"),
+    ]  # fmt: skip
+    deviations = [
+        Deviation(
+            reason="Where the target is 0 the divergence is 0, also for an input of -inf.",
+            arguments={"input": float("-inf"), "target": 0.0},
+            torch=float("nan"),
+            losskit=0.0,
+        ),
+        Deviation(
+            reason="The derivative by a target of 0 is that of t log t, minus infinity, not 0/0.",
+            arguments={"input": -1.0, "target": 0.0},
+            torch=float("nan"),
+            losskit=float("-inf"),
+            of="target",
+        ),
+    ]
+    best_for = "Knowledge distillation; matching distributions."
+    not_for = "Direct regression; a symmetric distance."
+    reference = "Kullback, S. and Leibler, R. A. (1951). On information and sufficiency. Ann. Math. Statist. 22, 79-86."

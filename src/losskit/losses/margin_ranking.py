@@ -1,0 +1,46 @@
+"""MarginRankingLoss: which of two should be larger."""
+
+from losskit.domains import signs
+from losskit.families.pointwise import PointwiseLoss
+from losskit.facts import Facts
+from losskit.formula import maximum, where
+from losskit.loss import Case, Operand, param
+
+
+class MarginRankingLoss(PointwiseLoss):
+    """Order of two scores: target 1 wants input1 the larger by `margin`, target -1 wants input2.
+
+    Choose it for ranking, preferences and recommenders.
+    Prefer a regression loss when absolute values matter.
+    """
+
+    margin: float = param(default=0.0, doc="Difference from which a right order costs nothing.")
+
+    arguments = "margin size_average reduce reduction"
+    operands = {
+        "input1": Operand("First scores."),
+        "input2": Operand("Second scores, of the same shape."),
+        "target": Operand("1: input1 should be larger; -1: input2.", domain=signs,
+                          hint="For labels 0 and 1 pass 2 * target - 1."),
+    }  # fmt: skip
+
+    @staticmethod
+    def value(input1, input2, target, margin):
+        return maximum(-target * (input1 - input2) + margin, 0.0)
+
+    @staticmethod
+    def grad(input1, input2, target, margin):
+        d = input1 - input2
+        idle = -target * d + margin < 0.0  # exactly at the margin the loss is active
+        return where(idle, 0.0, -target), where(idle, 0.0, target), where(idle, 0.0, -d)
+
+    facts = Facts(convex=True, smooth=False, lipschitz=1.0, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input1=1.0, input2=3.0, target=1.0, value=2.0, grad=-1.0, source="by hand"),
+        Case(input1=1.0, input2=3.0, target=-1.0, value=0.0, grad=0.0, source="by hand"),
+        Case(input1=1.0, input2=3.0, target=-1.0, margin=2.5, value=0.5, grad=1.0, source="by hand"),
+        Case(input1=1.0, input2=1.0, target=1.0, value=0.0, grad=-1.0, source="torch's subgradient at the margin"),
+    ]
+    best_for = "Ranking, preferences, recommenders."
+    not_for = "Absolute values."
+    reference = "Herbrich, R., Graepel, T. and Obermayer, K. (1999). Support vector learning for ordinal regression. ICANN."

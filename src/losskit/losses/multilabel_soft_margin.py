@@ -1,0 +1,54 @@
+"""MultiLabelSoftMarginLoss: binary cross entropy of every label, averaged over the labels."""
+
+from torch import Tensor
+
+from losskit.domains import probability
+from losskit.families.pointwise import PointwiseLoss
+from losskit.facts import Facts
+from losskit.formula import sigmoid, softplus, times
+from losskit.loss import Case, Deviation, Operand, param
+
+
+class MultiLabelSoftMarginLoss(PointwiseLoss):
+    """Independent labels by maximum entropy: binary cross entropy of raw scores, averaged over the last dimension.
+
+    Choose it for multi-label classification such as tagging of texts.
+    Prefer CrossEntropyLoss for a single label, BCEWithLogitsLoss to weigh positive labels.
+
+    The unreduced loss has one entry per sample: the mean over its classes.
+    """
+
+    weight: Tensor | None = param(default=None, doc="Weight of each class; broadcasts to the input.")
+
+    name = "multilabel_soft_margin_loss"
+    arguments = "weight size_average reduce reduction"
+    rows = True
+    operands = {
+        "input": Operand("Predicted scores, classes last."),
+        "target": Operand("Labels 0 and 1, or probabilities.", domain=probability),
+    }
+
+    @staticmethod
+    def value(input, target):
+        return times(1.0 - target, softplus(input)) + times(target, softplus(-input))
+
+    @staticmethod
+    def grad(input, target):
+        return (1.0 - target) * sigmoid(input) - target * sigmoid(-input), -input
+
+    facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=0.0, target=1.0, value=0.6931471805599453, grad=-0.5, source="log 2"),
+        Case(input=2.0, target=0.0, value=2.1269280110429727, grad=0.8807970779778823, source="mpmath"),
+    ]
+    deviations = [
+        Deviation(
+            reason="An infinite right score costs nothing: torch computes 0 * inf.",
+            arguments={"input": float("inf"), "target": 1.0},
+            torch=float("nan"),
+            losskit=0.0,
+        ),
+    ]
+    best_for = "Multi-label classification, text categories."
+    not_for = "A single label per sample."
+    reference = "Nam, J. et al. (2014). Large-scale multi-label text classification. ECML PKDD. arXiv:1312.5419."

@@ -1,0 +1,91 @@
+"""PoissonNLLLoss: negative log-likelihood of counts."""
+
+import math
+
+from losskit.domains import nonnegative
+from losskit.families.pointwise import PointwiseLoss
+from losskit.facts import Facts
+from losskit.formula import digamma, exp, lgamma, log, times, where
+from losskit.loss import Case, Deviation, Operand, param
+
+
+class PoissonNLLLoss(PointwiseLoss):
+    """Negative log-likelihood of a Poisson distribution: for predictions of how many.
+
+    Choose it for counts, rates and rare events.
+    Prefer MSELoss or HuberLoss for targets that are not counts, or may be negative.
+
+    `input` is the logarithm of the expected count if `log_input`, else the expected count itself. `full` adds the
+    logarithm of the factorial of the target, which does not change the gradient by `input`: by Stirling's formula
+    for targets above 1, as torch has it (off by 0.055 at target 1.5), or exactly with `stirling=False`.
+    """
+
+    log_input: bool = param(default=True, doc="Whether input is the logarithm of the rate.")
+    full: bool = param(default=False, doc="Add log(target!).")
+    eps: float = param(default=1e-8, domain=nonnegative, doc="Keeps log(input + eps) finite, without log_input.")
+    stirling: bool = param(default=True, doc="With full: Stirling's formula (torch); False: the exact lgamma.")
+
+    arguments = "log_input full size_average eps reduce reduction stirling"
+    operands = {
+        "input": Operand("Predicted log-rates, or rates without log_input.", domain=nonnegative, unless="log_input",
+                         hint="Pass log_input=True for log-rates."),
+        "target": Operand("Counts, not negative.", domain=nonnegative),
+    }  # fmt: skip
+
+    @staticmethod
+    def value(input, target, log_input, full, eps, stirling):
+        # Stirling's target * (log(target) - 1) is subtracted from the log-rate: each alone may overflow.
+        many = target > 1.0
+        log_count = where(many, log(target) - 1.0, 0.0) if full and stirling else 0.0
+        if log_input:
+            root = exp(0.5 * input)  # root * root overflows no earlier than the loss
+            loss = root * root - times(target, input - log_count)
+            loss = where(input > 80.0, root * (root - target * ((input - log_count) / root)), loss)
+        else:
+            # Halved, so that the product does not overflow before the difference does.
+            loss = 2.0 * (0.5 * input - times(0.5 * target, log(input + eps) - log_count))
+        if full and stirling:
+            loss = loss + where(many, 0.5 * log((2.0 * math.pi) * target), 0.0)
+        if full and not stirling:
+            loss = loss + lgamma(target + 1.0)
+        return loss
+
+    @staticmethod
+    def grad(input, target, log_input, full, eps, stirling):
+        factorial = 0.0
+        if full:
+            factorial = where(target > 1.0, log(target) + 0.5 / target, 0.0) if stirling else digamma(target + 1.0)
+        if log_input:
+            root = exp(0.5 * input)
+            return root * root - target, factorial - input
+        rate = input + eps
+        return 1.0 - where(target == 0.0, 0.0, target / rate), factorial - log(rate)
+
+    facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=None, symmetric=False)
+    cases = [
+        Case(input=0.0, target=2.0, value=1.0, grad=-1.0, source="by hand"),
+        Case(input=1.0, target=2.0, value=0.7182818284590452, grad=0.7182818284590452, source="e - 2"),
+        Case(input=3.0, target=2.0, log_input=False, eps=0.0, value=0.8027754226637804, grad=0.3333333333333333,
+             source="3 - 2 log 3"),
+        Case(input=0.0, target=3.0, full=True, stirling=False, value=2.791759469228055, grad=-2.0,
+             source="1 + log 6"),
+        Case(input=0.0, target=3.0, full=True, value=2.764081691109498, grad=-2.0,
+             source="1 + 3 log 3 - 3 + 0.5 log(6 pi)"),
+    ]  # fmt: skip
+    deviations = [
+        Deviation(
+            reason="The rate and the product with the target both overflow in torch: inf - inf.",
+            arguments={"input": 100.0, "target": 1e38},
+            torch=float("nan"),
+            losskit=float("inf"),
+        ),
+        Deviation(
+            reason="A rate of 0 explains a count of 0: torch computes 0 * -inf when eps is 0.",
+            arguments={"input": 0.0, "target": 0.0, "log_input": False, "eps": 0.0},
+            torch=float("nan"),
+            losskit=0.0,
+        ),
+    ]
+    best_for = "Counts, rates and rare events."
+    not_for = "Continuous targets without a lower bound; negative data."
+    reference = "Nelder, J. A. and Wedderburn, R. W. M. (1972). Generalized linear models. J. R. Stat. Soc. A 135, 370-384."

@@ -1,0 +1,49 @@
+"""SoftMarginLoss: logistic loss of labels -1 and 1."""
+
+from losskit.domains import signs
+from losskit.families.pointwise import PointwiseLoss
+from losskit.facts import Facts
+from losskit.formula import softplus
+from losskit.loss import Case, Deviation, Operand
+
+
+class SoftMarginLoss(PointwiseLoss):
+    """Logistic loss of a margin: log(1 + exp(-target * input)) with labels -1 and 1.
+
+    Choose it for binary classification in the style of support vector machines.
+    Prefer BCEWithLogitsLoss for labels 0 and 1, which is the same loss.
+    """
+
+    arguments = "size_average reduce reduction"
+    operands = {
+        "input": Operand("Predicted scores, any real numbers."),
+        "target": Operand("Labels -1 and 1.", domain=signs, hint="For labels 0 and 1 pass 2 * target - 1."),
+    }
+
+    @staticmethod
+    def value(input, target):
+        return softplus(-target * input)
+
+    facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=0.0, target=1.0, value=0.6931471805599453, grad=-0.5, source="log 2"),
+        Case(input=2.0, target=-1.0, value=2.1269280110429727, grad=0.8807970779778823, source="mpmath"),
+    ]
+    deviations = [
+        Deviation(
+            reason="torch computes exp first, which overflows from 88.75 in float32.",
+            arguments={"input": -100.0, "target": 1.0},
+            torch=float("inf"),
+            losskit=100.0,
+        ),
+        Deviation(
+            reason="The same in the gradient: inf / inf.",
+            arguments={"input": -100.0, "target": 1.0},
+            torch=float("nan"),
+            losskit=-1.0,
+            of="input",
+        ),
+    ]
+    best_for = "Margins in the style of support vector machines."
+    not_for = "Labels 0 and 1."
+    reference = "Friedman, J., Hastie, T. and Tibshirani, R. (2000). Additive logistic regression. Ann. Statist. 28, 337-407."

@@ -1,0 +1,69 @@
+"""The two settings of losskit: what happens to bad values, and what the mean over nothing is.
+
+Both work as a call (for the process, from now on) and as a `with` block (restored on leaving it).
+"""
+
+from __future__ import annotations
+
+from losskit.errors import error
+
+CHECKS = ("off", "nan", "raise")  # in the order of the kernel's enum
+EMPTY = ("nan", "zero")
+
+
+class State:
+    """The current settings; one instance, `state`, for the process."""
+
+    checks: str = "raise"
+    empty: str = "nan"
+
+
+state = State()
+
+
+class _Setting:
+    name: str
+    modes: tuple[str, ...]
+
+    def __init__(self, mode: str) -> None:
+        if mode not in self.modes:
+            raise error("setting", setting=self.name, expected=", ".join(map(repr, self.modes)), got=repr(mode))
+        self._before = getattr(state, self.name)
+        setattr(state, self.name, mode)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        setattr(state, self.name, self._before)
+
+
+class checks(_Setting):  # noqa: N801  # used like a function
+    """What happens to values outside their domain: labels, ranges, probabilities.
+
+    "raise" (the default): a `ValueError` that names the argument, the value and its index. "nan": the result of
+    a bad value is NaN. "off": no check, and mismatched shapes broadcast silently, as in torch.
+
+        >>> import losskit
+        >>> losskit.checks("nan")  # doctest: +SKIP
+        >>> with losskit.checks("off"):
+        ...     pass
+    """
+
+    name = "checks"
+    modes = CHECKS
+
+
+class empty(_Setting):  # noqa: N801
+    """The mean over nothing (no elements, all masked, weights that sum to 0): "nan", as in torch, or "zero".
+
+    The gradient is 0 either way, and the sum over nothing is 0.
+
+        >>> import losskit, torch
+        >>> with losskit.empty("zero"):
+        ...     losskit.MSELoss()(torch.empty(0), torch.empty(0))
+        tensor(0.)
+    """
+
+    name = "empty"
+    modes = EMPTY

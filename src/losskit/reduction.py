@@ -1,0 +1,82 @@
+"""From the losses of elements to one number: none, mean, sum; weights, masks, denominators, the rule for nothing.
+
+This is the eager form of what the fused loop does in `csrc/pointwise.cpp`; both follow the same rules:
+
+1. The mean divides by what counts: the elements, without the masked ones; with `sample_weight` (and with
+   `weight`, for the losses where torch says so) by the sum of the weights. `normalizer` replaces this
+   denominator, so that micro-batches and ranks compose to the mean of the whole.
+2. Masked elements are exact zeros and their gradients too, whatever stands in them.
+3. The sum over nothing is 0. The mean over nothing is NaN, or 0 under `losskit.empty("zero")`; its gradient is 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from losskit.errors import error
+from losskit.policy import state
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def check_reduction(loss: str, reduction: object, allowed: tuple[str, ...] = REDUCTIONS) -> str:
+    """The reduction, if the loss has it."""
+    if isinstance(reduction, str) and reduction in allowed:
+        return reduction
+    raise error("reduction", loss=loss, expected=", ".join(map(repr, allowed)), got=repr(reduction))
+
+
+def legacy_reduction(loss: str, size_average: object, reduce: object, reduction: str) -> str:
+    """The reduction meant by torch's deprecated arguments; a string in their place is the reduction itself."""
+    import warnings
+
+    if isinstance(size_average, str):
+        return size_average
+    meant = "none" if reduce is not None and not reduce else "mean" if size_average in (None, True) else "sum"
+    warnings.warn(
+        f"{loss}: size_average and reduce are deprecated, use reduction={meant!r}.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return meant
+
+
+def reduce_eagerly(
+    values: Tensor,
+    reduction: str,
+    *,
+    weight: Tensor | None,
+    weight_in_mean: bool,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
+    normalizer: Tensor | float | None,
+) -> Tensor:
+    """Weigh, mask and reduce element losses. The dtype of `values` is kept; sums run in it."""
+    if mask is not None:
+        values = torch.where(mask, values, torch.zeros_like(values))
+    for factor in (weight, sample_weight):
+        if factor is not None:
+            weighed = values * factor.to(values.dtype)
+            values = weighed if mask is None else torch.where(mask, weighed, torch.zeros_like(weighed))
+    if reduction == "none":
+        return values
+    total = values.sum()
+    if reduction == "sum":
+        return total
+    if normalizer is not None:
+        denominator = torch.as_tensor(normalizer, dtype=values.dtype, device=values.device).reshape(())
+    else:
+        counted = [w for w in (weight if weight_in_mean else None, sample_weight) if w is not None]
+        if not counted and mask is None:
+            denominator = torch.full((), float(values.numel()), dtype=values.dtype, device=values.device)
+        else:
+            counts = torch.ones_like(values)
+            for w in counted:
+                counts = counts * w.to(values.dtype)
+            denominator = counts.sum() if mask is None else torch.where(mask, counts, 0.0).sum()
+    # A zero denominator must not divide: the gradient of x / 0 is NaN, that of nothing is 0.
+    nothing = denominator == 0
+    mean = total / torch.where(nothing, torch.ones_like(denominator), denominator)
+    of_nothing = 0.0 if state.empty == "zero" else float("nan")
+    return torch.where(nothing, torch.full_like(mean, of_nothing), mean)
