@@ -1,0 +1,23 @@
+"""Uninitialised memory is filled with NaN while tests run, so reading it cannot go unseen; warnings are errors."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _nan_in_fresh_memory():
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _settings_and_threads_restored():
+    threads = torch.get_num_threads()
+    yield
+    import losskit
+
+    losskit.checks("raise")
+    losskit.empty("nan")
+    torch.set_num_threads(threads)

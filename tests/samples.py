@@ -1,0 +1,81 @@
+"""Arguments for every loss, made from its declaration: domains give the operands, switches and parameters the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import losskit
+import torch
+from losskit import PointwiseLoss
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+# Settings worth testing beside the defaults. A test asserts that every parameter of every loss is varied here.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "huber_loss": [{"delta": 0.5}, {"delta": 2.0}],
+    "smooth_l1_loss": [{"beta": 0.5}, {"beta": 0.0}],
+    "gaussian_nll_loss": [{"full": True}, {"eps": 0.3}],
+    "poisson_nll_loss": [
+        {"full": True},
+        {"log_input": False},
+        {"log_input": False, "eps": 0.5},
+        {"log_input": False, "full": True},
+        {"full": True, "stirling": False},
+    ],
+    "kl_div": [{"log_target": True}],
+    "hinge_embedding_loss": [{"margin": 0.3}],
+    "margin_ranking_loss": [{"margin": 0.7}],
+    "binary_cross_entropy_with_logits": [{"pos_weight": 2.5}],
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A loss with parameters, ready to be given operands."""
+
+    loss: type[PointwiseLoss]
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.loss.name, *(f"{k}={v}" for k, v in self.params.items())])
+
+    def operands(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.Tensor]:
+        """Random operands inside their domains, at ordinary scale."""
+        generator = torch.Generator().manual_seed(seed)
+        return [self.domain(name).sample(shape, generator).to(dtype) for name in self.loss.call_operands()]
+
+    def domain(self, operand: str) -> Any:
+        switches = {name: bool(self.params.get(name, p.default)) for name, p in self.loss.params.items()}
+        declared = self.loss.operands[operand]
+        return losskit.real if declared.unless and switches[declared.unless] else declared.domain
+
+    def kwargs(self, like: torch.Tensor | None = None) -> dict[str, Any]:
+        """Parameters as keyword arguments; numbers for tensor parameters become tensors of the dtype of `like`."""
+        result = {}
+        for name, value in self.params.items():
+            if self.loss.params[name].kind == "tensor" and like is not None:
+                value = torch.full(like.shape[-1:], value, dtype=like.dtype, device=like.device)
+            result[name] = value
+        return result
+
+    def __call__(self, *operands: torch.Tensor, **extra: Any) -> torch.Tensor:
+        return self.loss.functional(*operands, **self.kwargs(operands[0]), **extra)
+
+
+def built_in() -> list[type[PointwiseLoss]]:
+    return [cls for cls in losskit.losses().values() if cls.__module__.startswith("losskit.")]
+
+
+def setups() -> list[Setup]:
+    """Every built-in loss with its defaults and with every variant."""
+    return [Setup(cls, params) for cls in built_in() for params in [{}, *VARIANTS.get(cls.name, [])]]
+
+
+def everything() -> list[Any]:
+    """`setups` as pytest parameters with readable names."""
+    import pytest
+
+    return [pytest.param(setup, id=str(setup)) for setup in setups()]
+
+

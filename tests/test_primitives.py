@@ -1,0 +1,285 @@
+"""csrc/primitives.h against mpmath: the accuracy each function promises, its special values, its vector code.
+
+The header is compiled into a small library of loops, once for plain x86-64 (no fused multiply-add) and, where
+this machine has it, once for x86-64-v3 (with), and called through ctypes.
+"""
+
+import ctypes
+import itertools
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = "-O3 -std=c++20 -fno-math-errno -fno-trapping-math -shared -fPIC -Wall -Wextra -Werror".split()
+FLAGS += ["-fopt-info-vec-optimized"]
+TYPES = {"float": np.float32, "double": np.float64}
+INF, NAN = math.inf, math.nan
+ln2 = math.log(2)
+
+# name: (truth, largest error in ULP, lower end of the domain); a NaN is expected below.
+ONE = {
+    "exp": (mp.exp, 1.0, -INF),
+    "expm1": (mp.expm1, 1.5, -INF),
+    "log": (mp.log, 1.0, 0),
+    "log1p": (mp.log1p, 1.0, -1),
+    "softplus": (lambda x: mp.log1p(mp.exp(x)), 1.55, -INF),
+    "log_sigmoid": (lambda x: -mp.log1p(mp.exp(-x)), 1.55, -INF),
+    "sigmoid": (lambda x: 1 / (1 + mp.exp(-x)), 2.0, -INF),
+    "tanh": (mp.tanh, 2.0, -INF),
+    "sqrt": (mp.sqrt, 0.5, 0),
+    "absolute": (abs, 0.0, -INF),
+    "sign": (mp.sign, 0.0, -INF),
+    "erf": (mp.erf, 1.5, -INF),
+}
+TWO = {
+    "hypot": (mp.hypot, 2.0),
+    "logaddexp": (lambda a, b: max(a, b) + mp.log1p(mp.exp(-abs(a - b))), 1.7),
+    "xlogy": (lambda x, y: x * mp.log(y), 2.0),
+    "power": (mp.power, 1.0),
+}
+SELECT = ["maximum", "minimum", "times"]
+SCALAR = ["lgamma", "digamma", "erf", "power"]
+
+
+def source():
+    lines = [f'#include "{ROOT}/csrc/primitives.h"']
+    loop = 'extern "C" void {f}_{t}({args}, {t}* __restrict y, long n) '
+    loop += "{{ for (long i = 0; i < n; i++) y[i] = {call}; }}"
+    for t in TYPES:
+        a, b, c = (f"const {t}* __restrict {v}" for v in "abc")
+        for f in [*ONE, "lgamma", "digamma"]:
+            lines.append(loop.format(f=f, t=t, args=a, call=f"losskit::{f}<{t}>(a[i])"))
+        for f in [*TWO, *SELECT]:
+            lines.append(loop.format(f=f, t=t, args=f"{a}, {b}", call=f"losskit::{f}<{t}>(a[i], b[i])"))
+        args = f"{a}, {b}, {c}"
+        lines.append(loop.format(f="clamp", t=t, args=args, call=f"losskit::clamp<{t}>(a[i], b[i], c[i])"))
+        lines.append(loop.format(f="where", t=t, args=args, call="losskit::where(a[i] != 0, b[i], c[i])"))
+    return "\n".join(lines) + "\n"
+
+
+class Library:
+    def __init__(self, folder, flags):
+        text = source()
+        (folder / "loops.cpp").write_text(text)
+        command = ["g++", *FLAGS, *flags, str(folder / "loops.cpp"), "-o", str(folder / "loops.so")]
+        notes = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+        self.vectorised = set()
+        for number in set(re.findall(r"loops\.cpp:(\d+):\d+: optimized: loop vectorized", notes)):
+            self.vectorised.add(re.search(r"void (\w+)\(", text.splitlines()[int(number) - 1])[1])
+        self.loops = ctypes.CDLL(str(folder / "loops.so"))
+
+    def __call__(self, name, kind, *args):
+        args = [np.ascontiguousarray(a, TYPES[kind]) for a in args]
+        y = np.empty_like(args[0])
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*args, y)]
+        getattr(self.loops, f"{name}_{kind}")(*pointers, ctypes.c_long(y.size))
+        return y
+
+
+def targets():
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        words = set()
+    return ["plain"] + (["x86-64-v3"] if {"avx2", "fma", "bmi2"} <= words else [])
+
+
+@pytest.fixture(scope="module", params=targets())
+def library(request, tmp_path_factory):
+    flags = [] if request.param == "plain" else [f"-march={request.param}"]
+    return Library(tmp_path_factory.mktemp("primitives"), flags)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def precision():
+    with mp.workprec(200):
+        yield
+
+
+def points(kind):
+    """All magnitudes, the usual arguments, and the neighbours of places where a function changes course."""
+    t = TYPES[kind]
+    info, rng = np.finfo(t), np.random.default_rng(1)
+    e = rng.integers(info.minexp - info.nmant, info.maxexp, 600)
+    x = [np.ldexp(rng.uniform(1, 2, 600), e), np.exp(rng.uniform(-9, 7, 600)), rng.uniform(0, 2, 600)]
+    x += [rng.uniform(0, 30, 200), rng.uniform(0.1, 0.4, 200)]
+    breaks = [0.25, 0.35, 0.5, 0.55, 0.75, 1, 1.5, 2, 0.5**0.5, 2**0.5, 10, 0.5 * ln2, 1.5 * ln2]
+    breaks += [-math.log(info.tiny), -math.log(info.smallest_subnormal), math.log(float(info.max))]
+    breaks += [info.tiny, 2.0**-30, 2.0**-60, 0.5 * info.eps, info.eps, info.max / 2]
+    up = down = np.array(breaks, t)
+    for _ in range(4):
+        x += [up, down]
+        up, down = np.nextafter(up, t(INF)), np.nextafter(down, t(0))
+    x = np.concatenate([np.asarray(v, t) for v in x])
+    x = x[np.isfinite(x)]
+    return np.concatenate([x, -x])
+
+
+def error_in_ulp(y, truth, kind, size=None):
+    """|y - truth| in units of the last place of the larger of truth and size; infinite where truth is."""
+    info = np.finfo(TYPES[kind])
+    y = float(y)
+    if abs(truth) >= mpf(float(info.max)) * (1 + mpf(2) ** (-info.nmant - 2)):
+        return 0.0 if y == math.copysign(INF, truth) else INF
+    if not math.isfinite(y):
+        return INF
+    size = max(abs(truth), abs(size or 0))
+    exponent = int(mpmath.frexp(size)[1]) - 1 if size else info.minexp
+    return float(abs(mpf(y) - truth) / mpf(2) ** (max(exponent, info.minexp) - info.nmant))
+
+
+def worst(errors, *args):
+    i = int(np.argmax(errors))
+    return errors[i], [a[i].item() for a in args]
+
+
+TRUTH = {}  # shared by the targets
+
+
+def truth_of(name, kind, function, *args):
+    key = name, kind
+    if key not in TRUTH:
+        TRUTH[key] = [function(*map(mpf, map(float, a))) for a in zip(*args)]
+    return TRUTH[key]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", ONE)
+def test_accuracy(library, name, kind):
+    function, bar, lowest = ONE[name]
+    x = points(kind)
+    y = library(name, kind, x)
+    assert np.isnan(y[x < lowest]).all()
+    x, y = x[x > lowest], y[x > lowest]
+    errors = [error_in_ulp(v, t, kind) for v, t in zip(y, truth_of(name, kind, function, x))]
+    error, where = worst(errors, x)
+    print(f"{name} {kind}: {error:.3f} ULP at {where}")
+    assert error <= bar, where
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", TWO)
+def test_accuracy_of_two(library, name, kind):
+    function, bar = TWO[name]
+    rng = np.random.default_rng(2)
+    a = rng.permutation(points(kind))[:2000]
+    b = rng.permutation(points(kind))[:2000]
+    if name == "hypot":  # also sides of like size
+        b[::2] = a[::2] * rng.uniform(0.2, 1, 1000)
+    if name == "logaddexp":
+        b[::2] = a[::2] + rng.uniform(-3, 3, 1000)
+    if name == "xlogy":
+        b = abs(b)
+    if name == "power":
+        a, b = abs(a), np.clip(b, -50, 50)
+    y = library(name, kind, a, b)
+    # log(e^a + e^b) is a sum, of opposite signs for negative a and b, and takes the rounded a - b.
+    sizes = np.zeros(len(a))
+    if name == "logaddexp":
+        d = abs(np.float64(a) - b)
+        sizes = np.maximum(abs(np.maximum(a, b)), d * np.exp(-d))
+    truths = truth_of(name, kind, function, a, b)
+    errors = [error_in_ulp(v, t, kind, float(s)) for v, t, s in zip(y, truths, sizes)]
+    error, where = worst(errors, a, b)
+    print(f"{name} {kind}: {error:.3f} ULP at {where}")
+    assert error <= bar, where
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_gamma(library, kind):
+    x = np.abs(points(kind))[::4]
+    x = np.concatenate([x, np.linspace(0.01, 30, 300, dtype=x.dtype)])
+    x = x[(x > 1e-30) & (x < 1e30)]
+    for name, function, bar in ("lgamma", mp.loggamma, 5.0), ("digamma", mp.digamma, 4.0):
+        truths = truth_of(name, kind, function, x)
+        error, where = worst([error_in_ulp(v, t, kind) for v, t in zip(library(name, kind, x), truths)], x)
+        print(f"{name} {kind}: {error:.3f} ULP at {where}")
+        assert error <= bar, (name, where)
+    x = -np.abs(points(kind))[::8] % 40 - 40  # down to -40, near the poles to the size of the reflection
+    x = x[x < 0]
+    y, t = library("digamma", kind, x), [mp.digamma(mpf(float(v))) if v % 1 else mpf(NAN) for v in x]
+    for v, got, want in zip(x, y, t):
+        scale = 4 + abs(math.pi / math.tan(math.pi * (v - round(v)))) if v % 1 else 1
+        assert np.isnan(got) if v % 1 == 0 else abs(got - want) <= 20 * np.finfo(x.dtype).eps * scale, v
+
+
+SPECIAL = [
+    ("exp", [(0.0, 1), (-0.0, 1), (INF, INF), (-INF, 0), (NAN, NAN), (1e30, INF), (-1e30, 0)]),
+    ("expm1", [(0.0, 0), (-0.0, -0.0), (INF, INF), (-INF, -1), (NAN, NAN), (1e30, INF), (-1e30, -1)]),
+    ("log", [(0.0, -INF), (-0.0, -INF), (1, 0), (INF, INF), (-INF, NAN), (-1, NAN), (NAN, NAN)]),
+    ("log1p", [(0.0, 0), (-0.0, -0.0), (-1, -INF), (INF, INF), (-INF, NAN), (-1.5, NAN), (NAN, NAN)]),
+    ("softplus", [(0.0, ln2), (-0.0, ln2), (INF, INF), (-INF, 0), (NAN, NAN), (1e30, 1e30)]),
+    ("log_sigmoid", [(0.0, -ln2), (INF, 0), (-INF, -INF), (NAN, NAN), (-1e30, -1e30)]),
+    ("sigmoid", [(0.0, 0.5), (-0.0, 0.5), (INF, 1), (-INF, 0), (NAN, NAN)]),
+    ("tanh", [(0.0, 0), (-0.0, -0.0), (INF, 1), (-INF, -1), (NAN, NAN), (1e30, 1)]),
+    ("sqrt", [(0.0, 0), (INF, INF), (-1, NAN), (NAN, NAN)]),
+    ("absolute", [(-0.0, 0.0), (-INF, INF), (NAN, NAN), (-2, 2)]),
+    ("sign", [(0.0, 0), (INF, 1), (-INF, -1), (NAN, NAN)]),
+    ("erf", [(0.0, 0), (INF, 1), (-INF, -1), (NAN, NAN)]),
+    ("lgamma", [(0.0, INF), (1, 0), (2, 0), (INF, INF), (-INF, INF), (-1, INF), (NAN, NAN)]),
+    ("digamma", [(0.0, -INF), (-0.0, INF), (INF, INF), (-INF, NAN), (-1, NAN), (-40, NAN), (NAN, NAN)]),
+]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name, values", SPECIAL, ids=[name for name, _ in SPECIAL])
+def test_special_values(library, name, values, kind):
+    x, want = np.array(values).astype(TYPES[kind]).T
+    got = library(name, kind, x)
+    np.testing.assert_array_equal(got, want)
+    if name in ("expm1", "log1p", "tanh", "absolute"):  # the sign of zero counts
+        np.testing.assert_array_equal(np.signbit(got[got == 0]), np.signbit(want[want == 0]))
+
+
+def reference_times(w, v):
+    return 0.0 if w == 0 and not math.isnan(v) else w * v
+
+
+def reference_xlogy(x, y):
+    log = NAN if math.isnan(y) or y < 0 else -INF if y == 0 else math.log(y)
+    return 0.0 if x == 0 and not math.isnan(y) else x * log
+
+
+SOME = [0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_selection(library, kind):
+    a, b = np.array(list(itertools.product(SOME, SOME)), TYPES[kind]).T
+    same = lambda name, want: np.testing.assert_array_equal(library(name, kind, a, b), want, err_msg=name)
+    same("maximum", np.maximum(a, b))
+    same("minimum", np.minimum(a, b))
+    same("times", [reference_times(float(w), float(v)) for w, v in zip(a, b)])
+    same("xlogy", np.array([reference_xlogy(float(x), float(y)) for x, y in zip(a, b)], a.dtype))
+    same("hypot", np.array([math.hypot(x, y) for x, y in zip(a, b)], a.dtype))
+    with np.errstate(invalid="ignore"):
+        close = np.logaddexp(a, b)
+    np.testing.assert_allclose(library("logaddexp", kind, a, b), close, rtol=2 * np.finfo(a.dtype).eps)
+    lo, hi = np.full_like(a, -1), np.full_like(a, 1.5)
+    np.testing.assert_array_equal(library("clamp", kind, a, lo, hi), np.clip(a, -1, 1.5))
+    np.testing.assert_array_equal(library("where", kind, a, b, lo), np.where(a != 0, b, lo))
+
+
+def test_vectorised(library):
+    names = [n for n in [*ONE, *TWO, *SELECT, "clamp", "where"] if n not in SCALAR]
+    assert {f"{n}_{t}" for n in names for t in TYPES} <= library.vectorised
+
+
+def test_constants_have_provenance():
+    """Every constant that tools/fit_primitives.py fits stands in the header as printed."""
+    tool = [sys.executable, str(ROOT / "tools" / "fit_primitives.py")]
+    printed = subprocess.run(tool, check=True, capture_output=True, text=True).stdout
+    number = r"-?\d\.\d*e[+-]?\d+f?|-?\d\.\d+f?"
+    numbers = re.findall(number, "".join(line for line in printed.splitlines() if line.startswith("    ")))
+    header = (ROOT / "csrc" / "primitives.h").read_text()
+    assert len(numbers) > 50
+    missing = [n for n in numbers if n not in header]
+    assert missing in ([], ["1.44269502f"]), missing  # that one is the double's, cast
