@@ -71,7 +71,11 @@ template <class T, class... C> LOSSKIT_INLINE T polynomial(T x, T c0, C... c) {
 // ---------------------------------------------------------------------------------------------------------
 // Selection.
 
-template <class T> LOSSKIT_INLINE T where(bool c, T a, T b) { return c ? a : b; }
+// With masks: GCC 12 turns a ?: whose condition recurs elsewhere in a loop into branches, and the loop stays scalar.
+template <class T> LOSSKIT_INLINE T where(bool c, T a, T b) {
+  const Bits<T> mask = -Bits<T>(c);
+  return from_bits<T>((bits(a) & mask) | (bits(b) & ~mask));
+}
 template <class T> LOSSKIT_INLINE T absolute(T x) { return std::fabs(x); }
 template <class T> LOSSKIT_INLINE T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
 template <class T> LOSSKIT_INLINE T maximum(T a, T b) { return ((a >= b) | (a != a)) ? a : b; }
@@ -81,7 +85,7 @@ template <class T> LOSSKIT_INLINE T clamp(T x, T lo, T hi) {
   return y > hi ? hi : y;
 }
 // w * v, but a zero weight also removes an infinite v (not a NaN).
-template <class T> LOSSKIT_INLINE T times(T w, T v) { return ((w == 0) & (v == v)) ? T(0) : w * v; }
+template <class T> LOSSKIT_INLINE T times(T w, T v) { return where((w == 0) & (v == v), T(0), w * v); }
 
 // ---------------------------------------------------------------------------------------------------------
 // Exponentials.  x = n ln2 + r, |r| <= ln2/2, e^r = 1 + r + tail.

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_poisson_nll_loss_ab9ed6a85e11_block {
+namespace losskit_poisson_nll_loss_836063a87f0a_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -20,7 +20,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
     for (int64_t i = 0; i < n; ++i) {
       const T input = input_at[i];
       const T target = target_at[i];
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps) - T(0.0)));
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps)));
     }
   } else if constexpr (gradients == losskit::kPredictions) {
     T* const input_out = out[0];
@@ -29,7 +29,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T sum = input + eps;
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum) - T(0.0)));
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum)));
       input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
     }
   } else {
@@ -41,20 +41,20 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T target = target_at[i];
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm - T(0.0)));
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm));
       input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
       target_out[i] = lk::scaled<T>(T(0.0) - logarithm, scale);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_ab9ed6a85e11, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_836063a87f0a, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_stirling_ab9ed6a85e11_block {
+namespace losskit_poisson_nll_loss_stirling_836063a87f0a_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -70,7 +70,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
     for (int64_t i = 0; i < n; ++i) {
       const T input = input_at[i];
       const T target = target_at[i];
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps) - T(0.0)));
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps)));
     }
   } else if constexpr (gradients == losskit::kPredictions) {
     T* const input_out = out[0];
@@ -79,7 +79,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T sum = input + eps;
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum) - T(0.0)));
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum)));
       input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
     }
   } else {
@@ -91,20 +91,20 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T target = target_at[i];
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm - T(0.0)));
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm));
       input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
       target_out[i] = lk::scaled<T>(T(0.0) - logarithm, scale);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_stirling_ab9ed6a85e11, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_stirling_836063a87f0a, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_full_3556909a98b1_block {
+namespace losskit_poisson_nll_loss_full_a8e2b9d8fd76_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -120,7 +120,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
     for (int64_t i = 0; i < n; ++i) {
       const T input = input_at[i];
       const T target = target_at[i];
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps) - T(0.0))) + lk::lgamma(target + T(1.0));
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps))) + lk::lgamma(target + T(1.0));
     }
   } else if constexpr (gradients == losskit::kPredictions) {
     T* const input_out = out[0];
@@ -129,7 +129,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T sum = input + eps;
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum) - T(0.0))) + lk::lgamma(target + T(1.0));
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum))) + lk::lgamma(target + T(1.0));
       input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
     }
   } else {
@@ -142,14 +142,14 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
       const T sum2 = target + T(1.0);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm - T(0.0))) + lk::lgamma(sum2);
+      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm)) + lk::lgamma(sum2);
       input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
       target_out[i] = lk::scaled<T>(lk::digamma(sum2) - logarithm, scale);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_full_3556909a98b1, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_full_a8e2b9d8fd76, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
@@ -209,7 +209,7 @@ LOSSKIT_KERNEL(losskit_poisson_nll_loss_full_stirling_488328449d8b, 2, 1, 1,
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_log_input_e51f8b0c4a1c_block {
+namespace losskit_poisson_nll_loss_log_input_6ec65d613003_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -226,8 +226,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), exponential * exponential - lk::times(target, difference));
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input));
     }
   } else if constexpr (gradients == losskit::kPredictions) {
     T* const input_out = out[0];
@@ -236,9 +235,8 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference));
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
       input_out[i] = lk::scaled<T>(product - target, scale);
     }
   } else {
@@ -249,22 +247,21 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference));
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
       input_out[i] = lk::scaled<T>(product - target, scale);
       target_out[i] = lk::scaled<T>(T(0.0) - input, scale);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_e51f8b0c4a1c, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_6ec65d613003, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_log_input_stirling_e51f8b0c4a1c_block {
+namespace losskit_poisson_nll_loss_log_input_stirling_6ec65d613003_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -281,8 +278,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), exponential * exponential - lk::times(target, difference));
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input));
     }
   } else if constexpr (gradients == losskit::kPredictions) {
     T* const input_out = out[0];
@@ -291,9 +287,8 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference));
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
       input_out[i] = lk::scaled<T>(product - target, scale);
     }
   } else {
@@ -304,22 +299,21 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference));
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
       input_out[i] = lk::scaled<T>(product - target, scale);
       target_out[i] = lk::scaled<T>(T(0.0) - input, scale);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_stirling_e51f8b0c4a1c, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_stirling_6ec65d613003, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_log_input_full_5bfe8bb1c4e8_block {
+namespace losskit_poisson_nll_loss_log_input_full_f290e02a34a6_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -336,8 +330,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), exponential * exponential - lk::times(target, difference)) + lk::lgamma(target + T(1.0));
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input)) + lk::lgamma(target + T(1.0));
     }
   } else if constexpr (gradients == losskit::kPredictions) {
     T* const input_out = out[0];
@@ -346,9 +339,8 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::lgamma(target + T(1.0));
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(target + T(1.0));
       input_out[i] = lk::scaled<T>(product - target, scale);
     }
   } else {
@@ -359,17 +351,16 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
       const T input = input_at[i];
       const T target = target_at[i];
       const T exponential = lk::exp(T(0.5) * input);
-      const T difference = input - T(0.0);
       const T product = exponential * exponential;
       const T sum = target + T(1.0);
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::lgamma(sum);
+      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(sum);
       input_out[i] = lk::scaled<T>(product - target, scale);
       target_out[i] = lk::scaled<T>(lk::digamma(sum) - input, scale);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_full_5bfe8bb1c4e8, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_full_f290e02a34a6, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 

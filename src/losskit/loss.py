@@ -178,7 +178,7 @@ class Loss(nn.Module):
             given["reduction"] = legacy_reduction(cls.__name__, *legacy, given["reduction"])
         for name, value in given.items():
             if name in cls.params and cls.params[name].kind == "tensor":
-                self.register_buffer(name, None)
+                self.register_buffer(name, None)  # moves with .to(), is in the state_dict
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -222,6 +222,7 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
             )
         params[name] = Param(declared.default, declared.domain, declared.doc, name, kind)
         validate(cls.__name__, params[name], declared.default)
+        delattr(cls, name)  # from now on a field is an attribute of instances
     return params
 
 

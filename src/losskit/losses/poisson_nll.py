@@ -36,14 +36,16 @@ class PoissonNLLLoss(PointwiseLoss):
     def value(input, target, log_input, full, eps, stirling):
         # Stirling's target * (log(target) - 1) is subtracted from the log-rate: each alone may overflow.
         many = target > 1.0
-        log_count = where(many, log(target) - 1.0, 0.0) if full and stirling else 0.0
+        log_rate = input if log_input else log(input + eps)
+        if full and stirling:
+            log_rate = log_rate - where(many, log(target) - 1.0, 0.0)
         if log_input:
             root = exp(0.5 * input)  # root * root overflows no earlier than the loss
-            loss = root * root - times(target, input - log_count)
-            loss = where(input > 80.0, root * (root - target * ((input - log_count) / root)), loss)
+            loss = root * root - times(target, log_rate)
+            loss = where(input > 80.0, root * (root - target * (log_rate / root)), loss)
         else:
             # Halved, so that the product does not overflow before the difference does.
-            loss = 2.0 * (0.5 * input - times(0.5 * target, log(input + eps) - log_count))
+            loss = 2.0 * (0.5 * input - times(0.5 * target, log_rate))
         if full and stirling:
             loss = loss + where(many, 0.5 * log((2.0 * math.pi) * target), 0.0)
         if full and not stirling:
