@@ -90,7 +90,12 @@ def kernels(cls: type[PointwiseLoss]) -> str:
     """The C++ of a loss: one kernel per setting of its switches."""
     parts = [f"// {HEADER}\n// Source: src/losskit/losses/{source_file(cls)}.py"]
     parts.append('#include "kernel.h"\n#include "primitives.h"')
-    parts += [codegen.cpp(formula)[1].rstrip() for formula in cls.formulas.values()]
+    sources: dict[str, list[str]] = {}  # switches that do not matter give the same source
+    for formula in cls.formulas.values():
+        on = [name for name, value in formula.switches.items() if value]
+        sources.setdefault(codegen.cpp(formula)[1].rstrip(), []).append(" and ".join(on) or "the defaults off")
+    for source, settings in sources.items():
+        parts.append((f"// With {', or '.join(settings)}\n" if len(sources) > 1 else "") + source)
     return "\n\n".join(parts) + "\n"
 
 

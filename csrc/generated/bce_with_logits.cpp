@@ -4,6 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
+// With the defaults off
 namespace losskit_binary_cross_entropy_with_logits_5b9fe588ed8b_block {
 namespace lk = losskit;
 
@@ -53,7 +54,8 @@ LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_5b9fe588ed8b, 2, 0, 1,
 
 }  // namespace
 
-namespace losskit_binary_cross_entropy_with_logits_pos_weight_2ded87948856_block {
+// With pos_weight
+namespace losskit_binary_cross_entropy_with_logits_2ded87948856_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -106,7 +108,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_pos_weight_2ded87948856, 3, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_2ded87948856, 3, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,6 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
+// With the defaults off
 namespace losskit_gaussian_nll_loss_2578546d5c18_block {
 namespace lk = losskit;
 
@@ -70,7 +71,8 @@ LOSSKIT_KERNEL(losskit_gaussian_nll_loss_2578546d5c18, 3, 1, 5,
 
 }  // namespace
 
-namespace losskit_gaussian_nll_loss_full_af81d2908590_block {
+// With full
+namespace losskit_gaussian_nll_loss_af81d2908590_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -129,7 +131,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_full_af81d2908590, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_af81d2908590, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,6 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
+// With the defaults off
 namespace losskit_kl_div_f323f75e54f7_block {
 namespace lk = losskit;
 
@@ -52,7 +53,8 @@ LOSSKIT_KERNEL(losskit_kl_div_f323f75e54f7, 2, 0, 1,
 
 }  // namespace
 
-namespace losskit_kl_div_log_target_efd59550b794_block {
+// With log_target
+namespace losskit_kl_div_efd59550b794_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -99,7 +101,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_log_target_efd59550b794, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_kl_div_efd59550b794, 2, 0, 1,
     {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.01},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -4,6 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
+// With the defaults off, or stirling
 namespace losskit_poisson_nll_loss_836063a87f0a_block {
 namespace lk = losskit;
 
@@ -54,57 +55,8 @@ LOSSKIT_KERNEL(losskit_poisson_nll_loss_836063a87f0a, 2, 1, 1,
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_stirling_836063a87f0a_block {
-namespace lk = losskit;
-
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
-    #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps)));
-    }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
-    #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T sum = input + eps;
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum)));
-      input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
-    }
-  } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
-    #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T sum = input + eps;
-      const T logarithm = lk::log(sum);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm));
-      input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
-      target_out[i] = lk::scaled<T>(T(0.0) - logarithm, scale);
-    }
-  }
-}
-
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_stirling_836063a87f0a, 2, 1, 1,
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
-
-}  // namespace
-
-namespace losskit_poisson_nll_loss_full_a8e2b9d8fd76_block {
+// With full
+namespace losskit_poisson_nll_loss_a8e2b9d8fd76_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -149,13 +101,14 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_full_a8e2b9d8fd76, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_a8e2b9d8fd76, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_full_stirling_488328449d8b_block {
+// With full and stirling
+namespace losskit_poisson_nll_loss_488328449d8b_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -203,13 +156,14 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_full_stirling_488328449d8b, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_488328449d8b, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_log_input_6ec65d613003_block {
+// With log_input, or log_input and stirling
+namespace losskit_poisson_nll_loss_6ec65d613003_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -255,65 +209,14 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_6ec65d613003, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_6ec65d613003, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_log_input_stirling_6ec65d613003_block {
-namespace lk = losskit;
-
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
-    #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T exponential = lk::exp(T(0.5) * input);
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input));
-    }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
-    #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T exponential = lk::exp(T(0.5) * input);
-      const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
-      input_out[i] = lk::scaled<T>(product - target, scale);
-    }
-  } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
-    #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T exponential = lk::exp(T(0.5) * input);
-      const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
-      input_out[i] = lk::scaled<T>(product - target, scale);
-      target_out[i] = lk::scaled<T>(T(0.0) - input, scale);
-    }
-  }
-}
-
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_stirling_6ec65d613003, 2, 1, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
-
-}  // namespace
-
-namespace losskit_poisson_nll_loss_log_input_full_f290e02a34a6_block {
+// With log_input and full
+namespace losskit_poisson_nll_loss_f290e02a34a6_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -360,13 +263,14 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_full_f290e02a34a6, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_f290e02a34a6, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
-namespace losskit_poisson_nll_loss_log_input_full_stirling_56368bf23d9b_block {
+// With log_input and full and stirling
+namespace losskit_poisson_nll_loss_56368bf23d9b_block {
 namespace lk = losskit;
 
 template <class T, int gradients>
@@ -419,7 +323,7 @@ LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* paramete
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_log_input_full_stirling_56368bf23d9b, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_56368bf23d9b, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 

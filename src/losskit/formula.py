@@ -18,6 +18,8 @@ its derivative.
 
 from __future__ import annotations
 
+import hashlib
+import linecache
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -350,17 +352,19 @@ def topological(roots: Sequence[Expr]) -> list[Expr]:
     return order
 
 
-def evaluate(roots: Sequence[Expr], variables: dict[str, Any]) -> list[Any]:
-    """The values of `roots` for given variables: tensors, or Python numbers where a variable is one."""
-    values: dict[Expr, Any] = {}
-    for node in topological(roots):
-        if node.op == "constant":
-            values[node] = node.value
-        elif node.op == "variable":
-            values[node] = variables[node.value]
-        else:
-            values[node] = _apply(node.op, *(values[arg] for arg in node.args))
-    return [values[root] for root in roots]
+def function(root: Expr, arguments: Sequence[str]) -> Callable[..., Any]:
+    """A graph as an ordinary Python function of tensors, mpmath numbers or Python numbers.
+
+    It is source code that debuggers show and torch.compile traces.
+    """
+    statements, (result,) = print_statements([root], "python", arguments)
+    lines = [f"def formula({', '.join(arguments)}):", *(f"    {line}" for line in [*statements, f"return {result}"])]
+    source = "\n".join(lines) + "\n"
+    filename = f"<losskit formula {hashlib.sha256(source.encode()).hexdigest()[:12]}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    scope = {name: globals()[name] for name in PRIMITIVES if name in globals()} | {"inf": math.inf, "nan": math.nan}
+    exec(compile(source, filename, "exec"), scope)
+    return scope["formula"]  # type: ignore[return-value]
 
 
 def truth(root: Expr, variables: dict[str, Any]) -> Any:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from losskit.domains import Domain
 from losskit.errors import DeclarationError
-from losskit.formula import Expr, Trace, derivative, evaluate
+from losskit.formula import Expr, Trace, derivative, function
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Loss, Operand, Param, param, validate
 from losskit.reduction import check_reduction, legacy_reduction
@@ -36,7 +37,7 @@ class Formula:
         self.operands = taken
         self.numbers = [name for name, p in loss.params.items() if p.kind == "float"]
         self.trace = Trace()
-        self.value = self._traced(loss.value)
+        self.value: Expr = self._traced(loss.value)
 
     def _traced(self, function: Callable[..., Any]) -> Any:
         arguments: dict[str, Any] = {}
@@ -76,19 +77,24 @@ class Formula:
             for name, own in zip(self.operands, given, strict=True)
         )
 
-    @property
+    @cached_property
+    def declared(self) -> dict[str, Operand]:
+        """How each operand was declared, under these switches; a tensor parameter broadcasts."""
+        result = {}
+        for name in self.operands:
+            if name in self.loss.params:
+                of_param = self.loss.params[name]
+                result[name] = Operand(of_param.doc, of_param.domain, broadcast=True)
+                continue
+            operand = self.loss.operands.get(name, Operand(name))
+            off = operand.unless and self.switches[operand.unless]
+            result[name] = Operand(operand.doc, broadcast=operand.broadcast) if off else operand
+        return result
+
+    @cached_property
     def domains(self) -> list[Domain]:
         """What each operand may be, under these switches."""
-        return [self.operand(name).domain for name in self.operands]
-
-    def operand(self, name: str) -> Operand:
-        """How an operand was declared; a tensor parameter broadcasts."""
-        if name in self.loss.params:
-            declared = self.loss.params[name]
-            return Operand(declared.doc, declared.domain, broadcast=True)
-        operand = self.loss.operands.get(name, Operand(name))
-        off = operand.unless and self.switches[operand.unless]
-        return Operand(operand.doc, broadcast=operand.broadcast) if off else operand
+        return [operand.domain for operand in self.declared.values()]
 
     @property
     def predictions(self) -> int:
@@ -96,12 +102,10 @@ class Formula:
         fixed = {"target", *self.loss.params}
         return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
 
-    def evaluate(
-        self, roots: Sequence[Expr], operands: Sequence[Any], numbers: Sequence[float]
-    ) -> list[Any]:
-        """Formulas of this trace at given operands and parameters."""
-        names = [*self.operands, *self.numbers]
-        return evaluate(roots, dict(zip(names, [*operands, *numbers], strict=True)))
+    @cached_property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """The value, then the gradient by each operand, as functions of operands and parameters."""
+        return tuple(function(root, [*self.operands, *self.numbers]) for root in (self.value, *self.gradients))
 
 
 class PointwiseLoss(Loss, abstract=True):
@@ -194,21 +198,24 @@ class PointwiseLoss(Loss, abstract=True):
 
 def plan_of(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
-    key = (reduction, *values)
     try:
-        return loss.plans[key]
+        return loss.plans[(reduction, *values)]
     except (KeyError, TypeError):
-        pass
+        return _new_plan(loss, reduction, *values)
+
+
+@torch.compiler.assume_constant_result
+def _new_plan(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     check_reduction(loss.name, reduction, loss.reductions)
     declared = [p for p in loss.params.values() if p.name != "weight"]
     checked = dict[str, Any]()
     for p, value in zip(declared, values, strict=True):
         checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
-    setting = tuple(checked[name] for name in loss._switches())
-    plan = Plan(loss.formulas[setting], reduction, [checked[name] for name in loss.formulas[setting].numbers])
+    formula = loss.formulas[tuple(checked[name] for name in loss._switches())]
+    plan = Plan(formula, reduction, [checked[name] for name in formula.numbers])
     if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
         loss.plans.clear()
-    loss.plans[key] = plan
+    loss.plans[reduction, *values] = plan
     return plan
 
 

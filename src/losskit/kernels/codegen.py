@@ -42,8 +42,7 @@ def cpp(formula: Formula) -> tuple[str, str]:
     domains = ",\n    ".join(domain.cpp() for domain in formula.domains)
     # The digest covers what is written below, too.
     digest = hashlib.sha256(f"{body}{domains}{wanted}".encode()).hexdigest()[:12]
-    suffix = "".join(f"_{name}" for name, on in formula.switches.items() if on)
-    symbol = f"losskit_{formula.loss.name}{suffix}_{digest}"
+    symbol = f"losskit_{formula.loss.name}_{digest}"
     kernel = f"LOSSKIT_KERNEL({symbol}, {len(operands)}, {len(numbers)}, {wanted},\n    {domains})"
     return symbol, f"namespace {symbol}_block {{\nnamespace lk = losskit;\n\n{body}\n\n{kernel}\n\n}}  // namespace\n"
 

@@ -33,7 +33,8 @@ class Plan:
     def __init__(self, formula: Formula, reduction: str, numbers: list[float]) -> None:
         loss = formula.loss
         self.formula, self.loss, self.name = formula, loss, loss.name
-        self.parameters = numbers
+        self.parameters, self.functions, self.domains = numbers, formula.functions, formula.domains
+        self.checked = [(i, domain) for i, domain in enumerate(formula.domains) if not domain.everything]
         self.batchmean = reduction == "batchmean"
         self.reduction = "mean" if self.batchmean else reduction
         self.rows = loss.rows
@@ -181,7 +182,7 @@ def validated(
     names = plan.formula.operands
     first = operands[0]
     for name, x in zip(names, operands, strict=True):
-        declared = plan.formula.operand(name)
+        declared = plan.formula.declared[name]
         if not (declared.broadcast and isinstance(x, int | float) and not isinstance(x, bool)):
             _check_tensor(plan.name, name, x)
         if isinstance(x, Tensor) and x.device != first.device and x.ndim > 0:
@@ -240,7 +241,7 @@ def _match_shapes(plan: Plan, names: Sequence[str], tensors: list[Tensor]) -> li
     matched = [tensors[0]]
     for name, x in zip(names[1:], tensors[1:], strict=True):
         if x.shape != shape:
-            declared = plan.formula.operand(name)
+            declared = plan.formula.declared[name]
             if declared.broadcast and x.ndim > 0 and x.shape == shape[:-1] and name not in plan.loss.params:
                 x = x.unsqueeze(-1)  # one value per row, as torch has it for a variance
             free = declared.broadcast and (name in plan.loss.params or x.ndim in (0, len(shape)))

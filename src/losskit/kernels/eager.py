@@ -41,9 +41,8 @@ def run(
     bad = _bad(plan, cast, element_mask, state.checks if checks is None else checks)
     if element_mask is not None:
         # A NaN behind the mask must not reach the gradient as 0 * NaN.
-        domains = plan.formula.domains
-        cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, domains, strict=True)]
-    values = _Formula.apply(plan, *cast)
+        cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, plan.domains, strict=True)]
+    values = (_Formula if torch.compiler.is_compiling() else _ForwardFormula).apply(plan, *cast)
     if bad is not None:
         values = torch.where(bad, torch.full_like(values, float("nan")), values)
     weight_in_mean = plan.weight_in_mean
@@ -65,7 +64,7 @@ class _Formula(torch.autograd.Function):
 
     @staticmethod
     def forward(plan: Plan, *operands: Tensor) -> Tensor:
-        return _evaluate(plan, [plan.formula.value], operands)[0]
+        return _tensor(plan.functions[0](*operands, *plan.parameters), operands[0])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -75,24 +74,30 @@ class _Formula(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        wanted = ctx.needs_input_grad[1:]
-        roots = [root for root, want in zip(ctx.plan.formula.gradients, wanted, strict=True) if want]
-        gradients = iter(_evaluate(ctx.plan, roots, ctx.saved_tensors))
-        return None, *(upstream * next(gradients) if want else None for want in wanted)
+        plan, operands = ctx.plan, ctx.saved_tensors
+        gradients: list[Tensor | None] = []
+        for want, function in zip(ctx.needs_input_grad[1:], plan.functions[1:], strict=True):
+            gradient = _tensor(function(*operands, *plan.parameters), operands[0]) if want else None
+            gradients.append(None if gradient is None else upstream * gradient)
+        return None, *gradients
+
+
+class _ForwardFormula(_Formula):
+    """With forward-mode AD; torch.compile does not trace functions that define it."""
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
-        gradients = _evaluate(ctx.plan, ctx.plan.formula.gradients, ctx.saved_tensors)
-        parts = [g * tangent for g, tangent in zip(gradients, tangents, strict=True) if tangent is not None]
-        return sum(parts[1:], parts[0])
+        plan, operands = ctx.plan, ctx.saved_tensors
+        total = torch.zeros_like(operands[0])
+        for tangent, function in zip(tangents, plan.functions[1:], strict=True):
+            if tangent is not None:
+                total = total + _tensor(function(*operands, *plan.parameters), operands[0]) * tangent
+        return total
 
 
-def _evaluate(plan: Plan, roots: Sequence[Any], operands: Sequence[Tensor]) -> list[Tensor]:
-    results = plan.formula.evaluate(roots, operands, plan.parameters)
-    like = operands[0]
-    return [
-        r.expand(like.shape) if isinstance(r, Tensor) else torch.full_like(like, r) for r in results
-    ]
+def _tensor(result: Any, like: Tensor) -> Tensor:
+    """A constant formula gives a number."""
+    return result if isinstance(result, Tensor) else torch.full_like(like, result)
 
 
 def gradients(
@@ -133,10 +138,9 @@ def _bad(plan: Plan, operands: Sequence[Tensor], mask: Tensor | None, checks: st
     if checks == "off":
         return None
     bad: Tensor | None = None
-    for x, domain in zip(operands, plan.formula.domains, strict=True):
-        if not domain.everything:
-            outside = domain.outside(x.detach())
-            bad = outside if bad is None else bad | outside
+    for i, domain in plan.checked:
+        outside = domain.outside(operands[i].detach())
+        bad = outside if bad is None else bad | outside
     if bad is None:
         return None
     if mask is not None:
@@ -155,7 +159,7 @@ def _bad(plan: Plan, operands: Sequence[Tensor], mask: Tensor | None, checks: st
 def refuse(formula: Formula, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
     """Raise the error that names the first bad value."""
     for name, x in zip(formula.operands, operands, strict=True):
-        declared = formula.operand(name)
+        declared = formula.declared[name]
         outside = declared.domain.outside(x.detach())
         if mask is not None:
             outside = outside & mask
@@ -165,7 +169,7 @@ def refuse(formula: Formula, operands: Sequence[Tensor], mask: Tensor | None) ->
             hint = f" {declared.hint}" if declared.hint else ""
             raise error(
                 "domain", loss=formula.loss.name, argument=name, expected=declared.domain.description,
-                got=f"{outside_values[0].item():g}", index=index, hint=hint,
+                got=f"{outside_values[0].item():.7g}", index=index, hint=hint,
             )  # fmt: skip
     raise AssertionError("the kernel reported a violation that the eager check does not see")
 
