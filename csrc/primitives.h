@@ -317,4 +317,16 @@ inline double digamma_double(double x) {
 }
 template <class T> LOSSKIT_INLINE T digamma(T x) { return T(digamma_double(double(x))); }
 
+inline double trigamma_double(double x) {
+  if (x <= 0) {
+    const double part = x - std::nearbyint(x), sine = std::sin(M_PI * part);
+    return part == 0 ? infinity<double> : M_PI * M_PI / (sine * sine) - trigamma_double(1 - x);
+  }
+  double sum = 0;
+  for (; x < 10; x += 1) sum += 1 / (x * x);
+  const double u = 1 / x, z = u * u;
+  return sum + u * (1 + 0.5 * u + z * polynomial(z, 1.0 / 6, -1.0 / 30, 1.0 / 42, -1.0 / 30, 5.0 / 66, -691.0 / 2730));
+}
+template <class T> LOSSKIT_INLINE T trigamma(T x) { return T(trigamma_double(double(x))); }
+
 }  // namespace losskit

@@ -204,10 +204,11 @@ def l1_loss(m: Any, input: Any, target: Any) -> Result:
 def margin_ranking_loss(m: Any, input1: Any, input2: Any, target: Any, margin: Any) -> Result:
     d = input1 - input2
     excess = margin - target * d
-    active = excess >= 0
-    value = (m.where(active, margin + 0 * target, 0), m.where(active, -target * d, 0))
-    slope = m.where(active, -target, 0 * target)
-    return value, {"input1": (slope,), "input2": (-slope,), "target": (m.where(active, -d, 0 * target),)}
+    active, idle = excess >= 0, 0 * excess  # a NaN where both scores are infinite
+    idle = m.where(excess == -m.inf, 0 * target, idle)
+    value = (m.where(active, margin + 0 * target, idle), m.where(active, -target * d, idle))
+    slope = m.where(active, -target, idle)
+    return value, {"input1": (slope,), "input2": (-slope,), "target": (m.where(active, -d, idle),)}
 
 
 def mse_loss(m: Any, input: Any, target: Any) -> Result:

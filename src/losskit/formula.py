@@ -135,6 +135,7 @@ class Trace:
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[Any, ...], Expr] = {}
+        self.functions: dict[Expr, Callable[..., Any]] = {}
 
     def variable(self, name: str) -> Expr:
         return self._intern("variable", (), name)
@@ -290,6 +291,11 @@ def digamma(x: Any) -> Any:
     return _apply("digamma", x)
 
 
+def trigamma(x: Any) -> Any:
+    """Derivative of digamma."""
+    return _apply("trigamma", x)
+
+
 def maximum(a: Any, b: Any) -> Any:
     """The larger of two; NaN if either is NaN. At a tie the derivative is that of `a`."""
     return _apply("maximum", a, b)
@@ -365,6 +371,37 @@ def function(root: Expr, arguments: Sequence[str]) -> Callable[..., Any]:
     scope = {name: globals()[name] for name in PRIMITIVES if name in globals()} | {"inf": math.inf, "nan": math.nan}
     exec(compile(source, filename, "exec"), scope)
     return scope["formula"]  # type: ignore[return-value]
+
+
+class Differentiable:
+    """A formula with its parameters fixed, as a function of its operands, and its derivatives as far as asked for.
+
+    Derivatives of every order are formulas too, so a branch not taken cannot make a second derivative NaN, which
+    is what torch's own derivative of `where` does.
+    """
+
+    def __init__(
+        self, root: Expr, operands: Sequence[str], parameters: dict[str, float], gradients: Sequence[Expr] = ()
+    ) -> None:
+        self.root, self.operands, self.parameters, self.roots = root, operands, parameters, gradients
+        self.derivatives: list[Differentiable] | None = None
+        functions = root.trace.functions
+        if root not in functions:
+            functions[root] = function(root, [*operands, *parameters])
+        self.function, self.values = functions[root], list(parameters.values())
+
+    def __call__(self, *operands: Any) -> Any:
+        try:
+            return self.function(*operands, *self.values)
+        except ZeroDivisionError:  # Python numbers raise where tensors give infinity
+            return self.function(*operands, *(torch.tensor(x, dtype=torch.float64) for x in self.values))
+
+    def gradients(self) -> list[Differentiable]:
+        """The derivative by each operand."""
+        if self.derivatives is None:
+            roots = self.roots or [derivative(self.root, self.root.trace.variable(name)) for name in self.operands]
+            self.derivatives = [Differentiable(root, self.operands, self.parameters) for root in roots]
+        return self.derivatives
 
 
 def truth(root: Expr, variables: dict[str, Any]) -> Any:
@@ -761,7 +798,9 @@ PRIMITIVES: dict[str, Primitive] = dict([
          _unary(lambda x, o: (2.0 / math.sqrt(math.pi)) * exp(-(x * x))), triton="libdevice.erf({0})"),
     _row("lgamma", 1, torch.lgamma, lambda x: _mp("loggamma")(x).real, r"\log\Gamma\left({0}\right)",
          _unary(lambda x, o: digamma(x)), triton="libdevice.lgamma({0})"),
-    _row("digamma", 1, torch.digamma, "digamma", r"\psi\left({0}\right)", None),
+    _row("digamma", 1, torch.digamma, "digamma", r"\psi\left({0}\right)", _unary(lambda x, o: trigamma(x))),
+    _row("trigamma", 1, lambda x: torch.special.polygamma(1, x), lambda x: _mp("psi")(1, x),
+         r"\psi'\left({0}\right)", None),
     _row("maximum", 2, torch.maximum, _mp_pick(lambda a, b: a >= b), r"\max\left({0},\, {1}\right)",
          lambda a, d, o: _select(a[0] >= a[1], d[0], d[1]), javascript="Math.max({0}, {1})"),
     _row("minimum", 2, torch.minimum, _mp_pick(lambda a, b: a <= b), r"\min\left({0},\, {1}\right)",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from losskit.domains import Domain
 from losskit.errors import DeclarationError
-from losskit.formula import Expr, Trace, derivative, function
+from losskit.formula import Expr, Trace, derivative
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Loss, Operand, Param, param, validate
 from losskit.reduction import check_reduction, legacy_reduction
@@ -101,11 +101,6 @@ class Formula:
         """Bits of the operands that models usually produce: all but the target and tensor parameters."""
         fixed = {"target", *self.loss.params}
         return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
-
-    @cached_property
-    def functions(self) -> tuple[Callable[..., Any], ...]:
-        """The value, then the gradient by each operand, as functions of operands and parameters."""
-        return tuple(function(root, [*self.operands, *self.numbers]) for root in (self.value, *self.gradients))
 
 
 class PointwiseLoss(Loss, abstract=True):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from losskit.errors import error
+from losskit.formula import Differentiable
 from losskit.kernels import eager, fused, library
 from losskit.kernels.eager import HALVES, autocast, result_dtype
 from losskit.policy import state
@@ -33,7 +34,10 @@ class Plan:
     def __init__(self, formula: Formula, reduction: str, numbers: list[float]) -> None:
         loss = formula.loss
         self.formula, self.loss, self.name = formula, loss, loss.name
-        self.parameters, self.functions, self.domains = numbers, formula.functions, formula.domains
+        parameters = dict(zip(formula.numbers, numbers, strict=True))
+        self.differentiable = Differentiable(formula.value, formula.operands, parameters, formula.gradients)
+        self.differentiable.gradients()  # made now: torch.compile cannot trace their making
+        self.domains = formula.domains
         self.checked = [(i, domain) for i, domain in enumerate(formula.domains) if not domain.everything]
         self.batchmean = reduction == "batchmean"
         self.reduction = "mean" if self.batchmean else reduction

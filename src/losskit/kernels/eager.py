@@ -18,6 +18,7 @@ from losskit.reduction import reduce_eagerly
 
 if TYPE_CHECKING:
     from losskit.families.pointwise import Formula
+    from losskit.formula import Differentiable
     from losskit.kernels.dispatch import Plan
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -42,7 +43,7 @@ def run(
     if element_mask is not None:
         # A NaN behind the mask must not reach the gradient as 0 * NaN.
         cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, plan.domains, strict=True)]
-    values = (_Formula if torch.compiler.is_compiling() else _ForwardFormula).apply(plan, *cast)
+    values = _apply(plan.differentiable, cast)
     if bad is not None:
         values = torch.where(bad, torch.full_like(values, float("nan")), values)
     weight_in_mean = plan.weight_in_mean
@@ -63,23 +64,20 @@ class _Formula(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, *operands: Tensor) -> Tensor:
-        return _tensor(plan.functions[0](*operands, *plan.parameters), operands[0])
+    def forward(formula: Differentiable, *operands: Tensor) -> Tensor:
+        result = formula(*operands)
+        return result if isinstance(result, Tensor) else torch.full_like(operands[0], result)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        ctx.plan = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
+        ctx.formula, *operands = inputs
+        ctx.save_for_backward(*operands)
+        ctx.save_for_forward(*operands)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        plan, operands = ctx.plan, ctx.saved_tensors
-        gradients: list[Tensor | None] = []
-        for want, function in zip(ctx.needs_input_grad[1:], plan.functions[1:], strict=True):
-            gradient = _tensor(function(*operands, *plan.parameters), operands[0]) if want else None
-            gradients.append(None if gradient is None else upstream * gradient)
-        return None, *gradients
+        gradients = zip(ctx.formula.gradients(), ctx.needs_input_grad[1:], strict=True)
+        return None, *(upstream * _apply(g, ctx.saved_tensors) if want else None for g, want in gradients)
 
 
 class _ForwardFormula(_Formula):
@@ -87,17 +85,19 @@ class _ForwardFormula(_Formula):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
-        plan, operands = ctx.plan, ctx.saved_tensors
-        total = torch.zeros_like(operands[0])
-        for tangent, function in zip(tangents, plan.functions[1:], strict=True):
-            if tangent is not None:
-                total = total + _tensor(function(*operands, *plan.parameters), operands[0]) * tangent
-        return total
+        pairs = zip(ctx.formula.gradients(), tangents, strict=True)
+        parts = [_apply(gradient, ctx.saved_tensors) * tangent for gradient, tangent in pairs if tangent is not None]
+        return sum(parts[1:], parts[0])
 
 
-def _tensor(result: Any, like: Tensor) -> Tensor:
-    """A constant formula gives a number."""
-    return result if isinstance(result, Tensor) else torch.full_like(like, result)
+def _apply(formula: Differentiable, operands: Sequence[Tensor]) -> Tensor:
+    """A formula of tensors, differentiable to any order."""
+    if not torch.compiler.is_compiling():
+        return _ForwardFormula.apply(formula, *operands)
+    # Dynamo traces no nested Function, and none whose forward takes no ctx where no gradient is wanted.
+    if torch.is_grad_enabled() and formula.roots and any(x.requires_grad for x in operands):
+        return _Formula.apply(formula, *operands)
+    return _Formula.forward(formula, *operands)
 
 
 def gradients(
