@@ -382,8 +382,10 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   else STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, blocks, kGrain, run, &job));
 
   int64_t& status = std::get<5>(result);
-  for (const uint8_t violation : job.violations)
-    if (violation && (status == 0 || violation < status)) status = violation;
+  if (options.checks == kRaise) {
+    for (const uint8_t violation : job.violations)
+      if (violation && (status == 0 || violation < status)) status = violation;
+  }
 
   if (options.reduction != kElements) {
     Sum total;

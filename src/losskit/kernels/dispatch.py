@@ -91,7 +91,8 @@ def run(
             result = None
         if result is not None:
             return result
-    return _general(plan, [x for x in (a, b, c, d) if x is not None], weight, sample_weight, mask, normalizer)
+    operands = (a, b, c, d)[: len(plan.formula.operands)]
+    return _general(plan, operands, weight, sample_weight, mask, normalizer)
 
 
 def _transformed() -> bool:

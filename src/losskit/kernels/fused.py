@@ -72,9 +72,12 @@ def attempt(
         if wanted:
             try:
                 return _apply(plan, code | wanted << _GRADIENTS, numbers, a, b, c, d, weight, sample_weight, mask)
-            except Declined:
+            except (Declined, NotImplementedError):
                 return None
-    loss, _, _, _, _, status = _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
+    try:
+        loss, _, _, _, _, status = _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
+    except NotImplementedError:  # the op exists for dense CPU tensors only
+        return None
     if status:
         if status < 0:
             return None

@@ -1,0 +1,229 @@
+"""Every mistake is one sentence that names the loss and the argument; the kinds tested are the kinds that exist."""
+
+import re
+
+import pytest
+import torch
+
+import losskit
+import losskit.functional as LF
+from losskit.errors import MESSAGES
+
+x, t = torch.randn(4, 3), torch.randn(4, 3)
+p = torch.rand(4, 3)
+labels = torch.ones(4, 3)
+
+# kind -> [(what the user does, the whole message)]
+MISTAKES = {
+    "not_a_tensor": [
+        (lambda: LF.mse_loss([1.0], t), "mse_loss: input must be a tensor, got list."),
+        (lambda: LF.mse_loss(x, None), "mse_loss: target must be a tensor, got NoneType."),
+        (lambda: LF.mse_loss(x, t, sample_weight=2.0), "mse_loss: sample_weight must be a tensor, got float."),
+    ],
+    "not_strided": [
+        (
+            lambda: LF.l1_loss(x, t.to_sparse()),
+            "l1_loss: target must be a dense (strided) tensor, got torch.sparse_coo.",
+        ),
+    ],
+    "not_floating": [
+        (
+            lambda: LF.huber_loss(x.long(), t),
+            "huber_loss: input must be floating point, got torch.int64. Use input.float().",
+        ),
+    ],
+    "complex": [
+        (lambda: LF.mse_loss(x + 0j, t), "mse_loss: input must be real, got torch.complex64."),
+    ],
+    "mask_dtype": [
+        (
+            lambda: LF.mse_loss(x, t, mask=torch.ones(4, 3)),
+            "mse_loss: mask must be boolean (True = counts), got torch.float32. Use mask.bool().",
+        ),
+    ],
+    "device": [
+        (lambda: LF.mse_loss(x, t.to("meta")), "mse_loss: target is on meta but input is on cpu."),
+        (lambda: LF.mse_loss(x, t, mask=(t > 0).to("meta")), "mse_loss: mask is on meta but input is on cpu."),
+    ],
+    "shapes": [
+        (
+            lambda: LF.huber_loss(torch.zeros(4, 1), torch.zeros(4)),
+            "huber_loss: input (4, 1) and target (4,) must have the same shape. Did you mean target.unsqueeze(1)?",
+        ),
+        (
+            lambda: LF.mse_loss(torch.zeros(4), torch.zeros(4, 1)),
+            "mse_loss: input (4,) and target (4, 1) must have the same shape. Did you mean target.squeeze(1)?",
+        ),
+        (
+            lambda: LF.margin_ranking_loss(x, x, labels[:2]),
+            "margin_ranking_loss: input1 (4, 3) and target (2, 3) must have the same shape.",
+        ),
+    ],
+    "not_broadcastable": [
+        (
+            lambda: LF.gaussian_nll_loss(x, t, torch.ones(2, 3)),
+            "gaussian_nll_loss: var (2, 3) must broadcast to (4, 3).",
+        ),
+        (
+            lambda: LF.mse_loss(x, t, weight=torch.ones(4)),
+            "mse_loss: weight (4,) must broadcast to (4, 3). Did you mean weight.unsqueeze(1), one for each along "
+            "dimension 1?",
+        ),
+        (
+            lambda: LF.multilabel_soft_margin_loss(x, labels, sample_weight=torch.ones(4, 3)),
+            "multilabel_soft_margin_loss: sample_weight (4, 3) must broadcast to (4,).",
+        ),
+    ],
+    "no_class_dimension": [
+        (
+            lambda: LF.multilabel_soft_margin_loss(torch.tensor(0.5), torch.tensor(1.0)),
+            "multilabel_soft_margin_loss: input must have at least one dimension, the classes, got a scalar.",
+        ),
+    ],
+    "domain": [
+        (
+            lambda: LF.binary_cross_entropy(torch.tensor([[0.5, 1.5]]), torch.ones(1, 2)),
+            "binary_cross_entropy: input must be in [0, 1], got 1.5 at index (0, 1). For raw scores use "
+            "binary_cross_entropy_with_logits.",
+        ),
+        (
+            lambda: LF.binary_cross_entropy_with_logits(x, torch.full((4, 3), 5)),
+            "binary_cross_entropy_with_logits: target must be in [0, 1], got 5 at index (0, 0).",
+        ),
+        (
+            lambda: LF.soft_margin_loss(torch.zeros(2), torch.tensor([1, 0])),
+            "soft_margin_loss: target must be -1 or 1, got 0 at index (1,). For labels 0 and 1 pass 2 * target - 1.",
+        ),
+        (
+            lambda: LF.gaussian_nll_loss(torch.tensor(1.0), torch.tensor(1.0), -2.0),
+            "gaussian_nll_loss: var must be non-negative, got -2 at index (). Predict log(var) and pass its "
+            "exponential.",
+        ),
+        (
+            lambda: LF.kl_div(torch.tensor([-1.0, 0.5]), p[0, :2]),
+            "kl_div: input must be a log-probability (at most 0), got 0.5 at index (1,). Pass log-probabilities, "
+            "such as log_softmax(scores, dim=-1).",
+        ),
+        (
+            lambda: LF.poisson_nll_loss(-p - 1, torch.ones(4, 3), log_input=False),
+            re.compile(
+                r"poisson_nll_loss: input must be non-negative, got -1\.\d+ at index \(0, 0\)\. Pass log_input=True"
+            ),
+        ),
+    ],
+    "normalizer": [
+        (
+            lambda: LF.mse_loss(x, t, normalizer=-1),
+            "mse_loss: normalizer must be a non-negative number or a tensor with one element, got -1.",
+        ),
+        (
+            lambda: LF.mse_loss(x, t, normalizer=torch.ones(2)),
+            "mse_loss: normalizer must be a non-negative number or a tensor with one element, got a tensor of shape "
+            "(2,).",
+        ),
+    ],
+    "arguments": [
+        (
+            lambda: losskit.HuberLoss(detla=2.0),
+            "HuberLoss: got an unexpected keyword argument 'detla'. Did you mean delta?",
+        ),
+        (lambda: losskit.HuberLoss("sum", 1.0, 2.0), "HuberLoss: too many positional arguments."),
+    ],
+    "parameter": [
+        (lambda: losskit.HuberLoss(delta=0), "huber_loss: delta must be positive, got 0."),
+        (lambda: LF.smooth_l1_loss(x, t, beta=-1.0), "smooth_l1_loss: beta must be non-negative, got -1.0."),
+        (lambda: LF.huber_loss(x, t, delta=float("nan")), "huber_loss: delta must be positive, got nan."),
+    ],
+    "parameter_type": [
+        (lambda: LF.huber_loss(x, t, delta="2"), "huber_loss: delta must be a number, got '2'."),
+        (lambda: LF.huber_loss(x, t, delta=[1.0]), "huber_loss: delta must be a number, got [1.0]."),
+        (lambda: losskit.KLDivLoss(log_target=1), "kl_div: log_target must be True or False, got 1."),
+        (lambda: losskit.BCELoss(weight=2.0), "binary_cross_entropy: weight must be a tensor or None, got 2.0."),
+    ],
+    "reduction": [
+        (
+            lambda: losskit.MSELoss(reduction="average"),
+            "mse_loss: reduction must be one of 'none', 'mean', 'sum', got 'average'.",
+        ),
+        (
+            lambda: LF.mse_loss(x, t, reduction="batchmean"),
+            "mse_loss: reduction must be one of 'none', 'mean', 'sum', got 'batchmean'.",
+        ),
+    ],
+    "setting": [
+        (lambda: losskit.checks("on"), "checks: mode must be one of 'off', 'nan', 'raise', got 'on'."),
+        (lambda: losskit.empty("0"), "empty: mode must be one of 'nan', 'zero', got '0'."),
+    ],
+    "unknown_loss": [
+        (lambda: losskit.get("hubber_loss"), "\"no loss is called 'hubber_loss'. Did you mean huber_loss?\""),
+    ],
+    "config": [
+        (lambda: losskit.create("mse"), "create: config must be a dict with a 'name', got 'mse'."),
+    ],
+}  # fmt: skip
+
+
+def test_every_kind_is_tested():
+    assert set(MISTAKES) == set(MESSAGES)
+
+
+@pytest.mark.parametrize(("kind", "number"), [(kind, i) for kind, rows in MISTAKES.items() for i in range(len(rows))])
+def test_message(kind, number):
+    mistake, message = MISTAKES[kind][number]
+    with pytest.raises(MESSAGES[kind][0]) as caught:
+        mistake()
+    text = str(caught.value)
+    if isinstance(message, re.Pattern):
+        assert message.match(text), text
+    else:
+        assert text == message
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("mode", ["off", "nan"])
+def test_other_modes_do_not_raise(mode):
+    with losskit.checks(mode):
+        loss = LF.binary_cross_entropy(torch.tensor([0.5, 1.5]), torch.ones(2), reduction="none")
+    assert not loss[0].isnan()
+    assert loss[1].isnan() or mode == "off"
+
+
+def test_nan_mode_poisons_only_the_bad_element():
+    probability = torch.tensor([0.5, 1.5, 0.25], requires_grad=True)
+    with losskit.checks("nan"):
+        loss = LF.binary_cross_entropy(probability, torch.ones(3), reduction="none")
+        loss.sum().backward()
+        mean = LF.binary_cross_entropy(probability, torch.ones(3))
+    assert loss.isnan().tolist() == probability.grad.isnan().tolist() == [False, True, False]
+    assert mean.isnan()
+
+
+def test_masked_values_are_not_checked():
+    probability, mask = torch.tensor([0.5, 1.5]), torch.tensor([True, False])
+    assert LF.binary_cross_entropy(probability, torch.ones(2), mask=mask).isfinite()
+
+
+def test_off_broadcasts_like_torch():
+    a, b = torch.randn(4, 1), torch.randn(4)
+    with losskit.checks("off"):
+        assert LF.mse_loss(a, b, reduction="none").shape == (4, 4)
+
+
+def test_settings_restore_what_was_before():
+    losskit.checks("nan")
+    with losskit.checks("off"):
+        pass
+    with pytest.raises(ZeroDivisionError), losskit.checks("raise"):
+        raise ZeroDivisionError
+    with losskit.checks("off"), losskit.empty("zero"):
+        assert LF.mse_loss(torch.empty(0), torch.empty(0)) == 0
+    probability = torch.tensor([1.5])
+    assert LF.binary_cross_entropy(probability, torch.ones(1)).isnan()
+    assert LF.mse_loss(torch.empty(0), torch.empty(0)).isnan()
+
+
+def test_a_typo_in_a_call_is_a_type_error():
+    with pytest.raises(TypeError, match="detla"):
+        LF.huber_loss(x, t, detla=1.0)
+    with pytest.raises(TypeError, match="weights"):
+        losskit.MSELoss()(x, t, weights=x)
