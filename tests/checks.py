@@ -20,6 +20,7 @@ from losskit.domains import Interval, Signs
 from losskit.families.pointwise import Formula, plan_of
 from losskit.kernels import eager
 from losskit.kernels.dispatch import Plan
+from losskit import probability, signs
 from samples import Setup
 
 INF, NAN = math.inf, math.nan
@@ -149,6 +150,26 @@ def _near_kinks(setup: Setup, formula: Formula, dtype: torch.dtype, ordinary: to
     return found
 
 
+OTHERS = {  # what the operands after the first are, while the first runs through everything
+    "binary_cross_entropy": {"target": [0.0, 1.0, 0.5, 0.1]},
+    "binary_cross_entropy_with_logits": {"target": [0.0, 1.0, 0.5, 0.1], "pos_weight": [2.5, 2.5, 1.0, 0.3]},
+    "gaussian_nll_loss": {"target": [0.0, 1.0, -30.0, 0.1], "var": [1.0, 0.0, 4.0, 0.01]},
+    "kl_div": {"target": [0.0, 1.0, 0.3, 2.5]},
+    "margin_ranking_loss": {"input2": [0.0, 1.0, -3.0, 0.1], "target": [1.0, -1.0, 1.0, -1.0]},
+    "poisson_nll_loss": {"target": [0.0, 1.0, 3.0, 40.0]},
+}
+SIGNED = {"target": [1.0, -1.0]}
+REAL = {"target": [0.0, 1.0, -3.0, 1000.0]}
+
+
+def others(setup):
+    """The operands after the first, by name, each a list of numbers."""
+    second = setup.loss.operands["target"].domain
+    plain = SIGNED if second is signs else REAL
+    found = OTHERS.get(setup.loss.name, OTHERS["binary_cross_entropy"] if second is probability else plain)
+    return {name: found[name] for name in formula_of(setup).operands[1:]}
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Truth and errors
 
@@ -199,7 +220,7 @@ def quantity(terms: Sequence[Any], extra: float, dtype: torch.dtype) -> tuple[fl
     return near, float((truth - near) / unit), float(unit)
 
 
-def scale(setup: Setup, what: str, operands: dict[str, float], given: dict[str, Any]) -> float:
+def scale(setup: Setup, what: str, operands: dict[str, Any], given: dict[str, Any]) -> Any:
     """A magnitude, beside those of the terms, of which a result may show the rounding.
 
     Terms that may cancel are told apart in `reference.py`: the logarithm and the square of the Gaussian, the rate and
@@ -213,8 +234,7 @@ def scale(setup: Setup, what: str, operands: dict[str, float], given: dict[str, 
     if setup.loss.name != "poisson_nll_loss" or what == "input":
         return 0.0
     of_rate = 0.0 if given["log_input"] else operands["target"] if what == "value" else 1.0
-    of_count = 1.0 if given["full"] and not given["stirling"] else 0.0
-    return max(of_rate, of_count)
+    return of_rate + (1.0 if given["full"] and not given["stirling"] else 0.0)
 
 
 def _undecided(setup: Setup, operands: dict[str, float], given: dict[str, Any], dtype: torch.dtype) -> list[str]:

@@ -4,54 +4,54 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_binary_cross_entropy_1a286deebb3c_block {
+namespace losskit_binary_cross_entropy_68e4e472ff24_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  (void)parameters;
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  (void)parameters_;
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = -(target * lk::maximum(lk::log(input), T(-100.0)) + (T(1.0) - target) * lk::maximum(lk::log1p(-input), T(-100.0)));
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = -(target * lk::maximum(lk::log(input), T(-100.0)) + (T(1.0) - target) * lk::maximum(lk::log1p(-input), T(-100.0)));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
-      values[i] = -(target * lk::maximum(lk::log(input), T(-100.0)) + (T(1.0) - target) * lk::maximum(lk::log1p(-input), T(-100.0)));
-      input_out[i] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), scale);
+      values_[i_] = -(target * lk::maximum(lk::log(input), T(-100.0)) + (T(1.0) - target) * lk::maximum(lk::log1p(-input), T(-100.0)));
+      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T maximum_value = lk::maximum(lk::log(input), T(-100.0));
       const T maximum_value2 = lk::maximum(lk::log1p(-input), T(-100.0));
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
-      values[i] = -(target * maximum_value + (T(1.0) - target) * maximum_value2);
-      input_out[i] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), scale);
-      target_out[i] = lk::scaled<T>(maximum_value2 - maximum_value, scale);
+      values_[i_] = -(target * maximum_value + (T(1.0) - target) * maximum_value2);
+      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), scale_);
+      target_out_[i_] = lk::scaled<T>(maximum_value2 - maximum_value, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_1a286deebb3c, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_68e4e472ff24, 2, 0, 1,
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 

@@ -5,110 +5,110 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_binary_cross_entropy_with_logits_5b9fe588ed8b_block {
+namespace losskit_binary_cross_entropy_with_logits_2e30e9e89aec_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  (void)parameters;
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  (void)parameters_;
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = lk::times(T(1.0) - target, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = lk::times(T(1.0) - target, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = T(1.0) - target;
-      values[i] = lk::times(difference, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
-      input_out[i] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), scale);
+      values_[i_] = lk::times(difference, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = T(1.0) - target;
-      values[i] = lk::times(difference, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
-      input_out[i] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), scale);
-      target_out[i] = lk::scaled<T>(-input, scale);
+      values_[i_] = lk::times(difference, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), scale_);
+      target_out_[i_] = lk::scaled<T>(-input, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_5b9fe588ed8b, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_2e30e9e89aec, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With pos_weight
-namespace losskit_binary_cross_entropy_with_logits_2ded87948856_block {
+namespace losskit_binary_cross_entropy_with_logits_a24de4150989_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  (void)parameters;
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  const T* const pos_weight_at = operands[2];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  (void)parameters_;
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  const T* const pos_weight_at_ = operands_[2];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T pos_weight = pos_weight_at[i];
-      values[i] = lk::times(T(1.0) - target, lk::softplus(input)) + lk::times(pos_weight * target, lk::softplus(-input));
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T pos_weight = pos_weight_at_[i_];
+      values_[i_] = lk::times(T(1.0) - target, lk::softplus(input)) + lk::times(pos_weight * target, lk::softplus(-input));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T pos_weight = pos_weight_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T pos_weight = pos_weight_at_[i_];
       const T difference = T(1.0) - target;
       const T product = pos_weight * target;
-      values[i] = lk::times(difference, lk::softplus(input)) + lk::times(product, lk::softplus(-input));
-      input_out[i] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), scale);
+      values_[i_] = lk::times(difference, lk::softplus(input)) + lk::times(product, lk::softplus(-input));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
-    T* const pos_weight_out = out[2];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    T* const pos_weight_out_ = gradients_[2];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T pos_weight = pos_weight_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T pos_weight = pos_weight_at_[i_];
       const T difference = T(1.0) - target;
       const T softplus_value = lk::softplus(input);
       const T product = pos_weight * target;
       const T softplus_value2 = lk::softplus(-input);
-      values[i] = lk::times(difference, softplus_value) + lk::times(product, softplus_value2);
-      input_out[i] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), scale);
-      target_out[i] = lk::scaled<T>(pos_weight * softplus_value2 - softplus_value, scale);
-      pos_weight_out[i] = lk::scaled<T>(lk::times(target, softplus_value2), scale);
+      values_[i_] = lk::times(difference, softplus_value) + lk::times(product, softplus_value2);
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), scale_);
+      target_out_[i_] = lk::scaled<T>(pos_weight * softplus_value2 - softplus_value, scale_);
+      pos_weight_out_[i_] = lk::scaled<T>(lk::times(target, softplus_value2), scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_2ded87948856, 3, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_a24de4150989, 3, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

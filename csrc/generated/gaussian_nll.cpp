@@ -5,66 +5,66 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gaussian_nll_loss_2578546d5c18_block {
+namespace losskit_gaussian_nll_loss_ec77e24a9426_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  const T* const var_at = operands[2];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T eps = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  const T* const var_at_ = operands_[2];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T var = var_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
-      values[i] = T(0.5) * (lk::log(maximum_value) + difference * (difference / maximum_value));
+      values_[i_] = T(0.5) * (lk::log(maximum_value) + difference * (difference / maximum_value));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
-    T* const var_out = out[2];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
+    T* const var_out_ = gradients_[2];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T var = var_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
       const T ratio = difference / maximum_value;
       const T product = difference * ratio;
-      values[i] = T(0.5) * (lk::log(maximum_value) + product);
-      input_out[i] = lk::scaled<T>(ratio, scale);
-      var_out[i] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale);
+      values_[i_] = T(0.5) * (lk::log(maximum_value) + product);
+      input_out_[i_] = lk::scaled<T>(ratio, scale_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
-    T* const var_out = out[2];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    T* const var_out_ = gradients_[2];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T var = var_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
       const T ratio = difference / maximum_value;
       const T product = difference * ratio;
-      values[i] = T(0.5) * (lk::log(maximum_value) + product);
-      input_out[i] = lk::scaled<T>(ratio, scale);
-      target_out[i] = lk::scaled<T>(-ratio, scale);
-      var_out[i] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale);
+      values_[i_] = T(0.5) * (lk::log(maximum_value) + product);
+      input_out_[i_] = lk::scaled<T>(ratio, scale_);
+      target_out_[i_] = lk::scaled<T>(-ratio, scale_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_2578546d5c18, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_ec77e24a9426, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
@@ -72,66 +72,66 @@ LOSSKIT_KERNEL(losskit_gaussian_nll_loss_2578546d5c18, 3, 1, 5,
 }  // namespace
 
 // With full
-namespace losskit_gaussian_nll_loss_af81d2908590_block {
+namespace losskit_gaussian_nll_loss_2466dd33f1a2_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  const T* const var_at = operands[2];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T eps = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  const T* const var_at_ = operands_[2];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T var = var_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
-      values[i] = T(0.5) * (lk::log(maximum_value) + difference * (difference / maximum_value)) + T(0.9189385332046727);
+      values_[i_] = T(0.5) * (lk::log(maximum_value) + difference * (difference / maximum_value)) + T(0.9189385332046727);
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
-    T* const var_out = out[2];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
+    T* const var_out_ = gradients_[2];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T var = var_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
       const T ratio = difference / maximum_value;
       const T product = difference * ratio;
-      values[i] = T(0.5) * (lk::log(maximum_value) + product) + T(0.9189385332046727);
-      input_out[i] = lk::scaled<T>(ratio, scale);
-      var_out[i] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale);
+      values_[i_] = T(0.5) * (lk::log(maximum_value) + product) + T(0.9189385332046727);
+      input_out_[i_] = lk::scaled<T>(ratio, scale_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
-    T* const var_out = out[2];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    T* const var_out_ = gradients_[2];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      const T var = var_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
       const T ratio = difference / maximum_value;
       const T product = difference * ratio;
-      values[i] = T(0.5) * (lk::log(maximum_value) + product) + T(0.9189385332046727);
-      input_out[i] = lk::scaled<T>(ratio, scale);
-      target_out[i] = lk::scaled<T>(-ratio, scale);
-      var_out[i] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale);
+      values_[i_] = T(0.5) * (lk::log(maximum_value) + product) + T(0.9189385332046727);
+      input_out_[i_] = lk::scaled<T>(ratio, scale_);
+      target_out_[i_] = lk::scaled<T>(-ratio, scale_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_af81d2908590, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_2466dd33f1a2, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,52 +4,52 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hinge_embedding_loss_9863a19ea9d4_block {
+namespace losskit_hinge_embedding_loss_9ca3767950ab_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T margin = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T margin = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = lk::where(target != T(1.0), lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(target != T(-1.0), input, T(0.0));
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = lk::where(target != T(1.0), lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(target != T(-1.0), input, T(0.0));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const bool unequal = target != T(1.0);
       const bool unequal2 = target != T(-1.0);
-      values[i] = lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0));
-      input_out[i] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), scale);
+      values_[i_] = lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0));
+      input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const bool unequal = target != T(1.0);
       const bool unequal2 = target != T(-1.0);
-      values[i] = lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0));
-      input_out[i] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), scale);
-      target_out[i] = lk::scaled<T>(T(0.0), scale);
+      values_[i_] = lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0));
+      input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), scale_);
+      target_out_[i_] = lk::scaled<T>(T(0.0), scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_hinge_embedding_loss_9863a19ea9d4, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_hinge_embedding_loss_9ca3767950ab, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})
 

@@ -4,52 +4,52 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_huber_loss_1088b9d8428d_block {
+namespace losskit_huber_loss_3c904e750a65_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T delta = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T delta = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = input - target;
-      values[i] = lk::where(lk::absolute(difference) < delta, T(0.5) * difference * difference, T(2.0) * delta * (lk::absolute(T(0.5) * input - T(0.5) * target) - T(0.25) * delta));
+      values_[i_] = lk::where(lk::absolute(difference) < delta, T(0.5) * difference * difference, T(2.0) * delta * (lk::absolute(T(0.5) * input - T(0.5) * target) - T(0.25) * delta));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = input - target;
-      values[i] = lk::where(lk::absolute(difference) < delta, T(0.5) * difference * difference, T(2.0) * delta * (lk::absolute(T(0.5) * input - T(0.5) * target) - T(0.25) * delta));
-      input_out[i] = lk::scaled<T>(lk::clamp(difference, -delta, delta), scale);
+      values_[i_] = lk::where(lk::absolute(difference) < delta, T(0.5) * difference * difference, T(2.0) * delta * (lk::absolute(T(0.5) * input - T(0.5) * target) - T(0.25) * delta));
+      input_out_[i_] = lk::scaled<T>(lk::clamp(difference, -delta, delta), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = input - target;
       const T clamp_value = lk::clamp(difference, -delta, delta);
-      values[i] = lk::where(lk::absolute(difference) < delta, T(0.5) * difference * difference, T(2.0) * delta * (lk::absolute(T(0.5) * input - T(0.5) * target) - T(0.25) * delta));
-      input_out[i] = lk::scaled<T>(clamp_value, scale);
-      target_out[i] = lk::scaled<T>(-clamp_value, scale);
+      values_[i_] = lk::where(lk::absolute(difference) < delta, T(0.5) * difference * difference, T(2.0) * delta * (lk::absolute(T(0.5) * input - T(0.5) * target) - T(0.25) * delta));
+      input_out_[i_] = lk::scaled<T>(clamp_value, scale_);
+      target_out_[i_] = lk::scaled<T>(-clamp_value, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_huber_loss_1088b9d8428d, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_huber_loss_3c904e750a65, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -5,103 +5,103 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_kl_div_f323f75e54f7_block {
+namespace losskit_kl_div_5a4fa9ad8459_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  (void)parameters;
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  (void)parameters_;
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = lk::where(target == T(0.0), lk::times(target, -input), target * (lk::log(target) - input));
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * (lk::log(target) - input));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = lk::where(target == T(0.0), lk::times(target, -input), target * (lk::log(target) - input));
-      input_out[i] = lk::scaled<T>(-target, scale);
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * (lk::log(target) - input));
+      input_out_[i_] = lk::scaled<T>(-target, scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = lk::log(target) - input;
-      values[i] = lk::where(target == T(0.0), lk::times(target, -input), target * difference);
-      input_out[i] = lk::scaled<T>(-target, scale);
-      target_out[i] = lk::scaled<T>(difference + T(1.0), scale);
+      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * difference);
+      input_out_[i_] = lk::scaled<T>(-target, scale_);
+      target_out_[i_] = lk::scaled<T>(difference + T(1.0), scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_f323f75e54f7, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_kl_div_5a4fa9ad8459, 2, 0, 1,
     {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.01},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_efd59550b794_block {
+namespace losskit_kl_div_2170fbd14cf7_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  (void)parameters;
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  (void)parameters_;
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(target);
-      values[i] = lk::where(exponential == T(0.0), lk::times(exponential, -input), exponential * (target - input));
+      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), exponential * (target - input));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(target);
-      values[i] = lk::where(exponential == T(0.0), lk::times(exponential, -input), exponential * (target - input));
-      input_out[i] = lk::scaled<T>(-exponential, scale);
+      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), exponential * (target - input));
+      input_out_[i_] = lk::scaled<T>(-exponential, scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(target);
       const bool equal = exponential == T(0.0);
       const T times_value = lk::times(exponential, -input);
       const T difference = target - input;
-      values[i] = lk::where(equal, times_value, exponential * difference);
-      input_out[i] = lk::scaled<T>(-exponential, scale);
-      target_out[i] = lk::scaled<T>(lk::where(equal, times_value, exponential * (difference + T(1.0))), scale);
+      values_[i_] = lk::where(equal, times_value, exponential * difference);
+      input_out_[i_] = lk::scaled<T>(-exponential, scale_);
+      target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, exponential * (difference + T(1.0))), scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_efd59550b794, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_kl_div_2170fbd14cf7, 2, 0, 1,
     {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.01},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -4,51 +4,51 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_l1_loss_e6dc57f93630_block {
+namespace losskit_l1_loss_2f3f2a0aa8e2_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  (void)parameters;
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  (void)parameters_;
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = lk::absolute(input - target);
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = lk::absolute(input - target);
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = input - target;
-      values[i] = lk::absolute(difference);
-      input_out[i] = lk::scaled<T>(lk::sign(difference), scale);
+      values_[i_] = lk::absolute(difference);
+      input_out_[i_] = lk::scaled<T>(lk::sign(difference), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = input - target;
       const T sign_value = lk::sign(difference);
-      values[i] = lk::absolute(difference);
-      input_out[i] = lk::scaled<T>(sign_value, scale);
-      target_out[i] = lk::scaled<T>(-sign_value, scale);
+      values_[i_] = lk::absolute(difference);
+      input_out_[i_] = lk::scaled<T>(sign_value, scale_);
+      target_out_[i_] = lk::scaled<T>(-sign_value, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_l1_loss_e6dc57f93630, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_l1_loss_2f3f2a0aa8e2, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -4,61 +4,61 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_margin_ranking_loss_1f7d19b30ec3_block {
+namespace losskit_margin_ranking_loss_2823974d5e5b_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T margin = parameters[0];
-  const T* const input1_at = operands[0];
-  const T* const input2_at = operands[1];
-  const T* const target_at = operands[2];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T margin = parameters_[0];
+  const T* const input1_at_ = operands_[0];
+  const T* const input2_at_ = operands_[1];
+  const T* const target_at_ = operands_[2];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input1 = input1_at[i];
-      const T input2 = input2_at[i];
-      const T target = target_at[i];
-      values[i] = lk::maximum(-target * (input1 - input2) + margin, T(0.0));
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input1 = input1_at_[i_];
+      const T input2 = input2_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = lk::maximum(-target * (input1 - input2) + margin, T(0.0));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input1_out = out[0];
-    T* const input2_out = out[1];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input1_out_ = gradients_[0];
+    T* const input2_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input1 = input1_at[i];
-      const T input2 = input2_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input1 = input1_at_[i_];
+      const T input2 = input2_at_[i_];
+      const T target = target_at_[i_];
       const T sum = -target * (input1 - input2) + margin;
       const bool below = sum < T(0.0);
-      values[i] = lk::maximum(sum, T(0.0));
-      input1_out[i] = lk::scaled<T>(lk::where(below, T(0.0), -target), scale);
-      input2_out[i] = lk::scaled<T>(lk::where(below, T(0.0), target), scale);
+      values_[i_] = lk::maximum(sum, T(0.0));
+      input1_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -target), scale_);
+      input2_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), target), scale_);
     }
   } else {
-    T* const input1_out = out[0];
-    T* const input2_out = out[1];
-    T* const target_out = out[2];
+    T* const input1_out_ = gradients_[0];
+    T* const input2_out_ = gradients_[1];
+    T* const target_out_ = gradients_[2];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input1 = input1_at[i];
-      const T input2 = input2_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input1 = input1_at_[i_];
+      const T input2 = input2_at_[i_];
+      const T target = target_at_[i_];
       const T difference = input1 - input2;
       const T sum = -target * difference + margin;
       const bool below = sum < T(0.0);
-      values[i] = lk::maximum(sum, T(0.0));
-      input1_out[i] = lk::scaled<T>(lk::where(below, T(0.0), -target), scale);
-      input2_out[i] = lk::scaled<T>(lk::where(below, T(0.0), target), scale);
-      target_out[i] = lk::scaled<T>(lk::where(below, T(0.0), -difference), scale);
+      values_[i_] = lk::maximum(sum, T(0.0));
+      input1_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -target), scale_);
+      input2_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), target), scale_);
+      target_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -difference), scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_margin_ranking_loss_1f7d19b30ec3, 3, 1, 3,
+LOSSKIT_KERNEL(losskit_margin_ranking_loss_2823974d5e5b, 3, 1, 3,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})

@@ -5,325 +5,325 @@
 #include "primitives.h"
 
 // With the defaults off, or stirling
-namespace losskit_poisson_nll_loss_836063a87f0a_block {
+namespace losskit_poisson_nll_loss_9bd44b3b2f86_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T eps = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps)));
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps)));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T sum = input + eps;
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum)));
-      input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum)));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm));
-      input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
-      target_out[i] = lk::scaled<T>(T(0.0) - logarithm, scale);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
+      target_out_[i_] = lk::scaled<T>(T(0.0) - logarithm, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_836063a87f0a, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_9bd44b3b2f86, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full
-namespace losskit_poisson_nll_loss_a8e2b9d8fd76_block {
+namespace losskit_poisson_nll_loss_9bf3ef8648bf_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T eps = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps))) + lk::lgamma(target + T(1.0));
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps))) + lk::lgamma(target + T(1.0));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T sum = input + eps;
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum))) + lk::lgamma(target + T(1.0));
-      input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum))) + lk::lgamma(target + T(1.0));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
       const T sum2 = target + T(1.0);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm)) + lk::lgamma(sum2);
-      input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
-      target_out[i] = lk::scaled<T>(lk::digamma(sum2) - logarithm, scale);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm)) + lk::lgamma(sum2);
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
+      target_out_[i_] = lk::scaled<T>(lk::digamma(sum2) - logarithm, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_a8e2b9d8fd76, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_9bf3ef8648bf, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full and stirling
-namespace losskit_poisson_nll_loss_488328449d8b_block {
+namespace losskit_poisson_nll_loss_909317ce97ba_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T eps = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const bool above = target > T(1.0);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps) - lk::where(above, lk::log(target) - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps) - lk::where(above, lk::log(target) - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T sum = input + eps;
       const bool above = target > T(1.0);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum) - lk::where(above, lk::log(target) - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
-      input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum) - lk::where(above, lk::log(target) - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
       const bool above = target > T(1.0);
       const T logarithm2 = lk::log(target);
-      values[i] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
-      input_out[i] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale);
-      target_out[i] = lk::scaled<T>(lk::where(above, logarithm2 + T(0.5) / target, T(0.0)) - logarithm, scale);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
+      target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm2 + T(0.5) / target, T(0.0)) - logarithm, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_488328449d8b, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_909317ce97ba, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_6ec65d613003_block {
+namespace losskit_poisson_nll_loss_79c099adfbc7_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T eps = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input));
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
-      input_out[i] = lk::scaled<T>(product - target, scale);
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
+      input_out_[i_] = lk::scaled<T>(product - target, scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
-      input_out[i] = lk::scaled<T>(product - target, scale);
-      target_out[i] = lk::scaled<T>(T(0.0) - input, scale);
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
+      input_out_[i_] = lk::scaled<T>(product - target, scale_);
+      target_out_[i_] = lk::scaled<T>(T(0.0) - input, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_6ec65d613003, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_79c099adfbc7, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full
-namespace losskit_poisson_nll_loss_f290e02a34a6_block {
+namespace losskit_poisson_nll_loss_bf17db40bdfa_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T eps = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input)) + lk::lgamma(target + T(1.0));
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input)) + lk::lgamma(target + T(1.0));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(target + T(1.0));
-      input_out[i] = lk::scaled<T>(product - target, scale);
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(target + T(1.0));
+      input_out_[i_] = lk::scaled<T>(product - target, scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = exponential * exponential;
       const T sum = target + T(1.0);
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(sum);
-      input_out[i] = lk::scaled<T>(product - target, scale);
-      target_out[i] = lk::scaled<T>(lk::digamma(sum) - input, scale);
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(sum);
+      input_out_[i_] = lk::scaled<T>(product - target, scale_);
+      target_out_[i_] = lk::scaled<T>(lk::digamma(sum) - input, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_f290e02a34a6, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_bf17db40bdfa, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_56368bf23d9b_block {
+namespace losskit_poisson_nll_loss_2b1b594a3c31_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T eps = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T eps = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const bool above = target > T(1.0);
       const T difference = input - lk::where(above, lk::log(target) - T(1.0), T(0.0));
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), exponential * exponential - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), exponential * exponential - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const bool above = target > T(1.0);
       const T difference = input - lk::where(above, lk::log(target) - T(1.0), T(0.0));
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
-      input_out[i] = lk::scaled<T>(product - target, scale);
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
+      input_out_[i_] = lk::scaled<T>(product - target, scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
       const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
       const T product = exponential * exponential;
-      values[i] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
-      input_out[i] = lk::scaled<T>(product - target, scale);
-      target_out[i] = lk::scaled<T>(lk::where(above, logarithm + T(0.5) / target, T(0.0)) - input, scale);
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
+      input_out_[i_] = lk::scaled<T>(product - target, scale_);
+      target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm + T(0.5) / target, T(0.0)) - input, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_56368bf23d9b, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_2b1b594a3c31, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -4,56 +4,56 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_smooth_l1_loss_45a7010cbea6_block {
+namespace losskit_smooth_l1_loss_fc8d1543ee85_block {
 namespace lk = losskit;
 
-template <class T, int gradients>
-LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,
-                          T* values, T* const* out) {
-  const T beta = parameters[0];
-  const T* const input_at = operands[0];
-  const T* const target_at = operands[1];
-  if constexpr (gradients == losskit::kNone) {
-    (void)out;
-    (void)scale;
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T beta = parameters_[0];
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T magnitude = lk::absolute(input - target);
-      values[i] = lk::where(magnitude < beta, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
+      values_[i_] = lk::where(magnitude < beta, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
     }
-  } else if constexpr (gradients == losskit::kPredictions) {
-    T* const input_out = out[0];
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = input - target;
       const T magnitude = lk::absolute(difference);
       const bool below = magnitude < beta;
-      values[i] = lk::where(below, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
-      input_out[i] = lk::scaled<T>(lk::where(below, difference / beta, lk::sign(difference)), scale);
+      values_[i_] = lk::where(below, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
+      input_out_[i_] = lk::scaled<T>(lk::where(below, difference / beta, lk::sign(difference)), scale_);
     }
   } else {
-    T* const input_out = out[0];
-    T* const target_out = out[1];
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T input = input_at[i];
-      const T target = target_at[i];
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T difference = input - target;
       const T magnitude = lk::absolute(difference);
       const bool below = magnitude < beta;
       const T chosen = lk::where(below, difference / beta, lk::sign(difference));
-      values[i] = lk::where(below, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
-      input_out[i] = lk::scaled<T>(chosen, scale);
-      target_out[i] = lk::scaled<T>(-chosen, scale);
+      values_[i_] = lk::where(below, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
+      input_out_[i_] = lk::scaled<T>(chosen, scale_);
+      target_out_[i_] = lk::scaled<T>(-chosen, scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_smooth_l1_loss_45a7010cbea6, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_smooth_l1_loss_fc8d1543ee85, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0})
 

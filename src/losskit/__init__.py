@@ -6,6 +6,7 @@ from losskit.errors import DeclarationError
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
+from losskit.loss import Case, Deviation, Loss, Operand, param
 from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -26,3 +27,39 @@ from losskit.registry import create, get, losses
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "Case",
+    "DeclarationError",
+    "Deviation",
+    "Facts",
+    "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
+    "HuberLoss",
+    "Interval",
+    "KLDivLoss",
+    "L1Loss",
+    "Loss",
+    "MSELoss",
+    "MarginRankingLoss",
+    "MultiLabelSoftMarginLoss",
+    "Operand",
+    "PointwiseLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
+    "checks",
+    "create",
+    "empty",
+    "functional",
+    "get",
+    "losses",
+    "nonnegative",
+    "param",
+    "positive",
+    "probability",
+    "real",
+    "signs",
+    "why",
+]

@@ -24,6 +24,14 @@ from losskit.loss import Loss, Operand, Param, param, validate
 from losskit.reduction import check_reduction, legacy_reduction
 
 MAX_OPERANDS = 4  # of the fused kernel
+# Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
+RESERVED = frozenset(
+    "T alignas asm auto bool case catch char char8_t class const constexpr continue decltype default delete do double "
+    "else enum explicit export extern float for friend function goto if inline int let lk long mask namespace new "
+    "normalizer operator private protected public reduction register return sample_weight self short signed sizeof "
+    "static struct switch template this throw try typedef typeof union unsigned using virtual void volatile while "
+    "with yield".split()
+)
 
 
 class Formula:
@@ -71,6 +79,8 @@ class Formula:
         if self.loss.grad is not None:
             result = self._traced(self.loss.grad)
             given = result if isinstance(result, tuple) else (result,)
+            if len(given) > len(self.operands):
+                raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
         given = given + (None,) * (len(self.operands) - len(given))
         return tuple(
             own if own is not None else derivative(self.value, self.trace.variable(name))
@@ -144,6 +154,9 @@ class PointwiseLoss(Loss, abstract=True):
         if "value" not in cls.__dict__:
             raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
         taken = inspect.signature(cls.value).parameters
+        for name in taken:
+            if name.endswith("_") or name in RESERVED:
+                raise DeclarationError(f"{cls.__name__}: an argument of `value` cannot be called {name} in C++ or JavaScript")
         for name in cls.params:
             if name not in taken and name != "weight":
                 raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
@@ -156,8 +169,7 @@ class PointwiseLoss(Loss, abstract=True):
                 raise DeclarationError(
                     f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
                 )
-            if len(formula.gradients) != len(formula.operands):
-                raise DeclarationError(f"{cls.__name__}: `grad` returns more entries than there are operands")
+            formula.gradients  # noqa: B018  # derives what `grad` does not give, or says why it cannot
             cls.formulas[setting] = formula
         source = function_source(cls) + "\n\n" + _forward_source(cls)
         scope: dict[str, Any] = {"run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction}

@@ -1,4 +1,7 @@
-"""From a traced formula to the C++ of its block function."""
+"""From a traced formula to the C++ of its block function.
+
+Names of the function's own end in an underscore, which names of operands and parameters may not.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ def cpp(formula: Formula) -> tuple[str, str]:
     """
     operands, numbers = formula.operands, formula.numbers
     lines = [
-        "template <class T, int gradients>",
-        "LOSSKIT_INLINE void block(int64_t n, const T* const* operands, const T* parameters, double scale,",
-        "                          T* values, T* const* out) {",
+        "template <class T, int wanted_>",
+        "LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,",
+        "                          T* values_, T* const* gradients_) {",
     ]
-    lines += [f"  const T {name} = parameters[{i}];" for i, name in enumerate(numbers)]
-    lines += [f"  const T* const {name}_at = operands[{i}];" for i, name in enumerate(operands)]
+    lines += [f"  const T {name} = parameters_[{i}];" for i, name in enumerate(numbers)]
+    lines += [f"  const T* const {name}_at_ = operands_[{i}];" for i, name in enumerate(operands)]
     wanted = formula.predictions
     predictions = [i for i in range(len(operands)) if wanted >> i & 1]
     everything = list(range(len(operands)))
@@ -32,12 +35,12 @@ def cpp(formula: Formula) -> tuple[str, str]:
     variants += [("losskit::kAll", everything)] if everything != predictions else []
     for position, (variant, which) in enumerate(variants):
         last = position == len(variants) - 1
-        opening = "} else {" if last else f"{'} else ' if position else ''}if constexpr (gradients == {variant}) {{"
+        opening = "} else {" if last else f"{'} else ' if position else ''}if constexpr (wanted_ == {variant}) {{"
         lines.append(f"  {opening}")
         lines += [f"    {line}" for line in _loop(formula, which)]
     lines += ["  }", "}"]
     if not numbers:
-        lines.insert(3, "  (void)parameters;")
+        lines.insert(3, "  (void)parameters_;")
     body = "\n".join(lines)
     domains = ",\n    ".join(domain.cpp() for domain in formula.domains)
     # The digest covers what is written below, too.
@@ -50,17 +53,17 @@ def cpp(formula: Formula) -> tuple[str, str]:
 def _loop(formula: Formula, which: list[int]) -> list[str]:
     """The loop over a block that writes the values and the gradients of the operands in `which`."""
     roots: list[Expr] = [formula.value, *(formula.gradients[i] for i in which)]
-    taken = [*formula.operands, *formula.numbers, "values", "out", "scale", "n", "i"]
+    taken = [*formula.operands, *formula.numbers]
     statements, (value, *gradients) = print_statements(roots, "cpp", taken)
-    lines = [f"T* const {formula.operands[i]}_out = out[{i}];" for i in which]
-    lines += ["(void)out;", "(void)scale;"] if not which else []
-    lines += ["#pragma GCC ivdep", "for (int64_t i = 0; i < n; ++i) {"]
+    lines = [f"T* const {formula.operands[i]}_out_ = gradients_[{i}];" for i in which]
+    lines += ["(void)gradients_;", "(void)scale_;"] if not which else []
+    lines += ["#pragma GCC ivdep", "for (int64_t i_ = 0; i_ < n_; ++i_) {"]
     used = " ".join([*statements, value, *gradients])
-    lines += [f"  {'' if name in used else '[[maybe_unused]] '}const T {name} = {name}_at[i];" for name in formula.operands]
+    lines += [f"  {'' if name in used else '[[maybe_unused]] '}const T {name} = {name}_at_[i_];" for name in formula.operands]
     lines += [f"  {statement}" for statement in statements]
-    lines.append(f"  values[i] = {value};")
+    lines.append(f"  values_[i_] = {value};")
     lines += [
-        f"  {formula.operands[i]}_out[i] = lk::scaled<T>({gradient}, scale);"
+        f"  {formula.operands[i]}_out_[i_] = lk::scaled<T>({gradient}, scale_);"
         for i, gradient in zip(which, gradients, strict=True)
     ]
     return [*lines, "}"]

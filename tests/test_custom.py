@@ -1,0 +1,161 @@
+"""A user's loss in the user's own module: everything a built-in one has, compiled on first use, with graceful fallbacks."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+import torch
+
+import losskit
+from losskit.kernels import library
+
+USER_MODULE = '''
+import losskit
+from losskit import PointwiseLoss, param, positive
+from losskit.formula import log1p
+
+
+class CauchyLoss(PointwiseLoss):
+    """Log of one plus the square: outliers stop mattering."""
+
+    scale: float = param(default=1.0, domain=positive, doc="Residual at which the curve bends.")
+
+    @staticmethod
+    def value(input, target, scale):
+        u = (input - target) / scale
+        return log1p(0.5 * u * u)
+'''
+
+
+def run_user(tmp_path, program, cache=None, **environment):
+    """Run a program beside the user's module, in a process and cache of its own; returns what it printed."""
+    (tmp_path / "mylosses.py").write_text(USER_MODULE)
+    cache = cache or tmp_path / "cache"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(tmp_path), **environment}
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+WORK = """
+import torch, losskit
+from mylosses import CauchyLoss
+x, t = torch.randn(5000, requires_grad=True), torch.randn(5000)
+criterion = CauchyLoss(scale=2.0)
+criterion(x, t).backward()
+u = (x.detach() - t) / 2.0
+torch.testing.assert_close(criterion(x, t), torch.log1p(0.5 * u * u).mean())
+torch.testing.assert_close(x.grad, u / (1 + 0.5 * u * u) / 2.0 / 5000)
+print(losskit.why(criterion, x, t))
+"""
+
+
+def test_a_custom_loss_is_compiled_once(tmp_path):
+    assert "fused CPU kernel" in run_user(tmp_path, WORK)
+    (kernel,) = (tmp_path / "cache" / "losskit").iterdir()
+    before = kernel.stat().st_mtime_ns
+    assert "fused CPU kernel" in run_user(tmp_path, WORK)
+    assert kernel.stat().st_mtime_ns == before
+
+
+def test_a_damaged_kernel_is_compiled_again(tmp_path):
+    run_user(tmp_path, WORK)
+    (kernel,) = (tmp_path / "cache" / "losskit").iterdir()
+    kernel.write_bytes(b"not a library")
+    assert "fused CPU kernel" in run_user(tmp_path, WORK)
+
+
+def test_two_processes_race(tmp_path):
+    (tmp_path / "mylosses.py").write_text(USER_MODULE)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    racers = [
+        subprocess.Popen([sys.executable, "-c", WORK], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for racer in racers:
+        out, err = racer.communicate()
+        assert racer.returncode == 0, err
+        assert b"fused CPU kernel" in out
+    assert len(list((tmp_path / "cache" / "losskit").iterdir())) == 1
+
+
+@pytest.mark.parametrize("obstacle", ["no compiler", "no writable home"])
+def test_without_a_kernel_the_formula_runs_and_says_so_once(tmp_path, obstacle):
+    if obstacle == "no compiler":
+        out = run_user(tmp_path, WORK, CXX="/nonexistent/compiler")
+        assert "/nonexistent/compiler" in out
+    else:
+        blocked = tmp_path / "blocked"
+        blocked.write_text("a file where the cache directory should be")
+        out = run_user(tmp_path, WORK, cache=blocked)
+    assert "eager formula: its kernel could not be compiled" in out
+    assert out.count("losskit: eager formula instead of a fused kernel") == 1
+
+
+class AsymmetricLoss(losskit.PointwiseLoss):
+    """Squared error that punishes falling short more; with a switch, three operands and hand-written gradient."""
+
+    factor: float = losskit.param(default=3.0, domain=losskit.positive, doc="Weight of falling short.")
+    rooted: bool = losskit.param(default=False, doc="Take the square root.")
+
+    @staticmethod
+    def value(input, target, spread, factor, rooted):
+        from losskit.formula import absolute, where
+
+        d = (input - target) / spread
+        weight = where(d < 0.0, factor, 1.0)
+        return weight * absolute(d) if rooted else weight * d * d
+
+    operands = {"spread": losskit.Operand("Scale of each element.", domain=losskit.positive, broadcast=True)}
+    facts = losskit.Facts(convex=True, smooth=True, lipschitz=None, minimum=0.0, symmetric=False)
+
+
+def test_a_custom_loss_has_everything(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x = torch.tensor([0.0, 2.0, 5.0], dtype=torch.float64, requires_grad=True)
+    t, spread = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
+    criterion = AsymmetricLoss("none", factor=2.0)
+    assert repr(criterion) == "AsymmetricLoss(reduction='none', factor=2.0, rooted=False)"
+    assert losskit.create(criterion.config())(x, t, spread).tolist() == criterion(x, t, spread).tolist() == [0.5, 0.25, 4.0]
+    assert losskit.get("asymmetric_loss") is losskit.get("AsymmetricLoss") is AsymmetricLoss
+    assert AsymmetricLoss.functional(x, t, spread, reduction="sum", rooted=True).item() == 3.0 * 0.5 + 0.5 + 2.0
+    weight = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
+    torch.autograd.gradcheck(lambda *args: criterion(*args, sample_weight=weight), [x, t, spread])
+    with pytest.raises(ValueError, match="asymmetric_loss: spread must be positive, got 0 at index"):
+        criterion(x, t, torch.zeros(3, dtype=torch.float64))
+    assert losskit.why(criterion, x, t, spread).implementation == "fused CPU kernel"
+    half = AsymmetricLoss()(x.detach().bfloat16(), t.bfloat16(), 2.0)
+    assert half.dtype == torch.bfloat16
+
+
+def test_parameters_can_change_on_an_instance():
+    criterion = losskit.HuberLoss(delta=1.0)
+    x, t = torch.tensor([3.0]), torch.tensor([0.0])
+    assert criterion(x, t).item() == 2.5
+    criterion.delta = 2.0
+    assert criterion(x, t).item() == 4.0
+    criterion.reduction = "none"
+    assert criterion(x, t).shape == (1,)
+    with pytest.raises(ValueError, match="delta must be positive"):
+        criterion.delta = -1.0
+
+
+def test_notice_is_given_once_for_a_missing_library(monkeypatch):
+    """A library that cannot be loaded is one warning and eager formulas, not an error."""
+    monkeypatch.setattr(library, "LIBRARY", library.FOLDER / "kernel.h")  # exists, is no library
+    library._own.cache_clear()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert library._own() is None
+            assert library._own() is None
+        assert len(caught) == 1
+    finally:
+        monkeypatch.undo()
+        library._own.cache_clear()

@@ -1,0 +1,171 @@
+"""The `facts` of every declaration, measured in float64 on its value and gradient by the first prediction.
+
+Facts are claimed for the defaults. They are measured for the variants of `samples` too, apart from those in
+`DEFAULTS_ONLY`, where a parameter is known to change them.
+"""
+
+import math
+
+import checks
+import pytest
+import samples
+import torch
+
+DEFAULTS_ONLY = {
+    ("binary_cross_entropy_with_logits", "lipschitz"),  # pos_weight scales the gradient of positive labels
+    ("smooth_l1_loss", "smooth"),  # with beta = 0 it is the absolute error
+}
+
+
+def interval(setup):
+    """Where the first operand is looked at; its domain cut to ordinary numbers.
+
+    The gradient of BCE is infinite at a wrong certainty, and its value limited below probabilities of 4e-44: facts
+    hold between them.
+    """
+    domain = checks.formula_of(setup).domains[0]
+    bounded = math.isfinite(domain.low) and math.isfinite(domain.high)
+    low, high = max(domain.low, -20.0), min(domain.high, 20.0)
+    return (1e-3, 1.0 - 1e-3) if bounded else (low, high)
+
+
+def curves(setup):
+    """The loss as a function of its first operand, once per choice of the others: x -> (value, gradient)."""
+    choices = checks.others(setup)
+    compute = checks.eagerly(setup)
+    first = checks.formula_of(setup).operands[0]
+
+    def curve(fixed):
+        def at(x):
+            columns = [x, *(torch.full_like(x, number) for number in fixed)]
+            value, gradients = compute(columns)
+            return value, gradients[first]
+
+        return at
+
+    return [curve(fixed) for fixed in zip(*choices.values())]
+
+
+def check_convex(setup, claim):
+    """The value lies under every chord; or, where the loss is said not to be convex, above one of them."""
+    low, high = interval(setup)
+    generator = torch.Generator().manual_seed(3)
+    points = torch.rand(20_000, 2, generator=generator, dtype=torch.float64) * (high - low) + low
+    points[10_000:, 1] = points[10_000:, 0] + 0.1 * (points[10_000:, 1] - points[10_000:, 0])  # short chords
+    steps = torch.linspace(low, high, 201, dtype=torch.float64)
+    points = torch.cat([points, torch.cartesian_prod(steps, steps)])
+    share = torch.rand(len(points), generator=generator, dtype=torch.float64)
+    above = -math.inf
+    for curve in curves(setup):
+        a, b = points.unbind(1)
+        left, right, between = (curve(x)[0] for x in (a, b, share * a + (1 - share) * b))
+        chord = share * left + (1 - share) * right
+        scale = 1e-12 * (1.0 + left.abs() + right.abs())
+        above = max(above, float(((between - chord) / scale).max()))
+    assert (above <= 1.0) == claim, f"{setup}: convex={claim}, the value is {above:.3g} tolerances above a chord"
+
+
+def largest_jump(curve, low, high):
+    """The largest step of the gradient: bisect the interval with the largest change down to neighbouring numbers."""
+    steps = torch.linspace(low, high, 4001, dtype=torch.float64)
+    gradient = curve(steps)[1]
+    found = 0.0
+    for i in (gradient[1:] - gradient[:-1]).abs().argsort(descending=True)[:8].tolist():
+        a, b = steps[i].item(), steps[i + 1].item()
+        for _ in range(90):
+            middle = (a + b) / 2
+            if middle in (a, b):
+                break
+            at = curve(torch.tensor([a, middle, b], dtype=torch.float64))[1]
+            a, b = (a, middle) if abs(at[1] - at[0]) >= abs(at[2] - at[1]) else (middle, b)
+        ends = curve(torch.tensor([a, b], dtype=torch.float64))[1]
+        found = max(found, float((ends[1] - ends[0]).abs()))
+    return found
+
+
+def check_smooth(setup, claim):
+    """The gradient has no jumps; or, where the loss is said not to be smooth, a jump is found."""
+    low, high = interval(setup)
+    jump = max(largest_jump(curve, low, high) for curve in curves(setup))
+    assert (jump < 1e-6) == claim, f"{setup}: smooth={claim}, the gradient jumps by {jump:.3g}"
+
+
+def steepest(setup):
+    """The largest magnitude of the gradient over the whole grid, extreme points included."""
+    columns = list(checks.grid(checks.known(setup), torch.float64).values())
+    gradient = checks.eagerly(setup)(columns)[1][checks.formula_of(setup).operands[0]]
+    return float(gradient[~gradient.isnan()].abs().max())
+
+
+def check_lipschitz(setup, claim):
+    """The largest magnitude of the gradient is the constant, or the parameter of that name; None: there is none."""
+    found = steepest(setup)
+    if claim is None:
+        assert found > 1e6, f"{setup}: lipschitz=None, but no gradient is larger than {found}"
+        return
+    want = checks.setting(setup, claim) if isinstance(claim, str) else claim
+    assert found == pytest.approx(want, rel=1e-12), f"{setup}: lipschitz={claim}, the steepest gradient is {found}"
+
+
+def smallest(setup, fixed=None):
+    """The smallest value over a wide range of the operands, the target fixed or not."""
+    columns = dict(checks.grid(checks.known(setup), torch.float64))
+    if fixed is not None:
+        columns["target"] = torch.full_like(columns["target"], fixed)
+    value = checks.eagerly(setup)(list(columns.values()))[0]
+    return float(value[~value.isnan()].min())
+
+
+def check_minimum(setup, claim):
+    """The minimum is reached and nothing is below; None: it depends on the target or a parameter, or there is none."""
+    low = smallest(setup)
+    if claim is not None:
+        assert low == pytest.approx(claim, abs=1e-12), f"{setup}: minimum={claim}, the smallest value is {low}"
+        return
+    targets = dict.fromkeys(checks.others(setup)["target"])
+    by_target = [smallest(setup, target) for target in targets]
+    variants = [s for s in samples.setups() if s.loss is setup.loss and s.params.keys() - {"full"}]
+    by_parameter = [smallest(variant) for variant in variants]
+    varies = max(by_target) - min(by_target) > 1e-3 or any(abs(x - low) > 1e-3 for x in by_parameter)
+    assert varies or low < -1e6, f"{setup}: minimum=None, but the smallest value is {low} for every target"
+
+
+def check_symmetric(setup, claim):
+    """Exchanging the prediction and the target (or the two predictions) changes nothing; or it does."""
+    formula = checks.formula_of(setup)
+    names = formula.operands
+    second = names.index("target") if names[0] == "input" else 1
+    points = [x for x in (-3.0, -1.0, 0.25, 0.5, 1.0, 2.0) if all(formula.domains[i].includes(x) for i in (0, second))]
+    pairs = torch.cartesian_prod(*[torch.tensor(points, dtype=torch.float64)] * 2)
+    columns = [torch.ones(len(pairs), dtype=torch.float64) for _ in names]
+    columns[0], columns[second] = pairs.unbind(1)
+    swapped = list(columns)
+    swapped[0], swapped[second] = columns[second], columns[0]
+    compute = checks.eagerly(setup)
+    same = torch.allclose(compute(columns)[0], compute(swapped)[0], rtol=1e-14, atol=0.0)
+    assert same == claim, f"{setup}: symmetric={claim}"
+
+
+CHECKS = {
+    "convex": check_convex,
+    "smooth": check_smooth,
+    "lipschitz": check_lipschitz,
+    "minimum": check_minimum,
+    "symmetric": check_symmetric,
+}
+
+
+@pytest.mark.parametrize("fact", CHECKS)
+@pytest.mark.parametrize("setup", samples.everything())
+def test_fact(setup, fact):
+    if setup.params and (setup.loss.name, fact) in DEFAULTS_ONLY:
+        with pytest.raises(AssertionError):  # the exception is needed for at least one variant
+            for variant in (s for s in samples.setups() if s.loss is setup.loss):
+                CHECKS[fact](variant, getattr(setup.loss.facts, fact))
+        return
+    CHECKS[fact](setup, getattr(setup.loss.facts, fact))
+
+
+@pytest.mark.parametrize("loss", samples.built_in(), ids=lambda loss: loss.name)
+def test_robust_means_a_bounded_gradient(loss):
+    assert loss.facts.robust == (steepest(samples.Setup(loss)) <= 1e6)
