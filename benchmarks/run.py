@@ -155,12 +155,9 @@ def make_triad(arguments):
 def make_data(case, shape, dtype):
     """The case's tensors, same values each time, as (arguments, options)."""
     torch.manual_seed(0)
-    arguments = [
-        DATA[name.rstrip("*")](shape).to(dtype).requires_grad_(name.endswith("*")) for name in case.arguments
-    ]
+    arguments = [DATA[name.rstrip("*")](shape).to(dtype).requires_grad_(name.endswith("*")) for name in case.arguments]
     options = {
-        key: DATA[value](shape).to(dtype) if isinstance(value, str) else value
-        for key, value in case.options.items()
+        key: DATA[value](shape).to(dtype) if isinstance(value, str) else value for key, value in case.options.items()
     }
     return arguments, options
 
@@ -349,9 +346,7 @@ def cpu_model():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    return next(
-        (x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor()
-    )
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
 
 
 def facts():
@@ -368,15 +363,11 @@ def facts():
 
 def parse_arguments():
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
     parser.add_argument("--json", type=Path, default=Path(__file__).with_name("results.json"), metavar="FILE")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
-    parser.add_argument(
-        "--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
-    )
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--quick", action="store_true", help="a third of the rounds")
@@ -405,9 +396,7 @@ def main():
             rounds = max(3, SIZES[size_name].rounds // (3 if arguments.quick else 1))
             group = []
             for case in cases:
-                progress.update(
-                    task, description=f"{case.name}, {size_name}, {threads} thread(s)", refresh=True
-                )
+                progress.update(task, description=f"{case.name}, {size_name}, {threads} thread(s)", refresh=True)
                 with_compile = not arguments.no_compile
                 group.append(measure(case, size_name, threads, arguments.dtype, rounds, with_compile))
                 progress.advance(task)

@@ -14,12 +14,26 @@ namespace losskit {
 
 // The scalar types of torch that can carry numbers of a loss; the values are torch's.
 enum class DType : int32_t {
-  kByte = 0, kChar = 1, kShort = 2, kInt = 3, kLong = 4, kHalf = 5, kFloat = 6, kDouble = 7,
-  kBool = 11, kBFloat16 = 15, kUInt16 = 27, kUInt32 = 28
+  kByte = 0,
+  kChar = 1,
+  kShort = 2,
+  kInt = 3,
+  kLong = 4,
+  kHalf = 5,
+  kFloat = 6,
+  kDouble = 7,
+  kBool = 11,
+  kBFloat16 = 15,
+  kUInt16 = 27,
+  kUInt32 = 28
 };
 
-struct Half { uint16_t bits; };
-struct BFloat16 { uint16_t bits; };
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
 
 LOSSKIT_INLINE float to_float(Half h) {
   const uint32_t sign = static_cast<uint32_t>(h.bits & 0x8000u) << 16;
@@ -53,23 +67,21 @@ LOSSKIT_INLINE BFloat16 to_bfloat16(float x) {
   return {static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded)};
 }
 
-template <class T, class From>
-LOSSKIT_INLINE T widen(From x) { return static_cast<T>(x); }
-template <class T>
-LOSSKIT_INLINE T widen(Half x) { return static_cast<T>(to_float(x)); }
-template <class T>
-LOSSKIT_INLINE T widen(BFloat16 x) { return static_cast<T>(to_float(x)); }
+template <class T, class From> LOSSKIT_INLINE T widen(From x) { return static_cast<T>(x); }
+template <class T> LOSSKIT_INLINE T widen(Half x) { return static_cast<T>(to_float(x)); }
+template <class T> LOSSKIT_INLINE T widen(BFloat16 x) { return static_cast<T>(to_float(x)); }
 
-template <class To, class T>
-LOSSKIT_INLINE To narrow(T x) {
-  if constexpr (std::is_same_v<To, Half>) return to_half(static_cast<float>(x));
-  else if constexpr (std::is_same_v<To, BFloat16>) return to_bfloat16(static_cast<float>(x));
-  else return static_cast<To>(x);
+template <class To, class T> LOSSKIT_INLINE To narrow(T x) {
+  if constexpr (std::is_same_v<To, Half>)
+    return to_half(static_cast<float>(x));
+  else if constexpr (std::is_same_v<To, BFloat16>)
+    return to_bfloat16(static_cast<float>(x));
+  else
+    return static_cast<To>(x);
 }
 
 // `n` numbers, `stride` elements apart, as T. The common strides get loops that vectorise.
-template <class T, class From>
-LOSSKIT_INLINE void read(const From* from, int64_t stride, int64_t n, T* to) {
+template <class T, class From> LOSSKIT_INLINE void read(const From* from, int64_t stride, int64_t n, T* to) {
   if (stride == 1) {
     for (int64_t i = 0; i < n; ++i) to[i] = widen<T>(from[i]);
   } else if (stride == 0) {
@@ -80,21 +92,31 @@ LOSSKIT_INLINE void read(const From* from, int64_t stride, int64_t n, T* to) {
   }
 }
 
-template <class T>
-LOSSKIT_INLINE void read_any(DType dtype, const void* from, int64_t stride, int64_t n, T* to) {
+template <class T> LOSSKIT_INLINE void read_any(DType dtype, const void* from, int64_t stride, int64_t n, T* to) {
   switch (dtype) {
     case DType::kByte:
-    case DType::kBool: return read(static_cast<const uint8_t*>(from), stride, n, to);
-    case DType::kChar: return read(static_cast<const int8_t*>(from), stride, n, to);
-    case DType::kShort: return read(static_cast<const int16_t*>(from), stride, n, to);
-    case DType::kInt: return read(static_cast<const int32_t*>(from), stride, n, to);
-    case DType::kLong: return read(static_cast<const int64_t*>(from), stride, n, to);
-    case DType::kHalf: return read(static_cast<const Half*>(from), stride, n, to);
-    case DType::kFloat: return read(static_cast<const float*>(from), stride, n, to);
-    case DType::kDouble: return read(static_cast<const double*>(from), stride, n, to);
-    case DType::kBFloat16: return read(static_cast<const BFloat16*>(from), stride, n, to);
-    case DType::kUInt16: return read(static_cast<const uint16_t*>(from), stride, n, to);
-    case DType::kUInt32: return read(static_cast<const uint32_t*>(from), stride, n, to);
+    case DType::kBool:
+      return read(static_cast<const uint8_t*>(from), stride, n, to);
+    case DType::kChar:
+      return read(static_cast<const int8_t*>(from), stride, n, to);
+    case DType::kShort:
+      return read(static_cast<const int16_t*>(from), stride, n, to);
+    case DType::kInt:
+      return read(static_cast<const int32_t*>(from), stride, n, to);
+    case DType::kLong:
+      return read(static_cast<const int64_t*>(from), stride, n, to);
+    case DType::kHalf:
+      return read(static_cast<const Half*>(from), stride, n, to);
+    case DType::kFloat:
+      return read(static_cast<const float*>(from), stride, n, to);
+    case DType::kDouble:
+      return read(static_cast<const double*>(from), stride, n, to);
+    case DType::kBFloat16:
+      return read(static_cast<const BFloat16*>(from), stride, n, to);
+    case DType::kUInt16:
+      return read(static_cast<const uint16_t*>(from), stride, n, to);
+    case DType::kUInt32:
+      return read(static_cast<const uint32_t*>(from), stride, n, to);
   }
 }
 
@@ -105,28 +127,46 @@ LOSSKIT_CLONES inline void read_run(DType dtype, const void* from, int64_t strid
   read_any<double>(dtype, from, stride, n, to);
 }
 
-template <class T>
-LOSSKIT_INLINE void write_any(DType dtype, const T* from, int64_t n, void* to) {
+template <class T> LOSSKIT_INLINE void write_any(DType dtype, const T* from, int64_t n, void* to) {
   const auto loop = [&]<class To>(To* out) __attribute__((always_inline)) {
     for (int64_t i = 0; i < n; ++i) out[i] = narrow<To>(from[i]);
   };
   switch (dtype) {
-    case DType::kHalf: return loop(static_cast<Half*>(to));
-    case DType::kBFloat16: return loop(static_cast<BFloat16*>(to));
-    case DType::kDouble: return loop(static_cast<double*>(to));
-    default: return loop(static_cast<float*>(to));
+    case DType::kHalf:
+      return loop(static_cast<Half*>(to));
+    case DType::kBFloat16:
+      return loop(static_cast<BFloat16*>(to));
+    case DType::kDouble:
+      return loop(static_cast<double*>(to));
+    default:
+      return loop(static_cast<float*>(to));
   }
 }
 
-LOSSKIT_CLONES inline void write_run(DType dtype, const float* from, int64_t n, void* to) { write_any(dtype, from, n, to); }
-LOSSKIT_CLONES inline void write_run(DType dtype, const double* from, int64_t n, void* to) { write_any(dtype, from, n, to); }
+LOSSKIT_CLONES inline void write_run(DType dtype, const float* from, int64_t n, void* to) {
+  write_any(dtype, from, n, to);
+}
+LOSSKIT_CLONES inline void write_run(DType dtype, const double* from, int64_t n, void* to) {
+  write_any(dtype, from, n, to);
+}
 
 inline int64_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::kByte: case DType::kBool: case DType::kChar: return 1;
-    case DType::kShort: case DType::kHalf: case DType::kBFloat16: case DType::kUInt16: return 2;
-    case DType::kInt: case DType::kFloat: case DType::kUInt32: return 4;
-    default: return 8;
+    case DType::kByte:
+    case DType::kBool:
+    case DType::kChar:
+      return 1;
+    case DType::kShort:
+    case DType::kHalf:
+    case DType::kBFloat16:
+    case DType::kUInt16:
+      return 2;
+    case DType::kInt:
+    case DType::kFloat:
+    case DType::kUInt32:
+      return 4;
+    default:
+      return 8;
   }
 }
 

@@ -41,8 +41,8 @@ struct Domain {
 };
 
 template <class T>
-using BlockFunction = void (*)(int64_t n, const T* const* operands, const T* parameters, double scale,
-                               T* value, T* const* gradients);
+using BlockFunction = void (*)(int64_t n, const T* const* operands, const T* parameters, double scale, T* value,
+                               T* const* gradients);
 
 struct Kernel {
   int32_t abi;
@@ -55,32 +55,31 @@ struct Kernel {
 };
 
 // A gradient times the scale, rounded once.
-template <class T>
-LOSSKIT_INLINE T scaled(T gradient, double scale) {
+template <class T> LOSSKIT_INLINE T scaled(T gradient, double scale) {
   return static_cast<T>(static_cast<double>(gradient) * scale);
 }
 
 }  // namespace losskit
 
 // Instantiate `block<T, gradients>` of the enclosing namespace for both types and export the kernel.
-#define LOSSKIT_BLOCK(T, suffix, gradients)                                                                 \
-  LOSSKIT_CLONES static void block_##suffix(int64_t n, const T* const* operands, const T* parameters,        \
-                                            double scale, T* value, T* const* out) {                         \
-    block<T, gradients>(n, operands, parameters, scale, value, out);                                         \
+#define LOSSKIT_BLOCK(T, suffix, gradients)                                                                         \
+  LOSSKIT_CLONES static void block_##suffix(int64_t n, const T* const* operands, const T* parameters, double scale, \
+                                            T* value, T* const* out) {                                              \
+    block<T, gradients>(n, operands, parameters, scale, value, out);                                                \
   }
 
-#define LOSSKIT_KERNEL(symbol, operands, parameters, predictions, ...)                                       \
-  LOSSKIT_BLOCK(float, value_f32, losskit::kNone)                                                            \
-  LOSSKIT_BLOCK(float, predictions_f32, losskit::kPredictions)                                               \
-  LOSSKIT_BLOCK(float, all_f32, losskit::kAll)                                                               \
-  LOSSKIT_BLOCK(double, value_f64, losskit::kNone)                                                           \
-  LOSSKIT_BLOCK(double, predictions_f64, losskit::kPredictions)                                              \
-  LOSSKIT_BLOCK(double, all_f64, losskit::kAll)                                                              \
-  extern "C" __attribute__((visibility("default"))) const losskit::Kernel symbol = {                         \
-      losskit::kAbi,                                                                                         \
-      operands,                                                                                              \
-      parameters,                                                                                            \
-      predictions,                                                                                           \
-      {block_value_f32, block_predictions_f32, block_all_f32},                                               \
-      {block_value_f64, block_predictions_f64, block_all_f64},                                               \
-      {__VA_ARGS__}};
+#define LOSSKIT_KERNEL(symbol, operands, parameters, predictions, ...)                     \
+  LOSSKIT_BLOCK(float, value_f32, losskit::kNone)                                          \
+  LOSSKIT_BLOCK(float, predictions_f32, losskit::kPredictions)                             \
+  LOSSKIT_BLOCK(float, all_f32, losskit::kAll)                                             \
+  LOSSKIT_BLOCK(double, value_f64, losskit::kNone)                                         \
+  LOSSKIT_BLOCK(double, predictions_f64, losskit::kPredictions)                            \
+  LOSSKIT_BLOCK(double, all_f64, losskit::kAll)                                            \
+  extern "C" __attribute__((visibility("default")))                                        \
+  const losskit::Kernel symbol = {losskit::kAbi,                                           \
+                                  operands,                                                \
+                                  parameters,                                              \
+                                  predictions,                                             \
+                                  {block_value_f32, block_predictions_f32, block_all_f32}, \
+                                  {block_value_f64, block_predictions_f64, block_all_f64}, \
+                                  {__VA_ARGS__}};

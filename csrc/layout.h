@@ -56,14 +56,13 @@ inline std::array<int64_t, kDims> dense_strides(const Walk& walk) {
 }
 
 // Merge neighbouring dimensions that all sources walk as one.
-template <int N>
-void merge(Walk& walk, std::array<Source, N>& sources) {
+template <int N> void merge(Walk& walk, std::array<Source, N>& sources) {
   int kept = 0;
   for (int i = 0; i < walk.dims; ++i) {
     if (walk.sizes[i] == 1) continue;
     const bool joins = kept > 0 && std::all_of(sources.begin(), sources.end(), [&](const Source& source) {
-      return !source.present() || source.strides[kept - 1] == source.strides[i] * walk.sizes[i];
-    });
+                         return !source.present() || source.strides[kept - 1] == source.strides[i] * walk.sizes[i];
+                       });
     if (joins) {
       walk.sizes[kept - 1] *= walk.sizes[i];
     } else {
@@ -75,8 +74,7 @@ void merge(Walk& walk, std::array<Source, N>& sources) {
 }
 
 // Elements [begin, begin + n) of the walk as contiguous T: in place where they are that already, else in `buffer`.
-template <class T>
-const T* fetch(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
+template <class T> const T* fetch(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const int64_t item = size_of(source.dtype);
   if (walk.dims <= 1) {

@@ -35,14 +35,19 @@ constexpr int kMaxParameters = 8;
 // Everything about a call that is not a tensor or a number, packed by losskit.kernels.fused.
 struct Options {
   int reduction, gradients, checks;
-  bool empty_is_zero;       // the mean over nothing: 0 instead of NaN
-  bool weight_in_mean;      // `weight` counts in the denominator of the mean
-  bool rows;                // a row's loss is the mean over its last dimension
-  int result_dtype;         // -1: that of the operands
-  int broadcast;            // bits of the operands that may be broadcast
+  bool empty_is_zero;   // the mean over nothing: 0 instead of NaN
+  bool weight_in_mean;  // `weight` counts in the denominator of the mean
+  bool rows;            // a row's loss is the mean over its last dimension
+  int result_dtype;     // -1: that of the operands
+  int broadcast;        // bits of the operands that may be broadcast
   explicit Options(int64_t code)
-      : reduction(code & 3), gradients((code >> 2) & 15), checks((code >> 6) & 3), empty_is_zero((code >> 8) & 1),
-        weight_in_mean((code >> 9) & 1), rows((code >> 10) & 1), result_dtype(static_cast<int>((code >> 11) & 63) - 1),
+      : reduction(code & 3),
+        gradients((code >> 2) & 15),
+        checks((code >> 6) & 3),
+        empty_is_zero((code >> 8) & 1),
+        weight_in_mean((code >> 9) & 1),
+        rows((code >> 10) & 1),
+        result_dtype(static_cast<int>((code >> 11) & 63) - 1),
         broadcast((code >> 17) & 15) {}
 };
 
@@ -56,17 +61,16 @@ struct Job {
   Options options{0};
   int operands = 0;
   double parameters[kMaxParameters] = {};
-  double scale = 1.0;         // of the gradients: 1/N of the mean and the like
+  double scale = 1.0;  // of the gradients: 1/N of the mean and the like
   DType result = DType::kFloat;
-  char* values = nullptr;     // reduction 'none'
+  char* values = nullptr;  // reduction 'none'
   char* gradients[kOperands] = {};
   DType gradient_dtypes[kOperands] = {};
-  std::vector<Sum> sums;      // a sum per block
+  std::vector<Sum> sums;  // a sum per block
   std::vector<uint8_t> violations;
 };
 
-template <class T>
-struct Scratch {
+template <class T> struct Scratch {
   alignas(64) T operands[kOperands][kBlock];
   alignas(64) T gradients[kOperands][kBlock];
   alignas(64) T values[kBlock];
@@ -78,15 +82,13 @@ struct Scratch {
 // --------------------------------------------------------------------------------------------------------
 // Passes over one block in L1
 
-template <class T>
-LOSSKIT_INLINE bool outside(const Domain& domain, T x) {
+template <class T> LOSSKIT_INLINE bool outside(const Domain& domain, T x) {
   if (domain.kind == kSigns) return (x != T(1)) & (x != T(-1)) & (x == x);
   const T low = static_cast<T>(domain.low), high = static_cast<T>(domain.high);
   return (x < low) | (x > high) | ((domain.open & 1) && x == low) | ((domain.open & 2) && x == high);
 }
 
-template <class T>
-LOSSKIT_INLINE bool any_outside(const Domain& domain, const T* x, const float* mask, int64_t n) {
+template <class T> LOSSKIT_INLINE bool any_outside(const Domain& domain, const T* x, const float* mask, int64_t n) {
   int32_t bad = 0;
   if (mask) {
     for (int64_t i = 0; i < n; ++i) bad |= outside(domain, x[i]) & (mask[i] != 0.0f);
@@ -125,10 +127,12 @@ LOSSKIT_INLINE void weigh_any(const T* x, const double* factor, const float* mas
     for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(x[i] * scale);
   }
 }
-LOSSKIT_CLONES void weigh(const float* x, const double* factor, const float* mask, double scale, int64_t n, float* out) {
+LOSSKIT_CLONES void weigh(const float* x, const double* factor, const float* mask, double scale, int64_t n,
+                          float* out) {
   weigh_any(x, factor, mask, scale, n, out);
 }
-LOSSKIT_CLONES void weigh(const double* x, const double* factor, const float* mask, double scale, int64_t n, double* out) {
+LOSSKIT_CLONES void weigh(const double* x, const double* factor, const float* mask, double scale, int64_t n,
+                          double* out) {
   weigh_any(x, factor, mask, scale, n, out);
 }
 
@@ -153,13 +157,11 @@ const double* factors(const Job& job, std::initializer_list<int> which, int64_t 
   return product;
 }
 
-template <class T>
-const float* mask_of(const Job& job, int64_t begin, int64_t n, Scratch<T>& scratch) {
+template <class T> const float* mask_of(const Job& job, int64_t begin, int64_t n, Scratch<T>& scratch) {
   return job.sources[kMask].present() ? fetch(job.walk, job.sources[kMask], begin, n, scratch.mask) : nullptr;
 }
 
-template <class T>
-void run_block(Job& job, int64_t block, Scratch<T>& scratch) {
+template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const int64_t begin = block * kBlock;
   const int64_t n = std::min(kBlock, job.walk.numel - begin);
@@ -191,8 +193,15 @@ void run_block(Job& job, int64_t block, Scratch<T>& scratch) {
   }
   T parameters[kMaxParameters];
   for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
-  const int variant = options.gradients == 0 ? kNone : options.gradients & ~job.kernel->predictions ? kAll : kPredictions;
-  const auto& function = [&] { if constexpr (sizeof(T) == 4) return job.kernel->f32; else return job.kernel->f64; }()[variant];
+  const int variant = options.gradients == 0                         ? kNone
+                      : options.gradients & ~job.kernel->predictions ? kAll
+                                                                     : kPredictions;
+  const auto& function = [&] {
+    if constexpr (sizeof(T) == 4)
+      return job.kernel->f32;
+    else
+      return job.kernel->f64;
+  }()[variant];
   function(n, x, parameters, plain ? job.scale : 1.0, value, gradient);
 
   if (violation) {  // checks("nan"): the offending elements poison their own results
@@ -205,8 +214,10 @@ void run_block(Job& job, int64_t block, Scratch<T>& scratch) {
   }
   if (!job.sources[kUpstream].present()) {
     if (!plain) weigh(value, factor, mask, 1.0, n, value);
-    if (options.reduction != kElements) job.sums[block] = sum_block(value, n);
-    else if (value == scratch.values) write_run(job.result, value, n, job.values + begin * size_of(job.result));
+    if (options.reduction != kElements)
+      job.sums[block] = sum_block(value, n);
+    else if (value == scratch.values)
+      write_run(job.result, value, n, job.values + begin * size_of(job.result));
   }
   for (int k = 0; k < job.operands; ++k) {
     if (!job.gradients[k] || gradient[k] != scratch.gradients[k]) continue;
@@ -236,8 +247,7 @@ double denominator(Job& job, Scratch<float>& scratch) {
   return total.value();
 }
 
-template <class T>
-void run_blocks(int64_t begin, int64_t end, void* context) {
+template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   Scratch<T> scratch;
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job*>(context), block, scratch);
 }
@@ -253,9 +263,19 @@ DType dtype_of(const Tensor& tensor) {
 
 bool known(DType dtype) {
   switch (dtype) {
-    case DType::kByte: case DType::kChar: case DType::kShort: case DType::kInt: case DType::kLong: case DType::kHalf:
-    case DType::kFloat: case DType::kDouble: case DType::kBool: case DType::kBFloat16: case DType::kUInt16:
-    case DType::kUInt32: return true;
+    case DType::kByte:
+    case DType::kChar:
+    case DType::kShort:
+    case DType::kInt:
+    case DType::kLong:
+    case DType::kHalf:
+    case DType::kFloat:
+    case DType::kDouble:
+    case DType::kBool:
+    case DType::kBFloat16:
+    case DType::kUInt16:
+    case DType::kUInt32:
+      return true;
   }
   return false;
 }
@@ -378,8 +398,10 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   job.violations.resize(blocks);
   const auto run = dtype == DType::kDouble ? run_blocks<double> : run_blocks<float>;
   constexpr int64_t kGrain = 32;  // blocks: a thread is woken for 32,768 elements or more
-  if (blocks <= kGrain) run(0, blocks, &job);
-  else STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, blocks, kGrain, run, &job));
+  if (blocks <= kGrain)
+    run(0, blocks, &job);
+  else
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, blocks, kGrain, run, &job));
 
   int64_t& status = std::get<5>(result);
   if (options.checks == kRaise) {

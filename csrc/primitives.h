@@ -64,9 +64,7 @@ template <class T> LOSSKIT_INLINE constexpr T from_bits(Bits<T> i) { return std:
 
 // c0 + x (c1 + x (c2 + ...))
 template <class T> LOSSKIT_INLINE T polynomial(T, T c0) { return c0; }
-template <class T, class... C> LOSSKIT_INLINE T polynomial(T x, T c0, C... c) {
-  return c0 + x * polynomial(x, c...);
-}
+template <class T, class... C> LOSSKIT_INLINE T polynomial(T x, T c0, C... c) { return c0 + x * polynomial(x, c...); }
 
 // ---------------------------------------------------------------------------------------------------------
 // Selection.
@@ -107,9 +105,9 @@ template <class T> LOSSKIT_INLINE Reduced<T> reduce(T x) {
   if constexpr (std::is_same_v<T, float>)
     p = polynomial(q, 4.9999997e-1f, 1.6666542e-1f, 4.16675247e-2f, 8.36667512e-3f, 1.38624129e-3f);
   else
-    p = polynomial(q, 5.0000000000000056e-1, 1.6666666666666599e-1, 4.1666666666573884e-2,
-                   8.3333333333834893e-3, 1.3888888932266797e-3, 1.9841269731653646e-4, 2.4801504591101269e-5,
-                   2.7557396625489852e-6, 2.7626267965548724e-7, 2.505712585771943e-8);
+    p = polynomial(q, 5.0000000000000056e-1, 1.6666666666666599e-1, 4.1666666666573884e-2, 8.3333333333834893e-3,
+                   1.3888888932266797e-3, 1.9841269731653646e-4, 2.4801504591101269e-5, 2.7557396625489852e-6,
+                   2.7626267965548724e-7, 2.505712585771943e-8);
   return {bits(t), r, q * q * p - n * F::ln2_lo};
 }
 
@@ -171,9 +169,8 @@ template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
   if constexpr (std::is_same_v<T, float>)
     p = polynomial(z, 6.66669548e-1f, 3.99572432e-1f, 3.0371207e-1f);
   else
-    p = polynomial(z, 6.6666666666666596e-1, 4.0000000000056668e-1, 2.8571428555829559e-1,
-                   2.2222224296516227e-1, 1.8181665859844565e-1, 1.5391112895803089e-1, 1.317357638500592e-1,
-                   1.3843239005476299e-1);
+    p = polynomial(z, 6.6666666666666596e-1, 4.0000000000056668e-1, 2.8571428555829559e-1, 2.2222224296516227e-1,
+                   1.8181665859844565e-1, 1.5391112895803089e-1, 1.317357638500592e-1, 1.3843239005476299e-1);
   const T tail = s * (h + z * p) - h;
   const T a = k * F::ln2_hi;
   const T y = a + f;
@@ -202,7 +199,7 @@ template <class T> LOSSKIT_INLINE T log(T x) {
   const bool subnormal = x < std::numeric_limits<T>::min();
   const Bits<T> i = split(x * (subnormal ? T(Bits<T>(1) << up) : T(1)));
   const T k = exponent<T>(i) - (subnormal ? T(up) : T(0));
-  const T f = from_bits<T>((i & ~exponent_mask<T>) + bits(T(0.75))) - 1;
+  const T f = from_bits<T>((i & ~exponent_mask<T>)+bits(T(0.75))) - 1;
   return log_sum(f, k) + log_ends(x);
 }
 
@@ -210,12 +207,12 @@ template <class T> LOSSKIT_INLINE T log(T x) {
 template <class T> LOSSKIT_INLINE T log1p(T x) {
   using F = Format<T>;
   const Bits<T> i = split(1 + x);
-  const Bits<T> k = (i & exponent_mask<T>) - (F::bias << F::mantissa);
+  const Bits<T> k = (i & exponent_mask<T>)-(F::bias << F::mantissa);
   const T scale = T(0.5) * from_bits<T>(((F::bias + 1) << F::mantissa) - k);
   const T f = from_bits<T>(bits(x) - k) + (scale - 1);
   const T ends = log_ends(1 + x);
   const T y = x > -1 ? log_sum(f, exponent<T>(i)) + ends : ends;  // f is not finite at -1
-  return absolute(x) < F::tiny ? x : y;  // keeps -0 and subnormals
+  return absolute(x) < F::tiny ? x : y;                           // keeps -0 and subnormals
 }
 
 // log1p for 0 <= e <= 1.
@@ -251,8 +248,10 @@ template <class T> LOSSKIT_INLINE T logaddexp(T a, T b) {
 
 // Correctly rounded.
 template <class T> LOSSKIT_INLINE T sqrt(T x) {
-  if constexpr (std::is_same_v<T, float>) return __builtin_sqrtf(x);
-  else return __builtin_sqrt(x);
+  if constexpr (std::is_same_v<T, float>)
+    return __builtin_sqrtf(x);
+  else
+    return __builtin_sqrt(x);
 }
 
 // x log(y), but 0 for x == 0 unless y is NaN.  ULP 1.25/1.5.
@@ -281,8 +280,10 @@ template <class T> LOSSKIT_INLINE T erf(T x) { return std::erf(x); }
 // std::lgamma writes the global signgam, a race between threads.
 template <class T> LOSSKIT_INLINE T lgamma(T x) {
   int sign_of_gamma;
-  if constexpr (std::is_same_v<T, float>) return ::lgammaf_r(x, &sign_of_gamma);
-  else return ::lgamma_r(x, &sign_of_gamma);
+  if constexpr (std::is_same_v<T, float>)
+    return ::lgammaf_r(x, &sign_of_gamma);
+  else
+    return ::lgamma_r(x, &sign_of_gamma);
 }
 
 // ULP 0.50/1.88 for x > 0, at its root too.
@@ -297,8 +298,8 @@ inline double digamma_double(double x) {
   }
   if (x >= 10) {
     const double u = 1 / x, z = u * u;
-    const double series = polynomial(z, 1.0 / 12, -1.0 / 120, 1.0 / 252, -1.0 / 240, 1.0 / 132,
-                                     -691.0 / 32760, 1.0 / 12, -3617.0 / 8160);
+    const double series =
+        polynomial(z, 1.0 / 12, -1.0 / 120, 1.0 / 252, -1.0 / 240, 1.0 / 132, -691.0 / 32760, 1.0 / 12, -3617.0 / 8160);
     return std::log(x) - (0.5 * u + z * series);
   }
   double sum = 0, one = 0;
@@ -306,13 +307,12 @@ inline double digamma_double(double x) {
   if (x < 1) sum = -1 / x, one = 1;  // x + 1 itself would be rounded
   constexpr double root_hi = 1.4616321449683622, root_lo = 9.5499954299656974e-17;
   const double p = polynomial(
-      x - (1.5 - one), 9.5105587603183284e-1, -4.2362742128146047e-1, 2.4054248424080257e-1,
-      -1.4840492305392819e-1, 9.4988724451238502e-2, -6.1922133270489815e-2, 4.076083402139815e-2,
-      -2.6975796902208651e-2, 1.7907246139933334e-2, -1.1908213593611636e-2, 7.927057688549205e-3,
-      -5.2800439481248632e-3, 3.5177271847911316e-3, -2.3443734990198843e-3, 1.5659949395148446e-3,
-      -1.0441759478593802e-3, 6.790931352890383e-4, -4.5133856535807001e-4, 3.574160892346243e-4,
-      -2.4223026660345615e-4, 4.2653333844373586e-5, -2.196484669517091e-5, 1.565197980393198e-4,
-      -1.0893022856498073e-4);
+      x - (1.5 - one), 9.5105587603183284e-1, -4.2362742128146047e-1, 2.4054248424080257e-1, -1.4840492305392819e-1,
+      9.4988724451238502e-2, -6.1922133270489815e-2, 4.076083402139815e-2, -2.6975796902208651e-2,
+      1.7907246139933334e-2, -1.1908213593611636e-2, 7.927057688549205e-3, -5.2800439481248632e-3,
+      3.5177271847911316e-3, -2.3443734990198843e-3, 1.5659949395148446e-3, -1.0441759478593802e-3,
+      6.790931352890383e-4, -4.5133856535807001e-4, 3.574160892346243e-4, -2.4223026660345615e-4, 4.2653333844373586e-5,
+      -2.196484669517091e-5, 1.565197980393198e-4, -1.0893022856498073e-4);
   return sum + ((x - (root_hi - one)) - root_lo) * p;
 }
 template <class T> LOSSKIT_INLINE T digamma(T x) { return T(digamma_double(double(x))); }

@@ -98,9 +98,7 @@ def draw_panel(axes, summary, theme):
     axes.set_title(summary.task, loc="left", color=theme.text, fontsize=11.5, fontweight="bold", pad=20)
     axes.text(0, 1.035, summary.loss, transform=axes.transAxes, color=theme.faint, fontsize=9.5)
     gap = f"largest gap: {difference(curve_gap(summary))}"
-    axes.text(
-        0.98, 0.95, gap, transform=axes.transAxes, color=theme.faint, fontsize=9.5, ha="right", va="top"
-    )
+    axes.text(0.98, 0.95, gap, transform=axes.transAxes, color=theme.faint, fontsize=9.5, ha="right", va="top")
 
 
 def draw_curves(summaries, theme, columns):
@@ -282,9 +280,7 @@ def table(summaries):
             times_cell(summary.batch),
             times_cell(summary.million),
         ]
-        labelled = "".join(
-            f'<td data-label="{head}">{cell}</td>' for head, cell in zip(heads, cells, strict=True)
-        )
+        labelled = "".join(f'<td data-label="{head}">{cell}</td>' for head, cell in zip(heads, cells, strict=True))
         name = f"<strong>{html.escape(summary.task)}</strong><br><small>{summary.loss}</small>"
         rows.append(f"<tr><td>{name}</td>{labelled}</tr>")
     head = "".join(f"<th>{text}</th>" for text in ["", *heads])

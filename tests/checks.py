@@ -16,12 +16,13 @@ import mpmath
 import numpy as np
 import reference
 import torch
+from samples import Setup
+
+from losskit import probability, signs
 from losskit.domains import Interval, Signs
 from losskit.families.pointwise import Formula, plan_of
 from losskit.kernels import eager
 from losskit.kernels.dispatch import Plan
-from losskit import probability, signs
-from samples import Setup
 
 INF, NAN = math.inf, math.nan
 HALVES = (torch.bfloat16, torch.float16)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import losskit
 import torch
+
+import losskit
 from losskit import PointwiseLoss
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -77,5 +78,3 @@ def everything() -> list[Any]:
     import pytest
 
     return [pytest.param(setup, id=str(setup)) for setup in setups()]
-
-

@@ -1,4 +1,4 @@
-"""Derivatives of every order and every transform: gradcheck, forward AD, vmap, hessian, torch.compile, export, autocast."""
+"""Derivatives of every order, and every transform: torch.func, torch.compile, torch.export, autocast."""
 
 import pytest
 import samples

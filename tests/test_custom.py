@@ -1,4 +1,4 @@
-"""A user's loss in the user's own module: everything a built-in one has, compiled on first use, with graceful fallbacks."""
+"""A user's loss in the user's own module: everything a built-in one has, compiled on first use."""
 
 import os
 import subprocess
@@ -122,7 +122,11 @@ def test_a_custom_loss_has_everything(tmp_path, monkeypatch):
     t, spread = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
     criterion = AsymmetricLoss("none", factor=2.0)
     assert repr(criterion) == "AsymmetricLoss(reduction='none', factor=2.0, rooted=False)"
-    assert losskit.create(criterion.config())(x, t, spread).tolist() == criterion(x, t, spread).tolist() == [0.5, 0.25, 4.0]
+    assert (
+        losskit.create(criterion.config())(x, t, spread).tolist()
+        == criterion(x, t, spread).tolist()
+        == [0.5, 0.25, 4.0]
+    )
     assert losskit.get("asymmetric_loss") is losskit.get("AsymmetricLoss") is AsymmetricLoss
     assert AsymmetricLoss.functional(x, t, spread, reduction="sum", rooted=True).item() == 3.0 * 0.5 + 0.5 + 2.0
     weight = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)

@@ -77,7 +77,7 @@ MISTAKES = {
     "no_class_dimension": [
         (
             lambda: LF.multilabel_soft_margin_loss(torch.tensor(0.5), torch.tensor(1.0)),
-            "multilabel_soft_margin_loss: input must have at least one dimension, the classes, got a scalar.",
+            "multilabel_soft_margin_loss: input must have a dimension of classes, got a scalar.",
         ),
     ],
     "domain": [
@@ -114,12 +114,11 @@ MISTAKES = {
     "normalizer": [
         (
             lambda: LF.mse_loss(x, t, normalizer=-1),
-            "mse_loss: normalizer must be a non-negative number or a tensor with one element, got -1.",
+            "mse_loss: normalizer must be a non-negative number or one-element tensor, got -1.",
         ),
         (
             lambda: LF.mse_loss(x, t, normalizer=torch.ones(2)),
-            "mse_loss: normalizer must be a non-negative number or a tensor with one element, got a tensor of shape "
-            "(2,).",
+            "mse_loss: normalizer must be a non-negative number or one-element tensor, got a tensor of shape (2,).",
         ),
     ],
     "arguments": [

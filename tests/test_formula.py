@@ -82,7 +82,9 @@ def test_derivative_is_the_slope(name):
                     moved = [*args[:i], x, *args[i + 1 :]]
                     return truth(root, dict(zip(names, moved, strict=True)))
 
-                slope = (along(mpmath.mpf(args[i]) + mpmath.mpf("1e-25")) - along(mpmath.mpf(args[i]))) / mpmath.mpf("1e-25")
+                slope = (along(mpmath.mpf(args[i]) + mpmath.mpf("1e-25")) - along(mpmath.mpf(args[i]))) / mpmath.mpf(
+                    "1e-25"
+                )
                 assert abs(rule - slope) < mpmath.mpf("1e-15") * (1 + abs(slope)), (args, variable)
 
 
@@ -126,9 +128,7 @@ def test_latex_and_javascript_of_a_loss():
 def test_printed_python_is_the_formula(setup):
     """What is printed computes what the author's own function computes."""
     operands = setup.operands((50,))
-    switches = tuple(
-        bool(setup.params.get(name, setup.loss.params[name].default)) for name in setup.loss._switches()
-    )
+    switches = tuple(bool(setup.params.get(name, setup.loss.params[name].default)) for name in setup.loss._switches())
     traced = setup.loss.formulas[switches]
     numbers = {name: setup.params.get(name, setup.loss.params[name].default) for name in traced.numbers}
     operands += [torch.full((50,), setup.params[name]) for name in traced.operands if name in setup.loss.params]

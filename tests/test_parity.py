@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import losskit
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  # its usual name
-from losskit import functional
 from samples import DTYPES, built_in
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+
+import losskit
+from losskit import functional
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # test helpers of torch import deprecated modules

@@ -18,7 +18,17 @@ import pytest
 from mpmath import mp, mpf
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = "-O3 -std=c++20 -fno-math-errno -fno-trapping-math -shared -fPIC -Wall -Wextra -Werror".split()
+FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
 FLAGS += ["-fopt-info-vec-optimized"]
 TYPES = {"float": np.float32, "double": np.float64}
 INF, NAN = math.inf, math.nan

@@ -9,13 +9,14 @@ import math
 from fractions import Fraction
 
 import checks
-import losskit
 import numpy as np
 import pytest
 import reference
 import samples
 import torch
 from checks import HALVES, INF, REGIONS
+
+import losskit
 
 WIDE = (torch.float64, torch.float32)
 
@@ -204,7 +205,9 @@ def leaves(setup, size, dtype):
 
 def ulps(got, want, dtype):
     """The error of a float against a Fraction, in ULP."""
-    return float(abs(Fraction(got) - want) / Fraction(float(checks.ulp(reference.mpf(want.numerator) / want.denominator, dtype))))
+    return float(
+        abs(Fraction(got) - want) / Fraction(float(checks.ulp(reference.mpf(want.numerator) / want.denominator, dtype)))
+    )
 
 
 def check_reduction(setup, dtype, reduction, size=5003):
@@ -226,7 +229,8 @@ def check_mean_gradient(setup, dtype, size=1031):
     for mean, total, each in zip(of_mean, of_sum, of_each):
         assert torch.equal(total, each), f"{setup}, {dtype}: the gradient of the sum is not that of the elements"
         errors = [
-            ulps(got, Fraction(want) / size, dtype) for got, want in zip(mean.flatten().tolist(), each.flatten().tolist())
+            ulps(got, Fraction(want) / size, dtype)
+            for got, want in zip(mean.flatten().tolist(), each.flatten().tolist())
         ]
         assert max(errors) <= 1.5, f"{setup}, {dtype}: {max(errors)} ULP"
 

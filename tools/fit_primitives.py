@@ -56,20 +56,38 @@ for kind, bits in BITS.items():
     # exp(r) = 1 + r + r^2 P(r), |r| <= ln2/2 and a little for the rounding of n;
     # the weight is expm1's, which asks for more than exp's near 0.
     edge = ln2 / 2 * mpf("1.0001")
-    c, error = fit(lambda r: (exp(r) - 1 - r) / r**2, -edge, edge, {"float": 5, "double": 10}[kind],
-                   lambda r: r**2 / abs(exp(r) - 1), bits)
+    c, error = fit(
+        lambda r: (exp(r) - 1 - r) / r**2,
+        -edge,
+        edge,
+        {"float": 5, "double": 10}[kind],
+        lambda r: r**2 / abs(exp(r) - 1),
+        bits,
+    )
     show("reduce", c, kind, error)
 
     # log(1 + f) = f - (h - s (h + z P(z))), h = f^2/2, s = f/(2 + f), z = s^2;
     # -1/4 <= f <= 1/2 makes z <= 1/25.
-    c, error = fit(lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z, mpf(0), mpf("0.0401"),
-                   {"float": 3, "double": 8}[kind], lambda z: z / 2, bits)
+    c, error = fit(
+        lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z,
+        mpf(0),
+        mpf("0.0401"),
+        {"float": 3, "double": 8}[kind],
+        lambda z: z / 2,
+        bits,
+    )
     show("log_sum", c, kind, error)
 
 # digamma(x) = (x - root) P(x - 3/2), 1 <= x <= 2; the root in two parts.
 root = findroot(digamma, mpf("1.4616"))
 hi = rounded(root, 53)
 show("root", [hi, rounded(root - hi, 53)], "double")
-c, error = fit(lambda t: digamma(t + 1.5) / (t + 1.5 - root), mpf(-0.5), mpf(0.5), 24,
-               lambda t: (t + 1.5 - root) / digamma(t + 1.5), 53)
+c, error = fit(
+    lambda t: digamma(t + 1.5) / (t + 1.5 - root),
+    mpf(-0.5),
+    mpf(0.5),
+    24,
+    lambda t: (t + 1.5 - root) / digamma(t + 1.5),
+    53,
+)
 show("digamma", c, "double", error)

@@ -76,7 +76,11 @@ def docstring(cls: type[PointwiseLoss]) -> str:
 def argument_doc(cls: type[PointwiseLoss], name: str) -> str:
     if name in cls.params:
         declared = cls.params[name]
-        limits = "" if declared.domain.everything or declared.kind != "float" else f" {declared.domain.description.capitalize()}."
+        limits = (
+            ""
+            if declared.domain.everything or declared.kind != "float"
+            else f" {declared.domain.description.capitalize()}."
+        )
         return declared.doc + limits
     if name == "reduction":
         return "One of " + ", ".join(map(repr, cls.reductions)) + "."
@@ -120,7 +124,7 @@ def deviations() -> str:
         ("Shapes of input and target must match; torch broadcasts silently or with a warning.", '`checks("off")`'),
         ("Labels, probabilities, variances and rates outside their domain are refused.", '`checks("off")`'),
         ("An integer input is refused; integer and boolean targets are promoted.", ""),
-        ("A reduction given first, `MSELoss(\"sum\")`, is the reduction; torch takes it as a truthy size_average.", ""),
+        ('A reduction given first, `MSELoss("sum")`, is the reduction; torch takes it as a truthy size_average.', ""),
         ("A reduction that does not exist is refused at construction, not at the first call.", ""),
         ("Complex numbers are refused; torch's l1_loss takes them.", ""),
         ("`kl_div` does not warn that 'mean' is not the mathematical mean; its documentation says so.", ""),

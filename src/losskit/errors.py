@@ -21,9 +21,9 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
     "device": (ValueError, "{loss}: {argument} is on {got} but {first} is on {expected}."),
     "shapes": (ValueError, "{loss}: {first} {expected} and {argument} {got} must have the same shape.{hint}"),
     "not_broadcastable": (ValueError, "{loss}: {argument} {got} must broadcast to {expected}.{hint}"),
-    "no_class_dimension": (ValueError, "{loss}: {argument} must have at least one dimension, the classes, got a scalar."),
+    "no_class_dimension": (ValueError, "{loss}: {argument} must have a dimension of classes, got a scalar."),
     "domain": (ValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
-    "normalizer": (ValueError, "{loss}: normalizer must be a non-negative number or a tensor with one element, got {got}."),
+    "normalizer": (ValueError, "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}."),
     "arguments": (TypeError, "{loss}: {problem}.{hint}"),
     # -- parameters ---------------------------------------------------------------------------------------
     "parameter": (ValueError, "{loss}: {argument} must be {expected}, got {got}."),

@@ -206,7 +206,23 @@ def _apply(name: str, *args: Any) -> Any:
 
 
 # What mpmath's spelling computes on Python numbers just as well, also while torch.compile traces.
-_ARITHMETIC = {"add", "sub", "mul", "div", "neg", "lt", "le", "gt", "ge", "eq", "ne", "both", "either", "where", "absolute"}
+_ARITHMETIC = {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "neg",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+    "both",
+    "either",
+    "where",
+    "absolute",
+}
 
 
 def _as_tensor(arg: Any, like: Tensor | None) -> Tensor:
@@ -370,7 +386,7 @@ def function(root: Expr, arguments: Sequence[str]) -> Callable[..., Any]:
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     scope = {name: globals()[name] for name in PRIMITIVES if name in globals()} | {"inf": math.inf, "nan": math.nan}
     exec(compile(source, filename, "exec"), scope)
-    return scope["formula"]  # type: ignore[return-value]
+    return scope["formula"]
 
 
 class Differentiable:
@@ -603,9 +619,7 @@ def print_expr(root: Expr, language: str) -> str:
     return _render(root, language, {})[0]
 
 
-def print_statements(
-    roots: Sequence[Expr], language: str, taken: Sequence[str] = ()
-) -> tuple[list[str], list[str]]:
+def print_statements(roots: Sequence[Expr], language: str, taken: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Several formulas with their shared subexpressions as named temporaries.
 
     Returns the lines that define the temporaries, in order, and one expression per root.
@@ -745,8 +759,15 @@ def _row(
     return name, row
 
 
-def _operator(name: str, symbol: str, torch_: Callable[..., Tensor], mpmath_: Callable[..., Any], latex: str,
-              derivative_: Callable[..., Expr | None] | None, javascript: str = "") -> tuple[str, Primitive]:  # fmt: skip
+def _operator(
+    name: str,
+    symbol: str,
+    torch_: Callable[..., Tensor],
+    mpmath_: Callable[..., Any],
+    latex: str,
+    derivative_: Callable[..., Expr | None] | None,
+    javascript: str = "",
+) -> tuple[str, Primitive]:
     """A row for an infix operator, spelt alike in every language."""
     return _row(name, 2, torch_, mpmath_, latex, derivative_, cpp=f"{{0}} {symbol} {{1}}",
                 javascript=javascript)  # fmt: skip

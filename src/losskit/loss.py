@@ -115,6 +115,7 @@ class Loss(nn.Module):
     reference: ClassVar[str] = ""
     best_for: ClassVar[str] = ""
     not_for: ClassVar[str] = ""
+    _plan: Any  # what the family remembers about the present parameters; None after a change
 
     def __init_subclass__(cls, *, abstract: bool = False) -> None:
         super().__init_subclass__()
@@ -209,7 +210,7 @@ def _short(value: Any) -> str:
 
 def _collect(cls: type[Loss]) -> dict[str, Param]:
     params: dict[str, Param] = {}
-    annotations = cls.__dict__.get("__annotations__", {})
+    annotations = inspect.get_annotations(cls)
     for name, declared in list(cls.__dict__.items()):
         if not isinstance(declared, Param):
             continue

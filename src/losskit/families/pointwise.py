@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import linecache
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,17 +20,16 @@ from losskit.domains import Domain
 from losskit.errors import DeclarationError
 from losskit.formula import Expr, Trace, derivative
 from losskit.kernels.dispatch import Plan, run
-from losskit.loss import Loss, Operand, Param, param, validate
+from losskit.loss import Loss, Operand, param, validate
 from losskit.reduction import check_reduction, legacy_reduction
 
 MAX_OPERANDS = 4  # of the fused kernel
 # Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
 RESERVED = frozenset(
-    "T alignas asm auto bool case catch char char8_t class const constexpr continue decltype default delete do double "
-    "else enum explicit export extern float for friend function goto if inline int let lk long mask namespace new "
-    "normalizer operator private protected public reduction register return sample_weight self short signed sizeof "
-    "static struct switch template this throw try typedef typeof union unsigned using virtual void volatile while "
-    "with yield".split()
+    "T alignas asm auto bool case catch char const constexpr continue decltype default delete do double else enum "
+    "explicit export extern float for friend function goto if inline int let lk long mask namespace new normalizer "
+    "operator private protected public reduction register return sample_weight self short signed sizeof static struct "
+    "switch template this throw try typedef typeof union unsigned using virtual void volatile while with".split()
 )
 
 
@@ -39,9 +38,9 @@ class Formula:
 
     def __init__(self, loss: type[PointwiseLoss], switches: dict[str, bool]) -> None:
         self.loss, self.switches = loss, switches
-        taken = [
-            name for name in inspect.signature(loss.value).parameters if name not in loss.params
-        ] + [name for name, p in loss.params.items() if p.kind == "tensor" and switches.get(name)]
+        taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
+            name for name, p in loss.params.items() if p.kind == "tensor" and switches.get(name)
+        ]
         self.operands = taken
         self.numbers = [name for name, p in loss.params.items() if p.kind == "float"]
         self.trace = Trace()
@@ -144,7 +143,6 @@ class PointwiseLoss(Loss, abstract=True):
     plans: ClassVar[dict[tuple[Any, ...], Plan]]
     formulas: ClassVar[dict[tuple[bool, ...], Formula]]
     value: ClassVar[Callable[..., Any]]
-    _plan: Plan | None
 
     @classmethod
     def _declare(cls) -> None:
@@ -156,7 +154,9 @@ class PointwiseLoss(Loss, abstract=True):
         taken = inspect.signature(cls.value).parameters
         for name in taken:
             if name.endswith("_") or name in RESERVED:
-                raise DeclarationError(f"{cls.__name__}: an argument of `value` cannot be called {name} in C++ or JavaScript")
+                raise DeclarationError(
+                    f"{cls.__name__}: an argument of `value` cannot be called {name} in C++ or JavaScript"
+                )
         for name in cls.params:
             if name not in taken and name != "weight":
                 raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
@@ -179,7 +179,7 @@ class PointwiseLoss(Loss, abstract=True):
         cls.functional = staticmethod(scope[cls.name])
         cls.functional.__doc__ = inspect.cleandoc(cls.__doc__ or "")
         if "forward" not in cls.__dict__:
-            cls.forward = scope["forward"]  # type: ignore[method-assign]
+            cls.forward = scope["forward"]
 
     def plan(self) -> Plan:
         """What runs this loss with its present parameters."""
@@ -193,9 +193,7 @@ class PointwiseLoss(Loss, abstract=True):
     @classmethod
     def _switches(cls) -> list[str]:
         """What selects the formula: boolean parameters, and whether a tensor parameter is there."""
-        return [
-            name for name, p in cls.params.items() if p.kind == "bool" or (p.kind == "tensor" and name != "weight")
-        ]
+        return [name for name, p in cls.params.items() if p.kind == "bool" or (p.kind == "tensor" and name != "weight")]
 
     @classmethod
     def call_operands(cls) -> list[str]:
@@ -211,7 +209,7 @@ def plan_of(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
         return _new_plan(loss, reduction, *values)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _new_plan(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     check_reduction(loss.name, reduction, loss.reductions)
     declared = [p for p in loss.params.values() if p.name != "weight"]
@@ -222,7 +220,7 @@ def _new_plan(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     plan = Plan(formula, reduction, [checked[name] for name in formula.numbers])
     if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
         loss.plans.clear()
-    loss.plans[reduction, *values] = plan
+    loss.plans[(reduction, *values)] = plan  # noqa: RUF031  # Python 3.10 needs the parentheses
     return plan
 
 

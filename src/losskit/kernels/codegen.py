@@ -59,7 +59,9 @@ def _loop(formula: Formula, which: list[int]) -> list[str]:
     lines += ["(void)gradients_;", "(void)scale_;"] if not which else []
     lines += ["#pragma GCC ivdep", "for (int64_t i_ = 0; i_ < n_; ++i_) {"]
     used = " ".join([*statements, value, *gradients])
-    lines += [f"  {'' if name in used else '[[maybe_unused]] '}const T {name} = {name}_at_[i_];" for name in formula.operands]
+    lines += [
+        f"  {'' if name in used else '[[maybe_unused]] '}const T {name} = {name}_at_[i_];" for name in formula.operands
+    ]
     lines += [f"  {statement}" for statement in statements]
     lines.append(f"  values_[i_] = {value};")
     lines += [

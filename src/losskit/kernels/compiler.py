@@ -48,7 +48,9 @@ def build(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         objects = [Path(folder) / f"{i}-{source.stem}.o" for i, source in enumerate(sources)]
-        commands = [[*shlex.split(cxx), *flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
+        commands = [
+            [*shlex.split(cxx), *flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_call, commands))
         linked = Path(folder) / output.name

@@ -86,7 +86,9 @@ def run(
         and not _transformed()
     ):
         if weight is None and sample_weight is None and mask is None and normalizer is None:
-            result = fused.attempt(plan, plan.numbers, a, b, c, d, None, None, None) if a.is_cpu and plan.kernel else None
+            result = (
+                fused.attempt(plan, plan.numbers, a, b, c, d, None, None, None) if a.is_cpu and plan.kernel else None
+            )
         else:
             result = None
         if result is not None:
@@ -134,20 +136,21 @@ def _fused(plan: Plan, args: Arguments) -> Tensor | None:
     numbers = plan.numbers
     if args.normalizer is not None:
         numbers = [float(args.normalizer), *numbers[1:]]
-    extras = [args.sample_weight, args.mask]
+    a, b, c, d = *args.operands, *[None] * (4 - len(args.operands))
+    extras = args.sample_weight, args.mask
     if plan.rows:
-        extras = [x if x is None or x.ndim == 0 else x.unsqueeze(-1) for x in extras]
+        extras = _per_row(args.sample_weight), _per_row(args.mask)
     if not (plan.rows and plan.reduction == "none"):
-        return fused.attempt(plan, numbers, *_four(args.operands), args.weight, *extras)
+        return fused.attempt(plan, numbers, a, b, c, d, args.weight, *extras)
     # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
     dtype = result_dtype(args.operands)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    elements = fused.attempt(plan, numbers, *_four(args.operands), args.weight, *extras, result=wide)
+    elements = fused.attempt(plan, numbers, a, b, c, d, args.weight, *extras, result=wide)
     return None if elements is None else elements.mean(-1).to(autocast(dtype, elements.device))
 
 
-def _four(operands: list[Tensor]) -> list[Tensor | None]:
-    return [*operands, *[None] * (4 - len(operands))]
+def _per_row(x: Tensor | None) -> Tensor | None:
+    return x if x is None or x.ndim == 0 else x.unsqueeze(-1)
 
 
 def why_eager(plan: Plan, args: Arguments) -> str | None:
@@ -196,7 +199,9 @@ def validated(
         raise error("not_floating", loss=plan.name, argument=names[0], got=first.dtype)
     if plan.rows and first.ndim == 0:
         raise error("no_class_dimension", loss=plan.name, argument=names[0])
-    tensors = [x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=first.dtype, device=first.device) for x in operands]
+    tensors = [
+        x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=first.dtype, device=first.device) for x in operands
+    ]
     shaped = _match_shapes(plan, names, tensors)
     shape = shaped[0].shape
     loss_shape = shape[:-1] if plan.rows else shape
@@ -274,7 +279,11 @@ def _shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
         if expected[:dim] + expected[dim + 1 :] == got and expected[dim] == 1:
             return f" Did you mean {name}.unsqueeze({dim})?"
         if expected[:dim] + expected[dim + 1 :] == got:
-            return f" Did you mean {name}.unsqueeze({dim}), one for each along dimension {dim}?" if name != "target" else ""
+            return (
+                f" Did you mean {name}.unsqueeze({dim}), one for each along dimension {dim}?"
+                if name != "target"
+                else ""
+            )
     for dim in range(len(got)):
         if got[:dim] + got[dim + 1 :] == expected and got[dim] == 1:
             return f" Did you mean {name}.squeeze({dim})?"

@@ -116,9 +116,7 @@ def gradients(
         taken = [x for x in operands if x is not None]
         full = [x if x.shape == taken[0].shape else x.expand(taken[0].shape) for x in taken]
         if plan.rows:  # the fused call got these per element
-            sample_weight, mask = (
-                x if x is None or x.ndim == 0 else x.squeeze(-1) for x in (sample_weight, mask)
-            )
+            sample_weight, mask = (x if x is None or x.ndim == 0 else x.squeeze(-1) for x in (sample_weight, mask))
         normalizer = None if numbers[0] != numbers[0] else numbers[0]
         elements = plan.rows and plan.reduction == "none"
         source = plan.elementwise() if elements else plan
@@ -175,9 +173,7 @@ def refuse(formula: Formula, operands: Sequence[Tensor], mask: Tensor | None) ->
 
 
 @torch.library.custom_op("losskit::refuse_if", mutates_args=())
-def _refuse_if(
-    bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, loss: str, switches: str
-) -> Tensor:
+def _refuse_if(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, loss: str, switches: str) -> Tensor:
     """`refuse` as an op, for graphs that cannot branch on data; returns `bad` where it does not raise."""
     if bool(bad):
         from losskit.registry import get

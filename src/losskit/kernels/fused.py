@@ -37,7 +37,7 @@ def pack(reduction: str, weight_in_mean: bool, rows: bool, stretch: int) -> int:
     return _REDUCTIONS[reduction] | weight_in_mean << _WEIGHT | rows << _ROWS | stretch << _STRETCH
 
 
-class Declined(Exception):
+class DeclinedError(Exception):
     """The kernel does not take these arguments as they are; nothing was computed."""
 
 
@@ -62,7 +62,7 @@ def attempt(
     elif torch.is_autocast_enabled("cpu") and a.dtype in _HALVES:
         code |= _RESULT[torch.float32] << _DTYPE
     if torch.is_grad_enabled():
-        wanted = a.requires_grad
+        wanted = int(a.requires_grad)
         if b is not None and b.requires_grad:
             wanted |= 2
         if c is not None and c.requires_grad:
@@ -72,7 +72,7 @@ def attempt(
         if wanted:
             try:
                 return _apply(plan, code | wanted << _GRADIENTS, numbers, a, b, c, d, weight, sample_weight, mask)
-            except (Declined, NotImplementedError):
+            except (DeclinedError, NotImplementedError):
                 return None
     try:
         loss, _, _, _, _, status = _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
@@ -89,15 +89,24 @@ class Fused(torch.autograd.Function):
     """The autograd node around the kernel. Operands are dense CPU tensors that the kernel accepts."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, code: int, numbers: list[float], a: Tensor, b: Tensor | None, c: Tensor | None,
-                d: Tensor | None, weight: Tensor | None, sample_weight: Tensor | None, mask: Tensor | None) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        code: int,
+        numbers: list[float],
+        a: Tensor,
+        b: Tensor | None,
+        c: Tensor | None,
+        d: Tensor | None,
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
         now = code & ~(15 << _GRADIENTS) if plan.reduction == "none" else code
-        loss, ga, gb, gc, gd, status = _kernel(
-            plan.kernel, now, a, b, c, d, weight, sample_weight, mask, None, numbers
-        )
+        loss, ga, gb, gc, gd, status = _kernel(plan.kernel, now, a, b, c, d, weight, sample_weight, mask, None, numbers)
         if status:
             if status < 0:
-                raise Declined
+                raise DeclinedError
             eager.refuse(plan.formula, [x for x in (a, b, c, d) if x is not None], mask)
         ctx.save_for_backward(a, b, c, d, weight, sample_weight, mask)
         ctx.gradients = (ga, gb, gc, gd) if plan.reduction != "none" else None

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from losskit.domains import probability
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import log, log1p, maximum, where
 from losskit.loss import Case, Deviation, Operand, param
 

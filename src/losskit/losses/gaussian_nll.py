@@ -3,8 +3,8 @@
 import math
 
 from losskit.domains import nonnegative, positive
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import log, maximum
 from losskit.loss import Case, Deviation, Operand, param
 
@@ -69,4 +69,6 @@ class GaussianNLLLoss(PointwiseLoss):
     ]
     best_for = "Uncertainty estimates and heteroscedastic noise."
     not_for = "Point predictions; constant variance."
-    reference = "Nix, D. A. and Weigend, A. S. (1994). Estimating the mean and variance of the target distribution. ICNN."
+    reference = (
+        "Nix, D. A. and Weigend, A. S. (1994). Estimating the mean and variance of the target distribution. ICNN."
+    )

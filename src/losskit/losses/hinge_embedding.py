@@ -1,8 +1,8 @@
 """HingeEmbeddingLoss: distances of similar and dissimilar pairs."""
 
 from losskit.domains import signs
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import maximum, where
 from losskit.loss import Case, Operand, param
 
@@ -42,4 +42,6 @@ class HingeEmbeddingLoss(PointwiseLoss):
     ]
     best_for = "Similar or not: siamese networks."
     not_for = "Several classes."
-    reference = "Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR."
+    reference = (
+        "Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR."
+    )

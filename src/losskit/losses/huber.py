@@ -1,8 +1,8 @@
 """HuberLoss: quadratic near zero, linear in the tails."""
 
 from losskit.domains import positive
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, clamp, where
 from losskit.loss import Case, Deviation, Operand, param
 

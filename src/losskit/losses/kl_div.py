@@ -1,8 +1,8 @@
 """KLDivLoss: Kullback-Leibler divergence of a predicted from a true distribution."""
 
 from losskit.domains import log_probability, nonnegative
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import exp, log, times, where
 from losskit.loss import Case, Deviation, Operand, param
 from losskit.reduction import REDUCTIONS

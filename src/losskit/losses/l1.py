@@ -1,7 +1,7 @@
 """L1Loss: absolute error."""
 
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute
 from losskit.loss import Case, Operand
 

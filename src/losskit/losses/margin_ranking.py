@@ -1,8 +1,8 @@
 """MarginRankingLoss: which of two should be larger."""
 
 from losskit.domains import signs
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import maximum, where
 from losskit.loss import Case, Operand, param
 
@@ -43,4 +43,6 @@ class MarginRankingLoss(PointwiseLoss):
     ]
     best_for = "Ranking, preferences, recommenders."
     not_for = "Absolute values."
-    reference = "Herbrich, R., Graepel, T. and Obermayer, K. (1999). Support vector learning for ordinal regression. ICANN."
+    reference = (
+        "Herbrich, R., Graepel, T. and Obermayer, K. (1999). Support vector learning for ordinal regression. ICANN."
+    )

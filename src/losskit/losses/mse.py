@@ -1,7 +1,7 @@
 """MSELoss: squared error."""
 
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.loss import Case, Operand
 
 

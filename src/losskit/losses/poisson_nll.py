@@ -3,8 +3,8 @@
 import math
 
 from losskit.domains import nonnegative
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import digamma, exp, lgamma, log, times, where
 from losskit.loss import Case, Deviation, Operand, param
 
@@ -90,4 +90,6 @@ class PoissonNLLLoss(PointwiseLoss):
     ]
     best_for = "Counts, rates and rare events."
     not_for = "Continuous targets without a lower bound; negative data."
-    reference = "Nelder, J. A. and Wedderburn, R. W. M. (1972). Generalized linear models. J. R. Stat. Soc. A 135, 370-384."
+    reference = (
+        "Nelder, J. A. and Wedderburn, R. W. M. (1972). Generalized linear models. J. R. Stat. Soc. A 135, 370-384."
+    )

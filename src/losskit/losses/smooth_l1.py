@@ -1,8 +1,8 @@
 """SmoothL1Loss: Huber's loss divided by beta."""
 
 from losskit.domains import nonnegative
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, sign, where
 from losskit.loss import Case, Operand, param
 

@@ -1,8 +1,8 @@
 """SoftMarginLoss: logistic loss of labels -1 and 1."""
 
 from losskit.domains import signs
-from losskit.families.pointwise import PointwiseLoss
 from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import softplus
 from losskit.loss import Case, Deviation, Operand
 
@@ -46,4 +46,6 @@ class SoftMarginLoss(PointwiseLoss):
     ]
     best_for = "Margins in the style of support vector machines."
     not_for = "Labels 0 and 1."
-    reference = "Friedman, J., Hastie, T. and Tibshirani, R. (2000). Additive logistic regression. Ann. Statist. 28, 337-407."
+    reference = (
+        "Friedman, J., Hastie, T. and Tibshirani, R. (2000). Additive logistic regression. Ann. Statist. 28, 337-407."
+    )
