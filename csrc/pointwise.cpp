@@ -371,7 +371,8 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   double denominated = 1.0;
   if (options.reduction == kMean) {
     Scratch<float> scratch;
-    denominated = std::isnan(numbers[0]) ? denominator(job, scratch) : numbers[0];
+    // A normalizer counts rows where rows are the unit; elements are what is summed here.
+    denominated = std::isnan(numbers[0]) ? denominator(job, scratch) : numbers[0] * static_cast<double>(row);
     job.scale = denominated == 0.0 ? 0.0 : 1.0 / denominated;
   } else if (options.reduction == kSum && options.rows) {
     denominated = static_cast<double>(row);

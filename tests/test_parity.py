@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812  # its usual name
+import torch.nn.functional as F  # its usual name
 from samples import DTYPES, built_in
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -207,6 +208,18 @@ def compare(call: Call, torchs: Any, ours: Any, allow_off: bool) -> str:
         what = f"{call} in {own[0].dtype}, " + (f"gradient {position}" if position else "value")
         assert_as_good(*results, GRADIENT_ULPS if position else value_ulps, what)
     return checks
+
+
+def test_the_comparison_can_fail():
+    """A wrong shape, dtype, value or NaN is seen; what torch itself gets wrong is allowed."""
+    truth = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    own, term = truth.float(), truth.amax()
+    assert_as_good(own.clone(), own, truth, term, 2, "equal")
+    assert_as_good(own + 0.5, own + 0.5, truth, term, 2, "as wrong as torch")
+    spoilt = [own[:2], own.double(), own + 1e-5, own * math.nan, own.flip(0)]
+    for wrong in spoilt:
+        with pytest.raises(AssertionError, match="case"):
+            assert_as_good(wrong, own, truth, term, 2, "case")
 
 
 def run_losskit(call: Call, ours: Any, allow_off: bool) -> tuple[list[Tensor], str]:

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hinge_embedding_loss_9ca3767950ab_block {
+namespace losskit_hinge_embedding_loss_b0f5ec453b82_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -20,7 +20,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      values_[i_] = lk::where(target != T(1.0), lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(target != T(-1.0), input, T(0.0));
+      values_[i_] = lk::where(target == target, lk::where(target != T(1.0), lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(target != T(-1.0), input, T(0.0)), target);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -30,7 +30,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const bool unequal = target != T(1.0);
       const bool unequal2 = target != T(-1.0);
-      values_[i_] = lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0));
+      values_[i_] = lk::where(target == target, lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0)), target);
       input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), scale_);
     }
   } else {
@@ -42,14 +42,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const bool unequal = target != T(1.0);
       const bool unequal2 = target != T(-1.0);
-      values_[i_] = lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0));
+      values_[i_] = lk::where(target == target, lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0)), target);
       input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), scale_);
       target_out_[i_] = lk::scaled<T>(T(0.0), scale_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_hinge_embedding_loss_9ca3767950ab, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_hinge_embedding_loss_b0f5ec453b82, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})
 

@@ -220,7 +220,7 @@ def _new_plan(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     plan = Plan(formula, reduction, [checked[name] for name in formula.numbers])
     if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
         loss.plans.clear()
-    loss.plans[(reduction, *values)] = plan  # noqa: RUF031  # Python 3.10 needs the parentheses
+    loss.plans[(reduction, *values)] = plan  # Python 3.10 needs the parentheses
     return plan
 
 

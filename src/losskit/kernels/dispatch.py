@@ -136,7 +136,8 @@ def _fused(plan: Plan, args: Arguments) -> Tensor | None:
     numbers = plan.numbers
     if args.normalizer is not None:
         numbers = [float(args.normalizer), *numbers[1:]]
-    a, b, c, d = *args.operands, *[None] * (4 - len(args.operands))
+    padded: list[Any] = [*args.operands, None, None, None]
+    a, b, c, d = padded[:4]
     extras = args.sample_weight, args.mask
     if plan.rows:
         extras = _per_row(args.sample_weight), _per_row(args.mask)

@@ -26,7 +26,8 @@ class HingeEmbeddingLoss(PointwiseLoss):
     @staticmethod
     def value(input, target, margin):
         apart = where(target != 1.0, maximum(margin - input, 0.0), 0.0)
-        return apart + where(target != -1.0, input, 0.0)
+        loss = apart + where(target != -1.0, input, 0.0)
+        return where(target == target, loss, target)  # a NaN label is neither 1 nor -1
 
     @staticmethod
     def grad(input, target, margin):

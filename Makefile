@@ -1,0 +1,47 @@
+# The front door. `make demo` and `make test` each do all the set-up that they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is pinned exactly and installed first: losskit is then built against it, without build isolation.
+TORCH := torch==2.13.0
+READY := $(VENV)/.ready
+BUILT_FROM := pyproject.toml setup.py src/losskit/kernels/compiler.py $(wildcard csrc/*.h csrc/*.cpp csrc/generated/*.cpp)
+
+.PHONY: help setup demo test check bench docs wheel clean
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## make .venv with torch, losskit and the tools
+
+$(READY): $(BUILT_FROM)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[demo,bench,test,check]"
+	touch $(READY)
+
+demo: $(READY) ## train on real data with torch's losses and with losskit's, and compare
+	$(BIN)/python examples/demo.py
+
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(READY) ## lint, formatting, types, freshness of generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+	$(BIN)/python tools/generate.py --check
+
+bench: $(READY) ## measure against torch eager and torch.compile on this machine
+	$(BIN)/python benchmarks/run.py
+
+docs: $(READY) ## print the generated files anew from the declarations
+	$(BIN)/python tools/generate.py
+
+wheel: $(READY) ## build a wheel that serves every Python
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist src/losskit/lib src/*.egg-info demo_output

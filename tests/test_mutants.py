@@ -1,0 +1,597 @@
+"""The proof that the suite is awake: broken losses, each of which must be caught by a check of the suite itself.
+
+1. Every node of every traced formula, value and gradients, is broken in every way that fits it; `checks.measure`'s
+   truth must see it. A mutant that computes the same numbers on another, dense grid is no mutant; those are counted.
+2. The code around the formulas is broken by patching, one mistake at a time; the checks of behaviour must see it.
+3. Facts, cases and deviations are turned into lies; the checks that measure them must see it.
+"""
+
+import copy
+import dataclasses
+import functools
+import math
+
+import checks
+import numpy as np
+import pytest
+import samples
+import test_facts
+import test_truth
+import torch
+from losskit.domains import real
+from losskit.families.pointwise import Formula
+from losskit.formula import topological
+from losskit.kernels import dispatch, eager, fused
+
+# ---------------------------------------------------------------------------------------------------------
+# 1. Broken formulas
+
+FLIPPED = {"lt": "ge", "ge": "lt", "gt": "le", "le": "gt", "eq": "ne", "ne": "eq"}
+SWAPPED = {"add": "sub", "sub": "add", "mul": "div", "div": "mul", "times": "add", "maximum": "minimum",
+           "minimum": "maximum", "both": "either", "either": "both"}  # fmt: skip
+CONFUSED = {"exp": "expm1", "log": "log1p", "log1p": "log", "softplus": "sigmoid", "sigmoid": "tanh",
+            "lgamma": "digamma", "digamma": "log", "absolute": "sign", "sign": "tanh"}  # fmt: skip
+OF_MINUS = {"exp", "softplus", "sigmoid"}
+PIECES = {"add": (0, 1), "sub": (0, 1), "mul": (0, 1), "div": (0, 1), "times": (0, 1), "maximum": (0, 1), "neg": (0,),
+          "minimum": (0, 1), "where": (1, 2), "clamp": (0, 1, 2), "absolute": (0,), "both": (0, 1), "either": (0, 1),
+          "softplus": (0,), "sigmoid": (0,)}  # fmt: skip
+
+
+def broken(node):
+    """What may stand in the place of a node, with a name for each mistake."""
+    make, args = node.trace.node, node.args
+    if node.op == "constant":
+        yield "wrong constant", node.trace.constant(node.value * 1.5 + (node.value == 0.0))
+        if node.value != 0.0 and math.isfinite(node.value):
+            yield "wrong sign", node.trace.constant(-node.value)
+    for i in PIECES.get(node.op, ()):
+        if not (node.op == "clamp" and i):
+            yield f"only argument {i}", args[i]
+    if node.op in FLIPPED:
+        yield "flipped", make(FLIPPED[node.op], args)
+    if node.op in SWAPPED:
+        yield SWAPPED[node.op], make(SWAPPED[node.op], args)
+    if node.op in CONFUSED:
+        yield CONFUSED[node.op], make(CONFUSED[node.op], args)
+    if node.op in OF_MINUS:
+        yield "of minus", make(node.op, [make("neg", args)])
+    if node.op in ("sub", "div"):
+        yield "reversed", make(node.op, args[::-1])
+    if node.op == "where":
+        yield "branches swapped", make("where", [args[0], args[2], args[1]])
+    if node.op == "clamp":
+        yield "no lower limit", make("minimum", [args[0], args[2]])
+        yield "no upper limit", make("maximum", [args[0], args[1]])
+
+
+def replaced(root, old, new):
+    """A formula with one node replaced."""
+    made = {old: new}
+    for node in topological([root]):
+        if node not in made:
+            args = tuple(made[arg] for arg in node.args)
+            made[node] = (
+                node if args == () or all(a is b for a, b in zip(args, node.args)) else node.trace.node(node.op, args)
+            )
+    return made[root]
+
+
+def numbers_of(setup, dtype=torch.float64):
+    given = checks.parameters(setup, dtype)
+    return [given[name] for name in checks.formula_of(setup).numbers]
+
+
+def computed(setup, root, columns):
+    """A root of a formula on a grid, in float64, as the eager path computes it."""
+    (result,) = checks.formula_of(setup).evaluate([root], list(columns.values()), numbers_of(setup))
+    like = next(iter(columns.values()))
+    return result.expand(like.shape) if isinstance(result, torch.Tensor) else torch.full_like(like, result)
+
+
+def size_of_terms(setup, root, columns):
+    """The largest term of a sum, element by element: the unit in which two forms of it may differ."""
+    if root.op in ("add", "sub", "neg"):
+        return functools.reduce(torch.maximum, (size_of_terms(setup, arg, columns) for arg in root.args))
+    if root.op in ("mul", "div") and root.args[0].op == "constant":
+        return computed(setup, root.args[0], columns).abs() * size_of_terms(setup, root.args[1], columns)
+    return computed(setup, root, columns).abs()
+
+
+def same_numbers(setups, root, mutant):
+    """Whether a mutant is equivalent: on another, dense grid it gives what the original gives."""
+    for setup in setups:
+        columns = checks.grid(checks.known(setup), torch.float64, 3000, 77)
+        a, b = computed(setup, root, columns), computed(setup, mutant, columns)
+        finite = a.isfinite() & b.isfinite()
+        scale = torch.maximum(size_of_terms(setup, root, columns), a.abs())
+        near = (a - b).abs() <= 1e-12 * scale
+        if not (torch.where(finite, near, (a == b) | (a.isnan() & b.isnan())) | a.isnan()).all():
+            return False
+    return True
+
+
+def caught(setups, what, root, mutant):
+    """Whether the truth sees a mutant at a point where the original is right."""
+    for setup in setups:
+        columns = checks.grid(checks.known(setup), torch.float64)
+        exact = checks.truth(checks.known(setup), torch.float64)[what]
+        allowed = test_truth.bar(setup, "eager", what)
+        right = exact.errors(computed(setup, root, columns)) <= allowed
+        if (right & ~(exact.errors(computed(setup, mutant, columns)) <= allowed)).any():
+            return True
+    return False
+
+
+def by_formula():
+    """Every traced formula that a setup uses, with its setups."""
+    found = {}
+    for setup in samples.setups():
+        found.setdefault(id(checks.formula_of(setup)), []).append(setup)
+    return list(found.values())
+
+
+def roots_of(setups):
+    """The value and the gradients of the formula of some setups, by name."""
+    formula = checks.formula_of(setups[0])
+    return {"value": formula.value, **dict(zip(formula.operands, formula.gradients))}
+
+
+def mutants_of(root):
+    """Every mutant of a formula, once."""
+    seen = {root}
+    for node in topological([root]):
+        for mistake, new in broken(node):
+            mutant = replaced(root, node, new)
+            if mutant not in seen:
+                seen.add(mutant)
+                yield f"{mistake}: {node!r}", mutant
+
+
+@functools.cache
+def judged(index):
+    """Of one formula: the mutants caught, the equivalent ones, and the survivors."""
+    setups = by_formula()[index]
+    found = {"caught": [], "equivalent": [], "survivors": []}
+    for what, root in roots_of(setups).items():
+        for name, mutant in mutants_of(root):
+            verdict = "caught" if caught(setups, what, root, mutant) else None
+            verdict = verdict or ("equivalent" if same_numbers(setups, root, mutant) else "survivors")
+            found[verdict].append(f"{setups[0]} {what}, {name}")
+    return found
+
+
+@pytest.mark.parametrize("index", range(len(by_formula())), ids=[str(setups[0]) for setups in by_formula()])
+def test_broken_formulas_are_caught(index):
+    found = judged(index)
+    assert not found["survivors"], f"{len(found['survivors'])} survivors:\n" + "\n".join(found["survivors"])
+    assert len(found["caught"]) >= 5
+
+
+def test_there_are_enough_broken_formulas():
+    """And few of them are excluded."""
+    everything = [judged(i) for i in range(len(by_formula()))]
+    count = {verdict: sum(len(found[verdict]) for found in everything) for verdict in everything[0]}
+    assert count["caught"] >= 500, count
+    assert count["equivalent"] <= 0.2 * count["caught"], count
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The grid is awake, too
+
+
+CHOICES = ("where", "maximum", "minimum", "clamp", "absolute", "sign")
+
+
+def sides(setup, node, columns):
+    """Which sides of a choice the grid takes."""
+    first, *rest = (computed(setup, arg, columns) for arg in node.args)
+    if node.op == "where":
+        return {bool(x) for x in first.unique()}
+    if node.op in ("absolute", "sign"):
+        return {int(x) for x in first.sign().unique() if x == x} - ({0} if node.op == "absolute" else set())
+    if node.op == "clamp":
+        return {int(x) for x in ((first > rest[1]).int() - (first < rest[0]).int()).unique()}
+    return {bool(x) for x in (first > rest[0]).unique()}
+
+
+@pytest.mark.parametrize("index", range(len(by_formula())), ids=[str(setups[0]) for setups in by_formula()])
+def test_the_grid_crosses_every_kink(index):
+    setups = by_formula()[index]
+    wanted = {"where": 2, "maximum": 2, "minimum": 2, "clamp": 3, "absolute": 2, "sign": 3}
+    missed = []
+    for what, root in roots_of(setups).items():
+        for node in topological([root]):
+            if node.op in CHOICES:
+                seen = [sides(setup, node, checks.grid(checks.known(setup), torch.float64)) for setup in setups]
+                if len(set().union(*seen)) < wanted[node.op]:
+                    missed.append(f"{what}: {node!r} {seen}")
+    assert not missed, "\n".join(missed)
+
+
+@pytest.mark.parametrize("setup", samples.everything())
+def test_samples_vary_and_reach_the_edges(setup):
+    for x, y, z in zip(setup.operands((200,)), setup.operands((200,)), setup.operands((200,), seed=1)):
+        assert torch.equal(x, y)
+        assert not torch.equal(x, z)
+        assert len(x.unique()) > 1
+    formula = checks.formula_of(setup)
+    for dtype in test_truth.WIDE:
+        for domain, column in zip(formula.domains, checks.grid(checks.known(setup), dtype).values()):
+            missing = set(torch.tensor(domain.edges(), dtype=torch.float64).to(dtype).tolist()) - set(column.tolist())
+            assert not {x for x in missing if domain.includes(x)}, f"{setup}: {missing}"
+            assert not domain.outside(column).any()
+
+
+def test_every_parameter_is_varied():
+    for loss in samples.built_in():
+        seen = {name for setup in samples.setups() if setup.loss is loss for name in setup.params}
+        assert set(loss.params) - {"weight"} == seen, loss.name
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 2. Broken code around the formulas. A mutant patches something; `patch` is pytest's MonkeyPatch.
+
+MUTANTS = {}
+
+
+def mutant(function):
+    """Register a way to break losskit."""
+    MUTANTS[function.__name__] = function
+    return function
+
+
+def wrapped(patch, owner, name, wrap):
+    """Replace `owner.name` by `wrap(original)`."""
+    original = getattr(owner, name)
+    patch.setattr(owner, name, functools.wraps(original)(wrap(original)))
+
+
+def packed(change):
+    """A mutant of `fused.pack`, by its arguments (reduction, weight_in_mean, rows, stretch)."""
+    return lambda patch: wrapped(patch, fused, "pack", lambda pack: lambda *args: pack(*change(*args)))
+
+
+def attempted(change):
+    """A mutant of `fused.attempt`, by its arguments as a dict."""
+    names = ("plan", "numbers", "a", "b", "c", "d", "weight", "sample_weight", "mask")
+
+    def patching(patch):
+        def wrap(attempt):
+            def broken(*args, **kwargs):
+                given = dict(zip(names, args))
+                change(given)
+                return attempt(*given.values(), **kwargs)
+
+            return broken
+
+        wrapped(patch, fused, "attempt", wrap)
+
+    return patching
+
+
+def reduced(change):
+    """A mutant of the eager reduction, by its keyword arguments."""
+
+    def patching(patch):
+        def wrap(reduce):
+            def broken(values, reduction, **kwargs):
+                change(values, kwargs)
+                return reduce(values, reduction, **kwargs)
+
+            return broken
+
+        wrapped(patch, eager, "reduce_eagerly", wrap)
+
+    return patching
+
+
+def dropped(name):
+    return lambda given: given.update({name: None})
+
+
+def _count_masked(given):
+    if given["mask"] is not None and math.isnan(given["numbers"][0]):
+        given["numbers"] = [float(given["a"].numel()), *given["numbers"][1:]]
+
+
+def _count_masked_eagerly(values, kwargs):
+    if kwargs["mask"] is not None and kwargs["normalizer"] is None:
+        kwargs["normalizer"] = float(values.numel())
+
+
+MUTANTS |= {
+    "the mean is a sum": packed(lambda r, *rest: ("sum" if r == "mean" else r, *rest)),
+    "the sum is a mean": packed(lambda r, *rest: ("mean" if r == "sum" else r, *rest)),
+    "weight not in the denominator": packed(lambda r, w, *rest: (r, False, *rest)),
+    "weight always in the denominator": packed(lambda r, w, *rest: (r, True, *rest)),
+    "rows forgotten": packed(lambda r, w, rows, s: (r, w, False, s)),
+    "everything is rows": packed(lambda r, w, rows, s: (r, w, True, s)),
+    "every operand broadcasts": packed(lambda r, w, rows, s: (r, w, rows, 15)),
+    "weight ignored": attempted(dropped("weight")),
+    "sample_weight ignored": attempted(dropped("sample_weight")),
+    "mask ignored": attempted(dropped("mask")),
+    "normalizer ignored": attempted(lambda given: given.update(numbers=[math.nan, *given["numbers"][1:]])),
+    "masked elements counted": attempted(_count_masked),
+    "sample_weight for weight": attempted(lambda g: g.update(weight=g["sample_weight"], sample_weight=g["weight"])),
+    "input and target exchanged": attempted(lambda given: given.update(a=given["b"], b=given["a"])),
+    "parameters reversed": attempted(lambda g: g.update(numbers=[g["numbers"][0], *(2 * x for x in g["numbers"][1:])])),
+    "eager: weight ignored": reduced(lambda values, kwargs: kwargs.update(weight=None)),
+    "eager: sample_weight ignored": reduced(lambda values, kwargs: kwargs.update(sample_weight=None)),
+    "eager: mask ignored": reduced(lambda values, kwargs: kwargs.update(mask=None)),
+    "eager: normalizer ignored": reduced(lambda values, kwargs: kwargs.update(normalizer=None)),
+    "eager: masked elements counted": reduced(_count_masked_eagerly),
+    "eager: weight always in the denominator": reduced(lambda values, kwargs: kwargs.update(weight_in_mean=True)),
+    "eager: weight not in the denominator": reduced(lambda values, kwargs: kwargs.update(weight_in_mean=False)),
+}
+
+
+@mutant
+def gradient_not_scaled_by_what_comes_from_above(patch):
+    def backward(ctx, upstream):
+        if ctx.gradients is None:
+            return None, None, None, *fused._again(ctx, upstream), None, None, None
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, None, *gradients, None, None, None
+
+    patch.setattr(fused.Fused, "backward", staticmethod(backward))
+
+
+@mutant
+def gradient_handed_over_twice(patch):
+    def wrap(original):
+        def backward(ctx, upstream):
+            kept = ctx.gradients
+            result = original(ctx, upstream)
+            ctx.gradients = kept
+            return result
+
+        return backward
+
+    patch.setattr(fused.Fused, "backward", staticmethod(wrap(fused.Fused.backward)))
+
+
+@mutant
+def upstream_gradient_ignored_by_elements(patch):
+    wrapped(patch, fused, "_again", lambda again: lambda ctx, upstream: again(ctx, torch.ones_like(upstream)))
+
+
+@mutant
+def second_derivative_ignores_upstream(patch):
+    def wrap(gradients):
+        def broken(*args):
+            return gradients(*args[:7], torch.ones_like(args[7]), *args[8:])
+
+        return broken
+
+    wrapped(patch, eager, "gradients", wrap)
+
+
+@mutant
+def eager_gradient_not_scaled(patch):
+    original = eager._Formula.backward
+    broken = staticmethod(lambda ctx, upstream: original(ctx, torch.ones_like(upstream)))
+    patch.setattr(eager._Formula, "backward", broken)
+
+
+@mutant
+def checks_never_raise(patch):
+    patch.setattr(fused, "_CHECK_BITS", dict.fromkeys(fused._CHECK_BITS, 0))
+
+
+@mutant
+def nan_mode_lost(patch):
+    patch.setattr(fused, "_CHECK_BITS", {**fused._CHECK_BITS, "nan": 0})
+
+
+@mutant
+def nan_mode_raises(patch):
+    patch.setattr(fused, "_CHECK_BITS", {**fused._CHECK_BITS, "nan": fused._CHECK_BITS["raise"]})
+
+
+@mutant
+def off_mode_still_checks(patch):
+    patch.setattr(fused, "_CHECK_BITS", {**fused._CHECK_BITS, "off": fused._CHECK_BITS["raise"]})
+
+
+@mutant
+def refusal_lost(patch):
+    patch.setattr(eager, "refuse", lambda *args: None)
+
+
+@mutant
+def eager_checks_lost(patch):
+    patch.setattr(eager, "_bad", lambda *args: None)
+
+
+@mutant
+def eager_checks_ignore_the_mask(patch):
+    wrapped(patch, eager, "_bad", lambda bad: lambda plan, operands, mask, mode: bad(plan, operands, None, mode))
+
+
+@mutant
+def domains_of_the_wrong_operand(patch):
+    domains = Formula.domains.fget
+    patch.setattr(Formula, "domains", property(lambda self: domains(self)[::-1]))
+
+
+@mutant
+def domains_all_real(patch):
+    patch.setattr(Formula, "domains", property(lambda self: [real] * len(self.operands)))
+
+
+@mutant
+def the_wrong_operand_is_named(patch):
+    operand = Formula.operand
+    patch.setattr(Formula, "operand", lambda self, name: operand(self, self.operands[-1 - self.operands.index(name)]))
+
+
+class _Settings:
+    """Settings that never change."""
+
+    checks, empty = "raise", "nan"
+
+
+@mutant
+def empty_rule_ignored(patch):
+    patch.setattr(fused, "state", _Settings)
+
+
+@mutant
+def eager_empty_rule_ignored(patch):
+    import losskit.reduction
+
+    patch.setattr(losskit.reduction, "state", _Settings)
+
+
+@mutant
+def batchmean_is_mean(patch):
+    def wrap(init):
+        def broken(self, formula, reduction, numbers):
+            init(self, formula, "mean" if reduction == "batchmean" else reduction, numbers)
+
+        return broken
+
+    patch.setattr(dispatch.Plan, "__init__", wrap(dispatch.Plan.__init__))
+
+
+@mutant
+def result_in_the_dtype_of_the_input(patch):
+    for module in (eager, dispatch):
+        patch.setattr(module, "result_dtype", lambda operands: operands[0].dtype)
+    attempt = fused.attempt
+    patch.setattr(
+        fused, "attempt", lambda *args, **kwargs: (r := attempt(*args, **kwargs)) if r is None else r.to(args[2].dtype)
+    )
+
+
+@mutant
+def autocast_ignored(patch):
+    patch.setattr(torch, "is_autocast_enabled", lambda *args: False)
+
+
+@mutant
+def shapes_not_matched(patch):
+    patch.setattr(dispatch, "_match_shapes", lambda plan, names, tensors: list(torch.broadcast_tensors(*tensors)))
+
+
+@mutant
+def mask_not_validated_before_the_formula(patch):
+    """The eager formula sees what is masked: a NaN behind the mask reaches the gradient."""
+    patch.setattr(
+        eager.torch,
+        "where",
+        lambda c, a, b, where=torch.where: a if b is not None and isinstance(b, float) else where(c, a, b),
+    )
+
+
+def seen_by_behaviour():
+    """The name of the first check of behaviour that fails, or None."""
+    for name, check in checks.behaviours().items():
+        try:
+            check()
+        except Exception:
+            return name
+    return None
+
+
+def forget_plans():
+    for setup in samples.setups():
+        setup.loss.plans.clear()
+
+
+def test_behaviour():
+    """The checks of behaviour hold for losskit itself."""
+    for check in checks.behaviours().values():
+        check()
+
+
+def test_broken_behaviour_is_caught():
+    assert len(MUTANTS) >= 30
+    survivors = []
+    for name, break_it in MUTANTS.items():
+        forget_plans()
+        with pytest.MonkeyPatch.context() as patch:
+            break_it(patch)
+            if seen_by_behaviour() is None:
+                survivors.append(name)
+        forget_plans()
+    assert seen_by_behaviour() is None, "a mutant was not undone"
+    assert not survivors, f"{len(survivors)} of {len(MUTANTS)} survive: {survivors}"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 3. Lies about a loss
+
+
+def raises(check, *args):
+    try:
+        check(*args)
+    except AssertionError:
+        return True
+    return False
+
+
+def lies(fact, truth):
+    """False claims in the place of a true one."""
+    if isinstance(truth, bool):
+        return [not truth]
+    if fact == "lipschitz":
+        return [1.0, 2.0] if truth is None else [None, 3.0 if isinstance(truth, str) else truth / 2, 7.0]
+    return [0.0, -1e3] if truth is None else [truth + 0.1, truth - 0.1, None]
+
+
+def test_false_facts_are_caught():
+    """Every fact of every loss, turned around."""
+    believed, count = [], 0
+    for loss in samples.built_in():
+        for fact, check in test_facts.CHECKS.items():
+            for claim in lies(fact, getattr(loss.facts, fact)):
+                count += 1
+                if not raises(check, samples.Setup(loss), claim):
+                    believed.append(f"{loss.name}: {fact}={claim}")
+    assert not believed, f"{len(believed)} of {count}: {believed}"
+
+
+def test_false_cases_are_caught():
+    """A wrong value or gradient in a worked example or in a deviation."""
+    believed = []
+    for loss in samples.built_in():
+        for case in loss.cases:
+            wrong = [("value", case.value + 1e-6)] + (
+                [("grad", case.grad + 1e-5 * (1 + abs(case.grad)))] if case.grad is not None else []
+            )
+            for name, number in wrong:
+                lie = copy.copy(case)
+                object.__setattr__(lie, name, number)
+                if not raises(test_truth.check_case, loss, lie):
+                    believed.append(f"{loss.name} {lie}")
+        for deviation in loss.deviations:
+            for side in ("torch", "losskit"):
+                true = getattr(deviation, side)
+                lie = dataclasses.replace(deviation, **{side: true * 1.01 + 1.0 if math.isfinite(true) else 1.0})
+                if not raises(test_truth.check_deviation, loss, lie):
+                    believed.append(f"{loss.name} {lie}")
+    assert not believed, believed
+
+
+def test_errors_in_ulp_are_counted():
+    """The measure itself: results moved by 5 ULP, made infinite, NaN or 0 are seen."""
+    setup = samples.Setup(samples.built_in()[0])
+    for dtype in test_truth.WIDE:
+        right = checks.fused(setup)
+
+        def moved(operands, change, right=right):
+            value, gradients = right(operands)
+            return change(value), gradients
+
+        eps = torch.finfo(dtype).eps
+        for change in (
+            lambda x: x * (1 + 5 * eps), lambda x: x + math.inf, lambda x: x * math.nan, torch.zeros_like, torch.neg,
+        ):  # fmt: skip
+            broken_loss = functools.partial(moved, change=change)
+            assert raises(test_truth.check_accuracy, setup, dtype, "fused", "ordinary", broken_loss)
+    half = lambda operands: tuple(  # noqa: E731
+        x + x * 2**-7 if isinstance(x, torch.Tensor) else x for x in checks.fused(setup)(operands)
+    )
+    assert raises(test_truth.check_halves, setup, torch.bfloat16, half)
+    assert np.isinf(checks.Quantity(np.ones(1), np.zeros(1), np.ones(1)).errors(torch.tensor([math.nan]))).all()

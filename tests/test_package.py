@@ -1,0 +1,130 @@
+"""The package as users get it: the wheel in a fresh environment, pickles, the registry, the budget of lines."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import samples
+import torch
+
+import losskit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROGRAM = """
+import losskit, torch
+assert losskit.__file__.startswith({site!r}), losskit.__file__
+x, t = torch.randn(1000, requires_grad=True), torch.rand(1000)
+loss = losskit.BCEWithLogitsLoss()(x, t)
+loss.backward()
+torch.testing.assert_close(loss, torch.nn.BCEWithLogitsLoss()(x, t))
+print(losskit.why(losskit.BCEWithLogitsLoss(), x, t))
+"""
+
+
+def test_the_wheel_works_in_a_fresh_environment(tmp_path):
+    """Built, installed and used; torch itself is borrowed from this environment, to spare a download."""
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-build-isolation",
+        "--no-deps",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("losskit-*.whl")
+    assert "-py3-none-" in wheel.name
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    (site / "torch_of_the_tests.pth").write_text(str(Path(torch.__file__).parent.parent))
+    program = PROGRAM.format(site=str(site))
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fused CPU kernel" in done.stdout
+
+
+@pytest.mark.parametrize("setup", samples.everything())
+def test_pickle_copy_and_config(setup):
+    operands = setup.operands((3, 4))
+    criterion = setup.loss(**setup.kwargs(operands[0]))
+    expected = criterion(*operands)
+    for again in (
+        pickle.loads(pickle.dumps(criterion)),
+        copy.deepcopy(criterion),
+        losskit.create(criterion.config()),
+    ):
+        assert torch.equal(again(*operands), expected)
+        assert repr(again) == repr(criterion)
+
+
+def test_registry():
+    names = set(losskit.losses())
+    assert {"huber_loss", "kl_div", "binary_cross_entropy"} <= names
+    assert losskit.get("huber_loss") is losskit.get("HuberLoss") is losskit.HuberLoss
+    assert losskit.HuberLoss.functional.__name__ == "huber_loss"
+
+
+def test_functional_is_the_declarations():
+    """functional.py holds the losses of the registry, with the signatures of their own functional forms."""
+    import inspect
+
+    for loss in samples.built_in():
+        written = getattr(losskit.functional, loss.name)
+        made = loss.functional
+        strip = [(p.name, p.default, p.kind) for p in inspect.signature(made).parameters.values()]
+        assert strip == [(p.name, p.default, p.kind) for p in inspect.signature(written).parameters.values()]
+
+
+def test_every_parameter_is_varied():
+    """samples.VARIANTS leaves no parameter of any loss at its default."""
+    for loss in samples.built_in():
+        varied = {name for variant in samples.VARIANTS.get(loss.name, []) for name in variant}
+        assert set(loss.params) - {"weight"} <= varied, loss.name
+
+
+def test_declarations_are_complete():
+    for loss in samples.built_in():
+        assert loss.facts is not None
+        assert len(loss.cases) >= 2
+        assert loss.reference
+        assert loss.best_for
+        assert loss.not_for
+        assert set(loss.operands) == set(loss.call_operands())
+
+
+def test_the_framework_stays_small():
+    files = ["formula", "reduction", "domains", "facts", "errors", "families/pointwise"]
+    lines = sum(len((ROOT / f"src/losskit/{file}.py").read_text().splitlines()) for file in files)
+    assert lines < 1500
+
+
+def test_why_names_the_reason():
+    x = torch.zeros(2)
+    criterion = losskit.MSELoss()
+    assert losskit.why(criterion, x, x).implementation == "fused CPU kernel"
+    meta = losskit.why(criterion, x.to("meta"), x.to("meta"))
+    assert meta.implementation == "eager formula"
+    assert "meta" in meta.reason
+    with torch.enable_grad():
+        choice = losskit.why(criterion, x, x, sample_weight=torch.ones(2, requires_grad=True))
+    assert "gradient by a weight" in choice.reason
+
+
+def test_device_without_a_kernel_runs_the_formula():
+    """Shapes and dtypes flow on a device that has no kernel at all."""
+    x = torch.empty(3, 4, device="meta", requires_grad=True)
+    loss = losskit.HuberLoss()(x, torch.empty(3, 4, device="meta"))
+    loss.backward()
+    assert loss.shape == ()
+    assert x.grad.shape == (3, 4)
