@@ -107,12 +107,23 @@ def check_lipschitz(setup, claim):
     assert found == pytest.approx(want, rel=1e-12), f"{setup}: lipschitz={claim}, the steepest gradient is {found}"
 
 
-def smallest(setup, fixed=None):
-    """The smallest value over a wide range of the operands, the target fixed or not."""
+def smallest(setup, target=None):
+    """The smallest value on the grid; for one target, over all predictions by a search in the first of them."""
     columns = dict(checks.grid(checks.known(setup), torch.float64))
-    if fixed is not None:
-        columns["target"] = torch.full_like(columns["target"], fixed)
-    value = checks.eagerly(setup)(list(columns.values()))[0]
+    compute = checks.eagerly(setup)
+    if target is None:
+        value = compute(list(columns.values()))[0]
+        return float(value[~value.isnan()].min())
+    columns = {name: column[::20] for name, column in columns.items()}
+    first = next(iter(columns))
+    columns["target"] = torch.full_like(columns["target"], target)
+    domain = checks.formula_of(setup).domains[0]
+    low, high = (torch.full_like(columns[first], x) for x in (max(domain.low, -2e3), min(domain.high, 2e3)))
+    for _ in range(150):  # every loss is convex in its first prediction: thirds of the interval can be dropped
+        third = (high - low) / 3
+        left, right = (compute([x, *list(columns.values())[1:]])[0] for x in (low + third, high - third))
+        low, high = torch.where(left > right, low + third, low), torch.where(left > right, high, high - third)
+    value = compute([low, *list(columns.values())[1:]])[0]
     return float(value[~value.isnan()].min())
 
 
@@ -126,7 +137,7 @@ def check_minimum(setup, claim):
     by_target = [smallest(setup, target) for target in targets]
     variants = [s for s in samples.setups() if s.loss is setup.loss and s.params.keys() - {"full"}]
     by_parameter = [smallest(variant) for variant in variants]
-    varies = max(by_target) - min(by_target) > 1e-3 or any(abs(x - low) > 1e-3 for x in by_parameter)
+    varies = max(by_target) - min(by_target) > 1e-2 or any(abs(x - low) > 1e-2 for x in by_parameter)
     assert varies or low < -1e6, f"{setup}: minimum=None, but the smallest value is {low} for every target"
 
 

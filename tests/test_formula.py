@@ -199,7 +199,10 @@ class TestRefusedDeclarations:
                 "@staticmethod\ndef value(input, a):\n    return input",
                 "a must be positive, got -1.0",
             ),
-            ("name = 'mse_loss'\n@staticmethod\ndef value(input):\n    return input", "a built-in loss is called mse_loss"),
+            (
+                "name = 'mse_loss'\n@staticmethod\ndef value(input):\n    return input",
+                "a built-in loss is called mse_loss",
+            ),
             (
                 "a: float = param(default=1.0, doc='')\narguments = 'reduction'\n"
                 "@staticmethod\ndef value(input, a):\n    return input",

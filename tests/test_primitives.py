@@ -240,7 +240,7 @@ SPECIAL = [
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("name, values", SPECIAL, ids=[name for name, _ in SPECIAL])
+@pytest.mark.parametrize(("name", "values"), SPECIAL, ids=[name for name, _ in SPECIAL])
 def test_special_values(library, name, values, kind):
     x, want = np.array(values).astype(TYPES[kind]).T
     got = library(name, kind, x)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -146,10 +147,10 @@ def formatted(path: Path, text: str) -> str:
     """Python as ruff formats it, so that generated code passes the same check as written code."""
     if path.suffix != ".py":
         return text
-    import subprocess
-
-    ruff = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(path), "-"]
-    return subprocess.run(ruff, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    for command in (["check", "--select", "I", "--fix-only", "--quiet"], ["format"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(path), "-"]
+        text = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return text
 
 
 def main() -> int:
