@@ -5,11 +5,12 @@
 //    a second and a user's own formula needs neither torch's headers nor the loop's.
 // 2. The block size is 1024: the buffers of one block (4 KB each in float) stay in a 32 KB L1 cache, and one
 //    indirect call per 1024 elements costs nothing that can be measured.
-// 3. `scale` multiplies gradients in double, so that 1/N costs no accuracy: one rounding, to T.
+// 3. `scale` multiplies gradients: it is 1/N of a mean, so that the gradient is written ready to be handed over.
 // 4. target_clones picks AVX-512, AVX2 or plain code when the library is loaded. Everything a block function
 //    calls is inlined into it (LOSSKIT_INLINE), so it is compiled for the clone's instruction set.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -54,9 +55,21 @@ struct Kernel {
   Domain domains[kOperands];
 };
 
-// A gradient times the scale, rounded once.
-template <class T> LOSSKIT_INLINE T scaled(T gradient, double scale) {
-  return static_cast<T>(static_cast<double>(gradient) * scale);
+// A factor as an unevaluated sum, so that a float times 1/N costs one rounding and no conversion to double.
+// `low` has the sign of `high` and is never 0: an infinite gradient must stay infinite.
+template <class T>
+struct Scale {
+  T high, low;
+  explicit Scale(double scale) : high(static_cast<T>(scale)), low(0) {
+    if (std::abs(static_cast<double>(high)) > std::abs(scale)) high = std::nextafter(high, T(0));
+    low = static_cast<T>(scale - static_cast<double>(high));
+    if (low == 0) low = high * std::numeric_limits<T>::epsilon() * std::numeric_limits<T>::epsilon();
+  }
+};
+
+template <class T>
+LOSSKIT_INLINE T scaled(T gradient, Scale<T> scale) {
+  return gradient * scale.high + gradient * scale.low;
 }
 
 }  // namespace losskit

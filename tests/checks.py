@@ -121,7 +121,7 @@ def grid(setup_id: str, dtype: torch.dtype, size: int = 900, seed: int = 5) -> d
     generator = torch.Generator().manual_seed(seed)
     ordinary = torch.stack([d.sample((size,), generator).to(dtype) for d in formula.domains], 1)
     extreme = torch.tensor([*rows, *corners], dtype=torch.float64).to(dtype)
-    points = torch.cat([extreme, ordinary, *_near_kinks(setup, formula, dtype, ordinary)])
+    points = torch.cat([extreme, ordinary, *_near_kinks(setup, formula, dtype, ordinary), *_balanced(setup, dtype)])
     inside = ~torch.stack([d.outside(points[:, i]) for i, d in enumerate(formula.domains)]).any(0)
     points = points[inside]
     return {name: points[:, i].contiguous() for i, name in enumerate(formula.operands)}
@@ -170,6 +170,19 @@ def others(setup):
     plain = SIGNED if second is signs else REAL
     found = OTHERS.get(setup.loss.name, OTHERS["binary_cross_entropy"] if second is probability else plain)
     return {name: found[name] for name in formula_of(setup).operands[1:]}
+
+
+def _balanced(setup: Setup, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Points that no grid of magnitudes has: large rates against as large counts, and counts that no rate explains."""
+    if setup.loss.name != "poisson_nll_loss" or not setting(setup, "log_input"):
+        return []
+    largest = torch.finfo(dtype).max
+    top = math.log(largest)
+    x = torch.linspace(60.0, top - 1.0, 40, dtype=torch.float64)
+    points = [torch.stack([x, factor * x.exp() / x], 1) for factor in (0.01, 0.5, 1.0, 1.5, 30.0)]
+    low = torch.linspace(-80.0, -40.0, 20, dtype=torch.float64)
+    points += [torch.stack([low, torch.full_like(low, largest * factor)], 1) for factor in (1e-3, 1e-8)]
+    return [x.to(dtype) for x in points]
 
 
 # ---------------------------------------------------------------------------------------------------------

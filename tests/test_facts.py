@@ -114,12 +114,12 @@ def smallest(setup, target=None):
     if target is None:
         value = compute(list(columns.values()))[0]
         return float(value[~value.isnan()].min())
-    columns = {name: column[::20] for name, column in columns.items()}
+    columns = {name: column[::100] for name, column in columns.items()}
     first = next(iter(columns))
     columns["target"] = torch.full_like(columns["target"], target)
     domain = checks.formula_of(setup).domains[0]
     low, high = (torch.full_like(columns[first], x) for x in (max(domain.low, -2e3), min(domain.high, 2e3)))
-    for _ in range(150):  # every loss is convex in its first prediction: thirds of the interval can be dropped
+    for _ in range(100):  # every loss is convex in its first prediction: thirds of the interval can be dropped
         third = (high - low) / 3
         left, right = (compute([x, *list(columns.values())[1:]])[0] for x in (low + third, high - third))
         low, high = torch.where(left > right, low + third, low), torch.where(left > right, high, high - third)

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_binary_cross_entropy_68e4e472ff24_block {
+namespace losskit_binary_cross_entropy_d042252b8922_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,6 +24,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -31,11 +32,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
       values_[i_] = -(target * lk::maximum(lk::log(input), T(-100.0)) + (T(1.0) - target) * lk::maximum(lk::log1p(-input), T(-100.0)));
-      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), scale_);
+      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -45,13 +47,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
       values_[i_] = -(target * maximum_value + (T(1.0) - target) * maximum_value2);
-      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), scale_);
-      target_out_[i_] = lk::scaled<T>(maximum_value2 - maximum_value, scale_);
+      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), factor_);
+      target_out_[i_] = lk::scaled<T>(maximum_value2 - maximum_value, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_68e4e472ff24, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_d042252b8922, 2, 0, 1,
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_binary_cross_entropy_with_logits_2e30e9e89aec_block {
+namespace losskit_binary_cross_entropy_with_logits_196a0ad300fb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -21,41 +21,46 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      values_[i_] = lk::times(T(1.0) - target, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
+      const T magnitude = lk::absolute(input);
+      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), T(1.0) - target, target), magnitude);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      values_[i_] = lk::times(difference, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), scale_);
+      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), difference, target), magnitude);
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      values_[i_] = lk::times(difference, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), scale_);
-      target_out_[i_] = lk::scaled<T>(-input, scale_);
+      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), difference, target), magnitude);
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
+      target_out_[i_] = lk::scaled<T>(-input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_2e30e9e89aec, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_196a0ad300fb, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With pos_weight
-namespace losskit_binary_cross_entropy_with_logits_a24de4150989_block {
+namespace losskit_binary_cross_entropy_with_logits_11534532a6da_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -73,42 +78,48 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T pos_weight = pos_weight_at_[i_];
-      values_[i_] = lk::times(T(1.0) - target, lk::softplus(input)) + lk::times(pos_weight * target, lk::softplus(-input));
+      const T magnitude = lk::absolute(input);
+      const T difference = T(1.0) - target;
+      const T product = pos_weight * target;
+      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::times(lk::where(input > T(0.0), difference, product), magnitude);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T pos_weight = pos_weight_at_[i_];
+      const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
       const T product = pos_weight * target;
-      values_[i_] = lk::times(difference, lk::softplus(input)) + lk::times(product, lk::softplus(-input));
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), scale_);
+      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::times(lk::where(input > T(0.0), difference, product), magnitude);
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     T* const pos_weight_out_ = gradients_[2];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T pos_weight = pos_weight_at_[i_];
+      const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      const T softplus_value = lk::softplus(input);
       const T product = pos_weight * target;
-      const T softplus_value2 = lk::softplus(-input);
-      values_[i_] = lk::times(difference, softplus_value) + lk::times(product, softplus_value2);
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), scale_);
-      target_out_[i_] = lk::scaled<T>(pos_weight * softplus_value2 - softplus_value, scale_);
-      pos_weight_out_[i_] = lk::scaled<T>(lk::times(target, softplus_value2), scale_);
+      const T softplus_value = lk::softplus(-input);
+      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::times(lk::where(input > T(0.0), difference, product), magnitude);
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), factor_);
+      target_out_[i_] = lk::scaled<T>(pos_weight * softplus_value - lk::softplus(input), factor_);
+      pos_weight_out_[i_] = lk::scaled<T>(lk::times(target, softplus_value), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_a24de4150989, 3, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_11534532a6da, 3, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gaussian_nll_loss_ec77e24a9426_block {
+namespace losskit_gaussian_nll_loss_9707efad8623_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -30,6 +30,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     T* const var_out_ = gradients_[2];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -40,13 +41,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = difference / maximum_value;
       const T product = difference * ratio;
       values_[i_] = T(0.5) * (lk::log(maximum_value) + product);
-      input_out_[i_] = lk::scaled<T>(ratio, scale_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale_);
+      input_out_[i_] = lk::scaled<T>(ratio, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     T* const var_out_ = gradients_[2];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -57,14 +59,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = difference / maximum_value;
       const T product = difference * ratio;
       values_[i_] = T(0.5) * (lk::log(maximum_value) + product);
-      input_out_[i_] = lk::scaled<T>(ratio, scale_);
-      target_out_[i_] = lk::scaled<T>(-ratio, scale_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale_);
+      input_out_[i_] = lk::scaled<T>(ratio, factor_);
+      target_out_[i_] = lk::scaled<T>(-ratio, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_ec77e24a9426, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_9707efad8623, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
@@ -72,7 +74,7 @@ LOSSKIT_KERNEL(losskit_gaussian_nll_loss_ec77e24a9426, 3, 1, 5,
 }  // namespace
 
 // With full
-namespace losskit_gaussian_nll_loss_2466dd33f1a2_block {
+namespace losskit_gaussian_nll_loss_c4d0ca534fc2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -97,6 +99,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     T* const var_out_ = gradients_[2];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -107,13 +110,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = difference / maximum_value;
       const T product = difference * ratio;
       values_[i_] = T(0.5) * (lk::log(maximum_value) + product) + T(0.9189385332046727);
-      input_out_[i_] = lk::scaled<T>(ratio, scale_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale_);
+      input_out_[i_] = lk::scaled<T>(ratio, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     T* const var_out_ = gradients_[2];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -124,14 +128,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = difference / maximum_value;
       const T product = difference * ratio;
       values_[i_] = T(0.5) * (lk::log(maximum_value) + product) + T(0.9189385332046727);
-      input_out_[i_] = lk::scaled<T>(ratio, scale_);
-      target_out_[i_] = lk::scaled<T>(-ratio, scale_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, scale_);
+      input_out_[i_] = lk::scaled<T>(ratio, factor_);
+      target_out_[i_] = lk::scaled<T>(-ratio, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_2466dd33f1a2, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_c4d0ca534fc2, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

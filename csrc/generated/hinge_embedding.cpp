@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hinge_embedding_loss_b0f5ec453b82_block {
+namespace losskit_hinge_embedding_loss_04c040efcdfb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,6 +24,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -31,11 +32,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool unequal = target != T(1.0);
       const bool unequal2 = target != T(-1.0);
       values_[i_] = lk::where(target == target, lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0)), target);
-      input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), scale_);
+      input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -43,13 +45,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool unequal = target != T(1.0);
       const bool unequal2 = target != T(-1.0);
       values_[i_] = lk::where(target == target, lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0)), target);
-      input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), scale_);
-      target_out_[i_] = lk::scaled<T>(T(0.0), scale_);
+      input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), factor_);
+      target_out_[i_] = lk::scaled<T>(T(0.0), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_hinge_embedding_loss_b0f5ec453b82, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_hinge_embedding_loss_04c040efcdfb, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})
 

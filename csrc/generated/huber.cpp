@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_huber_loss_3c904e750a65_block {
+namespace losskit_huber_loss_63bd17f5b433_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,17 +25,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T difference = input - target;
       values_[i_] = lk::where(lk::absolute(difference) < delta, T(0.5) * difference * difference, T(2.0) * delta * (lk::absolute(T(0.5) * input - T(0.5) * target) - T(0.25) * delta));
-      input_out_[i_] = lk::scaled<T>(lk::clamp(difference, -delta, delta), scale_);
+      input_out_[i_] = lk::scaled<T>(lk::clamp(difference, -delta, delta), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -43,13 +45,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = input - target;
       const T clamp_value = lk::clamp(difference, -delta, delta);
       values_[i_] = lk::where(lk::absolute(difference) < delta, T(0.5) * difference * difference, T(2.0) * delta * (lk::absolute(T(0.5) * input - T(0.5) * target) - T(0.25) * delta));
-      input_out_[i_] = lk::scaled<T>(clamp_value, scale_);
-      target_out_[i_] = lk::scaled<T>(-clamp_value, scale_);
+      input_out_[i_] = lk::scaled<T>(clamp_value, factor_);
+      target_out_[i_] = lk::scaled<T>(-clamp_value, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_huber_loss_3c904e750a65, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_huber_loss_63bd17f5b433, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_kl_div_5a4fa9ad8459_block {
+namespace losskit_kl_div_0fcb352a7050_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,36 +25,38 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * (lk::log(target) - input));
-      input_out_[i_] = lk::scaled<T>(-target, scale_);
+      input_out_[i_] = lk::scaled<T>(-target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T difference = lk::log(target) - input;
       values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * difference);
-      input_out_[i_] = lk::scaled<T>(-target, scale_);
-      target_out_[i_] = lk::scaled<T>(difference + T(1.0), scale_);
+      input_out_[i_] = lk::scaled<T>(-target, factor_);
+      target_out_[i_] = lk::scaled<T>(difference + T(1.0), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_5a4fa9ad8459, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_kl_div_0fcb352a7050, 2, 0, 1,
     {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.01},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_2170fbd14cf7_block {
+namespace losskit_kl_div_98228bd7a168_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -75,17 +77,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(target);
       values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), exponential * (target - input));
-      input_out_[i_] = lk::scaled<T>(-exponential, scale_);
+      input_out_[i_] = lk::scaled<T>(-exponential, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -95,13 +99,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T times_value = lk::times(exponential, -input);
       const T difference = target - input;
       values_[i_] = lk::where(equal, times_value, exponential * difference);
-      input_out_[i_] = lk::scaled<T>(-exponential, scale_);
-      target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, exponential * (difference + T(1.0))), scale_);
+      input_out_[i_] = lk::scaled<T>(-exponential, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, exponential * (difference + T(1.0))), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_2170fbd14cf7, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_kl_div_98228bd7a168, 2, 0, 1,
     {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.01},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_l1_loss_2f3f2a0aa8e2_block {
+namespace losskit_l1_loss_be33d9aee1c4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,17 +24,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T difference = input - target;
       values_[i_] = lk::absolute(difference);
-      input_out_[i_] = lk::scaled<T>(lk::sign(difference), scale_);
+      input_out_[i_] = lk::scaled<T>(lk::sign(difference), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -42,13 +44,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = input - target;
       const T sign_value = lk::sign(difference);
       values_[i_] = lk::absolute(difference);
-      input_out_[i_] = lk::scaled<T>(sign_value, scale_);
-      target_out_[i_] = lk::scaled<T>(-sign_value, scale_);
+      input_out_[i_] = lk::scaled<T>(sign_value, factor_);
+      target_out_[i_] = lk::scaled<T>(-sign_value, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_l1_loss_2f3f2a0aa8e2, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_l1_loss_be33d9aee1c4, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0})
 

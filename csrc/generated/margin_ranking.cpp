@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_margin_ranking_loss_2823974d5e5b_block {
+namespace losskit_margin_ranking_loss_d07b6e54d9bb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -27,6 +27,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input1_out_ = gradients_[0];
     T* const input2_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input1 = input1_at_[i_];
@@ -35,13 +36,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = -target * (input1 - input2) + margin;
       const bool below = sum < T(0.0);
       values_[i_] = lk::maximum(sum, T(0.0));
-      input1_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -target), scale_);
-      input2_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), target), scale_);
+      input1_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -target), factor_);
+      input2_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), target), factor_);
     }
   } else {
     T* const input1_out_ = gradients_[0];
     T* const input2_out_ = gradients_[1];
     T* const target_out_ = gradients_[2];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input1 = input1_at_[i_];
@@ -51,14 +53,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = -target * difference + margin;
       const bool below = sum < T(0.0);
       values_[i_] = lk::maximum(sum, T(0.0));
-      input1_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -target), scale_);
-      input2_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), target), scale_);
-      target_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -difference), scale_);
+      input1_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -target), factor_);
+      input2_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), target), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -difference), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_margin_ranking_loss_2823974d5e5b, 3, 1, 3,
+LOSSKIT_KERNEL(losskit_margin_ranking_loss_d07b6e54d9bb, 3, 1, 3,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_mse_loss_8886ea7a1e49_block {
+namespace losskit_mse_loss_1beae2f9428d_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,17 +25,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T difference = input - target;
       values_[i_] = difference * difference;
-      input_out_[i_] = lk::scaled<T>(T(2.0) * difference, scale_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * difference, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -43,13 +45,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = input - target;
       const T product = T(2.0) * difference;
       values_[i_] = difference * difference;
-      input_out_[i_] = lk::scaled<T>(product, scale_);
-      target_out_[i_] = lk::scaled<T>(-product, scale_);
+      input_out_[i_] = lk::scaled<T>(product, factor_);
+      target_out_[i_] = lk::scaled<T>(-product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_mse_loss_8886ea7a1e49, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_mse_loss_1beae2f9428d, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0})
 

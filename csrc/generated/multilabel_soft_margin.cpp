@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multilabel_soft_margin_loss_2e30e9e89aec_block {
+namespace losskit_multilabel_soft_margin_loss_196a0ad300fb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -20,34 +20,39 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      values_[i_] = lk::times(T(1.0) - target, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
+      const T magnitude = lk::absolute(input);
+      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), T(1.0) - target, target), magnitude);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      values_[i_] = lk::times(difference, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), scale_);
+      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), difference, target), magnitude);
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      values_[i_] = lk::times(difference, lk::softplus(input)) + lk::times(target, lk::softplus(-input));
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), scale_);
-      target_out_[i_] = lk::scaled<T>(-input, scale_);
+      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), difference, target), magnitude);
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
+      target_out_[i_] = lk::scaled<T>(-input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_multilabel_soft_margin_loss_2e30e9e89aec, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_multilabel_soft_margin_loss_196a0ad300fb, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off, or stirling
-namespace losskit_poisson_nll_loss_9bd44b3b2f86_block {
+namespace losskit_poisson_nll_loss_8373a115d7a8_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,17 +25,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T sum = input + eps;
       values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum)));
-      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -43,20 +45,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
       values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm));
-      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
-      target_out_[i_] = lk::scaled<T>(T(0.0) - logarithm, scale_);
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
+      target_out_[i_] = lk::scaled<T>(T(0.0) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_9bd44b3b2f86, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_8373a115d7a8, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full
-namespace losskit_poisson_nll_loss_9bf3ef8648bf_block {
+namespace losskit_poisson_nll_loss_4566cefe6d06_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -76,17 +78,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T sum = input + eps;
       values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum))) + lk::lgamma(target + T(1.0));
-      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -95,20 +99,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T logarithm = lk::log(sum);
       const T sum2 = target + T(1.0);
       values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm)) + lk::lgamma(sum2);
-      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
-      target_out_[i_] = lk::scaled<T>(lk::digamma(sum2) - logarithm, scale_);
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::digamma(sum2) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_9bf3ef8648bf, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_4566cefe6d06, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full and stirling
-namespace losskit_poisson_nll_loss_909317ce97ba_block {
+namespace losskit_poisson_nll_loss_d1b9329212f3_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -125,22 +129,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const bool above = target > T(1.0);
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps) - lk::where(above, lk::log(target) - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
+      const T logarithm = lk::log(target);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps) - lk::where(above, logarithm - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T sum = input + eps;
       const bool above = target > T(1.0);
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum) - lk::where(above, lk::log(target) - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
-      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
+      const T logarithm = lk::log(target);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum) - lk::where(above, logarithm - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -149,21 +157,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T logarithm = lk::log(sum);
       const bool above = target > T(1.0);
       const T logarithm2 = lk::log(target);
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
-      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), scale_);
-      target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm2 + T(0.5) / target, T(0.0)) - logarithm, scale_);
+      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm2), T(0.0));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm2 + T(0.5) / target, T(0.0)) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_909317ce97ba, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_d1b9329212f3, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_79c099adfbc7_block {
+namespace losskit_poisson_nll_loss_6c8ae1925760_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -184,6 +192,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -191,11 +200,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T exponential = lk::exp(T(0.5) * input);
       const T product = exponential * exponential;
       values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
-      input_out_[i_] = lk::scaled<T>(product - target, scale_);
+      input_out_[i_] = lk::scaled<T>(product - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -203,20 +213,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T exponential = lk::exp(T(0.5) * input);
       const T product = exponential * exponential;
       values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
-      input_out_[i_] = lk::scaled<T>(product - target, scale_);
-      target_out_[i_] = lk::scaled<T>(T(0.0) - input, scale_);
+      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      target_out_[i_] = lk::scaled<T>(T(0.0) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_79c099adfbc7, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_6c8ae1925760, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full
-namespace losskit_poisson_nll_loss_bf17db40bdfa_block {
+namespace losskit_poisson_nll_loss_b385215ea109_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -237,6 +247,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -244,11 +255,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T exponential = lk::exp(T(0.5) * input);
       const T product = exponential * exponential;
       values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(target + T(1.0));
-      input_out_[i_] = lk::scaled<T>(product - target, scale_);
+      input_out_[i_] = lk::scaled<T>(product - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -257,20 +269,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = exponential * exponential;
       const T sum = target + T(1.0);
       values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(sum);
-      input_out_[i_] = lk::scaled<T>(product - target, scale_);
-      target_out_[i_] = lk::scaled<T>(lk::digamma(sum) - input, scale_);
+      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::digamma(sum) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_bf17db40bdfa, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_b385215ea109, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_2b1b594a3c31_block {
+namespace losskit_poisson_nll_loss_44bd97fd63d1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -288,25 +300,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const bool above = target > T(1.0);
-      const T difference = input - lk::where(above, lk::log(target) - T(1.0), T(0.0));
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), exponential * exponential - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
+      const T logarithm = lk::log(target);
+      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), exponential * exponential - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T exponential = lk::exp(T(0.5) * input);
-      const bool above = target > T(1.0);
-      const T difference = input - lk::where(above, lk::log(target) - T(1.0), T(0.0));
-      const T product = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
-      input_out_[i_] = lk::scaled<T>(product - target, scale_);
-    }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -316,14 +316,30 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T logarithm = lk::log(target);
       const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
       const T product = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * lk::log(T(6.283185307179586) * target), T(0.0));
-      input_out_[i_] = lk::scaled<T>(product - target, scale_);
-      target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm + T(0.5) / target, T(0.0)) - input, scale_);
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+    }
+  } else {
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T exponential = lk::exp(T(0.5) * input);
+      const bool above = target > T(1.0);
+      const T logarithm = lk::log(target);
+      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T product = exponential * exponential;
+      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm + T(0.5) / target, T(0.0)) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_2b1b594a3c31, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_44bd97fd63d1, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 

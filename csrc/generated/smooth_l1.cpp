@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_smooth_l1_loss_fc8d1543ee85_block {
+namespace losskit_smooth_l1_loss_305ccc2c2cdc_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,6 +25,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -33,11 +34,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T magnitude = lk::absolute(difference);
       const bool below = magnitude < beta;
       values_[i_] = lk::where(below, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
-      input_out_[i_] = lk::scaled<T>(lk::where(below, difference / beta, lk::sign(difference)), scale_);
+      input_out_[i_] = lk::scaled<T>(lk::where(below, difference / beta, lk::sign(difference)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -47,13 +49,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool below = magnitude < beta;
       const T chosen = lk::where(below, difference / beta, lk::sign(difference));
       values_[i_] = lk::where(below, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
-      input_out_[i_] = lk::scaled<T>(chosen, scale_);
-      target_out_[i_] = lk::scaled<T>(-chosen, scale_);
+      input_out_[i_] = lk::scaled<T>(chosen, factor_);
+      target_out_[i_] = lk::scaled<T>(-chosen, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_smooth_l1_loss_fc8d1543ee85, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_smooth_l1_loss_305ccc2c2cdc, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_soft_margin_loss_bbeda24c4dcb_block {
+namespace losskit_soft_margin_loss_69c6c5dc0e4b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,17 +24,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T product = -target * input;
       values_[i_] = lk::softplus(product);
-      input_out_[i_] = lk::scaled<T>(lk::sigmoid(product) * -target, scale_);
+      input_out_[i_] = lk::scaled<T>(lk::sigmoid(product) * -target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -42,13 +44,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = -target * input;
       const T sigmoid_value = lk::sigmoid(product);
       values_[i_] = lk::softplus(product);
-      input_out_[i_] = lk::scaled<T>(sigmoid_value * -target, scale_);
-      target_out_[i_] = lk::scaled<T>(sigmoid_value * -input, scale_);
+      input_out_[i_] = lk::scaled<T>(sigmoid_value * -target, factor_);
+      target_out_[i_] = lk::scaled<T>(sigmoid_value * -input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_soft_margin_loss_bbeda24c4dcb, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_soft_margin_loss_69c6c5dc0e4b, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})
 

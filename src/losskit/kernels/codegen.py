@@ -56,7 +56,7 @@ def _loop(formula: Formula, which: list[int]) -> list[str]:
     taken = [*formula.operands, *formula.numbers]
     statements, (value, *gradients) = print_statements(roots, "cpp", taken)
     lines = [f"T* const {formula.operands[i]}_out_ = gradients_[{i}];" for i in which]
-    lines += ["(void)gradients_;", "(void)scale_;"] if not which else []
+    lines += ["const lk::Scale<T> factor_(scale_);"] if which else ["(void)gradients_;", "(void)scale_;"]
     lines += ["#pragma GCC ivdep", "for (int64_t i_ = 0; i_ < n_; ++i_) {"]
     used = " ".join([*statements, value, *gradients])
     lines += [
@@ -65,7 +65,7 @@ def _loop(formula: Formula, which: list[int]) -> list[str]:
     lines += [f"  {statement}" for statement in statements]
     lines.append(f"  values_[i_] = {value};")
     lines += [
-        f"  {formula.operands[i]}_out_[i_] = lk::scaled<T>({gradient}, scale_);"
+        f"  {formula.operands[i]}_out_[i_] = lk::scaled<T>({gradient}, factor_);"
         for i, gradient in zip(which, gradients, strict=True)
     ]
     return [*lines, "}"]

@@ -5,7 +5,7 @@ from torch import Tensor
 from losskit.domains import nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import sigmoid, softplus, times
+from losskit.formula import absolute, sigmoid, softplus, times, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -30,9 +30,12 @@ class BCEWithLogitsLoss(PointwiseLoss):
 
     @staticmethod
     def value(input, target, pos_weight):
-        # Split on the target: max(x, 0) - x t + log1p(exp(-|x|)) cancels for confident scores.
+        # max(x, 0) - x t + log1p(exp(-|x|)) cancels for confident scores; here no term is negative.
         positive = target if pos_weight is None else pos_weight * target
-        return times(1.0 - target, softplus(input)) + times(positive, softplus(-input))
+        negative = 1.0 - target
+        near = softplus(-absolute(input))
+        near = near if pos_weight is None else near * (negative + positive)
+        return near + times(where(input > 0.0, negative, positive), absolute(input))
 
     @staticmethod
     def grad(input, target, pos_weight):

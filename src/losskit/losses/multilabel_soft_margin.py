@@ -5,7 +5,7 @@ from torch import Tensor
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import sigmoid, softplus, times
+from losskit.formula import absolute, sigmoid, softplus, times, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -30,7 +30,8 @@ class MultiLabelSoftMarginLoss(PointwiseLoss):
 
     @staticmethod
     def value(input, target):
-        return times(1.0 - target, softplus(input)) + times(target, softplus(-input))
+        far = times(where(input > 0.0, 1.0 - target, target), absolute(input))
+        return softplus(-absolute(input)) + far  # no term is negative, so nothing cancels
 
     @staticmethod
     def grad(input, target):

@@ -47,7 +47,7 @@ class PoissonNLLLoss(PointwiseLoss):
             # Halved, so that the product does not overflow before the difference does.
             loss = 2.0 * (0.5 * input - times(0.5 * target, log_rate))
         if full and stirling:
-            loss = loss + where(many, 0.5 * log((2.0 * math.pi) * target), 0.0)
+            loss = loss + where(many, 0.5 * (math.log(2.0 * math.pi) + log(target)), 0.0)
         if full and not stirling:
             loss = loss + lgamma(target + 1.0)
         return loss
