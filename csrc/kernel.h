@@ -57,8 +57,7 @@ struct Kernel {
 
 // A factor as an unevaluated sum, so that a float times 1/N costs one rounding and no conversion to double.
 // `low` has the sign of `high` and is never 0: an infinite gradient must stay infinite.
-template <class T>
-struct Scale {
+template <class T> struct Scale {
   T high, low;
   explicit Scale(double scale) : high(static_cast<T>(scale)), low(0) {
     if (std::abs(static_cast<double>(high)) > std::abs(scale)) high = std::nextafter(high, T(0));
@@ -67,8 +66,7 @@ struct Scale {
   }
 };
 
-template <class T>
-LOSSKIT_INLINE T scaled(T gradient, Scale<T> scale) {
+template <class T> LOSSKIT_INLINE T scaled(T gradient, Scale<T> scale) {
   return gradient * scale.high + gradient * scale.low;
 }
 

@@ -78,6 +78,17 @@ for kind, bits in BITS.items():
     )
     show("log_sum", c, kind, error)
 
+# log1p(e) = e + e^2 P(e), 0 <= e <= 1, for float: fewer operations than a division and log_sum.
+c, error = fit(
+    lambda e: (log(1 + e) - e) / e**2,
+    mpf(0),
+    mpf(1),
+    9,
+    lambda e: e**2 / log(1 + e),
+    BITS["float"],
+)
+show("log1p_unit", c, "float", error)
+
 # digamma(x) = (x - root) P(x - 3/2), 1 <= x <= 2; the root in two parts.
 root = findroot(digamma, mpf("1.4616"))
 hi = rounded(root, 53)
