@@ -212,11 +212,11 @@ class Quantity:
 
 
 def ulp(x: Any, dtype: torch.dtype) -> Any:
-    """The spacing of a dtype at a real number."""
+    """The spacing of a dtype at a real number, also a little above its largest."""
     info = torch.finfo(dtype)
     smallest = math.frexp(info.smallest_normal)[1]
     exponent = smallest if x == 0 or not mpmath.isfinite(x) else mpmath.frexp(x)[1]
-    return mpmath.ldexp(mpmath.mpf(info.eps), int(min(max(exponent, smallest), 1024 if info.bits == 64 else 128)) - 1)
+    return mpmath.ldexp(mpmath.mpf(info.eps), int(min(max(exponent, smallest), 1040)) - 1)
 
 
 def quantity(terms: Sequence[Any], extra: float, dtype: torch.dtype) -> tuple[float, float, float]:
@@ -338,20 +338,31 @@ def torchs(setup: Setup) -> Compute | None:
     if "stirling" in setup.params:
         return None
 
-    def compute(operands: Sequence[torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        formula = formula_of(setup)
-        leaves = [x.detach().clone().reshape(-1, *[1] * setup.loss.rows).requires_grad_() for x in operands]
-        calls = len(setup.loss.call_operands())
-        given = {**known_there, **dict(zip(formula.operands[calls:], leaves[calls:]))}
+    formula, calls = formula_of(setup), len(setup.loss.call_operands())
+
+    def with_gradients(operands: Sequence[torch.Tensor], differentiable: int) -> Any:
+        leaves = [x.detach().clone().reshape(-1, *[1] * setup.loss.rows) for x in operands]
+        leaves = [x.requires_grad_(i < differentiable) for i, x in enumerate(leaves)]
+        given = {**known_there, **dict(zip(formula.operands[calls:], leaves[calls:], strict=True))}
         loss = function(*leaves[:calls], **given, reduction="none")
         return _with_gradients(formula, loss.reshape(-1), leaves)
+
+    def compute(operands: Sequence[torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        for differentiable in range(calls, 1, -1):
+            try:
+                return with_gradients(operands, differentiable)
+            except RuntimeError:  # some of torch's have no gradient by the target
+                continue
+        return with_gradients(operands, 1)
 
     return compute
 
 
 def _with_gradients(formula: Formula, loss: torch.Tensor, leaves: list[torch.Tensor]) -> Any:
-    gradients = torch.autograd.grad(loss, leaves, torch.ones_like(loss), allow_unused=True, materialize_grads=True)
-    return loss.detach(), {name: g.reshape(-1) for name, g in zip(formula.operands, gradients)}
+    wanted = {name: x for name, x in zip(formula.operands, leaves, strict=True) if x.requires_grad}
+    inputs = list(wanted.values())
+    gradients = torch.autograd.grad(loss, inputs, torch.ones_like(loss), allow_unused=True, materialize_grads=True)
+    return loss.detach(), {name: g.reshape(-1) for name, g in zip(wanted, gradients)}
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -139,7 +139,8 @@ def test_the_oracle_and_the_comparison_can_fail():
     for wrong in ([a.mT, b], [a, b.mT]):
         with pytest.raises(AssertionError, match="none"):
             assert_close(call(setup, wrong, "none")[0], oracle(setup, [a, b], "none")[0], torch.float64, "none")
-    for extra in ({"sample_weight": torch.rand(4)}, {"mask": torch.rand(4) > 0.5}, {"normalizer": 3.0}):
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    for extra in ({"sample_weight": weights}, {"mask": weights > 1}, {"normalizer": 3.0}):
         got = call(setup, [a, b], "mean")[0]
         with pytest.raises(AssertionError, match="mean"):
             assert_close(got, oracle(setup, [a, b], "mean", **extra)[0], torch.float64, "mean")
@@ -459,7 +460,7 @@ def test_weights_and_masks(setup, dtype):
         reduction = REDUCTIONS[(number + DTYPES.index(dtype)) % 3]  # each extra sees all three, in different dtypes
         check(setup, (operands, turned)[number % 2], what, (reduction,), **extra)
         ran += 1
-    assert ran >= 20
+    assert ran >= 41
 
 
 @SETUPS
@@ -579,20 +580,25 @@ def same_bits(one: list[Tensor], other: list[Tensor], what: str) -> None:
         assert torch.equal(a.view(torch.uint8), b.view(torch.uint8)), f"{what}: result {number} differs"
 
 
-@SETUPS
-@ALL_DTYPES
+# Every loss in every dtype, the variants of their formulas in one.
+THREADED = [(s, d) for s in setups() for d in DTYPES if not s.params or d == torch.float32]
+
+
+@pytest.mark.parametrize(("setup", "dtype"), THREADED, ids=str)
 def test_threads(setup, dtype):
     """One thread, two threads, two again: the bits of losses and gradients depend on the numbers alone."""
     operands = setup.operands((300, 1000), dtype)
     own = (300,) if setup.loss.rows else (300, 1000)
     weights = {"sample_weight": uniform(own, dtype), "mask": some(own)}
-    for reduction, extra in itertools.product(REDUCTIONS, ({}, weights)):
-        runs = []
-        for threads in (1, 2, 2) if reduction == "mean" else (1, 2):
-            torch.set_num_threads(threads)
-            runs.append([x.reshape(-1) for x in call(setup, operands, reduction, **extra)])
-        same_bits(runs[0], runs[1], f"{setup} {reduction}, 1 and 2 threads")
-        same_bits(runs[1], runs[-1], f"{setup} {reduction}, two runs")
+    cases = [("none", {}), ("mean", {}), ("sum", {}), ("none", weights), ("mean", weights), ("sum", weights)]
+    runs = []
+    for threads, chosen in ((1, cases), (2, cases), (2, cases[:2])):
+        torch.set_num_threads(threads)
+        runs.append([[x.reshape(-1) for x in call(setup, operands, name, **extra)] for name, extra in chosen])
+    for (reduction, extra), one, two in zip(cases, *runs[:2], strict=True):
+        same_bits(one, two, f"{setup} {reduction} {list(extra)}, 1 and 2 threads")
+    for (reduction, _), two, again in zip(cases, *runs[1:], strict=False):
+        same_bits(two, again, f"{setup} {reduction}, two runs")
 
 
 @ALL_DTYPES

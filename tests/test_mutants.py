@@ -18,6 +18,7 @@ import samples
 import test_facts
 import test_truth
 import torch
+
 from losskit import probability
 from losskit.families.pointwise import Formula
 from losskit.formula import function, topological
@@ -93,6 +94,9 @@ def size_of_terms(setup, root, columns):
     """The largest term of a sum, element by element: the unit in which two forms of it may differ."""
     if root.op in ("add", "sub", "neg"):
         return functools.reduce(torch.maximum, (size_of_terms(setup, arg, columns) for arg in root.args))
+    if root.op == "where":
+        taken = computed(setup, root.args[0], columns)
+        return torch.where(taken, *(size_of_terms(setup, arg, columns) for arg in root.args[1:]))
     if root.op in ("mul", "div") and root.args[0].op == "constant":
         return computed(setup, root.args[0], columns).abs() * size_of_terms(setup, root.args[1], columns)
     return computed(setup, root, columns).abs()
@@ -486,10 +490,15 @@ def batchmean_is_mean(patch):
 def result_in_the_dtype_of_the_input(patch):
     for module in (eager, dispatch):
         patch.setattr(module, "result_dtype", lambda operands: operands[0].dtype)
-    attempt = fused.attempt
-    patch.setattr(
-        fused, "attempt", lambda *args, **kwargs: (r := attempt(*args, **kwargs)) if r is None else r.to(args[2].dtype)
-    )
+
+    def wrap(attempt):
+        def broken(*args, **kwargs):
+            result = attempt(*args, **kwargs)
+            return result if result is None else result.to(args[2].dtype)
+
+        return broken
+
+    wrapped(patch, fused, "attempt", wrap)
 
 
 @mutant
@@ -624,7 +633,7 @@ def test_errors_in_ulp_are_counted():
         ):  # fmt: skip
             broken_loss = functools.partial(moved, change=change)
             assert raises(test_truth.check_accuracy, setup, dtype, "fused", "ordinary", broken_loss)
-    half = lambda operands: tuple(  # noqa: E731
+    half = lambda operands: tuple(
         x + x * 2**-7 if isinstance(x, torch.Tensor) else x for x in checks.fused(setup)(operands)
     )
     assert raises(test_truth.check_halves, setup, torch.bfloat16, half)

@@ -24,7 +24,7 @@ WIDE = (torch.float64, torch.float32)
 # The worst seen, rounded up. Above 2 for a value and 4 for a gradient there is a reason:
 BARS = {
     "binary_cross_entropy": (2.0, 2.0, 2.3, 2.0),  # eager: the logarithms of torch are good to 1 ULP, times t, added
-    "binary_cross_entropy_with_logits": (2.0, 3.3, 2.0, 2.6),
+    "binary_cross_entropy_with_logits": (2.0, 3.3, 2.6, 2.6),  # eager: torch's exp and log1p under both labels
     "gaussian_nll_loss": (2.7, 3.0, 3.1, 3.0),  # a rounded difference, squared and divided: 2 ULP before the sum
     "hinge_embedding_loss": (0.5, 0.0, 0.5, 0.0),
     "huber_loss": (2.0, 0.5, 2.0, 0.5),

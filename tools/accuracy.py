@@ -53,7 +53,9 @@ def worst(setup: samples.Setup, dtype: torch.dtype, compute: checks.Compute | No
 
 def number(error: float) -> str:
     """An error in three digits."""
-    return "inf" if math.isinf(error) else f"{error:.2f}" if error < 100 else f"{error:.1e}".replace("e+0", "e").replace("e+", "e")
+    if math.isinf(error):
+        return "inf"
+    return f"{error:.2f}" if error < 100 else f"{error:.1e}".replace("e+", "e").replace("e0", "e")
 
 
 def place(one: checks.Worst) -> str:

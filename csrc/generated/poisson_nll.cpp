@@ -171,7 +171,7 @@ LOSSKIT_KERNEL(losskit_poisson_nll_loss_d1b9329212f3, 2, 1, 1,
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_6c8ae1925760_block {
+namespace losskit_poisson_nll_loss_feed74197313_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -188,7 +188,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input));
+      const T product = T(2.3283064365386963e-10) * exponential;
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), exponential * exponential - lk::times(target, input));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -198,9 +199,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
-      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      const T product = T(2.3283064365386963e-10) * exponential;
+      const T product2 = exponential * exponential;
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), product2 - lk::times(target, input));
+      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -211,22 +213,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input));
-      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      const T product = T(2.3283064365386963e-10) * exponential;
+      const T product2 = exponential * exponential;
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), product2 - lk::times(target, input));
+      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_6c8ae1925760, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_feed74197313, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full
-namespace losskit_poisson_nll_loss_b385215ea109_block {
+namespace losskit_poisson_nll_loss_b2772d117975_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -243,7 +246,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), exponential * exponential - lk::times(target, input)) + lk::lgamma(target + T(1.0));
+      const T product = T(2.3283064365386963e-10) * exponential;
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), exponential * exponential - lk::times(target, input)) + lk::lgamma(target + T(1.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -253,9 +257,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(target + T(1.0));
-      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      const T product = T(2.3283064365386963e-10) * exponential;
+      const T product2 = exponential * exponential;
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), product2 - lk::times(target, input)) + lk::lgamma(target + T(1.0));
+      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -266,23 +271,24 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = exponential * exponential;
+      const T product = T(2.3283064365386963e-10) * exponential;
+      const T product2 = exponential * exponential;
       const T sum = target + T(1.0);
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (input / exponential)), product - lk::times(target, input)) + lk::lgamma(sum);
-      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), product2 - lk::times(target, input)) + lk::lgamma(sum);
+      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(lk::digamma(sum) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_b385215ea109, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_b2772d117975, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_44bd97fd63d1_block {
+namespace losskit_poisson_nll_loss_1337433d5aa3_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -299,10 +305,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
+      const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
       const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), exponential * exponential - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * difference), exponential * exponential - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -312,12 +319,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
+      const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
       const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
-      const T product = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
-      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      const T product2 = exponential * exponential;
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * difference), product2 - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -328,18 +336,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
+      const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
       const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
-      const T product = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), exponential * (exponential - target * (difference / exponential)), product - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
-      input_out_[i_] = lk::scaled<T>(product - target, factor_);
+      const T product2 = exponential * exponential;
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * difference), product2 - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm + T(0.5) / target, T(0.0)) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_44bd97fd63d1, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_1337433d5aa3, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -40,9 +40,11 @@ class PoissonNLLLoss(PointwiseLoss):
         if full and stirling:
             log_rate = log_rate - where(many, log(target) - 1.0, 0.0)
         if log_input:
-            root = exp(0.5 * input)  # root * root overflows no earlier than the loss
+            root = exp(0.5 * input)
             loss = root * root - times(target, log_rate)
-            loss = where(input > 80.0, root * (root - target * (log_rate / root)), loss)
+            # For large rates both terms may overflow and their difference not: scaled by 2^-64 they do not.
+            small = 2.0**-32 * root
+            loss = where(input > 80.0, 2.0**64 * (small * small - (2.0**-64 * target) * log_rate), loss)
         else:
             # Halved, so that the product does not overflow before the difference does.
             loss = 2.0 * (0.5 * input - times(0.5 * target, log_rate))
