@@ -333,7 +333,7 @@ Tensor allocate(int64_t dims, const int64_t* sizes, const int64_t* strides, DTyp
 using MaybeTensor = std::optional<Tensor>;
 using Result = std::tuple<MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, int64_t>;
 
-// numbers: the normalizer (NaN: none), then the parameters of the formula.
+// numbers: the normalizer (NaN: none), a factor of the gradients, then the parameters of the formula.
 // `upstream` makes this the backward pass of reduction 'none': gradients only, each times the upstream gradient.
 Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d,
                  MaybeTensor weight, MaybeTensor sample_weight, MaybeTensor mask, MaybeTensor upstream,
@@ -367,7 +367,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   merge<kSources>(job.walk, job.sources);
 
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : dtype;
-  std::copy(numbers.begin() + 1, numbers.end(), job.parameters);
+  std::copy(numbers.begin() + 2, numbers.end(), job.parameters);
   double denominated = 1.0;
   if (options.reduction == kMean) {
     Scratch<float> scratch;
@@ -378,6 +378,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
     denominated = static_cast<double>(row);
     job.scale = 1.0 / denominated;
   }
+  job.scale *= numbers[1];
 
   Result result{{}, {}, {}, {}, {}, 0};
   MaybeTensor* outputs[] = {&std::get<1>(result), &std::get<2>(result), &std::get<3>(result), &std::get<4>(result)};

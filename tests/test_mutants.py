@@ -97,8 +97,8 @@ def size_of_terms(setup, root, columns):
     if root.op == "where":
         taken = computed(setup, root.args[0], columns)
         return torch.where(taken, *(size_of_terms(setup, arg, columns) for arg in root.args[1:]))
-    if root.op in ("mul", "div") and root.args[0].op == "constant":
-        return computed(setup, root.args[0], columns).abs() * size_of_terms(setup, root.args[1], columns)
+    if root.op == "mul":
+        return size_of_terms(setup, root.args[0], columns) * size_of_terms(setup, root.args[1], columns)
     return computed(setup, root, columns).abs()
 
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_kl_div_0fcb352a7050_block {
+namespace losskit_kl_div_714a22698db0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -49,14 +49,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_0fcb352a7050, 2, 0, 1,
-    {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.01},
+LOSSKIT_KERNEL(losskit_kl_div_714a22698db0, 2, 0, 1,
+    {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_98228bd7a168_block {
+namespace losskit_kl_div_92046f4de3f3_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -105,8 +105,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_98228bd7a168, 2, 0, 1,
-    {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.01},
+LOSSKIT_KERNEL(losskit_kl_div_92046f4de3f3, 2, 0, 1,
+    {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0.0, 0.0})
 
 }  // namespace

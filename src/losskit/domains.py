@@ -116,5 +116,5 @@ positive = Interval("positive", low=0.0, low_open=True, typical=1.0)
 nonnegative = Interval("non-negative", low=0.0, typical=1.0)
 probability = Interval("in [0, 1]", low=0.0, high=1.0)
 # Rounding may leave a log-probability a little above 0; a probability passed by mistake is mostly above this.
-log_probability = Interval("a log-probability (at most 0)", high=1e-2, typical=-1.0)
+log_probability = Interval("a log-probability (at most 0)", high=2.0**-7, typical=-1.0)
 signs = Signs()

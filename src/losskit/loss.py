@@ -55,6 +55,7 @@ class Operand:
 
     domain: its allowed values, unless the switch named by `unless` is on.
     broadcast: whether dimensions of size 1 stretch to the shape of the first operand.
+    per_row: whether a missing last dimension means one value for each row.
     hint: the way out when a value is refused.
     """
 
@@ -62,6 +63,7 @@ class Operand:
     domain: Domain = real
     unless: str = ""
     broadcast: bool = False
+    per_row: bool = False
     hint: str = ""
 
 
@@ -166,7 +168,8 @@ class Loss(nn.Module):
         signature: inspect.Signature = cls.__signature__  # type: ignore[attr-defined]
         if args and isinstance(args[0], str) and next(iter(signature.parameters)) != "reduction":
             # torch silently takes MSELoss("sum") as the mean: the string lands in size_average.
-            kwargs["reduction"], args = args[0], (None, *args[1:])
+            kwargs |= {"reduction": args[0], **dict(zip(list(signature.parameters)[1:], args[1:], strict=False))}
+            args = ()
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as problem:

@@ -10,13 +10,14 @@ import inspect
 import itertools
 import linecache
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from losskit.domains import Domain
+from losskit.domains import Domain, real
 from losskit.errors import DeclarationError
 from losskit.formula import Expr, Trace, derivative
 from losskit.kernels.dispatch import Plan, run
@@ -97,7 +98,7 @@ class Formula:
                 continue
             operand = self.loss.operands.get(name, Operand(name))
             off = operand.unless and self.switches[operand.unless]
-            result[name] = Operand(operand.doc, broadcast=operand.broadcast) if off else operand
+            result[name] = replace(operand, domain=real, hint="") if off else operand
         return result
 
     @cached_property

@@ -43,7 +43,7 @@ class Plan:
         self.reduction = "mean" if self.batchmean else reduction
         self.rows = loss.rows
         self.weight_in_mean = loss.weight_in_mean
-        self.numbers = [float("nan"), *numbers]
+        self.numbers = [float("nan"), 1.0, *numbers]
         stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
         self.code = fused.pack(self.reduction, loss.weight_in_mean, loss.rows, stretch)
         self._kernel: int | None = None
@@ -147,7 +147,9 @@ def _fused(plan: Plan, args: Arguments) -> Tensor | None:
     dtype = result_dtype(args.operands)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     elements = fused.attempt(plan, numbers, a, b, c, d, args.weight, *extras, result=wide)
-    return None if elements is None else elements.mean(-1).to(autocast(dtype, elements.device))
+    # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
+    mean = None if elements is None else elements.mean(-1, dtype=torch.float64)
+    return None if mean is None else mean.to(autocast(dtype, mean.device))
 
 
 def _per_row(x: Tensor | None) -> Tensor | None:
@@ -247,14 +249,12 @@ def _check_normalizer(loss: str, normalizer: Any) -> None:
 
 def _match_shapes(plan: Plan, names: Sequence[str], tensors: list[Tensor]) -> list[Tensor]:
     shape = tensors[0].shape
-    if state.checks == "off":
-        return list(torch.broadcast_tensors(*tensors))
     matched = [tensors[0]]
     for name, x in zip(names[1:], tensors[1:], strict=True):
-        if x.shape != shape:
-            declared = plan.formula.declared[name]
-            if declared.broadcast and x.ndim > 0 and x.shape == shape[:-1] and name not in plan.loss.params:
-                x = x.unsqueeze(-1)  # one value per row, as torch has it for a variance
+        declared = plan.formula.declared[name]
+        if declared.per_row and x.ndim > 0 and x.shape != shape and x.shape == shape[:-1]:
+            x = x.unsqueeze(-1)
+        if x.shape != shape and state.checks != "off":
             free = declared.broadcast and (name in plan.loss.params or x.ndim in (0, len(shape)))
             if not (free and _broadcasts(x.shape, shape)):
                 kind = "not_broadcastable" if declared.broadcast else "shapes"
@@ -264,7 +264,7 @@ def _match_shapes(plan: Plan, names: Sequence[str], tensors: list[Tensor]) -> li
                 )  # fmt: skip
             x = x.expand(shape)
         matched.append(x)
-    return matched
+    return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
 
 
 def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:

@@ -158,7 +158,8 @@ def refuse(formula: Formula, operands: Sequence[Tensor], mask: Tensor | None) ->
     """Raise the error that names the first bad value."""
     for name, x in zip(formula.operands, operands, strict=True):
         declared = formula.declared[name]
-        outside = declared.domain.outside(x.detach())
+        # Bounds are compared in float32 at least, as in the kernel.
+        outside = declared.domain.outside(x.detach().to(torch.promote_types(x.dtype, torch.float32)))
         if mask is not None:
             outside = outside & mask
         if bool(outside.any()):

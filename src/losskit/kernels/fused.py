@@ -117,11 +117,13 @@ class Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = ctx.gradients
         if gradients is None or torch.is_grad_enabled() or _batched(upstream):
-            gradients = _again(ctx, upstream)
-        else:
-            ctx.gradients = None
-            scale = upstream.item()
-            if scale != 1.0:
+            return None, None, None, *_again(ctx, upstream), None, None, None
+        ctx.gradients = None
+        scale = upstream.item()
+        if scale != 1.0:
+            if any(gradient is not None and gradient.dtype in _HALVES for gradient in gradients):
+                gradients = _again(ctx, upstream)  # 1/N may have left nothing of a half that a loss scaler could scale
+            else:
                 for gradient in gradients:
                     if gradient is not None:
                         gradient.mul_(scale)
@@ -140,12 +142,12 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
         return eager.gradients(
             plan, code, numbers, (a, b, c, d), weight, sample_weight, mask, upstream, ctx.needs_input_grad[3:7]
         )
-    # Values were checked in forward.
-    code &= ~(3 << _CHECKS) if state.checks != "nan" else ~0
+    if state.checks != "nan":
+        code &= ~(3 << _CHECKS)  # values were checked in forward
     if plan.reduction == "none":
         return _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers)[1:5]
-    gradients = _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
-    return [None if gradient is None else gradient.mul_(upstream) for gradient in gradients]
+    numbers = [numbers[0], upstream.item(), *numbers[2:]]
+    return _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
 
 
 # torch.autograd.Function.apply looks for functorch transforms and default arguments on every call, which dispatch
