@@ -252,6 +252,18 @@ def scale(setup: Setup, what: str, operands: dict[str, Any], given: dict[str, An
     return of_rate + (1.0 if given["full"] and not given["stirling"] else 0.0)
 
 
+def _of_subnormals(setup: Setup, what: str, operands: dict[str, float], dtype: torch.dtype) -> float:
+    """A magnitude whose ULP is that of a subnormal intermediate result times its factor.
+
+    The factor is the weight of a positive label whose score is all but certainly right, and the score in the
+    derivative by its label.
+    """
+    factor = operands.get("pos_weight", 0.0)
+    if setup.loss.name == "soft_margin_loss" and what == "target":
+        factor = abs(operands["input"])
+    return factor * torch.finfo(dtype).smallest_normal if math.isfinite(factor) else 0.0
+
+
 def _undecided(setup: Setup, operands: dict[str, float], given: dict[str, Any], dtype: torch.dtype) -> list[str]:
     """Quantities that jump within the rounding of an intermediate result: either side is right there.
 
@@ -286,7 +298,9 @@ def truth(setup_id: str, dtype: torch.dtype) -> dict[str, Quantity]:
             value, gradients = reference.exact(setup.loss.name, operands, given)
             undecided = _undecided(setup, operands, given, dtype)
             for name, terms in {"value": value, **gradients}.items():
-                entry = quantity(terms, scale(setup, name, operands, given), dtype)
+                entry = quantity(
+                    terms, max(scale(setup, name, operands, given), _of_subnormals(setup, name, operands, dtype)), dtype
+                )
                 found[name].append((NAN, 0.0, 1.0) if name in undecided else entry)
     return {what: Quantity(*np.array(entries).T.copy()) for what, entries in found.items()}
 

@@ -60,7 +60,7 @@ LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_196a0ad300fb, 2, 0, 1,
 }  // namespace
 
 // With pos_weight
-namespace losskit_binary_cross_entropy_with_logits_11534532a6da_block {
+namespace losskit_binary_cross_entropy_with_logits_47df8d28515f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -80,8 +80,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T pos_weight = pos_weight_at_[i_];
       const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      const T product = pos_weight * target;
-      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::times(lk::where(input > T(0.0), difference, product), magnitude);
+      const bool above = input > T(0.0);
+      const T times_value = lk::times(lk::where(above, difference, target), magnitude);
+      values_[i_] = lk::softplus(-magnitude) * (difference + pos_weight * target) + lk::where(above, times_value, lk::times(pos_weight, times_value));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -94,7 +95,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
       const T product = pos_weight * target;
-      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::times(lk::where(input > T(0.0), difference, product), magnitude);
+      const bool above = input > T(0.0);
+      const T times_value = lk::times(lk::where(above, difference, target), magnitude);
+      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::where(above, times_value, lk::times(pos_weight, times_value));
       input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), factor_);
     }
   } else {
@@ -110,16 +113,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
       const T product = pos_weight * target;
+      const bool above = input > T(0.0);
+      const T times_value = lk::times(lk::where(above, difference, target), magnitude);
       const T softplus_value = lk::softplus(-input);
-      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::times(lk::where(input > T(0.0), difference, product), magnitude);
+      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::where(above, times_value, lk::times(pos_weight, times_value));
       input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), factor_);
-      target_out_[i_] = lk::scaled<T>(pos_weight * softplus_value - lk::softplus(input), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(pos_weight, softplus_value) - lk::softplus(input), factor_);
       pos_weight_out_[i_] = lk::scaled<T>(lk::times(target, softplus_value), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_11534532a6da, 3, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_47df8d28515f, 3, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gaussian_nll_loss_9707efad8623_block {
+namespace losskit_gaussian_nll_loss_2592d0179635_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,7 +25,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
-      values_[i_] = T(0.5) * (lk::log(maximum_value) + difference * (difference / maximum_value));
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, T(2.0), T(1.0));
+      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * (chosen * (chosen2 / maximum_value)) * chosen2;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -38,11 +41,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
-      const T ratio = difference / maximum_value;
-      const T product = difference * ratio;
-      values_[i_] = T(0.5) * (lk::log(maximum_value) + product);
-      input_out_[i_] = lk::scaled<T>(ratio, factor_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, factor_);
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, T(2.0), T(1.0));
+      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      const T product = chosen * (chosen2 / maximum_value);
+      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * product * chosen2;
+      input_out_[i_] = lk::scaled<T>(product, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) / maximum_value - T(0.5) * product * product, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -56,17 +61,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
-      const T ratio = difference / maximum_value;
-      const T product = difference * ratio;
-      values_[i_] = T(0.5) * (lk::log(maximum_value) + product);
-      input_out_[i_] = lk::scaled<T>(ratio, factor_);
-      target_out_[i_] = lk::scaled<T>(-ratio, factor_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, factor_);
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, T(2.0), T(1.0));
+      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      const T product = chosen * (chosen2 / maximum_value);
+      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * product * chosen2;
+      input_out_[i_] = lk::scaled<T>(product, factor_);
+      target_out_[i_] = lk::scaled<T>(-product, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) / maximum_value - T(0.5) * product * product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_9707efad8623, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_2592d0179635, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
@@ -74,7 +81,7 @@ LOSSKIT_KERNEL(losskit_gaussian_nll_loss_9707efad8623, 3, 1, 5,
 }  // namespace
 
 // With full
-namespace losskit_gaussian_nll_loss_c4d0ca534fc2_block {
+namespace losskit_gaussian_nll_loss_3eef2ffaebcd_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -94,7 +101,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
-      values_[i_] = T(0.5) * (lk::log(maximum_value) + difference * (difference / maximum_value)) + T(0.9189385332046727);
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, T(2.0), T(1.0));
+      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * (chosen * (chosen2 / maximum_value)) * chosen2 + T(0.9189385332046727);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -107,11 +117,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
-      const T ratio = difference / maximum_value;
-      const T product = difference * ratio;
-      values_[i_] = T(0.5) * (lk::log(maximum_value) + product) + T(0.9189385332046727);
-      input_out_[i_] = lk::scaled<T>(ratio, factor_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, factor_);
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, T(2.0), T(1.0));
+      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      const T product = chosen * (chosen2 / maximum_value);
+      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * product * chosen2 + T(0.9189385332046727);
+      input_out_[i_] = lk::scaled<T>(product, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) / maximum_value - T(0.5) * product * product, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -125,17 +137,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T var = var_at_[i_];
       const T maximum_value = lk::maximum(var, eps);
       const T difference = input - target;
-      const T ratio = difference / maximum_value;
-      const T product = difference * ratio;
-      values_[i_] = T(0.5) * (lk::log(maximum_value) + product) + T(0.9189385332046727);
-      input_out_[i_] = lk::scaled<T>(ratio, factor_);
-      target_out_[i_] = lk::scaled<T>(-ratio, factor_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) * (T(1.0) - product) / maximum_value, factor_);
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, T(2.0), T(1.0));
+      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      const T product = chosen * (chosen2 / maximum_value);
+      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * product * chosen2 + T(0.9189385332046727);
+      input_out_[i_] = lk::scaled<T>(product, factor_);
+      target_out_[i_] = lk::scaled<T>(-product, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) / maximum_value - T(0.5) * product * product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_c4d0ca534fc2, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_3eef2ffaebcd, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -56,7 +56,7 @@ LOSSKIT_KERNEL(losskit_kl_div_714a22698db0, 2, 0, 1,
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_92046f4de3f3_block {
+namespace losskit_kl_div_30aaa41de0c4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -72,8 +72,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T exponential = lk::exp(target);
-      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), exponential * (target - input));
+      const T exponential = lk::exp(T(0.5) * target);
+      const T difference = target - input;
+      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), lk::where(target < T(-80.0), exponential * (exponential * difference), lk::exp(target) * difference));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -82,9 +83,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T exponential = lk::exp(target);
-      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), exponential * (target - input));
-      input_out_[i_] = lk::scaled<T>(-exponential, factor_);
+      const T exponential = lk::exp(T(0.5) * target);
+      const T difference = target - input;
+      const T exponential2 = lk::exp(target);
+      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), lk::where(target < T(-80.0), exponential * (exponential * difference), exponential2 * difference));
+      input_out_[i_] = lk::scaled<T>(-exponential2, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -94,18 +97,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T exponential = lk::exp(target);
+      const T exponential = lk::exp(T(0.5) * target);
       const bool equal = exponential == T(0.0);
       const T times_value = lk::times(exponential, -input);
+      const bool below = target < T(-80.0);
       const T difference = target - input;
-      values_[i_] = lk::where(equal, times_value, exponential * difference);
-      input_out_[i_] = lk::scaled<T>(-exponential, factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, exponential * (difference + T(1.0))), factor_);
+      const T exponential2 = lk::exp(target);
+      const T sum = difference + T(1.0);
+      values_[i_] = lk::where(equal, times_value, lk::where(below, exponential * (exponential * difference), exponential2 * difference));
+      input_out_[i_] = lk::scaled<T>(-exponential2, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, lk::where(below, exponential * (exponential * sum), exponential2 * sum)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_92046f4de3f3, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_kl_div_30aaa41de0c4, 2, 0, 1,
     {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off, or stirling
-namespace losskit_poisson_nll_loss_8373a115d7a8_block {
+namespace losskit_poisson_nll_loss_84cca7692008_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -21,7 +21,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps)));
+      const T minimum_value = lk::minimum(lk::log(input + eps), T(10000.0));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -31,7 +32,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T sum = input + eps;
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum)));
+      const T minimum_value = lk::minimum(lk::log(sum), T(10000.0));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
@@ -44,21 +46,22 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm));
+      const T minimum_value = lk::minimum(logarithm, T(10000.0));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_8373a115d7a8, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_84cca7692008, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full
-namespace losskit_poisson_nll_loss_4566cefe6d06_block {
+namespace losskit_poisson_nll_loss_d43bbba4b2a0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -74,7 +77,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps))) + lk::lgamma(target + T(1.0));
+      const bool above = target > T(1000000000.0);
+      const T logarithm = lk::log(target);
+      const T minimum_value = lk::minimum(lk::log(input + eps) - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -84,7 +90,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T sum = input + eps;
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum))) + lk::lgamma(target + T(1.0));
+      const bool above = target > T(1000000000.0);
+      const T logarithm = lk::log(target);
+      const T minimum_value = lk::minimum(lk::log(sum) - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
@@ -97,22 +106,25 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
+      const bool above = target > T(1000000000.0);
+      const T logarithm2 = lk::log(target);
+      const T minimum_value = lk::minimum(logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)), T(10000.0));
       const T sum2 = target + T(1.0);
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm)) + lk::lgamma(sum2);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm2), lk::lgamma(sum2));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
       target_out_[i_] = lk::scaled<T>(lk::digamma(sum2) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_4566cefe6d06, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_d43bbba4b2a0, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full and stirling
-namespace losskit_poisson_nll_loss_d1b9329212f3_block {
+namespace losskit_poisson_nll_loss_abec6483df11_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -130,7 +142,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(input + eps) - lk::where(above, logarithm - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      const T minimum_value = lk::minimum(lk::log(input + eps) - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -142,7 +155,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = input + eps;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, lk::log(sum) - lk::where(above, logarithm - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      const T minimum_value = lk::minimum(lk::log(sum) - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
@@ -157,21 +171,22 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T logarithm = lk::log(sum);
       const bool above = target > T(1.0);
       const T logarithm2 = lk::log(target);
-      values_[i_] = T(2.0) * (T(0.5) * input - lk::times(T(0.5) * target, logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)))) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm2), T(0.0));
+      const T minimum_value = lk::minimum(logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)), T(10000.0));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm2), T(0.0));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
       target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm2 + T(0.5) / target, T(0.0)) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_d1b9329212f3, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_abec6483df11, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_feed74197313_block {
+namespace losskit_poisson_nll_loss_7df1c538935f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -189,7 +204,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), exponential * exponential - lk::times(target, input));
+      const T minimum_value = lk::minimum(input, T(10000.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), exponential * exponential - lk::times(target, minimum_value));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -200,8 +216,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
+      const T minimum_value = lk::minimum(input, T(10000.0));
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), product2 - lk::times(target, input));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
@@ -214,22 +231,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
+      const T minimum_value = lk::minimum(input, T(10000.0));
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), product2 - lk::times(target, input));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_feed74197313, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_7df1c538935f, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full
-namespace losskit_poisson_nll_loss_b2772d117975_block {
+namespace losskit_poisson_nll_loss_fe164c5c9e0f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -247,7 +265,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), exponential * exponential - lk::times(target, input)) + lk::lgamma(target + T(1.0));
+      const bool above = target > T(1000000000.0);
+      const T logarithm = lk::log(target);
+      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), exponential * exponential - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -258,8 +279,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
+      const bool above = target > T(1000000000.0);
+      const T logarithm = lk::log(target);
+      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), product2 - lk::times(target, input)) + lk::lgamma(target + T(1.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
@@ -272,23 +296,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
+      const bool above = target > T(1000000000.0);
+      const T logarithm = lk::log(target);
+      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
       const T product2 = exponential * exponential;
       const T sum = target + T(1.0);
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * input), product2 - lk::times(target, input)) + lk::lgamma(sum);
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(sum));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(lk::digamma(sum) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_b2772d117975, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_fe164c5c9e0f, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_1337433d5aa3_block {
+namespace losskit_poisson_nll_loss_fb7456a9e793_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -308,8 +335,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * difference), exponential * exponential - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), exponential * exponential - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -322,9 +349,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * difference), product2 - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
@@ -339,16 +366,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * difference), product2 - lk::times(target, difference)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm + T(0.5) / target, T(0.0)) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_1337433d5aa3, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_fb7456a9e793, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 

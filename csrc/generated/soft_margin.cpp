@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_soft_margin_loss_69c6c5dc0e4b_block {
+namespace losskit_soft_margin_loss_de6f18b03d2b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -31,7 +31,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T product = -target * input;
       values_[i_] = lk::softplus(product);
-      input_out_[i_] = lk::scaled<T>(lk::sigmoid(product) * -target, factor_);
+      input_out_[i_] = lk::scaled<T>(-target * lk::sigmoid(product), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -44,13 +44,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = -target * input;
       const T sigmoid_value = lk::sigmoid(product);
       values_[i_] = lk::softplus(product);
-      input_out_[i_] = lk::scaled<T>(sigmoid_value * -target, factor_);
-      target_out_[i_] = lk::scaled<T>(sigmoid_value * -input, factor_);
+      input_out_[i_] = lk::scaled<T>(-target * sigmoid_value, factor_);
+      target_out_[i_] = lk::scaled<T>(-lk::times(sigmoid_value, input), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_soft_margin_loss_69c6c5dc0e4b, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_soft_margin_loss_de6f18b03d2b, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})
 

@@ -228,6 +228,8 @@ _ARITHMETIC = {
 def _as_tensor(arg: Any, like: Tensor | None) -> Tensor:
     if isinstance(arg, Tensor):
         return arg
+    if isinstance(arg, bool):  # a comparison of parameters
+        return torch.tensor(arg)
     reference = like if like is not None else torch.empty(0)
     return torch.full((), float(arg), dtype=reference.dtype, device=reference.device)
 

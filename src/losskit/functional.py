@@ -423,7 +423,7 @@ def poisson_nll_loss(
 
     `input` is the logarithm of the expected count if `log_input`, else the expected count itself. `full` adds the
     logarithm of the factorial of the target, which does not change the gradient by `input`: by Stirling's formula
-    for targets above 1, as torch has it (off by 0.055 at target 1.5), or exactly with `stirling=False`.
+    for targets above 1, as torch has it (off by 0.055 at target 1.5), or with `stirling=False` as lgamma(target + 1).
 
     Args:
         input: Predicted log-rates, or rates without log_input.

@@ -8,6 +8,13 @@ from losskit.loss import Case, Deviation, Operand, param
 from losskit.reduction import REDUCTIONS
 
 
+def expected(log_probability, cost, difference):
+    """exp(log_probability) * difference; where there is no probability, its product with the finite part `cost`."""
+    root = exp(0.5 * log_probability)  # the probability itself may be subnormal where the product is not
+    product = where(log_probability < -80.0, root * (root * difference), exp(log_probability) * difference)
+    return where(root == 0.0, times(root, cost), product)
+
+
 class KLDivLoss(PointwiseLoss):
     """Kullback-Leibler divergence: how much a predicted distribution misses of the true one.
 
@@ -33,21 +40,14 @@ class KLDivLoss(PointwiseLoss):
     @staticmethod
     def value(input, target, log_target):
         # What has no probability costs nothing, whatever was predicted: 0 * inf = 0.
-        probability = exp(target) if log_target else target
-        log_probability = target if log_target else log(target)
-        return where(
-            probability == 0.0,
-            times(probability, -input),
-            probability * (log_probability - input),
-        )
+        if log_target:
+            return expected(target, -input, target - input)
+        return where(target == 0.0, times(target, -input), target * (log(target) - input))
 
     @staticmethod
     def grad(input, target, log_target):
         if log_target:
-            probability = exp(target)
-            return -probability, where(
-                probability == 0.0, times(probability, -input), probability * (target - input + 1.0)
-            )
+            return -exp(target), expected(target, -input, target - input + 1.0)
         return -target, log(target) - input + 1.0
 
     facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=None, symmetric=False)

@@ -3,7 +3,7 @@
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import softplus
+from losskit.formula import sigmoid, softplus, times
 from losskit.loss import Case, Deviation, Operand
 
 
@@ -23,6 +23,11 @@ class SoftMarginLoss(PointwiseLoss):
     @staticmethod
     def value(input, target):
         return softplus(-target * input)
+
+    @staticmethod
+    def grad(input, target):
+        slope = sigmoid(-target * input)
+        return -target * slope, -times(slope, input)
 
     facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=False)
     cases = [
