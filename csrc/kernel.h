@@ -18,7 +18,8 @@
 #define LOSSKIT_INLINE inline __attribute__((always_inline))
 #endif
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(LOSSKIT_CLONES)  // given on the compiler's command line
+#elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define LOSSKIT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define LOSSKIT_CLONES

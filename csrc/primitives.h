@@ -76,11 +76,11 @@ template <class T> LOSSKIT_INLINE T where(bool c, T a, T b) {
 }
 template <class T> LOSSKIT_INLINE T absolute(T x) { return std::fabs(x); }
 template <class T> LOSSKIT_INLINE T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
-template <class T> LOSSKIT_INLINE T maximum(T a, T b) { return ((a >= b) | (a != a)) ? a : b; }
-template <class T> LOSSKIT_INLINE T minimum(T a, T b) { return ((a <= b) | (a != a)) ? a : b; }
+template <class T> LOSSKIT_INLINE T maximum(T a, T b) { return where((a >= b) | (a != a), a, b); }
+template <class T> LOSSKIT_INLINE T minimum(T a, T b) { return where((a <= b) | (a != a), a, b); }
 template <class T> LOSSKIT_INLINE T clamp(T x, T lo, T hi) {
-  const T y = x < lo ? lo : x;
-  return y > hi ? hi : y;
+  const T y = where(x < lo, lo, x);
+  return where(y > hi, hi, y);
 }
 // w * v, but a zero weight also removes an infinite v (not a NaN).
 template <class T> LOSSKIT_INLINE T times(T w, T v) { return where((w == 0) & (v == v), T(0), w * v); }
