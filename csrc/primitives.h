@@ -88,6 +88,12 @@ template <class T> LOSSKIT_INLINE T times(T w, T v) { return where((w == 0) & (v
 // ---------------------------------------------------------------------------------------------------------
 // Exponentials.  x = n ln2 + r, |r| <= ln2/2, e^r = 1 + r + tail.
 
+// A ?: where no other choice shares the condition, for plain x86-64 has no masks of doubles.
+template <class T> LOSSKIT_INLINE T limited(T x, T lo, T hi) {
+  const T y = x < lo ? lo : x;
+  return y > hi ? hi : y;
+}
+
 template <class T> struct Reduced {
   Bits<T> n;  // n + 2 bias, in the low bits
   T r;        // x - n ln2_hi, exact
@@ -119,7 +125,7 @@ template <class T> LOSSKIT_INLINE T one_plus(Reduced<T> e) {  // 1 + r + tail, r
 // ULP 0.75/0.75 (0.70 unless the result is subnormal).
 template <class T> LOSSKIT_INLINE T exp(T x) {
   using F = Format<T>;
-  const Reduced<T> e = reduce(clamp(x, F::exp_zero, F::exp_inf));
+  const Reduced<T> e = reduce(limited(x, F::exp_zero, F::exp_inf));
   const Bits<T> half = e.n >> 1;  // floor(n/2) + bias; the other factor has the rest
   return one_plus(e) * from_bits<T>(half << F::mantissa) * from_bits<T>((e.n - half) << F::mantissa);
 }
@@ -137,7 +143,7 @@ template <class T> LOSSKIT_INLINE T exp_nabs(T x) {
 // ULP 1.07/1.14.  The sum is done at half its size, for 2^n overflows before expm1 does.
 template <class T> LOSSKIT_INLINE T expm1(T x) {
   using F = Format<T>;
-  const Reduced<T> e = reduce(clamp(x, T(-2 - F::mantissa), F::exp_inf));
+  const Reduced<T> e = reduce(limited(x, T(-2 - F::mantissa), F::exp_inf));
   const T scale = from_bits<T>((e.n - F::bias - 1) << F::mantissa);  // 2^(n-1)
   const T a = scale - T(0.5);
   const T s = a + scale * e.r;
@@ -150,7 +156,7 @@ template <class T> LOSSKIT_INLINE T expm1(T x) {
 template <class T> LOSSKIT_INLINE T tanh(T x) {
   const T a = absolute(x);
   const T e = expm1(a > T(0.35) ? a + a : -a - a);
-  const T q = minimum(absolute(e), T(2)) / (2 + e);
+  const T q = (absolute(e) > T(2) ? T(2) : absolute(e)) / (2 + e);
   const T y = e > 2 ? 1 - q : q;
   return x < 0 ? -y : x > 0 ? y : x;  // keeps -0
 }
@@ -268,7 +274,7 @@ template <class T> LOSSKIT_INLINE T hypot(T x, T y) {
   constexpr bool f = std::is_same_v<T, float>;
   constexpr T high = f ? T(0x1p63) : T(0x1p511), shrink = f ? T(0x1p-80) : T(0x1p-600);
   constexpr T low = f ? T(0x1p-40) : T(0x1p-400), grow = f ? T(0x1p100) : T(0x1p700);
-  const T a = absolute(x), b = absolute(y), m = maximum(a, b);
+  const T a = absolute(x), b = absolute(y), m = a > b ? a : b;
   const T scale = m > high ? shrink : m < low ? grow : T(1);
   const T back = m > high ? 1 / shrink : m < low ? 1 / grow : T(1);
   const T u = a * scale, v = b * scale;

@@ -34,7 +34,7 @@ BARS = {
     "mse_loss": (2.0, 0.5, 2.0, 0.5),
     "multilabel_soft_margin_loss": (1.8, 3.2, 1.8, 2.4),
     # The sum of three terms that cancel, each good to 1 or 2 ULP; eager: torch.digamma alone is off by 4.
-    "poisson_nll_loss": (2.9, 2.2, 2.9, 5.2),
+    "poisson_nll_loss": (3.1, 2.2, 3.1, 5.2),
     "smooth_l1_loss": (1.7, 0.5, 1.7, 0.5),
     "soft_margin_loss": (1.5, 2.0, 1.5, 2.5),
 }
