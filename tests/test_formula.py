@@ -10,9 +10,12 @@ import torch
 
 import losskit
 from losskit import formula
+from losskit.calculus import derivative, truth
 from losskit.errors import DeclarationError
-from losskit.formula import PRIMITIVES, Trace, derivative, function, print_expr, print_statements, truth
+from losskit.formula import PRIMITIVES
+from losskit.graph import Trace
 from losskit.kernels import codegen
+from losskit.printing import function, print_expr, print_statements
 
 # Arguments at which every primitive is compared in all its spellings.
 POINTS = {

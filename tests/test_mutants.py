@@ -21,8 +21,9 @@ import torch
 
 from losskit import probability
 from losskit.families.pointwise import Formula
-from losskit.formula import function, topological
+from losskit.graph import topological
 from losskit.kernels import dispatch, eager, fused
+from losskit.printing import function
 
 # ---------------------------------------------------------------------------------------------------------
 # 1. Broken formulas

@@ -104,7 +104,17 @@ def test_declarations_are_complete():
 
 
 def test_the_framework_stays_small():
-    files = ["formula", "reduction", "domains", "facts", "errors", "families/pointwise"]
+    files = [
+        "graph",
+        "formula",
+        "calculus",
+        "printing",
+        "reduction",
+        "domains",
+        "facts",
+        "errors",
+        "families/pointwise",
+    ]
     lines = sum(len((ROOT / f"src/losskit/{file}.py").read_text().splitlines()) for file in files)
     assert lines < 1500
 

@@ -15,6 +15,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, dataclass_transform
 
 from torch import Tensor, nn
@@ -241,11 +242,8 @@ def validate(loss: str, param: Param, value: Any) -> Any:
         if value is None or isinstance(value, Tensor):
             return value
         raise error("parameter_type", loss=loss, argument=name, expected="a tensor or None", got=repr(value))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0 and not isinstance(value, Tensor):
-            value = float(value)  # a NumPy scalar
-        else:
-            raise error("parameter_type", loss=loss, argument=name, expected="a number", got=_short(value))
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's scalars are Real too
+        raise error("parameter_type", loss=loss, argument=name, expected="a number", got=_short(value))
     if not param.domain.includes(value):
         raise error("parameter", loss=loss, argument=name, expected=param.domain.description, got=value)
     return float(value)

@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from losskit.calculus import derivative
 from losskit.domains import Domain, real
 from losskit.errors import DeclarationError
-from losskit.formula import Expr, Trace, derivative
+from losskit.graph import Expr, Trace
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Loss, Operand, param, validate
 from losskit.reduction import check_reduction, legacy_reduction

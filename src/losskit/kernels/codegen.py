@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from losskit.formula import Expr, print_statements
+from losskit.graph import Expr
+from losskit.printing import print_statements
 
 if TYPE_CHECKING:
     from losskit.families.pointwise import Formula

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from losskit.calculus import Differentiable
 from losskit.errors import error
-from losskit.formula import Differentiable
 from losskit.kernels import eager, fused, library
 from losskit.kernels.eager import HALVES, autocast, result_dtype
 from losskit.policy import state

@@ -17,8 +17,8 @@ from losskit.policy import state
 from losskit.reduction import reduce_eagerly
 
 if TYPE_CHECKING:
+    from losskit.calculus import Differentiable
     from losskit.families.pointwise import Formula
-    from losskit.formula import Differentiable
     from losskit.kernels.dispatch import Plan
 
 HALVES = (torch.float16, torch.bfloat16)

@@ -1,0 +1,144 @@
+"""Printing formulas as Python, C++, Triton, LaTeX and JavaScript, from the spellings in `formula.PRIMITIVES`."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from losskit import formula
+from losskit.formula import PRIMITIVES
+from losskit.graph import Expr, topological
+
+_PRECEDENCE = {
+    "either": 1, "both": 2, "lt": 3, "le": 3, "gt": 3, "ge": 3, "eq": 3, "ne": 3,
+    "add": 4, "sub": 4, "mul": 5, "div": 5, "neg": 6,
+}  # fmt: skip
+_LATEX_PRECEDENCE = {**_PRECEDENCE, "div": 9, "times": 5, "xlogy": 5, "power": 7}
+_ATOM = 9
+
+
+def _spelling(node: Expr, language: str) -> tuple[str, int]:
+    """The template of a node and how tightly its result binds."""
+    primitive = PRIMITIVES[node.op]
+    if language == "python":
+        call = f"{node.op}({', '.join(f'{{{i}}}' for i in range(primitive.arity))})"
+        return _PYTHON.get(node.op, call), _PRECEDENCE.get(node.op, _ATOM)
+    table = _LATEX_PRECEDENCE if language == "latex" else _PRECEDENCE
+    return getattr(primitive, language), table.get(node.op, _ATOM)
+
+
+_PYTHON = {
+    "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}", "neg": "-{0}",
+    "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}", "ge": "{0} >= {1}", "eq": "{0} == {1}",
+    "ne": "{0} != {1}", "both": "{0} & {1}", "either": "{0} | {1}",
+}  # fmt: skip
+
+
+def _number(value: float, language: str) -> str:
+    if math.isnan(value) or math.isinf(value):
+        name = "nan" if math.isnan(value) else "inf"
+        minus = "-" if value < 0 else ""
+        return {
+            "python": f"{minus}{name}",
+            "cpp": f"{minus}std::numeric_limits<T>::{'quiet_NaN' if name == 'nan' else 'infinity'}()",
+            "triton": f"float('{minus}{name}')",
+            "latex": f"{minus}{'' if name == 'nan' else chr(92) + 'infty'}" or r"\mathrm{NaN}",
+            "javascript": f"{minus}{'NaN' if name == 'nan' else 'Infinity'}",
+        }[language]
+    if language == "cpp":
+        return f"T({value!r})"
+    if language == "latex" and value == int(value):
+        return str(int(value))
+    return repr(value)
+
+
+def _render(node: Expr, language: str, names: dict[Expr, str]) -> tuple[str, int]:
+    if node in names:
+        return names[node], _ATOM
+    if node.op == "constant":
+        return _number(node.value, language), _ATOM if node.value >= 0 or language == "cpp" else 6
+    if node.op == "variable":
+        return (_latex_name(node.value) if language == "latex" else node.value), _ATOM
+    template, precedence = _spelling(node, language)
+    parts = []
+    for position, arg in enumerate(node.args):
+        text, inner = _render(arg, language, names)
+        # The order of operations is the author's: a + (b + c) keeps its parentheses.
+        loose = inner < precedence or (inner == precedence and (position > 0 or node.op == "neg"))
+        # In Python, & and | bind more tightly than comparisons.
+        if precedence < _ATOM and (loose or (arg.is_condition and node.op in ("both", "either"))):
+            text = rf"\left({text}\right)" if language == "latex" else f"({text})"
+        parts.append(text)
+    return template.format(*parts), precedence
+
+
+def _latex_name(name: str) -> str:
+    known = {"input": "x", "target": "t", "delta": r"\delta", "beta": r"\beta", "eps": r"\varepsilon"}
+    known |= {"input1": "x_1", "input2": "x_2", "var": r"\sigma^2", "margin": "m", "pos_weight": "w_+"}
+    return known.get(name, rf"\mathrm{{{name}}}".replace("_", r"\_"))
+
+
+def print_expr(root: Expr, language: str) -> str:
+    """One formula as one expression in "python", "cpp", "triton", "latex" or "javascript"."""
+    return _render(root, language, {})[0]
+
+
+def print_statements(roots: Sequence[Expr], language: str, taken: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Several formulas with their shared subexpressions as named temporaries.
+
+    Returns the lines that define the temporaries, in order, and one expression per root.
+    """
+    uses: dict[Expr, int] = {}
+    order = topological(roots)
+    for node in order:
+        for arg in node.args:
+            uses[arg] = uses.get(arg, 0) + 1
+    for root in roots:
+        uses[root] = uses.get(root, 0) + 1
+    declare = {"cpp": "const {kind} {name} = {text};", "javascript": "const {name} = {text};"}
+    line = declare.get(language, "{name} = {text}")
+    names: dict[Expr, str] = {}
+    lines: list[str] = []
+    for node in order:
+        if not node.args or uses[node] < 2 or (node.op == "neg" and not node.args[0].args):
+            continue
+        text = _render(node, language, names)[0]
+        name = _fresh_name(node, [*taken, *names.values()])
+        lines.append(line.format(kind="bool" if node.is_condition else "T", name=name, text=text))
+        names[node] = name
+    return lines, [_render(root, language, names)[0] for root in roots]
+
+
+_TEMPORARY = {
+    "add": "sum", "sub": "difference", "mul": "product", "div": "ratio", "neg": "minus", "where": "chosen",
+    "lt": "below", "le": "below", "gt": "above", "ge": "above", "eq": "equal", "ne": "unequal",
+    "absolute": "magnitude", "exp": "exponential", "log": "logarithm", "sqrt": "root",
+}  # fmt: skip
+
+
+def _fresh_name(node: Expr, taken: Sequence[str]) -> str:
+    base = _TEMPORARY.get(node.op, f"{node.op}_value")
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        name = f"{base}{count}"
+    return name
+
+
+def function(root: Expr, arguments: Sequence[str]) -> Callable[..., Any]:
+    """A graph as an ordinary Python function of tensors, mpmath numbers or Python numbers.
+
+    It is source code that debuggers show and torch.compile traces.
+    """
+    statements, (result,) = print_statements([root], "python", arguments)
+    lines = [f"def formula({', '.join(arguments)}):", *(f"    {line}" for line in [*statements, f"return {result}"])]
+    source = "\n".join(lines) + "\n"
+    filename = f"<losskit formula {hashlib.sha256(source.encode()).hexdigest()[:12]}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    primitives = PRIMITIVES.keys() & vars(formula).keys()  # the others are operators
+    scope = {name: vars(formula)[name] for name in primitives} | {"inf": math.inf, "nan": math.nan}
+    exec(compile(source, filename, "exec"), scope)
+    return scope["formula"]
