@@ -357,6 +357,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
     job.gradient_dtypes[k] = job.sources[k].dtype;
   }
   if (job.operands != job.kernel->operands || !floating(job.sources[0].dtype)) return declined;
+  if (job.kernel->abi != kAbi || numbers.size() < 2 || numbers.size() > 2 + kMaxParameters) return declined;
   const MaybeTensor* extras[] = {&weight, &sample_weight, &mask, &upstream};
   for (int k = 0; k < 4; ++k) {
     if (*extras[k] && !attach(job.walk, a, **extras[k], true, job.sources[kWeight + k])) return declined;

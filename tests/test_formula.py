@@ -184,6 +184,11 @@ class TestRefusedDeclarations:
             ("@staticmethod\ndef value():\n    return 1.0", "must take 1 to 4 tensors, got 0"),
             ("@staticmethod\ndef value(a, b, c, d, e):\n    return a", "must take 1 to 4 tensors, got 5"),
             (
+                "".join(f"a{i}: float = param(default=1.0, doc='')\n" for i in range(9))
+                + f"@staticmethod\ndef value(input, {', '.join(f'a{i}' for i in range(9))}):\n    return input",
+                "a loss may have 8 numbers, got 9",
+            ),
+            (
                 "@staticmethod\ndef value(input, target):\n    return input\n"
                 "@staticmethod\ndef grad(input):\n    return input",
                 "`grad` must take the arguments of `value`: input, target",

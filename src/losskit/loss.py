@@ -244,9 +244,10 @@ def validate(loss: str, param: Param, value: Any) -> Any:
         raise error("parameter_type", loss=loss, argument=name, expected="a tensor or None", got=repr(value))
     if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's scalars are Real too
         raise error("parameter_type", loss=loss, argument=name, expected="a number", got=_short(value))
-    if not param.domain.includes(value):
+    number = float(value)
+    if not param.domain.includes(number):
         raise error("parameter", loss=loss, argument=name, expected=param.domain.description, got=value)
-    return float(value)
+    return number
 
 
 def suggestion(problem: str, known: list[str]) -> str:

@@ -136,9 +136,14 @@ def function(root: Expr, arguments: Sequence[str]) -> Callable[..., Any]:
     statements, (result,) = print_statements([root], "python", arguments)
     lines = [f"def formula({', '.join(arguments)}):", *(f"    {line}" for line in [*statements, f"return {result}"])]
     source = "\n".join(lines) + "\n"
-    filename = f"<losskit formula {hashlib.sha256(source.encode()).hexdigest()[:12]}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     primitives = PRIMITIVES.keys() & vars(formula).keys()  # the others are operators
     scope = {name: vars(formula)[name] for name in primitives} | {"inf": math.inf, "nan": math.nan}
+    return run_source(source, f"formula {hashlib.sha256(source.encode()).hexdigest()[:12]}", scope)["formula"]
+
+
+def run_source(source: str, title: str, scope: dict[str, Any]) -> dict[str, Any]:
+    """Execute generated Python in `scope`; tracebacks and debuggers show its lines."""
+    filename = f"<losskit {title}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     exec(compile(source, filename, "exec"), scope)
-    return scope["formula"]
+    return scope

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import linecache
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -23,9 +22,10 @@ from losskit.errors import DeclarationError
 from losskit.graph import Expr, Trace
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Loss, Operand, param, validate
+from losskit.printing import run_source
 from losskit.reduction import check_reduction, legacy_reduction
 
-MAX_OPERANDS = 4  # of the fused kernel
+MAX_OPERANDS, MAX_PARAMETERS = 4, 8  # of the fused kernel
 # Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
 RESERVED = frozenset(
     "T alignas asm auto bool case catch char const constexpr continue decltype default delete do double else enum "
@@ -172,12 +172,14 @@ class PointwiseLoss(Loss, abstract=True):
                     f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
                 )
             formula.gradients  # noqa: B018  # derives what `grad` does not give, or says why it cannot
+            if len(formula.numbers) > MAX_PARAMETERS:
+                raise DeclarationError(
+                    f"{cls.__name__}: a loss may have {MAX_PARAMETERS} numbers, got {len(formula.numbers)}"
+                )
             cls.formulas[setting] = formula
         source = function_source(cls) + "\n\n" + _forward_source(cls)
         scope: dict[str, Any] = {"run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction}
-        filename = f"<losskit {cls.__module__}.{cls.__qualname__}>"
-        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-        exec(compile(source, filename, "exec"), scope)
+        run_source(source, f"{cls.__module__}.{cls.__qualname__}", scope)
         cls.functional = staticmethod(scope[cls.name])
         cls.functional.__doc__ = inspect.cleandoc(cls.__doc__ or "")
         if "forward" not in cls.__dict__:

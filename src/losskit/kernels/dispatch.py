@@ -77,20 +77,21 @@ def run(
 ) -> Tensor:
     """The loss of operands `a` to `d` (None where the formula takes fewer)."""
     if (
-        type(a) in _PLAIN
+        plan.direct
+        and weight is None
+        and sample_weight is None
+        and mask is None
+        and normalizer is None
+        and type(a) in _PLAIN
         and (b is None or type(b) in _PLAIN)
         and (c is None or type(c) in _PLAIN)
         and (d is None or type(d) in _PLAIN)
-        and plan.direct
+        and a.is_cpu
         and not torch.compiler.is_compiling()
         and not _transformed()
+        and plan.kernel
     ):
-        if weight is None and sample_weight is None and mask is None and normalizer is None:
-            result = (
-                fused.attempt(plan, plan.numbers, a, b, c, d, None, None, None) if a.is_cpu and plan.kernel else None
-            )
-        else:
-            result = None
+        result = fused.attempt(plan, plan.numbers, a, b, c, d, None, None, None)
         if result is not None:
             return result
     operands = (a, b, c, d)[: len(plan.formula.operands)]
