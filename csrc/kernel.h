@@ -63,6 +63,7 @@ template <class T> struct Scale {
   explicit Scale(double scale) : high(static_cast<T>(scale)), low(0) {
     if (std::abs(static_cast<double>(high)) > std::abs(scale)) high = std::nextafter(high, T(0));
     low = static_cast<T>(scale - static_cast<double>(high));
+    if (!std::isfinite(high)) low = high;
     if (low == 0) low = high * std::numeric_limits<T>::epsilon() * std::numeric_limits<T>::epsilon();
   }
 };

@@ -107,6 +107,15 @@ def test_inductor_with_weights_and_mask(name):
     torch.testing.assert_close(torch.autograd.grad(loss, x), torch.autograd.grad(expected, x))
 
 
+@pytest.mark.parametrize("delta", [0.123, 0.456])
+def test_compiled_before_it_ever_ran(delta):
+    torch._dynamo.reset()
+    x, t = torch.randn(5, requires_grad=True), torch.randn(5)
+    for criterion in (losskit.HuberLoss(delta=delta), lambda x, t: LF.huber_loss(x, t, delta=delta + 1)):
+        loss = torch.compile(criterion, fullgraph=True, backend="aot_eager")(x, t)
+        torch.testing.assert_close(loss, criterion(x, t))
+
+
 def test_compiled_checks_are_eager_checks():
     """Also inside a graph a bad value is refused in the same words, with its index."""
     torch._dynamo.reset()
@@ -205,6 +214,14 @@ class TestBackward:
         x, loss = self.make("none")
         (rows,) = torch.autograd.grad(loss, x, torch.eye(3), is_grads_batched=True)
         assert rows.tolist() == [[2.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 8.0]]
+
+    def test_infinite_upstream(self):
+        x, loss = self.make()
+        loss.backward(torch.tensor(torch.inf))
+        assert x.grad.tolist() == [torch.inf] * 3
+        half = torch.tensor([1.0, -2.0], dtype=torch.float16, requires_grad=True)
+        LF.mse_loss(half, torch.zeros(2, dtype=torch.float16)).backward(torch.tensor(torch.inf, dtype=torch.float16))
+        assert half.grad.tolist() == [torch.inf, -torch.inf]
 
     def test_gradient_by_a_weight_and_the_normalizer(self):
         x, t = torch.rand(4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)

@@ -6,6 +6,7 @@ evaluated eagerly, printed as C++ and differentiated; see `losskit.formula`.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import itertools
 from collections.abc import Callable
@@ -207,13 +208,22 @@ class PointwiseLoss(Loss, abstract=True):
 
 def plan_of(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
+    key = (reduction, *values)
+    if torch.compiler.is_compiling():
+        # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
+        # found by name. Looking the key up, in nothing, makes its parts constants.
+        return getattr(_plans, _stored(loss, reduction, *values) if key not in {} else "")
     try:
-        return loss.plans[(reduction, *values)]
+        return loss.plans[key]
     except (KeyError, TypeError):
-        return _new_plan(loss, reduction, *values)
+        pass
+    plan = _new_plan(loss, reduction, *values)
+    if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
+        loss.plans.clear()
+    loss.plans[key] = plan
+    return plan
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _new_plan(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     check_reduction(loss.name, reduction, loss.reductions)
     declared = [p for p in loss.params.values() if p.name != "weight"]
@@ -221,11 +231,23 @@ def _new_plan(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     for p, value in zip(declared, values, strict=True):
         checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
     formula = loss.formulas[tuple(checked[name] for name in loss._switches())]
-    plan = Plan(formula, reduction, [checked[name] for name in formula.numbers])
-    if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
-        loss.plans.clear()
-    loss.plans[(reduction, *values)] = plan  # Python 3.10 needs the parentheses
-    return plan
+    return Plan(formula, reduction, [checked[name] for name in formula.numbers])
+
+
+class _Plans:
+    """The plans of compiled calls, as attributes."""
+
+
+_plans = _Plans()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _stored(loss: type[PointwiseLoss], *key: Any) -> str:
+    """The name of a plan in `_plans`."""
+    name = f"plan_{id(loss)}_{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
+    if not vars(_plans).get(name):
+        setattr(_plans, name, _new_plan(loss, *key))
+    return name
 
 
 # ---------------------------------------------------------------------------------------------------------
