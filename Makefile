@@ -37,8 +37,9 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 bench: $(READY) ## measure against torch eager and torch.compile on this machine
 	$(BIN)/python benchmarks/run.py
 
-docs: $(READY) ## print the generated files anew from the declarations
+docs: $(READY) ## print the generated files anew from the declarations, and measure the accuracy
 	$(BIN)/python tools/generate.py
+	$(BIN)/python tools/accuracy.py
 
 wheel: $(READY) ## build a wheel that serves every Python
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

@@ -211,8 +211,9 @@ def plan_of(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     key = (reduction, *values)
     if torch.compiler.is_compiling():
         # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
-        # found by name. Looking the key up, in nothing, makes its parts constants.
-        return getattr(_plans, _stored(loss, reduction, *values) if key not in {} else "")
+        # found by name. Hashing the key makes its parts constants.
+        hash(key)
+        return getattr(_plans, _stored(loss, reduction, *values))
     try:
         return loss.plans[key]
     except (KeyError, TypeError):
