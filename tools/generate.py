@@ -13,6 +13,7 @@ import argparse
 import inspect
 import subprocess
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 # functional.py is one of the products: the declarations must load without it.
 sys.modules["losskit.functional"] = types.ModuleType("losskit.functional")
+
+import torch  # noqa: E402
 
 import losskit  # noqa: E402
 from losskit.families.pointwise import PointwiseLoss, function_source  # noqa: E402
@@ -58,20 +61,56 @@ def functional() -> str:
 
 
 def docstring(cls: type[PointwiseLoss]) -> str:
-    """The class's docstring, its arguments and the source of its formula."""
-    lines = [inspect.cleandoc(cls.__doc__ or ""), "", "Args:"]
-    for name in cls.call_operands():
-        lines.append(f"    {name}: {cls.operands[name].doc}")
-    for name in cls.arguments.split():
-        lines.append(f"    {name}: {argument_doc(cls, name)}")
-    lines += [
-        "    sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.",
-        "    mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.",
-        '    normalizer: Denominator of "mean": a number or a tensor with one element.',
-        "",
-        f"Source: {cls.reference}",
+    """The class's docstring, its arguments, what comes back, an example and the source of its formula."""
+    first = cls.call_operands()[0]
+    arguments = {name: operand_doc(cls, name) for name in cls.call_operands()}
+    arguments |= {name: argument_doc(cls, name) for name in cls.arguments.split()}
+    arguments |= {
+        "sample_weight": "Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.",
+        "mask": "Boolean, True = counts; masked elements are exact zeros, also from NaN.",
+        "normalizer": 'Denominator of "mean": a number or a tensor with one element.',
+    }
+    shape = f"the shape of {first}{' without the classes' if cls.rows else ''}"
+    sections = {
+        "Args": [f"{name}: {text}" for name, text in arguments.items()],
+        "Returns": [
+            f"A scalar; with 'none' a tensor of {shape}. Its dtype is that of the operands, promoted; halves are "
+            "computed in float32 and rounded once."
+        ],
+        "Raises": [
+            "TypeError: An argument is not a tensor, or of a dtype that makes no sense.",
+            "ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.",
+        ],
+        "Example": [">>> import torch", f">>> from losskit.functional import {cls.name}", *example(cls)],
+    }
+    lines = [inspect.cleandoc(cls.__doc__ or "")]
+    for title, entries in sections.items():
+        lines += ["", f"{title}:"]
+        lines += [textwrap.fill(e, 112, initial_indent="    ", subsequent_indent="        ") for e in entries]
+    return "\n".join([*lines, "", f"Source: {cls.reference}"])
+
+
+def operand_doc(cls: type[PointwiseLoss], name: str) -> str:
+    """What an operand means, which shape it may have, which values are refused."""
+    operand, first = cls.operands[name], cls.call_operands()[0]
+    text = operand.doc
+    if name != first:
+        text += f" Of the shape of {first}{', or with dimensions of size 1' if operand.broadcast else ''}."
+    if operand.per_row:
+        text += " One for each row, or a number, will do."
+    if not operand.domain.everything:
+        text += f" Must be {operand.domain.description}{f', unless {operand.unless}' if operand.unless else ''}."
+    return text
+
+
+def example(cls: type[PointwiseLoss]) -> list[str]:
+    """The first worked case of a loss as a doctest."""
+    case = cls.cases[0]
+    arguments = [
+        f"torch.tensor([{value}])" if name in cls.call_operands() else f"{name}={value}"
+        for name, value in case.arguments.items()
     ]
-    return "\n".join(lines)
+    return [f">>> {cls.name}({', '.join(arguments)})", repr(torch.tensor(case.value))]
 
 
 def argument_doc(cls: type[PointwiseLoss], name: str) -> str:

@@ -51,8 +51,8 @@ def binary_cross_entropy(
     infinite; the gradient is that of the formula without the limit.
 
     Args:
-        input: Predicted probabilities.
-        target: Labels 0 and 1, or probabilities.
+        input: Predicted probabilities. Must be in [0, 1].
+        target: Labels 0 and 1, or probabilities. Of the shape of input. Must be in [0, 1].
         weight: Weight of each element; broadcasts to the input.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
@@ -60,6 +60,20 @@ def binary_cross_entropy(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import binary_cross_entropy
+        >>> binary_cross_entropy(torch.tensor([0.25]), torch.tensor([1.0]))
+        tensor(1.3863)
 
     Source: Good, I. J. (1952). Rational decisions. J. R. Stat. Soc. B 14, 107-114.
     """
@@ -89,7 +103,7 @@ def binary_cross_entropy_with_logits(
 
     Args:
         input: Predicted scores (logits), any real numbers.
-        target: Labels 0 and 1, or probabilities.
+        target: Labels 0 and 1, or probabilities. Of the shape of input. Must be in [0, 1].
         weight: Weight of each element; broadcasts to the input.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
@@ -98,6 +112,20 @@ def binary_cross_entropy_with_logits(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import binary_cross_entropy_with_logits
+        >>> binary_cross_entropy_with_logits(torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.6931)
 
     Source: Cox, D. R. (1958). The regression analysis of binary sequences. J. R. Stat. Soc. B 20, 215-242.
     """
@@ -130,14 +158,29 @@ def gaussian_nll_loss(
 
     Args:
         input: Predicted means, any real numbers.
-        target: True values.
-        var: Predicted variances, not negative.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        var: Predicted variances. Of the shape of input, or with dimensions of size 1. One for each row, or a
+            number, will do. Must be non-negative.
         full: Add the constant 0.5 * log(2 * pi).
         eps: Smallest variance, for stability. Positive.
         reduction: One of 'none', 'mean', 'sum'.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import gaussian_nll_loss
+        >>> gaussian_nll_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([4.0]))
+        tensor(1.1931)
 
     Source: Nix, D. A. and Weigend, A. S. (1994). Estimating the mean and variance of the target distribution. ICNN.
     """
@@ -164,7 +207,7 @@ def hinge_embedding_loss(
 
     Args:
         input: Distances.
-        target: Labels: 1 similar, -1 dissimilar.
+        target: Labels: 1 similar, -1 dissimilar. Of the shape of input. Must be -1 or 1.
         margin: Distance from which a dissimilar pair costs nothing.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
@@ -172,6 +215,20 @@ def hinge_embedding_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import hinge_embedding_loss
+        >>> hinge_embedding_loss(torch.tensor([0.25]), torch.tensor([1.0]))
+        tensor(0.2500)
 
     Source: Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR.
     """
@@ -199,13 +256,27 @@ def huber_loss(
 
     Args:
         input: Predictions, any real numbers.
-        target: True values, of the same shape.
+        target: True values. Of the shape of input.
         reduction: One of 'none', 'mean', 'sum'.
         delta: Residual at which the parabola becomes a line. Positive.
         weight: Weight of each element; broadcasts to the input. The mean divides by the number of elements.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import huber_loss
+        >>> huber_loss(torch.tensor([3.0]), torch.tensor([1.0]), delta=1.0)
+        tensor(1.5000)
 
     Source: Huber, P. J. (1964). Robust estimation of a location parameter. Ann. Math. Statist. 35, 73-101.
     """
@@ -234,8 +305,9 @@ def kl_div(
     number of elements, as in torch; "batchmean" divides by the batch size and is the mathematical divergence.
 
     Args:
-        input: Predicted log-probabilities.
-        target: True probabilities, or their logarithms with log_target.
+        input: Predicted log-probabilities. Must be a log-probability (at most 0).
+        target: True probabilities, or their logarithms with log_target. Of the shape of input. Must be non-
+            negative, unless log_target.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
         reduction: One of 'none', 'mean', 'sum', 'batchmean'.
@@ -243,6 +315,20 @@ def kl_div(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import kl_div
+        >>> kl_div(torch.tensor([-1.0]), torch.tensor([0.5]))
+        tensor(0.1534)
 
     Source: Kullback, S. and Leibler, R. A. (1951). On information and sufficiency. Ann. Math. Statist. 22, 79-86.
     """
@@ -272,7 +358,7 @@ def l1_loss(
 
     Args:
         input: Predictions, any real numbers.
-        target: True values, of the same shape.
+        target: True values. Of the shape of input.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
         reduction: One of 'none', 'mean', 'sum'.
@@ -280,6 +366,20 @@ def l1_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import l1_loss
+        >>> l1_loss(torch.tensor([3.0]), torch.tensor([1.0]))
+        tensor(2.)
 
     Source: Laplace, P. S. (1774). Mémoire sur la probabilité des causes par les évènements.
     """
@@ -309,8 +409,8 @@ def margin_ranking_loss(
 
     Args:
         input1: First scores.
-        input2: Second scores, of the same shape.
-        target: 1: input1 should be larger; -1: input2.
+        input2: Second scores. Of the shape of input1.
+        target: 1: input1 should be larger; -1: input2. Of the shape of input1. Must be -1 or 1.
         margin: Difference from which a right order costs nothing.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
@@ -318,6 +418,20 @@ def margin_ranking_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input1. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import margin_ranking_loss
+        >>> margin_ranking_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([1.0]))
+        tensor(2.)
 
     Source: Herbrich, R., Graepel, T. and Obermayer, K. (1999). Support vector learning for ordinal regression. ICANN.
     """
@@ -346,7 +460,7 @@ def mse_loss(
 
     Args:
         input: Predictions, any real numbers.
-        target: True values, of the same shape.
+        target: True values. Of the shape of input.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
         reduction: One of 'none', 'mean', 'sum'.
@@ -354,6 +468,20 @@ def mse_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import mse_loss
+        >>> mse_loss(torch.tensor([3.0]), torch.tensor([1.0]))
+        tensor(4.)
 
     Source: Gauss, C. F. (1809). Theoria motus corporum coelestium.
     """
@@ -384,7 +512,7 @@ def multilabel_soft_margin_loss(
 
     Args:
         input: Predicted scores, classes last.
-        target: Labels 0 and 1, or probabilities.
+        target: Labels 0 and 1, or probabilities. Of the shape of input. Must be in [0, 1].
         weight: Weight of each class; broadcasts to the input.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
@@ -392,6 +520,20 @@ def multilabel_soft_margin_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import multilabel_soft_margin_loss
+        >>> multilabel_soft_margin_loss(torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.6931)
 
     Source: Nam, J. et al. (2014). Large-scale multi-label text classification. ECML PKDD. arXiv:1312.5419.
     """
@@ -426,8 +568,8 @@ def poisson_nll_loss(
     for targets above 1, as torch has it (off by 0.055 at target 1.5), or with `stirling=False` as lgamma(target + 1).
 
     Args:
-        input: Predicted log-rates, or rates without log_input.
-        target: Counts, not negative.
+        input: Predicted log-rates, or rates without log_input. Must be non-negative, unless log_input.
+        target: Counts. Of the shape of input. Must be non-negative.
         log_input: Whether input is the logarithm of the rate.
         full: Add log(target!).
         size_average: Deprecated, use reduction.
@@ -438,6 +580,20 @@ def poisson_nll_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import poisson_nll_loss
+        >>> poisson_nll_loss(torch.tensor([0.0]), torch.tensor([2.0]))
+        tensor(1.)
 
     Source: Nelder, J. A. and Wedderburn, R. W. M. (1972). Generalized linear models. J. R. Stat. Soc. A 135, 370-384.
     """
@@ -466,7 +622,7 @@ def smooth_l1_loss(
 
     Args:
         input: Predictions, any real numbers.
-        target: True values, of the same shape.
+        target: True values. Of the shape of input.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
         reduction: One of 'none', 'mean', 'sum'.
@@ -474,6 +630,20 @@ def smooth_l1_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import smooth_l1_loss
+        >>> smooth_l1_loss(torch.tensor([3.0]), torch.tensor([1.0]), beta=1.0)
+        tensor(1.5000)
 
     Source: Girshick, R. (2015). Fast R-CNN. arXiv:1504.08083.
     """
@@ -501,13 +671,27 @@ def soft_margin_loss(
 
     Args:
         input: Predicted scores, any real numbers.
-        target: Labels -1 and 1.
+        target: Labels -1 and 1. Of the shape of input. Must be -1 or 1.
         size_average: Deprecated, use reduction.
         reduce: Deprecated, use reduction.
         reduction: One of 'none', 'mean', 'sum'.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import soft_margin_loss
+        >>> soft_margin_loss(torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.6931)
 
     Source: Friedman, J., Hastie, T. and Tibshirani, R. (2000). Additive logistic regression. Ann. Statist. 28, 337-407.
     """

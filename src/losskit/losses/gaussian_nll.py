@@ -34,7 +34,7 @@ class GaussianNLLLoss(PointwiseLoss):
     operands = {
         "input": Operand("Predicted means, any real numbers."),
         "target": Operand("True values.", broadcast=True),
-        "var": Operand("Predicted variances, not negative.", domain=nonnegative, broadcast=True, per_row=True,
+        "var": Operand("Predicted variances.", domain=nonnegative, broadcast=True, per_row=True,
                        hint="Predict log(var) and pass its exponential."),
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ class HuberLoss(PointwiseLoss):
     arguments = "reduction delta weight"
     operands = {
         "input": Operand("Predictions, any real numbers."),
-        "target": Operand("True values, of the same shape."),
+        "target": Operand("True values."),
     }
 
     @staticmethod

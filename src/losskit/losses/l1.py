@@ -18,7 +18,7 @@ class L1Loss(PointwiseLoss):
     weight_in_mean = True
     operands = {
         "input": Operand("Predictions, any real numbers."),
-        "target": Operand("True values, of the same shape."),
+        "target": Operand("True values."),
     }
 
     @staticmethod

@@ -19,7 +19,7 @@ class MarginRankingLoss(PointwiseLoss):
     arguments = "margin size_average reduce reduction"
     operands = {
         "input1": Operand("First scores."),
-        "input2": Operand("Second scores, of the same shape."),
+        "input2": Operand("Second scores."),
         "target": Operand("1: input1 should be larger; -1: input2.", domain=signs,
                           hint="For labels 0 and 1 pass 2 * target - 1."),
     }  # fmt: skip

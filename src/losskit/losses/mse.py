@@ -16,7 +16,7 @@ class MSELoss(PointwiseLoss):
     weight_in_mean = True
     operands = {
         "input": Operand("Predictions, any real numbers."),
-        "target": Operand("True values, of the same shape."),
+        "target": Operand("True values."),
     }
 
     @staticmethod

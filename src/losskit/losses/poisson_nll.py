@@ -29,7 +29,7 @@ class PoissonNLLLoss(PointwiseLoss):
     operands = {
         "input": Operand("Predicted log-rates, or rates without log_input.", domain=nonnegative, unless="log_input",
                          hint="Pass log_input=True for log-rates."),
-        "target": Operand("Counts, not negative.", domain=nonnegative),
+        "target": Operand("Counts.", domain=nonnegative),
     }  # fmt: skip
 
     @staticmethod

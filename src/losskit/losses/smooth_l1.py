@@ -19,7 +19,7 @@ class SmoothL1Loss(PointwiseLoss):
     arguments = "size_average reduce reduction beta"
     operands = {
         "input": Operand("Predictions, any real numbers."),
-        "target": Operand("True values, of the same shape."),
+        "target": Operand("True values."),
     }
 
     @staticmethod
