@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_binary_cross_entropy_d042252b8922_block {
+namespace losskit_binary_cross_entropy_77bbfe56a655_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -20,7 +20,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      values_[i_] = -(target * lk::maximum(lk::log(input), T(-100.0)) + (T(1.0) - target) * lk::maximum(lk::log1p(-input), T(-100.0)));
+      const T logarithm = lk::log(input);
+      const T log1p_value = lk::log1p(-input);
+      values_[i_] = -(target * lk::where(logarithm < T(-100.0), T(-100.0), logarithm) + (T(1.0) - target) * lk::where(log1p_value < T(-100.0), T(-100.0), log1p_value));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -29,9 +31,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T logarithm = lk::log(input);
+      const T log1p_value = lk::log1p(-input);
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
-      values_[i_] = -(target * lk::maximum(lk::log(input), T(-100.0)) + (T(1.0) - target) * lk::maximum(lk::log1p(-input), T(-100.0)));
+      values_[i_] = -(target * lk::where(logarithm < T(-100.0), T(-100.0), logarithm) + (T(1.0) - target) * lk::where(log1p_value < T(-100.0), T(-100.0), log1p_value));
       input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), factor_);
     }
   } else {
@@ -42,18 +46,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T maximum_value = lk::maximum(lk::log(input), T(-100.0));
-      const T maximum_value2 = lk::maximum(lk::log1p(-input), T(-100.0));
+      const T logarithm = lk::log(input);
+      const T chosen = lk::where(logarithm < T(-100.0), T(-100.0), logarithm);
+      const T log1p_value = lk::log1p(-input);
+      const T chosen2 = lk::where(log1p_value < T(-100.0), T(-100.0), log1p_value);
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
-      values_[i_] = -(target * maximum_value + (T(1.0) - target) * maximum_value2);
+      values_[i_] = -(target * chosen + (T(1.0) - target) * chosen2);
       input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), factor_);
-      target_out_[i_] = lk::scaled<T>(maximum_value2 - maximum_value, factor_);
+      target_out_[i_] = lk::scaled<T>(chosen2 - chosen, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_d042252b8922, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_77bbfe56a655, 2, 0, 1,
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 

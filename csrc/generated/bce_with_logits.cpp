@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_binary_cross_entropy_with_logits_196a0ad300fb_block {
+namespace losskit_binary_cross_entropy_with_logits_14999366adc7_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,7 +22,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T magnitude = lk::absolute(input);
-      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), T(1.0) - target, target), magnitude);
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -33,7 +34,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), difference, target), magnitude);
+      const T chosen = lk::where(input > T(0.0), difference, target);
+      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
       input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
     }
   } else {
@@ -46,21 +48,22 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), difference, target), magnitude);
+      const T chosen = lk::where(input > T(0.0), difference, target);
+      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
       input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
       target_out_[i_] = lk::scaled<T>(-input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_196a0ad300fb, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_14999366adc7, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With pos_weight
-namespace losskit_binary_cross_entropy_with_logits_47df8d28515f_block {
+namespace losskit_binary_cross_entropy_with_logits_e4d418540ff5_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -81,8 +84,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
       const bool above = input > T(0.0);
-      const T times_value = lk::times(lk::where(above, difference, target), magnitude);
-      values_[i_] = lk::softplus(-magnitude) * (difference + pos_weight * target) + lk::where(above, times_value, lk::times(pos_weight, times_value));
+      const T chosen = lk::where(above, difference, target);
+      const T chosen2 = lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
+      values_[i_] = lk::softplus(-magnitude) * (difference + pos_weight * target) + lk::where(above, chosen2, lk::times(pos_weight, chosen2));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -96,8 +100,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = T(1.0) - target;
       const T product = pos_weight * target;
       const bool above = input > T(0.0);
-      const T times_value = lk::times(lk::where(above, difference, target), magnitude);
-      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::where(above, times_value, lk::times(pos_weight, times_value));
+      const T chosen = lk::where(above, difference, target);
+      const T chosen2 = lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
+      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::where(above, chosen2, lk::times(pos_weight, chosen2));
       input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), factor_);
     }
   } else {
@@ -114,9 +119,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = T(1.0) - target;
       const T product = pos_weight * target;
       const bool above = input > T(0.0);
-      const T times_value = lk::times(lk::where(above, difference, target), magnitude);
+      const T chosen = lk::where(above, difference, target);
+      const T chosen2 = lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
       const T softplus_value = lk::softplus(-input);
-      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::where(above, times_value, lk::times(pos_weight, times_value));
+      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::where(above, chosen2, lk::times(pos_weight, chosen2));
       input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), factor_);
       target_out_[i_] = lk::scaled<T>(lk::times(pos_weight, softplus_value) - lk::softplus(input), factor_);
       pos_weight_out_[i_] = lk::scaled<T>(lk::times(target, softplus_value), factor_);
@@ -124,7 +130,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_47df8d28515f, 3, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_e4d418540ff5, 3, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multilabel_soft_margin_loss_196a0ad300fb_block {
+namespace losskit_multilabel_soft_margin_loss_14999366adc7_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -21,7 +21,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T magnitude = lk::absolute(input);
-      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), T(1.0) - target, target), magnitude);
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -32,7 +33,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), difference, target), magnitude);
+      const T chosen = lk::where(input > T(0.0), difference, target);
+      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
       input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
     }
   } else {
@@ -45,14 +47,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T magnitude = lk::absolute(input);
       const T difference = T(1.0) - target;
-      values_[i_] = lk::softplus(-magnitude) + lk::times(lk::where(input > T(0.0), difference, target), magnitude);
+      const T chosen = lk::where(input > T(0.0), difference, target);
+      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
       input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
       target_out_[i_] = lk::scaled<T>(-input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_multilabel_soft_margin_loss_196a0ad300fb, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_multilabel_soft_margin_loss_14999366adc7, 2, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 

@@ -5,8 +5,13 @@ from torch import Tensor
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import log, log1p, maximum, where
+from losskit.formula import log, log1p, where
 from losskit.loss import Case, Deviation, Operand, param
+
+
+def limited(logarithm):
+    """At least -100, as in torch; NaN stays NaN."""
+    return where(logarithm < -100.0, -100.0, logarithm)
 
 
 class BCELoss(PointwiseLoss):
@@ -31,7 +36,7 @@ class BCELoss(PointwiseLoss):
 
     @staticmethod
     def value(input, target):
-        return -(target * maximum(log(input), -100.0) + (1.0 - target) * maximum(log1p(-input), -100.0))
+        return -(target * limited(log(input)) + (1.0 - target) * limited(log1p(-input)))
 
     @staticmethod
     def grad(input, target):
@@ -39,7 +44,7 @@ class BCELoss(PointwiseLoss):
         # A wrong certainty has an infinite derivative; torch's finite number keeps a saturated sigmoid alive.
         certain = where(input == target, 1.0 - 2.0 * input, (input - target) / 1e-12)
         by_input = where(spread == 0.0, certain, (input - target) / spread)
-        return by_input, maximum(log1p(-input), -100.0) - maximum(log(input), -100.0)
+        return by_input, limited(log1p(-input)) - limited(log(input))
 
     facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [

@@ -32,7 +32,8 @@ class BCEWithLogitsLoss(PointwiseLoss):
     def value(input, target, pos_weight):
         # max(x, 0) - x t + log1p(exp(-|x|)) cancels for confident scores; here no term is negative.
         near = softplus(-absolute(input))
-        far = times(where(input > 0.0, 1.0 - target, target), absolute(input))
+        wrong = where(input > 0.0, 1.0 - target, target)
+        far = where(wrong == 0.0, 0.0, wrong * absolute(input))  # an infinite right score costs nothing
         if pos_weight is None:
             return near + far
         return near * (1.0 - target + pos_weight * target) + where(input > 0.0, far, times(pos_weight, far))

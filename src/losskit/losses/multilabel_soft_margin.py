@@ -5,7 +5,7 @@ from torch import Tensor
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, sigmoid, softplus, times, where
+from losskit.formula import absolute, sigmoid, softplus, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -30,7 +30,8 @@ class MultiLabelSoftMarginLoss(PointwiseLoss):
 
     @staticmethod
     def value(input, target):
-        far = times(where(input > 0.0, 1.0 - target, target), absolute(input))
+        wrong = where(input > 0.0, 1.0 - target, target)
+        far = where(wrong == 0.0, 0.0, wrong * absolute(input))  # an infinite right score costs nothing
         return softplus(-absolute(input)) + far  # no term is negative, so nothing cancels
 
     @staticmethod
