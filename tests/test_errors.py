@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import samples
 import torch
 
 import losskit
@@ -219,6 +220,28 @@ def test_settings_restore_what_was_before():
     probability = torch.tensor([1.5])
     assert LF.binary_cross_entropy(probability, torch.ones(1)).isnan()
     assert LF.mse_loss(torch.empty(0), torch.empty(0)).isnan()
+
+
+@pytest.mark.parametrize("setup", samples.everything())
+def test_every_domain_is_enforced(setup):
+    """Values just outside each domain, from the domain itself: in operands, fused and eager, and in parameters."""
+    names = setup.loss.call_operands()
+    for position, name in enumerate(names):
+        for value in setup.domain(name).invalid():
+            operands = setup.operands((2, 3))
+            operands[position][1, 2] = value
+            for extra in ({}, {"sample_weight": torch.ones((), requires_grad=True)}):
+                with pytest.raises(
+                    ValueError, match=rf"^{setup.loss.name}: {name} must be .*, got .* at index \(1, 2\)"
+                ):
+                    setup(*operands, **extra)
+    for name, declared in setup.loss.params.items():
+        if declared.kind == "float":
+            for value in declared.domain.invalid():
+                with pytest.raises(
+                    ValueError, match=rf"^{setup.loss.name}: {name} must be {declared.domain.description}"
+                ):
+                    setup.loss(**{name: value})
 
 
 def test_a_typo_in_a_call_is_a_type_error():

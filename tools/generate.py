@@ -2,6 +2,7 @@
 
     src/losskit/functional.py   the functional forms, with true signatures and docstrings
     csrc/generated/<loss>.cpp   the block functions of the fused kernels
+    docs/losses.md              the losses side by side
     docs/deviations.md          where losskit differs from torch, and why
 
 They are committed, so that reading and building the project needs no generator; CI runs `--check`.
@@ -175,8 +176,35 @@ def deviations() -> str:
     return "\n".join(lines) + "\n"
 
 
+def overview() -> str:
+    """The losses side by side: what they are like, what for, what not for."""
+    lines = [
+        f"<!-- {HEADER} -->",
+        "# The losses",
+        "",
+        "Properties are of the unreduced loss as a function of its prediction; the test suite measures them.",
+        "",
+        "| class | function | parameters | properties | best for | not for |",
+        "|---|---|---|---|---|---|",
+    ]
+    for cls in built_in():
+        parameters = ", ".join(f"`{name}={p.default!r}`" for name, p in cls.params.items())
+        lines.append(
+            f"| `{cls.__name__}` | `{cls.name}` | {parameters} | {properties(cls)} | {cls.best_for} | {cls.not_for} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def properties(cls: type[PointwiseLoss]) -> str:
+    facts = cls.facts
+    slope = "unbounded gradient" if facts.lipschitz is None else f"gradient at most {facts.lipschitz}"
+    words = ["convex" if facts.convex else "not convex", "smooth" if facts.smooth else "with a kink", slope]
+    return ", ".join([*words, *(["symmetric"] if facts.symmetric else [])])
+
+
 def products() -> dict[Path, str]:
     files = {ROOT / "src/losskit/functional.py": functional(), ROOT / "docs/deviations.md": deviations()}
+    files[ROOT / "docs/losses.md"] = overview()
     for cls in built_in():
         files[ROOT / f"csrc/generated/{source_file(cls)}.cpp"] = kernels(cls)
     return files
