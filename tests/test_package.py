@@ -86,6 +86,25 @@ def test_functional_is_the_declarations():
         assert strip == [(p.name, p.default, p.kind) for p in inspect.signature(written).parameters.values()]
 
 
+def test_type_checkers_know_the_constructors(tmp_path):
+    """Fields are keyword arguments with types, without stubs; a misspelt one is found before the program runs."""
+    from mypy import api
+
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import losskit\n"
+        "losskit.HuberLoss('sum', delta=2.0)\n"
+        "losskit.HuberLoss(detla=2.0)\n"
+        "losskit.HuberLoss(delta='2')\n"
+    )
+    config = tmp_path / "mypy.ini"
+    config.write_text("[mypy]\nfollow_imports = silent\n")
+    report, _, _ = api.run([str(program), "--config-file", str(config), "--cache-dir", str(tmp_path / "cache")])
+    assert 'program.py:3: error: Unexpected keyword argument "detla"' in report
+    assert 'program.py:4: error: Argument "delta" to "HuberLoss" has incompatible type "str"' in report
+    assert "program.py:2" not in report
+
+
 def test_every_parameter_is_varied():
     """samples.VARIANTS leaves no parameter of any loss at its default."""
     for loss in samples.built_in():
