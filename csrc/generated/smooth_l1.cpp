@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_smooth_l1_loss_305ccc2c2cdc_block {
+namespace losskit_smooth_l1_loss_cf47e4ab9567_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -20,8 +20,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T magnitude = lk::absolute(input - target);
-      values_[i_] = lk::where(magnitude < beta, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
+      const T difference = input - target;
+      const T magnitude = lk::absolute(difference);
+      values_[i_] = lk::where(magnitude < beta, T(0.5) * difference * (difference / beta), magnitude - T(0.5) * beta);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -33,8 +34,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = input - target;
       const T magnitude = lk::absolute(difference);
       const bool below = magnitude < beta;
-      values_[i_] = lk::where(below, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
-      input_out_[i_] = lk::scaled<T>(lk::where(below, difference / beta, lk::sign(difference)), factor_);
+      const T ratio = difference / beta;
+      values_[i_] = lk::where(below, T(0.5) * difference * ratio, magnitude - T(0.5) * beta);
+      input_out_[i_] = lk::scaled<T>(lk::where(below, ratio, lk::sign(difference)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -47,15 +49,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = input - target;
       const T magnitude = lk::absolute(difference);
       const bool below = magnitude < beta;
-      const T chosen = lk::where(below, difference / beta, lk::sign(difference));
-      values_[i_] = lk::where(below, T(0.5) * magnitude * (magnitude / beta), magnitude - T(0.5) * beta);
+      const T ratio = difference / beta;
+      const T chosen = lk::where(below, ratio, lk::sign(difference));
+      values_[i_] = lk::where(below, T(0.5) * difference * ratio, magnitude - T(0.5) * beta);
       input_out_[i_] = lk::scaled<T>(chosen, factor_);
       target_out_[i_] = lk::scaled<T>(-chosen, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_smooth_l1_loss_305ccc2c2cdc, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_smooth_l1_loss_cf47e4ab9567, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0})
 

@@ -24,8 +24,8 @@ class SmoothL1Loss(PointwiseLoss):
 
     @staticmethod
     def value(input, target, beta):
-        magnitude = absolute(input - target)
-        return where(magnitude < beta, 0.5 * magnitude * (magnitude / beta), magnitude - 0.5 * beta)
+        d = input - target
+        return where(absolute(d) < beta, 0.5 * d * (d / beta), absolute(d) - 0.5 * beta)
 
     @staticmethod
     def grad(input, target, beta):
