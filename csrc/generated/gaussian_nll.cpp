@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gaussian_nll_loss_2592d0179635_block {
+namespace losskit_gaussian_nll_loss_8c59008928cf_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,12 +23,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T maximum_value = lk::maximum(var, eps);
+      const T chosen = lk::where(var < eps, eps, var);
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * (chosen * (chosen2 / maximum_value)) * chosen2;
+      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
+      const T chosen3 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      values_[i_] = T(0.5) * lk::log(chosen) + T(0.5) * chosen2 * (chosen2 * (chosen3 / chosen)) * chosen3;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -39,15 +39,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T maximum_value = lk::maximum(var, eps);
+      const T chosen = lk::where(var < eps, eps, var);
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T product = chosen * (chosen2 / maximum_value);
-      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * product * chosen2;
+      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
+      const T chosen3 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      const T product = chosen2 * (chosen3 / chosen);
+      values_[i_] = T(0.5) * lk::log(chosen) + T(0.5) * chosen2 * product * chosen3;
       input_out_[i_] = lk::scaled<T>(product, factor_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) / maximum_value - T(0.5) * product * product, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) / chosen - T(0.5) * product * product, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -59,21 +59,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T maximum_value = lk::maximum(var, eps);
+      const T chosen = lk::where(var < eps, eps, var);
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T product = chosen * (chosen2 / maximum_value);
-      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * product * chosen2;
+      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
+      const T chosen3 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      const T product = chosen2 * (chosen3 / chosen);
+      values_[i_] = T(0.5) * lk::log(chosen) + T(0.5) * chosen2 * product * chosen3;
       input_out_[i_] = lk::scaled<T>(product, factor_);
       target_out_[i_] = lk::scaled<T>(-product, factor_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) / maximum_value - T(0.5) * product * product, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) / chosen - T(0.5) * product * product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_2592d0179635, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_8c59008928cf, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
@@ -81,7 +81,7 @@ LOSSKIT_KERNEL(losskit_gaussian_nll_loss_2592d0179635, 3, 1, 5,
 }  // namespace
 
 // With full
-namespace losskit_gaussian_nll_loss_3eef2ffaebcd_block {
+namespace losskit_gaussian_nll_loss_3a69ad35f5b7_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -99,12 +99,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T maximum_value = lk::maximum(var, eps);
+      const T chosen = lk::where(var < eps, eps, var);
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * (chosen * (chosen2 / maximum_value)) * chosen2 + T(0.9189385332046727);
+      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
+      const T chosen3 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      values_[i_] = T(0.5) * lk::log(chosen) + T(0.5) * chosen2 * (chosen2 * (chosen3 / chosen)) * chosen3 + T(0.9189385332046727);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -115,15 +115,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T maximum_value = lk::maximum(var, eps);
+      const T chosen = lk::where(var < eps, eps, var);
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T product = chosen * (chosen2 / maximum_value);
-      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * product * chosen2 + T(0.9189385332046727);
+      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
+      const T chosen3 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      const T product = chosen2 * (chosen3 / chosen);
+      values_[i_] = T(0.5) * lk::log(chosen) + T(0.5) * chosen2 * product * chosen3 + T(0.9189385332046727);
       input_out_[i_] = lk::scaled<T>(product, factor_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) / maximum_value - T(0.5) * product * product, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) / chosen - T(0.5) * product * product, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -135,21 +135,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T maximum_value = lk::maximum(var, eps);
+      const T chosen = lk::where(var < eps, eps, var);
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T product = chosen * (chosen2 / maximum_value);
-      values_[i_] = T(0.5) * lk::log(maximum_value) + T(0.5) * chosen * product * chosen2 + T(0.9189385332046727);
+      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
+      const T chosen3 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
+      const T product = chosen2 * (chosen3 / chosen);
+      values_[i_] = T(0.5) * lk::log(chosen) + T(0.5) * chosen2 * product * chosen3 + T(0.9189385332046727);
       input_out_[i_] = lk::scaled<T>(product, factor_);
       target_out_[i_] = lk::scaled<T>(-product, factor_);
-      var_out_[i_] = lk::scaled<T>(T(0.5) / maximum_value - T(0.5) * product * product, factor_);
+      var_out_[i_] = lk::scaled<T>(T(0.5) / chosen - T(0.5) * product * product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_3eef2ffaebcd, 3, 1, 5,
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_3a69ad35f5b7, 3, 1, 5,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off, or stirling
-namespace losskit_poisson_nll_loss_84cca7692008_block {
+namespace losskit_poisson_nll_loss_e20f3cff002b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -21,8 +21,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T minimum_value = lk::minimum(lk::log(input + eps), T(10000.0));
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value));
+      const T logarithm = lk::log(input + eps);
+      const T chosen = lk::where(logarithm > T(10000.0), T(10000.0), logarithm);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -32,8 +33,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T sum = input + eps;
-      const T minimum_value = lk::minimum(lk::log(sum), T(10000.0));
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value));
+      const T logarithm = lk::log(sum);
+      const T chosen = lk::where(logarithm > T(10000.0), T(10000.0), logarithm);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
@@ -46,22 +48,22 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
-      const T minimum_value = lk::minimum(logarithm, T(10000.0));
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value));
+      const T chosen = lk::where(logarithm > T(10000.0), T(10000.0), logarithm);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_84cca7692008, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_e20f3cff002b, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full
-namespace losskit_poisson_nll_loss_d43bbba4b2a0_block {
+namespace losskit_poisson_nll_loss_6dba2581f084_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -79,8 +81,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const bool above = target > T(1000000000.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(lk::log(input + eps) - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
+      const T difference = lk::log(input + eps) - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -92,8 +95,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = input + eps;
       const bool above = target > T(1000000000.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(lk::log(sum) - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
+      const T difference = lk::log(sum) - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
@@ -108,23 +112,24 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T logarithm = lk::log(sum);
       const bool above = target > T(1000000000.0);
       const T logarithm2 = lk::log(target);
-      const T minimum_value = lk::minimum(logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)), T(10000.0));
+      const T difference = logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
       const T sum2 = target + T(1.0);
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm2), lk::lgamma(sum2));
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm2), lk::lgamma(sum2));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
       target_out_[i_] = lk::scaled<T>(lk::digamma(sum2) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_d43bbba4b2a0, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_6dba2581f084, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full and stirling
-namespace losskit_poisson_nll_loss_abec6483df11_block {
+namespace losskit_poisson_nll_loss_b888e8d9c43c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -142,8 +147,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(lk::log(input + eps) - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      const T difference = lk::log(input + eps) - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -155,8 +161,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = input + eps;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(lk::log(sum) - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      const T difference = lk::log(sum) - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
@@ -171,22 +178,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T logarithm = lk::log(sum);
       const bool above = target > T(1.0);
       const T logarithm2 = lk::log(target);
-      const T minimum_value = lk::minimum(logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0)), T(10000.0));
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * minimum_value), input - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm2), T(0.0));
+      const T difference = logarithm - lk::where(above, logarithm2 - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
+      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm2), T(0.0));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
       target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm2 + T(0.5) / target, T(0.0)) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_abec6483df11, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_b888e8d9c43c, 2, 1, 1,
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_7df1c538935f_block {
+namespace losskit_poisson_nll_loss_962b6024334d_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -204,8 +212,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
-      const T minimum_value = lk::minimum(input, T(10000.0));
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), exponential * exponential - lk::times(target, minimum_value));
+      const T chosen = lk::where(input > T(10000.0), T(10000.0), input);
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), exponential * exponential - lk::times(target, chosen));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -216,9 +224,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
-      const T minimum_value = lk::minimum(input, T(10000.0));
+      const T chosen = lk::where(input > T(10000.0), T(10000.0), input);
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
@@ -231,23 +239,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T exponential = lk::exp(T(0.5) * input);
       const T product = T(2.3283064365386963e-10) * exponential;
-      const T minimum_value = lk::minimum(input, T(10000.0));
+      const T chosen = lk::where(input > T(10000.0), T(10000.0), input);
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_7df1c538935f, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_962b6024334d, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full
-namespace losskit_poisson_nll_loss_fe164c5c9e0f_block {
+namespace losskit_poisson_nll_loss_cc1c3880765b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -267,8 +275,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1000000000.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), exponential * exponential - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
+      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), exponential * exponential - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -281,9 +290,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1000000000.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(target + T(1.0)));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
@@ -298,24 +308,25 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1000000000.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
       const T product2 = exponential * exponential;
       const T sum = target + T(1.0);
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(sum));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), lk::lgamma(sum));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(lk::digamma(sum) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_fe164c5c9e0f, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_cc1c3880765b, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_fb7456a9e793_block {
+namespace losskit_poisson_nll_loss_11f4c06c09b4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -335,8 +346,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), exponential * exponential - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), exponential * exponential - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -349,9 +361,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
     }
   } else {
@@ -366,16 +379,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(2.3283064365386963e-10) * exponential;
       const bool above = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T minimum_value = lk::minimum(input - lk::where(above, logarithm - T(1.0), T(0.0)), T(10000.0));
+      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
+      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
       const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * minimum_value), product2 - lk::times(target, minimum_value)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
       input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
       target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm + T(0.5) / target, T(0.0)) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_fb7456a9e793, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_11f4c06c09b4, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
 

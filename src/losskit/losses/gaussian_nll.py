@@ -5,7 +5,7 @@ import math
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, log, maximum, where
+from losskit.formula import absolute, log, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -41,7 +41,7 @@ class GaussianNLLLoss(PointwiseLoss):
     @staticmethod
     def value(input, target, var, full, eps):
         d, k = residual(input, target)
-        v = maximum(var, eps)
+        v = where(var < eps, eps, var)
         slope = k * (d / v)  # divided before it is squared: the square overflows where the loss does not
         loss = 0.5 * log(v) + (0.5 * k * slope) * d
         return loss + 0.5 * math.log(2.0 * math.pi) if full else loss
@@ -49,7 +49,7 @@ class GaussianNLLLoss(PointwiseLoss):
     @staticmethod
     def grad(input, target, var, full, eps):
         d, k = residual(input, target)
-        v = maximum(var, eps)
+        v = where(var < eps, eps, var)
         slope = k * (d / v)
         return slope, -slope, 0.5 / v - (0.5 * slope) * slope
 

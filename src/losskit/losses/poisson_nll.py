@@ -5,7 +5,7 @@ import math
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import digamma, exp, lgamma, log, minimum, times, where
+from losskit.formula import digamma, exp, lgamma, log, times, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -40,7 +40,8 @@ class PoissonNLLLoss(PointwiseLoss):
         log_rate = input if log_input else log(input + eps)
         if full:
             log_rate = log_rate - where(many, log(target) - 1.0, 0.0)
-        log_rate = minimum(log_rate, 1e4)  # beyond, the rate is infinite; infinity minus infinity is not a number
+        # Beyond 1e4 the rate is infinite, and infinity minus infinity is not a number.
+        log_rate = where(log_rate > 1e4, 1e4, log_rate)
         # Both terms may overflow and their difference not: scaled by 2^-64 they do not.
         if log_input:
             root = exp(0.5 * input)
