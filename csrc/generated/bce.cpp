@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_binary_cross_entropy_77bbfe56a655_block {
+namespace losskit_binary_cross_entropy_849774c42f0b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -36,7 +36,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
       values_[i_] = -(target * lk::where(logarithm < T(-100.0), T(-100.0), logarithm) + (T(1.0) - target) * lk::where(log1p_value < T(-100.0), T(-100.0), log1p_value));
-      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), factor_);
+      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, T(1000000000000.0) * difference), difference / product), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -53,13 +53,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
       values_[i_] = -(target * chosen + (T(1.0) - target) * chosen2);
-      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, difference / T(1e-12)), difference / product), factor_);
+      input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, T(1000000000000.0) * difference), difference / product), factor_);
       target_out_[i_] = lk::scaled<T>(chosen2 - chosen, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_77bbfe56a655, 2, 0, 1,
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_849774c42f0b, 2, 0, 1,
     {losskit::kInterval, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0.0, 1.0})
 

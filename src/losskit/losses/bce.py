@@ -42,7 +42,7 @@ class BCELoss(PointwiseLoss):
     def grad(input, target):
         spread = input * (1.0 - input)
         # A wrong certainty has an infinite derivative; torch's finite number keeps a saturated sigmoid alive.
-        certain = where(input == target, 1.0 - 2.0 * input, (input - target) / 1e-12)
+        certain = where(input == target, 1.0 - 2.0 * input, 1e12 * (input - target))
         by_input = where(spread == 0.0, certain, (input - target) / spread)
         return by_input, limited(log1p(-input)) - limited(log(input))
 
