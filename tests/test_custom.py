@@ -138,6 +138,23 @@ def test_a_custom_loss_has_everything(tmp_path, monkeypatch):
     assert half.dtype == torch.bfloat16
 
 
+class AboveTenthLoss(losskit.PointwiseLoss):
+    """Has an open bound at a number that no binary dtype has."""
+
+    operands = {"target": losskit.Operand("t", domain=losskit.Interval("above 0.1", low=0.1, low_open=True))}
+
+    @staticmethod
+    def value(input, target):
+        return input - target
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernel_and_message_agree_on_a_rounded_bound(dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"target must be above 0.1, got 0.1 at index \(1,\)"):
+        AboveTenthLoss()(torch.zeros(2, dtype=dtype), torch.tensor([1.0, 0.1], dtype=dtype))
+
+
 def test_parameters_can_change_on_an_instance():
     criterion = losskit.HuberLoss(delta=1.0)
     x, t = torch.tensor([3.0]), torch.tensor([0.0])

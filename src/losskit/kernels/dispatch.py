@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from losskit.calculus import Differentiable
 from losskit.errors import error
 from losskit.kernels import eager, fused, library
-from losskit.kernels.eager import HALVES, autocast, result_dtype
+from losskit.kernels.eager import HALVES, autocast, compute_dtype, result_dtype
 from losskit.policy import state
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _fused(plan: Plan, args: Arguments) -> Tensor | None:
         return fused.attempt(plan, numbers, a, b, c, d, args.weight, *extras)
     # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
     dtype = result_dtype(args.operands)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    wide = compute_dtype(args.operands)
     elements = fused.attempt(plan, numbers, a, b, c, d, args.weight, *extras, result=wide)
     # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
     mean = None if elements is None else elements.mean(-1, dtype=torch.float64)

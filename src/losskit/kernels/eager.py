@@ -36,7 +36,7 @@ def run(
 ) -> Tensor:
     """The loss of validated arguments; see `dispatch.validated`."""
     dtype = result_dtype(operands)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    wide = compute_dtype(operands)
     cast = [x.to(wide) for x in operands]
     element_mask = mask.unsqueeze(-1) if mask is not None and plan.rows and mask.ndim else mask
     bad = _bad(plan, cast, element_mask, state.checks if checks is None else checks)
@@ -156,10 +156,10 @@ def _bad(plan: Plan, operands: Sequence[Tensor], mask: Tensor | None, checks: st
 
 def refuse(formula: Formula, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
     """Raise the error that names the first bad value."""
+    wide = compute_dtype(operands)
     for name, x in zip(formula.operands, operands, strict=True):
         declared = formula.declared[name]
-        # Bounds are compared in float32 at least, as in the kernel.
-        outside = declared.domain.outside(x.detach().to(torch.promote_types(x.dtype, torch.float32)))
+        outside = declared.domain.outside(x.detach().to(wide))  # compared as in the kernel
         if mask is not None:
             outside = outside & mask
         if bool(outside.any()):
@@ -203,6 +203,11 @@ def result_dtype(operands: Sequence[Tensor]) -> torch.dtype:
         if x.dtype in FLOATS:
             dtype = torch.promote_types(dtype, x.dtype)
     return dtype
+
+
+def compute_dtype(operands: Sequence[Tensor]) -> torch.dtype:
+    """float64 if an operand is, else float32: halves are computed in float32 and rounded once."""
+    return torch.float64 if result_dtype(operands) == torch.float64 else torch.float32
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> torch.dtype:
