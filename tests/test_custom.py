@@ -138,6 +138,24 @@ def test_a_custom_loss_has_everything(tmp_path, monkeypatch):
     assert half.dtype == torch.bfloat16
 
 
+def test_a_missing_kernel_is_looked_for_once(tmp_path):
+    """Not once per parameter: a schedule of parameters must not call a compiler at every step."""
+    program = """
+        import torch
+        from losskit.kernels import compiler
+        from mylosses import CauchyLoss
+        calls = []
+        def refuse(*args, **kwargs):
+            calls.append(1)
+            raise compiler.CompileError("refused")
+        compiler.build = refuse
+        for step in range(1, 6):
+            CauchyLoss(scale=float(step))(torch.zeros(3), torch.ones(3))
+        print("compiled", len(calls))
+    """
+    assert "compiled 1\n" in run_user(tmp_path, program)
+
+
 class AboveTenthLoss(losskit.PointwiseLoss):
     """Has an open bound at a number that no binary dtype has."""
 

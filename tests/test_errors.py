@@ -198,6 +198,16 @@ def test_nan_mode_poisons_only_the_bad_element():
     assert mean.isnan()
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_backward_poisons_what_forward_poisoned(create_graph):
+    """The mode is that of the forward pass, whatever it is when backward runs."""
+    probability = torch.tensor([0.5, 1.5, 0.25], requires_grad=True)
+    with losskit.checks("nan"):
+        loss = LF.binary_cross_entropy(probability, torch.ones(3), reduction="none")
+    (gradient,) = torch.autograd.grad(loss, probability, torch.ones(3), create_graph=create_graph)
+    assert gradient.isnan().tolist() == [False, True, False]
+
+
 def test_masked_values_are_not_checked():
     probability, mask = torch.tensor([0.5, 1.5]), torch.tensor([True, False])
     assert LF.binary_cross_entropy(probability, torch.ones(2), mask=mask).isfinite()

@@ -118,6 +118,7 @@ class Loss(nn.Module):
     reference: ClassVar[str] = ""
     best_for: ClassVar[str] = ""
     not_for: ClassVar[str] = ""
+    __signature__: ClassVar[inspect.Signature]
     _plan: Any  # what the family remembers about the present parameters; None after a change
 
     def __init_subclass__(cls, *, abstract: bool = False) -> None:
@@ -140,7 +141,7 @@ class Loss(nn.Module):
         missing = set(cls.params) - set(cls.arguments.split())
         if missing:
             raise DeclarationError(f"{cls.__name__}: `arguments` leaves out {', '.join(sorted(missing))}")
-        cls.__signature__ = cls._constructor_signature()  # type: ignore[attr-defined]
+        cls.__signature__ = cls._constructor_signature()
         taken = registered.get(cls.name)
         if taken is not None and taken.__module__.startswith("losskit.") and taken.__module__ != cls.__module__:
             raise DeclarationError(f"{cls.__name__}: a built-in loss is called {cls.name}; choose another name")
@@ -157,16 +158,19 @@ class Loss(nn.Module):
         parameters = []
         for name in cls.arguments.split():
             if name in cls.params or name in ("reduction", "size_average", "reduce"):
-                default = cls.params[name].default if name in cls.params else None
-                default = "mean" if name == "reduction" else default
                 kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-                parameters.append(inspect.Parameter(name, kind, default=default))
+                parameters.append(inspect.Parameter(name, kind, default=cls._default(name)))
         return inspect.Signature(parameters)
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        """The default of an argument, a declared one or one of torch's."""
+        return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
         cls = type(self)
-        signature: inspect.Signature = cls.__signature__  # type: ignore[attr-defined]
+        signature = cls.__signature__
         if args and isinstance(args[0], str) and next(iter(signature.parameters)) != "reduction":
             # torch silently takes MSELoss("sum") as the mean: the string lands in size_average.
             kwargs |= {"reduction": args[0], **dict(zip(list(signature.parameters)[1:], args[1:], strict=False))}

@@ -22,7 +22,7 @@ from losskit.domains import Domain, real
 from losskit.errors import DeclarationError
 from losskit.graph import Expr, Trace
 from losskit.kernels.dispatch import Plan, run
-from losskit.loss import Loss, Operand, param, validate
+from losskit.loss import Loss, Operand, Param, param, validate
 from losskit.printing import run_source
 from losskit.reduction import check_reduction, legacy_reduction
 
@@ -189,16 +189,20 @@ class PointwiseLoss(Loss, abstract=True):
     def plan(self) -> Plan:
         """What runs this loss with its present parameters."""
         if self._plan is None:
-            declared = [p for p in self.params.values() if p.name != "weight"]
-            values = [getattr(self, p.name) for p in declared]
-            keys = [v is not None if p.kind == "tensor" else v for p, v in zip(declared, values, strict=True)]
+            values = [(p, getattr(self, p.name)) for p in self._formula_params()]
+            keys = [value is not None if p.kind == "tensor" else value for p, value in values]
             self.__dict__["_plan"] = plan_of(type(self), self.reduction, *keys)
         return self.__dict__["_plan"]
 
     @classmethod
     def _switches(cls) -> list[str]:
         """What selects the formula: boolean parameters, and whether a tensor parameter is there."""
-        return [name for name, p in cls.params.items() if p.kind == "bool" or (p.kind == "tensor" and name != "weight")]
+        return [p.name for p in cls._formula_params() if p.kind != "float"]
+
+    @classmethod
+    def _formula_params(cls) -> list[Param]:
+        """The parameters that the formula takes; `weight` belongs to the reduction."""
+        return [p for p in cls.params.values() if p.name != "weight"]
 
     @classmethod
     def call_operands(cls) -> list[str]:
@@ -215,9 +219,11 @@ def plan_of(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
         hash(key)
         return getattr(_plans, _stored(loss, reduction, *values))
     try:
-        return loss.plans[key]
-    except (KeyError, TypeError):
-        pass
+        plan = loss.plans.get(key)
+    except TypeError:  # unhashable: the new plan's validation says what is allowed
+        plan = None
+    if plan is not None:
+        return plan
     plan = _new_plan(loss, reduction, *values)
     if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
         loss.plans.clear()
@@ -227,9 +233,8 @@ def plan_of(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
 
 def _new_plan(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
     check_reduction(loss.name, reduction, loss.reductions)
-    declared = [p for p in loss.params.values() if p.name != "weight"]
     checked = dict[str, Any]()
-    for p, value in zip(declared, values, strict=True):
+    for p, value in zip(loss._formula_params(), values, strict=True):
         checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
     formula = loss.formulas[tuple(checked[name] for name in loss._switches())]
     return Plan(formula, reduction, [checked[name] for name in formula.numbers])
@@ -257,15 +262,11 @@ def _stored(loss: type[PointwiseLoss], *key: Any) -> str:
 
 def _arguments(loss: type[PointwiseLoss]) -> list[tuple[str, str]]:
     """Arguments of the functional form after the operands, with their defaults as source."""
-    result = []
-    for name in loss.arguments.split():
-        default = loss.params[name].default if name in loss.params else "mean" if name == "reduction" else None
-        result.append((name, repr(default)))
-    return result
+    return [(name, repr(loss._default(name))) for name in loss.arguments.split()]
 
 
 def _tensor_params(loss: type[PointwiseLoss]) -> list[str]:
-    return [name for name, p in loss.params.items() if p.kind == "tensor" and name != "weight"]
+    return [p.name for p in loss._formula_params() if p.kind == "tensor"]
 
 
 def _run_arguments(loss: type[PointwiseLoss], prefix: str) -> str:
@@ -275,8 +276,8 @@ def _run_arguments(loss: type[PointwiseLoss], prefix: str) -> str:
 
 
 def _plan_arguments(loss: type[PointwiseLoss], prefix: str) -> str:
-    names = [p for p in loss.params.values() if p.name != "weight"]
-    values = [f"{prefix}{p.name} is not None" if p.kind == "tensor" else prefix + p.name for p in names]
+    params = loss._formula_params()
+    values = [f"{prefix}{p.name} is not None" if p.kind == "tensor" else prefix + p.name for p in params]
     return ", ".join([f"{prefix}reduction", *values])
 
 

@@ -46,7 +46,6 @@ class Plan:
         self.numbers = [float("nan"), 1.0, *numbers]
         stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
         self.code = fused.pack(self.reduction, loss.weight_in_mean, loss.rows, stretch)
-        self._kernel: int | None = None
         # The kernel can be tried on raw arguments, unless they need work first.
         self.direct = not (self.batchmean or (self.rows and self.reduction == "none"))
 
@@ -59,9 +58,7 @@ class Plan:
     @property
     def kernel(self) -> int:
         """Address of the fused kernel, 0 if there is none; found or compiled when first asked for."""
-        if self._kernel is None:
-            self._kernel = library.find(self.formula)
-        return self._kernel
+        return library.find(self.formula)
 
 
 def run(
@@ -196,9 +193,7 @@ def validated(
     for name, x in zip(names, operands, strict=True):
         declared = plan.formula.declared[name]
         if not (declared.broadcast and isinstance(x, int | float) and not isinstance(x, bool)):
-            _check_tensor(plan.name, name, x)
-        if isinstance(x, Tensor) and x.device != first.device and x.ndim > 0:
-            raise error("device", loss=plan.name, argument=name, got=x.device, first=names[0], expected=first.device)
+            _check_tensor(plan.name, name, x, names[0], first)
     if not first.is_floating_point():
         raise error("not_floating", loss=plan.name, argument=names[0], got=first.dtype)
     if plan.rows and first.ndim == 0:
@@ -213,9 +208,7 @@ def validated(
     for name, (x, target_shape) in extras.items():
         if x is None:
             continue
-        _check_tensor(plan.name, name, x)
-        if x.device != first.device and x.ndim > 0:
-            raise error("device", loss=plan.name, argument=name, got=x.device, first=names[0], expected=first.device)
+        _check_tensor(plan.name, name, x, names[0], first)
         if not _broadcasts(x.shape, target_shape):
             raise error(
                 "not_broadcastable", loss=plan.name, argument=name, got=tuple(x.shape), expected=tuple(target_shape),
@@ -230,13 +223,15 @@ def validated(
     return Arguments(shaped, weight, sample_weight, mask, normalizer)
 
 
-def _check_tensor(loss: str, name: str, x: Any) -> None:
+def _check_tensor(loss: str, name: str, x: Any, first_name: str, first: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise error("not_a_tensor", loss=loss, argument=name, got=type(x).__name__)
     if x.layout != torch.strided:
         raise error("not_strided", loss=loss, argument=name, got=str(x.layout))
     if x.is_complex():
         raise error("complex", loss=loss, argument=name, got=x.dtype)
+    if x.device != first.device and x.ndim > 0:
+        raise error("device", loss=loss, argument=name, got=x.device, first=first_name, expected=first.device)
 
 
 def _check_normalizer(loss: str, normalizer: Any) -> None:

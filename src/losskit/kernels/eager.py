@@ -45,7 +45,7 @@ def run(
         cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, plan.domains, strict=True)]
     values = _apply(plan.differentiable, cast)
     if bad is not None:
-        values = torch.where(bad, torch.full_like(values, float("nan")), values)
+        values = values * torch.where(bad, float("nan"), 1.0)  # a factor, so that gradients are poisoned too
     weight_in_mean = plan.weight_in_mean
     if plan.rows:
         if weight is not None:
@@ -102,7 +102,7 @@ def _apply(formula: Differentiable, operands: Sequence[Tensor]) -> Tensor:
 
 def gradients(
     plan: Plan,
-    code: int,
+    checks: str,
     numbers: Sequence[float],
     operands: Sequence[Tensor | None],
     weight: Tensor | None,
@@ -120,7 +120,7 @@ def gradients(
         normalizer = None if numbers[0] != numbers[0] else numbers[0]
         elements = plan.rows and plan.reduction == "none"
         source = plan.elementwise() if elements else plan
-        loss = run(source, full, weight, sample_weight, mask, normalizer, checks="off")
+        loss = run(source, full, weight, sample_weight, mask, normalizer, checks=checks)
         inputs = [x for x, want in zip(operands, wanted, strict=True) if want and x is not None]
         found = iter(
             torch.autograd.grad(
@@ -179,7 +179,7 @@ def _refuse_if(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, los
     if bool(bad):
         from losskit.registry import get
 
-        formulas: Any = get(loss).formulas  # type: ignore[attr-defined]
+        formulas: Any = vars(get(loss))["formulas"]
         formula = next(f for f in formulas.values() if [n for n, on in f.switches.items() if on] == switches.split())
         refuse(formula, operands, mask)
     return bad.clone()

@@ -24,12 +24,12 @@ MAX_DIMS = 16
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 # torch's numbering of scalar types, plus one; 0 leaves the choice to the kernel.
 _RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16: 16}
-_HALVES = (torch.float16, torch.bfloat16)
 
 # Bits of the code, as csrc/pointwise.cpp unpacks them: reduction 0-1, gradients 2-5, checks 6-7, empty 8, weight in
 # the mean 9, rows 10, dtype of the result 11-16, broadcast operands 17-20.
 _GRADIENTS, _CHECKS, _EMPTY, _WEIGHT, _ROWS, _DTYPE, _STRETCH = 2, 6, 8, 9, 10, 11, 17
 _CHECK_BITS = {"off": 0, "nan": 1 << _CHECKS, "raise": 2 << _CHECKS}
+_ALL_CHECKS = 3 << _CHECKS
 
 
 def pack(reduction: str, weight_in_mean: bool, rows: bool, stretch: int) -> int:
@@ -57,10 +57,11 @@ def attempt(
     code = plan.code | _CHECK_BITS[state.checks]
     if state.empty == "zero":
         code |= 1 << _EMPTY
+    if result is None and a.dtype in eager.HALVES:
+        result = eager.autocast(eager.result_dtype(_present(a, b, c, d)), a.device)
     if result is not None:
         code |= _RESULT[result] << _DTYPE
-    elif torch.is_autocast_enabled("cpu") and a.dtype in _HALVES:
-        code |= _RESULT[torch.float32] << _DTYPE
+    call, wanted = _forward, 0
     if torch.is_grad_enabled():
         wanted = int(a.requires_grad)
         if b is not None and b.requires_grad:
@@ -70,19 +71,37 @@ def attempt(
         if d is not None and d.requires_grad:
             wanted |= 8
         if wanted:
-            try:
-                return _apply(plan, code | wanted << _GRADIENTS, numbers, a, b, c, d, weight, sample_weight, mask)
-            except (DeclinedError, NotImplementedError):
-                return None
+            call, code = _apply, code | wanted << _GRADIENTS
     try:
-        loss, _, _, _, _, status = _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
-    except NotImplementedError:  # the op exists for dense CPU tensors only
+        outputs = call(plan, code, numbers, a, b, c, d, weight, sample_weight, mask)
+    except (DeclinedError, NotImplementedError):  # the op exists for dense CPU tensors only
         return None
+    return outputs if wanted else outputs[0]
+
+
+def _forward(
+    plan: Plan,
+    code: int,
+    numbers: list[float],
+    a: Tensor,
+    b: Tensor | None,
+    c: Tensor | None,
+    d: Tensor | None,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
+) -> Any:
+    """The loss and four gradients from the op, or the error that its status stands for."""
+    *outputs, status = _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
+    if status < 0:
+        raise DeclinedError
     if status:
-        if status < 0:
-            return None
-        eager.refuse(plan.formula, [x for x in (a, b, c, d) if x is not None], mask)
-    return loss
+        eager.refuse(plan.formula, _present(a, b, c, d), mask)
+    return outputs
+
+
+def _present(*operands: Tensor | None) -> list[Tensor]:
+    return [x for x in operands if x is not None]
 
 
 class Fused(torch.autograd.Function):
@@ -103,13 +122,9 @@ class Fused(torch.autograd.Function):
         mask: Tensor | None,
     ) -> Tensor:
         now = code & ~(15 << _GRADIENTS) if plan.reduction == "none" else code
-        loss, ga, gb, gc, gd, status = _kernel(plan.kernel, now, a, b, c, d, weight, sample_weight, mask, None, numbers)
-        if status:
-            if status < 0:
-                raise DeclinedError
-            eager.refuse(plan.formula, [x for x in (a, b, c, d) if x is not None], mask)
+        loss, *gradients = _forward(plan, now, numbers, a, b, c, d, weight, sample_weight, mask)
         ctx.save_for_backward(a, b, c, d, weight, sample_weight, mask)
-        ctx.gradients = (ga, gb, gc, gd) if plan.reduction != "none" else None
+        ctx.gradients = gradients if plan.reduction != "none" else None
         ctx.call = (plan, code, numbers)
         return loss
 
@@ -121,7 +136,7 @@ class Fused(torch.autograd.Function):
         ctx.gradients = None
         scale = upstream.item()
         if scale != 1.0:
-            if any(gradient is not None and gradient.dtype in _HALVES for gradient in gradients):
+            if any(gradient is not None and gradient.dtype in eager.HALVES for gradient in gradients):
                 gradients = _again(ctx, upstream)  # 1/N may have left nothing of a half that a loss scaler could scale
             else:
                 for gradient in gradients:
@@ -138,12 +153,12 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
     """Gradients computed in backward: of element losses, for a second backward, or differentiably."""
     a, b, c, d, weight, sample_weight, mask = ctx.saved_tensors
     plan, code, numbers = ctx.call
+    poisoned = code & _ALL_CHECKS == _CHECK_BITS["nan"]  # as the forward pass was, whatever the mode is now
     if torch.is_grad_enabled() or _batched(upstream):
-        return eager.gradients(
-            plan, code, numbers, (a, b, c, d), weight, sample_weight, mask, upstream, ctx.needs_input_grad[3:7]
-        )
-    if state.checks != "nan":
-        code &= ~(3 << _CHECKS)  # values were checked in forward
+        checks, wanted = "nan" if poisoned else "off", ctx.needs_input_grad[3:7]
+        return eager.gradients(plan, checks, numbers, (a, b, c, d), weight, sample_weight, mask, upstream, wanted)
+    if not poisoned:
+        code &= ~_ALL_CHECKS  # values were checked in forward
     if plan.reduction == "none":
         return _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers)[1:5]
     numbers = [numbers[0], upstream.item(), *numbers[2:]]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 LIBRARY = FOLDER / "liblosskit.so"
-_missing: dict[str, str] = {}  # symbol -> why there is no kernel
+_missing: dict[Formula, str] = {}  # why there is no kernel
 _told = False
 
 
@@ -41,19 +41,20 @@ def _own() -> ctypes.CDLL | None:
         return None
 
 
+@cache
 def find(formula: Formula) -> int:
-    """The address of a formula's kernel; 0 if there is none."""
+    """The address of a formula's kernel, whatever its parameters are; 0 if there is none."""
     own = _own()
-    symbol, source = codegen.cpp(formula)
     if own is None:
-        _missing[symbol] = "the package was installed without its compiled library"
+        _missing[formula] = "the package was installed without its compiled library"
         return 0
-    return _address(own, symbol) or _compiled(symbol, source)
+    symbol, source = codegen.cpp(formula)
+    return _address(own, symbol) or _compiled(formula, symbol, source)
 
 
 def why_missing(formula: Formula) -> str:
     """The reason why `find` gave 0."""
-    return _missing.get(codegen.cpp(formula)[0], "no kernel was asked for")
+    return _missing.get(formula, "no kernel was asked for")
 
 
 def _address(library: ctypes.CDLL, symbol: str) -> int:
@@ -69,7 +70,7 @@ def cache_folder() -> Path:
     return Path(base) / "losskit" if base else Path.home() / ".cache" / "losskit"
 
 
-def _compiled(symbol: str, source: str) -> int:
+def _compiled(formula: Formula, symbol: str, source: str) -> int:
     try:
         path = cache_folder() / f"{symbol}-{_fingerprint()}.so"
         address = _load(path, symbol) if path.exists() else 0
@@ -81,7 +82,7 @@ def _compiled(symbol: str, source: str) -> int:
         reason = f"{path} has no kernel {symbol}"
     except (compiler.CompileError, OSError, RuntimeError) as problem:
         reason = str(problem)
-    _missing[symbol] = f"its kernel could not be compiled: {reason}"
+    _missing[formula] = f"its kernel could not be compiled: {reason}"
     _tell(symbol, reason)
     return 0
 
