@@ -36,7 +36,7 @@ def build_kernels(folder: Path):
     import torch
 
     torch_root = Path(torch.__file__).resolve().parent
-    sources = [ROOT / "csrc/pointwise.cpp", *sorted((ROOT / "csrc/generated").glob("*.cpp"))]
+    sources = [*sorted((ROOT / "csrc").glob("*.cpp")), *sorted((ROOT / "csrc/generated").glob("*.cpp"))]
     load_compiler().build(
         sources,
         folder / "liblosskit.so",
