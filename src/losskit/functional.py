@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from losskit.families.pointwise import plan_of
+from losskit.families.base import plan_of
 from losskit.kernels.dispatch import run
 from losskit.losses import (
     BCELoss,
