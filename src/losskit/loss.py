@@ -70,14 +70,17 @@ class Operand:
 
 @dataclass(frozen=True)
 class Case:
-    """A worked example: arguments, the value, the gradient of the first operand, and who says so."""
+    """A worked example: arguments, the summed loss, the gradient of the first operand, and who says so.
+
+    Lists stand for tensors; where the loss is element-wise, so do numbers.
+    """
 
     arguments: Mapping[str, Any]
     value: float
-    grad: float | None
+    grad: Any
     source: str
 
-    def __init__(self, *, value: float, source: str, grad: float | None = None, **arguments: Any) -> None:
+    def __init__(self, *, value: float, source: str, grad: Any = None, **arguments: Any) -> None:
         for name, given in (("arguments", arguments), ("value", value), ("grad", grad), ("source", source)):
             object.__setattr__(self, name, given)
 
@@ -86,8 +89,8 @@ class Case:
 class Deviation:
     """A place where losskit differs from torch on purpose: the case, both results, and the reason.
 
-    `arguments` are those of the function form, numbers standing for one-element tensors of `dtype`. `of` names
-    the result that differs: the value, or the gradient of an operand.
+    `arguments` are those of the function form, numbers standing for one-element tensors of `dtype`, lists for tensors.
+    `of` names the result that differs: the value, or the first entry of the gradient of an operand.
     """
 
     reason: str

@@ -163,7 +163,7 @@ class Family(Loss, abstract=True):
                     f"{cls.__name__}: `value` may speak of {known} and its parameters, not of {name}"
                 )
         for name in cls.params:
-            if name not in taken and name not in cls.family_params:
+            if name not in taken and name not in cls.family_params | cls._used_elsewhere():
                 raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
         if cls.grad is not None and list(inspect.signature(cls.grad).parameters) != list(taken):
             raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {', '.join(taken)}")
@@ -201,7 +201,8 @@ class Family(Loss, abstract=True):
     @classmethod
     def _formula_params(cls) -> list[Param]:
         """The parameters that the formula takes; the others belong to the family."""
-        return [p for p in cls.params.values() if p.name not in cls.family_params]
+        taken = inspect.signature(cls.value).parameters if hasattr(cls, "value") else {}
+        return [p for p in cls.params.values() if p.name in taken]
 
     @classmethod
     def _switches(cls) -> list[str]:
@@ -209,7 +210,12 @@ class Family(Loss, abstract=True):
         return [p.name for p in cls._formula_params() if p.kind in ("bool", "tensor")]
 
     @classmethod
-    def slots(cls, prefix: str) -> list[str]:
+    def _used_elsewhere(cls) -> set[str]:
+        """Parameters that a declaration uses outside of `value`."""
+        return set()
+
+    @classmethod
+    def slots(cls, prefix: str, class_name: str) -> list[str]:
         """The tensors that `run` is given, as source; tensor parameters come after the operands of the call."""
         return cls.call_operands() + [prefix + p.name for p in cls._plan_params() if p.kind == "tensor"]
 
@@ -275,9 +281,9 @@ def _arguments(loss: type[Family]) -> list[tuple[str, str]]:
     return [(name, repr(loss._default(name))) for name in loss.arguments.split()]
 
 
-def _run_arguments(loss: type[Family], prefix: str) -> str:
+def _run_arguments(loss: type[Family], prefix: str, class_name: str) -> str:
     """The operands of `run`, always four."""
-    names = loss.slots(prefix)
+    names = loss.slots(prefix, class_name)
     return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
 
 
@@ -312,7 +318,7 @@ def function_source(loss: type[Family], class_name: str = "Loss", annotated: boo
     weight = "weight" if "weight" in names else "None"
     lines += [
         f"    plan = plan_of({class_name}, {_plan_arguments(loss, '')})",
-        f"    return run(plan, {_run_arguments(loss, '')}, {weight}, sample_weight, mask, normalizer)",
+        f"    return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
     ]
     return "\n".join(lines)
 
@@ -332,5 +338,5 @@ def _forward_source(loss: type[Family]) -> str:
     return "\n".join([
         f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
         "    plan = self._plan or self.plan()",
-        f"    return run(plan, {_run_arguments(loss, 'self.')}, {weight}, sample_weight, mask, normalizer)",
+        f"    return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, sample_weight, mask, normalizer)",
     ])  # fmt: skip
