@@ -194,6 +194,16 @@ class Family(Loss, abstract=True):
         raise NotImplementedError
 
     @classmethod
+    def unreduced(cls) -> str:
+        """What reduction 'none' gives, in words."""
+        raise NotImplementedError
+
+    @classmethod
+    def compiled_formulas(cls) -> list[Formula]:
+        """The formulas that the kernel evaluates, one for each setting of the switches."""
+        return list(cls.formulas.values())
+
+    @classmethod
     def _plan_params(cls) -> list[Param]:
         """The parameters that a plan fixes; `weight` is a tensor of the call."""
         return [p for p in cls.params.values() if p.name != "weight"]

@@ -46,7 +46,7 @@ class ClassScoresPlan(Plan):
         numbers = {name: parameters[name] for name in formula.numbers}
         self.smoothing = parameters.get("label_smoothing", 0.0)
         self.ignored = parameters["ignore_index"]
-        linear = formula.value is -formula.trace.variable("log_probability")
+        linear = _linear(formula)
         family = linear << _LINEAR | loss.log_probabilities << _NORMALISED
         family |= sum((name in formula.operands) << _STATISTICS + i for i, name in enumerate(STATISTICS))
         names = ["input", "target", *(["shift"] if loss.shift is not None else [])]
@@ -205,6 +205,11 @@ class ClassScoresPlan(Plan):
                     got=f"{value:.7g}", index=index, hint=" Pass log_softmax(scores, dim=1).")  # fmt: skip
 
 
+def _linear(formula: Formula) -> bool:
+    """Whether a loss is plain cross entropy, which the kernel knows."""
+    return formula.value is -formula.trace.variable("log_probability")
+
+
 def _first(bad: Tensor, x: Tensor) -> tuple[tuple[int, ...], Any]:
     """The index of the first bad value, and the value."""
     index = tuple(int(i) for i in bad.nonzero()[0])
@@ -262,6 +267,14 @@ class ClassScoresLoss(Family, abstract=True):
     @classmethod
     def call_operands(cls) -> list[str]:
         return ["input", "target"]
+
+    @classmethod
+    def unreduced(cls) -> str:
+        return "a tensor of the shape of input without the classes"
+
+    @classmethod
+    def compiled_formulas(cls) -> list[Formula]:
+        return [formula for formula in cls.formulas.values() if not _linear(formula)]
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:

@@ -220,3 +220,7 @@ class PointwiseLoss(Family, abstract=True):
     @classmethod
     def call_operands(cls) -> list[str]:
         return [name for name in inspect.signature(cls.value).parameters if name not in cls.params]
+
+    @classmethod
+    def unreduced(cls) -> str:
+        return f"a tensor of the shape of {cls.call_operands()[0]}{' without the classes' if cls.rows else ''}"
