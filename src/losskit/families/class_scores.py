@@ -56,10 +56,10 @@ class ClassScoresPlan(Plan):
         self.log_probabilities = loss.log_probabilities
         self.statistics = formula.operands
         # A term of the loss: the formula, times the share of its class. No share of an infinite term is 0.
-        share = formula.trace.variable("share")
+        share = formula.trace.variable("share_")  # an underscore that no argument may have
         gradients = [formula.value, *(formula.trace.lift(times(share, g)) for g in formula.gradients)]
         root = formula.trace.lift(times(share, formula.value))
-        self.term = Differentiable(root, ["share", *formula.operands], numbers, gradients)
+        self.term = Differentiable(root, ["share_", *formula.operands], numbers, gradients)
         self.term.gradients()  # made now: torch.compile cannot trace their making
 
     def validated(
@@ -125,6 +125,7 @@ class ClassScoresPlan(Plan):
         wide = eager.compute_dtype([input, target])
         dtype = eager.result_dtype([input, target])
         soft = target.is_floating_point()
+        target = target if soft else target.long()
         scores = input.to(wide).movedim(min(1, input.ndim - 1), -1)
         bad = self._bad(input, target, mask, checks)
         kept = mask
@@ -183,6 +184,7 @@ class ClassScoresPlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands[:2]
+        target = target if target.is_floating_point() else target.long()
         dim = min(1, input.ndim - 1)
         classes = input.shape[dim]
         counts = torch.ones((), dtype=torch.bool) if mask is None else mask
