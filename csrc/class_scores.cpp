@@ -968,12 +968,13 @@ template <class T> Result run(const Arguments& given) {
   job.kernel = reinterpret_cast<const Kernel*>(given.kernel);
   job.options = Options(given.code);
   const Options& options = job.options;
-  job.probabilities = options.family & 1;
+  job.probabilities = floating(dtype_of(b));
   job.linear = options.family & 2;
   job.picked = options.family & 4;
   for (int k = 0; k < 3; ++k) job.statistics[k] = !job.linear && ((options.family >> (3 + k)) & 1);
   job.smoothing = numbers[2];
   if (!job.probabilities) job.ignore_index = static_cast<int64_t>(numbers[3]);
+  if (job.probabilities && numbers[3] >= 0) return declined;
   if (job.picked && (job.probabilities || job.smoothing != 0.0 || job.statistics[1] || job.statistics[2]))
     return declined;
   if (!job.linear) {

@@ -46,6 +46,7 @@ class Plan:
     op: ClassVar[str]  # the op of the family's kernel, in the namespace losskit
 
     formula: Formula | None = None  # what the family's kernel evaluates, where it takes a formula
+    gradients = 15  # bits of the operands by which the kernel gives a gradient
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too
 
@@ -87,10 +88,6 @@ class Plan:
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
         """The arguments of `eager` from what a call of the kernel got."""
         return Arguments([x for x in operands if x is not None], *extras)
-
-    def why_not(self, arguments: Arguments) -> str | None:
-        """A reason of the family why its kernel does not take arguments that are otherwise fine."""
-        return None
 
     @property
     def kernel(self) -> int:
@@ -166,9 +163,11 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
         return "a gradient by a weight or the normalizer is wanted"
     if args.operands[0].ndim > fused.MAX_DIMS:
         return f"the fused kernel takes at most {fused.MAX_DIMS} dimensions"
+    if torch.is_grad_enabled() and any(x.requires_grad and not plan.gradients >> i & 1 for i, x in enumerate(args[0])):
+        return "a gradient by an operand is wanted that the kernel does not give"
     if not plan.available:
         return library.why_missing(plan.formula)
-    return plan.why_not(args)
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -71,6 +71,8 @@ def attempt(
             wanted |= 4
         if d is not None and d.requires_grad:
             wanted |= 8
+        if wanted & ~plan.gradients:
+            return None
         if wanted:
             call, code = _apply, code | wanted << _GRADIENTS
     try:
