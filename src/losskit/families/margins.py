@@ -1,0 +1,240 @@
+"""The score-margins family: a loss of the difference between a target's score and every other class's score.
+
+1. A formula speaks of one number, `difference`: the score of a target class less that of a class that is none. A row's
+   loss is the sum over all such pairs, divided by the number of classes, times the weight of its class.
+2. A row has one target, or (`many`) a list of them that ends at the first -1; a class listed twice counts twice. What
+   comes after the end of the list is never looked at.
+3. A batch in which every row is made of 0 and 1 alone, without -1, is a mask given by mistake: no list of more than
+   two distinct classes looks like that. torch takes it, and learns classes 0 and 1 again and again.
+4. The eager formula pairs all scores with each position of the list: with the longest list's where their length may
+   be looked at, with all of them (C x C pairs a row) under torch.compile and vmap, where it may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+
+from losskit.calculus import Differentiable
+from losskit.errors import DeclarationError, error
+from losskit.families.base import Family
+from losskit.kernels import eager, fused
+from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint
+from losskit.loss import param
+from losskit.reduction import reduce_eagerly
+
+_MANY = 1  # bit of the family in the kernel's code
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class MarginsPlan(Plan):
+    """A loss of score differences with its parameters fixed."""
+
+    op = "margins"
+
+    def __init__(self, loss: type[MarginsLoss], reduction: str, parameters: dict[str, Any]) -> None:
+        formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
+        numbers = {name: parameters[name] for name in formula.numbers}
+        code = fused.pack(reduction, family=_MANY if loss.many else 0)
+        super().__init__(loss, reduction, code, loss.call_operands(), list(numbers.values()))
+        self.formula, self.many = formula, loss.many
+        self.differentiable = Differentiable(formula.value, formula.operands, numbers, formula.gradients)
+        self.differentiable.gradients()  # made now: torch.compile cannot trace their making
+
+    def validated(
+        self,
+        operands: Sequence[Any],
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        normalizer: Tensor | float | None,
+    ) -> Arguments:
+        input, target = operands
+        check_tensor(self.name, "input", input, "input", input)
+        check_floating(self.name, "input", input)
+        check_tensor(self.name, "target", target, "input", input)
+        if target.dtype not in _INTEGERS:
+            what = "class indices that end at the first -1" if self.many else "class indices"
+            raise error(
+                "parameter_type", loss=self.name, argument="target", expected=f"integer {what}", got=target.dtype
+            )
+        if input.ndim > 2 or 0 in input.shape[-1:]:
+            raise error(
+                "parameter", loss=self.name, argument="input", expected="of shape (N, C) or (C,) with at least one class",
+                got=f"shape {tuple(input.shape)}",
+            )  # fmt: skip
+        if input.ndim == 0:  # torch's reading: a single class
+            input, target = input.reshape(1), target.reshape(1) if self.many and target.ndim == 0 else target
+        input, target = self._matched(input, target)
+        if weight is not None:
+            check_tensor(self.name, "weight", weight, "input", input)
+            if weight.shape != input.shape[-1:]:
+                raise error(
+                    "parameter", loss=self.name, argument="weight", got=f"shape {tuple(weight.shape)}",
+                    expected=f"of shape {tuple(input.shape[-1:])}, one number for each class",
+                )  # fmt: skip
+        check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
+        return Arguments([input, target], weight, sample_weight, mask, normalizer)
+
+    def _matched(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and target of shapes that belong together."""
+        if self.many:
+            if target.shape != input.shape:
+                raise error(
+                    "shapes", loss=self.name, first="input", argument="target", expected=tuple(input.shape),
+                    got=tuple(target.shape), hint=shape_hint("target", target.shape, input.shape),
+                )  # fmt: skip
+            return input, target
+        rows = input.shape[:-1]
+        if target.shape == rows:
+            return input, target
+        if input.ndim == 1 and target.shape == (1,):  # as in torch, a batch of one
+            return input.unsqueeze(0), target
+        way_out = shape_hint("target", target.shape, rows).removeprefix(" Did you mean ").removesuffix("?")
+        raise error(
+            "parameter", loss=self.name, argument="target", got=f"shape {tuple(target.shape)}",
+            expected=f"of shape {tuple(rows)}, one class for each row of input {tuple(input.shape)}"
+            + (f" (use {way_out})" if way_out else ""),
+        )  # fmt: skip
+
+    def eager(self, arguments: Arguments, checks: str) -> Tensor:
+        (input, target), weight, sample_weight, mask, normalizer = arguments
+        dtype, wide = eager.result_dtype([input]), eager.compute_dtype([input])
+        scores, lists = input.to(wide), target
+        if input.ndim == 1:
+            scores, lists = scores.unsqueeze(0), lists.unsqueeze(0)
+        if not self.many:
+            lists = lists.unsqueeze(1)
+        classes = scores.shape[1]
+        counts = _mask_of_rows(mask, scores)
+        listed = _listed(lists) if self.many else torch.ones_like(lists, dtype=torch.bool)
+        wrong = listed & _outside(lists, classes)
+        poison = self._bad(input, target, wrong.any(1), lists, counts, mask, checks)
+        listed = listed & ~wrong
+        if counts is not None:
+            # A NaN behind the mask must not reach the gradient as 0 * NaN.
+            scores = torch.where(counts.unsqueeze(1), scores, torch.zeros_like(scores))
+        index = torch.where(listed, lists.to(torch.int64), 0)
+        taken = torch.zeros_like(scores, dtype=torch.int64).scatter_add(1, index, listed.to(torch.int64)) > 0
+        longest = _longest(listed)
+        index, listed = index[:, :longest], listed[:, :longest]
+        pairs = listed.unsqueeze(2) & ~taken.unsqueeze(1)
+        difference = scores.gather(1, index).unsqueeze(2) - scores.unsqueeze(1)
+        # Where there is no pair, neither inf - inf nor the formula may reach value or gradient.
+        difference = torch.where(pairs, difference, torch.zeros_like(difference))
+        losses = eager.apply(self.differentiable, [difference])
+        values = torch.where(pairs, losses, torch.zeros_like(losses)).sum((1, 2)) / classes
+        if weight is not None:
+            values = values * weight.to(wide)[index[:, 0]]
+        alone = scores.isnan().any(1) & ~pairs.any(2).any(1)  # NaN in gives NaN out, without a pair too
+        values = eager.poisoned(values, alone if poison is None else alone | poison)
+        if input.ndim == 1:
+            values = values.squeeze(0)
+        loss = reduce_eagerly(
+            values, self.reduction, weight=None, weight_in_mean=False, sample_weight=sample_weight, mask=mask,
+            normalizer=normalizer,
+        )  # fmt: skip
+        return loss.to(eager.autocast(dtype, loss.device))
+
+    def _bad(
+        self, input: Tensor, target: Tensor, wrong: Tensor, lists: Tensor, counts: Tensor | None, mask: Tensor | None,
+        checks: str,
+    ) -> Tensor | None:  # fmt: skip
+        """Rows that are NaN, or the error. An index that is no class is one in every mode: nothing stands there."""
+        bad = wrong
+        if self.many and checks != "off" and input.shape[-1] > 2:
+            bad = bad | _looks_like_masks(lists, counts)
+        if counts is not None:
+            bad = bad & counts
+        return bad if checks == "off" else eager.police(self, bad, [input, target], mask, checks)
+
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+        input, target = operands
+        classes = input.shape[-1]
+        lists = target.reshape(-1, classes) if self.many else target.reshape(-1, 1)
+        listed = _listed(lists) if self.many else torch.ones_like(lists, dtype=torch.bool)
+        counts = _mask_of_rows(mask, input.reshape(-1, classes))
+        wrong = listed & _outside(lists, classes)
+        if counts is not None:
+            wrong = wrong & counts.unsqueeze(1)
+        if bool(wrong.any()):
+            row, position = (int(i) for i in wrong.nonzero()[0])
+            index = ((row,) if input.ndim == 2 else ()) + ((position,) if self.many else ())
+            raise error(
+                "domain", loss=self.name, argument="target",
+                expected=f"class indices in [0, {classes}){', ended by -1' if self.many else ''}",
+                got=int(lists[row, position]), index=index, hint="",
+            )  # fmt: skip
+        raise error(
+            "parameter", loss=self.name, argument="target",
+            expected="the class indices of each row, ended by -1",
+            got="rows of 0 and 1 alone, which is a mask: multilabel_soft_margin_loss takes one",
+        )  # fmt: skip
+
+
+def _listed(lists: Tensor) -> Tensor:
+    """Where a list of targets has not ended."""
+    return (lists == -1).cumsum(1) == 0
+
+
+def _outside(lists: Tensor, classes: int) -> Tensor:
+    wide = lists.to(torch.int64)  # uint8 and int8 cannot hold every number of classes
+    return (wide < 0) | (wide >= classes)
+
+
+def _looks_like_masks(lists: Tensor, counts: Tensor | None) -> Tensor:
+    """Whether every row that counts is made of 0 and 1 alone."""
+    masks = ((lists == 0) | (lists == 1)).all(1)
+    return masks.all() if counts is None else (masks | ~counts).all() & counts.any()
+
+
+def _mask_of_rows(mask: Tensor | None, scores: Tensor) -> Tensor | None:
+    return None if mask is None else mask.reshape(-1).expand(scores.shape[0])
+
+
+def _longest(listed: Tensor) -> int:
+    """How many positions of the lists have to be looked at."""
+    whole = listed.shape[1]
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if whole == 1 or hidden or type(listed) is not Tensor or listed.is_meta or listed.numel() == 0:
+        return whole
+    return max(1, int(listed.sum(1).max()))
+
+
+class MarginsLoss(Family, abstract=True):
+    """A loss of the differences between the scores of a row's target classes and those of its other classes.
+
+    A subclass declares what every loss does (see `losskit.PointwiseLoss`), and
+
+    - `value(difference, ...)`: the loss of one pair, the target's score less the other's;
+    - `many`: whether a row has a list of targets, ended by -1, or one.
+
+    Instances are called with `input`, scores (N, C) or (C,), and `target`, class indices (N,) or, with `many`, (N, C);
+    by keyword with `sample_weight`, `mask` (both of the unreduced loss, one number for each row) and `normalizer`.
+    """
+
+    reduction: str = param(
+        default="mean",
+        doc="'none': a loss per row; 'mean': their mean; 'sum': their sum.",
+    )
+
+    many: ClassVar[bool] = False
+    rows: ClassVar[bool] = True
+    weight_in_mean: ClassVar[bool] = False
+    statistics = ("difference",)
+    plan_class = MarginsPlan
+
+    @classmethod
+    def _declare(cls) -> None:
+        if "value" not in cls.__dict__:
+            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
+        if cls.many and "weight" in cls.params:
+            raise DeclarationError(f"{cls.__name__}: a row with many targets has no class whose weight it could have")
+        super()._declare()
+
+    @classmethod
+    def call_operands(cls) -> list[str]:
+        return ["input", "target"]

@@ -1,0 +1,52 @@
+"""MultiMarginLoss: the multi-class hinge."""
+
+from torch import Tensor
+
+from losskit.domains import Interval
+from losskit.facts import Facts
+from losskit.families.margins import MarginsLoss
+from losskit.formula import maximum, where
+from losskit.loss import Case, Deviation, Operand, param
+
+
+class MultiMarginLoss(MarginsLoss):
+    """Hinge over classes: the score of the right class should lead every other by `margin`.
+
+    Choose it for support vector machines over features, and where scores need no calibration.
+    Prefer CrossEntropyLoss when probabilities are wanted: this loss is 0, with no gradient, once the margin is kept.
+    """
+
+    p: int = param(default=1, domain=Interval("1 or 2", low=1, high=2), doc="Power of what is missing to the margin.")
+    margin: float = param(default=1.0, doc="By how much the right class should lead.")
+    weight: Tensor | None = param(default=None, doc="Weight of each class, (C,). The mean divides by N all the same.")
+
+    arguments = "p margin weight size_average reduce reduction"
+    operands = {
+        "input": Operand("Scores, (N, C) or (C,)."),
+        "target": Operand("The right class of each row, (N,) or a scalar; any integer dtype."),
+    }
+
+    @staticmethod
+    def value(difference, p, margin):
+        short = maximum(margin - difference, 0.0)
+        return where(p == 2.0, short * short, short)
+
+    @staticmethod
+    def grad(difference, p, margin):
+        short = maximum(margin - difference, 0.0)
+        slope = where(p == 2.0, -2.0 * short, -1.0)
+        return where(short > 0.0, slope, where(short == short, 0.0, short))  # exactly at the margin nothing pushes
+
+    facts = Facts(convex=True, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=[0.1, 0.2, 0.4, 0.8], target=3, value=0.325, grad=0.25, source="torch's documentation"),
+    ]
+    deviations = [
+        Deviation("NaN in gives NaN out.", {"input": [float("nan"), 1.0, 2.0], "target": 0}, 0.0, float("nan")),
+    ]
+    best_for = "Large-margin classifiers, support vector machines."
+    not_for = "Probabilities."
+    reference = (
+        "Crammer, K. and Singer, Y. (2001), in the summed form of Weston, J. and Watkins, C. (1999). Support vector "
+        "machines for multi-class pattern recognition. ESANN."
+    )
