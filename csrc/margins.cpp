@@ -5,13 +5,14 @@
 //    set aside afterwards (value and derivative 0), because a store or two cost less than closing the gaps. The
 //    block function sees as many segments at a time as its 1024 numbers hold, so that short rows fill vectors; rows
 //    longer than that are cut into tiles.
-// 2. Everything between the scores and the result is double, also for floats: their differences are then exact, a
-//    hinge that is nearly closed keeps its digits, nothing overflows that fits in the result, and the sums of a row
-//    need no further care. It costs FIGURE.
-// 3. The gradient of a target's score is minus the sum of those of the others, taken in double before rounding.
-// 4. A list of targets ends at the first -1; what comes after it is never looked at. A row whose targets are not
-//    classes is a violation (kIndex), NaN where that is not raised. A batch of rows without -1 that hold nothing but
-//    0 and 1 is a mask, not lists (kMask): no list of more than two distinct classes looks like that.
+// 2. Floats are computed as floats and summed in double. A batch with a loss that is not finite is computed once more
+//    in double, where what left the range of floats on the way may come back. Doing all floats in double took 1.4
+//    times as long, and saved the one rounding of a difference.
+// 3. The gradient of a target's score is minus the sum of those of the others, taken in double.
+// 4. With one target a row, the formula writes the gradient where it belongs, unless something is left to be done.
+// 5. A list of targets ends at the first -1; what comes after it is never looked at. A row whose targets are not
+//    classes is a violation, NaN where that is not raised. So is a batch in which all rows are 0 and 1 to their end:
+//    a mask, not lists.
 #include <memory>
 
 #include "op.h"
@@ -19,16 +20,17 @@
 namespace losskit {
 namespace {
 
-enum Violation { kIndex = 1, kMaskOfTargets = 2 };
+enum Violation { kNoClass = 1, kMaskGiven = 2 };
 constexpr int64_t kManyTargets = 1;  // bit of options.family: each row has a list of targets
 
 struct Job : Call {
-  int64_t rows = 1, classes = 1, batch = 1, width = 1;
-  bool many = false, refused = false;
+  int64_t rows = 1, classes = 1;
+  int64_t batch = 1, width = 1;  // rows at a time, and classes
+  bool many = false, mask_given = false;
   const char *scores = nullptr, *targets = nullptr, *weights = nullptr;
   DType score_dtype = DType::kFloat, target_dtype = DType::kLong, weight_dtype = DType::kFloat;
-  int64_t score_steps[2] = {}, target_steps[2] = {}, weight_step = 0, gradient_steps[2] = {};
-  std::vector<uint8_t> violations;  // by batch
+  int64_t score_steps[2] = {}, target_steps[2] = {}, weight_step = 0, gradient_steps[2] = {};  // by row, by class
+  std::vector<uint8_t> violations;                                                             // by batch
 };
 
 inline int64_t integer_at(DType dtype, const char* data, int64_t index) {
@@ -50,7 +52,7 @@ inline int64_t integer_at(DType dtype, const char* data, int64_t index) {
   }
 }
 
-inline bool is_class_index(DType dtype) { return !floating(dtype) && dtype != DType::kBool; }
+inline bool is_integer(DType dtype) { return !floating(dtype) && dtype != DType::kBool; }
 
 inline double number_at(DType dtype, const char* data, int64_t index) {
   double number;
@@ -59,49 +61,86 @@ inline double number_at(DType dtype, const char* data, int64_t index) {
 }
 
 // --------------------------------------------------------------------------------------------------------
-// Passes over a segment in L1. T is the type of the scores, C that of the arithmetic.
+// Passes over segments in L1. T is the type of the scores, C that of the arithmetic.
 
-template <class T, class C> LOSSKIT_INLINE void subtract(const T* x, C from, int64_t n, C* out) {
+// Segment k is row rows[k] of x (rows are `step` apart) against the target's score own[k].
+template <class T, class C>
+LOSSKIT_INLINE void subtract(const T* x, int64_t step, const int64_t* rows, const C* own, int64_t segments, int64_t n,
+                             C* out) {
+  for (int64_t k = 0; k < segments; ++k) {
+    const T* scores = x + rows[k] * step;
+    const C from = own[k];
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) out[i] = from - static_cast<C>(x[i]);
+    for (int64_t i = 0; i < n; ++i) out[k * n + i] = from - static_cast<C>(scores[i]);
+  }
 }
-LOSSKIT_CLONES void differences(const float* x, float from, int64_t n, float* out) { subtract(x, from, n, out); }
-LOSSKIT_CLONES void differences(const float* x, double from, int64_t n, double* out) { subtract(x, from, n, out); }
-LOSSKIT_CLONES void differences(const double* x, double from, int64_t n, double* out) { subtract(x, from, n, out); }
+LOSSKIT_CLONES void differences(const float* x, int64_t step, const int64_t* rows, const float* own, int64_t segments,
+                                int64_t n, float* out) {
+  subtract(x, step, rows, own, segments, n, out);
+}
+LOSSKIT_CLONES void differences(const float* x, int64_t step, const int64_t* rows, const double* own, int64_t segments,
+                                int64_t n, double* out) {
+  subtract(x, step, rows, own, segments, n, out);
+}
+LOSSKIT_CLONES void differences(const double* x, int64_t step, const int64_t* rows, const double* own, int64_t segments,
+                                int64_t n, double* out) {
+  subtract(x, step, rows, own, segments, n, out);
+}
 
-// The sum of n numbers whose precision is that of the scores: plain in double for floats, compensated for doubles.
+// Sums in double are as good as exact for numbers from floats.
 template <class C> LOSSKIT_INLINE double sum_any(const C* x, int64_t n) {
-  double total = 0.0;
-  int64_t i = 0;
   constexpr int kLanes = 16;
-  if (n >= 2 * kLanes) {
+  double even = 0.0, odd = 0.0;
+  int64_t i = 0;
+  if (n >= kLanes) {
     double lanes[kLanes] = {};
     for (; i + kLanes <= n; i += kLanes)
       for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
     for (int width = kLanes / 2; width > 0; width /= 2)
       for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-    total = lanes[0];
+    even = lanes[0];
   }
-  for (; i < n; ++i) total += static_cast<double>(x[i]);
-  return total;
+  for (; i + 1 < n; i += 2) {
+    even += static_cast<double>(x[i]);
+    odd += static_cast<double>(x[i + 1]);
+  }
+  if (i < n) even += static_cast<double>(x[i]);
+  return even + odd;
 }
-LOSSKIT_CLONES double sum(const float* x, int64_t n) { return sum_any(x, n); }
-LOSSKIT_CLONES double sum(const double* x, int64_t n) { return sum_any(x, n); }
-template <class T, class C> Sum sum_of(const C* x, int64_t n) {
+template <class C> LOSSKIT_INLINE void sum_segments(const C* x, int64_t segments, int64_t n, Sum* sums) {
+  for (int64_t k = 0; k < segments; ++k) sums[k].add(sum_any(x + k * n, n));
+}
+LOSSKIT_CLONES void sums(const float* x, int64_t segments, int64_t n, Sum* out) { sum_segments(x, segments, n, out); }
+LOSSKIT_CLONES void sums(const double* x, int64_t segments, int64_t n, Sum* out) { sum_segments(x, segments, n, out); }
+template <class T, class C> void sums_of(const C* x, int64_t segments, int64_t n, Sum* out) {
   if constexpr (sizeof(T) == 4)
-    return {sum(x, n), 0.0};
+    sums(x, segments, n, out);
   else
-    return sum_block(x, n);
+    for (int64_t k = 0; k < segments; ++k) out[k].add(sum_block(x + k * n, n));
 }
 
-LOSSKIT_CLONES void add(const float* x, int64_t n, double* total) {
+// Add to the totals of each class, and return their sum.
+template <class C> LOSSKIT_INLINE double add_any(const C* x, int64_t n, double* total) {
+  constexpr int kLanes = 16;
+  double lanes[kLanes] = {};
+  int64_t i = 0;
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) total[i] += static_cast<double>(x[i]);
+  for (; i + kLanes <= n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) {
+      const double wide = static_cast<double>(x[i + j]);
+      lanes[j] += wide;
+      total[i + j] += wide;
+    }
+  for (int j = 0; i < n; ++i, ++j) {
+    lanes[j] += static_cast<double>(x[i]);
+    total[i] += static_cast<double>(x[i]);
+  }
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+  return lanes[0];
 }
-LOSSKIT_CLONES void add(const double* x, int64_t n, double* total) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) total[i] += x[i];
-}
+LOSSKIT_CLONES double add(const float* x, int64_t n, double* total) { return add_any(x, n, total); }
+LOSSKIT_CLONES double add(const double* x, int64_t n, double* total) { return add_any(x, n, total); }
 
 template <class From, class To> LOSSKIT_INLINE void scale_any(const From* x, double scale, int64_t n, To* out) {
 #pragma GCC ivdep
@@ -114,19 +153,7 @@ LOSSKIT_CLONES void scale_into(const double* x, double s, int64_t n, double* out
 // --------------------------------------------------------------------------------------------------------
 // A batch of rows
 
-struct Row {
-  int64_t first = 0, count = 0;      // its targets in `targets`
-  int64_t unique = 0, distinct = 0;  // the same in `unique`, sorted and without repetition
-  bool bad = false, masked = false;
-  Sum value;
-  double weight = 0.0, scale = 0.0;  // of its loss, of its gradients
-};
-
-struct Target {
-  int64_t row, index;
-  double score;
-  Sum slope;  // the sum of the derivatives by its differences
-};
+enum State : uint8_t { kCounts, kMasked, kBad };
 
 template <class T, class C> struct Scratch : Weights {
   alignas(64) T scores[kBlock];
@@ -136,10 +163,16 @@ template <class T, class C> struct Scratch : Weights {
   alignas(64) double totals[kBlock];  // their sums over the targets of a row
   alignas(64) T out[kBlock];
   alignas(64) char narrow[kBlock * sizeof(double)];
+  // By row: what becomes of it, where its segments and its distinct targets begin, the weight of its loss.
+  State states[kBlock];
+  int64_t first[kBlock + 1], first_distinct[kBlock + 1];
+  double weights[kBlock];
   T losses[kBlock];
-  std::vector<Row> rows;
-  std::vector<Target> targets;
-  std::vector<int64_t> unique;
+  // By segment: its row, its target, the target's score, the sums of its values and of its slopes.
+  std::vector<int64_t> rows, targets;
+  std::vector<C> own;
+  std::vector<Sum> value_sums, slope_sums, target_sums;
+  std::vector<int64_t> distinct;  // the targets of each row, sorted, without repetitions
 };
 
 template <class T, class C> struct Batch {
@@ -148,9 +181,8 @@ template <class T, class C> struct Batch {
   Scratch<T, C>& scratch;
   const int64_t begin, rows;
   const bool gradient = job.gradients[0] != nullptr;
-  // The formula writes the gradient where it belongs if nothing is left to be done to it.
-  const bool direct = gradient && !job.many && job.batch == 1 && job.gradient_dtypes[0] == kOwn &&
-                      sizeof(C) == sizeof(T) && job.gradient_steps[1] == 1;
+  int64_t segments = 0;
+  bool direct = false;  // the formula writes the gradient
 
   // False if a loss is not finite: wider arithmetic may know better.
   bool run() {
@@ -158,113 +190,125 @@ template <class T, class C> struct Batch {
       job.violations[begin / job.batch] = 1;
       return true;
     }
-    prepare();
+    weigh_rows();
     for (int64_t from = 0; from < job.classes; from += job.width)
       run_tile(from, std::min(job.width, job.classes - from));
-    return finish_rows();
+    if (gradient) write_targets();
+    return write_losses();
   }
 
-  // The targets of every row that counts; false if checks("raise") finds a violation.
+  // The segments of the rows that count; false if checks("raise") finds a violation.
   bool collect() {
-    scratch.rows.assign(rows, Row());
+    scratch.rows.clear();
     scratch.targets.clear();
-    scratch.unique.clear();
+    scratch.own.clear();
+    scratch.distinct.clear();
     const float* mask = mask_of(job, begin, rows, scratch);
     for (int64_t r = 0; r < rows; ++r) {
-      Row& row = scratch.rows[r];
-      row.first = static_cast<int64_t>(scratch.targets.size());
-      row.unique = static_cast<int64_t>(scratch.unique.size());
-      row.masked = mask && mask[r] == 0.0f;
-      row.bad = !row.masked && job.refused;
-      if (row.masked || row.bad) continue;
+      const auto start = scratch.first[r] = static_cast<int64_t>(scratch.rows.size());
+      const auto distinct = scratch.first_distinct[r] = static_cast<int64_t>(scratch.distinct.size());
+      State& state = scratch.states[r] = mask && mask[r] == 0.0f ? kMasked : job.mask_given ? kBad : kCounts;
+      if (state != kCounts) continue;
       const int64_t at = (begin + r) * job.target_steps[0];
       for (int64_t j = 0; j < (job.many ? job.classes : 1); ++j) {
-        const int64_t index = integer_at(job.target_dtype, job.targets, at + j * job.target_steps[1]);
-        if (job.many && index == -1) break;
-        row.bad = index < 0 || index >= job.classes;
-        if (row.bad) break;
-        scratch.targets.push_back({r, index, score(r, index), {}});
-        scratch.unique.push_back(index);
+        const int64_t target = integer_at(job.target_dtype, job.targets, at + j * job.target_steps[1]);
+        if (job.many && target == -1) break;
+        if (target < 0 || target >= job.classes) {
+          state = kBad;
+          break;
+        }
+        scratch.rows.push_back(r);
+        scratch.targets.push_back(target);
+        scratch.own.push_back(static_cast<C>(score(r, target)));
       }
-      if (row.bad) {
+      if (state == kBad) {
         if (job.options.checks == kRaise) return false;
-        scratch.targets.resize(row.first);
-        scratch.unique.resize(row.unique);
+        scratch.rows.resize(start);
+        scratch.targets.resize(start);
+        scratch.own.resize(start);
       }
-      row.count = static_cast<int64_t>(scratch.targets.size()) - row.first;
-      const auto own = scratch.unique.begin() + row.unique;
-      if (row.count > 1) {
-        std::sort(own, scratch.unique.end());
-        scratch.unique.erase(std::unique(own, scratch.unique.end()), scratch.unique.end());
-      }
-      row.distinct = static_cast<int64_t>(scratch.unique.size()) - row.unique;
+      if (!job.many) continue;
+      auto& all = scratch.distinct;
+      all.insert(all.end(), scratch.targets.begin() + start, scratch.targets.end());
+      std::sort(all.begin() + distinct, all.end());
+      all.erase(std::unique(all.begin() + distinct, all.end()), all.end());
     }
+    segments = scratch.first[rows] = static_cast<int64_t>(scratch.rows.size());
+    scratch.first_distinct[rows] = static_cast<int64_t>(scratch.distinct.size());
+    scratch.value_sums.assign(segments, Sum());
+    scratch.slope_sums.assign(segments, Sum());
     return true;
   }
 
-  // Scores [from, from + n) of a row.
-  const T* scores(int64_t r, int64_t from, int64_t n, T* buffer) const {
+  const char* score_at(int64_t r, int64_t from) const {
     const int64_t at = (begin + r) * job.score_steps[0] + from * job.score_steps[1];
-    const char* data = job.scores + at * size_of(job.score_dtype);
-    if (job.score_dtype == kOwn && (job.score_steps[1] == 1 || n == 1)) return reinterpret_cast<const T*>(data);
-    read_run(job.score_dtype, data, job.score_steps[1], n, buffer);
+    return job.scores + at * size_of(job.score_dtype);
+  }
+  T score(int64_t r, int64_t target) const {
+    if (job.score_dtype == kOwn) return *reinterpret_cast<const T*>(score_at(r, target));
+    T buffer;
+    read_run(job.score_dtype, score_at(r, target), 1, 1, &buffer);
     return buffer;
   }
-  T score(int64_t r, int64_t index) const {
-    T buffer;
-    return *scores(r, index, 1, &buffer);
+  // Scores [from, from + n) of all rows, `step` apart.
+  const T* scores(int64_t from, int64_t n, int64_t& step) {
+    step = job.score_steps[0];
+    if (job.score_dtype == kOwn && (job.score_steps[1] == 1 || n == 1))
+      return reinterpret_cast<const T*>(score_at(0, from));
+    step = n;
+    for (int64_t r = 0; r < rows; ++r)
+      read_run(job.score_dtype, score_at(r, from), job.score_steps[1], n, scratch.scores + r * n);
+    return scratch.scores;
   }
 
-  // Weights of the rows, and NaN for those that are not asked for a difference: NaN in gives NaN out.
-  void prepare() {
+  void weigh_rows() {
     const double* factor = factors(job, {kSampleWeight, kUpstream}, begin, rows, scratch);
+    const double share = 1.0 / static_cast<double>(job.classes);
     for (int64_t r = 0; r < rows; ++r) {
-      Row& row = scratch.rows[r];
-      if (row.masked || row.bad) continue;
-      row.weight = (factor ? factor[r] : 1.0) / static_cast<double>(job.classes);
-      if (job.weights)
-        row.weight *= number_at(job.weight_dtype, job.weights, scratch.targets[row.first].index * job.weight_step);
-      row.scale = row.weight * job.scale;
-      if (row.count > 0 && row.distinct < job.classes) continue;
-      for (int64_t from = 0; from < job.classes; from += job.width) {
-        const int64_t n = std::min(job.width, job.classes - from);
-        const T* x = scores(r, from, n, scratch.scores);
-        row.bad |= std::any_of(x, x + n, [](T x) { return x != x; });
-      }
+      const bool counts = scratch.states[r] == kCounts;
+      scratch.weights[r] = factor && counts ? factor[r] * share : share;
+      if (job.weights && counts)
+        scratch.weights[r] *=
+            number_at(job.weight_dtype, job.weights, scratch.targets[scratch.first[r]] * job.weight_step);
+      const int64_t own = job.many ? scratch.first_distinct[r + 1] - scratch.first_distinct[r] : 1;
+      if (counts && (own == 0 || own == job.classes)) look_for_nan(r);
     }
+    const bool uniform = rows == 1 || !(factor || job.weights);
+    const bool dense = job.gradient_steps[1] == 1 && (rows == 1 || job.gradient_steps[0] == job.classes);
+    direct = gradient && !job.many && segments == rows && uniform && dense && sizeof(C) == sizeof(T) &&
+             job.gradient_dtypes[0] == kOwn;
+  }
+  // NaN in gives NaN out, also in a row without a pair.
+  void look_for_nan(int64_t r) {
+    for (int64_t j = 0; j < job.classes; ++j)
+      if (const T x = score(r, j); x != x) scratch.states[r] = kBad;
   }
 
   void run_tile(int64_t from, int64_t n) {
-    const int64_t together = kBlock / n, count = static_cast<int64_t>(scratch.targets.size());
+    const int64_t together = kBlock / n;
+    int64_t step;
+    const T* x = scores(from, n, step);
     if (gradient && job.many) std::fill(scratch.totals, scratch.totals + rows * n, 0.0);
-    int64_t fetched = -1;
-    const T* x = nullptr;
-    for (int64_t first = 0; first < count; first += together) {
-      const int64_t last = std::min(first + together, count);
-      for (int64_t k = first; k < last; ++k) {
-        const Target& target = scratch.targets[k];
-        if (target.row != fetched) x = scores(fetched = target.row, from, n, scratch.scores);
-        differences(x, static_cast<C>(target.score), n, scratch.differences + (k - first) * n);
-      }
+    for (int64_t first = 0; first < segments; first += together) {
+      const int64_t count = std::min(together, segments - first);
+      differences(x, step, scratch.rows.data() + first, scratch.own.data() + first, count, n, scratch.differences);
       if (direct)
-        evaluate(first, last, from, n, -scratch.rows[fetched].scale, reinterpret_cast<C*>(gradient_at(fetched, from)));
+        evaluate(first, count, from, n, -scratch.weights[0] * job.scale,
+                 reinterpret_cast<C*>(gradient_at(scratch.rows[first], from)));
       else
-        evaluate(first, last, from, n, 1.0, scratch.slopes);
+        evaluate(first, count, from, n, 1.0, scratch.slopes);
     }
-    if (!gradient) return;
+    if (!gradient || direct) return;
     for (int64_t r = 0; r < rows; ++r) {
-      const Row& row = scratch.rows[r];
-      if (row.bad || row.count == 0)
-        write(r, from, n, nullptr);
-      else if (job.many)
+      if (job.many)
         write(r, from, n, scratch.totals + r * n);
-      else if (!direct)
-        write(r, from, n, scratch.slopes + row.first * n);
+      else
+        write(r, from, n, scratch.slopes + scratch.first[r] * n);
     }
   }
 
-  // Values and derivatives of the segments [first, last) of n numbers each. A pair of targets is none.
-  void evaluate(int64_t first, int64_t last, int64_t from, int64_t n, double scale, C* slopes) {
+  // Values and slopes of `count` segments. A pair of targets is none.
+  void evaluate(int64_t first, int64_t count, int64_t from, int64_t n, double scale, C* slopes) {
     const C* operands[1] = {scratch.differences};
     C* derivatives[kOperands] = {slopes};
     C parameters[kMaxParameters];
@@ -275,20 +319,23 @@ template <class T, class C> struct Batch {
       else
         return job.kernel->f64;
     }();
-    functions[gradient ? kPredictions : kNone]((last - first) * n, operands, parameters, scale, scratch.values,
-                                               derivatives);
-    for (int64_t k = first; k < last; ++k) {
-      Target& target = scratch.targets[k];
-      Row& row = scratch.rows[target.row];
-      C* value = scratch.values + (k - first) * n;
-      C* slope = slopes + (k - first) * n;
-      const int64_t* own = scratch.unique.data() + row.unique;
-      for (const int64_t* t = own; t < own + row.distinct; ++t)
-        if (*t >= from && *t < from + n) value[*t - from] = slope[*t - from] = C(0);
-      row.value.add(sum_of<T>(value, n));
-      if (!gradient) continue;
-      target.slope.add(sum_of<T>(slope, n));
-      if (job.many) add(slope, n, scratch.totals + target.row * n);
+    C* const values = scratch.values;
+    functions[gradient ? kPredictions : kNone](count * n, operands, parameters, scale, values, derivatives);
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t row = scratch.rows[first + k];
+      const int64_t* target = job.many ? &scratch.distinct[scratch.first_distinct[row]] : &scratch.targets[first + k];
+      const int64_t* last =
+          job.many ? target + scratch.first_distinct[row + 1] - scratch.first_distinct[row] : target + 1;
+      for (; target < last; ++target)
+        if (*target >= from && *target < from + n)
+          values[k * n + *target - from] = slopes[k * n + *target - from] = C(0);
+    }
+    sums_of<T>(values, count, n, &scratch.value_sums[first]);
+    if (!gradient) return;
+    if (!job.many) return sums_of<T>(slopes, count, n, &scratch.slope_sums[first]);
+    for (int64_t k = 0; k < count; ++k) {
+      const double sum = add(slopes + k * n, n, scratch.totals + scratch.rows[first + k] * n);
+      scratch.slope_sums[first + k].add(sizeof(T) == 4 ? Sum{sum, 0.0} : sum_block(slopes + k * n, n));
     }
   }
 
@@ -297,46 +344,57 @@ template <class T, class C> struct Batch {
     return job.gradients[0] + at * size_of(job.gradient_dtypes[0]);
   }
 
-  // Gradients by scores [from, from + n) of a row, given the derivatives by the differences.
+  // Gradients by scores [from, from + n) of a row, from its slopes.
   template <class From> void write(int64_t r, int64_t from, int64_t n, const From* slopes) {
     const DType dtype = job.gradient_dtypes[0];
     const bool dense = job.gradient_steps[1] == 1 || n == 1;
     T* out = dense && dtype == kOwn ? reinterpret_cast<T*>(gradient_at(r, from)) : scratch.out;
-    const Row& row = scratch.rows[r];
-    if (!slopes)
-      std::fill(out, out + n, row.bad ? std::numeric_limits<T>::quiet_NaN() : T(0));
+    if (scratch.states[r] == kCounts && scratch.first[r] < scratch.first[r + 1])
+      scale_into(slopes, -scratch.weights[r] * job.scale, n, out);
     else
-      scale_into(slopes, -row.scale, n, out);
+      std::fill(out, out + n, scratch.states[r] == kBad ? std::numeric_limits<T>::quiet_NaN() : T(0));
     if (out != scratch.out) return;
     if (dense) return write_run(dtype, out, n, gradient_at(r, from));
     write_run(dtype, out, n, scratch.narrow);
     const int64_t item = size_of(dtype);
     for (int64_t i = 0; i < n; ++i) std::memcpy(gradient_at(r, from + i), scratch.narrow + i * item, item);
   }
-  void write(int64_t r, int64_t from, int64_t n, std::nullptr_t) {
-    write<double>(r, from, n, static_cast<double*>(nullptr));
+
+  // Gradients by the targets' own scores: of a class that is listed twice, the sum of both.
+  void write_targets() {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t first = scratch.first[r], last = scratch.first[r + 1];
+      if (scratch.states[r] != kCounts) continue;
+      if (!job.many) {
+        write_target(r, scratch.targets[first], scratch.slope_sums[first]);
+        continue;
+      }
+      const auto begin = scratch.distinct.begin() + scratch.first_distinct[r];
+      const auto end = scratch.distinct.begin() + scratch.first_distinct[r + 1];
+      scratch.target_sums.assign(end - begin, Sum());
+      for (int64_t k = first; k < last; ++k)
+        scratch.target_sums[std::lower_bound(begin, end, scratch.targets[k]) - begin].add(scratch.slope_sums[k]);
+      for (auto target = begin; target < end; ++target) write_target(r, *target, scratch.target_sums[target - begin]);
+    }
+  }
+  void write_target(int64_t r, int64_t target, const Sum& slopes) {
+    const double value = direct ? -slopes.value() : slopes.value() * (scratch.weights[r] * job.scale);
+    char* to = gradient_at(r, target);
+    if (job.gradient_dtypes[0] == kOwn)
+      *reinterpret_cast<T*>(to) = static_cast<T>(value);
+    else
+      write_run(job.gradient_dtypes[0], &value, 1, to);
   }
 
-  // What is known when all tiles are done: the losses, and the gradients of the targets' own scores. False if a loss
-  // is not finite.
-  bool finish_rows() {
+  // False if a loss is not finite.
+  bool write_losses() {
     bool finite = true;
     for (int64_t r = 0; r < rows; ++r) {
-      const Row& row = scratch.rows[r];
-      const double loss = row.masked || row.count == 0 ? 0.0 : row.value.value() * row.weight;
+      Sum total;
+      for (int64_t k = scratch.first[r]; k < scratch.first[r + 1]; ++k) total.add(scratch.value_sums[k]);
+      const double loss = scratch.first[r] < scratch.first[r + 1] ? total.value() * scratch.weights[r] : 0.0;
       finite &= std::isfinite(loss);
-      scratch.losses[r] = row.bad ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(loss);
-      if (!gradient || row.bad) continue;
-      Target* const first = scratch.targets.data() + row.first;
-      Target* const last = first + row.count;
-      if (row.count > 1) std::sort(first, last, [](auto& a, auto& b) { return a.index < b.index; });
-      for (Target* target = first; target < last;) {
-        Sum total;
-        const int64_t index = target->index;
-        for (; target < last && target->index == index; ++target) total.add(target->slope);
-        const double value = direct ? -total.value() : total.value() * row.scale;
-        write_run(job.gradient_dtypes[0], &value, 1, gradient_at(r, index));
-      }
+      scratch.losses[r] = scratch.states[r] == kBad ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(loss);
     }
     if (job.sources[kUpstream].present()) return finite;
     if (job.options.reduction != kElements)
@@ -347,7 +405,6 @@ template <class T, class C> struct Batch {
   }
 };
 
-// Floats are computed as floats, with sums in double; what then leaves their range is computed as doubles.
 template <class T> void run_batches(int64_t begin, int64_t end, void* context) {
   Job& job = *static_cast<Job*>(context);
   Scratch<T, T> scratch;
@@ -370,12 +427,20 @@ bool looks_like_mask(const Job& job, int64_t row) {
   return true;
 }
 
-// Whether all rows do: one of them may be a list with repetitions, but hardly all.
-bool given_mask(const Job& job) {
+// Whether all rows that count do: one of them may be a list with repetitions, but hardly all.
+bool given_mask(const Job& job, Weights& scratch) {
   if (!job.many || job.options.checks == kOff || job.classes <= 2) return false;
-  for (int64_t row = 0; row < job.rows; ++row)
-    if (!looks_like_mask(job, row)) return false;
-  return job.rows > 0;
+  bool any = false;
+  for (int64_t begin = 0; begin < job.rows; begin += kBlock) {
+    const int64_t n = std::min(kBlock, job.rows - begin);
+    const float* mask = mask_of(job, begin, n, scratch);
+    for (int64_t i = 0; i < n; ++i) {
+      if (mask && mask[i] == 0.0f) continue;
+      if (!looks_like_mask(job, begin + i)) return false;
+      any = true;
+    }
+  }
+  return any;
 }
 
 double denominator(Job& job, Weights& scratch) {
@@ -408,7 +473,7 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
   const auto strides = a.strides(), target_strides = b->strides();
   job.score_dtype = job.gradient_dtypes[0] = dtype_of(a);
   job.target_dtype = dtype_of(*b);
-  if (!floating(job.score_dtype) || !known(job.target_dtype) || !is_class_index(job.target_dtype)) return declined;
+  if (!floating(job.score_dtype) || !known(job.target_dtype) || !is_integer(job.target_dtype)) return declined;
   if (job.kernel->abi != kAbi || job.kernel->operands != 1) return declined;
   if (numbers.size() < 2 || numbers.size() > 2 + kMaxParameters) return declined;
   if (static_cast<int>(b->dim()) != (job.many ? dims : dims - 1)) return declined;
@@ -443,17 +508,17 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : job.score_dtype;
   std::copy(numbers.begin() + 2, numbers.end(), job.parameters);
   double denominated = 1.0;
+  Weights scratch;
   if (options.reduction == kMean) {
-    Weights scratch;
     denominated = std::isnan(numbers[0]) ? denominator(job, scratch) : numbers[0];
   }
   set_scale(job, denominated, numbers[1]);
 
   Result result{{}, {}, {}, {}, {}, 0};
   int64_t& status = std::get<5>(result);
-  job.refused = given_mask(job);
-  if (job.refused && options.checks == kRaise) {
-    status = kMaskOfTargets;
+  job.mask_given = given_mask(job, scratch);
+  if (job.mask_given && options.checks == kRaise) {
+    status = kMaskGiven;
     return result;
   }
   Walk scores;
@@ -478,7 +543,7 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
 
   if (options.checks == kRaise)
     for (const uint8_t violation : job.violations)
-      if (violation) status = kIndex;
+      if (violation) status = kNoClass;
   finish(job, result);
   return result;
 }
