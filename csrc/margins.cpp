@@ -119,25 +119,28 @@ template <class T, class C> void sums_of(const C* x, int64_t segments, int64_t n
     for (int64_t k = 0; k < segments; ++k) out[k].add(sum_block(x + k * n, n));
 }
 
-// Add to the totals of each class, and return their sum.
+// Add to the totals of each class, and return the sum.
 template <class C> LOSSKIT_INLINE double add_any(const C* x, int64_t n, double* total) {
   constexpr int kLanes = 16;
-  double lanes[kLanes] = {};
+  double sum = 0.0;
   int64_t i = 0;
+  if (n >= kLanes) {
+    double lanes[kLanes] = {};
 #pragma GCC ivdep
-  for (; i + kLanes <= n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) {
-      const double wide = static_cast<double>(x[i + j]);
-      lanes[j] += wide;
-      total[i + j] += wide;
-    }
-  for (int j = 0; i < n; ++i, ++j) {
-    lanes[j] += static_cast<double>(x[i]);
+    for (; i + kLanes <= n; i += kLanes)
+      for (int j = 0; j < kLanes; ++j) {
+        lanes[j] += static_cast<double>(x[i + j]);
+        total[i + j] += static_cast<double>(x[i + j]);
+      }
+    for (int width = kLanes / 2; width > 0; width /= 2)
+      for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+    sum = lanes[0];
+  }
+  for (; i < n; ++i) {
+    sum += static_cast<double>(x[i]);
     total[i] += static_cast<double>(x[i]);
   }
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-  return lanes[0];
+  return sum;
 }
 LOSSKIT_CLONES double add(const float* x, int64_t n, double* total) { return add_any(x, n, total); }
 LOSSKIT_CLONES double add(const double* x, int64_t n, double* total) { return add_any(x, n, total); }

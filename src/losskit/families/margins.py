@@ -130,7 +130,8 @@ class MarginsPlan(Plan):
         if weight is not None:
             values = values * weight.to(wide)[index[:, 0]]
         alone = scores.isnan().any(1) & ~pairs.any(2).any(1)  # NaN in gives NaN out, without a pair too
-        values = eager.poisoned(values, alone if poison is None else alone | poison)
+        bad = alone if poison is None else alone | poison
+        values = torch.where(bad, eager.poisoned(scores, bad.unsqueeze(1)).sum(1), values)
         if input.ndim == 1:
             values = values.squeeze(0)
         loss = reduce_eagerly(

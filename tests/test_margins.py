@@ -1,0 +1,515 @@
+"""The score-margins family: truth in exact fractions, torch's values and gradients, layouts, transforms, messages."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # its usual name
+
+import losskit
+from losskit.kernels.dispatch import why
+from losskit.losses.multi_margin import MultiMarginLoss
+from losskit.losses.multilabel_margin import MultiLabelMarginLoss
+
+multi = MultiMarginLoss.functional
+multilabel = MultiLabelMarginLoss.functional
+HALVES = (torch.float16, torch.bfloat16)
+WIDE = (torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+NAN, INF = float("nan"), float("inf")
+SHAPES = [(1, 1), (1, 2), (3, 5), (120, 10), (5, 513), (3, 1024), (2, 1025), (2, 2500), (300, 17)]
+
+
+def scores(shape, dtype, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+
+def lists(rows, classes, seed=0):
+    """Lists of targets of all lengths, with repetitions, garbage after their end."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, classes, (rows, classes), generator=generator)
+    for row in range(rows):
+        length = row % (min(classes, 12) + 1)
+        if length < classes:
+            target[row, length] = -1
+            target[row, length + 1 :] = torch.randint(-99, 99, (classes - length - 1,), generator=generator)
+    return target
+
+
+def torch_lists(target):
+    """The same without the garbage, at which torch does look."""
+    return torch.where((target == -1).cumsum(1) > 0, -1, target)
+
+
+def eagerly(loss, *operands, weight=None, sample_weight=None, mask=None, normalizer=None, checks="raise"):
+    plan = loss.plan()
+    return plan.eager(plan.validated(operands, weight, sample_weight, mask, normalizer), checks)
+
+
+def with_gradient(function, input, *rest, upstream=None, **extras):
+    leaf = input.detach().requires_grad_()
+    result = function(leaf, *rest, **extras)
+    upstream = torch.ones_like(result) if upstream is None else upstream
+    return result.detach(), torch.autograd.grad(result, leaf, upstream)[0]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Truth
+
+
+def exact(row, targets, p, margin):
+    """Loss and gradient of a row as fractions, and the largest term of a difference."""
+    x = [Fraction(float(value)) for value in row]
+    margin, total, gradient, largest = Fraction(float(margin)), Fraction(0), [Fraction(0)] * len(x), Fraction(0)
+    for t, other in itertools.product(targets, range(len(x))):
+        if other in targets:
+            continue
+        short = margin - (x[t] - x[other])
+        if short <= 0:
+            continue
+        total += short**p
+        slope = p * short ** (p - 1)
+        gradient[other] += slope
+        gradient[t] -= slope
+        largest = max(largest, abs(x[t]), abs(x[other]), abs(margin))
+    classes = len(x)
+    return total / classes, [g / classes for g in gradient], largest
+
+
+def ulps(got, truth, scale, dtype):
+    unit = Fraction(torch.finfo(dtype).eps) * max(scale, Fraction(torch.finfo(dtype).smallest_normal))
+    return float(abs(Fraction(float(got)) - truth) / unit)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_truth_of_multi_margin(dtype, scale, p, path):
+    """Within 3 ULP of the value (of the largest term, where terms cancel), gradients of the largest gradient."""
+    margin = 0.7
+    x = scores((12, 9), dtype, seed=3, scale=scale)
+    y = torch.arange(12) % 9
+    criterion = MultiMarginLoss(p=p, margin=margin, reduction="none")
+    rounded = float(torch.tensor(margin, dtype=dtype))
+    function = criterion if path == "fused" else lambda a, b: eagerly(criterion, a, b)
+    value, gradient = with_gradient(function, x, y)
+    for row in range(12):
+        truth, slopes, largest = exact(x[row], [int(y[row])], p, rounded)
+        cancelled = largest if p == 1 else 2 * largest * max(map(abs, slopes))
+        assert ulps(value[row], truth, max(truth, cancelled), dtype) <= 3
+        whole = max(map(abs, slopes))
+        for got, want in zip(gradient[row], slopes):
+            assert ulps(got, want, max(whole, largest / 9 if p == 2 else 0), dtype) <= 4
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_truth_of_multilabel_margin(dtype, path):
+    x = scores((12, 9), dtype, seed=4)
+    targets = [[int(t) for t in row[: length % 6]] for length, row in enumerate(torch.randint(0, 9, (12, 9)))]
+    y = torch.tensor([row + [-1] * (9 - len(row)) for row in targets])
+    criterion = MultiLabelMarginLoss(reduction="none")
+    function = criterion if path == "fused" else lambda a, b: eagerly(criterion, a, b)
+    value, gradient = with_gradient(function, x, y)
+    for row in range(12):
+        truth, slopes, largest = exact(x[row], targets[row], 1, 1.0)
+        assert ulps(value[row], truth, max(truth, largest), dtype) <= 3
+        for got, want in zip(gradient[row], slopes):
+            assert ulps(got, want, max(map(abs, slopes)), dtype) <= 4
+
+
+def test_finite_where_the_limit_is():
+    """Differences and squares leave float32 on the way; the losses do not."""
+    x = torch.full((1, 100), 3e38)
+    x[0, 0] = -3e38
+    value, gradient = with_gradient(
+        multi, x, torch.tensor([0]), margin=0.0, reduction="none", sample_weight=torch.tensor([0.25])
+    )
+    assert value.item() == pytest.approx(99 * 6e38 / 100 / 4, rel=1e-6)
+    assert gradient.isfinite().all()
+    x = torch.tensor([[0.0] + [-3e19] * 99 + [3e19]])
+    value, gradient = with_gradient(multi, x, torch.tensor([0]), p=2, reduction="none")
+    assert value.item() == pytest.approx(9e38 / 101, rel=1e-6)
+    assert gradient[0, 100].item() == pytest.approx(2 * 3e19 / 101, rel=1e-6)
+    assert multi(torch.tensor([0.0, 3e38]), torch.tensor(0), p=2).item() == INF
+
+
+def test_at_the_margin_nothing_pushes():
+    x = torch.tensor([[1.0, 0.0, -1.0]], dtype=torch.float64)
+    for p in (1, 2):
+        ours, theirs = (with_gradient(f, x, torch.tensor([0]), p=p)[1] for f in (multi, F.multi_margin_loss))
+        assert torch.equal(ours, theirs) and not ours.any()
+    y = torch.tensor([[0, -1, -1]])
+    assert torch.equal(with_gradient(multilabel, x, y)[1], with_gradient(F.multilabel_margin_loss, x, y)[1])
+    just_inside = torch.tensor([[1.0, 2.0**-52, -1.0]], dtype=torch.float64)
+    assert with_gradient(multi, just_inside, torch.tensor([0]))[1][0, 1] == 1 / 3
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_halves_are_rounded_once(dtype, reduction):
+    x, y = scores((40, 9), dtype), torch.arange(40) % 9
+    value, gradient = with_gradient(multi, x, y, reduction=reduction)
+    wide_value, wide_gradient = with_gradient(multi, x.float(), y, reduction=reduction)
+    assert value.dtype == gradient.dtype == dtype
+    assert torch.equal(value, wide_value.to(dtype)) and torch.equal(gradient, wide_gradient.to(dtype))
+    value, gradient = with_gradient(multilabel, x, lists(40, 9), reduction=reduction)
+    wide_value, wide_gradient = with_gradient(multilabel, x.float(), lists(40, 9), reduction=reduction)
+    assert torch.equal(value, wide_value.to(dtype)) and torch.equal(gradient, wide_gradient.to(dtype))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# torch's values and gradients
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("margin", [1.0, 0.0, -3.14, 7.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_parity_of_multi_margin(path, p, margin, weighted, reduction):
+    for shape in SHAPES if path == "fused" else SHAPES[:4]:
+        x, y = scores(shape, torch.float64), torch.arange(shape[0]) * 7 % shape[1]
+        weight = scores(shape[1:], torch.float64, seed=1) if weighted else None
+        if path == "fused":
+            result = with_gradient(multi, x, y, p=p, margin=margin, weight=weight, reduction=reduction)
+        else:
+            criterion = MultiMarginLoss(p=p, margin=margin, reduction=reduction)
+            result = with_gradient(lambda a, b, c=criterion, w=weight: eagerly(c, a, b, weight=w), x, y)
+        theirs = with_gradient(F.multi_margin_loss, x, y, p=p, margin=margin, weight=weight, reduction=reduction)
+        torch.testing.assert_close(result, theirs, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_parity_of_multilabel_margin(path, reduction):
+    """Lists of every length, none and all classes among them, with repetitions."""
+    criterion = MultiLabelMarginLoss(reduction=reduction)
+    for shape in SHAPES if path == "fused" else SHAPES[:4]:
+        x, y = scores(shape, torch.float64), lists(*shape)
+        function = criterion if path == "fused" else lambda a, b: eagerly(criterion, a, b)
+        result = with_gradient(function, x, y)
+        theirs = with_gradient(F.multilabel_margin_loss, x, torch_lists(y), reduction=reduction)
+        torch.testing.assert_close(result, theirs, rtol=1e-13, atol=1e-13)
+
+
+def test_every_place_of_the_end_of_the_list():
+    x = scores((1, 6), torch.float64)
+    for length in range(7):
+        y = torch.tensor([[3, 1, 3, 5, 0, 2]])
+        if length < 6:
+            y[0, length] = -1
+            y[0, length + 1 :] = 77
+        ours = with_gradient(multilabel, x, y)
+        torch.testing.assert_close(ours, with_gradient(F.multilabel_margin_loss, x, torch_lists(y)))
+        assert (ours[0] == 0) == (length == 0)
+    everything = torch.tensor([[3, 1, 4, 5, 0, 2]])
+    assert multilabel(x, everything) == 0
+
+
+def test_torch_s_own_samples():
+    db = pytest.importorskip("torch.testing._internal.common_methods_invocations").op_db
+    seen = 0
+    for name, function in (("multi_margin_loss", multi), ("multilabel_margin_loss", multilabel)):
+        op = next(op for op in db if op.name == f"nn.functional.{name}")
+        for sample in op.reference_inputs("cpu", torch.float64, requires_grad=False):
+            weight = sample.kwargs.get("weight")
+            weight = weight.detach() if isinstance(weight, torch.Tensor) else weight
+            kwargs = {**sample.kwargs, **({"weight": weight} if "weight" in sample.kwargs else {})}
+            ours = with_gradient(function, sample.input, *sample.args, **kwargs)
+            theirs = with_gradient(getattr(F, name), sample.input, *sample.args, **kwargs)
+            torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+            seen += 1
+    assert seen > 100
+
+
+@pytest.mark.parametrize("module", [torch.nn.MultiMarginLoss, torch.nn.MultiLabelMarginLoss])
+def test_arguments_are_torch_s(module):
+    import inspect
+
+    ours = MultiMarginLoss if module is torch.nn.MultiMarginLoss else MultiLabelMarginLoss
+    theirs = {k: v.default for k, v in inspect.signature(module).parameters.items()}
+    assert {k: v.default for k, v in inspect.signature(ours).parameters.items()} == theirs
+    function = getattr(F, ours.name)
+    names = [k for k in inspect.signature(function).parameters]
+    assert list(inspect.signature(ours.functional).parameters)[: len(names)] == names
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Rules of the house
+
+
+def test_nan_in_gives_nan_out():
+    for place, p in itertools.product(range(3), (1, 2)):
+        x = torch.tensor([[0.0, 5.0, 9.0], [1.0, 2.0, 3.0]])
+        x[0, place] = NAN
+        for function in (multi, lambda a, b, **k: eagerly(MultiMarginLoss(**k), a, b)):
+            value, gradient = with_gradient(function, x, torch.tensor([1, 0]), p=p, reduction="none")
+            assert value[0].isnan() and value[1].isfinite()
+            assert gradient[0].isnan().any() and gradient[1].isfinite().all()
+    y = torch.tensor([[0, -1], [-1, 0], [0, 1]])  # no list, and a list of all, ask for no difference
+    value, gradient = with_gradient(multilabel, torch.tensor([[1.0, NAN]] * 3), y, reduction="none")
+    assert value.isnan().all() and gradient.isnan().any(1).all()
+    assert multi(torch.tensor([[NAN]]), torch.tensor([0])).isnan()
+    torch.testing.assert_close(
+        eagerly(MultiLabelMarginLoss(reduction="none"), torch.tensor([[1.0, NAN]] * 3), y), value, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_infinities(path):
+    """A class that is ruled out costs nothing and gets no gradient, whatever its own difference would be."""
+    x = torch.tensor([[2.0, -INF, 0.5], [INF, 0.0, 1.0], [0.0, INF, 0.0]])
+    criterion = MultiMarginLoss(reduction="none")
+    function = criterion if path == "fused" else lambda a, b: eagerly(criterion, a, b)
+    value, gradient = with_gradient(function, x, torch.tensor([0, 0, 0]))
+    assert value.tolist() == [0.0, 0.0, INF]
+    assert gradient[:2].eq(0).all() and not gradient.isnan().any()
+
+
+def test_nothing():
+    for function, target in ((multi, torch.empty(0, dtype=torch.long)), (multilabel, torch.empty(0, 4).long())):
+        for reduction, expected in (("mean", NAN), ("sum", 0.0)):
+            value, gradient = with_gradient(function, torch.empty(0, 4), target, reduction=reduction)
+            torch.testing.assert_close(value, torch.tensor(expected), equal_nan=True)
+            assert gradient.shape == (0, 4)
+        assert function(torch.empty(0, 4), target, reduction="none").shape == (0,)
+        with losskit.empty("zero"):
+            assert function(torch.empty(0, 4), target) == 0
+
+
+CALLS: dict[str, Any] = {
+    "multi": (MultiMarginLoss, lambda rows, classes: torch.arange(rows) * 5 % classes),
+    "multilabel": (MultiLabelMarginLoss, lists),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("classes", [7, 1500])
+def test_weights_masks_normalizers(name, reduction, classes):
+    loss, targets = CALLS[name]
+    x, y = scores((9, classes), torch.float64), targets(9, classes)
+    sample_weight = torch.rand(9, dtype=torch.float64)
+    mask = torch.tensor([True, False, True, True, False, True, True, True, False])
+    spoiled, behind = x.clone(), y.clone()
+    spoiled[~mask], behind[~mask] = NAN, 99
+    for weight, chosen, normalizer in itertools.product((None, sample_weight), (None, mask), (None, 3.5)):
+        criterion = loss(reduction=reduction)
+        upstream = torch.rand(9, dtype=torch.float64) if reduction == "none" else None
+        elements = with_gradient(loss(reduction="none"), x, y)[0]
+        counts = torch.ones(9, dtype=torch.float64) if weight is None else weight
+        if chosen is not None:
+            counts = counts * chosen
+        expected = {"none": elements * counts, "sum": (elements * counts).sum()}
+        expected["mean"] = expected["sum"] / (normalizer or counts.sum())
+        given = (spoiled, behind) if chosen is not None else (x, y)
+        extras = {"sample_weight": weight, "mask": chosen, "normalizer": normalizer}
+        value, gradient = with_gradient(criterion, *given, upstream=upstream, **extras)
+        torch.testing.assert_close(value, expected[reduction])
+        also = with_gradient(lambda a, b, c=criterion, e=extras: eagerly(c, a, b, **e), *given, upstream=upstream)
+        torch.testing.assert_close((value, gradient), also)
+        if chosen is not None:
+            assert gradient[~mask].eq(0).all()
+
+
+def test_class_weights_do_not_count_in_the_mean():
+    x, y, weight = scores((4, 3), torch.float32), torch.tensor([0, 1, 2, 0]), torch.tensor([1.0, 2.0, 5.0])
+    elements = multi(x, y, reduction="none")
+    torch.testing.assert_close(multi(x, y, weight=weight), (elements * weight[y]).sum() / 4)
+    torch.testing.assert_close(MultiMarginLoss(weight=weight)(x, y), (elements * weight[y]).sum() / 4)
+    torch.testing.assert_close(multi(x, y, weight=weight.double()), (elements * weight[y]).sum() / 4)
+    leaf = weight.clone().requires_grad_()
+    multi(x, y, weight=leaf).backward()
+    torch.testing.assert_close(leaf.grad, torch.zeros(3).scatter_add(0, y, elements) / 4)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", [*WIDE, *HALVES], ids=str)
+def test_layouts(name, dtype):
+    loss, targets = CALLS[name]
+    for rows, classes in ((8, 6), (3, 1300)):
+        x, y = scores((rows, classes), dtype), targets(rows, classes)
+        expected = with_gradient(loss(), x, y)
+        gapped = torch.empty(rows, 2 * classes, dtype=dtype)[:, ::2].copy_(x)
+        stretched = y.repeat_interleave(2, 0)[::2]
+        for input in (x.t().contiguous().t(), gapped, x.flip(0).flip(0), x[None].expand(2, -1, -1)[1]):
+            for target in (y, stretched, y.t().contiguous().t() if y.ndim == 2 else y):
+                value, gradient = with_gradient(loss(), input, target)
+                assert torch.equal(value, expected[0])
+                # Where the formula writes the gradient itself, its factor is applied with one rounding less.
+                torch.testing.assert_close(gradient, expected[1], rtol=torch.finfo(dtype).eps, atol=0)
+    one = with_gradient(loss(), x[0], y[0])
+    torch.testing.assert_close(one, with_gradient(lambda a, b: loss()(a[None], b[None]), x[0], y[0]))
+    assert loss(reduction="none")(x[0], y[0]).shape == ()
+
+
+@pytest.mark.parametrize("integer", INTEGERS, ids=str)
+def test_integers_of_any_width(integer):
+    x = scores((6, 5), torch.float32)
+    y = torch.tensor([0, 4, 2, 1, 3, 3])
+    assert torch.equal(multi(x, y.to(integer)), multi(x, y))
+    full = torch.stack([torch.randperm(5) for _ in range(6)])
+    full[:, 1] = full[:, 0]
+    assert torch.equal(multilabel(x, full.to(integer)), multilabel(x, full))
+    if integer != torch.uint8:
+        ended = torch.tensor([[2, -1, 0, 0, 0]] * 6)
+        assert torch.equal(multilabel(x, ended.to(integer)), multilabel(x, ended))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_threads_give_the_same_bits(name):
+    loss, targets = CALLS[name]
+    for rows, classes in ((3000, 100), (120, 3000)):
+        x, y = scores((rows, classes), torch.float32), targets(rows, classes)
+        torch.set_num_threads(1)
+        one = with_gradient(loss(), x, y)
+        torch.set_num_threads(4)
+        four = with_gradient(loss(), x, y)
+        assert torch.equal(one[0], four[0]) and torch.equal(one[1], four[1])
+
+
+def test_the_kernel_runs():
+    for loss, targets in CALLS.values():
+        assert why(loss(), scores((3, 4), torch.float32), targets(3, 4)).implementation == "fused CPU kernel"
+        assert loss()(scores((3, 4), torch.float32), targets(3, 4)).grad_fn is None
+
+
+def test_upstream_gradients_and_second_backward():
+    x, y = scores((5, 6), torch.float64), torch.arange(5)
+    for reduction in ("none", "mean", "sum"):
+        leaf = x.clone().requires_grad_()
+        result = multi(leaf, y, p=2, reduction=reduction)
+        upstream = torch.rand_like(result)
+        first = torch.autograd.grad(result, leaf, upstream, retain_graph=True)[0].clone()
+        second = torch.autograd.grad(result, leaf, 2 * upstream)[0]
+        torch.testing.assert_close(second, 2 * first)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Transforms
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_derivatives_of_every_kind(reduction):
+    x, y = scores((4, 5), torch.float64).requires_grad_(), torch.tensor([0, 3, 4, 3])
+    ended = torch.tensor([[0, 2, -1, 9, 9], [1, 1, -1, 0, 0], [-1, 0, 0, 0, 0], [4, 3, 2, 1, 0]])
+    for function in (
+        lambda a: multi(a, y, reduction=reduction), lambda a: multi(a, y, p=2, reduction=reduction),
+        lambda a: multilabel(a, ended, reduction=reduction),
+    ):  # fmt: skip
+        assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(function, x)
+    hessian = torch.func.hessian(lambda a: multi(a, y, p=2))(x.detach())
+    assert hessian.shape == (4, 5, 4, 5) and hessian.any()
+
+
+def test_vmap():
+    x, y, ended = scores((6, 5), torch.float64), torch.arange(6) % 5, lists(6, 5)
+    torch.testing.assert_close(torch.vmap(multi)(x, y), multi(x, y, reduction="none"))
+    torch.testing.assert_close(torch.vmap(multilabel)(x, ended), multilabel(x, ended, reduction="none"))
+    per_sample = torch.vmap(torch.func.grad(multilabel))(x, ended)
+    torch.testing.assert_close(per_sample, with_gradient(multilabel, x, ended, reduction="sum")[1])
+    with pytest.raises(ValueError, match=re.escape("got 5")):
+        torch.vmap(multi)(x, y + 1)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_compiled(p):
+    """Also with -1 in the target, where torch's own is wrong."""
+    x, y, ended = scores((6, 5), torch.float32), torch.arange(6) % 5, lists(6, 5)
+    for function, target in (
+        (lambda a, b: multi(a, b, p=p), y),
+        (multilabel, ended),
+        (MultiLabelMarginLoss("sum"), ended),
+    ):
+        torch._dynamo.reset()
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(with_gradient(compiled, x, target), with_gradient(function, x, target))
+    with pytest.raises(ValueError, match=re.escape("multilabel_margin_loss: target must be class indices in [0, 5)")):
+        compiled(x, torch.full((6, 5), 5))
+
+
+def test_meta_tensors_have_shapes():
+    x, y = torch.empty(6, 5, device="meta"), torch.empty(6, 5, dtype=torch.long, device="meta")
+    assert multi(x, y[:, 0]).shape == () and multi(x, y[:, 0], reduction="none").shape == (6,)
+    assert multilabel(x, y, reduction="none").device.type == "meta"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Refusals
+
+X = torch.zeros(4, 3)
+Y = torch.tensor([0, 1, 2, 0])
+REFUSED = [
+    (lambda: multi(X, torch.tensor([0, 1, 3, -1])), "multi_margin_loss: target must be class indices in [0, 3), got 3 at index (2,)."),
+    (lambda: multi(X, torch.tensor([0, 1, 2, -1])), "multi_margin_loss: target must be class indices in [0, 3), got -1 at index (3,)."),
+    (lambda: multi(X[0], torch.tensor(3)), "multi_margin_loss: target must be class indices in [0, 3), got 3 at index ()."),
+    (lambda: multilabel(X, torch.tensor([[0, 1, -1]] * 3 + [[2, 3, 0]])), "multilabel_margin_loss: target must be class indices in [0, 3), ended by -1, got 3 at index (3, 1)."),
+    (lambda: multilabel(X[0], torch.tensor([2, -2, 0])), "multilabel_margin_loss: target must be class indices in [0, 3), ended by -1, got -2 at index (1,)."),
+    (lambda: multilabel(X, torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]])), "multilabel_margin_loss: target must be the class indices of each row, ended by -1, got rows of 0 and 1 alone, which is a mask: multilabel_soft_margin_loss takes one."),
+    (lambda: multi(X, Y.float()), "multi_margin_loss: target must be integer class indices, got torch.float32."),
+    (lambda: multilabel(X, X > 0), "multilabel_margin_loss: target must be integer class indices that end at the first -1, got torch.bool."),
+    (lambda: multi(X.long(), Y), "multi_margin_loss: input must be floating point, got torch.int64. Use input.float()."),
+    (lambda: multi(X, Y[:, None]), "multi_margin_loss: target must be of shape (4,), one class for each row of input (4, 3) (use target.squeeze(1)), got shape (4, 1)."),
+    (lambda: multi(X, Y[:3]), "multi_margin_loss: target must be of shape (4,), one class for each row of input (4, 3), got shape (3,)."),
+    (lambda: multilabel(X, Y), "multilabel_margin_loss: input (4, 3) and target (4,) must have the same shape."),
+    (lambda: multi(X[None], Y), "multi_margin_loss: input must be of shape (N, C) or (C,) with at least one class, got shape (1, 4, 3)."),
+    (lambda: multi(X[:, :0], Y), "multi_margin_loss: input must be of shape (N, C) or (C,) with at least one class, got shape (4, 0)."),
+    (lambda: multi(X, Y, weight=torch.ones(4)), "multi_margin_loss: weight must be of shape (3,), one number for each class, got shape (4,)."),
+    (lambda: multi(X, Y, p=3), "multi_margin_loss: p must be 1 or 2, got 3."),
+    (lambda: multi(X, Y, sample_weight=torch.ones(3)), "multi_margin_loss: sample_weight (3,) must broadcast to (4,)."),
+    (lambda: multi(X, Y, mask=torch.ones(4)), "multi_margin_loss: mask must be boolean (True = counts), got torch.float32. Use mask.bool()."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+@pytest.mark.parametrize("call, message", REFUSED, ids=[message for _, message in REFUSED])
+def test_refusals(call, message, path, monkeypatch):
+    if path == "eager":
+        monkeypatch.setattr("losskit.kernels.dispatch._transformed", lambda: True)
+    with pytest.raises((ValueError, TypeError)) as raised:
+        call()
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_other_modes_of_checking(path, monkeypatch):
+    """An index that is no class makes its row NaN, without reading memory that is not there."""
+    if path == "eager":
+        monkeypatch.setattr("losskit.kernels.dispatch._transformed", lambda: True)
+    x = scores((4, 3), torch.float32)
+    for mode in ("nan", "off"):
+        with losskit.checks(mode):
+            value, gradient = with_gradient(multi, x, torch.tensor([0, 2**40, 2, -(2**40)]), reduction="none")
+            assert value.isnan().tolist() == [False, True, False, True]
+            assert gradient.isnan().all(1).tolist() == [False, True, False, True]
+            y = torch.tensor([[0, 2**40, -1], [-1, 7, 7], [1, -5, 0], [2, -1, 0]])
+            value, gradient = with_gradient(multilabel, x, y, reduction="none")
+            assert value.isnan().tolist() == [True, False, True, False]
+            assert gradient.isnan().all(1).tolist() == [True, False, True, False]
+    masks = torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]])
+    with losskit.checks("nan"):
+        assert multilabel(x, masks, reduction="none").isnan().all()
+    with losskit.checks("off"):
+        torch.testing.assert_close(multilabel(x, masks), F.multilabel_margin_loss(x, masks))
+
+
+def test_what_only_resembles_a_mask():
+    """A row of 0 and 1 among rows that are none, two classes, masked rows."""
+    x = scores((3, 3), torch.float64)
+    repeated = torch.tensor([[0, 1, 0], [1, 0, 2], [0, 0, 0]])
+    torch.testing.assert_close(multilabel(x, repeated), F.multilabel_margin_loss(x, repeated))
+    two = torch.tensor([[0, 1], [1, 0], [1, 1]])
+    torch.testing.assert_close(multilabel(x[:, :2], two), F.multilabel_margin_loss(x[:, :2], two))
+    counts = torch.tensor([True, False, True])
+    with pytest.raises(ValueError, match="which is a mask"):
+        multilabel(x, repeated, mask=counts)
+    assert multilabel(x, repeated, mask=~counts).isfinite()
