@@ -109,6 +109,9 @@ SAMPLES = [
            gradients=(0, 1)),
     Sample("nll_loss", "indices", log_probabilities),
     Sample("nll_loss", "weight", log_probabilities, {"weight": WEIGHT, "ignore_index": 2}),
+    Sample("multi_margin_loss", "p1", indices),
+    Sample("multi_margin_loss", "p2_weight", indices, {"p": 2, "margin": 0.7, "weight": WEIGHT}),
+    Sample("multilabel_margin_loss", "lists", label_lists),
 ]  # fmt: skip
 
 

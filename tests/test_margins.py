@@ -463,7 +463,7 @@ REFUSED = [
     (lambda: multilabel(X, Y), "multilabel_margin_loss: input (4, 3) and target (4,) must have the same shape."),
     (lambda: multi(X[None], Y), "multi_margin_loss: input must be of shape (N, C) or (C,) with at least one class, got shape (1, 4, 3)."),
     (lambda: multi(X[:, :0], Y), "multi_margin_loss: input must be of shape (N, C) or (C,) with at least one class, got shape (4, 0)."),
-    (lambda: multi(X, Y, weight=torch.ones(4)), "multi_margin_loss: weight must be of shape (3,), one number for each class, got shape (4,)."),
+    (lambda: multi(X, Y, weight=torch.ones(4)), "multi_margin_loss: weight must have one entry for each of 3 classes, got shape (4,)."),
     (lambda: multi(X, Y, p=3), "multi_margin_loss: p must be 1 or 2, got 3."),
     (lambda: multi(X, Y, sample_weight=torch.ones(3)), "multi_margin_loss: sample_weight (3,) must broadcast to (4,)."),
     (lambda: multi(X, Y, mask=torch.ones(4)), "multi_margin_loss: mask must be boolean (True = counts), got torch.float32. Use mask.bool()."),

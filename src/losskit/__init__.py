@@ -5,6 +5,7 @@ from losskit.domains import Interval, nonnegative, positive, probability, real, 
 from losskit.errors import DeclarationError
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
+from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
 from losskit.loss import Case, Deviation, Loss, Operand, param
@@ -19,7 +20,9 @@ from losskit.losses import (
     L1Loss,
     MarginRankingLoss,
     MSELoss,
+    MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
     NLLLoss,
     PoissonNLLLoss,
     SmoothL1Loss,
@@ -48,7 +51,10 @@ __all__ = [
     "Loss",
     "MSELoss",
     "MarginRankingLoss",
+    "MarginsLoss",
+    "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
     "NLLLoss",
     "Operand",
     "PointwiseLoss",

@@ -23,7 +23,9 @@ from losskit.losses import (
     L1Loss,
     MarginRankingLoss,
     MSELoss,
+    MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
     NLLLoss,
     PoissonNLLLoss,
     SmoothL1Loss,
@@ -548,6 +550,109 @@ def mse_loss(
         reduction = legacy_reduction("mse_loss", size_average, reduce, reduction)
     plan = plan_of(MSELoss, reduction)
     return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+
+
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Hinge over classes: the score of the right class should lead every other by `margin`.
+
+    Choose it for support vector machines over features, and where scores need no calibration.
+    Prefer CrossEntropyLoss when probabilities are wanted: this loss is 0, with no gradient, once the margin is kept.
+
+    Args:
+        input: Scores, (N, C) or (C,).
+        target: The right class of each row, (N,) or a scalar; any integer dtype.
+        p: Power of what is missing to the margin.
+        margin: By how much the right class should lead.
+        weight: Weight of each class, (C,). The mean divides by N all the same.
+        size_average: Deprecated, use reduction.
+        reduce: Deprecated, use reduction.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor with a number for each row. Its dtype is that of the operands, promoted;
+            halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import multi_margin_loss
+        >>> multi_margin_loss(torch.tensor([0.1, 0.2, 0.4, 0.8]), torch.tensor(3))
+        tensor(0.3250)
+
+    Source: Crammer, K. and Singer, Y. (2001), in the summed form of Weston, J. and Watkins, C. (1999). Support vector machines for multi-class pattern recognition. ESANN.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
+    plan = plan_of(MultiMarginLoss, reduction, p, margin)
+    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+
+
+def multilabel_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Hinge over labels: every class of a row's list should lead every class outside it by 1.
+
+    Choose it to rank the labels of an example above all others.
+    Prefer MultiLabelSoftMarginLoss for 0/1 labels, for probabilities, and for many labels in a row: the cost is the
+    number of labels times that of classes.
+
+    Args:
+        input: Scores, (N, C) or (C,).
+        target: The classes of each row, then -1; what follows it does not matter. Any integer dtype.
+        size_average: Deprecated, use reduction.
+        reduce: Deprecated, use reduction.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor with a number for each row. Its dtype is that of the operands, promoted;
+            halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import multilabel_margin_loss
+        >>> multilabel_margin_loss(torch.tensor([0.1, 0.2, 0.4, 0.8]), torch.tensor([3, 0, -1, 1]))
+        tensor(0.8500)
+
+    Source: Weston, J., Bengio, S. and Usunier, N. (2011), in the pairwise form of Elisseeff, A. and Weston, J. (2001). A kernel method for multi-labelled classification. NIPS.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction("multilabel_margin_loss", size_average, reduce, reduction)
+    plan = plan_of(MultiLabelMarginLoss, reduction)
+    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
 
 
 def multilabel_soft_margin_loss(

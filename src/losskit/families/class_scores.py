@@ -25,7 +25,7 @@ from torch import Tensor
 from losskit.calculus import Differentiable
 from losskit.domains import Interval, log_probability, probability, real
 from losskit.errors import DeclarationError, error
-from losskit.families.base import Family
+from losskit.families.base import Family, Formula
 from losskit.formula import times
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor

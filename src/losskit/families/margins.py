@@ -63,7 +63,8 @@ class MarginsPlan(Plan):
             )
         if input.ndim > 2 or 0 in input.shape[-1:]:
             raise error(
-                "parameter", loss=self.name, argument="input", expected="of shape (N, C) or (C,) with at least one class",
+                "parameter", loss=self.name, argument="input", 
+                expected="of shape (N, C) or (C,) with at least one class",
                 got=f"shape {tuple(input.shape)}",
             )  # fmt: skip
         if input.ndim == 0:  # torch's reading: a single class
@@ -73,9 +74,8 @@ class MarginsPlan(Plan):
             check_tensor(self.name, "weight", weight, "input", input)
             if weight.shape != input.shape[-1:]:
                 raise error(
-                    "parameter", loss=self.name, argument="weight", got=f"shape {tuple(weight.shape)}",
-                    expected=f"of shape {tuple(input.shape[-1:])}, one number for each class",
-                )  # fmt: skip
+                    "per_class", loss=self.name, argument="weight", classes=input.shape[-1], got=tuple(weight.shape)
+                )
         check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments([input, target], weight, sample_weight, mask, normalizer)
 
@@ -223,8 +223,6 @@ class MarginsLoss(Family, abstract=True):
     )
 
     many: ClassVar[bool] = False
-    rows: ClassVar[bool] = True
-    weight_in_mean: ClassVar[bool] = False
     statistics = ("difference",)
     plan_class = MarginsPlan
 
@@ -239,3 +237,7 @@ class MarginsLoss(Family, abstract=True):
     @classmethod
     def call_operands(cls) -> list[str]:
         return ["input", "target"]
+
+    @classmethod
+    def unreduced(cls) -> str:
+        return "a tensor with a number for each row"

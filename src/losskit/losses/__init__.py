@@ -10,6 +10,8 @@ from losskit.losses.kl_div import KLDivLoss
 from losskit.losses.l1 import L1Loss
 from losskit.losses.margin_ranking import MarginRankingLoss
 from losskit.losses.mse import MSELoss
+from losskit.losses.multi_margin import MultiMarginLoss
+from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
 from losskit.losses.nll import NLLLoss
 from losskit.losses.poisson_nll import PoissonNLLLoss
@@ -27,7 +29,9 @@ __all__ = [
     "L1Loss",
     "MSELoss",
     "MarginRankingLoss",
+    "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
     "NLLLoss",
     "PoissonNLLLoss",
     "SmoothL1Loss",

@@ -39,8 +39,11 @@ class MultiMarginLoss(MarginsLoss):
 
     facts = Facts(convex=True, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [
-        Case(input=[0.1, 0.2, 0.4, 0.8], target=3, value=0.325, grad=0.25, source="torch's documentation"),
-    ]
+        Case(input=[0.1, 0.2, 0.4, 0.8], target=3, value=0.325, grad=[0.25, 0.25, 0.25, -0.75],
+             source="(0.3 + 0.4 + 0.6) / 4"),
+        Case(input=[0.1, 0.2, 0.4, 0.8], target=3, p=2, value=0.1525, grad=[0.15, 0.2, 0.3, -0.65],
+             source="(0.09 + 0.16 + 0.36) / 4"),
+    ]  # fmt: skip
     deviations = [
         Deviation("NaN in gives NaN out.", {"input": [float("nan"), 1.0, 2.0], "target": 0}, 0.0, float("nan")),
     ]

@@ -33,8 +33,10 @@ class MultiLabelMarginLoss(MarginsLoss):
 
     facts = Facts(convex=True, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [
-        Case(input=[0.1, 0.2, 0.4, 0.8], target=[3, 0, -1, 1], value=0.85, grad=-0.5, source="torch's documentation"),
-    ]
+        Case(input=[0.1, 0.2, 0.4, 0.8], target=[3, 0, -1, 1], value=0.85, grad=[-0.5, 0.5, 0.5, -0.5],
+             source="(0.4 + 0.6 + 1.1 + 1.3) / 4"),
+        Case(input=[2.0, 0.0, -1.0], target=[0, -1, 0], value=0.0, grad=[0.0, 0.0, 0.0], source="margins of 2 and 3"),
+    ]  # fmt: skip
     deviations = [
         Deviation(
             "NaN in gives NaN out.", {"input": [float("nan"), 1.0, 2.0], "target": [0, -1, 0]}, 0.0, float("nan")
