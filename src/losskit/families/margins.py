@@ -63,7 +63,7 @@ class MarginsPlan(Plan):
             )
         if input.ndim > 2 or 0 in input.shape[-1:]:
             raise error(
-                "parameter", loss=self.name, argument="input", 
+                "parameter", loss=self.name, argument="input",
                 expected="of shape (N, C) or (C,) with at least one class",
                 got=f"shape {tuple(input.shape)}",
             )  # fmt: skip
