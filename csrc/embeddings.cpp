@@ -82,11 +82,14 @@ template <class T> struct Scratch : Weights {
 
 constexpr int kLanes = 16;
 
-template <class A> LOSSKIT_INLINE A folded(A* lanes) {
-  for (int width = kLanes / 2; width > 0; width /= 2)
+template <int width, class A> LOSSKIT_INLINE A folded(A* lanes) {
+  if constexpr (width > 0) {
     for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+    return folded<width / 2>(lanes);
+  }
   return lanes[0];
 }
+template <class A> LOSSKIT_INLINE A folded(A* lanes) { return folded<kLanes / 2>(lanes); }
 
 // The sum of term(i) in A: floats are folded into double every 1024 numbers.
 template <class A, class Term> LOSSKIT_INLINE double sum_plain(int64_t n, Term term) {
