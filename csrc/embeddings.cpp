@@ -9,8 +9,8 @@
 //    writes the gradients by the embeddings, already scaled.
 // 4. No epsilon, and no scale at which anything breaks. Squares of floats are exact in double, which they can neither
 //    leave nor fill up. Doubles are scaled by a power of two and summed with their rounding errors.
-// 5. Conversion to double costs more than the arithmetic, so distances of floats with p = 1, 2 are computed in float
-//    first, with sums of 64 numbers at most; a row outside the range where that is as good is computed again in double.
+// 5. Conversion to double costs more than the arithmetic, so differences of floats (p = 1, 2) and most gradients are
+//    computed in float; rows where that is not as good as exact, by their scale or their cosine, in double.
 // 6. Near cosine 1 the cosine has no digits left for 1 - cosine and its gradient: both come from w = x - |x|/|y| y,
 // whose
 //    terms cancel exactly: 1 - cosine = |w|^2 / (2 |x|^2). An error of |x|/|y| counts only squared.
@@ -29,7 +29,7 @@ namespace {
 
 constexpr int kEmbeddings = 3, kPairs = 3;
 constexpr int64_t kRows = 256;            // of a block, at most
-constexpr int64_t kBlockElements = 8192;  // of one embedding in a block, where a row is not longer than this
+constexpr int64_t kBlockElements = 4096;  // of one embedding in a block, where a row is not longer than this
 constexpr int kSwapBit = 15;
 
 // What an operand of the formula is: three bits each, from bit 0 of the family's.
@@ -91,18 +91,17 @@ template <int width, class A> LOSSKIT_INLINE A folded(A* lanes) {
 }
 template <class A> LOSSKIT_INLINE A folded(A* lanes) { return folded<kLanes / 2>(lanes); }
 
-// The sum of term(i) in A: floats are folded into double every 1024 numbers.
-template <class A, class Term> LOSSKIT_INLINE double sum_plain(int64_t n, Term term) {
+// The sum of term(i), which is a double. Rows shorter than the lanes are not worth them.
+template <class Term> LOSSKIT_INLINE double sum_plain(int64_t n, Term term) {
   double total = 0.0;
-  for (int64_t begin = 0; begin < n; begin += 64 * kLanes) {
-    const int64_t end = std::min<int64_t>(n, begin + 64 * kLanes);
-    A lanes[kLanes] = {};
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes)
+  int64_t i = 0;
+  if (n >= kLanes) {
+    double lanes[kLanes] = {};
+    for (; i + kLanes <= n; i += kLanes)
       for (int j = 0; j < kLanes; ++j) lanes[j] += term(i + j);
-    for (int j = 0; i < end; ++i, ++j) lanes[j] += term(i);
-    total += static_cast<double>(folded(lanes));
+    total = folded(lanes);
   }
+  for (; i < n; ++i) total += term(i);
   return total;
 }
 
@@ -191,47 +190,47 @@ template <class T> LOSSKIT_INLINE Distance distance_of(const T* x, const T* y, i
   Distance result;
   const auto magnitude = [&](int64_t i) LOSSKIT_LAMBDA { return absolute(difference<double>(x, y, i, eps)); };
   if (p == 2.0 || p == 1.0) {
+    double sum;
     if constexpr (sizeof(T) == 4) {
       const float small = static_cast<float>(eps);
-      const double sum = p == 2.0 ? sum_plain<float>(n,
-                                                     [&](int64_t i) LOSSKIT_LAMBDA {
-                                                       const float d = difference<float>(x, y, i, small);
-                                                       return d * d;
-                                                     })
-                                  : sum_plain<float>(n, [&](int64_t i) LOSSKIT_LAMBDA {
-                                      return absolute(difference<float>(x, y, i, small));
-                                    });
-      // Far from the range's ends, and so large that eps is a detail.
+      sum = p == 2.0 ? sum_plain(n,
+                                 [&](int64_t i) LOSSKIT_LAMBDA {
+                                   const double d = static_cast<double>(difference<float>(x, y, i, small));
+                                   return d * d;
+                                 })
+                     : sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA {
+                         return static_cast<double>(absolute(difference<float>(x, y, i, small)));
+                       });
+      // Far from the ends of the range, and so large that the rounding of eps is nothing.
       const double floor = static_cast<double>(n) * (p == 2.0 ? 64.0 * eps * eps : 8.0 * std::fabs(eps));
-      if (sum > 1e-25 && sum < 1e35 && sum >= floor) {
-        result.value = p == 2.0 ? std::sqrt(sum) : sum;
-        result.wide = false;
+      result.wide = !(sum > 1e-25 && sum < 1e35 && sum >= floor);
+      if (result.wide)
+        sum = sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA {
+          const double d = magnitude(i);
+          return p == 2.0 ? d * d : d;
+        });
+    } else {
+      sum = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA {
+        const double d = magnitude(i);
+        return Product{p == 2.0 ? d * d : d, 0.0};
+      });
+      if (p == 2.0 && !(sum > 1e-200 && sum < 1e200)) {  // squares may have left the range
+        const double most = largest(n, magnitude);
+        const int e = exponent_of(most);
+        const Shift shift(-e);
+        sum = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA {
+          const double d = shift(magnitude(i));
+          return Product{d * d, 0.0};
+        });
+        result.value = most == infinity<double> ? most : std::ldexp(std::sqrt(sum), e);
         return result;
       }
-      if (p == 2.0) {
-        result.value = std::sqrt(sum_plain<double>(n, [&](int64_t i) LOSSKIT_LAMBDA {
-          const double d = difference<double>(x, y, i, eps);
-          return d * d;
-        }));
-      } else {
-        result.value = sum_plain<double>(n, magnitude);
-      }
-    } else if (p == 1.0) {
-      result.value = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return Product{magnitude(i), 0.0}; });
-    } else {
-      const double most = largest(n, magnitude);
-      const int e = exponent_of(most);
-      const Shift shift(-e);
-      const double sum = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA {
-        const double d = shift(difference<double>(x, y, i, eps));
-        return product(d, d);
-      });
-      result.value = most == infinity<double> ? most : std::ldexp(std::sqrt(sum), e);
     }
+    result.value = p == 2.0 ? std::sqrt(sum) : sum;
     return result;
   }
   if (p == 0.0) {  // how many differ
-    result.value = sum_plain<double>(n, [&](int64_t i) LOSSKIT_LAMBDA {
+    result.value = sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA {
       const double d = magnitude(i);
       return d > 0 ? 1.0 : d;
     });
@@ -240,13 +239,14 @@ template <class T> LOSSKIT_INLINE Distance distance_of(const T* x, const T* y, i
   const double most = result.most = largest(n, magnitude);
   if (p == infinity<double>) {
     result.value = most;
-    result.ties = sum_plain<double>(n, [&](int64_t i) LOSSKIT_LAMBDA { return magnitude(i) == most ? 1.0 : 0.0; });
+    result.ties = sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA { return magnitude(i) == most ? 1.0 : 0.0; });
     return result;
   }
   result.value = most;
   if (!(most > 0 && most < infinity<double>)) return result;
   const double sum = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA {
     const double t = magnitude(i) / most;
+    if (p == 3.0) return Product{t * t * t, 0.0};
     const double y = losskit::exp(p * losskit::log(t));
     return Product{t == 0 ? 0.0 : y, 0.0};
   });
@@ -272,24 +272,36 @@ template <class T> LOSSKIT_INLINE Cosine cosine_of(const T* x, const T* y, int64
   double xy;
   if constexpr (sizeof(T) == 4) {
     double xs[kLanes] = {}, ys[kLanes] = {}, both[kLanes] = {};
-    const auto add = [&](int64_t i, int j) LOSSKIT_LAMBDA {
-      const double u = static_cast<double>(x[i]), v = static_cast<double>(y[i]);
-      xs[j] += u * u;
-      ys[j] += v * v;
-      both[j] += u * v;
-    };
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes)
-      for (int j = 0; j < kLanes; ++j) add(i + j, j);
-    for (int j = 0; i < n; ++i, ++j) add(i, j);
+      for (int j = 0; j < kLanes; ++j) {
+        const double u = static_cast<double>(x[i + j]), v = static_cast<double>(y[i + j]);
+        xs[j] += u * u;
+        ys[j] += v * v;
+        both[j] += u * v;
+      }
     result.xx = folded(xs), result.yy = folded(ys), xy = folded(both);
+    for (; i < n; ++i) {
+      const double u = static_cast<double>(x[i]), v = static_cast<double>(y[i]);
+      result.xx += u * u;
+      result.yy += v * v;
+      xy += u * v;
+    }
   } else {
-    result.ex = exponent_of(largest(n, [&](int64_t i) LOSSKIT_LAMBDA { return absolute(x[i]); }));
-    result.ey = exponent_of(largest(n, [&](int64_t i) LOSSKIT_LAMBDA { return absolute(y[i]); }));
-    const Shift u(-result.ex), v(-result.ey);
-    result.xx = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return product(u(x[i]), u(x[i])); });
-    result.yy = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return product(v(y[i]), v(y[i])); });
-    xy = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return product(u(x[i]), v(y[i])); });
+    const auto sums = [&](auto u, auto v) LOSSKIT_LAMBDA {
+      const auto square = [](double d) LOSSKIT_LAMBDA { return Product{d * d, 0.0}; };
+      result.xx = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return square(u(x[i])); });
+      result.yy = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return square(v(y[i])); });
+      xy = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return product(u(x[i]), v(y[i])); });
+    };
+    const auto same = [](double d) LOSSKIT_LAMBDA { return d; };
+    const auto ordinary = [](double sum) { return sum > 1e-150 && sum < 1e150; };
+    sums(same, same);
+    if (!ordinary(result.xx) || !ordinary(result.yy)) {
+      result.ex = exponent_of(largest(n, [&](int64_t i) LOSSKIT_LAMBDA { return absolute(x[i]); }));
+      result.ey = exponent_of(largest(n, [&](int64_t i) LOSSKIT_LAMBDA { return absolute(y[i]); }));
+      sums(Shift(-result.ex), Shift(-result.ey));
+    }
   }
   const double squares = result.xx * result.yy;
   const double cosine = squares == 0.0 ? 0.0 : xy / std::sqrt(squares);
@@ -298,7 +310,7 @@ template <class T> LOSSKIT_INLINE Cosine cosine_of(const T* x, const T* y, int64
   if (result.complement < (sizeof(T) == 4 ? 1e-6 : 0.5)) {
     const Shift u(-result.ex), v(-result.ey);
     const Apart apart(result);
-    const double sum = sum_plain<double>(n, [&](int64_t i) LOSSKIT_LAMBDA {
+    const double sum = sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA {
       const double w = apart(u(static_cast<double>(x[i])), v(static_cast<double>(y[i])));
       return w * w;
     });
@@ -323,10 +335,20 @@ struct ByMost {  // ties share it
     return absolute(d) == most ? sign(d) * coefficient : 0.0 * coefficient;
   }
 };
+struct ByThree {
+  double most, root;  // (distance / most)^-1
+  LOSSKIT_INLINE double operator()(double d, double coefficient) const {
+    const double t = absolute(d) / most * root;
+    return sign(d) * (t * t * coefficient);
+  }
+};
 struct ByPower {  // (|d| / distance)^(p - 1)
   double most, log, q;
   LOSSKIT_INLINE double operator()(double d, double coefficient) const {
-    const double y = losskit::exp(q * (losskit::log(absolute(d) / most) - log));
+    const double a = absolute(d), t = a / most;
+    const Product back = product(t, most);  // t is rounded, and q multiplies what that does to the logarithm
+    const double rest = ((a - back.value) - back.error) / a;
+    const double y = losskit::exp(q * ((losskit::log(t) - log) + rest));
     return sign(d) * ((d == 0 ? 0.0 : y) * coefficient);
   }
 };
@@ -390,6 +412,11 @@ LOSSKIT_INLINE void distance_gradients(const Job& job, const Distance* const* pa
   if (job.p == infinity<double>) {
     ByMost by[kPairs];
     for (int k = 0; k < kPairs; ++k) by[k].most = pairs[k][row].most;
+    return combine_any<double>(job, x, job.eps, coefficients, by, out);
+  }
+  if (job.p == 3.0) {
+    ByThree by[kPairs];
+    for (int k = 0; k < kPairs; ++k) by[k] = {pairs[k][row].most, std::exp(-pairs[k][row].log)};
     return combine_any<double>(job, x, job.eps, coefficients, by, out);
   }
   ByPower by[kPairs];
