@@ -21,9 +21,8 @@ from samples import Setup
 import losskit
 from losskit import probability, signs
 from losskit.domains import Interval, Signs
-from losskit.families.pointwise import Formula, plan_of
-from losskit.kernels import eager
-from losskit.kernels.dispatch import Plan
+from losskit.families.base import Formula, plan_of
+from losskit.kernels.dispatch import Arguments, Plan
 
 INF, NAN = math.inf, math.nan
 HALVES = (torch.bfloat16, torch.float16)
@@ -339,7 +338,7 @@ def eagerly(setup: Setup, plan: Plan | None = None) -> Compute:
     def compute(operands: Sequence[torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         chosen = (plan or plan_for(setup)).elementwise()
         leaves = [x.detach().clone().requires_grad_() for x in operands]
-        loss = eager.run(chosen, leaves, None, None, None, None)
+        loss = chosen.eager(Arguments(leaves, None, None, None, None), "raise")
         return _with_gradients(chosen.formula, loss, leaves)
 
     return compute

@@ -20,7 +20,8 @@ import test_truth
 import torch
 
 from losskit import probability
-from losskit.families.pointwise import Formula
+from losskit.families import pointwise
+from losskit.families.base import Formula
 from losskit.graph import topological
 from losskit.kernels import dispatch, eager, fused
 from losskit.printing import function
@@ -268,7 +269,14 @@ def wrapped(patch, owner, name, wrap):
 
 def packed(change):
     """A mutant of `fused.pack`, by its arguments (reduction, weight_in_mean, rows, stretch)."""
-    return lambda patch: wrapped(patch, fused, "pack", lambda pack: lambda *args: pack(*change(*args)))
+
+    def wrap(pack):
+        names = ("weight_in_mean", "rows", "stretch")
+        return lambda reduction, **given: (lambda r, *rest: pack(r, **dict(zip(names, rest))))(
+            *change(reduction, *(given[name] for name in names))
+        )
+
+    return lambda patch: wrapped(patch, fused, "pack", wrap)
 
 
 def afterwards(init, change):
@@ -310,7 +318,7 @@ def reduced(change):
 
             return broken
 
-        wrapped(patch, eager, "reduce_eagerly", wrap)
+        wrapped(patch, pointwise, "reduce_eagerly", wrap)
 
     return patching
 
@@ -388,12 +396,9 @@ def upstream_gradient_ignored_by_elements(patch):
 @mutant
 def second_derivative_ignores_upstream(patch):
     def wrap(gradients):
-        def broken(*args):
-            return gradients(*args[:7], torch.ones_like(args[7]), *args[8:])
+        return lambda loss, operands, upstream, wanted: gradients(loss, operands, torch.ones_like(upstream), wanted)
 
-        return broken
-
-    wrapped(patch, eager, "gradients", wrap)
+    wrapped(patch, fused, "_differentiable", wrap)
 
 
 @mutant
@@ -425,17 +430,22 @@ def off_mode_still_checks(patch):
 
 @mutant
 def refusal_lost(patch):
-    patch.setattr(eager, "refuse", lambda *args: None)
+    patch.setattr(pointwise.PointwisePlan, "refuse", lambda *args: None)
 
 
 @mutant
 def eager_checks_lost(patch):
-    patch.setattr(eager, "_bad", lambda *args: None)
+    patch.setattr(pointwise.PointwisePlan, "_bad", lambda *args: None)
 
 
 @mutant
 def eager_checks_ignore_the_mask(patch):
-    wrapped(patch, eager, "_bad", lambda bad: lambda plan, operands, mask, mode: bad(plan, operands, None, mode))
+    wrapped(
+        patch,
+        pointwise.PointwisePlan,
+        "_bad",
+        lambda bad: lambda plan, operands, mask, mode: bad(plan, operands, None, mode),
+    )
 
 
 @mutant
@@ -443,12 +453,13 @@ def domains_of_the_wrong_operand(patch):
     def change(plan):
         plan.checked = [(len(plan.domains) - 1 - i, domain) for i, domain in plan.checked]
 
-    patch.setattr(dispatch.Plan, "__init__", afterwards(dispatch.Plan.__init__, change))
+    patch.setattr(pointwise.PointwisePlan, "__init__", afterwards(pointwise.PointwisePlan.__init__, change))
 
 
 @mutant
 def domains_all_real(patch):
-    patch.setattr(dispatch.Plan, "__init__", afterwards(dispatch.Plan.__init__, lambda plan: plan.checked.clear()))
+    init = afterwards(pointwise.PointwisePlan.__init__, lambda plan: plan.checked.clear())
+    patch.setattr(pointwise.PointwisePlan, "__init__", init)
 
 
 @mutant
@@ -479,12 +490,12 @@ def eager_empty_rule_ignored(patch):
 @mutant
 def batchmean_is_mean(patch):
     def wrap(init):
-        def broken(self, formula, reduction, numbers):
-            init(self, formula, "mean" if reduction == "batchmean" else reduction, numbers)
+        def broken(self, loss, reduction, parameters):
+            init(self, loss, "mean" if reduction == "batchmean" else reduction, parameters)
 
         return broken
 
-    patch.setattr(dispatch.Plan, "__init__", wrap(dispatch.Plan.__init__))
+    patch.setattr(pointwise.PointwisePlan, "__init__", wrap(pointwise.PointwisePlan.__init__))
 
 
 @mutant
@@ -509,7 +520,8 @@ def autocast_ignored(patch):
 
 @mutant
 def shapes_not_matched(patch):
-    patch.setattr(dispatch, "_match_shapes", lambda plan, names, tensors: list(torch.broadcast_tensors(*tensors)))
+    broadcast = lambda plan, tensors: list(torch.broadcast_tensors(*tensors))
+    patch.setattr(pointwise.PointwisePlan, "_match_shapes", broadcast)
 
 
 @mutant

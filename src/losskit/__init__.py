@@ -4,12 +4,14 @@ from losskit import functional
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import DeclarationError
 from losskit.facts import Facts
+from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
 from losskit.loss import Case, Deviation, Loss, Operand, param
 from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
+    CrossEntropyLoss,
     GaussianNLLLoss,
     HingeEmbeddingLoss,
     HuberLoss,
@@ -18,6 +20,7 @@ from losskit.losses import (
     MarginRankingLoss,
     MSELoss,
     MultiLabelSoftMarginLoss,
+    NLLLoss,
     PoissonNLLLoss,
     SmoothL1Loss,
     SoftMarginLoss,
@@ -31,6 +34,8 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "Case",
+    "ClassScoresLoss",
+    "CrossEntropyLoss",
     "DeclarationError",
     "Deviation",
     "Facts",
@@ -44,6 +49,7 @@ __all__ = [
     "MSELoss",
     "MarginRankingLoss",
     "MultiLabelSoftMarginLoss",
+    "NLLLoss",
     "Operand",
     "PointwiseLoss",
     "PoissonNLLLoss",

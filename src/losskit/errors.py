@@ -22,6 +22,20 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
     "shapes": (ValueError, "{loss}: {first} {expected} and {argument} {got} must have the same shape.{hint}"),
     "not_broadcastable": (ValueError, "{loss}: {argument} {got} must broadcast to {expected}.{hint}"),
     "no_class_dimension": (ValueError, "{loss}: {argument} must have a dimension of classes, got a scalar."),
+    "no_classes": (ValueError, "{loss}: input must have at least one class, got shape {got}."),
+    "class_indices": (
+        ValueError,
+        "{loss}: target must be class indices of shape {rows} for input {input}, got {dtype} of shape {got}.{hint}",
+    ),
+    "class_probabilities": (
+        ValueError,
+        "{loss}: target must be class indices of shape {rows} or probabilities of shape {input}, "
+        "got {dtype} of shape {got}.{hint}",
+    ),
+    "class_index": (ValueError, "{loss}: target must be a class in [0, {classes}), got {got} at row {index}.{hint}"),
+    "ignored_probabilities": (ValueError, "{loss}: ignore_index={got} needs class indices, got probabilities."),
+    "per_class": (ValueError, "{loss}: {argument} must have one entry for each of {classes} classes, got shape {got}."),
+    "weight_dtype": (TypeError, "{loss}: weight is {got} but input is {expected}. Use weight.to(input.dtype)."),
     "domain": (ValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
     "normalizer": (ValueError, "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}."),
     "arguments": (TypeError, "{loss}: {problem}.{hint}"),

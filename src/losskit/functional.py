@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from losskit.families.pointwise import plan_of
+from losskit.families.base import plan_of
 from losskit.kernels.dispatch import run
 from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
+    CrossEntropyLoss,
     GaussianNLLLoss,
     HingeEmbeddingLoss,
     HuberLoss,
@@ -23,6 +24,7 @@ from losskit.losses import (
     MarginRankingLoss,
     MSELoss,
     MultiLabelSoftMarginLoss,
+    NLLLoss,
     PoissonNLLLoss,
     SmoothL1Loss,
     SoftMarginLoss,
@@ -133,6 +135,63 @@ def binary_cross_entropy_with_logits(
         reduction = legacy_reduction("binary_cross_entropy_with_logits", size_average, reduce, reduction)
     plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
     return run(plan, input, target, pos_weight, None, weight, sample_weight, mask, normalizer)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Cross entropy of class scores: minus the log-probability of the right class, the softmax built in.
+
+    Choose it for classes that exclude each other: the standard of classification, segmentation, language models.
+    Prefer BCEWithLogitsLoss when several classes may be right at once, NLLLoss when the model gives log-probabilities.
+
+    A right and confident row keeps its loss and gradient down to the smallest numbers, where torch rounds both to 0.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C; or probabilities of
+            the shape of input.
+        weight: Weight of each class, a tensor of shape (C,).
+        size_average: Deprecated, use reduction.
+        ignore_index: Rows with this target do not count.
+        reduce: Deprecated, use reduction.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import cross_entropy
+        >>> cross_entropy(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0))
+        tensor(0.1698)
+
+    Source: Bridle, J. S. (1990). Probabilistic interpretation of feedforward classification network outputs. Neurocomputing, NATO ASI Series F68, 227-236. Label smoothing: Szegedy, C. et al. (2016), arXiv:1512.00567.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction("cross_entropy", size_average, reduce, reduction)
+    plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
+    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
 
 
 def gaussian_nll_loss(
@@ -540,6 +599,58 @@ def multilabel_soft_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_soft_margin_loss", size_average, reduce, reduction)
     plan = plan_of(MultiLabelSoftMarginLoss, reduction)
+    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Negative log-likelihood of log-probabilities.
+
+    Choose it when the model ends in a log-softmax, or gives log-probabilities of its own kind.
+    Prefer CrossEntropyLoss for raw scores: it is more accurate and does both steps in one pass.
+
+    Args:
+        input: Log-probabilities of shape (N, C), (N, C, d1, ...) or (C,).
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C.
+        weight: Weight of each class, a tensor of shape (C,).
+        size_average: Deprecated, use reduction.
+        ignore_index: Rows with this target do not count.
+        reduce: Deprecated, use reduction.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import nll_loss
+        >>> nll_loss(torch.tensor([-0.5, -1.0, -3.0]), torch.tensor(1))
+        tensor(1.)
+
+    Source: Fisher, R. A. (1922). On the mathematical foundations of theoretical statistics. Phil. Trans. R. Soc. A 222, 309-368.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction("nll_loss", size_average, reduce, reduction)
+    plan = plan_of(NLLLoss, reduction, ignore_index)
     return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
 
 

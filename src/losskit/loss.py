@@ -15,7 +15,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar, dataclass_transform
 
 from torch import Tensor, nn
@@ -34,13 +34,13 @@ class Param:
     domain: Domain
     doc: str
     name: str = ""
-    kind: str = ""  # "float", "bool" or "tensor"
+    kind: str = ""  # "float", "int", "bool" or "tensor"
 
 
 def param(*, default: Any, domain: Domain = real, doc: str) -> Any:
     """Declare a parameter: a constructor argument, an attribute, an argument of `value`.
 
-    Annotate it with `float`, `bool` (a switch that `value` may branch on) or `Tensor | None`.
+    Annotate it with `float`, `int`, `bool` (a switch that `value` may branch on) or `Tensor | None`.
 
     Args:
         default: The value when the user gives none.
@@ -70,14 +70,17 @@ class Operand:
 
 @dataclass(frozen=True)
 class Case:
-    """A worked example: arguments, the value, the gradient of the first operand, and who says so."""
+    """A worked example: arguments, the summed loss, the gradient of the first operand, and who says so.
+
+    Lists stand for tensors; where the loss is element-wise, so do numbers.
+    """
 
     arguments: Mapping[str, Any]
     value: float
-    grad: float | None
+    grad: Any
     source: str
 
-    def __init__(self, *, value: float, source: str, grad: float | None = None, **arguments: Any) -> None:
+    def __init__(self, *, value: float, source: str, grad: Any = None, **arguments: Any) -> None:
         for name, given in (("arguments", arguments), ("value", value), ("grad", grad), ("source", source)):
             object.__setattr__(self, name, given)
 
@@ -86,8 +89,8 @@ class Case:
 class Deviation:
     """A place where losskit differs from torch on purpose: the case, both results, and the reason.
 
-    `arguments` are those of the function form, numbers standing for one-element tensors of `dtype`. `of` names
-    the result that differs: the value, or the gradient of an operand.
+    `arguments` are those of the function form, numbers standing for one-element tensors of `dtype`, lists for tensors.
+    `of` names the result that differs: the value, or the first entry of the gradient of an operand.
     """
 
     reason: str
@@ -101,7 +104,7 @@ class Deviation:
 registered: dict[str, type[Loss]] = {}  # every loss by its function name; see losskit.registry
 
 _CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_KINDS = {"float": "float", "bool": "bool", "Tensor | None": "tensor", "Tensor": "tensor"}
+_KINDS = {"float": "float", "int": "int", "bool": "bool", "Tensor | None": "tensor", "Tensor": "tensor"}
 
 
 @dataclass_transform(field_specifiers=(param,))
@@ -111,6 +114,7 @@ class Loss(nn.Module):
     name: ClassVar[str] = ""
     arguments: ClassVar[str] = ""
     params: ClassVar[dict[str, Param]] = {}
+    family_params: ClassVar[set[str]] = {"weight"}  # what a formula need not take: parameters of its family
     reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
     facts: ClassVar[Facts]
     cases: ClassVar[tuple[Case, ...] | list[Case]] = ()
@@ -124,6 +128,8 @@ class Loss(nn.Module):
     def __init_subclass__(cls, *, abstract: bool = False) -> None:
         super().__init_subclass__()
         if abstract:
+            cls.params = cls.params | _collect(cls)
+            cls.family_params = cls.family_params | set(cls.params)
             return
         concrete = next((base for base in cls.__mro__[1:] if base in registered.values()), None)
         if concrete is not None:
@@ -135,10 +141,12 @@ class Loss(nn.Module):
             raise DeclarationError(f"{cls.__name__}: a loss needs a docstring: what it does and when to choose it")
         if "name" not in cls.__dict__:
             cls.name = _CLASS_WORDS.sub("_", cls.__name__).lower()
-        cls.params = _collect(cls)
+        own = _collect(cls)
         if "arguments" not in cls.__dict__:
-            cls.arguments = " ".join(["reduction", *cls.params])
-        missing = set(cls.params) - set(cls.arguments.split())
+            cls.arguments = " ".join(["reduction", *own, *cls.params])
+        missing = set(own) - set(cls.arguments.split())
+        inherited = {name: p for name, p in cls.params.items() if name in cls.arguments.split()}
+        cls.params = inherited | own
         if missing:
             raise DeclarationError(f"{cls.__name__}: `arguments` leaves out {', '.join(sorted(missing))}")
         cls.__signature__ = cls._constructor_signature()
@@ -220,14 +228,14 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
     params: dict[str, Param] = {}
     annotations = inspect.get_annotations(cls)
     for name, declared in list(cls.__dict__.items()):
-        if not isinstance(declared, Param):
+        if not isinstance(declared, Param) or name == "reduction":
             continue
         annotation = annotations.get(name)
         text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
         kind = _KINDS.get(text.replace("torch.", "").replace("Optional[Tensor]", "Tensor | None"))
         if kind is None:
             raise DeclarationError(
-                f"{cls.__name__}: annotate {name} with float, bool or Tensor | None, got {annotation!r}"
+                f"{cls.__name__}: annotate {name} with float, int, bool or Tensor | None, got {annotation!r}"
             )
         params[name] = Param(declared.default, declared.domain, declared.doc, name, kind)
         validate(cls.__name__, params[name], declared.default)
@@ -246,6 +254,12 @@ def validate(loss: str, param: Param, value: Any) -> Any:
         if value is None or isinstance(value, Tensor):
             return value
         raise error("parameter_type", loss=loss, argument=name, expected="a tensor or None", got=repr(value))
+    if param.kind == "int":
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise error("parameter_type", loss=loss, argument=name, expected="an integer", got=_short(value))
+        if not param.domain.includes(int(value)):
+            raise error("parameter", loss=loss, argument=name, expected=param.domain.description, got=value)
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's scalars are Real too
         raise error("parameter_type", loss=loss, argument=name, expected="a number", got=_short(value))
     number = float(value)

@@ -1,121 +1,190 @@
-"""The element-wise family: a loss of each element's prediction(s) and target.
-
-A declaration's `value` is traced once per combination of its switches when the class is made. The trace is what is
-evaluated eagerly, printed as C++ and differentiated; see `losskit.formula`.
-"""
+"""The element-wise family: a loss of each element's prediction(s) and target."""
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import inspect
-import itertools
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cached_property
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
-from losskit.calculus import derivative
-from losskit.domains import Domain, real
-from losskit.errors import DeclarationError
-from losskit.graph import Expr, Trace
-from losskit.kernels.dispatch import Plan, run
-from losskit.loss import Loss, Operand, Param, param, validate
-from losskit.printing import run_source
-from losskit.reduction import check_reduction, legacy_reduction
-
-MAX_OPERANDS, MAX_PARAMETERS = 4, 8  # of the fused kernel
-# Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
-RESERVED = frozenset(
-    "T alignas asm auto bool case catch char const constexpr continue decltype default delete do double else enum "
-    "explicit export extern float for friend function goto if inline int let lk long mask namespace new normalizer "
-    "operator private protected public reduction register return sample_weight self short signed sizeof static struct "
-    "switch template this throw try typedef typeof union unsigned using virtual void volatile while with".split()
+from losskit.calculus import Differentiable
+from losskit.errors import DeclarationError, error
+from losskit.families.base import Family, Formula
+from losskit.kernels import eager, fused
+from losskit.kernels.dispatch import (
+    Arguments,
+    Plan,
+    broadcasts,
+    check_extras,
+    check_floating,
+    check_tensor,
+    shape_hint,
 )
+from losskit.loss import param
+from losskit.policy import state
+from losskit.reduction import reduce_eagerly
 
 
-class Formula:
-    """A traced `value` and its gradients, for one setting of the switches."""
+class PointwisePlan(Plan):
+    """A pointwise loss with its parameters fixed."""
 
-    def __init__(self, loss: type[PointwiseLoss], switches: dict[str, bool]) -> None:
-        self.loss, self.switches = loss, switches
-        taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
-            name for name, p in loss.params.items() if p.kind == "tensor" and switches.get(name)
+    op = "pointwise"
+
+    def __init__(self, loss: type[PointwiseLoss], reduction: str, parameters: dict[str, Any]) -> None:
+        formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
+        numbers = {name: parameters[name] for name in formula.numbers}
+        self.batchmean = reduction == "batchmean"
+        reduction = "mean" if self.batchmean else reduction
+        stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
+        code = fused.pack(reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, stretch=stretch)
+        super().__init__(loss, reduction, code, formula.operands, list(numbers.values()))
+        self.formula: Formula = formula
+        self.differentiable = Differentiable(formula.value, formula.operands, numbers, formula.gradients)
+        self.differentiable.gradients()  # made now: torch.compile cannot trace their making
+        self.domains = formula.domains
+        self.checked = [(i, domain) for i, domain in enumerate(formula.domains) if not domain.everything]
+        self.rows = loss.rows
+        self.weight_in_mean = loss.weight_in_mean
+        # The kernel cannot be tried on raw arguments where they need work first.
+        self.direct = not (self.batchmean or (self.rows and self.reduction == "none"))
+
+    def elementwise(self) -> PointwisePlan:
+        """The same formula without the mean over rows."""
+        plan = copy.copy(self)
+        plan.rows = False
+        return plan
+
+    def validated(
+        self,
+        operands: Sequence[Any],
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        normalizer: Tensor | float | None,
+    ) -> Arguments:
+        first = operands[0]
+        for name, x in zip(self.names, operands, strict=True):
+            declared = self.formula.declared[name]
+            if not (declared.broadcast and isinstance(x, int | float) and not isinstance(x, bool)):
+                check_tensor(self.name, name, x, self.names[0], first)
+        check_floating(self.name, self.names[0], first)
+        if self.rows and first.ndim == 0:
+            raise error("no_class_dimension", loss=self.name, argument=self.names[0])
+        tensors = [
+            x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=first.dtype, device=first.device) for x in operands
         ]
-        self.operands = taken
-        self.numbers = [name for name, p in loss.params.items() if p.kind == "float"]
-        self.trace = Trace()
-        self.value: Expr = self._traced(loss.value)
+        shaped = self._match_shapes(tensors)
+        shape = shaped[0].shape
+        loss_shape = shape[:-1] if self.rows else shape
+        check_extras(self, first, loss_shape, weight, shape, sample_weight, mask, normalizer)
+        if self.batchmean and normalizer is None:
+            normalizer = float(shape[0]) if shape else 1.0
+        return Arguments(shaped, weight, sample_weight, mask, normalizer)
 
-    def _traced(self, function: Callable[..., Any]) -> Any:
-        arguments: dict[str, Any] = {}
-        for name in inspect.signature(self.loss.value).parameters:
-            declared = self.loss.params.get(name)
-            if declared is not None and declared.kind == "bool":
-                arguments[name] = self.switches[name]
-            elif declared is not None and declared.kind == "tensor" and not self.switches[name]:
-                arguments[name] = None
-            else:
-                arguments[name] = self.trace.variable(name)
-        try:
-            result = function(**arguments)
-        except (TypeError, AttributeError, ValueError) as problem:
-            if isinstance(problem, DeclarationError):
-                raise DeclarationError(f"{self.loss.__name__}.{function.__name__}: {problem}") from None
-            raise DeclarationError(
-                f"{self.loss.__name__}.{function.__name__} must use the primitives of losskit.formula: {problem}"
-            ) from problem
-        return tuple(map(self._lifted, result)) if isinstance(result, tuple) else self._lifted(result)
+    def _match_shapes(self, tensors: list[Tensor]) -> list[Tensor]:
+        shape = tensors[0].shape
+        matched = [tensors[0]]
+        for name, x in zip(self.names[1:], tensors[1:], strict=True):
+            declared = self.formula.declared[name]
+            if declared.per_row and x.ndim > 0 and x.shape != shape and x.shape == shape[:-1]:
+                x = x.unsqueeze(-1)
+            if x.shape != shape and state.checks != "off":
+                free = declared.broadcast and (name in self.loss.params or x.ndim in (0, len(shape)))
+                if not (free and broadcasts(x.shape, shape)):
+                    kind = "not_broadcastable" if declared.broadcast else "shapes"
+                    raise error(
+                        kind, loss=self.name, first=self.names[0], argument=name, expected=tuple(shape),
+                        got=tuple(x.shape), hint=shape_hint(name, x.shape, shape),
+                    )  # fmt: skip
+                x = x.expand(shape)
+            matched.append(x)
+        return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
 
-    def _lifted(self, result: Any) -> Expr | None:
-        if isinstance(result, Expr) and result.is_condition:
-            raise DeclarationError(f"{self.loss.__name__}.value must return a number, got a condition")
-        return None if result is None else self.trace.lift(result)
-
-    @cached_property
-    def gradients(self) -> tuple[Expr, ...]:
-        """The derivative by each operand: the author's where `grad` gives one, else derived."""
-        given: tuple[Expr | None, ...] = ()
-        if self.loss.grad is not None:
-            result = self._traced(self.loss.grad)
-            given = result if isinstance(result, tuple) else (result,)
-            if len(given) > len(self.operands):
-                raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
-        given = given + (None,) * (len(self.operands) - len(given))
-        return tuple(
-            own if own is not None else derivative(self.value, self.trace.variable(name))
-            for name, own in zip(self.operands, given, strict=True)
+    def fused(self, arguments: Arguments) -> Tensor | None:
+        if not self.rows:
+            return super().fused(arguments)
+        sample_weight, mask = _per_row(arguments.sample_weight), _per_row(arguments.mask)
+        arguments = arguments._replace(sample_weight=sample_weight, mask=mask)
+        if self.reduction != "none":
+            return super().fused(arguments)
+        # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
+        padded: list[Any] = [*arguments.operands, None, None, None]
+        a, b, c, d = padded[:4]
+        wide = eager.compute_dtype(arguments.operands)
+        elements = fused.attempt(
+            self.elementwise(), self.numbers, a, b, c, d, arguments.weight, sample_weight, mask, result=wide
         )
+        if elements is None:
+            return None
+        # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
+        mean = elements.mean(-1, dtype=torch.float64)
+        return mean.to(eager.autocast(eager.result_dtype(arguments.operands), mean.device))
 
-    @cached_property
-    def declared(self) -> dict[str, Operand]:
-        """How each operand was declared, under these switches; a tensor parameter broadcasts."""
-        result = {}
-        for name in self.operands:
-            if name in self.loss.params:
-                of_param = self.loss.params[name]
-                result[name] = Operand(of_param.doc, of_param.domain, broadcast=True)
-                continue
-            operand = self.loss.operands.get(name, Operand(name))
-            off = operand.unless and self.switches[operand.unless]
-            result[name] = replace(operand, domain=real, hint="") if off else operand
-        return result
+    def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
+        taken = [x for x in operands if x is not None]
+        full = [x if x.shape == taken[0].shape else x.expand(taken[0].shape) for x in taken]
+        weight, sample_weight, mask, normalizer = extras
+        if self.rows:  # the kernel got these per element
+            sample_weight, mask = (x if x is None or x.ndim == 0 else x.squeeze(-1) for x in (sample_weight, mask))
+        return Arguments(full, weight, sample_weight, mask, normalizer)
 
-    @cached_property
-    def domains(self) -> list[Domain]:
-        """What each operand may be, under these switches."""
-        return [operand.domain for operand in self.declared.values()]
+    def eager(self, arguments: Arguments, checks: str) -> Tensor:
+        operands, weight, sample_weight, mask, normalizer = arguments
+        dtype = eager.result_dtype(operands)
+        wide = eager.compute_dtype(operands)
+        cast = [x.to(wide) for x in operands]
+        element_mask = mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
+        bad = self._bad(cast, element_mask, checks)
+        if element_mask is not None:
+            # A NaN behind the mask must not reach the gradient as 0 * NaN.
+            cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, self.domains, strict=True)]
+        values = eager.poisoned(eager.apply(self.differentiable, cast), bad)
+        if self.rows:
+            if weight is not None:
+                values = values * weight.to(wide)
+            values, weight = values.mean(-1), None
+        loss = reduce_eagerly(
+            values, self.reduction, weight=weight, weight_in_mean=self.weight_in_mean, sample_weight=sample_weight,
+            mask=mask, normalizer=normalizer,
+        )  # fmt: skip
+        return loss.to(eager.autocast(dtype, loss.device))
 
-    @property
-    def predictions(self) -> int:
-        """Bits of the operands that models usually produce: all but the target and tensor parameters."""
-        fixed = {"target", *self.loss.params}
-        return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
+    def _bad(self, operands: Sequence[Tensor], mask: Tensor | None, checks: str) -> Tensor | None:
+        """Where operands leave their domains, None if nothing is checked; under "raise" this raises."""
+        if checks == "off" or not self.checked:
+            return None
+        outside = [domain.outside(operands[i].detach()) for i, domain in self.checked]
+        bad = outside[0]
+        for more in outside[1:]:
+            bad = bad | more
+        return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
+
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+        wide = eager.compute_dtype(operands)
+        for name, x in zip(self.names, operands, strict=True):
+            declared = self.formula.declared[name]
+            outside = declared.domain.outside(x.detach().to(wide))  # compared as in the kernel
+            if mask is not None:
+                outside = outside & mask
+            if bool(outside.any()):
+                index = tuple(int(i) for i in outside.nonzero()[0])
+                outside_values = torch.broadcast_to(x, outside.shape)[outside]
+                hint = f" {declared.hint}" if declared.hint else ""
+                raise error(
+                    "domain", loss=self.name, argument=name, expected=declared.domain.description,
+                    got=f"{outside_values[0].item():.7g}", index=index, hint=hint,
+                )  # fmt: skip
+        raise AssertionError("the kernel reported a violation that the eager check does not see")
 
 
-class PointwiseLoss(Loss, abstract=True):
+def _per_row(x: Tensor | None) -> Tensor | None:
+    return x if x is None or x.ndim == 0 else x.unsqueeze(-1)
+
+
+class PointwiseLoss(Family, abstract=True):
     """A loss that is computed element by element; the base class of built-in and custom ones.
 
     A subclass declares
@@ -138,193 +207,20 @@ class PointwiseLoss(Loss, abstract=True):
         doc="'none': a loss per element; 'mean': their mean; 'sum': their sum.",
     )
 
-    operands: ClassVar[dict[str, Operand]] = {}
     weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
     rows: ClassVar[bool] = False  # the unreduced loss is the mean over the last dimension
-    grad: ClassVar[Callable[..., Any] | None] = None
-    functional: ClassVar[Callable[..., Tensor]]
-    plans: ClassVar[dict[tuple[Any, ...], Plan]]
-    formulas: ClassVar[dict[tuple[bool, ...], Formula]]
-    value: ClassVar[Callable[..., Any]]
+    plan_class = PointwisePlan
 
     @classmethod
     def _declare(cls) -> None:
-        for method in ("value", "grad"):
-            if method in cls.__dict__ and not isinstance(cls.__dict__[method], staticmethod):
-                raise DeclarationError(f"{cls.__name__}.{method} must be a @staticmethod")
         if "value" not in cls.__dict__:
             raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
-        taken = inspect.signature(cls.value).parameters
-        for name in taken:
-            if name.endswith("_") or name in RESERVED:
-                raise DeclarationError(
-                    f"{cls.__name__}: an argument of `value` cannot be called {name} in C++ or JavaScript"
-                )
-        for name in cls.params:
-            if name not in taken and name != "weight":
-                raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
-        if cls.grad is not None and list(inspect.signature(cls.grad).parameters) != list(taken):
-            raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {', '.join(taken)}")
-        cls.formulas, cls.plans = {}, {}
-        for setting in itertools.product((False, True), repeat=len(cls._switches())):
-            formula = Formula(cls, dict(zip(cls._switches(), setting, strict=True)))
-            if not 1 <= len(formula.operands) <= MAX_OPERANDS:
-                raise DeclarationError(
-                    f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
-                )
-            formula.gradients  # noqa: B018  # derives what `grad` does not give, or says why it cannot
-            if len(formula.numbers) > MAX_PARAMETERS:
-                raise DeclarationError(
-                    f"{cls.__name__}: a loss may have {MAX_PARAMETERS} numbers, got {len(formula.numbers)}"
-                )
-            cls.formulas[setting] = formula
-        source = function_source(cls) + "\n\n" + _forward_source(cls)
-        scope: dict[str, Any] = {"run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction}
-        run_source(source, f"{cls.__module__}.{cls.__qualname__}", scope)
-        cls.functional = staticmethod(scope[cls.name])
-        cls.functional.__doc__ = inspect.cleandoc(cls.__doc__ or "")
-        if "forward" not in cls.__dict__:
-            cls.forward = scope["forward"]
-
-    def plan(self) -> Plan:
-        """What runs this loss with its present parameters."""
-        if self._plan is None:
-            values = [(p, getattr(self, p.name)) for p in self._formula_params()]
-            keys = [value is not None if p.kind == "tensor" else value for p, value in values]
-            self.__dict__["_plan"] = plan_of(type(self), self.reduction, *keys)
-        return self.__dict__["_plan"]
-
-    @classmethod
-    def _switches(cls) -> list[str]:
-        """What selects the formula: boolean parameters, and whether a tensor parameter is there."""
-        return [p.name for p in cls._formula_params() if p.kind != "float"]
-
-    @classmethod
-    def _formula_params(cls) -> list[Param]:
-        """The parameters that the formula takes; `weight` belongs to the reduction."""
-        return [p for p in cls.params.values() if p.name != "weight"]
+        super()._declare()
 
     @classmethod
     def call_operands(cls) -> list[str]:
-        """The tensors that a call takes, in order."""
         return [name for name in inspect.signature(cls.value).parameters if name not in cls.params]
 
-
-def plan_of(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
-    """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
-    key = (reduction, *values)
-    if torch.compiler.is_compiling():
-        # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
-        # found by name. Hashing the key makes its parts constants.
-        hash(key)
-        return getattr(_plans, _stored(loss, reduction, *values))
-    try:
-        plan = loss.plans.get(key)
-    except TypeError:  # unhashable: the new plan's validation says what is allowed
-        plan = None
-    if plan is not None:
-        return plan
-    plan = _new_plan(loss, reduction, *values)
-    if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
-        loss.plans.clear()
-    loss.plans[key] = plan
-    return plan
-
-
-def _new_plan(loss: type[PointwiseLoss], reduction: str, *values: Any) -> Plan:
-    check_reduction(loss.name, reduction, loss.reductions)
-    checked = dict[str, Any]()
-    for p, value in zip(loss._formula_params(), values, strict=True):
-        checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
-    formula = loss.formulas[tuple(checked[name] for name in loss._switches())]
-    return Plan(formula, reduction, [checked[name] for name in formula.numbers])
-
-
-class _Plans:
-    """The plans of compiled calls, as attributes."""
-
-
-_plans = _Plans()
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _stored(loss: type[PointwiseLoss], *key: Any) -> str:
-    """The name of a plan in `_plans`."""
-    name = f"plan_{id(loss)}_{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
-    if not vars(_plans).get(name):
-        setattr(_plans, name, _new_plan(loss, *key))
-    return name
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The two forms of a loss, as source: `functional` and `forward` have true signatures, without *args
-
-
-def _arguments(loss: type[PointwiseLoss]) -> list[tuple[str, str]]:
-    """Arguments of the functional form after the operands, with their defaults as source."""
-    return [(name, repr(loss._default(name))) for name in loss.arguments.split()]
-
-
-def _tensor_params(loss: type[PointwiseLoss]) -> list[str]:
-    return [p.name for p in loss._formula_params() if p.kind == "tensor"]
-
-
-def _run_arguments(loss: type[PointwiseLoss], prefix: str) -> str:
-    """The operands of `run`, always four, tensor parameters after those of the call."""
-    names = loss.call_operands() + [prefix + name for name in _tensor_params(loss)]
-    return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
-
-
-def _plan_arguments(loss: type[PointwiseLoss], prefix: str) -> str:
-    params = loss._formula_params()
-    values = [f"{prefix}{p.name} is not None" if p.kind == "tensor" else prefix + p.name for p in params]
-    return ", ".join([f"{prefix}reduction", *values])
-
-
-def function_source(loss: type[PointwiseLoss], class_name: str = "Loss", annotated: bool = False) -> str:
-    """The functional form as Python source."""
-    types = {"float": "float", "bool": "bool", "tensor": "Tensor | None"}
-
-    def typed(name: str, kind: str) -> str:
-        return f"{name}: {kind}" if annotated else name
-
-    operands = [typed(name, _operand_type(loss, name)) for name in loss.call_operands()]
-    signature = list(operands)
-    for name, default in _arguments(loss):
-        kind = types[loss.params[name].kind] if name in loss.params else _OTHER_TYPES[name]
-        signature.append(f"{typed(name, kind)} = {default}" if annotated else f"{name}={default}")
-    extras = [("sample_weight", "Tensor | None"), ("mask", "Tensor | None"), ("normalizer", "Tensor | float | None")]
-    signature += ["*", *(f"{typed(n, k)} = None" if annotated else f"{n}=None" for n, k in extras)]
-    result = " -> Tensor" if annotated else ""
-    lines = [f"def {loss.name}({', '.join(signature)}){result}:"]
-    names = loss.arguments.split()
-    if "size_average" in names:
-        lines += [
-            "    if size_average is not None or reduce is not None:",
-            f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
-        ]
-    weight = "weight" if "weight" in names else "None"
-    lines += [
-        f"    plan = plan_of({class_name}, {_plan_arguments(loss, '')})",
-        f"    return run(plan, {_run_arguments(loss, '')}, {weight}, sample_weight, mask, normalizer)",
-    ]
-    return "\n".join(lines)
-
-
-_OTHER_TYPES = {"reduction": "str", "size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None"}
-
-
-def _operand_type(loss: type[PointwiseLoss], name: str) -> str:
-    # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
-    operand = loss.operands.get(name)
-    return "Tensor | float" if operand is not None and operand.broadcast and name != "target" else "Tensor"
-
-
-def _forward_source(loss: type[PointwiseLoss]) -> str:
-    operands = ", ".join(loss.call_operands())
-    weight = "self.weight" if "weight" in loss.params else "None"
-    return "\n".join([
-        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
-        "    plan = self._plan or self.plan()",
-        f"    return run(plan, {_run_arguments(loss, 'self.')}, {weight}, sample_weight, mask, normalizer)",
-    ])  # fmt: skip
+    @classmethod
+    def unreduced(cls) -> str:
+        return f"a tensor of the shape of {cls.call_operands()[0]}{' without the classes' if cls.rows else ''}"

@@ -12,7 +12,7 @@ from losskit.graph import Expr
 from losskit.printing import print_statements
 
 if TYPE_CHECKING:
-    from losskit.families.pointwise import Formula
+    from losskit.families.base import Formula
 
 
 def cpp(formula: Formula) -> tuple[str, str]:

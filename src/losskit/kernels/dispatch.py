@@ -3,62 +3,104 @@
 There are two: the fused CPU kernel (one pass, value and gradients together) and the eager formula, which runs
 everywhere and is never wrong, only slower. `run` first tries the kernel on the arguments as they are; that call
 costs two microseconds of Python and no validation, because the kernel declines what it does not understand.
-Only then are arguments validated, promoted and broadcast, here, once, for both implementations.
+Only then are arguments validated, promoted and broadcast by the plan of the loss, once, for both implementations.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from losskit.calculus import Differentiable
 from losskit.errors import error
-from losskit.kernels import eager, fused, library
-from losskit.kernels.eager import HALVES, autocast, compute_dtype, result_dtype
+from losskit.kernels import fused, library
+from losskit.kernels.eager import HALVES, result_dtype
 from losskit.policy import state
 
 if TYPE_CHECKING:
-    from losskit.families.pointwise import Formula
+    from losskit.families.base import Family, Formula
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
+class Arguments(NamedTuple):
+    """The tensors of a call, validated, in the shapes that both implementations take."""
+
+    operands: list[Tensor]
+    weight: Tensor | None
+    sample_weight: Tensor | None
+    mask: Tensor | None
+    normalizer: Tensor | float | None
+
+
 class Plan:
-    """A loss with its parameters fixed: what both implementations need to know, worked out once."""
+    """A loss with its parameters fixed: what both implementations need to know, worked out once.
 
-    def __init__(self, formula: Formula, reduction: str, numbers: list[float]) -> None:
-        loss = formula.loss
-        self.formula, self.loss, self.name = formula, loss, loss.name
-        parameters = dict(zip(formula.numbers, numbers, strict=True))
-        self.differentiable = Differentiable(formula.value, formula.operands, parameters, formula.gradients)
-        self.differentiable.gradients()  # made now: torch.compile cannot trace their making
-        self.domains = formula.domains
-        self.checked = [(i, domain) for i, domain in enumerate(formula.domains) if not domain.everything]
-        self.batchmean = reduction == "batchmean"
-        self.reduction = "mean" if self.batchmean else reduction
-        self.rows = loss.rows
-        self.weight_in_mean = loss.weight_in_mean
+    A family derives from it and says how arguments are validated, what the loss is in ordinary torch operations, and
+    how a bad value is told.
+    """
+
+    op: ClassVar[str]  # the op of the family's kernel, in the namespace losskit
+
+    formula: Formula | None = None  # what the family's kernel evaluates, where it takes a formula
+    direct = True  # the kernel can be tried on raw arguments
+    key = ""  # what finds this plan again, in another process too
+
+    def __init__(
+        self, loss: type[Family], reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]
+    ) -> None:
+        """code: from `fused.pack`; names: the tensors of a call, up to four; numbers: the parameters of the kernel."""
+        self.loss, self.name, self.reduction, self.code, self.names = loss, loss.name, reduction, code, list(names)
         self.numbers = [float("nan"), 1.0, *numbers]
-        stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
-        self.code = fused.pack(self.reduction, loss.weight_in_mean, loss.rows, stretch)
-        # The kernel can be tried on raw arguments, unless they need work first.
-        self.direct = not (self.batchmean or (self.rows and self.reduction == "none"))
 
-    def elementwise(self) -> Plan:
-        """The same formula without the mean over rows."""
-        plan = copy.copy(self)
-        plan.rows = False
-        return plan
+    def validated(
+        self,
+        operands: Sequence[Any],
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        normalizer: Tensor | float | None,
+    ) -> Arguments:
+        """The arguments of a call with numbers made tensors, shapes matched and dtypes promoted; or the error."""
+        raise NotImplementedError
+
+    def eager(self, arguments: Arguments, checks: str) -> Tensor:
+        """The loss in ordinary torch operations, differentiable to any order."""
+        raise NotImplementedError
+
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+        """Raise the error that names the first bad value."""
+        raise NotImplementedError
+
+    def fused(self, arguments: Arguments) -> Tensor | None:
+        """The loss from the kernel, None where it declines."""
+        numbers = self.numbers
+        if arguments.normalizer is not None:
+            numbers = [float(arguments.normalizer), *numbers[1:]]
+        padded: list[Any] = [*arguments.operands, None, None, None]
+        a, b, c, d = padded[:4]
+        return fused.attempt(self, numbers, a, b, c, d, arguments.weight, arguments.sample_weight, arguments.mask)
+
+    def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
+        """The arguments of `eager` from what a call of the kernel got."""
+        return Arguments([x for x in operands if x is not None], *extras)
+
+    def why_not(self, arguments: Arguments) -> str | None:
+        """A reason of the family why its kernel does not take arguments that are otherwise fine."""
+        return None
 
     @property
     def kernel(self) -> int:
-        """Address of the fused kernel, 0 if there is none; found or compiled when first asked for."""
-        return library.find(self.formula)
+        """Address of the formula's block functions, 0 if there are none."""
+        return 0 if self.formula is None else library.find(self.formula)
+
+    @property
+    def available(self) -> bool:
+        """Whether the kernel can run; found or compiled when first asked for."""
+        return library.loaded() if self.formula is None else bool(self.kernel)
 
 
 def run(
@@ -72,10 +114,9 @@ def run(
     mask: Tensor | None,
     normalizer: Tensor | float | None,
 ) -> Tensor:
-    """The loss of operands `a` to `d` (None where the formula takes fewer)."""
+    """The loss of operands `a` to `d` (None where the family takes fewer)."""
     if (
         plan.direct
-        and weight is None
         and sample_weight is None
         and mask is None
         and normalizer is None
@@ -83,16 +124,21 @@ def run(
         and (b is None or type(b) in _PLAIN)
         and (c is None or type(c) in _PLAIN)
         and (d is None or type(d) in _PLAIN)
+        and (weight is None or (type(weight) in _PLAIN and not weight.requires_grad))
         and a.is_cpu
         and not torch.compiler.is_compiling()
         and not _transformed()
-        and plan.kernel
+        and plan.available
     ):
-        result = fused.attempt(plan, plan.numbers, a, b, c, d, None, None, None)
+        result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
         if result is not None:
             return result
-    operands = (a, b, c, d)[: len(plan.formula.operands)]
-    return _general(plan, operands, weight, sample_weight, mask, normalizer)
+    args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+    if why_eager(plan, args) is None:
+        result = plan.fused(args)
+        if result is not None:
+            return result
+    return plan.eager(args, state.checks)
 
 
 def _transformed() -> bool:
@@ -102,56 +148,6 @@ def _transformed() -> bool:
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
     )
-
-
-class Arguments(NamedTuple):
-    """The tensors of a call, validated: operands of one shape, extras that broadcast to it."""
-
-    operands: list[Tensor]
-    weight: Tensor | None
-    sample_weight: Tensor | None
-    mask: Tensor | None
-    normalizer: Tensor | float | None
-
-
-def _general(
-    plan: Plan,
-    operands: Sequence[Any],
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    mask: Tensor | None,
-    normalizer: Tensor | float | None,
-) -> Tensor:
-    args = validated(plan, operands, weight, sample_weight, mask, normalizer)
-    if why_eager(plan, args) is None:
-        result = _fused(plan, args)
-        if result is not None:
-            return result
-    return eager.run(plan, *args)
-
-
-def _fused(plan: Plan, args: Arguments) -> Tensor | None:
-    numbers = plan.numbers
-    if args.normalizer is not None:
-        numbers = [float(args.normalizer), *numbers[1:]]
-    padded: list[Any] = [*args.operands, None, None, None]
-    a, b, c, d = padded[:4]
-    extras = args.sample_weight, args.mask
-    if plan.rows:
-        extras = _per_row(args.sample_weight), _per_row(args.mask)
-    if not (plan.rows and plan.reduction == "none"):
-        return fused.attempt(plan, numbers, a, b, c, d, args.weight, *extras)
-    # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
-    dtype = result_dtype(args.operands)
-    wide = compute_dtype(args.operands)
-    elements = fused.attempt(plan, numbers, a, b, c, d, args.weight, *extras, result=wide)
-    # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
-    mean = None if elements is None else elements.mean(-1, dtype=torch.float64)
-    return None if mean is None else mean.to(autocast(dtype, mean.device))
-
-
-def _per_row(x: Tensor | None) -> Tensor | None:
-    return x if x is None or x.ndim == 0 else x.unsqueeze(-1)
 
 
 def why_eager(plan: Plan, args: Arguments) -> str | None:
@@ -170,60 +166,17 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
         return "a gradient by a weight or the normalizer is wanted"
     if args.operands[0].ndim > fused.MAX_DIMS:
         return f"the fused kernel takes at most {fused.MAX_DIMS} dimensions"
-    if not plan.kernel:
+    if not plan.available:
         return library.why_missing(plan.formula)
-    return None
+    return plan.why_not(args)
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Validation: one sentence for each mistake, before anything is computed
+# Validation: one sentence for each mistake, before anything is computed. What all families need.
 
 
-def validated(
-    plan: Plan,
-    operands: Sequence[Any],
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    mask: Tensor | None,
-    normalizer: Tensor | float | None,
-) -> Arguments:
-    """The arguments of a call with numbers made tensors, shapes matched and dtypes promoted."""
-    names = plan.formula.operands
-    first = operands[0]
-    for name, x in zip(names, operands, strict=True):
-        declared = plan.formula.declared[name]
-        if not (declared.broadcast and isinstance(x, int | float) and not isinstance(x, bool)):
-            _check_tensor(plan.name, name, x, names[0], first)
-    if not first.is_floating_point():
-        raise error("not_floating", loss=plan.name, argument=names[0], got=first.dtype)
-    if plan.rows and first.ndim == 0:
-        raise error("no_class_dimension", loss=plan.name, argument=names[0])
-    tensors = [
-        x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=first.dtype, device=first.device) for x in operands
-    ]
-    shaped = _match_shapes(plan, names, tensors)
-    shape = shaped[0].shape
-    loss_shape = shape[:-1] if plan.rows else shape
-    extras = {"weight": (weight, shape), "sample_weight": (sample_weight, loss_shape), "mask": (mask, loss_shape)}
-    for name, (x, target_shape) in extras.items():
-        if x is None:
-            continue
-        _check_tensor(plan.name, name, x, names[0], first)
-        if not _broadcasts(x.shape, target_shape):
-            raise error(
-                "not_broadcastable", loss=plan.name, argument=name, got=tuple(x.shape), expected=tuple(target_shape),
-                hint=_shape_hint(name, x.shape, target_shape),
-            )  # fmt: skip
-    if mask is not None and mask.dtype != torch.bool:
-        raise error("mask_dtype", loss=plan.name, got=mask.dtype)
-    if plan.batchmean and normalizer is None:
-        normalizer = float(shape[0]) if shape else 1.0
-    if normalizer is not None:
-        _check_normalizer(plan.name, normalizer)
-    return Arguments(shaped, weight, sample_weight, mask, normalizer)
-
-
-def _check_tensor(loss: str, name: str, x: Any, first_name: str, first: Tensor) -> None:
+def check_tensor(loss: str, name: str, x: Any, first_name: str, first: Any) -> None:
+    """Refuse what is not a dense, real tensor on the device of the first operand."""
     if not isinstance(x, Tensor):
         raise error("not_a_tensor", loss=loss, argument=name, got=type(x).__name__)
     if x.layout != torch.strided:
@@ -232,6 +185,41 @@ def _check_tensor(loss: str, name: str, x: Any, first_name: str, first: Tensor) 
         raise error("complex", loss=loss, argument=name, got=x.dtype)
     if x.device != first.device and x.ndim > 0:
         raise error("device", loss=loss, argument=name, got=x.device, first=first_name, expected=first.device)
+
+
+def check_floating(loss: str, name: str, x: Tensor) -> None:
+    """Refuse integers where a gradient may be wanted."""
+    if not x.is_floating_point():
+        raise error("not_floating", loss=loss, argument=name, got=x.dtype)
+
+
+def check_extras(
+    plan: Plan,
+    first: Tensor,
+    loss_shape: Sequence[int],
+    weight: Any,
+    weight_shape: Sequence[int],
+    sample_weight: Any,
+    mask: Any,
+    normalizer: Any,
+) -> None:
+    """Refuse weights and masks that do not broadcast, and normalizers that are no numbers."""
+    extras = {
+        "weight": (weight, weight_shape), "sample_weight": (sample_weight, loss_shape), "mask": (mask, loss_shape)
+    }  # fmt: skip
+    for name, (x, shape) in extras.items():
+        if x is None:
+            continue
+        check_tensor(plan.name, name, x, plan.names[0], first)
+        if not broadcasts(x.shape, shape):
+            raise error(
+                "not_broadcastable", loss=plan.name, argument=name, got=tuple(x.shape), expected=tuple(shape),
+                hint=shape_hint(name, x.shape, shape),
+            )  # fmt: skip
+    if mask is not None and mask.dtype != torch.bool:
+        raise error("mask_dtype", loss=plan.name, got=mask.dtype)
+    if normalizer is not None:
+        _check_normalizer(plan.name, normalizer)
 
 
 def _check_normalizer(loss: str, normalizer: Any) -> None:
@@ -243,33 +231,14 @@ def _check_normalizer(loss: str, normalizer: Any) -> None:
         raise error("normalizer", loss=loss, got=repr(normalizer))
 
 
-def _match_shapes(plan: Plan, names: Sequence[str], tensors: list[Tensor]) -> list[Tensor]:
-    shape = tensors[0].shape
-    matched = [tensors[0]]
-    for name, x in zip(names[1:], tensors[1:], strict=True):
-        declared = plan.formula.declared[name]
-        if declared.per_row and x.ndim > 0 and x.shape != shape and x.shape == shape[:-1]:
-            x = x.unsqueeze(-1)
-        if x.shape != shape and state.checks != "off":
-            free = declared.broadcast and (name in plan.loss.params or x.ndim in (0, len(shape)))
-            if not (free and _broadcasts(x.shape, shape)):
-                kind = "not_broadcastable" if declared.broadcast else "shapes"
-                raise error(
-                    kind, loss=plan.name, first=names[0], argument=name, expected=tuple(shape), got=tuple(x.shape),
-                    hint=_shape_hint(name, x.shape, shape),
-                )  # fmt: skip
-            x = x.expand(shape)
-        matched.append(x)
-    return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
-
-
-def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether a tensor of one shape stretches to another."""
     if len(shape) > len(to):
         return False
     return all(own in (1, full) for own, full in zip(reversed(shape), reversed(to), strict=False))
 
 
-def _shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
+def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
     """The call that would make the shapes fit, where one clearly would."""
     got, expected = tuple(got), tuple(expected)
     for dim in range(len(expected)):
@@ -310,9 +279,8 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     fused CPU kernel: one pass over float32 operands, the gradient written in forward
     """
     plan = loss.plan()
-    extra = [getattr(loss, name) for name in plan.formula.operands if name in plan.loss.params]
     weight = getattr(loss, "weight", None) if weight is None else weight
-    args = validated(plan, [*operands, *extra], weight, sample_weight, mask, normalizer)
+    args = plan.validated([*operands, *loss.slot_params()], weight, sample_weight, mask, normalizer)
     reason = why_eager(plan, args)
     if reason is not None:
         return Choice("eager formula", reason)

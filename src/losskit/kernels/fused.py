@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,16 +26,16 @@ _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 # torch's numbering of scalar types, plus one; 0 leaves the choice to the kernel.
 _RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16: 16}
 
-# Bits of the code, as csrc/pointwise.cpp unpacks them: reduction 0-1, gradients 2-5, checks 6-7, empty 8, weight in
-# the mean 9, rows 10, dtype of the result 11-16, broadcast operands 17-20.
-_GRADIENTS, _CHECKS, _EMPTY, _WEIGHT, _ROWS, _DTYPE, _STRETCH = 2, 6, 8, 9, 10, 11, 17
+# Bits of the code, as csrc/op.h unpacks them: reduction 0-1, gradients 2-5, checks 6-7, empty 8, weight in the mean
+# 9, rows 10, dtype of the result 11-16, broadcast operands 17-20, from 21 what the family says.
+_GRADIENTS, _CHECKS, _EMPTY, _WEIGHT, _ROWS, _DTYPE, _STRETCH, _FAMILY = 2, 6, 8, 9, 10, 11, 17, 21
 _CHECK_BITS = {"off": 0, "nan": 1 << _CHECKS, "raise": 2 << _CHECKS}
 _ALL_CHECKS = 3 << _CHECKS
 
 
-def pack(reduction: str, weight_in_mean: bool, rows: bool, stretch: int) -> int:
+def pack(reduction: str, *, weight_in_mean: bool = False, rows: bool = False, stretch: int = 0, family: int = 0) -> int:
     """The part of the code that a plan fixes."""
-    return _REDUCTIONS[reduction] | weight_in_mean << _WEIGHT | rows << _ROWS | stretch << _STRETCH
+    return _REDUCTIONS[reduction] | weight_in_mean << _WEIGHT | rows << _ROWS | stretch << _STRETCH | family << _FAMILY
 
 
 class DeclinedError(Exception):
@@ -92,11 +93,11 @@ def _forward(
     mask: Tensor | None,
 ) -> Any:
     """The loss and four gradients from the op, or the error that its status stands for."""
-    *outputs, status = _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
+    *outputs, status = _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
     if status < 0:
         raise DeclinedError
     if status:
-        eager.refuse(plan.formula, _present(a, b, c, d), mask)
+        plan.refuse(_present(a, b, c, d), mask)
     return outputs
 
 
@@ -155,14 +156,30 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
     plan, code, numbers = ctx.call
     poisoned = code & _ALL_CHECKS == _CHECK_BITS["nan"]  # as the forward pass was, whatever the mode is now
     if torch.is_grad_enabled() or _batched(upstream):
-        checks, wanted = "nan" if poisoned else "off", ctx.needs_input_grad[3:7]
-        return eager.gradients(plan, checks, numbers, (a, b, c, d), weight, sample_weight, mask, upstream, wanted)
+        normalizer = None if numbers[0] != numbers[0] else numbers[0]
+        with torch.enable_grad():
+            arguments = plan.of_saved((a, b, c, d), weight, sample_weight, mask, normalizer)
+            loss = plan.eager(arguments, "nan" if poisoned else "off")
+        return _differentiable(loss, (a, b, c, d), upstream, ctx.needs_input_grad[3:7])
     if not poisoned:
         code &= ~_ALL_CHECKS  # values were checked in forward
     if plan.reduction == "none":
-        return _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers)[1:5]
+        return _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers)[1:5]
     numbers = [numbers[0], upstream.item(), *numbers[2:]]
-    return _kernel(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
+    return _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
+
+
+def _differentiable(
+    loss: Tensor, operands: Sequence[Tensor | None], upstream: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients as functions of the operands and the upstream gradient, for derivatives of them."""
+    inputs = [x for x, want in zip(operands, wanted, strict=True) if want and x is not None]
+    with torch.enable_grad():
+        found = torch.autograd.grad(
+            loss, inputs, upstream.to(loss.dtype), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+    one = iter(found)
+    return [next(one) if want else None for want in wanted]
 
 
 # torch.autograd.Function.apply looks for functorch transforms and default arguments on every call, which dispatch
@@ -170,8 +187,12 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
 _apply = super(torch.autograd.Function, Fused).apply
 
 
-def _kernel(*args: Any) -> Any:
-    """The op; replaced by itself at the first call, when the library is loaded."""
-    global _kernel
-    _kernel = torch.ops.losskit.pointwise.default._op
-    return _kernel(*args)
+def _op(plan: Plan) -> Any:
+    """The op of a plan's family, which exists when the library is loaded."""
+    op = _ops.get(plan.op)
+    if op is None:
+        op = _ops[plan.op] = getattr(torch.ops.losskit, plan.op).default._op
+    return op
+
+
+_ops: dict[str, Any] = {}

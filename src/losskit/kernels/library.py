@@ -20,12 +20,13 @@ import torch
 from losskit.kernels import codegen, compiler
 
 if TYPE_CHECKING:
-    from losskit.families.pointwise import Formula
+    from losskit.families.base import Formula
 
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 LIBRARY = FOLDER / "liblosskit.so"
 _missing: dict[Formula, str] = {}  # why there is no kernel
 _told = False
+_UNBUILT = "the package was installed without its compiled library"
 
 
 @cache
@@ -46,15 +47,20 @@ def find(formula: Formula) -> int:
     """The address of a formula's kernel, whatever its parameters are; 0 if there is none."""
     own = _own()
     if own is None:
-        _missing[formula] = "the package was installed without its compiled library"
+        _missing[formula] = _UNBUILT
         return 0
     symbol, source = codegen.cpp(formula)
     return _address(own, symbol) or _compiled(formula, symbol, source)
 
 
-def why_missing(formula: Formula) -> str:
-    """The reason why `find` gave 0."""
-    return _missing.get(formula, "no kernel was asked for")
+def loaded() -> bool:
+    """Whether the package's own ops are there."""
+    return _own() is not None
+
+
+def why_missing(formula: Formula | None) -> str:
+    """The reason why there is no kernel."""
+    return _missing.get(formula, "no kernel was asked for") if formula and loaded() else _UNBUILT
 
 
 def _address(library: ctypes.CDLL, symbol: str) -> int:

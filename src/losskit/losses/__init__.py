@@ -2,6 +2,7 @@
 
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
+from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.gaussian_nll import GaussianNLLLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
@@ -10,6 +11,7 @@ from losskit.losses.l1 import L1Loss
 from losskit.losses.margin_ranking import MarginRankingLoss
 from losskit.losses.mse import MSELoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
+from losskit.losses.nll import NLLLoss
 from losskit.losses.poisson_nll import PoissonNLLLoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
 from losskit.losses.soft_margin import SoftMarginLoss
@@ -17,6 +19,7 @@ from losskit.losses.soft_margin import SoftMarginLoss
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
@@ -25,6 +28,7 @@ __all__ = [
     "MSELoss",
     "MarginRankingLoss",
     "MultiLabelSoftMarginLoss",
+    "NLLLoss",
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",

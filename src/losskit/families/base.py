@@ -1,0 +1,352 @@
+"""What all families share: a declaration is traced, and gets its functional form, its `forward` and its plans.
+
+A family says what a formula speaks of (elements, rows of scores, embeddings, sequences). A declaration's `value` is
+traced once per combination of its switches when the class is made; the trace is what is evaluated eagerly, printed
+as C++ and differentiated (see `losskit.formula`). A call goes to `run` with the plan of the present parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from losskit.calculus import derivative
+from losskit.domains import Domain, real
+from losskit.errors import DeclarationError
+from losskit.graph import Expr, Trace
+from losskit.kernels.dispatch import Plan, run
+from losskit.loss import Loss, Operand, Param, validate
+from losskit.printing import run_source
+from losskit.reduction import check_reduction, legacy_reduction
+
+MAX_OPERANDS, MAX_PARAMETERS = 4, 8  # of the fused kernels
+# Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
+RESERVED = frozenset(
+    "T alignas asm auto bool case catch char const constexpr continue decltype default delete do double else enum "
+    "explicit export extern float for friend function goto if inline int let lk long mask namespace new normalizer "
+    "operator private protected public reduction register return sample_weight self short signed sizeof static struct "
+    "switch template this throw try typedef typeof union unsigned using virtual void volatile while with".split()
+)
+
+
+class Formula:
+    """A traced `value` and its gradients, for one setting of the switches."""
+
+    def __init__(self, loss: type[Family], switches: dict[str, bool]) -> None:
+        self.loss, self.switches = loss, switches
+        taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
+            p.name for p in loss._formula_params() if p.kind == "tensor" and switches[p.name]
+        ]
+        self.operands = taken
+        self.numbers = [p.name for p in loss._formula_params() if p.kind in ("float", "int")]
+        self.trace = Trace()
+        self.value: Expr = self._traced(loss.value)
+
+    def _traced(self, function: Callable[..., Any]) -> Any:
+        arguments: dict[str, Any] = {}
+        for name in inspect.signature(self.loss.value).parameters:
+            declared = self.loss.params.get(name)
+            if declared is not None and declared.kind == "bool":
+                arguments[name] = self.switches[name]
+            elif declared is not None and declared.kind == "tensor" and not self.switches[name]:
+                arguments[name] = None
+            else:
+                arguments[name] = self.trace.variable(name)
+        try:
+            result = function(**arguments)
+        except (TypeError, AttributeError, ValueError) as problem:
+            if isinstance(problem, DeclarationError):
+                raise DeclarationError(f"{self.loss.__name__}.{function.__name__}: {problem}") from None
+            raise DeclarationError(
+                f"{self.loss.__name__}.{function.__name__} must use the primitives of losskit.formula: {problem}"
+            ) from problem
+        return tuple(map(self._lifted, result)) if isinstance(result, tuple) else self._lifted(result)
+
+    def _lifted(self, result: Any) -> Expr | None:
+        if isinstance(result, Expr) and result.is_condition:
+            raise DeclarationError(f"{self.loss.__name__}.value must return a number, got a condition")
+        return None if result is None else self.trace.lift(result)
+
+    @cached_property
+    def gradients(self) -> tuple[Expr, ...]:
+        """The derivative by each operand: the author's where `grad` gives one, else derived."""
+        given: tuple[Expr | None, ...] = ()
+        if self.loss.grad is not None:
+            result = self._traced(self.loss.grad)
+            given = result if isinstance(result, tuple) else (result,)
+            if len(given) > len(self.operands):
+                raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
+        given = given + (None,) * (len(self.operands) - len(given))
+        return tuple(
+            own if own is not None else derivative(self.value, self.trace.variable(name))
+            for name, own in zip(self.operands, given, strict=True)
+        )
+
+    @cached_property
+    def declared(self) -> dict[str, Operand]:
+        """How each operand was declared, under these switches; a tensor parameter broadcasts."""
+        result = {}
+        for name in self.operands:
+            of_param = self.loss.params.get(name)
+            if of_param is not None:
+                result[name] = Operand(of_param.doc, of_param.domain, broadcast=True)
+                continue
+            operand = self.loss.operands.get(name, Operand(name))
+            off = operand.unless and self.switches[operand.unless]
+            result[name] = replace(operand, domain=real, hint="") if off else operand
+        return result
+
+    @cached_property
+    def domains(self) -> list[Domain]:
+        """What each operand may be, under these switches."""
+        return [operand.domain for operand in self.declared.values()]
+
+    @property
+    def predictions(self) -> int:
+        """Bits of the operands that models usually produce: all but the target and tensor parameters."""
+        fixed = {"target", *self.loss.params}
+        return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
+
+
+class Family(Loss, abstract=True):
+    """Base of the families: what a declaration with a `value` becomes.
+
+    A family gives `plan_class`, the names of its calls' tensors (`call_operands`) and, where a formula speaks of
+    something else than these tensors, the names that it may use (`statistics`).
+    """
+
+    operands: ClassVar[dict[str, Operand]] = {}
+    statistics: ClassVar[tuple[str, ...] | None] = None  # None: the formula's arguments are the operands
+    plan_class: ClassVar[Callable[..., Plan]]
+    grad: ClassVar[Callable[..., Any] | None] = None
+    value: ClassVar[Callable[..., Any]]
+    functional: ClassVar[Callable[..., Tensor]]
+    plans: ClassVar[dict[tuple[Any, ...], Plan]]
+    formulas: ClassVar[dict[tuple[bool, ...], Formula]]
+
+    @classmethod
+    def _declare(cls) -> None:
+        cls.formulas, cls.plans = {}, {}
+        if hasattr(cls, "value"):
+            cls._trace()
+        source = function_source(cls) + "\n\n" + _forward_source(cls)
+        scope: dict[str, Any] = {"run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction}
+        run_source(source, f"{cls.__module__}.{cls.__qualname__}", scope)
+        cls.functional = staticmethod(scope[cls.name])
+        cls.functional.__doc__ = inspect.cleandoc(cls.__doc__ or "")
+        if "forward" not in cls.__dict__:
+            cls.forward = scope["forward"]
+
+    @classmethod
+    def _trace(cls) -> None:
+        for method in ("value", "grad"):
+            if method in cls.__dict__ and not isinstance(cls.__dict__[method], staticmethod):
+                raise DeclarationError(f"{cls.__name__}.{method} must be a @staticmethod")
+        taken = inspect.signature(cls.value).parameters
+        for name in taken:
+            if name.endswith("_") or name in RESERVED:
+                raise DeclarationError(
+                    f"{cls.__name__}: an argument of `value` cannot be called {name} in C++ or JavaScript"
+                )
+            if cls.statistics is not None and name not in cls.params and name not in cls.statistics:
+                known = ", ".join(cls.statistics)
+                raise DeclarationError(
+                    f"{cls.__name__}: `value` may speak of {known} and its parameters, not of {name}"
+                )
+        for name in cls.params:
+            if name not in taken and name not in cls.family_params | cls._used_elsewhere():
+                raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
+        if cls.grad is not None and list(inspect.signature(cls.grad).parameters) != list(taken):
+            raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {', '.join(taken)}")
+        for setting in itertools.product((False, True), repeat=len(cls._switches())):
+            formula = Formula(cls, dict(zip(cls._switches(), setting, strict=True)))
+            if not 1 <= len(formula.operands) <= MAX_OPERANDS:
+                raise DeclarationError(
+                    f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
+                )
+            formula.gradients  # noqa: B018  # derives what `grad` does not give, or says why it cannot
+            if len(formula.numbers) > MAX_PARAMETERS:
+                raise DeclarationError(
+                    f"{cls.__name__}: a loss may have {MAX_PARAMETERS} numbers, got {len(formula.numbers)}"
+                )
+            cls.formulas[setting] = formula
+
+    def plan(self) -> Plan:
+        """What runs this loss with its present parameters."""
+        if self._plan is None:
+            values = [(p, getattr(self, p.name)) for p in self._plan_params()]
+            keys = [value is not None if p.kind == "tensor" else value for p, value in values]
+            self.__dict__["_plan"] = plan_of(type(self), str(self.reduction), *keys)
+        return self.__dict__["_plan"]
+
+    @classmethod
+    def call_operands(cls) -> list[str]:
+        """The tensors that a call takes, in order."""
+        raise NotImplementedError
+
+    @classmethod
+    def unreduced(cls) -> str:
+        """What reduction 'none' gives, in words."""
+        raise NotImplementedError
+
+    @classmethod
+    def compiled_formulas(cls) -> list[Formula]:
+        """The formulas that the kernel evaluates, one for each setting of the switches."""
+        return list(cls.formulas.values())
+
+    @classmethod
+    def _plan_params(cls) -> list[Param]:
+        """The parameters that a plan fixes; `weight` is a tensor of the call."""
+        return [p for p in cls.params.values() if p.name != "weight"]
+
+    @classmethod
+    def _formula_params(cls) -> list[Param]:
+        """The parameters that the formula takes; the others belong to the family."""
+        taken = inspect.signature(cls.value).parameters if hasattr(cls, "value") else {}
+        return [p for p in cls.params.values() if p.name in taken]
+
+    @classmethod
+    def _switches(cls) -> list[str]:
+        """What selects the formula: boolean parameters, and whether a tensor parameter is there."""
+        return [p.name for p in cls._formula_params() if p.kind in ("bool", "tensor")]
+
+    @classmethod
+    def _used_elsewhere(cls) -> set[str]:
+        """Parameters that a declaration uses outside of `value`."""
+        return set()
+
+    @classmethod
+    def slots(cls, prefix: str, class_name: str) -> list[str]:
+        """The tensors that `run` is given, as source; tensor parameters come after the operands of the call."""
+        return cls.call_operands() + [prefix + p.name for p in cls._plan_params() if p.kind == "tensor"]
+
+    def slot_params(self) -> list[Tensor]:
+        """The tensor parameters that are there."""
+        tensors = [getattr(self, p.name) for p in self._plan_params() if p.kind == "tensor"]
+        return [x for x in tensors if x is not None]
+
+
+def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
+    """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
+    key = (reduction, *values)
+    if torch.compiler.is_compiling():
+        # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
+        # found by name. Hashing the key makes its parts constants.
+        hash(key)
+        return getattr(_plans, _stored(loss, reduction, *values))
+    try:
+        plan = loss.plans.get(key)
+    except TypeError:  # unhashable: the new plan's validation says what is allowed
+        plan = None
+    if plan is not None:
+        return plan
+    plan = _new_plan(loss, reduction, *values)
+    if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
+        loss.plans.clear()
+    loss.plans[key] = plan
+    return plan
+
+
+def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
+    check_reduction(loss.name, reduction, loss.reductions)
+    checked = dict[str, Any]()
+    for p, value in zip(loss._plan_params(), values, strict=True):
+        checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
+    plan = loss.plan_class(loss, reduction, checked)
+    plan.key = json.dumps([loss.name, reduction, *checked.values()])
+    return plan
+
+
+class _Plans:
+    """The plans of compiled calls, as attributes."""
+
+
+_plans = _Plans()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _stored(loss: type[Family], *key: Any) -> str:
+    """The name of a plan in `_plans`."""
+    name = f"plan_{id(loss)}_{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
+    if not vars(_plans).get(name):
+        setattr(_plans, name, _new_plan(loss, *key))
+    return name
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The two forms of a loss, as source: `functional` and `forward` have true signatures, without *args
+
+
+def _arguments(loss: type[Family]) -> list[tuple[str, str]]:
+    """Arguments of the functional form after the operands, with their defaults as source."""
+    return [(name, repr(loss._default(name))) for name in loss.arguments.split()]
+
+
+def _run_arguments(loss: type[Family], prefix: str, class_name: str) -> str:
+    """The operands of `run`, always four."""
+    names = loss.slots(prefix, class_name)
+    return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
+
+
+def _plan_arguments(loss: type[Family], prefix: str) -> str:
+    params = loss._plan_params()
+    values = [f"{prefix}{p.name} is not None" if p.kind == "tensor" else prefix + p.name for p in params]
+    return ", ".join([f"{prefix}reduction", *values])
+
+
+def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
+    """The functional form as Python source."""
+    types = {"float": "float", "int": "int", "bool": "bool", "tensor": "Tensor | None"}
+
+    def typed(name: str, kind: str) -> str:
+        return f"{name}: {kind}" if annotated else name
+
+    operands = [typed(name, _operand_type(loss, name)) for name in loss.call_operands()]
+    signature = list(operands)
+    for name, default in _arguments(loss):
+        kind = types[loss.params[name].kind] if name in loss.params else _OTHER_TYPES[name]
+        signature.append(f"{typed(name, kind)} = {default}" if annotated else f"{name}={default}")
+    extras = [("sample_weight", "Tensor | None"), ("mask", "Tensor | None"), ("normalizer", "Tensor | float | None")]
+    signature += ["*", *(f"{typed(n, k)} = None" if annotated else f"{n}=None" for n, k in extras)]
+    result = " -> Tensor" if annotated else ""
+    lines = [f"def {loss.name}({', '.join(signature)}){result}:"]
+    names = loss.arguments.split()
+    if "size_average" in names:
+        lines += [
+            "    if size_average is not None or reduce is not None:",
+            f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
+        ]
+    weight = "weight" if "weight" in names else "None"
+    lines += [
+        f"    plan = plan_of({class_name}, {_plan_arguments(loss, '')})",
+        f"    return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
+    ]
+    return "\n".join(lines)
+
+
+_OTHER_TYPES = {"reduction": "str", "size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None"}
+
+
+def _operand_type(loss: type[Family], name: str) -> str:
+    # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
+    operand = loss.operands.get(name)
+    return "Tensor | float" if operand is not None and operand.broadcast and name != "target" else "Tensor"
+
+
+def _forward_source(loss: type[Family]) -> str:
+    operands = ", ".join(loss.call_operands())
+    weight = "self.weight" if "weight" in loss.params else "None"
+    return "\n".join([
+        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
+        "    plan = self._plan or self.plan()",
+        f"    return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, sample_weight, mask, normalizer)",
+    ])  # fmt: skip

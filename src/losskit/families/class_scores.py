@@ -1,0 +1,296 @@
+"""The class-scores family: a row of scores, one for each class, and the class that is right, or how likely each is.
+
+1. A formula speaks of statistics of the row: `log_probability`, the log-softmax of the class in question;
+   `log_sum_exp`; `mean_log_probability`, over the classes. Cross entropy is `-log_probability`; focal, poly-1 and
+   generalised cross entropy are other functions of it. The kernel computes the statistics, evaluates the formula on
+   arrays of them, and turns its derivatives into the gradient by the scores; none of them needs a kernel of its own.
+2. A class index counts the formula of that class. Probabilities count it class by class, each with its share.
+   Label smoothing takes `label_smoothing` from these shares and spreads it evenly over all classes.
+3. The class of the largest score is the pivot of all sums: log-probabilities are formed from the distances to it and
+   log1p of what the others add, so that the loss of a row that is almost certain keeps its digits down to the
+   smallest numbers. Where torch rounds such a loss to 0, the network stops to learn from the row.
+4. Class weights multiply the terms of their class. As in torch the mean divides by the sum of the weights of the right
+   classes for indices, and by the number of rows for probabilities.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+
+from losskit.calculus import Differentiable
+from losskit.domains import Interval, log_probability, probability, real
+from losskit.errors import DeclarationError, error
+from losskit.families.base import Family
+from losskit.formula import times
+from losskit.kernels import eager, fused
+from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor
+from losskit.loss import param
+from losskit.reduction import reduce_eagerly
+
+STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
+_LINEAR, _NORMALISED, _STATISTICS = 1, 2, 3  # bits of the kernel's options
+
+
+class ClassScoresPlan(Plan):
+    """A loss of class scores with its parameters fixed."""
+
+    op = "class_scores"
+
+    def __init__(self, loss: type[ClassScoresLoss], reduction: str, parameters: dict[str, Any]) -> None:
+        formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
+        numbers = {name: parameters[name] for name in formula.numbers}
+        self.smoothing = parameters.get("label_smoothing", 0.0)
+        self.ignored = parameters["ignore_index"]
+        linear = _linear(formula)
+        family = linear << _LINEAR | loss.log_probabilities << _NORMALISED
+        family |= sum((name in formula.operands) << _STATISTICS + i for i, name in enumerate(STATISTICS))
+        names = ["input", "target", *(["shift"] if loss.shift is not None else [])]
+        given = [self.smoothing, float(self.ignored), *map(float, numbers.values())]
+        super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
+        self.formula = None if linear else formula
+        self.log_probabilities = loss.log_probabilities
+        self.statistics = formula.operands
+        # A term of the loss: the formula, times the share of its class. No share of an infinite term is 0.
+        share = formula.trace.variable("share_")  # an underscore that no argument may have
+        gradients = [formula.value, *(formula.trace.lift(times(share, g)) for g in formula.gradients)]
+        root = formula.trace.lift(times(share, formula.value))
+        self.term = Differentiable(root, ["share_", *formula.operands], numbers, gradients)
+        self.term.gradients()  # made now: torch.compile cannot trace their making
+
+    def validated(
+        self,
+        operands: Sequence[Any],
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        normalizer: Tensor | float | None,
+    ) -> Arguments:
+        input, target, *shift = operands
+        for name, x in zip(self.names, operands, strict=True):
+            check_tensor(self.name, name, x, "input", input)
+        check_floating(self.name, "input", input)
+        if input.ndim == 0:
+            raise error("no_class_dimension", loss=self.name, argument="input")
+        rows, classes = input.shape[:1] + input.shape[2:], input.shape[min(1, input.ndim - 1)]
+        rows = rows if input.ndim > 1 else torch.Size()
+        if classes == 0:
+            raise error("no_classes", loss=self.name, got=tuple(input.shape))
+        self._check_target(input, target, rows)
+        for name, x in [("weight", weight), *(("shift", x) for x in shift)]:
+            if x is None:
+                continue
+            check_tensor(self.name, name, x, "input", input)
+            if x.shape != (classes,):
+                raise error("per_class", loss=self.name, argument=name, classes=classes, got=tuple(x.shape))
+        if weight is not None and weight.dtype in eager.HALVES and input.dtype not in eager.HALVES:
+            raise error("weight_dtype", loss=self.name, got=weight.dtype, expected=input.dtype)
+        check_extras(self, input, rows, None, (), sample_weight, mask, normalizer)
+        if weight is not None and not weight.is_floating_point():
+            weight = weight.to(input.dtype)
+        return Arguments([input, target, *shift], weight, sample_weight, mask, normalizer)
+
+    def _check_target(self, input: Tensor, target: Tensor, rows: Sequence[int]) -> None:
+        expected = tuple(rows)
+        if target.is_floating_point():
+            if self.log_probabilities or target.shape != input.shape:
+                hint = " Use target.long() for class indices." if tuple(target.shape) == expected else ""
+                kind = "class_indices" if self.log_probabilities else "class_probabilities"
+                raise error(kind, loss=self.name, rows=expected, input=tuple(input.shape), dtype=target.dtype,
+                            got=tuple(target.shape), hint=hint)  # fmt: skip
+            if self.ignored >= 0:
+                raise error("ignored_probabilities", loss=self.name, got=self.ignored)
+        elif tuple(target.shape) != expected:
+            hint = ""
+            if target.shape == input.shape:
+                hint = " Use target.argmax(1) or, for probabilities, target.float()."
+            elif input.ndim > 2 and target.shape == input.shape[:-1]:
+                hint = " The classes are dimension 1: did you mean input.movedim(-1, 1)?"
+            elif target.shape == (*expected[:1], 1, *expected[1:]):
+                hint = " Did you mean target.squeeze(1)?"
+            raise error("class_indices", loss=self.name, rows=expected, input=tuple(input.shape), dtype=target.dtype,
+                        got=tuple(target.shape), hint=hint)  # fmt: skip
+
+    def why_not(self, arguments: Arguments) -> str | None:
+        if torch.is_grad_enabled() and len(arguments.operands) > 2 and arguments.operands[2].requires_grad:
+            return "a gradient by a shift of the scores is wanted"
+        return None
+
+    def eager(self, arguments: Arguments, checks: str) -> Tensor:
+        (input, target, *shift), weight, sample_weight, mask, normalizer = arguments
+        wide = eager.compute_dtype([input, target])
+        dtype = eager.result_dtype([input, target])
+        soft = target.is_floating_point()
+        target = target if soft else target.long()
+        scores = input.to(wide).movedim(min(1, input.ndim - 1), -1)
+        bad = self._bad(input, target, mask, checks)
+        kept = mask
+        if not soft:
+            kept = target != self.ignored if mask is None else mask & (target != self.ignored)
+        if kept is not None:
+            scores = torch.where(kept.unsqueeze(-1), scores, 0.0)  # a NaN behind the mask must not reach the gradient
+        if shift:
+            scores = scores + shift[0].to(wide)
+        classes = scores.shape[-1]
+        each = torch.ones((), dtype=wide, device=scores.device) if weight is None else weight.to(wide)
+        even = self.smoothing / classes
+        if soft:
+            shares = target.to(wide).movedim(min(1, target.ndim - 1), -1)
+            shares = (shares if kept is None else torch.where(kept.unsqueeze(-1), shares, 0.0)) * (1.0 - self.smoothing)
+            values = self._terms((shares + even) * each, _statistics(scores)).sum(-1)
+        else:
+            right = torch.where((target >= 0) & (target < classes), target, 0).long().unsqueeze(-1)
+            statistics = (scores, scores, scores) if self.log_probabilities else _statistics(scores)
+            of_right = torch.broadcast_to(each, (classes,))[right.squeeze(-1)]
+            picked = [x.gather(-1, right) if x.shape == scores.shape else x for x in statistics]
+            values = self._terms((of_right * (1.0 - self.smoothing)).unsqueeze(-1), picked).squeeze(-1)
+            if self.smoothing:
+                values = values + self._terms(even * each, statistics).sum(-1)
+            if weight is not None and self.reduction == "mean" and normalizer is None:
+                counted = of_right if sample_weight is None else of_right * sample_weight.to(wide)
+                normalizer = torch.where(target != self.ignored if kept is None else kept, counted, 0.0).sum()
+        loss = reduce_eagerly(
+            eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
+            sample_weight=sample_weight, mask=kept, normalizer=normalizer,
+        )  # fmt: skip
+        return loss.to(eager.autocast(dtype, loss.device))
+
+    def _terms(self, shares: Tensor, statistics: Sequence[Tensor]) -> Tensor:
+        """The formula of each class, times its share."""
+        known = dict(zip(STATISTICS, statistics, strict=True))
+        taken = torch.broadcast_tensors(shares, *(known[name] for name in self.statistics))
+        return eager.apply(self.term, taken)
+
+    def _bad(self, input: Tensor, target: Tensor, mask: Tensor | None, checks: str) -> Tensor | None:
+        """Rows whose target, or log-probability of it, is not what it must be."""
+        dim = min(1, input.ndim - 1)
+        if target.is_floating_point():
+            if checks == "off":
+                return None
+            bad = probability.outside(target.detach()).any(dim)
+        else:
+            bad = ((target < 0) | (target >= input.shape[dim])) & (target != self.ignored)
+            if checks == "off":
+                checks = "nan"  # such a row has no loss, whatever is checked
+            elif self.log_probabilities:
+                right = torch.where(bad | (target == self.ignored), 0, target).long().unsqueeze(dim)
+                picked = input.detach().gather(dim, right).squeeze(dim)
+                bad = bad | (log_probability.outside(picked) & (target != self.ignored))
+        return eager.police(self, bad if mask is None else bad & mask, [input, target], mask, checks)
+
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+        input, target = operands[:2]
+        target = target if target.is_floating_point() else target.long()
+        dim = min(1, input.ndim - 1)
+        classes = input.shape[dim]
+        counts = torch.ones((), dtype=torch.bool) if mask is None else mask
+        if target.is_floating_point():
+            bad = probability.outside(target) & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
+            index, value = _first(bad, target)
+            raise error("domain", loss=self.name, argument="target", expected=probability.description,
+                        got=f"{value:.7g}", index=index, hint="")  # fmt: skip
+        counts = counts & (target != self.ignored)
+        outside = ((target < 0) | (target >= classes)) & counts
+        if bool(outside.any()):
+            index, value = _first(outside, target)
+            hint = f" Pass ignore_index={value} to skip such rows." if value < 0 or value == 255 else ""
+            hint = " Class indices start at 0." if value == classes else hint
+            raise error("class_index", loss=self.name, classes=classes, got=value, index=index, hint=hint)
+        picked = input.detach().gather(dim, torch.where(counts, target, 0).long().unsqueeze(dim)).squeeze(dim)
+        index, value = _first(log_probability.outside(picked) & counts, picked)
+        index = (*index[:dim], int(target[index]), *index[dim:])
+        raise error("domain", loss=self.name, argument="input", expected=log_probability.description,
+                    got=f"{value:.7g}", index=index, hint=" Pass log_softmax(scores, dim=1).")  # fmt: skip
+
+
+def _linear(formula: Formula) -> bool:
+    """Whether a loss is plain cross entropy, which the kernel knows."""
+    return formula.value is -formula.trace.variable("log_probability")
+
+
+def _first(bad: Tensor, x: Tensor) -> tuple[tuple[int, ...], Any]:
+    """The index of the first bad value, and the value."""
+    index = tuple(int(i) for i in bad.nonzero()[0])
+    return index, x[index].item()
+
+
+def _statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The statistics of rows (last dimension): log-probabilities, log-sum-exp, mean log-probability."""
+    pivot = scores.argmax(-1, keepdim=True)
+    largest = scores.gather(-1, pivot)
+    # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
+    distance = (scores - largest).scatter(-1, pivot, 0.0)
+    ends = torch.where(scores == largest, 0.0, float("-inf"))  # the limit: infinite scores share the probability
+    distance = torch.where(largest == float("inf"), ends, distance)
+    others = torch.exp(distance).scatter(-1, pivot, 0.0).sum(-1, keepdim=True)
+    rest = torch.log1p(others)
+    log_probabilities = distance - rest
+    return log_probabilities, largest + rest, log_probabilities.mean(-1, keepdim=True)
+
+
+class ClassScoresLoss(Family, abstract=True):
+    """A loss of rows of class scores; the base class of built-in and custom ones.
+
+    A subclass declares a docstring, parameters, `facts`, `cases` and the rest as every loss does, and
+
+    - `value`, a static method over the formula language: its arguments are statistics of the row, any of
+      `log_probability`, `log_sum_exp` and `mean_log_probability`, and then the parameters;
+    - optionally `shift`, a static method of parameters: a tensor with a number for each class that is added to the
+      scores (logit adjustment). It is an ordinary torch function.
+
+    The input is (N, C), (N, C, d1, ...) or (C,); the target is class indices, of the shape of the input without C, or
+    probabilities of the shape of the input. Class `weight`, `ignore_index` and `label_smoothing` work for every loss
+    whose `arguments` name them. Instances also take, by keyword, `sample_weight`, `mask` and `normalizer`.
+    """
+
+    reduction: str = param(default="mean", doc="'none': a loss per row; 'mean': their mean; 'sum': their sum.")
+    weight: Tensor | None = param(default=None, doc="Weight of each class, a tensor of shape (C,).")
+    ignore_index: int = param(default=-100, domain=real, doc="Rows with this target do not count.")
+    label_smoothing: float = param(
+        default=0.0, domain=Interval("in [0, 1]", low=0.0, high=1.0),
+        doc="Share of the target that is spread evenly over all classes.",
+    )  # fmt: skip
+
+    statistics = STATISTICS
+    log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
+    shift: ClassVar[Callable[..., Tensor] | None] = None
+    plan_class = ClassScoresPlan
+
+    @classmethod
+    def _declare(cls) -> None:
+        if "value" not in cls.__dict__:
+            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
+        super()._declare()
+
+    @classmethod
+    def call_operands(cls) -> list[str]:
+        return ["input", "target"]
+
+    @classmethod
+    def unreduced(cls) -> str:
+        return "a tensor of the shape of input without the classes"
+
+    @classmethod
+    def compiled_formulas(cls) -> list[Formula]:
+        return [formula for formula in cls.formulas.values() if not _linear(formula)]
+
+    @classmethod
+    def _used_elsewhere(cls) -> set[str]:
+        return set() if cls.shift is None else set(inspect.signature(cls.shift).parameters)
+
+    @classmethod
+    def slots(cls, prefix: str, class_name: str) -> list[str]:
+        if cls.shift is None:
+            return cls.call_operands()
+        arguments = ", ".join(prefix + name for name in inspect.signature(cls.shift).parameters)
+        return [*cls.call_operands(), f"{class_name}.shift({arguments})"]
+
+    def slot_params(self) -> list[Tensor]:
+        shift = type(self).shift
+        if shift is None:
+            return []
+        return [shift(*(getattr(self, name) for name in inspect.signature(shift).parameters))]

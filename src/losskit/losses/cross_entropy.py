@@ -1,0 +1,66 @@
+"""CrossEntropyLoss: how little probability the scores give to the right class."""
+
+from losskit.facts import Facts
+from losskit.families.class_scores import ClassScoresLoss
+from losskit.loss import Case, Deviation, Operand
+
+
+class CrossEntropyLoss(ClassScoresLoss):
+    """Cross entropy of class scores: minus the log-probability of the right class, the softmax built in.
+
+    Choose it for classes that exclude each other: the standard of classification, segmentation, language models.
+    Prefer BCEWithLogitsLoss when several classes may be right at once, NLLLoss when the model gives log-probabilities.
+
+    A right and confident row keeps its loss and gradient down to the smallest numbers, where torch rounds both to 0.
+    """
+
+    name = "cross_entropy"
+    arguments = "weight size_average ignore_index reduce reduction label_smoothing"
+    operands = {
+        "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
+        "target": Operand(
+            "Class indices in [0, C) of any integer dtype, of the shape of input without C; "
+            "or probabilities of the shape of input."
+        ),
+    }
+
+    @staticmethod
+    def value(log_probability):
+        return -log_probability
+
+    facts = Facts(convex=True, smooth=True, lipschitz=2.0**0.5, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=[2.0, 0.0, -1.0], target=0, value=0.169846, grad=[-0.156205, 0.114195, 0.0420101], source="mpmath"),
+        Case(input=[2.0, 0.0, -1.0], target=0, label_smoothing=0.1, value=0.336513,
+             grad=[-0.0895386, 0.0808619, 0.00867673], source="mpmath"),
+        Case(input=[30.0, 0.0, -5.0], target=0, value=9.42067e-14, grad=[-9.42067e-14, 9.35762e-14, 6.30512e-16],
+             source="mpmath"),
+        Case(input=[0.0, 0.0], target=[0.25, 0.75], value=0.6931471805599453, grad=[0.25, -0.25], source="log 2"),
+    ]  # fmt: skip
+    deviations = [
+        Deviation(
+            reason="A well-classified row keeps its loss: torch rounds it to 0 from a margin of 17 in float32.",
+            arguments={"input": [[20.0, 0.0]], "target": [0]},
+            torch=0.0,
+            losskit=2.0611537e-09,
+        ),
+        Deviation(
+            reason="A well-classified row keeps the gradient of its true class.",
+            arguments={"input": [[20.0, 0.0]], "target": [0]},
+            torch=0.0,
+            losskit=-2.0611537e-09,
+            of="input",
+        ),
+        Deviation(
+            reason="A class without probability costs nothing, also at a score of -inf: torch computes 0 * inf.",
+            arguments={"input": [[0.0, float("-inf")]], "target": [[1.0, 0.0]]},
+            torch=float("nan"),
+            losskit=0.0,
+        ),
+    ]
+    best_for = "Classes that exclude each other."
+    not_for = "Several right classes at once; probabilities as input."
+    reference = (
+        "Bridle, J. S. (1990). Probabilistic interpretation of feedforward classification network outputs. "
+        "Neurocomputing, NATO ASI Series F68, 227-236. Label smoothing: Szegedy, C. et al. (2016), arXiv:1512.00567."
+    )
