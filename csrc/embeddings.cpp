@@ -772,6 +772,7 @@ Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTe
   for (int k = 0; k < 4; ++k)
     if (extras[k] && !attach(job.walk, sizes.data(), *extras[k], k > 0, job.sources[slots[k]])) return declined;
   if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
+  if (targeted) dtype = promote(dtype, job.sources[job.embeddings].dtype);
   merge<kSources>(job.walk, job.sources);
 
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : dtype;

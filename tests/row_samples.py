@@ -109,6 +109,10 @@ SAMPLES = [
            gradients=(0, 1)),
     Sample("nll_loss", "indices", log_probabilities),
     Sample("nll_loss", "weight", log_probabilities, {"weight": WEIGHT, "ignore_index": 2}),
+    Sample("cosine_embedding_loss", "margin", pairs, {"margin": -0.3}, gradients=(0, 1)),
+    Sample("triplet_margin_loss", "default", triplets, {"margin": 2.0}, gradients=(0, 1, 2)),
+    Sample("triplet_margin_loss", "swap", triplets, {"p": 3.0, "eps": 0.01, "swap": True}, gradients=(0, 1, 2)),
+    Sample("triplet_margin_loss", "fraction", triplets, {"p": 1.5, "margin": 4.0}, gradients=(0, 1, 2)),
 ]  # fmt: skip
 
 
