@@ -112,6 +112,10 @@ SAMPLES = [
     Sample("multi_margin_loss", "p1", indices),
     Sample("multi_margin_loss", "p2_weight", indices, {"p": 2, "margin": 0.7, "weight": WEIGHT}),
     Sample("multilabel_margin_loss", "lists", label_lists),
+    Sample("cosine_embedding_loss", "margin", pairs, {"margin": -0.3}, gradients=(0, 1)),
+    Sample("triplet_margin_loss", "default", triplets, {"margin": 2.0}, gradients=(0, 1, 2)),
+    Sample("triplet_margin_loss", "swap", triplets, {"p": 3.0, "eps": 0.01, "swap": True}, gradients=(0, 1, 2)),
+    Sample("triplet_margin_loss", "fraction", triplets, {"p": 1.5, "margin": 4.0}, gradients=(0, 1, 2)),
 ]  # fmt: skip
 
 

@@ -508,7 +508,7 @@ def test_nll_of_probabilities_is_refused():
     with pytest.raises(ValueError, match=r"^nll_loss: input must be a log-probability \(at most 0\), got 0.25 at index "
                        r"\(0, 1\). Pass log_softmax\(scores, dim=1\).$"):  # fmt: skip
         LF.nll_loss(torch.full((2, 4), 0.25), torch.tensor([1, 2]))
-    with pytest.raises(ValueError, match="^nll_loss: target must be class indices of shape"):
+    with pytest.raises(ValueError, match=r"^nll_loss: target must be class indices of shape"):
         LF.nll_loss(torch.zeros(2, 4), torch.zeros(2, 4))
     with losskit.checks("off"):
         assert LF.nll_loss(torch.full((2, 4), 0.25), torch.tensor([1, 2])) == -0.25

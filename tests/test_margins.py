@@ -238,7 +238,7 @@ def test_arguments_are_torch_s(module):
     theirs = {k: v.default for k, v in inspect.signature(module).parameters.items()}
     assert {k: v.default for k, v in inspect.signature(ours).parameters.items()} == theirs
     function = getattr(F, ours.name)
-    names = [k for k in inspect.signature(function).parameters]
+    names = list(inspect.signature(function).parameters)
     assert list(inspect.signature(ours.functional).parameters)[: len(names)] == names
 
 

@@ -37,6 +37,11 @@ def built_in() -> list[type[Family]]:
     return [cls for _, cls in sorted(losskit.losses().items()) if issubclass(cls, Family)]
 
 
+def by_hand() -> list[type]:
+    """Losses whose functional form is written beside the class."""
+    return [cls for _, cls in sorted(losskit.losses().items()) if not issubclass(cls, Family)]
+
+
 def source_file(cls: type) -> str:
     return cls.__module__.rsplit(".", 1)[-1]
 
@@ -54,6 +59,7 @@ def functional() -> str:
         "from losskit.kernels.dispatch import run\n"
         f"from losskit.losses import {classes}\n"
         "from losskit.reduction import legacy_reduction",
+        "\n".join(f"from {cls.__module__} import {cls.name} as {cls.name}" for cls in by_hand()),
     ]
     for cls in built_in():
         head, _, body = function_source(cls, cls.__name__, annotated=True).partition("\n")
@@ -189,7 +195,7 @@ def overview() -> str:
         "| class | function | parameters | properties | best for | not for |",
         "|---|---|---|---|---|---|",
     ]
-    for cls in built_in():
+    for cls in [*built_in(), *by_hand()]:
         parameters = ", ".join(f"`{name}={p.default!r}`" for name, p in cls.params.items())
         lines.append(
             f"| `{cls.__name__}` | `{cls.name}` | {parameters} | {properties(cls)} | {cls.best_for} | {cls.not_for} |"

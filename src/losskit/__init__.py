@@ -5,6 +5,7 @@ from losskit.domains import Interval, nonnegative, positive, probability, real, 
 from losskit.errors import DeclarationError
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
+from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
@@ -12,6 +13,7 @@ from losskit.loss import Case, Deviation, Loss, Operand, param
 from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
+    CosineEmbeddingLoss,
     CrossEntropyLoss,
     GaussianNLLLoss,
     HingeEmbeddingLoss,
@@ -27,6 +29,8 @@ from losskit.losses import (
     PoissonNLLLoss,
     SmoothL1Loss,
     SoftMarginLoss,
+    TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
 )
 from losskit.policy import checks, empty
 from losskit.registry import create, get, losses
@@ -38,9 +42,11 @@ __all__ = [
     "BCEWithLogitsLoss",
     "Case",
     "ClassScoresLoss",
+    "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "DeclarationError",
     "Deviation",
+    "EmbeddingsLoss",
     "Facts",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
@@ -61,6 +67,8 @@ __all__ = [
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
     "checks",
     "create",
     "empty",

@@ -22,6 +22,8 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
     "shapes": (ValueError, "{loss}: {first} {expected} and {argument} {got} must have the same shape.{hint}"),
     "not_broadcastable": (ValueError, "{loss}: {argument} {got} must broadcast to {expected}.{hint}"),
     "no_class_dimension": (ValueError, "{loss}: {argument} must have a dimension of classes, got a scalar."),
+    "no_features": (ValueError, "{loss}: {argument} must have a dimension of features, got a scalar."),
+    "not_one_per_row": (ValueError, "{loss}: {argument} must have one entry per row, {expected}, got {got}.{hint}"),
     "no_classes": (ValueError, "{loss}: input must have at least one class, got shape {got}."),
     "class_indices": (
         ValueError,

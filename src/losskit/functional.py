@@ -15,6 +15,7 @@ from losskit.kernels.dispatch import run
 from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
+    CosineEmbeddingLoss,
     CrossEntropyLoss,
     GaussianNLLLoss,
     HingeEmbeddingLoss,
@@ -30,6 +31,10 @@ from losskit.losses import (
     PoissonNLLLoss,
     SmoothL1Loss,
     SoftMarginLoss,
+    TripletMarginLoss,
+)
+from losskit.losses.triplet_margin_with_distance import (
+    triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
 )
 from losskit.reduction import legacy_reduction
 
@@ -137,6 +142,58 @@ def binary_cross_entropy_with_logits(
         reduction = legacy_reduction("binary_cross_entropy_with_logits", size_average, reduce, reduction)
     plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
     return run(plan, input, target, pos_weight, None, weight, sample_weight, mask, normalizer)
+
+
+def cosine_embedding_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0.0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Angles: 1 - cosine for similar pairs (target 1), what the cosine exceeds `margin` by for dissimilar ones (-1).
+
+    Choose it for pairs of embeddings whose length means nothing.
+    Prefer TripletMarginLoss when triplets are at hand, HingeEmbeddingLoss for distances.
+
+    Args:
+        input1: Embeddings of shape (..., D).
+        input2: Embeddings to compare them with, of the same shape; leading dimensions of size 1 stretch.
+        target: A label for each row: 1 similar, -1 dissimilar. Must be -1 or 1.
+        margin: Cosine up to which a dissimilar pair costs nothing; -1 to 1.
+        size_average: Deprecated, use reduction.
+        reduce: Deprecated, use reduction.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input1 without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import cosine_embedding_loss
+        >>> cosine_embedding_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]]), torch.tensor([1.0]))
+        tensor(0.0400)
+
+    Source: Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR; with the cosine as similarity.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction("cosine_embedding_loss", size_average, reduce, reduction)
+    plan = plan_of(CosineEmbeddingLoss, reduction, margin)
+    return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
 
 
 def cross_entropy(
@@ -915,3 +972,62 @@ def soft_margin_loss(
         reduction = legacy_reduction("soft_margin_loss", size_average, reduce, reduction)
     plan = plan_of(SoftMarginLoss, reduction)
     return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-06,
+    swap: bool = False,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Triplets: the anchor should be nearer to the positive than to the negative, by at least `margin`.
+
+    Choose it for metric learning: faces, retrieval, few-shot classes.
+    Prefer CosineEmbeddingLoss for pairs with labels, CrossEntropyLoss when the classes are known and few.
+
+    Args:
+        anchor: Embeddings of shape (..., D).
+        positive: Embeddings like the anchor's, of the same shape; leading dimensions of size 1 stretch.
+        negative: Embeddings unlike it, of the same shape; leading dimensions of size 1 stretch.
+        margin: By how much nearer the positive must be to cost nothing. Positive.
+        p: Degree of the norm of a difference, 0 to infinity. Non-negative.
+        eps: Added to every difference.
+        swap: Whether the negative's distance from the positive counts where it is the smaller one.
+        size_average: Deprecated, use reduction.
+        reduce: Deprecated, use reduction.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of anchor without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import triplet_margin_loss
+        >>> triplet_margin_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]),
+            eps=0.0)
+        tensor(4.)
+
+    Source: Schroff, F., Kalenichenko, D. and Philbin, J. (2015). FaceNet: a unified embedding for face recognition and clustering. CVPR; swap: Balntas, V. et al. (2016). Learning local feature descriptors with triplets. BMVC.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction("triplet_margin_loss", size_average, reduce, reduction)
+    plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
+    return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)

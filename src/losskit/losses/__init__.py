@@ -2,6 +2,7 @@
 
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
+from losskit.losses.cosine_embedding import CosineEmbeddingLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.gaussian_nll import GaussianNLLLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
@@ -17,10 +18,13 @@ from losskit.losses.nll import NLLLoss
 from losskit.losses.poisson_nll import PoissonNLLLoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
 from losskit.losses.soft_margin import SoftMarginLoss
+from losskit.losses.triplet_margin import TripletMarginLoss
+from losskit.losses.triplet_margin_with_distance import TripletMarginWithDistanceLoss
 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
@@ -36,4 +40,6 @@ __all__ = [
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
 ]

@@ -1,0 +1,258 @@
+"""The embeddings family: two or three embeddings, rows along the last dimension, and how far apart they are.
+
+1. A formula speaks of statistics of a row: `cosine` of two embeddings and `cosine_distance`, which is 1 - cosine with
+   the digits that the subtraction loses; their `distance`; of three (anchor, positive, negative) `positive_distance`
+   and `negative_distance`; and of the `target`, a number for each row. The kernel computes the statistics, evaluates
+   the formula on arrays of them, and turns its derivatives into gradients by the embeddings.
+2. A distance is the p-norm of x1 - x2 + eps, as in torch: eps stays inside the difference. p may be anything from 0
+   (the number of differences) to infinity. Where the norm has no derivative, 0 stands for it; ties of p = inf share it.
+3. The scale of a row does not matter: it is divided by its largest magnitude first, which is a constant to autograd
+   since it cancels. No epsilon stands in a denominator; a zero vector has cosine 0 and no gradient.
+4. Embeddings broadcast along leading dimensions of size 1, never along the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+
+from losskit.calculus import Differentiable
+from losskit.domains import nonnegative
+from losskit.errors import DeclarationError, error
+from losskit.families.base import Family, Formula
+from losskit.kernels import eager, fused
+from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint
+from losskit.loss import param
+from losskit.policy import state
+from losskit.reduction import reduce_eagerly
+
+# The kernel's numbers of them. Two embeddings have one distance, the first of three.
+STATISTICS = {
+    "cosine": 1, "cosine_distance": 2, "distance": 3, "positive_distance": 3, "negative_distance": 4, "target": 5
+}  # fmt: skip
+_SWAP = 15  # bit of the kernel's options
+
+
+class EmbeddingsPlan(Plan):
+    """A loss of embeddings with its parameters fixed."""
+
+    op = "embeddings"
+
+    def __init__(self, loss: type[EmbeddingsLoss], reduction: str, parameters: dict[str, Any]) -> None:
+        formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
+        numbers = {name: parameters[name] for name in formula.numbers}
+        self.p, self.eps = parameters.get("p", 2.0), parameters.get("eps", 0.0)
+        self.swap = parameters.get("swap", False)
+        family = sum(STATISTICS[name] << 3 * i for i, name in enumerate(formula.operands)) | self.swap << _SWAP
+        names = loss.call_operands()
+        given = [self.p, self.eps, *map(float, numbers.values())]
+        super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
+        self.formula: Formula = formula
+        self.embeddings = len(names) - ("target" in names)
+        self.differentiable = Differentiable(formula.value, formula.operands, numbers, formula.gradients)
+        self.differentiable.gradients()  # made now: torch.compile cannot trace their making
+
+    def validated(
+        self,
+        operands: Sequence[Any],
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        normalizer: Tensor | float | None,
+    ) -> Arguments:
+        first = operands[0]
+        for name, x in zip(self.names, operands, strict=True):
+            check_tensor(self.name, name, x, self.names[0], first)
+        rows = list(operands[: self.embeddings])
+        for name, x in zip(self.names, rows, strict=False):
+            check_floating(self.name, name, x)
+            if x.ndim == 0:
+                raise error("no_features", loss=self.name, argument=name)
+        shape = self._common_shape(rows)
+        target = list(operands[self.embeddings :])
+        for x in target:
+            if x.shape != shape[:-1]:
+                if state.checks != "off":
+                    raise error(
+                        "not_one_per_row", loss=self.name, argument="target", expected=tuple(shape[:-1]),
+                        got=tuple(x.shape), hint=shape_hint("target", x.shape, shape[:-1]),
+                    )  # fmt: skip
+                shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
+        full = [x.expand(shape) for x in rows] + [x.expand(shape[:-1]) for x in target]
+        check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
+        return Arguments(full, None, sample_weight, mask, normalizer)
+
+    def _common_shape(self, rows: Sequence[Tensor]) -> torch.Size:
+        """The shape that the embeddings broadcast to."""
+        if state.checks == "off":
+            return torch.broadcast_shapes(*(x.shape for x in rows))
+        shape = rows[0].shape
+        for name, x in zip(self.names[1:], rows[1:], strict=False):
+            pairs = zip(x.shape[:-1], shape[:-1], strict=False)
+            if x.ndim != len(shape) or x.shape[-1] != shape[-1] or any(m != n and 1 not in (m, n) for m, n in pairs):
+                raise error(
+                    "shapes", loss=self.name, first=self.names[0], argument=name, expected=tuple(shape),
+                    got=tuple(x.shape), hint=shape_hint(name, x.shape, shape),
+                )  # fmt: skip
+            shape = torch.broadcast_shapes(x.shape, shape)
+        return shape
+
+    def eager(self, arguments: Arguments, checks: str) -> Tensor:
+        operands, _, sample_weight, mask, normalizer = arguments
+        dtype, wide = eager.result_dtype(operands), eager.compute_dtype(operands)
+        rows = [x.to(wide) for x in operands[: self.embeddings]]
+        target = [x.to(wide) for x in operands[self.embeddings :]]
+        bad = self._bad(operands, target, mask, checks)
+        if mask is not None:  # a NaN behind the mask must not reach the gradient as 0 * NaN
+            rows = [torch.where(mask.unsqueeze(-1) if mask.ndim else mask, x, 0.0) for x in rows]
+            target = [torch.where(mask, x, self.formula.declared["target"].domain.typical) for x in target]
+        statistics = self._statistics(rows)
+        if target:
+            statistics["target"] = target[0]
+        values = eager.apply(self.differentiable, [statistics[name] for name in self.formula.operands])
+        loss = reduce_eagerly(
+            eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
+            sample_weight=sample_weight, mask=mask, normalizer=normalizer,
+        )  # fmt: skip
+        return loss.to(eager.autocast(dtype, loss.device))
+
+    def _statistics(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the formula speaks of, by name."""
+        wanted = self.formula.operands
+        if "cosine" in wanted or "cosine_distance" in wanted:
+            cosine, apart = _cosine(rows[0], rows[1])
+            return {"cosine": cosine, "cosine_distance": apart}
+        positive, size = _distance(rows[0], rows[1], self.p, self.eps)
+        if "negative_distance" not in wanted:
+            return {"distance": positive, "positive_distance": positive}
+        negative, other_size = _distance(rows[0], rows[2], self.p, self.eps)
+        if self.swap:
+            swapped, swapped_size = _distance(rows[1], rows[2], self.p, self.eps)
+            negative, other_size = torch.minimum(negative, swapped), torch.minimum(other_size, swapped_size)
+        # Where both are beyond the largest number, only the question which is larger is left: the larger stays.
+        both = (
+            (positive == float("inf")) & (negative == float("inf")) & (torch.maximum(size, other_size) < float("inf"))
+        )
+        positive = torch.where(both & (size <= other_size), 0.0, positive)
+        negative = torch.where(both & (other_size <= size), 0.0, negative)
+        return {"positive_distance": positive, "negative_distance": negative}
+
+    def _bad(
+        self, operands: Sequence[Tensor], target: Sequence[Tensor], mask: Tensor | None, checks: str
+    ) -> Tensor | None:
+        if checks == "off" or not target or self.formula.declared["target"].domain.everything:
+            return None
+        bad = self.formula.declared["target"].domain.outside(target[0].detach())
+        return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
+
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+        declared, target = self.formula.declared["target"], operands[-1].detach()
+        outside = declared.domain.outside(target)
+        if mask is not None:
+            outside = outside & mask
+        index = tuple(int(i) for i in outside.nonzero()[0])
+        raise error(
+            "domain", loss=self.name, argument="target", expected=declared.domain.description,
+            got=f"{target[index].item():.7g}", index=index, hint=f" {declared.hint}" if declared.hint else "",
+        )  # fmt: skip
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest magnitude of each row, 1 where there is none: what a row is divided by."""
+    if x.shape[-1] == 0:
+        return x.new_ones(*x.shape[:-1], 1)
+    most = x.detach().abs().amax(-1, keepdim=True)
+    return torch.where((most > 0) & (most < float("inf")), most, 1.0)
+
+
+def _cosine(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosine of rows, and 1 minus it."""
+    x, y = x / _largest(x), y / _largest(y)
+    zero = ((x * x).sum(-1) == 0) | ((y * y).sum(-1) == 0)
+    x, y = (torch.where(zero.unsqueeze(-1), 1.0, z) for z in (x, y))  # what is not chosen below, but differentiated
+    x, y = (z / (z * z).sum(-1, keepdim=True).sqrt() for z in (x, y))
+    cosine = (x * y).sum(-1)
+    cosine = torch.where(zero, 0.0, cosine + (cosine.clamp(-1.0, 1.0) - cosine).detach())
+    apart = x - y
+    return cosine, torch.where(cosine > 0, 0.5 * (apart * apart).sum(-1), 1.0 - cosine)
+
+
+def _distance(x: Tensor, y: Tensor, p: float, eps: float) -> tuple[Tensor, Tensor]:
+    """The p-norm of x - y + eps, and where that may overflow its logarithm."""
+    d = (x - y) + eps
+    a = d.abs()
+    endless = torch.full_like(d.detach().sum(-1), float("inf"))
+    if d.shape[-1] == 0:
+        return d.sum(-1), endless
+    if p == 0.0:
+        return torch.where(a > 0, 1.0, a).sum(-1), endless
+    if p == 1.0:
+        return a.sum(-1), endless
+    if p == float("inf"):
+        return a.amax(-1), endless
+    most = _largest(d)
+    t = a / most
+    power = t * t if p == 2.0 else torch.where(t == 0, 0.0, torch.where(t == 0, 1.0, t) ** p)
+    total = power.sum(-1)
+    zero = total == 0
+    total = torch.where(zero, 1.0, total)
+    root = total.sqrt() if p == 2.0 else total ** (1.0 / p)
+    size = most.squeeze(-1).log() + total.detach().log() / p
+    finite = (total < float("inf")) & (size == size)
+    return torch.where(zero, 0.0, most.squeeze(-1) * root), torch.where(finite, size, float("inf"))
+
+
+class EmbeddingsLoss(Family, abstract=True):
+    """A loss of two or three embeddings; the base class of built-in and custom ones.
+
+    A subclass declares a docstring, parameters, `facts`, `cases` and the rest as every loss does, and
+
+    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, one per row;
+    - `value`, a static method over the formula language: its arguments are statistics of a row, any of `cosine`,
+      `cosine_distance`, `distance`, `positive_distance`, `negative_distance` and `target`, and then the parameters;
+    - optionally `grad` with the same arguments: the derivative by each statistic (None: derive it).
+
+    The parameters `p`, `eps` and `swap` of distances are there for every loss whose `arguments` name them. Instances
+    also take, by keyword, `sample_weight`, `mask` and `normalizer`.
+    """
+
+    reduction: str = param(default="mean", doc="'none': a loss per row; 'mean': their mean; 'sum': their sum.")
+    p: float = param(default=2.0, domain=nonnegative, doc="Degree of the norm of a difference, 0 to infinity.")
+    eps: float = param(default=1e-6, doc="Added to every difference.")
+    swap: bool = param(
+        default=False, doc="Whether the negative's distance from the positive counts where it is the smaller one."
+    )
+
+    statistics = tuple(STATISTICS)
+    plan_class = EmbeddingsPlan
+    functional: ClassVar[Any]
+
+    @classmethod
+    def _declare(cls) -> None:
+        if "value" not in cls.__dict__:
+            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
+        super()._declare()
+        count = len(cls.call_operands()) - ("target" in cls.call_operands())
+        for formula in cls.formulas.values():
+            of_three = "negative_distance" in formula.operands
+            mixed = {"cosine", "cosine_distance"} & set(formula.operands) and any(
+                "distance" in name and name != "cosine_distance" for name in formula.operands
+            )
+            if count != (3 if of_three else 2) or ("distance" in formula.operands and of_three) or mixed:
+                raise DeclarationError(
+                    f"{cls.__name__}: `value` must speak of the cosine or the distance of two embeddings, or of the "
+                    f"positive and the negative distance of three; got {', '.join(formula.operands)} of {count}"
+                )
+            if ("target" in formula.operands) != ("target" in cls.call_operands()):
+                raise DeclarationError(f"{cls.__name__}: `operands` and `value` must both take a target, or neither")
+
+    @classmethod
+    def call_operands(cls) -> list[str]:
+        return list(cls.operands)
+
+    @classmethod
+    def unreduced(cls) -> str:
+        return f"a tensor of the shape of {cls.call_operands()[0]} without the last dimension"

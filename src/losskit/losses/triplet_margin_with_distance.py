@@ -1,0 +1,154 @@
+"""TripletMarginWithDistanceLoss: triplets under a distance of the user's own.
+
+The distance is a function of tensors, which no formula can hold: what is declared here is the formula of two distances,
+TripletMarginLoss's, as an element-wise loss. So the class is written out by hand, and the hinge, its reduction, weights
+and mask still run in the fused kernel. Without a distance it is TripletMarginLoss.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, minimum
+
+from losskit.domains import positive as above_zero
+from losskit.errors import error
+from losskit.facts import Facts
+from losskit.families.base import plan_of
+from losskit.families.pointwise import PointwiseLoss
+from losskit.kernels.dispatch import run
+from losskit.loss import Loss, Operand, param
+from losskit.losses.triplet_margin import TripletMarginLoss
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+class _OfDistances(PointwiseLoss, abstract=True):
+    """The formula of TripletMarginLoss over tensors of distances."""
+
+    name = "triplet_margin_with_distance_loss"
+    margin: float = param(default=1.0, domain=above_zero, doc="")
+    value = staticmethod(TripletMarginLoss.value)
+    formulas = TripletMarginLoss.formulas
+    plans = {}
+
+
+class TripletMarginWithDistanceLoss(Loss):
+    """Triplets under any distance: the anchor should be nearer to the positive than to the negative by `margin`.
+
+    Choose it for metric learning with a distance that is no p-norm.
+    Prefer TripletMarginLoss for p-norms: it is fused as a whole and safe at every scale.
+    """
+
+    margin: float = param(
+        default=1.0, domain=above_zero, doc="By how much nearer the positive must be to cost nothing."
+    )
+    swap: bool = param(
+        default=False, doc="Whether the negative's distance from the positive counts where it is the smaller one."
+    )
+    reduction: str = param(default="mean", doc="'none': the losses as the distance is shaped; 'mean'; 'sum'.")
+
+    operands = {
+        "anchor": Operand("What the distance function takes."),
+        "positive": Operand("What should be near the anchor."),
+        "negative": Operand("What should be far from it."),
+    }
+    arguments = "margin swap reduction"
+
+    def __init__(
+        self,
+        *,
+        distance_function: Distance | None = None,
+        margin: float = 1.0,
+        swap: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(margin=margin, swap=swap, reduction=reduction)
+        if distance_function is not None and not callable(distance_function):
+            raise error(
+                "parameter_type", loss=type(self).name, argument="distance_function", expected="a function or None",
+                got=repr(distance_function),
+            )  # fmt: skip
+        self.distance_function: Distance | None = distance_function
+
+    @classmethod
+    def _declare(cls) -> None:
+        cls.__signature__ = inspect.signature(cls.__init__).replace(
+            parameters=list(inspect.signature(cls.__init__).parameters.values())[1:]
+        )
+
+    def forward(
+        self,
+        anchor: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        normalizer: Tensor | float | None = None,
+    ) -> Tensor:
+        """The loss of one batch of triplets."""
+        return triplet_margin_with_distance_loss(
+            anchor, positive, negative, distance_function=self.distance_function, margin=self.margin, swap=self.swap,
+            reduction=str(self.reduction), sample_weight=sample_weight, mask=mask, normalizer=normalizer,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return f"distance_function={self.distance_function!r}, {super().extra_repr()}"
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "distance_function": self.distance_function}
+
+    facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
+    best_for = "Triplets under a distance of one's own."
+    not_for = "p-norms, which TripletMarginLoss knows."
+    reference = TripletMarginLoss.reference
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    distance_function: Distance | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Triplets under any distance; see `TripletMarginWithDistanceLoss`.
+
+    Args:
+        anchor: What the distance function takes; tensors of embeddings if there is none.
+        positive: What should be near the anchor.
+        negative: What should be far from it.
+        distance_function: Two tensors to one of distances, all non-negative; the Euclidean distance of rows by default.
+        margin: By how much nearer the positive must be to cost nothing. Positive.
+        swap: Whether the negative's distance from the positive counts where it is the smaller one.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each distance; broadcasts to them. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked distances are exact zeros in the loss.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of the distances.
+
+    Example:
+        >>> import torch
+        >>> def manhattan(x, y):
+        ...     return (x - y).abs().sum(-1)
+        >>> a, p, n = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]])
+        >>> triplet_margin_with_distance_loss(a, p, n, distance_function=manhattan)
+        tensor(6.)
+    """
+    if distance_function is None:
+        plan = plan_of(TripletMarginLoss, reduction, 2.0, 1e-6, swap, margin)
+        return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+    near, far = distance_function(anchor, positive), distance_function(anchor, negative)
+    if swap:
+        far = minimum(far, distance_function(positive, negative))
+    return run(plan_of(_OfDistances, reduction, margin), near, far, None, None, None, sample_weight, mask, normalizer)
