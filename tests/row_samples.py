@@ -11,6 +11,7 @@ from torch import Tensor
 
 import losskit
 from losskit import PointwiseLoss
+from losskit.families.base import Family
 
 ROWS, CLASSES, WIDTH = 6, 5, 7
 
@@ -127,6 +128,6 @@ def everything() -> list[Any]:
 
 
 def losses() -> list[Any]:
-    """The built-in losses outside of the element-wise family."""
-    found = losskit.losses().values()
-    return [cls for cls in found if cls.__module__.startswith("losskit.") and not issubclass(cls, PointwiseLoss)]
+    """The built-in losses of the families of rows."""
+    found = [cls for cls in losskit.losses().values() if cls.__module__.startswith("losskit.")]
+    return [cls for cls in found if issubclass(cls, Family) and not issubclass(cls, PointwiseLoss)]
