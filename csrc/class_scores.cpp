@@ -31,7 +31,7 @@ constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the 
 constexpr int64_t kRowClasses = 32;  // fewer contiguous classes are tiles
 constexpr int64_t kGrain = 32768;    // scores: a thread is woken for no less
 
-enum State : uint8_t { kCounts = 0, kMasked = 1, kBad = 2, kDone = 3 };  // kDone: general_row has written it all
+enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
 
 template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
 
@@ -86,7 +86,8 @@ template <class T> struct Scratch : Weights {
   alignas(64) Index<T> own[kRows];
   alignas(64) Bits<T> keep[kRows];
   int64_t indices[kRows];
-  State state[kRows];
+  Index<T> state[kRows];
+  bool uniform;  // all rows of the block count
   Runs runs[kOperands];
   Buffer<T> scores, target, exponentials, products;
   Buffer<double> wide;
@@ -147,16 +148,71 @@ template <class T> struct Scratch : Weights {
     else                                                                                                               \
       tile_exp<T, true, false>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                   \
   }                                                                                                                    \
-  /* log-probability of the excluded class; where its exponential is 0, from the difference to the maximum */          \
-  LOSSKIT_CLONES void log_probabilities(Scratch<T>& s, int64_t n) {                                                    \
+  /* log-probability of the excluded class; true if an exponential is 0, where the logarithm has no digits */         \
+  LOSSKIT_CLONES bool log_probabilities(Scratch<T>& s, int64_t n) {                                                    \
+    Index<T> zero = 0;                                                                                                 \
+    for (int64_t j = 0; j < n; ++j) zero |= s.kept[j] == 0;                                                            \
     for (int64_t j = 0; j < n; ++j) s.logs[j] = -log1p(s.others[j] / double(s.kept[j]));                               \
+    return zero != 0;                                                                                                  \
   }                                                                                                                    \
-  LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t first, int64_t n) {                                          \
-    for (int64_t j = first; j < first + n; ++j) {                                                                      \
-      const double own = double(s.kept[j]), inverse = 1.0 / (s.others[j] + own);                                       \
-      s.a[j] = s.total[j] * s.scale[j] * inverse;                                                                      \
-      s.own_gradient[j] = s.scale[j] * (s.rest[j] - s.total[j] * (s.others[j] * inverse));                             \
+  /* y as it is, if it is a class; which rows are masked or bad */                                                     \
+  LOSSKIT_CLONES int classify(const int64_t* y, const float* mask, int64_t classes, int64_t ignore, int64_t n,         \
+                              Scratch<T>& s) {                                                                         \
+    int64_t found = 0;                                                                                                 \
+    for (int64_t j = 0; j < n; ++j) {                                                                                  \
+      const int64_t outside = static_cast<uint64_t>(y[j]) >= static_cast<uint64_t>(classes);                           \
+      const int64_t masked = y[j] == ignore;                                                                           \
+      const int64_t state = masked | ((outside & ~masked) << 1);                                                       \
+      s.own[j] = static_cast<Index<T>>(y[j] & (outside - 1));                                                          \
+      s.state[j] = static_cast<Index<T>>(state);                                                                       \
+      found |= state;                                                                                                  \
     }                                                                                                                  \
+    if (!mask) return static_cast<int>(found);                                                                         \
+    found = 0;                                                                                                         \
+    for (int64_t j = 0; j < n; ++j) {                                                                                  \
+      s.state[j] = mask[j] == 0.0f ? Index<T>(kMasked) : s.state[j];                                                   \
+      found |= s.state[j];                                                                                             \
+    }                                                                                                                  \
+    return static_cast<int>(found);                                                                                    \
+  }                                                                                                                    \
+  LOSSKIT_CLONES bool any_far(const T* m, int64_t n) {                                                                 \
+    Index<T> found = 0;                                                                                                \
+    for (int64_t j = 0; j < n; ++j) found |= !(absolute(m[j]) <= T(kNear));                                            \
+    return found != 0;                                                                                                 \
+  }                                                                                                                    \
+  /* Losses of index targets, nothing masked, nothing smoothed. */                                                     \
+  LOSSKIT_CLONES void plain_losses(Scratch<T>& s, const double* factor, int64_t n) {                                   \
+    if (factor)                                                                                                        \
+      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j] * factor[j]);          \
+    else                                                                                                               \
+      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j]);                      \
+  }                                                                                                                    \
+  LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t n, bool rest) {                                              \
+    if (rest) {                                                                                                        \
+      for (int64_t j = 0; j < n; ++j) {                                                                                \
+        const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));                                                \
+        s.a[j] = s.total[j] * s.scale[j] * inverse;                                                                    \
+        s.own_gradient[j] = s.scale[j] * (s.rest[j] - s.total[j] * (s.others[j] * inverse));                           \
+      }                                                                                                                \
+    } else {                                                                                                           \
+      for (int64_t j = 0; j < n; ++j) {                                                                                \
+        s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                          \
+        s.own_gradient[j] = -(s.a[j] * s.others[j]);                                                                   \
+      }                                                                                                                \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  /* Coefficients in T; true if one of them has lost digits. */                                                        \
+  LOSSKIT_CLONES bool narrow_coefficients(Scratch<T>& s, int64_t n, bool with_b) {                                     \
+    constexpr double least = 16.0 * double(std::numeric_limits<T>::min());                                             \
+    int64_t lost = 0;                                                                                                  \
+    for (int64_t j = 0; j < n; ++j) {                                                                                  \
+      lost |= int64_t(s.a[j] != 0.0) & int64_t(absolute(s.a[j]) < least);                                              \
+      s.narrow_a[j] = static_cast<T>(s.a[j]);                                                                          \
+      s.narrow_own[j] = static_cast<T>(s.own_gradient[j]);                                                             \
+    }                                                                                                                  \
+    if (with_b)                                                                                                        \
+      for (int64_t j = 0; j < n; ++j) s.narrow_b[j] = static_cast<T>(s.b[j]);                                          \
+    return lost != 0;                                                                                                  \
   }                                                                                                                    \
   LOSSKIT_CLONES void add_extra(Scratch<T>& s, int64_t n) {                                                            \
     for (int64_t j = 0; j < n; ++j) {                                                                                  \
@@ -480,10 +536,10 @@ template <class T> LOSSKIT_INLINE void index_weights(const Job<T>& job, int64_t 
 
 // Log-probabilities of the excluded classes, and the formula's derivatives in place of the weights.
 template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
-  log_probabilities(s, n);
-  for (int64_t j = 0; j < n; ++j) {
-    if (s.kept[j] == 0 && s.state[j] == kCounts)
-      s.logs[j] = double(s.own_score[j]) - double(s.maximum[j]) - (std::log(s.others[j]) + s.offset[j]);
+  if (log_probabilities(s, n)) {
+    for (int64_t j = 0; j < n; ++j)
+      if (s.kept[j] == 0 && s.state[j] == kCounts)
+        s.logs[j] = double(s.own_score[j]) - double(s.maximum[j]) - (std::log(s.others[j]) + s.offset[j]);
   }
   if (job.linear) return;
   const T* operands[kOperands] = {};
@@ -526,6 +582,7 @@ template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
 // The losses of the rows, weighed and rounded once.
 template <class T> void losses(const Job<T>& job, int64_t n, const double* factor, Scratch<T>& s) {
   const double smooth = job.smoothing / static_cast<double>(job.classes);
+  if (s.uniform && job.linear && !job.probabilities && job.smoothing == 0.0) return plain_losses(s, factor, n);
   for (int64_t j = 0; j < n; ++j) {
     double loss = 0.0;
     if (s.state[j] == kCounts) {
@@ -551,23 +608,13 @@ template <class T> void losses(const Job<T>& job, int64_t n, const double* facto
   }
 }
 
-template <class T> bool tiny(const T* narrow, const double* exact, int64_t n) {
-  bool found = false;
-  for (int64_t j = 0; j < n; ++j) {
-    const double size = std::abs(exact[j]);
-    found |= size != 0.0 && !(size >= 16.0 * double(std::numeric_limits<T>::min()));
-  }
-  (void)narrow;
-  return found;
-}
-
 template <class T> void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, T* e, const T* q, Scratch<T>& s) {
   const double a = s.a[j];
   T* const direct = row_in_place(job, kScoresGradient, offset);
   T* const out = direct ? direct : e;
   const bool weighted = job.probabilities || (job.smoothing != 0.0 && !job.weights.empty());
   const T* const weights = !weighted ? nullptr : q;
-  if (tiny<T>(nullptr, &a, 1))
+  if (a != 0.0 && !(std::abs(a) >= 16.0 * double(std::numeric_limits<T>::min())))
     row_combine_wide(e, weights, a, s.b[j], job.padded, out);
   else
     row_combine(e, weights, static_cast<T>(a), static_cast<T>(s.b[j]), job.padded, out);
@@ -601,7 +648,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     const T* t = nullptr;
     if (job.probabilities && s.state[j] != kMasked) {
       t = read_row(job, kTarget, offsets[kTarget], T(0), s.target.get(job.padded));
-      if (job.options.checks != kOff && row_outside(t, job.classes)) s.state[j] = kBad;
+      if (job.options.checks != kOff && row_outside(t, job.classes)) s.state[j] = kBad, s.uniform = false;
     }
     if (s.state[j] != kCounts) {
       const T value = s.state[j] == kBad ? not_a_number<T> : T(0);
@@ -611,12 +658,14 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     }
     if (job.general()) {
       special_row(job, j, offsets, s);
+      s.uniform = false;
       continue;
     }
     const T* const z = read_row(job, kScores, offsets[kScores], -infinity<T>, s.scores.get(job.padded));
     const T m = row_maximum(z, job.padded);
     if (!(std::abs(m) < infinity<T>)) {
       special_row(job, j, offsets, s);
+      s.uniform = false;
       continue;
     }
     if (job.probabilities) s.own[j] = static_cast<Index<T>>(std::find(z, z + job.classes, m) - z);
@@ -680,13 +729,15 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
       if (!place) write_row(job, kTargetGradient, offsets[kTargetGradient], out);
     }
     if (by_scores && job.linear) {
-      coefficients(s, j, 1);
+      const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));
+      s.a[j] = s.total[j] * s.scale[j] * inverse;
+      s.own_gradient[j] = s.scale[j] * (s.rest[j] - s.total[j] * (s.others[j] * inverse));
       write_gradient_row(job, j, offsets[kScoresGradient], e, q, s);
     }
   }
   if (!job.linear || !job.sources[kUpstream].present()) evaluate(job, n, s);
   if (by_scores && !job.linear) {
-    coefficients(s, 0, n);
+    coefficients(s, n, false);
     add_extra(s, n);
     for (int64_t j = 0; j < n; ++j) {
       if (s.state[j] != kCounts) continue;
@@ -723,13 +774,12 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
       const T* const x = t.z + c * t.stride;
       if (row_outside(x, n))
         for (int64_t j = 0; j < n; ++j)
-          if (s.state[j] == kCounts && (x[j] < T(0) || x[j] > T(1))) s.state[j] = kBad;
+          if (s.state[j] == kCounts && (x[j] < T(0) || x[j] > T(1))) s.state[j] = kBad, s.uniform = false;
     }
   }
   maxima(z, s.maximum);
   if (job.probabilities) argmaxima(z, s.maximum, s.own);
-  bool far = false;
-  for (int64_t j = 0; j < n; ++j) far |= !(std::abs(double(s.maximum[j])) <= kNear);
+  const bool far = any_far(s.maximum, n);
   if (far) {
     for (int64_t j = 0; j < n; ++j) {
       const Pivot<T> p = pivot<T, true>(s.maximum[j]);
@@ -770,12 +820,15 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
   }
   if (job.probabilities) {
     for (int64_t j = 0; j < n; ++j) s.b[j] = -s.scale[j];
-  } else if (job.linear) {
+  } else if (job.linear && (dotted || !job.weights.empty())) {
     for (int64_t j = 0; j < n; ++j) index_weights(job, j, s);
   }
   for (int64_t j = 0; j < n; ++j) s.own_score[j] = z.z[s.own[j] * z.stride + j];
   if (!job.linear || !job.sources[kUpstream].present() || by_target) evaluate(job, n, s);
-  for (int64_t j = 0; j < n; ++j) s.keep[j] = s.state[j] == kMasked ? Bits<T>(0) : ~Bits<T>(0);
+  if (s.uniform)
+    std::fill(s.keep, s.keep + n, ~Bits<T>(0));
+  else
+    for (int64_t j = 0; j < n; ++j) s.keep[j] = s.state[j] == kMasked ? Bits<T>(0) : ~Bits<T>(0);
 
   if (by_target) {
     const Runs& to = runs_of<T>(job, kTargetGradient, begin, n, runs[kTargetGradient]);
@@ -791,15 +844,11 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
     }
   }
   if (by_scores) {
-    coefficients(s, 0, n);
+    coefficients(s, n, dotted && job.linear);
     if (!job.linear) add_extra(s, n);
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < n && !s.uniform; ++j)
       if (s.state[j] == kBad) s.a[j] = s.b[j] = s.own_gradient[j] = not_a_number<double>;
-      s.narrow_a[j] = static_cast<T>(s.a[j]);
-      s.narrow_b[j] = static_cast<T>(s.b[j]);
-      s.narrow_own[j] = static_cast<T>(s.own_gradient[j]);
-    }
-    const bool wide = tiny(s.narrow_a, s.a, n), plain = !dotted;
+    const bool plain = !dotted, wide = narrow_coefficients(s, n, dotted);
     const Runs& to = runs[kScoresGradient];
     for (int64_t c = 0; c < classes; ++c) {
       T* const row = e + c * step;
@@ -815,11 +864,12 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
                   row_of(job, kScoresGradient, to.offsets[r] + c * job.class_strides[kScoresGradient]));
     }
   }
-  for (int64_t j = 0; j < n; ++j) {
+  for (int64_t j = 0; j < n && far; ++j) {
     if (s.state[j] != kCounts || std::abs(s.maximum[j]) < infinity<T>) continue;
     int64_t offsets[kOperands];
     offsets_at(job, begin + j, offsets);
     special_row(job, j, offsets, s);
+    s.uniform = false;
   }
 }
 
@@ -876,16 +926,16 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   const int64_t* indices = s.indices;
   if (!job.probabilities) indices = fetch(job.walk, job.sources[kTarget], begin, n, s.indices);
   if (indices != s.indices) std::copy(indices, indices + n, s.indices);
-  for (int64_t j = 0; j < n; ++j) {
-    s.scale[j] = (factor ? factor[j] : 1.0) * job.scale;
-    s.state[j] = mask && mask[j] == 0.0f ? kMasked : kCounts;
-    if (job.probabilities) continue;
-    const int64_t y = s.indices[j];
-    const bool outside = static_cast<uint64_t>(y) >= static_cast<uint64_t>(job.classes);
-    if (y == job.ignore_index) s.state[j] = kMasked;
-    if (outside && s.state[j] == kCounts) s.state[j] = kBad, violation = 2;
-    s.own[j] = outside ? Index<T>(0) : static_cast<Index<T>>(y);
-    s.row_weight[j] = job.weights.empty() || outside ? 1.0 : job.weights[y];
+  if (factor)
+    for (int64_t j = 0; j < n; ++j) s.scale[j] = factor[j] * job.scale;
+  if (job.probabilities) {
+    for (int64_t j = 0; j < n; ++j) s.state[j] = mask && mask[j] == 0.0f ? kMasked : kCounts;
+    s.uniform = !mask;
+  } else {
+    const int found = classify(s.indices, mask, job.classes, job.ignore_index, n, s);
+    s.uniform = found == 0;
+    if (found & kBad) violation = 2;
+    for (int64_t j = 0; j < n && !job.weights.empty(); ++j) s.row_weight[j] = job.weights[s.own[j]];
   }
   if (violation && options.checks == kRaise) {
     job.violations[block] = static_cast<uint8_t>(violation);
@@ -940,6 +990,14 @@ template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
 
 template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   const auto scratch = std::make_unique_for_overwrite<Scratch<T>>();
+  // What is the same for all blocks.
+  const Job<T>& job = *static_cast<Job<T>*>(context);
+  const int64_t n = std::min(job.block_rows, job.walk.numel);
+  std::fill(scratch->scale, scratch->scale + n, job.scale);
+  std::fill(scratch->row_weight, scratch->row_weight + n, 1.0);
+  std::fill(scratch->total, scratch->total + n, 1.0);
+  std::fill(scratch->rest, scratch->rest + n, 0.0);
+  std::fill(scratch->b, scratch->b + n, 0.0);
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job<T>*>(context), block, *scratch);
 }
 

@@ -87,6 +87,12 @@ template <class T> struct VectorOf {
 template <class T> using Vector = typename VectorOf<T>::type;
 template <class T> constexpr int64_t kWidth = 64 / sizeof(T);
 
+// x[0] of 2 `width` numbers combined, halves first.
+template <int64_t width, class T, class F> LOSSKIT_INLINE void fold(T* x, const F& both) {
+  for (int64_t k = 0; k < width; ++k) x[k] = both(x[k], x[k + width]);
+  if constexpr (width > 1) fold<width / 2>(x, both);
+}
+
 // Sum of f(i, vector at i) over n >= kWidth entries, in four accumulators.
 template <class T, class F> LOSSKIT_INLINE double sum_vectors(int64_t n, const F& at) {
   constexpr int64_t w = kWidth<T>;
@@ -116,8 +122,7 @@ template <class T, class F> LOSSKIT_INLINE double sum_vectors(int64_t n, const F
   double sums[w];
   for (int64_t k = 0; k < w; ++k)
     sums[k] = (double(lanes[0][k]) + double(lanes[1][k])) + (double(lanes[2][k]) + double(lanes[3][k]));
-  for (int64_t width = w / 2; width > 0; width /= 2)
-    for (int64_t k = 0; k < width; ++k) sums[k] += sums[k + width];
+  fold<w / 2>(sums, [](double x, double y) { return x + y; });
   return sums[0];
 }
 
@@ -154,8 +159,7 @@ template <class T> LOSSKIT_INLINE T maximum_of(const T* z, int64_t n) {
   a = a > c ? a : c;
   T lanes[w];
   std::memcpy(lanes, &a, sizeof a);
-  for (int64_t width = w / 2; width > 0; width /= 2)
-    for (int64_t k = 0; k < width; ++k) lanes[k] = lanes[k] > lanes[k + width] ? lanes[k] : lanes[k + width];
+  fold<w / 2>(lanes, [](T x, T y) { return x > y ? x : y; });
   return lanes[0];
 }
 
