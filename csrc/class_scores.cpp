@@ -28,7 +28,7 @@ namespace {
 enum { kScores = 0, kTarget = 1, kScoresGradient = 2, kTargetGradient = 3 };
 constexpr int64_t kRows = 512;       // in a block, at most
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
-constexpr int64_t kRowClasses = 32;  // fewer contiguous classes are tiles
+constexpr int64_t kRowClasses = 64;  // fewer contiguous classes are tiles
 constexpr int64_t kGrain = 32768;    // scores: a thread is woken for no less
 
 enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
@@ -75,6 +75,7 @@ template <class T> struct Scratch : Weights {
   alignas(64) double others[kRows];  // sum of the exponentials without the excluded class's
   alignas(64) double total[kRows];   // Q: sum of the weights of the log-probabilities, or minus the formula's derivative
   alignas(64) double rest[kRows];    // Q without the excluded class
+  alignas(64) double mine[kRows];    // the excluded class's part of Q
   alignas(64) double dots[kRows];    // sum of q_c (z_c - m)
   alignas(64) double logs[kRows];    // log-probability of the excluded class
   alignas(64) double scale[kRows];   // of the row's gradient
@@ -127,6 +128,38 @@ template <class T> struct Scratch : Weights {
   }                                                                                                                    \
   LOSSKIT_CLONES void add_to(T* x, const T* y, int64_t n) {                                                            \
     for (int64_t c = 0; c < n; ++c) x[c] += y[c];                                                                      \
+  }                                                                                                                    \
+  LOSSKIT_CLONES void rows_to_tile(const T* from, int64_t stride, int64_t n, int64_t classes, T* to, int64_t step) {    \
+    if (classes == 2 && stride == 2) return transposed<T>(from, 2, n, 2, to, step);                                    \
+    if (classes == 3 && stride == 3) {                                                                                 \
+      for (int64_t j = 0; j < n; ++j) to[j] = from[3 * j], to[step + j] = from[3 * j + 1],                             \
+                                      to[2 * step + j] = from[3 * j + 2];                                              \
+      return;                                                                                                          \
+    }                                                                                                                  \
+    transposed(from, stride, n, classes, to, step);                                                                    \
+  }                                                                                                                    \
+  LOSSKIT_CLONES void tile_to_rows(const T* from, int64_t step, int64_t n, int64_t classes, T* to, int64_t stride) {    \
+    if (classes == 2 && stride == 2) {                                                                                 \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[2 * j] = from[j], to[2 * j + 1] = from[step + j];        \
+    } else if (classes == 3 && stride == 3) {                                                                          \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[3 * j] = from[j], to[3 * j + 1] = from[step + j],        \
+                                                           to[3 * j + 2] = from[2 * step + j];                         \
+    } else if (classes >= 4) {                                                                                         \
+      int64_t j = 0;                                                                                                   \
+      for (; j + 4 <= n; j += 4)                                                                                       \
+        for (int64_t c = 0; c < classes; c += 4) {                                                                     \
+          const int64_t k = c + 4 <= classes ? c : classes - 4;                                                        \
+          Square<T> square;                                                                                            \
+          square.read(from + k * step + j, step);                                                                      \
+          square.transpose();                                                                                          \
+          square.write(to + j * stride + k, stride);                                                                   \
+        }                                                                                                              \
+      for (; j < n; ++j)                                                                                               \
+        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                 \
+    } else {                                                                                                           \
+      for (int64_t j = 0; j < n; ++j)                                                                                  \
+        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                 \
+    }                                                                                                                  \
   }                                                                                                                    \
   LOSSKIT_CLONES void maxima(const Tile<T>& tile, T* m) { tile_maximum(tile, m); }                                     \
   LOSSKIT_CLONES void argmaxima(const Tile<T>& tile, const T* m, Index<T>* k) { tile_argmax(tile, m, k); }             \
@@ -192,7 +225,8 @@ template <class T> struct Scratch : Weights {
       for (int64_t j = 0; j < n; ++j) {                                                                                \
         const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));                                                \
         s.a[j] = s.total[j] * s.scale[j] * inverse;                                                                    \
-        s.own_gradient[j] = s.scale[j] * (s.rest[j] - s.total[j] * (s.others[j] * inverse));                           \
+        s.own_gradient[j] =                                                                                            \
+            s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);                        \
       }                                                                                                                \
     } else {                                                                                                           \
       for (int64_t j = 0; j < n; ++j) {                                                                                \
@@ -229,6 +263,7 @@ template <class T> struct Scratch : Weights {
         s.dots[j] += double(where(q == 0, T(0), q * (z[j] - s.maximum[j])));                                           \
         s.total[j] += double(q);                                                                                       \
         s.rest[j] += double(where(s.own[j] == c, T(0), q));                                                            \
+        s.mine[j] += double(where(s.own[j] == c, q, T(0)));                                                            \
       }                                                                                                                \
     } else {                                                                                                           \
       _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j)                                                             \
@@ -381,6 +416,10 @@ template <class T> Tile<T> read_tile(const Job<T>& job, int slot, const Runs& ru
     return {reinterpret_cast<const T*>(data), job.class_strides[slot], job.classes, n};
   const int64_t step = (job.block_rows + kLanes - 1) & ~(kLanes - 1);
   T* const tile = buffer.get(step * job.classes);
+  if (runs.count == 1 && job.class_strides[slot] == 1 && source.dtype == kOwn<T> && !shifted) {
+    rows_to_tile(reinterpret_cast<const T*>(data), runs.stride, n, job.classes, tile, step);
+    return {tile, step, job.classes, n};
+  }
   for (int64_t c = 0; c < job.classes; ++c) {
     T* to = tile + c * step;
     for (int64_t r = 0; r < runs.count; to += runs.lengths[r++])
@@ -529,8 +568,9 @@ template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t*
 // Q and what the excluded class leaves of it, for index targets.
 template <class T> LOSSKIT_INLINE void index_weights(const Job<T>& job, int64_t j, Scratch<T>& s) {
   const double smooth = job.smoothing / static_cast<double>(job.classes);
-  s.total[j] = (1.0 - job.smoothing) * s.row_weight[j] + smooth * job.total_weight;
   s.rest[j] = smooth * (job.total_weight - s.row_weight[j]);
+  s.mine[j] = (1.0 - job.smoothing + smooth) * s.row_weight[j];
+  s.total[j] = s.rest[j] + s.mine[j];
   s.b[j] = -smooth * s.scale[j];
 }
 
@@ -711,7 +751,8 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
       } else {
         s.rest[j] = row_sum(q, own) + row_sum(q + own + 1, job.padded - own - 1);
       }
-      s.total[j] = s.rest[j] + double(mine);
+      s.mine[j] = double(mine);
+      s.total[j] = s.rest[j] + s.mine[j];
       s.b[j] = -s.scale[j];
     } else {
       if (job.linear) index_weights(job, j, s);
@@ -731,7 +772,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     if (by_scores && job.linear) {
       const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));
       s.a[j] = s.total[j] * s.scale[j] * inverse;
-      s.own_gradient[j] = s.scale[j] * (s.rest[j] - s.total[j] * (s.others[j] * inverse));
+      s.own_gradient[j] = s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);
       write_gradient_row(job, j, offsets[kScoresGradient], e, q, s);
     }
   }
@@ -813,7 +854,7 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
   };
   if (dotted) {
     std::fill(s.dots, s.dots + n, 0.0);
-    if (job.probabilities) std::fill(s.total, s.total + n, 0.0), std::fill(s.rest, s.rest + n, 0.0);
+    if (job.probabilities) std::fill(s.total, s.total + n, 0.0), std::fill(s.rest, s.rest + n, 0.0), std::fill(s.mine, s.mine + n, 0.0);
     for (int64_t c = 0; c < classes; ++c)
       tile_dot(z.z + c * z.stride, job.probabilities ? t.z + c * t.stride : nullptr, keep, narrow_smooth,
                class_weight(c), static_cast<Index<T>>(c), n, s);
@@ -850,6 +891,8 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
       if (s.state[j] == kBad) s.a[j] = s.b[j] = s.own_gradient[j] = not_a_number<double>;
     const bool plain = !dotted, wide = narrow_coefficients(s, n, dotted);
     const Runs& to = runs[kScoresGradient];
+    const Source& gradient = job.sources[kScoresGradient];
+    const bool by_rows = !in_place && to.count == 1 && job.class_strides[kScoresGradient] == 1 && gradient.dtype == kOwn<T>;
     for (int64_t c = 0; c < classes; ++c) {
       T* const row = e + c * step;
       const T* const q = job.probabilities ? t.z + c * t.stride : nullptr;
@@ -857,12 +900,14 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
         tile_combine_wide(row, q, keep, narrow_smooth, class_weight(c), static_cast<Index<T>>(c), n, s, row);
       else
         tile_combine(row, q, keep, narrow_smooth, class_weight(c), plain, static_cast<Index<T>>(c), n, s, row);
-      if (in_place) continue;
+      if (in_place || by_rows) continue;
       const T* from = row;
       for (int64_t r = 0; r < to.count; from += to.lengths[r++])
         store_run(job.sources[kScoresGradient].dtype, from, to.stride, to.lengths[r],
                   row_of(job, kScoresGradient, to.offsets[r] + c * job.class_strides[kScoresGradient]));
     }
+    if (by_rows)
+      tile_to_rows(e, step, n, classes, reinterpret_cast<T*>(row_of(job, kScoresGradient, to.offsets[0])), to.stride);
   }
   for (int64_t j = 0; j < n && far; ++j) {
     if (s.state[j] != kCounts || std::abs(s.maximum[j]) < infinity<T>) continue;
@@ -959,7 +1004,9 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
 }
 
 // What the mean divides by: for indices the class weights of the rows that count, times sample_weight.
-template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
+template <class T> double denominator(const Job<T>& job) {
+  Weights s;
+  int64_t buffer[kRows];
   const bool sampled = job.sources[kSampleWeight].present(), masked = job.sources[kMask].present();
   if (job.probabilities && !sampled && !masked) return static_cast<double>(job.walk.numel);
   Sum total;
@@ -967,10 +1014,10 @@ template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
     const int64_t n = std::min(kRows, job.walk.numel - begin);
     const float* mask = mask_of(job, begin, n, s);
     const double* factor = factors(job, {kSampleWeight}, begin, n, s);
-    if (!job.probabilities) fetch(job.walk, job.sources[kTarget], begin, n, s.indices);
+    const int64_t* y = job.probabilities ? nullptr : fetch(job.walk, job.sources[kTarget], begin, n, buffer);
     if (!mask && !factor && job.weights.empty()) {
       int64_t counted = 0;
-      for (int64_t j = 0; j < n; ++j) counted += s.indices[j] != job.ignore_index;
+      for (int64_t j = 0; j < n; ++j) counted += y[j] != job.ignore_index;
       total.add(static_cast<double>(counted));
       continue;
     }
@@ -978,9 +1025,8 @@ template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
       if (mask && mask[j] == 0.0f) continue;
       double w = factor ? factor[j] : 1.0;
       if (!job.probabilities) {
-        const int64_t y = s.indices[j];
-        if (y == job.ignore_index) continue;
-        if (!job.weights.empty() && y >= 0 && y < job.classes) w *= job.weights[y];
+        if (y[j] == job.ignore_index) continue;
+        if (!job.weights.empty() && y[j] >= 0 && y[j] < job.classes) w *= job.weights[y[j]];
       }
       total.add(w);
     }
@@ -989,7 +1035,7 @@ template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
 }
 
 template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
-  const auto scratch = std::make_unique_for_overwrite<Scratch<T>>();
+  Scratch<T> memory, *const scratch = &memory;  // on the stack: its pages are there already
   // What is the same for all blocks.
   const Job<T>& job = *static_cast<Job<T>*>(context);
   const int64_t n = std::min(job.block_rows, job.walk.numel);
@@ -1129,7 +1175,7 @@ template <class T> Result run(const Arguments& given) {
   double denominated = 1.0;
   if (options.reduction == kMean) {
     denominated = numbers[0];
-    if (std::isnan(denominated)) denominated = denominator(job, *std::make_unique_for_overwrite<Scratch<T>>());
+    if (std::isnan(denominated)) denominated = denominator(job);
   }
   set_scale(job, denominated, numbers[1]);
   job.sums.resize(blocks);
