@@ -28,10 +28,10 @@ namespace {
 enum { kScores = 0, kTarget = 1, kScoresGradient = 2, kTargetGradient = 3 };
 constexpr int64_t kRows = 512;       // in a block, at most
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
-constexpr int64_t kRowClasses = 32;  // fewer contiguous classes are tiles
+constexpr int64_t kRowClasses = 64;  // fewer contiguous classes are tiles
 constexpr int64_t kGrain = 32768;    // scores: a thread is woken for no less
 
-enum State : uint8_t { kCounts = 0, kMasked = 1, kBad = 2, kDone = 3 };  // kDone: general_row has written it all
+enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
 
 template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
 
@@ -75,6 +75,7 @@ template <class T> struct Scratch : Weights {
   alignas(64) double others[kRows];  // sum of the exponentials without the excluded class's
   alignas(64) double total[kRows];   // Q: sum of the weights of the log-probabilities, or minus the formula's derivative
   alignas(64) double rest[kRows];    // Q without the excluded class
+  alignas(64) double mine[kRows];    // the excluded class's part of Q
   alignas(64) double dots[kRows];    // sum of q_c (z_c - m)
   alignas(64) double logs[kRows];    // log-probability of the excluded class
   alignas(64) double scale[kRows];   // of the row's gradient
@@ -86,7 +87,8 @@ template <class T> struct Scratch : Weights {
   alignas(64) Index<T> own[kRows];
   alignas(64) Bits<T> keep[kRows];
   int64_t indices[kRows];
-  State state[kRows];
+  Index<T> state[kRows];
+  bool uniform;  // all rows of the block count
   Runs runs[kOperands];
   Buffer<T> scores, target, exponentials, products;
   Buffer<double> wide;
@@ -127,6 +129,38 @@ template <class T> struct Scratch : Weights {
   LOSSKIT_CLONES void add_to(T* x, const T* y, int64_t n) {                                                            \
     for (int64_t c = 0; c < n; ++c) x[c] += y[c];                                                                      \
   }                                                                                                                    \
+  LOSSKIT_CLONES void rows_to_tile(const T* from, int64_t stride, int64_t n, int64_t classes, T* to, int64_t step) {    \
+    if (classes == 2 && stride == 2) return transposed<T>(from, 2, n, 2, to, step);                                    \
+    if (classes == 3 && stride == 3) {                                                                                 \
+      for (int64_t j = 0; j < n; ++j) to[j] = from[3 * j], to[step + j] = from[3 * j + 1],                             \
+                                      to[2 * step + j] = from[3 * j + 2];                                              \
+      return;                                                                                                          \
+    }                                                                                                                  \
+    transposed(from, stride, n, classes, to, step);                                                                    \
+  }                                                                                                                    \
+  LOSSKIT_CLONES void tile_to_rows(const T* from, int64_t step, int64_t n, int64_t classes, T* to, int64_t stride) {    \
+    if (classes == 2 && stride == 2) {                                                                                 \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[2 * j] = from[j], to[2 * j + 1] = from[step + j];        \
+    } else if (classes == 3 && stride == 3) {                                                                          \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[3 * j] = from[j], to[3 * j + 1] = from[step + j],        \
+                                                           to[3 * j + 2] = from[2 * step + j];                         \
+    } else if (classes >= 4) {                                                                                         \
+      int64_t j = 0;                                                                                                   \
+      for (; j + 4 <= n; j += 4)                                                                                       \
+        for (int64_t c = 0; c < classes; c += 4) {                                                                     \
+          const int64_t k = c + 4 <= classes ? c : classes - 4;                                                        \
+          Square<T> square;                                                                                            \
+          square.read(from + k * step + j, step);                                                                      \
+          square.transpose();                                                                                          \
+          square.write(to + j * stride + k, stride);                                                                   \
+        }                                                                                                              \
+      for (; j < n; ++j)                                                                                               \
+        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                 \
+    } else {                                                                                                           \
+      for (int64_t j = 0; j < n; ++j)                                                                                  \
+        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                 \
+    }                                                                                                                  \
+  }                                                                                                                    \
   LOSSKIT_CLONES void maxima(const Tile<T>& tile, T* m) { tile_maximum(tile, m); }                                     \
   LOSSKIT_CLONES void argmaxima(const Tile<T>& tile, const T* m, Index<T>* k) { tile_argmax(tile, m, k); }             \
   LOSSKIT_CLONES void pivots_near(const T* m, int64_t n, T* magic, T* limit, double* offset) {                         \
@@ -147,16 +181,72 @@ template <class T> struct Scratch : Weights {
     else                                                                                                               \
       tile_exp<T, true, false>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                   \
   }                                                                                                                    \
-  /* log-probability of the excluded class; where its exponential is 0, from the difference to the maximum */          \
-  LOSSKIT_CLONES void log_probabilities(Scratch<T>& s, int64_t n) {                                                    \
+  /* log-probability of the excluded class; true if an exponential is 0, where the logarithm has no digits */         \
+  LOSSKIT_CLONES bool log_probabilities(Scratch<T>& s, int64_t n) {                                                    \
+    Index<T> zero = 0;                                                                                                 \
+    for (int64_t j = 0; j < n; ++j) zero |= s.kept[j] == 0;                                                            \
     for (int64_t j = 0; j < n; ++j) s.logs[j] = -log1p(s.others[j] / double(s.kept[j]));                               \
+    return zero != 0;                                                                                                  \
   }                                                                                                                    \
-  LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t first, int64_t n) {                                          \
-    for (int64_t j = first; j < first + n; ++j) {                                                                      \
-      const double own = double(s.kept[j]), inverse = 1.0 / (s.others[j] + own);                                       \
-      s.a[j] = s.total[j] * s.scale[j] * inverse;                                                                      \
-      s.own_gradient[j] = s.scale[j] * (s.rest[j] - s.total[j] * (s.others[j] * inverse));                             \
+  /* y as it is, if it is a class; which rows are masked or bad */                                                     \
+  LOSSKIT_CLONES int classify(const int64_t* y, const float* mask, int64_t classes, int64_t ignore, int64_t n,         \
+                              Scratch<T>& s) {                                                                         \
+    int64_t found = 0;                                                                                                 \
+    for (int64_t j = 0; j < n; ++j) {                                                                                  \
+      const int64_t outside = static_cast<uint64_t>(y[j]) >= static_cast<uint64_t>(classes);                           \
+      const int64_t masked = y[j] == ignore;                                                                           \
+      const int64_t state = masked | ((outside & ~masked) << 1);                                                       \
+      s.own[j] = static_cast<Index<T>>(y[j] & (outside - 1));                                                          \
+      s.state[j] = static_cast<Index<T>>(state);                                                                       \
+      found |= state;                                                                                                  \
     }                                                                                                                  \
+    if (!mask) return static_cast<int>(found);                                                                         \
+    found = 0;                                                                                                         \
+    for (int64_t j = 0; j < n; ++j) {                                                                                  \
+      s.state[j] = mask[j] == 0.0f ? Index<T>(kMasked) : s.state[j];                                                   \
+      found |= s.state[j];                                                                                             \
+    }                                                                                                                  \
+    return static_cast<int>(found);                                                                                    \
+  }                                                                                                                    \
+  LOSSKIT_CLONES bool any_far(const T* m, int64_t n) {                                                                 \
+    Index<T> found = 0;                                                                                                \
+    for (int64_t j = 0; j < n; ++j) found |= !(absolute(m[j]) <= T(kNear));                                            \
+    return found != 0;                                                                                                 \
+  }                                                                                                                    \
+  /* Losses of index targets, nothing masked, nothing smoothed. */                                                     \
+  LOSSKIT_CLONES void plain_losses(Scratch<T>& s, const double* factor, int64_t n) {                                   \
+    if (factor)                                                                                                        \
+      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j] * factor[j]);          \
+    else                                                                                                               \
+      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j]);                      \
+  }                                                                                                                    \
+  LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t n, bool rest) {                                              \
+    if (rest) {                                                                                                        \
+      for (int64_t j = 0; j < n; ++j) {                                                                                \
+        const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));                                                \
+        s.a[j] = s.total[j] * s.scale[j] * inverse;                                                                    \
+        s.own_gradient[j] =                                                                                            \
+            s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);                        \
+      }                                                                                                                \
+    } else {                                                                                                           \
+      for (int64_t j = 0; j < n; ++j) {                                                                                \
+        s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                          \
+        s.own_gradient[j] = -(s.a[j] * s.others[j]);                                                                   \
+      }                                                                                                                \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  /* Coefficients in T; true if one of them has lost digits. */                                                        \
+  LOSSKIT_CLONES bool narrow_coefficients(Scratch<T>& s, int64_t n, bool with_b) {                                     \
+    constexpr double least = 16.0 * double(std::numeric_limits<T>::min());                                             \
+    int64_t lost = 0;                                                                                                  \
+    for (int64_t j = 0; j < n; ++j) {                                                                                  \
+      lost |= int64_t(s.a[j] != 0.0) & int64_t(absolute(s.a[j]) < least);                                              \
+      s.narrow_a[j] = static_cast<T>(s.a[j]);                                                                          \
+      s.narrow_own[j] = static_cast<T>(s.own_gradient[j]);                                                             \
+    }                                                                                                                  \
+    if (with_b)                                                                                                        \
+      for (int64_t j = 0; j < n; ++j) s.narrow_b[j] = static_cast<T>(s.b[j]);                                          \
+    return lost != 0;                                                                                                  \
   }                                                                                                                    \
   LOSSKIT_CLONES void add_extra(Scratch<T>& s, int64_t n) {                                                            \
     for (int64_t j = 0; j < n; ++j) {                                                                                  \
@@ -173,6 +263,7 @@ template <class T> struct Scratch : Weights {
         s.dots[j] += double(where(q == 0, T(0), q * (z[j] - s.maximum[j])));                                           \
         s.total[j] += double(q);                                                                                       \
         s.rest[j] += double(where(s.own[j] == c, T(0), q));                                                            \
+        s.mine[j] += double(where(s.own[j] == c, q, T(0)));                                                            \
       }                                                                                                                \
     } else {                                                                                                           \
       _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j)                                                             \
@@ -325,6 +416,10 @@ template <class T> Tile<T> read_tile(const Job<T>& job, int slot, const Runs& ru
     return {reinterpret_cast<const T*>(data), job.class_strides[slot], job.classes, n};
   const int64_t step = (job.block_rows + kLanes - 1) & ~(kLanes - 1);
   T* const tile = buffer.get(step * job.classes);
+  if (runs.count == 1 && job.class_strides[slot] == 1 && source.dtype == kOwn<T> && !shifted) {
+    rows_to_tile(reinterpret_cast<const T*>(data), runs.stride, n, job.classes, tile, step);
+    return {tile, step, job.classes, n};
+  }
   for (int64_t c = 0; c < job.classes; ++c) {
     T* to = tile + c * step;
     for (int64_t r = 0; r < runs.count; to += runs.lengths[r++])
@@ -473,17 +568,18 @@ template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t*
 // Q and what the excluded class leaves of it, for index targets.
 template <class T> LOSSKIT_INLINE void index_weights(const Job<T>& job, int64_t j, Scratch<T>& s) {
   const double smooth = job.smoothing / static_cast<double>(job.classes);
-  s.total[j] = (1.0 - job.smoothing) * s.row_weight[j] + smooth * job.total_weight;
   s.rest[j] = smooth * (job.total_weight - s.row_weight[j]);
+  s.mine[j] = (1.0 - job.smoothing + smooth) * s.row_weight[j];
+  s.total[j] = s.rest[j] + s.mine[j];
   s.b[j] = -smooth * s.scale[j];
 }
 
 // Log-probabilities of the excluded classes, and the formula's derivatives in place of the weights.
 template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
-  log_probabilities(s, n);
-  for (int64_t j = 0; j < n; ++j) {
-    if (s.kept[j] == 0 && s.state[j] == kCounts)
-      s.logs[j] = double(s.own_score[j]) - double(s.maximum[j]) - (std::log(s.others[j]) + s.offset[j]);
+  if (log_probabilities(s, n)) {
+    for (int64_t j = 0; j < n; ++j)
+      if (s.kept[j] == 0 && s.state[j] == kCounts)
+        s.logs[j] = double(s.own_score[j]) - double(s.maximum[j]) - (std::log(s.others[j]) + s.offset[j]);
   }
   if (job.linear) return;
   const T* operands[kOperands] = {};
@@ -526,6 +622,7 @@ template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
 // The losses of the rows, weighed and rounded once.
 template <class T> void losses(const Job<T>& job, int64_t n, const double* factor, Scratch<T>& s) {
   const double smooth = job.smoothing / static_cast<double>(job.classes);
+  if (s.uniform && job.linear && !job.probabilities && job.smoothing == 0.0) return plain_losses(s, factor, n);
   for (int64_t j = 0; j < n; ++j) {
     double loss = 0.0;
     if (s.state[j] == kCounts) {
@@ -551,23 +648,13 @@ template <class T> void losses(const Job<T>& job, int64_t n, const double* facto
   }
 }
 
-template <class T> bool tiny(const T* narrow, const double* exact, int64_t n) {
-  bool found = false;
-  for (int64_t j = 0; j < n; ++j) {
-    const double size = std::abs(exact[j]);
-    found |= size != 0.0 && !(size >= 16.0 * double(std::numeric_limits<T>::min()));
-  }
-  (void)narrow;
-  return found;
-}
-
 template <class T> void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, T* e, const T* q, Scratch<T>& s) {
   const double a = s.a[j];
   T* const direct = row_in_place(job, kScoresGradient, offset);
   T* const out = direct ? direct : e;
   const bool weighted = job.probabilities || (job.smoothing != 0.0 && !job.weights.empty());
   const T* const weights = !weighted ? nullptr : q;
-  if (tiny<T>(nullptr, &a, 1))
+  if (a != 0.0 && !(std::abs(a) >= 16.0 * double(std::numeric_limits<T>::min())))
     row_combine_wide(e, weights, a, s.b[j], job.padded, out);
   else
     row_combine(e, weights, static_cast<T>(a), static_cast<T>(s.b[j]), job.padded, out);
@@ -601,7 +688,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     const T* t = nullptr;
     if (job.probabilities && s.state[j] != kMasked) {
       t = read_row(job, kTarget, offsets[kTarget], T(0), s.target.get(job.padded));
-      if (job.options.checks != kOff && row_outside(t, job.classes)) s.state[j] = kBad;
+      if (job.options.checks != kOff && row_outside(t, job.classes)) s.state[j] = kBad, s.uniform = false;
     }
     if (s.state[j] != kCounts) {
       const T value = s.state[j] == kBad ? not_a_number<T> : T(0);
@@ -611,12 +698,14 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     }
     if (job.general()) {
       special_row(job, j, offsets, s);
+      s.uniform = false;
       continue;
     }
     const T* const z = read_row(job, kScores, offsets[kScores], -infinity<T>, s.scores.get(job.padded));
     const T m = row_maximum(z, job.padded);
     if (!(std::abs(m) < infinity<T>)) {
       special_row(job, j, offsets, s);
+      s.uniform = false;
       continue;
     }
     if (job.probabilities) s.own[j] = static_cast<Index<T>>(std::find(z, z + job.classes, m) - z);
@@ -662,7 +751,8 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
       } else {
         s.rest[j] = row_sum(q, own) + row_sum(q + own + 1, job.padded - own - 1);
       }
-      s.total[j] = s.rest[j] + double(mine);
+      s.mine[j] = double(mine);
+      s.total[j] = s.rest[j] + s.mine[j];
       s.b[j] = -s.scale[j];
     } else {
       if (job.linear) index_weights(job, j, s);
@@ -680,13 +770,15 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
       if (!place) write_row(job, kTargetGradient, offsets[kTargetGradient], out);
     }
     if (by_scores && job.linear) {
-      coefficients(s, j, 1);
+      const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));
+      s.a[j] = s.total[j] * s.scale[j] * inverse;
+      s.own_gradient[j] = s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);
       write_gradient_row(job, j, offsets[kScoresGradient], e, q, s);
     }
   }
   if (!job.linear || !job.sources[kUpstream].present()) evaluate(job, n, s);
   if (by_scores && !job.linear) {
-    coefficients(s, 0, n);
+    coefficients(s, n, false);
     add_extra(s, n);
     for (int64_t j = 0; j < n; ++j) {
       if (s.state[j] != kCounts) continue;
@@ -723,13 +815,12 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
       const T* const x = t.z + c * t.stride;
       if (row_outside(x, n))
         for (int64_t j = 0; j < n; ++j)
-          if (s.state[j] == kCounts && (x[j] < T(0) || x[j] > T(1))) s.state[j] = kBad;
+          if (s.state[j] == kCounts && (x[j] < T(0) || x[j] > T(1))) s.state[j] = kBad, s.uniform = false;
     }
   }
   maxima(z, s.maximum);
   if (job.probabilities) argmaxima(z, s.maximum, s.own);
-  bool far = false;
-  for (int64_t j = 0; j < n; ++j) far |= !(std::abs(double(s.maximum[j])) <= kNear);
+  const bool far = any_far(s.maximum, n);
   if (far) {
     for (int64_t j = 0; j < n; ++j) {
       const Pivot<T> p = pivot<T, true>(s.maximum[j]);
@@ -763,19 +854,22 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
   };
   if (dotted) {
     std::fill(s.dots, s.dots + n, 0.0);
-    if (job.probabilities) std::fill(s.total, s.total + n, 0.0), std::fill(s.rest, s.rest + n, 0.0);
+    if (job.probabilities) std::fill(s.total, s.total + n, 0.0), std::fill(s.rest, s.rest + n, 0.0), std::fill(s.mine, s.mine + n, 0.0);
     for (int64_t c = 0; c < classes; ++c)
       tile_dot(z.z + c * z.stride, job.probabilities ? t.z + c * t.stride : nullptr, keep, narrow_smooth,
                class_weight(c), static_cast<Index<T>>(c), n, s);
   }
   if (job.probabilities) {
     for (int64_t j = 0; j < n; ++j) s.b[j] = -s.scale[j];
-  } else if (job.linear) {
+  } else if (job.linear && (dotted || !job.weights.empty())) {
     for (int64_t j = 0; j < n; ++j) index_weights(job, j, s);
   }
   for (int64_t j = 0; j < n; ++j) s.own_score[j] = z.z[s.own[j] * z.stride + j];
   if (!job.linear || !job.sources[kUpstream].present() || by_target) evaluate(job, n, s);
-  for (int64_t j = 0; j < n; ++j) s.keep[j] = s.state[j] == kMasked ? Bits<T>(0) : ~Bits<T>(0);
+  if (s.uniform)
+    std::fill(s.keep, s.keep + n, ~Bits<T>(0));
+  else
+    for (int64_t j = 0; j < n; ++j) s.keep[j] = s.state[j] == kMasked ? Bits<T>(0) : ~Bits<T>(0);
 
   if (by_target) {
     const Runs& to = runs_of<T>(job, kTargetGradient, begin, n, runs[kTargetGradient]);
@@ -791,16 +885,14 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
     }
   }
   if (by_scores) {
-    coefficients(s, 0, n);
+    coefficients(s, n, dotted && job.linear);
     if (!job.linear) add_extra(s, n);
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < n && !s.uniform; ++j)
       if (s.state[j] == kBad) s.a[j] = s.b[j] = s.own_gradient[j] = not_a_number<double>;
-      s.narrow_a[j] = static_cast<T>(s.a[j]);
-      s.narrow_b[j] = static_cast<T>(s.b[j]);
-      s.narrow_own[j] = static_cast<T>(s.own_gradient[j]);
-    }
-    const bool wide = tiny(s.narrow_a, s.a, n), plain = !dotted;
+    const bool plain = !dotted, wide = narrow_coefficients(s, n, dotted);
     const Runs& to = runs[kScoresGradient];
+    const Source& gradient = job.sources[kScoresGradient];
+    const bool by_rows = !in_place && to.count == 1 && job.class_strides[kScoresGradient] == 1 && gradient.dtype == kOwn<T>;
     for (int64_t c = 0; c < classes; ++c) {
       T* const row = e + c * step;
       const T* const q = job.probabilities ? t.z + c * t.stride : nullptr;
@@ -808,18 +900,21 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
         tile_combine_wide(row, q, keep, narrow_smooth, class_weight(c), static_cast<Index<T>>(c), n, s, row);
       else
         tile_combine(row, q, keep, narrow_smooth, class_weight(c), plain, static_cast<Index<T>>(c), n, s, row);
-      if (in_place) continue;
+      if (in_place || by_rows) continue;
       const T* from = row;
       for (int64_t r = 0; r < to.count; from += to.lengths[r++])
         store_run(job.sources[kScoresGradient].dtype, from, to.stride, to.lengths[r],
                   row_of(job, kScoresGradient, to.offsets[r] + c * job.class_strides[kScoresGradient]));
     }
+    if (by_rows)
+      tile_to_rows(e, step, n, classes, reinterpret_cast<T*>(row_of(job, kScoresGradient, to.offsets[0])), to.stride);
   }
-  for (int64_t j = 0; j < n; ++j) {
+  for (int64_t j = 0; j < n && far; ++j) {
     if (s.state[j] != kCounts || std::abs(s.maximum[j]) < infinity<T>) continue;
     int64_t offsets[kOperands];
     offsets_at(job, begin + j, offsets);
     special_row(job, j, offsets, s);
+    s.uniform = false;
   }
 }
 
@@ -876,16 +971,16 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   const int64_t* indices = s.indices;
   if (!job.probabilities) indices = fetch(job.walk, job.sources[kTarget], begin, n, s.indices);
   if (indices != s.indices) std::copy(indices, indices + n, s.indices);
-  for (int64_t j = 0; j < n; ++j) {
-    s.scale[j] = (factor ? factor[j] : 1.0) * job.scale;
-    s.state[j] = mask && mask[j] == 0.0f ? kMasked : kCounts;
-    if (job.probabilities) continue;
-    const int64_t y = s.indices[j];
-    const bool outside = static_cast<uint64_t>(y) >= static_cast<uint64_t>(job.classes);
-    if (y == job.ignore_index) s.state[j] = kMasked;
-    if (outside && s.state[j] == kCounts) s.state[j] = kBad, violation = 2;
-    s.own[j] = outside ? Index<T>(0) : static_cast<Index<T>>(y);
-    s.row_weight[j] = job.weights.empty() || outside ? 1.0 : job.weights[y];
+  if (factor)
+    for (int64_t j = 0; j < n; ++j) s.scale[j] = factor[j] * job.scale;
+  if (job.probabilities) {
+    for (int64_t j = 0; j < n; ++j) s.state[j] = mask && mask[j] == 0.0f ? kMasked : kCounts;
+    s.uniform = !mask;
+  } else {
+    const int found = classify(s.indices, mask, job.classes, job.ignore_index, n, s);
+    s.uniform = found == 0;
+    if (found & kBad) violation = 2;
+    for (int64_t j = 0; j < n && !job.weights.empty(); ++j) s.row_weight[j] = job.weights[s.own[j]];
   }
   if (violation && options.checks == kRaise) {
     job.violations[block] = static_cast<uint8_t>(violation);
@@ -909,7 +1004,9 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
 }
 
 // What the mean divides by: for indices the class weights of the rows that count, times sample_weight.
-template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
+template <class T> double denominator(const Job<T>& job) {
+  Weights s;
+  int64_t buffer[kRows];
   const bool sampled = job.sources[kSampleWeight].present(), masked = job.sources[kMask].present();
   if (job.probabilities && !sampled && !masked) return static_cast<double>(job.walk.numel);
   Sum total;
@@ -917,10 +1014,10 @@ template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
     const int64_t n = std::min(kRows, job.walk.numel - begin);
     const float* mask = mask_of(job, begin, n, s);
     const double* factor = factors(job, {kSampleWeight}, begin, n, s);
-    if (!job.probabilities) fetch(job.walk, job.sources[kTarget], begin, n, s.indices);
+    const int64_t* y = job.probabilities ? nullptr : fetch(job.walk, job.sources[kTarget], begin, n, buffer);
     if (!mask && !factor && job.weights.empty()) {
       int64_t counted = 0;
-      for (int64_t j = 0; j < n; ++j) counted += s.indices[j] != job.ignore_index;
+      for (int64_t j = 0; j < n; ++j) counted += y[j] != job.ignore_index;
       total.add(static_cast<double>(counted));
       continue;
     }
@@ -928,9 +1025,8 @@ template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
       if (mask && mask[j] == 0.0f) continue;
       double w = factor ? factor[j] : 1.0;
       if (!job.probabilities) {
-        const int64_t y = s.indices[j];
-        if (y == job.ignore_index) continue;
-        if (!job.weights.empty() && y >= 0 && y < job.classes) w *= job.weights[y];
+        if (y[j] == job.ignore_index) continue;
+        if (!job.weights.empty() && y[j] >= 0 && y[j] < job.classes) w *= job.weights[y[j]];
       }
       total.add(w);
     }
@@ -939,7 +1035,15 @@ template <class T> double denominator(const Job<T>& job, Scratch<T>& s) {
 }
 
 template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
-  const auto scratch = std::make_unique_for_overwrite<Scratch<T>>();
+  Scratch<T> memory, *const scratch = &memory;  // on the stack: its pages are there already
+  // What is the same for all blocks.
+  const Job<T>& job = *static_cast<Job<T>*>(context);
+  const int64_t n = std::min(job.block_rows, job.walk.numel);
+  std::fill(scratch->scale, scratch->scale + n, job.scale);
+  std::fill(scratch->row_weight, scratch->row_weight + n, 1.0);
+  std::fill(scratch->total, scratch->total + n, 1.0);
+  std::fill(scratch->rest, scratch->rest + n, 0.0);
+  std::fill(scratch->b, scratch->b + n, 0.0);
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job<T>*>(context), block, *scratch);
 }
 
@@ -1072,7 +1176,7 @@ template <class T> Result run(const Arguments& given) {
   double denominated = 1.0;
   if (options.reduction == kMean) {
     denominated = numbers[0];
-    if (std::isnan(denominated)) denominated = denominator(job, *std::make_unique_for_overwrite<Scratch<T>>());
+    if (std::isnan(denominated)) denominated = denominator(job);
   }
   set_scale(job, denominated, numbers[1]);
   job.sums.resize(blocks);

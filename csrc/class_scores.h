@@ -87,6 +87,12 @@ template <class T> struct VectorOf {
 template <class T> using Vector = typename VectorOf<T>::type;
 template <class T> constexpr int64_t kWidth = 64 / sizeof(T);
 
+// x[0] of 2 `width` numbers combined, halves first.
+template <int64_t width, class T, class F> LOSSKIT_INLINE void fold(T* x, const F& both) {
+  for (int64_t k = 0; k < width; ++k) x[k] = both(x[k], x[k + width]);
+  if constexpr (width > 1) fold<width / 2>(x, both);
+}
+
 // Sum of f(i, vector at i) over n >= kWidth entries, in four accumulators.
 template <class T, class F> LOSSKIT_INLINE double sum_vectors(int64_t n, const F& at) {
   constexpr int64_t w = kWidth<T>;
@@ -116,8 +122,7 @@ template <class T, class F> LOSSKIT_INLINE double sum_vectors(int64_t n, const F
   double sums[w];
   for (int64_t k = 0; k < w; ++k)
     sums[k] = (double(lanes[0][k]) + double(lanes[1][k])) + (double(lanes[2][k]) + double(lanes[3][k]));
-  for (int64_t width = w / 2; width > 0; width /= 2)
-    for (int64_t k = 0; k < width; ++k) sums[k] += sums[k + width];
+  fold<w / 2>(sums, [](double x, double y) { return x + y; });
   return sums[0];
 }
 
@@ -154,8 +159,7 @@ template <class T> LOSSKIT_INLINE T maximum_of(const T* z, int64_t n) {
   a = a > c ? a : c;
   T lanes[w];
   std::memcpy(lanes, &a, sizeof a);
-  for (int64_t width = w / 2; width > 0; width /= 2)
-    for (int64_t k = 0; k < width; ++k) lanes[k] = lanes[k] > lanes[k + width] ? lanes[k] : lanes[k + width];
+  fold<w / 2>(lanes, [](T x, T y) { return x > y ? x : y; });
   return lanes[0];
 }
 
@@ -234,6 +238,56 @@ template <class T> struct Tile {
   int64_t stride;
   int64_t classes, n;
 };
+
+// Four vectors of four, transposed.
+template <class T> struct Square {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T))));
+  Four a, b, c, d;
+  LOSSKIT_INLINE void read(const T* x, int64_t stride) {
+    std::memcpy(&a, x, sizeof a);
+    std::memcpy(&b, x + stride, sizeof a);
+    std::memcpy(&c, x + 2 * stride, sizeof a);
+    std::memcpy(&d, x + 3 * stride, sizeof a);
+  }
+  LOSSKIT_INLINE void write(T* x, int64_t stride) const {
+    std::memcpy(x, &a, sizeof a);
+    std::memcpy(x + stride, &b, sizeof a);
+    std::memcpy(x + 2 * stride, &c, sizeof a);
+    std::memcpy(x + 3 * stride, &d, sizeof a);
+  }
+  LOSSKIT_INLINE void transpose() {
+    const Four p = __builtin_shufflevector(a, b, 0, 4, 1, 5), q = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    const Four r = __builtin_shufflevector(a, b, 2, 6, 3, 7), s = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    a = __builtin_shufflevector(p, q, 0, 1, 4, 5);
+    b = __builtin_shufflevector(p, q, 2, 3, 6, 7);
+    c = __builtin_shufflevector(r, s, 0, 1, 4, 5);
+    d = __builtin_shufflevector(r, s, 2, 3, 6, 7);
+  }
+};
+
+// to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns. The last columns overlap those before.
+template <class T>
+LOSSKIT_INLINE void transposed(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
+                               int64_t to_stride) {
+  int64_t i = 0;
+  if (columns == 2) {
+    for (; i < rows; ++i) {
+      to[i] = from[i * from_stride];
+      to[to_stride + i] = from[i * from_stride + 1];
+    }
+  } else if (columns >= 4) {
+    for (; i + 4 <= rows; i += 4)
+      for (int64_t j = 0; j < columns; j += 4) {
+        const int64_t k = j + 4 <= columns ? j : columns - 4;
+        Square<T> square;
+        square.read(from + i * from_stride + k, from_stride);
+        square.transpose();
+        square.write(to + k * to_stride + i, to_stride);
+      }
+  }
+  for (; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+}
 
 template <class T> LOSSKIT_INLINE T larger(T a, T b) { return a > b ? a : b; }
 
