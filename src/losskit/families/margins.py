@@ -68,8 +68,9 @@ class MarginsPlan(Plan):
         if weight is not None:
             check_tensor(self.name, "weight", weight, "input", input)
             if weight.shape != input.shape[-1:]:
-                got = tuple(weight.shape)
-                raise error("per_class", loss=self.name, argument="weight", classes=input.shape[-1], got=got)
+                raise error(
+                    "per_class", loss=self.name, argument="weight", classes=input.shape[-1], got=tuple(weight.shape)
+                )
             if weight.dtype in eager.HALVES and input.dtype not in eager.HALVES:
                 raise error("weight_dtype", loss=self.name, got=weight.dtype, expected=input.dtype)
             weight = weight if weight.is_floating_point() else weight.to(input.dtype)
