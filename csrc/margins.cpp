@@ -495,6 +495,7 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
     job.weight_dtype = dtype_of(*weight);
     if (job.many || !weight->is_cpu() || !floating(job.weight_dtype) || weight->dim() != 1) return declined;
     if (weight->sizes()[0] != job.classes) return declined;
+    if (size_of(job.weight_dtype) < 4 && size_of(job.score_dtype) >= 4) return declined;  // Python refuses it
     job.weights = static_cast<const char*>(weight->data_ptr());
     job.weight_step = weight->strides()[0];
   }

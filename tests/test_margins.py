@@ -145,7 +145,8 @@ def test_at_the_margin_nothing_pushes():
     x = torch.tensor([[1.0, 0.0, -1.0]], dtype=torch.float64)
     for p in (1, 2):
         ours, theirs = (with_gradient(f, x, torch.tensor([0]), p=p)[1] for f in (multi, F.multi_margin_loss))
-        assert torch.equal(ours, theirs) and not ours.any()
+        assert torch.equal(ours, theirs)
+        assert not ours.any()
     y = torch.tensor([[0, -1, -1]])
     assert torch.equal(with_gradient(multilabel, x, y)[1], with_gradient(F.multilabel_margin_loss, x, y)[1])
     just_inside = torch.tensor([[1.0, 2.0**-52, -1.0]], dtype=torch.float64)
@@ -159,10 +160,12 @@ def test_halves_are_rounded_once(dtype, reduction):
     value, gradient = with_gradient(multi, x, y, reduction=reduction)
     wide_value, wide_gradient = with_gradient(multi, x.float(), y, reduction=reduction)
     assert value.dtype == gradient.dtype == dtype
-    assert torch.equal(value, wide_value.to(dtype)) and torch.equal(gradient, wide_gradient.to(dtype))
+    assert torch.equal(value, wide_value.to(dtype))
+    assert torch.equal(gradient, wide_gradient.to(dtype))
     value, gradient = with_gradient(multilabel, x, lists(40, 9), reduction=reduction)
     wide_value, wide_gradient = with_gradient(multilabel, x.float(), lists(40, 9), reduction=reduction)
-    assert torch.equal(value, wide_value.to(dtype)) and torch.equal(gradient, wide_gradient.to(dtype))
+    assert torch.equal(value, wide_value.to(dtype))
+    assert torch.equal(gradient, wide_gradient.to(dtype))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -252,11 +255,14 @@ def test_nan_in_gives_nan_out():
         x[0, place] = NAN
         for function in (multi, lambda a, b, **k: eagerly(MultiMarginLoss(**k), a, b)):
             value, gradient = with_gradient(function, x, torch.tensor([1, 0]), p=p, reduction="none")
-            assert value[0].isnan() and value[1].isfinite()
-            assert gradient[0].isnan().any() and gradient[1].isfinite().all()
+            assert value[0].isnan()
+            assert value[1].isfinite()
+            assert gradient[0].isnan().any()
+            assert gradient[1].isfinite().all()
     y = torch.tensor([[0, -1], [-1, 0], [0, 1]])  # no list, and a list of all, ask for no difference
     value, gradient = with_gradient(multilabel, torch.tensor([[1.0, NAN]] * 3), y, reduction="none")
-    assert value.isnan().all() and gradient.isnan().any(1).all()
+    assert value.isnan().all()
+    assert gradient.isnan().any(1).all()
     assert multi(torch.tensor([[NAN]]), torch.tensor([0])).isnan()
     torch.testing.assert_close(
         eagerly(MultiLabelMarginLoss(reduction="none"), torch.tensor([[1.0, NAN]] * 3), y), value, equal_nan=True
@@ -271,7 +277,8 @@ def test_infinities(path):
     function = criterion if path == "fused" else lambda a, b: eagerly(criterion, a, b)
     value, gradient = with_gradient(function, x, torch.tensor([0, 0, 0]))
     assert value.tolist() == [0.0, 0.0, INF]
-    assert gradient[:2].eq(0).all() and not gradient.isnan().any()
+    assert gradient[:2].eq(0).all()
+    assert not gradient.isnan().any()
 
 
 def test_nothing():
@@ -373,7 +380,8 @@ def test_threads_give_the_same_bits(name):
         one = with_gradient(loss(), x, y)
         torch.set_num_threads(4)
         four = with_gradient(loss(), x, y)
-        assert torch.equal(one[0], four[0]) and torch.equal(one[1], four[1])
+        assert torch.equal(one[0], four[0])
+        assert torch.equal(one[1], four[1])
 
 
 def test_the_kernel_runs():
@@ -408,7 +416,8 @@ def test_derivatives_of_every_kind(reduction):
         assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_grad=True)
         assert torch.autograd.gradgradcheck(function, x)
     hessian = torch.func.hessian(lambda a: multi(a, y, p=2))(x.detach())
-    assert hessian.shape == (4, 5, 4, 5) and hessian.any()
+    assert hessian.shape == (4, 5, 4, 5)
+    assert hessian.any()
 
 
 def test_vmap():
@@ -433,13 +442,14 @@ def test_compiled(p):
         torch._dynamo.reset()
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(with_gradient(compiled, x, target), with_gradient(function, x, target))
-    with pytest.raises(ValueError, match=re.escape("multilabel_margin_loss: target must be class indices in [0, 5)")):
+    with pytest.raises(ValueError, match=re.escape("target must be class indices in [0, 5)")):
         compiled(x, torch.full((6, 5), 5))
 
 
 def test_meta_tensors_have_shapes():
     x, y = torch.empty(6, 5, device="meta"), torch.empty(6, 5, dtype=torch.long, device="meta")
-    assert multi(x, y[:, 0]).shape == () and multi(x, y[:, 0], reduction="none").shape == (6,)
+    assert multi(x, y[:, 0]).shape == ()
+    assert multi(x, y[:, 0], reduction="none").shape == (6,)
     assert multilabel(x, y, reduction="none").device.type == "meta"
 
 
@@ -449,35 +459,45 @@ def test_meta_tensors_have_shapes():
 X = torch.zeros(4, 3)
 Y = torch.tensor([0, 1, 2, 0])
 REFUSED = [
-    (lambda: multi(X, torch.tensor([0, 1, 3, -1])), "multi_margin_loss: target must be class indices in [0, 3), got 3 at index (2,)."),
-    (lambda: multi(X, torch.tensor([0, 1, 2, -1])), "multi_margin_loss: target must be class indices in [0, 3), got -1 at index (3,)."),
-    (lambda: multi(X[0], torch.tensor(3)), "multi_margin_loss: target must be class indices in [0, 3), got 3 at index ()."),
-    (lambda: multilabel(X, torch.tensor([[0, 1, -1]] * 3 + [[2, 3, 0]])), "multilabel_margin_loss: target must be class indices in [0, 3), ended by -1, got 3 at index (3, 1)."),
-    (lambda: multilabel(X[0], torch.tensor([2, -2, 0])), "multilabel_margin_loss: target must be class indices in [0, 3), ended by -1, got -2 at index (1,)."),
-    (lambda: multilabel(X, torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]])), "multilabel_margin_loss: target must be the class indices of each row, ended by -1, got rows of 0 and 1 alone, which is a mask: multilabel_soft_margin_loss takes one."),
-    (lambda: multi(X, Y.float()), "multi_margin_loss: target must be integer class indices, got torch.float32."),
-    (lambda: multilabel(X, X > 0), "multilabel_margin_loss: target must be integer class indices that end at the first -1, got torch.bool."),
-    (lambda: multi(X.long(), Y), "multi_margin_loss: input must be floating point, got torch.int64. Use input.float()."),
-    (lambda: multi(X, Y[:, None]), "multi_margin_loss: target must be of shape (4,), one class for each row of input (4, 3) (use target.squeeze(1)), got shape (4, 1)."),
-    (lambda: multi(X, Y[:3]), "multi_margin_loss: target must be of shape (4,), one class for each row of input (4, 3), got shape (3,)."),
-    (lambda: multilabel(X, Y), "multilabel_margin_loss: input (4, 3) and target (4,) must have the same shape."),
-    (lambda: multi(X[None], Y), "multi_margin_loss: input must be of shape (N, C) or (C,) with at least one class, got shape (1, 4, 3)."),
-    (lambda: multi(X[:, :0], Y), "multi_margin_loss: input must be of shape (N, C) or (C,) with at least one class, got shape (4, 0)."),
-    (lambda: multi(X, Y, weight=torch.ones(4)), "multi_margin_loss: weight must have one entry for each of 3 classes, got shape (4,)."),
-    (lambda: multi(X, Y, p=3), "multi_margin_loss: p must be 1 or 2, got 3."),
-    (lambda: multi(X, Y, sample_weight=torch.ones(3)), "multi_margin_loss: sample_weight (3,) must broadcast to (4,)."),
-    (lambda: multi(X, Y, mask=torch.ones(4)), "multi_margin_loss: mask must be boolean (True = counts), got torch.float32. Use mask.bool()."),
+    (lambda: multi(X, torch.tensor([0, 1, 3, -1])), "target must be a class in [0, 3), got 3 at row (2,). Class ind"),
+    (lambda: multi(X, torch.tensor([0, 1, 2, -1])), "target must be a class in [0, 3), got -1 at row (3,)."),
+    (lambda: multi(X[0], torch.tensor(3)), "target must be a class in [0, 3), got 3 at row ()."),
+    (lambda: multi(X, Y.float()), "target must be class indices of shape (4,) for input (4, 3), got torch.float32 of "
+     "shape (4,). Use target.long()."),
+    (lambda: multi(X, X > 0), "target must be class indices of shape (4,) for input (4, 3), got torch.bool of "
+     "shape (4, 3). Use target.argmax(-1)."),
+    (lambda: multi(X, Y[:, None]), "target must be class indices of shape (4,) for input (4, 3), got torch.int64 of "
+     "shape (4, 1). Did you mean target.squeeze(1)?"),
+    (lambda: multi(X, Y[:3]), "target must be class indices of shape (4,) for input (4, 3), got torch.int64 of shape "
+     "(3,)."),
+    (lambda: multi(X.long(), Y), "input must be floating point, got torch.int64. Use input.float()."),
+    (lambda: multi(X[None], Y), "input must be of shape (N, C) or (C,), got shape (1, 4, 3)."),
+    (lambda: multi(X[:, :0], Y), "input must have at least one class, got shape (4, 0)."),
+    (lambda: multi(X, Y, weight=torch.ones(4)), "weight must have one entry for each of 3 classes, got shape (4,)."),
+    (lambda: multi(X, Y, weight=torch.ones(3).half()), "weight is torch.float16 but input is torch.float32."),
+    (lambda: multi(X, Y, p=3), "p must be 1 or 2, got 3."),
+    (lambda: multi(X, Y, sample_weight=torch.ones(3)), "sample_weight (3,) must broadcast to (4,)."),
+    (lambda: multi(X, Y, mask=torch.ones(4)), "mask must be boolean (True = counts), got torch.float32."),
+    (lambda: multilabel(X, torch.tensor([[0, 1, -1]] * 3 + [[2, 3, 0]])), "target must be class indices in [0, 3), "
+     "ended by -1, got 3 at index (3, 1)."),
+    (lambda: multilabel(X[0], torch.tensor([2, -2, 0])), "target must be class indices in [0, 3), ended by -1, got -2 "
+     "at index (1,)."),
+    (lambda: multilabel(X, torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]])), "target must be the class "
+     "indices of each row, ended by -1, got rows of 0 and 1 alone, which is a mask: multilabel_soft_margin_loss takes "
+     "one."),
+    (lambda: multilabel(X, X > 0), "target must be integer class indices, ended by -1, got torch.bool."),
+    (lambda: multilabel(X, Y), "input (4, 3) and target (4,) must have the same shape."),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["fused", "eager"])
-@pytest.mark.parametrize("call, message", REFUSED, ids=[message for _, message in REFUSED])
+@pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_refusals(call, message, path, monkeypatch):
     if path == "eager":
         monkeypatch.setattr("losskit.kernels.dispatch._transformed", lambda: True)
     with pytest.raises((ValueError, TypeError)) as raised:
         call()
-    assert str(raised.value).startswith(message)
+    assert str(raised.value).split(": ", 1)[1].startswith(message)
 
 
 @pytest.mark.parametrize("path", ["fused", "eager"])

@@ -34,6 +34,7 @@ class MarginsPlan(Plan):
     """A loss of score differences with its parameters fixed."""
 
     op = "margins"
+    gradients = 1
 
     def __init__(self, loss: type[MarginsLoss], reduction: str, parameters: dict[str, Any]) -> None:
         formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
@@ -56,17 +57,11 @@ class MarginsPlan(Plan):
         check_tensor(self.name, "input", input, "input", input)
         check_floating(self.name, "input", input)
         check_tensor(self.name, "target", target, "input", input)
-        if target.dtype not in _INTEGERS:
-            what = "class indices that end at the first -1" if self.many else "class indices"
-            raise error(
-                "parameter_type", loss=self.name, argument="target", expected=f"integer {what}", got=target.dtype
-            )
-        if input.ndim > 2 or 0 in input.shape[-1:]:
-            raise error(
-                "parameter", loss=self.name, argument="input",
-                expected="of shape (N, C) or (C,) with at least one class",
-                got=f"shape {tuple(input.shape)}",
-            )  # fmt: skip
+        if input.ndim > 2:
+            expected, got = "of shape (N, C) or (C,)", f"shape {tuple(input.shape)}"
+            raise error("parameter", loss=self.name, argument="input", expected=expected, got=got)
+        if 0 in input.shape[-1:]:
+            raise error("no_classes", loss=self.name, got=tuple(input.shape))
         if input.ndim == 0:  # torch's reading: a single class
             input, target = input.reshape(1), target.reshape(1) if self.many and target.ndim == 0 else target
         input, target = self._matched(input, target)
@@ -76,12 +71,19 @@ class MarginsPlan(Plan):
                 raise error(
                     "per_class", loss=self.name, argument="weight", classes=input.shape[-1], got=tuple(weight.shape)
                 )
+            if weight.dtype in eager.HALVES and input.dtype not in eager.HALVES:
+                raise error("weight_dtype", loss=self.name, got=weight.dtype, expected=input.dtype)
+            weight = weight if weight.is_floating_point() else weight.to(input.dtype)
         check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments([input, target], weight, sample_weight, mask, normalizer)
 
     def _matched(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Input and target of shapes that belong together."""
+        """Input and target of shapes and dtypes that belong together."""
+        integer = target.dtype in _INTEGERS
         if self.many:
+            if not integer:
+                expected = "integer class indices, ended by -1"
+                raise error("parameter_type", loss=self.name, argument="target", expected=expected, got=target.dtype)
             if target.shape != input.shape:
                 raise error(
                     "shapes", loss=self.name, first="input", argument="target", expected=tuple(input.shape),
@@ -89,15 +91,16 @@ class MarginsPlan(Plan):
                 )  # fmt: skip
             return input, target
         rows = input.shape[:-1]
-        if target.shape == rows:
+        if integer and target.shape == rows:
             return input, target
-        if input.ndim == 1 and target.shape == (1,):  # as in torch, a batch of one
+        if integer and input.ndim == 1 and target.shape == (1,):  # as in torch, a batch of one
             return input.unsqueeze(0), target
-        way_out = shape_hint("target", target.shape, rows).removeprefix(" Did you mean ").removesuffix("?")
+        hint = shape_hint("target", target.shape, rows) if integer else " Use target.long()."
+        if target.shape == input.shape:
+            hint = " Use target.argmax(-1)."
         raise error(
-            "parameter", loss=self.name, argument="target", got=f"shape {tuple(target.shape)}",
-            expected=f"of shape {tuple(rows)}, one class for each row of input {tuple(input.shape)}"
-            + (f" (use {way_out})" if way_out else ""),
+            "class_indices", loss=self.name, rows=tuple(rows), input=tuple(input.shape), dtype=target.dtype,
+            got=tuple(target.shape), hint=hint,
         )  # fmt: skip
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
@@ -163,11 +166,13 @@ class MarginsPlan(Plan):
             wrong = wrong & counts.unsqueeze(1)
         if bool(wrong.any()):
             row, position = (int(i) for i in wrong.nonzero()[0])
-            index = ((row,) if input.ndim == 2 else ()) + ((position,) if self.many else ())
+            index, value = (row,) if input.ndim == 2 else (), int(lists[row, position])
+            if not self.many:
+                hint = " Class indices start at 0." if value == classes else ""
+                raise error("class_index", loss=self.name, classes=classes, got=value, index=index, hint=hint)
             raise error(
-                "domain", loss=self.name, argument="target",
-                expected=f"class indices in [0, {classes}){', ended by -1' if self.many else ''}",
-                got=int(lists[row, position]), index=index, hint="",
+                "domain", loss=self.name, argument="target", expected=f"class indices in [0, {classes}), ended by -1",
+                got=value, index=(*index, position), hint="",
             )  # fmt: skip
         raise error(
             "parameter", loss=self.name, argument="target",
@@ -240,4 +245,4 @@ class MarginsLoss(Family, abstract=True):
 
     @classmethod
     def unreduced(cls) -> str:
-        return "a tensor with a number for each row"
+        return "a tensor of shape (N,)"
