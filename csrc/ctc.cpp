@@ -57,14 +57,17 @@ struct Job : Call {
   std::vector<uint8_t> violations;
 };
 
-// Buffers of one thread. Rows of `width` doubles, padded by zeros, with one more zero before them.
+// Buffers of one thread. Rows have `width` doubles, padded by zeros, with one more zero before them.
 template <class T> struct Scratch {
-  std::vector<int64_t> labels, first, repeated;  // label j; where its class occurs first; labels that occurred before
-  std::vector<int64_t> classes, where, seen;     // distinct classes and where they occur first; work space of `prepare`
-  std::vector<double> skip, skip_next, distinct;          // factors 0 or 1
-  std::vector<double> gathered, beta_blank, beta_label, next_blank, next_label, posterior;
-  std::vector<T> frame, values, row;
-  std::vector<double> top, weight, total, rest, blank;  // per frame
+  std::vector<int64_t> labels, first, repeated;      // label j; where its class occurs first; those that occurred before
+  std::vector<int64_t> classes, where, which, seen;  // distinct classes, the blank in [0]; where they occur first; j's
+  std::vector<double> skip, skip_next, distinct;     // factors 0 or 1: label j differs from j - 1, j + 1, is a first one
+  std::vector<double> exponentials, beta_blank, beta_label, next_blank, next_label, posterior, log_emission;
+  std::vector<T> frame, gathered, values, row, difference;
+  std::vector<T> others;                          // 0 for the classes of the target, 1 for the rest
+  std::vector<double> blank, total, rest, logs;   // per frame: emission of the blank; sums of all exponentials, of others
+  std::vector<T> most;                            // per frame: the largest score
+  bool kept = false;                              // rows of the gradient hold exponentials from forward to backward
   std::unique_ptr<double[]> rows;
   int64_t capacity = 0;
 };
@@ -82,27 +85,44 @@ template <class T> struct Sample {
 // --------------------------------------------------------------------------------------------------------
 // Reductions in lanes: the compiler may not reorder a sum by itself
 
-template <class X> LOSSKIT_INLINE double sum_of(const X* x, int64_t n) {
+LOSSKIT_INLINE double sum_lanes(const double* x) {
+  return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
+}
+
+// The sum of x[i] * y[i].
+template <class X> LOSSKIT_INLINE double dot(const X* x, const X* y, int64_t n) {
   double lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
-  for (int64_t j = 0; i < n; ++i, ++j) lanes[j] += static_cast<double>(x[i]);
-  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+  const int64_t even = n / kLanes * kLanes;
+  for (int64_t i = 0; i < even; i += kLanes)
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j] * y[i + j]);
+  for (int64_t i = even; i < n; ++i) lanes[i - even] += static_cast<double>(x[i] * y[i]);
+  return sum_lanes(lanes);
+}
+
+// The sum of n numbers, n a multiple of kLanes.
+LOSSKIT_INLINE double sum(const double* x, int64_t n) {
+  double lanes[kLanes] = {};
+  for (int64_t i = 0; i < n; i += kLanes)
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += x[i + j];
+  return sum_lanes(lanes);
 }
 
 // The largest; NaN is passed over.
 template <class X> LOSSKIT_INLINE X largest(const X* x, int64_t n) {
-  constexpr int64_t lanes_of = 64 / sizeof(X);
-  X lanes[lanes_of];
-  for (int64_t j = 0; j < lanes_of; ++j) lanes[j] = -infinity<X>;
-  int64_t i = 0;
-  for (; i + lanes_of <= n; i += lanes_of)
-    for (int64_t j = 0; j < lanes_of; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-  for (int64_t j = 0; i < n; ++i, ++j) lanes[j] = x[i] > lanes[j] ? x[i] : lanes[j];
-  for (int64_t step = lanes_of / 2; step > 0; step /= 2)
-    for (int64_t j = 0; j < step; ++j) lanes[j] = lanes[j + step] > lanes[j] ? lanes[j + step] : lanes[j];
-  return lanes[0];
+  constexpr int64_t width = 64 / sizeof(X);
+  X lanes[width];
+  for (int64_t j = 0; j < width; ++j) lanes[j] = -infinity<X>;
+  if (n < width) {
+    for (int64_t i = 0; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+    return lanes[0];
+  }
+  for (int64_t i = 0; i < n; i += width) {
+    const X* from = x + (i + width <= n ? i : n - width);  // the last ones may be seen twice
+    for (int64_t j = 0; j < width; ++j) lanes[j] = from[j] > lanes[j] ? from[j] : lanes[j];
+  }
+  X most = lanes[0];
+  for (int64_t j = 1; j < width; ++j) most = lanes[j] > most ? lanes[j] : most;
+  return most;
 }
 
 // exp(x - top) for x <= top; the rounding of the difference is given back.
@@ -126,275 +146,7 @@ template <class T> LOSSKIT_INLINE const T* frame_of(const Sample<T>& sample, int
 LOSSKIT_INLINE bool scores(const Job& job) { return job.options.family & kScores; }
 
 // --------------------------------------------------------------------------------------------------------
-// Scaled linear space
-
-// The frame's emissions relative to their largest, and what the log-softmax needs.
-template <class T> LOSSKIT_INLINE void emit(const Sample<T>& sample, int64_t t) {
-  Scratch<T>& own = sample.own;
-  const T* x = frame_of(sample, t);
-  double* gathered = own.gathered.data();
-  double* e = sample.row(sample.emission, t);
-  gathered[0] = static_cast<double>(x[sample.job.blank]);
-  const int64_t* labels = own.labels.data();
-  for (int64_t j = 1; j <= sample.length; ++j) gathered[j] = static_cast<double>(x[labels[j]]);
-  double top = largest(gathered, sample.width);
-  if (top == -infinity<double>) top = 0;
-  for (int64_t j = 0; j < sample.width; ++j) e[j] = exp_nabs(gathered[j] - top);
-  own.blank[t] = e[0];
-  if (!scores(sample.job)) {
-    own.top[t] = top;
-    e[0] = 0;
-    return;
-  }
-  const int64_t classes = sample.job.classes;
-  const T most = largest(x, classes);
-  T* values = own.values.data();
-#pragma GCC ivdep
-  for (int64_t c = 0; c < classes; ++c) values[c] = exp_below(x[c], most);
-  for (const int64_t c : own.classes) values[c] = 0;
-  const double* distinct = own.distinct.data();
-  double* products = own.posterior.data();
-  for (int64_t j = 0; j < sample.width; ++j) products[j] = e[j] * distinct[j];
-  const double below = top - static_cast<double>(most);
-  const double weight = below == 0 ? 1.0 : std::exp(below);
-  own.top[t] = below;
-  own.rest[t] = sum_of(values, classes);
-  own.weight[t] = weight;
-  own.total[t] = own.rest[t] + weight * sum_of(products, sample.width);
-  e[0] = 0;
-}
-
-template <class T>
-LOSSKIT_INLINE void advance(const Sample<T>& sample, const double* blank, const double* label, const double* e,
-                            double blank_emission, double* new_blank, double* new_label) {
-  const double* skip = sample.own.skip.data();
-#pragma GCC ivdep
-  for (int64_t j = 0; j < sample.width; ++j) {
-    new_blank[j] = (blank[j] + label[j]) * blank_emission;
-    new_label[j] = (label[j] + blank[j - 1] + skip[j] * label[j - 1]) * e[j];
-  }
-  new_blank[-1] = new_label[-1] = 0;
-}
-
-// Take a power of two out of both rows; its exponent. Rows of zeros and with NaN stay as they are.
-LOSSKIT_INLINE int64_t rescale(double* blank, double* label, int64_t width) {
-  const double a = largest(blank, width), b = largest(label, width), most = a > b ? a : b;
-  if (!(most >= 0x1p-1000 && most <= 0x1p1000)) return 0;
-  const int64_t exponent = static_cast<int64_t>(bits(most) >> 52) - 1023;
-  const double factor = from_bits<double>(static_cast<uint64_t>(1023 - exponent) << 52);
-  for (int64_t j = 0; j < width; ++j) blank[j] *= factor, label[j] *= factor;
-  return exponent;
-}
-
-// The loss, and in `log2_mass` the mass of all alignments in units of the largest emissions.
-template <class T> LOSSKIT_INLINE double forward(const Sample<T>& sample, double& log2_mass) {
-  Scratch<T>& own = sample.own;
-  double* blank = sample.row(sample.alpha_blank, 0);
-  double* label = sample.row(sample.alpha_label, 0);
-  for (int64_t j = -1; j < sample.width; ++j) blank[j] = label[j] = 0;
-  blank[0] = 1;
-  int64_t exponent = 0;
-  Sum sum;
-  double product = 1;
-  for (int64_t t = 0; t < sample.frames; ++t) {
-    emit(sample, t);
-    double* new_blank = sample.row(sample.alpha_blank, t + 1);
-    double* new_label = sample.row(sample.alpha_label, t + 1);
-    advance(sample, blank, label, sample.row(sample.emission, t), own.blank[t], new_blank, new_label);
-    blank = new_blank, label = new_label;
-    if (t % kRescale == kRescale - 1) exponent += rescale(blank, label, sample.width);
-    sum.add(own.top[t]);
-    if (scores(sample.job)) {
-      product *= own.total[t];
-      if (!(product < 0x1p500)) {  // one logarithm for many frames
-        sum.add(-std::log(product));
-        product = 1;
-      }
-    }
-  }
-  const double mass = blank[sample.length] + label[sample.length];
-  log2_mass = static_cast<double>(exponent) + std::log2(mass);
-  sum.add(static_cast<double>(exponent) * Format<double>::ln2_hi);
-  sum.add(static_cast<double>(exponent) * Format<double>::ln2_lo);
-  sum.add(-std::log(product));
-  sum.add(std::log(mass));
-  return 0 - sum.value();
-}
-
-// Backward through the lattice, a frame at a time from the last: call it with frames - 1, ..., 0. Leaves in
-// `posterior` the products of forward and backward masses: blanks in [0], label j in [j]; returns their sum.
-template <class T> LOSSKIT_INLINE double backward(const Sample<T>& sample, int64_t t) {
-  Scratch<T>& own = sample.own;
-  const int64_t width = sample.width;
-  double* blank = own.beta_blank.data();
-  double* label = own.beta_label.data();
-  double* next_blank = own.next_blank.data();
-  double* next_label = own.next_label.data();
-  if (t == sample.frames - 1) {
-    for (int64_t j = 0; j < width; ++j) blank[j] = label[j] = 0;
-    blank[sample.length] = label[sample.length] = 1;
-  } else {
-    const double* e = sample.row(sample.emission, t + 1);
-    const double* skip = own.skip_next.data();
-    const double blank_emission = own.blank[t + 1];
-#pragma GCC ivdep
-    for (int64_t j = 0; j < width; ++j) next_blank[j] = blank[j] * blank_emission, next_label[j] = label[j] * e[j];
-    next_label[width] = 0;
-#pragma GCC ivdep
-    for (int64_t j = 0; j < width; ++j) {
-      blank[j] = next_blank[j] + next_label[j + 1];
-      label[j] = next_label[j] + next_blank[j] + skip[j] * next_label[j + 1];
-    }
-    if (t % kRescale == 0) rescale(blank, label, width);
-  }
-  const double* alpha_blank = sample.row(sample.alpha_blank, t + 1);
-  const double* alpha_label = sample.row(sample.alpha_label, t + 1);
-  double* posterior = own.posterior.data();
-  double lanes[kLanes] = {};
-  for (int64_t j = 0; j < width; j += kLanes)
-    for (int64_t k = 0; k < kLanes; ++k) lanes[k] += alpha_blank[j + k] * blank[j + k];
-  for (int64_t j = 0; j < width; ++j) posterior[j] = alpha_label[j] * label[j];
-  const double on_blank = sum_of(lanes, kLanes), on_labels = sum_of(posterior, width);
-  posterior[0] = on_blank;
-  return on_blank + on_labels;
-}
-
-// --------------------------------------------------------------------------------------------------------
-// Log space: (v, r) stands for e^v (1 + r)
-
-struct Logs {
-  double* v;
-  double* r;
-};
-
-// The sum of up to three masses. The best path keeps its v exactly, the rest is a sum of positive terms.
-LOSSKIT_INLINE void add_logs(double a, double ra, double b, double rb, double c, double rc, double& v, double& r) {
-  const double most = maximum(maximum(a, b), c);
-  const bool first = a == most, second = !first & (b == most), third = !(first | second);
-  const double x = where(first, ra, (1 + ra) * exp_nabs(a == most ? 0.0 : a - most));
-  const double y = where(second, rb, (1 + rb) * exp_nabs(b == most ? 0.0 : b - most));
-  const double z = where(third, rc, (1 + rc) * exp_nabs(c == most ? 0.0 : c - most));
-  v = most;
-  r = where(most == -infinity<double>, 0.0, x + y + z);
-}
-
-// r counts paths: it would overflow after some hundred frames.
-inline void fold(Logs logs, int64_t width) {
-  for (int64_t j = 0; j < width; ++j)
-    if (logs.r[j] > 0x1p200) logs.v[j] += std::log1p(logs.r[j]), logs.r[j] = 0;
-}
-
-// Log-probabilities of a frame: blank in [0], label j in [j], -inf in the padding.
-template <class T> LOSSKIT_INLINE void log_emit(const Sample<T>& sample, int64_t t) {
-  Scratch<T>& own = sample.own;
-  const T* x = frame_of(sample, t);
-  double* out = own.gathered.data();
-  out[0] = static_cast<double>(x[sample.job.blank]);
-  for (int64_t j = 1; j <= sample.length; ++j) out[j] = static_cast<double>(x[own.labels[j]]);
-  if (!scores(sample.job)) return;
-  const int64_t classes = sample.job.classes;
-  const T most = largest(x, classes);
-  double others = 0;
-  bool seen = false;
-  for (int64_t c = 0; c < classes; ++c) {
-    if (!seen && x[c] == most)
-      seen = true;
-    else
-      others += exp_nabs(static_cast<double>(x[c]) - static_cast<double>(most));
-  }
-  const double normalizer = std::log1p(others);
-  for (int64_t j = 0; j <= sample.length; ++j) out[j] = (out[j] - static_cast<double>(most)) - normalizer;
-}
-
-// The lattice of one sample in log space; solved rarely, so its memory is its own.
-struct LogLattice {
-  std::vector<double> memory;
-  int64_t stride, rows;
-  Logs blank(int64_t t) { return at(t, 0); }
-  Logs label(int64_t t) { return at(t, 2); }
-  Logs at(int64_t t, int64_t which) {
-    double* base = memory.data() + ((t % rows) * 4 + which) * stride + kLanes;
-    return {base, base + stride};
-  }
-  LogLattice(int64_t width, int64_t rows) : stride(width + 2 * kLanes), rows(rows) {
-    memory.assign(rows * 4 * stride, 0.0);
-    for (int64_t t = 0; t < rows; ++t)
-      for (const Logs logs : {blank(t), label(t)})
-        for (int64_t j = -1; j <= width; ++j) logs.v[j] = -infinity<double>;
-  }
-};
-
-template <class T> LOSSKIT_INLINE double log_forward(const Sample<T>& sample, LogLattice& lattice, Logs end) {
-  Scratch<T>& own = sample.own;
-  for (int64_t j = sample.length + 1; j < sample.width; ++j) own.gathered[j] = -infinity<double>;
-  lattice.blank(0).v[0] = 0;
-  for (int64_t t = 0; t < sample.frames; ++t) {
-    log_emit(sample, t);
-    const Logs blank = lattice.blank(t), label = lattice.label(t);
-    const Logs new_blank = lattice.blank(t + 1), new_label = lattice.label(t + 1);
-    const double* lp = own.gathered.data();
-    const double* skip = own.skip.data();
-    constexpr double none = -infinity<double>;
-#pragma GCC ivdep
-    for (int64_t j = 0; j < sample.width; ++j) {
-      add_logs(blank.v[j], blank.r[j], label.v[j], label.r[j], none, 0.0, new_blank.v[j], new_blank.r[j]);
-      new_blank.v[j] += lp[0];
-    }
-#pragma GCC ivdep
-    for (int64_t j = 0; j < sample.width; ++j) {
-      const double skipped = where(skip[j] != 0, label.v[j - 1], none);
-      add_logs(label.v[j], label.r[j], blank.v[j - 1], blank.r[j - 1], skipped, label.r[j - 1], new_label.v[j],
-               new_label.r[j]);
-      new_label.v[j] += lp[j];
-    }
-    new_label.v[0] = none;
-    if (t % 64 == 63) fold(new_blank, sample.width), fold(new_label, sample.width);
-  }
-  const Logs blank = lattice.blank(sample.frames), label = lattice.label(sample.frames);
-  const int64_t n = sample.length;
-  add_logs(blank.v[n], blank.r[n], label.v[n], label.r[n], -infinity<double>, 0.0, *end.v, *end.r);
-  return 0 - (*end.v + std::log1p(*end.r));
-}
-
-// As `backward`; `beta` has two rows, t + 1 in the one and t in the other.
-template <class T>
-LOSSKIT_INLINE double log_backward(const Sample<T>& sample, LogLattice& alpha, LogLattice& beta, Logs end, int64_t t) {
-  Scratch<T>& own = sample.own;
-  const int64_t width = sample.width;
-  const Logs blank = beta.blank(t), label = beta.label(t);
-  constexpr double none = -infinity<double>;
-  if (t == sample.frames - 1) {
-    blank.v[sample.length] = label.v[sample.length] = 0;
-  } else {
-    log_emit(sample, t + 1);
-    const Logs next_blank = beta.blank(t + 1), next_label = beta.label(t + 1);
-    const double* lp = own.gathered.data();
-    const double* skip = own.skip_next.data();
-    for (int64_t j = 0; j < width; ++j) next_blank.v[j] += lp[0], next_label.v[j] += j ? lp[j] : none;
-#pragma GCC ivdep
-    for (int64_t j = 0; j < width; ++j)
-      add_logs(next_blank.v[j], next_blank.r[j], next_label.v[j + 1], next_label.r[j + 1], none, 0.0, blank.v[j],
-               blank.r[j]);
-#pragma GCC ivdep
-    for (int64_t j = 0; j < width; ++j)
-      add_logs(next_label.v[j], next_label.r[j], next_blank.v[j], next_blank.r[j],
-               where(skip[j] != 0, next_label.v[j + 1], none), next_label.r[j + 1], label.v[j], label.r[j]);
-    if (t % 64 == 0) fold(blank, width), fold(label, width);
-  }
-  const Logs alpha_blank = alpha.blank(t + 1), alpha_label = alpha.label(t + 1);
-  double* posterior = own.posterior.data();
-  const auto mass = [&](Logs a, Logs b, int64_t j) {
-    return (1 + a.r[j]) / (1 + *end.r) * (1 + b.r[j]) * std::exp(a.v[j] + b.v[j] - *end.v);
-  };
-  double on_blank = 0, on_labels = 0;
-  for (int64_t j = 0; j <= sample.length; ++j) on_blank += mass(alpha_blank, blank, j);
-  for (int64_t j = 1; j <= sample.length; ++j) on_labels += posterior[j] = mass(alpha_label, label, j);
-  posterior[0] = on_blank;
-  return on_blank + on_labels;
-}
-
-// --------------------------------------------------------------------------------------------------------
-// The gradient of a frame
+// Rows of the gradient
 
 // `size` bytes each, from a row to every `stride`-th place.
 inline void scatter(const char* from, int64_t size, int64_t n, int64_t stride, char* to) {
@@ -432,63 +184,336 @@ template <class T> void fill(const Job& job, Scratch<T>& own, int64_t index, int
   }
 }
 
+// --------------------------------------------------------------------------------------------------------
+// Scaled linear space
+
+// The frame's emissions, and the sums over classes that the log-softmax needs.
+template <class T> LOSSKIT_INLINE void emit(const Sample<T>& sample, int64_t t) {
+  Scratch<T>& own = sample.own;
+  const int64_t count = static_cast<int64_t>(own.classes.size()), classes = sample.job.classes;
+  const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;  // so that GCC sees no tail
+  const T* x = frame_of(sample, t);
+  T* gathered = own.gathered.data();
+  double* exponentials = own.exponentials.data();
+  const int64_t* of = own.classes.data();
+  for (int64_t k = 0; k < count; ++k) gathered[k] = x[of[k]];
+  if (scores(sample.job)) {
+    const T most = largest(x, classes);
+    const double top = static_cast<double>(most);
+#pragma GCC ivdep
+    for (int64_t k = 0; k < padded; ++k) exponentials[k] = exp_nabs(static_cast<double>(gathered[k]) - top);
+    T* values = own.kept ? Row<T>(sample.job, own, sample.index, t).data() : own.values.data();
+#pragma GCC ivdep
+    for (int64_t c = 0; c < classes; ++c) values[c] = exp_below(x[c], most);
+    own.most[t] = most;
+    own.rest[t] = dot(values, own.others.data(), classes);
+    own.total[t] = own.rest[t] + sum(exponentials, padded);
+  } else {
+#pragma GCC ivdep
+    for (int64_t k = 0; k < padded; ++k) exponentials[k] = exp(static_cast<double>(gathered[k]));
+  }
+  double* e = sample.row(sample.emission, t);
+  const int64_t* which = own.which.data();
+  own.blank[t] = exponentials[0];
+  for (int64_t j = 1; j <= sample.length; ++j) e[j] = exponentials[which[j]];
+}
+
+template <class T>
+LOSSKIT_INLINE void advance(const Sample<T>& sample, const double* blank, const double* label, const double* e,
+                            double blank_emission, double* new_blank, double* new_label) {
+  const double* skip = sample.own.skip.data();
+  const int64_t width = sample.width / kLanes * kLanes;
+#pragma GCC ivdep
+  for (int64_t j = 0; j < width; ++j) {
+    new_blank[j] = (blank[j] + label[j]) * blank_emission;
+    new_label[j] = (label[j] + blank[j - 1] + skip[j] * label[j - 1]) * e[j];
+  }
+  new_blank[-1] = new_label[-1] = 0;
+}
+
+// Take a power of two out of both rows; its exponent. Rows of zeros and with NaN stay as they are.
+LOSSKIT_INLINE int64_t rescale(double* blank, double* label, int64_t width) {
+  const double a = largest(blank, width), b = largest(label, width), most = a > b ? a : b;
+  if (!(most >= 0x1p-1000 && most <= 0x1p1000)) return 0;
+  const int64_t exponent = static_cast<int64_t>(bits(most) >> 52) - 1023;
+  const double factor = from_bits<double>(static_cast<uint64_t>(1023 - exponent) << 52);
+  width = width / kLanes * kLanes;
+#pragma GCC ivdep
+  for (int64_t j = 0; j < width; ++j) blank[j] *= factor, label[j] *= factor;
+  return exponent;
+}
+
+// The loss, and in `log2_mass` the mass of all alignments in units of the largest emissions.
+template <class T> LOSSKIT_INLINE double forward(const Sample<T>& sample, double& log2_mass) {
+  Scratch<T>& own = sample.own;
+  double* blank = sample.row(sample.alpha_blank, 0);
+  double* label = sample.row(sample.alpha_label, 0);
+  for (int64_t j = -1; j < sample.width; ++j) blank[j] = label[j] = 0;
+  blank[0] = 1;
+  int64_t exponent = 0;
+  for (int64_t t = 0; t < sample.frames; ++t) {
+    emit(sample, t);
+    double* new_blank = sample.row(sample.alpha_blank, t + 1);
+    double* new_label = sample.row(sample.alpha_label, t + 1);
+    advance(sample, blank, label, sample.row(sample.emission, t), own.blank[t], new_blank, new_label);
+    blank = new_blank, label = new_label;
+    if (t % kRescale == kRescale - 1) exponent += rescale(blank, label, sample.width);
+  }
+  const double mass = blank[sample.length] + label[sample.length];
+  log2_mass = static_cast<double>(exponent) + std::log2(mass);
+  Sum sum;
+  if (scores(sample.job)) {
+    double* logs = own.logs.data();
+#pragma GCC ivdep
+    for (int64_t t = 0; t < sample.frames; ++t) logs[t] = log(own.total[t]);
+    for (int64_t t = 0; t < sample.frames; ++t) sum.add(-logs[t]);
+  }
+  sum.add(static_cast<double>(exponent) * Format<double>::ln2_hi);
+  sum.add(static_cast<double>(exponent) * Format<double>::ln2_lo);
+  sum.add(std::log(mass));
+  return 0 - sum.value();
+}
+
+// Backward through the lattice, a frame at a time from the last: call it with frames - 1, ..., 0. Leaves in
+// `posterior` the products of forward and backward masses: blanks in [0], label j in [j]; returns their sum.
+template <class T> LOSSKIT_INLINE double backward(const Sample<T>& sample, int64_t t) {
+  Scratch<T>& own = sample.own;
+  const int64_t width = sample.width / kLanes * kLanes;
+  double* blank = own.beta_blank.data();
+  double* label = own.beta_label.data();
+  double* next_blank = own.next_blank.data();
+  double* next_label = own.next_label.data();
+  if (t == sample.frames - 1) {
+    for (int64_t j = 0; j < width; ++j) blank[j] = label[j] = 0;
+    blank[sample.length] = label[sample.length] = 1;
+  } else {
+    const double* e = sample.row(sample.emission, t + 1);
+    const double* skip = own.skip_next.data();
+    const double blank_emission = own.blank[t + 1];
+#pragma GCC ivdep
+    for (int64_t j = 0; j < width; ++j) next_blank[j] = blank[j] * blank_emission, next_label[j] = label[j] * e[j];
+    next_label[width] = 0;
+#pragma GCC ivdep
+    for (int64_t j = 0; j < width; ++j) {
+      blank[j] = next_blank[j] + next_label[j + 1];
+      label[j] = next_label[j] + next_blank[j] + skip[j] * next_label[j + 1];
+    }
+    if (t % kRescale == 0) rescale(blank, label, width);
+  }
+  const double* alpha_blank = sample.row(sample.alpha_blank, t + 1);
+  const double* alpha_label = sample.row(sample.alpha_label, t + 1);
+  double* posterior = own.posterior.data();
+  double on_blank[kLanes] = {}, on_labels[kLanes] = {};
+#pragma GCC ivdep
+  for (int64_t j = 0; j < width; j += kLanes)
+    for (int64_t k = 0; k < kLanes; ++k) {
+      const double product = alpha_label[j + k] * label[j + k];
+      posterior[j + k] = product;
+      on_labels[k] += product;
+      on_blank[k] += alpha_blank[j + k] * blank[j + k];
+    }
+  posterior[0] = sum_lanes(on_blank);
+  return posterior[0] + sum_lanes(on_labels);
+}
+
+// --------------------------------------------------------------------------------------------------------
+// Log space: (v, r) stands for e^v (1 + r)
+
+struct Logs {
+  double* v;
+  double* r;
+};
+
+// The sum of up to three masses. The best path keeps its v exactly, the rest is a sum of positive terms.
+LOSSKIT_INLINE void add_logs(double a, double ra, double b, double rb, double c, double rc, double& v, double& r) {
+  const double most = maximum(maximum(a, b), c);
+  const bool first = a == most, second = !first & (b == most), third = !(first | second);
+  const double x = where(first, ra, (1 + ra) * exp_nabs(a == most ? 0.0 : a - most));
+  const double y = where(second, rb, (1 + rb) * exp_nabs(b == most ? 0.0 : b - most));
+  const double z = where(third, rc, (1 + rc) * exp_nabs(c == most ? 0.0 : c - most));
+  v = most;
+  r = where(most == -infinity<double>, 0.0, x + y + z);
+}
+
+// r counts paths: it would overflow after some hundred frames.
+inline void fold(Logs logs, int64_t width) {
+  for (int64_t j = 0; j < width; ++j)
+    if (logs.r[j] > 0x1p200) logs.v[j] += std::log1p(logs.r[j]), logs.r[j] = 0;
+}
+
+// Log-probabilities of a frame: blank in [0], label j in [j], -inf in the padding.
+template <class T> LOSSKIT_INLINE void log_emit(const Sample<T>& sample, int64_t t) {
+  Scratch<T>& own = sample.own;
+  const T* x = frame_of(sample, t);
+  double* out = own.log_emission.data();
+  out[0] = static_cast<double>(x[sample.job.blank]);
+  for (int64_t j = 1; j <= sample.length; ++j) out[j] = static_cast<double>(x[own.labels[j]]);
+  if (!scores(sample.job)) return;
+  const int64_t classes = sample.job.classes;
+  const T most = largest(x, classes);
+  double others = 0;
+  bool seen = false;
+  for (int64_t c = 0; c < classes; ++c) {
+    if (!seen && x[c] == most)
+      seen = true;
+    else
+      others += exp_nabs(static_cast<double>(x[c]) - static_cast<double>(most));
+  }
+  const double normalizer = std::log1p(others);
+  for (int64_t j = 0; j <= sample.length; ++j) out[j] = (out[j] - static_cast<double>(most)) - normalizer;
+}
+
+// The lattice of one sample in log space; solved rarely, so its memory is its own.
+struct LogLattice {
+  std::vector<double> memory;
+  int64_t stride, rows;
+  Logs blank(int64_t t) { return at(t, 0); }
+  Logs label(int64_t t) { return at(t, 2); }
+  Logs at(int64_t t, int64_t which) {
+    double* base = memory.data() + ((t % rows) * 4 + which) * stride + kLanes;
+    return {base, base + stride};
+  }
+  LogLattice(int64_t width, int64_t rows) : stride(width + 2 * kLanes), rows(rows) {
+    memory.assign(rows * 4 * stride, 0.0);
+    for (int64_t t = 0; t < rows; ++t)
+      for (const Logs logs : {blank(t), label(t)})
+        for (int64_t j = -1; j <= width; ++j) logs.v[j] = -infinity<double>;
+  }
+};
+
+template <class T> LOSSKIT_INLINE double log_forward(const Sample<T>& sample, LogLattice& lattice, Logs end) {
+  Scratch<T>& own = sample.own;
+  for (int64_t j = sample.length + 1; j < sample.width; ++j) own.log_emission[j] = -infinity<double>;
+  lattice.blank(0).v[0] = 0;
+  for (int64_t t = 0; t < sample.frames; ++t) {
+    log_emit(sample, t);
+    const Logs blank = lattice.blank(t), label = lattice.label(t);
+    const Logs new_blank = lattice.blank(t + 1), new_label = lattice.label(t + 1);
+    const double* lp = own.log_emission.data();
+    const double* skip = own.skip.data();
+    constexpr double none = -infinity<double>;
+#pragma GCC ivdep
+    for (int64_t j = 0; j < sample.width; ++j) {
+      add_logs(blank.v[j], blank.r[j], label.v[j], label.r[j], none, 0.0, new_blank.v[j], new_blank.r[j]);
+      new_blank.v[j] += lp[0];
+    }
+#pragma GCC ivdep
+    for (int64_t j = 0; j < sample.width; ++j) {
+      const double skipped = where(skip[j] != 0, label.v[j - 1], none);
+      add_logs(label.v[j], label.r[j], blank.v[j - 1], blank.r[j - 1], skipped, label.r[j - 1], new_label.v[j],
+               new_label.r[j]);
+      new_label.v[j] += lp[j];
+    }
+    new_label.v[0] = none;
+    if (t % 64 == 63) fold(new_blank, sample.width), fold(new_label, sample.width);
+  }
+  const Logs blank = lattice.blank(sample.frames), label = lattice.label(sample.frames);
+  const int64_t n = sample.length;
+  add_logs(blank.v[n], blank.r[n], label.v[n], label.r[n], -infinity<double>, 0.0, *end.v, *end.r);
+  return 0 - (*end.v + std::log1p(*end.r));
+}
+
+// As `backward`; `beta` has two rows, t + 1 in the one and t in the other.
+template <class T>
+LOSSKIT_INLINE double log_backward(const Sample<T>& sample, LogLattice& alpha, LogLattice& beta, Logs end, int64_t t) {
+  Scratch<T>& own = sample.own;
+  const int64_t width = sample.width;
+  const Logs blank = beta.blank(t), label = beta.label(t);
+  constexpr double none = -infinity<double>;
+  if (t == sample.frames - 1) {
+    blank.v[sample.length] = label.v[sample.length] = 0;
+  } else {
+    log_emit(sample, t + 1);
+    const Logs next_blank = beta.blank(t + 1), next_label = beta.label(t + 1);
+    const double* lp = own.log_emission.data();
+    const double* skip = own.skip_next.data();
+    for (int64_t j = 0; j < width; ++j) next_blank.v[j] += lp[0], next_label.v[j] += j ? lp[j] : none;
+#pragma GCC ivdep
+    for (int64_t j = 0; j < width; ++j)
+      add_logs(next_blank.v[j], next_blank.r[j], next_label.v[j + 1], next_label.r[j + 1], none, 0.0, blank.v[j],
+               blank.r[j]);
+#pragma GCC ivdep
+    for (int64_t j = 0; j < width; ++j)
+      add_logs(next_label.v[j], next_label.r[j], next_blank.v[j], next_blank.r[j],
+               where(skip[j] != 0, next_label.v[j + 1], none), next_label.r[j + 1], label.v[j], label.r[j]);
+    if (t % 64 == 0) fold(blank, width), fold(label, width);
+  }
+  const Logs alpha_blank = alpha.blank(t + 1), alpha_label = alpha.label(t + 1);
+  double* posterior = own.posterior.data();
+  const auto mass = [&](Logs a, Logs b, int64_t j) {
+    return (1 + a.r[j]) / (1 + *end.r) * (1 + b.r[j]) * std::exp(a.v[j] + b.v[j] - *end.v);
+  };
+  double on_blank = 0, on_labels = 0;
+  for (int64_t j = 0; j <= sample.length; ++j) on_blank += mass(alpha_blank, blank, j);
+  for (int64_t j = 1; j <= sample.length; ++j) on_labels += posterior[j] = mass(alpha_label, label, j);
+  posterior[0] = on_blank;
+  return on_blank + on_labels;
+}
+
+// --------------------------------------------------------------------------------------------------------
+// The gradient of a frame
+
 // From the posterior's products, which sum up to `mass`, the frame's gradient, times `scale`.
 template <class T> LOSSKIT_INLINE void write_gradient(const Sample<T>& sample, int64_t t, double mass, double scale) {
   Scratch<T>& own = sample.own;
   const Job& job = sample.job;
-  const int64_t width = sample.width, classes = job.classes;
+  const int64_t width = sample.width / kLanes * kLanes, classes = job.classes;
+  const int64_t count = static_cast<int64_t>(own.classes.size());
   double* posterior = own.posterior.data();
-  const double inverse = 1 / mass;
-  for (int64_t j = 0; j < width; ++j) posterior[j] *= inverse;
   for (const int64_t j : own.repeated) posterior[own.first[j]] += posterior[j];
+  const double inverse = 1 / mass;
 
   Row<T> row(job, own, sample.index, t);
   T* out = row.data();
-  if (job.options.family & kArgument) {
+  if (!scores(job) && (job.options.family & kArgument)) {
     std::fill_n(out, classes, T(0));
-    for (int64_t k = 0; k < static_cast<int64_t>(own.classes.size()); ++k)
-      out[own.classes[k]] = static_cast<T>(-scale * posterior[own.where[k]]);
+    for (int64_t k = 0; k < count; ++k)
+      out[own.classes[k]] = static_cast<T>(-scale * (posterior[own.where[k]] * inverse));
     return row.write();
   }
 
   // Probabilities of the target's classes: unit * e.
-  const double* e = sample.row(sample.emission, t);
+  double* e = sample.row(sample.emission, t);
   const double* distinct = own.distinct.data();
-  const double unit = scores(job) ? own.weight[t] / own.total[t] : std::exp(own.top[t]);
+  const double unit = scores(job) ? 1 / own.total[t] : 1.0;
   double* difference = own.next_label.data();
+  e[0] = own.blank[t];
 #pragma GCC ivdep
-  for (int64_t j = 0; j < width; ++j) difference[j] = (unit * e[j] - posterior[j]) * distinct[j];
-  difference[0] = unit * own.blank[t] - posterior[0];
-  if (unit > 0.5) {  // the likeliest class, p - posterior = (1 - posterior) - (1 - p) without the rounding of 1 - x
+  for (int64_t j = 0; j < width; ++j) difference[j] = (unit * e[j] - posterior[j] * inverse) * distinct[j];
+  if (unit > 0.5 && largest(e, width) * unit > 0.5) {
+    // The likeliest class: p - posterior = (1 - posterior) - (1 - p) without the rounding of 1 - x.
     int64_t k = 0;
-    if (own.blank[t] != 1)
-      while (++k < width && !(e[k] == 1 && distinct[k] != 0)) {
-      }
-    if (k < width) {
-      if (scores(job)) {
-        difference[k] = 0;
-        difference[k] = -(sum_of(difference, width) + own.rest[t] / own.total[t]);
-      } else {
-        double others = 0;
-        for (int64_t j = 0; j <= sample.length; ++j)
-          if (j != k && distinct[j] != 0) others += posterior[j];
-        difference[k] = others + std::expm1(own.top[t]);
-      }
+    while (!(e[k] * unit > 0.5 && distinct[k] != 0)) ++k;
+    if (scores(job)) {
+      difference[k] = 0;
+      difference[k] = -(sum(difference, width) + own.rest[t] * unit);
+    } else {
+      posterior[k] = 0;
+      const double x = static_cast<double>(frame_of(sample, t)[own.labels[k]]);
+      difference[k] = dot(posterior, distinct, width) * inverse + std::expm1(x);
     }
   }
-
-  const T* x = frame_of(sample, t);
-  if (scores(job)) {
-    const T most = largest(x, classes), factor = static_cast<T>(scale / own.total[t]);
+  e[0] = 0;
+  T* narrowed = own.difference.data();
 #pragma GCC ivdep
-    for (int64_t c = 0; c < classes; ++c) out[c] = exp_below(x[c], most) * factor;
-  } else {
+  for (int64_t j = 0; j < width; ++j) narrowed[j] = static_cast<T>(difference[j] * scale);
+
+  if (!scores(job)) {
+    const T* x = frame_of(sample, t);
     const T factor = static_cast<T>(scale);
 #pragma GCC ivdep
     for (int64_t c = 0; c < classes; ++c) out[c] = exp(x[c]) * factor;
+  } else if (own.kept) {
+    const T factor = static_cast<T>(scale / own.total[t]);
+    for (int64_t c = 0; c < classes; ++c) out[c] *= factor;
+  } else {
+    const T* x = frame_of(sample, t);
+    const T most = own.most[t], factor = static_cast<T>(scale / own.total[t]);
+#pragma GCC ivdep
+    for (int64_t c = 0; c < classes; ++c) out[c] = exp_below(x[c], most) * factor;
   }
-  for (int64_t k = 0; k < static_cast<int64_t>(own.classes.size()); ++k)
-    out[own.classes[k]] = static_cast<T>(difference[own.where[k]] * scale);
+  const int64_t *of = own.classes.data(), *where = own.where.data();
+  for (int64_t k = 0; k < count; ++k) out[of[k]] = narrowed[where[k]];
   row.write();
 }
 
@@ -514,26 +539,31 @@ template <class T> uint8_t check(const Job& job, Scratch<T>& own, int64_t i) {
 
 template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& sample) {
   const int64_t n = sample.length, width = sample.width, frames = sample.frames;
-  for (auto* row : {&own.skip, &own.skip_next, &own.distinct, &own.gathered, &own.beta_blank, &own.beta_label,
+  for (auto* row : {&own.skip, &own.skip_next, &own.distinct, &own.exponentials, &own.beta_blank, &own.beta_label,
                     &own.next_blank, &own.next_label, &own.posterior})
     row->assign(width + kLanes, 0.0);
-  std::fill(own.gathered.begin(), own.gathered.end(), -infinity<double>);
-  own.frame.resize(job.classes), own.values.resize(job.classes), own.row.resize(job.classes);
-  for (auto* numbers : {&own.top, &own.weight, &own.total, &own.rest, &own.blank}) numbers->resize(frames);
+  own.log_emission.assign(width, -infinity<double>);
+  own.gathered.assign(width, -infinity<T>);
+  own.difference.resize(width);
+  for (auto* numbers : {&own.blank, &own.total, &own.rest, &own.logs}) numbers->resize(frames);
+  own.most.resize(frames);
   own.seen.resize(job.classes, -1);
+  own.others.assign(job.classes, T(1));
   own.classes.clear(), own.where.clear(), own.repeated.clear();
-  own.first.resize(n + 1);
+  own.first.resize(n + 1), own.which.resize(n + 1);
   for (int64_t j = 0; j <= n; ++j) {
     const int64_t label = own.labels[j];
     if (j > 1 && label != own.labels[j - 1]) own.skip[j] = own.skip_next[j - 1] = 1;
-    own.first[j] = own.seen[label] < 0 ? j : own.seen[label];
-    if (own.first[j] == j) {
-      own.seen[label] = j;
+    if (own.seen[label] < 0) {
+      own.seen[label] = static_cast<int64_t>(own.classes.size());
+      own.others[label] = 0;
       own.distinct[j] = 1;
       own.classes.push_back(label), own.where.push_back(j);
     } else {
       own.repeated.push_back(j);
     }
+    own.which[j] = own.seen[label];
+    own.first[j] = own.where[own.which[j]];
   }
   for (const int64_t label : own.classes) own.seen[label] = -1;
   const int64_t rows = (frames + 1) * sample.stride + 2 * kLanes;
@@ -541,13 +571,19 @@ template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& samp
   sample.alpha_blank = own.rows.get();
   sample.alpha_label = sample.alpha_blank + rows;
   sample.emission = sample.alpha_label + rows;
+  for (int64_t t = 0; t < frames; ++t) {
+    double* e = sample.row(sample.emission, t);
+    e[0] = 0;
+    for (int64_t j = n + 1; j < width; ++j) e[j] = 0;
+  }
 }
 
 template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, double scale, bool gradient) {
   // Below the first mass, what a state lost may be worth more than the rest of the lattice: 3^T paths.
-  constexpr double kSafe = -900, kLog2Of3 = 1.6, kMass = 0x1p-900;
+  constexpr double kSafe = -700, kLog2Of3 = 1.6, kMass = 0x1p-700, kMost = 0x1p200;
   constexpr double kTiny = sizeof(T) == 4 ? 0x1p-12 : 1;  // losses to be taken from log space
   double log2_mass;
+  sample.own.kept = gradient && scores(sample.job) && Row<T>(sample.job, sample.own, sample.index, 0).in_place();
   double loss = forward(sample, log2_mass);
   if (loss != loss) return loss;
   bool safe = log2_mass > kSafe + kLog2Of3 * static_cast<double>(sample.frames);
@@ -555,12 +591,13 @@ template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, doub
     safe = true;
     for (int64_t t = sample.frames - 1; safe && t >= 0; --t) {
       const double mass = backward(sample, t);
-      safe = mass >= kMass;
+      safe = mass >= kMass && mass <= kMost;
       if (safe && gradient) write_gradient(sample, t, mass, scale);
     }
     safe = safe && loss < infinity<double>;
   }
   if (safe && !(std::abs(loss) < kTiny)) return loss;
+  sample.own.kept = false;
   LogLattice alpha(sample.width, safe ? 2 : sample.frames + 1);
   double v, r;
   const Logs end{&v, &r};
