@@ -62,8 +62,8 @@ template <class T> struct Scratch {
   std::vector<int64_t> labels, first, repeated;      // label j; where its class occurs first; those that occurred before
   std::vector<int64_t> classes, where, which, seen;  // distinct classes, the blank in [0]; where they occur first; j's
   std::vector<double> skip, skip_next, distinct;     // factors 0 or 1: label j differs from j - 1, j + 1, is a first one
-  std::vector<double> exponentials, beta_blank, beta_label, next_blank, next_label, posterior, log_emission;
-  std::vector<T> frame, gathered, values, row, difference;
+  std::vector<double> exponentials, beta_blank[2], beta_label[2], posterior, difference, log_emission;
+  std::vector<T> frame, gathered, values, row, narrowed;
   std::vector<T> others;                          // 0 for the classes of the target, 1 for the rest
   std::vector<double> blank, total, rest, logs;   // per frame: emission of the blank; sums of all exponentials, of others
   std::vector<T> most;                            // per frame: the largest score
@@ -120,9 +120,9 @@ template <class X> LOSSKIT_INLINE X largest(const X* x, int64_t n) {
     const X* from = x + (i + width <= n ? i : n - width);  // the last ones may be seen twice
     for (int64_t j = 0; j < width; ++j) lanes[j] = from[j] > lanes[j] ? from[j] : lanes[j];
   }
-  X most = lanes[0];
-  for (int64_t j = 1; j < width; ++j) most = lanes[j] > most ? lanes[j] : most;
-  return most;
+  for (int64_t j = 4; j < width; ++j) lanes[j % 4] = lanes[j] > lanes[j % 4] ? lanes[j] : lanes[j % 4];
+  const X a = lanes[0] > lanes[1] ? lanes[0] : lanes[1], b = lanes[2] > lanes[3] ? lanes[2] : lanes[3];
+  return a > b ? a : b;
 }
 
 // exp(x - top) for x <= top; the rounding of the difference is given back.
@@ -186,6 +186,15 @@ template <class T> void fill(const Job& job, Scratch<T>& own, int64_t index, int
 
 // --------------------------------------------------------------------------------------------------------
 // Scaled linear space
+
+// Frames of a batch are far apart in memory: no prefetcher of the hardware follows them.
+LOSSKIT_INLINE void announce(const char* data, const int64_t* strides, int64_t t, int64_t index, int64_t classes,
+                             int64_t size) {
+  if (strides[2] != 1) return;
+  data += (t * strides[0] + index * strides[1]) * size;
+  const int64_t bytes = std::min<int64_t>(classes * size, 2048);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i);
+}
 
 // The frame's emissions, and the sums over classes that the log-softmax needs.
 template <class T> LOSSKIT_INLINE void emit(const Sample<T>& sample, int64_t t) {
@@ -252,6 +261,9 @@ template <class T> LOSSKIT_INLINE double forward(const Sample<T>& sample, double
   blank[0] = 1;
   int64_t exponent = 0;
   for (int64_t t = 0; t < sample.frames; ++t) {
+    const Job& job = sample.job;
+    if (t + 4 < sample.frames)
+      announce(job.input, job.strides, t + 4, sample.index, job.classes, size_of(job.dtype));
     emit(sample, t);
     double* new_blank = sample.row(sample.alpha_blank, t + 1);
     double* new_label = sample.row(sample.alpha_label, t + 1);
@@ -279,41 +291,43 @@ template <class T> LOSSKIT_INLINE double forward(const Sample<T>& sample, double
 template <class T> LOSSKIT_INLINE double backward(const Sample<T>& sample, int64_t t) {
   Scratch<T>& own = sample.own;
   const int64_t width = sample.width / kLanes * kLanes;
-  double* blank = own.beta_blank.data();
-  double* label = own.beta_label.data();
-  double* next_blank = own.next_blank.data();
-  double* next_label = own.next_label.data();
-  if (t == sample.frames - 1) {
-    for (int64_t j = 0; j < width; ++j) blank[j] = label[j] = 0;
-    blank[sample.length] = label[sample.length] = 1;
-  } else {
-    const double* e = sample.row(sample.emission, t + 1);
-    const double* skip = own.skip_next.data();
-    const double blank_emission = own.blank[t + 1];
-#pragma GCC ivdep
-    for (int64_t j = 0; j < width; ++j) next_blank[j] = blank[j] * blank_emission, next_label[j] = label[j] * e[j];
-    next_label[width] = 0;
-#pragma GCC ivdep
-    for (int64_t j = 0; j < width; ++j) {
-      blank[j] = next_blank[j] + next_label[j + 1];
-      label[j] = next_label[j] + next_blank[j] + skip[j] * next_label[j + 1];
-    }
-    if (t % kRescale == 0) rescale(blank, label, width);
-  }
   const double* alpha_blank = sample.row(sample.alpha_blank, t + 1);
   const double* alpha_label = sample.row(sample.alpha_label, t + 1);
   double* posterior = own.posterior.data();
+  double* new_blank = own.beta_blank[t % 2].data();
+  double* new_label = own.beta_label[t % 2].data();
   double on_blank[kLanes] = {}, on_labels[kLanes] = {};
+  if (t == sample.frames - 1) {
+    for (int64_t j = 0; j < width; ++j) new_blank[j] = new_label[j] = posterior[j] = 0;
+    const int64_t n = sample.length;
+    new_blank[n] = new_label[n] = 1;
+    on_blank[0] = alpha_blank[n];
+    posterior[n] = on_labels[0] = alpha_label[n];
+  } else {
+    const double* blank = own.beta_blank[(t + 1) % 2].data();
+    const double* label = own.beta_label[(t + 1) % 2].data();
+    const double* e = sample.row(sample.emission, t + 1);
+    const double* skip = own.skip_next.data();
+    const double blank_emission = own.blank[t + 1];
+    for (int64_t i = 0; i < width; i += kLanes)
 #pragma GCC ivdep
-  for (int64_t j = 0; j < width; j += kLanes)
-    for (int64_t k = 0; k < kLanes; ++k) {
-      const double product = alpha_label[j + k] * label[j + k];
-      posterior[j + k] = product;
-      on_labels[k] += product;
-      on_blank[k] += alpha_blank[j + k] * blank[j + k];
-    }
+      for (int64_t k = 0; k < kLanes; ++k) {
+        const int64_t j = i + k;
+        const double next_blank = blank[j] * blank_emission, next_label = label[j + 1] * e[j + 1];
+        const double on_blank_j = next_blank + next_label;
+        const double on_label_j = label[j] * e[j] + next_blank + skip[j] * next_label;
+        const double product = alpha_label[j] * on_label_j;
+        new_blank[j] = on_blank_j;
+        new_label[j] = on_label_j;
+        posterior[j] = product;
+        on_labels[k] += product;
+        on_blank[k] += alpha_blank[j] * on_blank_j;
+      }
+  }
   posterior[0] = sum_lanes(on_blank);
-  return posterior[0] + sum_lanes(on_labels);
+  const double mass = posterior[0] + sum_lanes(on_labels);
+  if (t % kRescale == 0) rescale(new_blank, new_label, width);
+  return mass;
 }
 
 // --------------------------------------------------------------------------------------------------------
@@ -463,6 +477,7 @@ template <class T> LOSSKIT_INLINE void write_gradient(const Sample<T>& sample, i
   for (const int64_t j : own.repeated) posterior[own.first[j]] += posterior[j];
   const double inverse = 1 / mass;
 
+  if (own.kept && t >= 4) announce(job.gradients[0], job.gradient_strides, t - 4, sample.index, classes, sizeof(T));
   Row<T> row(job, own, sample.index, t);
   T* out = row.data();
   if (!scores(job) && (job.options.family & kArgument)) {
@@ -476,7 +491,7 @@ template <class T> LOSSKIT_INLINE void write_gradient(const Sample<T>& sample, i
   double* e = sample.row(sample.emission, t);
   const double* distinct = own.distinct.data();
   const double unit = scores(job) ? 1 / own.total[t] : 1.0;
-  double* difference = own.next_label.data();
+  double* difference = own.difference.data();
   e[0] = own.blank[t];
 #pragma GCC ivdep
   for (int64_t j = 0; j < width; ++j) difference[j] = (unit * e[j] - posterior[j] * inverse) * distinct[j];
@@ -494,7 +509,7 @@ template <class T> LOSSKIT_INLINE void write_gradient(const Sample<T>& sample, i
     }
   }
   e[0] = 0;
-  T* narrowed = own.difference.data();
+  T* narrowed = own.narrowed.data();
 #pragma GCC ivdep
   for (int64_t j = 0; j < width; ++j) narrowed[j] = static_cast<T>(difference[j] * scale);
 
@@ -539,12 +554,12 @@ template <class T> uint8_t check(const Job& job, Scratch<T>& own, int64_t i) {
 
 template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& sample) {
   const int64_t n = sample.length, width = sample.width, frames = sample.frames;
-  for (auto* row : {&own.skip, &own.skip_next, &own.distinct, &own.exponentials, &own.beta_blank, &own.beta_label,
-                    &own.next_blank, &own.next_label, &own.posterior})
+  for (auto* row : {&own.skip, &own.skip_next, &own.distinct, &own.exponentials, &own.beta_blank[0],
+                    &own.beta_blank[1], &own.beta_label[0], &own.beta_label[1], &own.posterior, &own.difference})
     row->assign(width + kLanes, 0.0);
   own.log_emission.assign(width, -infinity<double>);
   own.gathered.assign(width, -infinity<T>);
-  own.difference.resize(width);
+  own.narrowed.resize(width);
   for (auto* numbers : {&own.blank, &own.total, &own.rest, &own.logs}) numbers->resize(frames);
   own.most.resize(frames);
   own.seen.resize(job.classes, -1);
