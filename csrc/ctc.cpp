@@ -11,7 +11,8 @@
 //    so with D(t) = their inner product, a state below 2^-1022 weighs less than 2^-1022 / D(t) in the result. Where a
 //    D(t) falls below 2^-900 (very peaked scores that contradict the target), the sample is solved again in log space.
 // 4. Log space keeps of each state the best path's log-probability v and r >= 0, the sum of all other paths relative to
-//    it: no logarithm in the recursion, and no digit of a tiny loss is lost, which is why tiny losses are taken from it.
+//    it: no logarithm in the recursion, and no digit of a tiny loss is lost, which is why tiny losses are taken from
+//    it.
 // 5. The log-softmax may be fused in. Classes of the target are exponentiated in double, the others in T: the mass on
 //    the others bounds the loss from below, so their relative error is all that it costs. In a frame where one class
 //    has more than half of the mass, its gradient is minus the sum of the other classes' gradients.
@@ -59,15 +60,16 @@ struct Job : Call {
 
 // Buffers of one thread. Rows have `width` doubles, padded by zeros, with one more zero before them.
 template <class T> struct Scratch {
-  std::vector<int64_t> labels, first, repeated;      // label j; where its class occurs first; those that occurred before
+  std::vector<int64_t> labels, first, repeated;  // label j; where its class occurs first; those that occurred before
   std::vector<int64_t> classes, where, which, seen;  // distinct classes, the blank in [0]; where they occur first; j's
-  std::vector<double> skip, skip_next, distinct;     // factors 0 or 1: label j differs from j - 1, j + 1, is a first one
+  std::vector<double> skip, skip_next, distinct;  // factors 0 or 1: label j differs from j - 1, j + 1, is a first one
   std::vector<double> exponentials, beta_blank[2], beta_label[2], posterior, difference, log_emission;
   std::vector<T> frame, gathered, values, row, narrowed;
-  std::vector<T> others;                          // 0 for the classes of the target, 1 for the rest
-  std::vector<double> blank, total, rest, logs;   // per frame: emission of the blank; sums of all exponentials, of others
-  std::vector<T> most;                            // per frame: the largest score
-  bool kept = false;                              // rows of the gradient hold exponentials from forward to backward
+  std::vector<T> others;  // 0 for the classes of the target, 1 for the rest
+  std::vector<double> blank, total, rest,
+      logs;             // per frame: emission of the blank; sums of all exponentials, of others
+  std::vector<T> most;  // per frame: the largest score
+  bool kept = false;    // rows of the gradient hold exponentials from forward to backward
   std::unique_ptr<double[]> rows;
   int64_t capacity = 0;
 };
@@ -136,8 +138,7 @@ template <class T> LOSSKIT_INLINE T exp_below(T x, T top) {
 template <class T> LOSSKIT_INLINE const T* frame_of(const Sample<T>& sample, int64_t t) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const Job& job = sample.job;
-  const char* data =
-      job.input + (t * job.strides[0] + sample.index * job.strides[1]) * size_of(job.dtype);
+  const char* data = job.input + (t * job.strides[0] + sample.index * job.strides[1]) * size_of(job.dtype);
   if (job.dtype == own && job.strides[2] == 1) return reinterpret_cast<const T*>(data);
   read_run(job.dtype, data, job.strides[2], job.classes, sample.own.frame.data());
   return sample.own.frame.data();
@@ -161,8 +162,8 @@ template <class T> struct Row {
   Row(const Job& job, Scratch<T>& scratch, int64_t index, int64_t t)
       : job(job),
         scratch(scratch),
-        place(job.gradients[0] + (t * job.gradient_strides[0] + index * job.gradient_strides[1]) *
-                                     size_of(job.gradient_dtypes[0])) {}
+        place(job.gradients[0] +
+              (t * job.gradient_strides[0] + index * job.gradient_strides[1]) * size_of(job.gradient_dtypes[0])) {}
   bool in_place() const { return job.gradient_dtypes[0] == own && job.gradient_strides[2] == 1; }
   T* data() { return in_place() ? reinterpret_cast<T*>(place) : scratch.row.data(); }
   void write() {
@@ -262,8 +263,7 @@ template <class T> LOSSKIT_INLINE double forward(const Sample<T>& sample, double
   int64_t exponent = 0;
   for (int64_t t = 0; t < sample.frames; ++t) {
     const Job& job = sample.job;
-    if (t + 4 < sample.frames)
-      announce(job.input, job.strides, t + 4, sample.index, job.classes, size_of(job.dtype));
+    if (t + 4 < sample.frames) announce(job.input, job.strides, t + 4, sample.index, job.classes, size_of(job.dtype));
     emit(sample, t);
     double* new_blank = sample.row(sample.alpha_blank, t + 1);
     double* new_label = sample.row(sample.alpha_label, t + 1);
@@ -554,8 +554,8 @@ template <class T> uint8_t check(const Job& job, Scratch<T>& own, int64_t i) {
 
 template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& sample) {
   const int64_t n = sample.length, width = sample.width, frames = sample.frames;
-  for (auto* row : {&own.skip, &own.skip_next, &own.distinct, &own.exponentials, &own.beta_blank[0],
-                    &own.beta_blank[1], &own.beta_label[0], &own.beta_label[1], &own.posterior, &own.difference})
+  for (auto* row : {&own.skip, &own.skip_next, &own.distinct, &own.exponentials, &own.beta_blank[0], &own.beta_blank[1],
+                    &own.beta_label[0], &own.beta_label[1], &own.posterior, &own.difference})
     row->assign(width + kLanes, 0.0);
   own.log_emission.assign(width, -infinity<double>);
   own.gathered.assign(width, -infinity<T>);
@@ -760,7 +760,8 @@ Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeT
     return declined;
   const MaybeTensor* extras[] = {&sample_weight, &mask, &upstream};
   for (int k = 0; k < 3; ++k)
-    if (*extras[k] && !attach(job.walk, &job.samples, **extras[k], true, job.sources[kSampleWeight + k])) return declined;
+    if (*extras[k] && !attach(job.walk, &job.samples, **extras[k], true, job.sources[kSampleWeight + k]))
+      return declined;
   if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
   const bool adds_up = place_targets(job, *b);
 
@@ -794,7 +795,8 @@ Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeT
   const auto run = wide ? run_samples<double> : run_samples<float>;
   // A state of the lattice costs about as much as eight elements; a thread is woken for 32k elements or more.
   const int64_t size = std::max<int64_t>(b->sizes()[b->dim() - 1], 1);
-  const int64_t cost = std::max<int64_t>(job.frames * (job.classes + 8 * (b->dim() == 2 ? size : size / std::max<int64_t>(job.samples, 1))), 1);
+  const int64_t cost = std::max<int64_t>(
+      job.frames * (job.classes + 8 * (b->dim() == 2 ? size : size / std::max<int64_t>(job.samples, 1))), 1);
   const int64_t grain = std::max<int64_t>(32768 / cost, 1);
   if (job.samples <= grain)
     run(0, job.samples, &job);
