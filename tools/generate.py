@@ -53,6 +53,8 @@ def functional() -> str:
         "from losskit.families.base import plan_of\n"
         "from losskit.kernels.dispatch import run\n"
         f"from losskit.losses import {classes}\n"
+        "from losskit.losses.triplet_margin_with_distance import triplet_margin_with_distance_loss as "
+        "triplet_margin_with_distance_loss\n"  # written by hand: its distance is a function
         "from losskit.reduction import legacy_reduction",
     ]
     for cls in built_in():

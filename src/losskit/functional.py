@@ -31,6 +31,9 @@ from losskit.losses import (
     SoftMarginLoss,
     TripletMarginLoss,
 )
+from losskit.losses.triplet_margin_with_distance import (
+    triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
+)
 from losskit.reduction import legacy_reduction
 
 

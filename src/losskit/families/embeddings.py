@@ -4,8 +4,8 @@
    the digits that the subtraction loses; their `distance`; of three (anchor, positive, negative) `positive_distance`
    and `negative_distance`; and of the `target`, a number for each row. The kernel computes the statistics, evaluates
    the formula on arrays of them, and turns its derivatives into gradients by the embeddings.
-2. A distance is the p-norm of x1 - x2 + eps, as in torch: eps stays inside the difference. p may be anything from 0 (the
-   number of differences) to infinity. Where the norm has no derivative, 0 stands for it; ties of p = inf share it.
+2. A distance is the p-norm of x1 - x2 + eps, as in torch: eps stays inside the difference. p may be anything from 0
+   (the number of differences) to infinity. Where the norm has no derivative, 0 stands for it; ties of p = inf share it.
 3. The scale of a row does not matter: it is divided by its largest magnitude first, which is a constant to autograd
    since it cancels. No epsilon stands in a denominator; a zero vector has cosine 0 and no gradient.
 4. Embeddings broadcast along leading dimensions of size 1, never along the last one.
@@ -195,10 +195,7 @@ def _distance(x: Tensor, y: Tensor, p: float, eps: float) -> tuple[Tensor, Tenso
         return a.amax(-1), endless
     most = _largest(d)
     t = a / most
-    if p == 2.0:
-        power = t * t
-    else:
-        power = torch.where(t == 0, 0.0, torch.where(t == 0, 1.0, t) ** p)
+    power = t * t if p == 2.0 else torch.where(t == 0, 0.0, torch.where(t == 0, 1.0, t) ** p)
     total = power.sum(-1)
     zero = total == 0
     total = torch.where(zero, 1.0, total)
@@ -213,7 +210,7 @@ class EmbeddingsLoss(Family, abstract=True):
 
     A subclass declares a docstring, parameters, `facts`, `cases` and the rest as every loss does, and
 
-    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, one number per row;
+    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, a number per row;
     - `value`, a static method over the formula language: its arguments are statistics of a row, any of `cosine`,
       `cosine_distance`, `distance`, `positive_distance`, `negative_distance` and `target`, and then the parameters;
     - optionally `grad` with the same arguments: the derivative by each statistic (None: derive it).
