@@ -116,6 +116,7 @@ SAMPLES = [
     Sample("cosine_embedding_loss", "margin", pairs, {"margin": -0.3}, gradients=(0, 1)),
     Sample("triplet_margin_loss", "default", triplets, {"margin": 2.0}, gradients=(0, 1, 2)),
     Sample("triplet_margin_loss", "swap", triplets, {"p": 3.0, "eps": 0.01, "swap": True}, gradients=(0, 1, 2)),
+    Sample("triplet_margin_with_distance_loss", "swap", triplets, {"margin": 2.0, "swap": True}, gradients=(0, 1, 2)),
     Sample("triplet_margin_loss", "fraction", triplets, {"p": 1.5, "margin": 4.0}, gradients=(0, 1, 2)),
 ]  # fmt: skip
 

@@ -188,7 +188,18 @@ LAYOUTS = {
     "flipped dims": lambda z: z.permute(*reversed(range(z.dim()))).contiguous().permute(*reversed(range(z.dim()))),
     "expanded": lambda z: z[:1].expand_as(z),
 }
-SHAPES = [(40, 10), (7, 3, 5, 6), (3, 21, 9, 30), (9, 200, 7), (300, 2), (5, 70), (2, 17, 1), (20, 1), (64, 130), (1, 300)]
+SHAPES = [
+    (40, 10),
+    (7, 3, 5, 6),
+    (3, 21, 9, 30),
+    (9, 200, 7),
+    (300, 2),
+    (5, 70),
+    (2, 17, 1),
+    (20, 1),
+    (64, 130),
+    (1, 300),
+]
 STEP = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
 
 
@@ -246,9 +257,7 @@ def test_masks_weights_reductions(c: int, dtype: torch.dtype) -> None:
     for red, expected in ((MEAN, losses.sum() / divisor), (SUM, losses.sum()), (NONE, losses)):
         given = {"weight": w, "sample_weight": s, "mask": mask, "ignore": 255}
         up = torch.rand(30, 4, dtype=dtype)
-        (slope,) = torch.autograd.grad(
-            expected, clean, up.double() if red == NONE else None, retain_graph=True
-        )
+        (slope,) = torch.autograd.grad(expected, clean, up.double() if red == NONE else None, retain_graph=True)
         got = call(z, y, red=red, grads=0 if red == NONE else 1, **given)
         back = call(z, y, red=red, grads=1, upstream=up, **given) if red == NONE else got
         close = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-7}

@@ -11,6 +11,7 @@ from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
 from losskit.loss import Case, Deviation, Loss, Operand, param
 from losskit.losses import (
+    AdaptiveLogSoftmaxWithLoss,
     BCELoss,
     BCEWithLogitsLoss,
     CosineEmbeddingLoss,
@@ -38,6 +39,7 @@ from losskit.registry import create, get, losses
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
     "Case",

@@ -642,8 +642,8 @@ def multi_margin_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Returns:
-        A scalar; with 'none' a tensor with a number for each row. Its dtype is that of the operands, promoted;
-            halves are computed in float32 and rounded once.
+        A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
 
     Raises:
         TypeError: An argument is not a tensor, or of a dtype that makes no sense.
@@ -655,7 +655,7 @@ def multi_margin_loss(
         >>> multi_margin_loss(torch.tensor([0.1, 0.2, 0.4, 0.8]), torch.tensor(3))
         tensor(0.3250)
 
-    Source: Crammer, K. and Singer, Y. (2001), in the summed form of Weston, J. and Watkins, C. (1999). Support vector machines for multi-class pattern recognition. ESANN.
+    Source: Weston, J. and Watkins, C. (1999). Support vector machines for multi-class pattern recognition. ESANN. The other multi-class hinge, of the largest score alone, is Crammer, K. and Singer, Y. (2001), JMLR 2.
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
@@ -691,8 +691,8 @@ def multilabel_margin_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Returns:
-        A scalar; with 'none' a tensor with a number for each row. Its dtype is that of the operands, promoted;
-            halves are computed in float32 and rounded once.
+        A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
 
     Raises:
         TypeError: An argument is not a tensor, or of a dtype that makes no sense.
@@ -704,7 +704,7 @@ def multilabel_margin_loss(
         >>> multilabel_margin_loss(torch.tensor([0.1, 0.2, 0.4, 0.8]), torch.tensor([3, 0, -1, 1]))
         tensor(0.8500)
 
-    Source: Weston, J., Bengio, S. and Usunier, N. (2011), in the pairwise form of Elisseeff, A. and Weston, J. (2001). A kernel method for multi-labelled classification. NIPS.
+    Source: Elisseeff, A. and Weston, J. (2001). A kernel method for multi-labelled classification. NIPS 14, 681-687.
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_margin_loss", size_average, reduce, reduction)

@@ -210,7 +210,7 @@ class EmbeddingsLoss(Family, abstract=True):
 
     A subclass declares a docstring, parameters, `facts`, `cases` and the rest as every loss does, and
 
-    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, one per row;
+    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, a number per row;
     - `value`, a static method over the formula language: its arguments are statistics of a row, any of `cosine`,
       `cosine_distance`, `distance`, `positive_distance`, `negative_distance` and `target`, and then the parameters;
     - optionally `grad` with the same arguments: the derivative by each statistic (None: derive it).

@@ -1,5 +1,6 @@
 """One file per loss. To add one, copy a neighbour: see CONTRIBUTING.md."""
 
+from losskit.losses.adaptive_log_softmax import AdaptiveLogSoftmaxWithLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
 from losskit.losses.cosine_embedding import CosineEmbeddingLoss
@@ -22,6 +23,7 @@ from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.triplet_margin_with_distance import TripletMarginWithDistanceLoss
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CosineEmbeddingLoss",

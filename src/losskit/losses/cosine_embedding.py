@@ -55,6 +55,6 @@ class CosineEmbeddingLoss(EmbeddingsLoss):
     best_for = "Pairs of embeddings whose length means nothing."
     not_for = "Distances; lengths that matter."
     reference = (
-        "Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR, "
-        "here with the cosine."
+        "Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. "
+        "CVPR; with the cosine as similarity."
     )

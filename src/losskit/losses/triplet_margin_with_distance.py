@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, minimum
 
@@ -18,8 +18,8 @@ from losskit.errors import error
 from losskit.facts import Facts
 from losskit.families.base import plan_of
 from losskit.families.pointwise import PointwiseLoss
-from losskit.kernels.dispatch import run
-from losskit.loss import Loss, Operand, param
+from losskit.kernels.dispatch import Plan, run
+from losskit.loss import Case, Loss, Operand, param
 from losskit.losses.triplet_margin import TripletMarginLoss
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -75,9 +75,23 @@ class TripletMarginWithDistanceLoss(Loss):
 
     @classmethod
     def _declare(cls) -> None:
-        cls.__signature__ = inspect.signature(cls.__init__).replace(
-            parameters=list(inspect.signature(cls.__init__).parameters.values())[1:]
-        )
+        own = inspect.signature(cls.__init__)
+        cls.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])
+
+    @classmethod
+    def call_operands(cls) -> list[str]:
+        """The tensors that a call takes, in order."""
+        return list(cls.operands)
+
+    def plan(self) -> Plan:
+        """What runs the loss, or with a distance of the user's own the formula of distances."""
+        if self.distance_function is None:
+            return plan_of(TripletMarginLoss, str(self.reduction), 2.0, 1e-6, self.swap, self.margin)
+        return plan_of(_OfDistances, str(self.reduction), self.margin)
+
+    def slot_params(self) -> list[Tensor]:
+        """No parameter is a tensor."""
+        return []
 
     def forward(
         self,
@@ -101,7 +115,15 @@ class TripletMarginWithDistanceLoss(Loss):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "distance_function": self.distance_function}
 
+    plan_class = TripletMarginLoss.plan_class
+    functional: ClassVar[Callable[..., Tensor]]
     facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
+    cases = [
+        Case(anchor=[[0.0, 0.0]], positive=[[3.0, 4.0]], negative=[[0.0, 2.0]], value=4.0, grad=[[-0.6, 0.2]],
+             source="by hand, without the 1e-6 in the differences"),
+        Case(anchor=[[0.0, 0.0]], positive=[[3.0, 4.0]], negative=[[3.0, 3.0]], swap=True, value=5.0,
+             grad=[[-0.6, -0.8]], source="by hand, without the 1e-6 in the differences"),
+    ]  # fmt: skip
     best_for = "Triplets under a distance of one's own."
     not_for = "p-norms, which TripletMarginLoss knows."
     reference = TripletMarginLoss.reference
@@ -152,3 +174,6 @@ def triplet_margin_with_distance_loss(
     if swap:
         far = minimum(far, distance_function(positive, negative))
     return run(plan_of(_OfDistances, reduction, margin), near, far, None, None, None, sample_weight, mask, normalizer)
+
+
+TripletMarginWithDistanceLoss.functional = staticmethod(triplet_margin_with_distance_loss)

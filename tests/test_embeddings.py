@@ -1,0 +1,605 @@
+"""The embeddings family against mpmath: cosines and distances at every scale, their gradients, kinks and limits.
+
+ULP are those of the result's dtype; of a loss, of the largest statistic in it, since `dp - dn + margin` cancels. Of a
+gradient they are of its largest entry over all embeddings.
+"""
+
+import itertools
+import math
+import pickle
+
+import mpmath
+import pytest
+import torch
+import torch.nn.functional as F
+
+import losskit
+import losskit.functional as LF
+from losskit import Case, EmbeddingsLoss, Facts, Operand, param
+from losskit.errors import DeclarationError
+from losskit.formula import maximum, where
+from losskit.kernels import fused, library
+
+mpmath.mp.dps = 60
+FLOATS = (torch.float32, torch.float64)
+HALVES = (torch.bfloat16, torch.float16)
+POWERS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 100.0, math.inf)
+
+
+def ulp(x, dtype):
+    """The spacing of numbers of a dtype at x."""
+    info = torch.finfo(dtype)
+    smallest = mpmath.mpf(info.smallest_normal) * mpmath.mpf(info.eps)
+    if x == 0:
+        return smallest
+    return max(mpmath.mpf(2) ** (math.floor(mpmath.log(abs(x), 2))) * mpmath.mpf(info.eps), smallest)
+
+
+def exact(x):
+    return [[mpmath.mpf(v) for v in row] for row in x.double().tolist()]
+
+
+def true_cosine(x, y):
+    """1 - cosine, the cosine, and its gradients by both rows."""
+    xx, yy = sum(a * a for a in x), sum(b * b for b in y)
+    if xx == 0 or yy == 0:
+        return mpmath.mpf(1), mpmath.mpf(0), [0] * len(x), [0] * len(y)
+    root = mpmath.sqrt(xx * yy)
+    c = sum(a * b for a, b in zip(x, y, strict=True)) / root
+    gx = [b / root - c * a / xx for a, b in zip(x, y, strict=True)]
+    gy = [a / root - c * b / yy for a, b in zip(x, y, strict=True)]
+    return 1 - c, c, gx, gy
+
+
+def true_distance(x, y, p, eps):
+    """The p-norm of x - y + eps and its gradient by x."""
+    d = [a - b + mpmath.mpf(eps) for a, b in zip(x, y, strict=True)]
+    size = [abs(v) for v in d]
+    signs = [mpmath.sign(v) for v in d]
+    if p == 0.0:
+        return mpmath.mpf(sum(v != 0 for v in size)), [mpmath.mpf(0)] * len(d)
+    most = max(size)
+    if most == 0:
+        return mpmath.mpf(0), [mpmath.mpf(0)] * len(d)
+    if p == math.inf:
+        ties = sum(v == most for v in size)
+        return most, [s / ties if v == most else mpmath.mpf(0) for v, s in zip(size, signs, strict=True)]
+    p = mpmath.mpf(p)
+    value = sum(v**p for v in size if v) ** (1 / p)
+    return value, [s * (v / value) ** (p - 1) if v else mpmath.mpf(0) for v, s in zip(size, signs, strict=True)]
+
+
+def worst(got, truth, dtype):
+    """The largest error of some rows of gradients, in ULP of the largest true entry of each row."""
+    found = 0.0
+    for row, expected in zip(got, truth, strict=True):
+        unit = ulp(max(abs(v) for v in expected), dtype)
+        found = max(found, *(float(abs(mpmath.mpf(g) - t) / unit) for g, t in zip(row, expected, strict=True)))
+    return found
+
+
+def embeddings(rows, width, dtype, scales, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    made = []
+    for scale in scales:
+        x = torch.randn(rows, width, generator=g, dtype=torch.float64) * scale
+        made.append(x.to(dtype))
+    return made
+
+
+def scales(dtype):
+    if dtype == torch.float32:
+        return (1e-43, 1e-38, 1e-20, 1e-10, 1e-3, 1.0, 1e10, 1e20, 5e37)
+    return (1e-320, 1e-300, 1e-160, 1e-10, 1.0, 1e100, 1e160, 1e307)
+
+
+def related(dtype, width=6):
+    """Pairs of rows: unrelated, alike to the last digit, opposite, orthogonal, of mixed magnitudes."""
+    x, y = embeddings(40, width, dtype, (1.0, 1.0))
+    eps = torch.finfo(dtype).eps
+    for row, nearness in enumerate((0.5, 0.1, 1e-2, 1e-3, 1e-5, 20 * eps, 2 * eps, 0.0)):
+        for k, sign in enumerate((1.0, -1.0, 3.7, -0.01)):
+            at = 4 * row + k
+            y[at] = sign * (x[at] + nearness * y[at])
+    x[32, ::2], y[32, 1::2] = 0.0, 0.0
+    x[33] *= torch.logspace(-8, 8, width).to(dtype)
+    return x, y
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Truth
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("width", [1, 2, 5, 16, 37, 130])
+def test_cosine_is_exact(dtype, width):
+    """Value and gradient of rows of any relation; 1 - cosine keeps its digits near 1."""
+    x, y = related(dtype, width)
+    for label in (1.0, -1.0):
+        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+        target = torch.full((len(x),), label)
+        loss = LF.cosine_embedding_loss(a, b, target.to(dtype), margin=-1.5, reduction="none")
+        ga, gb = torch.autograd.grad(loss.sum(), (a, b))
+        for i, (u, v) in enumerate(zip(exact(x), exact(y), strict=True)):
+            apart, cosine, gx, gy = true_cosine(u, v)
+            truth = apart if label == 1.0 else cosine + mpmath.mpf(1.5)
+            assert abs(mpmath.mpf(loss[i].item()) - truth) <= 4 * ulp(truth, dtype), (i, label)
+            sign = -1 if label == 1.0 else 1
+            if (
+                width > 1
+                and apart > 1e3 * torch.finfo(dtype).eps ** 2
+                and 2 - apart > 1e3 * torch.finfo(dtype).eps ** 2
+            ):
+                assert worst([ga[i].tolist()], [[sign * v for v in gx]], dtype) <= 8, i
+                assert worst([gb[i].tolist()], [[sign * v for v in gy]], dtype) <= 8, i
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cosine_at_every_scale(dtype):
+    for left, right in itertools.product(scales(dtype), repeat=2):
+        x, y = embeddings(3, 9, dtype, (left, right), seed=3)
+        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+        loss = LF.cosine_embedding_loss(a, b, torch.ones(3, dtype=dtype), reduction="none")
+        ga, gb = torch.autograd.grad(loss.sum(), (a, b))
+        for i, (u, v) in enumerate(zip(exact(x), exact(y), strict=True)):
+            apart, _, gx, gy = true_cosine(u, v)
+            assert abs(mpmath.mpf(loss[i].item()) - apart) <= 4 * ulp(apart, dtype), (left, right)
+            for got, truth in ((ga[i], gx), (gb[i], gy)):
+                if max(abs(t) for t in truth) < torch.finfo(dtype).max:
+                    assert worst([got.tolist()], [[-t for t in truth]], dtype) <= 8, (left, right)
+                assert not got.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("p", POWERS)
+def test_distance_at_every_scale(dtype, p):
+    """Value and gradient of one distance: the negative is the anchor, at a known distance."""
+    for eps, width in itertools.product((0.0, 1e-6), (1, 2, 7, 33)):
+        for scale in scales(dtype):
+            x, y = embeddings(3, width, dtype, (scale, scale), seed=5)
+            x[0], y[2, 0] = y[0], x[2, 0]
+            a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+            loss = LF.triplet_margin_loss(a, b, a.detach(), p=p, eps=eps, margin=1e-45, reduction="none")
+            ga, gb = torch.autograd.grad(loss.sum(), (a, b))
+            for i, (u, v) in enumerate(zip(exact(x), exact(y), strict=True)):
+                truth, slope = true_distance(u, v, p, eps)
+                zero, zero_slope = true_distance(u, u, p, eps)
+                if truth > torch.finfo(dtype).max:
+                    assert loss[i].item() == math.inf
+                    continue
+                value = max(truth - zero + mpmath.mpf(1e-45), mpmath.mpf(0))
+                unit = max(ulp(truth, dtype), ulp(zero, dtype))
+                many = 4 if p >= 1 or p == 0 or dtype == torch.float32 else 4 / p
+                assert abs(mpmath.mpf(loss[i].item()) - value) <= many * unit, (p, eps, scale, i)
+                if abs(truth - zero) < 8 * unit and truth != zero:
+                    continue  # active or not, rounding decides
+                bar = 8 if p < 50 or dtype == torch.float32 else 16
+                active = truth >= zero
+                expected = [-s * active for s in slope]
+                if not active or truth == 0 or truth > torch.finfo(dtype).smallest_normal:
+                    assert worst([gb[i].tolist()], [expected], dtype) <= bar, (p, eps, scale, width, i)
+                assert ga[i].isfinite().all()
+                assert zero_slope is not None
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("p", POWERS)
+@pytest.mark.parametrize("swap", [False, True])
+def test_triplet_is_exact(dtype, p, swap):
+    a, b, c = (x.requires_grad_() for x in embeddings(30, 11, dtype, (1.0, 1.0, 1.0), seed=7))
+    margin = 0.7
+    loss = LF.triplet_margin_loss(a, b, c, margin=margin, p=p, swap=swap, reduction="none")
+    grads = torch.autograd.grad(loss.sum(), (a, b, c))
+    active = 0
+    for i, (u, v, w) in enumerate(zip(exact(a), exact(b), exact(c), strict=True)):
+        near, by_near = true_distance(u, v, p, 1e-6)
+        far, by_far = true_distance(u, w, p, 1e-6)
+        swapped, by_swapped = true_distance(v, w, p, 1e-6)
+        shares = (1, 0)
+        if swap and swapped <= far:
+            shares = (0.5, 0.5) if swapped == far else (0, 1)
+            far = swapped
+        truth = max(near - far + mpmath.mpf(margin), mpmath.mpf(0))
+        scale = max(near, far, 1)
+        many = 4 if p >= 1 or p == 0 or dtype == torch.float32 else 4 / p
+        assert abs(mpmath.mpf(loss[i].item()) - truth) <= many * ulp(scale, dtype)
+        on = truth > 0
+        active += on
+        rows = zip(by_near, by_far, by_swapped, strict=True)
+        expected = [
+            [on * part for part in (n - shares[0] * f, -n - shares[1] * s, shares[0] * f + shares[1] * s)]
+            for n, f, s in rows
+        ]
+        flat = [[v for row in expected for v in row]]
+        got = [[g[i][k].item() for k in range(11) for g in grads]]
+        assert worst(got, flat, dtype) <= (8 if p < 50 or dtype == torch.float32 else 16), i
+    assert 0 < active < 30
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_are_rounded_once(dtype):
+    """As the float32 result of the same numbers, rounded; also where torch overflows."""
+    for scale in (1e-3, 1.0, 300.0):
+        a, b, c = (x.requires_grad_() for x in embeddings(50, 20, dtype, (scale,) * 3, seed=1))
+        wide = [x.detach().float().requires_grad_() for x in (a, b, c)]
+        target = torch.tensor([1, -1]).repeat(25)
+        for call in (
+            lambda x, y, z: LF.cosine_embedding_loss(x, y, target, margin=-0.2, reduction="none"),
+            lambda x, y, z: LF.triplet_margin_loss(x, y, z, p=2.0, margin=2.0, reduction="none"),
+            lambda x, y, z: LF.triplet_margin_loss(x, y, z, p=3.0, margin=2.0, swap=True, reduction="none"),
+        ):
+            loss, right = call(a, b, c), call(*wide)
+            assert torch.equal(loss, right.to(dtype))
+            got = torch.autograd.grad(loss.float().sum(), (a, b, c), allow_unused=True)
+            expected = torch.autograd.grad(right.sum(), wide, allow_unused=True)
+            for g, e in zip(got, expected, strict=True):
+                assert (g is None) == (e is None)
+                assert g is None or torch.equal(g, e.to(dtype))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Limits and kinks
+
+
+def test_zero_vectors():
+    for dtype in FLOATS:
+        x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]], dtype=dtype, requires_grad=True)
+        y = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]], dtype=dtype, requires_grad=True)
+        for target, expected in ((1.0, [1.0, 1.0, 1.0]), (-1.0, [0.5, 0.5, 0.5])):
+            loss = LF.cosine_embedding_loss(x, y, torch.full((3,), target), margin=-0.5, reduction="none")
+            assert loss.tolist() == expected
+            for g in torch.autograd.grad(loss.sum(), (x, y)):
+                assert torch.equal(g, torch.zeros_like(g))
+        for p in POWERS:
+            loss = LF.triplet_margin_loss(x, x.detach(), x.detach(), p=p, eps=0.0)
+            (g,) = torch.autograd.grad(loss, x)
+            assert loss == 1.0
+            assert torch.equal(g, torch.zeros_like(g))
+
+
+def test_identical_vectors_have_cosine_one():
+    for dtype in FLOATS:
+        (x,) = embeddings(200, 17, dtype, (1.0,))
+        ones = torch.ones(200)
+        assert LF.cosine_embedding_loss(x, x, ones, reduction="none").eq(0).all()
+        assert LF.cosine_embedding_loss(x, -x, ones, reduction="none").eq(2).all()
+        assert LF.cosine_embedding_loss(x, x * 4, -ones, reduction="none").eq(1).all()
+
+
+def test_kinks_are_torchs():
+    """At the margin both losses push; ties of swap and of p = inf share the gradient."""
+    a = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    p = torch.tensor([[2.0, 0.0]], requires_grad=True)
+    n = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    q = torch.tensor([[2.0, -2.0]], requires_grad=True)
+    for kwargs, leaves in (
+        ({"swap": True}, (a, p, n)), ({"p": math.inf}, (a, q, n)), ({"margin": 1.0}, (a, n, p)), ({"p": 0.5}, (a, p, n))
+    ):  # fmt: skip
+        ours = torch.autograd.grad(LF.triplet_margin_loss(*leaves, eps=0.0, **kwargs), leaves)
+        torchs = torch.autograd.grad(F.triplet_margin_loss(*leaves, eps=0.0, **kwargs), leaves)
+        for x, y in zip(ours, torchs, strict=True):
+            torch.testing.assert_close(x, y)
+
+
+def test_distances_beyond_the_largest_number():
+    """p -> 0: only the question which distance is larger is left (torch: inf - inf)."""
+    a, near, far = torch.zeros(1, 4), torch.full((1, 4), 2.0), torch.full((1, 4), 3.0)
+    assert LF.triplet_margin_loss(a, near, far, p=1e-6) == 0.0
+    assert LF.triplet_margin_loss(a, far, near, p=1e-6) == math.inf
+    assert LF.triplet_margin_loss(a, far, far.clone(), p=1e-6) == 1.0
+    assert LF.triplet_margin_loss(a, far, near, p=1e-6, swap=True) == math.inf
+
+
+def test_nan_in_nan_out():
+    for dtype in FLOATS:
+        for which in range(3):
+            rows = embeddings(4, 5, dtype, (1.0, 1.0, 1.0))
+            rows[which][1, 3] = math.nan
+            for p in POWERS:
+                loss = LF.triplet_margin_loss(*rows, p=p, reduction="none")
+                assert loss.isnan().tolist() == [False, True, False, False], p
+            if which < 2:
+                loss = LF.cosine_embedding_loss(rows[0], rows[1], torch.ones(4), reduction="none")
+                assert loss.isnan().tolist() == [False, True, False, False]
+    target = torch.tensor([1.0, math.nan])
+    assert LF.cosine_embedding_loss(*embeddings(2, 3, torch.float32, (1.0, 1.0)), target, reduction="none")[1].isnan()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Shapes, layouts, threads
+
+
+def test_shapes_of_torch():
+    """One row, many rows, any leading dimensions; leading dimensions of size 1 stretch, gradients are summed back."""
+    for lead, other in (((), ()), ((5,), (5,)), ((5,), (1,)), ((1,), (5,)), ((2, 5), (2, 1)), ((0,), (0,))):
+        a = torch.randn(*lead, 3, dtype=torch.float64, requires_grad=True)
+        b = torch.randn(*other, 3, dtype=torch.float64, requires_grad=True)
+        c = torch.randn(*lead, 3, dtype=torch.float64, requires_grad=True)
+        shape = torch.broadcast_shapes(lead, other)
+        ours = LF.triplet_margin_loss(a, b, c, reduction="none")
+        torchs = F.triplet_margin_loss(a, b, c, reduction="none")
+        assert ours.shape == shape
+        torch.testing.assert_close(ours, torchs)
+        mine, theirs = (torch.autograd.grad(x.sum(), (a, b, c)) for x in (ours, torchs))
+        for x, y in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(x, y)
+        if len(shape) < 2:
+            target = torch.ones(shape)
+            torch.testing.assert_close(
+                LF.cosine_embedding_loss(a, b, target, reduction="none"),
+                F.cosine_embedding_loss(a, b, target, reduction="none"),
+            )
+    assert LF.triplet_margin_loss(torch.ones(3, 0), torch.ones(3, 0), torch.ones(3, 0)) == 1.0
+    assert LF.cosine_embedding_loss(torch.ones(3, 0), torch.ones(3, 0), torch.ones(3)) == 1.0
+
+
+@pytest.mark.parametrize("width", [1, 3, 15, 16, 17, 64, 5000])
+def test_layouts(width, monkeypatch):
+    """Any strides of any embedding give the bits of the dense call, and the kernel runs."""
+    monkeypatch.setattr(losskit.TripletMarginLoss.plan_class, "eager", lambda *_: pytest.fail("the eager formula ran"))
+    dense = [x.reshape(3, 4, width) for x in embeddings(12, width, torch.float32, (1.0, 1.0, 1.0))]
+    target = torch.tensor([1, -1, 1]).repeat(4).reshape(3, 4)
+
+    def results(rows):
+        leaves = [x.detach().requires_grad_() for x in rows]
+        losses = [LF.triplet_margin_loss(*leaves, margin=3.0), LF.cosine_embedding_loss(*leaves[:2], target)]
+        return [*losses, *torch.autograd.grad(sum(losses), leaves)]
+
+    expected = results(dense)
+    for which in range(3):
+        x = dense[which]
+        others = [
+            x.transpose(0, 1).contiguous().transpose(0, 1),
+            x.transpose(0, 2).contiguous().transpose(0, 2),
+            torch.stack([x, x], -1)[..., 0],
+            torch.cat([x, x], -1)[..., :width],
+        ]
+        for other in others:
+            rows = [other if i == which else y for i, y in enumerate(dense)]
+            for got, right in zip(results(rows), expected, strict=True):
+                assert torch.equal(got, right)
+
+
+def test_mixed_dtypes():
+    a, b, c = embeddings(6, 5, torch.float64, (1.0, 1.0, 1.0))
+    loss = LF.triplet_margin_loss(a.half(), b.float(), c.bfloat16())
+    assert loss.dtype == torch.float32
+    for target in (torch.ones(6, dtype=torch.int8), torch.ones(6, dtype=torch.bool), torch.ones(6, dtype=torch.int64)):
+        assert LF.cosine_embedding_loss(a, b, target) == LF.cosine_embedding_loss(a, b, torch.ones(6).double())
+
+
+def test_threads_do_not_change_bits():
+    a, b, c = (x.requires_grad_() for x in embeddings(3001, 37, torch.float32, (1.0, 1.0, 1.0)))
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            loss = LF.triplet_margin_loss(a, b, c)
+            found.append([loss, *torch.autograd.grad(loss, (a, b, c))])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+
+
+def test_masked_rows_are_exact_zeros():
+    a, b, c = (x.requires_grad_() for x in embeddings(5, 6, torch.float32, (1.0, 1.0, 1.0)))
+    with torch.no_grad():
+        a[1], b[3, 2], c[3] = math.nan, math.inf, math.nan
+    mask = torch.tensor([True, False, True, False, True])
+    weight = torch.tensor([1.0, math.nan, 2.0, 3.0, 0.5])
+    target = torch.tensor([1, 7, -1, 0, 1])
+    for reduction in ("none", "mean", "sum"):
+        extra = {"mask": mask, "sample_weight": weight, "reduction": reduction}
+        for loss, leaves in (
+            (LF.triplet_margin_loss(a, b, c, margin=9.0, **extra), (a, b, c)),
+            (LF.cosine_embedding_loss(a, b, target, margin=-1.0, **extra), (a, b)),
+        ):
+            assert loss.isfinite().all()
+            for g in torch.autograd.grad(loss.sum(), leaves):
+                assert torch.equal(g[~mask], torch.zeros_like(g[~mask]))
+                assert g.isfinite().all()
+                assert g[mask].ne(0).any()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The eager formula
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("swap", [False, True])
+def test_derivatives_of_triplets(p, swap):
+    leaves = [x.requires_grad_() for x in embeddings(4, 5, torch.float64, (1.0, 1.0, 1.0), seed=11)]
+    function = lambda *x: LF.triplet_margin_loss(*x, p=p, swap=swap, margin=5.0)
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("label", [1, -1])
+def test_derivatives_of_cosines(label):
+    leaves = [x.requires_grad_() for x in embeddings(4, 5, torch.float64, (1.0, 3.0), seed=11)]
+    with torch.no_grad():
+        leaves[1][0] = 2.5 * leaves[0][0]  # cosine 1, where clamping must not stop the second derivative
+    function = lambda x, y: LF.cosine_embedding_loss(x, y, torch.full((4,), label), margin=-2.0)
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves, atol=1e-4)
+
+
+def test_zero_vectors_have_finite_derivatives_of_every_order():
+    zero, one = torch.zeros(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64)
+    losses = [lambda x: LF.cosine_embedding_loss(x, one, torch.tensor([1, -1]), margin=-0.5)]
+    losses += [lambda x, p=p: LF.triplet_margin_loss(x, zero, one, p=p, eps=0.0, margin=9.0) for p in POWERS]
+    for loss in losses:
+        assert torch.func.grad(loss)(zero).isfinite().all()
+        assert torch.func.hessian(loss)(zero).isfinite().all()
+        assert torch.func.jvp(loss, (zero,), (one,))[1].isfinite()
+
+
+@pytest.mark.parametrize("p", POWERS)
+def test_kernel_and_formula_agree(p, monkeypatch):
+    """At every scale, with the gradients."""
+    for dtype in FLOATS:
+        for scale in scales(dtype)[1:-1]:
+            rows = [x.requires_grad_() for x in embeddings(6, 8, dtype, (scale,) * 3, seed=2)]
+            call = lambda rows=rows, scale=scale: LF.triplet_margin_loss(*rows, p=p, eps=0.0, margin=3 * scale)
+            kernel = [call(), *torch.autograd.grad(call(), rows)]
+            with monkeypatch.context() as patch:
+                patch.setattr(library, "find", lambda formula: 0)
+                formula = [call(), *torch.autograd.grad(call(), rows)]
+            for x, y in zip(kernel, formula, strict=True):
+                size = float(y.abs().max()) if y.ndim else max(float(y.abs()), scale)
+                assert float((x - y).abs().max()) <= 3e3 * torch.finfo(dtype).eps * size, (dtype, scale)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A distance of the user's own
+
+
+def manhattan(x, y):
+    return (x - y).abs().sum(-1)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_own_distance(swap):
+    leaves = [x.requires_grad_() for x in embeddings(6, 5, torch.float64, (1.0, 1.0, 1.0), seed=4)]
+    for reduction in ("none", "mean", "sum"):
+        kwargs = {"distance_function": manhattan, "margin": 2.0, "swap": swap, "reduction": reduction}
+        ours = LF.triplet_margin_with_distance_loss(*leaves, **kwargs)
+        module = losskit.TripletMarginWithDistanceLoss(**kwargs)
+        torchs = F.triplet_margin_with_distance_loss(*leaves, **kwargs)
+        torch.testing.assert_close(ours, torchs)
+        assert torch.equal(module(*leaves), ours)
+        for x, y in zip(*(torch.autograd.grad(z.sum(), leaves) for z in (ours, torchs)), strict=True):
+            torch.testing.assert_close(x, y)
+    copied = pickle.loads(pickle.dumps(module))
+    assert torch.equal(copied(*leaves), ours)
+    assert torch.equal(losskit.create(module.config())(*leaves), ours)
+    assert "manhattan" in repr(module)
+    weight = torch.linspace(0, 1, 6, dtype=torch.float64)
+    weighted = LF.triplet_margin_with_distance_loss(*leaves, distance_function=manhattan, sample_weight=weight)
+    each = LF.triplet_margin_with_distance_loss(*leaves, distance_function=manhattan, reduction="none")
+    torch.testing.assert_close(weighted, (each * weight).sum() / weight.sum())
+    compiled = torch.compile(losskit.TripletMarginWithDistanceLoss(distance_function=manhattan), backend="aot_eager",
+                             fullgraph=True)  # fmt: skip
+    torch.testing.assert_close(compiled(*leaves), each.mean())
+
+
+def test_the_default_distance_is_torchs():
+    rows = embeddings(6, 5, torch.float64, (1.0, 1.0, 1.0), seed=4)
+    for swap in (False, True):
+        torch.testing.assert_close(
+            losskit.TripletMarginWithDistanceLoss(swap=swap)(*rows),
+            torch.nn.TripletMarginWithDistanceLoss(swap=swap)(*rows),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Another loss is one class
+
+
+def test_a_new_loss_is_a_formula(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    class ContrastiveForTest(EmbeddingsLoss):
+        """Contrastive loss of distances."""
+
+        margin: float = param(default=1.0, doc="Distance from which a dissimilar pair costs nothing.")
+        arguments = "margin p eps reduction"
+        operands = {"input1": Operand("One."), "input2": Operand("Other."), "target": Operand("1 similar, 0 not.")}
+
+        @staticmethod
+        def value(distance, target, margin):
+            apart = maximum(margin - distance, 0.0)
+            return where(target == 1.0, distance * distance, apart * apart)
+
+        facts = Facts(convex=False)
+        cases = [Case(input1=[[0.0]], input2=[[2.0]], target=[1.0], value=4.0, source="by hand")]
+
+    a, b = (x.requires_grad_() for x in embeddings(9, 4, torch.float64, (1.0, 1.0)))
+    target = torch.tensor([0, 1, 1]).repeat(3)
+    loss = ContrastiveForTest(margin=3.0, eps=0.0)(a, b, target)
+    d = (a - b).norm(dim=-1)
+    right = torch.where(target == 1, d * d, (3.0 - d).clamp(min=0.0) ** 2).mean()
+    torch.testing.assert_close(loss, right)
+    for x, y in zip(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(right, (a, b)), strict=True):
+        torch.testing.assert_close(x, y)
+    assert losskit.why(ContrastiveForTest(), a, b, target).implementation == "fused CPU kernel"
+
+
+@pytest.mark.parametrize(
+    ("names", "value", "message"),
+    [
+        (["a", "b"], lambda negative_distance: negative_distance, "got negative_distance of 2"),
+        (["a", "b", "c"], lambda cosine: cosine, "got cosine of 3"),
+        (["a", "b"], lambda cosine, distance: cosine, "got cosine, distance of 2"),
+        (["a", "b", "target"], lambda cosine: cosine, "must both take a target"),
+        (["a", "b"], lambda angle: angle, "may speak of cosine"),
+        (["a", "b"], None, "needs a formula"),
+    ],
+)
+def test_declarations_are_checked(names, value, message):
+    body = {"__doc__": "A loss.", "operands": {n: Operand(n) for n in names}, "arguments": "reduction"}
+    if value is not None:
+        body["value"] = staticmethod(value)
+    with pytest.raises(DeclarationError, match=message):
+        type("WrongForTest", (EmbeddingsLoss,), body)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Messages
+
+
+X, Y, T = torch.ones(5, 3), torch.ones(5, 3), torch.ones(5)
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "message"),
+    [
+        (lambda: LF.cosine_embedding_loss(X, Y, torch.tensor([1, 0, 1, 1, 0])), ValueError,
+         "cosine_embedding_loss: target must be -1 or 1, got 0 at index (1,). For labels 0 and 1 pass 2 * target - 1."),
+        (lambda: LF.cosine_embedding_loss(X, Y, T.unsqueeze(1)), ValueError,
+         "cosine_embedding_loss: target must have one entry per row, (5,), got (5, 1). Did you mean target.squeeze(1)?"),
+        (lambda: LF.cosine_embedding_loss(X, Y, torch.ones(())), ValueError,
+         "cosine_embedding_loss: target must have one entry per row, (5,), got ()."),
+        (lambda: LF.cosine_embedding_loss(X, Y[0], T), ValueError,
+         "cosine_embedding_loss: input1 (5, 3) and input2 (3,) must have the same shape."),
+        (lambda: LF.cosine_embedding_loss(X, Y[:, :1], T), ValueError,
+         "cosine_embedding_loss: input1 (5, 3) and input2 (5, 1) must have the same shape."),
+        (lambda: LF.triplet_margin_loss(X, Y, torch.ones(4, 3)), ValueError,
+         "triplet_margin_loss: anchor (5, 3) and negative (4, 3) must have the same shape."),
+        (lambda: LF.triplet_margin_loss(T[0], T[0], T[0]), ValueError,
+         "triplet_margin_loss: anchor must have a dimension of features, got a scalar."),
+        (lambda: LF.triplet_margin_loss(X, Y.long(), X), TypeError,
+         "triplet_margin_loss: positive must be floating point, got torch.int64. Use positive.float()."),
+        (lambda: LF.triplet_margin_loss(X, Y, 3.0), TypeError, "triplet_margin_loss: negative must be a tensor, got float."),
+        (lambda: LF.triplet_margin_loss(X, Y, X, margin=0.0), ValueError,
+         "triplet_margin_loss: margin must be positive, got 0.0."),
+        (lambda: LF.triplet_margin_loss(X, Y, X, p=-1.0), ValueError,
+         "triplet_margin_loss: p must be non-negative, got -1.0."),
+        (lambda: LF.triplet_margin_loss(X, Y, X, mask=torch.ones(3, dtype=torch.bool)), ValueError,
+         "triplet_margin_loss: mask (3,) must broadcast to (5,)."),
+        (lambda: losskit.TripletMarginWithDistanceLoss(distance_function=3), TypeError,
+         "triplet_margin_with_distance_loss: distance_function must be a function or None, got 3."),
+        (lambda: LF.triplet_margin_with_distance_loss(X, Y, X, distance_function=manhattan, margin=-1.0), ValueError,
+         "triplet_margin_with_distance_loss: margin must be positive, got -1.0."),
+    ],
+)  # fmt: skip
+def test_messages(call, exception, message):
+    with pytest.raises(exception) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_other_check_modes():
+    target = torch.tensor([1.0, 0.0, 3.0, -1.0, 1.0])
+    x, y = (z.requires_grad_() for z in embeddings(5, 3, torch.float32, (1.0, 1.0)))
+    with losskit.checks("nan"):
+        loss = LF.cosine_embedding_loss(x, y, target, reduction="none")
+        assert loss.isnan().tolist() == [False, True, True, False, False]
+        (g,) = torch.autograd.grad(LF.cosine_embedding_loss(x, y, target), x)
+        assert g.isnan().all(-1).tolist() == [False, True, True, False, False]
+    with losskit.checks("off"):
+        torch.testing.assert_close(LF.cosine_embedding_loss(x, y, target), F.cosine_embedding_loss(x, y, target))
+        assert LF.triplet_margin_loss(x, y[0], y[:1], reduction="none").shape == (5,)
+    assert fused.MAX_DIMS >= 2
