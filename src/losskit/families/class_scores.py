@@ -223,13 +223,19 @@ def _statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ends = torch.where(scores == largest, 0.0, float("-inf"))  # the limit: infinite scores share the probability
     distance = torch.where(largest == float("inf"), ends, distance)
     # What rounding took from a distance is worth 40 ULP of its exponential at 80.
-    error = (scores - (distance + largest)).detach()
+    error = _rounded_off(scores, largest, distance).detach()
     e = torch.exp(distance)
-    e = torch.where(error.isfinite(), e + e * error, e)
+    e = e + e * torch.where(error.isfinite(), error, 0.0)
     others = e.scatter(-1, pivot, 0.0).sum(-1, keepdim=True)
     rest = torch.log1p(others)
     log_probabilities = distance - rest
     return log_probabilities, largest + rest, log_probabilities.mean(-1, keepdim=True)
+
+
+def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
+    """a - b less what the subtraction gave (Knuth's two-sum)."""
+    taken = a - difference
+    return (a - (difference + taken)) + (taken - b)
 
 
 class ClassScoresLoss(Family, abstract=True):
