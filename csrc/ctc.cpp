@@ -127,6 +127,12 @@ template <class X> LOSSKIT_INLINE X largest(const X* x, int64_t n) {
   return a > b ? a : b;
 }
 
+template <class T> LOSSKIT_INLINE bool any_nan(const T* x, int64_t n) {
+  int32_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= x[i] != x[i];
+  return found != 0;
+}
+
 // exp(x - top) for x <= top; the rounding of the difference is given back.
 template <class T> LOSSKIT_INLINE T exp_below(T x, T top) {
   const T d = x - top, back = d - x;
@@ -221,6 +227,7 @@ template <class T> LOSSKIT_INLINE void emit(const Sample<T>& sample, int64_t t) 
   } else {
 #pragma GCC ivdep
     for (int64_t k = 0; k < padded; ++k) exponentials[k] = exp(static_cast<double>(gathered[k]));
+    if (any_nan(x, classes)) exponentials[0] = not_a_number<double>;  // NaN in any class gives NaN out
   }
   double* e = sample.row(sample.emission, t);
   const int64_t* which = own.which.data();

@@ -1,0 +1,274 @@
+"""The sequence family: frames of class scores, a shorter sequence of labels, and every alignment between the two.
+
+1. What the loss sums over is not a formula of numbers: the lattice is written by hand, in C++ and here. A declaration
+   gives names and parameters only, and there is no `value`.
+2. The eager form runs the same recursion over blanks and labels in log space, all samples and labels at once, frame by
+   frame, in float64 where the device has it: in float32, log space loses four digits of the gradient.
+3. Impossible is -1e30, not -inf: sums of nothing then have finite derivatives of any order, which weigh nothing.
+4. torch defines the gradient by `log_probs` as exp(log_probs) - posterior: right where a log-softmax comes before the
+   loss, whose own backward takes the first term out again. It is kept, as the derivative of a term whose value is 0.
+5. Of frames beyond a sample's length, labels beyond its target's, and masked samples nothing is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from losskit.errors import error
+from losskit.families.base import Family
+from losskit.kernels import eager, fused
+from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor
+from losskit.loss import param
+from losskit.reduction import reduce_eagerly
+
+_SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_NEVER = -1e30  # the logarithm of an impossible alignment
+
+
+class SequencePlan(Plan):
+    """A loss of alignments with its parameters fixed."""
+
+    op = "ctc"
+    gradients = 1
+
+    def __init__(self, loss: type[SequenceLoss], reduction: str, parameters: dict[str, Any]) -> None:
+        self.blank, self.zero_infinity = parameters["blank"], parameters["zero_infinity"]
+        self.scores = parameters["from_scores"]
+        self.exact = parameters["exact_gradient"] or self.scores
+        family = self.scores * _SCORES | self.exact * _EXACT | self.zero_infinity * _ZERO_INFINITY
+        super().__init__(loss, reduction, fused.pack(reduction, family=family), loss.call_operands(), [self.blank])
+
+    # -- validation ---------------------------------------------------------------------------------------
+
+    def validated(
+        self,
+        operands: Sequence[Any],
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        normalizer: Tensor | float | None,
+    ) -> Arguments:
+        log_probs, targets, input_lengths, target_lengths = operands
+        check_tensor(self.name, "log_probs", log_probs, "log_probs", log_probs)
+        check_floating(self.name, "log_probs", log_probs)
+        if log_probs.ndim not in (2, 3) or log_probs.shape[-1] == 0:
+            raise self._wrong(
+                "log_probs", "of shape (T, N, C) or (T, C) with at least one class", f"shape {tuple(log_probs.shape)}"
+            )
+        classes, batch = log_probs.shape[-1], log_probs.shape[1:-1]
+        if self.blank >= classes:
+            raise self._wrong("blank", f"a class in [0, {classes})", self.blank)
+        check_tensor(self.name, "targets", targets, "log_probs", log_probs)
+        if targets.dtype not in _INTEGERS:
+            raise self._wrong("targets", "integer labels", targets.dtype)
+        allowed = f"of shape ({batch[0]}, S) or, one after another, (L,)" if batch else "of shape (S,)"
+        if targets.ndim not in ((1, 2) if batch else (1,)) or (targets.ndim == 2 and targets.shape[0] != batch[0]):
+            raise self._wrong(
+                "targets", f"{allowed}, for log_probs {tuple(log_probs.shape)}", f"shape {tuple(targets.shape)}"
+            )
+        lengths = [
+            self._lengths(name, x, batch, log_probs.device)
+            for name, x in (("input_lengths", input_lengths), ("target_lengths", target_lengths))
+        ]
+        check_extras(self, log_probs, batch, None, (), sample_weight, mask, normalizer)
+        return Arguments([log_probs, targets, *lengths], None, sample_weight, mask, normalizer)
+
+    def _lengths(self, name: str, x: Any, batch: torch.Size, device: torch.device) -> Tensor:
+        """Lengths as a tensor, one for each sample."""
+        expected = f"{batch[0]} integers, one for each sample" if batch else "an integer"
+        if isinstance(x, list | tuple | int) and not isinstance(x, bool):
+            given = list(x) if isinstance(x, list | tuple) else [x]
+            if not all(isinstance(one, int) and not isinstance(one, bool) for one in given):
+                raise self._wrong(name, expected, repr(x))
+            x = torch.tensor(given if isinstance(x, list | tuple) else x, dtype=torch.int64)
+        if not isinstance(x, Tensor):
+            raise self._wrong(name, expected, type(x).__name__)
+        if x.dtype not in _INTEGERS:
+            raise self._wrong(name, expected, x.dtype)
+        if x.ndim > 1 or x.numel() != (batch[0] if batch else 1):
+            raise self._wrong(name, expected, f"shape {tuple(x.shape)}")
+        return x.to(device)
+
+    def _wrong(self, argument: str, expected: str, got: Any) -> Exception:
+        return error("parameter", loss=self.name, argument=argument, expected=expected, got=got)
+
+    # -- the loss in torch operations ---------------------------------------------------------------------
+
+    def eager(self, arguments: Arguments, checks: str) -> Tensor:
+        (log_probs, targets, *_), _, sample_weight, mask, normalizer = arguments
+        dtype = log_probs.dtype
+        wide = torch.float64 if log_probs.device.type != "mps" else torch.float32
+        x = log_probs.to(wide)
+        if x.ndim == 2:
+            x = x.unsqueeze(1)
+        frames, samples, classes = x.shape
+        counts = None if mask is None else mask.reshape(-1).expand(samples)
+        labels, inputs, lengths, bad, _ = self._read(arguments.operands, counts)
+        if checks != "off":
+            bad = eager.police(self, bad | self._total(arguments.operands), arguments.operands, mask, checks)
+        elsewhere = lengths.new_zeros(()) if bad is None else bad
+        used = torch.arange(frames, device=x.device).unsqueeze(1) < inputs
+        if counts is not None:
+            used = used & counts
+        everything = x if counts is None else torch.where(counts.unsqueeze(1), x, 0.0)
+        x = torch.where(used.unsqueeze(2), x, 0.0)
+        lp = x.log_softmax(2) if self.scores else x
+        loss = -self._alignments(lp, labels, inputs, lengths)
+        possible = loss < -0.5 * _NEVER
+        if not self.exact:
+            wanted = (used & (possible | loss.isnan())).unsqueeze(2)
+            mass = torch.where(wanted, torch.where(wanted, x, 0.0).exp(), 0.0).sum((0, 2))
+            loss = loss + (mass - mass.detach())
+        nan = x.isnan().any(2).any(0)
+        loss = torch.where(possible, loss, 0.0 if self.zero_infinity else float("inf"))
+        loss = torch.where(nan, eager.poisoned(x.sum((0, 2)), nan), loss)
+        if bad is not None:
+            loss = torch.where(elsewhere, eager.poisoned(everything.sum((0, 2)), elsewhere), loss)
+        if self.reduction == "mean":
+            loss = loss / lengths.clamp(min=1)
+        if log_probs.ndim == 2:
+            loss = loss.squeeze(0)
+        result = reduce_eagerly(
+            loss, self.reduction, weight=None, weight_in_mean=False, sample_weight=sample_weight, mask=mask,
+            normalizer=normalizer,
+        )  # fmt: skip
+        return result.to(eager.autocast(dtype, result.device))
+
+    def _alignments(self, lp: Tensor, labels: Tensor, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """The logarithm of the sum over all alignments, _NEVER or less where there is none."""
+        frames, samples, _ = lp.shape
+        lp = torch.where(lp == float("-inf"), _NEVER, lp)
+        blank = lp[:, :, self.blank].unsqueeze(2)
+        of_labels = lp.gather(2, labels.unsqueeze(0).expand(frames, -1, -1))
+        # after[j]: paths that end in the blank after label j (j = 0: before all labels); on[j]: those that end on it.
+        never = lp.new_full((samples, 1), _NEVER)
+        after = torch.cat([torch.zeros_like(never), never.expand(-1, labels.shape[1])], 1)
+        on = never.expand(-1, labels.shape[1])
+        if labels.shape[1] > 0:
+            again = torch.cat([torch.ones_like(labels[:, :1], dtype=torch.bool), labels[:, 1:] == labels[:, :-1]], 1)
+        for t in range(frames):
+            runs = (t < inputs).unsqueeze(1)
+            new_after = torch.logaddexp(after, torch.cat([never, on], 1)) + blank[t]
+            if labels.shape[1] > 0:
+                skipping = torch.where(again, _NEVER, torch.cat([never, on[:, :-1]], 1))
+                new_on = torch.logaddexp(torch.logaddexp(on, after[:, :-1]), skipping) + of_labels[t]
+                on = torch.where(runs, new_on, on)
+            after = torch.where(runs, new_after, after)
+        end = lengths.unsqueeze(1)
+        return torch.logaddexp(after, torch.cat([never, on], 1)).gather(1, end).squeeze(1)
+
+    def _read(self, operands: Sequence[Tensor], counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Labels (N, S), lengths of inputs and targets, all made harmless; which samples and labels are bad."""
+        log_probs, targets, input_lengths, target_lengths = operands
+        frames, classes = log_probs.shape[0], log_probs.shape[-1]
+        inputs, lengths = (x.reshape(-1).to(torch.int64) for x in (input_lengths, target_lengths))
+        if log_probs.ndim == 2:
+            targets = targets.unsqueeze(0)
+        size = targets.shape[-1]
+        if targets.ndim == 2:
+            fits = (lengths >= 0) & (lengths <= size)
+        else:
+            ends = lengths.clamp(-1, size + 1).cumsum(0)
+            fits = ((lengths >= 0) & (lengths <= size) & (ends <= size)).to(torch.int64).cumprod(0) > 0
+        good = fits & (inputs >= 0) & (inputs <= frames)
+        lengths = torch.where(fits, lengths, 0)
+        inputs = torch.where(good, inputs, 0)
+        if targets.ndim == 2:
+            labels = targets.to(torch.int64)
+        else:
+            longest = _longest(lengths, size)
+            place = (ends - lengths).unsqueeze(1) + torch.arange(longest, device=targets.device)
+            known = targets.to(torch.int64)
+            labels = known[place.clamp(0, max(size - 1, 0))] if size else known.new_zeros(len(lengths), 0)
+        used = torch.arange(labels.shape[1], device=labels.device) < lengths.unsqueeze(1)
+        wrong = used & ((labels < 0) | (labels >= classes) | (labels == self.blank))
+        bad = ~good | wrong.any(1)
+        if counts is not None:
+            bad, wrong = bad & counts, wrong & counts.unsqueeze(1)
+        return torch.where(used & ~wrong, labels.clamp(0, classes - 1), self.blank), inputs, lengths, bad, wrong
+
+    def _total(self, operands: Sequence[Tensor]) -> Tensor:
+        """Whether lengths of concatenated targets do not add up to their number, under checks that raise."""
+        log_probs, targets, _, target_lengths = operands
+        if log_probs.ndim == 2 or targets.ndim == 2:
+            return torch.zeros((), dtype=torch.bool, device=log_probs.device)
+        return target_lengths.to(torch.int64).sum() != targets.shape[0]
+
+    # -- refusals -----------------------------------------------------------------------------------------
+
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+        log_probs, targets, input_lengths, target_lengths = operands
+        frames, classes = log_probs.shape[0], log_probs.shape[-1]
+        samples = log_probs.shape[1] if log_probs.ndim == 3 else 1
+        counts = torch.ones(samples, dtype=torch.bool) if mask is None else mask.reshape(-1).expand(samples)
+        size = targets.shape[-1]
+        concatenated = log_probs.ndim == 3 and targets.ndim == 1
+        of_targets = "the number of targets" if concatenated or log_probs.ndim == 2 else "the width of targets"
+        for name, lengths, most, what in (
+            ("input_lengths", input_lengths, frames, "the number of frames"),
+            ("target_lengths", target_lengths, size, of_targets),
+        ):
+            lengths = lengths.reshape(-1).to(torch.int64)
+            outside = ((lengths < 0) | (lengths > most)) & counts
+            if bool(outside.any()):
+                sample = int(outside.nonzero()[0])
+                raise error(
+                    "domain", loss=self.name, argument=name, expected=f"in [0, {most}], {what}",
+                    got=int(lengths[sample]), index=(sample,) if log_probs.ndim == 3 else (), hint="",
+                )  # fmt: skip
+        total = int(target_lengths.to(torch.int64).sum())
+        if concatenated and total != size:
+            raise self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", total)
+        _, _, lengths, _, wrong = self._read(operands, counts)
+        sample, position = (int(i) for i in wrong.nonzero()[0])
+        start = int(lengths[:sample].sum()) if concatenated else 0
+        row = targets[sample] if targets.ndim == 2 else targets
+        label = int(row[start + position])
+        for outside, expected in (
+            (not 0 <= label < classes, f"labels in [0, {classes})"),
+            (label == self.blank, f"labels other than the blank, {self.blank}"),
+        ):
+            if outside:
+                raise error(
+                    "domain", loss=self.name, argument="targets", expected=expected, got=label,
+                    index=(start + position,) if targets.ndim == 1 else (sample, position),
+                    hint=f" It is label {position} of sample {sample}." if concatenated else "",
+                )  # fmt: skip
+        raise AssertionError("the kernel reported a violation that the eager check does not see")
+
+
+def _longest(lengths: Tensor, size: int) -> int:
+    """How many labels a sample may have; the number of all labels where lengths may not be looked at."""
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if hidden or type(lengths) is not Tensor or lengths.is_meta or lengths.numel() == 0:
+        return size
+    return min(size, int(lengths.max()))
+
+
+class SequenceLoss(Family, abstract=True):
+    """A loss over all alignments of a sequence of labels with a longer sequence of frames.
+
+    Instances are called with `log_probs` (T, N, C) or (T, C), `targets` (N, S), concatenated (L,) or (S,),
+    `input_lengths` and `target_lengths`, tensors or lists of integers; by keyword with `sample_weight`, `mask` (both of
+    the unreduced loss, one number for each sample) and `normalizer`.
+    """
+
+    reduction: str = param(
+        default="mean",
+        doc="'none': a loss per sample; 'mean': the mean of losses divided by target lengths; 'sum': their sum.",
+    )
+
+    plan_class = SequencePlan
+
+    @classmethod
+    def call_operands(cls) -> list[str]:
+        return ["log_probs", "targets", "input_lengths", "target_lengths"]
+
+    @classmethod
+    def unreduced(cls) -> str:
+        return "a tensor with a number for each sample"
