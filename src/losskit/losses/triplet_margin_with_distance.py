@@ -49,7 +49,6 @@ class TripletMarginWithDistanceLoss(Loss):
         default=False, doc="Whether the negative's distance from the positive counts where it is the smaller one."
     )
     reduction: str = param(default="mean", doc="'none': the losses as the distance is shaped; 'mean'; 'sum'.")
-    distance_function: Distance | None
 
     operands = {
         "anchor": Operand("What the distance function takes."),
