@@ -51,6 +51,7 @@ struct Distance {
 struct Cosine {
   double value, complement;  // complement: 1 - |value|
   double xx, yy;
+  double wx, wy;  // products of w with both rows
   int ex, ey;
 };
 
@@ -105,14 +106,14 @@ template <class Term> LOSSKIT_INLINE double sum_plain(int64_t n, Term term) {
   return total;
 }
 
-// A product of doubles and the rounding error of it. Halves by masks: no multiply-add can be contracted into harm.
+// A product of doubles as a sum. Its larger part is exact, so it does no harm where the compiler contracts x - value.
 struct Product {
   double value, error;
 };
 LOSSKIT_INLINE double upper(double x) { return from_bits<double>(bits(x) & ~Bits<double>((1 << 27) - 1)); }
 LOSSKIT_INLINE Product product(double x, double y) {
-  const double xh = upper(x), xl = x - xh, yh = upper(y), yl = y - yh, value = x * y;
-  return {value, ((xh * yh - value) + xh * yl + xl * yh) + xl * yl};
+  const double xh = upper(x), xl = x - xh, yh = upper(y), yl = y - yh;
+  return {xh * yh, (xh * yl + xl * yh) + xl * yl};
 }
 
 // Sums of doubles with their rounding errors, in lanes.
@@ -310,10 +311,19 @@ template <class T> LOSSKIT_INLINE Cosine cosine_of(const T* x, const T* y, int64
   if (result.complement < (sizeof(T) == 4 ? 1e-6 : 0.5)) {
     const Shift u(-result.ex), v(-result.ey);
     const Apart apart(result);
-    const double sum = sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA {
-      const double w = apart(u(static_cast<double>(x[i])), v(static_cast<double>(y[i])));
-      return w * w;
-    });
+    double lanes[3][kLanes] = {};
+    const auto add = [&](int64_t i, int j) LOSSKIT_LAMBDA {
+      const double a = u(static_cast<double>(x[i])), b = v(static_cast<double>(y[i])), w = apart(a, b);
+      lanes[0][j] += w * w;
+      lanes[1][j] += w * a;
+      lanes[2][j] += w * b;
+    };
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+      for (int j = 0; j < kLanes; ++j) add(i + j, j);
+    for (int j = 0; i < n; ++i, ++j) add(i, j);
+    const double sum = folded(lanes[0]);
+    result.wx = folded(lanes[1]), result.wy = folded(lanes[2]);
     result.complement = sum / (2.0 * result.xx);
   }
   return result;
@@ -325,6 +335,10 @@ template <class T> LOSSKIT_INLINE Cosine cosine_of(const T* x, const T* y, int64
 // The gradient of a distance by one difference d, times a coefficient.
 struct ByTwo {  // d / distance
   template <class A> LOSSKIT_INLINE A operator()(A d, A coefficient) const { return d * coefficient; }
+};
+struct ByRatio {  // the same where 1 / distance is not finite
+  double distance;
+  LOSSKIT_INLINE double operator()(double d, double coefficient) const { return d / distance * coefficient; }
 };
 struct ByOne {
   template <class A> LOSSKIT_INLINE A operator()(A d, A coefficient) const { return sign(d) * coefficient; }
@@ -388,14 +402,29 @@ template <class T>
 LOSSKIT_INLINE void distance_gradients(const Job& job, const Distance* const* pairs, int64_t row, const double* slopes,
                                        const T* const* x, T* const* out) {
   double coefficients[kPairs] = {};
-  bool wide = false;
+  bool wide = false, any = false, tiny = false;
+  Distance near[kPairs];  // distances without a derivative are those of p = 1 with coefficient 0
   for (int k = 0; k < kPairs; ++k) {
+    near[k].value = near[k].most = 1.0;
     if (!job.pairs[k] || slopes[k] == 0.0) continue;
-    const Distance& distance = pairs[k][row];
-    const double divisor = job.p == 2.0 ? distance.value : job.p == infinity<double> ? distance.ties : 1.0;
-    coefficients[k] = slopes[k] * (distance.value == 0.0 || job.p == 0.0 ? 0.0 : 1.0 / divisor);
+    const bool flat = pairs[k][row].value == 0.0 || job.p == 0.0;
+    if (!flat) near[k] = pairs[k][row];
+    tiny |= job.p == 2.0 && near[k].value < 1e-290;
+    coefficients[k] = flat ? slopes[k] * 0.0 : slopes[k];
+    any |= coefficients[k] != 0.0;
+  }
+  if (!any) {
+    for (int k = 0; k < job.embeddings; ++k) std::fill(out[k], out[k] + job.width, T(0));
+    return;
+  }
+  if (tiny) {
+    const ByRatio by[kPairs] = {{near[0].value}, {near[1].value}, {near[2].value}};
+    return combine_any<double>(job, x, job.eps, coefficients, by, out);
+  }
+  for (int k = 0; k < kPairs; ++k) {
+    coefficients[k] /= job.p == 2.0 ? near[k].value : job.p == infinity<double> ? near[k].ties : 1.0;
     const double size = std::fabs(coefficients[k]);
-    wide |= distance.wide || !(size > 1e-25 && size < 1e25);
+    wide |= size != 0.0 && (near[k].wide || !(size > 1e-25 && size < 1e25));
   }
   if (job.p == 2.0 || job.p == 1.0) {
     const ByTwo two[kPairs];
@@ -411,16 +440,16 @@ LOSSKIT_INLINE void distance_gradients(const Job& job, const Distance* const* pa
   }
   if (job.p == infinity<double>) {
     ByMost by[kPairs];
-    for (int k = 0; k < kPairs; ++k) by[k].most = pairs[k][row].most;
+    for (int k = 0; k < kPairs; ++k) by[k].most = near[k].most;
     return combine_any<double>(job, x, job.eps, coefficients, by, out);
   }
   if (job.p == 3.0) {
     ByThree by[kPairs];
-    for (int k = 0; k < kPairs; ++k) by[k] = {pairs[k][row].most, std::exp(-pairs[k][row].log)};
+    for (int k = 0; k < kPairs; ++k) by[k] = {near[k].most, std::exp(-near[k].log)};
     return combine_any<double>(job, x, job.eps, coefficients, by, out);
   }
   ByPower by[kPairs];
-  for (int k = 0; k < kPairs; ++k) by[k] = {pairs[k][row].most, pairs[k][row].log, job.p - 1.0};
+  for (int k = 0; k < kPairs; ++k) by[k] = {near[k].most, near[k].log, job.p - 1.0};
   combine_any<double>(job, x, job.eps, coefficients, by, out);
 }
 
@@ -467,13 +496,15 @@ LOSSKIT_INLINE void cosine_gradients(const Cosine& cosine, double slope, int64_t
       }
     } else {
       const Apart apart(cosine);
+      // An error of the ratio leaves w the same across x (and y), where the gradient is, so what is along x is removed.
       const double s = std::copysign(1.0, c), back = 1.0 / apart.ratio;
-      const double by_x = 1.0 / cosine.xx, by_y = 1.0 / cosine.yy, rest = cosine.complement;
+      const double by_x = 1.0 / cosine.xx, by_y = 1.0 / cosine.yy;
+      const double along_x = cosine.wx * by_x, along_y = cosine.wy * by_y;
 #pragma GCC ivdep
       for (int64_t i = 0; i < n; ++i) {
         const double u = scale_x(x[i]), v = scale_y(y[i]), w = apart(u, v);
-        gx[i] = s * (rest * u - w) * by_x * scale_x.first * slope * scale_x.second;
-        gy[i] = s * (rest * v + w * back) * by_y * scale_y.first * slope * scale_y.second;
+        gx[i] = s * (along_x * u - w) * by_x * scale_x.first * slope * scale_x.second;
+        gy[i] = s * (w - along_y * v) * back * by_y * scale_y.first * slope * scale_y.second;
       }
     }
   }

@@ -78,6 +78,15 @@ def worst(got, truth, dtype):
     return found
 
 
+def many_ulp(p, slope, dtype):
+    """The bar of a gradient: in float64 (|d| / distance)^(p - 1) multiplies the roundings of d and of its logarithm."""
+    if dtype == torch.float32 or p == 0:
+        return 8
+    if p >= 1:
+        return 8 + p if 50 < p < math.inf else 8
+    return 8 + max((abs(float(mpmath.log(abs(s)))) for s in slope if s), default=0.0)
+
+
 def embeddings(rows, width, dtype, scales, seed=0):
     g = torch.Generator().manual_seed(seed)
     made = []
@@ -123,7 +132,8 @@ def test_cosine_is_exact(dtype, width):
         for i, (u, v) in enumerate(zip(exact(x), exact(y), strict=True)):
             apart, cosine, gx, gy = true_cosine(u, v)
             truth = apart if label == 1.0 else cosine + mpmath.mpf(1.5)
-            assert abs(mpmath.mpf(loss[i].item()) - truth) <= 4 * ulp(truth, dtype), (i, label)
+            # 2^-104: parallel rows whose lengths no ratio of doubles expresses
+            assert abs(mpmath.mpf(loss[i].item()) - truth) <= max(4 * ulp(truth, dtype), 2.0**-104), (i, label)
             sign = -1 if label == 1.0 else 1
             if (
                 width > 1
@@ -173,7 +183,7 @@ def test_distance_at_every_scale(dtype, p):
                 assert abs(mpmath.mpf(loss[i].item()) - value) <= many * unit, (p, eps, scale, i)
                 if abs(truth - zero) < 8 * unit and truth != zero:
                     continue  # active or not, rounding decides
-                bar = 8 if p < 50 or dtype == torch.float32 else 16
+                bar = many_ulp(p, slope, dtype)
                 active = truth >= zero
                 expected = [-s * active for s in slope]
                 if not active or truth == 0 or truth > torch.finfo(dtype).smallest_normal:
@@ -212,8 +222,8 @@ def test_triplet_is_exact(dtype, p, swap):
         ]
         flat = [[v for row in expected for v in row]]
         got = [[g[i][k].item() for k in range(11) for g in grads]]
-        assert worst(got, flat, dtype) <= (8 if p < 50 or dtype == torch.float32 else 16), i
-    assert 0 < active < 30
+        assert worst(got, flat, dtype) <= many_ulp(p, by_near, dtype), i
+    assert 0 < active < 30 or p == 0.0
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -448,8 +458,8 @@ def test_kernel_and_formula_agree(p, monkeypatch):
                 patch.setattr(library, "find", lambda formula: 0)
                 formula = [call(), *torch.autograd.grad(call(), rows)]
             for x, y in zip(kernel, formula, strict=True):
-                size = float(y.abs().max()) if y.ndim else max(float(y.abs()), scale)
-                assert float((x - y).abs().max()) <= 3e3 * torch.finfo(dtype).eps * size, (dtype, scale)
+                size = float(y.detach().abs().max()) if y.ndim else max(float(y.detach().abs()), scale)
+                assert float((x - y).detach().abs().max()) <= 3e3 * torch.finfo(dtype).eps * size, (dtype, scale)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -513,7 +523,7 @@ def test_a_new_loss_is_a_formula(tmp_path, monkeypatch):
             apart = maximum(margin - distance, 0.0)
             return where(target == 1.0, distance * distance, apart * apart)
 
-        facts = Facts(convex=False)
+        facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=True)
         cases = [Case(input1=[[0.0]], input2=[[2.0]], target=[1.0], value=4.0, source="by hand")]
 
     a, b = (x.requires_grad_() for x in embeddings(9, 4, torch.float64, (1.0, 1.0)))
@@ -559,11 +569,13 @@ X, Y, T = torch.ones(5, 3), torch.ones(5, 3), torch.ones(5)
         (lambda: LF.cosine_embedding_loss(X, Y, torch.tensor([1, 0, 1, 1, 0])), ValueError,
          "cosine_embedding_loss: target must be -1 or 1, got 0 at index (1,). For labels 0 and 1 pass 2 * target - 1."),
         (lambda: LF.cosine_embedding_loss(X, Y, T.unsqueeze(1)), ValueError,
-         "cosine_embedding_loss: target must have one entry per row, (5,), got (5, 1). Did you mean target.squeeze(1)?"),
+         "cosine_embedding_loss: target must have one entry per row, (5,), got (5, 1)."
+         " Did you mean target.squeeze(1)?"),
         (lambda: LF.cosine_embedding_loss(X, Y, torch.ones(())), ValueError,
          "cosine_embedding_loss: target must have one entry per row, (5,), got ()."),
         (lambda: LF.cosine_embedding_loss(X, Y[0], T), ValueError,
-         "cosine_embedding_loss: input1 (5, 3) and input2 (3,) must have the same shape."),
+         "cosine_embedding_loss: input1 (5, 3) and input2 (3,) must have the same shape. "
+            "Did you mean input2.unsqueeze(0), one for each along dimension 0?"),
         (lambda: LF.cosine_embedding_loss(X, Y[:, :1], T), ValueError,
          "cosine_embedding_loss: input1 (5, 3) and input2 (5, 1) must have the same shape."),
         (lambda: LF.triplet_margin_loss(X, Y, torch.ones(4, 3)), ValueError,
@@ -572,7 +584,8 @@ X, Y, T = torch.ones(5, 3), torch.ones(5, 3), torch.ones(5)
          "triplet_margin_loss: anchor must have a dimension of features, got a scalar."),
         (lambda: LF.triplet_margin_loss(X, Y.long(), X), TypeError,
          "triplet_margin_loss: positive must be floating point, got torch.int64. Use positive.float()."),
-        (lambda: LF.triplet_margin_loss(X, Y, 3.0), TypeError, "triplet_margin_loss: negative must be a tensor, got float."),
+        (lambda: LF.triplet_margin_loss(X, Y, 3.0), TypeError,
+         "triplet_margin_loss: negative must be a tensor, got float."),
         (lambda: LF.triplet_margin_loss(X, Y, X, margin=0.0), ValueError,
          "triplet_margin_loss: margin must be positive, got 0.0."),
         (lambda: LF.triplet_margin_loss(X, Y, X, p=-1.0), ValueError,

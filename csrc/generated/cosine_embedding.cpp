@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cosine_embedding_loss_7ad73272fc55_block {
+namespace losskit_cosine_embedding_loss_43b01d042bb9_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,7 +22,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T cosine = cosine_at_[i_];
       const T cosine_distance = cosine_distance_at_[i_];
       const T target = target_at_[i_];
-      values_[i_] = lk::where(target == target, lk::where(target == T(1.0), cosine_distance, lk::maximum(cosine - margin, T(0.0))), target);
+      values_[i_] = lk::where(target == target, lk::where(target == T(1.0), cosine_distance, lk::where(target == T(-1.0), lk::maximum(cosine - margin, T(0.0)), T(0.0))), target);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const cosine_out_ = gradients_[0];
@@ -35,8 +35,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const bool equal = target == T(1.0);
       const T difference = cosine - margin;
-      values_[i_] = lk::where(target == target, lk::where(equal, cosine_distance, lk::maximum(difference, T(0.0))), target);
-      cosine_out_[i_] = lk::scaled<T>(lk::where((equal) | (difference < T(0.0)), T(0.0), T(1.0)), factor_);
+      values_[i_] = lk::where(target == target, lk::where(equal, cosine_distance, lk::where(target == T(-1.0), lk::maximum(difference, T(0.0)), T(0.0))), target);
+      cosine_out_[i_] = lk::scaled<T>(lk::where((target != T(-1.0)) | (difference < T(0.0)), T(0.0), T(1.0)), factor_);
       cosine_distance_out_[i_] = lk::scaled<T>(lk::where(equal, T(1.0), T(0.0)), factor_);
     }
   } else {
@@ -51,15 +51,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const bool equal = target == T(1.0);
       const T difference = cosine - margin;
-      values_[i_] = lk::where(target == target, lk::where(equal, cosine_distance, lk::maximum(difference, T(0.0))), target);
-      cosine_out_[i_] = lk::scaled<T>(lk::where((equal) | (difference < T(0.0)), T(0.0), T(1.0)), factor_);
+      values_[i_] = lk::where(target == target, lk::where(equal, cosine_distance, lk::where(target == T(-1.0), lk::maximum(difference, T(0.0)), T(0.0))), target);
+      cosine_out_[i_] = lk::scaled<T>(lk::where((target != T(-1.0)) | (difference < T(0.0)), T(0.0), T(1.0)), factor_);
       cosine_distance_out_[i_] = lk::scaled<T>(lk::where(equal, T(1.0), T(0.0)), factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_cosine_embedding_loss_7ad73272fc55, 3, 1, 3,
+LOSSKIT_KERNEL(losskit_cosine_embedding_loss_43b01d042bb9, 3, 1, 3,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})

@@ -26,12 +26,13 @@ class CosineEmbeddingLoss(EmbeddingsLoss):
 
     @staticmethod
     def value(cosine, cosine_distance, target, margin):
-        loss = where(target == 1.0, cosine_distance, maximum(cosine - margin, 0.0))
+        apart = where(target == -1.0, maximum(cosine - margin, 0.0), 0.0)
+        loss = where(target == 1.0, cosine_distance, apart)
         return where(target == target, loss, target)
 
     @staticmethod
     def grad(cosine, cosine_distance, target, margin):
-        idle = (target == 1.0) | (cosine - margin < 0.0)  # exactly at the margin it still pushes
+        idle = (target != -1.0) | (cosine - margin < 0.0)  # exactly at the margin it still pushes
         return where(idle, 0.0, 1.0), where(target == 1.0, 1.0, 0.0), 0.0
 
     facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=True)
