@@ -117,6 +117,9 @@ SAMPLES = [
     Sample("triplet_margin_loss", "default", triplets, {"margin": 2.0}, gradients=(0, 1, 2)),
     Sample("triplet_margin_loss", "swap", triplets, {"p": 3.0, "eps": 0.01, "swap": True}, gradients=(0, 1, 2)),
     Sample("triplet_margin_with_distance_loss", "swap", triplets, {"margin": 2.0, "swap": True}, gradients=(0, 1, 2)),
+    Sample("ctc_loss", "blank", sequences, {"zero_infinity": True}, batch=ON_BATCH),
+    Sample("ctc_loss", "scores", sequences, {"from_scores": True, "blank": 0}, batch=ON_BATCH),
+    Sample("ctc_loss", "exact", sequences, {"exact_gradient": True}, batch=ON_BATCH),
     Sample("triplet_margin_loss", "fraction", triplets, {"p": 1.5, "margin": 4.0}, gradients=(0, 1, 2)),
 ]  # fmt: skip
 

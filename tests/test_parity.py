@@ -561,7 +561,7 @@ def test_scaled_float16_gradient(name):
 # ---------------------------------------------------------------------------------------------------------
 # Signatures and modules
 
-OWN = {"poisson_nll_loss": ["stirling"]}
+OWN = {"poisson_nll_loss": ["stirling"], "ctc_loss": ["from_scores", "exact_gradient"]}
 EXTRAS = ["sample_weight", "mask", "normalizer"]
 KEYWORD, POSITIONAL = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 

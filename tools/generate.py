@@ -54,6 +54,7 @@ def functional() -> str:
         "After torch's own arguments come, keyword-only, `sample_weight` (broadcasts to the unreduced loss), `mask`\n"
         '(True = counts) and `normalizer` (the denominator of "mean").\n"""',
         "from __future__ import annotations",
+        "from collections.abc import Sequence",
         "from torch import Tensor",
         "from losskit.families.base import plan_of\n"
         "from losskit.kernels.dispatch import run\n"

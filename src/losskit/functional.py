@@ -8,6 +8,8 @@ After torch's own arguments come, keyword-only, `sample_weight` (broadcasts to t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from losskit.families.base import plan_of
@@ -17,6 +19,7 @@ from losskit.losses import (
     BCEWithLogitsLoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
+    CTCLoss,
     GaussianNLLLoss,
     HingeEmbeddingLoss,
     HuberLoss,
@@ -251,6 +254,63 @@ def cross_entropy(
         reduction = legacy_reduction("cross_entropy", size_average, reduce, reduction)
     plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
     return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+
+
+def ctc_loss(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | Sequence[int],
+    target_lengths: Tensor | Sequence[int],
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+    from_scores: bool = False,
+    exact_gradient: bool = False,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Connectionist temporal classification: minus the log-probability of all alignments of the labels together.
+
+    Choose it where an input is much longer than its labels, in the same order, and nobody says which frame is which:
+    speech, handwriting, base calling. Give it raw scores with `from_scores=True`: the log-softmax is fused in.
+    Prefer CrossEntropyLoss when every frame has its label, an attention decoder when the order may change.
+
+    Args:
+        log_probs: Log-probabilities (T, N, C), or (T, C) of one sample; scores with from_scores.
+        targets: Labels (N, S), padded with anything, or one after another (L,); (S,) of one sample.
+        input_lengths: Frames of each sample, (N,): a tensor of any integer dtype or a list.
+        target_lengths: Labels of each sample, (N,): a tensor of any integer dtype or a list.
+        blank: The class that stands for no label, in [0, C).
+        reduction: One of 'none', 'mean', 'sum'.
+        zero_infinity: Whether a sample whose labels cannot fit into its frames costs 0 instead of infinity.
+        from_scores: Whether the input is raw scores: the log-softmax is then part of the loss, and faster.
+        exact_gradient: Whether the gradient is that by log_probs itself; by default it is torch's, which is right
+            when log_probs come from a log-softmax.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor with a number for each sample. Its dtype is that of the operands, promoted;
+            halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import ctc_loss
+        >>> ctc_loss(torch.tensor([[-0.6931471805599453, -0.6931471805599453], [-0.6931471805599453,
+            -0.6931471805599453]]), torch.tensor([1]), torch.tensor(2), torch.tensor(1))
+        tensor(0.2877)
+
+    Source: Graves, A., Fernandez, S., Gomez, F. and Schmidhuber, J. (2006). Connectionist temporal classification: labelling unsegmented sequence data with recurrent neural networks. ICML, 369-376.
+    """
+    plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
+    return run(plan, log_probs, targets, input_lengths, target_lengths, None, sample_weight, mask, normalizer)
 
 
 def gaussian_nll_loss(

@@ -58,6 +58,7 @@ class Operand:
     broadcast: whether dimensions of size 1 stretch to the shape of the first operand.
     per_row: whether a missing last dimension means one value for each row.
     hint: the way out when a value is refused.
+    type: what a caller may pass, where it is more than a tensor.
     """
 
     doc: str
@@ -66,6 +67,7 @@ class Operand:
     broadcast: bool = False
     per_row: bool = False
     hint: str = ""
+    type: str = "Tensor"
 
 
 @dataclass(frozen=True)

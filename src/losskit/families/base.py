@@ -339,7 +339,9 @@ _OTHER_TYPES = {"reduction": "str", "size_average": "bool | None", "reduce": "bo
 def _operand_type(loss: type[Family], name: str) -> str:
     # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
     operand = loss.operands.get(name)
-    return "Tensor | float" if operand is not None and operand.broadcast and name != "target" else "Tensor"
+    if operand is None:
+        return "Tensor"
+    return "Tensor | float" if operand.broadcast and name != "target" else operand.type
 
 
 def _forward_source(loss: type[Family]) -> str:

@@ -32,8 +32,12 @@ class CTCLoss(SequenceLoss):
     operands = {
         "log_probs": Operand("Log-probabilities (T, N, C), or (T, C) of one sample; scores with from_scores."),
         "targets": Operand("Labels (N, S), padded with anything, or one after another (L,); (S,) of one sample."),
-        "input_lengths": Operand("Frames of each sample, (N,): a tensor of any integer dtype or a list."),
-        "target_lengths": Operand("Labels of each sample, (N,): a tensor of any integer dtype or a list."),
+        "input_lengths": Operand(
+            "Frames of each sample, (N,): a tensor of any integer dtype or a list.", type="Tensor | Sequence[int]"
+        ),
+        "target_lengths": Operand(
+            "Labels of each sample, (N,): a tensor of any integer dtype or a list.", type="Tensor | Sequence[int]"
+        ),
     }
 
     facts = Facts(convex=False, smooth=True, lipschitz=None, minimum=None, symmetric=False)
