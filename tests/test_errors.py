@@ -14,6 +14,8 @@ x, t = torch.randn(4, 3), torch.randn(4, 3)
 p = torch.rand(4, 3)
 labels = torch.ones(4, 3)
 
+scores, classes = torch.zeros(4, 5), torch.tensor([0, 1, 2, 3])
+
 # kind -> [(what the user does, the whole message)]
 MISTAKES = {
     "not_a_tensor": [
@@ -110,6 +112,62 @@ MISTAKES = {
             re.compile(
                 r"poisson_nll_loss: input must be non-negative, got -1\.\d+ at index \(0, 0\)\. Pass log_input=True"
             ),
+        ),
+    ],
+    "no_features": [
+        (
+            lambda: LF.cosine_embedding_loss(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(1.0)),
+            "cosine_embedding_loss: input1 must have a dimension of features, got a scalar.",
+        ),
+    ],
+    "not_one_per_row": [
+        (
+            lambda: LF.cosine_embedding_loss(x, t, torch.ones(3)),
+            "cosine_embedding_loss: target must have one entry per row, (4,), got (3,).",
+        ),
+    ],
+    "no_classes": [
+        (
+            lambda: LF.cross_entropy(torch.zeros(4, 0), classes),
+            "cross_entropy: input must have at least one class, got shape (4, 0).",
+        ),
+    ],
+    "class_indices": [
+        (
+            lambda: LF.cross_entropy(scores, classes[:, None]),
+            "cross_entropy: target must be class indices of shape (4,) for input (4, 5), got torch.int64 of shape "
+            "(4, 1). Did you mean target.squeeze(1)?",
+        ),
+    ],
+    "class_probabilities": [
+        (
+            lambda: LF.cross_entropy(scores, classes.float()),
+            "cross_entropy: target must be class indices of shape (4,) or probabilities of shape (4, 5), got "
+            "torch.float32 of shape (4,). Use target.long() for class indices.",
+        ),
+    ],
+    "class_index": [
+        (
+            lambda: LF.cross_entropy(scores, torch.tensor([0, 1, 5, 2])),
+            "cross_entropy: target must be a class in [0, 5), got 5 at row (2,). Class indices start at 0.",
+        ),
+    ],
+    "ignored_probabilities": [
+        (
+            lambda: LF.cross_entropy(scores, scores, ignore_index=2),
+            "cross_entropy: ignore_index=2 needs class indices, got probabilities.",
+        ),
+    ],
+    "per_class": [
+        (
+            lambda: LF.cross_entropy(scores, classes, torch.ones(4)),
+            "cross_entropy: weight must have one entry for each of 5 classes, got shape (4,).",
+        ),
+    ],
+    "weight_dtype": [
+        (
+            lambda: LF.cross_entropy(scores, classes, torch.ones(5).half()),
+            "cross_entropy: weight is torch.float16 but input is torch.float32. Use weight.to(input.dtype).",
         ),
     ],
     "normalizer": [
