@@ -6,8 +6,7 @@
 //    block function sees as many segments at a time as its 1024 numbers hold, so that short rows fill vectors; rows
 //    longer than that are cut into tiles.
 // 2. Floats are computed as floats and summed in double. A batch with a loss that is not finite is computed once more
-//    in double, where what left the range of floats on the way may come back. Doing all floats in double took 1.4
-//    times as long, and saved the one rounding of a difference.
+//    in double, where what left the range of floats on the way may come back.
 // 3. The gradient of a target's score is minus the sum of those of the others, taken in double.
 // 4. With one target a row, the formula writes the gradient where it belongs, unless something is left to be done.
 // 5. A list of targets ends at the first -1; what comes after it is never looked at. A row whose targets are not
@@ -21,6 +20,7 @@ namespace losskit {
 namespace {
 
 enum Violation { kNoClass = 1, kMaskGiven = 2 };
+constexpr int64_t kAhead = 4;        // rows; of long lists only the first few numbers are read, from far apart
 constexpr int64_t kManyTargets = 1;  // bit of options.family: each row has a list of targets
 
 struct Job : Call {
@@ -89,7 +89,7 @@ LOSSKIT_CLONES void differences(const double* x, int64_t step, const int64_t* ro
 
 // Sums in double are as good as exact for numbers from floats.
 template <class C> LOSSKIT_INLINE double sum_any(const C* x, int64_t n) {
-  constexpr int kLanes = 16;
+  constexpr int kLanes = 32;  // fewer wait for one another
   double even = 0.0, odd = 0.0;
   int64_t i = 0;
   if (n >= kLanes) {
@@ -119,31 +119,19 @@ template <class T, class C> void sums_of(const C* x, int64_t segments, int64_t n
     for (int64_t k = 0; k < segments; ++k) out[k].add(sum_block(x + k * n, n));
 }
 
-// Add to the totals of each class, and return the sum.
-template <class C> LOSSKIT_INLINE double add_any(const C* x, int64_t n, double* total) {
-  constexpr int kLanes = 16;
-  double sum = 0.0;
-  int64_t i = 0;
-  if (n >= kLanes) {
-    double lanes[kLanes] = {};
+// Slopes added to the totals of each class, or put there. In one loop with their sum GCC 12 makes neither of vectors.
+template <class C> LOSSKIT_INLINE void add_any(const C* x, int64_t n, double* total) {
 #pragma GCC ivdep
-    for (; i + kLanes <= n; i += kLanes)
-      for (int j = 0; j < kLanes; ++j) {
-        lanes[j] += static_cast<double>(x[i + j]);
-        total[i + j] += static_cast<double>(x[i + j]);
-      }
-    for (int width = kLanes / 2; width > 0; width /= 2)
-      for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-    sum = lanes[0];
-  }
-  for (; i < n; ++i) {
-    sum += static_cast<double>(x[i]);
-    total[i] += static_cast<double>(x[i]);
-  }
-  return sum;
+  for (int64_t i = 0; i < n; ++i) total[i] += static_cast<double>(x[i]);
 }
-LOSSKIT_CLONES double add(const float* x, int64_t n, double* total) { return add_any(x, n, total); }
-LOSSKIT_CLONES double add(const double* x, int64_t n, double* total) { return add_any(x, n, total); }
+template <class C> LOSSKIT_INLINE void put_any(const C* x, int64_t n, double* total) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) total[i] = static_cast<double>(x[i]);
+}
+LOSSKIT_CLONES void add(const float* x, int64_t n, double* total) { add_any(x, n, total); }
+LOSSKIT_CLONES void add(const double* x, int64_t n, double* total) { add_any(x, n, total); }
+LOSSKIT_CLONES void put(const float* x, int64_t n, double* total) { put_any(x, n, total); }
+LOSSKIT_CLONES void put(const double* x, int64_t n, double* total) { put_any(x, n, total); }
 
 template <class From, class To> LOSSKIT_INLINE void scale_any(const From* x, double scale, int64_t n, To* out) {
 #pragma GCC ivdep
@@ -213,6 +201,8 @@ template <class T, class C> struct Batch {
       State& state = scratch.states[r] = mask && mask[r] == 0.0f ? kMasked : job.mask_given ? kBad : kCounts;
       if (state != kCounts) continue;
       const int64_t at = (begin + r) * job.target_steps[0];
+      if (job.many && begin + r + kAhead < job.rows)
+        __builtin_prefetch(job.targets + (at + kAhead * job.target_steps[0]) * size_of(job.target_dtype));
       for (int64_t j = 0; j < (job.many ? job.classes : 1); ++j) {
         const int64_t target = integer_at(job.target_dtype, job.targets, at + j * job.target_steps[1]);
         if (job.many && target == -1) break;
@@ -291,7 +281,6 @@ template <class T, class C> struct Batch {
     const int64_t together = kBlock / n;
     int64_t step;
     const T* x = scores(from, n, step);
-    if (gradient && job.many) std::fill(scratch.totals, scratch.totals + rows * n, 0.0);
     for (int64_t first = 0; first < segments; first += together) {
       const int64_t count = std::min(together, segments - first);
       differences(x, step, scratch.rows.data() + first, scratch.own.data() + first, count, n, scratch.differences);
@@ -335,10 +324,14 @@ template <class T, class C> struct Batch {
     }
     sums_of<T>(values, count, n, &scratch.value_sums[first]);
     if (!gradient) return;
-    if (!job.many) return sums_of<T>(slopes, count, n, &scratch.slope_sums[first]);
+    sums_of<T>(slopes, count, n, &scratch.slope_sums[first]);
+    if (!job.many) return;
     for (int64_t k = 0; k < count; ++k) {
-      const double sum = add(slopes + k * n, n, scratch.totals + scratch.rows[first + k] * n);
-      scratch.slope_sums[first + k].add(sizeof(T) == 4 ? Sum{sum, 0.0} : sum_block(slopes + k * n, n));
+      const int64_t row = scratch.rows[first + k];
+      if (first + k == scratch.first[row])
+        put(slopes + k * n, n, scratch.totals + row * n);
+      else
+        add(slopes + k * n, n, scratch.totals + row * n);
     }
   }
 

@@ -35,7 +35,7 @@ class MultiMarginLoss(MarginsLoss):
     def grad(difference, p, margin):
         short = maximum(margin - difference, 0.0)
         slope = where(p == 2.0, -2.0 * short, -1.0)
-        return where(short > 0.0, slope, where(short == short, 0.0, short))  # exactly at the margin nothing pushes
+        return where(short > 0.0, slope, short)  # 0 at the margin exactly, and NaN stays NaN
 
     facts = Facts(convex=True, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [

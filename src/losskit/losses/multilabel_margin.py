@@ -29,7 +29,7 @@ class MultiLabelMarginLoss(MarginsLoss):
     @staticmethod
     def grad(difference):
         short = maximum(1.0 - difference, 0.0)
-        return where(short > 0.0, -1.0, where(short == short, 0.0, short))  # exactly at the margin nothing pushes
+        return where(short > 0.0, -1.0, short)  # 0 at the margin exactly, and NaN stays NaN
 
     facts = Facts(convex=True, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [
