@@ -26,10 +26,10 @@ namespace {
 
 // Positions of the sources: scores and target are operands; the gradients lie where the other operands would.
 enum { kScores = 0, kTarget = 1, kScoresGradient = 2, kTargetGradient = 3 };
-constexpr int64_t kRows = 512;       // in a block, at most
+constexpr int64_t kRows = 512;         // in a block, at most
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
-constexpr int64_t kRowClasses = 64;  // fewer contiguous classes are tiles
-constexpr int64_t kGrain = 32768;    // scores: a thread is woken for no less
+constexpr int64_t kRowClasses = 64;    // fewer contiguous classes are tiles
+constexpr int64_t kGrain = 32768;      // scores: a thread is woken for no less
 
 enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
 
@@ -73,13 +73,14 @@ struct Runs {
 
 template <class T> struct Scratch : Weights {
   alignas(64) double others[kRows];  // sum of the exponentials without the excluded class's
-  alignas(64) double total[kRows];   // Q: sum of the weights of the log-probabilities, or minus the formula's derivative
-  alignas(64) double rest[kRows];    // Q without the excluded class
-  alignas(64) double mine[kRows];    // the excluded class's part of Q
-  alignas(64) double dots[kRows];    // sum of q_c (z_c - m)
-  alignas(64) double logs[kRows];    // log-probability of the excluded class
-  alignas(64) double scale[kRows];   // of the row's gradient
-  alignas(64) double extra[kRows];   // derivative by log_sum_exp less that by the mean
+  alignas(64) double total[kRows];  // Q: sum of the weights of the log-probabilities, or minus the formula's derivative
+  alignas(64) double rest[kRows];   // Q without the excluded class
+  alignas(64) double mine[kRows];   // the excluded class's part of Q
+  alignas(64) double dots[kRows];   // sum of q_c (z_c - m)
+  alignas(64) double dots_low[kRows], rest_low[kRows];  // what rounding took from the sums, where T is double
+  alignas(64) double logs[kRows];                       // log-probability of the excluded class
+  alignas(64) double scale[kRows];                      // of the row's gradient
+  alignas(64) double extra[kRows];                      // derivative by log_sum_exp less that by the mean
   alignas(64) double a[kRows], b[kRows], own_gradient[kRows], offset[kRows], row_weight[kRows];
   alignas(64) T kept[kRows], maximum[kRows], magic[kRows], limit[kRows], own_score[kRows];
   alignas(64) T narrow_a[kRows], narrow_b[kRows], narrow_own[kRows];
@@ -90,6 +91,8 @@ template <class T> struct Scratch : Weights {
   Index<T> state[kRows];
   bool uniform;  // all rows of the block count
   Runs runs[kOperands];
+  // Whether the excluded class's exponential is too small for a quotient.
+  bool faint(int64_t j) const { return double(kept[j]) < others[j] * 0x1p-512; }
   Buffer<T> scores, target, exponentials, products;
   Buffer<double> wide;
 };
@@ -97,213 +100,213 @@ template <class T> struct Scratch : Weights {
 // --------------------------------------------------------------------------------------------------------
 // Loops of both types
 
-#define LOSSKIT_CLASS_SCORES_LOOPS(T)                                                                                  \
-  LOSSKIT_CLONES T row_maximum(const T* z, int64_t n) { return maximum_of(z, n); }                                     \
-  LOSSKIT_CLONES double row_exp_near(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {           \
-    return exp_chunk<T, false>(z, n, p, own, e, kept);                                                                 \
-  }                                                                                                                    \
-  LOSSKIT_CLONES double row_exp_far(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {            \
-    return exp_chunk<T, true>(z, n, p, own, e, kept);                                                                  \
-  }                                                                                                                    \
-  LOSSKIT_CLONES double row_dot(const T* z, T m, const T* q, int64_t n) { return dot_of(z, m, q, n); }                 \
-  LOSSKIT_CLONES double row_sum(const T* x, int64_t n) { return sum_of(x, n); }                                        \
-  LOSSKIT_CLONES void row_combine(const T* e, const T* q, T a, T b, int64_t n, T* out) { combine(e, q, a, b, n, out); } \
-  LOSSKIT_CLONES void row_combine_wide(const T* e, const T* q, double a, double b, int64_t n, T* out) {                \
-    combine_wide(e, q, a, b, n, out);                                                                                  \
-  }                                                                                                                    \
-  LOSSKIT_CLONES bool row_outside(const T* t, int64_t n) {                                                             \
-    int32_t bad = 0;                                                                                                   \
-    for (int64_t c = 0; c < n; ++c) bad |= (t[c] < T(0)) | (t[c] > T(1));                                              \
-    return bad != 0;                                                                                                   \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void row_weights(const T* t, const T* w, T keep, T smooth, int64_t n, T* q) {                         \
-    if (w)                                                                                                             \
-      for (int64_t c = 0; c < n; ++c) q[c] = (t[c] * keep + smooth) * w[c];                                            \
-    else                                                                                                               \
-      for (int64_t c = 0; c < n; ++c) q[c] = t[c] * keep + smooth;                                                     \
-  }                                                                                                                    \
-  /* (logarithm - (z_c - m)) w_c scale */                                                                              \
-  LOSSKIT_CLONES void row_losses(const T* z, T m, T logarithm, const T* w, double scale, int64_t n, T* out) {          \
-    for (int64_t c = 0; c < n; ++c) out[c] = T(double(logarithm - (z[c] - m)) * (w ? double(w[c]) : 1.0) * scale);     \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void add_to(T* x, const T* y, int64_t n) {                                                            \
-    for (int64_t c = 0; c < n; ++c) x[c] += y[c];                                                                      \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void rows_to_tile(const T* from, int64_t stride, int64_t n, int64_t classes, T* to, int64_t step) {    \
-    if (classes == 2 && stride == 2) return transposed<T>(from, 2, n, 2, to, step);                                    \
-    if (classes == 3 && stride == 3) {                                                                                 \
-      for (int64_t j = 0; j < n; ++j) to[j] = from[3 * j], to[step + j] = from[3 * j + 1],                             \
-                                      to[2 * step + j] = from[3 * j + 2];                                              \
-      return;                                                                                                          \
-    }                                                                                                                  \
-    transposed(from, stride, n, classes, to, step);                                                                    \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void tile_to_rows(const T* from, int64_t step, int64_t n, int64_t classes, T* to, int64_t stride) {    \
-    if (classes == 2 && stride == 2) {                                                                                 \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[2 * j] = from[j], to[2 * j + 1] = from[step + j];        \
-    } else if (classes == 3 && stride == 3) {                                                                          \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[3 * j] = from[j], to[3 * j + 1] = from[step + j],        \
-                                                           to[3 * j + 2] = from[2 * step + j];                         \
-    } else if (classes >= 4) {                                                                                         \
-      int64_t j = 0;                                                                                                   \
-      for (; j + 4 <= n; j += 4)                                                                                       \
-        for (int64_t c = 0; c < classes; c += 4) {                                                                     \
-          const int64_t k = c + 4 <= classes ? c : classes - 4;                                                        \
-          Square<T> square;                                                                                            \
-          square.read(from + k * step + j, step);                                                                      \
-          square.transpose();                                                                                          \
-          square.write(to + j * stride + k, stride);                                                                   \
-        }                                                                                                              \
-      for (; j < n; ++j)                                                                                               \
-        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                 \
-    } else {                                                                                                           \
-      for (int64_t j = 0; j < n; ++j)                                                                                  \
-        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                 \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void maxima(const Tile<T>& tile, T* m) { tile_maximum(tile, m); }                                     \
-  LOSSKIT_CLONES void argmaxima(const Tile<T>& tile, const T* m, Index<T>* k) { tile_argmax(tile, m, k); }             \
-  LOSSKIT_CLONES void pivots_near(const T* m, int64_t n, T* magic, T* limit, double* offset) {                         \
-    for (int64_t j = 0; j < n; ++j) {                                                                                  \
-      const Pivot<T> p = pivot<T, false>(m[j]);                                                                        \
-      magic[j] = p.magic, limit[j] = p.limit, offset[j] = p.offset;                                                    \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void exps_near(const Tile<T>& tile, Scratch<T>& s, T* e, int64_t step) {                              \
-    if (e)                                                                                                             \
-      tile_exp<T, false, true>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                   \
-    else                                                                                                               \
-      tile_exp<T, false, false>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                  \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void exps_far(const Tile<T>& tile, Scratch<T>& s, T* e, int64_t step) {                               \
-    if (e)                                                                                                             \
-      tile_exp<T, true, true>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                    \
-    else                                                                                                               \
-      tile_exp<T, true, false>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                   \
-  }                                                                                                                    \
-  /* log-probability of the excluded class; true if an exponential is 0, where the logarithm has no digits */         \
-  LOSSKIT_CLONES bool log_probabilities(Scratch<T>& s, int64_t n) {                                                    \
-    Index<T> zero = 0;                                                                                                 \
-    for (int64_t j = 0; j < n; ++j) zero |= s.kept[j] == 0;                                                            \
-    for (int64_t j = 0; j < n; ++j) s.logs[j] = -log1p(s.others[j] / double(s.kept[j]));                               \
-    return zero != 0;                                                                                                  \
-  }                                                                                                                    \
-  /* y as it is, if it is a class; which rows are masked or bad */                                                     \
-  LOSSKIT_CLONES int classify(const int64_t* y, const float* mask, int64_t classes, int64_t ignore, int64_t n,         \
-                              Scratch<T>& s) {                                                                         \
-    int64_t found = 0;                                                                                                 \
-    for (int64_t j = 0; j < n; ++j) {                                                                                  \
-      const int64_t outside = static_cast<uint64_t>(y[j]) >= static_cast<uint64_t>(classes);                           \
-      const int64_t masked = y[j] == ignore;                                                                           \
-      const int64_t state = masked | ((outside & ~masked) << 1);                                                       \
-      s.own[j] = static_cast<Index<T>>(y[j] & (outside - 1));                                                          \
-      s.state[j] = static_cast<Index<T>>(state);                                                                       \
-      found |= state;                                                                                                  \
-    }                                                                                                                  \
-    if (!mask) return static_cast<int>(found);                                                                         \
-    found = 0;                                                                                                         \
-    for (int64_t j = 0; j < n; ++j) {                                                                                  \
-      s.state[j] = mask[j] == 0.0f ? Index<T>(kMasked) : s.state[j];                                                   \
-      found |= s.state[j];                                                                                             \
-    }                                                                                                                  \
-    return static_cast<int>(found);                                                                                    \
-  }                                                                                                                    \
-  LOSSKIT_CLONES bool any_far(const T* m, int64_t n) {                                                                 \
-    Index<T> found = 0;                                                                                                \
-    for (int64_t j = 0; j < n; ++j) found |= !(absolute(m[j]) <= T(kNear));                                            \
-    return found != 0;                                                                                                 \
-  }                                                                                                                    \
-  /* Losses of index targets, nothing masked, nothing smoothed. */                                                     \
-  LOSSKIT_CLONES void plain_losses(Scratch<T>& s, const double* factor, int64_t n) {                                   \
-    if (factor)                                                                                                        \
-      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j] * factor[j]);          \
-    else                                                                                                               \
-      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j]);                      \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t n, bool rest) {                                              \
-    if (rest) {                                                                                                        \
-      for (int64_t j = 0; j < n; ++j) {                                                                                \
-        const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));                                                \
-        s.a[j] = s.total[j] * s.scale[j] * inverse;                                                                    \
-        s.own_gradient[j] =                                                                                            \
-            s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);                        \
-      }                                                                                                                \
-    } else {                                                                                                           \
-      for (int64_t j = 0; j < n; ++j) {                                                                                \
-        s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                          \
-        s.own_gradient[j] = -(s.a[j] * s.others[j]);                                                                   \
-      }                                                                                                                \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  /* Coefficients in T; true if one of them has lost digits. */                                                        \
-  LOSSKIT_CLONES bool narrow_coefficients(Scratch<T>& s, int64_t n, bool with_b) {                                     \
-    constexpr double least = 16.0 * double(std::numeric_limits<T>::min());                                             \
-    int64_t lost = 0;                                                                                                  \
-    for (int64_t j = 0; j < n; ++j) {                                                                                  \
-      lost |= int64_t(s.a[j] != 0.0) & int64_t(absolute(s.a[j]) < least);                                              \
-      s.narrow_a[j] = static_cast<T>(s.a[j]);                                                                          \
-      s.narrow_own[j] = static_cast<T>(s.own_gradient[j]);                                                             \
-    }                                                                                                                  \
-    if (with_b)                                                                                                        \
-      for (int64_t j = 0; j < n; ++j) s.narrow_b[j] = static_cast<T>(s.b[j]);                                          \
-    return lost != 0;                                                                                                  \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void add_extra(Scratch<T>& s, int64_t n) {                                                            \
-    for (int64_t j = 0; j < n; ++j) {                                                                                  \
-      const double more = s.extra[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                 \
-      s.a[j] += more;                                                                                                  \
-      s.own_gradient[j] += double(s.kept[j]) * more + s.b[j];                                                          \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  /* One class of a tile: dots += q (z - m), total += q, rest += q unless it is the excluded class. */                 \
-  LOSSKIT_CLONES void tile_dot(const T* z, const T* t, T keep, T smooth, T w, Index<T> c, int64_t n, Scratch<T>& s) {  \
-    if (t) {                                                                                                           \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                           \
-        const T q = (t[j] * keep + smooth) * w;                                                                        \
-        s.dots[j] += double(where(q == 0, T(0), q * (z[j] - s.maximum[j])));                                           \
-        s.total[j] += double(q);                                                                                       \
-        s.rest[j] += double(where(s.own[j] == c, T(0), q));                                                            \
-        s.mine[j] += double(where(s.own[j] == c, q, T(0)));                                                            \
-      }                                                                                                                \
-    } else {                                                                                                           \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j)                                                             \
-          s.dots[j] += double(where(w == 0, T(0), w * (z[j] - s.maximum[j])));                                         \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  /* One class of the gradient: e a + b q, q = (t keep + smooth) w, the excluded class's own gradient, zeros. */       \
-  LOSSKIT_CLONES void tile_combine(const T* e, const T* t, T keep, T smooth, T w, bool plain, Index<T> c, int64_t n,   \
-                                   const Scratch<T>& s, T* out) {                                                      \
-    if (plain) {                                                                                                       \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                           \
-        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j]);                                       \
-        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                    \
-      }                                                                                                                \
-    } else if (t) {                                                                                                    \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                           \
-        const T q = (t[j] * keep + smooth) * w;                                                                        \
-        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j] + s.narrow_b[j] * q);                   \
-        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                    \
-      }                                                                                                                \
-    } else {                                                                                                           \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                           \
-        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j] + s.narrow_b[j] * w);                   \
-        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                    \
-      }                                                                                                                \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void tile_combine_wide(const T* e, const T* t, T keep, T smooth, T w, Index<T> c, int64_t n,          \
-                                        const Scratch<T>& s, T* out) {                                                 \
-    for (int64_t j = 0; j < n; ++j) {                                                                                  \
-      const double q = t ? double((t[j] * keep + smooth) * w) : double(w);                                             \
-      const T g = s.own[j] == c ? T(s.own_gradient[j]) : T(double(e[j]) * s.a[j] + s.b[j] * q);                        \
-      out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                      \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  LOSSKIT_CLONES void tile_losses(const T* z, double weight, int64_t n, const Scratch<T>& s, T* out) {                 \
-    for (int64_t j = 0; j < n; ++j) {                                                                                  \
-      const T loss = T(double(s.operands[0][j] - (z[j] - s.maximum[j])) * weight * s.scale[j]);                        \
-      out[j] = from_bits<T>(bits(loss) & s.keep[j]);                                                                   \
-    }                                                                                                                  \
+#define LOSSKIT_CLASS_SCORES_LOOPS(T)                                                                                 \
+  LOSSKIT_CLONES T row_maximum(const T* z, int64_t n) { return maximum_of(z, n); }                                    \
+  LOSSKIT_CLONES double row_exp_near(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {          \
+    return exp_chunk<T, false>(z, n, p, own, e, kept);                                                                \
+  }                                                                                                                   \
+  LOSSKIT_CLONES double row_exp_far(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {           \
+    return exp_chunk<T, true>(z, n, p, own, e, kept);                                                                 \
+  }                                                                                                                   \
+  LOSSKIT_CLONES double row_dot(const T* z, T m, const T* q, int64_t n) { return dot_of(z, m, q, n); }                \
+  LOSSKIT_CLONES double row_sum(const T* x, int64_t n) { return sum_of(x, n); }                                       \
+  LOSSKIT_CLONES void row_combine(const T* e, const T* q, T a, T b, int64_t n, T* out) {                              \
+    combine(e, q, a, b, n, out);                                                                                      \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void row_combine_wide(const T* e, const T* q, double a, double b, int64_t n, T* out) {               \
+    combine_wide(e, q, a, b, n, out);                                                                                 \
+  }                                                                                                                   \
+  LOSSKIT_CLONES bool row_outside(const T* t, int64_t n) {                                                            \
+    int32_t bad = 0;                                                                                                  \
+    for (int64_t c = 0; c < n; ++c) bad |= (t[c] < T(0)) | (t[c] > T(1));                                             \
+    return bad != 0;                                                                                                  \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void row_weights(const T* t, const T* w, T keep, T smooth, int64_t n, T* q) {                        \
+    if (w)                                                                                                            \
+      for (int64_t c = 0; c < n; ++c) q[c] = (t[c] * keep + smooth) * w[c];                                           \
+    else                                                                                                              \
+      for (int64_t c = 0; c < n; ++c) q[c] = t[c] * keep + smooth;                                                    \
+  }                                                                                                                   \
+  /* (logarithm - (z_c - m)) w_c scale */                                                                             \
+  LOSSKIT_CLONES void row_losses(const T* z, T m, T logarithm, const T* w, double scale, int64_t n, T* out) {         \
+    for (int64_t c = 0; c < n; ++c) out[c] = T(double(logarithm - (z[c] - m)) * (w ? double(w[c]) : 1.0) * scale);    \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void add_to(T* x, const T* y, int64_t n) {                                                           \
+    for (int64_t c = 0; c < n; ++c) x[c] += y[c];                                                                     \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void rows_to_tile(const T* from, int64_t stride, int64_t n, int64_t classes, T* to, int64_t step) {  \
+    if (classes == 2 && stride == 2) return transposed<T>(from, 2, n, 2, to, step);                                   \
+    if (classes == 3 && stride == 3) {                                                                                \
+      for (int64_t j = 0; j < n; ++j)                                                                                 \
+        to[j] = from[3 * j], to[step + j] = from[3 * j + 1], to[2 * step + j] = from[3 * j + 2];                      \
+      return;                                                                                                         \
+    }                                                                                                                 \
+    transposed(from, stride, n, classes, to, step);                                                                   \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void tile_to_rows(const T* from, int64_t step, int64_t n, int64_t classes, T* to, int64_t stride) {  \
+    if (classes == 2 && stride == 2) {                                                                                \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[2 * j] = from[j], to[2 * j + 1] = from[step + j];       \
+    } else if (classes == 3 && stride == 3) {                                                                         \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[3 * j] = from[j], to[3 * j + 1] = from[step + j],       \
+                                                                  to[3 * j + 2] = from[2 * step + j];                 \
+    } else if (classes >= 4) {                                                                                        \
+      int64_t j = 0;                                                                                                  \
+      for (; j + 4 <= n; j += 4)                                                                                      \
+        for (int64_t c = 0; c < classes; c += 4) {                                                                    \
+          const int64_t k = c + 4 <= classes ? c : classes - 4;                                                       \
+          Square<T> square;                                                                                           \
+          square.read(from + k * step + j, step);                                                                     \
+          square.transpose();                                                                                         \
+          square.write(to + j * stride + k, stride);                                                                  \
+        }                                                                                                             \
+      for (; j < n; ++j)                                                                                              \
+        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                \
+    } else {                                                                                                          \
+      for (int64_t j = 0; j < n; ++j)                                                                                 \
+        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void maxima(const Tile<T>& tile, T* m) { tile_maximum(tile, m); }                                    \
+  LOSSKIT_CLONES void argmaxima(const Tile<T>& tile, const T* m, Index<T>* k) { tile_argmax(tile, m, k); }            \
+  LOSSKIT_CLONES void pivots_near(const T* m, int64_t n, T* magic, T* limit, double* offset) {                        \
+    for (int64_t j = 0; j < n; ++j) {                                                                                 \
+      const Pivot<T> p = pivot<T, false>(m[j]);                                                                       \
+      magic[j] = p.magic, limit[j] = p.limit, offset[j] = p.offset;                                                   \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void exps_near(const Tile<T>& tile, Scratch<T>& s, T* e, int64_t step) {                             \
+    if (e)                                                                                                            \
+      tile_exp<T, false, true>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                  \
+    else                                                                                                              \
+      tile_exp<T, false, false>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                 \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void exps_far(const Tile<T>& tile, Scratch<T>& s, T* e, int64_t step) {                              \
+    if (e)                                                                                                            \
+      tile_exp<T, true, true>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                   \
+    else                                                                                                              \
+      tile_exp<T, true, false>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                  \
+  }                                                                                                                   \
+  /* log-probability of the excluded class; true if one is too faint for a quotient, or 0 */                          \
+  LOSSKIT_CLONES bool log_probabilities(Scratch<T>& s, int64_t n) {                                                   \
+    int64_t zero = 0;                                                                                                 \
+    for (int64_t j = 0; j < n; ++j) zero |= double(s.kept[j]) < s.others[j] * 0x1p-512;                               \
+    for (int64_t j = 0; j < n; ++j) s.logs[j] = -log1p(s.others[j] / double(s.kept[j]));                              \
+    return zero != 0;                                                                                                 \
+  }                                                                                                                   \
+  /* y as it is, if it is a class; which rows are masked or bad */                                                    \
+  LOSSKIT_CLONES int classify(const int64_t* y, const float* mask, int64_t classes, int64_t ignore, int64_t n,        \
+                              Scratch<T>& s) {                                                                        \
+    int64_t found = 0;                                                                                                \
+    for (int64_t j = 0; j < n; ++j) {                                                                                 \
+      const int64_t outside = static_cast<uint64_t>(y[j]) >= static_cast<uint64_t>(classes);                          \
+      const int64_t masked = y[j] == ignore;                                                                          \
+      const int64_t state = masked | ((outside & ~masked) << 1);                                                      \
+      s.own[j] = static_cast<Index<T>>(y[j] & (outside - 1));                                                         \
+      s.state[j] = static_cast<Index<T>>(state);                                                                      \
+      found |= state;                                                                                                 \
+    }                                                                                                                 \
+    if (!mask) return static_cast<int>(found);                                                                        \
+    found = 0;                                                                                                        \
+    for (int64_t j = 0; j < n; ++j) {                                                                                 \
+      s.state[j] = mask[j] == 0.0f ? Index<T>(kMasked) : s.state[j];                                                  \
+      found |= s.state[j];                                                                                            \
+    }                                                                                                                 \
+    return static_cast<int>(found);                                                                                   \
+  }                                                                                                                   \
+  LOSSKIT_CLONES bool any_far(const T* m, int64_t n) {                                                                \
+    Index<T> found = 0;                                                                                               \
+    for (int64_t j = 0; j < n; ++j) found |= !(absolute(m[j]) <= T(kNear));                                           \
+    return found != 0;                                                                                                \
+  }                                                                                                                   \
+  /* Losses of index targets, nothing masked, nothing smoothed. */                                                    \
+  LOSSKIT_CLONES void plain_losses(Scratch<T>& s, const double* factor, int64_t n) {                                  \
+    if (factor)                                                                                                       \
+      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j] * factor[j]);         \
+    else                                                                                                              \
+      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j]);                     \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t n, bool rest) {                                             \
+    if (rest) {                                                                                                       \
+      for (int64_t j = 0; j < n; ++j) {                                                                               \
+        const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));                                               \
+        s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                         \
+        s.own_gradient[j] = s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);       \
+      }                                                                                                               \
+    } else {                                                                                                          \
+      for (int64_t j = 0; j < n; ++j) {                                                                               \
+        s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                         \
+        s.own_gradient[j] = -(s.a[j] * s.others[j]);                                                                  \
+      }                                                                                                               \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  /* Coefficients in T; true if one of them has lost digits. */                                                       \
+  LOSSKIT_CLONES bool narrow_coefficients(Scratch<T>& s, int64_t n, bool with_b) {                                    \
+    constexpr double least = 16.0 * double(std::numeric_limits<T>::min());                                            \
+    int64_t lost = 0;                                                                                                 \
+    for (int64_t j = 0; j < n; ++j) {                                                                                 \
+      lost |= int64_t(s.a[j] != 0.0) & int64_t(absolute(s.a[j]) < least);                                             \
+      s.narrow_a[j] = static_cast<T>(s.a[j]);                                                                         \
+      s.narrow_own[j] = static_cast<T>(s.own_gradient[j]);                                                            \
+    }                                                                                                                 \
+    if (with_b)                                                                                                       \
+      for (int64_t j = 0; j < n; ++j) s.narrow_b[j] = static_cast<T>(s.b[j]);                                         \
+    return lost != 0;                                                                                                 \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void add_extra(Scratch<T>& s, int64_t n) {                                                           \
+    for (int64_t j = 0; j < n; ++j) {                                                                                 \
+      const double more = s.extra[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                \
+      s.a[j] += more;                                                                                                 \
+      s.own_gradient[j] += double(s.kept[j]) * more + s.b[j];                                                         \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  /* One class of a tile: dots += q (z - m), rest += q unless it is the excluded class. */                            \
+  LOSSKIT_CLONES void tile_dot(const T* z, const T* t, T keep, T smooth, T w, Index<T> c, int64_t n, Scratch<T>& s) { \
+    if (t) {                                                                                                          \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                          \
+        const T q = (t[j] * keep + smooth) * w;                                                                       \
+        accumulate(s.dots[j], s.dots_low[j], where(q == 0, T(0), q * (z[j] - s.maximum[j])));                         \
+        accumulate(s.rest[j], s.rest_low[j], where(s.own[j] == c, T(0), q));                                          \
+        s.mine[j] += double(where(s.own[j] == c, q, T(0)));                                                           \
+      }                                                                                                               \
+    } else {                                                                                                          \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j)                                                            \
+          accumulate(s.dots[j], s.dots_low[j], where(w == 0, T(0), w * (z[j] - s.maximum[j])));                       \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  /* One class of the gradient: e a + b q, q = (t keep + smooth) w, the excluded class's own gradient, zeros. */      \
+  LOSSKIT_CLONES void tile_combine(const T* e, const T* t, T keep, T smooth, T w, bool plain, Index<T> c, int64_t n,  \
+                                   const Scratch<T>& s, T* out) {                                                     \
+    if (plain) {                                                                                                      \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                          \
+        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j]);                                      \
+        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                   \
+      }                                                                                                               \
+    } else if (t) {                                                                                                   \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                          \
+        const T q = (t[j] * keep + smooth) * w;                                                                       \
+        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j] + s.narrow_b[j] * q);                  \
+        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                   \
+      }                                                                                                               \
+    } else {                                                                                                          \
+      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                          \
+        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j] + s.narrow_b[j] * w);                  \
+        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                   \
+      }                                                                                                               \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void tile_combine_wide(const T* e, const T* t, T keep, T smooth, T w, Index<T> c, int64_t n,         \
+                                        const Scratch<T>& s, T* out) {                                                \
+    for (int64_t j = 0; j < n; ++j) {                                                                                 \
+      const double q = t ? double((t[j] * keep + smooth) * w) : double(w);                                            \
+      const T g = s.own[j] == c ? T(s.own_gradient[j]) : T(double(e[j]) * s.a[j] + s.b[j] * q);                       \
+      out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                     \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  LOSSKIT_CLONES void tile_losses(const T* z, double weight, int64_t n, const Scratch<T>& s, T* out) {                \
+    for (int64_t j = 0; j < n; ++j) {                                                                                 \
+      const T loss = T(double(s.operands[0][j] - (z[j] - s.maximum[j])) * weight * s.scale[j]);                       \
+      out[j] = from_bits<T>(bits(loss) & s.keep[j]);                                                                  \
+    }                                                                                                                 \
   }
 
 LOSSKIT_CLASS_SCORES_LOOPS(float)
@@ -435,8 +438,9 @@ template <class T> Tile<T> read_tile(const Job<T>& job, int slot, const Runs& ru
 // The general row
 
 // Evaluate the formula for `n` log-probabilities of one row, in double.
-template <class T> void formula(const Job<T>& job, const double* logs, double lse, double mean, int64_t n,
-                                double* values, double* const* derivatives) {
+template <class T>
+void formula(const Job<T>& job, const double* logs, double lse, double mean, int64_t n, double* values,
+             double* const* derivatives) {
   const double given[3] = {0.0, lse, mean};
   alignas(64) double constants[2][kBlock], unused[kBlock];
   for (int64_t begin = 0; begin < n; begin += kBlock) {
@@ -475,7 +479,7 @@ double general_row(const Job<T>& job, const double* z, const double* q, double s
   }
   const int64_t k = std::find(z, z + n, m) - z;
   double others = 0.0, logarithm = 0.0, lse = m, mean = 0.0;  // others: probability of all but k
-  if (m == infinity<double>) {  // the limit: infinite scores share the probability
+  if (m == infinity<double>) {                                // the limit: infinite scores share the probability
     const double count = static_cast<double>(std::count(z, z + n, m));
     for (int64_t c = 0; c < n; ++c) {
       p[c] = z[c] == m ? 1.0 / count : 0.0;
@@ -578,7 +582,7 @@ template <class T> LOSSKIT_INLINE void index_weights(const Job<T>& job, int64_t 
 template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
   if (log_probabilities(s, n)) {
     for (int64_t j = 0; j < n; ++j)
-      if (s.kept[j] == 0 && s.state[j] == kCounts)
+      if (s.faint(j) && s.state[j] == kCounts)
         s.logs[j] = double(s.own_score[j]) - double(s.maximum[j]) - (std::log(s.others[j]) + s.offset[j]);
   }
   if (job.linear) return;
@@ -590,11 +594,12 @@ template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
     for (int64_t j = 0; j < n; ++j) {
       const double lse = double(s.own_score[j]) - s.logs[j];
       if (k == 0) s.operands[k][j] = static_cast<T>(s.logs[j]);
-      if (k == 1) s.operands[k][j] = static_cast<T>(s.kept[j] == 0 ? std::log(s.others[j]) + s.offset[j] + s.maximum[j] : lse);
+      if (k == 1)
+        s.operands[k][j] = static_cast<T>(s.faint(j) ? std::log(s.others[j]) + s.offset[j] + s.maximum[j] : lse);
       if (k == 2)
-        s.operands[k][j] = static_cast<T>(
-            s.dots[j] / static_cast<double>(job.classes) -
-            (s.kept[j] == 0 ? std::log(s.others[j]) + s.offset[j] : lse - double(s.maximum[j])));
+        s.operands[k][j] =
+            static_cast<T>(s.dots[j] / static_cast<double>(job.classes) -
+                           (s.faint(j) ? std::log(s.others[j]) + s.offset[j] : lse - double(s.maximum[j])));
     }
     operands[count] = s.operands[k];
     out[count++] = s.derivatives[k];
@@ -633,8 +638,8 @@ template <class T> void losses(const Job<T>& job, int64_t n, const double* facto
       } else {
         loss = (1.0 - job.smoothing) * s.row_weight[j] * -s.logs[j];
         if (job.smoothing != 0.0) {
-          const double logarithm = s.kept[j] == 0 ? std::log(s.others[j]) + s.offset[j]
-                                                  : (double(s.own_score[j]) - double(s.maximum[j])) - s.logs[j];
+          const double logarithm = s.faint(j) ? std::log(s.others[j]) + s.offset[j]
+                                              : (double(s.own_score[j]) - double(s.maximum[j])) - s.logs[j];
           loss += smooth * (job.total_weight * logarithm - s.dots[j]);
         }
       }
@@ -648,7 +653,8 @@ template <class T> void losses(const Job<T>& job, int64_t n, const double* facto
   }
 }
 
-template <class T> void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, T* e, const T* q, Scratch<T>& s) {
+template <class T>
+void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, T* e, const T* q, Scratch<T>& s) {
   const double a = s.a[j];
   T* const direct = row_in_place(job, kScoresGradient, offset);
   T* const out = direct ? direct : e;
@@ -668,7 +674,8 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
   Runs* const runs = s.runs;
   int64_t offsets[kOperands] = {}, at[kOperands] = {}, run[kOperands] = {};
   for (int slot = 0; slot < kOperands; ++slot)
-    if (job.sources[slot].present() && (slot != kTarget || job.probabilities)) runs_of<T>(job, slot, begin, n, runs[slot]);
+    if (job.sources[slot].present() && (slot != kTarget || job.probabilities))
+      runs_of<T>(job, slot, begin, n, runs[slot]);
   // Exponentials of a row stay in its gradient; else in a buffer, which holds one row where nothing has to wait.
   const bool direct = by_scores && job.class_strides[kScoresGradient] == 1 &&
                       job.sources[kScoresGradient].dtype == kOwn<T> && job.padded == job.classes;
@@ -771,7 +778,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     }
     if (by_scores && job.linear) {
       const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));
-      s.a[j] = s.total[j] * s.scale[j] * inverse;
+      s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));
       s.own_gradient[j] = s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);
       write_gradient_row(job, j, offsets[kScoresGradient], e, q, s);
     }
@@ -782,8 +789,8 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     add_extra(s, n);
     for (int64_t j = 0; j < n; ++j) {
       if (s.state[j] != kCounts) continue;
-      T* const e = direct ? reinterpret_cast<T*>(row_of(job, kScoresGradient, gradient_rows[j]))
-                          : exponentials + j * job.padded;
+      T* const e =
+          direct ? reinterpret_cast<T*>(row_of(job, kScoresGradient, gradient_rows[j])) : exponentials + j * job.padded;
       write_gradient_row<T>(job, j, gradient_rows[j], e, nullptr, s);
     }
   }
@@ -853,14 +860,19 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
     return job.own_weights.empty() || (!job.probabilities && job.smoothing == 0.0) ? T(1) : job.own_weights[c];
   };
   if (dotted) {
-    std::fill(s.dots, s.dots + n, 0.0);
-    if (job.probabilities) std::fill(s.total, s.total + n, 0.0), std::fill(s.rest, s.rest + n, 0.0), std::fill(s.mine, s.mine + n, 0.0);
+    for (double* x : {s.dots, s.dots_low, s.rest, s.rest_low, s.mine}) std::fill(x, x + n, 0.0);
     for (int64_t c = 0; c < classes; ++c)
       tile_dot(z.z + c * z.stride, job.probabilities ? t.z + c * t.stride : nullptr, keep, narrow_smooth,
                class_weight(c), static_cast<Index<T>>(c), n, s);
+    if constexpr (sizeof(T) == 8) {
+      for (int64_t j = 0; j < n; ++j) {
+        if (std::isfinite(s.dots[j])) s.dots[j] += s.dots_low[j];
+        s.rest[j] += s.rest_low[j];
+      }
+    }
   }
   if (job.probabilities) {
-    for (int64_t j = 0; j < n; ++j) s.b[j] = -s.scale[j];
+    for (int64_t j = 0; j < n; ++j) s.b[j] = -s.scale[j], s.total[j] = s.rest[j] + s.mine[j];
   } else if (job.linear && (dotted || !job.weights.empty())) {
     for (int64_t j = 0; j < n; ++j) index_weights(job, j, s);
   }
@@ -892,7 +904,8 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
     const bool plain = !dotted, wide = narrow_coefficients(s, n, dotted);
     const Runs& to = runs[kScoresGradient];
     const Source& gradient = job.sources[kScoresGradient];
-    const bool by_rows = !in_place && to.count == 1 && job.class_strides[kScoresGradient] == 1 && gradient.dtype == kOwn<T>;
+    const bool by_rows =
+        !in_place && to.count == 1 && job.class_strides[kScoresGradient] == 1 && gradient.dtype == kOwn<T>;
     for (int64_t c = 0; c < classes; ++c) {
       T* const row = e + c * step;
       const T* const q = job.probabilities ? t.z + c * t.stride : nullptr;
@@ -957,7 +970,8 @@ template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, S
     if (s.state[j] != kCounts) continue;
     const double slope = job.linear ? -1.0 : double(s.derivatives[0][j]);
     const T g = static_cast<T>(slope * s.row_weight[j] * s.scale[j]);
-    write_run(to.dtype, &g, 1, row_of(job, kScoresGradient, places[j] + s.indices[j] * job.class_strides[kScoresGradient]));
+    write_run(to.dtype, &g, 1,
+              row_of(job, kScoresGradient, places[j] + s.indices[j] * job.class_strides[kScoresGradient]));
   }
   return violation;
 }
@@ -1144,9 +1158,9 @@ template <class T> Result run(const Arguments& given) {
   }
 
   Result result{{}, {}, {}, {}, {}, 0};
-  job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype)
-                                         : promote(job.sources[kScores].dtype,
-                                                   job.probabilities ? target_dtype : job.sources[kScores].dtype);
+  job.result = options.result_dtype >= 0
+                   ? static_cast<DType>(options.result_dtype)
+                   : promote(job.sources[kScores].dtype, job.probabilities ? target_dtype : job.sources[kScores].dtype);
   const Tensor* operands[] = {&a, &b};
   for (int k = 0; k < (job.probabilities ? 2 : 1); ++k) {
     if (!((options.gradients >> k) & 1)) continue;

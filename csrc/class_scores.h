@@ -52,7 +52,7 @@ template <class T, bool far> LOSSKIT_INLINE Pivot<T> pivot(T m) {
           exact + (double(k) * Format<T>::ln2_lo - Lift<T>::bits * 0.6931471805599453)};
 }
 
-// As primitives.h's exp, with the pivot's power of two; 1.1 ULP.
+// As primitives.h's exp, with the pivot's power of two; in float without its compensation of 1 + r (1.0 ULP, not 0.75).
 template <class T, bool far> LOSSKIT_INLINE T lifted_exp(T z, T m, T magic, T limit) {
   using F = Format<T>;
   T x = z, low = 0;
@@ -73,7 +73,15 @@ template <class T, bool far> LOSSKIT_INLINE T lifted_exp(T z, T m, T magic, T li
     p = polynomial(q, 5.0000000000000056e-1, 1.6666666666666599e-1, 4.1666666666573884e-2, 8.3333333333834893e-3,
                    1.3888888932266797e-3, 1.9841269731653646e-4, 2.4801504591101269e-5, 2.7557396625489852e-6,
                    2.7626267965548724e-7, 2.505712585771943e-8);
-  const T y = 1 + (q + q * q * p);
+  T y;
+  if constexpr (std::is_same_v<T, float>) {
+    y = 1 + (q + q * q * p);
+  } else {  // its sums have no wider type to hide in
+    const T s = 1 + r;
+    T tail = q * q * p - n * F::ln2_lo;
+    if constexpr (far) tail += low;
+    y = s + ((r - (s - 1)) + tail);
+  }
   const Bits<T> e = bits(y) + (bits(t) << F::mantissa);
   return from_bits<T>(e & ~-Bits<T>(x < limit));
 }
@@ -316,6 +324,17 @@ template <class T> LOSSKIT_INLINE void tile_argmax(const Tile<T>& tile, const T*
   }
 }
 
+// sum += x; doubles carry along what rounding takes.
+template <class T> LOSSKIT_INLINE void accumulate(double& sum, double& low, T x) {
+  if constexpr (std::is_same_v<T, float>) {
+    sum += double(x);
+  } else {
+    const double next = sum + x, seen = next - sum;
+    low += (sum - (next - seen)) + (x - seen);
+    sum = next;
+  }
+}
+
 // e_c of `group` classes from `c` on. The entry of class own[j] goes to kept[j] and stays out of the sum.
 template <class T, bool far, int group, bool store>
 LOSSKIT_INLINE void tile_exp_group(const Tile<T>& tile, int64_t c, const T* m, const T* magic, const T* limit,
@@ -361,13 +380,7 @@ LOSSKIT_INLINE void tile_exp_group(const Tile<T>& tile, int64_t c, const T* m, c
       }
     }
     kept[j] = from_bits<T>(mine | (bits(kept[j]) & ~any));
-    if constexpr (std::is_same_v<T, float>) {
-      sum[j] += double(total);
-    } else {
-      const double next = sum[j] + total, seen = next - sum[j];
-      low[j] += (sum[j] - (next - seen)) + (total - seen);
-      sum[j] = next;
-    }
+    accumulate(sum[j], low[j], total);
   }
 }
 

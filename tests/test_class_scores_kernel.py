@@ -102,7 +102,12 @@ KINDS = ("plain", "wide", "huge", "offset", "ties", "masked", "certain")
 
 
 def rows_for(c: int) -> int:
-    return 1 if c >= 1000 else 2 if c >= 100 else 6
+    return 1 if c >= 100 else 2 if c > 21 else 6
+
+
+def kinds_for(c: int) -> list[tuple[int, str]]:
+    """Fewer for many classes, where the reference takes its time."""
+    return list(enumerate(KINDS))[:: 3 if c >= 1000 else 1]
 
 
 def worst_of(z: torch.Tensor, q: np.ndarray, loss: torch.Tensor, dz: torch.Tensor, scale: float = 1.0):
@@ -122,7 +127,7 @@ def worst_of(z: torch.Tensor, q: np.ndarray, loss: torch.Tensor, dz: torch.Tenso
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("c", CLASSES)
 def test_index_targets_are_exact(c: int, dtype: torch.dtype) -> None:
-    for seed, kind in enumerate(KINDS):
+    for seed, kind in kinds_for(c):
         n = rows_for(c)
         z = scores(kind, n, c, dtype, seed)
         targets = [torch.arange(n) % c, z.argmax(1)]
@@ -138,7 +143,7 @@ def test_index_targets_are_exact(c: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("c", [c for c in CLASSES if c < 5000])
 def test_smoothing_and_weights(c: int, dtype: torch.dtype) -> None:
-    for seed, kind in enumerate(KINDS):
+    for seed, kind in kinds_for(c):
         if kind == "masked":
             continue
         n = rows_for(c)
@@ -158,7 +163,7 @@ def test_smoothing_and_weights(c: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("c", [c for c in CLASSES if c < 5000])
 def test_probability_targets(c: int, dtype: torch.dtype) -> None:
-    for seed, kind in enumerate(KINDS):
+    for seed, kind in kinds_for(c):
         n = rows_for(c)
         z = scores(kind, n, c, dtype, seed)
         one_hot = torch.nn.functional.one_hot(z.argmax(1), c).to(dtype)
@@ -224,7 +229,8 @@ def test_layouts_and_dtypes(layout: str, dtype: torch.dtype) -> None:
                 torch.testing.assert_close(got[1].double(), x.grad, **close)
                 assert got[1].dtype == dtype and got[0].dtype == dtype
                 if layout != "expanded" and layout != "every other":
-                    assert got[1].stride() == z.stride()
+                    strides = zip(shape, got[1].stride(), z.stride(), strict=True)
+                    assert all(mine == own for size, mine, own in strides if size > 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -417,8 +423,8 @@ def test_log_probabilities_as_given(dtype: torch.dtype) -> None:
         step = max(STEP[dtype], 1e-12)
         torch.testing.assert_close(got[0].double(), expected.detach(), rtol=step, atol=step)
         torch.testing.assert_close(got[1].double(), x.grad, rtol=step, atol=step)
-        assert call(lp + 3, y, picked=True)[5] == 1
-        assert call(lp + 3, y, picked=True, checks=NAN)[0].isnan().sum() == y.numel() - 1
+        assert call(lp + 100, y, picked=True)[5] == 1
+        assert call(lp + 100, y, picked=True, checks=NAN)[0].isnan().sum() == y.numel() - 1
 
 
 class KernelTestFocalLoss(PointwiseLoss):
