@@ -1145,6 +1145,8 @@ template <class T> Result run(const Arguments& given) {
     if (*extras[k] && !attach(job.walk, row_sizes, **extras[k], true, job.sources[kSampleWeight + k])) return declined;
   if (given.mask && job.sources[kMask].dtype != DType::kBool) return declined;
   if (given.weight) {
+    const auto half = [](DType dtype) { return dtype == DType::kHalf || dtype == DType::kBFloat16; };
+    if (half(dtype_of(*given.weight)) && !half(dtype_of(a))) return declined;  // refused, in words
     if (!class_vector(*given.weight, job.classes, job.weights)) return declined;
     job.own_weights.assign(job.weights.begin(), job.weights.end());
     job.own_weights.resize(job.padded, T(0));

@@ -223,7 +223,7 @@ inline Tensor allocate(int64_t dims, const int64_t* sizes, const int64_t* stride
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   Tensor tensor(handle);
   const int64_t bytes = numel * size_of(dtype);
-  if (bytes >= (int64_t(4) << 20)) use_huge_pages(tensor.data_ptr(), bytes);
+  if (bytes >= (int64_t(2) << 20)) use_huge_pages(tensor.data_ptr(), bytes);
   return tensor;
 }
 
