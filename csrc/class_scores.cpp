@@ -109,6 +109,7 @@ template <class T> struct Scratch : Weights {
     return exp_chunk<T, true>(z, n, p, own, e, kept);                                                                 \
   }                                                                                                                   \
   LOSSKIT_CLONES double row_dot(const T* z, T m, const T* q, int64_t n) { return dot_of(z, m, q, n); }                \
+  LOSSKIT_CLONES int64_t row_find(const T* z, T m, int64_t n) { return first_of(z, m, n); }                           \
   LOSSKIT_CLONES double row_sum(const T* x, int64_t n) { return sum_of(x, n); }                                       \
   LOSSKIT_CLONES void row_combine(const T* e, const T* q, T a, T b, int64_t n, T* out) {                              \
     combine(e, q, a, b, n, out);                                                                                      \
@@ -556,7 +557,7 @@ template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t*
     for (int64_t c = 0; c < n; ++c) q[c] = (q[c] * keep + smooth) * job.weight(c);
   } else {
     for (int64_t c = 0; c < n; ++c) q[c] = smooth * job.weight(c);
-    q[s.indices[j]] += keep * job.weight(s.indices[j]);
+    q[s.own[j]] += keep * job.weight(s.own[j]);
   }
   std::fill(q + n, q + stride, 0.0);
   const bool by_scores = job.gradients[0], by_target = job.gradients[1];
@@ -715,7 +716,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
       s.uniform = false;
       continue;
     }
-    if (job.probabilities) s.own[j] = static_cast<Index<T>>(std::find(z, z + job.classes, m) - z);
+    if (job.probabilities) s.own[j] = static_cast<Index<T>>(row_find(z, m, job.classes));
     const int64_t own = s.own[j];
     const bool far = std::abs(double(m)) > kNear;
     const Pivot<T> pivoted = far ? pivot<T, true>(m) : pivot<T, false>(m);
@@ -941,9 +942,9 @@ template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, S
     places[j] = offsets[kScoresGradient];
     T z = 0;
     if (s.state[j] == kCounts) {
-      const int64_t place = offsets[kScores] + s.indices[j] * job.class_strides[kScores];
+      const int64_t place = offsets[kScores] + s.own[j] * job.class_strides[kScores];
       read_run(scores.dtype, row_of(job, kScores, place), 1, 1, &z);
-      if (!job.shift.empty()) z += job.shift[s.indices[j]];
+      if (!job.shift.empty()) z += job.shift[s.own[j]];
       if (job.options.checks != kOff && z > T(0.0078125)) s.state[j] = kBad, violation = 1;
     }
     s.operands[0][j] = z;
@@ -970,10 +971,17 @@ template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, S
     if (s.state[j] != kCounts) continue;
     const double slope = job.linear ? -1.0 : double(s.derivatives[0][j]);
     const T g = static_cast<T>(slope * s.row_weight[j] * s.scale[j]);
-    write_run(to.dtype, &g, 1,
-              row_of(job, kScoresGradient, places[j] + s.indices[j] * job.class_strides[kScoresGradient]));
+    write_run(to.dtype, &g, 1, row_of(job, kScoresGradient, places[j] + s.own[j] * job.class_strides[kScoresGradient]));
   }
   return violation;
+}
+
+// Targets that are indices, in place if they are contiguous 64-bit integers.
+template <class T> const int64_t* indices_of(const Job<T>& job, int64_t begin, int64_t n, int64_t* buffer) {
+  const Source& source = job.sources[kTarget];
+  if (job.walk.dims == 1 && source.strides[0] == 1 && source.dtype == DType::kLong)
+    return reinterpret_cast<const int64_t*>(source.data) + begin;
+  return fetch(job.walk, source, begin, n, buffer);
 }
 
 template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
@@ -982,16 +990,13 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   const float* mask = mask_of(job, begin, n, s);
   const double* factor = factors(job, {kSampleWeight, kUpstream}, begin, n, s);
   int violation = 0;
-  const int64_t* indices = s.indices;
-  if (!job.probabilities) indices = fetch(job.walk, job.sources[kTarget], begin, n, s.indices);
-  if (indices != s.indices) std::copy(indices, indices + n, s.indices);
   if (factor)
     for (int64_t j = 0; j < n; ++j) s.scale[j] = factor[j] * job.scale;
   if (job.probabilities) {
     for (int64_t j = 0; j < n; ++j) s.state[j] = mask && mask[j] == 0.0f ? kMasked : kCounts;
     s.uniform = !mask;
   } else {
-    const int found = classify(s.indices, mask, job.classes, job.ignore_index, n, s);
+    const int found = classify(indices_of(job, begin, n, s.indices), mask, job.classes, job.ignore_index, n, s);
     s.uniform = found == 0;
     if (found & kBad) violation = 2;
     for (int64_t j = 0; j < n && !job.weights.empty(); ++j) s.row_weight[j] = job.weights[s.own[j]];
@@ -1028,7 +1033,7 @@ template <class T> double denominator(const Job<T>& job) {
     const int64_t n = std::min(kRows, job.walk.numel - begin);
     const float* mask = mask_of(job, begin, n, s);
     const double* factor = factors(job, {kSampleWeight}, begin, n, s);
-    const int64_t* y = job.probabilities ? nullptr : fetch(job.walk, job.sources[kTarget], begin, n, buffer);
+    const int64_t* y = job.probabilities ? nullptr : indices_of(job, begin, n, buffer);
     if (!mask && !factor && job.weights.empty()) {
       int64_t counted = 0;
       for (int64_t j = 0; j < n; ++j) counted += y[j] != job.ignore_index;

@@ -171,6 +171,19 @@ template <class T> LOSSKIT_INLINE T maximum_of(const T* z, int64_t n) {
   return lanes[0];
 }
 
+// The first entry that is `m`; there is one.
+template <class T> LOSSKIT_INLINE int64_t first_of(const T* z, T m, int64_t n) {
+  constexpr int64_t step = 128;
+  int64_t i = 0;
+  for (; i + step <= n; i += step) {
+    Index<T> found = 0;
+    for (int64_t k = 0; k < step; ++k) found |= z[i + k] == m;
+    if (found) break;
+  }
+  while (z[i] != m) ++i;
+  return i;
+}
+
 // e_c for a chunk, the entry `own` (if it lies in the chunk) moved out of it into `kept`; the sum of the rest.
 template <class T, bool far>
 LOSSKIT_INLINE double exp_chunk(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {

@@ -137,7 +137,7 @@ def test_index_targets_are_exact(c: int, dtype: torch.dtype) -> None:
             loss = call(z, y)[0]
             dz = call(z, y, grads=1, upstream=torch.ones(n, dtype=dtype))[1]
             worst = worst_of(z, q, loss, dz)
-            assert worst[0] <= 3 and worst[1] <= 8 and worst[2] <= 4, (kind, worst)
+            assert all(w <= bar for w, bar in zip(worst, (3, 8, 4), strict=True)), (kind, worst)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -157,7 +157,7 @@ def test_smoothing_and_weights(c: int, dtype: torch.dtype) -> None:
         loss = call(z, y, eps=eps, weight=w)[0]
         dz = call(z, y, eps=eps, weight=w, grads=1, upstream=torch.ones(n, dtype=dtype))[1]
         worst = worst_of(z, q, loss, dz)
-        assert worst[0] <= 3 and worst[1] <= 8 and worst[2] <= 4, (kind, worst)
+        assert all(w <= bar for w, bar in zip(worst, (3, 8, 4), strict=True)), (kind, worst)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -173,7 +173,7 @@ def test_probability_targets(c: int, dtype: torch.dtype) -> None:
             loss = call(z, t)[0]
             _, dz, dt, *_ = call(z, t, grads=3, upstream=torch.ones(n, dtype=dtype))
             worst = worst_of(z, t.double().numpy(), loss, dz)
-            assert worst[0] <= 3 and worst[1] <= 8 and worst[2] <= 4, (kind, worst)
+            assert all(w <= bar for w, bar in zip(worst, (3, 8, 4), strict=True)), (kind, worst)
             minus_l = row_truth(z[0].double().tolist(), t[0].double().tolist())[2]
             assert max(ulp(x, true, dtype) for x, true in zip(dt[0].tolist(), minus_l, strict=True)) <= 3
 
@@ -227,7 +227,8 @@ def test_layouts_and_dtypes(layout: str, dtype: torch.dtype) -> None:
                 close = {"rtol": STEP[dtype], "atol": STEP[dtype] * float(x.grad.abs().max()) / 8}
                 torch.testing.assert_close(got[0].double(), expected.detach(), rtol=STEP[dtype], atol=STEP[dtype])
                 torch.testing.assert_close(got[1].double(), x.grad, **close)
-                assert got[1].dtype == dtype and got[0].dtype == dtype
+                assert got[1].dtype == dtype
+                assert got[0].dtype == dtype
                 if layout != "expanded" and layout != "every other":
                     strides = zip(shape, got[1].stride(), z.stride(), strict=True)
                     assert all(mine == own for size, mine, own in strides if size > 1)
@@ -301,7 +302,8 @@ def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
         results.append(call(z, y, red=MEAN, grads=1)[:2])
     torch.set_num_threads(before)
     for loss, dz in results[1:]:
-        assert torch.equal(loss, results[0][0]) and torch.equal(dz, results[0][1])
+        assert torch.equal(loss, results[0][0])
+        assert torch.equal(dz, results[0][1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -317,12 +319,21 @@ def test_rows_without_a_finite_maximum(c: int, dtype: torch.dtype, layout: str) 
     y = torch.ones(6, dtype=torch.int64)
     z = LAYOUTS[layout](z)
     loss, dz = call(z, y)[0], call(z, y, grads=1, upstream=torch.ones(6, dtype=dtype))[1]
-    assert loss[0] == 0 and (dz[0] == 0).all()
-    assert loss[1] == INF and dz[1, 2] == 1 and dz[1, 1] == -1 and dz[1].abs().sum() == 2
-    assert abs(loss[2].item() - math.log(2)) < 1e-6 and dz[2, 1] == -0.5 and dz[2, 2] == 0.5 and dz[2, 0] == 0
+    assert loss[0] == 0
+    assert (dz[0] == 0).all()
+    assert loss[1] == INF
+    assert dz[1, 2] == 1
+    assert dz[1, 1] == -1
+    assert dz[1].abs().sum() == 2
+    assert abs(loss[2].item() - math.log(2)) < 1e-6
+    assert dz[2, 1] == -0.5
+    assert dz[2, 2] == 0.5
+    assert dz[2, 0] == 0
     for row in (3, 4):
-        assert loss[row].isnan() and dz[row].isnan().all()
-    assert loss[5].isfinite() and dz[5].isfinite().all()
+        assert loss[row].isnan()
+        assert dz[row].isnan().all()
+    assert loss[5].isfinite()
+    assert dz[5].isfinite().all()
     masked = torch.zeros(2, c, dtype=dtype)
     masked[0, 1:] = -INF
     zero = torch.zeros(2, dtype=torch.int64)
@@ -340,25 +351,33 @@ def test_indices_out_of_range(c: int) -> None:
         loss, dz = call(z, y, checks=checks)[0], call(z, y, checks=checks, grads=1, upstream=torch.ones(40))[1]
         bad = torch.zeros(40, dtype=torch.bool)
         bad[[7, 9]] = True
-        assert loss[bad].isnan().all() and loss[~bad].isfinite().all()
-        assert dz[bad].isnan().all() and dz[~bad].isfinite().all()
+        assert loss[bad].isnan().all()
+        assert loss[~bad].isfinite().all()
+        assert dz[bad].isnan().all()
+        assert dz[~bad].isfinite().all()
     assert call(z, y, ignore=-5, checks=NAN)[0][9] == 0
     t = torch.softmax(z, 1)
     t[3, 1] = 1.5
     assert call(z, t, checks=RAISE)[5] == 2
-    assert call(z, t, checks=NAN)[0][3].isnan() and call(z, t, checks=OFF)[0].isfinite().all()
+    assert call(z, t, checks=NAN)[0][3].isnan()
+    assert call(z, t, checks=OFF)[0].isfinite().all()
     mask = torch.ones(40, dtype=torch.bool)
     mask[[3, 7, 9]] = False
-    assert call(z, y, mask=mask)[5] == 0 and call(z, t, mask=mask)[5] == 0
+    assert call(z, y, mask=mask)[5] == 0
+    assert call(z, t, mask=mask)[5] == 0
 
 
 def test_nothing() -> None:
     z, y = torch.randn(0, 4), torch.zeros(0, dtype=torch.int64)
     loss, dz, *_, status = call(z, y, red=MEAN, grads=1)
-    assert loss.isnan() and dz.shape == (0, 4) and status == 0
-    assert call(z, y, red=MEAN, zero=True)[0] == 0 and call(z, y, red=SUM)[0] == 0
+    assert loss.isnan()
+    assert dz.shape == (0, 4)
+    assert status == 0
+    assert call(z, y, red=MEAN, zero=True)[0] == 0
+    assert call(z, y, red=SUM)[0] == 0
     ignored = call(torch.randn(3, 4), torch.full((3,), -100), red=MEAN, grads=1)
-    assert ignored[0].isnan() and (ignored[1] == 0).all()
+    assert ignored[0].isnan()
+    assert (ignored[1] == 0).all()
     assert call(torch.randn(3, 0), torch.zeros(3, dtype=torch.int64))[5] == -1
     one = call(torch.randn(3, 1), torch.zeros(3, dtype=torch.int64), eps=0.3)
     assert (one[0] == 0).all()
@@ -456,16 +475,16 @@ class KernelTestThreeLoss(PointwiseLoss):
 
 
 def focal(z: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    l = torch.log_softmax(z, 1)
-    return (q * ((1 - l.exp()) ** 2 * -l)).sum(1)
+    logs = torch.log_softmax(z, 1)
+    return (q * ((1 - logs.exp()) ** 2 * -logs)).sum(1)
 
 
 def three(z: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    l, lse = torch.log_softmax(z, 1), z.logsumexp(1, keepdim=True)
-    return (q * (0.1 * lse * lse - l - 0.2 * l.mean(1, keepdim=True) + torch.expm1(l) ** 2)).sum(1)
+    logs, lse = torch.log_softmax(z, 1), z.logsumexp(1, keepdim=True)
+    return (q * (0.1 * lse * lse - logs - 0.2 * logs.mean(1, keepdim=True) + torch.expm1(logs) ** 2)).sum(1)
 
 
-@pytest.mark.parametrize("loss, eager, stats, params", [
+@pytest.mark.parametrize(("loss", "eager", "stats", "params"), [
     (KernelTestFocalLoss, focal, 1, (2.0,)), (KernelTestThreeLoss, three, 7, ())
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
