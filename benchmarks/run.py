@@ -1,12 +1,13 @@
-"""Time losskit's losses against torch.nn.functional's, eager and compiled.
+"""Time losskit's losses against torch eager, torch.compile, and JAX with optax.
 
     python benchmarks/run.py
     python benchmarks/run.py --only mse bce --threads 1 --sizes 1M --quick
 
 What is timed is forward plus backward of the loss alone, reduction "mean", on data from the loss's own
-domain. All peers live in one process and take turns round by round, so a slow moment of the machine
-falls on all of them; the number to read is the median over rounds of the ratio within a round. Absolute
-times (ns per element) depend on the machine and its mood, and are indicative only.
+domain (cases.py). All peers (peers.py) live in one process, have the same number of threads, and take turns
+round by round, so a slow moment of the machine falls on all of them; the number to read is the median over
+rounds of the ratio within a round. Absolute times (ns per element of the first argument) depend on the machine
+and its mood, and are indicative only.
 
 A triad (a = b + s * c, in place) takes its turn too. It moves 12 bytes per element in float32, which is
 what a loss with one gradient has to move (read input and target, write the gradient); a loss of three
@@ -23,181 +24,24 @@ import platform
 import statistics
 import time
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as torch_functional
+from cases import CASES
+from peers import DTYPES, make_peers, set_threads, versions_of_jax
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import losskit
-from losskit import functional as losskit_functional
 
-
-@dataclass(frozen=True)
-class Case:
-    """One loss to time: its function, what its arguments hold, and how much faster it is asked to be.
-
-    `arguments` names entries of DATA, in the function's order; a trailing * asks for that gradient.
-    `asked` is the smallest torch / losskit ratio accepted at 1M elements on one thread, `asked_16m` the
-    one at 16M elements on two threads, both in float32; None where nothing is asked.
-    """
-
-    name: str
-    function: str
-    arguments: tuple[str, ...]
-    options: dict = field(default_factory=dict)
-    asked: float | None = None
-    asked_16m: float | None = None
-
-    @property
-    def gradients(self):
-        """How many gradients the backward pass has to write."""
-        return sum(argument.endswith("*") for argument in self.arguments)
-
-
-CASES = [
-    Case("mse", "mse_loss", ("normal*", "normal"), asked=1.3, asked_16m=1.5),
-    Case("l1", "l1_loss", ("normal*", "normal"), asked=4),
-    Case("smooth_l1", "smooth_l1_loss", ("normal*", "normal"), asked=1.3),
-    Case("huber", "huber_loss", ("normal*", "normal"), asked=1.3),
-    Case(
-        "bce_with_logits",
-        "binary_cross_entropy_with_logits",
-        ("normal*", "zero_or_one"),
-        asked=3,
-        asked_16m=3,
-    ),
-    Case(
-        "bce_with_logits_pos_weight",
-        "binary_cross_entropy_with_logits",
-        ("normal*", "zero_or_one"),
-        {"pos_weight": "column_weight"},
-    ),
-    Case("bce", "binary_cross_entropy", ("probability*", "zero_or_one"), asked=15),
-    Case("kl_div", "kl_div", ("log_distribution*", "distribution"), asked=5),
-    Case("kl_div_log_target", "kl_div", ("log_distribution*", "log_distribution"), {"log_target": True}),
-    Case("poisson", "poisson_nll_loss", ("log_rate*", "count"), asked=4),
-    Case("poisson_full", "poisson_nll_loss", ("log_rate*", "count"), {"full": True}, asked=15),
-    Case("gaussian_nll", "gaussian_nll_loss", ("normal*", "normal", "variance*"), asked=7, asked_16m=4),
-    Case("soft_margin", "soft_margin_loss", ("normal*", "plus_or_minus_one"), asked=5),
-    Case("hinge_embedding", "hinge_embedding_loss", ("distance*", "plus_or_minus_one"), asked=25),
-    Case("margin_ranking", "margin_ranking_loss", ("normal*", "normal*", "plus_or_minus_one"), asked=9),
-    Case("multilabel_soft_margin", "multilabel_soft_margin_loss", ("normal*", "zero_or_one"), asked=6),
-]
-
-# What the arguments hold. Labels are drawn at random, so that no branch predictor can learn them.
-DATA = {
-    "normal": lambda shape: torch.randn(shape),
-    "probability": lambda shape: torch.randn(shape).sigmoid(),
-    "zero_or_one": lambda shape: torch.randint(0, 2, shape).float(),
-    "plus_or_minus_one": lambda shape: torch.randint(0, 2, shape).float() * 2 - 1,
-    "distance": lambda shape: 2 * torch.rand(shape),
-    "variance": lambda shape: torch.nn.functional.softplus(torch.randn(shape)) + 0.01,
-    "log_rate": lambda shape: 0.5 * torch.randn(shape) + 1,
-    "count": lambda shape: torch.poisson(torch.exp(0.5 * torch.randn(shape) + 1)),
-    "distribution": lambda shape: torch.randn(shape).softmax(-1),
-    "log_distribution": lambda shape: torch.randn(shape).log_softmax(-1),
-    "column_weight": lambda shape: 0.5 + 2 * torch.rand(shape[-1]),
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """A shape to time at, for how many rounds, and whether throughput (not overhead) is what it shows."""
-
-    shape: tuple[int, int]
-    rounds: int
-    large: bool
-
-
-SIZES = {
-    "small": Size((32, 10), rounds=31, large=False),
-    "1M": Size((1024, 1024), rounds=21, large=True),
-    "16M": Size((4096, 4096), rounds=7, large=True),
-}
-
-DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
-
-# Largest error of loss or gradient, relative to its largest value, that rounding explains.
-TOLERANCES = {"f32": 1e-4, "f64": 1e-10, "bf16": 1e-2, "f16": 2e-3}
-
-RATIOS = ("torch_over_losskit", "compile_over_losskit")
+ROUNDS = {"small": 31, "1M": 21, "16M": 7}  # at each size
+PEERS = ("torch", "compile", "jax", "losskit")
+RATIOS = ("torch_over_losskit", "compile_over_losskit", "jax_over_losskit")
 ASKED_SMALL = 1 / 1.3  # torch / losskit at the small size: at most 30 % slower
 ASKED_COMPILE = 1.5  # torch.compile / losskit at 1M on one thread, where compiling beats eager
 ROUND_SECONDS = 0.004  # a peer's turn repeats its step until it lasts about this long
-
-
-def make_step(function, arguments, options):
-    """One forward and backward of `function`, as a call without arguments that returns the loss."""
-    leaves = [argument for argument in arguments if argument.requires_grad]
-
-    def step():
-        for leaf in leaves:
-            leaf.grad = None
-        loss = function(*arguments, **options)
-        loss.backward()
-        return loss
-
-    return step
-
-
-def make_triad(arguments):
-    """The memory-bound reference: a = b + s * c over as many elements as the loss has."""
-    b, c = arguments[0].detach(), arguments[1].detach()
-    a = torch.empty_like(b)
-    return lambda: torch.add(b, c, alpha=3.0, out=a)
-
-
-def make_data(case, shape, dtype):
-    """The case's tensors, same values each time, as (arguments, options)."""
-    torch.manual_seed(0)
-    arguments = [DATA[name.rstrip("*")](shape).to(dtype).requires_grad_(name.endswith("*")) for name in case.arguments]
-    options = {
-        key: DATA[value](shape).to(dtype) if isinstance(value, str) else value for key, value in case.options.items()
-    }
-    return arguments, options
-
-
-def make_peers(case, size, dtype_name, with_compile):
-    """The peers by name, each a call that does its work once; refuses to time a wrong losskit."""
-    arguments, options = make_data(case, size.shape, DTYPES[dtype_name])
-    torch_function = getattr(torch_functional, case.function)
-    peers = {
-        "torch": make_step(torch_function, arguments, options),
-        "losskit": make_step(getattr(losskit_functional, case.function), arguments, options),
-    }
-    check(case, arguments, options, dtype_name)
-    if with_compile and size.large:
-        torch._dynamo.reset()
-        compiled = torch.compile(lambda *tensors: torch_function(*tensors, **options), dynamic=False)
-        peers["compile"] = make_step(compiled, arguments, {})
-    if size.large:
-        peers["triad"] = make_triad(arguments)
-    return peers
-
-
-def check(case, arguments, options, dtype_name):
-    """Stop if losskit's loss or gradients are wrong: further from torch's in float64 than rounding goes."""
-
-    def loss_and_gradients(library, dtype):
-        tensors = [x.detach().to(dtype).requires_grad_(x.requires_grad) for x in arguments]
-        tensor_options = {k: x.to(dtype) if torch.is_tensor(x) else x for k, x in options.items()}
-        loss = getattr(library, case.function)(*tensors, **tensor_options)
-        loss.backward()
-        return [loss.detach().double(), *(x.grad.double() for x in tensors if x.requires_grad)]
-
-    dtype = DTYPES[dtype_name]
-    smallest = torch.finfo(dtype).tiny * torch.finfo(dtype).eps  # a mean's gradients may be that small
-    expected = loss_and_gradients(torch_functional, torch.float64)
-    actual = loss_and_gradients(losskit_functional, dtype)
-    for right, result in zip(expected, actual, strict=True):
-        error = (result - right).abs().max().item()
-        if not error <= TOLERANCES[dtype_name] * right.abs().max().item() + smallest:
-            raise SystemExit(f"{case.name}: losskit is wrong by {error:.1e}, not timed")
 
 
 def settle_allocator():
@@ -250,49 +94,53 @@ def quartiles(numerators, denominators):
     return [first, third]
 
 
-def asked_of(case, size_name, threads, dtype_name):
-    """The smallest torch / losskit ratio accepted here, or None."""
+def asked_of(case, key, size_name, threads, dtype_name, seconds):
+    """The smallest ratio accepted here, or None."""
     if dtype_name != "f32":
         return None
-    if size_name == "small":
-        return ASKED_SMALL
-    return {("1M", 1): case.asked, ("16M", 2): case.asked_16m}.get((size_name, threads))
+    at = (size_name, threads)
+    if key == "compile_over_losskit":
+        return ASKED_COMPILE if at == ("1M", 1) and compile_pays(seconds) else None
+    if key == "jax_over_losskit":
+        return case.asked_jax if at == ("1M", 1) else None
+    return ASKED_SMALL if size_name == "small" else {("1M", 1): case.asked, ("16M", 2): case.asked_16m}.get(at)
 
 
-def measure(case, size_name, threads, dtype_name, rounds, with_compile):
+def compile_pays(seconds):
+    """Whether torch.compile is faster than torch eager."""
+    return median_ratio(seconds["torch"], seconds["compile"]) > 1
+
+
+def measure(case, size_name, threads, dtype_name, rounds, left_out):
     """Time one case at one size and number of threads; the result as it goes into the JSON file."""
-    size = SIZES[size_name]
-    torch.set_num_threads(threads)
-    peers = make_peers(case, size, dtype_name, with_compile)
+    set_threads(threads)
+    peers, loss_bytes = make_peers(case, size_name, dtype_name, left_out)
     seconds = take_turns(peers, rounds)
 
-    elements = math.prod(size.shape)
+    elements = math.prod(case.shapes[size_name])
     result = {
         "case": case.name,
         "size": size_name,
-        "shape": size.shape,
+        "shape": case.shapes[size_name],
         "dtype": dtype_name,
         "threads": threads,
         "rounds": rounds,
         "ns_per_element": {name: statistics.median(s) / elements * 1e9 for name, s in seconds.items()},
-        "torch_over_losskit": median_ratio(seconds["torch"], seconds["losskit"]),
-        "torch_over_losskit_quartiles": quartiles(seconds["torch"], seconds["losskit"]),
-        "torch_over_losskit_asked": asked_of(case, size_name, threads, dtype_name),
     }
+    for key in RATIOS:
+        peer = key.split("_")[0]
+        if peer in seconds:
+            result[key] = median_ratio(seconds[peer], seconds["losskit"])
+            result[f"{key}_quartiles"] = quartiles(seconds[peer], seconds["losskit"])
+            result[f"{key}_asked"] = asked_of(case, key, size_name, threads, dtype_name, seconds)
     if "compile" in seconds:
-        faster = median_ratio(seconds["torch"], seconds["compile"]) > 1
-        applies = faster and (size_name, threads, dtype_name) == ("1M", 1, "f32")
-        result["compile_over_losskit"] = median_ratio(seconds["compile"], seconds["losskit"])
-        result["compile_over_losskit_quartiles"] = quartiles(seconds["compile"], seconds["losskit"])
-        result["compile_over_losskit_asked"] = ASKED_COMPILE if applies else None
-        result["compile_faster_than_eager"] = faster
+        result["compile_faster_than_eager"] = compile_pays(seconds)
     if "triad" in seconds:
-        itemsize = DTYPES[dtype_name].itemsize
-        triad_bytes, loss_bytes = 3 * itemsize, (len(case.arguments) + case.gradients) * itemsize
-        fraction = median_ratio(seconds["triad"], seconds["losskit"]) * loss_bytes / triad_bytes
-        result["triad_gb_per_s"] = triad_bytes * elements / statistics.median(seconds["triad"]) / 1e9
-        result["bytes_per_element"] = loss_bytes
-        result["memory_bound_over_losskit"] = fraction
+        triad_bytes = 3 * DTYPES[dtype_name].itemsize * elements
+        result["triad_gb_per_s"] = triad_bytes / statistics.median(seconds["triad"]) / 1e9
+        result["bytes_per_element"] = loss_bytes / elements
+        bound = median_ratio(seconds["triad"], seconds["losskit"]) * loss_bytes / triad_bytes
+        result["memory_bound_over_losskit"] = bound
     return result
 
 
@@ -307,36 +155,39 @@ def missed(result):
 
 def ratio_cell(result, key):
     """A ratio for the table, with what was asked of it and a mark where that is missed."""
+    if key not in result:
+        return ""
     value, asked = f"{result[key]:5.2f}", result[f"{key}_asked"]
     if asked is None:
         return value
     colour, mark = ("bold red", "✗") if key in missed(result) else ("green", "✓")
-    return f"[{colour}]{value} {mark} min {asked:.2f}[/]"
+    return f"[{colour}]{value} {mark} ≥{round(asked, 2):g}[/]"
 
 
 def make_table(results, size_name, threads, dtype_name):
     """One screen table for the results of one size and number of threads."""
-    rows, columns = SIZES[size_name].shape
-    title = f"{size_name} ({rows}x{columns}), {dtype_name}, {threads} thread{'s' if threads > 1 else ''}"
+    title = f"{size_name}, {dtype_name}, {threads} thread{'s' if threads > 1 else ''}"
     has_triad = "memory_bound_over_losskit" in results[0]
     if has_triad:
         title += f", triad {statistics.median(result['triad_gb_per_s'] for result in results):.1f} GB/s"
-    peers = [peer for peer in ("torch", "compile", "losskit") if peer in results[0]["ns_per_element"]]
-    ratios = [key for key in RATIOS if key in results[0]]
+    peers = [peer for peer in PEERS if any(peer in result["ns_per_element"] for result in results)]
+    ratios = [key for key in RATIOS if any(key in result for result in results)]
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("case", no_wrap=True)
+    table.add_column("shape", no_wrap=True, style="dim")
     for peer in peers:
-        table.add_column(f"{peer}\nns/elem", justify="right", style="dim")
+        table.add_column(f"{peer}\nns/elem", justify="right", style="dim", no_wrap=True)
     for key in ratios:
-        table.add_column(f"{key.split('_')[0]} / losskit", no_wrap=True)
+        table.add_column(f"{key.split('_')[0]} /\nlosskit", no_wrap=True)
     if has_triad:
-        table.add_column("bound /\nlosskit", justify="right")
+        table.add_column("bound /\nlosskit", justify="right", no_wrap=True)
     for result in results:
-        cells = [f"{result['ns_per_element'][peer]:.3g}" for peer in peers]
+        times = result["ns_per_element"]
+        cells = [f"{times[peer]:.3g}" if peer in times else "" for peer in peers]
         cells += [ratio_cell(result, key) for key in ratios]
         cells += [f"{result['memory_bound_over_losskit']:.0%}"] if has_triad else []
-        table.add_row(result["case"], *cells)
+        table.add_row(result["case"], "x".join(map(str, result["shape"])), *cells)
     return table
 
 
@@ -358,6 +209,7 @@ def facts():
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "cpu_count": os.cpu_count(),
+        **versions_of_jax(),
     }
 
 
@@ -368,10 +220,11 @@ def parse_arguments():
     parser.add_argument("--json", type=Path, default=Path(__file__).with_name("results.json"), metavar="FILE")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=ROUNDS, default=list(ROUNDS))
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--quick", action="store_true", help="a third of the rounds")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-jax", action="store_true", help="leave JAX out")
     return parser.parse_args()
 
 
@@ -382,26 +235,34 @@ def main():
     warnings.filterwarnings("ignore", message="reduction: 'mean' divides the total loss")
     console = Console()
     if not console.is_terminal:
-        console.width = 120  # a log file has room for the whole table
+        console.width = 132  # a log file has room for the whole table
     console.print(", ".join(f"{key} {value}" for key, value in facts().items()))
     console.print("ns per element is indicative only; ratios are medians over interleaved rounds")
-    cases = [case for case in CASES if case.name in arguments.only]
-    settings = [(threads, size) for threads in arguments.threads for size in arguments.sizes]
+    if not versions_of_jax():
+        console.print("jax and optax are not installed: left out")
+    left_out = [peer for peer in ("compile", "jax") if getattr(arguments, f"no_{peer}")]
+    half = DTYPES[arguments.dtype].itemsize == 2
+    cases = [case for case in CASES if case.name in arguments.only and (case.halves or not half)]
+    groups = [
+        (threads, size, [case for case in cases if size in case.shapes])
+        for threads in arguments.threads
+        for size in arguments.sizes
+    ]
     results = []
     settle_allocator()
     # No refresh thread: the progress bar draws only between cases, never during a measurement.
     with Progress(console=console, transient=True, auto_refresh=False) as progress:
-        task = progress.add_task("", total=len(settings) * len(cases))
-        for threads, size_name in settings:
-            rounds = max(3, SIZES[size_name].rounds // (3 if arguments.quick else 1))
-            group = []
-            for case in cases:
+        task = progress.add_task("", total=sum(len(group) for _, _, group in groups))
+        for threads, size_name, group in groups:
+            rounds = max(3, ROUNDS[size_name] // (3 if arguments.quick else 1))
+            measured = []
+            for case in group:
                 progress.update(task, description=f"{case.name}, {size_name}, {threads} thread(s)", refresh=True)
-                with_compile = not arguments.no_compile
-                group.append(measure(case, size_name, threads, arguments.dtype, rounds, with_compile))
+                measured.append(measure(case, size_name, threads, arguments.dtype, rounds, left_out))
                 progress.advance(task)
-            console.print(make_table(group, size_name, threads, arguments.dtype))
-            results += group
+            if measured:
+                console.print(make_table(measured, size_name, threads, arguments.dtype))
+            results += measured
     asked = sum(result.get(f"{key}_asked") is not None for result in results for key in RATIOS)
     console.print(f"{asked} ratios have a minimum, {sum(len(missed(result)) for result in results)} miss it")
     arguments.json.write_text(json.dumps({"facts": facts(), "results": results}, indent=1) + "\n")

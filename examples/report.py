@@ -10,9 +10,11 @@ import os
 import platform
 from dataclasses import dataclass
 
+import data as sets
+import tasks
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 import losskit
 
@@ -30,10 +32,11 @@ class Times:
 
 @dataclass(frozen=True)
 class Summary:
-    """The numbers of one task; the dictionaries are by library."""
+    """The numbers of one task; the dictionaries are by library, `baselines` by name; `beside` is another task."""
 
     task: str
     loss: str
+    beside: str | None
     steps: int
     test_samples: int
     batch_shape: tuple[int, ...]
@@ -41,8 +44,8 @@ class Summary:
     final_losses: dict
     score_name: str
     scores: dict
-    guess_score: str
-    gradient_difference: float
+    baselines: dict
+    gradient_errors: dict
     batch: Times
     million: Times
 
@@ -89,6 +92,7 @@ def draw_panel(axes, summary, theme):
         axes.set_yscale("log", subs=())
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     axes.set_facecolor(theme.background)
     axes.grid(color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -145,8 +149,18 @@ def six_digits(number):
     return f"{number:#.6g}"
 
 
-def sentence(summary):
-    """What the task shows, from its numbers alone."""
+def baselines(summary, separator=", "):
+    """The scores that need no training."""
+    return separator.join(f"{name} {score}" for name, score in summary.baselines.items())
+
+
+def shape_in_words(shape):
+    """A batch's shape."""
+    return "×".join(map(str, shape))
+
+
+def sentence(summary, others):
+    """What the task shows, from its numbers and those of the task to compare with alone."""
     torch_loss, losskit_loss = (summary.final_losses[name] for name in LIBRARIES)
     if torch_loss == losskit_loss:
         ending = f"both runs end at exactly the same training loss, {six_digits(torch_loss)}"
@@ -157,35 +171,38 @@ def sentence(summary):
             f"the runs end at training losses of {six_digits(torch_loss)} and {six_digits(losskit_loss)} "
             f"(relative gap {relative_gap(torch_loss, losskit_loss):.1e})"
         )
+    beside = others.get(summary.beside)
+    comparison = f"; in “{beside.task}” {scores(beside)}" if beside else ""
+    return (
+        f"After {summary.steps} steps {ending}. On the {summary.test_samples} test samples, {summary.score_name}: "
+        f"{scores(summary)} ({baselines(summary)}){comparison}. losskit's loss is {speed(summary.million)} at a "
+        f"million elements and {speed(summary.batch)} on the task's own {shape_in_words(summary.batch_shape)} batch."
+    )
+
+
+def scores(summary):
+    """Both libraries' scores in words."""
     torch_score, losskit_score = (summary.scores[name] for name in LIBRARIES)
     if torch_score == losskit_score:
-        scores = f"{summary.score_name} on the {summary.test_samples} test samples is {torch_score} for both"
-    else:
-        scores = (
-            f"{summary.score_name} on the {summary.test_samples} test samples is {torch_score} with torch.nn "
-            f"and {losskit_score} with losskit"
-        )
-    rows, columns = summary.batch_shape
-    return (
-        f"After {summary.steps} steps {ending}, {scores} (always answering the training mean: "
-        f"{summary.guess_score}); losskit's loss is {speed(summary.million)} at a "
-        f"million elements and {speed(summary.batch)} on the task's own {rows}×{columns} batch."
-    )
+        return f"{torch_score} for both"
+    return f"{torch_score} with torch.nn and {losskit_score} with losskit"
 
 
 def headline(summaries):
     """The whole run in three sentences."""
     same = sum(summary.scores["torch.nn"] == summary.scores["losskit"] for summary in summaries)
-    worst = largest([summary.gradient_difference for summary in summaries])
+    torch_worst, losskit_worst = (
+        largest([summary.gradient_errors[name] for summary in summaries]) for name in LIBRARIES
+    )
+    errors = [[summary.gradient_errors[name] for name in LIBRARIES] for summary in summaries]
+    closer, further = sum(a > b for a, b in errors), sum(a < b for a, b in errors)
     million = [summary.million.ratio for summary in summaries]
     batch = [summary.batch.ratio for summary in summaries]
-    if worst:
-        gradients = f"gradients never differed by more than {worst:.1e} of the largest one"
-    else:
-        gradients = "gradients never differed"
     return (
         f"{len(summaries)} models were trained twice, once with each library's loss. The test result is the "
-        f"same, to the digits shown, in {same} of {len(summaries)}; {gradients}. torch.nn's time over "
+        f"same, to the digits shown, in {same} of {len(summaries)}. The largest error of a gradient, relative to "
+        f"the largest gradient of its step, was {losskit_worst:.1e} with losskit and {torch_worst:.1e} with torch.nn; "
+        f"losskit's was the smaller one in {closer} tasks, torch.nn's in {further}. torch.nn's time over "
         f"losskit's, for the loss alone: {min(million):.2f} to {max(million):.2f} at a million elements, "
         f"{min(batch):.2f} to {max(batch):.2f} on the tasks' own batches."
     )
@@ -268,15 +285,15 @@ def times_cell(times):
 
 def table(summaries):
     """The measured numbers; on a narrow screen the style sheet turns each row into a card."""
-    heads = ["Final training loss", "Test", "Gradient difference"]
+    heads = ["Final training loss", "Test", "Gradient error"]
     heads += ["Loss time, own batch", "Loss time, 1M elements"]
     rows = []
     for summary in summaries:
-        score_note = f"<small>{summary.score_name}; guess {summary.guess_score}</small>"
+        score_note = f"<small>{summary.score_name}<br>{baselines(summary)}</small>"
         cells = [
             pair({name: six_digits(summary.final_losses[name]) for name in LIBRARIES}),
             f"<div>{pair(summary.scores)}{score_note}</div>",
-            f"<span>{difference(summary.gradient_difference)}</span>",
+            pair({name: difference(summary.gradient_errors[name]) for name in LIBRARIES}),
             times_cell(summary.batch),
             times_cell(summary.million),
         ]
@@ -293,10 +310,18 @@ def method(summaries):
     million_steps = span([summary.million.count for summary in summaries])
     return f"""
 <li>Both runs of a task start from the same weights and see the same batches in the same order. The optimiser
-is Adam; a quarter of the data is held out for the test. "Guess" is the score of always answering with the
-mean of the training targets.</li>
-<li>At every step both losses are given the prediction of the torch.nn run. The gradient difference is the
-largest absolute difference over the largest absolute gradient, the worst of all steps.</li>
+is Adam; a quarter of the data is held out for the test. “Guess” is the score of always answering with the
+mean of the training targets, or with their most frequent class; “inputs” that of the nearest neighbours of the
+inputs themselves; “untrained” that of the model before its training.</li>
+<li>The rare digits are {", ".join(map(str, sets.RARE))}: the training part keeps {sets.RARE_SAMPLES} images of
+each, the test part all. The weights of “weighted” make all classes count alike. Recall is the share of a digit's
+images that is found, averaged over all digits and over the rare ones.</li>
+<li>The embeddings have {tasks.EMBEDDING} numbers for an image; a test image is given the digit that most of its
+{tasks.NEIGHBOURS} nearest training images have. The rows of digits are real images in a synthetic arrangement, 3 to
+{sets.LONGEST} side by side; wrong labels are edits per label, wrong rows those that need any.</li>
+<li>At every step both losses are given the prediction of the torch.nn run. The gradient error is the
+largest absolute difference from the gradient of torch.nn's loss in float64, over the largest absolute gradient, the
+worst of all steps.</li>
 <li>At the same prediction both are timed, forward and backward of the loss alone: once untimed each, then
 each as the first and as the second of a pair, the library that starts alternating from timing to timing. The
 ratio is torch.nn's time over losskit's within two neighbouring timings, of which either library started one:
@@ -327,7 +352,8 @@ def versions():
 
 def page(summaries, images):
     """The whole report as one HTML document without outside references."""
-    shows = "".join(f"<li><strong>{html.escape(s.task)}.</strong> {sentence(s)}</li>" for s in summaries)
+    others = {summary.task: summary for summary in summaries}
+    shows = "".join(f"<li><strong>{html.escape(s.task)}.</strong> {sentence(s, others)}</li>" for s in summaries)
     facts = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in versions().items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
