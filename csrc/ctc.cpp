@@ -596,11 +596,11 @@ template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& samp
   for (int64_t t = 0; t < frames; ++t) {
     double* e = sample.row(sample.emission, t);
     e[0] = 0;
-    for (int64_t j = n + 1; j < width; ++j) e[j] = 0;
+    for (int64_t j = n + 1; j <= width; ++j) e[j] = 0;  // one more: read with label j + 1
   }
 }
 
-template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, double scale, bool gradient) {
+template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, double scale, bool gradient, bool fits) {
   // Below the first mass, what a state lost may be worth more than the rest of the lattice: 3^T paths.
   constexpr double kSafe = -700, kLog2Of3 = 1.6, kMass = 0x1p-700, kMost = 0x1p200;
   constexpr double kTiny = sizeof(T) == 4 ? 0x1p-12 : 1;  // losses to be taken from log space
@@ -608,6 +608,7 @@ template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, doub
   sample.own.kept = gradient && scores(sample.job) && Row<T>(sample.job, sample.own, sample.index, 0).in_place();
   double loss = forward(sample, log2_mass);
   if (loss != loss) return loss;
+  if (!fits) return infinity<double>;
   bool safe = log2_mass > kSafe + kLog2Of3 * static_cast<double>(sample.frames);
   if (gradient || !safe) {
     safe = true;
@@ -631,11 +632,11 @@ template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, doub
   return loss;
 }
 
-LOSSKIT_CLONES double solve(const Sample<float>& sample, double scale, bool gradient) {
-  return solve_any(sample, scale, gradient);
+LOSSKIT_CLONES double solve(const Sample<float>& sample, double scale, bool gradient, bool fits) {
+  return solve_any(sample, scale, gradient, fits);
 }
-LOSSKIT_CLONES double solve(const Sample<double>& sample, double scale, bool gradient) {
-  return solve_any(sample, scale, gradient);
+LOSSKIT_CLONES double solve(const Sample<double>& sample, double scale, bool gradient, bool fits) {
+  return solve_any(sample, scale, gradient, fits);
 }
 
 template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
@@ -658,11 +659,8 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
   const double share = options.reduction == kMean ? static_cast<double>(std::max<int64_t>(n, 1)) : 1.0;
   double scale = job.scale / share;
   if (!job.factors.empty()) scale *= job.factors[i];
-  double loss = infinity<double>;
-  if (needed <= frames) {
-    prepare(job, own, sample);
-    loss = solve(sample, scale, job.gradients[0] != nullptr);
-  }
+  prepare(job, own, sample);
+  double loss = solve(sample, scale, job.gradients[0] != nullptr, needed <= frames);
   if (loss != loss) {
     fill(job, own, i, 0, loss);
     fill(job, own, i, frames, 0.0);

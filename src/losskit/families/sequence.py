@@ -100,18 +100,21 @@ class SequencePlan(Plan):
     # -- the loss in torch operations ---------------------------------------------------------------------
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        (log_probs, targets, *_), _, sample_weight, mask, normalizer = arguments
+        (log_probs, *_), _, sample_weight, mask, normalizer = arguments
         dtype = log_probs.dtype
         wide = torch.float64 if log_probs.device.type != "mps" else torch.float32
         x = log_probs.to(wide)
         if x.ndim == 2:
             x = x.unsqueeze(1)
-        frames, samples, classes = x.shape
+        frames, samples, _ = x.shape
         counts = None if mask is None else mask.reshape(-1).expand(samples)
-        labels, inputs, lengths, bad, _ = self._read(arguments.operands, counts)
+        labels, inputs, lengths, wrong, _ = self._read(arguments.operands, counts)
+        bad: Tensor | None = wrong
         if checks != "off":
-            bad = eager.police(self, bad | self._total(arguments.operands), arguments.operands, mask, checks)
-        elsewhere = lengths.new_zeros(()) if bad is None else bad
+            # Of log_probs only the shape is told: under vmap it has a dimension more, which is not the caller's.
+            told = [torch.empty((), device=log_probs.device).expand(log_probs.shape), *arguments.operands[1:]]
+            sought = wrong | self._total(arguments.operands) if checks == "raise" else wrong
+            bad = eager.police(self, sought, told, mask, checks)
         used = torch.arange(frames, device=x.device).unsqueeze(1) < inputs
         if counts is not None:
             used = used & counts
@@ -124,11 +127,11 @@ class SequencePlan(Plan):
             wanted = (used & (possible | loss.isnan())).unsqueeze(2)
             mass = torch.where(wanted, torch.where(wanted, x, 0.0).exp(), 0.0).sum((0, 2))
             loss = loss + (mass - mass.detach())
-        nan = x.isnan().any(2).any(0)
+        nan = (lp if self.scores else x).isnan().any(2).any(0)
         loss = torch.where(possible, loss, 0.0 if self.zero_infinity else float("inf"))
         loss = torch.where(nan, eager.poisoned(x.sum((0, 2)), nan), loss)
         if bad is not None:
-            loss = torch.where(elsewhere, eager.poisoned(everything.sum((0, 2)), elsewhere), loss)
+            loss = torch.where(bad, eager.poisoned(everything.sum((0, 2)), bad), loss)
         if self.reduction == "mean":
             loss = loss / lengths.clamp(min=1)
         if log_probs.ndim == 2:
@@ -153,14 +156,14 @@ class SequencePlan(Plan):
             again = torch.cat([torch.ones_like(labels[:, :1], dtype=torch.bool), labels[:, 1:] == labels[:, :-1]], 1)
         for t in range(frames):
             runs = (t < inputs).unsqueeze(1)
-            new_after = torch.logaddexp(after, torch.cat([never, on], 1)) + blank[t]
+            new_after = _sum(after, torch.cat([never, on], 1)) + blank[t]
             if labels.shape[1] > 0:
                 skipping = torch.where(again, _NEVER, torch.cat([never, on[:, :-1]], 1))
-                new_on = torch.logaddexp(torch.logaddexp(on, after[:, :-1]), skipping) + of_labels[t]
+                new_on = _sum(on, after[:, :-1], skipping) + of_labels[t]
                 on = torch.where(runs, new_on, on)
             after = torch.where(runs, new_after, after)
         end = lengths.unsqueeze(1)
-        return torch.logaddexp(after, torch.cat([never, on], 1)).gather(1, end).squeeze(1)
+        return _sum(after, torch.cat([never, on], 1)).gather(1, end).squeeze(1)
 
     def _read(self, operands: Sequence[Tensor], counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Labels (N, S), lengths of inputs and targets, all made harmless; which samples and labels are bad."""
@@ -207,6 +210,8 @@ class SequencePlan(Plan):
         samples = log_probs.shape[1] if log_probs.ndim == 3 else 1
         counts = torch.ones(samples, dtype=torch.bool) if mask is None else mask.reshape(-1).expand(samples)
         size = targets.shape[-1]
+        if targets.ndim > log_probs.ndim - 1 or samples not in (input_lengths.numel(), target_lengths.numel()):
+            raise self._wrong("targets", f"labels in [0, {classes}), of lengths that fit", "others in a vmap over them")
         concatenated = log_probs.ndim == 3 and targets.ndim == 1
         of_targets = "the number of targets" if concatenated or log_probs.ndim == 2 else "the width of targets"
         for name, lengths, most, what in (
@@ -229,17 +234,22 @@ class SequencePlan(Plan):
         start = int(lengths[:sample].sum()) if concatenated else 0
         row = targets[sample] if targets.ndim == 2 else targets
         label = int(row[start + position])
-        for outside, expected in (
+        for refused, expected in (
             (not 0 <= label < classes, f"labels in [0, {classes})"),
             (label == self.blank, f"labels other than the blank, {self.blank}"),
         ):
-            if outside:
+            if refused:
                 raise error(
                     "domain", loss=self.name, argument="targets", expected=expected, got=label,
                     index=(start + position,) if targets.ndim == 1 else (sample, position),
                     hint=f" It is label {position} of sample {sample}." if concatenated else "",
                 )  # fmt: skip
         raise AssertionError("the kernel reported a violation that the eager check does not see")
+
+
+def _sum(*logs: Tensor) -> Tensor:
+    """The logarithm of a sum; torch.logaddexp has no second derivative where one of two is nothing."""
+    return torch.stack(logs).logsumexp(0)
 
 
 def _longest(lengths: Tensor, size: int) -> int:
