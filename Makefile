@@ -34,7 +34,8 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
 	$(BIN)/python tools/generate.py --check
 
-bench: $(READY) ## measure against torch eager and torch.compile on this machine
+bench: $(READY) ## measure against torch eager, torch.compile and JAX on this machine
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[peers]"
 	$(BIN)/python benchmarks/run.py
 
 docs: $(READY) ## print the generated files anew from the declarations, and measure the accuracy

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multi_margin_loss_0d3cb6a42968_block {
+namespace losskit_multi_margin_loss_2fc2d12e9e61_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -31,12 +31,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool equal = p == T(2.0);
       const T maximum_value = lk::maximum(margin - difference, T(0.0));
       values_[i_] = lk::where(equal, maximum_value * maximum_value, maximum_value);
-      difference_out_[i_] = lk::scaled<T>(lk::where(maximum_value > T(0.0), lk::where(equal, T(-2.0) * maximum_value, T(-1.0)), lk::where(maximum_value == maximum_value, T(0.0), maximum_value)), factor_);
+      difference_out_[i_] = lk::scaled<T>(lk::where(maximum_value > T(0.0), lk::where(equal, T(-2.0) * maximum_value, T(-1.0)), maximum_value), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_multi_margin_loss_0d3cb6a42968, 1, 2, 1,
+LOSSKIT_KERNEL(losskit_multi_margin_loss_2fc2d12e9e61, 1, 2, 1,
     {losskit::kAnything, 0, 0.0, 0.0})
 
 }  // namespace

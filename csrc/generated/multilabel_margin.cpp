@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multilabel_margin_loss_f62e1d0db991_block {
+namespace losskit_multilabel_margin_loss_0adff6412555_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -28,12 +28,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = difference_at_[i_];
       const T maximum_value = lk::maximum(T(1.0) - difference, T(0.0));
       values_[i_] = maximum_value;
-      difference_out_[i_] = lk::scaled<T>(lk::where(maximum_value > T(0.0), T(-1.0), lk::where(maximum_value == maximum_value, T(0.0), maximum_value)), factor_);
+      difference_out_[i_] = lk::scaled<T>(lk::where(maximum_value > T(0.0), T(-1.0), maximum_value), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_multilabel_margin_loss_f62e1d0db991, 1, 0, 1,
+LOSSKIT_KERNEL(losskit_multilabel_margin_loss_0adff6412555, 1, 0, 1,
     {losskit::kAnything, 0, 0.0, 0.0})
 
 }  // namespace
