@@ -17,7 +17,7 @@ setup: $(READY) ## make .venv with torch, losskit and the tools
 
 $(READY): $(BUILT_FROM)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet $(TORCH) "pip>=25.1" "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[demo,bench,test,check]"
 	touch $(READY)
 
@@ -35,7 +35,7 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/python tools/generate.py --check
 
 bench: $(READY) ## measure against torch eager, torch.compile and JAX on this machine
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[peers]"
+	$(BIN)/python -m pip install --quiet --group peers
 	$(BIN)/python benchmarks/run.py
 
 docs: $(READY) ## print the generated files anew from the declarations, and measure the accuracy
