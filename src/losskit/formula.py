@@ -67,23 +67,7 @@ def _apply(name: str, *args: Any) -> Any:
 
 
 # What mpmath's spelling computes on Python numbers just as well, also while torch.compile traces.
-_ARITHMETIC = {
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "neg",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "eq",
-    "ne",
-    "both",
-    "either",
-    "where",
-    "absolute",
-}
+_ARITHMETIC = frozenset("add sub mul div neg lt le gt ge eq ne both either where absolute".split())
 
 
 def _as_tensor(arg: Any, like: Tensor | None) -> Tensor:
