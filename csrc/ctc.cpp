@@ -42,7 +42,7 @@ enum Violation : uint8_t {  // the status
 };
 
 constexpr int64_t kLanes = 8;    // accumulators; rows are padded to them
-constexpr int64_t kRescale = 4;  // frames between two rescalings
+constexpr int64_t kRescale = 8;  // frames between two rescalings
 
 struct Job : Call {
   int64_t frames = 0, samples = 1, classes = 0, blank = 0;
