@@ -368,7 +368,7 @@ def module_errors() -> list[Any]:
 @pytest.mark.parametrize(("name", "entry"), module_errors())
 def test_module_error_inputs(name, entry):
     """losskit refuses at construction, or at the first call, what torch refuses at the first call."""
-    with pytest.raises((ValueError, TypeError), match="must|needs"):
+    with pytest.raises((ValueError, TypeError), match=r"must|needs"):
         module = getattr(losskit, name)(*entry.constructor_input.args, **entry.constructor_input.kwargs)
         if name not in POINTWISE:
             module(*entry.forward_input.args, **entry.forward_input.kwargs)
