@@ -93,7 +93,8 @@ def docstring(cls: type[Family]) -> str:
     lines = [inspect.cleandoc(cls.__doc__ or "")]
     for title, entries in sections.items():
         lines += ["", f"{title}:"]
-        lines += [textwrap.fill(e, 112, initial_indent="    ", subsequent_indent="        ") for e in entries]
+        width = 112 if title != "Example" else 1000  # code is not wrapped
+        lines += [textwrap.fill(e, width, initial_indent="    ", subsequent_indent="        ") for e in entries]
     return "\n".join([*lines, "", f"Source: {cls.reference}"])
 
 

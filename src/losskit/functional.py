@@ -303,8 +303,7 @@ def ctc_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import ctc_loss
-        >>> ctc_loss(torch.tensor([[-0.6931471805599453, -0.6931471805599453], [-0.6931471805599453,
-            -0.6931471805599453]]), torch.tensor([1]), torch.tensor(2), torch.tensor(1))
+        >>> ctc_loss(torch.tensor([[-0.6931471805599453, -0.6931471805599453], [-0.6931471805599453, -0.6931471805599453]]), torch.tensor([1]), torch.tensor(2), torch.tensor(1))
         tensor(0.2877)
 
     Source: Graves, A., Fernandez, S., Gomez, F. and Schmidhuber, J. (2006). Connectionist temporal classification: labelling unsegmented sequence data with recurrent neural networks. ICML, 369-376.
@@ -1081,8 +1080,7 @@ def triplet_margin_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import triplet_margin_loss
-        >>> triplet_margin_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]),
-            eps=0.0)
+        >>> triplet_margin_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]), eps=0.0)
         tensor(4.)
 
     Source: Schroff, F., Kalenichenko, D. and Philbin, J. (2015). FaceNet: a unified embedding for face recognition and clustering. CVPR; swap: Balntas, V. et al. (2016). Learning local feature descriptors with triplets. BMVC.
