@@ -12,6 +12,7 @@ from torch import Tensor
 import losskit
 from losskit import PointwiseLoss
 from losskit.families.base import Family
+from losskit.kernels import library
 
 ROWS, CLASSES, WIDTH = 6, 5, 7
 
@@ -122,6 +123,12 @@ SAMPLES = [
     Sample("ctc_loss", "exact", sequences, {"exact_gradient": True}, batch=ON_BATCH),
     Sample("triplet_margin_loss", "fraction", triplets, {"p": 1.5, "margin": 4.0}, gradients=(0, 1, 2)),
 ]  # fmt: skip
+
+
+def without_kernels(monkeypatch: Any) -> None:
+    """From now on there is no kernel: the formula runs."""
+    monkeypatch.setattr(library, "loaded", lambda: False)
+    monkeypatch.setattr(library, "find", lambda formula: 0)
 
 
 def everything() -> list[Any]:

@@ -8,13 +8,13 @@ import mpmath
 import pytest
 import torch
 import torch.nn.functional as F  # its usual name
+from row_samples import without_kernels
 from torch import Tensor
 
 import losskit
 import losskit.functional as LF
 from losskit import ClassScoresLoss, Facts, nonnegative, param
 from losskit.formula import expm1, power
-from losskit.kernels import library
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -100,16 +100,11 @@ CASES = [  # numbers of the papers' formulas, computed with mpmath
 ]  # fmt: skip
 
 
-def no_kernels(monkeypatch):
-    monkeypatch.setattr(library, "loaded", lambda: False)
-    monkeypatch.setattr(library, "find", lambda formula: 0)
-
-
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(("loss", "params", "scores", "target", "value", "gradient"), CASES)
 def test_losses_of_the_family(loss, params, scores, target, value, gradient, fused, monkeypatch):
     if not fused:
-        no_kernels(monkeypatch)
+        without_kernels(monkeypatch)
     x = torch.tensor([scores] * 3, requires_grad=True)
     criterion = loss(**params, reduction="sum")
     got = criterion(x, torch.full((3,), target))
@@ -335,7 +330,7 @@ def ulps(got, truth, dtype, least=0.0):
 def test_truth(dtype, fused, monkeypatch):
     """Values within 3 ULP, gradients within 8 ULP each and 4 of the largest; halves are the rounded truth."""
     if not fused:
-        no_kernels(monkeypatch)
+        without_kernels(monkeypatch)
     half = torch.finfo(dtype).bits == 16
     worst = dict.fromkeys(("value", "gradient", "largest"), 0.0)
     with mpmath.workdps(60):
@@ -386,7 +381,7 @@ def test_certain_rows_keep_learning(dtype):
 def test_infinite_scores(classes, fused, monkeypatch):
     """Limits: a right class at +inf costs nothing, a wrong one everything; -inf has no probability."""
     if not fused:
-        no_kernels(monkeypatch)
+        without_kernels(monkeypatch)
     inf = math.inf
     x = torch.zeros(6, classes)
     x[0, 0], x[1, 1], x[2, 0], x[4] = inf, inf, -inf, -inf

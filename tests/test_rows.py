@@ -10,12 +10,12 @@ import pickle
 
 import pytest
 import torch
-from row_samples import ROWS, SAMPLES, everything, losses
+from row_samples import ROWS, SAMPLES, everything, losses, without_kernels
 from torch.func import grad as func_grad
 from torch.func import jvp, vmap
 
 import losskit
-from losskit.kernels import fused, library
+from losskit.kernels import fused
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 REDUCTIONS = ("none", "mean", "sum")
@@ -32,12 +32,6 @@ def call(sample, operands, reduction="mean", upstream=None, **extra):
         upstream = ((torch.arange(loss.numel()) % 5 - 1.5) / 2).reshape(loss.shape) if loss.ndim else torch.ones(())
     grads = torch.autograd.grad(loss, [leaves[i] for i in sample.gradients], upstream.to(loss.dtype))
     return [loss.detach(), *grads]
-
-
-def eagerly(monkeypatch):
-    """From now on there is no kernel."""
-    monkeypatch.setattr(library, "loaded", lambda: False)
-    monkeypatch.setattr(library, "find", lambda formula: 0)
 
 
 def assert_same(got, expected, what, rtol=1e-11, atol=1e-12):
@@ -86,7 +80,7 @@ def test_fused_is_eager(sample, reduction, monkeypatch):
         every = [{k: v.to(dtype) if k == "sample_weight" else v for k, v in e.items()} for e in extras()]
         got = [call(sample, operands, reduction, **e) for e in every]
         with monkeypatch.context() as patch:
-            eagerly(patch)
+            without_kernels(patch)
             expected = [call(sample, operands, reduction, **e) for e in every]
         rtol, atol = (1e-11, 1e-12) if dtype == torch.float64 else (2e-5, 2e-6)
         for e, a, b in zip(every, got, expected, strict=True):

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from losskit.calculus import derivative
+from losskit.calculus import Differentiable, derivative
 from losskit.domains import Domain, real
 from losskit.errors import DeclarationError
 from losskit.graph import Expr, Trace
@@ -110,6 +110,12 @@ class Formula:
         """What each operand may be, under these switches."""
         return [operand.domain for operand in self.declared.values()]
 
+    def differentiable(self, numbers: dict[str, float]) -> Differentiable:
+        """The formula with its parameters fixed."""
+        fixed = Differentiable(self.value, self.operands, numbers, self.gradients)
+        fixed.gradients()  # made now: torch.compile cannot trace their making
+        return fixed
+
     @property
     def predictions(self) -> int:
         """Bits of the operands that models usually produce: all but the target and tensor parameters."""
@@ -126,6 +132,7 @@ class Family(Loss, abstract=True):
 
     operands: ClassVar[dict[str, Operand]] = {}
     statistics: ClassVar[tuple[str, ...] | None] = None  # None: the formula's arguments are the operands
+    of_formula: ClassVar[bool] = True  # whether a declaration has a `value`
     plan_class: ClassVar[Callable[..., Plan]]
     grad: ClassVar[Callable[..., Any] | None] = None
     value: ClassVar[Callable[..., Any]]
@@ -136,7 +143,7 @@ class Family(Loss, abstract=True):
     @classmethod
     def _declare(cls) -> None:
         cls.formulas, cls.plans = {}, {}
-        if hasattr(cls, "value"):
+        if cls.of_formula:
             cls._trace()
         source = function_source(cls) + "\n\n" + _forward_source(cls)
         scope: dict[str, Any] = {"run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction}
@@ -148,6 +155,8 @@ class Family(Loss, abstract=True):
 
     @classmethod
     def _trace(cls) -> None:
+        if "value" not in cls.__dict__:
+            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
         for method in ("value", "grad"):
             if method in cls.__dict__ and not isinstance(cls.__dict__[method], staticmethod):
                 raise DeclarationError(f"{cls.__name__}.{method} must be a @staticmethod")
@@ -211,13 +220,19 @@ class Family(Loss, abstract=True):
     @classmethod
     def _formula_params(cls) -> list[Param]:
         """The parameters that the formula takes; the others belong to the family."""
-        taken = inspect.signature(cls.value).parameters if hasattr(cls, "value") else {}
+        taken = inspect.signature(cls.value).parameters if cls.of_formula else {}
         return [p for p in cls.params.values() if p.name in taken]
 
     @classmethod
     def _switches(cls) -> list[str]:
         """What selects the formula: boolean parameters, and whether a tensor parameter is there."""
         return [p.name for p in cls._formula_params() if p.kind in ("bool", "tensor")]
+
+    @classmethod
+    def formula_of(cls, parameters: dict[str, Any]) -> tuple[Formula, dict[str, float]]:
+        """The formula that these parameters select, and the numbers that it takes."""
+        formula = cls.formulas[tuple(parameters[name] for name in cls._switches())]
+        return formula, {name: parameters[name] for name in formula.numbers}
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:
@@ -286,11 +301,6 @@ def _stored(loss: type[Family], *key: Any) -> str:
 # The two forms of a loss, as source: `functional` and `forward` have true signatures, without *args
 
 
-def _arguments(loss: type[Family]) -> list[tuple[str, str]]:
-    """Arguments of the functional form after the operands, with their defaults as source."""
-    return [(name, repr(loss._default(name))) for name in loss.arguments.split()]
-
-
 def _run_arguments(loss: type[Family], prefix: str, class_name: str) -> str:
     """The operands of `run`, always four."""
     names = loss.slots(prefix, class_name)
@@ -305,21 +315,14 @@ def _plan_arguments(loss: type[Family], prefix: str) -> str:
 
 def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
     """The functional form as Python source."""
-    types = {"float": "float", "int": "int", "bool": "bool", "tensor": "Tensor | None"}
-
-    def typed(name: str, kind: str) -> str:
-        return f"{name}: {kind}" if annotated else name
-
-    operands = [typed(name, _operand_type(loss, name)) for name in loss.call_operands()]
-    signature = list(operands)
-    for name, default in _arguments(loss):
-        kind = types[loss.params[name].kind] if name in loss.params else _OTHER_TYPES[name]
-        signature.append(f"{typed(name, kind)} = {default}" if annotated else f"{name}={default}")
-    extras = [("sample_weight", "Tensor | None"), ("mask", "Tensor | None"), ("normalizer", "Tensor | float | None")]
-    signature += ["*", *(f"{typed(n, k)} = None" if annotated else f"{n}=None" for n, k in extras)]
-    result = " -> Tensor" if annotated else ""
-    lines = [f"def {loss.name}({', '.join(signature)}){result}:"]
     names = loss.arguments.split()
+    types = {name: _TYPES[loss.params[name].kind if name in loss.params else name] for name in names}
+    defaults = {name: loss._default(name) for name in names} | dict.fromkeys(_EXTRAS)
+    signature = [f"{name}: {_operand_type(loss, name)}" if annotated else name for name in loss.call_operands()]
+    for name, kind in (types | {"*": ""} | _EXTRAS).items():
+        typed = f"{name}: {kind} = " if annotated else f"{name}="
+        signature.append("*" if name == "*" else f"{typed}{defaults[name]!r}")
+    lines = [f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}:"]
     if "size_average" in names:
         lines += [
             "    if size_average is not None or reduce is not None:",
@@ -333,14 +336,16 @@ def function_source(loss: type[Family], class_name: str = "Loss", annotated: boo
     return "\n".join(lines)
 
 
-_OTHER_TYPES = {"reduction": "str", "size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None"}
+_TYPES = {
+    "float": "float", "int": "int", "bool": "bool", "tensor": "Tensor | None",
+    "reduction": "str", "size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None",
+}  # fmt: skip
+_EXTRAS = {"sample_weight": "Tensor | None", "mask": "Tensor | None", "normalizer": "Tensor | float | None"}
 
 
 def _operand_type(loss: type[Family], name: str) -> str:
     # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
-    operand = loss.operands.get(name)
-    if operand is None:
-        return "Tensor"
+    operand = loss.operands.get(name, Operand(name))
     return "Tensor | float" if operand.broadcast and name != "target" else operand.type
 
 

@@ -24,11 +24,19 @@ from torch import Tensor
 
 from losskit.calculus import Differentiable
 from losskit.domains import Interval, log_probability, probability, real
-from losskit.errors import DeclarationError, error
+from losskit.errors import error
 from losskit.families.base import Family, Formula
 from losskit.formula import times
 from losskit.kernels import eager, fused
-from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor
+from losskit.kernels.dispatch import (
+    Arguments,
+    Plan,
+    check_extras,
+    check_floating,
+    check_per_class,
+    check_tensor,
+    class_weight,
+)
 from losskit.loss import param
 from losskit.reduction import reduce_eagerly
 
@@ -43,8 +51,7 @@ class ClassScoresPlan(Plan):
     gradients = 3
 
     def __init__(self, loss: type[ClassScoresLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
-        numbers = {name: parameters[name] for name in formula.numbers}
+        formula, numbers = loss.formula_of(parameters)
         self.smoothing = parameters.get("label_smoothing", 0.0)
         self.ignored = parameters["ignore_index"]
         linear = _linear(formula)
@@ -82,17 +89,10 @@ class ClassScoresPlan(Plan):
         if classes == 0:
             raise error("no_classes", loss=self.name, got=tuple(input.shape))
         self._check_target(input, target, rows)
-        for name, x in [("weight", weight), *(("shift", x) for x in shift)]:
-            if x is None:
-                continue
-            check_tensor(self.name, name, x, "input", input)
-            if x.shape != (classes,):
-                raise error("per_class", loss=self.name, argument=name, classes=classes, got=tuple(x.shape))
-        if weight is not None and weight.dtype in eager.HALVES and input.dtype not in eager.HALVES:
-            raise error("weight_dtype", loss=self.name, got=weight.dtype, expected=input.dtype)
+        weight = class_weight(self, weight, input, classes)
+        for x in shift:
+            check_per_class(self, "shift", x, input, classes)
         check_extras(self, input, rows, None, (), sample_weight, mask, normalizer)
-        if weight is not None and not weight.is_floating_point():
-            weight = weight.to(input.dtype)
         return Arguments([input, target, *shift], weight, sample_weight, mask, normalizer)
 
     def _check_target(self, input: Tensor, target: Tensor, rows: Sequence[int]) -> None:
@@ -265,12 +265,6 @@ class ClassScoresLoss(Family, abstract=True):
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
     shift: ClassVar[Callable[..., Tensor] | None] = None
     plan_class = ClassScoresPlan
-
-    @classmethod
-    def _declare(cls) -> None:
-        if "value" not in cls.__dict__:
-            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
-        super()._declare()
 
     @classmethod
     def call_operands(cls) -> list[str]:

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from losskit.calculus import Differentiable
 from losskit.domains import nonnegative
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family, Formula
@@ -42,8 +41,7 @@ class EmbeddingsPlan(Plan):
     op = "embeddings"
 
     def __init__(self, loss: type[EmbeddingsLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
-        numbers = {name: parameters[name] for name in formula.numbers}
+        formula, numbers = loss.formula_of(parameters)
         self.p, self.eps = parameters.get("p", 2.0), parameters.get("eps", 0.0)
         self.swap = parameters.get("swap", False)
         family = sum(STATISTICS[name] << 3 * i for i, name in enumerate(formula.operands)) | self.swap << _SWAP
@@ -52,8 +50,7 @@ class EmbeddingsPlan(Plan):
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
         self.formula: Formula = formula
         self.embeddings = len(names) - ("target" in names)
-        self.differentiable = Differentiable(formula.value, formula.operands, numbers, formula.gradients)
-        self.differentiable.gradients()  # made now: torch.compile cannot trace their making
+        self.differentiable = formula.differentiable(numbers)
 
     def validated(
         self,
@@ -232,8 +229,6 @@ class EmbeddingsLoss(Family, abstract=True):
 
     @classmethod
     def _declare(cls) -> None:
-        if "value" not in cls.__dict__:
-            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
         super()._declare()
         count = len(cls.call_operands()) - ("target" in cls.call_operands())
         for formula in cls.formulas.values():

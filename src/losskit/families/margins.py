@@ -18,11 +18,18 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from losskit.calculus import Differentiable
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused
-from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint
+from losskit.kernels.dispatch import (
+    Arguments,
+    Plan,
+    check_extras,
+    check_floating,
+    check_tensor,
+    class_weight,
+    shape_hint,
+)
 from losskit.loss import param
 from losskit.reduction import reduce_eagerly
 
@@ -37,13 +44,11 @@ class MarginsPlan(Plan):
     gradients = 1
 
     def __init__(self, loss: type[MarginsLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
-        numbers = {name: parameters[name] for name in formula.numbers}
+        formula, numbers = loss.formula_of(parameters)
         code = fused.pack(reduction, family=_MANY if loss.many else 0)
         super().__init__(loss, reduction, code, loss.call_operands(), list(numbers.values()))
         self.formula, self.many = formula, loss.many
-        self.differentiable = Differentiable(formula.value, formula.operands, numbers, formula.gradients)
-        self.differentiable.gradients()  # made now: torch.compile cannot trace their making
+        self.differentiable = formula.differentiable(numbers)
 
     def validated(
         self,
@@ -65,15 +70,7 @@ class MarginsPlan(Plan):
         if input.ndim == 0:  # torch's reading: a single class
             input, target = input.reshape(1), target.reshape(1) if self.many and target.ndim == 0 else target
         input, target = self._matched(input, target)
-        if weight is not None:
-            check_tensor(self.name, "weight", weight, "input", input)
-            if weight.shape != input.shape[-1:]:
-                raise error(
-                    "per_class", loss=self.name, argument="weight", classes=input.shape[-1], got=tuple(weight.shape)
-                )
-            if weight.dtype in eager.HALVES and input.dtype not in eager.HALVES:
-                raise error("weight_dtype", loss=self.name, got=weight.dtype, expected=input.dtype)
-            weight = weight if weight.is_floating_point() else weight.to(input.dtype)
+        weight = class_weight(self, weight, input, input.shape[-1])
         check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments([input, target], weight, sample_weight, mask, normalizer)
 
@@ -233,8 +230,6 @@ class MarginsLoss(Family, abstract=True):
 
     @classmethod
     def _declare(cls) -> None:
-        if "value" not in cls.__dict__:
-            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
         if cls.many and "weight" in cls.params:
             raise DeclarationError(f"{cls.__name__}: a row with many targets has no class whose weight it could have")
         super()._declare()

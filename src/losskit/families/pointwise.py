@@ -10,8 +10,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from losskit.calculus import Differentiable
-from losskit.errors import DeclarationError, error
+from losskit.errors import error
 from losskit.families.base import Family, Formula
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import (
@@ -34,16 +33,14 @@ class PointwisePlan(Plan):
     op = "pointwise"
 
     def __init__(self, loss: type[PointwiseLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula = loss.formulas[tuple(parameters[name] for name in loss._switches())]
-        numbers = {name: parameters[name] for name in formula.numbers}
+        formula, numbers = loss.formula_of(parameters)
         self.batchmean = reduction == "batchmean"
         reduction = "mean" if self.batchmean else reduction
         stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
         code = fused.pack(reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, stretch=stretch)
         super().__init__(loss, reduction, code, formula.operands, list(numbers.values()))
         self.formula: Formula = formula
-        self.differentiable = Differentiable(formula.value, formula.operands, numbers, formula.gradients)
-        self.differentiable.gradients()  # made now: torch.compile cannot trace their making
+        self.differentiable = formula.differentiable(numbers)
         self.domains = formula.domains
         self.checked = [(i, domain) for i, domain in enumerate(formula.domains) if not domain.everything]
         self.rows = loss.rows
@@ -210,12 +207,6 @@ class PointwiseLoss(Family, abstract=True):
     weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
     rows: ClassVar[bool] = False  # the unreduced loss is the mean over the last dimension
     plan_class = PointwisePlan
-
-    @classmethod
-    def _declare(cls) -> None:
-        if "value" not in cls.__dict__:
-            raise DeclarationError(f"{cls.__name__}: a loss needs a formula: a static method `value`")
-        super()._declare()
 
     @classmethod
     def call_operands(cls) -> list[str]:

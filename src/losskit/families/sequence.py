@@ -273,6 +273,7 @@ class SequenceLoss(Family, abstract=True):
         doc="'none': a loss per sample; 'mean': the mean of losses divided by target lengths; 'sum': their sum.",
     )
 
+    of_formula = False
     plan_class = SequencePlan
 
     @classmethod

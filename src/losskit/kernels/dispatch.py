@@ -192,6 +192,23 @@ def check_floating(loss: str, name: str, x: Tensor) -> None:
         raise error("not_floating", loss=loss, argument=name, got=x.dtype)
 
 
+def check_per_class(plan: Plan, name: str, x: Any, input: Tensor, classes: int) -> None:
+    """Refuse what is not a vector with an entry for each class."""
+    check_tensor(plan.name, name, x, plan.names[0], input)
+    if x.shape != (classes,):
+        raise error("per_class", loss=plan.name, argument=name, classes=classes, got=tuple(x.shape))
+
+
+def class_weight(plan: Plan, weight: Tensor | None, input: Tensor, classes: int) -> Tensor | None:
+    """Class weights, integers made floating; refused where they are less precise than the input."""
+    if weight is None:
+        return None
+    check_per_class(plan, "weight", weight, input, classes)
+    if weight.dtype in HALVES and input.dtype not in HALVES:
+        raise error("weight_dtype", loss=plan.name, got=weight.dtype, expected=input.dtype)
+    return weight if weight.is_floating_point() else weight.to(input.dtype)
+
+
 def check_extras(
     plan: Plan,
     first: Tensor,
