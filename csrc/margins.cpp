@@ -5,8 +5,9 @@
 //    set aside afterwards (value and derivative 0), because a store or two cost less than closing the gaps. The
 //    block function sees as many segments at a time as its 1024 numbers hold, so that short rows fill vectors; rows
 //    longer than that are cut into tiles.
-// 2. Floats are computed as floats and summed in double. A batch with a loss that is not finite is computed once more
-//    in double, where what left the range of floats on the way may come back.
+// 2. Floats are computed as floats and summed in double, four at a time. A batch with a sum that is not finite is
+//    computed once more in double, where what left the range of floats on the way may come back; so is one with a long
+//    list, whose slopes for a class would be added as floats too often.
 // 3. The gradient of a target's score is minus the sum of those of the others, taken in double.
 // 4. With one target a row, the formula writes the gradient where it belongs, unless something is left to be done.
 // 5. A list of targets ends at the first -1; what comes after it is never looked at. A row whose targets are not
@@ -20,7 +21,7 @@ namespace losskit {
 namespace {
 
 enum Violation { kNoClass = 1, kMaskGiven = 2 };
-constexpr int64_t kAhead = 4;        // rows; of long lists only the first few numbers are read, from far apart
+constexpr int64_t kFew = 8;          // targets of a row: the slopes of more are added in double
 constexpr int64_t kManyTargets = 1;  // bit of options.family: each row has a list of targets
 
 struct Job : Call {
@@ -87,55 +88,44 @@ LOSSKIT_CLONES void differences(const double* x, int64_t step, const int64_t* ro
   subtract(x, step, rows, own, segments, n, out);
 }
 
-// Sums in double are as good as exact for numbers from floats.
-template <class C> LOSSKIT_INLINE double sum_any(const C* x, int64_t n) {
-  constexpr int kLanes = 32;  // fewer wait for one another
+// Four floats are added as floats, which costs less than the rounding of each, and their sums in double.
+LOSSKIT_INLINE double sum_any(const float* x, int64_t n) {
+  constexpr int kLanes = 16;
   double even = 0.0, odd = 0.0;
   int64_t i = 0;
   if (n >= kLanes) {
     double lanes[kLanes] = {};
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+      for (int j = 0; j < kLanes; ++j)
+        lanes[j] += static_cast<double>((x[i + j] + x[i + 16 + j]) + (x[i + 32 + j] + x[i + 48 + j]));
     for (; i + kLanes <= n; i += kLanes)
       for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-      for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-    even = lanes[0];
+    even = folded<kLanes>(lanes);
   }
   for (; i + 1 < n; i += 2) {
     even += static_cast<double>(x[i]);
     odd += static_cast<double>(x[i + 1]);
   }
-  if (i < n) even += static_cast<double>(x[i]);
-  return even + odd;
+  return even + (i < n ? odd + static_cast<double>(x[i]) : odd);
 }
-template <class C> LOSSKIT_INLINE void sum_segments(const C* x, int64_t segments, int64_t n, Sum* sums) {
-  for (int64_t k = 0; k < segments; ++k) sums[k].add(sum_any(x + k * n, n));
+LOSSKIT_CLONES void sums(const float* x, int64_t segments, int64_t n, Sum* out) {
+  for (int64_t k = 0; k < segments; ++k) out[k].add(sum_any(x + k * n, n));
 }
-LOSSKIT_CLONES void sums(const float* x, int64_t segments, int64_t n, Sum* out) { sum_segments(x, segments, n, out); }
-LOSSKIT_CLONES void sums(const double* x, int64_t segments, int64_t n, Sum* out) { sum_segments(x, segments, n, out); }
-template <class T, class C> void sums_of(const C* x, int64_t segments, int64_t n, Sum* out) {
-  if constexpr (sizeof(T) == 4)
-    sums(x, segments, n, out);
-  else
-    for (int64_t k = 0; k < segments; ++k) out[k].add(sum_block(x + k * n, n));
+void sums(const double* x, int64_t segments, int64_t n, Sum* out) {
+  for (int64_t k = 0; k < segments; ++k) out[k].add(sum_block(x + k * n, n));
 }
 
-// Slopes added to the totals of each class, or put there. In one loop with their sum GCC 12 makes neither of vectors.
-template <class C> LOSSKIT_INLINE void add_any(const C* x, int64_t n, double* total) {
+template <class C> LOSSKIT_INLINE void add_any(const C* x, int64_t n, C* total) {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) total[i] += static_cast<double>(x[i]);
+  for (int64_t i = 0; i < n; ++i) total[i] += x[i];
 }
-template <class C> LOSSKIT_INLINE void put_any(const C* x, int64_t n, double* total) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) total[i] = static_cast<double>(x[i]);
-}
-LOSSKIT_CLONES void add(const float* x, int64_t n, double* total) { add_any(x, n, total); }
+LOSSKIT_CLONES void add(const float* x, int64_t n, float* total) { add_any(x, n, total); }
 LOSSKIT_CLONES void add(const double* x, int64_t n, double* total) { add_any(x, n, total); }
-LOSSKIT_CLONES void put(const float* x, int64_t n, double* total) { put_any(x, n, total); }
-LOSSKIT_CLONES void put(const double* x, int64_t n, double* total) { put_any(x, n, total); }
 
 template <class From, class To> LOSSKIT_INLINE void scale_any(const From* x, double scale, int64_t n, To* out) {
+  const Scale<From> factor(scale);
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<To>(static_cast<double>(x[i]) * scale);
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<To>(scaled(x[i], factor));
 }
 LOSSKIT_CLONES void scale_into(const float* x, double s, int64_t n, float* out) { scale_any(x, s, n, out); }
 LOSSKIT_CLONES void scale_into(const double* x, double s, int64_t n, float* out) { scale_any(x, s, n, out); }
@@ -150,20 +140,19 @@ template <class T, class C> struct Scratch : Weights {
   alignas(64) T scores[kBlock];
   alignas(64) C differences[kBlock];
   alignas(64) C values[kBlock];
-  alignas(64) C slopes[kBlock];       // derivatives by the differences
-  alignas(64) double totals[kBlock];  // their sums over the targets of a row
+  alignas(64) C slopes[kBlock];  // derivatives by the differences
+  alignas(64) C totals[kBlock];  // their sums over the targets of a row
   alignas(64) T out[kBlock];
   alignas(64) char narrow[kBlock * sizeof(double)];
-  // By row: what becomes of it, where its segments and its distinct targets begin, the weight of its loss.
+  // By row: what becomes of it, where its segments begin, the weight of its loss.
   State states[kBlock];
-  int64_t first[kBlock + 1], first_distinct[kBlock + 1];
+  int64_t first[kBlock + 1];
   double weights[kBlock];
   T losses[kBlock];
   // By segment: its row, its target, the target's score, the sums of its values and of its slopes.
   std::vector<int64_t> rows, targets;
   std::vector<C> own;
-  std::vector<Sum> value_sums, slope_sums, target_sums;
-  std::vector<int64_t> distinct;  // the targets of each row, sorted, without repetitions
+  std::vector<Sum> value_sums, slope_sums;
 };
 
 template <class T, class C> struct Batch {
@@ -173,14 +162,16 @@ template <class T, class C> struct Batch {
   const int64_t begin, rows;
   const bool gradient = job.gradients[0] != nullptr;
   int64_t segments = 0;
-  bool direct = false;  // the formula writes the gradient
+  bool direct = false;     // the formula writes the gradient
+  bool long_list = false;  // of targets
 
-  // False if a loss is not finite: wider arithmetic may know better.
+  // False if this takes wider arithmetic: a sum is not finite, or a list is long.
   bool run() {
     if (!collect()) {
       job.violations[begin / job.batch] = 1;
       return true;
     }
+    if (long_list && sizeof(C) == 4) return false;
     weigh_rows();
     for (int64_t from = 0; from < job.classes; from += job.width)
       run_tile(from, std::min(job.width, job.classes - from));
@@ -193,16 +184,12 @@ template <class T, class C> struct Batch {
     scratch.rows.clear();
     scratch.targets.clear();
     scratch.own.clear();
-    scratch.distinct.clear();
     const float* mask = mask_of(job, begin, rows, scratch);
     for (int64_t r = 0; r < rows; ++r) {
       const auto start = scratch.first[r] = static_cast<int64_t>(scratch.rows.size());
-      const auto distinct = scratch.first_distinct[r] = static_cast<int64_t>(scratch.distinct.size());
       State& state = scratch.states[r] = mask && mask[r] == 0.0f ? kMasked : job.mask_given ? kBad : kCounts;
       if (state != kCounts) continue;
       const int64_t at = (begin + r) * job.target_steps[0];
-      if (job.many && begin + r + kAhead < job.rows)
-        __builtin_prefetch(job.targets + (at + kAhead * job.target_steps[0]) * size_of(job.target_dtype));
       for (int64_t j = 0; j < (job.many ? job.classes : 1); ++j) {
         const int64_t target = integer_at(job.target_dtype, job.targets, at + j * job.target_steps[1]);
         if (job.many && target == -1) break;
@@ -220,14 +207,9 @@ template <class T, class C> struct Batch {
         scratch.targets.resize(start);
         scratch.own.resize(start);
       }
-      if (!job.many) continue;
-      auto& all = scratch.distinct;
-      all.insert(all.end(), scratch.targets.begin() + start, scratch.targets.end());
-      std::sort(all.begin() + distinct, all.end());
-      all.erase(std::unique(all.begin() + distinct, all.end()), all.end());
+      long_list |= static_cast<int64_t>(scratch.rows.size()) - start > kFew;
     }
     segments = scratch.first[rows] = static_cast<int64_t>(scratch.rows.size());
-    scratch.first_distinct[rows] = static_cast<int64_t>(scratch.distinct.size());
     scratch.value_sums.assign(segments, Sum());
     scratch.slope_sums.assign(segments, Sum());
     return true;
@@ -263,8 +245,8 @@ template <class T, class C> struct Batch {
       if (job.weights && counts)
         scratch.weights[r] *=
             number_at(job.weight_dtype, job.weights, scratch.targets[scratch.first[r]] * job.weight_step);
-      const int64_t own = job.many ? scratch.first_distinct[r + 1] - scratch.first_distinct[r] : 1;
-      if (counts && (own == 0 || own == job.classes)) look_for_nan(r);
+      const int64_t own = scratch.first[r + 1] - scratch.first[r];
+      if (counts && (own == 0 || own >= job.classes)) look_for_nan(r);
     }
     const bool uniform = rows == 1 || !(factor || job.weights);
     const bool dense = job.gradient_steps[1] == 1 && (rows == 1 || job.gradient_steps[0] == job.classes);
@@ -288,7 +270,9 @@ template <class T, class C> struct Batch {
         evaluate(first, count, from, n, -scratch.weights[0] * job.scale,
                  reinterpret_cast<C*>(gradient_at(scratch.rows[first], from)));
       else
-        evaluate(first, count, from, n, 1.0, scratch.slopes);
+        evaluate(
+            first, count, from, n, 1.0,
+            job.many && together == 1 && starts(first) ? scratch.totals + scratch.rows[first] * n : scratch.slopes);
     }
     if (!gradient || direct) return;
     for (int64_t r = 0; r < rows; ++r) {
@@ -298,6 +282,9 @@ template <class T, class C> struct Batch {
         write(r, from, n, scratch.slopes + scratch.first[r] * n);
     }
   }
+
+  // Whether a segment is its row's first.
+  bool starts(int64_t segment) const { return scratch.first[scratch.rows[segment]] == segment; }
 
   // Values and slopes of `count` segments. A pair of targets is none.
   void evaluate(int64_t first, int64_t count, int64_t from, int64_t n, double scale, C* slopes) {
@@ -315,23 +302,21 @@ template <class T, class C> struct Batch {
     functions[gradient ? kPredictions : kNone](count * n, operands, parameters, scale, values, derivatives);
     for (int64_t k = 0; k < count; ++k) {
       const int64_t row = scratch.rows[first + k];
-      const int64_t* target = job.many ? &scratch.distinct[scratch.first_distinct[row]] : &scratch.targets[first + k];
-      const int64_t* last =
-          job.many ? target + scratch.first_distinct[row + 1] - scratch.first_distinct[row] : target + 1;
-      for (; target < last; ++target)
-        if (*target >= from && *target < from + n)
-          values[k * n + *target - from] = slopes[k * n + *target - from] = C(0);
+      for (int64_t j = scratch.first[row]; j < scratch.first[row + 1]; ++j) {
+        const int64_t target = scratch.targets[j] - from;
+        if (target >= 0 && target < n) values[k * n + target] = slopes[k * n + target] = C(0);
+      }
     }
-    sums_of<T>(values, count, n, &scratch.value_sums[first]);
+    sums(values, count, n, &scratch.value_sums[first]);
     if (!gradient) return;
-    sums_of<T>(slopes, count, n, &scratch.slope_sums[first]);
+    sums(slopes, count, n, &scratch.slope_sums[first]);
     if (!job.many) return;
     for (int64_t k = 0; k < count; ++k) {
-      const int64_t row = scratch.rows[first + k];
-      if (first + k == scratch.first[row])
-        put(slopes + k * n, n, scratch.totals + row * n);
-      else
-        add(slopes + k * n, n, scratch.totals + row * n);
+      C* const total = scratch.totals + scratch.rows[first + k] * n;
+      if (!starts(first + k))
+        add(slopes + k * n, n, total);
+      else if (total != slopes)
+        std::copy(slopes + k * n, slopes + (k + 1) * n, total);
     }
   }
 
@@ -359,18 +344,16 @@ template <class T, class C> struct Batch {
   // Gradients by the targets' own scores: of a class that is listed twice, the sum of both.
   void write_targets() {
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t first = scratch.first[r], last = scratch.first[r + 1];
       if (scratch.states[r] != kCounts) continue;
-      if (!job.many) {
-        write_target(r, scratch.targets[first], scratch.slope_sums[first]);
-        continue;
+      const auto begin = scratch.targets.begin() + scratch.first[r],
+                 end = scratch.targets.begin() + scratch.first[r + 1];
+      for (auto target = begin; target < end; ++target) {
+        if (std::find(begin, target, *target) < target) continue;
+        Sum sum;
+        for (auto other = target; other < end; ++other)
+          if (*other == *target) sum.add(scratch.slope_sums[other - scratch.targets.begin()]);
+        write_target(r, *target, sum);
       }
-      const auto begin = scratch.distinct.begin() + scratch.first_distinct[r];
-      const auto end = scratch.distinct.begin() + scratch.first_distinct[r + 1];
-      scratch.target_sums.assign(end - begin, Sum());
-      for (int64_t k = first; k < last; ++k)
-        scratch.target_sums[std::lower_bound(begin, end, scratch.targets[k]) - begin].add(scratch.slope_sums[k]);
-      for (auto target = begin; target < end; ++target) write_target(r, *target, scratch.target_sums[target - begin]);
     }
   }
   void write_target(int64_t r, int64_t target, const Sum& slopes) {
@@ -382,12 +365,15 @@ template <class T, class C> struct Batch {
       write_run(job.gradient_dtypes[0], &value, 1, to);
   }
 
-  // False if a loss is not finite.
+  // False if a sum is not finite.
   bool write_losses() {
     bool finite = true;
     for (int64_t r = 0; r < rows; ++r) {
       Sum total;
-      for (int64_t k = scratch.first[r]; k < scratch.first[r + 1]; ++k) total.add(scratch.value_sums[k]);
+      for (int64_t k = scratch.first[r]; k < scratch.first[r + 1]; ++k) {
+        total.add(scratch.value_sums[k]);
+        finite &= std::isfinite(scratch.slope_sums[k].high);
+      }
       const double loss = scratch.first[r] < scratch.first[r + 1] ? total.value() * scratch.weights[r] : 0.0;
       finite &= std::isfinite(loss);
       scratch.losses[r] = scratch.states[r] == kBad ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(loss);
@@ -437,20 +423,6 @@ bool given_mask(const Job& job, Weights& scratch) {
     }
   }
   return any;
-}
-
-double denominator(Job& job, Weights& scratch) {
-  const bool sampled = job.sources[kSampleWeight].present(), masked = job.sources[kMask].present();
-  if (!sampled && !masked) return static_cast<double>(job.rows);
-  Sum total;
-  for (int64_t begin = 0; begin < job.rows; begin += kBlock) {
-    const int64_t n = std::min(kBlock, job.rows - begin);
-    const float* mask = mask_of(job, begin, n, scratch);
-    const double* factor = factors(job, {kSampleWeight}, begin, n, scratch);
-    if (factor && mask) weigh(factor, nullptr, mask, 1.0, n, scratch.factors);
-    total.add(factor ? sum_block(factor, n) : sum_block(mask, n));
-  }
-  return total.value();
 }
 
 }  // namespace
@@ -507,7 +479,7 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
   double denominated = 1.0;
   Weights scratch;
   if (options.reduction == kMean) {
-    denominated = std::isnan(numbers[0]) ? denominator(job, scratch) : numbers[0];
+    denominated = std::isnan(numbers[0]) ? denominator(job) : numbers[0];
   }
   set_scale(job, denominated, numbers[1]);
 

@@ -258,6 +258,24 @@ inline void allocate_loss(Call& call, Result& result, int64_t dims, const int64_
   }
 }
 
+// What a mean divides by: how many elements of the walk count, or the sum of their weights.
+inline double denominator(const Call& call) {
+  const bool weighted = call.sources[kWeight].present() && call.options.weight_in_mean;
+  const bool sampled = call.sources[kSampleWeight].present();
+  if (!weighted && !sampled && !call.sources[kMask].present()) return static_cast<double>(call.walk.numel);
+  Weights scratch;
+  Sum total;
+  for (int64_t begin = 0; begin < call.walk.numel; begin += kBlock) {
+    const int64_t n = std::min(kBlock, call.walk.numel - begin);
+    const float* mask = mask_of(call, begin, n, scratch);
+    const double* factor = weighted ? factors(call, {kWeight, kSampleWeight}, begin, n, scratch)
+                                    : factors(call, {kSampleWeight}, begin, n, scratch);
+    if (factor && mask) weigh(factor, nullptr, mask, 1.0, n, scratch.factors);
+    total.add(factor ? sum_block(factor, n) : sum_block(mask, n));
+  }
+  return total.value();
+}
+
 // What the gradients are multiplied by, given the denominator of a mean and the caller's factor.
 inline void set_scale(Call& call, double denominator, double factor) {
   call.denominator = denominator;

@@ -116,27 +116,6 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   }
 }
 
-// The weights that count in the denominator of the mean, summed; the number of elements where there are none.
-double denominator(Job& job, Weights& scratch) {
-  const bool weighted = job.sources[kWeight].present() && job.options.weight_in_mean;
-  const bool sampled = job.sources[kSampleWeight].present();
-  if (!weighted && !sampled && !job.sources[kMask].present()) return static_cast<double>(job.walk.numel);
-  Sum total;
-  for (int64_t begin = 0; begin < job.walk.numel; begin += kBlock) {
-    const int64_t n = std::min(kBlock, job.walk.numel - begin);
-    const float* mask = mask_of(job, begin, n, scratch);
-    const double* factor = weighted ? factors(job, {kWeight, kSampleWeight}, begin, n, scratch)
-                                    : factors(job, {kSampleWeight}, begin, n, scratch);
-    if (!factor) {
-      total.add(sum_block(mask, n));
-    } else {
-      if (mask) weigh(factor, nullptr, mask, 1.0, n, scratch.factors);
-      total.add(sum_block(scratch.factors, n));
-    }
-  }
-  return total.value();
-}
-
 template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   Scratch<T> scratch;
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job*>(context), block, scratch);
@@ -180,9 +159,8 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   std::copy(numbers.begin() + 2, numbers.end(), job.parameters);
   double denominated = options.reduction == kSum && options.rows ? static_cast<double>(row) : 1.0;
   if (options.reduction == kMean) {
-    Weights scratch;
     // A normalizer counts rows where rows are the unit; elements are what is summed here.
-    denominated = std::isnan(numbers[0]) ? denominator(job, scratch) : numbers[0] * static_cast<double>(row);
+    denominated = std::isnan(numbers[0]) ? denominator(job) : numbers[0] * static_cast<double>(row);
   }
   set_scale(job, denominated, numbers[1]);
 

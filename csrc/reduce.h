@@ -32,16 +32,24 @@ struct Sum {
   double value() const { return std::isfinite(high) ? high + low : high; }
 };
 
+// The sum of a power of two of lanes. As a loop over widths GCC 12 takes them through memory.
+template <int count> LOSSKIT_INLINE double folded(double* lanes) {
+  if constexpr (count > 1) {
+    for (int j = 0; j < count / 2; ++j) lanes[j] += lanes[j + count / 2];
+    return folded<count / 2>(lanes);
+  }
+  return lanes[0];
+}
+
 LOSSKIT_CLONES inline Sum sum_block(const float* x, int64_t n) {
   constexpr int kLanes = 16;
   double lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
     for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
-  for (int j = 0; i < n; ++i, ++j) lanes[j] += static_cast<double>(x[i]);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-  return {lanes[0], 0.0};
+  double rest = 0.0;
+  for (; i < n; ++i) rest += static_cast<double>(x[i]);
+  return {folded<kLanes>(lanes) + rest, 0.0};
 }
 
 LOSSKIT_CLONES inline Sum sum_block(const double* x, int64_t n) {

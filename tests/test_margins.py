@@ -111,14 +111,16 @@ def test_truth_of_multi_margin(dtype, scale, p, path):
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize("path", ["fused", "eager"])
-def test_truth_of_multilabel_margin(dtype, path):
-    x = scores((12, 9), dtype, seed=4)
-    targets = [[int(t) for t in row[: length % 6]] for length, row in enumerate(torch.randint(0, 9, (12, 9)))]
-    y = torch.tensor([row + [-1] * (9 - len(row)) for row in targets])
+@pytest.mark.parametrize("longest", [5, 20])
+def test_truth_of_multilabel_margin(dtype, path, longest):
+    x = scores((24, 30), dtype, seed=4)
+    lengths = [row % (longest + 1) for row in range(24)]
+    targets = [row[:length].tolist() for length, row in zip(lengths, torch.randint(0, 30, (24, 30)))]
+    y = torch.tensor([row + [-1] * (30 - len(row)) for row in targets])
     criterion = MultiLabelMarginLoss(reduction="none")
     function = criterion if path == "fused" else lambda a, b: eagerly(criterion, a, b)
     value, gradient = with_gradient(function, x, y)
-    for row in range(12):
+    for row in range(24):
         truth, slopes, largest = exact(x[row], targets[row], 1, 1.0)
         assert ulps(value[row], truth, max(truth, largest), dtype) <= 3
         for got, want in zip(gradient[row], slopes):

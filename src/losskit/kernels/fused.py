@@ -30,7 +30,7 @@ _RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16:
 # 9, rows 10, dtype of the result 11-16, broadcast operands 17-20, from 21 what the family says.
 _GRADIENTS, _CHECKS, _EMPTY, _WEIGHT, _ROWS, _DTYPE, _STRETCH, _FAMILY = 2, 6, 8, 9, 10, 11, 17, 21
 _CHECK_BITS = {"off": 0, "nan": 1 << _CHECKS, "raise": 2 << _CHECKS}
-_ALL_CHECKS = 3 << _CHECKS
+_ALL_CHECKS, _ALL_GRADIENTS = 3 << _CHECKS, 15 << _GRADIENTS
 
 
 def pack(reduction: str, *, weight_in_mean: bool = False, rows: bool = False, stretch: int = 0, family: int = 0) -> int:
@@ -62,7 +62,7 @@ def attempt(
         result = eager.autocast(eager.result_dtype(_present(a, b, c, d)), a.device)
     if result is not None:
         code |= _RESULT[result] << _DTYPE
-    call, wanted = _forward, 0
+    run, wanted = _forward, 0
     if torch.is_grad_enabled():
         wanted = int(a.requires_grad)
         if b is not None and b.requires_grad:
@@ -74,18 +74,16 @@ def attempt(
         if wanted & ~plan.gradients:
             return None
         if wanted:
-            call, code = _apply, code | wanted << _GRADIENTS
+            run, code = _apply, code | wanted << _GRADIENTS
     try:
-        outputs = call(plan, code, numbers, a, b, c, d, weight, sample_weight, mask)
+        outputs = run((plan, code, numbers), a, b, c, d, weight, sample_weight, mask)
     except (DeclinedError, NotImplementedError):  # the op exists for dense CPU tensors only
         return None
     return outputs if wanted else outputs[0]
 
 
 def _forward(
-    plan: Plan,
-    code: int,
-    numbers: list[float],
+    call: tuple[Plan, int, list[float]],
     a: Tensor,
     b: Tensor | None,
     c: Tensor | None,
@@ -94,8 +92,12 @@ def _forward(
     sample_weight: Tensor | None,
     mask: Tensor | None,
 ) -> Any:
-    """The loss and four gradients from the op, or the error that its status stands for."""
-    *outputs, status = _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
+    """The loss, four gradients and the status from the op, or the error that the status stands for."""
+    plan, code, numbers = call
+    if plan.reduction == "none":
+        code &= ~_ALL_GRADIENTS  # they are computed in backward
+    outputs = _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
+    status = outputs[5]
     if status < 0:
         raise DeclinedError
     if status:
@@ -113,9 +115,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        plan: Plan,
-        code: int,
-        numbers: list[float],
+        call: tuple[Plan, int, list[float]],
         a: Tensor,
         b: Tensor | None,
         c: Tensor | None,
@@ -124,18 +124,17 @@ class Fused(torch.autograd.Function):
         sample_weight: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
-        now = code & ~(15 << _GRADIENTS) if plan.reduction == "none" else code
-        loss, *gradients = _forward(plan, now, numbers, a, b, c, d, weight, sample_weight, mask)
+        outputs = _forward(call, a, b, c, d, weight, sample_weight, mask)
         ctx.save_for_backward(a, b, c, d, weight, sample_weight, mask)
-        ctx.gradients = gradients if plan.reduction != "none" else None
-        ctx.call = (plan, code, numbers)
-        return loss
+        ctx.gradients = outputs[1:5] if call[0].reduction != "none" else None
+        ctx.call = call
+        return outputs[0]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = ctx.gradients
         if gradients is None or torch.is_grad_enabled() or _batched(upstream):
-            return None, None, None, *_again(ctx, upstream), None, None, None
+            return None, *_again(ctx, upstream), None, None, None
         ctx.gradients = None
         scale = upstream.item()
         if scale != 1.0:
@@ -145,7 +144,7 @@ class Fused(torch.autograd.Function):
                 for gradient in gradients:
                     if gradient is not None:
                         gradient.mul_(scale)
-        return None, None, None, *gradients, None, None, None
+        return None, *gradients, None, None, None
 
 
 def _batched(upstream: Tensor) -> bool:
@@ -162,7 +161,7 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
         with torch.enable_grad():
             arguments = plan.of_saved((a, b, c, d), weight, sample_weight, mask, normalizer)
             loss = plan.eager(arguments, "nan" if poisoned else "off")
-        return _differentiable(loss, (a, b, c, d), upstream, ctx.needs_input_grad[3:7])
+        return _differentiable(loss, (a, b, c, d), upstream, ctx.needs_input_grad[1:5])
     if not poisoned:
         code &= ~_ALL_CHECKS  # values were checked in forward
     if plan.reduction == "none":
