@@ -22,8 +22,8 @@ namespace losskit {
 namespace {
 
 constexpr int kEmbeddings = 3;
-constexpr int64_t kRows = 256;            // of a block, at most
-constexpr int64_t kBlockElements = 4096;  // of one embedding in a block, where a row is not longer than this
+constexpr int64_t kRows = 256;             // of a block, at most
+constexpr int64_t kBlockElements = 16384;  // of one embedding in a block, where a row is not longer than this
 constexpr int kSwapBit = 15;
 
 // What an operand of the formula is: three bits each, from bit 0 of the family's.
@@ -119,11 +119,19 @@ void differentiate_row(const Job& job, int64_t i, Scratch<float>& scratch, float
 // --------------------------------------------------------------------------------------------------------
 // The statistics of a block
 
+// Asks for the memory that the gradients of a row will be written to, while its sums are waiting for what they read.
+LOSSKIT_INLINE void prefetch_gradients(const Job& job, int64_t i, const Scratch<float>& scratch) {
+  if (!job.options.gradients) return;
+  for (int k = 0; k < job.embeddings; ++k)
+    for (int64_t e = 0; e < job.width; e += 16) __builtin_prefetch(scratch.gradients[k] + i * scratch.stride[k] + e, 1);
+}
+
 template <int pairs, bool squares>
 LOSSKIT_INLINE void sum_all_differences(const Job& job, int64_t n, Scratch<float>& scratch) {
   double* const sums[] = {scratch.distance[kAB], scratch.distance[kAC], scratch.distance[kBC]};
   for (int64_t i = 0; i < n; ++i) {
     const float* const x[] = {scratch.x[0][i], scratch.x[1][i], scratch.x[pairs > 1 ? 2 : 1][i]};
+    prefetch_gradients(job, i, scratch);
     sum_differences<pairs, squares>(x, job.width, static_cast<float>(job.eps), sums, i);
   }
 }
@@ -151,6 +159,7 @@ template <bool squares> LOSSKIT_INLINE void measure_distances(const Job& job, in
 LOSSKIT_INLINE void measure_cosines(const Job& job, int64_t n, Scratch<float>& scratch) {
   for (int64_t i = 0; i < n; ++i) {
     const float* const x[] = {scratch.x[0][i], scratch.x[1][i]};
+    prefetch_gradients(job, i, scratch);
     const Products sums = sum_products(x, job.width);
     scratch.xx[i] = sums.xx, scratch.yy[i] = sums.yy, scratch.xy[i] = sums.xy;
   }
@@ -326,6 +335,18 @@ template <class T> void read_rows(const Job& job, int64_t begin, int64_t n, Scra
   }
 }
 
+// Where the gradients of a block go: in place where they are T already.
+template <class T> void place_gradients(const Job& job, int64_t begin, int64_t n, Scratch<T>& scratch) {
+  constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
+  for (int k = 0; k < job.embeddings; ++k) {
+    const bool in_place = job.gradients[k] && job.gradient_dtypes[k] == own;
+    scratch.written[k].resize(in_place ? 0 : job.gradients[k] ? n * job.width : job.width);
+    scratch.gradients[k] =
+        in_place ? reinterpret_cast<T*>(job.gradients[k]) + begin * job.width : scratch.written[k].data();
+    scratch.stride[k] = job.gradients[k] ? job.width : 0;
+  }
+}
+
 // Where both distances are beyond the largest number, only the question which is larger is left: the larger stays.
 void compare_infinite(const Job& job, int64_t n, Rows& rows, double* positive, double* negative) {
   for (int64_t i = 0; i < n; ++i) {
@@ -400,6 +421,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   read_rows(job, begin, n, scratch);
   const float* mask = mask_of(job, begin, n, scratch);
   const double* factor = factors(job, {kSampleWeight, kUpstream}, begin, n, scratch);
+  if (options.gradients) place_gradients(job, begin, n, scratch);
   measure(job, scratch, n);
 
   const double* operands[kOperands];
@@ -437,13 +459,6 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   if (!options.gradients) return;
 
   scatter(job, n, factor, mask, scratch);
-  for (int k = 0; k < job.embeddings; ++k) {
-    const bool in_place = job.gradients[k] && job.gradient_dtypes[k] == own;
-    scratch.written[k].resize(in_place ? 0 : job.gradients[k] ? n * job.width : job.width);
-    scratch.gradients[k] =
-        in_place ? reinterpret_cast<T*>(job.gradients[k]) + begin * job.width : scratch.written[k].data();
-    scratch.stride[k] = job.gradients[k] ? job.width : 0;
-  }
   differentiate(job, scratch, n);
   for (int k = 0; k < job.embeddings; ++k) {
     if (!job.gradients[k] || job.gradient_dtypes[k] == own) continue;
