@@ -24,6 +24,7 @@ namespace {
 constexpr int kEmbeddings = 3;
 constexpr int64_t kRows = 256;             // of a block, at most
 constexpr int64_t kBlockElements = 16384;  // of one embedding in a block, where a row is not longer than this
+constexpr int64_t kEights = 16;            // rows shorter than this go eight at a time
 constexpr int kSwapBit = 15;
 
 // What an operand of the formula is: three bits each, from bit 0 of the family's.
@@ -36,6 +37,8 @@ struct Job : Call {
   int64_t steps[kEmbeddings] = {};
   Statistic operand[kOperands] = {};
   bool cosine = false, pairs[kPairs] = {}, swap = false;
+  bool usual = false;   // rows of floats may take the usual way,
+  bool eights = false;  // eight at a time
   double p = 2.0, eps = 0.0;
   std::vector<uint8_t> violations;  // by block
 };
@@ -126,22 +129,37 @@ LOSSKIT_INLINE void prefetch_gradients(const Job& job, int64_t i, const Scratch<
     for (int64_t e = 0; e < job.width; e += 16) __builtin_prefetch(scratch.gradients[k] + i * scratch.stride[k] + e, 1);
 }
 
-template <int pairs, bool squares>
-LOSSKIT_INLINE void sum_all_differences(const Job& job, int64_t n, Scratch<float>& scratch) {
-  double* const sums[] = {scratch.distance[kAB], scratch.distance[kAC], scratch.distance[kBC]};
-  for (int64_t i = 0; i < n; ++i) {
-    const float* const x[] = {scratch.x[0][i], scratch.x[1][i], scratch.x[pairs > 1 ? 2 : 1][i]};
+// Where rows i to i + 7 start; for those that are not there the last one is read.
+LOSSKIT_INLINE void find_eight(const Job& job, int64_t i, int64_t n, const Scratch<float>& scratch, Eight* x) {
+  for (int k = 0; k < job.embeddings; ++k)
+    for (int j = 0; j < kLanes; ++j) x[k][j] = scratch.x[k][std::min(i + j, n - 1)];
+}
+
+template <class Terms>
+LOSSKIT_INLINE void sum_rows(const Job& job, int64_t n, const Terms& terms, Scratch<float>& scratch,
+                             double* const* sums) {
+  const auto at = [&](int k, int64_t i) LOSSKIT_LAMBDA { return scratch.x[k][i]; };
+  for (int64_t i = 0; job.eights && i < n; i += kLanes) {
+    Eight x[kEmbeddings];
+    find_eight(job, i, n, scratch, x);
+    sum_eight(x, job.width, terms, sums, i);
+  }
+  for (int64_t i = 0; !job.eights && i < n; ++i) {
     prefetch_gradients(job, i, scratch);
-    sum_differences<pairs, squares>(x, job.width, static_cast<float>(job.eps), sums, i);
+    const float* const x[] = {at(0, i), at(1, i), at(job.embeddings - 1, i)};
+    sum_row(x, job.width, terms, sums, i);
   }
 }
+
 template <bool squares> LOSSKIT_INLINE void measure_distances(const Job& job, int64_t n, Scratch<float>& scratch) {
+  double* const sums[] = {scratch.distance[kAB], scratch.distance[kAC], scratch.distance[kBC]};
+  const float eps = static_cast<float>(job.eps);
   if (job.pairs[kBC])
-    sum_all_differences<3, squares>(job, n, scratch);
+    sum_rows(job, n, Differences<3, squares>{eps}, scratch, sums);
   else if (job.pairs[kAC])
-    sum_all_differences<2, squares>(job, n, scratch);
+    sum_rows(job, n, Differences<2, squares>{eps}, scratch, sums);
   else
-    sum_all_differences<1, squares>(job, n, scratch);
+    sum_rows(job, n, Differences<1, squares>{eps}, scratch, sums);
   // Far from the ends of the range, and so large that the rounding of eps is nothing.
   const double floor = static_cast<double>(job.width) * (squares ? 64.0 * job.eps * job.eps : 8.0 * std::fabs(job.eps));
   const double least = std::fmax(floor, 1e-25);
@@ -157,12 +175,8 @@ template <bool squares> LOSSKIT_INLINE void measure_distances(const Job& job, in
 }
 
 LOSSKIT_INLINE void measure_cosines(const Job& job, int64_t n, Scratch<float>& scratch) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float* const x[] = {scratch.x[0][i], scratch.x[1][i]};
-    prefetch_gradients(job, i, scratch);
-    const Products sums = sum_products(x, job.width);
-    scratch.xx[i] = sums.xx, scratch.yy[i] = sums.yy, scratch.xy[i] = sums.xy;
-  }
+  double* const sums[] = {scratch.xx, scratch.yy, scratch.xy};
+  sum_rows(job, n, Products{}, scratch, sums);
   for (int64_t i = 0; i < n; ++i) {
     const double squares = scratch.xx[i] * scratch.yy[i];
     const double quotient = scratch.xy[i] / sqrt(where(squares == 0.0, 1.0, squares));  // 0 of a zero vector
@@ -183,9 +197,8 @@ LOSSKIT_CLONES void measure_usual(const Job& job, Scratch<float>& scratch, int64
 }
 
 void measure(const Job& job, Scratch<float>& scratch, int64_t n) {
-  const bool usual = job.cosine || job.p == 2.0 || job.p == 1.0;
-  std::fill(scratch.careful, scratch.careful + n, !usual);
-  if (usual) measure_usual(job, scratch, n);
+  std::fill(scratch.careful, scratch.careful + n, !job.usual);
+  if (job.usual) measure_usual(job, scratch, n);
   for (int64_t i = 0; i < n; ++i)
     if (scratch.careful[i]) measure_row(job, i, scratch);
 }
@@ -233,6 +246,36 @@ LOSSKIT_INLINE void cosine_gradients(const Job& job, int64_t i, const Scratch<fl
     turn<double>(x, job.width, both, c * sx, c * sy, out);
 }
 
+LOSSKIT_INLINE void differentiate_eights(const Job& job, Scratch<float>& scratch, int64_t n) {
+  const auto place = [&](int k, int64_t i) LOSSKIT_LAMBDA { return scratch.gradients[k] + i * scratch.stride[k]; };
+  float spare[kEights];  // for rows that are not there
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Eight x[kEmbeddings];
+    float* out[kEmbeddings][kLanes];
+    find_eight(job, i, n, scratch, x);
+    for (int k = 0; k < job.embeddings; ++k)
+      for (int j = 0; j < kLanes; ++j) out[k][j] = i + j < n ? place(k, i + j) : spare;
+    if (job.cosine) {
+      const Lanes c = eight(scratch.cosine + i);
+      turn_eight(x, job.width, eight(scratch.by_cosine + i), eight(scratch.both + i), c * eight(scratch.size_x + i),
+                 c * eight(scratch.size_y + i), out);
+      continue;
+    }
+    const Lanes by[kPairs] = {eight(scratch.by[kAB] + i), eight(scratch.by[kAC] + i), eight(scratch.by[kBC] + i)};
+    if (job.pairs[kAC])
+      combine_eight<true>(x, job.width, job.p == 2.0, job.eps, by, out);
+    else
+      combine_eight<false>(x, job.width, job.p == 2.0, job.eps, by, out);
+  }
+  for (int64_t i = 0; i < n && !job.cosine; ++i) {
+    if (!scratch.careful[i] ||
+        (scratch.by_pair[kAB][i] == 0.0 && scratch.by_pair[kAC][i] == 0.0 && scratch.by_pair[kBC][i] == 0.0))
+      continue;
+    float* const out[] = {place(0, i), place(1, i), place(job.embeddings - 1, i)};
+    differentiate_row(job, i, scratch, out);
+  }
+}
+
 LOSSKIT_CLONES void differentiate(const Job& job, Scratch<float>& scratch, int64_t n) {
   if (job.cosine) {
     for (int64_t i = 0; i < n; ++i) {
@@ -249,6 +292,7 @@ LOSSKIT_CLONES void differentiate(const Job& job, Scratch<float>& scratch, int64
         scratch.by[k][i] = where(slope == 0.0, 0.0, job.p == 2.0 ? slope / scratch.distance[k][i] : slope);
       }
   }
+  if (job.eights) return differentiate_eights(job, scratch, n);
   for (int64_t i = 0; i < n; ++i) {
     const float* x[kEmbeddings];
     float* out[kEmbeddings];
@@ -514,12 +558,14 @@ Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTe
   if (operands != job.kernel->operands) return declined;
   job.swap = job.pairs[kBC] = job.pairs[kAC] && ((options.family >> kSwapBit) & 1);
   job.p = numbers[2], job.eps = numbers[3];
+  job.usual = job.cosine || job.p == 2.0 || job.p == 1.0;
   std::copy(numbers.begin() + 4, numbers.end(), job.parameters);
 
   const auto sizes = a.sizes();
   start(job.walk, dims, sizes.data(), a.strides().data());
   std::array<int64_t, kDims + 1> strides{};
   job.width = sizes[dims];
+  job.eights = job.usual && job.width < kEights;
   const auto rows = dense_strides(job.walk);
   for (int i = 0; i < dims; ++i) strides[i] = rows[i] * std::max<int64_t>(job.width, 1);
   strides[dims] = 1;

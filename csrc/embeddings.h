@@ -17,6 +17,8 @@
 
 #define LOSSKIT_LAMBDA __attribute__((always_inline))
 
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
+
 namespace losskit {
 
 enum Pair { kAB, kAC, kBC, kPairs };
@@ -59,30 +61,36 @@ LOSSKIT_INLINE double folded(const Lanes& lanes) {
   return (low[0] + low[2]) + (low[1] + low[3]);
 }
 
-// step(which, eight elements of each row, 1.0 for each of them that is one): the last are filled up with zeros.
+// x where `keep` is all ones, 0 where it is 0.
+LOSSKIT_INLINE Lanes kept(const Lanes& x, const LaneBits& keep) { return (Lanes)((LaneBits)x & keep); }
+
+// step(which, eight elements of each row, which of them to keep): the last eight may have been seen in part.
 // `which` alternates, for sums that do not wait for each other.
 template <int rows, class T, class Step> LOSSKIT_INLINE void over(const T* const* x, int64_t n, Step step) {
   typename Pack<T>::type at[rows];
-  const Lanes ones = {1, 1, 1, 1, 1, 1, 1, 1};
+  const LaneBits all = ~LaneBits{};
   const auto load = [&](int64_t i) LOSSKIT_LAMBDA {
     for (int k = 0; k < rows; ++k) std::memcpy(&at[k], x[k] + i, sizeof(at[k]));
   };
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
     for (int k = 0; k < rows; ++k) __builtin_prefetch(x[k] + i + kAhead);
-    load(i), step(0, at, ones);
-    load(i + kLanes), step(1, at, ones);
+    load(i), step(0, at, all);
+    load(i + kLanes), step(1, at, all);
   }
-  if (i + kLanes <= n) load(i), step(0, at, ones), i += kLanes;
+  if (i + kLanes <= n) load(i), step(0, at, all), i += kLanes;
   if (i == n) return;
-  T last[rows][kLanes] = {};
-  Lanes keep = {};
-  for (int j = 0; j < kLanes; ++j) {
-    if (i + j == n) break;
-    keep[j] = 1.0;
-    for (int k = 0; k < rows; ++k) last[k][j] = x[k][i + j];
+  static constexpr int64_t kKeep[2 * kLanes] = {0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1};
+  LaneBits keep;
+  if (n >= kLanes) {
+    std::memcpy(&keep, kKeep + (n - i), sizeof(keep));
+    load(n - kLanes);
+  } else {
+    T row[rows][kLanes] = {};
+    for (int k = 0; k < rows; ++k) std::memcpy(row[k] + kLanes - n, x[k], n * sizeof(T));
+    for (int k = 0; k < rows; ++k) std::memcpy(&at[k], row[k], sizeof(at[k]));
+    std::memcpy(&keep, kKeep + n, sizeof(keep));
   }
-  for (int k = 0; k < rows; ++k) std::memcpy(&at[k], last[k], sizeof(at[k]));
   step(1, at, keep);
 }
 
@@ -95,30 +103,52 @@ template <class V> LOSSKIT_INLINE Lanes widened(const V& x) {
 LOSSKIT_INLINE Lanes magnitudes(const Lanes& x) { return (Lanes)((LaneBits)x & INT64_MAX); }
 
 // The squares (p = 2) or magnitudes (p = 1) of the differences of each pair, in float and summed in double.
-template <int pairs, bool squares>
-LOSSKIT_INLINE void sum_differences(const float* const* x, int64_t n, float eps, double* const* sums, int64_t row) {
-  Lanes lanes[2][pairs] = {};
-  over<pairs == 1 ? 2 : 3>(x, n, [&](int which, const auto* at, const Lanes& keep) LOSSKIT_LAMBDA {
+template <int pairs, bool squares> struct Differences {
+  static constexpr int kSums = pairs, kOf = pairs == 1 ? 2 : 3;
+  float eps;
+  Lanes sums[2][pairs] = {};
+  template <class V> LOSSKIT_INLINE void add(int which, const V* at, const LaneBits& keep) {
     for (int k = 0; k < pairs; ++k) {
-      const Lanes d = widened((at[kFirst[k]] - at[kSecond[k]]) + eps) * keep;
-      lanes[which][k] += squares ? d * d : magnitudes(d);
+      const Lanes d = kept(widened((at[kFirst[k]] - at[kSecond[k]]) + eps), keep);
+      sums[which][k] += squares ? d * d : magnitudes(d);
     }
-  });
-  for (int k = 0; k < pairs; ++k) sums[k][row] = folded(lanes[0][k] + lanes[1][k]);
+  }
+};
+
+// |x|^2, |y|^2 and xy.
+struct Products {
+  static constexpr int kSums = 3, kOf = 2;
+  Lanes sums[2][3] = {};
+  template <class V> LOSSKIT_INLINE void add(int which, const V* at, const LaneBits& keep) {
+    const Lanes u = kept(widened(at[0]), keep), v = kept(widened(at[1]), keep);
+    sums[which][0] += u * u;
+    sums[which][1] += v * v;
+    sums[which][2] += u * v;
+  }
+};
+
+// The sums of a row.
+template <class Terms>
+LOSSKIT_INLINE void sum_row(const float* const* x, int64_t n, Terms terms, double* const* sums, int64_t row) {
+  over<Terms::kOf>(x, n,
+                   [&](int which, const auto* at, const LaneBits& keep) LOSSKIT_LAMBDA { terms.add(which, at, keep); });
+  for (int k = 0; k < Terms::kSums; ++k) sums[k][row] = folded(terms.sums[0][k] + terms.sums[1][k]);
 }
 
-struct Products {
-  double xx, yy, xy;
-};
-LOSSKIT_INLINE Products sum_products(const float* const* x, int64_t n) {
-  Lanes xs[2] = {}, ys[2] = {}, both[2] = {};
-  over<2>(x, n, [&](int which, const auto* at, const Lanes&) LOSSKIT_LAMBDA {
-    const Lanes u = widened(at[0]), v = widened(at[1]);
-    xs[which] += u * u;
-    ys[which] += v * v;
-    both[which] += u * v;
-  });
-  return {folded(xs[0] + xs[1]), folded(ys[0] + ys[1]), folded(both[0] + both[1])};
+// Eight short rows at once, each in its lane: x[k][j] is where row j of embedding k starts.
+using Eight = const float* [kLanes];
+template <int rows> LOSSKIT_INLINE void load_column(const Eight* x, int64_t i, Pack<float>::type* at) {
+  for (int k = 0; k < rows; ++k)
+    for (int j = 0; j < kLanes; ++j) at[k][j] = x[k][j][i];
+}
+template <class Terms>
+LOSSKIT_INLINE void sum_eight(const Eight* x, int64_t n, Terms terms, double* const* sums, int64_t row) {
+  Pack<float>::type at[Terms::kOf];
+  for (int64_t i = 0; i < n; ++i) {
+    load_column<Terms::kOf>(x, i, at);
+    terms.add(0, at, ~LaneBits{});
+  }
+  for (int k = 0; k < Terms::kSums; ++k) std::memcpy(sums[k] + row, &terms.sums[0][k], sizeof(Lanes));
 }
 
 // --------------------------------------------------------------------------------------------------------
@@ -176,7 +206,7 @@ struct Largest {
 };
 LOSSKIT_INLINE double largest(const double* x, int64_t n) {
   Largest most;
-  over<1>(&x, n, [&](int, const Lanes* at, const Lanes&) LOSSKIT_LAMBDA { most.add(magnitudes(*at)); });
+  over<1>(&x, n, [&](int, const Lanes* at, const LaneBits&) LOSSKIT_LAMBDA { most.add(magnitudes(*at)); });
   return most.value();
 }
 
@@ -197,8 +227,8 @@ LOSSKIT_INLINE Distance distance_of(const double* x, const double* y, int64_t n,
   const double* const rows[] = {x, y};
   const auto sum = [&](auto term) LOSSKIT_LAMBDA {
     Compensated total;
-    over<2>(rows, n, [&](int, const Lanes* at, const Lanes& keep) LOSSKIT_LAMBDA {
-      total.add(Lanes(term(magnitudes((at[0] - at[1]) + eps) * keep)));
+    over<2>(rows, n, [&](int, const Lanes* at, const LaneBits& keep) LOSSKIT_LAMBDA {
+      total.add(Lanes(term(kept(magnitudes((at[0] - at[1]) + eps), keep))));
     });
     return total.value();
   };
@@ -217,8 +247,8 @@ LOSSKIT_INLINE Distance distance_of(const double* x, const double* y, int64_t n,
     if (squares > 1e-200 && squares < 1e200) return result;  // otherwise squares may have left the range
   }
   Largest largest;
-  over<2>(rows, n, [&](int, const Lanes* at, const Lanes& keep) LOSSKIT_LAMBDA {
-    largest.add(magnitudes((at[0] - at[1]) + eps) * keep);
+  over<2>(rows, n, [&](int, const Lanes* at, const LaneBits& keep) LOSSKIT_LAMBDA {
+    largest.add(kept(magnitudes((at[0] - at[1]) + eps), keep));
   });
   const double most = result.value = result.most = largest.value();
   if (p == infinity<double>)
@@ -264,8 +294,8 @@ LOSSKIT_INLINE Cosine cosine_of(const double* x, const double* y, int64_t n) {
   double xy;
   const auto sum = [&](const Shift& u, const Shift& v) LOSSKIT_LAMBDA {
     Compensated xs, ys, both;
-    over<2>(rows, n, [&](int, const Lanes* at, const Lanes&) LOSSKIT_LAMBDA {
-      const Lanes a = u(at[0]), b = v(at[1]);
+    over<2>(rows, n, [&](int, const Lanes* at, const LaneBits& keep) LOSSKIT_LAMBDA {
+      const Lanes a = kept(u(at[0]), keep), b = kept(v(at[1]), keep);
       xs.add(Lanes(a * a));
       ys.add(Lanes(b * b));
       both.add(Product<Lanes>(a, b));
@@ -285,8 +315,8 @@ LOSSKIT_INLINE Cosine cosine_of(const double* x, const double* y, int64_t n) {
   const Shift u(-result.ex), v(-result.ey);
   const Apart apart(result);
   Lanes ww = {}, wx = {}, wy = {};
-  over<2>(rows, n, [&](int, const Lanes* at, const Lanes&) LOSSKIT_LAMBDA {
-    const Lanes a = u(at[0]), b = v(at[1]), w = apart(a, b);
+  over<2>(rows, n, [&](int, const Lanes* at, const LaneBits& keep) LOSSKIT_LAMBDA {
+    const Lanes a = kept(u(at[0]), keep), b = kept(v(at[1]), keep), w = apart(a, b);
     ww += w * w;
     wx += w * a;
     wy += w * b;
@@ -340,6 +370,50 @@ LOSSKIT_INLINE void turn(const float* const* x, int64_t n, A both, A by_x, A by_
     const A u = static_cast<A>(a[i]), v = static_cast<A>(b[i]);
     ga[i] = static_cast<float>(both * v - by_x * u);
     gb[i] = static_cast<float>(both * u - by_y * v);
+  }
+}
+
+// The same of eight short rows, in double. Rows without a slope get zeros, whatever is in them.
+LOSSKIT_INLINE void store_column(const Lanes& gradient, const Lanes& slope, int64_t i, float* const* out) {
+  const Lanes g = slope != 0 ? gradient : Lanes{};
+  for (int j = 0; j < kLanes; ++j) out[j][i] = static_cast<float>(g[j]);
+}
+LOSSKIT_INLINE Lanes eight(const double* x) {
+  Lanes lanes;
+  std::memcpy(&lanes, x, sizeof(lanes));
+  return lanes;
+}
+template <bool third>
+LOSSKIT_INLINE void combine_eight(const Eight* x, int64_t n, bool squares, double eps, const Lanes* by,
+                                  float* const (*out)[kLanes]) {
+  Pack<float>::type at[third ? 3 : 2];
+  const Lanes any = magnitudes(by[kAB]) + magnitudes(by[kAC]) + magnitudes(by[kBC]);
+  for (int64_t i = 0; i < n; ++i) {
+    load_column<third ? 3 : 2>(x, i, at);
+    const auto part = [&](int pair) LOSSKIT_LAMBDA {
+      const Lanes d = (widened(at[kFirst[pair]]) - widened(at[kSecond[pair]])) + eps;
+      return Lanes((squares ? d : d > 0 ? Lanes{} + 1.0 : d < 0 ? Lanes{} - 1.0 : d) * by[pair]);
+    };
+    const Lanes first = part(kAB);
+    if constexpr (third) {
+      const Lanes second = part(kAC), other = part(kBC);
+      store_column(first + second, any, i, out[0]);
+      store_column(other - first, any, i, out[1]);
+      store_column(-second - other, any, i, out[2]);
+    } else {
+      store_column(first, any, i, out[0]);
+      store_column(-first, any, i, out[1]);
+    }
+  }
+}
+LOSSKIT_INLINE void turn_eight(const Eight* x, int64_t n, const Lanes& slope, const Lanes& both, const Lanes& by_x,
+                               const Lanes& by_y, float* const (*out)[kLanes]) {
+  Pack<float>::type at[2];
+  for (int64_t i = 0; i < n; ++i) {
+    load_column<2>(x, i, at);
+    const Lanes u = widened(at[0]), v = widened(at[1]);
+    store_column(both * v - by_x * u, slope, i, out[0]);
+    store_column(both * u - by_y * v, slope, i, out[1]);
   }
 }
 
