@@ -129,7 +129,8 @@ struct Products {
 
 // The sums of a row.
 template <class Terms>
-LOSSKIT_INLINE void sum_row(const float* const* x, int64_t n, Terms terms, double* const* sums, int64_t row) {
+LOSSKIT_INLINE void sum_row(const float* const* x, int64_t n, const Terms& start, double* const* sums, int64_t row) {
+  Terms terms = start;
   over<Terms::kOf>(x, n,
                    [&](int which, const auto* at, const LaneBits& keep) LOSSKIT_LAMBDA { terms.add(which, at, keep); });
   for (int k = 0; k < Terms::kSums; ++k) sums[k][row] = folded(terms.sums[0][k] + terms.sums[1][k]);
@@ -142,7 +143,8 @@ template <int rows> LOSSKIT_INLINE void load_column(const Eight* x, int64_t i, P
     for (int j = 0; j < kLanes; ++j) at[k][j] = x[k][j][i];
 }
 template <class Terms>
-LOSSKIT_INLINE void sum_eight(const Eight* x, int64_t n, Terms terms, double* const* sums, int64_t row) {
+LOSSKIT_INLINE void sum_eight(const Eight* x, int64_t n, const Terms& start, double* const* sums, int64_t row) {
+  Terms terms = start;
   Pack<float>::type at[Terms::kOf];
   for (int64_t i = 0; i < n; ++i) {
     load_column<Terms::kOf>(x, i, at);
