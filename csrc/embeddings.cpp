@@ -24,7 +24,6 @@ namespace {
 constexpr int kEmbeddings = 3;
 constexpr int64_t kRows = 256;             // of a block, at most
 constexpr int64_t kBlockElements = 16384;  // of one embedding in a block, where a row is not longer than this
-constexpr int64_t kEights = 16;            // rows shorter than this go eight at a time
 constexpr int kSwapBit = 15;
 
 // What an operand of the formula is: three bits each, from bit 0 of the family's.
@@ -38,23 +37,26 @@ struct Job : Call {
   Statistic operand[kOperands] = {};
   bool cosine = false, pairs[kPairs] = {}, swap = false;
   bool usual = false;   // rows of floats may take the usual way,
-  bool eights = false;  // eight at a time
+  bool eights = false;  // eight at a time: rows shorter than that
   double p = 2.0, eps = 0.0;
   std::vector<uint8_t> violations;  // by block
 };
 
 // What a block knows of its rows. Nothing is initialised: small calls would pay for it.
 struct Rows : Weights {
-  double distance[kPairs][kRows], cosine[kRows], apart[kRows];  // apart: 1 - cosine
-  double xx[kRows], yy[kRows], xy[kRows];                       // sums of products
-  int64_t careful[kRows];                                       // whether the row went, or must go, the careful way:
-  Distance distances[kPairs][kRows];                            // what that knows of it
+  double measured[kPairs][kRows];      // the distances of the pairs, or |x|^2, |y|^2 and xy
+  double cosine[kRows], apart[kRows];  // apart: 1 - cosine
+  int64_t careful[kRows];              // whether the row went the careful way; what that knows of it:
+  Distance distances[kPairs][kRows];
   Cosine cosines[kRows];
   double statistics[kOperands][kRows], slopes[kOperands][kRows], losses[kRows];
-  double by_pair[kPairs][kRows], by_cosine[kRows];                      // slopes by the statistics
-  double shares[kRows];                                                 // of kNegative's slope that goes to kBC
-  double both[kRows], size_x[kRows], size_y[kRows], by[kPairs][kRows];  // coefficients of the gradients
+  double by_pair[kPairs][kRows], by_cosine[kRows];  // slopes by the statistics
+  double shares[kRows];                             // of the slope by kNegative: what goes to kBC
+  double by[kPairs][kRows];                         // coefficients of the gradients
   int64_t offsets[kRows];
+  bool flat(int64_t i) const {
+    return by_cosine[i] == 0.0 && by_pair[kAB][i] == 0.0 && by_pair[kAC][i] == 0.0 && by_pair[kBC][i] == 0.0;
+  }
 };
 
 template <class T> struct Scratch : Rows {
@@ -73,7 +75,7 @@ LOSSKIT_CLONES void measure_row(const Job& job, const double* const* x, int64_t 
   for (int k = 0; k < kPairs; ++k) {
     if (!job.pairs[k]) continue;
     rows.distances[k][i] = distance_of(x[kFirst[k]], x[kSecond[k]], job.width, job.p, job.eps);
-    rows.distance[k][i] = rows.distances[k][i].value;
+    rows.measured[k][i] = rows.distances[k][i].value;
   }
   if (job.cosine) {
     const Cosine cosine = rows.cosines[i] = cosine_of(x[0], x[1], job.width);
@@ -124,7 +126,7 @@ void differentiate_row(const Job& job, int64_t i, Scratch<float>& scratch, float
 
 // Asks for the memory that the gradients of a row will be written to, while its sums are waiting for what they read.
 LOSSKIT_INLINE void prefetch_gradients(const Job& job, int64_t i, const Scratch<float>& scratch) {
-  if (!job.options.gradients) return;
+  if (!job.options.gradients || job.width > kBlockElements) return;
   for (int k = 0; k < job.embeddings; ++k)
     for (int64_t e = 0; e < job.width; e += 16) __builtin_prefetch(scratch.gradients[k] + i * scratch.stride[k] + e, 1);
 }
@@ -136,9 +138,8 @@ LOSSKIT_INLINE void find_eight(const Job& job, int64_t i, int64_t n, const Scrat
 }
 
 template <class Terms>
-LOSSKIT_INLINE void sum_rows(const Job& job, int64_t n, const Terms& terms, Scratch<float>& scratch,
-                             double* const* sums) {
-  const auto at = [&](int k, int64_t i) LOSSKIT_LAMBDA { return scratch.x[k][i]; };
+LOSSKIT_INLINE void sum_rows(const Job& job, int64_t n, const Terms& terms, Scratch<float>& scratch) {
+  double* const sums[] = {scratch.measured[0], scratch.measured[1], scratch.measured[2]};
   for (int64_t i = 0; job.eights && i < n; i += kLanes) {
     Eight x[kEmbeddings];
     find_eight(job, i, n, scratch, x);
@@ -146,26 +147,25 @@ LOSSKIT_INLINE void sum_rows(const Job& job, int64_t n, const Terms& terms, Scra
   }
   for (int64_t i = 0; !job.eights && i < n; ++i) {
     prefetch_gradients(job, i, scratch);
-    const float* const x[] = {at(0, i), at(1, i), at(job.embeddings - 1, i)};
+    const float* const x[] = {scratch.x[0][i], scratch.x[1][i], scratch.x[job.embeddings - 1][i]};
     sum_row(x, job.width, terms, sums, i);
   }
 }
 
 template <bool squares> LOSSKIT_INLINE void measure_distances(const Job& job, int64_t n, Scratch<float>& scratch) {
-  double* const sums[] = {scratch.distance[kAB], scratch.distance[kAC], scratch.distance[kBC]};
   const float eps = static_cast<float>(job.eps);
   if (job.pairs[kBC])
-    sum_rows(job, n, Differences<3, squares>{eps}, scratch, sums);
+    sum_rows(job, n, Differences<3, squares>{eps}, scratch);
   else if (job.pairs[kAC])
-    sum_rows(job, n, Differences<2, squares>{eps}, scratch, sums);
+    sum_rows(job, n, Differences<2, squares>{eps}, scratch);
   else
-    sum_rows(job, n, Differences<1, squares>{eps}, scratch, sums);
+    sum_rows(job, n, Differences<1, squares>{eps}, scratch);
   // Far from the ends of the range, and so large that the rounding of eps is nothing.
   const double floor = static_cast<double>(job.width) * (squares ? 64.0 * job.eps * job.eps : 8.0 * std::fabs(job.eps));
   const double least = std::fmax(floor, 1e-25);
   for (int k = 0; k < kPairs; ++k) {
     if (!job.pairs[k]) continue;
-    double* const value = scratch.distance[k];
+    double* const value = scratch.measured[k];
     for (int64_t i = 0; i < n; ++i) {
       const double sum = value[i];
       scratch.careful[i] |= !((sum > least) & (sum < 1e35));
@@ -175,11 +175,10 @@ template <bool squares> LOSSKIT_INLINE void measure_distances(const Job& job, in
 }
 
 LOSSKIT_INLINE void measure_cosines(const Job& job, int64_t n, Scratch<float>& scratch) {
-  double* const sums[] = {scratch.xx, scratch.yy, scratch.xy};
-  sum_rows(job, n, Products{}, scratch, sums);
+  sum_rows(job, n, Products{}, scratch);
   for (int64_t i = 0; i < n; ++i) {
-    const double squares = scratch.xx[i] * scratch.yy[i];
-    const double quotient = scratch.xy[i] / sqrt(where(squares == 0.0, 1.0, squares));  // 0 of a zero vector
+    const double squares = scratch.measured[0][i] * scratch.measured[1][i];
+    const double quotient = scratch.measured[2][i] / sqrt(where(squares == 0.0, 1.0, squares));  // 0 of a zero vector
     const double cosine = clamp(quotient, -1.0, 1.0);
     scratch.cosine[i] = cosine;
     scratch.apart[i] = 1.0 - cosine;
@@ -228,7 +227,7 @@ LOSSKIT_INLINE void distance_gradients(const Job& job, int64_t i, Scratch<float>
   }
   if (!usual) {
     for (int k = 0; k < kPairs; ++k)
-      if (!scratch.careful[i]) scratch.distances[k][i].value = scratch.distance[k][i];
+      if (!scratch.careful[i]) scratch.distances[k][i].value = scratch.measured[k][i];
     differentiate_row(job, i, scratch, out);
   } else if (job.p == 2.0) {
     combine<true>(job.pairs[kAC], x, job.width, static_cast<float>(job.eps), by, out);
@@ -239,7 +238,7 @@ LOSSKIT_INLINE void distance_gradients(const Job& job, int64_t i, Scratch<float>
 
 LOSSKIT_INLINE void cosine_gradients(const Job& job, int64_t i, const Scratch<float>& scratch, const float* const* x,
                                      float* const* out) {
-  const double c = scratch.cosine[i], both = scratch.both[i], sx = scratch.size_x[i], sy = scratch.size_y[i];
+  const double c = scratch.cosine[i], both = scratch.by[0][i], sx = scratch.by[1][i], sy = scratch.by[2][i];
   if (std::fabs(c) < 0.9 && std::fabs(scratch.by_cosine[i]) > 1e-20 && ordinary(sx) && ordinary(sy))
     turn<float>(x, job.width, static_cast<float>(both), static_cast<float>(c * sx), static_cast<float>(c * sy), out);
   else
@@ -248,61 +247,55 @@ LOSSKIT_INLINE void cosine_gradients(const Job& job, int64_t i, const Scratch<fl
 
 LOSSKIT_INLINE void differentiate_eights(const Job& job, Scratch<float>& scratch, int64_t n) {
   const auto place = [&](int k, int64_t i) LOSSKIT_LAMBDA { return scratch.gradients[k] + i * scratch.stride[k]; };
-  float spare[kEights];  // for rows that are not there
+  float spare[kLanes];  // for rows that are not there
   for (int64_t i = 0; i < n; i += kLanes) {
     Eight x[kEmbeddings];
     float* out[kEmbeddings][kLanes];
     find_eight(job, i, n, scratch, x);
     for (int k = 0; k < job.embeddings; ++k)
       for (int j = 0; j < kLanes; ++j) out[k][j] = i + j < n ? place(k, i + j) : spare;
-    if (job.cosine) {
-      const Lanes c = eight(scratch.cosine + i);
-      turn_eight(x, job.width, eight(scratch.by_cosine + i), eight(scratch.both + i), c * eight(scratch.size_x + i),
-                 c * eight(scratch.size_y + i), out);
-      continue;
-    }
-    const Lanes by[kPairs] = {eight(scratch.by[kAB] + i), eight(scratch.by[kAC] + i), eight(scratch.by[kBC] + i)};
-    if (job.pairs[kAC])
+    const Lanes by[kPairs] = {eight(scratch.by[0] + i), eight(scratch.by[1] + i), eight(scratch.by[2] + i)};
+    if (job.cosine)
+      turn_eight(x, job.width, eight(scratch.by_cosine + i), eight(scratch.cosine + i), by, out);
+    else if (job.pairs[kAC])
       combine_eight<true>(x, job.width, job.p == 2.0, job.eps, by, out);
     else
       combine_eight<false>(x, job.width, job.p == 2.0, job.eps, by, out);
   }
   for (int64_t i = 0; i < n && !job.cosine; ++i) {
-    if (!scratch.careful[i] ||
-        (scratch.by_pair[kAB][i] == 0.0 && scratch.by_pair[kAC][i] == 0.0 && scratch.by_pair[kBC][i] == 0.0))
-      continue;
+    if (!scratch.careful[i] || scratch.flat(i)) continue;
     float* const out[] = {place(0, i), place(1, i), place(job.embeddings - 1, i)};
     differentiate_row(job, i, scratch, out);
   }
 }
 
-LOSSKIT_CLONES void differentiate(const Job& job, Scratch<float>& scratch, int64_t n) {
-  if (job.cosine) {
-    for (int64_t i = 0; i < n; ++i) {
-      const double slope = scratch.by_cosine[i], xx = scratch.xx[i], yy = scratch.yy[i], squares = xx * yy;
-      const bool zero = squares == 0.0;  // then the cosine is 0, whatever the other is
-      scratch.both[i] = slope * where(zero, 0.0, 1.0 / sqrt(squares));
-      scratch.size_x[i] = slope * where(zero, 0.0, 1.0 / xx);
-      scratch.size_y[i] = slope * where(zero, 0.0, 1.0 / yy);
-    }
-  } else {
-    for (int k = 0; k < kPairs; ++k)
-      for (int64_t i = 0; i < n; ++i) {
-        const double slope = scratch.by_pair[k][i];
-        scratch.by[k][i] = where(slope == 0.0, 0.0, job.p == 2.0 ? slope / scratch.distance[k][i] : slope);
-      }
+LOSSKIT_INLINE void find_coefficients(const Job& job, Scratch<float>& scratch, int64_t n) {
+  for (int64_t i = 0; job.cosine && i < n; ++i) {
+    const double slope = scratch.by_cosine[i], xx = scratch.measured[0][i], yy = scratch.measured[1][i];
+    const bool zero = xx * yy == 0.0;  // then the cosine is 0, whatever the other is
+    scratch.by[0][i] = slope * where(zero, 0.0, 1.0 / sqrt(xx * yy));
+    scratch.by[1][i] = slope * where(zero, 0.0, 1.0 / xx);
+    scratch.by[2][i] = slope * where(zero, 0.0, 1.0 / yy);
   }
-  if (job.eights) return differentiate_eights(job, scratch, n);
+  for (int k = 0; k < kPairs && !job.cosine; ++k)
+    for (int64_t i = 0; i < n; ++i) {
+      const double slope = scratch.by_pair[k][i];
+      scratch.by[k][i] = where(slope == 0.0, 0.0, job.p == 2.0 ? slope / scratch.measured[k][i] : slope);
+    }
+}
+
+template <class T> LOSSKIT_INLINE void differentiate_any(const Job& job, Scratch<T>& scratch, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
-    const float* x[kEmbeddings];
-    float* out[kEmbeddings];
+    const T* x[kEmbeddings];
+    T* out[kEmbeddings];
     for (int k = 0; k < job.embeddings; ++k) {
       x[k] = scratch.x[k][i];
       out[k] = scratch.gradients[k] + i * scratch.stride[k];
     }
-    if (scratch.by_cosine[i] == 0.0 && scratch.by_pair[kAB][i] == 0.0 && scratch.by_pair[kAC][i] == 0.0 &&
-        scratch.by_pair[kBC][i] == 0.0) {
-      for (int k = 0; k < job.embeddings; ++k) std::fill(out[k], out[k] + job.width, 0.0f);  // whatever x is
+    if (scratch.flat(i)) {
+      for (int k = 0; k < job.embeddings; ++k) std::fill(out[k], out[k] + job.width, T(0));  // whatever x is
+    } else if constexpr (sizeof(T) == 8) {
+      differentiate_row(job, x, i, scratch, out);
     } else if (job.cosine) {
       cosine_gradients(job, i, scratch, x, out);
     } else {
@@ -310,23 +303,14 @@ LOSSKIT_CLONES void differentiate(const Job& job, Scratch<float>& scratch, int64
     }
   }
 }
-
-void differentiate(const Job& job, Scratch<double>& scratch, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const double* x[kEmbeddings];
-    double* out[kEmbeddings];
-    for (int k = 0; k < job.embeddings; ++k) {
-      x[k] = scratch.x[k][i];
-      out[k] = scratch.gradients[k] + i * scratch.stride[k];
-    }
-    if (scratch.by_cosine[i] == 0.0 && scratch.by_pair[kAB][i] == 0.0 && scratch.by_pair[kAC][i] == 0.0 &&
-        scratch.by_pair[kBC][i] == 0.0) {
-      for (int k = 0; k < job.embeddings; ++k) std::fill(out[k], out[k] + job.width, 0.0);
-    } else {
-      differentiate_row(job, x, i, scratch, out);
-    }
-  }
+LOSSKIT_CLONES void differentiate(const Job& job, Scratch<float>& scratch, int64_t n) {
+  if (job.usual) find_coefficients(job, scratch, n);
+  if (job.eights)
+    differentiate_eights(job, scratch, n);
+  else
+    differentiate_any(job, scratch, n);
 }
+void differentiate(const Job& job, Scratch<double>& scratch, int64_t n) { differentiate_any(job, scratch, n); }
 
 // --------------------------------------------------------------------------------------------------------
 // Blocks
@@ -418,12 +402,12 @@ void gather(const Job& job, int64_t begin, int64_t n, Rows& rows, const double**
         operands[k] = rows.apart;
         break;
       case kPositive:
-        positive = std::copy(rows.distance[kAB], rows.distance[kAB] + n, own[k]) - n;
+        positive = std::copy(rows.measured[kAB], rows.measured[kAB] + n, own[k]) - n;
         break;
       case kNegative:
-        negative = std::copy(rows.distance[kAC], rows.distance[kAC] + n, own[k]) - n;
+        negative = std::copy(rows.measured[kAC], rows.measured[kAC] + n, own[k]) - n;
         for (int64_t i = 0; i < n && job.swap; ++i) {
-          const double other = rows.distance[kBC][i];
+          const double other = rows.measured[kBC][i];
           rows.shares[i] = own[k][i] < other ? 0.0 : own[k][i] > other ? 1.0 : 0.5;
           own[k][i] = minimum(own[k][i], other);
         }
@@ -565,7 +549,7 @@ Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTe
   start(job.walk, dims, sizes.data(), a.strides().data());
   std::array<int64_t, kDims + 1> strides{};
   job.width = sizes[dims];
-  job.eights = job.usual && job.width < kEights;
+  job.eights = job.usual && job.width < kLanes;
   const auto rows = dense_strides(job.walk);
   for (int i = 0; i < dims; ++i) strides[i] = rows[i] * std::max<int64_t>(job.width, 1);
   strides[dims] = 1;

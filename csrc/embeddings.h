@@ -408,14 +408,15 @@ LOSSKIT_INLINE void combine_eight(const Eight* x, int64_t n, bool squares, doubl
     }
   }
 }
-LOSSKIT_INLINE void turn_eight(const Eight* x, int64_t n, const Lanes& slope, const Lanes& both, const Lanes& by_x,
-                               const Lanes& by_y, float* const (*out)[kLanes]) {
+LOSSKIT_INLINE void turn_eight(const Eight* x, int64_t n, const Lanes& slope, const Lanes& c, const Lanes* by,
+                               float* const (*out)[kLanes]) {
   Pack<float>::type at[2];
+  const Lanes by_x = c * by[1], by_y = c * by[2];
   for (int64_t i = 0; i < n; ++i) {
     load_column<2>(x, i, at);
     const Lanes u = widened(at[0]), v = widened(at[1]);
-    store_column(both * v - by_x * u, slope, i, out[0]);
-    store_column(both * u - by_y * v, slope, i, out[1]);
+    store_column(by[0] * v - by_x * u, slope, i, out[0]);
+    store_column(by[0] * u - by_y * v, slope, i, out[1]);
   }
 }
 
