@@ -239,7 +239,7 @@ LOSSKIT_INLINE void distance_gradients(const Job& job, int64_t i, Scratch<float>
 LOSSKIT_INLINE void cosine_gradients(const Job& job, int64_t i, const Scratch<float>& scratch, const float* const* x,
                                      float* const* out) {
   const double c = scratch.cosine[i], both = scratch.by[0][i], sx = scratch.by[1][i], sy = scratch.by[2][i];
-  if (std::fabs(c) < 0.9 && std::fabs(scratch.by_cosine[i]) > 1e-20 && ordinary(sx) && ordinary(sy))
+  if (std::fabs(c) < 0.6 && std::fabs(scratch.by_cosine[i]) > 1e-20 && ordinary(sx) && ordinary(sy))
     turn<float>(x, job.width, static_cast<float>(both), static_cast<float>(c * sx), static_cast<float>(c * sy), out);
   else
     turn<double>(x, job.width, both, c * sx, c * sy, out);
