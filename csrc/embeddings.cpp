@@ -5,55 +5,29 @@
 //    formula.
 // 2. Statistics are doubles and the formula runs in double whatever the dtype: rows are few, and `dp - dn + margin`
 //    keeps the digits that the statistics have.
-// 3. A block of rows stays in cache: one pass makes the statistics, the formula gives value and slopes, a second pass
-//    writes the gradients by the embeddings, already scaled.
-// 4. No epsilon, and no scale at which anything breaks. Squares of floats are exact in double, which they can neither
-//    leave nor fill up. Doubles are scaled by a power of two and summed with their rounding errors.
-// 5. Conversion to double costs more than the arithmetic, so differences of floats (p = 1, 2) and most gradients are
-//    computed in float; rows where that is not as good as exact, by their scale or their cosine, in double.
-// 6. Near cosine 1 the cosine has no digits left for 1 - cosine and its gradient: both come from w = x - |x|/|y| y,
-// whose
-//    terms cancel exactly: 1 - cosine = |w|^2 / (2 |x|^2). An error of |x|/|y| counts only squared.
+// 3. A block of rows stays in cache: one pass makes the sums of the rows, the formula gives value and slopes, a second
+//    pass writes the gradients by the embeddings, already scaled.
+// 4. Roots and divisions, one or more for each row, run over the rows of a block: they take longer than a short row.
+// 5. Rows of floats take the usual way of embeddings.h as long as it is as good as exact, row by row.
 //
 // numbers: normalizer, factor, p, eps, parameters of the formula. Operands: two or three embeddings, then the target.
 // Status: 1: a value outside the domain of the target.
+#include "embeddings.h"
+
 #include <memory>
 
 #include "op.h"
-#include "primitives.h"
-
-#define LOSSKIT_LAMBDA __attribute__((always_inline))
 
 namespace losskit {
 namespace {
 
-constexpr int kEmbeddings = 3, kPairs = 3;
-constexpr int64_t kRows = 256;            // of a block, at most
-constexpr int64_t kBlockElements = 4096;  // of one embedding in a block, where a row is not longer than this
+constexpr int kEmbeddings = 3;
+constexpr int64_t kRows = 256;             // of a block, at most
+constexpr int64_t kBlockElements = 16384;  // of one embedding in a block, where a row is not longer than this
 constexpr int kSwapBit = 15;
 
 // What an operand of the formula is: three bits each, from bit 0 of the family's.
 enum Statistic { kAbsent, kCosine, kCosineDistance, kPositive, kNegative, kTarget };
-enum Pair { kAB, kAC, kBC };
-constexpr int kFirst[kPairs] = {0, 0, 1}, kSecond[kPairs] = {1, 2, 2};
-
-// A distance, and what its gradient needs besides.
-struct Distance {
-  double value = 0.0;
-  double most = 0.0;  // the largest difference
-  double ties = 1.0;  // p = inf: how many are as large
-  double log = 0.0;   // general p: log(value / most)
-  bool wide = true;   // too far from 1 for arithmetic in float
-  double magnitude() const { return most == infinity<double> ? most : std::log(most) + log; }
-};
-
-// A cosine: sums of the rows times 2^-ex and 2^-ey.
-struct Cosine {
-  double value, complement;  // complement: 1 - |value|
-  double xx, yy;
-  double wx, wy;  // products of w with both rows
-  int ex, ey;
-};
 
 struct Job : Call {
   int embeddings = 0;
@@ -62,498 +36,284 @@ struct Job : Call {
   int64_t steps[kEmbeddings] = {};
   Statistic operand[kOperands] = {};
   bool cosine = false, pairs[kPairs] = {}, swap = false;
+  bool usual = false;   // rows of floats may take the usual way,
+  bool eights = false;  // eight at a time: rows shorter than that
   double p = 2.0, eps = 0.0;
   std::vector<uint8_t> violations;  // by block
 };
 
-template <class T> struct Scratch : Weights {
-  std::vector<T> read[kEmbeddings], written[kEmbeddings];
-  const T* x[kEmbeddings][kRows];
-  T* gradients[kEmbeddings];    // the first row's
-  int64_t stride[kEmbeddings];  // 0: not wanted, one row to write into
+// What a block knows of its rows. Nothing is initialised: small calls would pay for it.
+struct Rows : Weights {
+  double measured[kPairs][kRows];      // the distances of the pairs, or |x|^2, |y|^2 and xy
+  double cosine[kRows], apart[kRows];  // apart: 1 - cosine
+  int64_t careful[kRows];              // whether the row went the careful way; what that knows of it:
   Distance distances[kPairs][kRows];
   Cosine cosines[kRows];
   double statistics[kOperands][kRows], slopes[kOperands][kRows], losses[kRows];
-  T values[kRows];
+  double by_pair[kPairs][kRows], by_cosine[kRows];  // slopes by the statistics
+  double shares[kRows];                             // of the slope by kNegative: what goes to kBC
+  double by[kPairs][kRows];                         // coefficients of the gradients
   int64_t offsets[kRows];
+  bool flat(int64_t i) const {
+    return by_cosine[i] == 0.0 && by_pair[kAB][i] == 0.0 && by_pair[kAC][i] == 0.0 && by_pair[kBC][i] == 0.0;
+  }
+};
+
+template <class T> struct Scratch : Rows {
+  std::vector<T> read[kEmbeddings], written[kEmbeddings];
+  std::vector<double> wide[kEmbeddings], wide_gradients[kEmbeddings];  // a careful row of floats
+  const T* x[kEmbeddings][kRows];
+  T* gradients[kEmbeddings];    // the first row's
+  int64_t stride[kEmbeddings];  // 0: not wanted, one row to write into
+  T values[kRows];
 };
 
 // --------------------------------------------------------------------------------------------------------
-// Sums over a row
+// The careful way of a row
 
-constexpr int kLanes = 16;
-
-template <int width, class A> LOSSKIT_INLINE A folded(A* lanes) {
-  if constexpr (width > 0) {
-    for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-    return folded<width / 2>(lanes);
-  }
-  return lanes[0];
-}
-template <class A> LOSSKIT_INLINE A folded(A* lanes) { return folded<kLanes / 2>(lanes); }
-
-// The sum of term(i), which is a double. Rows shorter than the lanes are not worth them.
-template <class Term> LOSSKIT_INLINE double sum_plain(int64_t n, Term term) {
-  double total = 0.0;
-  int64_t i = 0;
-  if (n >= kLanes) {
-    double lanes[kLanes] = {};
-    for (; i + kLanes <= n; i += kLanes)
-      for (int j = 0; j < kLanes; ++j) lanes[j] += term(i + j);
-    total = folded(lanes);
-  }
-  for (; i < n; ++i) total += term(i);
-  return total;
-}
-
-// A product of doubles as a sum. Its larger part is exact, so it does no harm where the compiler contracts x - value.
-struct Product {
-  double value, error;
-};
-LOSSKIT_INLINE double upper(double x) { return from_bits<double>(bits(x) & ~Bits<double>((1 << 27) - 1)); }
-LOSSKIT_INLINE Product product(double x, double y) {
-  const double xh = upper(x), xl = x - xh, yh = upper(y), yl = y - yh;
-  return {xh * yh, (xh * yl + xl * yh) + xl * yl};
-}
-
-// Sums of doubles with their rounding errors, in lanes.
-struct Compensated {
-  static constexpr int kCount = 8;
-  double high[kCount] = {}, low[kCount] = {};
-  LOSSKIT_INLINE void add(int j, double x, double error) {
-    const double sum = high[j] + x, seen = sum - high[j];
-    low[j] += ((high[j] - (sum - seen)) + (x - seen)) + error;
-    high[j] = sum;
-  }
-  LOSSKIT_INLINE double value() const {
-    Sum total;
-    for (int j = 0; j < kCount; ++j) {
-      total.add(high[j]);
-      total.low += low[j];
-    }
-    return total.value();
-  }
-};
-
-template <class Term> LOSSKIT_INLINE double sum_compensated(int64_t n, Term term) {
-  Compensated sum;
-  int64_t i = 0;
-  for (; i + Compensated::kCount <= n; i += Compensated::kCount)
-    for (int j = 0; j < Compensated::kCount; ++j) {
-      const Product x = term(i + j);
-      sum.add(j, x.value, x.error);
-    }
-  for (int j = 0; i < n; ++i, ++j) {
-    const Product x = term(i);
-    sum.add(j, x.value, x.error);
-  }
-  return sum.value();
-}
-
-// The largest term (none is negative); NaN if one is.
-template <class Term> LOSSKIT_INLINE double largest(int64_t n, Term term) {
-  double most[kLanes] = {}, nan[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) {
-      const double x = term(i + j);
-      most[j] = x > most[j] ? x : most[j];
-      nan[j] += x * 0.0;  // infinity must stay infinity: see below
-    }
-  for (int j = 0; i < n; ++i, ++j) {
-    const double x = term(i);
-    most[j] = x > most[j] ? x : most[j];
-    nan[j] += x * 0.0;
-  }
-  for (int j = 1; j < kLanes; ++j) most[0] = most[j] > most[0] ? most[j] : most[0];
-  const double sum = folded(nan);
-  return sum == sum || most[0] == infinity<double> ? most[0] : sum;
-}
-
-// 2^-e for a largest magnitude: what it takes to bring it to [1, 2). 0, infinities and NaN are left alone.
-LOSSKIT_INLINE int exponent_of(double most) { return most > 0 && most < infinity<double> ? std::ilogb(most) : 0; }
-
-// --------------------------------------------------------------------------------------------------------
-// Statistics of a row
-
-template <class A, class T> LOSSKIT_INLINE A difference(const T* x, const T* y, int64_t i, A eps) {
-  return (static_cast<A>(x[i]) - static_cast<A>(y[i])) + eps;
-}
-
-// x times 2^shift: one factor would overflow for subnormal numbers.
-struct Shift {
-  double first, second;
-  explicit Shift(int e) : first(std::ldexp(1.0, e / 2)), second(std::ldexp(1.0, e - e / 2)) {}
-  LOSSKIT_INLINE double operator()(double x) const { return x * first * second; }
-};
-
-template <class T> LOSSKIT_INLINE Distance distance_of(const T* x, const T* y, int64_t n, double p, double eps) {
-  Distance result;
-  const auto magnitude = [&](int64_t i) LOSSKIT_LAMBDA { return absolute(difference<double>(x, y, i, eps)); };
-  if (p == 2.0 || p == 1.0) {
-    double sum;
-    if constexpr (sizeof(T) == 4) {
-      const float small = static_cast<float>(eps);
-      sum = p == 2.0 ? sum_plain(n,
-                                 [&](int64_t i) LOSSKIT_LAMBDA {
-                                   const double d = static_cast<double>(difference<float>(x, y, i, small));
-                                   return d * d;
-                                 })
-                     : sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA {
-                         return static_cast<double>(absolute(difference<float>(x, y, i, small)));
-                       });
-      // Far from the ends of the range, and so large that the rounding of eps is nothing.
-      const double floor = static_cast<double>(n) * (p == 2.0 ? 64.0 * eps * eps : 8.0 * std::fabs(eps));
-      result.wide = !(sum > 1e-25 && sum < 1e35 && sum >= floor);
-      if (result.wide)
-        sum = sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA {
-          const double d = magnitude(i);
-          return p == 2.0 ? d * d : d;
-        });
-    } else {
-      sum = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA {
-        const double d = magnitude(i);
-        return Product{p == 2.0 ? d * d : d, 0.0};
-      });
-      if (p == 2.0 && !(sum > 1e-200 && sum < 1e200)) {  // squares may have left the range
-        const double most = largest(n, magnitude);
-        const int e = exponent_of(most);
-        const Shift shift(-e);
-        sum = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA {
-          const double d = shift(magnitude(i));
-          return Product{d * d, 0.0};
-        });
-        result.value = most == infinity<double> ? most : std::ldexp(std::sqrt(sum), e);
-        return result;
-      }
-    }
-    result.value = p == 2.0 ? std::sqrt(sum) : sum;
-    return result;
-  }
-  if (p == 0.0) {  // how many differ
-    result.value = sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA {
-      const double d = magnitude(i);
-      return d > 0 ? 1.0 : d;
-    });
-    return result;
-  }
-  const double most = result.most = largest(n, magnitude);
-  if (p == infinity<double>) {
-    result.value = most;
-    result.ties = sum_plain(n, [&](int64_t i) LOSSKIT_LAMBDA { return magnitude(i) == most ? 1.0 : 0.0; });
-    return result;
-  }
-  result.value = most;
-  if (!(most > 0 && most < infinity<double>)) return result;
-  const double sum = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA {
-    const double t = magnitude(i) / most;
-    if (p == 3.0) return Product{t * t * t, 0.0};
-    const double y = losskit::exp(p * losskit::log(t));
-    return Product{t == 0 ? 0.0 : y, 0.0};
-  });
-  result.log = std::log(sum) / p;
-  result.value = most * std::pow(sum, 1.0 / p);
-  if (result.value == infinity<double>) result.value = std::exp(std::log(most) + result.log);
-  return result;
-}
-
-// w = x - s |x|/|y| y, where s is the sign of the cosine: exact products, so that nothing is lost where they cancel.
-struct Apart {
-  double ratio, high, low;
-  explicit Apart(const Cosine& cosine)
-      : ratio(std::copysign(std::sqrt(cosine.xx / cosine.yy), cosine.value)), high(upper(ratio)), low(ratio - high) {}
-  LOSSKIT_INLINE double operator()(double x, double y) const {
-    const double yh = upper(y);
-    return ((x - high * yh) - high * (y - yh)) - low * y;
-  }
-};
-
-template <class T> LOSSKIT_INLINE Cosine cosine_of(const T* x, const T* y, int64_t n) {
-  Cosine result{};
-  double xy;
-  if constexpr (sizeof(T) == 4) {
-    double xs[kLanes] = {}, ys[kLanes] = {}, both[kLanes] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-      for (int j = 0; j < kLanes; ++j) {
-        const double u = static_cast<double>(x[i + j]), v = static_cast<double>(y[i + j]);
-        xs[j] += u * u;
-        ys[j] += v * v;
-        both[j] += u * v;
-      }
-    result.xx = folded(xs), result.yy = folded(ys), xy = folded(both);
-    for (; i < n; ++i) {
-      const double u = static_cast<double>(x[i]), v = static_cast<double>(y[i]);
-      result.xx += u * u;
-      result.yy += v * v;
-      xy += u * v;
-    }
-  } else {
-    const auto sums = [&](auto u, auto v) LOSSKIT_LAMBDA {
-      const auto square = [](double d) LOSSKIT_LAMBDA { return Product{d * d, 0.0}; };
-      result.xx = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return square(u(x[i])); });
-      result.yy = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return square(v(y[i])); });
-      xy = sum_compensated(n, [&](int64_t i) LOSSKIT_LAMBDA { return product(u(x[i]), v(y[i])); });
-    };
-    const auto same = [](double d) LOSSKIT_LAMBDA { return d; };
-    const auto ordinary = [](double sum) { return sum > 1e-150 && sum < 1e150; };
-    sums(same, same);
-    if (!ordinary(result.xx) || !ordinary(result.yy)) {
-      result.ex = exponent_of(largest(n, [&](int64_t i) LOSSKIT_LAMBDA { return absolute(x[i]); }));
-      result.ey = exponent_of(largest(n, [&](int64_t i) LOSSKIT_LAMBDA { return absolute(y[i]); }));
-      sums(Shift(-result.ex), Shift(-result.ey));
-    }
-  }
-  const double squares = result.xx * result.yy;
-  const double cosine = squares == 0.0 ? 0.0 : xy / std::sqrt(squares);
-  result.value = clamp(cosine, -1.0, 1.0);
-  result.complement = 1.0 - std::fabs(result.value);
-  if (result.complement < (sizeof(T) == 4 ? 1e-6 : 0.5)) {
-    const Shift u(-result.ex), v(-result.ey);
-    const Apart apart(result);
-    double lanes[3][kLanes] = {};
-    const auto add = [&](int64_t i, int j) LOSSKIT_LAMBDA {
-      const double a = u(static_cast<double>(x[i])), b = v(static_cast<double>(y[i])), w = apart(a, b);
-      lanes[0][j] += w * w;
-      lanes[1][j] += w * a;
-      lanes[2][j] += w * b;
-    };
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-      for (int j = 0; j < kLanes; ++j) add(i + j, j);
-    for (int j = 0; i < n; ++i, ++j) add(i, j);
-    const double sum = folded(lanes[0]);
-    result.wx = folded(lanes[1]), result.wy = folded(lanes[2]);
-    result.complement = sum / (2.0 * result.xx);
-  }
-  return result;
-}
-
-// --------------------------------------------------------------------------------------------------------
-// Gradients of a row
-
-// The gradient of a distance by one difference d, times a coefficient.
-struct ByTwo {  // d / distance
-  template <class A> LOSSKIT_INLINE A operator()(A d, A coefficient) const { return d * coefficient; }
-};
-struct ByRatio {  // the same where 1 / distance is not finite
-  double distance;
-  LOSSKIT_INLINE double operator()(double d, double coefficient) const { return d / distance * coefficient; }
-};
-struct ByOne {
-  template <class A> LOSSKIT_INLINE A operator()(A d, A coefficient) const { return sign(d) * coefficient; }
-};
-struct ByMost {  // ties share it
-  double most;
-  LOSSKIT_INLINE double operator()(double d, double coefficient) const {
-    return absolute(d) == most ? sign(d) * coefficient : 0.0 * coefficient;
-  }
-};
-struct ByThree {
-  double most, root;  // (distance / most)^-1
-  LOSSKIT_INLINE double operator()(double d, double coefficient) const {
-    const double t = absolute(d) / most * root;
-    return sign(d) * (t * t * coefficient);
-  }
-};
-struct ByPower {  // (|d| / distance)^(p - 1)
-  double most, log, q;
-  LOSSKIT_INLINE double operator()(double d, double coefficient) const {
-    const double a = absolute(d), t = a / most;
-    const Product back = product(t, most);  // t is rounded, and q multiplies what that does to the logarithm
-    const double rest = ((a - back.value) - back.error) / a;
-    const double y = losskit::exp(q * ((losskit::log(t) - log) + rest));
-    return sign(d) * ((d == 0 ? 0.0 : y) * coefficient);
-  }
-};
-
-// By the embeddings of a row, from the differences of its pairs; null outputs are not wanted.
-template <class A, class T, bool third, bool swap, class By>
-LOSSKIT_INLINE void combine(const T* a, const T* b, const T* c, int64_t n, A eps, const A* coefficients, const By* by,
-                            T* __restrict ga, T* __restrict gb, T* __restrict gc) {
-  const A ab = coefficients[kAB], ac = coefficients[kAC], bc = coefficients[kBC];
-  const By by_ab = by[kAB], by_ac = by[kAC], by_bc = by[kBC];
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    const A first = by_ab(difference<A>(a, b, i, eps), ab);
-    const A second = third ? by_ac(difference<A>(a, c, i, eps), ac) : A(0);
-    const A other = swap ? by_bc(difference<A>(b, c, i, eps), bc) : A(0);
-    ga[i] = static_cast<T>(third ? first + second : first);
-    gb[i] = static_cast<T>(swap ? other - first : -first);
-    if (third) gc[i] = static_cast<T>(swap ? -second - other : -second);
-  }
-}
-
-template <class A, class T, class By>
-LOSSKIT_INLINE void combine_any(const Job& job, const T* const* x, A eps, const double* coefficients, const By* by,
-                                T* const* out) {
-  const A narrowed[kPairs] = {static_cast<A>(coefficients[0]), static_cast<A>(coefficients[1]),
-                              static_cast<A>(coefficients[2])};
-  const int64_t n = job.width;
-  if (job.pairs[kBC] && narrowed[kBC] != 0)
-    combine<A, T, true, true>(x[0], x[1], x[2], n, eps, narrowed, by, out[0], out[1], out[2]);
-  else if (job.pairs[kAC])
-    combine<A, T, true, false>(x[0], x[1], x[2], n, eps, narrowed, by, out[0], out[1], out[2]);
-  else
-    combine<A, T, false, false>(x[0], x[1], nullptr, n, eps, narrowed, by, out[0], out[1], nullptr);
-}
-
-template <class T>
-LOSSKIT_INLINE void distance_gradients(const Job& job, const Distance* const* pairs, int64_t row, const double* slopes,
-                                       const T* const* x, T* const* out) {
-  double coefficients[kPairs] = {};
-  bool wide = false, any = false, tiny = false;
-  Distance near[kPairs];  // distances without a derivative are those of p = 1 with coefficient 0
+LOSSKIT_CLONES void measure_row(const Job& job, const double* const* x, int64_t i, Rows& rows) {
   for (int k = 0; k < kPairs; ++k) {
-    near[k].value = near[k].most = 1.0;
-    if (!job.pairs[k] || slopes[k] == 0.0) continue;
-    const bool flat = pairs[k][row].value == 0.0 || job.p == 0.0;
-    if (!flat) near[k] = pairs[k][row];
-    tiny |= job.p == 2.0 && near[k].value < 1e-290;
-    coefficients[k] = flat ? slopes[k] * 0.0 : slopes[k];
-    any |= coefficients[k] != 0.0;
+    if (!job.pairs[k]) continue;
+    rows.distances[k][i] = distance_of(x[kFirst[k]], x[kSecond[k]], job.width, job.p, job.eps);
+    rows.measured[k][i] = rows.distances[k][i].value;
   }
-  if (!any) {
-    for (int k = 0; k < job.embeddings; ++k) std::fill(out[k], out[k] + job.width, T(0));
-    return;
-  }
-  if (tiny) {
-    const ByRatio by[kPairs] = {{near[0].value}, {near[1].value}, {near[2].value}};
-    return combine_any<double>(job, x, job.eps, coefficients, by, out);
-  }
-  for (int k = 0; k < kPairs; ++k) {
-    coefficients[k] /= job.p == 2.0 ? near[k].value : job.p == infinity<double> ? near[k].ties : 1.0;
-    const double size = std::fabs(coefficients[k]);
-    wide |= size != 0.0 && (near[k].wide || !(size > 1e-25 && size < 1e25));
-  }
-  if (job.p == 2.0 || job.p == 1.0) {
-    const ByTwo two[kPairs];
-    const ByOne one[kPairs];
-    if constexpr (sizeof(T) == 4) {
-      const float eps = static_cast<float>(job.eps);
-      if (!wide)
-        return job.p == 2.0 ? combine_any<float>(job, x, eps, coefficients, two, out)
-                            : combine_any<float>(job, x, eps, coefficients, one, out);
-    }
-    return job.p == 2.0 ? combine_any<double>(job, x, job.eps, coefficients, two, out)
-                        : combine_any<double>(job, x, job.eps, coefficients, one, out);
-  }
-  if (job.p == infinity<double>) {
-    ByMost by[kPairs];
-    for (int k = 0; k < kPairs; ++k) by[k].most = near[k].most;
-    return combine_any<double>(job, x, job.eps, coefficients, by, out);
-  }
-  if (job.p == 3.0) {
-    ByThree by[kPairs];
-    for (int k = 0; k < kPairs; ++k) by[k] = {near[k].most, std::exp(-near[k].log)};
-    return combine_any<double>(job, x, job.eps, coefficients, by, out);
-  }
-  ByPower by[kPairs];
-  for (int k = 0; k < kPairs; ++k) by[k] = {near[k].most, near[k].log, job.p - 1.0};
-  combine_any<double>(job, x, job.eps, coefficients, by, out);
-}
-
-// gx = g (y/|y| - c x/|x|) / |x|, and the same by y with the roles changed. Near |c| = 1 both from w.
-template <class T>
-LOSSKIT_INLINE void cosine_gradients(const Cosine& cosine, double slope, int64_t n, const T* x, const T* y,
-                                     T* __restrict gx, T* __restrict gy) {
-  const double c = cosine.value;
-  const bool zero = cosine.xx == 0.0 || cosine.yy == 0.0;  // then the cosine is 0, whatever the other is
-  if constexpr (sizeof(T) == 4) {
-    const double both = slope * (zero ? 0.0 : 1.0 / std::sqrt(cosine.xx * cosine.yy));
-    const double size_x = slope * (zero ? 0.0 : 1.0 / cosine.xx), size_y = slope * (zero ? 0.0 : 1.0 / cosine.yy);
-    const double by_x = c * size_x, by_y = c * size_y;
-    const double least = std::fmin(std::fabs(size_x), std::fabs(size_y));
-    const double most = std::fmax(std::fabs(size_x), std::fabs(size_y));
-    if (std::fabs(c) < 0.9 && std::fabs(slope) > 1e-20 && least > 1e-25 && most < 1e25) {
-      const float p = static_cast<float>(both), q = static_cast<float>(by_x), r = static_cast<float>(by_y);
-#pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) {
-        const float u = x[i], v = y[i];
-        gx[i] = p * v - q * u;
-        gy[i] = p * u - r * v;
-      }
-      return;
-    }
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const double u = static_cast<double>(x[i]), v = static_cast<double>(y[i]);
-      gx[i] = static_cast<float>(both * v - by_x * u);
-      gy[i] = static_cast<float>(both * u - by_y * v);
-    }
-  } else {
-    // u and v are x and y times a power of two, and so are the coefficients, the other way.
-    const Shift scale_x(-cosine.ex), scale_y(-cosine.ey);
-    if (zero) {
-      for (int64_t i = 0; i < n; ++i) gx[i] = gy[i] = slope * 0.0;
-    } else if (std::fabs(c) < 0.5) {
-      const double both = 1.0 / std::sqrt(cosine.xx * cosine.yy), by_x = c / cosine.xx, by_y = c / cosine.yy;
-#pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) {
-        const double u = scale_x(x[i]), v = scale_y(y[i]);
-        gx[i] = (both * v - by_x * u) * scale_x.first * slope * scale_x.second;
-        gy[i] = (both * u - by_y * v) * scale_y.first * slope * scale_y.second;
-      }
-    } else {
-      const Apart apart(cosine);
-      // An error of the ratio leaves w the same across x (and y), where the gradient is, so what is along x is removed.
-      const double s = std::copysign(1.0, c), back = 1.0 / apart.ratio;
-      const double by_x = 1.0 / cosine.xx, by_y = 1.0 / cosine.yy;
-      const double along_x = cosine.wx * by_x, along_y = cosine.wy * by_y;
-#pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) {
-        const double u = scale_x(x[i]), v = scale_y(y[i]), w = apart(u, v);
-        gx[i] = s * (along_x * u - w) * by_x * scale_x.first * slope * scale_x.second;
-        gy[i] = s * (w - along_y * v) * back * by_y * scale_y.first * slope * scale_y.second;
-      }
-    }
+  if (job.cosine) {
+    const Cosine cosine = rows.cosines[i] = cosine_of(x[0], x[1], job.width);
+    rows.cosine[i] = cosine.value;
+    rows.apart[i] = cosine.value > 0 ? cosine.complement : 1.0 - cosine.value;
   }
 }
 
-// --------------------------------------------------------------------------------------------------------
-// Blocks
-
-template <class T> LOSSKIT_INLINE void measure_any(const Job& job, Scratch<T>& scratch, int64_t n) {
+LOSSKIT_CLONES void differentiate_row(const Job& job, const double* const* x, int64_t i, const Rows& rows,
+                                      double* const* out) {
+  if (job.cosine) return cosine_gradients(rows.cosines[i], rows.by_cosine[i], job.width, x[0], x[1], out[0], out[1]);
+  for (int k = 0; k < job.embeddings; ++k) std::fill(out[k], out[k] + job.width, 0.0);
   for (int k = 0; k < kPairs; ++k)
-    if (job.pairs[k])
-      for (int64_t i = 0; i < n; ++i)
-        scratch.distances[k][i] =
-            distance_of(scratch.x[kFirst[k]][i], scratch.x[kSecond[k]][i], job.width, job.p, job.eps);
-  if (job.cosine)
-    for (int64_t i = 0; i < n; ++i) scratch.cosines[i] = cosine_of(scratch.x[0][i], scratch.x[1][i], job.width);
+    if (job.pairs[k] && rows.by_pair[k][i] != 0.0)
+      add_distance_gradient(x[kFirst[k]], x[kSecond[k]], job.width, job.p, job.eps, rows.distances[k][i],
+                            rows.by_pair[k][i], out[kFirst[k]], out[kSecond[k]]);
 }
-LOSSKIT_CLONES void measure(const Job& job, Scratch<float>& scratch, int64_t n) { measure_any(job, scratch, n); }
-LOSSKIT_CLONES void measure(const Job& job, Scratch<double>& scratch, int64_t n) { measure_any(job, scratch, n); }
 
-template <class T>
-LOSSKIT_INLINE void differentiate_any(const Job& job, Scratch<T>& scratch, int64_t n, const double (*slopes)[kRows],
-                                      const double* cosine_slopes) {
-  const Distance* const pairs[kPairs] = {scratch.distances[0], scratch.distances[1], scratch.distances[2]};
+// A row of floats as doubles.
+void widen_row(const Job& job, int64_t i, Scratch<float>& scratch, const double** x) {
+  for (int k = 0; k < job.embeddings; ++k) {
+    scratch.wide[k].resize(job.width);
+    read_run(DType::kFloat, scratch.x[k][i], 1, job.width, scratch.wide[k].data());
+    x[k] = scratch.wide[k].data();
+  }
+}
+
+void measure_row(const Job& job, int64_t i, Scratch<float>& scratch) {
+  const double* x[kEmbeddings];
+  widen_row(job, i, scratch, x);
+  measure_row(job, x, i, scratch);
+}
+
+void differentiate_row(const Job& job, int64_t i, Scratch<float>& scratch, float* const* out) {
+  const double* x[kEmbeddings];
+  double* wide[kEmbeddings];
+  widen_row(job, i, scratch, x);
+  for (int k = 0; k < job.embeddings; ++k) {
+    scratch.wide_gradients[k].resize(job.width);
+    wide[k] = scratch.wide_gradients[k].data();
+  }
+  differentiate_row(job, x, i, scratch, wide);
+  for (int k = 0; k < job.embeddings; ++k) write_run(DType::kFloat, wide[k], job.width, out[k]);
+}
+
+// --------------------------------------------------------------------------------------------------------
+// The statistics of a block
+
+// Asks for the memory that the gradients of a row will be written to, while its sums are waiting for what they read.
+LOSSKIT_INLINE void prefetch_gradients(const Job& job, int64_t i, const Scratch<float>& scratch) {
+  if (!job.options.gradients || job.width > kBlockElements) return;
+  for (int k = 0; k < job.embeddings; ++k)
+    for (int64_t e = 0; e < job.width; e += 16) __builtin_prefetch(scratch.gradients[k] + i * scratch.stride[k] + e, 1);
+}
+
+// Where rows i to i + 7 start; for those that are not there the last one is read.
+LOSSKIT_INLINE void find_eight(const Job& job, int64_t i, int64_t n, const Scratch<float>& scratch, Eight* x) {
+  for (int k = 0; k < job.embeddings; ++k)
+    for (int j = 0; j < kLanes; ++j) x[k][j] = scratch.x[k][std::min(i + j, n - 1)];
+}
+
+template <class Terms>
+LOSSKIT_INLINE void sum_rows(const Job& job, int64_t n, const Terms& terms, Scratch<float>& scratch) {
+  double* const sums[] = {scratch.measured[0], scratch.measured[1], scratch.measured[2]};
+  for (int64_t i = 0; job.eights && i < n; i += kLanes) {
+    Eight x[kEmbeddings];
+    find_eight(job, i, n, scratch, x);
+    sum_eight(x, job.width, terms, sums, i);
+  }
+  for (int64_t i = 0; !job.eights && i < n; ++i) {
+    prefetch_gradients(job, i, scratch);
+    const float* const x[] = {scratch.x[0][i], scratch.x[1][i], scratch.x[job.embeddings - 1][i]};
+    sum_row(x, job.width, terms, sums, i);
+  }
+}
+
+template <bool squares> LOSSKIT_INLINE void measure_distances(const Job& job, int64_t n, Scratch<float>& scratch) {
+  const float eps = static_cast<float>(job.eps);
+  if (job.pairs[kBC])
+    sum_rows(job, n, Differences<3, squares>{eps}, scratch);
+  else if (job.pairs[kAC])
+    sum_rows(job, n, Differences<2, squares>{eps}, scratch);
+  else
+    sum_rows(job, n, Differences<1, squares>{eps}, scratch);
+  // Far from the ends of the range, and so large that the rounding of eps is nothing.
+  const double floor = static_cast<double>(job.width) * (squares ? 64.0 * job.eps * job.eps : 8.0 * std::fabs(job.eps));
+  const double least = std::fmax(floor, 1e-25);
+  for (int k = 0; k < kPairs; ++k) {
+    if (!job.pairs[k]) continue;
+    double* const value = scratch.measured[k];
+    for (int64_t i = 0; i < n; ++i) {
+      const double sum = value[i];
+      scratch.careful[i] |= !((sum > least) & (sum < 1e35));
+      value[i] = squares ? sqrt(sum) : sum;
+    }
+  }
+}
+
+LOSSKIT_INLINE void measure_cosines(const Job& job, int64_t n, Scratch<float>& scratch) {
+  sum_rows(job, n, Products{}, scratch);
+  for (int64_t i = 0; i < n; ++i) {
+    const double squares = scratch.measured[0][i] * scratch.measured[1][i];
+    const double quotient = scratch.measured[2][i] / sqrt(where(squares == 0.0, 1.0, squares));  // 0 of a zero vector
+    const double cosine = clamp(quotient, -1.0, 1.0);
+    scratch.cosine[i] = cosine;
+    scratch.apart[i] = 1.0 - cosine;
+    scratch.careful[i] = scratch.apart[i] < 1e-6;
+  }
+}
+
+LOSSKIT_CLONES void measure_usual(const Job& job, Scratch<float>& scratch, int64_t n) {
+  if (job.cosine)
+    measure_cosines(job, n, scratch);
+  else if (job.p == 2.0)
+    measure_distances<true>(job, n, scratch);
+  else
+    measure_distances<false>(job, n, scratch);
+}
+
+void measure(const Job& job, Scratch<float>& scratch, int64_t n) {
+  std::fill(scratch.careful, scratch.careful + n, !job.usual);
+  if (job.usual) measure_usual(job, scratch, n);
+  for (int64_t i = 0; i < n; ++i)
+    if (scratch.careful[i]) measure_row(job, i, scratch);
+}
+
+void measure(const Job& job, Scratch<double>& scratch, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double* const x[] = {scratch.x[0][i], scratch.x[1][i], scratch.x[job.embeddings - 1][i]};
+    measure_row(job, x, i, scratch);
+  }
+}
+
+// --------------------------------------------------------------------------------------------------------
+// The gradients of a block
+
+// Whether arithmetic in float does no harm.
+LOSSKIT_INLINE bool ordinary(double coefficient) {
+  return std::fabs(coefficient) > 1e-25 && std::fabs(coefficient) < 1e25;
+}
+
+LOSSKIT_INLINE void distance_gradients(const Job& job, int64_t i, Scratch<float>& scratch, const float* const* x,
+                                       float* const* out) {
+  bool usual = !scratch.careful[i];
+  float by[kPairs];
+  for (int k = 0; k < kPairs; ++k) {
+    usual &= scratch.by_pair[k][i] == 0.0 || ordinary(scratch.by[k][i]);
+    by[k] = static_cast<float>(scratch.by[k][i]);
+  }
+  if (!usual) {
+    for (int k = 0; k < kPairs; ++k)
+      if (!scratch.careful[i]) scratch.distances[k][i].value = scratch.measured[k][i];
+    differentiate_row(job, i, scratch, out);
+  } else if (job.p == 2.0) {
+    combine<true>(job.pairs[kAC], x, job.width, static_cast<float>(job.eps), by, out);
+  } else {
+    combine<false>(job.pairs[kAC], x, job.width, static_cast<float>(job.eps), by, out);
+  }
+}
+
+LOSSKIT_INLINE void cosine_gradients(const Job& job, int64_t i, const Scratch<float>& scratch, const float* const* x,
+                                     float* const* out) {
+  const double c = scratch.cosine[i], both = scratch.by[0][i], sx = scratch.by[1][i], sy = scratch.by[2][i];
+  if (std::fabs(c) < 0.6 && std::fabs(scratch.by_cosine[i]) > 1e-20 && ordinary(sx) && ordinary(sy))
+    turn<float>(x, job.width, static_cast<float>(both), static_cast<float>(c * sx), static_cast<float>(c * sy), out);
+  else
+    turn<double>(x, job.width, both, c * sx, c * sy, out);
+}
+
+LOSSKIT_INLINE void differentiate_eights(const Job& job, Scratch<float>& scratch, int64_t n) {
+  const auto place = [&](int k, int64_t i) LOSSKIT_LAMBDA { return scratch.gradients[k] + i * scratch.stride[k]; };
+  float spare[kLanes];  // for rows that are not there
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Eight x[kEmbeddings];
+    float* out[kEmbeddings][kLanes];
+    find_eight(job, i, n, scratch, x);
+    for (int k = 0; k < job.embeddings; ++k)
+      for (int j = 0; j < kLanes; ++j) out[k][j] = i + j < n ? place(k, i + j) : spare;
+    const Lanes by[kPairs] = {eight(scratch.by[0] + i), eight(scratch.by[1] + i), eight(scratch.by[2] + i)};
+    if (job.cosine)
+      turn_eight(x, job.width, eight(scratch.by_cosine + i), eight(scratch.cosine + i), by, out);
+    else if (job.pairs[kAC])
+      combine_eight<true>(x, job.width, job.p == 2.0, job.eps, by, out);
+    else
+      combine_eight<false>(x, job.width, job.p == 2.0, job.eps, by, out);
+  }
+  for (int64_t i = 0; i < n && !job.cosine; ++i) {
+    if (!scratch.careful[i] || scratch.flat(i)) continue;
+    float* const out[] = {place(0, i), place(1, i), place(job.embeddings - 1, i)};
+    differentiate_row(job, i, scratch, out);
+  }
+}
+
+LOSSKIT_INLINE void find_coefficients(const Job& job, Scratch<float>& scratch, int64_t n) {
+  for (int64_t i = 0; job.cosine && i < n; ++i) {
+    const double slope = scratch.by_cosine[i], xx = scratch.measured[0][i], yy = scratch.measured[1][i];
+    const bool zero = xx * yy == 0.0;  // then the cosine is 0, whatever the other is
+    scratch.by[0][i] = slope * where(zero, 0.0, 1.0 / sqrt(xx * yy));
+    scratch.by[1][i] = slope * where(zero, 0.0, 1.0 / xx);
+    scratch.by[2][i] = slope * where(zero, 0.0, 1.0 / yy);
+  }
+  for (int k = 0; k < kPairs && !job.cosine; ++k)
+    for (int64_t i = 0; i < n; ++i) {
+      const double slope = scratch.by_pair[k][i];
+      scratch.by[k][i] = where(slope == 0.0, 0.0, job.p == 2.0 ? slope / scratch.measured[k][i] : slope);
+    }
+}
+
+template <class T> LOSSKIT_INLINE void differentiate_any(const Job& job, Scratch<T>& scratch, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const T* x[kEmbeddings];
     T* out[kEmbeddings];
-    for (int k = 0; k < kEmbeddings; ++k) {
+    for (int k = 0; k < job.embeddings; ++k) {
       x[k] = scratch.x[k][i];
       out[k] = scratch.gradients[k] + i * scratch.stride[k];
     }
-    const double row[kPairs] = {slopes[kAB][i], slopes[kAC][i], slopes[kBC][i]};
-    if (cosine_slopes[i] == 0.0 && row[kAB] == 0.0 && row[kAC] == 0.0 && row[kBC] == 0.0) {
+    if (scratch.flat(i)) {
       for (int k = 0; k < job.embeddings; ++k) std::fill(out[k], out[k] + job.width, T(0));  // whatever x is
+    } else if constexpr (sizeof(T) == 8) {
+      differentiate_row(job, x, i, scratch, out);
     } else if (job.cosine) {
-      cosine_gradients(scratch.cosines[i], cosine_slopes[i], job.width, x[0], x[1], out[0], out[1]);
+      cosine_gradients(job, i, scratch, x, out);
     } else {
-      distance_gradients(job, pairs, i, row, x, out);
+      distance_gradients(job, i, scratch, x, out);
     }
   }
 }
-LOSSKIT_CLONES void differentiate(const Job& job, Scratch<float>& scratch, int64_t n, const double (*slopes)[kRows],
-                                  const double* cosine_slopes) {
-  differentiate_any(job, scratch, n, slopes, cosine_slopes);
+LOSSKIT_CLONES void differentiate(const Job& job, Scratch<float>& scratch, int64_t n) {
+  if (job.usual) find_coefficients(job, scratch, n);
+  if (job.eights)
+    differentiate_eights(job, scratch, n);
+  else
+    differentiate_any(job, scratch, n);
 }
-LOSSKIT_CLONES void differentiate(const Job& job, Scratch<double>& scratch, int64_t n, const double (*slopes)[kRows],
-                                  const double* cosine_slopes) {
-  differentiate_any(job, scratch, n, slopes, cosine_slopes);
-}
+void differentiate(const Job& job, Scratch<double>& scratch, int64_t n) { differentiate_any(job, scratch, n); }
+
+// --------------------------------------------------------------------------------------------------------
+// Blocks
 
 bool outside(const Domain& domain, double x) {
   if (domain.kind == kAnything || x != x) return false;
@@ -603,20 +363,82 @@ template <class T> void read_rows(const Job& job, int64_t begin, int64_t n, Scra
   }
 }
 
-// Where both distances are beyond the largest number, only the question which is larger is left: the larger stays.
-template <class T> void compare_infinite(const Job& job, Scratch<T>& scratch, int64_t n) {
-  double *positive = nullptr, *negative = nullptr;
-  for (int k = 0; k < kOperands; ++k) {
-    if (job.operand[k] == kPositive) positive = scratch.statistics[k];
-    if (job.operand[k] == kNegative) negative = scratch.statistics[k];
+// Where the gradients of a block go: in place where they are T already.
+template <class T> void place_gradients(const Job& job, int64_t begin, int64_t n, Scratch<T>& scratch) {
+  constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
+  for (int k = 0; k < job.embeddings; ++k) {
+    const bool in_place = job.gradients[k] && job.gradient_dtypes[k] == own;
+    scratch.written[k].resize(in_place ? 0 : job.gradients[k] ? n * job.width : job.width);
+    scratch.gradients[k] =
+        in_place ? reinterpret_cast<T*>(job.gradients[k]) + begin * job.width : scratch.written[k].data();
+    scratch.stride[k] = job.gradients[k] ? job.width : 0;
   }
-  for (int64_t i = 0; positive && negative && i < n; ++i) {
+}
+
+// Where both distances are beyond the largest number, only the question which is larger is left: the larger stays.
+void compare_infinite(const Job& job, int64_t n, Rows& rows, double* positive, double* negative) {
+  for (int64_t i = 0; i < n; ++i) {
     if (positive[i] != infinity<double> || negative[i] != infinity<double>) continue;
-    const double ab = scratch.distances[kAB][i].magnitude();
-    double other = scratch.distances[kAC][i].magnitude();
-    if (job.swap) other = minimum(other, scratch.distances[kBC][i].magnitude());
+    const double ab = rows.distances[kAB][i].magnitude();
+    double other = rows.distances[kAC][i].magnitude();
+    if (job.swap) other = minimum(other, rows.distances[kBC][i].magnitude());
     if (ab <= other && other < infinity<double>) positive[i] = 0.0;
     if (other <= ab && ab < infinity<double>) negative[i] = 0.0;
+  }
+}
+
+// The operands of the formula, from the statistics of rows [begin, begin + n).
+void gather(const Job& job, int64_t begin, int64_t n, Rows& rows, const double** operands) {
+  double* own[kOperands];
+  double *positive = nullptr, *negative = nullptr;
+  for (int k = 0; k < kOperands; ++k) {
+    own[k] = rows.statistics[k];
+    operands[k] = own[k];
+    switch (job.operand[k]) {
+      case kCosine:
+        operands[k] = rows.cosine;
+        break;
+      case kCosineDistance:
+        operands[k] = rows.apart;
+        break;
+      case kPositive:
+        positive = std::copy(rows.measured[kAB], rows.measured[kAB] + n, own[k]) - n;
+        break;
+      case kNegative:
+        negative = std::copy(rows.measured[kAC], rows.measured[kAC] + n, own[k]) - n;
+        for (int64_t i = 0; i < n && job.swap; ++i) {
+          const double other = rows.measured[kBC][i];
+          rows.shares[i] = own[k][i] < other ? 0.0 : own[k][i] > other ? 1.0 : 0.5;
+          own[k][i] = minimum(own[k][i], other);
+        }
+        break;
+      case kTarget:
+        operands[k] = fetch(job.walk, job.sources[job.embeddings], begin, n, own[k]);
+        break;
+      case kAbsent:
+        break;
+    }
+  }
+  if (positive && negative) compare_infinite(job, n, rows, positive, negative);
+}
+
+// The slopes by cosine and distances of each row, weighted and scaled.
+void scatter(const Job& job, int64_t n, const double* factor, const float* mask, Rows& rows) {
+  for (double* slopes : {rows.by_pair[kAB], rows.by_pair[kAC], rows.by_pair[kBC], rows.by_cosine})
+    std::fill(slopes, slopes + n, 0.0);
+  for (int k = 0; k < kOperands; ++k) {
+    if (job.operand[k] == kAbsent || job.operand[k] == kTarget) continue;
+    double* const slopes = rows.slopes[k];
+    weigh(slopes, factor, mask, job.scale, n, slopes);
+    for (int64_t i = 0; i < n; ++i) {
+      if (job.operand[k] == kCosine) rows.by_cosine[i] += slopes[i];
+      if (job.operand[k] == kCosineDistance) rows.by_cosine[i] -= slopes[i];
+      if (job.operand[k] == kPositive) rows.by_pair[kAB][i] = slopes[i];
+      if (job.operand[k] == kNegative) {
+        rows.by_pair[kAC][i] = job.swap ? slopes[i] * (1.0 - rows.shares[i]) : slopes[i];
+        rows.by_pair[kBC][i] = job.swap ? slopes[i] * rows.shares[i] : 0.0;
+      }
+    }
   }
 }
 
@@ -627,38 +449,11 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   read_rows(job, begin, n, scratch);
   const float* mask = mask_of(job, begin, n, scratch);
   const double* factor = factors(job, {kSampleWeight, kUpstream}, begin, n, scratch);
+  if (options.gradients) place_gradients(job, begin, n, scratch);
   measure(job, scratch, n);
 
-  const double* operands[kOperands] = {};
-  double shares[kRows];  // of the slope by kNegative: what goes to the distance of the second and third
-  for (int k = 0; k < kOperands; ++k) {
-    double* const out = scratch.statistics[k];
-    operands[k] = out;
-    if (job.operand[k] == kTarget) operands[k] = fetch(job.walk, job.sources[job.embeddings], begin, n, out);
-    for (int64_t i = 0; i < n; ++i) {
-      switch (job.operand[k]) {
-        case kCosine:
-          out[i] = scratch.cosines[i].value;
-          break;
-        case kCosineDistance:
-          out[i] = scratch.cosines[i].value > 0 ? scratch.cosines[i].complement : 1.0 - scratch.cosines[i].value;
-          break;
-        case kPositive:
-          out[i] = scratch.distances[kAB][i].value;
-          break;
-        case kNegative: {
-          const double own_distance = scratch.distances[kAC][i].value;
-          const double other = job.swap ? scratch.distances[kBC][i].value : own_distance;
-          shares[i] = !job.swap || own_distance < other ? 0.0 : own_distance > other ? 1.0 : 0.5;
-          out[i] = minimum(own_distance, other);
-          break;
-        }
-        default:
-          break;
-      }
-    }
-  }
-  compare_infinite(job, scratch, n);
+  const double* operands[kOperands];
+  gather(job, begin, n, scratch, operands);
 
   bool violated = false;
   for (int k = 0; k < kOperands && options.checks != kOff; ++k) {
@@ -691,29 +486,8 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   }
   if (!options.gradients) return;
 
-  double by_pair[kPairs][kRows] = {}, by_cosine[kRows] = {};
-  for (int k = 0; k < kOperands; ++k) {
-    if (job.operand[k] == kAbsent || job.operand[k] == kTarget) continue;
-    weigh(slopes[k], factor, mask, job.scale, n, slopes[k]);
-    for (int64_t i = 0; i < n; ++i) {
-      const double slope = slopes[k][i];
-      if (job.operand[k] == kCosine) by_cosine[i] += slope;
-      if (job.operand[k] == kCosineDistance) by_cosine[i] -= slope;
-      if (job.operand[k] == kPositive) by_pair[kAB][i] = slope;
-      if (job.operand[k] == kNegative) {
-        by_pair[kAC][i] = slope * (1.0 - shares[i]);
-        by_pair[kBC][i] = slope * shares[i];
-      }
-    }
-  }
-  for (int k = 0; k < job.embeddings; ++k) {
-    const bool in_place = job.gradients[k] && job.gradient_dtypes[k] == own;
-    scratch.written[k].resize(in_place ? 0 : job.gradients[k] ? n * job.width : job.width);
-    scratch.gradients[k] =
-        in_place ? reinterpret_cast<T*>(job.gradients[k]) + begin * job.width : scratch.written[k].data();
-    scratch.stride[k] = job.gradients[k] ? job.width : 0;
-  }
-  differentiate(job, scratch, n, by_pair, by_cosine);
+  scatter(job, n, factor, mask, scratch);
+  differentiate(job, scratch, n);
   for (int k = 0; k < job.embeddings; ++k) {
     if (!job.gradients[k] || job.gradient_dtypes[k] == own) continue;
     write_run(job.gradient_dtypes[k], scratch.gradients[k], n * job.width,
@@ -722,7 +496,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
 }
 
 template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
-  const auto scratch = std::make_unique<Scratch<T>>();
+  const auto scratch = std::make_unique_for_overwrite<Scratch<T>>();
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job*>(context), block, *scratch);
 }
 
@@ -768,12 +542,14 @@ Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTe
   if (operands != job.kernel->operands) return declined;
   job.swap = job.pairs[kBC] = job.pairs[kAC] && ((options.family >> kSwapBit) & 1);
   job.p = numbers[2], job.eps = numbers[3];
+  job.usual = job.cosine || job.p == 2.0 || job.p == 1.0;
   std::copy(numbers.begin() + 4, numbers.end(), job.parameters);
 
   const auto sizes = a.sizes();
   start(job.walk, dims, sizes.data(), a.strides().data());
   std::array<int64_t, kDims + 1> strides{};
   job.width = sizes[dims];
+  job.eights = job.usual && job.width < kLanes;
   const auto rows = dense_strides(job.walk);
   for (int i = 0; i < dims; ++i) strides[i] = rows[i] * std::max<int64_t>(job.width, 1);
   strides[dims] = 1;

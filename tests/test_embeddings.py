@@ -370,6 +370,35 @@ def test_layouts(width, monkeypatch):
                 assert torch.equal(got, right)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 31, 130])
+def test_rows_do_not_know_their_neighbours(width, dtype):
+    """Each row has the bits that it has alone, whichever way the kernel takes for it and for those around it."""
+    rows = embeddings(21, width, dtype, (1.0, 1.0, 1.0), seed=9)
+    for x, y in itertools.pairwise(rows):
+        x[2] *= 1e-30  # squares beyond the range of float
+        y[5], x[11] = x[5], 0.0  # a distance of 0, a zero vector
+        y[13] = x[13] * (1 + 1e-5)  # a cosine next to 1
+    rows[0][7, 0], rows[2][17, -1] = math.nan, math.inf
+    target = torch.tensor([1, -1, 1]).repeat(7)
+
+    def results(part):
+        leaves = [x[part].clone().requires_grad_() for x in rows]
+        found = []
+        for loss in (
+            LF.cosine_embedding_loss(*leaves[:2], target[part], margin=-1.0, reduction="none"),
+            *(LF.triplet_margin_loss(*leaves, p=p, swap=p == 2.0, reduction="none") for p in (1.0, 2.0, 3.0)),
+        ):
+            grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True, retain_graph=True)
+            found += [loss.detach(), *(g for g in grads if g is not None)]
+        return found
+
+    together = results(slice(None))
+    for i in range(21):
+        for whole, alone in zip(together, results(slice(i, i + 1)), strict=True):
+            assert torch.equal(whole[i].nan_to_num(nan=7.5), alone[0].nan_to_num(nan=7.5)), i
+
+
 def test_mixed_dtypes():
     a, b, c = embeddings(6, 5, torch.float64, (1.0, 1.0, 1.0))
     loss = LF.triplet_margin_loss(a.half(), b.float(), c.bfloat16())
