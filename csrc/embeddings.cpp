@@ -500,22 +500,6 @@ template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job*>(context), block, *scratch);
 }
 
-// The number of rows that count, or the sum of their weights.
-double denominator(const Job& job) {
-  if (!job.sources[kSampleWeight].present() && !job.sources[kMask].present())
-    return static_cast<double>(job.walk.numel);
-  Weights scratch;
-  Sum total;
-  for (int64_t begin = 0; begin < job.walk.numel; begin += kBlock) {
-    const int64_t n = std::min(kBlock, job.walk.numel - begin);
-    const float* mask = mask_of(job, begin, n, scratch);
-    const double* factor = factors(job, {kSampleWeight}, begin, n, scratch);
-    if (factor && mask) weigh(factor, nullptr, mask, 1.0, n, scratch.factors);
-    total.add(factor ? sum_block(scratch.factors, n) : sum_block(mask, n));
-  }
-  return total.value();
-}
-
 }  // namespace
 
 Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d, MaybeTensor,
