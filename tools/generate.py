@@ -4,6 +4,7 @@
     csrc/generated/<loss>.cpp   the block functions of the fused kernels
     docs/losses.md              the losses side by side
     docs/deviations.md          where losskit differs from torch, and why
+    src/losskit_guide/catalogue.json   all that is known about the losses, for the command line, the docs, the explorer
 
 They are committed, so that reading and building the project needs no generator; CI runs `--check`.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import subprocess
 import sys
 import textwrap
@@ -26,6 +28,7 @@ sys.modules["losskit.functional"] = types.ModuleType("losskit.functional")
 import torch  # noqa: E402
 
 import losskit  # noqa: E402
+from losskit.describe import argument_doc, card, operand_doc  # noqa: E402
 from losskit.families.base import Family, function_source  # noqa: E402
 from losskit.families.pointwise import PointwiseLoss  # noqa: E402
 from losskit.kernels import codegen  # noqa: E402
@@ -98,19 +101,6 @@ def docstring(cls: type[Family]) -> str:
     return "\n".join([*lines, "", f"Source: {cls.reference}"])
 
 
-def operand_doc(cls: type[Family], name: str) -> str:
-    """What an operand means, which shape it may have, which values are refused."""
-    operand, first = cls.operands[name], cls.call_operands()[0]
-    text = operand.doc
-    if name != first and issubclass(cls, PointwiseLoss):
-        text += f" Of the shape of {first}{', or with dimensions of size 1' if operand.broadcast else ''}."
-    if operand.per_row:
-        text += " One for each row, or a number, will do."
-    if not operand.domain.everything:
-        text += f" Must be {operand.domain.description}{f', unless {operand.unless}' if operand.unless else ''}."
-    return text
-
-
 def example(cls: type[Family]) -> list[str]:
     """The first worked case of a loss as a doctest."""
     case = cls.cases[0]
@@ -122,23 +112,6 @@ def example(cls: type[Family]) -> list[str]:
         for name, value in case.arguments.items()
     ]
     return [f">>> {cls.name}({', '.join(arguments)})", repr(torch.tensor(case.value))]
-
-
-def argument_doc(cls: type[Family], name: str) -> str:
-    if name in cls.params:
-        declared = cls.params[name]
-        limits = (
-            ""
-            if declared.domain.everything or declared.kind != "float"
-            else f" {declared.domain.description.capitalize()}."
-        )
-        return declared.doc + limits
-    if name == "reduction":
-        return "One of " + ", ".join(map(repr, cls.reductions)) + "."
-    if name == "weight":
-        denominator = "the sum of the weights" if cls.weight_in_mean else "the number of elements"
-        return f"Weight of each element; broadcasts to the input. The mean divides by {denominator}."
-    return "Deprecated, use reduction."
 
 
 def kernels(cls: type[Family]) -> str:
@@ -205,6 +178,11 @@ def overview() -> str:
     return "\n".join(lines) + "\n"
 
 
+def catalogue() -> str:
+    cards = [card(cls).to_dict() for _, cls in sorted(losskit.losses().items())]
+    return json.dumps({"losses": cards}, indent=1, allow_nan=False) + "\n"
+
+
 def properties(cls: type[Family]) -> str:
     facts = cls.facts
     slope = "unbounded gradient" if facts.lipschitz is None else f"gradient at most {facts.lipschitz}"
@@ -215,6 +193,7 @@ def properties(cls: type[Family]) -> str:
 def products() -> dict[Path, str]:
     files = {ROOT / "src/losskit/functional.py": functional(), ROOT / "docs/deviations.md": deviations()}
     files[ROOT / "docs/losses.md"] = overview()
+    files[ROOT / "src/losskit_guide/catalogue.json"] = catalogue()
     for cls in built_in():
         if cls.compiled_formulas():
             files[ROOT / f"csrc/generated/{source_file(cls)}.cpp"] = kernels(cls)

@@ -1,6 +1,7 @@
 """losskit: the loss layer for PyTorch. Exact, fused, checked, explained, and one declaration per loss."""
 
 from losskit import functional
+from losskit.describe import explain
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import DeclarationError
 from losskit.facts import Facts
@@ -76,6 +77,7 @@ __all__ = [
     "checks",
     "create",
     "empty",
+    "explain",
     "functional",
     "get",
     "losses",

@@ -61,7 +61,8 @@ class Expr:
         return self.trace.node("div", (other, self))
 
     def __pow__(self, other: Any) -> Expr:
-        return self.trace.node("mul", (self, self)) if other == 2 else self.trace.node("power", (self, other))
+        square = not isinstance(other, Expr) and other == 2
+        return self.trace.node("mul", (self, self)) if square else self.trace.node("power", (self, other))
 
     def __neg__(self) -> Expr:
         return self.trace.node("neg", (self,))

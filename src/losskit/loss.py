@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, dataclass_transform
@@ -58,6 +58,7 @@ class Operand:
     broadcast: whether dimensions of size 1 stretch to the shape of the first operand.
     per_row: whether a missing last dimension means one value for each row.
     hint: the way out when a value is refused.
+    kind: what the numbers are, where plots and comparisons need to know: "logit", "distance".
     type: what a caller may pass, where it is more than a tensor.
     """
 
@@ -67,6 +68,7 @@ class Operand:
     broadcast: bool = False
     per_row: bool = False
     hint: str = ""
+    kind: str = ""
     type: str = "Tensor"
 
 
@@ -103,6 +105,12 @@ class Deviation:
     dtype: str = "float32"
 
 
+# What the built-in losses are for; the first three have continuous outputs, the others discrete ones.
+TASKS = (
+    "regression", "likelihood", "divergence",
+    "binary", "multi-class", "multi-label", "ranking", "metric learning", "sequence",
+)  # fmt: skip
+
 registered: dict[str, type[Loss]] = {}  # every loss by its function name; see losskit.registry
 
 _CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -122,6 +130,8 @@ class Loss(nn.Module):
     cases: ClassVar[tuple[Case, ...] | list[Case]] = ()
     deviations: ClassVar[tuple[Deviation, ...] | list[Deviation]] = ()
     reference: ClassVar[str] = ""
+    textbook: ClassVar[Callable[..., Any] | None] = None  # `value` as books have it, where accuracy asks for more
+    task: ClassVar[str] = ""  # one of TASKS, or a word of the author's own
     best_for: ClassVar[str] = ""
     not_for: ClassVar[str] = ""
     __signature__: ClassVar[inspect.Signature]

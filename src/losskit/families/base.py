@@ -49,9 +49,9 @@ class Formula:
         self.operands = taken
         self.numbers = [p.name for p in loss._formula_params() if p.kind in ("float", "int")]
         self.trace = Trace()
-        self.value: Expr = self._traced(loss.value)
+        self.value: Expr = self.traced(loss.value)
 
-    def _traced(self, function: Callable[..., Any]) -> Any:
+    def traced(self, function: Callable[..., Any]) -> Any:
         arguments: dict[str, Any] = {}
         for name in inspect.signature(self.loss.value).parameters:
             declared = self.loss.params.get(name)
@@ -81,7 +81,7 @@ class Formula:
         """The derivative by each operand: the author's where `grad` gives one, else derived."""
         given: tuple[Expr | None, ...] = ()
         if self.loss.grad is not None:
-            result = self._traced(self.loss.grad)
+            result = self.traced(self.loss.grad)
             given = result if isinstance(result, tuple) else (result,)
             if len(given) > len(self.operands):
                 raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")

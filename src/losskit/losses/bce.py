@@ -46,6 +46,10 @@ class BCELoss(PointwiseLoss):
         by_input = where(spread == 0.0, certain, (input - target) / spread)
         return by_input, limited(log1p(-input)) - limited(log(input))
 
+    @staticmethod
+    def textbook(input, target):
+        return -(target * log(input) + (1.0 - target) * log(1.0 - input))
+
     facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [
         Case(input=0.25, target=1.0, value=1.3862943611198906, grad=-4.0, source="log 4"),
@@ -70,6 +74,7 @@ class BCELoss(PointwiseLoss):
             of="input",
         ),
     ]
+    task = "binary"
     best_for = "Probabilities at hand."
     not_for = "Raw logits."
     reference = "Good, I. J. (1952). Rational decisions. J. R. Stat. Soc. B 14, 107-114."

@@ -5,7 +5,7 @@ from torch import Tensor
 from losskit.domains import nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, sigmoid, softplus, times, where
+from losskit.formula import absolute, log, sigmoid, softplus, times, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -24,7 +24,7 @@ class BCEWithLogitsLoss(PointwiseLoss):
     name = "binary_cross_entropy_with_logits"
     arguments = "weight size_average reduce reduction pos_weight"
     operands = {
-        "input": Operand("Predicted scores (logits), any real numbers."),
+        "input": Operand("Predicted scores (logits), any real numbers.", kind="logit"),
         "target": Operand("Labels 0 and 1, or probabilities.", domain=probability),
     }
 
@@ -45,6 +45,11 @@ class BCEWithLogitsLoss(PointwiseLoss):
         if pos_weight is None:
             return by_input, -input
         return by_input, times(pos_weight, softplus(-input)) - softplus(input), times(target, softplus(-input))
+
+    @staticmethod
+    def textbook(input, target, pos_weight):
+        positive = target if pos_weight is None else pos_weight * target
+        return -(positive * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
 
     facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=False)
     cases = [
@@ -74,6 +79,7 @@ class BCEWithLogitsLoss(PointwiseLoss):
             losskit=0.0,
         ),
     ]
+    task = "binary"
     best_for = "Binary and multi-label classification, also imbalanced."
     not_for = "Classes that exclude each other."
     reference = "Cox, D. R. (1958). The regression analysis of binary sequences. J. R. Stat. Soc. B 20, 215-242."

@@ -35,6 +35,10 @@ class CosineEmbeddingLoss(EmbeddingsLoss):
         idle = (target != -1.0) | (cosine - margin < 0.0)  # exactly at the margin it still pushes
         return where(idle, 0.0, 1.0), where(target == 1.0, 1.0, 0.0), 0.0
 
+    @staticmethod
+    def textbook(cosine, cosine_distance, target, margin):
+        return where(target == 1.0, 1.0 - cosine, maximum(0.0, cosine - margin))
+
     facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=True)
     cases = [
         Case(input1=[[3.0, 4.0]], input2=[[4.0, 3.0]], target=[1.0], value=0.04, grad=[[-0.0448, 0.0336]],
@@ -53,6 +57,7 @@ class CosineEmbeddingLoss(EmbeddingsLoss):
                   {"input1": [[3e20, 4e20]], "input2": [[4e20, 3e20]], "target": [1.0]}, torch=float("nan"),
                   losskit=0.04),
     ]  # fmt: skip
+    task = "metric learning"
     best_for = "Pairs of embeddings whose length means nothing."
     not_for = "Distances; lengths that matter."
     reference = (

@@ -58,6 +58,7 @@ class CrossEntropyLoss(ClassScoresLoss):
             losskit=0.0,
         ),
     ]
+    task = "multi-class"
     best_for = "Classes that exclude each other."
     not_for = "Several right classes at once; probabilities as input."
     reference = (

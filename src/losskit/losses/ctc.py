@@ -68,6 +68,7 @@ class CTCLoss(SequenceLoss):
             0.7, float("nan"),
         ),
     ]  # fmt: skip
+    task = "sequence"
     best_for = "Speech and handwriting recognition without alignments."
     not_for = "Labels in another order than the input; frames with known labels."
     reference = (

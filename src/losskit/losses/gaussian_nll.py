@@ -5,7 +5,7 @@ import math
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, log, where
+from losskit.formula import absolute, log, maximum, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -53,6 +53,12 @@ class GaussianNLLLoss(PointwiseLoss):
         slope = k * (d / v)
         return slope, -slope, 0.5 / v - (0.5 * slope) * slope
 
+    @staticmethod
+    def textbook(input, target, var, full, eps):
+        v = maximum(var, eps)
+        loss = 0.5 * (log(v) + (input - target) ** 2 / v)
+        return loss + 0.5 * math.log(2.0 * math.pi) if full else loss
+
     facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=None, symmetric=True)
     cases = [
         Case(input=1.0, target=3.0, var=4.0, value=1.1931471805599454, grad=-0.5, source="0.5 * (log 4 + 1)"),
@@ -75,6 +81,7 @@ class GaussianNLLLoss(PointwiseLoss):
             dtype="float16",
         ),
     ]
+    task = "likelihood"
     best_for = "Uncertainty estimates and heteroscedastic noise."
     not_for = "Point predictions; constant variance."
     reference = (

@@ -18,7 +18,7 @@ class HingeEmbeddingLoss(PointwiseLoss):
 
     arguments = "margin size_average reduce reduction"
     operands = {
-        "input": Operand("Distances."),
+        "input": Operand("Distances.", kind="distance"),
         "target": Operand("Labels: 1 similar, -1 dissimilar.", domain=signs,
                           hint="For labels 0 and 1 pass 2 * target - 1."),
     }  # fmt: skip
@@ -34,6 +34,10 @@ class HingeEmbeddingLoss(PointwiseLoss):
         apart = where((target != 1.0) & (input <= margin), -1.0, 0.0)  # exactly at the margin it still pushes
         return apart + where(target != -1.0, 1.0, 0.0), 0.0
 
+    @staticmethod
+    def textbook(input, target, margin):
+        return where(target == 1.0, input, maximum(0.0, margin - input))
+
     facts = Facts(convex=True, smooth=False, lipschitz=1.0, minimum=None, symmetric=False)
     cases = [
         Case(input=0.25, target=1.0, value=0.25, grad=1.0, source="by hand"),
@@ -41,6 +45,7 @@ class HingeEmbeddingLoss(PointwiseLoss):
         Case(input=1.0, target=-1.0, value=0.0, grad=-1.0, source="torch's subgradient at the margin"),
         Case(input=2.0, target=-1.0, value=0.0, grad=0.0, source="by hand"),
     ]
+    task = "metric learning"
     best_for = "Similar or not: siamese networks."
     not_for = "Several classes."
     reference = (

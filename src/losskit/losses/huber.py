@@ -34,6 +34,11 @@ class HuberLoss(PointwiseLoss):
         slope = clamp(input - target, -delta, delta)
         return slope, -slope
 
+    @staticmethod
+    def textbook(input, target, delta):
+        d = absolute(input - target)
+        return where(d < delta, 0.5 * d**2, delta * (d - 0.5 * delta))
+
     facts = Facts(convex=True, smooth=True, lipschitz="delta", minimum=0.0, symmetric=True)
     cases = [
         Case(input=3.0, target=1.0, delta=1.0, value=1.5, grad=1.0, source="by hand"),
@@ -48,6 +53,7 @@ class HuberLoss(PointwiseLoss):
             losskit=6e35,
         ),
     ]
+    task = "regression"
     best_for = "Regression with moderate outliers."
     not_for = "When pure L1 or L2 behaviour is wanted."
     reference = "Huber, P. J. (1964). Robust estimation of a location parameter. Ann. Math. Statist. 35, 73-101."

@@ -50,6 +50,10 @@ class KLDivLoss(PointwiseLoss):
             return -exp(target), expected(target, -input, target - input + 1.0)
         return -target, log(target) - input + 1.0
 
+    @staticmethod
+    def textbook(input, target, log_target):
+        return exp(target) * (target - input) if log_target else target * (log(target) - input)
+
     facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=None, symmetric=False)
     cases = [
         Case(input=-1.0, target=0.5, value=0.15342640972002736, grad=-0.5, source="0.5 * (log 0.5 + 1)"),
@@ -72,6 +76,7 @@ class KLDivLoss(PointwiseLoss):
             of="target",
         ),
     ]
+    task = "divergence"
     best_for = "Knowledge distillation; matching distributions."
     not_for = "Direct regression; a symmetric distance."
     reference = "Kullback, S. and Leibler, R. A. (1951). On information and sufficiency. Ann. Math. Statist. 22, 79-86."

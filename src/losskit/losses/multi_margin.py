@@ -5,7 +5,7 @@ from torch import Tensor
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.margins import MarginsLoss
-from losskit.formula import maximum, where
+from losskit.formula import maximum, power, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -37,6 +37,10 @@ class MultiMarginLoss(MarginsLoss):
         slope = where(p == 2.0, -2.0 * short, -1.0)
         return where(short > 0.0, slope, short)  # 0 at the margin exactly, and NaN stays NaN
 
+    @staticmethod
+    def textbook(difference, p, margin):
+        return power(maximum(0.0, margin - difference), p)
+
     facts = Facts(convex=True, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [
         Case(input=[0.1, 0.2, 0.4, 0.8], target=3, value=0.325, grad=[0.25, 0.25, 0.25, -0.75],
@@ -52,6 +56,7 @@ class MultiMarginLoss(MarginsLoss):
             losskit=float("nan"),
         ),
     ]
+    task = "multi-class"
     best_for = "Large-margin classifiers, support vector machines."
     not_for = "Probabilities."
     reference = (

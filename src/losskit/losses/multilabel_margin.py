@@ -47,6 +47,7 @@ class MultiLabelMarginLoss(MarginsLoss):
             losskit=float("nan"),
         ),
     ]
+    task = "multi-label"
     best_for = "Ranking the labels of an example above all others."
     not_for = "0/1 label vectors; probabilities."
     reference = (

@@ -5,7 +5,7 @@ from torch import Tensor
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, sigmoid, softplus, where
+from losskit.formula import absolute, log, sigmoid, softplus, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
@@ -24,7 +24,7 @@ class MultiLabelSoftMarginLoss(PointwiseLoss):
     arguments = "weight size_average reduce reduction"
     rows = True
     operands = {
-        "input": Operand("Predicted scores, classes last."),
+        "input": Operand("Predicted scores, classes last.", kind="logit"),
         "target": Operand("Labels 0 and 1, or probabilities.", domain=probability),
     }
 
@@ -37,6 +37,10 @@ class MultiLabelSoftMarginLoss(PointwiseLoss):
     @staticmethod
     def grad(input, target):
         return (1.0 - target) * sigmoid(input) - target * sigmoid(-input), -input
+
+    @staticmethod
+    def textbook(input, target):
+        return -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
 
     facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=False)
     cases = [
@@ -51,6 +55,7 @@ class MultiLabelSoftMarginLoss(PointwiseLoss):
             losskit=0.0,
         ),
     ]
+    task = "multi-label"
     best_for = "Multi-label classification, text categories."
     not_for = "A single label per sample."
     reference = "Nam, J. et al. (2014). Large-scale multi-label text classification. ECML PKDD. arXiv:1312.5419."

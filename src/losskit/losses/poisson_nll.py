@@ -67,6 +67,14 @@ class PoissonNLLLoss(PointwiseLoss):
         rate = input + eps
         return 1.0 - where(target == 0.0, 0.0, target / rate), factorial - log(rate)
 
+    @staticmethod
+    def textbook(input, target, log_input, full, eps, stirling):
+        loss = exp(input) - target * input if log_input else input - target * log(input + eps)
+        if not full:
+            return loss
+        factorial = target * log(target) - target + 0.5 * log((2.0 * math.pi) * target)
+        return loss + (where(target > 1.0, factorial, 0.0) if stirling else lgamma(target + 1.0))
+
     facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=None, symmetric=False)
     cases = [
         Case(input=0.0, target=2.0, value=1.0, grad=-1.0, source="by hand"),
@@ -92,6 +100,7 @@ class PoissonNLLLoss(PointwiseLoss):
             losskit=0.0,
         ),
     ]
+    task = "likelihood"
     best_for = "Counts, rates and rare events."
     not_for = "Continuous targets without a lower bound; negative data."
     reference = (

@@ -33,6 +33,11 @@ class SmoothL1Loss(PointwiseLoss):
         slope = where(absolute(d) < beta, d / beta, sign(d))
         return slope, -slope
 
+    @staticmethod
+    def textbook(input, target, beta):
+        d = absolute(input - target)
+        return where(d < beta, 0.5 * d**2 / beta, d - 0.5 * beta)
+
     facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=True)
     cases = [
         Case(input=3.0, target=1.0, beta=1.0, value=1.5, grad=1.0, source="by hand"),
@@ -40,6 +45,7 @@ class SmoothL1Loss(PointwiseLoss):
         Case(input=1.0, target=1.0, beta=0.0, value=0.0, grad=0.0, source="L1 at a tie"),
         Case(input=-2.0, target=1.0, beta=0.0, value=3.0, grad=-1.0, source="L1"),
     ]
+    task = "regression"
     best_for = "Object detection and bounding boxes."
     not_for = "Pure regression with rare outliers."
     reference = "Girshick, R. (2015). Fast R-CNN. arXiv:1504.08083."

@@ -16,7 +16,7 @@ class SoftMarginLoss(PointwiseLoss):
 
     arguments = "size_average reduce reduction"
     operands = {
-        "input": Operand("Predicted scores, any real numbers."),
+        "input": Operand("Predicted scores, any real numbers.", kind="logit"),
         "target": Operand("Labels -1 and 1.", domain=signs, hint="For labels 0 and 1 pass 2 * target - 1."),
     }
 
@@ -49,6 +49,7 @@ class SoftMarginLoss(PointwiseLoss):
             of="input",
         ),
     ]
+    task = "binary"
     best_for = "Margins in the style of support vector machines."
     not_for = "Labels 0 and 1."
     reference = (

@@ -116,6 +116,7 @@ class TripletMarginWithDistanceLoss(Loss):
         return {**super().config(), "distance_function": self.distance_function}
 
     plan_class = TripletMarginLoss.plan_class
+    value, formulas = staticmethod(TripletMarginLoss.value), TripletMarginLoss.formulas
     functional: ClassVar[Callable[..., Tensor]]
     facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [
@@ -124,6 +125,7 @@ class TripletMarginWithDistanceLoss(Loss):
         Case(anchor=[[0.0, 0.0]], positive=[[3.0, 4.0]], negative=[[3.0, 3.0]], swap=True, value=5.0,
              grad=[[-0.6, -0.8]], source="by hand, without the 1e-6 in the differences"),
     ]  # fmt: skip
+    task = "metric learning"
     best_for = "Triplets under a distance of one's own."
     not_for = "p-norms, which TripletMarginLoss knows."
     reference = TripletMarginLoss.reference

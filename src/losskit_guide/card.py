@@ -1,0 +1,152 @@
+"""A card: everything that is known about a loss, as plain data.
+
+Cards of the built-in losses lie in catalogue.json; `losskit.explain` makes one of any declaration. Formulas are texts
+in five languages: LaTeX is the textbook's, the others are what the kernels compute. A text in a programming language is
+a list of statements, the last of which is the result.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+LANGUAGES = ("latex", "python", "cpp", "triton", "javascript")
+Text = dict[str, Any]  # by language: a string of LaTeX, lists of statements in the others
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The formula under one setting of the switches, with its derivative by each operand."""
+
+    switches: dict[str, bool]
+    arguments: list[str]
+    value: Text
+    gradients: dict[str, Text]
+
+
+@dataclass(frozen=True)
+class CurveVariant:
+    """Value, slope and curvature over the natural variable under one setting of the switches."""
+
+    switches: dict[str, bool]
+    arguments: list[str]  # the variable, what is given, the parameters
+    value: Text
+    slope: Text
+    curvature: Text
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is held fixed along a curve: a target, a variance, a parameter."""
+
+    name: str
+    label: str
+    value: float
+    low: float
+    high: float
+    choices: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A loss as a function of one number, its natural variable.
+
+    kind: what the variable is, which says how it moves with a probability: "prediction", "logit", "probability",
+    "log_probability", "distance", "cosine".
+    """
+
+    variable: str
+    label: str
+    kind: str
+    low: float
+    high: float
+    given: list[Given]
+    variants: list[CurveVariant]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything that is known about a loss."""
+
+    name: str
+    class_name: str
+    family: str
+    task: str
+    summary: str
+    advice: list[str]
+    notes: list[str]
+    best_for: str
+    not_for: str
+    alternatives: list[str]
+    signature: str
+    operands: list[dict[str, str]]
+    parameters: list[dict[str, Any]]
+    unreduced: str
+    symbols: list[dict[str, str]]
+    variants: list[Variant]
+    facts: dict[str, Any]
+    cases: list[dict[str, Any]]
+    deviations: list[dict[str, Any]]
+    reference: str
+    curve: Curve | None
+    values: dict[str, Any] = field(default_factory=dict)  # of the parameters, where they are not the defaults
+
+    def to_dict(self) -> dict[str, Any]:
+        """The card as plain data that JSON can hold: infinities and NaN are texts."""
+        return plain(asdict(self))
+
+    @property
+    def properties(self) -> list[str]:
+        """Words for the facts."""
+        words = [word for word in ("convex", "smooth", "robust", "symmetric") if self.facts[word]]
+        slope = self.facts["lipschitz"]
+        if slope is None:
+            return words
+        return [*words, f"gradient at most {slope:.4g}" if isinstance(slope, float) else f"gradient at most {slope}"]
+
+
+def plain(data: Any) -> Any:
+    """Data with infinities and NaN as texts, which JSON has no numbers for."""
+    if isinstance(data, dict):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def card_of(data: dict[str, Any]) -> Card:
+    """A card from plain data."""
+    curve = data["curve"]
+    if curve is not None:
+        curve = Curve(**{
+            **curve,
+            "given": [Given(**given) for given in curve["given"]],
+            "variants": [CurveVariant(**variant) for variant in curve["variants"]],
+        })  # fmt: skip
+    known = {f.name for f in fields(Card)}
+    variants = [Variant(**variant) for variant in data["variants"]]
+    return Card(**{**{k: v for k, v in data.items() if k in known}, "curve": curve, "variants": variants})
+
+
+@cache
+def catalogue() -> dict[str, Card]:
+    """The cards of the built-in losses by function name."""
+    text = files("losskit_guide").joinpath("catalogue.json").read_text(encoding="utf-8")
+    return {data["name"]: card_of(data) for data in json.loads(text)["losses"]}
+
+
+def find(name: str) -> Card:
+    """The card of a built-in loss by function name or class name."""
+    cards = catalogue()
+    by_class = {card.class_name: card for card in cards.values()}
+    found = cards.get(name) or by_class.get(name)
+    if found is None:
+        close = difflib.get_close_matches(name, [*cards, *by_class], n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]}?" if close else " `losskit list` names them all."
+        raise LookupError(f"there is no loss called {name!r}.{hint}")
+    return found
