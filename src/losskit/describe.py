@@ -178,11 +178,16 @@ def _variant(cls: Declaration, formula: Formula) -> Variant:
         arguments=arguments,
         value=text_of(formula.value, arguments, book),
         gradients={
-            name: text_of(root, arguments, derivative(book, formula.trace.variable(name)) if cls.textbook else root)
+            name: text_of(root, arguments, _shorter(root, derivative(book, formula.trace.variable(name))))
             for name, root in gradients.items()
             if name not in cls.params and not (name == "target" and len(gradients) > 1)
         },
     )
+
+
+def _shorter(*roots: Expr) -> Expr:
+    """The author's derivative or the textbook's, whichever reads better."""
+    return min(roots, key=lambda root: len(print_expr(root, "latex")))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -269,9 +274,9 @@ def _of_trace(
             found = {"result": cls.value(**{name: arguments.get(name) for name in taken})}
         root = trace.lift(found["result"])
         variants.append(_curve_variant(switches, list(names), root, derivative(root, x), x))
-    taken = [p for p in cls.params.values() if any(p.name in way[1] for way in ways)]
+    declared = [p for p in cls.params.values() if any(p.name in way[1] for way in ways)]
     label = label or SYMBOLS[variable][1]
-    return Curve(variable, label, kind, *limits, given + [_of_param(p) for p in taken], variants)
+    return Curve(variable, label, kind, *limits, given + [_of_param(p) for p in declared], variants)
 
 
 def _of_elements(cls: type[Family], formulas: Sequence[Formula]) -> Curve:
