@@ -281,7 +281,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
     s.dots[j] = row_dot(z, m, q, job.padded);
     const T mine = copy[own];
     copy[own] = 0;
-    s.rest[j] = row_sum(q, job.padded);
+    s.rest[j] = row_dot(q, T(0), static_cast<const T*>(nullptr), job.padded);
     copy[own] = mine;
     s.mine[j] = double(mine);
     s.total[j] = s.rest[j] + s.mine[j];
@@ -728,9 +728,8 @@ template <class T> Result run(const Arguments& given) {
   job.swift = sizeof(T) == 4 && job.linear && job.smoothing == 0.0 && job.shift.empty() && classes >= kRowClasses &&
               contiguous(kScores) && contiguous(kScoresGradient) && !job.gradients[1] &&
               (!job.probabilities || (contiguous(kTarget) && job.weights.empty()));
-  job.by_row = job.general() || job.swift ||
-               (!job.picked && ((job.class_strides[kScores] == 1 && classes >= kRowClasses) ||
-                                (rows < kLanes && classes >= 8 * kLanes)));
+  job.by_row = job.general() || (!job.picked && ((job.class_strides[kScores] == 1 && classes >= kRowClasses) ||
+                                                 (rows < kLanes && classes >= 8 * kLanes)));
   if (job.picked)
     job.block_rows = kRows;
   else if (job.by_row)

@@ -130,7 +130,7 @@ LOSSKIT_CLONES double row_exp(const T* z, int64_t n, const Pivot<T>& p, int64_t 
   return chunk_sum<T>(n, [e](int64_t i, Vector<T>& v) __attribute__((always_inline)) { load(e + i, v); });
 }
 
-// Sum of (z_c - m) q_c (q: 1 where null). A weight of 0 removes an infinite score.
+// Sum of (z_c - m) q_c (q: 1 where null, so that m = 0 makes it the sum of z). A weight of 0 removes an infinite score.
 template <class T> LOSSKIT_CLONES double row_dot(const T* z, T m, const T* q, int64_t n) {
   Sum total;
   for (int64_t i = 0, length; i < n; i += length) {
@@ -143,16 +143,6 @@ template <class T> LOSSKIT_CLONES double row_dot(const T* z, T m, const T* q, in
       v = factor == Vector<T>{} ? Vector<T>{} : factor * (v - m);
     };
     total.add(q ? chunk_sum<T>(length, weighted) : chunk_sum<T>(length, plain));
-  }
-  return total.value();
-}
-
-template <class T> LOSSKIT_CLONES double row_sum(const T* x, int64_t n) {
-  Sum total;
-  for (int64_t i = 0, length; i < n; i += length) {
-    length = chunk_of(n - i);
-    total.add(
-        chunk_sum<T>(length, [x, i](int64_t k, Vector<T>& v) __attribute__((always_inline)) { load(x + i + k, v); }));
   }
   return total.value();
 }
