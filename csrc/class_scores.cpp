@@ -1,5 +1,6 @@
 // Losses of class scores (cross entropy, NLL, focal ...): log-softmax statistics of a row, a formula of them, and the
-// gradient by the scores, in one pass. class_scores.h holds the loops and why they are exact.
+// gradient by the scores, in one pass. Here are rows, tiles and the op; class_scores.h tells why it is exact,
+// class_scores_rows.h and class_scores_tile.h hold the loops, class_scores_general.h the row that needs more.
 //
 // 1. A block is a number of rows that depends on the shape alone, so sums have the same bits for any number of threads.
 // 2. Rows whose classes are contiguous and many are taken one by one: they stay in cache from the maximum to the
@@ -7,652 +8,13 @@
 //    classes, (N, C, H, W), any strides; scores are read in place where positions are contiguous.
 // 3. Index targets (any scalar formula of log_probability, log_sum_exp, mean_log_probability) and the plain cross
 //    entropy with label smoothing or probabilities need no formula per class: sum_c q_c (-l_c) = Q log S - sum_c q_c
-//    d_c. What does need one, and rows without a finite maximum, go through `general_row`, in double.
-#include "class_scores.h"
-
-#include <cstdlib>
-#include <memory>
-
-#include "op.h"
+//    d_c. What does need one, and rows without a finite maximum, go through `general_row`.
+// 4. Plain cross entropy of floats has ways of its own, `swift_rows` and `finish`, that leave to the others what is out
+//    of the ordinary.
+#include "class_scores_steps.h"
 
 namespace losskit {
-
-// fetch() for integers.
-LOSSKIT_CLONES inline void read_run(DType dtype, const void* from, int64_t stride, int64_t n, int64_t* to) {
-  read_any<int64_t>(dtype, from, stride, n, to);
-}
-
 namespace {
-
-// Positions of the sources: scores and target are operands; the gradients lie where the other operands would.
-enum { kScores = 0, kTarget = 1, kScoresGradient = 2, kTargetGradient = 3 };
-constexpr int64_t kRows = 512;         // in a block, at most
-constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
-constexpr int64_t kRowClasses = 64;    // fewer contiguous classes are tiles
-constexpr int64_t kGrain = 32768;      // scores: a thread is woken for no less
-
-enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
-
-template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
-
-template <class T> struct Job : Call {
-  int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
-  int64_t class_strides[kOperands] = {};
-  bool probabilities = false, linear = false, picked = false, by_row = false;
-  bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability
-  double smoothing = 0.0, total_weight = 0.0;
-  std::vector<double> weights;  // of the classes; empty if there are none
-  std::vector<T> own_weights, shift;
-  std::vector<uint8_t> violations;  // by block
-
-  bool general() const { return !linear && (probabilities || smoothing != 0.0); }
-  double weight(int64_t c) const { return weights.empty() ? 1.0 : weights[c]; }
-};
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-// Numbers that are allocated when they are first needed.
-template <class T> struct Buffer {
-  std::unique_ptr<T, Free> data;
-  int64_t size = 0;
-  T* get(int64_t n) {
-    if (n > size) {
-      data.reset(static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 127) & ~int64_t(63))));
-      size = n;
-    }
-    return data.get();
-  }
-};
-
-// Where the positions of a block lie in a tensor: runs of one stride.
-struct Runs {
-  int64_t count, stride;
-  int64_t offsets[kRows], lengths[kRows];
-};
-
-template <class T> struct Scratch : Weights {
-  alignas(64) double others[kRows];  // sum of the exponentials without the excluded class's
-  alignas(64) double total[kRows];  // Q: sum of the weights of the log-probabilities, or minus the formula's derivative
-  alignas(64) double rest[kRows];   // Q without the excluded class
-  alignas(64) double mine[kRows];   // the excluded class's part of Q
-  alignas(64) double dots[kRows];   // sum of q_c (z_c - m)
-  alignas(64) double dots_low[kRows], rest_low[kRows];  // what rounding took from the sums, where T is double
-  alignas(64) double logs[kRows];                       // log-probability of the excluded class
-  alignas(64) double scale[kRows];                      // of the row's gradient
-  alignas(64) double extra[kRows];                      // derivative by log_sum_exp less that by the mean
-  alignas(64) double a[kRows], b[kRows], own_gradient[kRows], offset[kRows], row_weight[kRows];
-  alignas(64) T kept[kRows], maximum[kRows], magic[kRows], limit[kRows], own_score[kRows];
-  alignas(64) T narrow_a[kRows], narrow_b[kRows], narrow_own[kRows];
-  alignas(64) T values[kRows], operands[3][kRows], derivatives[3][kRows];
-  alignas(64) Index<T> own[kRows];
-  alignas(64) Bits<T> keep[kRows];
-  int64_t indices[kRows];
-  Index<T> state[kRows];
-  bool uniform;  // all rows of the block count
-  Runs runs[kOperands];
-  // Whether the excluded class's exponential is too small for a quotient.
-  bool faint(int64_t j) const { return double(kept[j]) < others[j] * 0x1p-512; }
-  Buffer<T> scores, target, exponentials, products;
-  Buffer<double> wide;
-};
-
-// --------------------------------------------------------------------------------------------------------
-// Loops of both types
-
-#define LOSSKIT_CLASS_SCORES_LOOPS(T)                                                                                 \
-  LOSSKIT_CLONES T row_maximum(const T* z, int64_t n) { return maximum_of(z, n); }                                    \
-  LOSSKIT_CLONES double row_exp_near(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {          \
-    return exp_chunk<T, false>(z, n, p, own, e, kept);                                                                \
-  }                                                                                                                   \
-  LOSSKIT_CLONES double row_exp_far(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {           \
-    return exp_chunk<T, true>(z, n, p, own, e, kept);                                                                 \
-  }                                                                                                                   \
-  LOSSKIT_CLONES double row_dot(const T* z, T m, const T* q, int64_t n) { return dot_of(z, m, q, n); }                \
-  LOSSKIT_CLONES int64_t row_find(const T* z, T m, int64_t n) { return first_of(z, m, n); }                           \
-  LOSSKIT_CLONES double row_sum(const T* x, int64_t n) { return sum_of(x, n); }                                       \
-  LOSSKIT_CLONES void row_combine(const T* e, const T* q, T a, T b, int64_t n, T* out) {                              \
-    combine(e, q, a, b, n, out);                                                                                      \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void row_combine_wide(const T* e, const T* q, double a, double b, int64_t n, T* out) {               \
-    combine_wide(e, q, a, b, n, out);                                                                                 \
-  }                                                                                                                   \
-  LOSSKIT_CLONES bool row_outside(const T* t, int64_t n) {                                                            \
-    int32_t bad = 0;                                                                                                  \
-    for (int64_t c = 0; c < n; ++c) bad |= (t[c] < T(0)) | (t[c] > T(1));                                             \
-    return bad != 0;                                                                                                  \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void row_weights(const T* t, const T* w, T keep, T smooth, int64_t n, T* q) {                        \
-    if (w)                                                                                                            \
-      for (int64_t c = 0; c < n; ++c) q[c] = (t[c] * keep + smooth) * w[c];                                           \
-    else                                                                                                              \
-      for (int64_t c = 0; c < n; ++c) q[c] = t[c] * keep + smooth;                                                    \
-  }                                                                                                                   \
-  /* (logarithm - (z_c - m)) w_c scale */                                                                             \
-  LOSSKIT_CLONES void row_losses(const T* z, T m, T logarithm, const T* w, double scale, int64_t n, T* out) {         \
-    for (int64_t c = 0; c < n; ++c) out[c] = T(double(logarithm - (z[c] - m)) * (w ? double(w[c]) : 1.0) * scale);    \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void add_to(T* x, const T* y, int64_t n) {                                                           \
-    for (int64_t c = 0; c < n; ++c) x[c] += y[c];                                                                     \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void rows_to_tile(const T* from, int64_t stride, int64_t n, int64_t classes, T* to, int64_t step) {  \
-    if (classes == 2 && stride == 2) return transposed<T>(from, 2, n, 2, to, step);                                   \
-    if (classes == 3 && stride == 3) {                                                                                \
-      for (int64_t j = 0; j < n; ++j)                                                                                 \
-        to[j] = from[3 * j], to[step + j] = from[3 * j + 1], to[2 * step + j] = from[3 * j + 2];                      \
-      return;                                                                                                         \
-    }                                                                                                                 \
-    transposed(from, stride, n, classes, to, step);                                                                   \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void tile_to_rows(const T* from, int64_t step, int64_t n, int64_t classes, T* to, int64_t stride) {  \
-    if (classes == 2 && stride == 2) {                                                                                \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[2 * j] = from[j], to[2 * j + 1] = from[step + j];       \
-    } else if (classes == 3 && stride == 3) {                                                                         \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) to[3 * j] = from[j], to[3 * j + 1] = from[step + j],       \
-                                                                  to[3 * j + 2] = from[2 * step + j];                 \
-    } else if (classes >= 4) {                                                                                        \
-      int64_t j = 0;                                                                                                  \
-      for (; j + 4 <= n; j += 4)                                                                                      \
-        for (int64_t c = 0; c < classes; c += 4) {                                                                    \
-          const int64_t k = c + 4 <= classes ? c : classes - 4;                                                       \
-          Square<T> square;                                                                                           \
-          square.read(from + k * step + j, step);                                                                     \
-          square.transpose();                                                                                         \
-          square.write(to + j * stride + k, stride);                                                                  \
-        }                                                                                                             \
-      for (; j < n; ++j)                                                                                              \
-        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                \
-    } else {                                                                                                          \
-      for (int64_t j = 0; j < n; ++j)                                                                                 \
-        for (int64_t c = 0; c < classes; ++c) to[j * stride + c] = from[c * step + j];                                \
-    }                                                                                                                 \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void maxima(const Tile<T>& tile, T* m) { tile_maximum(tile, m); }                                    \
-  LOSSKIT_CLONES void argmaxima(const Tile<T>& tile, const T* m, Index<T>* k) { tile_argmax(tile, m, k); }            \
-  LOSSKIT_CLONES void pivots_near(const T* m, int64_t n, T* magic, T* limit, double* offset) {                        \
-    for (int64_t j = 0; j < n; ++j) {                                                                                 \
-      const Pivot<T> p = pivot<T, false>(m[j]);                                                                       \
-      magic[j] = p.magic, limit[j] = p.limit, offset[j] = p.offset;                                                   \
-    }                                                                                                                 \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void exps_near(const Tile<T>& tile, Scratch<T>& s, T* e, int64_t step) {                             \
-    if (e)                                                                                                            \
-      tile_exp<T, false, true>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                  \
-    else                                                                                                              \
-      tile_exp<T, false, false>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                 \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void exps_far(const Tile<T>& tile, Scratch<T>& s, T* e, int64_t step) {                              \
-    if (e)                                                                                                            \
-      tile_exp<T, true, true>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                   \
-    else                                                                                                              \
-      tile_exp<T, true, false>(tile, s.maximum, s.magic, s.limit, s.own, e, step, s.kept, s.others);                  \
-  }                                                                                                                   \
-  /* log-probability of the excluded class; true if one is too faint for a quotient, or 0 */                          \
-  LOSSKIT_CLONES bool log_probabilities(Scratch<T>& s, int64_t n) {                                                   \
-    int64_t zero = 0;                                                                                                 \
-    for (int64_t j = 0; j < n; ++j) zero |= double(s.kept[j]) < s.others[j] * 0x1p-512;                               \
-    for (int64_t j = 0; j < n; ++j) s.logs[j] = -log1p(s.others[j] / double(s.kept[j]));                              \
-    return zero != 0;                                                                                                 \
-  }                                                                                                                   \
-  /* y as it is, if it is a class; which rows are masked or bad */                                                    \
-  LOSSKIT_CLONES int classify(const int64_t* y, const float* mask, int64_t classes, int64_t ignore, int64_t n,        \
-                              Scratch<T>& s) {                                                                        \
-    int64_t found = 0;                                                                                                \
-    for (int64_t j = 0; j < n; ++j) {                                                                                 \
-      const int64_t outside = static_cast<uint64_t>(y[j]) >= static_cast<uint64_t>(classes);                          \
-      const int64_t masked = y[j] == ignore;                                                                          \
-      const int64_t state = masked | ((outside & ~masked) << 1);                                                      \
-      s.own[j] = static_cast<Index<T>>(y[j] & (outside - 1));                                                         \
-      s.state[j] = static_cast<Index<T>>(state);                                                                      \
-      found |= state;                                                                                                 \
-    }                                                                                                                 \
-    if (!mask) return static_cast<int>(found);                                                                        \
-    found = 0;                                                                                                        \
-    for (int64_t j = 0; j < n; ++j) {                                                                                 \
-      s.state[j] = mask[j] == 0.0f ? Index<T>(kMasked) : s.state[j];                                                  \
-      found |= s.state[j];                                                                                            \
-    }                                                                                                                 \
-    return static_cast<int>(found);                                                                                   \
-  }                                                                                                                   \
-  LOSSKIT_CLONES bool any_far(const T* m, int64_t n) {                                                                \
-    Index<T> found = 0;                                                                                               \
-    for (int64_t j = 0; j < n; ++j) found |= !(absolute(m[j]) <= T(kNear));                                           \
-    return found != 0;                                                                                                \
-  }                                                                                                                   \
-  /* Losses of index targets, nothing masked, nothing smoothed. */                                                    \
-  LOSSKIT_CLONES void plain_losses(Scratch<T>& s, const double* factor, int64_t n) {                                  \
-    if (factor)                                                                                                       \
-      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j] * factor[j]);         \
-    else                                                                                                              \
-      for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j]);                     \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t n, bool rest) {                                             \
-    if (rest) {                                                                                                       \
-      for (int64_t j = 0; j < n; ++j) {                                                                               \
-        const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));                                               \
-        s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                         \
-        s.own_gradient[j] = s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);       \
-      }                                                                                                               \
-    } else {                                                                                                          \
-      for (int64_t j = 0; j < n; ++j) {                                                                               \
-        s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                         \
-        s.own_gradient[j] = -(s.a[j] * s.others[j]);                                                                  \
-      }                                                                                                               \
-    }                                                                                                                 \
-  }                                                                                                                   \
-  /* Coefficients in T; true if one of them has lost digits. */                                                       \
-  LOSSKIT_CLONES bool narrow_coefficients(Scratch<T>& s, int64_t n, bool with_b) {                                    \
-    constexpr double least = 16.0 * double(std::numeric_limits<T>::min());                                            \
-    int64_t lost = 0;                                                                                                 \
-    for (int64_t j = 0; j < n; ++j) {                                                                                 \
-      lost |= int64_t(s.a[j] != 0.0) & int64_t(absolute(s.a[j]) < least);                                             \
-      s.narrow_a[j] = static_cast<T>(s.a[j]);                                                                         \
-      s.narrow_own[j] = static_cast<T>(s.own_gradient[j]);                                                            \
-    }                                                                                                                 \
-    if (with_b)                                                                                                       \
-      for (int64_t j = 0; j < n; ++j) s.narrow_b[j] = static_cast<T>(s.b[j]);                                         \
-    return lost != 0;                                                                                                 \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void add_extra(Scratch<T>& s, int64_t n) {                                                           \
-    for (int64_t j = 0; j < n; ++j) {                                                                                 \
-      const double more = s.extra[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));                                \
-      s.a[j] += more;                                                                                                 \
-      s.own_gradient[j] += double(s.kept[j]) * more + s.b[j];                                                         \
-    }                                                                                                                 \
-  }                                                                                                                   \
-  /* One class of a tile: dots += q (z - m), rest += q unless it is the excluded class. */                            \
-  LOSSKIT_CLONES void tile_dot(const T* z, const T* t, T keep, T smooth, T w, Index<T> c, int64_t n, Scratch<T>& s) { \
-    if (t) {                                                                                                          \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                          \
-        const T q = (t[j] * keep + smooth) * w;                                                                       \
-        accumulate(s.dots[j], s.dots_low[j], where(q == 0, T(0), q * (z[j] - s.maximum[j])));                         \
-        accumulate(s.rest[j], s.rest_low[j], where(s.own[j] == c, T(0), q));                                          \
-        s.mine[j] += double(where(s.own[j] == c, q, T(0)));                                                           \
-      }                                                                                                               \
-    } else {                                                                                                          \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j)                                                            \
-          accumulate(s.dots[j], s.dots_low[j], where(w == 0, T(0), w * (z[j] - s.maximum[j])));                       \
-    }                                                                                                                 \
-  }                                                                                                                   \
-  /* One class of the gradient: e a + b q, q = (t keep + smooth) w, the excluded class's own gradient, zeros. */      \
-  LOSSKIT_CLONES void tile_combine(const T* e, const T* t, T keep, T smooth, T w, bool plain, Index<T> c, int64_t n,  \
-                                   const Scratch<T>& s, T* out) {                                                     \
-    if (plain) {                                                                                                      \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                          \
-        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j]);                                      \
-        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                   \
-      }                                                                                                               \
-    } else if (t) {                                                                                                   \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                          \
-        const T q = (t[j] * keep + smooth) * w;                                                                       \
-        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j] + s.narrow_b[j] * q);                  \
-        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                   \
-      }                                                                                                               \
-    } else {                                                                                                          \
-      _Pragma("GCC ivdep") for (int64_t j = 0; j < n; ++j) {                                                          \
-        const T g = where(s.own[j] == c, s.narrow_own[j], e[j] * s.narrow_a[j] + s.narrow_b[j] * w);                  \
-        out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                   \
-      }                                                                                                               \
-    }                                                                                                                 \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void tile_combine_wide(const T* e, const T* t, T keep, T smooth, T w, Index<T> c, int64_t n,         \
-                                        const Scratch<T>& s, T* out) {                                                \
-    for (int64_t j = 0; j < n; ++j) {                                                                                 \
-      const double q = t ? double((t[j] * keep + smooth) * w) : double(w);                                            \
-      const T g = s.own[j] == c ? T(s.own_gradient[j]) : T(double(e[j]) * s.a[j] + s.b[j] * q);                       \
-      out[j] = from_bits<T>(bits(g) & s.keep[j]);                                                                     \
-    }                                                                                                                 \
-  }                                                                                                                   \
-  LOSSKIT_CLONES void tile_losses(const T* z, double weight, int64_t n, const Scratch<T>& s, T* out) {                \
-    for (int64_t j = 0; j < n; ++j) {                                                                                 \
-      const T loss = T(double(s.operands[0][j] - (z[j] - s.maximum[j])) * weight * s.scale[j]);                       \
-      out[j] = from_bits<T>(bits(loss) & s.keep[j]);                                                                  \
-    }                                                                                                                 \
-  }
-
-LOSSKIT_CLASS_SCORES_LOOPS(float)
-LOSSKIT_CLASS_SCORES_LOOPS(double)
-
-// --------------------------------------------------------------------------------------------------------
-// Memory
-
-template <class T> Runs& runs_of(const Call& call, int slot, int64_t begin, int64_t n, Runs& runs) {
-  const Walk& walk = call.walk;
-  const Source& source = call.sources[slot];
-  const int inner = walk.dims - 1;
-  runs.count = 0;
-  runs.stride = inner < 0 ? 0 : source.strides[inner];
-  if (inner <= 0) {
-    runs.offsets[0] = begin * runs.stride;
-    runs.lengths[0] = n;
-    runs.count = 1;
-    return runs;
-  }
-  std::array<int64_t, kDims> index{};
-  int64_t rest = begin, offset = 0;
-  for (int d = inner; d >= 0; --d) {
-    index[d] = rest % walk.sizes[d];
-    rest /= walk.sizes[d];
-    offset += index[d] * source.strides[d];
-  }
-  for (int64_t done = 0; done < n; ++runs.count) {
-    const int64_t length = std::min(walk.sizes[inner] - index[inner], n - done);
-    runs.offsets[runs.count] = offset;
-    runs.lengths[runs.count] = length;
-    done += length;
-    index[inner] += length;
-    offset += length * runs.stride;
-    for (int d = inner; d > 0 && index[d] == walk.sizes[d]; --d) {
-      offset += source.strides[d - 1] - index[d] * source.strides[d];
-      index[d] = 0;
-      ++index[d - 1];
-    }
-  }
-  return runs;
-}
-
-template <class To, class T> LOSSKIT_INLINE void store(const T* from, int64_t stride, int64_t n, To* to) {
-  for (int64_t i = 0; i < n; ++i) to[i * stride] = narrow<To>(from[i]);
-}
-template <class T> LOSSKIT_INLINE void store_any(DType dtype, const T* from, int64_t stride, int64_t n, void* to) {
-  if (stride == 1) return write_any(dtype, from, n, to);
-  switch (dtype) {
-    case DType::kHalf:
-      return store(from, stride, n, static_cast<Half*>(to));
-    case DType::kBFloat16:
-      return store(from, stride, n, static_cast<BFloat16*>(to));
-    case DType::kDouble:
-      return store(from, stride, n, static_cast<double*>(to));
-    default:
-      return store(from, stride, n, static_cast<float*>(to));
-  }
-}
-LOSSKIT_CLONES void store_run(DType dtype, const float* from, int64_t stride, int64_t n, void* to) {
-  store_any(dtype, from, stride, n, to);
-}
-LOSSKIT_CLONES void store_run(DType dtype, const double* from, int64_t stride, int64_t n, void* to) {
-  store_any(dtype, from, stride, n, to);
-}
-
-// Where row `offset` of a slot's tensor begins.
-template <class T> char* row_of(const Job<T>& job, int slot, int64_t offset) {
-  return const_cast<char*>(job.sources[slot].data) + offset * size_of(job.sources[slot].dtype);
-}
-
-// A row as contiguous numbers, in place if it is that already; `padding` behind rows shorter than kLanes.
-template <class T> const T* read_row(const Job<T>& job, int slot, int64_t offset, T padding, T* buffer) {
-  const Source& source = job.sources[slot];
-  const bool shifted = slot == kScores && !job.shift.empty();
-  const char* data = row_of(job, slot, offset);
-  if (job.class_strides[slot] == 1 && source.dtype == kOwn<T> && !shifted && job.padded == job.classes)
-    return reinterpret_cast<const T*>(data);
-  read_run(source.dtype, data, job.class_strides[slot], job.classes, buffer);
-  if (shifted) add_to(buffer, job.shift.data(), job.classes);
-  std::fill(buffer + job.classes, buffer + job.padded, padding);
-  return buffer;
-}
-
-// Where a row of a gradient may be written directly; null if it has to be converted or scattered.
-template <class T> T* row_in_place(const Job<T>& job, int slot, int64_t offset) {
-  if (job.class_strides[slot] != 1 || job.sources[slot].dtype != kOwn<T> || job.padded != job.classes) return nullptr;
-  return reinterpret_cast<T*>(row_of(job, slot, offset));
-}
-template <class T, class From> void write_row(const Job<T>& job, int slot, int64_t offset, const From* from) {
-  store_run(job.sources[slot].dtype, from, job.class_strides[slot], job.classes, row_of(job, slot, offset));
-}
-template <class T> void fill_row(const Job<T>& job, int slot, int64_t offset, T value) {
-  const int64_t item = size_of(job.sources[slot].dtype);
-  char* to = row_of(job, slot, offset);
-  if (job.class_strides[slot] == 1 && value == T(0)) {
-    std::memset(to, 0, job.classes * item);
-    return;
-  }
-  for (int64_t c = 0; c < job.classes; ++c)
-    write_run(job.sources[slot].dtype, &value, 1, to + c * job.class_strides[slot] * item);
-}
-
-// Classes of a block of positions side by side, in place if they lie so.
-template <class T> Tile<T> read_tile(const Job<T>& job, int slot, const Runs& runs, int64_t n, Buffer<T>& buffer) {
-  const Source& source = job.sources[slot];
-  const bool shifted = slot == kScores && !job.shift.empty();
-  const char* data = row_of(job, slot, runs.offsets[0]);
-  if (runs.count == 1 && (runs.stride == 1 || n == 1) && source.dtype == kOwn<T> && !shifted)
-    return {reinterpret_cast<const T*>(data), job.class_strides[slot], job.classes, n};
-  const int64_t step = (job.block_rows + kLanes - 1) & ~(kLanes - 1);
-  T* const tile = buffer.get(step * job.classes);
-  if (runs.count == 1 && job.class_strides[slot] == 1 && source.dtype == kOwn<T> && !shifted) {
-    rows_to_tile(reinterpret_cast<const T*>(data), runs.stride, n, job.classes, tile, step);
-    return {tile, step, job.classes, n};
-  }
-  for (int64_t c = 0; c < job.classes; ++c) {
-    T* to = tile + c * step;
-    for (int64_t r = 0; r < runs.count; to += runs.lengths[r++])
-      read_run(source.dtype, row_of(job, slot, runs.offsets[r] + c * job.class_strides[slot]), runs.stride,
-               runs.lengths[r], to);
-    if (shifted)
-      for (int64_t j = 0; j < n; ++j) tile[c * step + j] += job.shift[c];
-  }
-  return {tile, step, job.classes, n};
-}
-
-// --------------------------------------------------------------------------------------------------------
-// The general row
-
-// Evaluate the formula for `n` log-probabilities of one row, in double.
-template <class T>
-void formula(const Job<T>& job, const double* logs, double lse, double mean, int64_t n, double* values,
-             double* const* derivatives) {
-  const double given[3] = {0.0, lse, mean};
-  alignas(64) double constants[2][kBlock], unused[kBlock];
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t length = std::min(kBlock, n - begin);
-    const double* operands[kOperands] = {};
-    double* out[kOperands] = {unused, unused, unused, unused};
-    int count = 0;
-    for (int k = 0; k < 3; ++k) {
-      if (!job.statistics[k]) continue;
-      if (k > 0) std::fill(constants[k - 1], constants[k - 1] + length, given[k]);
-      operands[count] = k == 0 ? logs + begin : constants[k - 1];
-      out[count++] = derivatives[k] + begin;
-    }
-    const int all = (1 << job.kernel->operands) - 1;
-    job.kernel->f64[all & ~job.kernel->predictions ? kAll : kPredictions](length, operands, job.parameters, 1.0,
-                                                                          values + begin, out);
-  }
-}
-
-// Loss of one row with any formula, any weights q_c, any scores; gradients (times `scale`) where they are wanted.
-// `z` and `q` have job.padded entries. Written for exactness; it is in double whatever T is.
-template <class T>
-double general_row(const Job<T>& job, const double* z, const double* q, double scale, double* work, double* dz,
-                   double* dt) {
-  const int64_t n = job.classes, stride = job.padded;
-  double *const p = work, *const logs = work + stride, *const values = work + 2 * stride;
-  double* const derivatives[3] = {work + 3 * stride, work + 4 * stride, work + 5 * stride};
-  constexpr double nan = not_a_number<double>;
-  const double m = row_maximum(z, job.padded);
-  bool known = m > -infinity<double>;
-  for (int64_t c = 0; c < n; ++c) known &= z[c] == z[c] && q[c] == q[c];
-  if (!known) {
-    if (dz) std::fill(dz, dz + n, nan);
-    if (dt) std::fill(dt, dt + n, nan);
-    return nan;
-  }
-  const int64_t k = std::find(z, z + n, m) - z;
-  double others = 0.0, logarithm = 0.0, lse = m, mean = 0.0;  // others: probability of all but k
-  if (m == infinity<double>) {                                // the limit: infinite scores share the probability
-    const double count = static_cast<double>(std::count(z, z + n, m));
-    for (int64_t c = 0; c < n; ++c) {
-      p[c] = z[c] == m ? 1.0 / count : 0.0;
-      logs[c] = z[c] == m ? -std::log(count) : -infinity<double>;
-    }
-    others = (count - 1.0) / count;
-    mean = count == double(n) ? -std::log(count) : -infinity<double>;
-  } else {
-    const Pivot<double> pivoted = pivot<double, true>(m);
-    Sum sum;
-    double own = 0.0;
-    for (int64_t i = 0; i < stride;) {
-      const int64_t length = chunk_of(stride - i);
-      sum.add(row_exp_far(z + i, length, pivoted, k - i, p + i, &own));
-      i += length;
-    }
-    const double total = sum.value() + own;
-    p[k] = own;
-    for (int64_t c = 0; c < n; ++c) p[c] = p[c] / total;
-    others = sum.value() / total;
-    logarithm = std::log1p(sum.value() / own);
-    for (int64_t c = 0; c < n; ++c) logs[c] = (z[c] - m) - logarithm;
-    lse = m + logarithm;
-    if (job.statistics[2]) {
-      for (int64_t c = 0; c < n; ++c) mean += z[c] - m;
-      mean = mean / static_cast<double>(n) - logarithm;
-    }
-  }
-  if (job.linear) {
-    for (int64_t c = 0; c < n; ++c) values[c] = -logs[c], derivatives[0][c] = -1.0;
-  } else {
-    for (int k = 0; k < 3; ++k)
-      if (!job.statistics[k]) std::fill(derivatives[k], derivatives[k] + n, 0.0);
-    formula(job, logs, lse, mean, n, values, derivatives);
-  }
-  // q_k times something infinite is 0 where q_k is.
-  Sum loss, by_log, by_lse, by_mean;
-  for (int64_t c = 0; c < n; ++c) {
-    if (q[c] == 0.0) continue;
-    loss.add(q[c] * values[c]);
-    if (c != k) by_log.add(q[c] * derivatives[0][c]);
-    if (job.statistics[1]) by_lse.add(q[c] * derivatives[1][c]);
-    if (job.statistics[2]) by_mean.add(q[c] * derivatives[2][c]);
-  }
-  if (dz) {
-    const double rest = by_log.value(), own = q[k] == 0.0 ? 0.0 : q[k] * derivatives[0][k];
-    const double lse_sum = by_lse.value(), mean_sum = by_mean.value(), share = 1.0 / static_cast<double>(n);
-    for (int64_t c = 0; c < n; ++c) {
-      const double mine = c == k ? own : q[c] == 0.0 ? 0.0 : q[c] * derivatives[0][c];
-      const double theirs = c == k ? rest : (rest + own) - mine;
-      const double without = c == k ? others : 1.0 - p[c];
-      double g = without == 0.0 ? 0.0 : mine * without;
-      if (p[c] != 0.0) g += p[c] * (lse_sum - theirs);
-      if (job.statistics[2]) g += (n == 1 ? 0.0 : share - p[c]) * mean_sum;
-      dz[c] = g * scale;
-    }
-  }
-  if (dt)
-    for (int64_t c = 0; c < n; ++c) dt[c] = (1.0 - job.smoothing) * job.weight(c) * values[c] * scale;
-  return loss.value();
-}
-
-// One row of a block through general_row, whatever its layout.
-template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t* offsets, Scratch<T>& s) {
-  const int64_t n = job.classes, stride = job.padded;
-  double* const wide = s.wide.get(10 * stride);
-  double *const z = wide, *const q = wide + stride, *const dz = wide + 2 * stride, *const dt = wide + 3 * stride;
-  const double smooth = job.smoothing / static_cast<double>(n), keep = 1.0 - job.smoothing;
-  read_run(job.sources[kScores].dtype, row_of(job, kScores, offsets[kScores]), job.class_strides[kScores], n, z);
-  for (int64_t c = 0; c < n && !job.shift.empty(); ++c) z[c] = double(T(z[c]) + job.shift[c]);
-  std::fill(z + n, z + stride, -infinity<double>);
-  if (job.probabilities) {
-    read_run(job.sources[kTarget].dtype, row_of(job, kTarget, offsets[kTarget]), job.class_strides[kTarget], n, q);
-    for (int64_t c = 0; c < n; ++c) q[c] = (q[c] * keep + smooth) * job.weight(c);
-  } else {
-    for (int64_t c = 0; c < n; ++c) q[c] = smooth * job.weight(c);
-    q[s.own[j]] += keep * job.weight(s.own[j]);
-  }
-  std::fill(q + n, q + stride, 0.0);
-  const bool by_scores = job.gradients[0], by_target = job.gradients[1];
-  s.dots[j] = general_row(job, z, q, s.scale[j], wide + 4 * stride, by_scores ? dz : nullptr, by_target ? dt : nullptr);
-  if (by_scores) write_row(job, kScoresGradient, offsets[kScoresGradient], dz);
-  if (by_target) write_row(job, kTargetGradient, offsets[kTargetGradient], dt);
-  s.state[j] = kDone;
-}
-
-// --------------------------------------------------------------------------------------------------------
-// Steps of a block
-
-// Q and what the excluded class leaves of it, for index targets.
-template <class T> LOSSKIT_INLINE void index_weights(const Job<T>& job, int64_t j, Scratch<T>& s) {
-  const double smooth = job.smoothing / static_cast<double>(job.classes);
-  s.rest[j] = smooth * (job.total_weight - s.row_weight[j]);
-  s.mine[j] = (1.0 - job.smoothing + smooth) * s.row_weight[j];
-  s.total[j] = s.rest[j] + s.mine[j];
-  s.b[j] = -smooth * s.scale[j];
-}
-
-// Log-probabilities of the excluded classes, and the formula's derivatives in place of the weights.
-template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
-  if (log_probabilities(s, n)) {
-    for (int64_t j = 0; j < n; ++j)
-      if (s.faint(j) && s.state[j] == kCounts)
-        s.logs[j] = double(s.own_score[j]) - double(s.maximum[j]) - (std::log(s.others[j]) + s.offset[j]);
-  }
-  if (job.linear) return;
-  const T* operands[kOperands] = {};
-  T* out[kOperands] = {};
-  int count = 0;
-  for (int k = 0; k < 3; ++k) {
-    if (!job.statistics[k]) continue;
-    for (int64_t j = 0; j < n; ++j) {
-      const double lse = double(s.own_score[j]) - s.logs[j];
-      if (k == 0) s.operands[k][j] = static_cast<T>(s.logs[j]);
-      if (k == 1)
-        s.operands[k][j] = static_cast<T>(s.faint(j) ? std::log(s.others[j]) + s.offset[j] + s.maximum[j] : lse);
-      if (k == 2)
-        s.operands[k][j] =
-            static_cast<T>(s.dots[j] / static_cast<double>(job.classes) -
-                           (s.faint(j) ? std::log(s.others[j]) + s.offset[j] : lse - double(s.maximum[j])));
-    }
-    operands[count] = s.operands[k];
-    out[count++] = s.derivatives[k];
-  }
-  T parameters[kMaxParameters];
-  for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
-  const int all = (1 << count) - 1;
-  const int variant = !job.gradients[0] ? kNone : all & ~job.kernel->predictions ? kAll : kPredictions;
-  if constexpr (sizeof(T) == 4)
-    job.kernel->f32[variant](n, operands, parameters, 1.0, s.values, out);
-  else
-    job.kernel->f64[variant](n, operands, parameters, 1.0, s.values, out);
-  if (!job.gradients[0]) return;
-  for (int64_t j = 0; j < n; ++j) {
-    const double w = s.row_weight[j];
-    const double by_lse = job.statistics[1] ? w * s.derivatives[1][j] : 0.0;
-    const double by_mean = job.statistics[2] ? w * s.derivatives[2][j] : 0.0;
-    s.total[j] = job.statistics[0] ? -w * s.derivatives[0][j] : 0.0;
-    s.rest[j] = 0.0;
-    s.extra[j] = by_lse - by_mean;
-    s.b[j] = by_mean / static_cast<double>(job.classes) * s.scale[j];
-  }
-}
-
-// The losses of the rows, weighed and rounded once.
-template <class T> void losses(const Job<T>& job, int64_t n, const double* factor, Scratch<T>& s) {
-  const double smooth = job.smoothing / static_cast<double>(job.classes);
-  if (s.uniform && job.linear && !job.probabilities && job.smoothing == 0.0) return plain_losses(s, factor, n);
-  for (int64_t j = 0; j < n; ++j) {
-    double loss = 0.0;
-    if (s.state[j] == kCounts) {
-      if (!job.linear) {
-        loss = s.row_weight[j] * double(s.values[j]);
-      } else if (job.probabilities) {
-        loss = s.total[j] * -s.logs[j] - s.dots[j];
-      } else {
-        loss = (1.0 - job.smoothing) * s.row_weight[j] * -s.logs[j];
-        if (job.smoothing != 0.0) {
-          const double logarithm = s.faint(j) ? std::log(s.others[j]) + s.offset[j]
-                                              : (double(s.own_score[j]) - double(s.maximum[j])) - s.logs[j];
-          loss += smooth * (job.total_weight * logarithm - s.dots[j]);
-        }
-      }
-    } else if (s.state[j] == kDone) {
-      loss = s.dots[j];
-    } else if (s.state[j] == kBad) {
-      loss = not_a_number<double>;
-    }
-    if (factor && s.state[j] != kMasked) loss *= factor[j];
-    s.values[j] = static_cast<T>(loss);
-  }
-}
 
 template <class T>
 void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, T* e, const T* q, Scratch<T>& s) {
@@ -669,14 +31,130 @@ void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, T* e, cons
   if (!direct) write_row(job, kScoresGradient, offset, out);
 }
 
+// The rows of a block in a tensor, visited in order.
+struct Cursor {
+  const Runs* runs = nullptr;
+  int64_t row = 0, run = 0, at = 0;
+  int64_t offset(int64_t j) {
+    for (at += j - row, row = j; at >= runs->lengths[run]; ++run) at -= runs->lengths[run];
+    return runs->offsets[run] + at * runs->stride;
+  }
+};
+
+// The rows of a block from `j` on, as far as they are for swift_rows.
+template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T* exponentials, Scratch<T>& s) {
+  if constexpr (sizeof(T) == 4) {
+    const Runs *const z = s.runs + kScores, *const t = s.runs + kTarget, *const e = s.runs + kScoresGradient;
+    const bool gradient = job.gradients[0], soft = job.probabilities;
+    if (!job.swift || z->count != 1 || (soft && t->count != 1) || (gradient && e->count != 1)) return j;
+    const auto begin = [&](int slot) { return reinterpret_cast<float*>(row_of(job, slot, s.runs[slot].offsets[0])); };
+    const Swift rows{begin(kScores),
+                     soft ? begin(kTarget) : nullptr,
+                     gradient ? begin(kScoresGradient) : exponentials,
+                     z->stride,
+                     soft ? t->stride : 0,
+                     gradient ? e->stride : 0,
+                     job.classes,
+                     gradient,
+                     job.options.checks != kOff};
+    return soft ? swift_rows<true>(rows, j, n, s) : swift_rows<false>(rows, j, n, s);
+  }
+  return j;
+}
+
+// A row of contiguous classes. `e` is where its exponentials go; without a gradient by scores, there is room for a
+// chunk.
+template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* offsets, T* e, Scratch<T>& s) {
+  const bool by_scores = job.gradients[0], by_target = job.gradients[1];
+  s.others[j] = 0, s.kept[j] = 1;
+  const T* t = nullptr;
+  if (job.probabilities && s.state[j] != kMasked) {
+    t = read_row(job, kTarget, offsets[kTarget], T(0), s.target.get(job.padded));
+    if (job.options.checks != kOff && row_outside(t, job.classes)) s.state[j] = kBad, s.uniform = false;
+  }
+  if (s.state[j] != kCounts) {
+    const T value = s.state[j] == kBad ? not_a_number<T> : T(0);
+    if (by_scores) fill_row(job, kScoresGradient, offsets[kScoresGradient], value);
+    if (by_target) fill_row(job, kTargetGradient, offsets[kTargetGradient], value);
+    return;
+  }
+  const T* z = nullptr;
+  T m = infinity<T>;
+  if (!job.general()) {
+    z = read_row(job, kScores, offsets[kScores], -infinity<T>, s.scores.get(job.padded));
+    m = row_maximum(z, job.padded);
+  }
+  if (!(std::abs(m) < infinity<T>)) {
+    special_row(job, j, offsets, s);
+    s.uniform = false;
+    return;
+  }
+  if (job.probabilities) s.own[j] = static_cast<Index<T>>(row_find(z, m, job.classes));
+  const int64_t own = s.own[j];
+  const bool far = std::abs(double(m)) > kNear;
+  const Pivot<T> pivoted = far ? pivot<T, true>(m) : pivot<T, false>(m);
+  Sum sum;
+  for (int64_t i = 0, length; i < job.padded; i += length) {
+    length = chunk_of(job.padded - i);
+    T* const to = by_scores ? e + i : e;
+    sum.add(far ? row_exp<T, true>(z + i, length, pivoted, own - i, to, &s.kept[j])
+                : row_exp<T, false>(z + i, length, pivoted, own - i, to, &s.kept[j]));
+  }
+  s.others[j] = sum.value();
+  s.maximum[j] = m;
+  s.own_score[j] = z[own];
+  s.offset[j] = pivoted.offset;
+  const T* q = job.own_weights.empty() ? nullptr : job.own_weights.data();
+  if (job.probabilities) {
+    const T* const weights = q;
+    T* const copy = s.products.get(job.padded);
+    q = t;
+    if (weights || job.smoothing != 0.0) {
+      row_weights(t, weights, static_cast<T>(1.0 - job.smoothing),
+                  static_cast<T>(job.smoothing / static_cast<double>(job.classes)), job.classes, copy);
+      std::fill(copy + job.classes, copy + job.padded, T(0));
+    } else {
+      std::copy(t, t + job.padded, copy);
+    }
+    q = copy;
+    s.dots[j] = row_dot(z, m, q, job.padded);
+    const T mine = copy[own];
+    copy[own] = 0;
+    s.rest[j] = row_dot(q, T(0), static_cast<const T*>(nullptr), job.padded);
+    copy[own] = mine;
+    s.mine[j] = double(mine);
+    s.total[j] = s.rest[j] + s.mine[j];
+    s.b[j] = -s.scale[j];
+  } else {
+    if (job.linear) index_weights(job, j, s);
+    if (job.smoothing != 0.0)
+      s.dots[j] = row_dot(z, m, q, job.classes);
+    else if (job.statistics[2])
+      s.dots[j] = row_dot(z, m, static_cast<const T*>(nullptr), job.padded);
+  }
+  if (by_target) {
+    const double logarithm = std::log1p(s.others[j] / double(s.kept[j]));
+    T* const place = row_in_place(job, kTargetGradient, offsets[kTargetGradient]);
+    T* const out = place ? place : s.target.get(job.padded);  // read by now
+    row_losses(z, m, static_cast<T>(logarithm), job.own_weights.empty() ? nullptr : job.own_weights.data(),
+               s.scale[j] * (1.0 - job.smoothing), job.classes, out);
+    if (!place) write_row(job, kTargetGradient, offsets[kTargetGradient], out);
+  }
+  if (by_scores && job.linear) {
+    const double inverse = s.scale[j] / (s.others[j] + double(s.kept[j]));
+    s.a[j] = s.total[j] * inverse;
+    s.own_gradient[j] = (s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse;
+    write_gradient_row(job, j, offsets[kScoresGradient], e, q, s);
+  }
+}
+
 // Rows of contiguous classes, one by one.
 template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
-  const bool by_scores = job.gradients[0], by_target = job.gradients[1];
-  Runs* const runs = s.runs;
-  int64_t offsets[kOperands] = {}, at[kOperands] = {}, run[kOperands] = {};
+  const bool by_scores = job.gradients[0];
+  Cursor cursors[kOperands];
   for (int slot = 0; slot < kOperands; ++slot)
     if (job.sources[slot].present() && (slot != kTarget || job.probabilities))
-      runs_of<T>(job, slot, begin, n, runs[slot]);
+      cursors[slot].runs = &runs_of<T>(job, slot, begin, n, s.runs[slot]);
   // Exponentials of a row stay in its gradient; else in a buffer, which holds one row where nothing has to wait.
   const bool direct = by_scores && job.class_strides[kScoresGradient] == 1 &&
                       job.sources[kScoresGradient].dtype == kOwn<T> && job.padded == job.classes;
@@ -684,129 +162,25 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
   T* const exponentials = !by_scores ? s.exponentials.get(kChunk + kLanes)
                           : direct   ? nullptr
                                      : s.exponentials.get(buffered * job.padded);
-  int64_t gradient_rows[kRows];
+  int64_t offsets[kOperands] = {}, gradient_rows[kRows];
+  const auto exponentials_of = [&](int64_t j) {
+    if (direct) return reinterpret_cast<T*>(row_of(job, kScoresGradient, gradient_rows[j]));
+    return by_scores && !job.linear ? exponentials + j * job.padded : exponentials;
+  };
   for (int64_t j = 0; j < n; ++j) {
-    for (int slot = 0; slot < kOperands; ++slot) {
-      if (!job.sources[slot].present() || (slot == kTarget && !job.probabilities)) continue;
-      offsets[slot] = runs[slot].offsets[run[slot]] + at[slot] * runs[slot].stride;
-      if (++at[slot] == runs[slot].lengths[run[slot]]) at[slot] = 0, ++run[slot];
-    }
+    j = try_swift(job, j, n, exponentials, s);
+    if (j == n) break;
+    for (int slot = 0; slot < kOperands; ++slot)
+      if (cursors[slot].runs) offsets[slot] = cursors[slot].offset(j);
     gradient_rows[j] = offsets[kScoresGradient];
-    s.others[j] = 0, s.kept[j] = 1;
-    const T* t = nullptr;
-    if (job.probabilities && s.state[j] != kMasked) {
-      t = read_row(job, kTarget, offsets[kTarget], T(0), s.target.get(job.padded));
-      if (job.options.checks != kOff && row_outside(t, job.classes)) s.state[j] = kBad, s.uniform = false;
-    }
-    if (s.state[j] != kCounts) {
-      const T value = s.state[j] == kBad ? not_a_number<T> : T(0);
-      if (by_scores) fill_row(job, kScoresGradient, offsets[kScoresGradient], value);
-      if (by_target) fill_row(job, kTargetGradient, offsets[kTargetGradient], value);
-      continue;
-    }
-    if (job.general()) {
-      special_row(job, j, offsets, s);
-      s.uniform = false;
-      continue;
-    }
-    const T* const z = read_row(job, kScores, offsets[kScores], -infinity<T>, s.scores.get(job.padded));
-    const T m = row_maximum(z, job.padded);
-    if (!(std::abs(m) < infinity<T>)) {
-      special_row(job, j, offsets, s);
-      s.uniform = false;
-      continue;
-    }
-    if (job.probabilities) s.own[j] = static_cast<Index<T>>(row_find(z, m, job.classes));
-    const int64_t own = s.own[j];
-    const bool far = std::abs(double(m)) > kNear;
-    const Pivot<T> pivoted = far ? pivot<T, true>(m) : pivot<T, false>(m);
-    T* const e = direct      ? reinterpret_cast<T*>(row_of(job, kScoresGradient, offsets[kScoresGradient]))
-                 : by_scores ? exponentials + (job.linear ? 0 : j * job.padded)
-                             : exponentials;
-    Sum sum;
-    for (int64_t i = 0; i < job.padded;) {
-      const int64_t length = chunk_of(job.padded - i);
-      T* const to = by_scores ? e + i : e;
-      sum.add(far ? row_exp_far(z + i, length, pivoted, own - i, to, &s.kept[j])
-                  : row_exp_near(z + i, length, pivoted, own - i, to, &s.kept[j]));
-      i += length;
-    }
-    s.others[j] = sum.value();
-    s.maximum[j] = m;
-    s.own_score[j] = z[own];
-    s.offset[j] = pivoted.offset;
-    const T* q = job.own_weights.empty() ? nullptr : job.own_weights.data();
-    if (job.probabilities) {
-      const T* const weights = q;
-      q = t;
-      if (weights || job.smoothing != 0.0) {
-        T* const made = s.products.get(job.padded);
-        row_weights(t, weights, static_cast<T>(1.0 - job.smoothing),
-                    static_cast<T>(job.smoothing / static_cast<double>(job.classes)), job.classes, made);
-        std::fill(made + job.classes, made + job.padded, T(0));
-        q = made;
-      }
-      s.dots[j] = row_dot(z, m, q, job.padded);
-      const T mine = q[own];
-      if (own < kLanes || job.padded - own - 1 < kLanes) {
-        // Too short for a sum of its own on one side: the sum of a copy without the entry.
-        T* const copy = s.products.get(job.padded);
-        if (copy != q) std::copy(q, q + job.padded, copy);
-        copy[own] = 0;
-        s.rest[j] = row_sum(copy, job.padded);
-        copy[own] = mine;
-        q = copy;
-      } else {
-        s.rest[j] = row_sum(q, own) + row_sum(q + own + 1, job.padded - own - 1);
-      }
-      s.mine[j] = double(mine);
-      s.total[j] = s.rest[j] + s.mine[j];
-      s.b[j] = -s.scale[j];
-    } else {
-      if (job.linear) index_weights(job, j, s);
-      if (job.smoothing != 0.0)
-        s.dots[j] = row_dot(z, m, q, job.classes == job.padded ? job.padded : job.classes);
-      else if (job.statistics[2])
-        s.dots[j] = row_dot(z, m, static_cast<const T*>(nullptr), job.padded);
-    }
-    if (by_target) {
-      const double logarithm = std::log1p(s.others[j] / double(s.kept[j]));
-      T* const place = row_in_place(job, kTargetGradient, offsets[kTargetGradient]);
-      T* const out = place ? place : s.exponentials.get(2 * job.padded) + job.padded;
-      row_losses(z, m, static_cast<T>(logarithm), job.own_weights.empty() ? nullptr : job.own_weights.data(),
-                 s.scale[j] * (1.0 - job.smoothing), job.classes, out);
-      if (!place) write_row(job, kTargetGradient, offsets[kTargetGradient], out);
-    }
-    if (by_scores && job.linear) {
-      const double inverse = 1.0 / (s.others[j] + double(s.kept[j]));
-      s.a[j] = s.total[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));
-      s.own_gradient[j] = s.scale[j] * ((s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse);
-      write_gradient_row(job, j, offsets[kScoresGradient], e, q, s);
-    }
+    run_row(job, j, offsets, exponentials_of(j), s);
   }
   if (!job.linear || !job.sources[kUpstream].present()) evaluate(job, n, s);
   if (by_scores && !job.linear) {
     coefficients(s, n, false);
     add_extra(s, n);
-    for (int64_t j = 0; j < n; ++j) {
-      if (s.state[j] != kCounts) continue;
-      T* const e =
-          direct ? reinterpret_cast<T*>(row_of(job, kScoresGradient, gradient_rows[j])) : exponentials + j * job.padded;
-      write_gradient_row<T>(job, j, gradient_rows[j], e, nullptr, s);
-    }
-  }
-}
-
-// Offsets of position j in all tensors that have classes.
-template <class T> void offsets_at(const Job<T>& job, int64_t row, int64_t* offsets) {
-  for (int slot = 0; slot < kOperands; ++slot) {
-    if (!job.sources[slot].present()) continue;
-    int64_t rest = row;
-    offsets[slot] = 0;
-    for (int d = job.walk.dims - 1; d >= 0; --d) {
-      offsets[slot] += rest % job.walk.sizes[d] * job.sources[slot].strides[d];
-      rest /= job.walk.sizes[d];
-    }
+    for (int64_t j = 0; j < n; ++j)
+      if (s.state[j] == kCounts) write_gradient_row<T>(job, j, gradient_rows[j], exponentials_of(j), nullptr, s);
   }
 }
 
@@ -826,33 +200,26 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
           if (s.state[j] == kCounts && (x[j] < T(0) || x[j] > T(1))) s.state[j] = kBad, s.uniform = false;
     }
   }
-  maxima(z, s.maximum);
+  const bool far = maxima(z, s.maximum);
   if (job.probabilities) argmaxima(z, s.maximum, s.own);
-  const bool far = any_far(s.maximum, n);
-  if (far) {
-    for (int64_t j = 0; j < n; ++j) {
-      const Pivot<T> p = pivot<T, true>(s.maximum[j]);
-      s.magic[j] = p.magic, s.limit[j] = p.limit, s.offset[j] = p.offset;
-    }
-  } else {
-    pivots_near(s.maximum, n, s.magic, s.limit, s.offset);
-  }
 
   // The exponentials go where the gradient will be, if positions are contiguous there.
   T* e = nullptr;
-  int64_t step = 0;
+  int64_t step = (job.block_rows + kLanes - 1) & ~(kLanes - 1);
   bool in_place = false;
   if (by_scores) {
     const Runs& to = runs_of<T>(job, kScoresGradient, begin, n, runs[kScoresGradient]);
     in_place = to.count == 1 && (to.stride == 1 || n == 1) && job.sources[kScoresGradient].dtype == kOwn<T>;
-    step = in_place ? job.class_strides[kScoresGradient] : (job.block_rows + kLanes - 1) & ~(kLanes - 1);
-    e = in_place ? reinterpret_cast<T*>(row_of(job, kScoresGradient, to.offsets[0]))
-                 : s.exponentials.get(step * classes);
+    if (in_place) {
+      step = job.class_strides[kScoresGradient];
+      e = reinterpret_cast<T*>(row_of(job, kScoresGradient, to.offsets[0]));
+    }
   }
+  if (!e) e = s.exponentials.get(step * classes);
   if (far)
-    exps_far(z, s, e, step);
+    exps<T, true>(z, e, step, s);
   else
-    exps_near(z, s, e, step);
+    exps<T, false>(z, e, step, s);
 
   const double smooth = job.smoothing / static_cast<double>(classes);
   const T keep = static_cast<T>(1.0 - job.smoothing), narrow_smooth = static_cast<T>(smooth);
@@ -861,24 +228,29 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
     return job.own_weights.empty() || (!job.probabilities && job.smoothing == 0.0) ? T(1) : job.own_weights[c];
   };
   if (dotted) {
-    for (double* x : {s.dots, s.dots_low, s.rest, s.rest_low, s.mine}) std::fill(x, x + n, 0.0);
+    for (double* x : {s.dots, s.dots_lost, s.rest, s.rest_lost, s.mine}) std::fill(x, x + n, 0.0);
     for (int64_t c = 0; c < classes; ++c)
       tile_dot(z.z + c * z.stride, job.probabilities ? t.z + c * t.stride : nullptr, keep, narrow_smooth,
                class_weight(c), static_cast<Index<T>>(c), n, s);
     if constexpr (sizeof(T) == 8) {
       for (int64_t j = 0; j < n; ++j) {
-        if (std::isfinite(s.dots[j])) s.dots[j] += s.dots_low[j];
-        s.rest[j] += s.rest_low[j];
+        if (std::isfinite(s.dots[j])) s.dots[j] += s.dots_lost[j];
+        s.rest[j] += s.rest_lost[j];
       }
     }
   }
-  if (job.probabilities) {
-    for (int64_t j = 0; j < n; ++j) s.b[j] = -s.scale[j], s.total[j] = s.rest[j] + s.mine[j];
-  } else if (job.linear && (dotted || !job.weights.empty())) {
-    for (int64_t j = 0; j < n; ++j) index_weights(job, j, s);
+  bool finished = false;
+  if constexpr (sizeof(T) == 4) finished = job.linear && !dotted && finish(n, s);
+  if (!finished) {
+    if (job.probabilities) {
+      for (int64_t j = 0; j < n; ++j) s.b[j] = -s.scale[j], s.total[j] = s.rest[j] + s.mine[j];
+    } else if (job.linear && (dotted || !job.weights.empty())) {
+      for (int64_t j = 0; j < n; ++j) index_weights(job, j, s);
+    }
+    for (int64_t j = 0; j < n; ++j) s.own_score[j] = z.z[s.own[j] * z.stride + j];
+    offsets(n, far, s);
+    if (!job.linear || !job.sources[kUpstream].present() || by_target) evaluate(job, n, s);
   }
-  for (int64_t j = 0; j < n; ++j) s.own_score[j] = z.z[s.own[j] * z.stride + j];
-  if (!job.linear || !job.sources[kUpstream].present() || by_target) evaluate(job, n, s);
   if (s.uniform)
     std::fill(s.keep, s.keep + n, ~Bits<T>(0));
   else
@@ -898,22 +270,30 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
     }
   }
   if (by_scores) {
-    coefficients(s, n, dotted && job.linear);
-    if (!job.linear) add_extra(s, n);
+    bool wide = false;
+    if (!finished) {
+      coefficients(s, n, dotted && job.linear);
+      if (!job.linear) add_extra(s, n);
+      wide = narrow_coefficients(s, n);
+    }
     for (int64_t j = 0; j < n && !s.uniform; ++j)
-      if (s.state[j] == kBad) s.a[j] = s.b[j] = s.own_gradient[j] = not_a_number<double>;
-    const bool plain = !dotted, wide = narrow_coefficients(s, n, dotted);
+      if (s.state[j] == kBad) {
+        s.a[j] = s.b[j] = s.own_gradient[j] = not_a_number<double>;
+        s.narrow_a[j] = s.narrow_b[j] = s.narrow_own[j] = not_a_number<T>;
+      }
     const Runs& to = runs[kScoresGradient];
     const Source& gradient = job.sources[kScoresGradient];
     const bool by_rows =
         !in_place && to.count == 1 && job.class_strides[kScoresGradient] == 1 && gradient.dtype == kOwn<T>;
+    if (!dotted && !wide) tile_scale(e, step, classes, n, s);
     for (int64_t c = 0; c < classes; ++c) {
       T* const row = e + c * step;
       const T* const q = job.probabilities ? t.z + c * t.stride : nullptr;
+      const T w = class_weight(c);
       if (wide)
-        tile_combine_wide(row, q, keep, narrow_smooth, class_weight(c), static_cast<Index<T>>(c), n, s, row);
-      else
-        tile_combine(row, q, keep, narrow_smooth, class_weight(c), plain, static_cast<Index<T>>(c), n, s, row);
+        tile_combine_wide(row, q, keep, narrow_smooth, w, static_cast<Index<T>>(c), n, s);
+      else if (dotted)
+        tile_combine(row, q, keep, narrow_smooth, w, static_cast<Index<T>>(c), n, s);
       if (in_place || by_rows) continue;
       const T* from = row;
       for (int64_t r = 0; r < to.count; from += to.lengths[r++])
@@ -1035,9 +415,7 @@ template <class T> double denominator(const Job<T>& job) {
     const double* factor = factors(job, {kSampleWeight}, begin, n, s);
     const int64_t* y = job.probabilities ? nullptr : indices_of(job, begin, n, buffer);
     if (!mask && !factor && job.weights.empty()) {
-      int64_t counted = 0;
-      for (int64_t j = 0; j < n; ++j) counted += y[j] != job.ignore_index;
-      total.add(static_cast<double>(counted));
+      total.add(static_cast<double>(counted(y, job.ignore_index, n)));
       continue;
     }
     for (int64_t j = 0; j < n; ++j) {
@@ -1122,7 +500,7 @@ template <class T> Result run(const Arguments& given) {
   start(job.walk, dims - 1, row_sizes, row_strides);
   const auto loss_strides = dense_strides(job.walk);
 
-  const auto place = [&](int slot, const Tensor& tensor, const int64_t* full_strides, DType dtype, const void* data) {
+  const auto place = [&](int slot, const int64_t* full_strides, DType dtype, const void* data) {
     int64_t rows[kDims];
     for (int i = 0, k = 0; i < dims; ++i)
       if (i != class_dim) rows[k++] = full_strides[i];
@@ -1132,15 +510,14 @@ template <class T> Result run(const Arguments& given) {
     source.data = static_cast<const char*>(data);
     if (!source.data) source.data = reinterpret_cast<const char*>(&job);  // empty tensors: present, never read
     job.class_strides[slot] = full_strides[class_dim];
-    (void)tensor;
   };
   const DType target_dtype = dtype_of(b);
-  place(kScores, a, strides.data(), dtype_of(a), a.data_ptr());
+  place(kScores, strides.data(), dtype_of(a), a.data_ptr());
   if (job.probabilities) {
     if (!floating(target_dtype) || b.dim() != dims) return declined;
     for (int i = 0; i < dims; ++i)
       if (b.sizes()[i] != sizes[i]) return declined;
-    place(kTarget, b, b.strides().data(), target_dtype, b.data_ptr());
+    place(kTarget, b.strides().data(), target_dtype, b.data_ptr());
   } else {
     if (floating(target_dtype) || target_dtype == DType::kBool || b.dim() != dims - 1) return declined;
     if (!attach(job.walk, row_sizes, b, false, job.sources[kTarget])) return declined;
@@ -1177,13 +554,19 @@ template <class T> Result run(const Arguments& given) {
     job.gradient_dtypes[k] = job.sources[k].dtype;
     allocate_gradient(job, result, k, dims, sizes.data(), dense.data());
     if (job.picked) std::memset(job.gradients[k], 0, job.gradient_sizes[k] * size_of(job.gradient_dtypes[k]));
-    place(kScoresGradient + k, a, dense.data(), job.gradient_dtypes[k], job.gradients[k]);
+    place(kScoresGradient + k, dense.data(), job.gradient_dtypes[k], job.gradients[k]);
     if (!job.gradients[k]) job.gradients[k] = reinterpret_cast<char*>(&job);
   }
   merge<kSources>(job.walk, job.sources);
   allocate_loss(job, result, dims - 1, row_sizes, loss_strides.data());
 
   const int64_t rows = job.walk.numel, classes = job.classes;
+  const auto contiguous = [&](int slot) {
+    return !job.sources[slot].present() || (job.class_strides[slot] == 1 && job.sources[slot].dtype == DType::kFloat);
+  };
+  job.swift = sizeof(T) == 4 && job.linear && job.smoothing == 0.0 && job.shift.empty() && classes >= kRowClasses &&
+              contiguous(kScores) && contiguous(kScoresGradient) && !job.gradients[1] &&
+              (!job.probabilities || (contiguous(kTarget) && job.weights.empty()));
   job.by_row = job.general() || (!job.picked && ((job.class_strides[kScores] == 1 && classes >= kRowClasses) ||
                                                  (rows < kLanes && classes >= 8 * kLanes)));
   if (job.picked)

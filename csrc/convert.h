@@ -127,6 +127,26 @@ LOSSKIT_CLONES inline void read_run(DType dtype, const void* from, int64_t strid
   read_any<double>(dtype, from, stride, n, to);
 }
 
+// Class indices, of any width.
+LOSSKIT_CLONES inline void read_run(DType dtype, const void* from, int64_t stride, int64_t n, int64_t* to) {
+  switch (dtype) {
+    case DType::kByte:
+      return read(static_cast<const uint8_t*>(from), stride, n, to);
+    case DType::kChar:
+      return read(static_cast<const int8_t*>(from), stride, n, to);
+    case DType::kShort:
+      return read(static_cast<const int16_t*>(from), stride, n, to);
+    case DType::kInt:
+      return read(static_cast<const int32_t*>(from), stride, n, to);
+    case DType::kUInt16:
+      return read(static_cast<const uint16_t*>(from), stride, n, to);
+    case DType::kUInt32:
+      return read(static_cast<const uint32_t*>(from), stride, n, to);
+    default:
+      return read(static_cast<const int64_t*>(from), stride, n, to);
+  }
+}
+
 template <class T> LOSSKIT_INLINE void write_any(DType dtype, const T* from, int64_t n, void* to) {
   const auto loop = [&]<class To>(To* out) __attribute__((always_inline)) {
     for (int64_t i = 0; i < n; ++i) out[i] = narrow<To>(from[i]);

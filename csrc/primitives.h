@@ -94,6 +94,18 @@ template <class T> LOSSKIT_INLINE T limited(T x, T lo, T hi) {
   return y > hi ? hi : y;
 }
 
+// e^q - 1 - q for |q| <= ln2/2.
+template <class T> LOSSKIT_INLINE T exp_tail(T q) {
+  T p;
+  if constexpr (std::is_same_v<T, float>)
+    p = polynomial(q, 4.9999997e-1f, 1.6666542e-1f, 4.16675247e-2f, 8.36667512e-3f, 1.38624129e-3f);
+  else
+    p = polynomial(q, 5.0000000000000056e-1, 1.6666666666666599e-1, 4.1666666666573884e-2, 8.3333333333834893e-3,
+                   1.3888888932266797e-3, 1.9841269731653646e-4, 2.4801504591101269e-5, 2.7557396625489852e-6,
+                   2.7626267965548724e-7, 2.505712585771943e-8);
+  return q * q * p;
+}
+
 template <class T> struct Reduced {
   Bits<T> n;  // n + 2 bias, in the low bits
   T r;        // x - n ln2_hi, exact
@@ -107,14 +119,7 @@ template <class T> LOSSKIT_INLINE Reduced<T> reduce(T x) {
   const T n = t - magic;
   const T r = x - n * F::ln2_hi;
   const T q = r - n * F::ln2_lo;
-  T p;
-  if constexpr (std::is_same_v<T, float>)
-    p = polynomial(q, 4.9999997e-1f, 1.6666542e-1f, 4.16675247e-2f, 8.36667512e-3f, 1.38624129e-3f);
-  else
-    p = polynomial(q, 5.0000000000000056e-1, 1.6666666666666599e-1, 4.1666666666573884e-2, 8.3333333333834893e-3,
-                   1.3888888932266797e-3, 1.9841269731653646e-4, 2.4801504591101269e-5, 2.7557396625489852e-6,
-                   2.7626267965548724e-7, 2.505712585771943e-8);
-  return {bits(t), r, q * q * p - n * F::ln2_lo};
+  return {bits(t), r, exp_tail(q) - n * F::ln2_lo};
 }
 
 template <class T> LOSSKIT_INLINE T one_plus(Reduced<T> e) {  // 1 + r + tail, rounded once in effect

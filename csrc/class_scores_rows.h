@@ -1,0 +1,319 @@
+// Class scores, loops over the classes of one row, which are contiguous and kLanes or more (padded).
+//
+// 1. Sums and maxima are written with vectors of 64 bytes (of which GCC makes what the machine has) in four
+//    accumulators: GCC does not reorder additions, and took an array of partial sums apart into scalars.
+// 2. The last vector of exponentials overlaps the one before instead of running element by element.
+// 3. `swift_rows` is one pass for what nearly all calls are (cross entropy of floats): a row stays in L1 from its
+//    maximum to its gradient, and while its exponentials are computed the next row is fetched. What is out of the
+//    ordinary it leaves to its caller, row by row.
+#pragma once
+
+#include "class_scores.h"
+
+namespace losskit {
+namespace {
+
+constexpr int64_t kChunk = 1024;  // entries between additions in double; the last chunk of a row may be longer
+LOSSKIT_INLINE int64_t chunk_of(int64_t rest) { return rest < kChunk + kLanes ? rest : kChunk; }
+
+template <class T> struct VectorOf {
+  typedef T type __attribute__((vector_size(64)));
+  typedef T part __attribute__((vector_size(16)));
+};
+template <class T> using Vector = typename VectorOf<T>::type;
+template <class T> constexpr int64_t kWidth = 64 / sizeof(T);
+
+template <class T> LOSSKIT_INLINE void load(const T* x, Vector<T>& v) { std::memcpy(&v, x, sizeof v); }
+
+// All entries of a vector combined, halves first.
+template <class T, class F> LOSSKIT_INLINE T folded(const Vector<T>& v, const F& both) {
+  typename VectorOf<T>::part x[4];
+  std::memcpy(x, &v, sizeof v);
+  both(x[0], x[1]), both(x[2], x[3]), both(x[0], x[2]);
+  if constexpr (sizeof(T) == 4) {
+    x[1] = __builtin_shufflevector(x[0], x[0], 2, 3, 0, 1), both(x[0], x[1]);
+    x[1] = __builtin_shufflevector(x[0], x[0], 1, 0, 3, 2), both(x[0], x[1]);
+  } else {
+    x[1] = __builtin_shufflevector(x[0], x[0], 1, 0), both(x[0], x[1]);
+  }
+  return x[0][0];
+}
+
+// Sum of a vector, in double.
+LOSSKIT_INLINE double total_of(const Vector<float>& v) {
+  typedef double Four __attribute__((vector_size(32)));
+  VectorOf<float>::part x[4];
+  std::memcpy(x, &v, sizeof v);
+  const Four sum = (__builtin_convertvector(x[0], Four) + __builtin_convertvector(x[1], Four)) +
+                   (__builtin_convertvector(x[2], Four) + __builtin_convertvector(x[3], Four));
+  return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+LOSSKIT_INLINE double total_of(const Vector<double>& v) {
+  return folded<double>(v, [](auto& x, const auto& y) __attribute__((always_inline)) { x += y; });
+}
+
+// Sum over a chunk of n >= kWidth entries; at(i, v) gives those from i on.
+template <class T, class F> LOSSKIT_INLINE double chunk_sum(int64_t n, const F& at) {
+  constexpr int64_t w = kWidth<T>;
+  Vector<T> a = {}, b = {}, c = {}, d = {}, v;
+  int64_t i = 0;
+  for (; i + 4 * w <= n; i += 4 * w) {
+    at(i, v), a += v;
+    at(i + w, v), b += v;
+    at(i + 2 * w, v), c += v;
+    at(i + 3 * w, v), d += v;
+  }
+  for (; i + w <= n; i += w) at(i, v), a += v;
+  if (i < n) {
+    at(n - w, v);
+    alignas(64) T last[w];
+    std::memcpy(last, &v, sizeof v);
+    for (int64_t k = 0; k < w - (n - i); ++k) last[k] = 0;
+    load(last, v);
+    b += v;
+  }
+  return total_of((a + b) + (c + d));
+}
+
+template <class T> LOSSKIT_INLINE T maximum_of(const T* z, int64_t n) {
+  constexpr int64_t w = kWidth<T>;
+  Vector<T> a, b, c, d, v;
+  load(z, a);
+  a = b = c = d = a == a ? a : Vector<T>{} - infinity<T>;  // a NaN must not hide what follows it
+  const auto take = [&v](Vector<T>& m, const T* x) __attribute__((always_inline)) {
+    load(x, v);
+    m = v > m ? v : m;
+  };
+  int64_t i = w;
+  for (; i + 4 * w <= n; i += 4 * w) {
+    take(a, z + i);
+    take(b, z + i + w);
+    take(c, z + i + 2 * w);
+    take(d, z + i + 3 * w);
+  }
+  for (; i + w <= n; i += w) take(a, z + i);
+  take(b, z + n - w);
+  a = a > b ? a : b;
+  c = c > d ? c : d;
+  a = a > c ? a : c;
+  return folded<T>(a, [](auto& x, const auto& y) __attribute__((always_inline)) { x = x > y ? x : y; });
+}
+template <class T> LOSSKIT_CLONES T row_maximum(const T* z, int64_t n) { return maximum_of(z, n); }
+
+// The first entry that is `m`; there is one.
+template <class T> LOSSKIT_INLINE int64_t first_of(const T* z, T m, int64_t n) {
+  constexpr int64_t step = 128;
+  int64_t i = 0;
+  for (; i + step <= n; i += step) {
+    Index<T> found = 0;
+    for (int64_t k = 0; k < step; ++k) found |= z[i + k] == m;
+    if (found) break;
+  }
+  while (z[i] != m) ++i;
+  return i;
+}
+template <class T> LOSSKIT_CLONES int64_t row_find(const T* z, T m, int64_t n) { return first_of(z, m, n); }
+
+// e_c for a chunk, the entry `own` (if it lies in the chunk) moved out of it into `kept`; the sum of the rest.
+template <class T, bool far>
+LOSSKIT_CLONES double row_exp(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {
+  const T m = p.maximum, magic = p.magic, limit = p.limit;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t at = std::min(i, n - kLanes);
+#pragma GCC ivdep
+    for (int64_t k = 0; k < kLanes; ++k) e[at + k] = lifted_exp<T, far>(z[at + k], m, magic, limit);
+  }
+  if (own >= 0 && own < n) {
+    *kept = e[own];
+    e[own] = 0;
+  }
+  return chunk_sum<T>(n, [e](int64_t i, Vector<T>& v) __attribute__((always_inline)) { load(e + i, v); });
+}
+
+// Sum of (z_c - m) q_c (q: 1 where null, so that m = 0 makes it the sum of z). A weight of 0 removes an infinite score.
+template <class T> LOSSKIT_CLONES double row_dot(const T* z, T m, const T* q, int64_t n) {
+  Sum total;
+  for (int64_t i = 0, length; i < n; i += length) {
+    length = chunk_of(n - i);
+    const T *x = z + i, *w = q ? q + i : nullptr;
+    const auto plain = [x, m](int64_t k, Vector<T>& v) __attribute__((always_inline)) { load(x + k, v), v -= m; };
+    const auto weighted = [x, m, w](int64_t k, Vector<T>& v) __attribute__((always_inline)) {
+      Vector<T> factor;
+      load(x + k, v), load(w + k, factor);
+      v = factor == Vector<T>{} ? Vector<T>{} : factor * (v - m);
+    };
+    total.add(q ? chunk_sum<T>(length, weighted) : chunk_sum<T>(length, plain));
+  }
+  return total.value();
+}
+
+// e_c a + b q_c (q: 1 where null), in T, or in double where a would be subnormal or the row is left out.
+template <class T> LOSSKIT_CLONES void row_combine(const T* e, const T* q, T a, T b, int64_t n, T* out) {
+  if (q) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) out[i] = e[i] * a + q[i] * b;
+  } else {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) out[i] = e[i] * a + b;
+  }
+}
+template <class T> void row_combine_wide(const T* e, const T* q, double a, double b, int64_t n, T* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = T(double(e[i]) * a + (q ? double(q[i]) : 1.0) * b);
+}
+
+template <class T> LOSSKIT_CLONES bool row_outside(const T* t, int64_t n) {
+  Index<T> bad = 0;
+  for (int64_t c = 0; c < n; ++c) bad |= (t[c] < T(0)) | (t[c] > T(1));
+  return bad != 0;
+}
+
+template <class T> LOSSKIT_CLONES void row_weights(const T* t, const T* w, T keep, T smooth, int64_t n, T* q) {
+  if (w)
+    for (int64_t c = 0; c < n; ++c) q[c] = (t[c] * keep + smooth) * w[c];
+  else
+    for (int64_t c = 0; c < n; ++c) q[c] = t[c] * keep + smooth;
+}
+
+// (logarithm - (z_c - m)) w_c scale
+template <class T>
+LOSSKIT_CLONES void row_losses(const T* z, T m, T logarithm, const T* w, double scale, int64_t n, T* out) {
+  for (int64_t c = 0; c < n; ++c) out[c] = T(double(logarithm - (z[c] - m)) * (w ? double(w[c]) : 1.0) * scale);
+}
+
+template <class T> void add_to(T* x, const T* y, int64_t n) {
+  for (int64_t c = 0; c < n; ++c) x[c] += y[c];
+}
+
+// --------------------------------------------------------------------------------------------------------
+// Plain cross entropy of rows of floats, in place
+
+struct Swift {
+  const float *z, *t;  // t: probabilities; null for indices
+  float* e;            // the gradient, or, where it is not wanted, room for a chunk
+  int64_t z_step, t_step, e_step, classes;
+  bool gradient, checked;
+};
+
+// Of a row: the sums without the excluded class, and the smallest and largest probability.
+struct SwiftSums {
+  double others = 0.0, dots = 0.0, rest = 0.0;
+  float kept = 0.0f, low = 0.0f, high = 0.0f;
+};
+
+// What a chunk adds to the sums; one of two accumulators.
+struct SwiftPartials {
+  Vector<float> others = {}, dots = {}, rest = {}, low = {}, high = {};
+};
+
+// 16 entries from `at` on, of which those before `from` were counted already.
+template <bool soft, bool overlap>
+LOSSKIT_INLINE void swift_step(const float* z, const float* t, float* e, const Pivot<float>& p, int64_t own, int64_t at,
+                               int64_t from, SwiftPartials& partial) {
+  const float m = p.maximum, magic = p.magic, limit = p.limit;
+  z += at, e += at, own -= at;
+#pragma GCC ivdep
+  for (int k = 0; k < 16; ++k) e[k] = lifted_exp<float, false>(z[k], m, magic, limit);
+  Vector<float> v, x;
+  const Vector<float> zero = {};
+  load(e, v);
+  // Entries that do not count; nearly always none.
+  typedef int32_t Mask __attribute__((vector_size(64)));
+  const bool all = !overlap && static_cast<uint64_t>(own) >= 16;
+  Mask left_out = {};
+  if (!all) {
+    const Mask number = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    left_out = (number == static_cast<int32_t>(own)) | (number < static_cast<int32_t>(from - at));
+    v = left_out ? zero : v;
+  }
+  partial.others += v;
+  if constexpr (soft) {
+    load(t + at, v), load(z, x);
+    if (!all) v = left_out ? zero : v;
+    x = v * (x - m);
+    partial.dots += v == zero ? zero : x;
+    partial.rest += v;
+    partial.low = v < partial.low ? v : partial.low;
+    partial.high = v > partial.high ? v : partial.high;
+  }
+}
+
+template <bool soft>
+LOSSKIT_INLINE SwiftSums swift_sums(const Swift& rows, const float* z, const float* t, float* e, const Pivot<float>& p,
+                                    int64_t own) {
+  SwiftSums sums;
+  const int64_t classes = rows.classes;
+  for (int64_t begin = 0, n; begin < classes; begin += n) {
+    n = chunk_of(classes - begin);
+    SwiftPartials a, b;
+    const float *x = z + begin, *q = soft ? t + begin : nullptr;
+    float* const to = rows.gradient ? e + begin : e;
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+      for (int64_t k = 0; k < 32; k += 16) {
+        __builtin_prefetch(x + i + k + rows.z_step);
+        if (soft) __builtin_prefetch(q + i + k + rows.t_step);
+        if (rows.gradient) __builtin_prefetch(to + i + k + rows.e_step, 1);
+      }
+      swift_step<soft, false>(x, q, to, p, own - begin, i, i, a);
+      swift_step<soft, false>(x, q, to, p, own - begin, i + 16, i + 16, b);
+    }
+    if (i + 16 <= n) swift_step<soft, false>(x, q, to, p, own - begin, i, i, a), i += 16;
+    if (i < n) swift_step<soft, true>(x, q, to, p, own - begin, n - 16, i, b);
+    if (static_cast<uint64_t>(own - begin) < static_cast<uint64_t>(n)) sums.kept = to[own - begin];
+    sums.others += total_of(a.others + b.others);
+    if constexpr (soft) {
+      const auto smaller = [](auto& u, const auto& v) __attribute__((always_inline)) { u = v < u ? v : u; };
+      const auto larger = [](auto& u, const auto& v) __attribute__((always_inline)) { u = v > u ? v : u; };
+      sums.dots += total_of(a.dots + b.dots);
+      sums.rest += total_of(a.rest + b.rest);
+      smaller(a.low, b.low), larger(a.high, b.high);
+      sums.low = std::min(sums.low, folded<float>(a.low, smaller));
+      sums.high = std::max(sums.high, folded<float>(a.high, larger));
+    }
+  }
+  return sums;
+}
+
+// e_c a + b q_c in place; the last vector is formed before it is overwritten.
+template <bool soft> LOSSKIT_INLINE void swift_combine(float* e, const float* q, float a, float b, int64_t n) {
+  alignas(64) float last[16];
+  const int64_t tail = n - 16;
+  for (int k = 0; k < 16; ++k) last[k] = soft ? e[tail + k] * a + q[tail + k] * b : e[tail + k] * a;
+  for (int64_t i = 0; i < tail; i += 16)
+#pragma GCC ivdep
+    for (int k = 0; k < 16; ++k) e[i + k] = soft ? e[i + k] * a + q[i + k] * b : e[i + k] * a;
+  std::memcpy(e + tail, last, sizeof last);
+}
+
+// Rows from `j` on, up to the first one that is not ordinary: masked or bad, far from 0, or with a gradient so small
+// that it would lose digits. Returns its number, or n.
+template <bool soft> LOSSKIT_CLONES int64_t swift_rows(const Swift& rows, int64_t j, int64_t n, Scratch<float>& s) {
+  constexpr double least = 16.0 * double(std::numeric_limits<float>::min());
+  const int64_t classes = rows.classes;
+  for (; j < n && s.state[j] == kCounts; ++j) {
+    const float *const z = rows.z + j * rows.z_step, *const t = soft ? rows.t + j * rows.t_step : nullptr;
+    float* const e = rows.e + j * rows.e_step;
+    const float m = maximum_of(z, classes);
+    if (!(absolute(m) <= float(kNear))) return j;
+    const int64_t own = soft ? first_of(z, m, classes) : s.own[j];
+    const Pivot<float> p = pivot<float, false>(m);
+    const SwiftSums sums = swift_sums<soft>(rows, z, t, e, p, own);
+    const double mine = soft ? double(t[own]) : s.row_weight[j], total = soft ? sums.rest + mine : mine;
+    if (soft && rows.checked && !(sums.low >= 0.0f && sums.high <= 1.0f && !(t[own] < 0.0f) && !(t[own] > 1.0f)))
+      return j;
+    const double inverse = s.scale[j] / (sums.others + double(sums.kept)), a = total * inverse;
+    if (rows.gradient) {
+      if (a != 0.0 && !(absolute(a) >= least)) return j;
+      swift_combine<soft>(e, t, static_cast<float>(a), static_cast<float>(-s.scale[j]), classes);
+      e[own] = static_cast<float>(soft ? (sums.rest * double(sums.kept) - mine * sums.others) * inverse
+                                       : -(a * sums.others));
+    }
+    s.others[j] = sums.others, s.kept[j] = sums.kept;
+    s.maximum[j] = m, s.own_score[j] = z[own], s.offset[j] = p.offset;
+    s.dots[j] = sums.dots, s.total[j] = total;
+  }
+  return j;
+}
+
+}  // namespace
+}  // namespace losskit

@@ -1,0 +1,169 @@
+// Class scores, steps of a block that rows and tiles share: which targets count, log-probabilities and the formula of
+// them, coefficients of the gradient, losses.
+#pragma once
+
+#include "class_scores_general.h"
+
+namespace losskit {
+namespace {
+
+// Log-probability of the excluded class; true if one is too faint for a quotient, or 0.
+template <class T> LOSSKIT_CLONES bool log_probabilities(Scratch<T>& s, int64_t n) {
+  int64_t zero = 0;
+  for (int64_t j = 0; j < n; ++j) zero |= double(s.kept[j]) < s.others[j] * 0x1p-512;
+  for (int64_t j = 0; j < n; ++j) s.logs[j] = -log1p(s.others[j] / double(s.kept[j]));
+  return zero != 0;
+}
+
+// y as it is, if it is a class; which rows are masked or bad.
+template <class T>
+LOSSKIT_CLONES int classify(const int64_t* y, const float* mask, int64_t classes, int64_t ignore, int64_t n,
+                            Scratch<T>& s) {
+  int64_t found = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t outside = static_cast<uint64_t>(y[j]) >= static_cast<uint64_t>(classes);
+    const int64_t masked = y[j] == ignore;
+    const int64_t state = masked | ((outside & ~masked) << 1);
+    s.own[j] = static_cast<Index<T>>(y[j] & (outside - 1));
+    s.state[j] = static_cast<Index<T>>(state);
+    found |= state;
+  }
+  if (!mask) return static_cast<int>(found);
+  found = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    s.state[j] = mask[j] == 0.0f ? Index<T>(kMasked) : s.state[j];
+    found |= s.state[j];
+  }
+  return static_cast<int>(found);
+}
+
+// Losses of index targets, nothing masked, nothing smoothed.
+template <class T> LOSSKIT_CLONES void plain_losses(Scratch<T>& s, const double* factor, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j] * (factor ? factor[j] : 1));
+}
+
+// Of the gradient: e_c a, and the excluded class's own.
+template <class T> LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t n, bool with_rest) {
+  for (int64_t j = 0; j < n; ++j) {
+    const double inverse = s.scale[j] / (s.others[j] + double(s.kept[j]));
+    s.a[j] = s.total[j] * inverse;
+    s.own_gradient[j] =
+        with_rest ? (s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse : -(s.a[j] * s.others[j]);
+  }
+}
+
+// What log_sum_exp and the mean add to the coefficients.
+template <class T> LOSSKIT_CLONES void add_extra(Scratch<T>& s, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) {
+    const double more = s.extra[j] * s.scale[j] / (s.others[j] + double(s.kept[j]));
+    s.a[j] += more;
+    s.own_gradient[j] += double(s.kept[j]) * more + s.b[j];
+  }
+}
+
+// Coefficients in T; true if one of them has lost digits.
+template <class T> LOSSKIT_CLONES bool narrow_coefficients(Scratch<T>& s, int64_t n) {
+  constexpr double least = 16.0 * double(std::numeric_limits<T>::min());
+  int64_t lost = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    lost |= int64_t(s.a[j] != 0.0) & int64_t(absolute(s.a[j]) < least);
+    s.narrow_a[j] = static_cast<T>(s.a[j]);
+    s.narrow_b[j] = static_cast<T>(s.b[j]);
+    s.narrow_own[j] = static_cast<T>(s.own_gradient[j]);
+  }
+  return lost != 0;
+}
+
+// How many targets count, where nothing is weighed.
+LOSSKIT_CLONES int64_t counted(const int64_t* y, int64_t ignore, int64_t n) {
+  int64_t count = 0;
+  for (int64_t j = 0; j < n; ++j) count += y[j] != ignore;
+  return count;
+}
+
+// Q and what the excluded class leaves of it, for index targets.
+template <class T> LOSSKIT_INLINE void index_weights(const Job<T>& job, int64_t j, Scratch<T>& s) {
+  const double smooth = job.smoothing / static_cast<double>(job.classes);
+  s.rest[j] = smooth * (job.total_weight - s.row_weight[j]);
+  s.mine[j] = (1.0 - job.smoothing + smooth) * s.row_weight[j];
+  s.total[j] = s.rest[j] + s.mine[j];
+  s.b[j] = -smooth * s.scale[j];
+}
+
+// Log-probabilities of the excluded classes, and the formula's derivatives in place of the weights.
+template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
+  if (log_probabilities(s, n)) {
+    for (int64_t j = 0; j < n; ++j)
+      if (s.faint(j) && s.state[j] == kCounts)
+        s.logs[j] = double(s.own_score[j]) - double(s.maximum[j]) - (std::log(s.others[j]) + s.offset[j]);
+  }
+  if (job.linear) return;
+  const T* operands[kOperands] = {};
+  T* out[kOperands] = {};
+  int count = 0;
+  for (int k = 0; k < 3; ++k) {
+    if (!job.statistics[k]) continue;
+    for (int64_t j = 0; j < n; ++j) {
+      const double lse = double(s.own_score[j]) - s.logs[j];
+      if (k == 0) s.operands[k][j] = static_cast<T>(s.logs[j]);
+      if (k == 1)
+        s.operands[k][j] = static_cast<T>(s.faint(j) ? std::log(s.others[j]) + s.offset[j] + s.maximum[j] : lse);
+      if (k == 2)
+        s.operands[k][j] =
+            static_cast<T>(s.dots[j] / static_cast<double>(job.classes) -
+                           (s.faint(j) ? std::log(s.others[j]) + s.offset[j] : lse - double(s.maximum[j])));
+    }
+    operands[count] = s.operands[k];
+    out[count++] = s.derivatives[k];
+  }
+  T parameters[kMaxParameters];
+  for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
+  const int all = (1 << count) - 1;
+  const int variant = !job.gradients[0] ? kNone : all & ~job.kernel->predictions ? kAll : kPredictions;
+  if constexpr (sizeof(T) == 4)
+    job.kernel->f32[variant](n, operands, parameters, 1.0, s.values, out);
+  else
+    job.kernel->f64[variant](n, operands, parameters, 1.0, s.values, out);
+  if (!job.gradients[0]) return;
+  for (int64_t j = 0; j < n; ++j) {
+    const double w = s.row_weight[j];
+    const double by_lse = job.statistics[1] ? w * s.derivatives[1][j] : 0.0;
+    const double by_mean = job.statistics[2] ? w * s.derivatives[2][j] : 0.0;
+    s.total[j] = job.statistics[0] ? -w * s.derivatives[0][j] : 0.0;
+    s.rest[j] = 0.0;
+    s.extra[j] = by_lse - by_mean;
+    s.b[j] = by_mean / static_cast<double>(job.classes) * s.scale[j];
+  }
+}
+
+// The losses of the rows, weighed and rounded once.
+template <class T> void losses(const Job<T>& job, int64_t n, const double* factor, Scratch<T>& s) {
+  const double smooth = job.smoothing / static_cast<double>(job.classes);
+  if (s.uniform && job.linear && !job.probabilities && job.smoothing == 0.0) return plain_losses(s, factor, n);
+  for (int64_t j = 0; j < n; ++j) {
+    double loss = 0.0;
+    if (s.state[j] == kCounts) {
+      if (!job.linear) {
+        loss = s.row_weight[j] * double(s.values[j]);
+      } else if (job.probabilities) {
+        loss = s.total[j] * -s.logs[j] - s.dots[j];
+      } else {
+        loss = (1.0 - job.smoothing) * s.row_weight[j] * -s.logs[j];
+        if (job.smoothing != 0.0) {
+          const double logarithm = s.faint(j) ? std::log(s.others[j]) + s.offset[j]
+                                              : (double(s.own_score[j]) - double(s.maximum[j])) - s.logs[j];
+          loss += smooth * (job.total_weight * logarithm - s.dots[j]);
+        }
+      }
+    } else if (s.state[j] == kDone) {
+      loss = s.dots[j];
+    } else if (s.state[j] == kBad) {
+      loss = not_a_number<double>;
+    }
+    if (factor && s.state[j] != kMasked) loss *= factor[j];
+    s.values[j] = static_cast<T>(loss);
+  }
+}
+
+}  // namespace
+}  // namespace losskit
