@@ -259,8 +259,3 @@ def bench(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def main() -> None:
-    """Entry point of the command."""
-    app()
