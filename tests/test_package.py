@@ -52,6 +52,10 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path):
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "fused CPU kernel" in done.stdout
+    command = [tmp_path / "venv" / "bin" / "losskit", "show", "huber_loss", "--formula", "plain"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "# huber_loss: value" in done.stdout
 
 
 @pytest.mark.parametrize("setup", samples.everything())
