@@ -1,0 +1,156 @@
+/**
+ * A plot: title, legend, axes with names, drawn by uPlot.
+ *
+ * 1. A line is told apart by its colour and by its dashes: five colours that the colour-blind can tell, alternating
+ *    solid and dashed, give ten; where two losses coincide, the dashes of one show the other.
+ * 2. The y axis shows where the curves live: a pole does not flatten everything else.
+ * 3. Colours come from the style sheet, so that light and dark are told in one place.
+ */
+
+import uPlot from "uplot";
+import { h, replace } from "./dom.js";
+import { show } from "./formulas.js";
+
+const DASHES = [[], [7, 4], [2, 3]];
+
+/** Colour number and dashes of the i-th line. */
+export const look = (i) => ({ colour: i % 5, dashes: i >= 10 ? 2 : i % 2 });
+
+/** A short piece of the i-th line. */
+export function swatch(i) {
+  const { colour, dashes } = look(i);
+  return h("span", { class: `swatch c${colour} d${dashes}`, "aria-hidden": "true" });
+}
+
+const styleOf = (name) => {
+  const probe = document.getElementById("probe");
+  probe.className = name;
+  return getComputedStyle(probe).color;
+};
+
+/** The range of y that shows these curves; a tail is cut where it leaves the middle 96 % by more than their width. */
+export function span(curves) {
+  let low = 0;
+  let high = 0;
+  for (const curve of curves) {
+    const sorted = Float64Array.from(curve.filter((y) => y !== null)).sort();
+    if (!sorted.length) continue;
+    const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
+    const [a, b] = [at(0.02), at(0.98)];
+    const width = b - a;
+    low = Math.min(low, sorted[0] >= a - width ? sorted[0] : a - 0.1 * width);
+    high = Math.max(high, sorted.at(-1) <= b + width ? sorted.at(-1) : b + 0.1 * width);
+  }
+  if (low === high) return [-1, 1];
+  const margin = 0.05 * (high - low);
+  return [low - (low < 0 ? margin : margin / 2), high + margin];
+}
+
+/**
+ * A figure in `parent`. on.move(x), on.zoom(from, to), on.reset() are told what the pointer does.
+ * Its update({ xs, lines, x, xLabel, yLabel, description }) draws; a line is { slot, name, note, ys }.
+ */
+export function figure(parent, title, on = {}, stepped = false) {
+  const legend = h("ul", { class: "legend" });
+  const canvas = h("div", { class: "canvas" });
+  const caption = h("figcaption", {}, h("h3", {}, title), legend);
+  const root = h("figure", {}, caption, canvas);
+  parent.append(root);
+  let plot = null;
+  let built = "";
+  let range = [0, 1];
+  let xRange = [0, 1];
+  let marked = null;
+
+  const size = () => ({ width: Math.max(canvas.clientWidth, 200), height: Math.max(canvas.clientHeight, 120) });
+
+  function build(lines, xLabel, yLabel, data) {
+    plot?.destroy();
+    const [ink, grid] = [styleOf("ink"), styleOf("grid")];
+    const font = `12px ${getComputedStyle(document.body).fontFamily}`;
+    const axis = {
+      stroke: ink, font, labelFont: font, labelSize: 24, labelGap: 0,
+      grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 },
+    }; // prettier-ignore
+    const numbers = (_, values) => values.map((x) => (x === null ? "" : show(x)));
+    const options = {
+      ...size(),
+      legend: { show: false },
+      padding: [8, 12, 0, 0],
+      scales: { x: { time: false, range: () => xRange }, y: { range: () => range } },
+      axes: [
+        { ...axis, label: xLabel, size: 30, values: numbers },
+        { ...axis, label: yLabel, size: 52, values: numbers },
+      ],
+      series: [
+        {},
+        ...lines.map((line) => {
+          const { colour, dashes } = look(line.slot);
+          const stroke = styleOf(`c${colour}`);
+          return {
+            label: line.name, stroke, width: 2, pxAlign: 0, dash: DASHES[dashes], points: { show: false },
+            ...(stepped && { paths: uPlot.paths.stepped({ align: 1 }), fill: stroke.replace(/rgb\((.*)\)/, "rgba($1, 0.1)") }),
+          }; // prettier-ignore
+        }),
+      ],
+      cursor: {
+        show: !stepped,
+        y: false,
+        drag: { x: true, y: false, setScale: false },
+        points: { size: 7 },
+        bind: { mouseleave: () => null, dblclick: () => () => on.reset?.() },
+      },
+      hooks: {
+        ready: [(u) => u.over.addEventListener("mousemove", (e) => on.move?.(u.posToVal(e.offsetX, "x")))],
+        setSelect: [
+          (u) => {
+            const { left, width } = u.select;
+            if (width > 4) on.zoom?.(u.posToVal(left, "x"), u.posToVal(left + width, "x"));
+            u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+          },
+        ],
+      },
+    };
+    plot = new uPlot(options, data, canvas);
+    plot.root.setAttribute("aria-hidden", "true");
+  }
+
+  new ResizeObserver(() => {
+    if (!plot) return;
+    const now = size();
+    if (now.width !== plot.width || now.height !== plot.height) {
+      plot.setSize(now);
+      mark(marked);
+    }
+  }).observe(canvas);
+
+  function mark(x) {
+    marked = x;
+    if (plot && x !== null) plot.setCursor({ left: plot.valToPos(x, "x"), top: 0 }, false);
+  }
+
+  function update({ xs, lines, x = null, xLabel, yLabel, description, from = xs[0], to = xs.at(-1) }) {
+    const drawn = lines.filter((line) => line.ys);
+    const data = [xs, ...drawn.map((line) => line.ys)];
+    range = stepped ? [0, 1.05 * Math.max(1, ...drawn.flatMap((line) => line.ys))] : span(data.slice(1));
+    xRange = [from, to];
+    const theme = getComputedStyle(document.documentElement).colorScheme;
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    const form = JSON.stringify([drawn.map((line) => line.slot), xLabel, yLabel, theme, dark]);
+    if (form === built) plot.setData(data);
+    else build(drawn, xLabel, yLabel, data);
+    built = form;
+    const texts = JSON.stringify(lines.map((line) => [line.slot, line.name, line.note]));
+    if (texts !== legend.dataset.texts) {
+      legend.dataset.texts = texts;
+      replace(legend, ...lines.map((line) => h("li", { class: line.ys ? "" : "absent" }, swatch(line.slot), line.name,
+        line.note && h("span", { class: "note" }, line.note)))); // prettier-ignore
+    }
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", description);
+    marked = x;
+    queueMicrotask(() => mark(marked)); // uPlot sets its scales in a microtask too, before this one
+  }
+
+  return { root, update, mark };
+}
