@@ -91,7 +91,7 @@ export const cards = [${drawn.map(cardText).join(",\n")}];\n`,
 );
 
 const bundle = async (entry) =>
-  (await build({ entryPoints: [here(entry)], bundle: true, minify: true, format: "iife", write: false, charset: "utf8" }))
+  (await build({ entryPoints: [here(entry)], bundle: true, minify: !process.env.PLAIN, format: "iife", write: false, charset: "utf8" }))
     .outputFiles[0].text;
 const script = (await bundle("src/main.js")).replaceAll("</script", "<\\/script").trim();
 const style = (await build({ entryPoints: [here("src/style.css")], bundle: true, minify: true, write: false }))

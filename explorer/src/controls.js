@@ -14,11 +14,15 @@ export function choices(cards, on) {
   ); // prettier-ignore
 }
 
-/** Where the slider of something given ends, and what may be typed: ends at 0 and 1 hold, others are only a view. */
+/**
+ * Where the slider of something given ends, and what may be typed. Only the ends of the slider are known: from 0 on
+ * and up to 1 they are limits of the loss, beyond that a view of what is unlimited. An end just above 0 means positive.
+ */
 function bounds(g) {
-  const low = Math.min(g.low, g.value);
   const step = g.high - g.low > 3 ? 0.05 : 0.01;
-  return { low: Math.floor(low / step) * step, high: Math.max(g.high, g.value), step, least: g.low >= 0 ? Math.min(g.low, g.value, 1e-12) : -Infinity, most: g.high <= 1 ? g.high : Infinity };
+  const least = g.low < 0 ? -Infinity : g.low > 0 ? Number.MIN_VALUE : 0;
+  const low = Math.floor(Math.min(g.low, g.value) / step) * step;
+  return { low, high: Math.max(g.high, g.value), step, least, most: g.high <= 1 ? g.high : Infinity };
 }
 
 /**
@@ -93,6 +97,7 @@ export function about(card, chosen) {
       term("Best for", card.bestFor),
       term("Not for", card.notFor),
       card.properties.length > 0 && term("Properties", card.properties.join(", ")),
+      card.curve.given.length > 0 && term("Given", h("ul", {}, givenOf(card, chosen).map((g) => h("li", {}, h("code", {}, g.name), ` ${g.label}`)))),
       formula?.gradients.map((g) => term(`Gradient by ${g.name}`, math(g.mathml))),
       term("Source", card.reference))); // prettier-ignore
 }

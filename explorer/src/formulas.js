@@ -138,9 +138,9 @@ export function show(x) {
   return text.replace("-", "−").replace("e−", "e-").replace("e+", "e");
 }
 
-/** A chosen loss with what is given and the switches that were turned, as one writes it: HuberLoss(target=0, delta=1). */
-export function nameOf(card, chosen) {
-  const given = givenOf(card, chosen);
+/** A chosen loss with what is given and the switches that were turned: HuberLoss(target=0, delta=1). */
+export function nameOf(card, chosen, without = []) {
+  const given = givenOf(card, chosen).filter((g) => !without.includes(g.name));
   const turned = Object.entries(chosen.switches).filter(([name]) => !given.some((g) => g.name === name));
   const all = [...given.map((g) => `${g.name}=${show(g.value)}`), ...turned.map(([name, on]) => `${name}=${on}`)];
   return all.length ? `${card.title}(${all.join(", ")})` : card.title;

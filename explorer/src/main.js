@@ -10,7 +10,7 @@
 import { cards } from "../generated/catalogue.js";
 import { about, choices, panel } from "./controls.js";
 import { histogram, losses, needs, parse, summary } from "./csv.js";
-import { h, replace } from "./dom.js";
+import { h, patch, replace } from "./dom.js";
 import { AXES, KINDS, limits, nameOf, over, points, sample, show } from "./formulas.js";
 import { figure, look, swatch } from "./plot.js";
 import { presets } from "./presets.js";
@@ -62,12 +62,14 @@ function redraw() {
   const start = performance.now();
   const { from, to, mixed, label, symbol } = axis();
   const xs = points(from, to, POINTS);
-  const by = state.by === "own" && state.axis !== "own" ? "own variable" : state.axis === "own" ? label : symbol;
+  const by = mixed || (state.by === "own" && state.axis !== "own") ? "own variable" : state.axis === "own" ? label : symbol;
   const lines = state.losses.map((chosen) => {
     const card = cardOf(chosen);
     const kind = KINDS[card.curve.kind].label;
     const f = over(card, chosen, state.axis, state.by);
-    const note = f ? mixed && ` over its ${kind}` : ` is a loss of a ${kind}: it cannot be drawn over a ${AXES[state.axis].label}`;
+    const note = f
+      ? mixed && ` over its ${kind}`
+      : ` is a loss of a ${kind}: it cannot be drawn over a ${AXES[state.axis].label}`;
     return { slot: chosen.slot, name: nameOf(card, chosen), note, f, ...(f && sample(f, xs)) };
   });
   readers = lines.map(({ slot, name, f }) => ({ slot, name, f }));
@@ -77,7 +79,7 @@ function redraw() {
   for (const [key, plot] of Object.entries(figures)) {
     plot.update({
       xs, from, to, x: state.x, xLabel: label, yLabel: yLabels[key],
-      lines: lines.map((line) => ({ ...line, ys: line[key] })),
+      lines: lines.map((line) => ({ ...line, ys: line[key], note: (key === "value" || !line.f) && line.note })),
       description: `${yLabels[key]} of ${names} over ${label} from ${show(from)} to ${show(to)}. The table below has the numbers.`,
     }); // prettier-ignore
   }
@@ -114,9 +116,10 @@ function readNumbers() {
   $("x-range").setAttribute("aria-valuetext", `${symbol} = ${show(x)}`);
   const cell = (y) => h("td", {}, h("data", { value: String(y) }, show(y)));
   const found = readers.map(({ slot, name, f }) => ({ slot, name, at: f?.(x) }));
-  replace($("numbers"), ...found.map(({ slot, name, at }) =>
+  $("numbers").parentElement.classList.toggle("own", state.axis === "own"); // where the own variable is x
+  patch($("numbers"), found.map(({ slot, name, at }) => [JSON.stringify([slot, name, at && Object.values(at).map(String)]), () =>
     h("tr", {}, h("th", { scope: "row" }, swatch(slot), name),
-      at ? [at.own, at.value, at.slope, at.curvature].map(cell) : h("td", { colspan: 4 }, "not on this axis")))); // prettier-ignore
+      at ? [at.own, at.value, at.slope, at.curvature].map(cell) : h("td", { colspan: 4 }, "not on this axis"))])); // prettier-ignore
   later("live", 400, () => {
     const said = found.map(({ name, at }) =>
       at ? `${name}: value ${show(at.value)}, gradient ${show(at.slope)}, curvature ${show(at.curvature)}` : `${name}: not on this axis`); // prettier-ignore
@@ -144,8 +147,9 @@ function change(what) {
 function drawRows() {
   const all = state.losses.map((chosen) => [...new Set(needs(cardOf(chosen), chosen))]);
   const texts = [...new Set(all.map((names) => names.join(", ")))];
-  replace($("columns"), texts.length && "Its first line names the columns. The chosen losses need ",
-    ...texts.flatMap((text, i) => [i ? "; or " : "", h("code", {}, text)]), texts.length && "."); // prettier-ignore
+  patch($("columns"), texts.length ? [[texts.join(";"), () =>
+    h("span", {}, "Its first line names the columns. The chosen losses need ",
+      texts.map((text, i) => [i > 0 && "; or ", h("code", {}, text)]), ".")]] : []); // prettier-ignore
   if (!table) return;
   const samples = [];
   const problems = new Set();
@@ -153,7 +157,7 @@ function drawRows() {
     const card = cardOf(chosen);
     try {
       const found = losses(table, card, chosen);
-      samples.push({ slot: chosen.slot, name: nameOf(card, chosen), ...found, ...summary(found) });
+      samples.push({ slot: chosen.slot, name: nameOf(card, chosen, needs(card, chosen)), ...found, ...summary(found) });
     } catch (error) {
       problems.add(error.message);
     }
@@ -166,13 +170,16 @@ function drawRows() {
   bars.update({
     xs: edges,
     lines: samples.map((s, i) => ({ slot: s.slot, name: s.name, note: note(s), ys: [...counts[i], counts[i].at(-1)] })),
-    xLabel: above ? `loss of a row (the last bar holds ${above} above ${show(edges.at(-1))})` : "loss of a row",
+    xLabel: above ? `loss of a row (the last bar holds ${above} above ${Number(edges.at(-1).toPrecision(3))})` : "loss of a row",
     yLabel: "rows",
     description: "Histogram of the losses of the rows. The table below has mean, median and largest loss.",
   });
-  replace($("csv-numbers"), ...samples.map((s) =>
-    h("tr", {}, h("th", { scope: "row" }, swatch(s.slot), s.name), [s.count, s.mean, s.median, s.largest, s.line].map((x) =>
-      h("td", {}, x === null ? "–" : h("data", { value: String(x) }, show(x))))))); // prettier-ignore
+  patch($("csv-numbers"), samples.map(({ slot, name, count, mean, median, largest, line }) => {
+    const cells = [count, mean, median, largest, line];
+    return [JSON.stringify([slot, name, cells]), () =>
+      h("tr", {}, h("th", { scope: "row" }, swatch(slot), name), cells.map((x) =>
+        h("td", {}, x === null ? "–" : h("data", { value: String(x) }, show(x)))))];
+  })); // prettier-ignore
 }
 
 const csvProblems = (texts) => {

@@ -8,7 +8,7 @@
  */
 
 import uPlot from "uplot";
-import { h, replace } from "./dom.js";
+import { h, patch } from "./dom.js";
 import { show } from "./formulas.js";
 
 const DASHES = [[], [7, 4], [2, 3]];
@@ -28,20 +28,38 @@ const styleOf = (name) => {
   return getComputedStyle(probe).color;
 };
 
-/** The range of y that shows these curves; a tail is cut where it leaves the middle 96 % by more than their width. */
-export function span(curves) {
-  let low = 0;
-  let high = 0;
-  for (const curve of curves) {
-    const sorted = Float64Array.from(curve.filter((y) => y !== null)).sort();
-    if (!sorted.length) continue;
-    const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
-    const [a, b] = [at(0.02), at(0.98)];
-    const width = b - a;
-    low = Math.min(low, sorted[0] >= a - width ? sorted[0] : a - 0.1 * width);
-    high = Math.max(high, sorted.at(-1) <= b + width ? sorted.at(-1) : b + 0.1 * width);
+/**
+ * Where a curve lives: its tails are cut where they leave its middle 96 % by more than their width. Every fifth number
+ * tells where the middle is: a sort of them all would take a sixth of a frame.
+ */
+function rangeOf(curve) {
+  let [least, most] = [Infinity, -Infinity];
+  const some = [];
+  for (let i = 0; i < curve.length; i++) {
+    const y = curve[i];
+    if (y === null) continue;
+    if (y < least) least = y;
+    if (y > most) most = y;
+    if (i % 5 === 0) some.push(y);
   }
-  if (low === high) return [-1, 1];
+  if (!some.length) return null;
+  const sorted = Float64Array.from(some).sort();
+  const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
+  const [a, b] = [at(0.02), at(0.98)];
+  const width = b - a;
+  const low = least >= a - width ? least : a - 0.1 * width;
+  const high = most <= b + width ? most : b + 0.1 * width;
+  return [Math.min(low, 0), Math.max(high, 0)];
+}
+
+/** The range of y that shows these curves and 0; what is ten times as high as an ordinary one of them is cut. */
+export function span(curves) {
+  const own = curves.map(rangeOf).filter(Boolean);
+  const widths = own.map(([low, high]) => high - low).filter((width) => width > 0).sort((a, b) => a - b);
+  if (!widths.length) return [-1, 1];
+  const most = 10 * widths[(widths.length - 1) >> 1];
+  const low = Math.max(Math.min(...own.map((range) => range[0])), -most);
+  const high = Math.min(Math.max(...own.map((range) => range[1])), most);
   const margin = 0.05 * (high - low);
   return [low - (low < 0 ? margin : margin / 2), high + margin];
 }
@@ -140,12 +158,8 @@ export function figure(parent, title, on = {}, stepped = false) {
     if (form === built) plot.setData(data);
     else build(drawn, xLabel, yLabel, data);
     built = form;
-    const texts = JSON.stringify(lines.map((line) => [line.slot, line.name, line.note]));
-    if (texts !== legend.dataset.texts) {
-      legend.dataset.texts = texts;
-      replace(legend, ...lines.map((line) => h("li", { class: line.ys ? "" : "absent" }, swatch(line.slot), line.name,
-        line.note && h("span", { class: "note" }, line.note)))); // prettier-ignore
-    }
+    patch(legend, lines.map(({ slot, name, note, ys }) => [JSON.stringify([slot, name, note, Boolean(ys)]), () =>
+      h("li", { class: ys ? "" : "absent" }, swatch(slot), name, note && h("span", { class: "note" }, note))])); // prettier-ignore
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", description);
     marked = x;
