@@ -73,6 +73,7 @@ function cardText(card) {
     reference: card.reference,
     symbols: card.symbols.map((symbol) => ({ mathml: mathml(symbol.latex, false), meaning: symbol.meaning })),
     formulas,
+    operands: card.operands.map((operand) => operand.name),
     parameters: card.parameters.map((parameter) => parameter.name),
     switches,
   };
@@ -91,8 +92,16 @@ export const cards = [${drawn.map(cardText).join(",\n")}];\n`,
 );
 
 const bundle = async (entry) =>
-  (await build({ entryPoints: [here(entry)], bundle: true, minify: !process.env.PLAIN, format: "iife", write: false, charset: "utf8" }))
-    .outputFiles[0].text;
+  (
+    await build({
+      entryPoints: [here(entry)],
+      bundle: true,
+      minify: true,
+      format: "iife",
+      write: false,
+      charset: "utf8",
+    })
+  ).outputFiles[0].text;
 const script = (await bundle("src/main.js")).replaceAll("</script", "<\\/script").trim();
 const style = (await build({ entryPoints: [here("src/style.css")], bundle: true, minify: true, write: false }))
   .outputFiles[0].text;

@@ -8,10 +8,22 @@ import { swatch } from "./plot.js";
 export function choices(cards, on) {
   const tasks = [...new Set(cards.map((card) => card.task))];
   return tasks.map((task) =>
-    h("fieldset", {}, h("legend", {}, task), cards.filter((card) => card.task === task).map((card) =>
-      h("label", { title: card.summary, "data-name": card.name },
-        h("input", { type: "checkbox", value: card.name, onchange: (e) => on(card, e.target.checked) }), h("span", {}, card.title)))),
-  ); // prettier-ignore
+    h(
+      "fieldset",
+      {},
+      h("legend", {}, task),
+      cards
+        .filter((card) => card.task === task)
+        .map((card) =>
+          h(
+            "label",
+            { title: card.summary, "data-name": card.name },
+            h("input", { type: "checkbox", value: card.name, onchange: (e) => on(card, e.target.checked) }),
+            h("span", {}, card.title),
+          ),
+        ),
+    ),
+  );
 }
 
 /**
@@ -31,19 +43,47 @@ function bounds(g) {
 export function panel(card, chosen, open, on) {
   const rows = givenOf(card, chosen).map((g) => control(card, chosen, g, on));
   const switches = card.switches.map((s) =>
-    h("label", { class: "switch", title: s.label },
-      h("input", { type: "checkbox", checked: chosen.switches[s.name] ?? s.value, onchange: (e) => {
-        if (e.target.checked === s.value) delete chosen.switches[s.name];
-        else chosen.switches[s.name] = e.target.checked;
-        on.rebuild(s.name);
-      }, "data-switch": s.name }), ` ${s.name}`)); // prettier-ignore
-  return h("details", { class: "panel", open, "data-name": card.name },
+    h(
+      "label",
+      { class: "switch", title: s.label },
+      h("input", {
+        type: "checkbox",
+        checked: chosen.switches[s.name] ?? s.value,
+        onchange: (e) => {
+          if (e.target.checked === s.value) delete chosen.switches[s.name];
+          else chosen.switches[s.name] = e.target.checked;
+          on.rebuild(s.name);
+        },
+        "data-switch": s.name,
+      }),
+      ` ${s.name}`,
+    ),
+  );
+  return h(
+    "details",
+    { class: "panel", open, "data-name": card.name },
     h("summary", {}, swatch(chosen.slot), card.title),
-    rows, switches.length > 0 && h("div", { class: "switches" }, switches),
-    h("div", { class: "buttons" },
-      h("button", { type: "button", class: "quiet", onclick: on.copy, "aria-label": `Add ${card.title} once more` }, "Add once more"),
-      h("button", { type: "button", class: "quiet", onclick: on.remove, "aria-label": `Remove ${card.title}` }, "Remove"))); // prettier-ignore
+    rows,
+    switches.length > 0 && h("div", { class: "switches" }, switches),
+    h(
+      "div",
+      { class: "buttons" },
+      h(
+        "button",
+        { type: "button", class: "quiet", onclick: on.copy, "aria-label": `Add ${card.title} once more` },
+        "Add once more",
+      ),
+      h(
+        "button",
+        { type: "button", class: "quiet", onclick: on.remove, "aria-label": `Remove ${card.title}` },
+        "Remove",
+      ),
+    ),
+  );
 }
+
+/** A number for a narrow field. */
+const typed = (x) => (x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential() : x);
 
 function control(card, chosen, g, on) {
   const set = (x) => {
@@ -56,11 +96,20 @@ function control(card, chosen, g, on) {
   const label = h("label", { for: id, title: g.label }, g.name);
   if (g.choices.length) {
     const options = g.choices.map((x) => h("option", { value: x, selected: x === g.value }, show(x)));
-    return h("div", { class: "given" }, label, h("select", { id, onchange: (e) => set(Number(e.target.value)) }, options));
+    return h(
+      "div",
+      { class: "given" },
+      label,
+      h("select", { id, onchange: (e) => set(Number(e.target.value)) }, options),
+    );
   }
   const { low, high, step, least, most } = bounds(g);
   const number = h("input", {
-    type: "number", id, step: "any", value: g.value, oninput: (e) => {
+    type: "number",
+    id,
+    step: "any",
+    value: typed(g.value),
+    oninput: (e) => {
       const x = e.target.valueAsNumber;
       const fine = x >= least && x <= most;
       e.target.setAttribute("aria-invalid", String(!fine));
@@ -68,15 +117,20 @@ function control(card, chosen, g, on) {
       slider.value = x;
       set(x);
     },
-  }); // prettier-ignore
+  });
   const slider = h("input", {
-    type: "range", min: low, max: high, step, "aria-label": `${g.name} of ${card.title}`, oninput: (e) => {
+    type: "range",
+    min: low,
+    max: high,
+    step,
+    "aria-label": `${g.name} of ${card.title}`,
+    oninput: (e) => {
       const x = Math.max(Number(e.target.value), Math.min(g.low, g.fallback));
       number.value = x;
       number.setAttribute("aria-invalid", "false");
       set(x);
     },
-  }); // prettier-ignore
+  });
   slider.value = g.value;
   return h("div", { class: "given" }, label, slider, number);
 }
@@ -85,19 +139,39 @@ function control(card, chosen, g, on) {
 export function about(card, chosen) {
   const { switches } = variantOf(card, chosen.switches);
   const formula = card.formulas.find((f) => Object.entries(f.switches).every(([name, x]) => switches[name] === x));
+  const drawn = formula?.gradients.filter((g) => g.name === card.curve.variable) ?? [];
+  const gradients = drawn.length ? drawn : (formula?.gradients ?? []);
   const math = (mathml) => h("div", { class: "math", innerHTML: mathml });
   const term = (name, ...content) => [h("dt", {}, name), h("dd", {}, ...content)];
-  return h("article", { "data-name": card.name },
+  return h(
+    "article",
+    { "data-name": card.name },
     h("h3", {}, card.title, h("code", {}, card.name)),
     h("p", { class: "summary" }, card.summary),
     formula && h("div", { class: "formula" }, math(formula.value)),
-    card.symbols.length > 0 && h("p", { class: "symbols" }, card.symbols.flatMap((s, i) =>
-      [i ? "; " : "", h("span", { innerHTML: s.mathml }), ` ${s.meaning}`])),
-    h("dl", {},
+    card.symbols.length > 0 &&
+      h(
+        "p",
+        { class: "symbols" },
+        card.symbols.flatMap((s, i) => [i ? "; " : "", h("span", { innerHTML: s.mathml }), ` ${s.meaning}`]),
+      ),
+    h(
+      "dl",
+      {},
       term("Best for", card.bestFor),
       term("Not for", card.notFor),
       card.properties.length > 0 && term("Properties", card.properties.join(", ")),
-      card.curve.given.length > 0 && term("Given", h("ul", {}, givenOf(card, chosen).map((g) => h("li", {}, h("code", {}, g.name), ` ${g.label}`)))),
-      formula?.gradients.map((g) => term(`Gradient by ${g.name}`, math(g.mathml))),
-      term("Source", card.reference))); // prettier-ignore
+      card.curve.given.length > 0 &&
+        term(
+          "Given",
+          h(
+            "ul",
+            {},
+            givenOf(card, chosen).map((g) => h("li", {}, h("code", {}, g.name), ` ${g.label}`)),
+          ),
+        ),
+      gradients.map((g) => term(gradients.length > 1 ? `Gradient by ${g.name}` : "Gradient", math(g.mathml))),
+      term("Source", card.reference),
+    ),
+  );
 }

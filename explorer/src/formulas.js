@@ -71,7 +71,9 @@ export function variantOf(card, switches) {
 /** What is given, by name, at its value in a chosen loss: only what the variant uses. */
 export function givenOf(card, chosen) {
   const used = new Set(variantOf(card, chosen.switches).given);
-  return card.curve.given.filter((g) => used.has(g.name)).map((g) => ({ ...g, value: chosen.given[g.name] ?? g.value }));
+  return card.curve.given
+    .filter((g) => used.has(g.name))
+    .map((g) => ({ ...g, value: chosen.given[g.name] ?? g.value }));
 }
 
 /** Value, slope and curvature of a chosen loss as functions of its own variable; `more` overrides what is given. */

@@ -12,7 +12,7 @@ import { about, choices, panel } from "./controls.js";
 import { histogram, losses, needs, parse, summary } from "./csv.js";
 import { h, patch, replace } from "./dom.js";
 import { AXES, KINDS, limits, nameOf, over, points, sample, show } from "./formulas.js";
-import { figure, look, swatch } from "./plot.js";
+import { figure, swatch } from "./plot.js";
 import { presets } from "./presets.js";
 import { choose, empty, read, write } from "./state.js";
 
@@ -23,7 +23,7 @@ const cardOf = (chosen) => cards.find((card) => card.name === chosen.name);
 let state = empty();
 let table = null; // of the CSV file
 let readers = []; // of each chosen loss at the cursor
-let timers = {};
+const timers = {};
 
 const later = (name, wait, action) => {
   clearTimeout(timers[name]);
@@ -62,7 +62,8 @@ function redraw() {
   const start = performance.now();
   const { from, to, mixed, label, symbol } = axis();
   const xs = points(from, to, POINTS);
-  const by = mixed || (state.by === "own" && state.axis !== "own") ? "own variable" : state.axis === "own" ? label : symbol;
+  const by =
+    mixed || (state.by === "own" && state.axis !== "own") ? "own variable" : state.axis === "own" ? label : symbol;
   const lines = state.losses.map((chosen) => {
     const card = cardOf(chosen);
     const kind = KINDS[card.curve.kind].label;
@@ -78,10 +79,15 @@ function redraw() {
   const yLabels = { value: "loss", slope: `gradient by ${by}`, curvature: `curvature by ${by}` };
   for (const [key, plot] of Object.entries(figures)) {
     plot.update({
-      xs, from, to, x: state.x, xLabel: label, yLabel: yLabels[key],
+      xs,
+      from,
+      to,
+      x: state.x,
+      xLabel: label,
+      yLabel: yLabels[key],
       lines: lines.map((line) => ({ ...line, ys: line[key], note: (key === "value" || !line.f) && line.note })),
       description: `${yLabels[key]} of ${names} over ${label} from ${show(from)} to ${show(to)}. The table below has the numbers.`,
-    }); // prettier-ignore
+    });
   }
   $("x-name").textContent = symbol;
   const { elements } = $("view");
@@ -117,12 +123,25 @@ function readNumbers() {
   const cell = (y) => h("td", {}, h("data", { value: String(y) }, show(y)));
   const found = readers.map(({ slot, name, f }) => ({ slot, name, at: f?.(x) }));
   $("numbers").parentElement.classList.toggle("own", state.axis === "own"); // where the own variable is x
-  patch($("numbers"), found.map(({ slot, name, at }) => [JSON.stringify([slot, name, at && Object.values(at).map(String)]), () =>
-    h("tr", {}, h("th", { scope: "row" }, swatch(slot), name),
-      at ? [at.own, at.value, at.slope, at.curvature].map(cell) : h("td", { colspan: 4 }, "not on this axis"))])); // prettier-ignore
+  patch(
+    $("numbers"),
+    found.map(({ slot, name, at }) => [
+      JSON.stringify([slot, name, at && Object.values(at).map(String)]),
+      () =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, swatch(slot), name),
+          at ? [at.own, at.value, at.slope, at.curvature].map(cell) : h("td", { colspan: 4 }, "not on this axis"),
+        ),
+    ]),
+  );
   later("live", 400, () => {
     const said = found.map(({ name, at }) =>
-      at ? `${name}: value ${show(at.value)}, gradient ${show(at.slope)}, curvature ${show(at.curvature)}` : `${name}: not on this axis`); // prettier-ignore
+      at
+        ? `${name}: value ${show(at.value)}, gradient ${show(at.slope)}, curvature ${show(at.curvature)}`
+        : `${name}: not on this axis`,
+    );
     const text = `At ${symbol} = ${show(x)}. ${said.join(". ")}.`;
     if ($("live").textContent !== text) $("live").textContent = text;
   });
@@ -145,11 +164,37 @@ function change(what) {
 // The CSV file
 
 function drawRows() {
-  const all = state.losses.map((chosen) => [...new Set(needs(cardOf(chosen), chosen))]);
-  const texts = [...new Set(all.map((names) => names.join(", ")))];
-  patch($("columns"), texts.length ? [[texts.join(";"), () =>
-    h("span", {}, "Its first line names the columns. The chosen losses need ",
-      texts.map((text, i) => [i > 0 && "; or ", h("code", {}, text)]), ".")]] : []); // prettier-ignore
+  const columns = new Map(
+    state.losses.map((chosen) => {
+      const card = cardOf(chosen);
+      const names = needs(card, chosen);
+      return [names.join(), { names, operand: card.operands.includes(names[0]), label: card.curve.label }];
+    }),
+  );
+  const asks = ({ names: [first, ...rest], operand, label }, i) => [
+    i > 0 && "; or ",
+    h("code", {}, first),
+    operand ? [" or ", h("code", {}, "prediction")] : ` (${label})`,
+    rest.map((name) => [", ", h("code", {}, name)]),
+  ];
+  patch(
+    $("columns"),
+    columns.size
+      ? [
+          [
+            [...columns.keys()].join(";"),
+            () =>
+              h(
+                "span",
+                {},
+                "Its first line names the columns. The chosen losses need ",
+                [...columns.values()].map(asks),
+                ".",
+              ),
+          ],
+        ]
+      : [],
+  );
   if (!table) return;
   const samples = [];
   const problems = new Set();
@@ -170,16 +215,28 @@ function drawRows() {
   bars.update({
     xs: edges,
     lines: samples.map((s, i) => ({ slot: s.slot, name: s.name, note: note(s), ys: [...counts[i], counts[i].at(-1)] })),
-    xLabel: above ? `loss of a row (the last bar holds ${above} above ${Number(edges.at(-1).toPrecision(3))})` : "loss of a row",
+    xLabel: above
+      ? `loss of a row (the last bar holds ${above} above ${Number(edges.at(-1).toPrecision(3))})`
+      : "loss of a row",
     yLabel: "rows",
     description: "Histogram of the losses of the rows. The table below has mean, median and largest loss.",
   });
-  patch($("csv-numbers"), samples.map(({ slot, name, count, mean, median, largest, line }) => {
-    const cells = [count, mean, median, largest, line];
-    return [JSON.stringify([slot, name, cells]), () =>
-      h("tr", {}, h("th", { scope: "row" }, swatch(slot), name), cells.map((x) =>
-        h("td", {}, x === null ? "–" : h("data", { value: String(x) }, show(x)))))];
-  })); // prettier-ignore
+  patch(
+    $("csv-numbers"),
+    samples.map(({ slot, name, count, mean, median, largest, line }) => {
+      const cells = [count, mean, median, largest, line];
+      return [
+        JSON.stringify([slot, name, cells]),
+        () =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, swatch(slot), name),
+            cells.map((x) => h("td", {}, x === null ? "–" : h("data", { value: String(x) }, show(x)))),
+          ),
+      ];
+    }),
+  );
 }
 
 const csvProblems = (texts) => {
@@ -220,31 +277,32 @@ function build() {
     }
   }
   const open = Object.fromEntries([...$("panels").children].map((p) => [p.dataset.slot, p.open]));
-  replace($("panels"), ...state.losses.map((chosen, i) => {
-    const card = cardOf(chosen);
-    const made = panel(card, chosen, open[chosen.slot] ?? !narrow.matches, {
-      change: () => {
-        draw();
-      },
-      rebuild: (name) => {
-        build();
-        $("panels").children[i].querySelector(`[data-switch="${name}"]`).focus();
-      },
-      copy: () => {
-        const { name, given, switches } = chosen;
-        state.losses.splice(i + 1, 0, { name, given: { ...given }, switches: { ...switches } });
-        build();
-        $("panels").children[i + 1].querySelector("summary").focus();
-      },
-      remove: () => {
-        state.losses.splice(i, 1);
-        build();
-        ($("panels").children[Math.min(i, state.losses.length - 1)] ?? $("picker")).querySelector("summary").focus();
-      },
-    });
-    made.dataset.slot = chosen.slot;
-    return made;
-  })); // prettier-ignore
+  replace(
+    $("panels"),
+    ...state.losses.map((chosen, i) => {
+      const card = cardOf(chosen);
+      const made = panel(card, chosen, open[chosen.slot] ?? !narrow.matches, {
+        change: draw,
+        rebuild: (name) => {
+          build();
+          $("panels").children[i].querySelector(`[data-switch="${name}"]`).focus();
+        },
+        copy: () => {
+          const { name, given, switches } = chosen;
+          state.losses.splice(i + 1, 0, { name, given: { ...given }, switches: { ...switches } });
+          build();
+          $("panels").children[i + 1].querySelector("summary").focus();
+        },
+        remove: () => {
+          state.losses.splice(i, 1);
+          build();
+          ($("panels").children[Math.min(i, state.losses.length - 1)] ?? $("picker")).querySelector("summary").focus();
+        },
+      });
+      made.dataset.slot = chosen.slot;
+      return made;
+    }),
+  );
   for (const box of $("choices").querySelectorAll("input")) {
     box.checked = state.losses.some((chosen) => chosen.name === box.value);
   }
@@ -270,11 +328,14 @@ function restore() {
   build();
 }
 
-replace($("choices"), ...choices(cards, (card, checked) => {
-  state.losses = state.losses.filter((chosen) => chosen.name !== card.name);
-  if (checked) state.losses.push(choose(card));
-  build();
-})); // prettier-ignore
+replace(
+  $("choices"),
+  ...choices(cards, (card, checked) => {
+    state.losses = state.losses.filter((chosen) => chosen.name !== card.name);
+    if (checked) state.losses.push(choose(card));
+    build();
+  }),
+);
 $("picker").open = !narrow.matches;
 replace($("presets"), ...presets.map((p) => h("li", {}, h("a", { href: `#${p.link}`, title: p.hint }, p.name))));
 
@@ -282,7 +343,8 @@ $("filter").addEventListener("input", (e) => {
   const words = e.target.value.toLowerCase().split(/\s+/);
   for (const group of $("choices").children) {
     for (const label of group.querySelectorAll("label")) {
-      const text = `${label.textContent} ${label.dataset.name} ${label.title} ${group.firstChild.textContent}`.toLowerCase();
+      const text =
+        `${label.textContent} ${label.dataset.name} ${label.title} ${group.firstChild.textContent}`.toLowerCase();
       label.hidden = !words.every((word) => text.includes(word));
     }
     group.hidden = !group.querySelector("label:not([hidden])");
@@ -295,6 +357,7 @@ $("view").addEventListener("change", (e) => {
   else {
     const { from, to } = Object.fromEntries(["from", "to"].map((k) => [k, $("view").elements[k].valueAsNumber]));
     if (from < to) Object.assign(state, { from, to });
+    for (const key of ["from", "to"]) $("view").elements[key].setAttribute("aria-invalid", String(!(from < to)));
   }
   build();
 });
@@ -321,7 +384,10 @@ document.addEventListener("drop", (e) => {
 });
 $("share").addEventListener("click", async (e) => {
   history.replaceState(null, "", `#${write(state)}`);
-  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  const copied = await navigator.clipboard?.writeText(location.href).then(
+    () => true,
+    () => false,
+  );
   e.target.textContent = copied ? "Link copied" : "The address is the link";
   later("share", 2000, () => ($("share").textContent = "Copy link"));
 });

@@ -55,7 +55,10 @@ function rangeOf(curve) {
 /** The range of y that shows these curves and 0; what is ten times as high as an ordinary one of them is cut. */
 export function span(curves) {
   const own = curves.map(rangeOf).filter(Boolean);
-  const widths = own.map(([low, high]) => high - low).filter((width) => width > 0).sort((a, b) => a - b);
+  const widths = own
+    .map(([low, high]) => high - low)
+    .filter((width) => width > 0)
+    .sort((a, b) => a - b);
   if (!widths.length) return [-1, 1];
   const most = 10 * widths[(widths.length - 1) >> 1];
   const low = Math.max(Math.min(...own.map((range) => range[0])), -most);
@@ -87,9 +90,14 @@ export function figure(parent, title, on = {}, stepped = false) {
     const [ink, grid] = [styleOf("ink"), styleOf("grid")];
     const font = `12px ${getComputedStyle(document.body).fontFamily}`;
     const axis = {
-      stroke: ink, font, labelFont: font, labelSize: 24, labelGap: 0,
-      grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 },
-    }; // prettier-ignore
+      stroke: ink,
+      font,
+      labelFont: font,
+      labelSize: 24,
+      labelGap: 0,
+      grid: { stroke: grid, width: 1 },
+      ticks: { stroke: grid, width: 1, size: 4 },
+    };
     const numbers = (_, values) => values.map((x) => (x === null ? "" : show(x)));
     const options = {
       ...size(),
@@ -106,9 +114,17 @@ export function figure(parent, title, on = {}, stepped = false) {
           const { colour, dashes } = look(line.slot);
           const stroke = styleOf(`c${colour}`);
           return {
-            label: line.name, stroke, width: 2, pxAlign: 0, dash: DASHES[dashes], points: { show: false },
-            ...(stepped && { paths: uPlot.paths.stepped({ align: 1 }), fill: stroke.replace(/rgb\((.*)\)/, "rgba($1, 0.1)") }),
-          }; // prettier-ignore
+            label: line.name,
+            stroke,
+            width: 2,
+            pxAlign: 0,
+            dash: DASHES[dashes],
+            points: { show: false },
+            ...(stepped && {
+              paths: uPlot.paths.stepped({ align: 1 }),
+              fill: stroke.replace(/rgb\((.*)\)/, "rgba($1, 0.1)"),
+            }),
+          };
         }),
       ],
       cursor: {
@@ -158,8 +174,13 @@ export function figure(parent, title, on = {}, stepped = false) {
     if (form === built) plot.setData(data);
     else build(drawn, xLabel, yLabel, data);
     built = form;
-    patch(legend, lines.map(({ slot, name, note, ys }) => [JSON.stringify([slot, name, note, Boolean(ys)]), () =>
-      h("li", { class: ys ? "" : "absent" }, swatch(slot), name, note && h("span", { class: "note" }, note))])); // prettier-ignore
+    patch(
+      legend,
+      lines.map(({ slot, name, note, ys }) => [
+        JSON.stringify([slot, name, note, Boolean(ys)]),
+        () => h("li", { class: ys ? "" : "absent" }, swatch(slot), name, note && h("span", { class: "note" }, note)),
+      ]),
+    );
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", description);
     marked = x;

@@ -24,8 +24,7 @@ export const times = (weight, x) => (weight === 0 && x === x ? weight : weight *
 export const xlogy = (x, y) => times(x, Math.log(y));
 
 /** log(exp(a) + exp(b)) without overflow. */
-export const logaddexp = (a, b) =>
-  a === b ? a + Math.LN2 : Math.max(a, b) + Math.log1p(Math.exp(-Math.abs(a - b)));
+export const logaddexp = (a, b) => (a === b ? a + Math.LN2 : Math.max(a, b) + Math.log1p(Math.exp(-Math.abs(a - b))));
 
 /** By its series of positive terms, and from 2.5 by the continued fraction of its complement (Lentz's method). */
 export function erf(x) {

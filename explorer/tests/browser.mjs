@@ -27,9 +27,17 @@ const python = JSON.parse(
 
 const browser = await chromium.launch({
   executablePath,
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-}); // prettier-ignore
+  args: [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ],
+});
 const errors = [];
 const requests = [];
 
@@ -46,7 +54,9 @@ async function open(hash, options = {}) {
 }
 
 const settle = (tab) =>
-  tab.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30)))));
+  tab.evaluate(
+    () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30)))),
+  );
 
 /** The table at the cursor: name and numbers of each row, in full precision. */
 const numbers = (tab) =>
@@ -214,7 +224,10 @@ try {
     await drop("prediction,target\n1,0\nx,0\n");
     assert.equal(await tab.textContent("#csv-problems"), "Line 3, column prediction: “x” is not a number.");
     await drop("prediction,truth\n1,0\n");
-    assert.match(await tab.textContent("#csv-problems"), /^MSELoss needs the columns input and target; target is missing/);
+    assert.match(
+      await tab.textContent("#csv-problems"),
+      /^MSELoss needs the columns input and target; target is missing/,
+    );
     const residual = (i) => Math.sqrt(-2 * Math.log((i + 0.5) / 500)) * Math.cos(2.39996 * i);
     const rows = Array.from({ length: 500 }, (_, i) => `${residual(i)},0`);
     await drop(`prediction,target\n${rows.join("\n")}\n`);
@@ -234,7 +247,9 @@ try {
     await settle(tab);
     const darkened = await paper(tab);
     assert.notEqual(light, darkened);
-    const night = await open("#loss=mse_loss&loss=l1_loss&loss=huber_loss&loss=gaussian_nll_loss&x=1.4", { colorScheme: "dark" });
+    const night = await open("#loss=mse_loss&loss=l1_loss&loss=huber_loss&loss=gaussian_nll_loss&x=1.4", {
+      colorScheme: "dark",
+    });
     assert.equal(await paper(night), darkened);
     await shot(night, "dark");
     await shot(night, "dark-full", { fullPage: true });
@@ -242,7 +257,12 @@ try {
   });
 
   await step("it fits a phone", async () => {
-    const phone = await open("", { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true });
+    const phone = await open("", {
+      viewport: { width: 390, height: 844 },
+      deviceScaleFactor: 2,
+      isMobile: true,
+      hasTouch: true,
+    });
     const [wide, inner] = await phone.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
     assert.ok(wide <= inner, `${wide} > ${inner}`);
     await shot(phone, "phone");
@@ -255,8 +275,18 @@ try {
     await tab.evaluate((hash) => (location.hash = hash), all.map((name) => `loss=${name}`).join("&"));
     await settle(tab);
     const nameless = await tab.$$eval("button, input, select, [role=img]", (elements) =>
-      elements.filter((e) => !(e.labels?.length || e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.textContent.trim()))
-        .map((e) => e.outerHTML)); // prettier-ignore
+      elements
+        .filter(
+          (e) =>
+            !(
+              e.labels?.length ||
+              e.getAttribute("aria-label") ||
+              e.getAttribute("aria-labelledby") ||
+              e.textContent.trim()
+            ),
+        )
+        .map((e) => e.outerHTML),
+    );
     assert.deepEqual(nameless, []);
     const ids = await tab.$$eval("[id]", (elements) => elements.map((e) => e.id));
     assert.equal(new Set(ids).size, ids.length);
@@ -265,13 +295,24 @@ try {
   });
 
   await step("ten losses of 1,001 points are redrawn within a frame", async () => {
-    const ten = ["mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss", "gaussian_nll_loss", "cross_entropy",
-      "binary_cross_entropy_with_logits", "soft_margin_loss", "poisson_nll_loss", "multi_margin_loss"]; // prettier-ignore
+    const ten = [
+      "mse_loss",
+      "l1_loss",
+      "huber_loss",
+      "smooth_l1_loss",
+      "gaussian_nll_loss",
+      "cross_entropy",
+      "binary_cross_entropy_with_logits",
+      "soft_margin_loss",
+      "poisson_nll_loss",
+      "multi_margin_loss",
+    ];
     const fast = await open(`#${ten.map((name) => `loss=${name}`).join("&")}`);
     const [script, frames] = await fast.evaluate(async () => {
       const measured = [];
-      new PerformanceObserver((list) => measured.push(...list.getEntriesByName("redraw").map((e) => e.duration)))
-        .observe({ entryTypes: ["measure"] }); // prettier-ignore
+      new PerformanceObserver((list) =>
+        measured.push(...list.getEntriesByName("redraw").map((e) => e.duration)),
+      ).observe({ entryTypes: ["measure"] });
       const slider = document.querySelector('[aria-label="delta of HuberLoss"]');
       const intervals = [];
       let last = performance.now();
@@ -290,8 +331,10 @@ try {
     await fast.context().close();
     assert.ok(script.length > 50, `only ${script.length} redraws were measured`);
     assert.ok(at(script, 0.5) < 16, `a redraw takes ${at(script, 0.5).toFixed(1)} ms`);
-    return `redraw ${at(script, 0.5).toFixed(1)} ms (95 %: ${at(script, 0.95).toFixed(1)} ms), ` +
-      `from frame to frame ${at(frames, 0.5).toFixed(1)} ms (95 %: ${at(frames, 0.95).toFixed(1)} ms)`; // prettier-ignore
+    return (
+      `redraw ${at(script, 0.5).toFixed(1)} ms (95 %: ${at(script, 0.95).toFixed(1)} ms), ` +
+      `from frame to frame ${at(frames, 0.5).toFixed(1)} ms (95 %: ${at(frames, 0.95).toFixed(1)} ms)`
+    );
   });
 
   await step("no errors in the console, no requests", async () => {

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+sys.path[0] = str(Path(__file__).parents[2] / "src")  # not this folder: its numbers.py would hide Python's
 
-from losskit_guide import scalar
-from losskit_guide.card import Card, CurveVariant, Given, catalogue, plain
+from losskit_guide import scalar  # noqa: E402
+from losskit_guide.card import Card, CurveVariant, Given, catalogue, plain  # noqa: E402
 
 EXTREMES = [0.0, -0.0, 1e-300, 1e-12, -1e-12, 1.0, -1.0, 2.0, 30.0, -30.0, 200.0, -200.0, math.inf, -math.inf, math.nan]
 PRIMITIVES = {
@@ -36,7 +36,8 @@ def rows(card: Card, variant: CurveVariant, chance: random.Random) -> list[dict[
     """Points of a variant under several settings."""
     curve = card.curve
     assert curve is not None
-    functions = [scalar.evaluate(t["python"], variant.arguments) for t in (variant.value, variant.slope, variant.curvature)]
+    texts = (variant.value, variant.slope, variant.curvature)
+    functions = [scalar.evaluate(text["python"], variant.arguments) for text in texts]
     result = []
     for number in range(6):
         given = setting(curve.given, chance if number else None)
@@ -60,14 +61,16 @@ def main() -> None:
     for arity, names in PRIMITIVES.items():
         for name in names:
             for number in range(400):
-                xs = [chance.choice(EXTREMES) if chance.random() < 0.2 else chance.uniform(-9.0, 40.0) for _ in range(arity)]
+                pick = [(chance.random() < 0.2, chance.choice(EXTREMES), chance.uniform(-9, 40)) for _ in range(arity)]
+                xs = [extreme if wild else usual for wild, extreme, usual in pick]
                 if arity == 1 and number < len(EXTREMES):
                     xs = [EXTREMES[number]]
                 if name == "clamp" and not xs[1] <= xs[2]:
                     continue
                 if name in ("digamma", "trigamma", "lgamma") and not math.isfinite(xs[0]):
                     continue  # scalar.py has no say there
-                primitives.append({"name": name, "xs": xs, "result": float(getattr(scalar, name)(*map(scalar.Number, xs)))})
+                result = float(getattr(scalar, name)(*map(scalar.Number, xs)))
+                primitives.append({"name": name, "xs": xs, "result": result})
     json.dump(plain({"losses": losses, "primitives": primitives}), sys.stdout)
 
 

@@ -27,7 +27,11 @@ test("every loss, switch and derivative equals Python's to 1e-12", (t) => {
     const card = cards.find((known) => known.name === name);
     assert.deepEqual(variantOf(card, switches).switches, switches);
     for (const { given, x, numbers } of rows) {
-      const chosen = { name, switches, given: Object.fromEntries(Object.entries(given).map(([k, v]) => [k, float(v)])) };
+      const chosen = {
+        name,
+        switches,
+        given: Object.fromEntries(Object.entries(given).map(([k, v]) => [k, float(v)])),
+      };
       const functions = bound(card, chosen);
       for (const [i, key] of ["value", "slope", "curvature"].entries()) {
         const found = functions[key](float(x));

@@ -18,8 +18,12 @@ test("a link restores what it was made of", () => {
       { name: "poisson_nll_loss", given: { eps: 1e-8 }, switches: { log_input: false, full: true } },
       { name: "binary_cross_entropy_with_logits", given: { pos_weight: 3 }, switches: { pos_weight: true } },
     ],
-    axis: "logit", by: "own", from: -2, to: 3.5, x: 0.25,
-  }; // prettier-ignore
+    axis: "logit",
+    by: "own",
+    from: -2,
+    to: 3.5,
+    x: 0.25,
+  };
   const { state: found, problems } = read(`#${write(state)}`, cards);
   assert.deepEqual(problems, []);
   assert.deepEqual(found, state);
@@ -27,7 +31,10 @@ test("a link restores what it was made of", () => {
 });
 
 test("a link's unknown parts are named and the rest is kept", () => {
-  const { state, problems } = read("#loss=no_loss&loss=huber_loss:delta=two,gamma=1,+x&axis=wind&from=3&to=1&100%", cards);
+  const { state, problems } = read(
+    "#loss=no_loss&loss=huber_loss:delta=two,gamma=1,+x&axis=wind&from=3&to=1&100%",
+    cards,
+  );
   assert.equal(state.losses.length, 1);
   assert.deepEqual(state.losses[0].given, {});
   assert.equal(state.axis, "own");
@@ -79,10 +86,14 @@ test("a column overrides what the page has given, a parameter does not become a 
 
 test("what a CSV file lacks is said in one sentence", () => {
   const mse = [card("mse_loss"), choose(card("mse_loss"))];
-  const said = (text, pattern, [c, chosen] = mse) => assert.throws(() => losses(parse(text), c, chosen), { message: pattern });
+  const said = (text, pattern, [c, chosen] = mse) =>
+    assert.throws(() => losses(parse(text), c, chosen), { message: pattern });
   said("", "The file is empty; its first line must name the columns.");
   said("input,target\n", "The file has a line of names and no rows below it.");
-  said("input,truth\n1,2", "MSELoss needs the columns input and target; target is missing (the file has input, truth).");
+  said(
+    "input,truth\n1,2",
+    "MSELoss needs the columns input and target; target is missing (the file has input, truth).",
+  );
   said("input,target\n1,2\n1,two", "Line 3, column target: “two” is not a number.");
   said("input,target\n1,2\n1,", "Line 3, column target: “” is not a number.");
   said("input,target\n1,2,3", "Line 2 has 3 cells, and the file has 2 columns.");
@@ -94,11 +105,23 @@ test("what a CSV file lacks is said in one sentence", () => {
 });
 
 test("a histogram counts every finite row once", () => {
-  const { edges, counts, above } = histogram([[0, 1, 2, 3, 4, NaN], [4, 4]], 4);
+  const { edges, counts, above } = histogram(
+    [
+      [0, 1, 2, 3, 4, NaN],
+      [4, 4],
+    ],
+    4,
+  );
   assert.deepEqual(edges, [0, 1, 2, 3, 4]);
-  assert.deepEqual(counts, [[1, 1, 1, 2], [0, 0, 0, 2]]); // prettier-ignore
+  assert.deepEqual(counts, [
+    [1, 1, 1, 2],
+    [0, 0, 0, 2],
+  ]);
   assert.equal(above, 0);
   const wild = histogram([[...Array(200).keys()].map((i) => i / 200).concat(1e6)], 10);
   assert.ok(wild.edges.at(-1) < 1.1 && wild.above >= 1);
-  assert.equal(wild.counts[0].reduce((a, b) => a + b), 201);
+  assert.equal(
+    wild.counts[0].reduce((a, b) => a + b),
+    201,
+  );
 });
