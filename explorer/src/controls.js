@@ -34,7 +34,10 @@ function bounds(g) {
   const step = g.high - g.low > 3 ? 0.05 : 0.01;
   const least = g.low < 0 ? -Infinity : g.low > 0 ? Number.MIN_VALUE : 0;
   const low = Math.floor(Math.min(g.low, g.value) / step) * step;
-  return { low, high: Math.max(g.high, g.value), step, least, most: g.high <= 1 ? g.high : Infinity };
+  const most = g.high <= 1 ? g.high : Infinity;
+  const from = g.low < 0 ? "a number" : g.low > 0 ? "above 0" : "at least 0";
+  const allowed = most < Infinity ? `${from} and at most ${most}` : from;
+  return { low, high: Math.max(g.high, g.value), step, least, most, allowed };
 }
 
 /**
@@ -103,16 +106,18 @@ function control(card, chosen, g, on) {
       h("select", { id, onchange: (e) => set(Number(e.target.value)) }, options),
     );
   }
-  const { low, high, step, least, most } = bounds(g);
+  const { low, high, step, least, most, allowed } = bounds(g);
   const number = h("input", {
     type: "number",
     id,
     step: "any",
     value: typed(g.value),
+    onchange: (e) => e.target.reportValidity(),
     oninput: (e) => {
       const x = e.target.valueAsNumber;
       const fine = x >= least && x <= most;
       e.target.setAttribute("aria-invalid", String(!fine));
+      e.target.setCustomValidity(fine ? "" : `${g.name} must be ${allowed}.`);
       if (!fine) return;
       slider.value = x;
       set(x);
@@ -128,6 +133,7 @@ function control(card, chosen, g, on) {
       const x = Math.max(Number(e.target.value), Math.min(g.low, g.fallback));
       number.value = x;
       number.setAttribute("aria-invalid", "false");
+      number.setCustomValidity("");
       set(x);
     },
   });

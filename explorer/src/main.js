@@ -9,11 +9,12 @@
 
 import { cards } from "../generated/catalogue.js";
 import { about, choices, panel } from "./controls.js";
-import { histogram, losses, needs, parse, summary } from "./csv.js";
-import { h, patch, replace } from "./dom.js";
+import { h, replace } from "./dom.js";
 import { AXES, KINDS, limits, nameOf, over, points, sample, show } from "./formulas.js";
-import { figure, swatch } from "./plot.js";
+import { figure } from "./plot.js";
 import { presets } from "./presets.js";
+import { readout } from "./readout.js";
+import { drawRows, load } from "./rows.js";
 import { choose, empty, read, write } from "./state.js";
 
 const POINTS = 1001;
@@ -21,7 +22,6 @@ const $ = (id) => document.getElementById(id);
 const cardOf = (chosen) => cards.find((card) => card.name === chosen.name);
 
 let state = empty();
-let table = null; // of the CSV file
 let readers = []; // of each chosen loss at the cursor
 const timers = {};
 
@@ -43,7 +43,6 @@ const figures = {
   slope: figure($("plots"), "Gradient", pointer),
   curvature: figure($("plots"), "Curvature", pointer),
 };
-const bars = figure($("histogram"), "Losses of the rows", {}, true);
 
 /** The axis as the plots name it. */
 function axis() {
@@ -78,23 +77,17 @@ function redraw() {
   const names = lines.map((line) => line.name).join(", ") || "no loss";
   const yLabels = { value: "loss", slope: `gradient by ${by}`, curvature: `curvature by ${by}` };
   for (const [key, plot] of Object.entries(figures)) {
-    plot.update({
-      xs,
-      from,
-      to,
-      x: state.x,
-      xLabel: label,
-      yLabel: yLabels[key],
-      lines: lines.map((line) => ({ ...line, ys: line[key], note: (key === "value" || !line.f) && line.note })),
-      description: `${yLabels[key]} of ${names} over ${label} from ${show(from)} to ${show(to)}. The table below has the numbers.`,
-    });
+    const yLabel = yLabels[key];
+    const range = `from ${show(from)} to ${show(to)}`;
+    const description = `${yLabel} of ${names} over ${label} ${range}. The table below has the numbers.`;
+    const shown = lines.map((line) => ({ ...line, ys: line[key], note: (key === "value" || !line.f) && line.note }));
+    plot.update({ xs, from, to, x: state.x, xLabel: label, yLabel, lines: shown, description });
   }
-  $("x-name").textContent = symbol;
   const { elements } = $("view");
   if (document.activeElement !== elements.from) elements.from.value = Number(from.toPrecision(6));
   if (document.activeElement !== elements.to) elements.to.value = Number(to.toPrecision(6));
   readNumbers();
-  drawRows();
+  drawRows(state.losses.map((chosen) => [cardOf(chosen), chosen]));
   // uPlot draws in a microtask; this one comes after it.
   queueMicrotask(() => {
     performance.clearMeasures("redraw");
@@ -102,9 +95,19 @@ function redraw() {
   });
 }
 
+/** Lets the address say what is shown, and marks the preset that it is. */
+function address() {
+  const link = write(state);
+  history.replaceState(null, "", `#${link}`);
+  for (const [i, item] of [...$("presets").children].entries()) {
+    if (presets[i].link === link) item.firstChild.setAttribute("aria-current", "true");
+    else item.firstChild.removeAttribute("aria-current");
+  }
+}
+
 let waiting = false;
 function draw() {
-  later("address", 250, () => history.replaceState(null, "", `#${write(state)}`));
+  later("address", 250, address);
   if (waiting) return;
   waiting = true;
   requestAnimationFrame(() => {
@@ -113,38 +116,12 @@ function draw() {
   });
 }
 
-/** The numbers at the cursor: in the table at once, aloud when it rests. */
 function readNumbers() {
   const { from, to, symbol } = axis();
   const x = state.x ?? Number((from + 0.75 * (to - from)).toPrecision(3));
-  if (document.activeElement !== $("x-number")) $("x-number").value = x;
-  $("x-range").value = Math.round((1000 * (x - from)) / (to - from));
-  $("x-range").setAttribute("aria-valuetext", `${symbol} = ${show(x)}`);
-  const cell = (y) => h("td", {}, h("data", { value: String(y) }, show(y)));
   const found = readers.map(({ slot, name, f }) => ({ slot, name, at: f?.(x) }));
-  $("numbers").parentElement.classList.toggle("own", state.axis === "own"); // where the own variable is x
-  patch(
-    $("numbers"),
-    found.map(({ slot, name, at }) => [
-      JSON.stringify([slot, name, at && Object.values(at).map(String)]),
-      () =>
-        h(
-          "tr",
-          {},
-          h("th", { scope: "row" }, swatch(slot), name),
-          at ? [at.own, at.value, at.slope, at.curvature].map(cell) : h("td", { colspan: 4 }, "not on this axis"),
-        ),
-    ]),
-  );
-  later("live", 400, () => {
-    const said = found.map(({ name, at }) =>
-      at
-        ? `${name}: value ${show(at.value)}, gradient ${show(at.slope)}, curvature ${show(at.curvature)}`
-        : `${name}: not on this axis`,
-    );
-    const text = `At ${symbol} = ${show(x)}. ${said.join(". ")}.`;
-    if ($("live").textContent !== text) $("live").textContent = text;
-  });
+  $("x-range").value = Math.round((1000 * (x - from)) / (to - from));
+  readout(found, x, symbol, state.axis === "own");
   for (const plot of Object.values(figures)) plot.mark(x);
 }
 
@@ -152,112 +129,11 @@ function setX(x) {
   const { from, to } = axis();
   state.x = Math.min(Math.max(x, from), to);
   readNumbers();
-  later("address", 250, () => history.replaceState(null, "", `#${write(state)}`));
+  later("address", 250, address);
 }
 
 function change(what) {
   Object.assign(state, what);
-  draw();
-}
-
-// ---------------------------------------------------------------------------------------------------------
-// The CSV file
-
-function drawRows() {
-  const columns = new Map(
-    state.losses.map((chosen) => {
-      const card = cardOf(chosen);
-      const names = needs(card, chosen);
-      return [names.join(), { names, operand: card.operands.includes(names[0]), label: card.curve.label }];
-    }),
-  );
-  const asks = ({ names: [first, ...rest], operand, label }, i) => [
-    i > 0 && "; or ",
-    h("code", {}, first),
-    operand ? [" or ", h("code", {}, "prediction")] : ` (${label})`,
-    rest.map((name) => [", ", h("code", {}, name)]),
-  ];
-  patch(
-    $("columns"),
-    columns.size
-      ? [
-          [
-            [...columns.keys()].join(";"),
-            () =>
-              h(
-                "span",
-                {},
-                "Its first line names the columns. The chosen losses need ",
-                [...columns.values()].map(asks),
-                ".",
-              ),
-          ],
-        ]
-      : [],
-  );
-  if (!table) return;
-  const samples = [];
-  const problems = new Set();
-  for (const chosen of state.losses) {
-    const card = cardOf(chosen);
-    try {
-      const found = losses(table, card, chosen);
-      samples.push({ slot: chosen.slot, name: nameOf(card, chosen, needs(card, chosen)), ...found, ...summary(found) });
-    } catch (error) {
-      problems.add(error.message);
-    }
-  }
-  csvProblems([...problems]);
-  $("csv-result").hidden = samples.length === 0;
-  if (!samples.length) return;
-  const { edges, counts, above } = histogram(samples.map((s) => s.rows));
-  const note = (s) => s.undefined > 0 && ` ${s.undefined} rows without a finite loss`;
-  bars.update({
-    xs: edges,
-    lines: samples.map((s, i) => ({ slot: s.slot, name: s.name, note: note(s), ys: [...counts[i], counts[i].at(-1)] })),
-    xLabel: above
-      ? `loss of a row (the last bar holds ${above} above ${Number(edges.at(-1).toPrecision(3))})`
-      : "loss of a row",
-    yLabel: "rows",
-    description: "Histogram of the losses of the rows. The table below has mean, median and largest loss.",
-  });
-  patch(
-    $("csv-numbers"),
-    samples.map(({ slot, name, count, mean, median, largest, line }) => {
-      const cells = [count, mean, median, largest, line];
-      return [
-        JSON.stringify([slot, name, cells]),
-        () =>
-          h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, swatch(slot), name),
-            cells.map((x) => h("td", {}, x === null ? "–" : h("data", { value: String(x) }, show(x)))),
-          ),
-      ];
-    }),
-  );
-}
-
-const csvProblems = (texts) => {
-  const now = texts.join("\n");
-  if ($("csv-problems").dataset.texts === now) return;
-  $("csv-problems").dataset.texts = now;
-  replace($("csv-problems"), ...texts.map((text) => h("p", {}, text)));
-};
-
-async function load(file) {
-  table = null;
-  $("csv-result").hidden = true;
-  csvProblems([]);
-  try {
-    table = parse(await file.text());
-  } catch (error) {
-    return csvProblems([error.message]);
-  }
-  $("csv-name").textContent = `${file.name}: ${table.rows.length} rows, columns ${table.names.join(", ")}.`;
-  if (!state.losses.length) csvProblems(["Choose a loss first: it says what the columns mean."]);
-  $("csv-title").scrollIntoView({ block: "nearest" });
   draw();
 }
 
@@ -276,12 +152,12 @@ function build() {
       taken.add(chosen.slot);
     }
   }
-  const open = Object.fromEntries([...$("panels").children].map((p) => [p.dataset.slot, p.open]));
+  const opened = Object.fromEntries([...$("panels").children].map((p) => [p.dataset.slot, p.open]));
   replace(
     $("panels"),
     ...state.losses.map((chosen, i) => {
       const card = cardOf(chosen);
-      const made = panel(card, chosen, open[chosen.slot] ?? !narrow.matches, {
+      const made = panel(card, chosen, opened[chosen.slot] ?? !narrow.matches, {
         change: draw,
         rebuild: (name) => {
           build();
@@ -367,7 +243,8 @@ $("x-range").addEventListener("input", (e) => {
   const { from, to } = axis();
   setX(Number((from + ((to - from) * e.target.value) / 1000).toPrecision(4)));
 });
-$("file").addEventListener("change", (e) => e.target.files[0] && load(e.target.files[0]));
+const take = (file) => file && load(file).then(draw);
+$("file").addEventListener("change", (e) => take(e.target.files[0]));
 $("skip").addEventListener("click", (e) => {
   e.preventDefault();
   $("plots").focus();
@@ -380,10 +257,10 @@ document.addEventListener("dragleave", (e) => e.relatedTarget === null && docume
 document.addEventListener("drop", (e) => {
   e.preventDefault();
   document.body.classList.remove("dropping");
-  if (e.dataTransfer.files[0]) load(e.dataTransfer.files[0]);
+  take(e.dataTransfer.files[0]);
 });
 $("share").addEventListener("click", async (e) => {
-  history.replaceState(null, "", `#${write(state)}`);
+  address();
   const copied = await navigator.clipboard?.writeText(location.href).then(
     () => true,
     () => false,

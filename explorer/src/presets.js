@@ -7,7 +7,7 @@ export const presets = [
   },
   {
     name: "BCE against MSE on a sigmoid",
-    hint: "Target 0. Where the model is confidently wrong, at large z, the gradient of MSE vanishes and that of BCE does not.",
+    hint: "Target 0. Where the model is confidently wrong, at large z, the gradient of MSE vanishes, that of BCE stays.",
     link: "loss=binary_cross_entropy:target=0&loss=mse_loss&axis=logit&from=-6&to=10&x=5",
   },
   {

@@ -85,6 +85,13 @@ try {
     await shot(tab, "light-full", { fullPage: true });
   });
 
+  await step("the first stop of the keyboard skips to the plots", async () => {
+    await tab.keyboard.press("Tab");
+    assert.equal(await tab.evaluate(() => document.activeElement.id), "skip");
+    await tab.keyboard.press("Enter");
+    assert.equal(await tab.evaluate(() => document.activeElement.id), "plots");
+  });
+
   await step("a loss is picked and dropped with the keyboard", async () => {
     const box = tab.locator('#choices input[value="smooth_l1_loss"]');
     await box.focus();
@@ -112,6 +119,7 @@ try {
     const input = tab.locator('.panel[data-name="huber_loss"] input[type=number]').nth(1);
     await input.fill("-1");
     assert.equal(await input.getAttribute("aria-invalid"), "true");
+    assert.equal(await input.evaluate((e) => e.validationMessage), "delta must be above 0.");
     assert.match((await numbers(tab))[2].name, /delta=1\.05/);
     await input.fill("2");
   });
@@ -267,6 +275,11 @@ try {
     assert.ok(wide <= inner, `${wide} > ${inner}`);
     await shot(phone, "phone");
     await shot(phone, "phone-full", { fullPage: true });
+    await phone.locator("#plots .u-over").first().scrollIntoViewIfNeeded();
+    const at = await phone.locator("#plots .u-over").first().boundingBox();
+    await phone.touchscreen.tap(at.x + at.width / 4, at.y + 40);
+    await settle(phone);
+    assert.ok(Math.abs(Number(await phone.inputValue("#x-number")) + 2) < 0.1);
     await phone.context().close();
   });
 
@@ -274,6 +287,8 @@ try {
     const all = await tab.$$eval("#choices input", (boxes) => boxes.map((box) => box.value));
     await tab.evaluate((hash) => (location.hash = hash), all.map((name) => `loss=${name}`).join("&"));
     await settle(tab);
+    assert.doesNotMatch(await tab.innerText("body"), /\[object|undefined|NaN/);
+    assert.ok((await tab.locator("#about math").count()) > all.length);
     const nameless = await tab.$$eval("button, input, select, [role=img]", (elements) =>
       elements
         .filter(
