@@ -37,6 +37,7 @@ from losskit.losses import (
 )
 from losskit.policy import checks, empty
 from losskit.registry import create, get, losses
+from losskit_guide.figures import plot
 
 __version__ = "0.1.0"
 
@@ -83,6 +84,7 @@ __all__ = [
     "losses",
     "nonnegative",
     "param",
+    "plot",
     "positive",
     "probability",
     "real",

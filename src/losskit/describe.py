@@ -37,6 +37,12 @@ FAMILIES = {
     SequenceLoss: "sequences",
 }  # fmt: skip
 
+# How variables are spelt in LaTeX, beside what is below.
+GREEK = {
+    "input": "x", "target": "t", "input1": "x_1", "input2": "x_2", "var": r"\sigma^2", "pos_weight": "w_+",
+    "delta": r"\delta", "beta": r"\beta", "eps": r"\varepsilon", "margin": "m", "p": "p",
+}  # fmt: skip
+
 # What the formulas of a family speak of, beside the operands of a call.
 SYMBOLS = {
     "log_probability": (r"\log p", "log-probability of the target class: its score less the log-sum-exp of all"),
@@ -45,7 +51,7 @@ SYMBOLS = {
     "difference": (r"\Delta", "score of a target class less that of another class; the loss is the sum over the pairs"
                               " of a row, divided by the number of classes"),
     "cosine": (r"\cos\theta", "cosine of the two embeddings"),
-    "cosine_distance": (r"1 - \cos\theta", "cosine distance of the two embeddings"),
+    "cosine_distance": (r"\left(1 - \cos\theta\right)", "cosine distance of the two embeddings"),
     "distance": ("d", "distance of the two embeddings: the p-norm of their difference"),
     "positive_distance": ("d_+", "distance from the anchor to the positive"),
     "negative_distance": ("d_-", "distance from the anchor to the negative; with swap the smaller one of the two"),
@@ -160,10 +166,17 @@ def _symbols(formulas: Sequence[Formula]) -> list[dict[str, str]]:
     return [{"name": name, "latex": SYMBOLS[name][0], "meaning": SYMBOLS[name][1]} for name in names]
 
 
-def text_of(root: Expr, arguments: Sequence[str], latex: Expr | None = None) -> Text:
+def latex(root: Expr) -> str:
+    """A formula as LaTeX, its variables as people write them."""
+    spelt = GREEK | {name: symbol for name, (symbol, _) in SYMBOLS.items()}
+    return print_expr(root, "latex", {root.trace.variable(name): text for name, text in spelt.items()})
+
+
+def text_of(root: Expr, arguments: Sequence[str], book: Expr | None = None) -> Text:
     """A formula in every language."""
-    result: Text = {"latex": print_expr(latex if latex is not None else root, "latex")}
-    for language in LANGUAGES[1:]:
+    book = root if book is None else book
+    result: Text = {"plain": print_expr(book, "python"), "latex": latex(book)}
+    for language in LANGUAGES[2:]:
         statements, (last,) = print_statements([root], language, arguments)
         result[language] = [*statements, last]
     return result
@@ -178,7 +191,8 @@ def _variant(cls: Declaration, formula: Formula) -> Variant:
         arguments=arguments,
         value=text_of(formula.value, arguments, book),
         gradients={
-            name: text_of(root, arguments, _shorter(root, derivative(book, formula.trace.variable(name))))
+            name: {"symbol": latex(formula.trace.variable(name))}
+            | text_of(root, arguments, _shorter(root, derivative(book, formula.trace.variable(name))))
             for name, root in gradients.items()
             if name not in cls.params and not (name == "target" and len(gradients) > 1)
         },
@@ -187,7 +201,7 @@ def _variant(cls: Declaration, formula: Formula) -> Variant:
 
 def _shorter(*roots: Expr) -> Expr:
     """The author's derivative or the textbook's, whichever reads better."""
-    return min(roots, key=lambda root: len(print_expr(root, "latex")))
+    return min(roots, key=lambda root: len(latex(root)))
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -397,7 +397,7 @@ PRIMITIVES: dict[str, Primitive] = dict([
     _operator("add", "+", torch.add, lambda a, b: a + b, "{0} + {1}", lambda a, d, o: _sum(d[0], d[1])),
     _operator("sub", "-", torch.sub, lambda a, b: a - b, "{0} - {1}", lambda a, d, o: _difference(d[0], d[1])),
     _operator("mul", "*", torch.mul, lambda a, b: a * b, r"{0} \, {1}",
-              lambda a, d, o: _sum(_mul(a[1], d[0]), _mul(a[0], d[1]))),
+              lambda a, d, o: _mul(2.0 * a[0], d[0]) if a[0] is a[1] else _sum(_mul(a[1], d[0]), _mul(a[0], d[1]))),
     _operator("div", "/", torch.div, _mp_divide, r"\frac{{{0}}}{{{1}}}", _d_quotient),
     _row("neg", 1, torch.neg, lambda a: -a, "-{0}", lambda a, d, o: _difference(None, d[0]), cpp="-{0}"),
     _operator("lt", "<", torch.lt, lambda a, b: a < b, "{0} < {1}", None),

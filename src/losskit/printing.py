@@ -50,9 +50,8 @@ def _number(value: float, language: str) -> str:
         }[language]
     if language == "cpp":
         return f"T({value!r})"
-    if language == "latex":
-        return _LATEX_NUMBERS.get(value) or (str(int(value)) if value == int(value) else repr(value))
-    return repr(value)
+    latex = _LATEX_NUMBERS.get(value) or (str(int(value)) if value == int(value) else repr(value))
+    return latex if language == "latex" else repr(value)
 
 
 _LATEX_NUMBERS = {0.5: r"\tfrac{1}{2}", 2 * math.pi: r"2\pi", 0.5 * math.log(2 * math.pi): r"\tfrac{1}{2}\log 2\pi"}
@@ -64,10 +63,10 @@ def _render(node: Expr, language: str, names: dict[Expr, str]) -> tuple[str, int
     if node.op == "constant":
         return _number(node.value, language), _ATOM if node.value >= 0 or language == "cpp" else 6
     if node.op == "variable":
-        return (_latex_name(node.value) if language == "latex" else node.value), _ATOM
+        return (rf"\mathrm{{{node.value}}}".replace("_", r"\_") if language == "latex" else node.value), _ATOM
     if language == "latex" and node.op == "mul" and node.args[0] is node.args[1]:
-        base = _render(node.args[0], language, names)[0]
-        return (base if node.args[0].op in ("variable", "absolute") else rf"\left({base}\right)") + "^2", 7
+        atom = node.args[0].op in ("variable", "absolute")
+        return ("{}^2" if atom else r"\left({}\right)^2").format(_render(node.args[0], language, names)[0]), 7
     template, precedence = _spelling(node, language)
     parts = []
     for position, arg in enumerate(node.args):
@@ -81,23 +80,9 @@ def _render(node: Expr, language: str, names: dict[Expr, str]) -> tuple[str, int
     return template.format(*parts), precedence
 
 
-_LATEX_NAMES = {
-    "input": "x", "target": "t", "input1": "x_1", "input2": "x_2", "var": r"\sigma^2", "pos_weight": "w_+",
-    "delta": r"\delta", "beta": r"\beta", "eps": r"\varepsilon", "margin": "m", "p": "p", "difference": r"\Delta",
-    "log_probability": r"\log p", "log_sum_exp": r"\operatorname{lse}",
-    "mean_log_probability": r"\overline{\log p}", "cosine": r"\cos\theta",
-    "cosine_distance": r"\left(1 - \cos\theta\right)", "distance": "d", "positive_distance": "d_+",
-    "negative_distance": "d_-", "probability": "P", "score_margin": "z",
-}  # fmt: skip
-
-
-def _latex_name(name: str) -> str:
-    return _LATEX_NAMES.get(name, rf"\mathrm{{{name}}}".replace("_", r"\_"))
-
-
-def print_expr(root: Expr, language: str) -> str:
-    """One formula as one expression in "python", "cpp", "triton", "latex" or "javascript"."""
-    return _render(root, language, {})[0]
+def print_expr(root: Expr, language: str, names: dict[Expr, str] | None = None) -> str:
+    """One formula as one expression in a language; `names` are spellings of variables, such as Greek letters."""
+    return _render(root, language, names or {})[0]
 
 
 def print_statements(roots: Sequence[Expr], language: str, taken: Sequence[str] = ()) -> tuple[list[str], list[str]]:

@@ -1,8 +1,8 @@
 """A card: everything that is known about a loss, as plain data.
 
 Cards of the built-in losses lie in catalogue.json; `losskit.explain` makes one of any declaration. Formulas are texts
-in five languages: LaTeX is the textbook's, the others are what the kernels compute. A text in a programming language is
-a list of statements, the last of which is the result.
+in several languages: plain text and LaTeX are the textbook's, the others are what the kernels compute. A text in a
+programming language is a list of statements, the last of which is the result.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-LANGUAGES = ("latex", "python", "cpp", "triton", "javascript")
-Text = dict[str, Any]  # by language: a string of LaTeX, lists of statements in the others
+LANGUAGES = ("plain", "latex", "python", "cpp", "triton", "javascript")
+Text = dict[str, Any]  # by language: one string of plain text and LaTeX, lists of statements in the others
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,29 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """The card as plain data that JSON can hold: infinities and NaN are texts."""
         return plain(asdict(self))
+
+    def __rich__(self) -> Any:
+        from losskit_guide.render import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        from losskit_guide.render import notebook
+
+        return notebook(self)
+
+    def _repr_latex_(self) -> str:
+        from losskit_guide.render import equation
+
+        return "".join(f"$${equation(self, variant)}$$" for variant in self.variants)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=100, color_system=None)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get()
 
     @property
     def properties(self) -> list[str]:

@@ -1,0 +1,105 @@
+"""Plots of losses with matplotlib: value and slope of several lines over one axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from losskit_guide.card import Card
+from losskit_guide.lines import AXES, LIMITS, Line, line, of_card, points
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+def lines_of(losses: Sequence[Any], given: dict[str, Any]) -> list[Line]:
+    """Lines from names with settings, cards, or losses."""
+    found = []
+    for loss in losses:
+        if isinstance(loss, str):
+            found.append(line(loss, **given))
+        elif isinstance(loss, Card):
+            found.append(of_card(loss))
+        elif isinstance(loss, Line):
+            found.append(loss)
+        else:
+            from losskit.describe import explain
+
+            found.append(of_card(explain(loss)))
+    return found
+
+
+def limits_of(lines: Sequence[Line], axis: str, low: float | None, high: float | None) -> tuple[float, float]:
+    """The range to draw: the user's, else what is worth looking at for all lines."""
+    own = LIMITS.get(axis) or (min(x.limits[0] for x in lines), max(x.limits[1] for x in lines))
+    return (own[0] if low is None else low), (own[1] if high is None else high)
+
+
+def plot(
+    *losses: Any,
+    over: str = "own",
+    low: float | None = None,
+    high: float | None = None,
+    points_: int = 401,
+    **given: Any,
+) -> Figure:
+    """Value and gradient of losses over one axis, as a matplotlib figure.
+
+    Args:
+        losses: Names, also with settings ("huber_loss:delta=2"), loss instances or classes, or cards.
+        over: "own" (each loss's natural variable), "probability" or "logit".
+        low: Left end; by default what is worth looking at.
+        high: Right end.
+        points_: How many points to compute.
+        given: Settings for all losses that know them, such as target=0.
+
+    >>> import losskit
+    >>> figure = losskit.plot("mse_loss", "huber_loss:delta=2", target=0.0)
+    >>> [axes.get_title() for axes in figure.axes]
+    ['value', 'gradient']
+    """
+    from matplotlib.figure import Figure
+
+    if over not in AXES:
+        raise ValueError(f"over must be one of {', '.join(AXES)}, got {over!r}")
+    if not losses:
+        raise ValueError("name at least one loss to plot")
+    lines = lines_of(losses, given)
+    start, end = limits_of(lines, over, low, high)
+    if not start < end:
+        raise ValueError(f"the range {start:g} to {end:g} is empty")
+    xs = points(start, end, points_)
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    tops: list[float] = []
+    for colour, one in zip(COLOURS * len(lines), lines, strict=False):
+        inside = [
+            x for x in xs if over != "own" or one.limits[0] <= x <= one.limits[1] or one.curve.kind == "prediction"
+        ]
+        values, slopes = one.over(inside, over)
+        tops += [y for y in values if math.isfinite(y)]
+        left.plot(inside, values, color=colour, label=one.label)
+        right.plot(inside, slopes, color=colour, label=one.label)
+    variables = list(dict.fromkeys(one.curve.variable for one in lines))
+    for axes, title in ((left, "value"), (right, "gradient")):
+        axes.set_title(title)
+        axes.set_xlabel(AXES[over] if over != "own" else " / ".join(variables))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        _cut(axes)
+    left.legend(frameon=False)
+    return figure
+
+
+def _cut(axes: Any) -> None:
+    """A steep end must not press everything else flat."""
+    ys = sorted(y for drawn in axes.lines for y in drawn.get_ydata() if math.isfinite(y))
+    if not ys:
+        return
+    low, high = ys[len(ys) // 20], ys[len(ys) * 19 // 20]
+    room = (high - low) or 1.0
+    axes.set_ylim(max(ys[0], low - room) - 0.05 * room, min(ys[-1], high + room) + 0.05 * room)

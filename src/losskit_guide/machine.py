@@ -1,0 +1,150 @@
+"""What this machine does with a loss: which kernel runs and why, how fast, with what it was built. Needs torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import losskit
+from losskit.families.class_scores import ClassScoresLoss
+from losskit.families.embeddings import EmbeddingsLoss
+from losskit.families.margins import MarginsLoss
+from losskit.families.sequence import SequenceLoss
+from losskit.kernels import compiler, library
+from losskit.kernels.dispatch import Choice
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES |= {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """A dtype by its name."""
+    if name not in DTYPES:
+        raise ValueError(f"the dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def shape_of(text: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape from "32,10" or "32x10"."""
+    try:
+        sizes = tuple(int(part) for part in text.replace("x", ",").split(",") if part.strip()) if text else default
+    except ValueError:
+        raise ValueError(f"a shape is numbers such as 32,10, got {text!r}") from None
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"a shape has no negative numbers, got {text!r}")
+    return sizes
+
+
+def arguments(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...]) -> list[Tensor]:
+    """Random tensors that a loss takes; the first has this shape."""
+    cls: Any = losskit.get(name)
+    generator = torch.Generator().manual_seed(0)
+    at = torch.device(device)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(at, dtype)
+
+    def integers(low: int, high: int, *size: int) -> Tensor:
+        return torch.randint(low, high, size, generator=generator).to(at)
+
+    if issubclass(cls, ClassScoresLoss):
+        classes = 1 if len(shape) > 1 else 0
+        scores = normal(*shape)
+        target = integers(0, shape[classes], *shape[:classes], *shape[classes + 1 :])
+        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target]
+    if issubclass(cls, MarginsLoss):
+        if not cls.many:
+            return [normal(*shape), integers(0, shape[-1], *shape[:-1])]
+        target = torch.full(shape, -1)
+        target[..., 0] = 0
+        return [normal(*shape), target.to(at)]
+    if issubclass(cls, SequenceLoss):
+        frames, samples, labels = shape
+        lengths = torch.full((samples,), max(1, frames // 4))
+        return [normal(*shape).log_softmax(-1), integers(1, max(2, labels), samples, max(1, frames // 4)),
+                torch.full((samples,), frames), lengths]  # fmt: skip
+    names = cls.call_operands()
+    if issubclass(cls, EmbeddingsLoss) or name == "triplet_margin_with_distance_loss":
+        return [2 * integers(0, 2, *shape[:-1]) - 1 if n == "target" else normal(*shape) for n in names]
+    plan = cls().plan()
+    domains = dict(zip(plan.names, plan.formula.domains, strict=True))
+    return [domains[n].sample(shape, generator).to(at, dtype) for n in names]
+
+
+def usual_shape(name: str) -> tuple[int, ...]:
+    """A shape that a loss takes."""
+    return (50, 16, 20) if issubclass(losskit.get(name), SequenceLoss) else (1024, 1000)
+
+
+def reason(name: str, dtype: str, device: str, shape: str) -> Choice:
+    """What `losskit why` says."""
+    tensors = arguments(name, dtype_of(dtype), device, shape_of(shape, usual_shape(name)))
+    tensors[0].requires_grad_()
+    return losskit.why(losskit.get(name)(), *tensors)
+
+
+def facts() -> dict[str, str]:
+    """What `losskit doctor` says."""
+    found = {
+        "losskit": losskit.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "kernels": str(library.LIBRARY) if library.loaded() else "none: eager formulas run",
+        "compiler": compiler.compiler() or "none: users' own losses run as eager formulas",
+        "cache": str(library.cache_folder()),
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use",
+    }
+    cached = library.cache_folder()
+    if cached.is_dir():
+        files = list(cached.glob("*.so"))
+        found["cache"] += f" ({len(files)} kernels, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB)"
+    return found
+
+
+def processor() -> str:
+    """The processor's name, from Linux where it says."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    name = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
+    return f"{name or platform.machine()}, {os.cpu_count()} cores"
+
+
+def duel(name: str, dtype: str, shape: str, threads: int, rounds: int = 21) -> dict[str, Any]:
+    """Forward and backward of losskit's and torch's function in turns; the median of the ratios of the rounds."""
+    sizes = shape_of(shape, usual_shape(name))
+    tensors = arguments(name, dtype_of(dtype), "cpu", sizes)
+    tensors = [x.requires_grad_() if x.is_floating_point() and i == 0 else x for i, x in enumerate(tensors)]
+    losses = {"torch": getattr(torch.nn.functional, name), "losskit": getattr(losskit.functional, name)}
+
+    def seconds(which: str) -> float:
+        start = time.perf_counter()
+        tensors[0].grad = None
+        losses[which](*tensors).backward()
+        return time.perf_counter() - start
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        once = max(sorted(seconds(which) for _ in range(3))[1] for which in losses)
+        repeats = max(1, round(0.004 / once))
+        found: dict[str, list[float]] = {which: [] for which in losses}
+        for number in range(rounds):
+            for which in sorted(losses, reverse=bool(number % 2)):
+                found[which].append(sum(seconds(which) for _ in range(repeats)) / repeats)
+    finally:
+        torch.set_num_threads(before)
+    ratios = [a / b for a, b in zip(found["torch"], found["losskit"], strict=True)]
+    medians = {f"{which}_us": statistics.median(times) * 1e6 for which, times in found.items()}
+    return {"loss": name, "shape": sizes, "dtype": dtype, "threads": threads, **medians,
+            "ratio": statistics.median(ratios), "rounds": rounds}  # fmt: skip
