@@ -7,7 +7,7 @@
  * 3. What cannot be computed is refused in one sentence that names the line and the column.
  */
 
-import { bound, givenOf, KINDS, points } from "./formulas.js";
+import { givenOf, KINDS, points, variantOf } from "./formulas.js";
 
 /** Rows of cells; the separator is the one of , ; and tab that the first line has most of. Quotes may hold it. */
 export function parse(text) {
@@ -70,7 +70,7 @@ const listed = (names) => (names.length > 1 ? `${names.slice(0, -1).join(", ")} 
 
 /** The loss of every row under a chosen loss. */
 export function losses(table, card, chosen) {
-  const { variable, kind } = card.curve;
+  const { kind } = card.curve;
   const names = needs(card, chosen);
   const found = (name, i) => {
     const also = i === 0 ? [name, "prediction", kind] : [name];
@@ -85,32 +85,40 @@ export function losses(table, card, chosen) {
         `${listed(missing)} ${missing.length > 1 ? "are" : "is"} missing (${have}).`,
     );
   }
-  const { low, high } = KINDS[kind];
-  const choices = names.map((name) => card.curve.given.find((g) => g.name === name)?.choices ?? []);
-  const columns = names.map((name, i) =>
-    table.rows.map(({ line, cells }) => {
-      const text = cells[at[i]];
-      const x = text === "" ? NaN : Number(text);
-      const where = `Line ${line}, column ${table.names[at[i]]}:`;
-      if (Number.isNaN(x)) throw new Error(`${where} “${text}” is not a number.`);
-      if (i === 0 && !(x >= low && x <= high))
-        throw new Error(`${where} ${text} is no ${KINDS[kind].label}, which ${card.title} takes as its ${variable}.`);
-      if (choices[i].length && !choices[i].includes(x))
-        throw new Error(`${where} ${card.title} takes ${choices[i].join(" or ")}, not ${text}.`);
-      return x;
-    }),
-  );
-  const rows = columns[0].map((x, row) => {
-    const given = Object.fromEntries(names.slice(1).map((name, i) => [name, columns[i + 1][row]]));
-    return bound(card, chosen, given).value(x);
+  const columns = names.map((name, i) => {
+    const column = numbers(table, at[i]);
+    const { choices } = i ? card.curve.given.find((g) => g.name === name) : { choices: [] };
+    const { low, high } = i ? KINDS.prediction : KINDS[kind];
+    const wrong = column.findIndex((x) => !(x >= low && x <= high) || (choices.length > 0 && !choices.includes(x)));
+    if (wrong < 0) return column;
+    const said = choices.length
+      ? `${card.title} takes ${choices.join(" or ")}, not ${column[wrong]}`
+      : `${column[wrong]} is no ${KINDS[kind].label}, which ${card.title} takes as its ${name}`;
+    throw new Error(`Line ${table.rows[wrong].line}, column ${table.names[at[i]]}: ${said}.`);
   });
-  const lines = table.rows.map((row) => row.line);
-  return { rows, lines };
+  const variant = variantOf(card, chosen.switches);
+  const settings = Object.fromEntries(givenOf(card, chosen).map((g) => [g.name, g.value]));
+  const given = variant.given.map((name) => columns[names.indexOf(name)] ?? settings[name]);
+  const [variable] = columns;
+  const rows = Float64Array.from(variable, (x, row) =>
+    variant.bind(...given.map((g) => (typeof g === "number" ? g : g[row]))).value(x),
+  );
+  return { rows, lines: table.rows.map((row) => row.line) };
+}
+
+/** A column as numbers, read once. */
+function numbers(table, at) {
+  table.columns ??= [];
+  return (table.columns[at] ??= Float64Array.from(table.rows, ({ line, cells }) => {
+    const x = cells[at] === "" ? NaN : Number(cells[at]);
+    if (Number.isNaN(x)) throw new Error(`Line ${line}, column ${table.names[at]}: “${cells[at]}” is not a number.`);
+    return x;
+  }));
 }
 
 /** Counts of several samples over shared bins; what lies far above the rest is counted in the last one. */
 export function histogram(samples, bins = 40) {
-  const all = samples.flatMap((rows) => rows.filter(Number.isFinite)).sort((a, b) => a - b);
+  const all = Float64Array.from(samples.flatMap((rows) => [...rows.filter(Number.isFinite)])).sort();
   if (!all.length) return { edges: [0, 1], counts: samples.map(() => [0]), above: 0 };
   const low = all[0];
   const usual = all[Math.floor(0.99 * (all.length - 1))];
@@ -129,7 +137,7 @@ export function histogram(samples, bins = 40) {
 
 /** What one says about a sample: its size, mean, median, largest loss and its line. */
 export function summary({ rows, lines }) {
-  const finite = rows.filter(Number.isFinite).sort((a, b) => a - b);
+  const finite = Float64Array.from(rows.filter(Number.isFinite)).sort();
   const n = finite.length;
   const middle = n % 2 ? finite[(n - 1) / 2] : (finite[n / 2 - 1] + finite[n / 2]) / 2;
   const worst = finite.at(-1);

@@ -76,11 +76,11 @@ export function givenOf(card, chosen) {
     .map((g) => ({ ...g, value: chosen.given[g.name] ?? g.value }));
 }
 
-/** Value, slope and curvature of a chosen loss as functions of its own variable; `more` overrides what is given. */
-export function bound(card, chosen, more = {}) {
+/** Value, slope and curvature of a chosen loss as functions of its own variable. */
+export function bound(card, chosen) {
   const variant = variantOf(card, chosen.switches);
   const values = Object.fromEntries(givenOf(card, chosen).map((g) => [g.name, g.value]));
-  return variant.bind(...variant.given.map((name) => more[name] ?? values[name]));
+  return variant.bind(...variant.given.map((name) => values[name]));
 }
 
 /**

@@ -9,6 +9,7 @@ import { tableRow } from "./readout.js";
 const $ = (id) => document.getElementById(id);
 let table = null;
 let bars = null;
+let timer = 0;
 
 /** Reads a file; what is wrong with it is said on the page. */
 export async function load(file) {
@@ -27,7 +28,14 @@ export async function load(file) {
 /** Draws the losses of the rows; chosen: pairs of a card and a chosen loss. */
 export function drawRows(chosen) {
   ask(chosen);
+  clearTimeout(timer);
   if (!table) return;
+  if (table.rows.length * chosen.length > 10_000)
+    timer = setTimeout(count, 150, chosen); // when the slider rests
+  else count(chosen);
+}
+
+function count(chosen) {
   const samples = [];
   const problems = chosen.length ? [] : ["Choose a loss: it says what the columns mean."];
   for (const [card, settings] of chosen) {
