@@ -1,8 +1,8 @@
 /**
  * A plot: title, legend, axes with names, drawn by uPlot.
  *
- * 1. A line is told apart by its colour and by its dashes: five colours that the colour-blind can tell, alternating
- *    solid and dashed, give ten; where two losses coincide, the dashes of one show the other.
+ * 1. A line is told apart by its colour and by its dashes: five colours that the colour-blind can tell and three kinds
+ *    of dashes give fifteen; solid lines are drawn first, so that dashes show where two losses coincide.
  * 2. The y axis shows where the curves live: a pole does not flatten everything else.
  * 3. Colours come from the style sheet, so that light and dark are told in one place.
  */
@@ -14,7 +14,7 @@ import { show } from "./formulas.js";
 const DASHES = [[], [7, 4], [2, 3]];
 
 /** Colour number and dashes of the i-th line. */
-export const look = (i) => ({ colour: i % 5, dashes: i >= 10 ? 2 : i % 2 });
+export const look = (i) => ({ colour: i % 5, dashes: i % 3 });
 
 /** A short piece of the i-th line. */
 export function swatch(i) {
@@ -164,7 +164,7 @@ export function figure(parent, title, on = {}, stepped = false) {
   }
 
   function update({ xs, lines, x = null, xLabel, yLabel, description, from = xs[0], to = xs.at(-1) }) {
-    const drawn = lines.filter((line) => line.ys);
+    const drawn = lines.filter((line) => line.ys).sort((a, b) => look(a.slot).dashes - look(b.slot).dashes);
     const data = [xs, ...drawn.map((line) => line.ys)];
     range = stepped ? [0, 1.05 * Math.max(1, ...drawn.flatMap((line) => line.ys))] : span(data.slice(1));
     xRange = [from, to];
