@@ -11,7 +11,7 @@ import uPlot from "uplot";
 import { h, patch } from "./dom.js";
 import { show } from "./formulas.js";
 
-const DASHES = [[], [7, 4], [2, 3]];
+const DASHES = [[], [8, 5], [3, 7]];
 
 /** Colour number and dashes of the i-th line. */
 export const look = (i) => ({ colour: i % 5, dashes: i % 3 });
