@@ -11,7 +11,12 @@ import uPlot from "uplot";
 import { h, patch } from "./dom.js";
 import { show } from "./formulas.js";
 
-const DASHES = [[], [8, 5], [3, 7]];
+// Lengths of dashes and gaps and the width of each kind of line; dots are wide enough to be seen on another line.
+const STROKES = [
+  { dash: [], width: 2 },
+  { dash: [9, 6], width: 2 },
+  { dash: [4, 7], width: 3.5 },
+];
 
 /** Colour number and dashes of the i-th line. */
 export const look = (i) => ({ colour: i % 5, dashes: i % 3 });
@@ -116,9 +121,9 @@ export function figure(parent, title, on = {}, stepped = false) {
           return {
             label: line.name,
             stroke,
-            width: 2,
             pxAlign: 0,
-            dash: DASHES[dashes],
+            width: STROKES[dashes].width,
+            dash: STROKES[dashes].dash.map((length) => length * devicePixelRatio),
             points: { show: false },
             ...(stepped && {
               paths: uPlot.paths.stepped({ align: 1 }),
