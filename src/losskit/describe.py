@@ -81,7 +81,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     """The card of a declaration; `values` are parameters that differ from the defaults."""
     paragraphs = [re.sub(r"\s*\n\s*", "\n", p.strip()) for p in inspect.cleandoc(cls.__doc__ or "").split("\n\n")]
     summary, *rest = paragraphs
-    advice = [line for p in rest[:1] for line in p.split("\n")]
+    advice = [line.replace("\n", " ") for p in rest[:1] for line in re.split(r"\n(?=Choose|Prefer)", p)]
     formulas = list(getattr(cls, "formulas", {}).values())
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.__doc__ or "")
     by_class = {other.__name__: other.name for other in registered.values()}

@@ -582,7 +582,7 @@ def margin_ranking_loss(
     """Order of two scores: target 1 wants input1 the larger by `margin`, target -1 wants input2.
 
     Choose it for ranking, preferences and recommenders.
-    Prefer a regression loss when absolute values matter.
+    Prefer a regression loss such as MSELoss when absolute values matter, TripletMarginLoss to order distances.
 
     Args:
         input1: First scores.

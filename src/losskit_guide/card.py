@@ -100,10 +100,10 @@ class Card:
         """The card as plain data that JSON can hold: infinities and NaN are texts."""
         return plain(asdict(self))
 
-    def __rich__(self) -> Any:
+    def __rich_console__(self, console: Any, options: Any) -> Any:
         from losskit_guide.render import page
 
-        return page(self)
+        yield page(self, min(options.max_width - 12, 72))
 
     def _repr_html_(self) -> str:
         from losskit_guide.render import notebook

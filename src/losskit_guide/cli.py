@@ -6,6 +6,8 @@ Results go to stdout, as tables or with --json as data; mistakes are one sentenc
 from __future__ import annotations
 
 import json
+import shutil
+import webbrowser
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -261,6 +263,22 @@ def bench(
     )
 
 
-def main() -> None:
-    """Entry point of the command."""
-    app()
+@app.command()
+def explore(
+    out: Annotated[Path | None, typer.Option(help="Copy the page to this file instead of opening it.")] = None,
+    json_: Json = False,
+) -> None:
+    """Open the explorer in the browser: one page that needs no server and no network."""
+    page = Path(__file__).parent / "explorer" / "index.html"
+    if not page.exists():
+        refuse("the explorer's page is not built here; run `make explorer`, which needs npm")
+    if out is not None:
+        try:
+            page = Path(shutil.copy(page, out))
+        except OSError as problem:
+            refuse(f"{out} cannot be written: {problem}")
+    if json_:
+        return emit({"page": str(page)})
+    console.print(str(page), highlight=False, soft_wrap=True)
+    if out is None:
+        webbrowser.open(page.as_uri())

@@ -11,7 +11,7 @@ class MarginRankingLoss(PointwiseLoss):
     """Order of two scores: target 1 wants input1 the larger by `margin`, target -1 wants input2.
 
     Choose it for ranking, preferences and recommenders.
-    Prefer a regression loss when absolute values matter.
+    Prefer a regression loss such as MSELoss when absolute values matter, TripletMarginLoss to order distances.
     """
 
     margin: float = param(default=0.0, doc="Difference from which a right order costs nothing.")
