@@ -1,0 +1,119 @@
+/**
+ * Builds the page: one index.html that holds everything and asks the network for nothing.
+ *
+ * 1. The catalogue becomes a module of real functions, so that the page needs no eval and its security policy can
+ *    forbid everything but the one script whose hash stands in it.
+ * 2. LaTeX becomes MathML here; browsers draw that by themselves, so no library and no fonts travel with the page.
+ * 3. Texts in other languages (C++, Triton, Python) stay out: the page shows mathematics.
+ */
+
+import { createHash } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+import temml from "temml";
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+const CATALOGUE = here("../src/losskit_guide/catalogue.json");
+const GENERATED = here("generated/catalogue.js");
+const PAGE = here("../src/losskit_guide/explorer/index.html");
+
+// Names that a formula may use and JavaScript may not, such as the variance `var`.
+const RESERVED = /\b(var|let|in|of|new|delete|default|function|class|with|this|null|typeof|switch|case|do|if|for)\b/g;
+
+const legal = (text) => text.replace(RESERVED, "$1_");
+
+function functionOf(name, statements) {
+  const body = statements.map(legal);
+  const last = body.pop();
+  return `${name}: (x) => { ${body.join(" ")} return ${last}; }`;
+}
+
+/** A variant as a function of what is given that returns functions of the variable. */
+function variantText(variant) {
+  const [variable, ...given] = variant.arguments.map(legal);
+  const functions = ["value", "slope", "curvature"]
+    .map((name) => functionOf(name, variant[name].javascript).replace("(x) =>", `(${variable}) =>`))
+    .join(",\n");
+  const { switches } = variant;
+  return `{ switches: ${JSON.stringify(switches)}, given: ${JSON.stringify(variant.arguments.slice(1))},
+    bind: (${given.join(", ")}) => ({ ${functions} }) }`;
+}
+
+const mathml = (latex, displayMode = true) => temml.renderToString(latex, { displayMode, throwOnError: true });
+
+function properties(facts) {
+  const words = ["convex", "smooth", "robust", "symmetric"].filter((word) => facts[word]);
+  const bound = facts.lipschitz;
+  if (bound !== null) words.push(`gradient at most ${typeof bound === "number" ? +bound.toPrecision(4) : bound}`);
+  if (facts.minimum !== null) words.push(`minimum ${facts.minimum}`);
+  return words;
+}
+
+function cardText(card) {
+  const { curve } = card;
+  const switches = Object.keys(curve.variants[0].switches).map((name) => {
+    const declared = card.parameters.find((parameter) => parameter.name === name);
+    return { name, label: declared.doc, value: declared.default === true };
+  });
+  const formulas = card.variants.map((variant) => ({
+    switches: variant.switches,
+    value: mathml(variant.value.latex),
+    gradients: Object.entries(variant.gradients).map(([name, text]) => ({ name, mathml: mathml(text.latex) })),
+  }));
+  const data = {
+    name: card.name,
+    title: card.class_name,
+    task: card.task,
+    summary: card.summary,
+    advice: card.advice,
+    bestFor: card.best_for,
+    notFor: card.not_for,
+    properties: properties(card.facts),
+    reference: card.reference,
+    symbols: card.symbols.map((symbol) => ({ mathml: mathml(symbol.latex, false), meaning: symbol.meaning })),
+    formulas,
+    operands: card.operands.map((operand) => operand.name),
+    parameters: card.parameters.map((parameter) => parameter.name),
+    switches,
+  };
+  const { variable, label, kind, low, high, given } = curve;
+  const outer = JSON.stringify({ variable, label, kind, low, high, given }).slice(0, -1);
+  return `{ ...${JSON.stringify(data)}, curve: ${outer}, "variants": [${curve.variants.map(variantText).join(",")}] } }`;
+}
+
+const drawn = JSON.parse(readFileSync(CATALOGUE, "utf8")).losses.filter((card) => card.curve);
+mkdirSync(here("generated"), { recursive: true });
+writeFileSync(
+  GENERATED,
+  `// Made by build.mjs from losskit_guide/catalogue.json. Do not edit.
+import * as lk from "../src/primitives.js";
+export const cards = [${drawn.map(cardText).join(",\n")}];\n`,
+);
+
+const bundle = async (entry) =>
+  (
+    await build({
+      entryPoints: [here(entry)],
+      bundle: true,
+      minify: true,
+      format: "iife",
+      write: false,
+      charset: "utf8",
+    })
+  ).outputFiles[0].text;
+const script = (await bundle("src/main.js")).replaceAll("</script", "<\\/script").trim();
+const style = (await build({ entryPoints: [here("src/style.css")], bundle: true, minify: true, write: false }))
+  .outputFiles[0].text;
+const hash = createHash("sha256").update(script).digest("base64");
+const policy = `default-src 'none'; script-src 'sha256-${hash}'; style-src 'unsafe-inline'; img-src data:`;
+const parts = {
+  POLICY: policy,
+  LICENCE: readFileSync(here("node_modules/uplot/LICENSE"), "utf8").trim(),
+  STYLE: style.trim(),
+  SCRIPT: script,
+};
+const page = readFileSync(here("src/index.html"), "utf8").replace(/\{\{(\w+)\}\}/g, (_, name) => parts[name]);
+mkdirSync(here("../src/losskit_guide/explorer"), { recursive: true });
+writeFileSync(PAGE, page);
+console.log(`index.html: ${drawn.length} losses, ${(Buffer.byteLength(page) / 1000).toFixed(0)} kB`);

@@ -1,0 +1,286 @@
+/**
+ * The page: what is chosen, drawn.
+ *
+ * 1. One state; everything visible follows from it. Controls are made anew only when the choice of losses changes, so
+ *    that a slider keeps its focus while it moves; plots and numbers follow once per frame.
+ * 2. The address follows the state a moment later. A preset is an ordinary link.
+ * 3. A redraw is measured where anyone can see it: the performance panel of the browser shows it as "redraw".
+ */
+
+import { cards } from "../generated/catalogue.js";
+import { about, choices, panel } from "./controls.js";
+import { h, replace } from "./dom.js";
+import { AXES, KINDS, limits, nameOf, over, points, sample, show } from "./formulas.js";
+import { figure } from "./plot.js";
+import { presets } from "./presets.js";
+import { readout } from "./readout.js";
+import { drawRows, load } from "./rows.js";
+import { choose, empty, read, write } from "./state.js";
+
+const POINTS = 1001;
+const $ = (id) => document.getElementById(id);
+const cardOf = (chosen) => cards.find((card) => card.name === chosen.name);
+
+let state = empty();
+let readers = []; // of each chosen loss at the cursor
+const timers = {};
+
+const later = (name, wait, action) => {
+  clearTimeout(timers[name]);
+  timers[name] = setTimeout(action, wait);
+};
+
+// ---------------------------------------------------------------------------------------------------------
+// Plots and numbers
+
+const pointer = {
+  move: (x) => setX(Number(x.toPrecision(3))),
+  zoom: (from, to) => change({ from: Number(from.toPrecision(3)), to: Number(to.toPrecision(3)) }),
+  reset: () => change({ from: null, to: null }),
+};
+const figures = {
+  value: figure($("plots"), "Value", pointer),
+  slope: figure($("plots"), "Gradient", pointer),
+  curvature: figure($("plots"), "Curvature", pointer),
+};
+
+/** The axis as the plots name it. */
+function axis() {
+  const chosen = state.losses.map(cardOf);
+  const [low, high] = limits(chosen, state.axis);
+  const kinds = [...new Set(chosen.map((card) => card.curve.kind))];
+  const mixed = state.axis === "own" && kinds.length > 1;
+  const own = kinds.length === 1 ? KINDS[kinds[0]].label : "own variable of each loss";
+  const { label, symbol } = AXES[state.axis];
+  const from = state.from ?? low;
+  const to = Math.max(state.to ?? high, from + 1e-9);
+  return { from, to, mixed, symbol, label: state.axis === "own" ? own : label };
+}
+
+function redraw() {
+  const start = performance.now();
+  const { from, to, mixed, label, symbol } = axis();
+  const xs = points(from, to, POINTS);
+  const by =
+    mixed || (state.by === "own" && state.axis !== "own") ? "own variable" : state.axis === "own" ? label : symbol;
+  const lines = state.losses.map((chosen) => {
+    const card = cardOf(chosen);
+    const kind = KINDS[card.curve.kind].label;
+    const f = over(card, chosen, state.axis, state.by);
+    const note = f
+      ? mixed && ` over its ${kind}`
+      : ` is a loss of a ${kind}: it cannot be drawn over a ${AXES[state.axis].label}`;
+    return { slot: chosen.slot, name: nameOf(card, chosen), note, f, ...(f && sample(f, xs)) };
+  });
+  readers = lines.map(({ slot, name, f }) => ({ slot, name, f }));
+  state.x = state.x === null ? null : Math.min(Math.max(state.x, from), to);
+  const names = lines.map((line) => line.name).join(", ") || "no loss";
+  const yLabels = { value: "loss", slope: `gradient by ${by}`, curvature: `curvature by ${by}` };
+  for (const [key, plot] of Object.entries(figures)) {
+    const yLabel = yLabels[key];
+    const range = `from ${show(from)} to ${show(to)}`;
+    const description = `${yLabel} of ${names} over ${label} ${range}. The table below has the numbers.`;
+    const shown = lines.map((line) => ({ ...line, ys: line[key], note: (key === "value" || !line.f) && line.note }));
+    plot.update({ xs, from, to, x: state.x, xLabel: label, yLabel, lines: shown, description });
+  }
+  const { elements } = $("view");
+  if (document.activeElement !== elements.from) elements.from.value = Number(from.toPrecision(6));
+  if (document.activeElement !== elements.to) elements.to.value = Number(to.toPrecision(6));
+  readNumbers();
+  drawRows(state.losses.map((chosen) => [cardOf(chosen), chosen]));
+  // uPlot draws in a microtask; this one comes after it.
+  queueMicrotask(() => {
+    performance.clearMeasures("redraw");
+    performance.measure("redraw", { start, end: performance.now() });
+  });
+}
+
+/** Lets the address say what is shown, and marks the preset that it is. */
+function address() {
+  const link = write(state);
+  history.replaceState(null, "", `#${link}`);
+  for (const [i, item] of [...$("presets").children].entries()) {
+    if (presets[i].link === link) item.firstChild.setAttribute("aria-current", "true");
+    else item.firstChild.removeAttribute("aria-current");
+  }
+}
+
+let waiting = false;
+function draw() {
+  later("address", 250, address);
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    redraw();
+  });
+}
+
+function readNumbers() {
+  const { from, to, symbol } = axis();
+  const x = state.x ?? Number((from + 0.75 * (to - from)).toPrecision(3));
+  const found = readers.map(({ slot, name, f }) => ({ slot, name, at: f?.(x) }));
+  $("x-range").value = Math.round((1000 * (x - from)) / (to - from));
+  readout(found, x, symbol, state.axis === "own");
+  for (const plot of Object.values(figures)) plot.mark(x);
+}
+
+function setX(x) {
+  const { from, to } = axis();
+  state.x = Math.min(Math.max(x, from), to);
+  readNumbers();
+  later("address", 250, address);
+}
+
+function change(what) {
+  Object.assign(state, what);
+  draw();
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Controls
+
+const narrow = matchMedia("(max-width: 60rem)");
+
+/** Makes the controls of the chosen losses anew. */
+function build() {
+  const taken = new Set(state.losses.map((chosen) => chosen.slot));
+  for (const chosen of state.losses) {
+    if (chosen.slot === undefined) {
+      chosen.slot = 0;
+      while (taken.has(chosen.slot)) chosen.slot++;
+      taken.add(chosen.slot);
+    }
+  }
+  const opened = Object.fromEntries([...$("panels").children].map((p) => [p.dataset.slot, p.open]));
+  replace(
+    $("panels"),
+    ...state.losses.map((chosen, i) => {
+      const card = cardOf(chosen);
+      const made = panel(card, chosen, opened[chosen.slot] ?? !narrow.matches, {
+        change: draw,
+        rebuild: (name) => {
+          build();
+          $("panels").children[i].querySelector(`[data-switch="${name}"]`).focus();
+        },
+        copy: () => {
+          const { name, given, switches } = chosen;
+          state.losses.splice(i + 1, 0, { name, given: { ...given }, switches: { ...switches } });
+          build();
+          $("panels").children[i + 1].querySelector("summary").focus();
+        },
+        remove: () => {
+          state.losses.splice(i, 1);
+          build();
+          ($("panels").children[Math.min(i, state.losses.length - 1)] ?? $("picker")).querySelector("summary").focus();
+        },
+      });
+      made.dataset.slot = chosen.slot;
+      return made;
+    }),
+  );
+  for (const box of $("choices").querySelectorAll("input")) {
+    box.checked = state.losses.some((chosen) => chosen.name === box.value);
+  }
+  const seen = new Map(state.losses.map((chosen) => [`${chosen.name} ${JSON.stringify(chosen.switches)}`, chosen]));
+  replace($("about"), ...[...seen.values()].map((chosen) => about(cardOf(chosen), chosen)));
+  for (const input of document.querySelectorAll("input[name=axis]")) input.checked = input.value === state.axis;
+  for (const input of document.querySelectorAll("input[name=by]")) {
+    input.checked = input.value === state.by;
+    input.disabled = state.axis === "own";
+  }
+  draw();
+}
+
+/** Shows what the address says. */
+function restore() {
+  clearTimeout(timers.address);
+  const link = location.hash.slice(1) || presets[0].link;
+  const result = read(link, cards);
+  state = result.state;
+  replace($("panels"));
+  replace($("problems"), ...result.problems.map((text) => h("span", {}, text)));
+  $("hint").textContent = presets.find((preset) => preset.link === decodeURIComponent(link))?.hint ?? "";
+  build();
+}
+
+replace(
+  $("choices"),
+  ...choices(cards, (card, checked) => {
+    state.losses = state.losses.filter((chosen) => chosen.name !== card.name);
+    if (checked) state.losses.push(choose(card));
+    build();
+  }),
+);
+$("picker").open = !narrow.matches;
+replace($("presets"), ...presets.map((p) => h("li", {}, h("a", { href: `#${p.link}`, title: p.hint }, p.name))));
+
+$("filter").addEventListener("input", (e) => {
+  const words = e.target.value.toLowerCase().split(/\s+/);
+  for (const group of $("choices").children) {
+    for (const label of group.querySelectorAll("label")) {
+      const text =
+        `${label.textContent} ${label.dataset.name} ${label.title} ${group.firstChild.textContent}`.toLowerCase();
+      label.hidden = !words.every((word) => text.includes(word));
+    }
+    group.hidden = !group.querySelector("label:not([hidden])");
+  }
+});
+$("view").addEventListener("submit", (e) => e.preventDefault());
+$("view").addEventListener("change", (e) => {
+  if (e.target.name === "axis") Object.assign(state, { axis: e.target.value, from: null, to: null, x: null });
+  else if (e.target.name === "by") state.by = e.target.value;
+  else {
+    const { from, to } = Object.fromEntries(["from", "to"].map((k) => [k, $("view").elements[k].valueAsNumber]));
+    if (from < to) Object.assign(state, { from, to });
+    for (const key of ["from", "to"]) $("view").elements[key].setAttribute("aria-invalid", String(!(from < to)));
+  }
+  build();
+});
+$("reset").addEventListener("click", () => change({ from: null, to: null }));
+$("x-number").addEventListener("input", (e) => Number.isFinite(e.target.valueAsNumber) && setX(e.target.valueAsNumber));
+$("x-range").addEventListener("input", (e) => {
+  const { from, to } = axis();
+  setX(Number((from + ((to - from) * e.target.value) / 1000).toPrecision(4)));
+});
+const take = (file) => file && load(file).then(draw);
+$("file").addEventListener("change", (e) => take(e.target.files[0]));
+$("skip").addEventListener("click", (e) => {
+  e.preventDefault();
+  $("plots").focus();
+});
+document.addEventListener("dragover", (e) => {
+  e.preventDefault();
+  document.body.classList.add("dropping");
+});
+document.addEventListener("dragleave", (e) => e.relatedTarget === null && document.body.classList.remove("dropping"));
+document.addEventListener("drop", (e) => {
+  e.preventDefault();
+  document.body.classList.remove("dropping");
+  take(e.dataTransfer.files[0]);
+});
+$("share").addEventListener("click", async (e) => {
+  address();
+  const copied = await navigator.clipboard?.writeText(location.href).then(
+    () => true,
+    () => false,
+  );
+  e.target.textContent = copied ? "Link copied" : "The address is the link";
+  later("share", 2000, () => ($("share").textContent = "Copy link"));
+});
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
+function themed() {
+  $("theme").textContent = isDark() ? "Light" : "Dark";
+  $("theme").setAttribute("aria-label", isDark() ? "Switch to light colours" : "Switch to dark colours");
+  draw();
+}
+$("theme").addEventListener("click", () => {
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  themed();
+});
+dark.addEventListener("change", themed);
+addEventListener("hashchange", restore);
+restore();
+themed();

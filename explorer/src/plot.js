@@ -1,0 +1,196 @@
+/**
+ * A plot: title, legend, axes with names, drawn by uPlot.
+ *
+ * 1. A line is told apart by its colour and by its dashes: five colours that the colour-blind can tell and three kinds
+ *    of dashes give fifteen; solid lines are drawn first, so that dashes show where two losses coincide.
+ * 2. The y axis shows where the curves live: a pole does not flatten everything else.
+ * 3. Colours come from the style sheet, so that light and dark are told in one place.
+ */
+
+import uPlot from "uplot";
+import { h, patch } from "./dom.js";
+import { show } from "./formulas.js";
+
+// Lengths of dashes and gaps and the width of each kind of line; dots are wide enough to be seen on another line.
+const STROKES = [
+  { dash: [], width: 2 },
+  { dash: [9, 6], width: 2 },
+  { dash: [4, 7], width: 3.5 },
+];
+
+/** Colour number and dashes of the i-th line. */
+export const look = (i) => ({ colour: i % 5, dashes: i % 3 });
+
+/** A short piece of the i-th line. */
+export function swatch(i) {
+  const { colour, dashes } = look(i);
+  return h("span", { class: `swatch c${colour} d${dashes}`, "aria-hidden": "true" });
+}
+
+const styleOf = (name) => {
+  const probe = document.getElementById("probe");
+  probe.className = name;
+  return getComputedStyle(probe).color;
+};
+
+/**
+ * Where a curve lives: its tails are cut where they leave its middle 96 % by more than their width. Every fifth number
+ * tells where the middle is: a sort of them all would take a sixth of a frame.
+ */
+function rangeOf(curve) {
+  let [least, most] = [Infinity, -Infinity];
+  const some = [];
+  for (let i = 0; i < curve.length; i++) {
+    const y = curve[i];
+    if (y === null) continue;
+    if (y < least) least = y;
+    if (y > most) most = y;
+    if (i % 5 === 0) some.push(y);
+  }
+  if (!some.length) return null;
+  const sorted = Float64Array.from(some).sort();
+  const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
+  const [a, b] = [at(0.02), at(0.98)];
+  const width = b - a;
+  const low = least >= a - width ? least : a - 0.1 * width;
+  const high = most <= b + width ? most : b + 0.1 * width;
+  return [Math.min(low, 0), Math.max(high, 0)];
+}
+
+/** The range of y that shows these curves and 0; what is ten times as high as an ordinary one of them is cut. */
+export function span(curves) {
+  const own = curves.map(rangeOf).filter(Boolean);
+  const widths = own
+    .map(([low, high]) => high - low)
+    .filter((width) => width > 0)
+    .sort((a, b) => a - b);
+  if (!widths.length) return [-1, 1];
+  const most = 10 * widths[(widths.length - 1) >> 1];
+  const low = Math.max(Math.min(...own.map((range) => range[0])), -most);
+  const high = Math.min(Math.max(...own.map((range) => range[1])), most);
+  const margin = 0.05 * (high - low);
+  return [low - (low < 0 ? margin : margin / 2), high + margin];
+}
+
+/**
+ * A figure in `parent`. on.move(x), on.zoom(from, to), on.reset() are told what the pointer does.
+ * Its update({ xs, lines, x, xLabel, yLabel, description }) draws; a line is { slot, name, note, ys }.
+ */
+export function figure(parent, title, on = {}, stepped = false) {
+  const legend = h("ul", { class: "legend" });
+  const canvas = h("div", { class: "canvas" });
+  const caption = h("figcaption", {}, h("h3", {}, title), legend);
+  const root = h("figure", {}, caption, canvas);
+  parent.append(root);
+  let plot = null;
+  let built = "";
+  let range = [0, 1];
+  let xRange = [0, 1];
+  let marked = null;
+
+  const size = () => ({ width: Math.max(canvas.clientWidth, 200), height: Math.max(canvas.clientHeight, 120) });
+
+  function build(lines, xLabel, yLabel, data) {
+    plot?.destroy();
+    const [ink, grid] = [styleOf("ink"), styleOf("grid")];
+    const font = `12px ${getComputedStyle(document.body).fontFamily}`;
+    const axis = {
+      stroke: ink,
+      font,
+      labelFont: font,
+      labelSize: 24,
+      labelGap: 0,
+      grid: { stroke: grid, width: 1 },
+      ticks: { stroke: grid, width: 1, size: 4 },
+    };
+    const numbers = (_, values) => values.map((x) => (x === null ? "" : show(x)));
+    const options = {
+      ...size(),
+      legend: { show: false },
+      padding: [8, 12, 0, 0],
+      scales: { x: { time: false, range: () => xRange }, y: { range: () => range } },
+      axes: [
+        { ...axis, label: xLabel, size: 30, values: numbers },
+        { ...axis, label: yLabel, size: 52, values: numbers },
+      ],
+      series: [
+        {},
+        ...lines.map((line) => {
+          const { colour, dashes } = look(line.slot);
+          const stroke = styleOf(`c${colour}`);
+          return {
+            label: line.name,
+            stroke,
+            pxAlign: 0,
+            width: STROKES[dashes].width,
+            dash: STROKES[dashes].dash.map((length) => length * devicePixelRatio),
+            points: { show: false },
+            ...(stepped && {
+              paths: uPlot.paths.stepped({ align: 1 }),
+              fill: stroke.replace(/rgb\((.*)\)/, "rgba($1, 0.1)"),
+            }),
+          };
+        }),
+      ],
+      cursor: {
+        show: !stepped,
+        y: false,
+        drag: { x: true, y: false, setScale: false },
+        points: { size: 7 },
+        bind: { mouseleave: () => null, dblclick: () => () => on.reset?.() },
+      },
+      hooks: {
+        ready: [(u) => u.over.addEventListener("mousemove", (e) => on.move?.(u.posToVal(e.offsetX, "x")))],
+        setSelect: [
+          (u) => {
+            const { left, width } = u.select;
+            if (width > 4) on.zoom?.(u.posToVal(left, "x"), u.posToVal(left + width, "x"));
+            u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+          },
+        ],
+      },
+    };
+    plot = new uPlot(options, data, canvas);
+    plot.root.setAttribute("aria-hidden", "true");
+  }
+
+  new ResizeObserver(() => {
+    if (!plot) return;
+    const now = size();
+    if (now.width !== plot.width || now.height !== plot.height) {
+      plot.setSize(now);
+      mark(marked);
+    }
+  }).observe(canvas);
+
+  function mark(x) {
+    marked = x;
+    if (plot && x !== null) plot.setCursor({ left: plot.valToPos(x, "x"), top: 0 }, false);
+  }
+
+  function update({ xs, lines, x = null, xLabel, yLabel, description, from = xs[0], to = xs.at(-1) }) {
+    const drawn = lines.filter((line) => line.ys).sort((a, b) => look(a.slot).dashes - look(b.slot).dashes);
+    const data = [xs, ...drawn.map((line) => line.ys)];
+    range = stepped ? [0, 1.05 * Math.max(1, ...drawn.flatMap((line) => line.ys))] : span(data.slice(1));
+    xRange = [from, to];
+    const theme = getComputedStyle(document.documentElement).colorScheme;
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    const form = JSON.stringify([drawn.map((line) => line.slot), xLabel, yLabel, theme, dark]);
+    if (form === built) plot.setData(data);
+    else build(drawn, xLabel, yLabel, data);
+    built = form;
+    patch(
+      legend,
+      lines.map(({ slot, name, note, ys }) => [
+        JSON.stringify([slot, name, note, Boolean(ys)]),
+        () => h("li", { class: ys ? "" : "absent" }, swatch(slot), name, note && h("span", { class: "note" }, note)),
+      ]),
+    );
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", description);
+    marked = x;
+    queueMicrotask(() => mark(marked)); // uPlot sets its scales in a microtask too, before this one
+  }
+
+  return { root, update, mark };
+}

@@ -1,0 +1,81 @@
+/**
+ * What the page shows, as the part of its address behind the #: a link restores the view.
+ *
+ * #loss=poisson_nll_loss:target=2,-log_input,+full&loss=mse_loss&axis=logit&by=own&from=-3&to=3&x=1
+ * Only what differs from the defaults is written. What a link says and the page does not know is named, not guessed.
+ */
+
+import { AXES } from "./formulas.js";
+
+export const empty = () => ({ losses: [], axis: "own", by: "axis", from: null, to: null, x: null });
+
+/** A loss of the catalogue with nothing changed: numbers that are given, and switches, by name. */
+export const choose = (card) => ({ name: card.name, given: {}, switches: {} });
+
+export function write(state) {
+  const parts = state.losses.map(({ name, given, switches }) => {
+    const numbers = Object.entries(given).map(([key, x]) => `${key}=${x}`);
+    const flags = Object.entries(switches).map(([key, on]) => (on ? "+" : "-") + key);
+    const settings = [...numbers, ...flags].join(",");
+    return `loss=${name}${settings && `:${settings}`}`;
+  });
+  if (state.axis !== "own") parts.push(`axis=${state.axis}`);
+  if (state.by !== "axis") parts.push(`by=${state.by}`);
+  for (const key of ["from", "to", "x"]) if (state[key] !== null) parts.push(`${key}=${state[key]}`);
+  return parts.join("&");
+}
+
+/** The state of a link, and a sentence for each thing in it that the page does not know. */
+export function read(hash, cards) {
+  const state = empty();
+  const problems = [];
+  for (const part of decoded(hash).replace(/^#/, "").split("&").filter(Boolean)) {
+    const [key, ...rest] = part.split("=");
+    const text = rest.join("=");
+    if (key === "loss") readLoss(text, cards, state, problems);
+    else if (key === "axis" && Object.hasOwn(AXES, text)) state.axis = text;
+    else if (key === "by" && ["axis", "own"].includes(text)) state.by = text;
+    else if (["from", "to", "x"].includes(key)) state[key] = number(text, key, problems);
+    else problems.push(`The link says “${part}”, which this page does not know.`);
+  }
+  if (state.from !== null && state.to !== null && !(state.from < state.to)) {
+    problems.push("The link's range ends before it begins.");
+    state.from = state.to = null;
+  }
+  return { state, problems };
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a stray % is shown as it is
+  }
+}
+
+function number(text, what, problems) {
+  const x = text.trim() === "" ? NaN : Number(text);
+  if (Number.isFinite(x)) return x;
+  problems.push(`The link's ${what} is “${text}”, which is not a number.`);
+  return null;
+}
+
+function readLoss(text, cards, state, problems) {
+  const [name, settings = ""] = text.split(":");
+  const card = cards.find((known) => known.name === name);
+  if (!card) {
+    problems.push(`The link names “${name}”, a loss that this page does not know.`);
+    return;
+  }
+  const chosen = choose(card);
+  for (const setting of settings.split(",").filter(Boolean)) {
+    const [key, value] = setting.split("=");
+    if (value === undefined && /^[+-]/.test(key) && card.switches.some((s) => s.name === key.slice(1))) {
+      chosen.switches[key.slice(1)] = key[0] === "+";
+    } else if (value !== undefined && card.curve.given.some((g) => g.name === key)) {
+      const x = number(value, `${key} of ${name}`, problems);
+      if (x !== null) chosen.given[key] = x;
+    } else problems.push(`The link sets “${setting}” of ${name}, which this page does not know.`);
+  }
+  state.losses.push(chosen);
+}

@@ -1,0 +1,362 @@
+/**
+ * The built page in headless Chromium: node tests/browser.mjs [folder for screenshots]
+ *
+ * Needs a Chromium: CHROMIUM=/path, or Debian's /usr/bin/chromium (apt-get install chromium).
+ */
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, statSync } from "node:fs";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { chromium } from "playwright-core";
+
+const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+if (!existsSync(executablePath)) {
+  console.error(`There is no Chromium at ${executablePath}: install it (apt-get install chromium) or set CHROMIUM.`);
+  process.exit(1);
+}
+const page = fileURLToPath(new URL("../../src/losskit_guide/explorer/index.html", import.meta.url));
+const shots = process.argv[2];
+if (shots) mkdirSync(shots, { recursive: true });
+const size = statSync(page).size;
+assert.ok(size < 500_000, `the page has ${size} bytes, and 500,000 are allowed`);
+const script = fileURLToPath(new URL("numbers.py", import.meta.url));
+const python = JSON.parse(
+  execFileSync(process.env.PYTHON ?? "python3", [script], { maxBuffer: 1 << 28, encoding: "utf8" }),
+);
+
+const browser = await chromium.launch({
+  executablePath,
+  args: [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ],
+});
+const errors = [];
+const requests = [];
+
+async function open(hash, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
+  const tab = await context.newPage();
+  tab.on("console", (message) => ["error", "warning"].includes(message.type()) && errors.push(message.text()));
+  tab.on("pageerror", (error) => errors.push(String(error)));
+  tab.on("request", (request) => /^(file|data):/.test(request.url()) || requests.push(request.url()));
+  await tab.goto(pathToFileURL(page).href + hash);
+  await tab.waitForSelector("#choices label", { state: "attached" });
+  await settle(tab);
+  return tab;
+}
+
+const settle = (tab) =>
+  tab.evaluate(
+    () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30)))),
+  );
+
+/** The table at the cursor: name and numbers of each row, in full precision. */
+const numbers = (tab) =>
+  tab.$$eval("#numbers tr", (rows) =>
+    rows.map((row) => ({
+      name: row.querySelector("th").textContent,
+      numbers: [...row.querySelectorAll("data")].map((cell) => Number(cell.value)),
+    })),
+  );
+
+const steps = [];
+const step = async (name, action) => {
+  const note = await action();
+  steps.push(name);
+  console.log(`ok  ${name}${note ? `: ${note}` : ""}`);
+};
+const shot = async (tab, name, more = {}) => shots && tab.screenshot({ path: `${shots}/${name}.png`, ...more });
+
+try {
+  const tab = await open("");
+
+  await step("the first view draws three curves", async () => {
+    assert.equal((await numbers(tab)).length, 3);
+    assert.equal(await tab.locator("#plots canvas").count(), 3);
+    await shot(tab, "light");
+    await shot(tab, "light-full", { fullPage: true });
+  });
+
+  await step("the first stop of the keyboard skips to the plots", async () => {
+    await tab.keyboard.press("Tab");
+    assert.equal(await tab.evaluate(() => document.activeElement.id), "skip");
+    await tab.keyboard.press("Enter");
+    assert.equal(await tab.evaluate(() => document.activeElement.id), "plots");
+  });
+
+  await step("a loss is picked and dropped with the keyboard", async () => {
+    const box = tab.locator('#choices input[value="smooth_l1_loss"]');
+    await box.focus();
+    await tab.keyboard.press("Space");
+    await settle(tab);
+    assert.equal((await numbers(tab)).length, 4);
+    await tab.keyboard.press("Space");
+    await settle(tab);
+    assert.equal((await numbers(tab)).length, 3);
+    await tab.fill("#filter", "triplet");
+    assert.equal(await tab.locator("#choices label:visible").count(), 2);
+    await tab.fill("#filter", "");
+  });
+
+  await step("a slider moves a parameter, with the keyboard", async () => {
+    const slider = tab.getByLabel("delta of HuberLoss");
+    await slider.focus();
+    await tab.keyboard.press("ArrowRight");
+    await settle(tab);
+    assert.match((await numbers(tab))[2].name, /delta=1\.05/);
+    assert.equal(await tab.evaluate(() => document.activeElement.getAttribute("aria-label")), "delta of HuberLoss");
+  });
+
+  await step("a wrong number is marked and not drawn", async () => {
+    const input = tab.locator('.panel[data-name="huber_loss"] input[type=number]').nth(1);
+    await input.fill("-1");
+    assert.equal(await input.getAttribute("aria-invalid"), "true");
+    assert.equal(await input.evaluate((e) => e.validationMessage), "delta must be above 0.");
+    assert.match((await numbers(tab))[2].name, /delta=1\.05/);
+    await input.fill("2");
+  });
+
+  await step("numbers are Python's", async () => {
+    let worst = 0;
+    let count = 0;
+    for (const { name, switches, rows } of python.losses) {
+      const row = rows[30 + 2 * 9]; // inside the range, parameters by chance
+      const settings = [
+        ...Object.entries(row.given).map(([key, x]) => `${key}=${x}`),
+        ...Object.entries(switches).map(([key, on]) => (on ? "+" : "-") + key),
+      ];
+      await tab.evaluate((hash) => (location.hash = hash), `loss=${name}:${settings.join(",")}&x=${row.x}`);
+      await settle(tab);
+      const [found] = await numbers(tab);
+      const wanted = row.numbers.map((x) => (typeof x === "number" ? x : Number(x.replace("inf", "Infinity"))));
+      for (const [i, y] of wanted.entries()) {
+        if (Number.isNaN(wanted[0])) continue; // the page says "not defined"
+        const apart = Math.abs(found.numbers[i + 1] - y) / Math.max(Math.abs(y), 0.01);
+        assert.ok(apart <= 1e-12, `${name} ${settings} at ${row.x}: ${found.numbers[i + 1]}, Python has ${y}`);
+        worst = Math.max(worst, apart);
+        count++;
+      }
+    }
+    return `${count} numbers, largest difference ${worst.toExponential(1)}`;
+  });
+
+  await step("hovering moves the cursor of every plot and the numbers", async () => {
+    await tab.evaluate(() => (location.hash = "loss=mse_loss&loss=l1_loss"));
+    await settle(tab);
+    const over = tab.locator("#plots .u-over").first();
+    await over.scrollIntoViewIfNeeded();
+    const at = await over.boundingBox();
+    await tab.mouse.move(at.x + 0.75 * at.width, at.y + 50);
+    await settle(tab);
+    const [mse] = await numbers(tab);
+    assert.ok(Math.abs(mse.numbers[0] - 2) < 0.02 && Math.abs(mse.numbers[1] - 4) < 0.1, JSON.stringify(mse));
+    const lines = await tab.$$eval("#plots .u-cursor-x", (all) => all.map((line) => line.style.transform));
+    assert.ok(lines.length === 3 && lines.every((line) => !/translate\(-/.test(line)));
+    await tab.waitForTimeout(500);
+    assert.match(await tab.textContent("#live"), /^At x = 2.*MSELoss\(target=0\): value/);
+  });
+
+  await step("dragging zooms, Reset returns", async () => {
+    const at = await tab.locator("#plots .u-over").first().boundingBox();
+    await tab.mouse.move(at.x + 0.25 * at.width, at.y + 50);
+    await tab.mouse.down();
+    await tab.mouse.move(at.x + 0.5 * at.width, at.y + 50, { steps: 4 });
+    await tab.mouse.up();
+    await settle(tab);
+    assert.ok(Math.abs(Number(await tab.inputValue("input[name=from]")) + 2) < 0.05);
+    await tab.click("#reset");
+    await settle(tab);
+    assert.equal(await tab.inputValue("input[name=from]"), "-4");
+  });
+
+  await step("a preset compares BCE and MSE on a sigmoid", async () => {
+    await tab.click("text=BCE against MSE on a sigmoid");
+    await settle(tab);
+    const [bce, mse] = await numbers(tab);
+    const s = 1 / (1 + Math.exp(-5));
+    const near = (a, b) => assert.ok(Math.abs(a - b) < 1e-9 * Math.abs(b), `${a} ${b}`);
+    near(bce.numbers[1], Math.log1p(Math.exp(5)));
+    near(bce.numbers[2], s);
+    near(mse.numbers[1], s * s);
+    near(mse.numbers[2], 2 * s * s * (1 - s));
+    await shot(tab, "sigmoid");
+  });
+
+  await step("a link restores the view", async () => {
+    await tab.getByLabel("own variable").first().check();
+    await tab.locator("#x-number").fill("0.3");
+    await tab.locator("input[name=to]").fill("0.9");
+    await tab.keyboard.press("Enter");
+    await tab.waitForTimeout(400);
+    const hash = await tab.evaluate(() => location.hash);
+    const other = await open(hash);
+    assert.deepEqual(await numbers(other), await numbers(tab));
+    assert.equal(await other.inputValue("input[name=to]"), "0.9");
+    await other.context().close();
+    const wrong = await open("#loss=no_loss&loss=mse_loss");
+    assert.match(await wrong.textContent("#problems"), /“no_loss”/);
+    assert.equal((await numbers(wrong)).length, 1);
+    await wrong.context().close();
+  });
+
+  await step("losses that an axis cannot show say so", async () => {
+    await tab.evaluate(() => (location.hash = "loss=hinge_embedding_loss&loss=cross_entropy&axis=probability"));
+    await settle(tab);
+    assert.match(await tab.locator("#plots .legend .absent").first().textContent(), /a loss of a distance: it cannot/);
+    await tab.evaluate(() => (location.hash = "loss=hinge_embedding_loss&loss=cross_entropy"));
+    await settle(tab);
+    assert.match(await tab.locator("#plots .legend").first().textContent(), /over its distance.*over its logit/);
+  });
+
+  await step("a dropped CSV file becomes a histogram", async () => {
+    await tab.evaluate(() => (location.hash = "loss=mse_loss&loss=huber_loss"));
+    await settle(tab);
+    const drop = async (text) => {
+      const data = await tab.evaluateHandle((body) => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([body], "predictions.csv", { type: "text/csv" }));
+        return transfer;
+      }, text);
+      await tab.dispatchEvent("main", "drop", { dataTransfer: data });
+      await tab.waitForTimeout(100);
+      await settle(tab);
+    };
+    await drop("prediction,target\n1,0\nx,0\n");
+    assert.equal(await tab.textContent("#csv-problems"), "Line 3, column prediction: “x” is not a number.");
+    await drop("prediction,truth\n1,0\n");
+    assert.match(
+      await tab.textContent("#csv-problems"),
+      /^MSELoss needs the columns input and target; target is missing/,
+    );
+    const residual = (i) => Math.sqrt(-2 * Math.log((i + 0.5) / 500)) * Math.cos(2.39996 * i);
+    const rows = Array.from({ length: 500 }, (_, i) => `${residual(i)},0`);
+    await drop(`prediction,target\n${rows.join("\n")}\n`);
+    assert.equal(await tab.textContent("#csv-problems"), "");
+    const cells = await tab.$$eval("#csv-numbers tr:first-child data", (all) => all.map((cell) => Number(cell.value)));
+    const mean = rows.reduce((sum, _, i) => sum + residual(i) ** 2, 0) / 500;
+    assert.equal(cells[0], 500);
+    assert.ok(Math.abs(cells[1] - mean) < 1e-12 * mean);
+    assert.equal(await tab.locator("#histogram canvas").count(), 1);
+    if (shots) await tab.locator("section:has(#drop)").screenshot({ path: `${shots}/csv.png` });
+  });
+
+  await step("the theme switches, and follows the system", async () => {
+    const paper = (t) => t.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const light = await paper(tab);
+    await tab.click("#theme");
+    await settle(tab);
+    const darkened = await paper(tab);
+    assert.notEqual(light, darkened);
+    const night = await open("#loss=mse_loss&loss=l1_loss&loss=huber_loss&loss=gaussian_nll_loss&x=1.4", {
+      colorScheme: "dark",
+    });
+    assert.equal(await paper(night), darkened);
+    await shot(night, "dark");
+    await shot(night, "dark-full", { fullPage: true });
+    await night.context().close();
+  });
+
+  await step("it fits a phone", async () => {
+    const phone = await open("", {
+      viewport: { width: 390, height: 844 },
+      deviceScaleFactor: 2,
+      isMobile: true,
+      hasTouch: true,
+    });
+    const [wide, inner] = await phone.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+    assert.ok(wide <= inner, `${wide} > ${inner}`);
+    await shot(phone, "phone");
+    await shot(phone, "phone-full", { fullPage: true });
+    await phone.locator("#plots .u-over").first().scrollIntoViewIfNeeded();
+    const at = await phone.locator("#plots .u-over").first().boundingBox();
+    await phone.touchscreen.tap(at.x + at.width / 4, at.y + 40);
+    await settle(phone);
+    assert.ok(Math.abs(Number(await phone.inputValue("#x-number")) + 2) < 0.1);
+    await phone.context().close();
+  });
+
+  await step("every control has a name, and every loss is drawn without an error", async () => {
+    const all = await tab.$$eval("#choices input", (boxes) => boxes.map((box) => box.value));
+    await tab.evaluate((hash) => (location.hash = hash), all.map((name) => `loss=${name}`).join("&"));
+    await settle(tab);
+    assert.doesNotMatch(await tab.innerText("body"), /\[object|undefined|NaN/);
+    assert.ok((await tab.locator("#about math").count()) > all.length);
+    const nameless = await tab.$$eval("button, input, select, [role=img]", (elements) =>
+      elements
+        .filter(
+          (e) =>
+            !(
+              e.labels?.length ||
+              e.getAttribute("aria-label") ||
+              e.getAttribute("aria-labelledby") ||
+              e.textContent.trim()
+            ),
+        )
+        .map((e) => e.outerHTML),
+    );
+    assert.deepEqual(nameless, []);
+    const ids = await tab.$$eval("[id]", (elements) => elements.map((e) => e.id));
+    assert.equal(new Set(ids).size, ids.length);
+    await shot(tab, "all-losses");
+    return `${all.length} losses`;
+  });
+
+  await step("ten losses of 1,001 points are redrawn within a frame", async () => {
+    const ten = [
+      "mse_loss",
+      "l1_loss",
+      "huber_loss",
+      "smooth_l1_loss",
+      "gaussian_nll_loss",
+      "cross_entropy",
+      "binary_cross_entropy_with_logits",
+      "soft_margin_loss",
+      "poisson_nll_loss",
+      "multi_margin_loss",
+    ];
+    const fast = await open(`#${ten.map((name) => `loss=${name}`).join("&")}`);
+    const [script, frames] = await fast.evaluate(async () => {
+      const measured = [];
+      new PerformanceObserver((list) =>
+        measured.push(...list.getEntriesByName("redraw").map((e) => e.duration)),
+      ).observe({ entryTypes: ["measure"] });
+      const slider = document.querySelector('[aria-label="delta of HuberLoss"]');
+      const intervals = [];
+      let last = performance.now();
+      for (let i = 0; i < 90; i++) {
+        slider.value = 0.5 + (i % 30) / 10;
+        slider.dispatchEvent(new Event("input", { bubbles: true }));
+        await new Promise(requestAnimationFrame);
+        intervals.push(performance.now() - last);
+        last = performance.now();
+      }
+      await new Promise((done) => setTimeout(done, 100));
+      return [measured, intervals];
+    });
+    const at = (list, share) => list.slice(10).sort((a, b) => a - b)[Math.floor(share * (list.length - 11))];
+    await shot(fast, "ten");
+    await fast.context().close();
+    assert.ok(script.length > 50, `only ${script.length} redraws were measured`);
+    assert.ok(at(script, 0.5) < 16, `a redraw takes ${at(script, 0.5).toFixed(1)} ms`);
+    return (
+      `redraw ${at(script, 0.5).toFixed(1)} ms (95 %: ${at(script, 0.95).toFixed(1)} ms), ` +
+      `from frame to frame ${at(frames, 0.5).toFixed(1)} ms (95 %: ${at(frames, 0.95).toFixed(1)} ms)`
+    );
+  });
+
+  await step("no errors in the console, no requests", async () => {
+    assert.deepEqual(errors, []);
+    assert.deepEqual(requests, []);
+  });
+  console.log(`index.html has ${(size / 1000).toFixed(0)} kB; ${steps.length} steps passed.`);
+} finally {
+  await browser.close();
+}
