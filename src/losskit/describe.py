@@ -83,6 +83,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     summary, *rest = paragraphs
     advice = [line.replace("\n", " ") for p in rest[:1] for line in re.split(r"\n(?=Choose|Prefer)", p)]
     formulas = list(getattr(cls, "formulas", {}).values())
+    variants = [_variant(cls, formula) for formula in formulas] or [_of_paths()]
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.__doc__ or "")
     by_class = {other.__name__: other.name for other in registered.values()}
     signature = (
@@ -105,8 +106,8 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         operands=[{"name": name, "doc": operand_doc(cls, name)} for name in cls.call_operands()],
         parameters=[parameter(cls, name) for name in cls.arguments.split() if name not in ("size_average", "reduce")],
         unreduced=cls.unreduced() if issubclass(cls, Family) else "a tensor of the shape of the distances",
-        symbols=_symbols(formulas),
-        variants=[_variant(cls, formula) for formula in formulas],
+        symbols=_symbols(cls, variants),
+        variants=variants,
         facts={
             "convex": cls.facts.convex, "smooth": cls.facts.smooth, "lipschitz": cls.facts.lipschitz,
             "minimum": cls.facts.minimum, "symmetric": cls.facts.symmetric, "robust": cls.facts.robust,
@@ -161,9 +162,12 @@ def parameter(cls: type[Loss], name: str) -> dict[str, Any]:
     return {"name": name, "kind": kind, "default": cls._default(name), "range": limits, "doc": argument_doc(cls, name)}
 
 
-def _symbols(formulas: Sequence[Formula]) -> list[dict[str, str]]:
-    names = dict.fromkeys(name for formula in formulas for name in formula.operands if name in SYMBOLS)
-    return [{"name": name, "latex": SYMBOLS[name][0], "meaning": SYMBOLS[name][1]} for name in names]
+def _symbols(cls: Declaration, variants: Sequence[Variant]) -> list[dict[str, str]]:
+    """What the letters of the formulas mean."""
+    names = dict.fromkeys(name for variant in variants for name in variant.arguments)
+    meanings = {name: p.doc for name, p in cls.params.items()} | {name: o.doc for name, o in cls.operands.items()}
+    meanings |= {name: meaning for name, (_, meaning) in SYMBOLS.items()}
+    return [{"name": name, "latex": latex(Trace().variable(name)), "meaning": meanings[name]} for name in names]
 
 
 def latex(root: Expr) -> str:
@@ -197,6 +201,17 @@ def _variant(cls: Declaration, formula: Formula) -> Variant:
             if name not in cls.params and not (name == "target" and len(gradients) > 1)
         },
     )
+
+
+def _of_paths() -> Variant:
+    """The loss of sequences, whose lattice is no formula, as one of the probability of the labels."""
+    trace = Trace()
+    probability = trace.variable("probability")
+    value = -log(probability)
+    gradients = {
+        "probability": {"symbol": latex(probability)} | text_of(derivative(value, probability), ["probability"])
+    }
+    return Variant({}, ["probability"], text_of(value, ["probability"]), gradients)
 
 
 def _shorter(*roots: Expr) -> Expr:
@@ -335,7 +350,7 @@ def _of_param(p: Param) -> Given:
     low, high = _limits(p.domain)
     if p.name == "p":
         low, high = 1.0, 2.0
-    return Given(p.name, p.doc, float(p.default), low, high, [1.0, 2.0] if p.name == "p" else [])
+    return Given(p.name, p.doc, float(p.default), min(low, p.default), high, [1.0, 2.0] if p.name == "p" else [])
 
 
 def _limits(domain: Domain) -> tuple[float, float]:

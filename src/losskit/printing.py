@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import linecache
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +64,8 @@ def _render(node: Expr, language: str, names: dict[Expr, str]) -> tuple[str, int
     if node.op == "constant":
         return _number(node.value, language), _ATOM if node.value >= 0 or language == "cpp" else 6
     if node.op == "variable":
-        return (rf"\mathrm{{{node.value}}}".replace("_", r"\_") if language == "latex" else node.value), _ATOM
+        text = rf"\mathrm{{{node.value}}}".replace("_", r"\_") if language == "latex" else node.value
+        return text + "_" * (text == "var" and language == "javascript"), _ATOM  # where var is a keyword
     if language == "latex" and node.op == "mul" and node.args[0] is node.args[1]:
         atom = node.args[0].op in ("variable", "absolute")
         return ("{}^2" if atom else r"\left({}\right)^2").format(_render(node.args[0], language, names)[0]), 7
@@ -73,6 +75,7 @@ def _render(node: Expr, language: str, names: dict[Expr, str]) -> tuple[str, int
         text, inner = _render(arg, language, names)
         # The order of operations is the author's: a + (b + c) keeps its parentheses.
         loose = inner < precedence or (inner == precedence and (position > 0 or node.op == "neg"))
+        loose |= language == "latex" and position > 0 and text.startswith("-")
         # In Python, & and | bind more tightly than comparisons.
         if precedence < _ATOM and (loose or (arg.is_condition and node.op in ("both", "either"))):
             text = rf"\left({text}\right)" if language == "latex" else f"({text})"
@@ -90,13 +93,8 @@ def print_statements(roots: Sequence[Expr], language: str, taken: Sequence[str] 
 
     Returns the lines that define the temporaries, in order, and one expression per root.
     """
-    uses: dict[Expr, int] = {}
     order = topological(roots)
-    for node in order:
-        for arg in node.args:
-            uses[arg] = uses.get(arg, 0) + 1
-    for root in roots:
-        uses[root] = uses.get(root, 0) + 1
+    uses = Counter([*roots, *(arg for node in order for arg in node.args)])
     declare = {"cpp": "const {kind} {name} = {text};", "javascript": "const {name} = {text};"}
     line = declare.get(language, "{name} = {text}")
     names: dict[Expr, str] = {}

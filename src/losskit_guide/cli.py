@@ -123,8 +123,6 @@ def show(
 
 def spelled(card: Card, language: Language) -> dict[str, str]:
     """Value and gradients of each variant in one language, by what they are."""
-    if not card.variants:
-        refuse(f"{card.name} is no formula: it is computed by an algorithm")
     key = {"js": "javascript"}.get(language.value, language.value)
     found = {}
     for variant in card.variants:

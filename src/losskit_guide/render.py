@@ -53,9 +53,10 @@ def sections(card: Card) -> dict[str, list[str]]:
             variant.value["plain"],
             *(f"d/d {name} = {text['plain']}" for name, text in variant.gradients.items()),
         ]
-    if not card.variants and card.curve:
-        found["Formula"] = [card.curve.variants[0].value["python"][-1]]
-    found["Where"] = [f"{symbol['name']}: {symbol['meaning']}" for symbol in card.symbols]
+    known = {entry["name"] for entry in [*card.operands, *card.parameters]}
+    found["Where"] = [
+        f"{symbol['name']}: {symbol['meaning']}" for symbol in card.symbols if symbol["name"] not in known
+    ]
     found["Called with"] = [f"{operand['name']}: {operand['doc']}" for operand in card.operands]
     found["Parameters"] = [f"{p['name']} = {p['default']!r}: {p['doc']}" for p in card.parameters]
     found["Gives"] = [f"a scalar; with reduction 'none' {card.unreduced}"]

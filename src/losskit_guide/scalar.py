@@ -140,7 +140,7 @@ def digamma(x: float) -> Number:
         return Number(digamma(1.0 - x) - math.pi / math.tan(math.pi * x))
     shift = 0.0
     while x < 10:
-        shift, x = shift - 1.0 / x, x + 1.0
+        shift, x = shift - divide(1.0, x), x + 1.0
     y = 1.0 / (x * x)
     series = y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y * (1 / 240 - y * (1 / 132 - y * 691 / 32760)))))
     return Number(shift + math.log(x) - 0.5 / x - series)
@@ -154,7 +154,7 @@ def trigamma(x: float) -> Number:
         return Number(math.pi**2 / math.sin(math.pi * x) ** 2 - trigamma(1.0 - x))
     shift = 0.0
     while x < 10:
-        shift, x = shift + 1.0 / (x * x), x + 1.0
+        shift, x = shift + divide(1.0, x * x), x + 1.0
     y = 1.0 / (x * x)
     series = y * (1 / 6 - y * (1 / 30 - y * (1 / 42 - y * (1 / 30 - y * (5 / 66 - y * 691 / 2730)))))
     return Number(shift + 1.0 / x + y / 2 + series / x)
