@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 READY := $(VENV)/.ready
 BUILT_FROM := pyproject.toml setup.py src/losskit/kernels/compiler.py $(wildcard csrc/*.h csrc/*.cpp csrc/generated/*.cpp)
 
-.PHONY: help setup demo test check bench docs wheel clean
+.PHONY: help setup demo test check bench docs explorer browser wheel clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,8 +42,14 @@ docs: $(READY) ## print the generated files anew from the declarations, and meas
 	$(BIN)/python tools/generate.py
 	$(BIN)/python tools/accuracy.py
 
+explorer: ## build the explorer's page with npm, and compare its numbers with Python's
+	cd explorer && npm ci --silent && npm test
+
+browser: explorer ## use the explorer's page in headless Chromium
+	cd explorer && npm run browser
+
 wheel: $(READY) ## build a wheel that serves every Python
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove what was built
-	rm -rf $(VENV) build dist src/losskit/lib src/*.egg-info demo_output
+	rm -rf $(VENV) build dist src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated

@@ -31,10 +31,11 @@ from losskit.reduction import check_reduction, legacy_reduction
 MAX_OPERANDS, MAX_PARAMETERS = 4, 8  # of the fused kernels
 # Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
 RESERVED = frozenset(
-    "alignas asm auto bool case catch char const constexpr continue decltype default delete do double else enum "
-    "explicit export extern float for friend function goto if inline int let lk long mask namespace new normalizer "
-    "null operator private protected public reduction register return sample_weight self short signed sizeof static "
-    "struct switch T template this throw try typedef typeof union unsigned using virtual void volatile while with".split()
+    "alignas asm auto bool case catch char const constexpr continue decltype default delete do double else "
+    "enum explicit export extern float for friend function goto if inline int let lk long mask namespace new "
+    "normalizer null operator private protected public reduction register return sample_weight self short "
+    "signed sizeof static struct switch T template this throw try typedef typeof union unsigned using "
+    "virtual void volatile while with".split()
 )
 
 
