@@ -89,9 +89,9 @@ def list_(
     if json_:
         keys = ("name", "class_name", "family", "task", "summary", "best_for", "not_for", "facts")
         return emit([{key: getattr(card, key) for key in keys} for card in cards])
-    from losskit_guide.render import table_of
+    from losskit_guide.render import overview
 
-    console.print(table_of(cards) if cards else "no loss is all of that")
+    console.print(overview(cards, console.width) if cards else "no loss is all of that")
 
 
 @app.command()

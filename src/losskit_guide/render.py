@@ -16,11 +16,21 @@ if TYPE_CHECKING:
 COLUMNS = {"name": "name", "summary": "what it is", "best_for": "best for", "not_for": "not for"}
 
 
-def table_of(cards: Iterable[Card]) -> RenderableType:
-    """What `losskit list` shows."""
+def overview(cards: Iterable[Card], width: int) -> RenderableType:
+    """What `losskit list` shows: a table, or on a narrow terminal a paragraph for each loss."""
     from rich import box
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
+    if width < 130:
+        parts: list[RenderableType] = []
+        for card in cards:
+            parts.append(Text.assemble((card.name, "bold"), "  ", (card.task, "dim")))
+            for text in (card.summary, f"best for: {card.best_for}", f"not for: {card.not_for}"):
+                parts.append(Padding(Text(text), (0, 0, 0, 2)))
+        return Group(*parts)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in COLUMNS.values():
         table.add_column(title, style="bold" if title == "name" else "", no_wrap=title == "name")
