@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 READY := $(VENV)/.ready
 BUILT_FROM := pyproject.toml setup.py src/losskit/kernels/compiler.py $(wildcard csrc/*.h csrc/*.cpp csrc/generated/*.cpp)
 
-.PHONY: help setup demo test check bench docs explorer browser wheel clean
+.PHONY: help setup demo test check bench docs site explorer browser wheel clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,8 +48,12 @@ explorer: ## build the explorer's page with npm, and compare its numbers with Py
 browser: explorer ## use the explorer's page in headless Chromium
 	cd explorer && npm run browser
 
+site: $(READY) ## build the documentation site into site/, strictly
+	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
 wheel: $(READY) ## build a wheel that serves every Python
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove what was built
-	rm -rf $(VENV) build dist src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated
+	rm -rf $(VENV) build dist site src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated

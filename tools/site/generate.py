@@ -1,0 +1,13 @@
+"""Write the generated pages while MkDocs builds; run by the gen-files plugin, see mkdocs.yml."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import mkdocs_gen_files
+import pages
+
+for path, text in pages.everything().items():
+    with mkdocs_gen_files.open(path, "w") as page:
+        page.write(text)

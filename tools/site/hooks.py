@@ -1,0 +1,38 @@
+"""What mkdocs.yml cannot say: the losses in the navigation, formulas in Markdown, plots where a page asks for them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import plots
+from formulas import Formulas
+
+from losskit.loss import TASKS
+from losskit_guide.card import catalogue
+
+
+def on_config(config: Any) -> Any:
+    """Formulas in every page, and a page for each loss in the navigation."""
+    config.markdown_extensions.append(Formulas())
+    losses = next(entry["Losses"] for entry in config.nav if "Losses" in entry)
+    cards = sorted(catalogue().values(), key=lambda card: card.class_name)
+    for task in dict.fromkeys([*TASKS, *(card.task for card in cards)]):
+        entries = [{card.class_name: f"loss/{card.name}.md"} for card in cards if card.task == task]
+        if entries:
+            losses.append({task[:1].upper() + task[1:]: entries})
+    return config
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The wide tables get the room of the contents; `<!-- plot: name -->` becomes a plot.
+
+    The name is that of a loss, whose value and slope are drawn, or of one of the comparisons in `plots.DRAWN`.
+    """
+    if page.file.src_uri in ("accuracy.md", "deviations.md", "losses.md"):
+        page.meta["hide"] = ["toc"]
+    return re.sub(r"<!-- plot: (\w+) -->", lambda match: plots.named(match[1]), markdown)

@@ -1,0 +1,459 @@
+"""The generated pages: one for each loss from its card, the overview tables, the API reference.
+
+Everything that a page says is in the card (the declaration), in docs/accuracy.md (measured), or printed by the worked
+example, which runs when the page is made. Nothing is typed twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import worked
+from plots import held
+
+import losskit
+from losskit import formula
+from losskit.loss import TASKS
+from losskit_guide.card import Card, Variant, catalogue, find
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONTINUOUS = TASKS[:3]  # the tasks whose outputs are numbers or distributions
+
+
+def capital(text: str) -> str:
+    """A sentence of a phrase."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; a bar in a cell is escaped."""
+    lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def linked(text: str, own: str = "") -> str:
+    """Text in which names of losses are links to their pages."""
+    names = {card.class_name: card.name for card in catalogue().values()}
+    pattern = r"\b(?:" + "|".join(sorted(names, key=len, reverse=True)) + r")\b"
+    return re.sub(pattern, lambda m: m[0] if m[0] == own else f"[{m[0]}]({names[m[0]]}.md)", text)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The page of a loss
+
+
+def loss_page(card: Card) -> str:
+    """The page of a loss."""
+    sections = {
+        "Formula": _formula(card),
+        "Gradient": _gradient(card),
+        "Value and derivative": _plot(card),
+        "By hand, and by losskit": _worked(card),
+        "Parameters": _parameters(card),
+        "Shapes": _shapes(card),
+        "Properties": _properties(card),
+        "Numerical notes": "\n".join(f"- {linked(note, card.class_name)}" for note in card.notes),
+        "Where it differs from torch": _deviations(card),
+        "Accuracy": _accuracy(card),
+        "Signatures": _signatures(card),
+        "Reference": card.reference,
+    }
+    advice = " ".join(card.advice)
+    for_whom = re.sub(r"\s(?=Prefer )", "\n\n", linked(advice, card.class_name))
+    alternatives = ", ".join(f"[{find(name).class_name}]({name}.md)" for name in card.alternatives)
+    head = [
+        f"# {card.class_name}",
+        linked(card.summary, card.class_name),
+        f'<p class="tags"><span>{card.task}</span><span>{card.family}</span>'
+        + "".join(f"<span>{word}</span>" for word in properties(card))
+        + "</p>",
+        for_whom,
+        table(["best for", "not for", "alternatives"], [[card.best_for, card.not_for, alternatives]]),
+    ]
+    return "\n\n".join([*head, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
+
+
+def properties(card: Card) -> list[str]:
+    """What is known of a loss's shape, in words."""
+    facts = card.facts
+    slope = facts["lipschitz"]
+    words = ["convex" if facts["convex"] else "not convex", "smooth" if facts["smooth"] else "with a kink"]
+    words += ["unbounded gradient" if slope is None else card.properties[-1]]
+    return words + [word for word in ("robust", "symmetric") if facts[word]]
+
+
+def _variants(card: Card, text_of: Callable[[Variant], str]) -> str:
+    """A text for each setting of the switches, the default first; settings that share it share a title."""
+    defaults = {p["name"]: bool(p["default"]) for p in card.parameters}
+    ordered = sorted(card.variants, key=lambda v: sum(on != defaults.get(s, False) for s, on in v.switches.items()))
+    settings: dict[str, list[str]] = {}
+    for variant in ordered:
+        told = []
+        for name, on in variant.switches.items():
+            twin = next((v for v in card.variants if v.switches == variant.switches | {name: not on}), None)
+            if twin is None or text_of(twin) != text_of(variant):  # what changes nothing is left out
+                tensor = f"{'with' if on else 'without'} `{name}`"
+                told.append(tensor if name in ("weight", "pos_weight") else f"`{name}={on}`")
+        settings.setdefault(text_of(variant), []).append(", ".join(told))
+    if len(settings) <= 1:
+        return "".join(settings)
+    titles = [capital(" or ".join(dict.fromkeys(told))).rstrip(".") for told in settings.values()]
+    titles[0] += ", the default"
+    return "\n\n".join(f"{title}:\n\n{text}" for title, text in zip(titles, settings))
+
+
+# What a formula's statistics are of the tensors of a call, and what a row's loss is.
+STATISTICS = {
+    "log_probability": r"\log p = x_t - \log \sum_j e^{x_j}",
+    "log_sum_exp": r"\operatorname{lse} = \log \sum_j e^{x_j}",
+    "mean_log_probability": r"\overline{\log p} = \frac{1}{C} \sum_j \log p_j",
+    "difference": r"\Delta = x_t - x_j",
+    "cosine": r"\cos\theta = \frac{x_1 \cdot x_2}{\left\|x_1\right\| \, \left\|x_2\right\|}",
+    "distance": r"d = \left\|x_1 - x_2 + \varepsilon\right\|_p",
+    "positive_distance": r"d_+ = \left\|x - x_+ + \varepsilon\right\|_p",
+    "negative_distance": r"d_- = \left\|x - x_- + \varepsilon\right\|_p",
+}
+# What the symbols in these are.
+_SCORES = [
+    "$x_j$: score of class $j$ in the row, from `input`",
+    "$x_t$: that of the class that the row's `target` names",
+]
+MEANINGS = {
+    "log_probability": _SCORES,
+    "difference": [*_SCORES, "$j$: each class that is no target of the row"],
+    "cosine": ["$x_1$, $x_2$: rows of `input1` and `input2`"],
+    "positive_distance": ["$x$, $x_+$, $x_-$: rows of `anchor`, `positive` and `negative`"],
+}
+FUNCTIONS = {
+    r"\sigma\left(": r"$\sigma\left(x\right) = \frac{1}{1 + e^{-x}}$: the sigmoid",
+    r"\operatorname{softplus}": r"$\operatorname{softplus}\left(x\right) = \log\left(1 + e^{x}\right)$",
+}
+NORM = "$p$, $\\varepsilon$: `p`, the degree of the norm, and `eps`, added to every difference"
+ROWS = {
+    "margins": "A row's loss is the sum of this over all pairs of a target class $t$ and another class $j$, divided by "
+    "the number of classes.",
+    "class scores": "For probabilities as targets, a row's loss is the sum over the classes, each with its share.",
+}
+# Losses whose statistics are others, or whose rows are.
+SPECIAL_STATISTICS = {
+    "nll_loss": [r"\log p = x_t"],
+    "triplet_margin_with_distance_loss": [
+        r"d_+ = \operatorname{distance}\left(x,\, x_+\right)",
+        r"d_- = \operatorname{distance}\left(x,\, x_-\right)",
+    ],
+}
+SPECIAL_ROWS = {
+    "multilabel_soft_margin_loss": "A row's loss is the mean of this over its labels.",
+    "nll_loss": "",
+}
+CTC = r"""$$\ell = -\log P\left(\mathrm{labels}\right) = -\log \sum_{\pi} \prod_{t=1}^{T} y_{t,\, \pi_t}$$
+
+where
+
+- $\pi$: an alignment, that is a class for each frame, which gives the labels when repeats are merged and blanks then
+  dropped
+- $y_{t,\, k}$: probability of class $k$ in frame $t$; `log_probs` holds its logarithm
+- $T$: frames of the sample, one of `input_lengths`
+
+The sum runs over all alignments; a recursion over frames and labels finds it without listing them."""
+CTC_GRADIENT = r"""$$\frac{\partial \ell}{\partial x_{t,\, k}} = y_{t,\, k} - \gamma_{t,\, k}$$
+
+where
+
+- $x_{t,\, k}$: score of class $k$ in frame $t$, of which the log-softmax gives `log_probs`
+- $\gamma_{t,\, k}$: share of the alignments, by probability, that have class $k$ in frame $t$
+
+This is torch's convention too: it is handed over as the gradient of `log_probs`, and right when these come from a
+log-softmax. With `exact_gradient=True` the gradient is that by `log_probs` itself, $-\gamma_{t,\, k}$."""
+
+
+def _formula(card: Card) -> str:
+    if card.family == "sequences":
+        return f"{CTC}\n\n{_reductions(card)}"
+    text = _variants(card, lambda v: f"$$\\ell = {v.value['latex']}$$")
+    used = dict.fromkeys(name for variant in card.variants for name in variant.arguments)
+    arguments = {x["name"] for x in [*card.operands, *card.parameters]}
+    lines = []
+    for symbol in card.symbols:
+        meaning = re.split(r"(?<=\.) ", symbol["meaning"])[0].rstrip(".")
+        name = f"`{symbol['name']}`, " if symbol["name"] in arguments else ""
+        lines.append(f"- ${symbol['latex']}$: {name}{meaning[:1].lower()}{meaning[1:]}")
+    lines += [f"- {meaning}" for name in used for meaning in MEANINGS.get(name, [])]
+    lines += [f"- {meaning}" for sign, meaning in FUNCTIONS.items() if sign in text + _gradient(card)]
+    if card.name == "triplet_margin_loss":
+        lines.append(f"- {NORM}")
+    where = "\n".join(lines)
+    own = [STATISTICS[name] for name in used if name in STATISTICS]
+    made = "\n\n".join(f"$${x}$$" for x in SPECIAL_STATISTICS.get(card.name, own))
+    of_rows = SPECIAL_ROWS.get(card.name, ROWS.get(card.family, ""))
+    return f"{text}\n\n{made}\n\nwhere\n\n{where}\n\n{of_rows}\n\n{_reductions(card)}"
+
+
+def _reductions(card: Card) -> str:
+    unreduced = card.unreduced if card.unreduced.startswith("a ") else f"a {card.unreduced}"
+    return (
+        f"These are the numbers of `reduction='none'`: {unreduced}. "
+        "`'sum'` adds them up; `'mean'`, the default, divides the sum by "
+        + {
+            "ctc_loss": "each sample's number of labels first, and then by the number of samples.",
+            "cross_entropy": "their number, or by the sum of their class weights.",
+            "nll_loss": "their number, or by the sum of their class weights.",
+        }.get(card.name, "their number.")
+        + (" `'batchmean'` divides by the batch size." if card.name == "kl_div" else "")
+    )
+
+
+def _gradient(card: Card) -> str:
+    def lines(variant: Variant) -> str:
+        return "\n\n".join(
+            f"$$\\frac{{\\partial \\ell}}{{\\partial {text['symbol']}}} = {text['latex']}$$"
+            for text in variant.gradients.values()
+            if text["latex"] != "0" or len(variant.gradients) == 1
+        )
+
+    if card.family == "sequences":
+        return CTC_GRADIENT
+    text = _variants(card, lines)
+    if card.family == "class scores" and card.name != "nll_loss":
+        text += (
+            "\n\nTimes the derivative of $\\log p$ by a score $x_c$, which is $1 - p$ for the right class and $-p_c$ "
+            "for each other one, this is the gradient by the scores. Over a row it adds up to 0."
+        )
+    return text
+
+
+def _plot(card: Card) -> str:
+    if card.curve is None:
+        return ""
+    fixed = ", ".join(f"{name.replace('_', ' ')} = {value:g}" for name, value in held(card).items())
+    note = f"Over {card.curve.label[:1].lower() + card.curve.label[1:].rstrip('.')}{f'; {fixed}' if fixed else ''}."
+    return f'<!-- plot: {card.name} -->\n\n<p class="caption">{note}</p>'
+
+
+def _worked(card: Card) -> str:
+    parts = ["Made-up numbers, the loss written out in plain torch, and losskit's beside it. This runs whenever the "
+             "page is made; both are asserted to be equal."]  # fmt: skip
+    for block, printed in worked.run(card.name, card.class_name):
+        parts.append(f"```python\n{block}\n```")
+        if printed:
+            parts.append(f"```text\n{printed.rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
+def _parameters(card: Card) -> str:
+    rows = []
+    for p in card.parameters:
+        allowed = {"choice": "", "bool": "`True`, `False`", "tensor": "a tensor or `None`"}.get(p["kind"], p["range"])
+        if p["kind"] == "int" and allowed == "any real number":
+            allowed = "any integer"
+        kind = {"choice": "str", "tensor": "Tensor"}.get(p["kind"], p["kind"])
+        rows.append([f"`{p['name']}`", kind, f"`{p['default']!r}`", allowed, p["doc"]])
+    extras = "By keyword, a call also takes `sample_weight`, `mask` and `normalizer`: see " \
+             "[weights, masks, denominators](../guides/weights.md)."  # fmt: skip
+    return f"{table(['name', 'type', 'default', 'range', 'meaning'], rows)}\n\n{extras}"
+
+
+def _shapes(card: Card) -> str:
+    rows = [[f"`{operand['name']}`", operand["doc"]] for operand in card.operands]
+    return table(["argument", "what it is"], rows) + f"\n\nWith `reduction='none'` the result is {card.unreduced}."
+
+
+def _properties(card: Card) -> str:
+    facts = card.facts
+    lines = [
+        "- Convex." if facts["convex"] else "- Not convex.",
+        "- Smooth: its gradient has no jumps." if facts["smooth"] else "- It has a kink, where its gradient jumps.",
+    ]
+    slope = facts["lipschitz"]
+    if slope is None:
+        lines.append("- Its gradient has no bound: one wild value can rule a batch.")
+    else:
+        size = f"{slope:.4g}" if isinstance(slope, float) else f"`{slope}`"
+        lines.append(f"- Its gradient is never larger than {size}" + (": robust." if facts["robust"] else "."))
+    if facts["minimum"] is not None:
+        lines.append(f"- It is never below {facts['minimum']:g}.")
+    if facts["symmetric"]:
+        lines.append("- Symmetric: exchanging its first two arguments changes nothing.")
+    measured = " The test suite measures this." if card.family == "pointwise" else ""
+    intro = f"Of the unreduced loss as a function of its first argument, the others fixed.{measured}"
+    return "\n".join([intro, "", *lines])
+
+
+def _value(x: Any) -> str:
+    return f"{x:.10g}" if isinstance(x, float) else str(x)
+
+
+def _deviations(card: Card) -> str:
+    rows = []
+    for d in card.deviations:
+        torchs, ours = (f'<span class="number">{_value(d[who])}</span>' for who in ("torch", "losskit"))
+        arguments = ", ".join(f"{name}={value}" for name, value in d["arguments"].items())
+        of = "value" if d["of"] == "value" else f"gradient by `{d['of']}`"
+        rows.append([of, d["dtype"], f"`{arguments}`", torchs, ours, d["reason"]])
+    if not rows:
+        return "Nowhere that is known: values and gradients are torch's, up to rounding."
+    return (
+        table(["of", "dtype", "arguments", "torch", "losskit", "reason"], rows)
+        + "\n\nEach row is a test. Everywhere else values and gradients are torch's, up to rounding."
+    )
+
+
+@cache
+def accuracy_rows() -> list[list[str]]:
+    """The rows of docs/accuracy.md."""
+    lines = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+
+
+def _accuracy(card: Card) -> str:
+    rows = []
+    for setting, dtype, what, ours, *rest in accuracy_rows():
+        name, _, changed = setting.strip("`").partition("-")
+        if name == card.name:
+            theirs = rest[1] if len(rest) > 2 else rest[0]
+            what = "gradient, of the row's largest" if what == "largest" else what
+            rows.append([f"`{changed.replace('-', ', ')}`" if changed else "defaults", dtype, what, ours, theirs])
+    if not rows:
+        return ""
+    return (
+        "The worst error at ordinary points, in units in the last place (ULP), against the formula with more than 60 "
+        "digits; `inf` where a result is not finite although the truth is. How it is measured, and where the worst "
+        f"points are: [accuracy](../accuracy.md).\n\n{table(['setting', 'dtype', 'of', 'losskit', 'torch'], rows)}"
+    )
+
+
+def _signatures(card: Card) -> str:
+    head, _, tail = card.signature.partition("(")
+    inside, _, result = tail.rpartition(")")
+    arguments = re.split(r", (?![^\[]*\])", inside.replace("'", "") if "'Tensor'" in inside else inside)
+    function = f"{head}(\n" + "".join(f"    {a},\n" for a in arguments) + f"){result.replace(chr(39), '')}"
+    cls = getattr(losskit, card.class_name)
+    return (
+        f"```python\nlosskit.{card.class_name}{_short(inspect.signature(cls))}\n```\n\n"
+        f"```python\nlosskit.functional.{function}\n```"
+    )
+
+
+def _short(signature: inspect.Signature) -> str:
+    """A signature without types."""
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(inspect.Signature(bare))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Overview and API
+
+
+def overview() -> str:
+    """The two tables: continuous and discrete outputs."""
+    parts = [
+        "# The losses at a glance",
+        "Two tables: losses of continuous outputs, where a prediction is a number or a distribution, and losses of "
+        "discrete outputs, where it is a label, an order or a neighbourhood. Properties are those of the unreduced "
+        "loss as a function of its prediction. [All parameters](losses.md) are in a table of their own, and "
+        "[choosing a loss](guides/choosing.md) tells how to decide.",
+    ]
+    for title, inside in (("Continuous outputs", True), ("Discrete outputs", False)):
+        cards = [card for card in catalogue().values() if (card.task in CONTINUOUS) == inside]
+        order = {task: i for i, task in enumerate(TASKS)}
+        cards.sort(key=lambda card: (order.get(card.task, len(order)), card.name))
+        rows = [
+            [f"[{card.class_name}](loss/{card.name}.md)", card.task, ", ".join(properties(card)), card.best_for,
+             card.not_for]
+            for card in cards
+        ]  # fmt: skip
+        head = ["loss", "task", "properties", "best used for", "not recommended for"]
+        parts += [f"## {title}", table(head, rows)]
+    parts += [
+        "## A layer with a loss in it",
+        "`AdaptiveLogSoftmaxWithLoss` is a layer with weights of its own, and so not in these tables: see "
+        "[its reference](api/losses.md).",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+API: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "using": (
+        "Using losses",
+        "The registry, the settings, and what tells you about a loss. The losses themselves are in "
+        "[classes](losses.md) and [functions](functional.md).",
+        ("explain", "plot", "why", "checks", "empty", "get", "losses", "create"),
+    ),
+    "declaring": (
+        "Declaring losses",
+        "The vocabulary of a declaration; [custom losses](../guides/custom.md) shows it at work, and "
+        "[the formula language](formula.md) is what `value` is written in.",
+        ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "param", "Operand", "Facts",
+         "Case", "Deviation", "Interval", "real", "positive", "nonnegative", "probability", "signs",
+         "DeclarationError"),
+    ),
+}  # fmt: skip
+OPTIONS = "    options:\n      show_root_heading: true\n      heading_level: 2\n"
+
+
+def where_defined() -> dict[str, str]:
+    """The module that each public name is defined in, from the imports of losskit/__init__.py."""
+    import ast
+
+    tree = ast.parse(Path(losskit.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {name.name: f"{node.module}.{name.name}" for node in imports for name in node.names}
+
+
+def api_pages() -> dict[str, str]:
+    """The pages of the reference: every name of losskit.__all__ is on one of them."""
+    path = where_defined()
+    classes = [name for name in losskit.__all__ if inspect.isclass(getattr(losskit, name))
+               and getattr(losskit, name).__module__.startswith("losskit.losses.")]  # fmt: skip
+    told = {*classes, "functional", *(name for _, _, names in API.values() for name in names)}
+    left_out = set(losskit.__all__) ^ told
+    if left_out:
+        raise LookupError(f"tools/site/pages.py: the API reference and losskit.__all__ differ by {sorted(left_out)}")
+    pages = {}
+    for stem, (title, text, names) in API.items():
+        plain = "      members: false\n"
+        entries = "\n\n".join(f"::: {path[name]}\n{OPTIONS}{'' if name == 'Loss' else plain}" for name in names)
+        pages[f"api/{stem}.md"] = f"# {title}\n\n{text}\n\n{entries}"
+    pages["api/losses.md"] = "# The losses as classes\n\n" + "\n\n".join(
+        f"::: {getattr(losskit, name).__module__}.{name}\n{OPTIONS}"
+        "      members: false\n"
+        + (f"\n[Formula, plot, worked example](../loss/{getattr(losskit, name).name}.md)" if name in _pages() else "")
+        for name in classes
+    )
+    functions = [getattr(losskit.functional, name) for name in catalogue()]
+    elsewhere = [f"{f.__module__}.{f.__name__}" for f in functions if f.__module__ != "losskit.functional"]
+    pages["api/functional.md"] = (
+        "# The losses as functions\n\n::: losskit.functional\n    options:\n      heading_level: 2\n\n"
+        + "\n\n".join(f"::: {path}\n{OPTIONS}" for path in elsewhere)
+    )
+    pages["api/formula.md"] = (
+        "# The formula language\n\nWhat the `value` of a declaration is written with, from `losskit.formula`, beside "
+        "`+ - * /` and comparisons. Conditions are joined with `&` and `|`. The order of operations that you write is "
+        "the order that runs.\n\n" + table(["function", "what it is"], _primitives()) + "\n"
+    )
+    return pages
+
+
+def _primitives() -> list[list[str]]:
+    """The functions of the formula language, as they are in its file."""
+    found = inspect.getmembers(formula, inspect.isfunction)
+    public = [f for name, f in found if f.__module__ == formula.__name__ and not name.startswith("_")]
+    public.sort(key=lambda f: f.__code__.co_firstlineno)
+    return [
+        [f"`{f.__name__}{_short(inspect.signature(f))}`", (inspect.getdoc(f) or "").replace("*", r"\*")] for f in public
+    ]
+
+
+def _pages() -> set[str]:
+    return {card.class_name for card in catalogue().values()}
+
+
+def everything() -> dict[str, str]:
+    """All generated pages by their path."""
+    pages = {f"loss/{card.name}.md": loss_page(card) for card in catalogue().values()}
+    return {**pages, "overview.md": overview(), **api_pages()}

@@ -1,0 +1,191 @@
+"""Plots of value and slope, drawn from the curves of the cards, as SVG that takes the colours of its page.
+
+Text stays text, and black becomes `currentColor`, so that a plot reads well on light and on dark paper.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from losskit_guide.card import Card, Curve, CurveVariant, catalogue, find
+from losskit_guide.figures import COLOURS
+from losskit_guide.scalar import evaluate
+
+INK = "#010203"  # becomes the page's text colour
+POINTS = 601
+_DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
+
+# What varies between the lines of a loss's plot, where labels and thresholds do not say it by themselves.
+VARIED: dict[str, tuple[str, Sequence[float]]] = {
+    "binary_cross_entropy": ("target", (1.0, 0.0)),
+    "binary_cross_entropy_with_logits": ("target", (1.0, 0.0)),
+    "multilabel_soft_margin_loss": ("target", (1.0, 0.0)),
+    "cross_entropy": ("label_smoothing", (0.0, 0.1, 0.3)),
+    "gaussian_nll_loss": ("var", (0.5, 1.0, 2.0)),
+    "poisson_nll_loss": ("target", (0.0, 1.0, 3.0)),
+    "kl_div": ("target", (0.2, 0.5, 1.0)),
+    "triplet_margin_loss": ("negative_distance", (1.0, 2.0, 3.0)),
+    "triplet_margin_with_distance_loss": ("negative_distance", (1.0, 2.0, 3.0)),
+}
+
+
+def named(name: str) -> str:
+    """A plot by name: of a loss, or one of `DRAWN`."""
+    return DRAWN[name]() if name in DRAWN else of_loss(find(name))
+
+
+def default_variant(card: Card, curve: Curve) -> CurveVariant:
+    """The curve under the switches' defaults."""
+    defaults = {p["name"]: bool(p["default"]) for p in card.parameters}
+    return next(v for v in curve.variants if all(on == defaults.get(s, False) for s, on in v.switches.items()))
+
+
+def settings(card: Card, curve: Curve) -> tuple[str, Sequence[float]]:
+    """The name of what varies between lines, and its values."""
+    if card.name in VARIED:
+        return VARIED[card.name]
+    for given in curve.given:
+        if given.choices:
+            return given.name, sorted(given.choices, key=abs) if min(given.choices) > 0 else sorted(given.choices)[::-1]
+    declared = {p["name"] for p in card.parameters}
+    for given in curve.given:
+        if given.name in declared and given.value > 0 and given.name != "eps":
+            return given.name, (0.5 * given.value, given.value, 2.0 * given.value)
+    return "", (0.0,)
+
+
+def held(card: Card) -> dict[str, float]:
+    """What is the same for all lines, where it matters."""
+    curve = card.curve
+    assert curve is not None
+    varied = settings(card, curve)[0]
+    used = default_variant(card, curve).arguments
+    return {g.name: g.value for g in curve.given if g.name != varied and g.name in used and g.name != "eps"}
+
+
+def of_loss(card: Card) -> str:
+    """Value and slope of a loss, side by side."""
+    curve = card.curve
+    if curve is None:
+        return ""
+    variant = default_variant(card, curve)
+    name, values = settings(card, curve)
+    xs = [curve.low + (curve.high - curve.low) * i / (POINTS - 1) for i in range(POINTS)]
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for value in values:
+        fixed = {g.name: g.value for g in curve.given} | ({name: value} if name else {})
+        rest = [fixed[a] for a in variant.arguments[1:]]
+        both = [
+            [evaluate(t["python"], variant.arguments)(x, *rest) for x in xs] for t in (variant.value, variant.slope)
+        ]
+        lines[f"{name.replace('_', ' ')} = {value:g}" if name else ""] = (both[0], both[1])
+    label = curve.variable.replace("_", " ")
+    figure, axes = _panels(("loss", f"derivative by {label}"), label)
+    for i, (title, both_ys) in enumerate(lines.items()):
+        for axis, ys in zip(axes, both_ys, strict=True):
+            _line(axis, xs, ys, i, title)
+    for axis, which in zip(axes, (0, 1), strict=True):
+        _limit(axis, [y for both_ys in lines.values() for y in both_ys[which]])
+    return _svg(figure, axes, f"Value and derivative of {card.class_name} over the {label}", len(lines) > 1)
+
+
+def _panels(titles: Sequence[str], label: str) -> tuple[Figure, list[Axes]]:
+    with matplotlib.rc_context({
+        "svg.fonttype": "none", "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
+        "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.facecolor": "none", "figure.facecolor": "none", "grid.color": INK, "grid.alpha": 0.12,
+    }):  # fmt: skip
+        figure = Figure(figsize=(8.6, 3.1), layout="constrained")
+        axes = list(figure.subplots(1, len(titles)))
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel(label)
+        axis.grid(True)
+    return figure, axes
+
+
+def _line(axis: Axes, xs: Sequence[float], ys: Sequence[float], i: int, label: str) -> None:
+    """A line that breaks where the numbers jump."""
+    span = max((y for y in ys if math.isfinite(y)), default=1.0) - min((y for y in ys if math.isfinite(y)), default=0.0)
+    shown = [y if math.isfinite(y) else math.nan for y in ys]
+    broken_xs, broken_ys = [xs[0]], [shown[0]]
+    for x, before, y in zip(xs[1:], shown, shown[1:], strict=False):
+        if abs(y - before) > 0.3 * span and 0 < len(broken_xs) < len(xs):
+            broken_xs, broken_ys = [*broken_xs, x], [*broken_ys, math.nan]
+        broken_xs, broken_ys = [*broken_xs, x], [*broken_ys, y]
+    axis.plot(broken_xs, broken_ys, color=COLOURS[i], linestyle=_DASHES[i], linewidth=2, label=label or "_")
+
+
+def _limit(axis: Axes, ys: Sequence[float]) -> None:
+    """The part of the ordinate where most of the numbers are: poles would flatten everything else."""
+    finite = sorted(y for y in ys if math.isfinite(y))
+    low, high = finite[int(0.04 * len(finite))], finite[int(0.96 * len(finite))]
+    span = (high - low) or 1.0
+    bottom = finite[0] if finite[0] > low - span else low - 0.3 * span
+    top = finite[-1] if finite[-1] < high + span else high + 0.3 * span
+    axis.set_ylim(bottom - 0.06 * span, top + 0.06 * span)
+
+
+def _svg(figure: Figure, axes: Sequence[Axes], title: str, legend: bool) -> str:
+    if legend:
+        axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S).replace(INK, "currentColor")
+    svg = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", svg)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', svg)
+    return '<div class="plot">' + re.sub(r"\s*\n\s*", " ", svg).strip() + "</div>"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Comparisons, for the guides
+
+
+def _compared(names: Sequence[str]) -> str:
+    """Several losses of a prediction, in one picture."""
+    xs = [-4.0 + 8.0 * i / (POINTS - 1) for i in range(POINTS)]
+    figure, axes = _panels(("loss", "derivative"), "prediction less target")
+    for i, name in enumerate(names):
+        card = catalogue()[name]
+        assert card.curve is not None
+        variant = default_variant(card, card.curve)
+        rest = [next(g.value for g in card.curve.given if g.name == a) for a in variant.arguments[1:]]
+        for axis, text in zip(axes, (variant.value, variant.slope), strict=True):
+            _line(axis, xs, [evaluate(text["python"], variant.arguments)(x, *rest) for x in xs], i, card.class_name)
+    axes[0].set_ylim(-0.2, 6.0)
+    axes[1].set_ylim(-3.2, 3.2)
+    return _svg(figure, axes, f"Value and derivative of {', '.join(names)}", True)
+
+
+def _bce_and_mse() -> str:
+    """Over the probability, for target 0; the derivative is by the logit, which is what a network feels."""
+    ps = [(i + 0.5) / POINTS for i in range(POINTS)]
+    zs = [-6.0 + 12.0 * i / (POINTS - 1) for i in range(POINTS)]
+    figure, axes = _panels(("loss over the probability", "derivative by the logit"), "")
+    lines: list[tuple[str, Callable[[float], float], Callable[[float], float]]] = [
+        ("BCE", lambda p: -math.log1p(-p), lambda p: p),
+        ("MSE", lambda p: p * p, lambda p: 2 * p * p * (1 - p)),
+    ]
+    for i, (label, value, slope) in enumerate(lines):
+        _line(axes[0], ps, [value(p) for p in ps], i, label)
+        _line(axes[1], zs, [slope(1 / (1 + math.exp(-z))) for z in zs], i, label)
+    axes[0].set_xlabel("predicted probability, target 0")
+    axes[1].set_xlabel("logit, target 0")
+    axes[0].set_ylim(-0.1, 5.0)
+    return _svg(figure, axes, "Binary cross entropy and squared error of a probability, target 0", True)
+
+
+DRAWN: dict[str, Callable[[], str]] = {
+    "regression": lambda: _compared(["mse_loss", "l1_loss", "huber_loss"]),
+    "bce_and_mse": _bce_and_mse,
+}
