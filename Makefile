@@ -49,7 +49,7 @@ browser: explorer ## use the explorer's page in headless Chromium
 	cd explorer && npm run browser
 
 site: $(READY) ## build the documentation site into site/, strictly
-	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	$(BIN)/python -m pip install --quiet --group docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 wheel: $(READY) ## build a wheel that serves every Python

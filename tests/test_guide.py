@@ -276,6 +276,19 @@ def test_explain_takes_names_classes_and_instances_of_users_losses_too():
     assert issubclass(Quartic, Family)
 
 
+def test_explain_is_content_with_little():
+    class Cauchyish(PointwiseLoss):
+        """Log of one plus the square."""
+
+        @staticmethod
+        def value(input, target):
+            return formula.log1p((input - target) ** 2)
+
+    assert "log1p" in str(explain(Cauchyish))
+    assert "Log of one plus" in explain(Cauchyish)._repr_html_()
+    assert isinstance(losskit.plot(Cauchyish), Figure)
+
+
 def test_a_plot_needs_a_loss_and_an_axis():
     with pytest.raises(ValueError, match="name at least one loss to plot"):
         losskit.plot()

@@ -165,7 +165,8 @@ def overview() -> str:
         f"<!-- {HEADER} -->",
         "# The losses",
         "",
-        "Properties are of the unreduced loss as a function of its prediction; the test suite measures them.",
+        "Properties are of the unreduced loss as a function of its prediction. For element-wise losses the test suite "
+        "measures them.",
         "",
         "| class | function | parameters | properties | best for | not for |",
         "|---|---|---|---|---|---|",

@@ -11,6 +11,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +26,7 @@ from losskit.families.pointwise import PointwiseLoss
 from losskit.families.sequence import SequenceLoss
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr, Trace
-from losskit.loss import Loss, Param, registered
+from losskit.loss import Loss, Operand, Param, registered
 from losskit.printing import print_expr, print_statements
 from losskit.registry import get
 from losskit_guide.card import LANGUAGES, Card, Curve, CurveVariant, Given, Text, Variant
@@ -108,10 +109,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         unreduced=cls.unreduced() if issubclass(cls, Family) else "a tensor of the shape of the distances",
         symbols=_symbols(cls, variants),
         variants=variants,
-        facts={
-            "convex": cls.facts.convex, "smooth": cls.facts.smooth, "lipschitz": cls.facts.lipschitz,
-            "minimum": cls.facts.minimum, "symmetric": cls.facts.symmetric, "robust": cls.facts.robust,
-        },
+        facts=asdict(cls.facts) | {"robust": cls.facts.robust} if hasattr(cls, "facts") else {},
         cases=[
             {"arguments": dict(case.arguments), "value": case.value, "grad": case.grad, "source": case.source}
             for case in cls.cases
@@ -129,7 +127,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
 
 def operand_doc(cls: Declaration, name: str) -> str:
     """What an operand means, which shape it may have, which values are refused."""
-    operand, first = cls.operands[name], cls.call_operands()[0]
+    operand, first = cls.operands.get(name, Operand(name)), cls.call_operands()[0]
     text = operand.doc
     if name != first and issubclass(cls, PointwiseLoss):
         text += f" Of the shape of {first}{', or with dimensions of size 1' if operand.broadcast else ''}."
@@ -166,7 +164,7 @@ def _symbols(cls: Declaration, variants: Sequence[Variant]) -> list[dict[str, st
     """What the letters of the formulas mean."""
     names = dict.fromkeys(name for variant in variants for name in variant.arguments)
     meanings = {name: p.doc for name, p in cls.params.items()} | {name: o.doc for name, o in cls.operands.items()}
-    meanings |= {name: meaning for name, (_, meaning) in SYMBOLS.items()}
+    meanings = dict(zip(names, names, strict=True)) | meanings | {name: text for name, (_, text) in SYMBOLS.items()}
     return [{"name": name, "latex": latex(Trace().variable(name)), "meaning": meanings[name]} for name in names]
 
 
@@ -316,7 +314,7 @@ def _of_elements(cls: type[Family], formulas: Sequence[Formula]) -> Curve:
         x = formula.trace.variable(variable)
         variants.append(_curve_variant(formula.switches, names, formula.value, formula.gradients[0], x))
     first = max(formulas, key=lambda formula: len(formula.operands))
-    operand = cls.operands[variable]
+    operand = cls.operands.get(variable, Operand(variable))
     domain = formulas[-1].declared[variable].domain if operand.unless else operand.domain
     low, high = _limits(domain)
     if operand.kind == "distance":

@@ -126,8 +126,8 @@ class Card:
     @property
     def properties(self) -> list[str]:
         """Words for the facts."""
-        words = [word for word in ("convex", "smooth", "robust", "symmetric") if self.facts[word]]
-        slope = self.facts["lipschitz"]
+        words = [word for word in ("convex", "smooth", "robust", "symmetric") if self.facts.get(word)]
+        slope = self.facts.get("lipschitz")
         if slope is None:
             return words
         return [*words, f"gradient at most {slope:.4g}" if isinstance(slope, float) else f"gradient at most {slope}"]

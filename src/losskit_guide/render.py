@@ -71,7 +71,11 @@ def sections(card: Card) -> dict[str, list[str]]:
     found["Parameters"] = [f"{p['name']} = {p['default']!r}: {p['doc']}" for p in card.parameters]
     found["Gives"] = [f"a scalar; with reduction 'none' {card.unreduced}"]
     found["Facts"] = facts(card)
-    found["When"] = [*card.advice, f"Best for: {card.best_for}", f"Not for: {card.not_for}"]
+    found["When"] = [
+        *card.advice,
+        *([f"Best for: {card.best_for}"] if card.best_for else []),
+        *([f"Not for: {card.not_for}"] if card.not_for else []),
+    ]
     found["Alternatives"] = [", ".join(card.alternatives)] if card.alternatives else []
     found["Numerical notes"] = card.notes
     found["Where torch differs"] = [
@@ -86,6 +90,8 @@ def sections(card: Card) -> dict[str, list[str]]:
 def facts(card: Card) -> list[str]:
     """The facts in words."""
     f = card.facts
+    if not f:
+        return []
     slope = "the gradient is unbounded" if f["lipschitz"] is None else f"the gradient is at most {f['lipschitz']}"
     least = "no smallest value for all targets" if f["minimum"] is None else f"never below {f['minimum']:g}"
     return [
