@@ -18,13 +18,11 @@ const CATALOGUE = here("../src/losskit_guide/catalogue.json");
 const GENERATED = here("generated/catalogue.js");
 const PAGE = here("../src/losskit_guide/explorer/index.html");
 
-// Names that a formula may use and JavaScript may not, such as the variance `var`.
-const RESERVED = /\b(var|let|in|of|new|delete|default|function|class|with|this|null|typeof|switch|case|do|if|for)\b/g;
-
-const legal = (text) => text.replace(RESERVED, "$1_");
+// torch's name of the variance is a keyword here; printed formulas spell it like this.
+const legal = (name) => (name === "var" ? "var_" : name);
 
 function functionOf(name, statements) {
-  const body = statements.map(legal);
+  const body = [...statements];
   const last = body.pop();
   return `${name}: (x) => { ${body.join(" ")} return ${last}; }`;
 }
