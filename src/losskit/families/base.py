@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -282,11 +283,7 @@ def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
     return plan
 
 
-class _Plans:
-    """The plans of compiled calls, as attributes."""
-
-
-_plans = _Plans()
+_plans = SimpleNamespace()  # of compiled calls
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
