@@ -21,6 +21,7 @@ namespace losskit {
 namespace {
 
 enum Violation { kNoClass = 1, kMaskGiven = 2 };
+constexpr int64_t kAhead = 4;        // rows; of long lists only the first few numbers are read, from far apart
 constexpr int64_t kFew = 8;          // targets of a row: the slopes of more are added in double
 constexpr int64_t kManyTargets = 1;  // bit of options.family: each row has a list of targets
 
@@ -190,6 +191,8 @@ template <class T, class C> struct Batch {
       State& state = scratch.states[r] = mask && mask[r] == 0.0f ? kMasked : job.mask_given ? kBad : kCounts;
       if (state != kCounts) continue;
       const int64_t at = (begin + r) * job.target_steps[0];
+      if (job.many && begin + r + kAhead < job.rows)
+        __builtin_prefetch(job.targets + (at + kAhead * job.target_steps[0]) * size_of(job.target_dtype));
       for (int64_t j = 0; j < (job.many ? job.classes : 1); ++j) {
         const int64_t target = integer_at(job.target_dtype, job.targets, at + j * job.target_steps[1]);
         if (job.many && target == -1) break;
