@@ -127,7 +127,8 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
 
 def operand_doc(cls: Declaration, name: str) -> str:
     """What an operand means, which shape it may have, which values are refused."""
-    operand, first = cls.operands.get(name, Operand(name)), cls.call_operands()[0]
+    undeclared = Operand("True values." if name == "target" else "Predictions.")
+    operand, first = cls.operands.get(name, undeclared), cls.call_operands()[0]
     text = operand.doc
     if name != first and issubclass(cls, PointwiseLoss):
         text += f" Of the shape of {first}{', or with dimensions of size 1' if operand.broadcast else ''}."

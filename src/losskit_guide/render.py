@@ -46,7 +46,7 @@ def page(card: Card, width: int = 72) -> RenderableType:
     from rich.text import Text
 
     parts: list[RenderableType] = [Text.assemble((card.class_name, "bold"), "  ", (card.name, "cyan"), "  ",
-                                                 (f"{card.task}, {card.family}", "dim"))]  # fmt: skip
+                                                 (", ".join(filter(None, [card.task, card.family])), "dim"))]  # fmt: skip
     for title, lines in sections(card).items():
         heading = [Text(), Text(title, style="bold yellow")] if title else []
         parts += [*heading, *(Padding(Text(x), (0, 0, 0, 2)) for x in lines)]
