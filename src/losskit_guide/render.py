@@ -45,11 +45,12 @@ def page(card: Card, width: int = 72) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text.assemble((card.class_name, "bold"), "  ", (card.name, "cyan"), "  ",
-                                                 (", ".join(filter(None, [card.task, card.family])), "dim"))]  # fmt: skip
-    for title, lines in sections(card).items():
-        heading = [Text(), Text(title, style="bold yellow")] if title else []
-        parts += [*heading, *(Padding(Text(x), (0, 0, 0, 2)) for x in lines)]
+    about = ", ".join(filter(None, [card.task, card.family]))
+    title = Text.assemble((card.class_name, "bold"), "  ", (card.name, "cyan"), "  ", (about, "dim"))
+    parts: list[RenderableType] = [title]
+    for heading, lines in sections(card).items():
+        above = [Text(), Text(heading, style="bold yellow")] if heading else []
+        parts += [*above, *(Padding(Text(x), (0, 0, 0, 2)) for x in lines)]
     if card.curve is not None:
         parts += [Text(), Text("Plot", style="bold yellow"), plot(card, width)]
     return Group(*parts)
