@@ -35,6 +35,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import losskit
+from losskit_guide.machine import processor
 
 ROUNDS = {"small": 31, "1M": 21, "16M": 7}  # at each size
 PEERS = ("torch", "compile", "jax", "losskit")
@@ -191,15 +192,6 @@ def make_table(results, size_name, threads, dtype_name):
     return table
 
 
-def cpu_model():
-    """The processor's name, from Linux where it says, else what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-
-
 def facts():
     """Versions and machine, for the JSON file and the first line on screen."""
     return {
@@ -207,7 +199,7 @@ def facts():
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "cpu_count": os.cpu_count(),
         **versions_of_jax(),
     }

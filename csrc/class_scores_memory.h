@@ -48,19 +48,9 @@ template <class T> Runs& runs_of(const Call& call, int slot, int64_t begin, int6
 // As write_run, `stride` elements apart. Scattered stores do not vectorise: no clones.
 template <class T> void store_run(DType dtype, const T* from, int64_t stride, int64_t n, void* to) {
   if (stride == 1) return write_run(dtype, from, n, to);
-  const auto loop = [&]<class To>(To* out) {
+  as_floating(dtype, to, [&]<class To>(To* out) {
     for (int64_t i = 0; i < n; ++i) out[i * stride] = narrow<To>(from[i]);
-  };
-  switch (dtype) {
-    case DType::kHalf:
-      return loop(static_cast<Half*>(to));
-    case DType::kBFloat16:
-      return loop(static_cast<BFloat16*>(to));
-    case DType::kDouble:
-      return loop(static_cast<double*>(to));
-    default:
-      return loop(static_cast<float*>(to));
-  }
+  });
 }
 
 // Where row `offset` of a slot's tensor begins.

@@ -92,7 +92,7 @@ template <class T, class From> LOSSKIT_INLINE void read(const From* from, int64_
   }
 }
 
-template <class T> LOSSKIT_INLINE void read_any(DType dtype, const void* from, int64_t stride, int64_t n, T* to) {
+template <class T> LOSSKIT_INLINE void read_integers(DType dtype, const void* from, int64_t stride, int64_t n, T* to) {
   switch (dtype) {
     case DType::kByte:
     case DType::kBool:
@@ -103,8 +103,17 @@ template <class T> LOSSKIT_INLINE void read_any(DType dtype, const void* from, i
       return read(static_cast<const int16_t*>(from), stride, n, to);
     case DType::kInt:
       return read(static_cast<const int32_t*>(from), stride, n, to);
-    case DType::kLong:
+    case DType::kUInt16:
+      return read(static_cast<const uint16_t*>(from), stride, n, to);
+    case DType::kUInt32:
+      return read(static_cast<const uint32_t*>(from), stride, n, to);
+    default:
       return read(static_cast<const int64_t*>(from), stride, n, to);
+  }
+}
+
+template <class T> LOSSKIT_INLINE void read_any(DType dtype, const void* from, int64_t stride, int64_t n, T* to) {
+  switch (dtype) {
     case DType::kHalf:
       return read(static_cast<const Half*>(from), stride, n, to);
     case DType::kFloat:
@@ -113,10 +122,8 @@ template <class T> LOSSKIT_INLINE void read_any(DType dtype, const void* from, i
       return read(static_cast<const double*>(from), stride, n, to);
     case DType::kBFloat16:
       return read(static_cast<const BFloat16*>(from), stride, n, to);
-    case DType::kUInt16:
-      return read(static_cast<const uint16_t*>(from), stride, n, to);
-    case DType::kUInt32:
-      return read(static_cast<const uint32_t*>(from), stride, n, to);
+    default:
+      return read_integers(dtype, from, stride, n, to);
   }
 }
 
@@ -129,28 +136,11 @@ LOSSKIT_CLONES inline void read_run(DType dtype, const void* from, int64_t strid
 
 // Class indices, of any width.
 LOSSKIT_CLONES inline void read_run(DType dtype, const void* from, int64_t stride, int64_t n, int64_t* to) {
-  switch (dtype) {
-    case DType::kByte:
-      return read(static_cast<const uint8_t*>(from), stride, n, to);
-    case DType::kChar:
-      return read(static_cast<const int8_t*>(from), stride, n, to);
-    case DType::kShort:
-      return read(static_cast<const int16_t*>(from), stride, n, to);
-    case DType::kInt:
-      return read(static_cast<const int32_t*>(from), stride, n, to);
-    case DType::kUInt16:
-      return read(static_cast<const uint16_t*>(from), stride, n, to);
-    case DType::kUInt32:
-      return read(static_cast<const uint32_t*>(from), stride, n, to);
-    default:
-      return read(static_cast<const int64_t*>(from), stride, n, to);
-  }
+  read_integers(dtype, from, stride, n, to);
 }
 
-template <class T> LOSSKIT_INLINE void write_any(DType dtype, const T* from, int64_t n, void* to) {
-  const auto loop = [&]<class To>(To* out) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < n; ++i) out[i] = narrow<To>(from[i]);
-  };
+// `loop(out)`, where `out` is `to` as a pointer to the type of a floating dtype.
+template <class Loop> LOSSKIT_INLINE void as_floating(DType dtype, void* to, const Loop& loop) {
   switch (dtype) {
     case DType::kHalf:
       return loop(static_cast<Half*>(to));
@@ -161,6 +151,12 @@ template <class T> LOSSKIT_INLINE void write_any(DType dtype, const T* from, int
     default:
       return loop(static_cast<float*>(to));
   }
+}
+
+template <class T> LOSSKIT_INLINE void write_any(DType dtype, const T* from, int64_t n, void* to) {
+  as_floating(dtype, to, [&]<class To>(To* out) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < n; ++i) out[i] = narrow<To>(from[i]);
+  });
 }
 
 LOSSKIT_CLONES inline void write_run(DType dtype, const float* from, int64_t n, void* to) {

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import losskit
 from losskit_guide.card import catalogue
+from losskit_guide.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools" / "site"))
@@ -51,11 +53,8 @@ COMMANDS = [line for block in SHELL for line in block.splitlines() if line.start
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_work(command, tmp_path, monkeypatch):
-    testing = pytest.importorskip("typer.testing")
-    from losskit_guide.cli import app
-
     monkeypatch.chdir(tmp_path)
-    result = testing.CliRunner().invoke(app, shlex.split(command)[1:])
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
 
 

@@ -173,22 +173,14 @@ def overview() -> str:
     ]
     for cls in [*built_in(), *by_hand()]:
         parameters = ", ".join(f"`{name}={p.default!r}`" for name, p in cls.params.items())
-        lines.append(
-            f"| `{cls.__name__}` | `{cls.name}` | {parameters} | {properties(cls)} | {cls.best_for} | {cls.not_for} |"
-        )
+        cells = [f"`{cls.__name__}`", f"`{cls.name}`", parameters, ", ".join(card(cls).properties)]
+        lines.append(f"| {' | '.join([*cells, cls.best_for, cls.not_for])} |")
     return "\n".join(lines) + "\n"
 
 
 def catalogue() -> str:
     cards = [card(cls).to_dict() for _, cls in sorted(losskit.losses().items())]
     return json.dumps({"losses": cards}, indent=1, allow_nan=False) + "\n"
-
-
-def properties(cls: type[Family]) -> str:
-    facts = cls.facts
-    slope = "unbounded gradient" if facts.lipschitz is None else f"gradient at most {facts.lipschitz}"
-    words = ["convex" if facts.convex else "not convex", "smooth" if facts.smooth else "with a kink", slope]
-    return ", ".join([*words, *(["symmetric"] if facts.symmetric else [])])
 
 
 def products() -> dict[Path, str]:

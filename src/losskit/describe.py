@@ -241,13 +241,16 @@ def _curve(cls: Declaration, formulas: Sequence[Formula]) -> Curve | None:
         label = "score of the target less that of another class: the loss of one pair"
         return _of_trace(cls, "difference", "logit", (-3.0, 3.0), [], _as_they_are(formulas), label)
     if "cosine" in operands or "cosine_distance" in operands:
-        both: Any = lambda x: {"cosine": x, "cosine_distance": 1.0 - x}  # noqa: E731
         return _of_trace(cls, "cosine", "cosine", (-1.0, 1.0), _given(formulas[0], 0, ("target",)),
-                         [(f.switches, f.numbers, both) for f in formulas])  # fmt: skip
+                         [(f.switches, f.numbers, _of_cosine) for f in formulas])  # fmt: skip
     first = next(name for name in operands if name.endswith("distance"))
     others = [Given(name, SYMBOLS[name][1], 1.0, 0.0, 4.0) for name in operands if name not in (first, "target")]
     others += _given(formulas[0], 0, ("target",))
     return _of_trace(cls, first, "distance", (0.0, 4.0), others, _as_they_are(formulas))
+
+
+def _of_cosine(cosine: Expr) -> dict[str, Any]:
+    return {"cosine": cosine, "cosine_distance": 1.0 - cosine}
 
 
 def _smooths(cls: type[Loss]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -67,6 +67,11 @@ class Curve:
     high: float
     given: list[Given]
     variants: list[CurveVariant]
+
+    @property
+    def switches(self) -> list[str]:
+        """What selects the variant."""
+        return list(self.variants[0].switches)
 
 
 @dataclass(frozen=True)
@@ -125,12 +130,18 @@ class Card:
 
     @property
     def properties(self) -> list[str]:
-        """Words for the facts."""
-        words = [word for word in ("convex", "smooth", "robust", "symmetric") if self.facts.get(word)]
-        slope = self.facts.get("lipschitz")
-        if slope is None:
-            return words
-        return [*words, f"gradient at most {slope:.4g}" if isinstance(slope, float) else f"gradient at most {slope}"]
+        """The facts in a few words; none where none are declared."""
+        facts = self.facts
+        if not facts:
+            return []
+        slope = facts["lipschitz"]
+        bound = f"{slope:.4g}" if isinstance(slope, float) else slope
+        return [
+            "convex" if facts["convex"] else "not convex",
+            "smooth" if facts["smooth"] else "with a kink",
+            "unbounded gradient" if slope is None else f"gradient at most {bound}",
+            *(word for word in ("robust", "symmetric") if facts[word]),
+        ]
 
 
 def plain(data: Any) -> Any:
@@ -151,9 +162,7 @@ def card_of(data: dict[str, Any]) -> Card:
             "given": [Given(**given) for given in curve["given"]],
             "variants": [CurveVariant(**variant) for variant in curve["variants"]],
         })  # fmt: skip
-    known = {f.name for f in fields(Card)}
-    variants = [Variant(**variant) for variant in data["variants"]]
-    return Card(**{**{k: v for k, v in data.items() if k in known}, "curve": curve, "variants": variants})
+    return Card(**{**data, "curve": curve, "variants": [Variant(**variant) for variant in data["variants"]]})
 
 
 @cache

@@ -123,13 +123,14 @@ def show(
 
 def spelled(card: Card, language: Language) -> dict[str, str]:
     """Value and gradients of each variant in one language, by what they are."""
+    from losskit_guide.render import when
+
     key = {"js": "javascript"}.get(language.value, language.value)
     found = {}
     for variant in card.variants:
-        on = ", ".join(f"{k}={v}" for k, v in variant.switches.items())
         for what, text in {"value": variant.value, **{f"d/d {k}": t for k, t in variant.gradients.items()}}.items():
             body = text[key] if isinstance(text[key], str) else "\n".join(text[key])
-            found[f"{what}{f' ({on})' if on else ''}"] = body
+            found[f"{what}{when(card, variant)}"] = body
     comment = {"latex": "%", "python": "#", "triton": "#"}.get(key, "//") if key != "plain" else "#"
     return {what: f"{comment} {card.name}: {what}\n{body}" for what, body in found.items()}
 

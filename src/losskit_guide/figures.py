@@ -44,7 +44,7 @@ def plot(
     over: str = "own",
     low: float | None = None,
     high: float | None = None,
-    points_: int = 401,
+    count: int = 401,
     **given: Any,
 ) -> Figure:
     """Value and gradient of losses over one axis, as a matplotlib figure.
@@ -54,7 +54,7 @@ def plot(
         over: "own" (each loss's natural variable), "probability" or "logit".
         low: Left end; by default what is worth looking at.
         high: Right end.
-        points_: How many points to compute.
+        count: How many points to compute.
         given: Settings for all losses that know them, such as target=0.
 
     >>> import losskit
@@ -72,7 +72,7 @@ def plot(
     start, end = limits_of(lines, over, low, high)
     if not start < end:
         raise ValueError(f"the range {start:g} to {end:g} is empty")
-    xs = points(start, end, points_)
+    xs = points(start, end, count)
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     tops: list[float] = []

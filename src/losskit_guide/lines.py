@@ -75,30 +75,30 @@ def line(text: str, **given: Any) -> Line:
     """A line from "name" or "name:parameter=number,..."; `given` are settings for lines that know them."""
     name, _, rest = text.partition(":")
     card = find(name.strip())
-    known = {g.name: g for g in (card.curve.given if card.curve else [])}
-    switches = {s for v in (card.curve.variants if card.curve else []) for s in v.switches}
-    settings: dict[str, Any] = {k: v for k, v in given.items() if k in known or k in switches}
+    numbers, switches = _settable(card)
+    settings: dict[str, Any] = {k: v for k, v in given.items() if k in numbers or k in switches}
     for part in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, value = (x.strip() for x in part.partition("="))
         if not equals:
             raise ValueError(f"{part!r} is not a setting; write {name}:parameter=number")
-        if key not in known and key not in switches:
-            close = difflib.get_close_matches(key, [*known, *switches], n=1)
-            hint = (
-                f" Did you mean {close[0]}?"
-                if close
-                else f" It has {', '.join([*known, *sorted(switches)]) or 'none'}."
-            )
+        if key not in numbers and key not in switches:
+            names = [*numbers, *(name for name in switches if name not in numbers)]
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f" Did you mean {close[0]}?" if close else f" It has {', '.join(names) or 'none'}."
             raise ValueError(f"{card.name} has no parameter {key!r} to set here.{hint}")
-        settings[key] = _number(card.name, key, value, switch=key in switches and key not in known)
+        settings[key] = _number(card.name, key, value, switch=key not in numbers)
     return Line(card, settings)
 
 
 def of_card(card: Card) -> Line:
     """The line of a card, with its parameters as they are set."""
-    known = {g.name for g in (card.curve.given if card.curve else [])}
-    known |= {s for v in (card.curve.variants if card.curve else []) for s in v.switches}
+    known = [name for names in _settable(card) for name in names]
     return Line(card, {name: value for name, value in card.values.items() if name in known})
+
+
+def _settable(card: Card) -> tuple[list[str], list[str]]:
+    """The names of numbers and of switches that a line may set."""
+    return ([g.name for g in card.curve.given], card.curve.switches) if card.curve else ([], [])
 
 
 def _number(loss: str, key: str, value: str, switch: bool) -> Any:

@@ -97,7 +97,7 @@ def facts() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": processor(),
+        "processor": f"{processor()}, {os.cpu_count()} cores",
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "kernels": str(library.LIBRARY) if library.loaded() else "none: eager formulas run",
@@ -117,7 +117,7 @@ def processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     name = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-    return f"{name or platform.machine()}, {os.cpu_count()} cores"
+    return name or platform.machine()
 
 
 def duel(name: str, dtype: str, shape: str, threads: int, rounds: int = 21) -> dict[str, Any]:

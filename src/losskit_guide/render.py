@@ -60,7 +60,7 @@ def sections(card: Card) -> dict[str, list[str]]:
     """A card as titled lines of plain text."""
     found: dict[str, list[str]] = {"": [card.summary]}  # the section without a title comes first
     for variant in card.variants:
-        found[f"Formula{_when(card, variant)}"] = [
+        found[f"Formula{when(card, variant)}"] = [
             variant.value["plain"],
             *(f"d/d {name} = {text['plain']}" for name, text in variant.gradients.items()),
         ]
@@ -104,7 +104,8 @@ def facts(card: Card) -> list[str]:
     ]
 
 
-def _when(card: Card, variant: Variant) -> str:
+def when(card: Card, variant: Variant) -> str:
+    """The setting of a variant's switches, in parentheses."""
     on = ", ".join(f"{k}={v}" if _is_switch(card, k) else f"{'with' if v else 'without'} {k}"
                    for k, v in variant.switches.items())  # fmt: skip
     return f" ({on})" if on else ""
@@ -169,7 +170,7 @@ def notebook(card: Card) -> str:
         )
         if not title:
             parts += [
-                f"<p><b>Formula{html.escape(_when(card, v))}</b></p>$${equation(card, v)}$$" for v in card.variants
+                f"<p><b>Formula{html.escape(when(card, v))}</b></p>$${equation(card, v)}$$" for v in card.variants
             ]
     return "\n".join(parts)
 

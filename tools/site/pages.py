@@ -20,6 +20,7 @@ import losskit
 from losskit import formula
 from losskit.loss import TASKS
 from losskit_guide.card import Card, Variant, catalogue, find
+from losskit_guide.render import facts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTINUOUS = TASKS[:3]  # the tasks whose outputs are numbers or distributions
@@ -70,21 +71,12 @@ def loss_page(card: Card) -> str:
         f"# {card.class_name}",
         linked(card.summary, card.class_name),
         f'<p class="tags"><span>{card.task}</span><span>{card.family}</span>'
-        + "".join(f"<span>{word}</span>" for word in properties(card))
+        + "".join(f"<span>{word}</span>" for word in card.properties)
         + "</p>",
         for_whom,
         table(["best for", "not for", "alternatives"], [[card.best_for, card.not_for, alternatives]]),
     ]
     return "\n\n".join([*head, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
-
-
-def properties(card: Card) -> list[str]:
-    """What is known of a loss's shape, in words."""
-    facts = card.facts
-    slope = facts["lipschitz"]
-    words = ["convex" if facts["convex"] else "not convex", "smooth" if facts["smooth"] else "with a kink"]
-    words += ["unbounded gradient" if slope is None else card.properties[-1]]
-    return words + [word for word in ("robust", "symmetric") if facts[word]]
 
 
 def _variants(card: Card, text_of: Callable[[Variant], str]) -> str:
@@ -264,24 +256,9 @@ def _shapes(card: Card) -> str:
 
 
 def _properties(card: Card) -> str:
-    facts = card.facts
-    lines = [
-        "- Convex." if facts["convex"] else "- Not convex.",
-        "- Smooth: its gradient has no jumps." if facts["smooth"] else "- It has a kink, where its gradient jumps.",
-    ]
-    slope = facts["lipschitz"]
-    if slope is None:
-        lines.append("- Its gradient has no bound: one wild value can rule a batch.")
-    else:
-        size = f"{slope:.4g}" if isinstance(slope, float) else f"`{slope}`"
-        lines.append(f"- Its gradient is never larger than {size}" + (": robust." if facts["robust"] else "."))
-    if facts["minimum"] is not None:
-        lines.append(f"- It is never below {facts['minimum']:g}.")
-    if facts["symmetric"]:
-        lines.append("- Symmetric: exchanging its first two arguments changes nothing.")
     measured = " The test suite measures this." if card.family == "pointwise" else ""
     intro = f"Of the unreduced loss as a function of its first argument, the others fixed.{measured}"
-    return "\n".join([intro, "", *lines])
+    return "\n".join([intro, "", *(f"- {capital(fact)}" for fact in facts(card))])
 
 
 def _value(x: Any) -> str:
@@ -363,7 +340,7 @@ def overview() -> str:
         order = {task: i for i, task in enumerate(TASKS)}
         cards.sort(key=lambda card: (order.get(card.task, len(order)), card.name))
         rows = [
-            [f"[{card.class_name}](loss/{card.name}.md)", card.task, ", ".join(properties(card)), card.best_for,
+            [f"[{card.class_name}](loss/{card.name}.md)", card.task, ", ".join(card.properties), card.best_for,
              card.not_for]
             for card in cards
         ]  # fmt: skip

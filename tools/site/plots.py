@@ -14,8 +14,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from losskit_guide.card import Card, Curve, CurveVariant, catalogue, find
+from losskit_guide.card import Card, Curve, catalogue, find
 from losskit_guide.figures import COLOURS
+from losskit_guide.lines import of_card
 from losskit_guide.scalar import evaluate
 
 INK = "#010203"  # becomes the page's text colour
@@ -41,12 +42,6 @@ def named(name: str) -> str:
     return DRAWN[name]() if name in DRAWN else of_loss(find(name))
 
 
-def default_variant(card: Card, curve: Curve) -> CurveVariant:
-    """The curve under the switches' defaults."""
-    defaults = {p["name"]: bool(p["default"]) for p in card.parameters}
-    return next(v for v in curve.variants if all(on == defaults.get(s, False) for s, on in v.switches.items()))
-
-
 def settings(card: Card, curve: Curve) -> tuple[str, Sequence[float]]:
     """The name of what varies between lines, and its values."""
     if card.name in VARIED:
@@ -66,7 +61,7 @@ def held(card: Card) -> dict[str, float]:
     curve = card.curve
     assert curve is not None
     varied = settings(card, curve)[0]
-    used = default_variant(card, curve).arguments
+    used = of_card(card).variant.arguments
     return {g.name: g.value for g in curve.given if g.name != varied and g.name in used and g.name != "eps"}
 
 
@@ -75,7 +70,7 @@ def of_loss(card: Card) -> str:
     curve = card.curve
     if curve is None:
         return ""
-    variant = default_variant(card, curve)
+    variant = of_card(card).variant
     name, values = settings(card, curve)
     xs = [curve.low + (curve.high - curve.low) * i / (POINTS - 1) for i in range(POINTS)]
     lines: dict[str, tuple[list[float], list[float]]] = {}
@@ -158,7 +153,7 @@ def _compared(names: Sequence[str]) -> str:
     for i, name in enumerate(names):
         card = catalogue()[name]
         assert card.curve is not None
-        variant = default_variant(card, card.curve)
+        variant = of_card(card).variant
         rest = [next(g.value for g in card.curve.given if g.name == a) for a in variant.arguments[1:]]
         for axis, text in zip(axes, (variant.value, variant.slope), strict=True):
             _line(axis, xs, [evaluate(text["python"], variant.arguments)(x, *rest) for x in xs], i, card.class_name)
