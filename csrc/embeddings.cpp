@@ -315,13 +315,6 @@ void differentiate(const Job& job, Scratch<double>& scratch, int64_t n) { differ
 // --------------------------------------------------------------------------------------------------------
 // Blocks
 
-bool outside(const Domain& domain, double x) {
-  if (domain.kind == kAnything || x != x) return false;
-  if (domain.kind == kSigns) return x != 1.0 && x != -1.0;
-  return x < domain.low || x > domain.high || ((domain.open & 1) && x == domain.low) ||
-         ((domain.open & 2) && x == domain.high);
-}
-
 // Where rows [begin, begin + n) of a source start, in elements.
 void locate(const Walk& walk, const Source& source, int64_t begin, int64_t n, int64_t* offsets) {
   std::array<int64_t, kDims> index{};

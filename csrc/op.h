@@ -145,6 +145,14 @@ inline const double* factors(const Call& call, std::initializer_list<int> which,
   return product;
 }
 
+// NaN is let through.
+template <class T> LOSSKIT_INLINE bool outside(const Domain& domain, T x) {
+  if (domain.kind == kAnything) return false;
+  if (domain.kind == kSigns) return (x != T(1)) & (x != T(-1)) & (x == x);
+  const T low = static_cast<T>(domain.low), high = static_cast<T>(domain.high);
+  return (x < low) | (x > high) | ((domain.open & 1) && x == low) | ((domain.open & 2) && x == high);
+}
+
 inline const float* mask_of(const Call& call, int64_t begin, int64_t n, Weights& scratch) {
   return call.sources[kMask].present() ? fetch(call.walk, call.sources[kMask], begin, n, scratch.mask) : nullptr;
 }

@@ -23,12 +23,6 @@ template <class T> struct Scratch : Weights {
 // --------------------------------------------------------------------------------------------------------
 // Passes over one block in L1
 
-template <class T> LOSSKIT_INLINE bool outside(const Domain& domain, T x) {
-  if (domain.kind == kSigns) return (x != T(1)) & (x != T(-1)) & (x == x);
-  const T low = static_cast<T>(domain.low), high = static_cast<T>(domain.high);
-  return (x < low) | (x > high) | ((domain.open & 1) && x == low) | ((domain.open & 2) && x == high);
-}
-
 template <class T> LOSSKIT_INLINE bool any_outside(const Domain& domain, const T* x, const float* mask, int64_t n) {
   int32_t bad = 0;
   if (mask) {
@@ -97,7 +91,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   if (violation) {  // checks("nan"): the offending elements poison their own results
     for (int64_t i = 0; i < n; ++i)
       for (int k = 0; k < job.operands; ++k)
-        if (job.kernel->domains[k].kind != kAnything && outside(job.kernel->domains[k], x[k][i])) {
+        if (outside(job.kernel->domains[k], x[k][i])) {
           value[i] = std::numeric_limits<T>::quiet_NaN();
           for (int g = 0; g < kOperands; ++g) gradient[g][i] = value[i];
         }
