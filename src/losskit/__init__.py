@@ -10,6 +10,7 @@ from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
+from losskit.kernels.gpu import last_violation
 from losskit.loss import Case, Deviation, Loss, Operand, param
 from losskit.losses import (
     AdaptiveLogSoftmaxWithLoss,
@@ -81,6 +82,7 @@ __all__ = [
     "explain",
     "functional",
     "get",
+    "last_violation",
     "losses",
     "nonnegative",
     "param",

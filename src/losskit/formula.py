@@ -386,9 +386,10 @@ def _operator(
     latex: str,
     derivative_: Callable[..., Expr | None] | None,
     javascript: str = "",
+    triton: str = "",
 ) -> tuple[str, Primitive]:
-    """A row for an infix operator, spelt alike in every language."""
-    return _row(name, 2, torch_, mpmath_, latex, derivative_, cpp=f"{{0}} {symbol} {{1}}",
+    """A row for an infix operator, spelt alike in most languages."""
+    return _row(name, 2, torch_, mpmath_, latex, derivative_, cpp=f"{{0}} {symbol} {{1}}", triton=triton,
                 javascript=javascript)  # fmt: skip
 
 
@@ -398,7 +399,7 @@ PRIMITIVES: dict[str, Primitive] = dict([
     _operator("sub", "-", torch.sub, lambda a, b: a - b, "{0} - {1}", lambda a, d, o: _difference(d[0], d[1])),
     _operator("mul", "*", torch.mul, lambda a, b: a * b, r"{0} \, {1}",
               lambda a, d, o: _mul(2.0 * a[0], d[0]) if a[0] is a[1] else _sum(_mul(a[1], d[0]), _mul(a[0], d[1]))),
-    _operator("div", "/", torch.div, _mp_divide, r"\frac{{{0}}}{{{1}}}", _d_quotient),
+    _operator("div", "/", torch.div, _mp_divide, r"\frac{{{0}}}{{{1}}}", _d_quotient, triton="lk.divide({0}, {1})"),
     _row("neg", 1, torch.neg, lambda a: -a, "-{0}", lambda a, d, o: _difference(None, d[0]), cpp="-{0}"),
     _operator("lt", "<", torch.lt, lambda a, b: a < b, "{0} < {1}", None),
     _operator("le", "<=", torch.le, lambda a, b: a <= b, r"{0} \le {1}", None),
@@ -417,7 +418,7 @@ PRIMITIVES: dict[str, Primitive] = dict([
     _row("sign", 1, lambda x: torch.where(x == x, torch.sign(x), x), _mp_sign,
          r"\operatorname{{sign}}\left({0}\right)", lambda a, d, o: None, javascript="Math.sign({0})"),
     _row("sqrt", 1, torch.sqrt, "sqrt", r"\sqrt{{{0}}}", _unary(lambda x, o: 0.5 / o),
-         triton="tl.sqrt_rn({0})", javascript="Math.sqrt({0})"),
+         triton="lk.sqrt({0})", javascript="Math.sqrt({0})"),
     _row("exp", 1, torch.exp, "exp", r"e^{{{0}}}", _unary(lambda x, o: o), triton="libdevice.exp({0})",
          javascript="Math.exp({0})"),
     _row("expm1", 1, torch.expm1, "expm1", r"\left(e^{{{0}}} - 1\right)", _unary(lambda x, o: exp(x)),

@@ -28,7 +28,8 @@ def _spelling(node: Expr, language: str) -> tuple[str, int]:
         call = f"{node.op}({', '.join(f'{{{i}}}' for i in range(primitive.arity))})"
         return _PYTHON.get(node.op, call), _PRECEDENCE.get(node.op, _ATOM)
     table = _LATEX_PRECEDENCE if language == "latex" else _PRECEDENCE
-    return getattr(primitive, language), table.get(node.op, _ATOM)
+    template: str = getattr(primitive, language)
+    return template, _ATOM if template.startswith("lk.") else table.get(node.op, _ATOM)
 
 
 _PYTHON = {
@@ -88,8 +89,10 @@ def print_expr(root: Expr, language: str, names: dict[Expr, str] | None = None) 
     return _render(root, language, names or {})[0]
 
 
-def print_statements(roots: Sequence[Expr], language: str, taken: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Several formulas with their shared subexpressions as named temporaries.
+def print_statements(
+    roots: Sequence[Expr], language: str, taken: Sequence[str] = (), named: dict[Expr, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Several formulas with their shared subexpressions as named temporaries, besides the nodes that are `named`.
 
     Returns the lines that define the temporaries, in order, and one expression per root.
     """
@@ -97,7 +100,7 @@ def print_statements(roots: Sequence[Expr], language: str, taken: Sequence[str] 
     uses = Counter([*roots, *(arg for node in order for arg in node.args)])
     declare = {"cpp": "const {kind} {name} = {text};", "javascript": "const {name} = {text};"}
     line = declare.get(language, "{name} = {text}")
-    names: dict[Expr, str] = {}
+    names = dict(named or {})
     lines: list[str] = []
     for node in order:
         if not node.args or uses[node] < 2 or (node.op == "neg" and not node.args[0].args):

@@ -21,6 +21,7 @@ from losskit.kernels.dispatch import (
     check_floating,
     check_tensor,
     shape_hint,
+    unravel,
 )
 from losskit.loss import param
 from losskit.policy import state
@@ -100,20 +101,15 @@ class PointwisePlan(Plan):
             matched.append(x)
         return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
 
-    def fused(self, arguments: Arguments) -> Tensor | None:
+    def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         if not self.rows:
-            return super().fused(arguments)
+            return super().fused(arguments, result)
         sample_weight, mask = _per_row(arguments.sample_weight), _per_row(arguments.mask)
         arguments = arguments._replace(sample_weight=sample_weight, mask=mask)
         if self.reduction != "none":
-            return super().fused(arguments)
+            return super().fused(arguments, result)
         # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
-        padded: list[Any] = [*arguments.operands, None, None, None]
-        a, b, c, d = padded[:4]
-        wide = eager.compute_dtype(arguments.operands)
-        elements = fused.attempt(
-            self.elementwise(), self.numbers, a, b, c, d, arguments.weight, sample_weight, mask, result=wide
-        )
+        elements = self.elementwise().fused(arguments, eager.compute_dtype(arguments.operands))
         if elements is None:
             return None
         # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
@@ -175,6 +171,14 @@ class PointwisePlan(Plan):
                     got=f"{outside_values[0].item():.7g}", index=index, hint=hint,
                 )  # fmt: skip
         raise AssertionError("the kernel reported a violation that the eager check does not see")
+
+    def sighted(self, shape: tuple[int, ...], operand: int, index: int, value: float) -> Exception:
+        name = self.names[operand - 1]
+        declared = self.formula.declared[name]
+        return error(
+            "domain", loss=self.name, argument=name, expected=declared.domain.description, got=f"{value:.7g}",
+            index=unravel(index, shape), hint=f" {declared.hint}" if declared.hint else "",
+        )  # fmt: skip
 
 
 def _per_row(x: Tensor | None) -> Tensor | None:

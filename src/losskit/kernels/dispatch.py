@@ -1,9 +1,10 @@
 """Which implementation runs, and why: the only place that decides.
 
-There are two: the fused CPU kernel (one pass, value and gradients together) and the eager formula, which runs
-everywhere and is never wrong, only slower. `run` first tries the kernel on the arguments as they are; that call
-costs two microseconds of Python and no validation, because the kernel declines what it does not understand.
-Only then are arguments validated, promoted and broadcast by the plan of the loss, once, for both implementations.
+There are three: the fused kernels of the CPU (C++) and of the GPU (Triton), one pass for value and gradients, and the
+eager formula, which runs everywhere and is never wrong, only slower. `run` first tries the CPU's kernel on the
+arguments as they are; that call costs two microseconds of Python and no validation, because the kernel declines what
+it does not understand. Only then are arguments validated, promoted and broadcast by the plan of the loss, once, for
+all implementations.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from losskit.errors import error
-from losskit.kernels import fused, library
+from losskit.kernels import fused, gpu, library
 from losskit.kernels.eager import HALVES, result_dtype
 from losskit.policy import state
 
@@ -56,6 +57,7 @@ class Plan:
         """code: from `fused.pack`; names: the tensors of a call, up to four; numbers: the parameters of the kernel."""
         self.loss, self.name, self.reduction, self.code, self.names = loss, loss.name, reduction, code, list(names)
         self.numbers = [float("nan"), 1.0, *numbers]
+        self.on_device: dict[torch.device, Tensor] = {}  # the numbers of the formula, where a GPU reads them
 
     def validated(
         self,
@@ -76,14 +78,21 @@ class Plan:
         """Raise the error that names the first bad value."""
         raise NotImplementedError
 
-    def fused(self, arguments: Arguments) -> Tensor | None:
-        """The loss from the kernel, None where it declines."""
+    def sighted(self, shape: tuple[int, ...], operand: int, index: int, value: float) -> Exception:
+        """What `refuse` would have raised, from what a GPU kernel recorded: the operand counted from 1, the flat index."""
+        raise NotImplementedError
+
+    def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
+        """The loss from the kernel of the tensors' device, None where it declines."""
+        if gpu.takes(arguments.operands[0]):
+            return gpu.attempt(self, arguments, result)
         numbers = self.numbers
         if arguments.normalizer is not None:
             numbers = [float(arguments.normalizer), *numbers[1:]]
         padded: list[Any] = [*arguments.operands, None, None, None]
         a, b, c, d = padded[:4]
-        return fused.attempt(self, numbers, a, b, c, d, arguments.weight, arguments.sample_weight, arguments.mask)
+        extras = arguments.weight, arguments.sample_weight, arguments.mask
+        return fused.attempt(self, numbers, a, b, c, d, *extras, result)
 
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
         """The arguments of `eager` from what a call of the kernel got."""
@@ -123,6 +132,7 @@ def run(
         and (d is None or type(d) in _PLAIN)
         and (weight is None or (type(weight) in _PLAIN and not weight.requires_grad))
         and a.is_cpu
+        and not gpu.interpreted
         and not torch.compiler.is_compiling()
         and not _transformed()
         and plan.available
@@ -156,15 +166,18 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
         return "an argument is a tensor subclass"
     if _transformed():
         return "a torch.func transform, forward-mode AD or a dispatch mode is active"
-    if not args.operands[0].is_cpu:
+    on_gpu = gpu.takes(args.operands[0])
+    if not on_gpu and not args.operands[0].is_cpu:
         return f"there is no fused kernel for {args.operands[0].device.type} tensors"
     extras = [x for x in args[1:] if isinstance(x, Tensor)]
     if torch.is_grad_enabled() and any(x.requires_grad for x in extras):
         return "a gradient by a weight or the normalizer is wanted"
-    if args.operands[0].ndim > fused.MAX_DIMS:
+    if not on_gpu and args.operands[0].ndim > fused.MAX_DIMS:
         return f"the fused kernel takes at most {fused.MAX_DIMS} dimensions"
     if torch.is_grad_enabled() and any(x.requires_grad and not plan.gradients >> i & 1 for i, x in enumerate(args[0])):
         return "a gradient by an operand is wanted that the kernel does not give"
+    if on_gpu:
+        return gpu.why_not(plan, args)
     if not plan.available:
         return library.why_missing(plan.formula)
     return None
@@ -272,12 +285,17 @@ def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
     return ""
 
 
+def unravel(index: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The index of an element whose place in the flattened tensor is known."""
+    return tuple(int(i) for i in torch.unravel_index(torch.tensor(index), tuple(shape))) if shape else ()
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Introspection
 
 
 class Choice(NamedTuple):
-    """What would run: "fused CPU kernel" or "eager formula", and the reason."""
+    """What would run: "fused CPU kernel", "fused GPU kernel" or "eager formula", and the reason."""
 
     implementation: str
     reason: str
@@ -303,4 +321,5 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     dtypes = " and ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in args.operands))
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
     when = "in backward" if plan.reduction == "none" else "in forward"
-    return Choice("fused CPU kernel", f"one pass over {dtypes} operands{wide}, the gradient written {when}")
+    kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
+    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}")

@@ -1,0 +1,70 @@
+"""Losses of CUDA tensors: Triton kernels, from the same formulas as the CPU's.
+
+A module for each family holds its template: a Triton kernel that calls the formula it is given (`formulas`), and `run`,
+which launches it. `autograd` stands around them, `shared` holds what all need. Triton is imported with the first CUDA
+tensor; where it is not installed the eager formula runs.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from losskit.policy import state
+
+if TYPE_CHECKING:
+    import torch
+
+    from losskit.kernels.dispatch import Arguments, Plan
+
+interpreted = False  # tests set it: CPU tensors go to these kernels, which Triton's interpreter runs
+
+
+def takes(x: Tensor) -> bool:
+    """Whether a tensor is where these kernels run."""
+    return x.is_cuda or (interpreted and x.is_cpu)
+
+
+def why_not(plan: Plan, arguments: Arguments) -> str | None:
+    """Why there is no kernel for this call, None if there is one."""
+    missing = _missing()
+    return missing if missing is not None else _family(plan).why_not(plan, arguments)
+
+
+@cache
+def _missing() -> str | None:
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "Triton is not installed (pip install losskit[gpu])"
+    return None
+
+
+def _family(plan: Plan) -> Any:
+    return import_module(f"losskit.kernels.gpu.{plan.op}")
+
+
+def attempt(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> Tensor:
+    """The loss from the kernel of the plan's family."""
+    autograd = import_module("losskit.kernels.gpu.autograd")
+    call = autograd.call_of(plan, *arguments, result, state.checks != "off", state.empty == "zero")
+    return autograd.attempt(call)
+
+
+def last_violation() -> str | None:
+    """Why a loss on a GPU is NaN: the first bad value since this was last asked, or None.
+
+    On a GPU a value outside its domain (a label, a probability, a class index) raises nothing, since to look at it the
+    host would have to wait for the device. It makes the result NaN, and the device keeps the reason. Asking for it waits.
+
+    >>> import losskit
+    >>> losskit.last_violation() is None
+    True
+    """
+    if _missing() is not None:
+        return None
+    seen = import_module("losskit.kernels.gpu.shared").sightings()
+    return str(seen[0].plan.sighted(seen[0].shape, seen[0].operand, seen[0].index, seen[0].value)) if seen else None

@@ -1,0 +1,100 @@
+"""Calling a family's Triton kernel, with autograd around it; what `kernels/fused.py` is to the CPU.
+
+1. With 'mean' and 'sum' the gradient is written in forward for an upstream gradient of 1. In backward a kernel
+   multiplies it by the real one, and ends at once where that is 1: the host does not look.
+2. Gradients in float16 are computed anew in that case, since 1/N may have left nothing that a loss scaler could scale.
+3. A gradient is handed over once, because it becomes the user's `.grad`; a second backward computes it anew. Double
+   backward runs the eager formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losskit.kernels import eager
+from losskit.kernels.fused import _batched, _differentiable
+from losskit.kernels.gpu.shared import Call, Outputs
+
+
+def attempt(call: Call) -> Tensor:
+    """The loss from the kernel of the plan's family."""
+    wanted = 0
+    if torch.is_grad_enabled():
+        wanted = sum(1 << i for i, x in enumerate(call.operands) if x.requires_grad)
+    if wanted:
+        return _Kernel.apply(call, wanted, *call.operands)
+    loss = run(call, 0).loss
+    assert loss is not None
+    return loss
+
+
+def run(
+    call: Call, wanted: int, upstream: Tensor | None = None, into: Sequence[Tensor | None] | None = None
+) -> Outputs:
+    """Launch; with `upstream` the gradients only, multiplied by it: in `into`, where it is not 1, or new ones."""
+    family = import_module(f"losskit.kernels.gpu.{call.plan.op}")
+    operands = [x.detach() for x in call.operands]
+    device = operands[0].device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            return family.run(call._replace(operands=operands), wanted, upstream, into)
+    return family.run(call._replace(operands=operands), wanted, upstream, into)
+
+
+class _Kernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: Call, wanted: int, *operands: Tensor) -> Any:
+        each = call.plan.reduction == "none"
+        loss, gradients = run(call, 0 if each else wanted)
+        ctx.save_for_backward(*operands)
+        ctx.call, ctx.wanted, ctx.gradients = call._replace(operands=()), wanted, None if each else gradients
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        call = ctx.call._replace(operands=ctx.saved_tensors)
+        if torch.is_grad_enabled() or _batched(upstream):
+            gradients = _again(call, upstream, ctx.needs_input_grad[2:])
+        elif ctx.gradients is None:
+            gradients = run(call, ctx.wanted, upstream).gradients
+        else:
+            gradients, ctx.gradients = ctx.gradients, None
+            if any(g is not None and g.dtype == torch.float16 for g in gradients):
+                run(call, ctx.wanted, upstream, gradients)
+            else:
+                scaling = import_module("losskit.kernels.gpu.shared").scale
+                for gradient in gradients:
+                    if gradient is not None:
+                        scaling(gradient, upstream)
+        return None, None, *gradients[: len(call.operands)]
+
+
+def _again(call: Call, upstream: Tensor, wanted: Sequence[bool]) -> Any:
+    """Gradients as functions of the operands, for derivatives of them."""
+    with torch.enable_grad():
+        arguments = call.plan.of_saved(
+            call.operands, call.weight, call.sample_weight, call.mask, call.normalizer
+        )
+        loss = call.plan.eager(arguments, "nan" if call.checked else "off")
+    return _differentiable(loss, call.operands, upstream, wanted)
+
+
+def call_of(
+    plan: Any, operands: Sequence[Tensor], weight: Tensor | None, sample_weight: Tensor | None, mask: Tensor | None,
+    normalizer: Tensor | float | None, result: torch.dtype | None, checked: bool, empty_is_zero: bool,
+) -> Call:  # fmt: skip
+    """A call with its dtypes worked out and its normalizer on the device."""
+    device = operands[0].device
+    if normalizer is not None:
+        if not isinstance(normalizer, Tensor):
+            normalizer = torch.full((), normalizer, dtype=torch.float64, device=device)
+        normalizer = normalizer.detach().to(device, torch.float64).reshape(())
+    if result is None:
+        result = eager.autocast(eager.result_dtype(operands), device)
+    return Call(plan, operands, weight, sample_weight, mask, normalizer, checked, empty_is_zero,
+                eager.compute_dtype(operands), result)  # fmt: skip

@@ -1,0 +1,229 @@
+"""The element-wise family on a GPU: one pass over all operands, the gradients written on the way.
+
+1. Tensors that lie in memory as the result does are read straight on. The others (a mask of rows, a weight of
+   classes, a transposed target) are addressed by up to three dimensions, what is left when those that lie one after
+   another in every tensor are merged; a tensor that needs more is copied.
+2. A program takes several blocks where there are many, so that few sums are left to finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from losskit.kernels.gpu import formulas
+from losskit.kernels.gpu.shared import (
+    OPTIONS,
+    TYPES,
+    Call,
+    Outputs,
+    factor_of,
+    finish,
+    index_type,
+    number_of,
+    numbers_of,
+    record_of,
+    report,
+)
+
+if TYPE_CHECKING:
+    from losskit.kernels.dispatch import Arguments, Plan
+
+BLOCK = 1024
+DIMS = 3
+
+
+@triton.jit
+def fetch(x, at, inside, inner, innermost, strides, K: tl.constexpr, PLAIN: tl.constexpr, INDEX: tl.constexpr):
+    """A block of tensor K of the kernel, whether it lies as the result does or not."""
+    if (PLAIN >> K) & 1:
+        block = tl.load(x + at, mask=inside, other=0)
+    else:
+        rest = at // innermost
+        outer, middle, last = rest // inner, rest % inner, at % innermost
+        place = outer * strides[3 * K] + middle * strides[3 * K + 1] + last * strides[3 * K + 2]
+        block = tl.load(x + place, mask=inside, other=0)
+    return block
+
+
+@triton.jit(do_not_specialize=["divisor", "number"])
+def pointwise_kernel(
+    x0, x1, x2, x3, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
+    values, sums, g0, g1, g2, g3,
+    numel, divisor, number, inner, innermost, strides,
+    EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
+    GUARDED: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    awake = True
+    if GUARDED:
+        awake = tl.load(upstream) != 1.0
+    if awake:
+        factor = factor_of(upstream, denominator, divisor, T)
+        total = tl.zeros((BLOCK,), tl.float64)
+        first = tl.program_id(0).to(INDEX) * (BLOCKS * BLOCK)
+        for block in range(BLOCKS):
+            at = first + block * BLOCK + tl.arange(0, BLOCK)
+            inside = at < numel
+            a = fetch(x0, at, inside, inner, innermost, strides, 0, PLAIN, INDEX).to(T)
+            b, c, d = a, a, a
+            if x1 is not None:
+                b = fetch(x1, at, inside, inner, innermost, strides, 1, PLAIN, INDEX).to(T)
+            if x2 is not None:
+                c = fetch(x2, at, inside, inner, innermost, strides, 2, PLAIN, INDEX).to(T)
+            if x3 is not None:
+                d = fetch(x3, at, inside, inner, innermost, strides, 3, PLAIN, INDEX).to(T)
+            counts = inside
+            if mask is not None:
+                kept = fetch(mask, at, inside, inner, innermost, strides, 6, PLAIN, INDEX)
+                counts = inside & (kept != 0)
+            value, da, db, dc, dd = EVALUATE(a, b, c, d, numbers, T)
+            if CHECKED:
+                which, found = VIOLATION(a, b, c, d)
+                which = tl.where(counts, which, 0)
+                report(record, which, found, at, number)
+                poison = tl.where(which > 0, float("nan"), 1.0).to(T)
+                value *= poison
+                da *= poison
+                db *= poison
+                dc *= poison
+                dd *= poison
+            weigh = tl.full((BLOCK,), 1.0, T)
+            if weight is not None:
+                weigh *= fetch(weight, at, inside, inner, innermost, strides, 4, PLAIN, INDEX).to(T)
+            if sample_weight is not None:
+                own = fetch(sample_weight, at, inside, inner, innermost, strides, 5, PLAIN, INDEX)
+                weigh *= own.to(T)
+            value = tl.where(counts, value * weigh, 0.0)
+            if values is not None:
+                tl.store(values + at, value.to(values.dtype.element_ty), mask=inside)
+            if sums is not None:
+                total += value.to(tl.float64)
+            if each_upstream is not None:
+                weigh *= fetch(each_upstream, at, inside, inner, innermost, strides, 7, PLAIN, INDEX).to(T)
+            if denominator is not None:  # a mean over nothing has no gradient
+                counts = counts & (at < tl.where(factor == 0, 0, numel))
+            if g0 is not None:
+                tl.store(g0 + at, tl.where(counts, da * weigh * factor, 0.0).to(g0.dtype.element_ty), mask=inside)
+            if g1 is not None:
+                tl.store(g1 + at, tl.where(counts, db * weigh * factor, 0.0).to(g1.dtype.element_ty), mask=inside)
+            if g2 is not None:
+                tl.store(g2 + at, tl.where(counts, dc * weigh * factor, 0.0).to(g2.dtype.element_ty), mask=inside)
+            if g3 is not None:
+                tl.store(g3 + at, tl.where(counts, dd * weigh * factor, 0.0).to(g3.dtype.element_ty), mask=inside)
+        if sums is not None:
+            tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+
+
+def why_not(plan: Plan, arguments: Arguments) -> str | None:
+    """Why there is no kernel for this call."""
+    return None
+
+
+def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor | None] | None) -> Outputs:
+    """Value and gradients; with `upstream`, gradients only: new ones, or those in `into` where it is not 1."""
+    plan, first = call.plan, call.operands[0]
+    device, shape, numel = first.device, first.shape, first.numel()
+    each = plan.reduction == "none"
+    row = shape[-1] if plan.rows else 1  # rows are the unit of sums and of the normalizer
+    divisor = max(row, 1) if plan.reduction == "sum" else 1
+    denominator = None
+    if plan.reduction == "mean":
+        if call.normalizer is not None:
+            denominator, divisor = call.normalizer, max(row, 1)
+        else:
+            denominator = _denominator(call, shape)
+            divisor = numel if denominator is None else 1
+    like = torch.empty_like(first)  # its strides are dense, in the order of the first operand's
+    values = torch.empty_like(like, dtype=call.result) if each and upstream is None else None
+    gradients = list(into) if into else [
+        torch.empty_like(like, dtype=x.dtype) if wanted >> i & 1 else None for i, x in enumerate(call.operands)
+    ]  # fmt: skip
+    if numel == 0:
+        sums = torch.zeros(1, dtype=torch.float64, device=device)
+        return Outputs(values if each else None if upstream is not None else finish(call, sums, divisor, denominator),
+                       gradients)  # fmt: skip
+    slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
+    slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
+    slots, plain, inner, innermost, strides = _layout(like, slots)
+    blocks = _blocks_each(numel)
+    programs = triton.cdiv(numel, blocks * BLOCK)
+    sums = None
+    if not each and upstream is None:
+        sums = torch.empty(programs, dtype=torch.float64, device=device)
+    evaluate, violation = formulas.functions(plan.formula)
+    checked = call.checked and bool(plan.checked)
+    pointwise_kernel[(programs,)](
+        *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
+        values, sums, *gradients, *[None] * (4 - len(gradients)),
+        numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
+        evaluate, violation, TYPES[call.compute], plain, checked, into is not None, index_type(numel), blocks, BLOCK,
+        **OPTIONS,
+    )  # fmt: skip
+    return Outputs(values if sums is None else finish(call, sums, divisor, denominator), gradients)
+
+
+def _blocks_each(numel: int) -> int:
+    """How many blocks a program takes: 8,192 programs or fewer, as far as 32 blocks go."""
+    return min(32, triton.next_power_of_2(max(1, numel // (8192 * BLOCK))))
+
+
+def _denominator(call: Call, shape: torch.Size) -> Tensor | None:
+    """What a mean divides by where that is not the number of elements: the sum of what counts."""
+    factors = [call.weight if call.plan.weight_in_mean else None, call.sample_weight, call.mask]
+    present = [x for x in factors if x is not None]
+    if not present:
+        return None
+    counts = present[0].to(torch.float64)
+    for x in present[1:]:
+        counts = counts * x.to(torch.float64)
+    if call.mask is not None and len(present) > 1:
+        counts = torch.where(call.mask, counts, 0.0)  # a weight behind the mask may be NaN
+    return counts.sum() * (shape.numel() / max(counts.numel(), 1))
+
+
+def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:
+    """The tensors, the bits of those that lie as `like` does, and how to address the others.
+
+    Strides of size-1 dimensions are 0, so that they stretch.
+    """
+    order = sorted(range(like.ndim), key=lambda i: -like.stride(i))
+    sizes = [like.shape[i] for i in order]
+    strides = [[_stride(x, like, i) for i in order] if x is not None else [0] * like.ndim for x in slots]
+    dense = [like.stride(i) for i in order]
+    plain = sum(
+        1 << k
+        for k, own in enumerate(strides)
+        if slots[k] is None or all(s == 1 or a == b for a, b, s in zip(own, dense, sizes, strict=True))
+    )
+    if plain == (1 << len(slots)) - 1:
+        return slots, plain, 1, 1, (0,)
+    odd = [k for k in range(len(slots)) if not plain >> k & 1]
+    dims = [i for i, size in enumerate(sizes) if size != 1]
+    merged: list[int] = []  # dimensions that start a group
+    for i in dims:
+        if not merged or any(strides[k][last] != strides[k][i] * sizes[i] for k in odd):
+            merged.append(i)
+        last = i
+    groups = [[i for i in dims if i >= start and not any(start < m <= i for m in merged)] for start in merged]
+    if len(groups) > DIMS:
+        copied = [x if plain >> k & 1 or x is None else _as(x, like) for k, x in enumerate(slots)]
+        return copied, (1 << len(slots)) - 1, 1, 1, (0,)
+    lengths = [torch.Size([sizes[i] for i in group]).numel() for group in groups]
+    lengths = [1] * (DIMS - len(groups)) + lengths
+    of_groups = [[0] * (DIMS - len(groups)) + [own[group[-1]] for group in groups] for own in strides]
+    return slots, plain, lengths[1], lengths[2], tuple(s for own in of_groups for s in own)
+
+
+def _stride(x: Tensor, like: Tensor, dim: int) -> int:
+    own = dim - (like.ndim - x.ndim)
+    return 0 if own < 0 or x.shape[own] == 1 else x.stride(own)
+
+
+def _as(x: Tensor, like: Tensor) -> Tensor:
+    """A copy of x that lies as `like` does."""
+    return torch.empty_like(like, dtype=x.dtype).copy_(x.expand(like.shape))
