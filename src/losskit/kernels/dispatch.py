@@ -78,8 +78,8 @@ class Plan:
         """Raise the error that names the first bad value."""
         raise NotImplementedError
 
-    def sighted(self, shape: tuple[int, ...], operand: int, index: int, value: float) -> Exception:
-        """What `refuse` would have raised, from what a GPU kernel recorded: the operand counted from 1, the flat index."""
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
         raise NotImplementedError
 
     def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:

@@ -57,8 +57,9 @@ def attempt(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> Ten
 def last_violation() -> str | None:
     """Why a loss on a GPU is NaN: the first bad value since this was last asked, or None.
 
-    On a GPU a value outside its domain (a label, a probability, a class index) raises nothing, since to look at it the
-    host would have to wait for the device. It makes the result NaN, and the device keeps the reason. Asking for it waits.
+    On a GPU a value outside its domain (a label, a probability, a class index) raises nothing, since the host would
+    have to wait for the device to look at it. It makes the result NaN, and the device keeps the reason until it is
+    asked for here, which waits.
 
     >>> import losskit
     >>> losskit.last_violation() is None
@@ -67,4 +68,4 @@ def last_violation() -> str | None:
     if _missing() is not None:
         return None
     seen = import_module("losskit.kernels.gpu.shared").sightings()
-    return str(seen[0].plan.sighted(seen[0].shape, seen[0].operand, seen[0].index, seen[0].value)) if seen else None
+    return str(seen[0].plan.sighted(*seen[0][1:])) if seen else None

@@ -110,7 +110,9 @@ def digamma(x):
         y = tl.where(low, y + 1.0, y)
     u = 1.0 / y
     z = u * u
-    series = z * (1.0 / 12 - z * (1.0 / 120 - z * (1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z * 0.0210927960928)))))
+    series = z * (
+        1.0 / 12 - z * (1.0 / 120 - z * (1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z * 0.0210927960928))))
+    )
     right = total + (libdevice.log(y) - 0.5 * u - series)
     part = wide - libdevice.rint(wide)
     left = right - 3.141592653589793 / libdevice.tan(3.141592653589793 * part)
@@ -130,7 +132,8 @@ def trigamma(x):
         y = tl.where(low, y + 1.0, y)
     u = 1.0 / y
     z = u * u
-    series = z * (1.0 / 6 - z * (1.0 / 30 - z * (1.0 / 42 - z * (1.0 / 30 - z * (5.0 / 66 - z * 0.2531135531136)))))
+    tail = 1.0 / 30 - z * (5.0 / 66 - z * (691.0 / 2730 - z * 7.0 / 6.0))
+    series = z * (1.0 / 6 - z * (1.0 / 30 - z * (1.0 / 42 - z * tail)))
     right = total + u * (1.0 + 0.5 * u + series)
     part = wide - libdevice.rint(wide)
     sine = libdevice.sin(3.141592653589793 * part)
