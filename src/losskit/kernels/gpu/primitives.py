@@ -135,7 +135,7 @@ def digamma(x):
         down = near > 2
         near = tl.where(down, near - 1.0, near)
         total += tl.where(down, 1.0 / near, 0.0)
-    one = tl.where(y < 1, 1.0, 0.0)  # y + 1 itself would be rounded
+    one = tl.where(y < 1, 1.0, 0.0).to(tl.float64)  # y + 1 itself would be rounded
     at = near - (1.5 - one)
     low = total + ((near - (1.4616321449683622 - one)) - 9.5499954299656974e-17) * _digamma_by_root(at)
     right = tl.where(y < 10, low, high)
