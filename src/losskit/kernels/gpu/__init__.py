@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from losskit.policy import state
 
 if TYPE_CHECKING:
-    import torch
-
     from losskit.kernels.dispatch import Arguments, Plan
 
 interpreted = False  # tests set it: CPU tensors go to these kernels, which Triton's interpreter runs
@@ -31,9 +31,10 @@ def takes(x: Tensor) -> bool:
 def why_not(plan: Plan, arguments: Arguments) -> str | None:
     """Why there is no kernel for this call, None if there is one."""
     missing = _missing()
-    return missing if missing is not None else _family(plan).why_not(plan, arguments)
+    return missing if missing is not None else _module(plan.op).why_not(plan, arguments)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def _missing() -> str | None:
     try:
@@ -43,15 +44,26 @@ def _missing() -> str | None:
     return None
 
 
-def _family(plan: Plan) -> Any:
-    return import_module(f"losskit.kernels.gpu.{plan.op}")
+def _module(name: str) -> Any:
+    return getattr(_modules, _imported(name))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _imported(name: str) -> str:
+    """The name of an imported module: what torch.compile cannot trace the import of, it finds by name."""
+    if not hasattr(_modules, name):
+        setattr(_modules, name, import_module(f"losskit.kernels.gpu.{name}"))
+    return name
+
+
+_modules = SimpleNamespace()
 
 
 def attempt(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> Tensor:
     """The loss from the kernel of the plan's family."""
-    autograd = import_module("losskit.kernels.gpu.autograd")
+    autograd = _module("autograd")
     call = autograd.call_of(plan, *arguments, result, state.checks != "off", state.empty == "zero")
-    return autograd.attempt(call)
+    return _module("compiled").loss_of(call) if torch.compiler.is_compiling() else autograd.attempt(call)
 
 
 def last_violation() -> str | None:
@@ -67,5 +79,5 @@ def last_violation() -> str | None:
     """
     if _missing() is not None:
         return None
-    seen = import_module("losskit.kernels.gpu.shared").sightings()
+    seen = _module("shared").sightings()
     return str(seen[0].plan.sighted(*seen[0][1:])) if seen else None
