@@ -166,7 +166,8 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
     tensors = [*args.operands, *(x for x in args[1:4] if x is not None)]
     on_gpu = gpu.takes(args.operands[0])
     if torch.compiler.is_compiling():
-        if not on_gpu or False or torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+        inductor = not on_gpu or plan.op == "pointwise" or torch.compiler.is_exporting()
+        if inductor or torch._C._are_functorch_transforms_active():
             return "torch.compile traces the formula, so that Inductor can fuse it with its surroundings"
     elif any(type(x) not in _PLAIN for x in tensors):
         return "an argument is a tensor subclass"

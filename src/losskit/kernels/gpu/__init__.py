@@ -34,7 +34,7 @@ def why_not(plan: Plan, arguments: Arguments) -> str | None:
     return missing if missing is not None else _module(plan.op).why_not(plan, arguments)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 @cache
 def _missing() -> str | None:
     try:
@@ -48,7 +48,7 @@ def _module(name: str) -> Any:
     return getattr(_modules, _imported(name))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _imported(name: str) -> str:
     """The name of an imported module: what torch.compile cannot trace the import of, it finds by name."""
     if not hasattr(_modules, name):
