@@ -18,12 +18,16 @@ Data below the size of the L2 cache stay in it, for all peers alike: the fractio
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 import time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+
+if "--rehearse" in sys.argv:  # read when Triton is imported, which torch may do
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 from cases import CASES, Case
@@ -218,19 +222,11 @@ def linear_case(clock, rounds, dtype):
 def table_of(results, bandwidth):
     """What is worth reading first."""
     table = Table(title=f"peer / losskit; copy bandwidth {bandwidth / 1e9:.0f} GB/s")
-    for column in (
-        "case",
-        "size",
-        "dtype",
-        "us",
-        "of copy",
-        *[p for p in PEERS if p != "losskit"],
-        "launches",
-        "peak MB",
-    ):
+    peers = [p for p in PEERS if p != "losskit"]
+    for column in ("case", "size", "dtype", "us", "of copy", *peers, "launches", "peak MB"):
         table.add_column(column, justify="left" if column == "case" else "right")
     for r in results:
-        ratios = [f"{r['over_losskit'][p]:.2f}" if p in r["over_losskit"] else "" for p in PEERS if p != "losskit"]
+        ratios = [f"{r['over_losskit'][p]:.2f}" if p in r["over_losskit"] else "" for p in peers]
         fraction = r.get("of_copy_bandwidth", {}).get("losskit")
         table.add_row(
             r["case"], r["size"], r["dtype"], f"{r['microseconds']['losskit']:.1f}",

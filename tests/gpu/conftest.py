@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-ON_GPU = torch.cuda.is_available()
-if not ON_GPU:
-    import interpreted  # noqa: F401  # before any kernel is defined
+from losskit.kernels import gpu
+from losskit.kernels.gpu import shared
 
-from losskit.kernels import gpu  # noqa: E402
-from losskit.kernels.gpu import shared  # noqa: E402
+ON_GPU = torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)
