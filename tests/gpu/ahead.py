@@ -27,8 +27,7 @@ from triton.runtime.jit import JITFunction
 import losskit.functional as LF
 from losskit.kernels import gpu
 
-CAPABILITY = int(sys.argv[1]) if len(sys.argv) > 1 else 90
-TARGET = GPUTarget("cuda", CAPABILITY, 32)
+TARGET = GPUTarget("cuda", 90, 32)
 
 
 class Driver:
@@ -77,7 +76,7 @@ def registers(text: str) -> tuple[int, int]:
         path = Path(folder) / "kernel.ptx"
         path.write_text(text)
         target = re.search(r"\.target (sm_\w+)", text).group(1)
-        tools = [get_ptxas(CAPABILITY).path, get_ptxas(100).path]
+        tools = [get_ptxas(TARGET.arch).path, get_ptxas(100).path]
         for tool in tools:  # the older one may not know the version of the text
             command = [tool, "-v", f"--gpu-name={target}", path, "-o", Path(folder) / "kernel.o"]
             done = subprocess.run(command, capture_output=True, text=True)
@@ -111,7 +110,9 @@ def calls():
 
 
 def main():
-    global calling
+    global calling, TARGET
+    if len(sys.argv) > 1:
+        TARGET = GPUTarget("cuda", int(sys.argv[1]), 32)
     driver.set_active(Driver())
     JITFunction.run = compile_only
     gpu.interpreted = True

@@ -112,9 +112,10 @@ def test_stretched_weights_and_masks(of_weight, of_mask):
 
 
 @pytest.mark.parametrize("blocks", [1, 4])
-@pytest.mark.parametrize("numel", [0, 1, 1023, 1024, 1025, 9001])
+@pytest.mark.parametrize("numel", [0, 1, 1023, 1024, 1025, 4095, 9001])
 def test_sizes(numel, blocks, monkeypatch):
-    monkeypatch.setattr(pointwise, "_blocks_each", lambda numel: blocks)
+    if blocks > 1:
+        monkeypatch.setattr(pointwise, "_split", lambda numel: (1024, blocks, 4))
     x, t = torch.randn(numel, requires_grad=True), torch.rand(numel)
     loss = LF.binary_cross_entropy_with_logits(x, t, reduction="sum")
     loss.backward()

@@ -22,6 +22,8 @@ from losskit.kernels.gpu.shared import (
     TYPES,
     Call,
     Outputs,
+    conclude,
+    empty_of,
     factor_of,
     finish,
     index_type,
@@ -54,10 +56,10 @@ def fetch(x, at, inside, inner, innermost, strides, K: tl.constexpr, PLAIN: tl.c
 @triton.jit(do_not_specialize=["divisor", "number"])
 def pointwise_kernel(
     x0, x1, x2, x3, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
-    values, sums, g0, g1, g2, g3,
+    values, sums, loss, g0, g1, g2, g3,
     numel, divisor, number, inner, innermost, strides,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+    GUARDED: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     awake = True
     if GUARDED:
@@ -101,8 +103,7 @@ def pointwise_kernel(
             value = tl.where(counts, value * weigh, 0.0)
             if values is not None:
                 tl.store(values + at, value.to(values.dtype.element_ty), mask=inside)
-            if sums is not None:
-                total += value.to(tl.float64)
+            total += value.to(tl.float64)
             if each_upstream is not None:
                 weigh *= fetch(each_upstream, at, inside, inner, innermost, strides, 7, PLAIN, INDEX).to(T)
             if denominator is not None:  # a mean over nothing has no gradient
@@ -117,6 +118,8 @@ def pointwise_kernel(
                 tl.store(g3 + at, tl.where(counts, dd * weigh * factor, 0.0).to(g3.dtype.element_ty), mask=inside)
         if sums is not None:
             tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+        if loss is not None:
+            conclude(tl.sum(total, 0), divisor, denominator, loss, EMPTY)
 
 
 def why_not(plan: Plan, arguments: Arguments) -> str | None:
@@ -143,11 +146,14 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     gradients = list(into) if into else [
         torch.empty_like(like, dtype=x.dtype) if wanted >> i & 1 else None for i, x in enumerate(call.operands)
     ]  # fmt: skip
-    blocks = _blocks_each(numel)
-    programs = triton.cdiv(numel, blocks * BLOCK)
-    sums: Tensor | None = None
-    if not each and upstream is None:
-        sums = torch.empty(programs, dtype=torch.float64, device=device)
+    block, blocks, warps = _split(numel)
+    programs = triton.cdiv(numel, blocks * block)
+    sums = loss = None
+    if upstream is None and not each:
+        if programs == 1:
+            loss = torch.empty((), dtype=call.result, device=device)
+        else:
+            sums = torch.empty(programs, dtype=torch.float64, device=device)
     if numel:
         slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
         slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
@@ -156,17 +162,24 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         checked = call.checked and bool(plan.checked)
         pointwise_kernel[(programs,)](
             *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
-            values, sums, *gradients, *[None] * (4 - len(gradients)),
+            values, sums, loss, *gradients, *[None] * (4 - len(gradients)),
             numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
-            evaluate, violation, TYPES[call.compute], plain, checked, into is not None, index_type(numel), blocks,
-            BLOCK, **OPTIONS,
+            evaluate, violation, TYPES[call.compute], plain, checked, into is not None,
+            None if loss is None else empty_of(call), index_type(numel), blocks, block, num_warps=warps, **OPTIONS,
         )  # fmt: skip
-    return Outputs(values if sums is None else finish(call, sums, divisor, denominator), gradients)
+    if sums is not None:
+        loss = finish(call, sums, divisor, denominator)
+    return Outputs(values if each else loss, gradients)
 
 
-def _blocks_each(numel: int) -> int:
-    """How many blocks a program takes: 8,192 programs or fewer, as far as 32 blocks go."""
-    return min(32, triton.next_power_of_2(max(1, numel // (8192 * BLOCK))))
+def _split(numel: int) -> tuple[int, int, int]:
+    """Elements in a block, blocks of a program, and its warps: eight elements for each thread.
+
+    One program alone finishes the sum by itself, which saves a launch; 8,192 of them or fewer leave little to finish.
+    """
+    if BLOCK < numel <= 4 * BLOCK:
+        return 4 * BLOCK, 1, 16
+    return BLOCK, min(32, triton.next_power_of_2(max(1, numel // (8192 * BLOCK)))), 4
 
 
 def _denominator(call: Call, shape: torch.Size) -> Tensor | None:
