@@ -141,10 +141,12 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         else:
             denominator = _denominator(call, shape)
             divisor = numel if denominator is None else 1
-    like = torch.empty_like(first)  # its strides are dense, in the order of the first operand's
-    values = torch.empty_like(like, dtype=call.result) if each and upstream is None else None
+    # Results are dense, and lie in the order of the first operand.
+    like = first if first.is_contiguous() else torch.empty_like(first, device="meta")
+    values = torch.empty_like(like, dtype=call.result, device=device) if each and upstream is None else None
     gradients = list(into) if into else [
-        torch.empty_like(like, dtype=x.dtype) if wanted >> i & 1 else None for i, x in enumerate(call.operands)
+        torch.empty_like(like, dtype=x.dtype, device=device) if wanted >> i & 1 else None
+        for i, x in enumerate(call.operands)
     ]  # fmt: skip
     block, blocks, warps = _split(numel)
     programs = triton.cdiv(numel, blocks * block)
@@ -232,4 +234,4 @@ def _stride(x: Tensor, like: Tensor, dim: int) -> int:
 
 def _as(x: Tensor, like: Tensor) -> Tensor:
     """A copy of x that lies as `like` does."""
-    return torch.empty_like(like, dtype=x.dtype).copy_(x.expand(like.shape))
+    return torch.empty_like(like, dtype=x.dtype, device=x.device).copy_(x.expand(like.shape))
