@@ -72,7 +72,7 @@ class PointwisePlan(Plan):
         if self.rows and first.ndim == 0:
             raise error("no_class_dimension", loss=self.name, argument=self.names[0])
         tensors = [
-            x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=first.dtype, device=first.device) for x in operands
+            x if isinstance(x, Tensor) else torch.full((), x, dtype=first.dtype, device=first.device) for x in operands
         ]
         shaped = self._match_shapes(tensors)
         shape = shaped[0].shape
