@@ -21,7 +21,7 @@ from torch import Tensor
 from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused
-from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor
+from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, unravel
 from losskit.loss import param
 from losskit.reduction import reduce_eagerly
 
@@ -35,6 +35,7 @@ class SequencePlan(Plan):
 
     op = "ctc"
     gradients = 1
+    weight_in_mean = False  # there is no weight
 
     def __init__(self, loss: type[SequenceLoss], reduction: str, parameters: dict[str, Any]) -> None:
         self.blank, self.zero_infinity = parameters["blank"], parameters["zero_infinity"]
@@ -213,7 +214,7 @@ class SequencePlan(Plan):
         if targets.ndim > log_probs.ndim - 1 or samples not in (input_lengths.numel(), target_lengths.numel()):
             raise self._wrong("targets", f"labels in [0, {classes}), of lengths that fit", "others in a vmap over them")
         concatenated = log_probs.ndim == 3 and targets.ndim == 1
-        of_targets = "the number of targets" if concatenated or log_probs.ndim == 2 else "the width of targets"
+        of_targets = "the width of targets" if targets.ndim == 2 else "the number of targets"
         for name, lengths, most, what in (
             ("input_lengths", input_lengths, frames, "the number of frames"),
             ("target_lengths", target_lengths, size, of_targets),
@@ -222,10 +223,8 @@ class SequencePlan(Plan):
             outside = ((lengths < 0) | (lengths > most)) & counts
             if bool(outside.any()):
                 sample = int(outside.nonzero()[0])
-                raise error(
-                    "domain", loss=self.name, argument=name, expected=f"in [0, {most}], {what}",
-                    got=int(lengths[sample]), index=(sample,) if log_probs.ndim == 3 else (), hint="",
-                )  # fmt: skip
+                index = (sample,) if log_probs.ndim == 3 else ()
+                raise self._outside(name, f"in [0, {most}], {what}", int(lengths[sample]), index)
         total = int(target_lengths.to(torch.int64).sum())
         if concatenated and total != size:
             raise self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", total)
@@ -234,17 +233,39 @@ class SequencePlan(Plan):
         start = int(lengths[:sample].sum()) if concatenated else 0
         row = targets[sample] if targets.ndim == 2 else targets
         label = int(row[start + position])
-        for refused, expected in (
-            (not 0 <= label < classes, f"labels in [0, {classes})"),
-            (label == self.blank, f"labels other than the blank, {self.blank}"),
-        ):
-            if refused:
-                raise error(
-                    "domain", loss=self.name, argument="targets", expected=expected, got=label,
-                    index=(start + position,) if targets.ndim == 1 else (sample, position),
-                    hint=f" It is label {position} of sample {sample}." if concatenated else "",
-                )  # fmt: skip
-        raise AssertionError("the kernel reported a violation that the eager check does not see")
+        index = (start + position,) if targets.ndim == 1 else (sample, position)
+        raise self._label(label, classes, index, sample if concatenated else None, position)
+
+    def _label(
+        self, label: int, classes: int, index: tuple[int, ...], sample: int | None, position: int
+    ) -> Exception:
+        """The error of a label; of which sample it is, where labels stand one after another."""
+        other = f"labels in [0, {classes})" if not 0 <= label < classes else f"labels other than the blank, {self.blank}"
+        hint = "" if sample is None else f" It is label {position} of sample {sample}."
+        return self._outside("targets", other, label, index, hint)
+
+    def _outside(self, name: str, expected: str, got: int, index: tuple[int, ...], hint: str = "") -> Exception:
+        return error("domain", loss=self.name, argument=name, expected=expected, got=got, index=index, hint=hint)
+
+    def sighted(self, shape: tuple[int, ...], operand: int, index: int, value: float) -> Exception:
+        """As in the base class. shape: of log_probs and targets, one after the other. The index of a length is its
+        sample, that of their total the number of samples; of a label among concatenated targets it is that of
+        (sample, position, place among all labels), of another that in targets."""
+        batched = len(shape) > 3
+        frames, classes, size = shape[0], shape[2 if batched else 1], shape[-1]
+        samples = shape[1] if batched else 1
+        got = int(value)
+        if operand == 4 and index == samples:
+            return self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", got)
+        if operand > 2:
+            of_targets = "the width of targets" if len(shape) == 5 else "the number of targets"
+            most, what = (frames, "the number of frames") if operand == 3 else (size, of_targets)
+            where = (index,) if batched else ()
+            return self._outside(self.names[operand - 1], f"in [0, {most}], {what}", got, where)
+        if len(shape) != 4:
+            return self._label(got, classes, unravel(index, shape[3:] or shape[2:]), None, index)
+        sample, position, place = unravel(index, (samples, size, size))
+        return self._label(got, classes, (place,), sample, position)
 
 
 def _sum(*logs: Tensor) -> Tensor:
