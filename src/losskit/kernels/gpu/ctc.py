@@ -55,7 +55,7 @@ STATUS, FRAMES, SPAN, LENGTH, BEGIN, NAN, FACTS = (tl.constexpr(i) for i in rang
 FINE, IMPOSSIBLE, MASKED, BAD, ASLEEP = (tl.constexpr(i) for i in range(5))
 TOP, OTHERS, REST, STATISTICS = (tl.constexpr(i) for i in range(4))
 
-LARGE, SMALL = tl.constexpr(2.0**256), tl.constexpr(2.0**-256)
+HEAD_OF_LARGE, HEAD_OF_SMALL = tl.constexpr((1023 + 256) << 20), tl.constexpr((1023 - 256) << 20)  # upper halves
 UP, DOWN = tl.constexpr(2.0**512), tl.constexpr(2.0**-512)
 NONE = tl.constexpr(-(2**30))  # the exponent of no mass
 # 512 log(2), the first part short enough that its product with an exponent is exact.
@@ -77,94 +77,82 @@ def scaled(m, d):
 
 
 @triton.jit
+def add(a, a_e, b, b_e):
+    e = tl.maximum(a_e, b_e)
+    return scaled(a, a_e - e) + scaled(b, b_e - e), e
+
+
+@triton.jit
 def normal(m, e):
-    """A mass with its mantissa back between 2^-256 and 2^256."""
-    large, small = m >= LARGE, m < SMALL
-    e = e + large.to(tl.int32) - small.to(tl.int32)
-    m = tl.where(large, m * DOWN, tl.where(small, m * UP, m))
-    gone = (m == 0) | (e < NONE)
+    """A mass with its mantissa back between 2^-256 and 2^256. Integers: comparisons of float64 are slow."""
+    bits = m.to(tl.int64, bitcast=True)
+    head = (bits >> 32).to(tl.int32)
+    up = (head < HEAD_OF_SMALL).to(tl.int32) - (head >= HEAD_OF_LARGE).to(tl.int32)
+    m = (bits + (up.to(tl.int64) << 61)).to(tl.float64, bitcast=True)
+    e -= up
+    gone = (head == 0) | (e < NONE)
     return tl.where(gone, 0.0, m), tl.where(gone, NONE, e)
 
 
 @triton.jit
 def emission(lp):
     """A probability as a mass, from its logarithm."""
-    q = libdevice.rint(lp * (0.0028177637517362566))
-    q = tl.where(q < -536870912.0, -536870912.0, tl.where(q > 1048576.0, 1048576.0, q))
+    q = libdevice.rint(lp * 0.0028177637517362566)
+    q = tl.where(q < -536870912.0, -536870912.0, tl.where(q > 536870912.0, 536870912.0, q))
     m = libdevice.exp((lp - q * HIGH) - q * LOW)
     return m, tl.where(q == q, q, 0.0).to(tl.int32)
 
 
 @triton.jit
-def shifted(x, first, lane):
-    """Each lane gets its left neighbour's number, the first lane `first`."""
-    return tl.where(lane == 0, first, tl.gather(x, tl.where(lane == 0, 0, lane - 1), 0))
+def flow(blank, blank_e, label, label_e, skips, left):
+    """What flows into the blanks before labels and into labels, before the emission of the new frame."""
+    # Mantissa and exponent go to the neighbour as one: an exchange costs two barriers.
+    both = tl.gather(tl.join(label.to(tl.int64, bitcast=True), label_e.to(tl.int64)), left, 0)
+    last, last_e = tl.split(both)
+    last, last_e = last.to(tl.float64, bitcast=True), last_e.to(tl.int32)
+    first = tl.arange(0, label.shape[0]) == 0
+    last, last_e = tl.where(first, 0.0, last), tl.where(first, NONE, last_e)
+    rising, rising_e = add(blank, blank_e, last, last_e)
+    passing, passing_e = tl.where(skips, rising, blank), tl.where(skips, rising_e, blank_e)
+    into, into_e = add(label, label_e, passing, passing_e)
+    return rising, rising_e, into, into_e
 
 
 @triton.jit
-def flow(on, on_e, after, after_e, start, start_e, skips, lane):
-    """What flows into labels and into the blanks after them, before the emission of the new frame."""
-    e = tl.maximum(on_e, after_e)
-    from_on, from_after = scaled(on, on_e - e), scaled(after, after_e - e)
-    passing = shifted(tl.where(skips, from_after + from_on, from_after), start, lane)
-    passing_e = shifted(e, start_e, lane)
-    into_e = tl.maximum(on_e, passing_e)
-    into = scaled(on, on_e - into_e) + scaled(passing, passing_e - into_e)
-    return into, into_e, from_after + from_on, e
+def keep(m, e, blank_at, label_at, of_blanks, of_labels, blank, blank_e, label, label_e):
+    tl.store(m + blank_at, blank, mask=of_blanks)
+    tl.store(e + blank_at, blank_e, mask=of_blanks)
+    tl.store(m + label_at, label, mask=of_labels)
+    tl.store(e + label_at, label_e, mask=of_labels)
 
 
 @triton.jit
-def keep(m, e, on_at, after_at, start_at, valid, on, on_e, after, after_e, start, start_e):
-    tl.store(m + on_at, on, mask=valid)
-    tl.store(e + on_at, on_e, mask=valid)
-    tl.store(m + after_at, after, mask=valid)
-    tl.store(e + after_at, after_e, mask=valid)
-    tl.store(m + start_at, start)
-    tl.store(e + start_at, start_e)
+def kept(m, e, blank_at, label_at, of_blanks, of_labels):
+    blank, blank_e = tl.load(m + blank_at, mask=of_blanks, other=0.0), tl.load(e + blank_at, mask=of_blanks, other=NONE)
+    label, label_e = tl.load(m + label_at, mask=of_labels, other=0.0), tl.load(e + label_at, mask=of_labels, other=NONE)
+    return blank, blank_e, label, label_e
 
 
 @triton.jit
-def kept(m, e, on_at, after_at, start_at, valid):
-    on, on_e = tl.load(m + on_at, mask=valid, other=0.0), tl.load(e + on_at, mask=valid, other=NONE)
-    after, after_e = tl.load(m + after_at, mask=valid, other=0.0), tl.load(e + after_at, mask=valid, other=NONE)
-    return on, on_e, after, after_e, tl.load(m + start_at), tl.load(e + start_at)
+def states(labels, span, backward, W: tl.constexpr):
+    """A direction's lanes: the places of labels, of the blanks before them, which of both exist, and whether a label
+    may follow the one before without a blank."""
+    lane = tl.arange(0, W)
+    label_at = tl.where(backward, span - 1 - lane, lane)
+    before = tl.where(backward, label_at + 1, label_at - 1)
+    blank_at = span + tl.where(backward, span - lane, lane)
+    of_labels = lane < span
+    own = tl.load(labels + label_at, mask=of_labels, other=-1)
+    skips = own != tl.load(labels + before, mask=of_labels & (lane > 0), other=-1)
+    return label_at, blank_at, of_labels, lane <= span, skips
 
 
 @triton.jit
-def lanes_of(labels, n, lane, span, backward, blank, W: tl.constexpr):
-    """The classes of a direction's labels, whether one may be followed by the next without a blank, and the places of
-    states in a row: labels first, then the blanks from that before all labels."""
-    valid = lane < span
-    place = tl.where(backward, span - 1 - lane, lane)
-    following = tl.where(backward, place - 1, place + 1)
-    row = labels + n * W
-    own = tl.load(row + place, mask=valid, other=blank)
-    skips = own != tl.load(row + following, mask=valid & (following >= 0) & (following < span), other=blank)
-    after_at = span + tl.where(backward, place, place + 1)
-    return own, skips, valid, place, after_at, span + tl.where(backward, span, 0)
-
-
-@triton.jit
-def fetch(x, statistics, frame, frame_stride, places, blank_place, samples, SCORES: tl.constexpr):
-    """Scores of labels and of the blank in a frame, and what makes them log-probabilities."""
-    row = x + frame.to(tl.int64) * frame_stride
-    labels, blank = tl.load(row + places), tl.load(row + blank_place)
-    top, rest = 0.0, 0.0
-    if SCORES:
-        here = statistics + frame.to(tl.int64) * samples * STATISTICS
-        top, rest = tl.load(here + TOP), tl.load(here + REST)
-    return labels, blank, top, rest
-
-
-@triton.jit
-def emissions(labels, blank, top, rest, SCORES: tl.constexpr):
-    """The masses of a frame's emissions."""
-    of_labels, of_blank = labels.to(tl.float64), blank.to(tl.float64)
-    if SCORES:
-        of_labels, of_blank = (of_labels - top) - rest, (of_blank - top) - rest
-    m, e = emission(of_labels)
-    m_blank, e_blank = emission(of_blank)
-    return m, e, m_blank, e_blank
+def fetch(m, e, places, of_labels, span, frame):
+    """The emissions of a frame: the labels' and the blank's."""
+    at = frame.to(tl.int64) * (span + 1)
+    label, label_e = tl.load(m + at + places, mask=of_labels, other=0.0), tl.load(e + at + places, mask=of_labels, other=0)
+    return label, label_e, tl.load(m + at + span), tl.load(e + at + span)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -226,12 +214,12 @@ def read_kernel(
         outside = (j < length) & ((label < 0) | (label >= vocabulary) | (label == blank))
         wrong += tl.sum(outside.to(tl.int64), 0)
         if CHECKED:
-            index = n.to(tl.int64) * size + j
+            at_label = n.to(tl.int64) * size + j
             if CONCATENATED:
-                index = index * size + begin + j
-            report(record, tl.where(outside, tl.where(counts, 2, 0), 0), label, index, number)
+                at_label = at_label * size + begin + j
+            report(record, tl.where(outside, tl.where(counts, 2, 0), 0), label, at_label, number)
     bad = bad | (wrong > 0)
-    impossible = (length > inputs) | (length > W)
+    impossible = (length > inputs) | (length >= W)
     status = tl.where(bad, BAD, tl.where(impossible, IMPOSSIBLE, FINE))
     status = tl.where(counts, status, MASKED)
     if GUARDED:
@@ -277,11 +265,12 @@ def exp_below(x, top):
 
 @triton.jit(do_not_specialize=SIZES)
 def frames_kernel(
-    x, facts, classes, statistics, samples, rows, vocabulary, blank, frame_stride, sample_stride, class_stride,
+    x, facts, labels, classes, statistics, emissions, exponents,
+    samples, frames, rows, vocabulary, blank, frame_stride, sample_stride, class_stride,
     SCORES: tl.constexpr, T: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """Rows of frames and samples: NaN in them; of scores the largest, the sum of the others' exponentials below it, and
-    its log1p."""
+    its log1p; the probabilities of the target's classes."""
     at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     frame, n = at // samples, at % samples
     known = facts + n * FACTS
@@ -296,12 +285,14 @@ def frames_kernel(
         c = begin + tl.arange(0, BLOCK)
         inside = used[:, None] & (c < vocabulary)[None, :]
         block = tl.load(row + c.to(tl.int64)[None, :] * class_stride, mask=inside, other=float("-inf")).to(T)
-        nan = tl.maximum(nan, tl.max((block != block).to(tl.int32), 1))
+        nan = tl.maximum(nan, tl.max(((block != block) | (block == float("inf"))).to(tl.int32), 1))
         if SCORES:
             largest, where = tl.max(block, 1, return_indices=True)
             more = largest > top
             pivot = tl.where(more, begin + where, pivot)
             top = tl.where(more, largest, top)
+    lane = tl.arange(0, W)
+    wide, rest = tl.zeros((ROWS,), tl.float64), tl.zeros((ROWS,), tl.float64)
     if SCORES:
         others = tl.zeros((ROWS,), tl.float64)
         for begin in range(0, vocabulary, BLOCK):
@@ -312,7 +303,6 @@ def frames_kernel(
             others += tl.sum(e.to(tl.float64), 1)
         wide = top.to(tl.float64)
         if T == tl.float32:
-            lane = tl.arange(0, W)
             sorted_at = classes + (n * W)[:, None] + lane[None, :]
             valid = lane[None, :] < span[:, None]
             c = tl.load(sorted_at, mask=valid, other=0)
@@ -329,8 +319,16 @@ def frames_kernel(
         here = statistics + at * STATISTICS
         tl.store(here + TOP, wide, mask=used)
         tl.store(here + OTHERS, others, mask=used)
-        tl.store(here + REST, libdevice.log1p(others), mask=used)
+        rest = libdevice.log1p(others)
+        tl.store(here + REST, rest, mask=used)
     tl.store(known + NAN, nan.to(tl.int64), mask=used & (nan > 0))
+    there = (used & (status == FINE))[:, None] & (lane[None, :] <= span[:, None])
+    c = tl.load(labels + (n * W)[:, None] + lane[None, :], mask=there, other=0)
+    lp = tl.load(row + c.to(tl.int64) * class_stride, mask=there, other=0.0).to(tl.float64)
+    m, e = emission((lp - wide[:, None]) - rest[:, None])
+    to = frames.to(tl.int64) * (tl.load(known + BEGIN, mask=at < rows, other=0) + n) + frame * (span + 1)
+    tl.store(emissions + to[:, None] + lane[None, :], m, mask=there)
+    tl.store(exponents + to[:, None] + lane[None, :], e, mask=there)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -338,52 +336,43 @@ def frames_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def meet_kernel(
-    x, facts, labels, statistics, masses, exponents, ends, ends_e,
-    samples, frames, blank, frame_stride, sample_stride, class_stride,
-    SCORES: tl.constexpr, KEEP: tl.constexpr, W: tl.constexpr,
-):  # fmt: skip
+def meet_kernel(facts, labels, emissions, emissions_e, masses, masses_e, ends, ends_e, frames,
+                KEEP: tl.constexpr, W: tl.constexpr):  # fmt: skip
     """Two programs for each sample: forward through the first half of its frames, backward through the second."""
     n, direction = tl.program_id(0).to(tl.int64), tl.program_id(1)
     known = facts + n * FACTS
     if tl.load(known + STATUS) == FINE:
         inputs, span = tl.load(known + FRAMES).to(tl.int32), tl.load(known + SPAN).to(tl.int32)
+        begin = tl.load(known + BEGIN)
         steps = tl.where(direction == 0, inputs // 2, inputs - inputs // 2)
-        sign = 1 - 2 * direction
-        first_frame = tl.where(direction == 0, 0, inputs - 1)
+        sign, start = 1 - 2 * direction, tl.where(direction == 0, 0, inputs - 1)
+        label_at, blank_at, of_labels, of_blanks, skips = states(labels + n * W, span, direction == 1, W)
         lane = tl.arange(0, W)
-        own, skips, valid, on_at, after_at, start_at = lanes_of(labels, n, lane, span, direction == 1, blank, W)
-        places, blank_place = own.to(tl.int64) * class_stride, blank.to(tl.int64) * class_stride
-        x += n * sample_stride
-        statistics += n * STATISTICS
-        width = 2 * span + 1
-        rows = frames.to(tl.int64) * (2 * tl.load(known + BEGIN) + n)
-        on, after = tl.zeros((W,), tl.float64), tl.zeros((W,), tl.float64)
-        on_e, after_e = tl.full((W,), NONE, tl.int32), tl.full((W,), NONE, tl.int32)
-        start, start_e = tl.full((), 1.0, tl.float64), tl.full((), 0, tl.int32)
+        left = tl.where(lane > 0, lane - 1, 0)[:, None] + tl.arange(0, 2)[None, :] * 0
+        label, label_e = tl.zeros((W,), tl.float64), tl.full((W,), NONE, tl.int32)
+        blank, blank_e = tl.where(lane == 0, 1.0, label), tl.where(lane == 0, 0, NONE)
         if steps > 0:
-            x0, b0, top0, rest0 = fetch(x, statistics, first_frame, frame_stride, places, blank_place, samples, SCORES)
-            p, p_e, q, q_e = emissions(x0, b0, top0, rest0, SCORES)
-            frame = first_frame + sign * tl.minimum(1, steps - 1)
-            x1, b1, top1, rest1 = fetch(x, statistics, frame, frame_stride, places, blank_place, samples, SCORES)
-            frame = first_frame + sign * tl.minimum(2, steps - 1)
-            x2, b2, top2, rest2 = fetch(x, statistics, frame, frame_stride, places, blank_place, samples, SCORES)
+            emissions += frames.to(tl.int64) * (begin + n)
+            emissions_e += frames.to(tl.int64) * (begin + n)
+            masses += frames.to(tl.int64) * (2 * begin + n)
+            masses_e += frames.to(tl.int64) * (2 * begin + n)
+            frame = start + sign * tl.minimum(1, steps - 1)
+            p, p_e, q, q_e = fetch(emissions, emissions_e, label_at, of_labels, span, start)
+            p1, p1_e, q1, q1_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
             for step in range(steps):
-                frame = first_frame + sign * tl.minimum(step + 3, steps - 1)
-                x3, b3, top3, rest3 = fetch(x, statistics, frame, frame_stride, places, blank_place, samples, SCORES)
-                into, into_e, rising, rising_e = flow(on, on_e, after, after_e, start, start_e, skips, lane)
-                on, on_e = normal(into * p, into_e + p_e)
-                after, after_e = normal(rising * q, rising_e + q_e)
-                start, start_e = normal(start * q, start_e + q_e)
+                frame = start + sign * tl.minimum(step + 2, steps - 1)
+                p2, p2_e, q2, q2_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
+                rising, rising_e, into, into_e = flow(blank, blank_e, label, label_e, skips, left)
+                blank, blank_e = normal(rising * q, rising_e + q_e)
+                label, label_e = normal(into * p, into_e + p_e)
                 if KEEP:
-                    at = rows + (first_frame + sign * step).to(tl.int64) * width
-                    keep(masses + at, exponents + at, on_at, after_at, start_at, valid,
-                         on, on_e, after, after_e, start, start_e)  # fmt: skip
-                p, p_e, q, q_e = emissions(x1, b1, top1, rest1, SCORES)
-                x1, b1, top1, rest1 = x2, b2, top2, rest2
-                x2, b2, top2, rest2 = x3, b3, top3, rest3
-        at = (2 * n + direction) * (2 * W + 1)
-        keep(ends + at, ends_e + at, on_at, after_at, start_at, valid, on, on_e, after, after_e, start, start_e)
+                    at = (start + sign * step).to(tl.int64) * (2 * span + 1)
+                    keep(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels,
+                         blank, blank_e, label, label_e)  # fmt: skip
+                p, p_e, q, q_e = p1, p1_e, q1, q1_e
+                p1, p1_e, q1, q1_e = p2, p2_e, q2, q2_e
+        at = (2 * n + direction) * (2 * W)
+        keep(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels, blank, blank_e, label, label_e)
 
 
 @triton.jit
@@ -404,44 +393,42 @@ def add_logs(a, ra, b, rb):
 
 
 @triton.jit
-def log_probability(x, top, rest, SCORES: tl.constexpr):
-    wide = x.to(tl.float64)
+def log_probability(x, statistics, SCORES: tl.constexpr):
+    lp = tl.load(x).to(tl.float64)
     if SCORES:
-        wide = (wide - top) - rest
-    return tl.where(wide < -1e30, -1e30, wide)
+        lp = (lp - tl.load(statistics + TOP)) - tl.load(statistics + REST)
+    return tl.where(lp < -1e30, -1e30, lp)
 
 
 @triton.jit
-def tiny_loss(
-    x, statistics, places, blank_place, skips, lane, inputs, span, frame_stride, samples, SCORES: tl.constexpr,
-    W: tl.constexpr,
-):  # fmt: skip
+def tiny_loss(x, statistics, places, blank_place, skips, left, inputs, span, frame_stride, row, SCORES: tl.constexpr,
+              W: tl.constexpr):  # fmt: skip
     """The loss with all its digits where it is near 0."""
-    on, after = tl.full((W,), NEVER, tl.float64), tl.full((W,), NEVER, tl.float64)
-    on_r, after_r = tl.zeros((W,), tl.float64), tl.zeros((W,), tl.float64)
-    start, no_r = tl.full((), 0.0, tl.float64), tl.full((), 0.0, tl.float64)
+    lane = tl.arange(0, W)
+    zero = tl.zeros((W,), tl.float64)
+    label, label_r = tl.full((W,), NEVER, tl.float64), zero
+    blank, blank_r = tl.where(lane == 0, 0.0, label), zero
     for step in range(inputs):
-        frame = inputs * 0 + step
-        labels, of_blank, top, rest = fetch(
-            x, statistics, frame, frame_stride, places, blank_place, samples, SCORES
-        )
-        lp, lp_blank = log_probability(labels, top, rest, SCORES), log_probability(of_blank, top, rest, SCORES)
-        rising, rising_r = add_logs(after, after_r, on, on_r)
-        passing = shifted(tl.where(skips, rising, after), start, lane)
-        passing_r = shifted(tl.where(skips, rising_r, after_r), no_r, lane)
-        on, on_r = add_logs(on, on_r, passing, passing_r)
-        on, after, after_r = on + lp, rising + lp_blank, rising_r
-        start += lp_blank
-    end, end_r = add_logs(after, after_r, on, on_r)
-    last = lane == span - 1
-    v, r = tl.sum(tl.where(last, end, 0.0), 0), tl.sum(tl.where(last, end_r, 0.0), 0)
-    return -tl.where(span == 0, start, v + libdevice.log1p(r))
+        frame = inputs.to(tl.int64) * 0 + step
+        here, of_frame = x + frame * frame_stride, statistics + frame * row
+        last, last_r = tl.split(tl.gather(tl.join(label, label_r), left, 0))
+        last, last_r = tl.where(lane == 0, NEVER, last), tl.where(lane == 0, 0.0, last_r)
+        rising, rising_r = add_logs(blank, blank_r, last, last_r)
+        passing, passing_r = tl.where(skips, rising, blank), tl.where(skips, rising_r, blank_r)
+        into, label_r = add_logs(label, label_r, passing, passing_r)
+        label = into + log_probability(here + places, of_frame, SCORES)
+        blank, blank_r = rising + log_probability(here + blank_place, of_frame, SCORES), rising_r
+    v, r = tl.where(lane == span, blank, zero), tl.where(lane == span, blank_r, zero)
+    w, s = tl.where(lane == span - 1, label, zero), tl.where(lane == span - 1, label_r, zero)
+    w, s = tl.where(span > 0, tl.sum(w, 0), NEVER), tl.sum(s, 0)
+    v, r = add_logs(tl.sum(v, 0), tl.sum(r, 0), w, s)
+    return -(v + libdevice.log1p(r))
 
 
 @triton.jit(do_not_specialize=SIZES)
 def part_kernel(
-    x, facts, labels, statistics, masses, exponents, ends, ends_e, sample_weight, mask, losses, values, sums,
-    samples, frames, blank, frame_stride, sample_stride, class_stride, weight_stride,
+    x, facts, labels, statistics, emissions, emissions_e, masses, masses_e, ends, ends_e, sample_weight,
+    losses, values, sums, samples, frames, blank, frame_stride, sample_stride, class_stride, weight_stride,
     SCORES: tl.constexpr, WALK: tl.constexpr, MEAN: tl.constexpr, ZERO_INFINITY: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """The loss, where both halves meet; then each direction walks on through the other's half and leaves posteriors."""
@@ -451,80 +438,63 @@ def part_kernel(
     loss = tl.where(status == IMPOSSIBLE, float("inf"), tl.where(status == BAD, float("nan"), 0.0)).to(tl.float64)
     if status == FINE:
         inputs, span = tl.load(known + FRAMES).to(tl.int32), tl.load(known + SPAN).to(tl.int32)
-        middle = inputs // 2
-        sign = 1 - 2 * direction
+        begin = tl.load(known + BEGIN)
+        label_at, blank_at, of_labels, of_blanks, skips = states(labels + n * W, span, direction == 1, W)
         lane = tl.arange(0, W)
-        own, skips, valid, on_at, after_at, start_at = lanes_of(labels, n, lane, span, direction == 1, blank, W)
-        places, blank_place = own.to(tl.int64) * class_stride, blank.to(tl.int64) * class_stride
-        x += n * sample_stride
-        statistics += n * STATISTICS
-        at = (2 * n + direction) * (2 * W + 1)
-        on, on_e, after, after_e, start, start_e = kept(ends + at, ends_e + at, on_at, after_at, start_at, valid)
-        at = (2 * n + 1 - direction) * (2 * W + 1)
-        b, b_e, c, c_e, d, d_e = kept(ends + at, ends_e + at, on_at, after_at, start_at, valid)
-        into, into_e, rising, rising_e = flow(on, on_e, after, after_e, start, start_e, skips, lane)
-        b, b_e = normal(into * b, into_e + b_e)
+        left = tl.where(lane > 0, lane - 1, 0)[:, None] + tl.arange(0, 2)[None, :] * 0
+        at = (2 * n + direction) * (2 * W)
+        b, b_e, l, l_e = kept(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels)
+        at = (2 * n + 1 - direction) * (2 * W)
+        c, c_e, d, d_e = kept(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels)
+        rising, rising_e, into, into_e = flow(b, b_e, l, l_e, skips, left)
         c, c_e = normal(rising * c, rising_e + c_e)
-        d, d_e = normal(start * d, start_e + d_e)
-        total_e = tl.maximum(tl.max(tl.where(valid, tl.maximum(b_e, c_e), NONE), 0), d_e)
-        both = tl.where(valid, scaled(b, b_e - total_e) + scaled(c, c_e - total_e), 0.0)
-        total, total_e = normal(tl.sum(both, 0) + scaled(d, d_e - total_e), total_e)
+        d, d_e = normal(into * d, into_e + d_e)
+        c, c_e = add(c, c_e, d, d_e)
+        total_e = tl.max(c_e, 0)
+        total, total_e = normal(tl.sum(scaled(c, c_e - total_e), 0), total_e)
         loss = -((libdevice.log(total) + total_e * LOW) + total_e * HIGH)
         if direction == 0:
             if tl.abs(loss) < TINY:
+                own = tl.load(labels + n * W + lane).to(tl.int64)
                 loss = tiny_loss(
-                    x, statistics, places, blank_place, skips, lane, inputs, span, frame_stride, samples, SCORES, W
-                )
+                    x + n * sample_stride, statistics + n * STATISTICS, own * class_stride, blank * class_stride, skips,
+                    left, inputs, span, frame_stride, samples * STATISTICS, SCORES, W,
+                )  # fmt: skip
         if WALK:
-            steps = tl.where(direction == 0, inputs - middle, middle)
+            steps = tl.where(direction == 0, inputs - inputs // 2, inputs // 2)
             steps = tl.where(total > 0, steps, 0)
             if steps > 0:
-                first_frame = tl.where(direction == 0, middle, middle - 1)
-                width = 2 * span + 1
-                rows = frames.to(tl.int64) * (2 * tl.load(known + BEGIN) + n)
+                sign = 1 - 2 * direction
+                start = inputs // 2 - direction
                 inverse = 1.0 / total
-                x0, b0, top0, rest0 = fetch(
-                    x, statistics, first_frame, frame_stride, places, blank_place, samples, SCORES
-                )
-                p, p_e, q, q_e = emissions(x0, b0, top0, rest0, SCORES)
-                frame = first_frame + sign * tl.minimum(1, steps - 1)
-                x1, b1, top1, rest1 = fetch(x, statistics, frame, frame_stride, places, blank_place, samples, SCORES)
-                ahead = rows + frame.to(tl.int64) * width
-                on1, on1_e, after1, after1_e, start1, start1_e = kept(
-                    masses + ahead, exponents + ahead, on_at, after_at, start_at, valid
-                )
-                frame = first_frame + sign * tl.minimum(2, steps - 1)
-                x2, b2, top2, rest2 = fetch(x, statistics, frame, frame_stride, places, blank_place, samples, SCORES)
-                ahead = rows + first_frame.to(tl.int64) * width
-                on0, on0_e, after0, after0_e, start0, start0_e = kept(
-                    masses + ahead, exponents + ahead, on_at, after_at, start_at, valid
-                )
+                emissions += frames.to(tl.int64) * (begin + n)
+                emissions_e += frames.to(tl.int64) * (begin + n)
+                masses += frames.to(tl.int64) * (2 * begin + n)
+                masses_e += frames.to(tl.int64) * (2 * begin + n)
+                p, p_e, q, q_e = fetch(emissions, emissions_e, label_at, of_labels, span, start)
+                at = start.to(tl.int64) * (2 * span + 1)
+                c, c_e, d, d_e = kept(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels)
+                frame = start + sign * tl.minimum(1, steps - 1)
+                p1, p1_e, q1, q1_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
+                at = frame.to(tl.int64) * (2 * span + 1)
+                c1, c1_e, d1, d1_e = kept(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels)
                 for step in range(steps):
-                    frame = first_frame + sign * tl.minimum(step + 3, steps - 1)
-                    x3, b3, top3, rest3 = fetch(
-                        x, statistics, frame, frame_stride, places, blank_place, samples, SCORES
-                    )
-                    frame = first_frame + sign * tl.minimum(step + 2, steps - 1)
-                    ahead = rows + frame.to(tl.int64) * width
-                    on2, on2_e, after2, after2_e, start2, start2_e = kept(
-                        masses + ahead, exponents + ahead, on_at, after_at, start_at, valid
-                    )
-                    into, into_e, rising, rising_e = flow(on, on_e, after, after_e, start, start_e, skips, lane)
-                    b, b_e = normal(into * on0, into_e + on0_e)
-                    c, c_e = normal(rising * after0, rising_e + after0_e)
-                    d, d_e = normal(start * start0, start_e + start0_e)
-                    here = masses + rows + (first_frame + sign * step).to(tl.int64) * width
-                    tl.store(here + on_at, share(b, b_e, inverse, total_e), mask=valid)
-                    tl.store(here + after_at, share(c, c_e, inverse, total_e), mask=valid)
-                    tl.store(here + start_at, share(d, d_e, inverse, total_e))
-                    on, on_e = normal(into * p, into_e + p_e)
-                    after, after_e = normal(rising * q, rising_e + q_e)
-                    start, start_e = normal(start * q, start_e + q_e)
-                    p, p_e, q, q_e = emissions(x1, b1, top1, rest1, SCORES)
-                    x1, b1, top1, rest1 = x2, b2, top2, rest2
-                    x2, b2, top2, rest2 = x3, b3, top3, rest3
-                    on0, on0_e, after0, after0_e, start0, start0_e = on1, on1_e, after1, after1_e, start1, start1_e
-                    on1, on1_e, after1, after1_e, start1, start1_e = on2, on2_e, after2, after2_e, start2, start2_e
+                    frame = start + sign * tl.minimum(step + 2, steps - 1)
+                    p2, p2_e, q2, q2_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
+                    at = frame.to(tl.int64) * (2 * span + 1)
+                    c2, c2_e, d2, d2_e = kept(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels)
+                    rising, rising_e, into, into_e = flow(b, b_e, l, l_e, skips, left)
+                    c, c_e = normal(rising * c, rising_e + c_e)
+                    d, d_e = normal(into * d, into_e + d_e)
+                    here = masses + (start + sign * step).to(tl.int64) * (2 * span + 1)
+                    tl.store(here + blank_at, share(c, c_e, inverse, total_e), mask=of_blanks)
+                    tl.store(here + label_at, share(d, d_e, inverse, total_e), mask=of_labels)
+                    b, b_e = normal(rising * q, rising_e + q_e)
+                    l, l_e = normal(into * p, into_e + p_e)
+                    p, p_e, q, q_e = p1, p1_e, q1, q1_e
+                    p1, p1_e, q1, q1_e = p2, p2_e, q2, q2_e
+                    c, c_e, d, d_e = c1, c1_e, d1, d1_e
+                    c1, c1_e, d1, d1_e = c2, c2_e, d2, d2_e
     if direction == 0:
         loss = tl.where(tl.load(known + NAN) != 0, float("nan"), loss)
         tl.store(losses + n, loss)
@@ -688,7 +658,7 @@ def _launch(
     size, concatenated = targets.shape[-1], targets.ndim == 1
     # The lengths of targets are the device's: no sample with more labels than frames has an alignment.
     most = min(size, frames)
-    width = max(triton.next_power_of_2(most), 8)
+    width = max(triton.next_power_of_2(most + 1), 8)
     kind = TYPES[call.compute]
 
     def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -706,25 +676,28 @@ def _launch(
     statistics = empty(frames, samples, 3) if plan.scores else facts
     strides = x.stride()
     block = min(triton.next_power_of_2(vocabulary), 1024)
+    # A row for each frame, as wide as the sample has labels and a blank, or states.
+    spans = size if concatenated else most * samples
+    emissions, emissions_e = empty(frames * (spans + samples)), empty(frames * (spans + samples), dtype=torch.int32)
     if frames:
         rows = max(1, 1024 // max(block, width))
         frames_kernel[(triton.cdiv(frames * samples, rows),)](
-            x, facts, classes, statistics, samples, frames * samples, vocabulary, plan.blank, *strides,
+            x, facts, labels, classes, statistics, emissions, emissions_e,
+            samples, frames, frames * samples, vocabulary, plan.blank, *strides,
             plan.scores, kind, rows, block, width, **OPTIONS,
         )  # fmt: skip
-    # A row for each frame, as wide as the sample has states.
-    states = frames * ((2 * size if concatenated else 2 * most * samples) + samples) if gradient is not None else 0
-    masses, exponents = empty(states), empty(states, dtype=torch.int32)
-    ends, ends_e = empty(samples, 2, 2 * width + 1), empty(samples, 2, 2 * width + 1, dtype=torch.int32)
+    count = frames * (2 * spans + samples) if gradient is not None else 0
+    masses, masses_e = empty(count), empty(count, dtype=torch.int32)
+    ends, ends_e = empty(samples, 2, 2 * width), empty(samples, 2, 2 * width, dtype=torch.int32)
     warps = min(max(width // 32, 1), 16)
     meet_kernel[(samples, 2)](
-        x, facts, labels, statistics, masses, exponents, ends, ends_e, samples, frames, plan.blank, *strides,
-        plan.scores, gradient is not None, width, num_warps=warps, **OPTIONS,
+        facts, labels, emissions, emissions_e, masses, masses_e, ends, ends_e, frames,
+        gradient is not None, width, num_warps=warps, **OPTIONS,
     )  # fmt: skip
     losses = empty(samples)
     part_kernel[(samples, 1 if gradient is None else 2)](
-        x, facts, labels, statistics, masses, exponents, ends, ends_e, weight, mask, losses, values, sums,
-        samples, frames, plan.blank, *strides, own_weight,
+        x, facts, labels, statistics, emissions, emissions_e, masses, masses_e, ends, ends_e, weight,
+        losses, values, sums, samples, frames, plan.blank, *strides, own_weight,
         plan.scores, gradient is not None, plan.reduction == "mean", plan.zero_infinity, width,
         num_warps=warps, **OPTIONS,
     )  # fmt: skip
