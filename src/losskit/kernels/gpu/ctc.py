@@ -104,11 +104,23 @@ def emission(lp):
 
 
 @triton.jit
+def shifted(a, b, left):
+    """Numbers of the lane before, of one type. One exchange of both, since that is two barriers."""
+    both = tl.gather(tl.reshape(tl.join(a, b), left.shape), left, 0)
+    return tl.split(tl.reshape(both, (left.shape[0] // 2, 2)))
+
+
+@triton.jit
+def left_of(W: tl.constexpr):
+    """Where `shifted` finds the numbers."""
+    place = tl.arange(0, 2 * W)
+    return tl.where(place < 2, place, place - 2)
+
+
+@triton.jit
 def flow(blank, blank_e, label, label_e, skips, left):
     """What flows into the blanks before labels and into labels, before the emission of the new frame."""
-    # Mantissa and exponent go to the neighbour as one: an exchange costs two barriers.
-    both = tl.gather(tl.join(label.to(tl.int64, bitcast=True), label_e.to(tl.int64)), left, 0)
-    last, last_e = tl.split(both)
+    last, last_e = shifted(label.to(tl.int64, bitcast=True), label_e.to(tl.int64), left)
     last, last_e = last.to(tl.float64, bitcast=True), last_e.to(tl.int32)
     first = tl.arange(0, label.shape[0]) == 0
     last, last_e = tl.where(first, 0.0, last), tl.where(first, NONE, last_e)
@@ -348,7 +360,7 @@ def meet_kernel(facts, labels, emissions, emissions_e, masses, masses_e, ends, e
         sign, start = 1 - 2 * direction, tl.where(direction == 0, 0, inputs - 1)
         label_at, blank_at, of_labels, of_blanks, skips = states(labels + n * W, span, direction == 1, W)
         lane = tl.arange(0, W)
-        left = tl.where(lane > 0, lane - 1, 0)[:, None] + tl.arange(0, 2)[None, :] * 0
+        left = left_of(W)
         label, label_e = tl.zeros((W,), tl.float64), tl.full((W,), NONE, tl.int32)
         blank, blank_e = tl.where(lane == 0, 1.0, label), tl.where(lane == 0, 0, NONE)
         if steps > 0:
@@ -411,7 +423,7 @@ def tiny_loss(x, statistics, places, blank_place, skips, left, inputs, span, fra
     for step in range(inputs):
         frame = inputs.to(tl.int64) * 0 + step
         here, of_frame = x + frame * frame_stride, statistics + frame * row
-        last, last_r = tl.split(tl.gather(tl.join(label, label_r), left, 0))
+        last, last_r = shifted(label, label_r, left)
         last, last_r = tl.where(lane == 0, NEVER, last), tl.where(lane == 0, 0.0, last_r)
         rising, rising_r = add_logs(blank, blank_r, last, last_r)
         passing, passing_r = tl.where(skips, rising, blank), tl.where(skips, rising_r, blank_r)
@@ -441,7 +453,7 @@ def part_kernel(
         begin = tl.load(known + BEGIN)
         label_at, blank_at, of_labels, of_blanks, skips = states(labels + n * W, span, direction == 1, W)
         lane = tl.arange(0, W)
-        left = tl.where(lane > 0, lane - 1, 0)[:, None] + tl.arange(0, 2)[None, :] * 0
+        left = left_of(W)
         at = (2 * n + direction) * (2 * W)
         b, b_e, l, l_e = kept(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels)
         at = (2 * n + 1 - direction) * (2 * W)
