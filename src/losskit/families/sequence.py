@@ -236,13 +236,12 @@ class SequencePlan(Plan):
         index = (start + position,) if targets.ndim == 1 else (sample, position)
         raise self._label(label, classes, index, sample if concatenated else None, position)
 
-    def _label(
-        self, label: int, classes: int, index: tuple[int, ...], sample: int | None, position: int
-    ) -> Exception:
+    def _label(self, label: int, classes: int, index: tuple[int, ...], sample: int | None, position: int) -> Exception:
         """The error of a label; of which sample it is, where labels stand one after another."""
-        other = f"labels in [0, {classes})" if not 0 <= label < classes else f"labels other than the blank, {self.blank}"
+        inside = 0 <= label < classes
+        expected = f"labels other than the blank, {self.blank}" if inside else f"labels in [0, {classes})"
         hint = "" if sample is None else f" It is label {position} of sample {sample}."
-        return self._outside("targets", other, label, index, hint)
+        return self._outside("targets", expected, label, index, hint)
 
     def _outside(self, name: str, expected: str, got: int, index: tuple[int, ...], hint: str = "") -> Exception:
         return error("domain", loss=self.name, argument=name, expected=expected, got=got, index=index, hint=hint)

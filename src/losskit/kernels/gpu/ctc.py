@@ -60,10 +60,9 @@ UP, DOWN = tl.constexpr(2.0**512), tl.constexpr(2.0**-512)
 NONE = tl.constexpr(-(2**30))  # the exponent of no mass
 # 512 log(2), the first part short enough that its product with an exponent is exact.
 HIGH, LOW = tl.constexpr(354.8913269042969), tl.constexpr(2.954239512342162e-05)
-TINY = tl.constexpr(2.0**-12)  # losses whose digits a mass has lost
 NEVER = tl.constexpr(-1e300)  # the logarithm of no mass
 # Arguments that change from call to call, and would be constants to the compiler where they are 1.
-SIZES = ["samples", "frames", "rows", "vocabulary", "blank", "size", "most"]
+SIZES = ["samples", "frames", "rows", "vocabulary", "blank", "blank_class", "size", "most"]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -163,7 +162,8 @@ def states(labels, span, backward, W: tl.constexpr):
 def fetch(m, e, places, of_labels, span, frame):
     """The emissions of a frame: the labels' and the blank's."""
     at = frame.to(tl.int64) * (span + 1)
-    label, label_e = tl.load(m + at + places, mask=of_labels, other=0.0), tl.load(e + at + places, mask=of_labels, other=0)
+    label = tl.load(m + at + places, mask=of_labels, other=0.0)
+    label_e = tl.load(e + at + places, mask=of_labels, other=0)
     return label, label_e, tl.load(m + at + span), tl.load(e + at + span)
 
 
@@ -440,8 +440,9 @@ def tiny_loss(x, statistics, places, blank_place, skips, left, inputs, span, fra
 @triton.jit(do_not_specialize=SIZES)
 def part_kernel(
     x, facts, labels, statistics, emissions, emissions_e, masses, masses_e, ends, ends_e, sample_weight,
-    losses, values, sums, samples, frames, blank, frame_stride, sample_stride, class_stride, weight_stride,
-    SCORES: tl.constexpr, WALK: tl.constexpr, MEAN: tl.constexpr, ZERO_INFINITY: tl.constexpr, W: tl.constexpr,
+    losses, values, sums, samples, frames, blank_class, frame_stride, sample_stride, class_stride, weight_stride,
+    SCORES: tl.constexpr, WALK: tl.constexpr, MEAN: tl.constexpr, ZERO_INFINITY: tl.constexpr, TINY: tl.constexpr,
+    W: tl.constexpr,
 ):  # fmt: skip
     """The loss, where both halves meet; then each direction walks on through the other's half and leaves posteriors."""
     n, direction = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -455,23 +456,22 @@ def part_kernel(
         lane = tl.arange(0, W)
         left = left_of(W)
         at = (2 * n + direction) * (2 * W)
-        b, b_e, l, l_e = kept(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels)
+        blank, blank_e, label, label_e = kept(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels)
         at = (2 * n + 1 - direction) * (2 * W)
         c, c_e, d, d_e = kept(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels)
-        rising, rising_e, into, into_e = flow(b, b_e, l, l_e, skips, left)
+        rising, rising_e, into, into_e = flow(blank, blank_e, label, label_e, skips, left)
         c, c_e = normal(rising * c, rising_e + c_e)
         d, d_e = normal(into * d, into_e + d_e)
         c, c_e = add(c, c_e, d, d_e)
         total_e = tl.max(c_e, 0)
         total, total_e = normal(tl.sum(scaled(c, c_e - total_e), 0), total_e)
         loss = -((libdevice.log(total) + total_e * LOW) + total_e * HIGH)
-        if direction == 0:
-            if tl.abs(loss) < TINY:
-                own = tl.load(labels + n * W + lane).to(tl.int64)
-                loss = tiny_loss(
-                    x + n * sample_stride, statistics + n * STATISTICS, own * class_stride, blank * class_stride, skips,
-                    left, inputs, span, frame_stride, samples * STATISTICS, SCORES, W,
-                )  # fmt: skip
+        if (direction == 0) & (tl.abs(loss) < TINY):  # a mass has lost the digits of such a loss
+            own = tl.load(labels + n * W + lane).to(tl.int64)
+            loss = tiny_loss(
+                x + n * sample_stride, statistics + n * STATISTICS, own * class_stride, blank_class * class_stride, skips,
+                left, inputs, span, frame_stride, samples * STATISTICS, SCORES, W,
+            )  # fmt: skip
         if WALK:
             steps = tl.where(direction == 0, inputs - inputs // 2, inputs // 2)
             steps = tl.where(total > 0, steps, 0)
@@ -495,14 +495,14 @@ def part_kernel(
                     p2, p2_e, q2, q2_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
                     at = frame.to(tl.int64) * (2 * span + 1)
                     c2, c2_e, d2, d2_e = kept(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels)
-                    rising, rising_e, into, into_e = flow(b, b_e, l, l_e, skips, left)
+                    rising, rising_e, into, into_e = flow(blank, blank_e, label, label_e, skips, left)
                     c, c_e = normal(rising * c, rising_e + c_e)
                     d, d_e = normal(into * d, into_e + d_e)
                     here = masses + (start + sign * step).to(tl.int64) * (2 * span + 1)
                     tl.store(here + blank_at, share(c, c_e, inverse, total_e), mask=of_blanks)
                     tl.store(here + label_at, share(d, d_e, inverse, total_e), mask=of_labels)
-                    b, b_e = normal(rising * q, rising_e + q_e)
-                    l, l_e = normal(into * p, into_e + p_e)
+                    blank, blank_e = normal(rising * q, rising_e + q_e)
+                    label, label_e = normal(into * p, into_e + p_e)
                     p, p_e, q, q_e = p1, p1_e, q1, q1_e
                     p1, p1_e, q1, q1_e = p2, p2_e, q2, q2_e
                     c, c_e, d, d_e = c1, c1_e, d1, d1_e
@@ -638,7 +638,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     batched = x.ndim == 3
     if not batched:
         x, targets, place = x.unsqueeze(1), targets.unsqueeze(0), None if place is None else place.unsqueeze(1)
-    frames, samples, vocabulary = x.shape
+    samples = x.shape[1]
     lengths = [lengths.expand(samples) for lengths in call.operands[2:]]
     weight, mask, each_upstream = (
         None if extra is None else extra.expand(samples)
@@ -710,7 +710,8 @@ def _launch(
     part_kernel[(samples, 1 if gradient is None else 2)](
         x, facts, labels, statistics, emissions, emissions_e, masses, masses_e, ends, ends_e, weight,
         losses, values, sums, samples, frames, plan.blank, *strides, own_weight,
-        plan.scores, gradient is not None, plan.reduction == "mean", plan.zero_infinity, width,
+        plan.scores, gradient is not None, plan.reduction == "mean", plan.zero_infinity,
+        2.0**-12 if call.compute == torch.float32 else 1.0, width,
         num_warps=warps, **OPTIONS,
     )  # fmt: skip
     if gradient is not None and frames:
