@@ -73,14 +73,14 @@ class SequencePlan(Plan):
                 "targets", f"{allowed}, for log_probs {tuple(log_probs.shape)}", f"shape {tuple(targets.shape)}"
             )
         lengths = [
-            self._lengths(name, x, batch, log_probs.device)
+            self._lengths(name, x, batch)
             for name, x in (("input_lengths", input_lengths), ("target_lengths", target_lengths))
         ]
         check_extras(self, log_probs, batch, None, (), sample_weight, mask, normalizer)
         return Arguments([log_probs, targets, *lengths], None, sample_weight, mask, normalizer)
 
-    def _lengths(self, name: str, x: Any, batch: torch.Size, device: torch.device) -> Tensor:
-        """Lengths as a tensor, one for each sample."""
+    def _lengths(self, name: str, x: Any, batch: torch.Size) -> Tensor:
+        """Lengths as a tensor, one for each sample; it stays where it is, since what the host knows is worth knowing."""
         expected = f"{batch[0]} integers, one for each sample" if batch else "an integer"
         if isinstance(x, list | tuple | int) and not isinstance(x, bool):
             given = list(x) if isinstance(x, list | tuple) else [x]
@@ -93,7 +93,7 @@ class SequencePlan(Plan):
             raise self._wrong(name, expected, x.dtype)
         if x.ndim > 1 or x.numel() != (batch[0] if batch else 1):
             raise self._wrong(name, expected, f"shape {tuple(x.shape)}")
-        return x.to(device)
+        return x
 
     def _wrong(self, argument: str, expected: str, got: Any) -> Exception:
         return error("parameter", loss=self.name, argument=argument, expected=expected, got=got)
@@ -101,7 +101,8 @@ class SequencePlan(Plan):
     # -- the loss in torch operations ---------------------------------------------------------------------
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        (log_probs, *_), _, sample_weight, mask, normalizer = arguments
+        (log_probs, targets, *lengths_given), _, sample_weight, mask, normalizer = arguments
+        operands = [log_probs, targets, *(x.to(log_probs.device) for x in lengths_given)]
         dtype = log_probs.dtype
         wide = torch.float64 if log_probs.device.type != "mps" else torch.float32
         x = log_probs.to(wide)
@@ -109,12 +110,12 @@ class SequencePlan(Plan):
             x = x.unsqueeze(1)
         frames, samples, _ = x.shape
         counts = None if mask is None else mask.reshape(-1).expand(samples)
-        labels, inputs, lengths, wrong, _ = self._read(arguments.operands, counts)
+        labels, inputs, lengths, wrong, _ = self._read(operands, counts)
         bad: Tensor | None = wrong
         if checks != "off":
             # Of log_probs only the shape is told: under vmap it has a dimension more, which is not the caller's.
-            told = [torch.empty((), device=log_probs.device).expand(log_probs.shape), *arguments.operands[1:]]
-            sought = wrong | self._total(arguments.operands) if checks == "raise" else wrong
+            told = [torch.empty((), device=log_probs.device).expand(log_probs.shape), *operands[1:]]
+            sought = wrong | self._total(operands) if checks == "raise" else wrong
             bad = eager.police(self, sought, told, mask, checks)
         used = torch.arange(frames, device=x.device).unsqueeze(1) < inputs
         if counts is not None:
@@ -233,8 +234,8 @@ class SequencePlan(Plan):
         start = int(lengths[:sample].sum()) if concatenated else 0
         row = targets[sample] if targets.ndim == 2 else targets
         label = int(row[start + position])
-        index = (start + position,) if targets.ndim == 1 else (sample, position)
-        raise self._label(label, classes, index, sample if concatenated else None, position)
+        place = (start + position,) if targets.ndim == 1 else (sample, position)
+        raise self._label(label, classes, place, sample if concatenated else None, position)
 
     def _label(self, label: int, classes: int, index: tuple[int, ...], sample: int | None, position: int) -> Exception:
         """The error of a label; of which sample it is, where labels stand one after another."""

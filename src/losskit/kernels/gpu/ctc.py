@@ -639,7 +639,11 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     if not batched:
         x, targets, place = x.unsqueeze(1), targets.unsqueeze(0), None if place is None else place.unsqueeze(1)
     samples = x.shape[1]
-    lengths = [lengths.expand(samples) for lengths in call.operands[2:]]
+    # No more labels than frames have an alignment; of lengths on the device the host knows nothing more.
+    most = min(targets.shape[-1], x.shape[0])
+    if call.operands[3].is_cpu and samples:
+        most = min(most, max(int(call.operands[3].max()), 0))
+    lengths = [lengths.to(device).expand(samples) for lengths in call.operands[2:]]
     weight, mask, each_upstream = (
         None if extra is None else extra.expand(samples)
         for extra in (call.sample_weight, call.mask, upstream if each else None)
@@ -652,7 +656,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     sums = torch.empty(samples, dtype=torch.float64, device=device) if value and not each else None
     if samples:
         _launch(call, x, targets, lengths, weight, mask, each_upstream, upstream, denominator, divisor, values, sums,
-                place, into is not None, number)  # fmt: skip
+                place, into is not None, number, most)  # fmt: skip
     if values is not None and not batched:
         values = values.squeeze(0)
     loss = values if sums is None else finish(call, sums, divisor, denominator)
@@ -663,13 +667,12 @@ def _launch(
     call: Call, x: Tensor, targets: Tensor, lengths: list[Tensor], weight: Tensor | None, mask: Tensor | None,
     each_upstream: Tensor | None, upstream: Tensor | None, denominator: Tensor | None, divisor: int,
     values: Tensor | None, sums: Tensor | None, gradient: Tensor | None, guarded: bool, number: int,
+    most: int,
 ) -> None:  # fmt: skip
     """All kernels, for at least one sample."""
     plan: Any = call.plan
     frames, samples, vocabulary = x.shape
     size, concatenated = targets.shape[-1], targets.ndim == 1
-    # The lengths of targets are the device's: no sample with more labels than frames has an alignment.
-    most = min(size, frames)
     width = max(triton.next_power_of_2(most + 1), 8)
     kind = TYPES[call.compute]
 
