@@ -42,7 +42,8 @@ class checks(_Setting):  # noqa: N801  # used like a function
     """What happens to values outside their domain: labels, ranges, probabilities.
 
     "raise" (the default): a `ValueError` that names the argument, the value and its index. "nan": the result of
-    a bad value is NaN. "off": no check, and mismatched shapes broadcast silently, as in torch.
+    a bad value is NaN. "off": no check, and mismatched shapes broadcast silently, as in torch. On a GPU "raise" is
+    "nan", since the host would have to wait for the device; `losskit.last_violation()` gives the sentence.
 
         >>> import losskit
         >>> losskit.checks("nan")  # doctest: +SKIP

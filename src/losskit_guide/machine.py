@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import statistics
@@ -31,6 +32,15 @@ def dtype_of(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def device_of(name: str) -> torch.device:
+    """A device by its name, if torch can use it here."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"torch can use no device called {name!r} on this machine") from None
+    return torch.device(name)
+
+
 def shape_of(text: str, default: tuple[int, ...]) -> tuple[int, ...]:
     """A shape from "32,10" or "32x10"."""
     try:
@@ -46,7 +56,7 @@ def arguments(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...]
     """Random tensors that a loss takes; the first has this shape."""
     cls: Any = losskit.get(name)
     generator = torch.Generator().manual_seed(0)
-    at = torch.device(device)
+    at = device_of(device)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator).to(at, dtype)
@@ -104,12 +114,21 @@ def facts() -> dict[str, str]:
         "compiler": compiler.compiler() or "none: users' own losses run as eager formulas",
         "cache": str(library.cache_folder()),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use",
+        "triton": triton(),
     }
     cached = library.cache_folder()
     if cached.is_dir():
         files = list(cached.glob("*.so"))
         found["cache"] += f" ({len(files)} kernels, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB)"
     return found
+
+
+def triton() -> str:
+    """The version of Triton, which makes the kernels of a GPU."""
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "none: on a GPU eager formulas run (pip install losskit[gpu])"
 
 
 def processor() -> str:

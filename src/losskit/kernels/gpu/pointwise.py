@@ -22,6 +22,8 @@ from losskit.kernels.gpu.shared import (
     TYPES,
     Call,
     Outputs,
+    conclude,
+    empty_of,
     factor_of,
     finish,
     index_type,
@@ -54,10 +56,10 @@ def fetch(x, at, inside, inner, innermost, strides, K: tl.constexpr, PLAIN: tl.c
 @triton.jit(do_not_specialize=["divisor", "number"])
 def pointwise_kernel(
     x0, x1, x2, x3, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
-    values, sums, g0, g1, g2, g3,
+    values, sums, loss, g0, g1, g2, g3,
     numel, divisor, number, inner, innermost, strides,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+    GUARDED: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     awake = True
     if GUARDED:
@@ -101,8 +103,7 @@ def pointwise_kernel(
             value = tl.where(counts, value * weigh, 0.0)
             if values is not None:
                 tl.store(values + at, value.to(values.dtype.element_ty), mask=inside)
-            if sums is not None:
-                total += value.to(tl.float64)
+            total += value.to(tl.float64)
             if each_upstream is not None:
                 weigh *= fetch(each_upstream, at, inside, inner, innermost, strides, 7, PLAIN, INDEX).to(T)
             if denominator is not None:  # a mean over nothing has no gradient
@@ -117,6 +118,8 @@ def pointwise_kernel(
                 tl.store(g3 + at, tl.where(counts, dd * weigh * factor, 0.0).to(g3.dtype.element_ty), mask=inside)
         if sums is not None:
             tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+        if loss is not None:
+            conclude(tl.sum(total, 0), divisor, denominator, loss, EMPTY)
 
 
 def why_not(plan: Plan, arguments: Arguments) -> str | None:
@@ -138,38 +141,47 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         else:
             denominator = _denominator(call, shape)
             divisor = numel if denominator is None else 1
-    like = torch.empty_like(first)  # its strides are dense, in the order of the first operand's
-    values = torch.empty_like(like, dtype=call.result) if each and upstream is None else None
+    # Results are dense, and lie in the order of the first operand.
+    like = first if first.is_contiguous() else torch.empty_like(first, device="meta")
+    values = torch.empty_like(like, dtype=call.result, device=device) if each and upstream is None else None
     gradients = list(into) if into else [
-        torch.empty_like(like, dtype=x.dtype) if wanted >> i & 1 else None for i, x in enumerate(call.operands)
+        torch.empty_like(like, dtype=x.dtype, device=device) if wanted >> i & 1 else None
+        for i, x in enumerate(call.operands)
     ]  # fmt: skip
-    if numel == 0:
-        sums = torch.zeros(1, dtype=torch.float64, device=device)
-        return Outputs(values if each else None if upstream is not None else finish(call, sums, divisor, denominator),
-                       gradients)  # fmt: skip
-    slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
-    slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
-    slots, plain, inner, innermost, strides = _layout(like, slots)
-    blocks = _blocks_each(numel)
-    programs = triton.cdiv(numel, blocks * BLOCK)
-    sums = None
-    if not each and upstream is None:
-        sums = torch.empty(programs, dtype=torch.float64, device=device)
-    evaluate, violation = formulas.functions(plan.formula)
-    checked = call.checked and bool(plan.checked)
-    pointwise_kernel[(programs,)](
-        *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
-        values, sums, *gradients, *[None] * (4 - len(gradients)),
-        numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
-        evaluate, violation, TYPES[call.compute], plain, checked, into is not None, index_type(numel), blocks, BLOCK,
-        **OPTIONS,
-    )  # fmt: skip
-    return Outputs(values if sums is None else finish(call, sums, divisor, denominator), gradients)
+    block, blocks, warps = _split(numel)
+    programs = triton.cdiv(numel, blocks * block)
+    sums = loss = None
+    if upstream is None and not each:
+        if programs == 1:
+            loss = torch.empty((), dtype=call.result, device=device)
+        else:
+            sums = torch.empty(programs, dtype=torch.float64, device=device)
+    if numel:
+        slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
+        slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
+        slots, plain, inner, innermost, strides = _layout(like, slots)
+        evaluate, violation = formulas.functions(plan.formula)
+        checked = call.checked and bool(plan.checked)
+        pointwise_kernel[(programs,)](
+            *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
+            values, sums, loss, *gradients, *[None] * (4 - len(gradients)),
+            numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
+            evaluate, violation, TYPES[call.compute], plain, checked, into is not None,
+            None if loss is None else empty_of(call), index_type(numel), blocks, block, num_warps=warps, **OPTIONS,
+        )  # fmt: skip
+    if sums is not None:
+        loss = finish(call, sums, divisor, denominator)
+    return Outputs(values if each else loss, gradients)
 
 
-def _blocks_each(numel: int) -> int:
-    """How many blocks a program takes: 8,192 programs or fewer, as far as 32 blocks go."""
-    return min(32, triton.next_power_of_2(max(1, numel // (8192 * BLOCK))))
+def _split(numel: int) -> tuple[int, int, int]:
+    """Elements in a block, blocks of a program, and its warps: eight elements for each thread.
+
+    One program alone finishes the sum by itself, which saves a launch; 8,192 of them or fewer leave little to finish.
+    """
+    if BLOCK < numel <= 4 * BLOCK:
+        return 4 * BLOCK, 1, 16
+    return BLOCK, min(32, triton.next_power_of_2(max(1, numel // (8192 * BLOCK)))), 4
 
 
 def _denominator(call: Call, shape: torch.Size) -> Tensor | None:
@@ -187,43 +199,39 @@ def _denominator(call: Call, shape: torch.Size) -> Tensor | None:
 
 
 def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:
-    """The tensors, the bits of those that lie as `like` does, and how to address the others.
-
-    Strides of size-1 dimensions are 0, so that they stretch.
-    """
-    order = sorted(range(like.ndim), key=lambda i: -like.stride(i))
-    sizes = [like.shape[i] for i in order]
-    strides = [[_stride(x, like, i) for i in order] if x is not None else [0] * like.ndim for x in slots]
-    dense = [like.stride(i) for i in order]
-    plain = sum(
-        1 << k
-        for k, own in enumerate(strides)
-        if slots[k] is None or all(s == 1 or a == b for a, b, s in zip(own, dense, sizes, strict=True))
-    )
-    if plain == (1 << len(slots)) - 1:
+    """The tensors, the bits of those that lie as `like` does, and how to address the others."""
+    everything = (1 << len(slots)) - 1
+    dims = sorted((i for i, size in enumerate(like.shape) if size != 1), key=like.stride, reverse=True)
+    strides = [[0 if x is None else _stride(x, like, i) for i in dims] for x in slots]
+    dense = [like.stride(i) for i in dims]
+    plain = sum(1 << k for k, own in enumerate(strides) if slots[k] is None or own == dense)
+    if plain == everything:
         return slots, plain, 1, 1, (0,)
-    odd = [k for k in range(len(slots)) if not plain >> k & 1]
-    dims = [i for i, size in enumerate(sizes) if size != 1]
-    merged: list[int] = []  # dimensions that start a group
-    for i in dims:
-        if not merged or any(strides[k][last] != strides[k][i] * sizes[i] for k in odd):
-            merged.append(i)
-        last = i
-    groups = [[i for i in dims if i >= start and not any(start < m <= i for m in merged)] for start in merged]
-    if len(groups) > DIMS:
-        copied = [x if plain >> k & 1 or x is None else _as(x, like) for k, x in enumerate(slots)]
-        return copied, (1 << len(slots)) - 1, 1, 1, (0,)
-    lengths = [torch.Size([sizes[i] for i in group]).numel() for group in groups]
-    lengths = [1] * (DIMS - len(groups)) + lengths
-    of_groups = [[0] * (DIMS - len(groups)) + [own[group[-1]] for group in groups] for own in strides]
-    return slots, plain, lengths[1], lengths[2], tuple(s for own in of_groups for s in own)
+    sizes: list[int] = []  # of dimensions merged where all odd tensors allow
+    last: list[int] = []  # the dimension by whose strides a merged one is walked
+    odd = [own for k, own in enumerate(strides) if not plain >> k & 1]
+    for position, i in enumerate(dims):
+        if sizes and all(own[position - 1] == own[position] * like.shape[i] for own in odd):
+            sizes[-1] *= like.shape[i]
+            last[-1] = position
+        else:
+            sizes.append(like.shape[i])
+            last.append(position)
+    if len(sizes) > DIMS:
+        copied = [x if x is None or plain >> k & 1 else _as(x, like) for k, x in enumerate(slots)]
+        return copied, everything, 1, 1, (0,)
+    missing = DIMS - len(sizes)
+    sizes = [1] * missing + sizes
+    merged = [[0] * missing + [own[i] for i in last] for own in strides]
+    return slots, plain, sizes[1], sizes[2], tuple(stride for own in merged for stride in own)
 
 
 def _stride(x: Tensor, like: Tensor, dim: int) -> int:
+    """The stride of x along a dimension of `like`, 0 where it stretches."""
     own = dim - (like.ndim - x.ndim)
     return 0 if own < 0 or x.shape[own] == 1 else x.stride(own)
 
 
 def _as(x: Tensor, like: Tensor) -> Tensor:
     """A copy of x that lies as `like` does."""
-    return torch.empty_like(like, dtype=x.dtype).copy_(x.expand(like.shape))
+    return torch.empty_like(like, dtype=x.dtype, device=x.device).copy_(x.expand(like.shape))

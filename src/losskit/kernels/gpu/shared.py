@@ -35,7 +35,7 @@ MAX_INT32 = 2**31 - 1
 class Call(NamedTuple):
     """A call of a loss with validated tensors on one device."""
 
-    plan: Plan
+    plan: Any  # of the family
     operands: Sequence[Tensor]
     weight: Tensor | None
     sample_weight: Tensor | None
@@ -73,14 +73,10 @@ def index_type(numel: int) -> Any:
 # Reductions
 
 
-@triton.jit(do_not_specialize=["count", "divisor"])
-def finish_kernel(sums, count, divisor, denominator, loss, EMPTY: tl.constexpr, SUMS: tl.constexpr):
-    """The loss from the sums of the programs. EMPTY: what stands for a mean over nothing, None for a sum."""
-    offsets = tl.arange(0, SUMS)
-    total = tl.zeros((SUMS,), tl.float64)
-    for start in range(0, count, SUMS):
-        total += tl.load(sums + start + offsets, mask=start + offsets < count, other=0.0)
-    value = tl.sum(total, 0) / divisor.to(tl.float64)
+@triton.jit
+def conclude(total, divisor, denominator, loss, EMPTY: tl.constexpr):
+    """Write the loss, the sum of everything being known. EMPTY: what a mean over nothing is, None for a sum."""
+    value = total / divisor.to(tl.float64)
     if denominator is not None:
         by = tl.load(denominator)
         value = value / tl.where(by == 0, 1.0, by).to(tl.float64)
@@ -89,14 +85,27 @@ def finish_kernel(sums, count, divisor, denominator, loss, EMPTY: tl.constexpr, 
     tl.store(loss, value.to(tl.float32) if loss.dtype.element_ty == tl.bfloat16 else value)
 
 
+@triton.jit(do_not_specialize=["count", "divisor"])
+def finish_kernel(sums, count, divisor, denominator, loss, EMPTY: tl.constexpr, SUMS: tl.constexpr):
+    """The loss from the sums of the programs."""
+    offsets = tl.arange(0, SUMS)
+    total = tl.zeros((SUMS,), tl.float64)
+    for start in range(0, count, SUMS):
+        total += tl.load(sums + start + offsets, mask=start + offsets < count, other=0.0)
+    conclude(tl.sum(total, 0), divisor, denominator, loss, EMPTY)
+
+
+def empty_of(call: Call) -> float | None:
+    """What the mean over nothing is; None where the reduction is no mean."""
+    return (0.0 if call.empty_is_zero else float("nan")) if call.plan.reduction == "mean" else None
+
+
 def finish(call: Call, sums: Tensor, divisor: int, denominator: Tensor | None) -> Tensor:
     """The reduced loss."""
     loss = torch.empty((), dtype=call.result, device=sums.device)
-    empty = None
-    if call.plan.reduction == "mean":
-        empty = 0.0 if call.empty_is_zero else float("nan")
-        if divisor == 0:
-            return loss.fill_(empty)
+    empty = empty_of(call)
+    if divisor == 0 and empty is not None:
+        return loss.fill_(empty)
     finish_kernel[(1,)](sums, sums.numel(), divisor, denominator, loss, empty, SUMS, **OPTIONS)
     return loss
 
@@ -157,12 +166,12 @@ def report(record, which, found, index, number):
 
 
 class Sighting(NamedTuple):
-    """A recorded violation: the operand's number, its index in the flattened operand, and the value."""
+    """A recorded violation: the operand's number, its place in the flattened operand, and the value."""
 
     plan: Plan
     shape: tuple[int, ...]
     operand: int
-    index: int
+    place: int
     value: float
 
 
