@@ -250,24 +250,26 @@ class SequencePlan(Plan):
     def _outside(self, name: str, expected: str, got: int, index: tuple[int, ...], hint: str = "") -> Exception:
         return error("domain", loss=self.name, argument=name, expected=expected, got=got, index=index, hint=hint)
 
-    def sighted(self, shape: tuple[int, ...], operand: int, index: int, value: float) -> Exception:
-        """As in the base class. shape: of log_probs and targets, one after the other. The index of a length is its
-        sample, that of their total the number of samples; of a label among concatenated targets it is that of
-        (sample, position, place among all labels), of another that in targets."""
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        """As in the base class; `shape` is that of log_probs, then that of targets.
+
+        The place of a length is its sample, that of their total the number of samples. The place of a label among
+        concatenated targets tells its sample and its position there, too.
+        """
         batched = len(shape) > 3
         frames, classes, size = shape[0], shape[2 if batched else 1], shape[-1]
         samples = shape[1] if batched else 1
         got = int(value)
-        if operand == 4 and index == samples:
+        if operand == 4 and place == samples:
             return self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", got)
         if operand > 2:
             of_targets = "the width of targets" if len(shape) == 5 else "the number of targets"
             most, what = (frames, "the number of frames") if operand == 3 else (size, of_targets)
-            where = (index,) if batched else ()
+            where = (place,) if batched else ()
             return self._outside(self.names[operand - 1], f"in [0, {most}], {what}", got, where)
         if len(shape) != 4:
-            return self._label(got, classes, unravel(index, shape[3:] or shape[2:]), None, index)
-        sample, position, place = unravel(index, (samples, size, size))
+            return self._label(got, classes, unravel(place, shape[3:] or shape[2:]), None, place)
+        sample, position, place = unravel(place, (samples, size, size))
         return self._label(got, classes, (place,), sample, position)
 
 

@@ -314,7 +314,7 @@ def frames_kernel(
             e = tl.where(inside & (c[None, :] != pivot[:, None]), exp_below(block, top[:, None]), 0.0)
             others += tl.sum(e.to(tl.float64), 1)
         wide = top.to(tl.float64)
-        if T == tl.float32:
+        if top.dtype == tl.float32:
             sorted_at = classes + (n * W)[:, None] + lane[None, :]
             valid = lane[None, :] < span[:, None]
             c = tl.load(sorted_at, mask=valid, other=0)
@@ -324,7 +324,8 @@ def frames_kernel(
             block = tl.where(valid, block, top[:, None])
             more = libdevice.exp(block.to(tl.float64) - wide[:, None]) - exp_below(block, top[:, None])
             others += tl.sum(tl.where(valid, more, 0.0), 1)
-            of_blank = tl.load(x + frame * frame_stride + n * sample_stride + blank * class_stride, mask=used, other=0)
+            place = frame * frame_stride + n * sample_stride + blank.to(tl.int64) * class_stride
+            of_blank = tl.load(x + place, mask=used, other=0)
             of_blank = tl.where(pivot == blank, top, of_blank.to(T))
             others += libdevice.exp(of_blank.to(tl.float64) - wide) - exp_below(of_blank, top)
         nan = tl.where((others != others) | (tl.abs(top) == float("inf")), 1, nan)
@@ -469,8 +470,9 @@ def part_kernel(
         if (direction == 0) & (tl.abs(loss) < TINY):  # a mass has lost the digits of such a loss
             own = tl.load(labels + n * W + lane).to(tl.int64)
             loss = tiny_loss(
-                x + n * sample_stride, statistics + n * STATISTICS, own * class_stride, blank_class * class_stride, skips,
-                left, inputs, span, frame_stride, samples * STATISTICS, SCORES, W,
+                x + n * sample_stride, statistics + n * STATISTICS, own * class_stride,
+                blank_class.to(tl.int64) * class_stride, skips, left, inputs, span, frame_stride, samples * STATISTICS,
+                SCORES, W,
             )  # fmt: skip
         if WALK:
             steps = tl.where(direction == 0, inputs - inputs // 2, inputs // 2)
@@ -639,10 +641,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     if not batched:
         x, targets, place = x.unsqueeze(1), targets.unsqueeze(0), None if place is None else place.unsqueeze(1)
     samples = x.shape[1]
-    # No more labels than frames have an alignment; of lengths on the device the host knows nothing more.
-    most = min(targets.shape[-1], x.shape[0])
-    if call.operands[3].is_cpu and samples:
-        most = min(most, max(int(call.operands[3].max()), 0))
+    most = _most(x, targets, call.operands[3])
     lengths = [lengths.to(device).expand(samples) for lengths in call.operands[2:]]
     weight, mask, each_upstream = (
         None if extra is None else extra.expand(samples)
@@ -661,6 +660,14 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         values = values.squeeze(0)
     loss = values if sums is None else finish(call, sums, divisor, denominator)
     return Outputs(loss, [gradient, None, None, None])
+
+
+def _most(x: Tensor, targets: Tensor, lengths: Tensor) -> int:
+    """How many labels a lattice must have room for, as far as the host knows."""
+    most = min(targets.shape[-1], x.shape[0])  # a sample with more labels than frames has no alignment
+    if lengths.device != x.device and lengths.is_cpu and lengths.numel():
+        most = min(most, max(int(lengths.max()), 0))
+    return most
 
 
 def _launch(
