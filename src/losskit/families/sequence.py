@@ -80,7 +80,7 @@ class SequencePlan(Plan):
         return Arguments([log_probs, targets, *lengths], None, sample_weight, mask, normalizer)
 
     def _lengths(self, name: str, x: Any, batch: torch.Size) -> Tensor:
-        """Lengths as a tensor, one for each sample; it stays where it is, since what the host knows is worth knowing."""
+        """Lengths as a tensor, one for each sample; left where they are, since what the host knows is of use."""
         expected = f"{batch[0]} integers, one for each sample" if batch else "an integer"
         if isinstance(x, list | tuple | int) and not isinstance(x, bool):
             given = list(x) if isinstance(x, list | tuple) else [x]
@@ -204,10 +204,10 @@ class SequencePlan(Plan):
             return torch.zeros((), dtype=torch.bool, device=log_probs.device)
         return target_lengths.to(torch.int64).sum() != targets.shape[0]
 
-    # -- refusals -----------------------------------------------------------------------------------------
-
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         return operands[0].shape[1:-1]
+
+    # -- refusals -----------------------------------------------------------------------------------------
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         log_probs, targets, input_lengths, target_lengths = operands

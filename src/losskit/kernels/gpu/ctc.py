@@ -290,29 +290,31 @@ def frames_kernel(
     used = (status <= IMPOSSIBLE) & (frame < tl.load(known + FRAMES, mask=at < rows, other=0))
     span = tl.load(known + SPAN, mask=used, other=0)
     row = x + (frame * frame_stride + n * sample_stride)[:, None]
-    nan = tl.zeros((ROWS,), tl.int32)
-    top = tl.full((ROWS,), float("-inf"), T)
-    pivot = tl.zeros((ROWS,), tl.int32)
+    seen = tl.zeros((ROWS, BLOCK), tl.int32)
+    best = tl.full((ROWS, BLOCK), float("-inf"), T)
+    best_at = tl.zeros((ROWS, BLOCK), tl.int32)
     for begin in range(0, vocabulary, BLOCK):
         c = begin + tl.arange(0, BLOCK)
         inside = used[:, None] & (c < vocabulary)[None, :]
         block = tl.load(row + c.to(tl.int64)[None, :] * class_stride, mask=inside, other=float("-inf")).to(T)
-        nan = tl.maximum(nan, tl.max(((block != block) | (block == float("inf"))).to(tl.int32), 1))
+        seen = seen | ((block != block) | (block == float("inf"))).to(tl.int32)
         if SCORES:
-            largest, where = tl.max(block, 1, return_indices=True)
-            more = largest > top
-            pivot = tl.where(more, begin + where, pivot)
-            top = tl.where(more, largest, top)
+            best_at = tl.where(block > best, c[None, :], best_at)
+            best = tl.where(block > best, block, best)
+    nan = tl.max(seen, 1)
     lane = tl.arange(0, W)
     wide, rest = tl.zeros((ROWS,), tl.float64), tl.zeros((ROWS,), tl.float64)
     if SCORES:
-        others = tl.zeros((ROWS,), tl.float64)
+        top = tl.max(best, 1)
+        pivot = tl.min(tl.where(best == top[:, None], best_at, 2147483647), 1)
+        sums = tl.zeros((ROWS, BLOCK), tl.float64)
         for begin in range(0, vocabulary, BLOCK):
             c = begin + tl.arange(0, BLOCK)
             inside = used[:, None] & (c < vocabulary)[None, :]
             block = tl.load(row + c.to(tl.int64)[None, :] * class_stride, mask=inside, other=float("-inf")).to(T)
-            e = tl.where(inside & (c[None, :] != pivot[:, None]), exp_below(block, top[:, None]), 0.0)
-            others += tl.sum(e.to(tl.float64), 1)
+            e = exp_below(block, top[:, None])
+            sums += tl.where(inside & (c[None, :] != pivot[:, None]), e, 0.0).to(tl.float64)
+        others = tl.sum(sums, 1)
         wide = top.to(tl.float64)
         if top.dtype == tl.float32:
             sorted_at = classes + (n * W)[:, None] + lane[None, :]
@@ -328,7 +330,7 @@ def frames_kernel(
             of_blank = tl.load(x + place, mask=used, other=0)
             of_blank = tl.where(pivot == blank, top, of_blank.to(T))
             others += libdevice.exp(of_blank.to(tl.float64) - wide) - exp_below(of_blank, top)
-        nan = tl.where((others != others) | (tl.abs(top) == float("inf")), 1, nan)
+        nan = tl.where((others != others) | (top == float("-inf")), 1, nan)
         here = statistics + at * STATISTICS
         tl.store(here + TOP, wide, mask=used)
         tl.store(here + OTHERS, others, mask=used)
