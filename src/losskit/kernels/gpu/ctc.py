@@ -159,9 +159,8 @@ def states(labels, span, backward, W: tl.constexpr):
 
 
 @triton.jit
-def fetch(m, e, places, of_labels, span, frame):
+def fetch(m, e, at, places, of_labels, span):
     """The emissions of a frame: the labels' and the blank's."""
-    at = frame.to(tl.int64) * (span + 1)
     label = tl.load(m + at + places, mask=of_labels, other=0.0)
     label_e = tl.load(e + at + places, mask=of_labels, other=0)
     return label, label_e, tl.load(m + at + span), tl.load(e + at + span)
@@ -371,19 +370,22 @@ def meet_kernel(facts, labels, emissions, emissions_e, masses, masses_e, ends, e
             emissions_e += frames.to(tl.int64) * (begin + n)
             masses += frames.to(tl.int64) * (2 * begin + n)
             masses_e += frames.to(tl.int64) * (2 * begin + n)
-            frame = start + sign * tl.minimum(1, steps - 1)
-            p, p_e, q, q_e = fetch(emissions, emissions_e, label_at, of_labels, span, start)
-            p1, p1_e, q1, q1_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
+            # Places are carried from step to step: 64-bit products would stand before the loads.
+            to, ahead = (sign * (span + 1)).to(tl.int64), start.to(tl.int64) * (span + 1)
+            on, at = (sign * (2 * span + 1)).to(tl.int64), start.to(tl.int64) * (2 * span + 1)
+            p, p_e, q, q_e = fetch(emissions, emissions_e, ahead, label_at, of_labels, span)
+            ahead += tl.where(steps > 1, to, 0)
+            p1, p1_e, q1, q1_e = fetch(emissions, emissions_e, ahead, label_at, of_labels, span)
             for step in range(steps):
-                frame = start + sign * tl.minimum(step + 2, steps - 1)
-                p2, p2_e, q2, q2_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
+                ahead += tl.where(step + 2 < steps, to, 0)
+                p2, p2_e, q2, q2_e = fetch(emissions, emissions_e, ahead, label_at, of_labels, span)
                 rising, rising_e, into, into_e = flow(blank, blank_e, label, label_e, skips, left)
                 blank, blank_e = normal(rising * q, rising_e + q_e)
                 label, label_e = normal(into * p, into_e + p_e)
                 if KEEP:
-                    at = (start + sign * step).to(tl.int64) * (2 * span + 1)
                     keep(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels,
                          blank, blank_e, label, label_e)  # fmt: skip
+                    at += on
                 p, p_e, q, q_e = p1, p1_e, q1, q1_e
                 p1, p1_e, q1, q1_e = p2, p2_e, q2, q2_e
         at = (2 * n + direction) * (2 * W)
@@ -487,24 +489,26 @@ def part_kernel(
                 emissions_e += frames.to(tl.int64) * (begin + n)
                 masses += frames.to(tl.int64) * (2 * begin + n)
                 masses_e += frames.to(tl.int64) * (2 * begin + n)
-                p, p_e, q, q_e = fetch(emissions, emissions_e, label_at, of_labels, span, start)
-                at = start.to(tl.int64) * (2 * span + 1)
+                to, ahead = (sign * (span + 1)).to(tl.int64), start.to(tl.int64) * (span + 1)
+                on, at = (sign * (2 * span + 1)).to(tl.int64), start.to(tl.int64) * (2 * span + 1)
+                here = masses + at
+                p, p_e, q, q_e = fetch(emissions, emissions_e, ahead, label_at, of_labels, span)
                 c, c_e, d, d_e = kept(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels)
-                frame = start + sign * tl.minimum(1, steps - 1)
-                p1, p1_e, q1, q1_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
-                at = frame.to(tl.int64) * (2 * span + 1)
+                ahead += tl.where(steps > 1, to, 0)
+                at += tl.where(steps > 1, on, 0)
+                p1, p1_e, q1, q1_e = fetch(emissions, emissions_e, ahead, label_at, of_labels, span)
                 c1, c1_e, d1, d1_e = kept(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels)
                 for step in range(steps):
-                    frame = start + sign * tl.minimum(step + 2, steps - 1)
-                    p2, p2_e, q2, q2_e = fetch(emissions, emissions_e, label_at, of_labels, span, frame)
-                    at = frame.to(tl.int64) * (2 * span + 1)
+                    ahead += tl.where(step + 2 < steps, to, 0)
+                    at += tl.where(step + 2 < steps, on, 0)
+                    p2, p2_e, q2, q2_e = fetch(emissions, emissions_e, ahead, label_at, of_labels, span)
                     c2, c2_e, d2, d2_e = kept(masses + at, masses_e + at, blank_at, label_at, of_blanks, of_labels)
                     rising, rising_e, into, into_e = flow(blank, blank_e, label, label_e, skips, left)
                     c, c_e = normal(rising * c, rising_e + c_e)
                     d, d_e = normal(into * d, into_e + d_e)
-                    here = masses + (start + sign * step).to(tl.int64) * (2 * span + 1)
                     tl.store(here + blank_at, share(c, c_e, inverse, total_e), mask=of_blanks)
                     tl.store(here + label_at, share(d, d_e, inverse, total_e), mask=of_labels)
+                    here += on
                     blank, blank_e = normal(rising * q, rising_e + q_e)
                     label, label_e = normal(into * p, into_e + p_e)
                     p, p_e, q, q_e = p1, p1_e, q1, q1_e
