@@ -1,18 +1,17 @@
 """The sequence family on a GPU: both ends of every sample's lattice at once, then gradients frame by frame.
 
-1. Four launches, five with a gradient. `read_kernel` checks lengths and labels; `frames_kernel` takes the log-softmax
-   of frames and looks for NaN. `meet_kernel` runs forward through the first half of a sample's frames and, in another
-   program, backward through the second half; `part_kernel` adds up the alignments where the two meet and, for the
-   gradient, walks on through the other's half. `gradient_kernel` takes a frame each.
+1. `read_kernel` checks lengths and labels. `frames_kernel` takes the log-softmax of frames, looks for NaN and leaves
+   the probabilities of the target's classes. `meet_kernel` runs forward through the first half of a sample's frames
+   and, in another program, backward through the second half. `part_kernel` adds up the alignments where the two meet
+   and, for the gradient, walks on through the other's half. `gradient_kernel` takes a frame each.
 2. Backward is forward through reversed frames and labels, so one recursion serves both. A state keeps its mass with the
    emission of its frame; what flows into it, times the other direction's mass, is its posterior, and nothing divides
    by a probability. The posterior takes the place of the other's mass in memory.
 3. Every mass is m * 2^(512 e), m a float64 between 2^-256 and 2^256 (or 0) and e an int32 of its own: it neither
    underflows nor needs logarithms, sums are aligned by two comparisons, and peaked scores have no path of their own.
-   Below 2^(-512 * 2^30), a loss of 3.8e11, a mass counts as none.
-4. The time of a step is latency. What the next frames need is asked for three steps ahead, and exponentiated one step
-   ahead; a state gets one number from its neighbour: what leaves the blank after the label before, and the label before
-   where it may be skipped.
+   A mass below 2^(-512 * 2^30), a loss of 3.8e11, counts as none.
+4. The time of a step is latency. What a frame needs is asked for two steps ahead, exponentials are taken before, all
+   frames at once, and a state gets one number from its neighbour. A lane holds a label and the blank before it.
 5. A mass near 1 has lost the digits of a tiny loss: it is taken from the logarithm of the best path and the sum of all
    other paths relative to it, in a loop that only such samples enter.
 6. Probabilities of the target's classes are float64, the others' T: the mass on the others bounds the loss from below,
@@ -212,12 +211,13 @@ def read_kernel(
         which = tl.where((raw < 0) | (raw > size), 4, 0)
         which = tl.where((short < 0) | (short > frames), 3, which)
         found, index = tl.where(which == 3, short, raw), at + n
+        which = tl.where(counts, which, 0)
         if CONCATENATED:
             of_total = (which == 0) & (at + total != size) & (at + n == 0) & (at + all_own.to(tl.int32) == 1)
             found = tl.where(of_total, total, found)
             index = tl.where(of_total, samples, index)
             which = tl.where(of_total, 4, which)
-        report(record, tl.where(counts, which, 0), found, index, number)
+        report(record, which, found, index, number)
     wrong = length * 0
     for start in range(0, tl.where(bad, 0, length), BLOCK):
         j = start + tl.arange(0, BLOCK)
