@@ -32,6 +32,6 @@ def _with_torch(function):
     return call
 
 
-_SPELT = {"rint": torch.round, "isnan": torch.isnan}
-for _name in "exp expm1 log log1p tanh erf lgamma hypot pow rint tan sin".split():
+_SPELT = {"rint": torch.round, "fast_dividef": torch.div}
+for _name in "exp expm1 log log1p tanh erf lgamma hypot pow rint tan sin fast_dividef".split():
     setattr(libdevice, _name, _with_torch(_SPELT.get(_name, getattr(torch, _name, None))))

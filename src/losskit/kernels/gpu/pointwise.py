@@ -59,7 +59,8 @@ def pointwise_kernel(
     values, sums, loss, g0, g1, g2, g3,
     numel, divisor, number, inner, innermost, strides,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+    GUARDED: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     awake = True
     if GUARDED:
@@ -70,7 +71,10 @@ def pointwise_kernel(
         first = tl.program_id(0).to(INDEX) * (BLOCKS * BLOCK)
         for block in range(BLOCKS):
             at = first + block * BLOCK + tl.arange(0, BLOCK)
-            inside = at < numel
+            if WHOLE:
+                inside = tl.full((BLOCK,), True, tl.int1)
+            else:
+                inside = at < numel
             a = fetch(x0, at, inside, inner, innermost, strides, 0, PLAIN, INDEX).to(T)
             b, c, d = a, a, a
             if x1 is not None:
@@ -166,7 +170,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
             *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
             values, sums, loss, *gradients, *[None] * (4 - len(gradients)),
             numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
-            evaluate, violation, TYPES[call.compute], plain, checked, into is not None,
+            evaluate, violation, TYPES[call.compute], plain, checked, into is not None, numel % (blocks * block) == 0,
             None if loss is None else empty_of(call), index_type(numel), blocks, block, num_warps=warps, **OPTIONS,
         )  # fmt: skip
     if sums is not None:

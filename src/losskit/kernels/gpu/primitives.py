@@ -65,9 +65,38 @@ def xlogy(x, y):
 
 
 @triton.jit
+def log1p_unit(e):
+    """log(1 + e) for 0 <= e <= 1. In float32 the polynomial of csrc/primitives.h: half the instructions of log1p."""
+    if e.dtype == tl.float64:
+        result = libdevice.log1p(e)
+    else:
+        p = tl.fma(e, -3.22684762e-3, 1.97892711e-2)
+        p = tl.fma(e, p, -5.68797179e-2)
+        p = tl.fma(e, p, 1.0600581e-1)
+        p = tl.fma(e, p, -1.53079122e-1)
+        p = tl.fma(e, p, 1.96788713e-1)
+        p = tl.fma(e, p, -2.49553755e-1)
+        p = tl.fma(e, p, 3.33302051e-1)
+        p = tl.fma(e, p, -4.99999225e-1)
+        result = tl.fma(e * e, p, e)
+    return result
+
+
+@triton.jit
+def divide_unit(a, d):
+    """a / d for 1 <= d <= 2. In float32 a reciprocal good to 1 ULP and one step of Newton's: a third of div_rn."""
+    if d.dtype == tl.float64:
+        quotient = a / d
+    else:
+        inverse = libdevice.fast_dividef(tl.full(d.shape, 1.0, tl.float32), d)
+        rough = a * inverse
+        quotient = tl.fma(tl.fma(-rough, d, a), inverse, rough)
+    return quotient
+
+
+@triton.jit
 def softplus(x):
-    above = tl.where(x > 0, x, 0.0).to(x.dtype)
-    return tl.where(x == x, above + libdevice.log1p(libdevice.exp(-tl.abs(x))), x)
+    return tl.where(x > 0, x, 0.0).to(x.dtype) + log1p_unit(libdevice.exp(-tl.abs(x)))
 
 
 @triton.jit
@@ -78,13 +107,13 @@ def log_sigmoid(x):
 @triton.jit
 def sigmoid(x):
     e = libdevice.exp(-tl.abs(x))
-    return divide(tl.where(x >= 0, 1.0, e).to(x.dtype), 1.0 + e)
+    return divide_unit(tl.where(x >= 0, 1.0, e).to(x.dtype), 1.0 + e)
 
 
 @triton.jit
 def logaddexp(a, b):
     apart = tl.where(a == b, 0.0, a - b).to((a - b).dtype)
-    return maximum(a, b) + libdevice.log1p(libdevice.exp(-tl.abs(apart)))
+    return maximum(a, b) + log1p_unit(libdevice.exp(-tl.abs(apart)))
 
 
 @triton.jit
