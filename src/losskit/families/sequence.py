@@ -21,7 +21,7 @@ from torch import Tensor
 from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused
-from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor
+from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, unravel
 from losskit.loss import param
 from losskit.reduction import reduce_eagerly
 
@@ -35,6 +35,7 @@ class SequencePlan(Plan):
 
     op = "ctc"
     gradients = 1
+    weight_in_mean = False  # there is no weight
 
     def __init__(self, loss: type[SequenceLoss], reduction: str, parameters: dict[str, Any]) -> None:
         self.blank, self.zero_infinity = parameters["blank"], parameters["zero_infinity"]
@@ -72,14 +73,14 @@ class SequencePlan(Plan):
                 "targets", f"{allowed}, for log_probs {tuple(log_probs.shape)}", f"shape {tuple(targets.shape)}"
             )
         lengths = [
-            self._lengths(name, x, batch, log_probs.device)
+            self._lengths(name, x, batch)
             for name, x in (("input_lengths", input_lengths), ("target_lengths", target_lengths))
         ]
         check_extras(self, log_probs, batch, None, (), sample_weight, mask, normalizer)
         return Arguments([log_probs, targets, *lengths], None, sample_weight, mask, normalizer)
 
-    def _lengths(self, name: str, x: Any, batch: torch.Size, device: torch.device) -> Tensor:
-        """Lengths as a tensor, one for each sample."""
+    def _lengths(self, name: str, x: Any, batch: torch.Size) -> Tensor:
+        """Lengths as a tensor, one for each sample; left where they are, since what the host knows is of use."""
         expected = f"{batch[0]} integers, one for each sample" if batch else "an integer"
         if isinstance(x, list | tuple | int) and not isinstance(x, bool):
             given = list(x) if isinstance(x, list | tuple) else [x]
@@ -92,7 +93,7 @@ class SequencePlan(Plan):
             raise self._wrong(name, expected, x.dtype)
         if x.ndim > 1 or x.numel() != (batch[0] if batch else 1):
             raise self._wrong(name, expected, f"shape {tuple(x.shape)}")
-        return x.to(device)
+        return x
 
     def _wrong(self, argument: str, expected: str, got: Any) -> Exception:
         return error("parameter", loss=self.name, argument=argument, expected=expected, got=got)
@@ -100,7 +101,8 @@ class SequencePlan(Plan):
     # -- the loss in torch operations ---------------------------------------------------------------------
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        (log_probs, *_), _, sample_weight, mask, normalizer = arguments
+        (log_probs, targets, *lengths_given), _, sample_weight, mask, normalizer = arguments
+        operands = [log_probs, targets, *(x.to(log_probs.device) for x in lengths_given)]
         dtype = log_probs.dtype
         wide = torch.float64 if log_probs.device.type != "mps" else torch.float32
         x = log_probs.to(wide)
@@ -108,12 +110,12 @@ class SequencePlan(Plan):
             x = x.unsqueeze(1)
         frames, samples, _ = x.shape
         counts = None if mask is None else mask.reshape(-1).expand(samples)
-        labels, inputs, lengths, wrong, _ = self._read(arguments.operands, counts)
+        labels, inputs, lengths, wrong, _ = self._read(operands, counts)
         bad: Tensor | None = wrong
         if checks != "off":
             # Of log_probs only the shape is told: under vmap it has a dimension more, which is not the caller's.
-            told = [torch.empty((), device=log_probs.device).expand(log_probs.shape), *arguments.operands[1:]]
-            sought = wrong | self._total(arguments.operands) if checks == "raise" else wrong
+            told = [torch.empty((), device=log_probs.device).expand(log_probs.shape), *operands[1:]]
+            sought = wrong | self._total(operands) if checks == "raise" else wrong
             bad = eager.police(self, sought, told, mask, checks)
         used = torch.arange(frames, device=x.device).unsqueeze(1) < inputs
         if counts is not None:
@@ -202,10 +204,10 @@ class SequencePlan(Plan):
             return torch.zeros((), dtype=torch.bool, device=log_probs.device)
         return target_lengths.to(torch.int64).sum() != targets.shape[0]
 
-    # -- refusals -----------------------------------------------------------------------------------------
-
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         return operands[0].shape[1:-1]
+
+    # -- refusals -----------------------------------------------------------------------------------------
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         log_probs, targets, input_lengths, target_lengths = operands
@@ -216,7 +218,7 @@ class SequencePlan(Plan):
         if targets.ndim > log_probs.ndim - 1 or samples not in (input_lengths.numel(), target_lengths.numel()):
             raise self._wrong("targets", f"labels in [0, {classes}), of lengths that fit", "others in a vmap over them")
         concatenated = log_probs.ndim == 3 and targets.ndim == 1
-        of_targets = "the number of targets" if concatenated or log_probs.ndim == 2 else "the width of targets"
+        of_targets = "the width of targets" if targets.ndim == 2 else "the number of targets"
         for name, lengths, most, what in (
             ("input_lengths", input_lengths, frames, "the number of frames"),
             ("target_lengths", target_lengths, size, of_targets),
@@ -225,10 +227,8 @@ class SequencePlan(Plan):
             outside = ((lengths < 0) | (lengths > most)) & counts
             if bool(outside.any()):
                 sample = int(outside.nonzero()[0])
-                raise error(
-                    "domain", loss=self.name, argument=name, expected=f"in [0, {most}], {what}",
-                    got=int(lengths[sample]), index=(sample,) if log_probs.ndim == 3 else (), hint="",
-                )  # fmt: skip
+                index = (sample,) if log_probs.ndim == 3 else ()
+                raise self._outside(name, f"in [0, {most}], {what}", int(lengths[sample]), index)
         total = int(target_lengths.to(torch.int64).sum())
         if concatenated and total != size:
             raise self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", total)
@@ -237,17 +237,40 @@ class SequencePlan(Plan):
         start = int(lengths[:sample].sum()) if concatenated else 0
         row = targets[sample] if targets.ndim == 2 else targets
         label = int(row[start + position])
-        for refused, expected in (
-            (not 0 <= label < classes, f"labels in [0, {classes})"),
-            (label == self.blank, f"labels other than the blank, {self.blank}"),
-        ):
-            if refused:
-                raise error(
-                    "domain", loss=self.name, argument="targets", expected=expected, got=label,
-                    index=(start + position,) if targets.ndim == 1 else (sample, position),
-                    hint=f" It is label {position} of sample {sample}." if concatenated else "",
-                )  # fmt: skip
-        raise AssertionError("the kernel reported a violation that the eager check does not see")
+        place = (start + position,) if targets.ndim == 1 else (sample, position)
+        raise self._label(label, classes, place, sample if concatenated else None, position)
+
+    def _label(self, label: int, classes: int, index: tuple[int, ...], sample: int | None, position: int) -> Exception:
+        """The error of a label; of which sample it is, where labels stand one after another."""
+        inside = 0 <= label < classes
+        expected = f"labels other than the blank, {self.blank}" if inside else f"labels in [0, {classes})"
+        hint = "" if sample is None else f" It is label {position} of sample {sample}."
+        return self._outside("targets", expected, label, index, hint)
+
+    def _outside(self, name: str, expected: str, got: int, index: tuple[int, ...], hint: str = "") -> Exception:
+        return error("domain", loss=self.name, argument=name, expected=expected, got=got, index=index, hint=hint)
+
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        """As in the base class; `shape` is that of log_probs, then that of targets.
+
+        The place of a length is its sample, that of their total the number of samples. The place of a label among
+        concatenated targets tells its sample and its position there, too.
+        """
+        batched = len(shape) > 3
+        frames, classes, size = shape[0], shape[2 if batched else 1], shape[-1]
+        samples = shape[1] if batched else 1
+        got = int(value)
+        if operand == 4 and place == samples:
+            return self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", got)
+        if operand > 2:
+            of_targets = "the width of targets" if len(shape) == 5 else "the number of targets"
+            most, what = (frames, "the number of frames") if operand == 3 else (size, of_targets)
+            where = (place,) if batched else ()
+            return self._outside(self.names[operand - 1], f"in [0, {most}], {what}", got, where)
+        if len(shape) != 4:
+            return self._label(got, classes, unravel(place, shape[3:] or shape[2:]), None, place)
+        sample, position, place = unravel(place, (samples, size, size))
+        return self._label(got, classes, (place,), sample, position)
 
 
 def _sum(*logs: Tensor) -> Tensor:
