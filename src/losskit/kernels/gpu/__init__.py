@@ -7,8 +7,9 @@ tensor; where it is not installed the eager formula runs.
 
 from __future__ import annotations
 
-from functools import cache
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,9 @@ def why_not(plan: Plan, arguments: Arguments) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _missing() -> str | None:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "Triton is not installed (pip install losskit[gpu])"
-    return None
+    installed = "triton" in sys.modules or find_spec("triton") is not None
+    return None if installed else "Triton is not installed (pip install losskit[gpu])"
 
 
 def _module(name: str) -> Any:

@@ -648,7 +648,8 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         x, targets, place = x.unsqueeze(1), targets.unsqueeze(0), None if place is None else place.unsqueeze(1)
     samples = x.shape[1]
     most = _most(x, targets, call.operands[3])
-    lengths = [lengths.to(device).expand(samples) for lengths in call.operands[2:]]
+    # Copied without waiting, which is safe towards the device.
+    lengths = [x.to(device, non_blocking=device.type == "cuda").expand(samples) for x in call.operands[2:]]
     weight, mask, each_upstream = (
         None if extra is None else extra.expand(samples)
         for extra in (call.sample_weight, call.mask, upstream if each else None)
