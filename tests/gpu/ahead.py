@@ -108,6 +108,32 @@ def calls():
         yield f"poisson_nll {name}", lambda: LF.poisson_nll_loss(scores(64, 128), uniform(64, 128), full=True)
         yield f"huber none {name}", lambda: LF.huber_loss(scores(64, 128), uniform(64, 128), reduction="none").sum()
 
+        def index(classes, *shape):
+            return torch.randint(0, classes, shape)
+
+        yield f"cross_entropy 10 {name}", lambda: LF.cross_entropy(scores(64, 10), index(10, 64))
+        yield f"cross_entropy 32000 {name}", lambda: LF.cross_entropy(scores(2, 32000), index(32000, 2))
+        yield f"cross_entropy 131072 {name}", lambda: LF.cross_entropy(scores(2, 131072), index(131072, 2))
+        yield f"cross_entropy maps {name}", lambda: LF.cross_entropy(scores(2, 21, 16, 16), index(21, 2, 16, 16))
+        yield (
+            f"smoothed {name}",
+            lambda: LF.cross_entropy(scores(64, 1000), index(1000, 64), weight=uniform(1000), label_smoothing=0.1),
+        )
+        yield f"shares {name}", lambda: LF.cross_entropy(scores(64, 1000), uniform(64, 1000).softmax(1))
+        yield f"nll {name}", lambda: LF.nll_loss(scores(64, 1000), index(1000, 64))
+        yield f"multi_margin {name}", lambda: LF.multi_margin_loss(scores(64, 1000), index(1000, 64))
+        yield (
+            f"multilabel_margin {name}",
+            lambda: LF.multilabel_margin_loss(scores(64, 1000), torch.full((64, 1000), -1)),
+        )
+        yield f"cosine {name}", lambda: LF.cosine_embedding_loss(scores(64, 128), scores(64, 128), torch.ones(64))
+        yield (
+            f"triplet {name}",
+            lambda: LF.triplet_margin_loss(scores(64, 768), scores(64, 768), scores(64, 768), swap=True),
+        )
+        lengths = torch.full((4,), 20), torch.full((4,), 5)
+        yield f"ctc {name}", lambda: LF.ctc_loss(scores(20, 4, 80), 1 + index(79, 4, 40), *lengths, from_scores=True)
+
 
 def main():
     global calling, TARGET
