@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,8 +45,8 @@ from losskit.kernels.gpu.shared import (
 if TYPE_CHECKING:
     from losskit.kernels.dispatch import Arguments, Plan
 
-TILE = 4096  # elements of an embedding that a program takes at a time, where a row is not longer
-LONGEST = 8192  # elements of a row that is held in registers
+TILE = 2048  # elements of an embedding that a program takes at a time, where a row is not longer
+LONGEST = 8192  # elements of a row that is held in registers, half of it where they are doubles
 PROGRAMS = 1024  # so many, before a program takes more than one row
 COSINE, APART = tl.constexpr(STATISTICS["cosine"]), tl.constexpr(STATISTICS["cosine_distance"])
 POSITIVE, NEGATIVE = tl.constexpr(STATISTICS["positive_distance"]), tl.constexpr(STATISTICS["negative_distance"])
@@ -57,10 +58,10 @@ TARGET = tl.constexpr(STATISTICS["target"])
 
 
 @triton.jit
-def block_of(x, step, row, kept, column, width, C: tl.constexpr):
+def block_of(x, step, row, kept, column, width, T: tl.constexpr):
     """Columns of some rows; zeros where there is nothing, and where the mask hides it."""
     inside = kept[:, None] & (column < width)[None, :]
-    return tl.load(x + (row * step)[:, None] + column[None, :], mask=inside, other=0).to(C)
+    return tl.load(x + (row * step)[:, None] + column[None, :], mask=inside, other=0).to(T)
 
 
 @triton.jit
@@ -85,8 +86,8 @@ def largest_of(a, b, c, there, PAIRS: tl.constexpr, EPS: tl.constexpr):
 
 
 @triton.jit
-def power_sum(x, y, there, unit, P: tl.constexpr, EPS: tl.constexpr):
-    """The sum that a distance is the root of. unit: what the differences are multiplied by, else divided by."""
+def power_sum(x, y, there, unit, P: tl.constexpr, EPS: tl.constexpr, S: tl.constexpr):
+    """The sum that a distance is the root of. unit: see `unit_of`."""
     d = difference(x, y, there, EPS)
     a = tl.abs(d)
     if P == 0.0:
@@ -94,7 +95,7 @@ def power_sum(x, y, there, unit, P: tl.constexpr, EPS: tl.constexpr):
     elif P == 1.0:
         terms = a
     elif P == 2.0:
-        t = a * unit[:, None]
+        t = (a * unit[:, None]).to(S)
         terms = t * t
     elif P == float("inf"):
         terms = tl.where(a == unit[:, None], 1.0, a * 0.0)  # ties, or NaN
@@ -104,76 +105,82 @@ def power_sum(x, y, there, unit, P: tl.constexpr, EPS: tl.constexpr):
             terms = t * t * t
         else:
             terms = libdevice.pow(t, tl.full(t.shape, P, t.dtype))
-    return tl.sum(terms.to(d.dtype), 1)
+    return tl.sum(terms.to(S), 1)
 
 
 @triton.jit
-def distance_sums(a, b, c, there, first_unit, second_unit, third_unit, PAIRS: tl.constexpr, P: tl.constexpr,
-                  EPS: tl.constexpr):  # fmt: skip
-    first = power_sum(a, b, there, first_unit, P, EPS)
+def distance_sums(a, b, c, there, k0, k1, k2, PAIRS: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr,
+                  S: tl.constexpr):  # fmt: skip
+    first = power_sum(a, b, there, k0, P, EPS, S)
     second, third = first, first
     if PAIRS > 1:
-        second = power_sum(a, c, there, second_unit, P, EPS)
+        second = power_sum(a, c, there, k1, P, EPS, S)
     if PAIRS > 2:
-        third = power_sum(b, c, there, third_unit, P, EPS)
+        third = power_sum(b, c, there, k2, P, EPS, S)
     return first, second, third
 
 
 @triton.jit
-def products(a, b, first_unit, second_unit):
-    """|x|^2, |y|^2 and xy of scaled rows."""
-    u, v = a * first_unit[:, None], b * second_unit[:, None]
+def products(a, b, k0, k1, S: tl.constexpr):
+    """|x|^2, |y|^2 and xy."""
+    u, v = (a * k0[:, None]).to(S), (b * k1[:, None]).to(S)
     return tl.sum(u * u, 1), tl.sum(v * v, 1), tl.sum(u * v, 1)
 
 
 @triton.jit
 def apart_of(u, v, ratio):
-    """w = x - ratio y."""
-    return tl.fma(tl.broadcast_to(-ratio[:, None], u.shape), v, u)
+    """w = x - ratio y, of a ratio that may be more precise than they are."""
+    high = ratio.to(u.dtype)
+    w = tl.fma(tl.broadcast_to(-high[:, None], u.shape), v, u)
+    if ratio.dtype != u.dtype:
+        low = (ratio - high.to(ratio.dtype)).to(u.dtype)
+        w = tl.fma(tl.broadcast_to(-low[:, None], u.shape), v, w)
+    return w
 
 
 @triton.jit
-def apart_sums(a, b, first_unit, second_unit, ratio):
+def apart_sums(a, b, k0, k1, ratio, S: tl.constexpr):
     """|w|^2, wx and wy."""
-    u, v = a * first_unit[:, None], b * second_unit[:, None]
-    w = apart_of(u, v, ratio)
-    return tl.sum(w * w, 1), tl.sum(w * u, 1), tl.sum(w * v, 1)
+    u, v = a * k0[:, None], b * k1[:, None]
+    w = apart_of(u, v, ratio).to(S)
+    return tl.sum(w * w, 1), tl.sum(w * u.to(S), 1), tl.sum(w * v.to(S), 1)
 
 
 @triton.jit
-def sums_of(a, b, c, there, k0, k1, k2, PASS: tl.constexpr, PAIRS: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr):
+def sums_of(a, b, c, there, k0, k1, k2, PASS: tl.constexpr, PAIRS: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr,
+            S: tl.constexpr):  # fmt: skip
     """Three numbers for each row: what a pass over it finds."""
     if PASS == "largest":
         first, second, third = largest_of(a, b, c, there, PAIRS, EPS)
     elif PASS == "apart":
-        first, second, third = apart_sums(a, b, k0, k1, k2)
+        first, second, third = apart_sums(a, b, k0, k1, k2, S)
     elif PAIRS == 0:
-        first, second, third = products(a, b, k0, k1)
+        first, second, third = products(a, b, k0, k1, S)
     else:
-        first, second, third = distance_sums(a, b, c, there, k0, k1, k2, PAIRS, P, EPS)
+        first, second, third = distance_sums(a, b, c, there, k0, k1, k2, PAIRS, P, EPS, S)
     return first, second, third
 
 
 @triton.jit
 def passed(
     x0, x1, x2, steps, row, kept, width, a, b, c, k0, k1, k2,
-    PASS: tl.constexpr, PAIRS: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr, C: tl.constexpr,
+    PASS: tl.constexpr, PAIRS: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr, T: tl.constexpr, S: tl.constexpr,
     WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`sums_of` whole rows: of a, b and c where they are that, else read block by block."""
     column = tl.arange(0, BLOCK)
     if WHOLE:
-        first, second, third = sums_of(a, b, c, column < width, k0, k1, k2, PASS, PAIRS, P, EPS)
+        first, second, third = sums_of(a, b, c, column < width, k0, k1, k2, PASS, PAIRS, P, EPS, S)
     else:
-        first = tl.zeros(row.shape, C)
+        first = tl.zeros(row.shape, T if PASS == "largest" else S)
         second, third = first, first
         for start in range(0, width, BLOCK):
-            u = block_of(x0, steps[0], row, kept, start + column, width, C)
-            v = block_of(x1, steps[1], row, kept, start + column, width, C)
+            u = block_of(x0, steps[0], row, kept, start + column, width, T)
+            v = block_of(x1, steps[1], row, kept, start + column, width, T)
             w = u
             if PAIRS > 1:
-                w = block_of(x2, steps[2], row, kept, start + column, width, C)
-            one, two, three = sums_of(u, v, w, start + column < width, k0, k1, k2, PASS, PAIRS, P, EPS)
+                w = block_of(x2, steps[2], row, kept, start + column, width, T)
+            one, two, three = sums_of(u, v, w, start + column < width, k0, k1, k2, PASS, PAIRS, P, EPS, S)
             if PASS == "largest":
                 first, second, third = tl.maximum(first, one), tl.maximum(second, two), tl.maximum(third, three)
             else:
@@ -204,8 +211,19 @@ def scale_of(most):
 
 
 @triton.jit
+def scale_of_square(total, T: tl.constexpr):
+    """The same for a root, as T, from its square in float64."""
+    exponent = ((total.to(tl.int64, bitcast=True) >> 52) & 2047) - 1023
+    if T == tl.float64:
+        exponent = tl.minimum(tl.maximum(-(exponent >> 1), -1022), 1022)
+    else:
+        exponent = tl.minimum(tl.maximum(-(exponent >> 1), -126), 126)
+    return ((exponent + 1023) << 52).to(tl.float64, bitcast=True)
+
+
+@triton.jit
 def unit_of(most, PAIRS: tl.constexpr, P: tl.constexpr):
-    """What rows, or the differences of a pair, are multiplied by; in general powers, divided by."""
+    """What rows, or the differences of a pair, are multiplied by; for other p than 2 divided by."""
     if (PAIRS == 0) | (P == 2.0):
         unit = scale_of(most)
     elif P == float("inf"):
@@ -319,11 +337,11 @@ def embeddings_kernel(
     values, sums, g0, g1, g2, by_target,
     rows, width, divisor, number, steps,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, CODE: tl.constexpr, PAIRS: tl.constexpr,
-    P: tl.constexpr, EPS: tl.constexpr, C: tl.constexpr, UNITS: tl.constexpr, NEAR: tl.constexpr,
+    P: tl.constexpr, EPS: tl.constexpr, T: tl.constexpr, S: tl.constexpr, UNITS: tl.constexpr,
     CHECKED: tl.constexpr, GUARDED: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """PAIRS: of which there are distances, 0 for a cosine. CODE: the formula's operands, three bits each."""
+    """PAIRS: of which there are distances, 0 for a cosine. CODE: the formula's operands, three bits each. T, S: of elements, of sums."""
     awake = True
     if GUARDED:
         awake = tl.load(upstream) != 1.0
@@ -335,23 +353,32 @@ def embeddings_kernel(
         column = tl.arange(0, BLOCK)
         a, b, c = kept, kept, kept
         if WHOLE:
-            a = block_of(x0, steps[0], row, kept, column, width, C)
-            b = block_of(x1, steps[1], row, kept, column, width, C)
+            a = block_of(x0, steps[0], row, kept, column, width, T)
+            b = block_of(x1, steps[1], row, kept, column, width, T)
             if PAIRS > 1:
-                c = block_of(x2, steps[2], row, kept, column, width, C)
+                c = block_of(x2, steps[2], row, kept, column, width, T)
 
         # Sums
-        k0 = tl.full((ROWS,), 1.0, C)
+        k0 = tl.full((ROWS,), 1.0, T)
         k1, k2 = k0, k0
-        u0, u1, u2 = k0, k0, k0
+        u0 = tl.full((ROWS,), 1.0, S)
+        u1, u2 = u0, u0
         if UNITS:
-            k0, k1, k2 = passed(x0, x1, x2, steps, row, kept, width, a, b, c, k0, k0, k0, "largest", PAIRS, P, EPS, C,
-                                WHOLE, BLOCK)  # fmt: skip
+            k0, k1, k2 = passed(x0, x1, x2, steps, row, kept, width, a, b, c, k0, k0, k0, "largest", PAIRS, P, EPS, T,
+                                S, WHOLE, BLOCK)  # fmt: skip
             k0, k1, k2 = unit_of(k0, PAIRS, P), unit_of(k1, PAIRS, P), unit_of(k2, PAIRS, P)
-            u0, u1, u2 = spread(k0), spread(k1), spread(k2)
-        s0, s1, s2 = passed(x0, x1, x2, steps, row, kept, width, a, b, c, k0, k1, k2, "sums", PAIRS, P, EPS, C, WHOLE,
-                            BLOCK)  # fmt: skip
+            u0, u1, u2 = spread(k0.to(S)), spread(k1.to(S)), spread(k2.to(S))
+        s0, s1, s2 = passed(x0, x1, x2, steps, row, kept, width, a, b, c, k0, k1, k2, "sums", PAIRS, P, EPS, T, S,
+                            WHOLE, BLOCK)  # fmt: skip
         s0, s1, s2 = spread(s0), spread(s1), spread(s2)
+        if T != S:
+            if PAIRS == 0:
+                u0, u1 = scale_of_square(s0, T), scale_of_square(s1, T)
+                s0, s1, s2 = s0 * u0 * u0, s1 * u1 * u1, s2 * u0 * u1
+            elif P == 2.0:
+                u0, u1, u2 = scale_of_square(s0, T), scale_of_square(s1, T), scale_of_square(s2, T)
+                s0, s1, s2 = s0 * u0 * u0, s1 * u1 * u1, s2 * u2 * u2
+            k0, k1, k2 = u0.to(T), u1.to(T), u2.to(T)
 
         # Statistics
         cosine, apart, positive, negative = s0, s0, s0, s0
@@ -360,17 +387,21 @@ def embeddings_kernel(
         zero = s0 * s1 == 0
         near = zero
         if PAIRS == 0:
-            root = lk.sqrt(tl.where(zero, 1.0, s0 * s1).to(C))
-            cosine = tl.where(zero, 0.0, lk.clamp(lk.divide(s2, root), -1.0, 1.0)).to(C)
-            apart = 1.0 - cosine
-            near = 1.0 - tl.abs(cosine) < NEAR
-            ratio = lk.sqrt(lk.divide(s0, tl.where(zero, 1.0, s1).to(C)))
+            root = lk.sqrt(tl.where(zero, 1.0, s0 * s1).to(S))
+            cosine = tl.where(zero, 0.0, lk.clamp(lk.divide(s2, root), -1.0, 1.0)).to(S)
+            ratio = lk.sqrt(lk.divide(s0, tl.where(zero, 1.0, s1).to(S)))
             ratio = tl.where(cosine < 0, -ratio, ratio)
-            if tl.max(near.to(tl.int32), 0) > 0:
+            apart = 1.0 - cosine
+            along_x = 1.0 - tl.abs(cosine)
+            along_y = -ratio * along_x
+            near = along_x < 0.5
+            close = along_x < (0.5 if T == S else 1e-6)
+            if tl.max(close.to(tl.int32), 0) > 0:
                 ww, wx, wy = passed(x0, x1, x2, steps, row, kept, width, a, b, c, k0, k1, ratio, "apart", PAIRS, P, EPS,
-                                    C, WHOLE, BLOCK)  # fmt: skip
-                along_x, along_y = lk.divide(spread(wx), s0), lk.divide(spread(wy), s1)
-                apart = tl.where(near & (cosine > 0), lk.divide(spread(ww), 2.0 * s0), apart)
+                                    T, S, WHOLE, BLOCK)  # fmt: skip
+                apart = tl.where(close & (cosine > 0), lk.divide(spread(ww), 2.0 * s0), apart)
+                along_x = tl.where(close, lk.divide(spread(wx), s0), along_x)
+                along_y = tl.where(close, lk.divide(spread(wy), s1), along_y)
         else:
             positive = distance_of(s0, u0, P)
             if PAIRS > 1:
@@ -386,69 +417,73 @@ def embeddings_kernel(
                     if PAIRS > 2:
                         far = tl.minimum(far, magnitude_of(s2, u2, P))
                     both = both & (tl.maximum(size, far) < float("inf"))
-                    positive = tl.where(both & (size <= far), 0.0, positive).to(C)
-                    negative = tl.where(both & (far <= size), 0.0, negative).to(C)
+                    positive = tl.where(both & (size <= far), 0.0, positive).to(S)
+                    negative = tl.where(both & (far <= size), 0.0, negative).to(S)
         label = s0
         if target is not None:
-            label = tl.load(target + row * steps[3], mask=kept, other=0).to(C)
+            label = tl.load(target + row * steps[3], mask=kept, other=0).to(S)
 
         # The formula
         o0 = choice(cosine, apart, positive, negative, label, CODE % 8)
         o1 = choice(cosine, apart, positive, negative, label, (CODE >> 3) % 8)
         o2 = choice(cosine, apart, positive, negative, label, (CODE >> 6) % 8)
         o3 = choice(cosine, apart, positive, negative, label, (CODE >> 9) % 8)
-        value, d0, d1, d2, d3 = EVALUATE(o0, o1, o2, o3, numbers, C)
-        weigh = tl.full((ROWS,), 1.0, C)
+        value, d0, d1, d2, d3 = EVALUATE(o0, o1, o2, o3, numbers, S)
+        weigh = tl.full((ROWS,), 1.0, S)
         if CHECKED:
             which, found = VIOLATION(o0, o1, o2, o3)
             which = tl.where(kept, which, 0)
             report(record, which, found, row, number)
-            weigh = tl.where(which > 0, float("nan"), 1.0).to(C)
+            weigh = tl.where(which > 0, float("nan"), 1.0).to(S)
         if sample_weight is not None:
-            weigh *= tl.load(sample_weight + row * steps[4], mask=kept, other=0).to(C)
-        value = tl.where(kept, value * weigh, 0.0).to(C)
+            weigh *= tl.load(sample_weight + row * steps[4], mask=kept, other=0).to(S)
+        value = tl.where(kept, value * weigh, 0.0).to(S)
         if values is not None:
             tl.store(values + row, narrow(value, values), mask=row < rows)
         if sums is not None:
             tl.store(sums + tl.program_id(0), tl.sum(value.to(tl.float64), 0))
 
         # What the gradients are made of
-        factor = factor_of(upstream, denominator, divisor, C)
+        factor = factor_of(upstream, denominator, divisor, S)
         weigh *= factor
         if each_upstream is not None:
-            weigh *= tl.load(each_upstream + row * steps[6], mask=kept, other=0).to(C)
+            weigh *= tl.load(each_upstream + row * steps[6], mask=kept, other=0).to(S)
         pushed = kept
         if denominator is not None:  # a mean over nothing has no gradient
             pushed = kept & (row < tl.where(factor == 0, 0, rows))
         if by_target is not None:
             slope = tl.where(pushed, slope_of(d0, d1, d2, d3, CODE, TARGET) * weigh, 0.0)
-            tl.store(by_target + row, narrow(slope.to(C), by_target), mask=row < rows)
+            tl.store(by_target + row, narrow(slope.to(S), by_target), mask=row < rows)
         if (g0 is not None) or (g1 is not None) or (g2 is not None):
             ab, ac, bc = s0, s0, s0  # slopes by the distances
             px, qx, py, qy = s0, s0, s0, s0  # gx = px (y or w) + qx x, gy = py (x or w) + qy y
             if PAIRS == 0:
                 slope = slope_of(d0, d1, d2, d3, CODE, COSINE) - slope_of(d0, d1, d2, d3, CODE, APART)
-                ab = tl.where(pushed, slope * weigh, 0.0).to(C)
-                one = tl.full((ROWS,), 1.0, C)
-                by_x = lk.divide(one, tl.where(zero, 1.0, s0).to(C))
-                by_y = lk.divide(one, tl.where(zero, 1.0, s1).to(C))
-                across = tl.where(zero, 0.0, lk.divide(one, root)).to(C)
-                sign = tl.where(cosine < 0, -1.0, 1.0).to(C)
-                back = lk.divide(one, tl.where(near, tl.abs(ratio), 1.0).to(C))
+                ab = tl.where(pushed, slope * weigh, 0.0).to(S)
+                one = tl.full((ROWS,), 1.0, S)
+                by_x = lk.divide(one, tl.where(zero, 1.0, s0).to(S))
+                by_y = lk.divide(one, tl.where(zero, 1.0, s1).to(S))
+                across = tl.where(zero, 0.0, lk.divide(one, root)).to(S)
+                sign = tl.where(cosine < 0, -1.0, 1.0).to(S)
+                back = lk.divide(one, tl.where(near, tl.abs(ratio), 1.0).to(S))
                 px = tl.where(near, -sign * by_x, across) * u0 * ab
                 qx = tl.where(near, sign * along_x, -cosine) * by_x * u0 * ab
                 py = tl.where(near, back * by_y, across) * u1 * ab
                 qy = tl.where(near, -back * along_y, -cosine) * by_y * u1 * ab
             else:
                 slope = slope_of(d0, d1, d2, d3, CODE, POSITIVE)
-                ab = pull_of(tl.where(pushed, slope * weigh, 0.0).to(C), s0, positive, P)
+                ab = pull_of(tl.where(pushed, slope * weigh, 0.0).to(S), s0, positive, P)
                 if PAIRS > 1:
-                    slope = tl.where(pushed, slope_of(d0, d1, d2, d3, CODE, NEGATIVE) * weigh, 0.0).to(C)
+                    slope = tl.where(pushed, slope_of(d0, d1, d2, d3, CODE, NEGATIVE) * weigh, 0.0).to(S)
                     if PAIRS > 2:
-                        share = tl.where(own < other, 0.0, tl.where(own > other, 1.0, 0.5)).to(C)
+                        share = tl.where(own < other, 0.0, tl.where(own > other, 1.0, 0.5)).to(S)
                         bc = pull_of(slope * share, s2, other, P)
                         slope = slope * (1.0 - share)
                     ac = pull_of(slope, s1, own, P)
+
+            px, qx, py, qy = px.to(T), qx.to(T), py.to(T), qy.to(T)
+            flat = (ab == 0)[:, None]
+            ab, ac, bc = ab.to(T), ac.to(T), bc.to(T)
 
             # The gradients
             for start in range(0, width, BLOCK):
@@ -458,21 +493,20 @@ def embeddings_kernel(
                 if WHOLE:
                     x, y, z = a, b, c
                 else:
-                    x = block_of(x0, steps[0], row, kept, start + column, width, C)
-                    y = block_of(x1, steps[1], row, kept, start + column, width, C)
+                    x = block_of(x0, steps[0], row, kept, start + column, width, T)
+                    y = block_of(x1, steps[1], row, kept, start + column, width, T)
                     z = x
                     if PAIRS > 1:
-                        z = block_of(x2, steps[2], row, kept, start + column, width, C)
+                        z = block_of(x2, steps[2], row, kept, start + column, width, T)
                 if PAIRS == 0:
-                    flat = (ab == 0)[:, None]
                     u, v = x * k0[:, None], y * k1[:, None]
                     w = apart_of(u, v, ratio)
                     if g0 is not None:
                         by = px[:, None] * tl.where(near[:, None], w, v) + qx[:, None] * u
-                        tl.store(g0 + at, narrow(tl.where(flat, 0.0, by).to(C), g0), mask=inside)
+                        tl.store(g0 + at, narrow(tl.where(flat, 0.0, by).to(T), g0), mask=inside)
                     if g1 is not None:
                         by = py[:, None] * tl.where(near[:, None], w, u) + qy[:, None] * v
-                        tl.store(g1 + at, narrow(tl.where(flat, 0.0, by).to(C), g1), mask=inside)
+                        tl.store(g1 + at, narrow(tl.where(flat, 0.0, by).to(T), g1), mask=inside)
                 else:
                     first = pulled(x, y, there, ab, k0, P, EPS)
                     second, third = tl.zeros_like(first), tl.zeros_like(first)
@@ -503,7 +537,14 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     gradients = list(into) if into else [
         torch.empty(x.shape, dtype=x.dtype, device=device) if wanted >> i & 1 else None for i, x in enumerate(operands)
     ]  # fmt: skip
-    tile = _tile(rows, width, plan.embeddings)
+    pairs = 0 if {"cosine", "cosine_distance"} & set(plan.formula.operands) else plan.embeddings - 1 + plan.swap
+    squares, general = not pairs or plan.p == 2.0, pairs > 0 and plan.p not in (0.0, 1.0, 2.0, math.inf)
+    doubles = call.compute == torch.float64
+    halves = not doubles and all(x.dtype in HALVES for x in operands[: plan.embeddings])
+    of_elements = tl.float64 if doubles or (general and not halves) else tl.float32
+    of_sums = tl.float32 if halves else tl.float64
+    units = general or (pairs > 0 and plan.p == math.inf) or (squares and of_elements == of_sums)
+    tile = _tile(rows, width, LONGEST if of_elements == tl.float32 else LONGEST // 2)
     programs = triton.cdiv(rows, tile.rows)
     sums: Tensor | None = None
     if not each and upstream is None:
@@ -517,21 +558,14 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         evaluate, violation = formulas.functions(plan.formula)
         code = sum(STATISTICS[name] << 3 * i for i, name in enumerate(plan.formula.operands))
         checked = call.checked and any(not domain.everything for domain in plan.formula.domains)
-        of_cosine = {"cosine", "cosine_distance"} & set(plan.formula.operands)
-        pairs = 0 if of_cosine else plan.embeddings - 1 + plan.swap
-        floats = [x.dtype for x in embeddings]
-        halves = all(dtype in HALVES for dtype in floats)
-        units = halves or torch.float64 in floats
-        if pairs:
-            units = (units or plan.p != 2.0) and plan.p not in (0.0, 1.0)
         reach = max((rows - 1) * max(step_of(x) for x in embeddings), rows * width) + tile.block
         embeddings_kernel[(programs,)](
             *inputs, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
             values, sums, *gradients[: plan.embeddings], *missing, by_target,
             rows, width, divisor, number_of(plan, shape) if checked else 0, tuple(step_of(x) for x in inputs),
-            evaluate, violation, code, pairs, plan.p, plan.eps, tl.float32 if halves else tl.float64, units,
-            1e-6 if floats == [torch.float32] * 2 else 0.5, checked, into is not None, index_type(reach),
-            width <= tile.block, tile.rows, tile.block, num_warps=tile.warps, **OPTIONS,
+            evaluate, violation, code, pairs, plan.p, plan.eps, of_elements, of_sums, units, checked,
+            into is not None, index_type(reach), width <= tile.block, tile.rows, tile.block, num_warps=tile.warps,
+            **OPTIONS,
         )  # fmt: skip
     return Outputs(values if sums is None else finish(call, sums, divisor, denominator), gradients)
 
@@ -544,13 +578,12 @@ class _Tile(NamedTuple):
     warps: int
 
 
-def _tile(rows: int, width: int, embeddings: int) -> _Tile:
-    block = min(triton.next_power_of_2(max(width, 1)), LONGEST)
+def _tile(rows: int, width: int, longest: int) -> _Tile:
+    block = min(triton.next_power_of_2(max(width, 1)), longest)
     together = max(1, TILE // block)
     while together > 1 and rows < PROGRAMS * together:
         together //= 2
-    elements = together * block * embeddings
-    return _Tile(together, block, min(max(elements // 2048, 1), 16))
+    return _Tile(together, block, min(max(together * block // 512, 1), 16))
 
 
 def _as_rows(x: Tensor, rows: int, width: int) -> Tensor:
