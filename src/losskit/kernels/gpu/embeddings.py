@@ -28,7 +28,7 @@ from losskit.families.embeddings import STATISTICS
 from losskit.kernels.eager import HALVES
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
-from losskit.kernels.gpu.rows import denominator_of, narrow, per_row, step_of
+from losskit.kernels.gpu.rows import alignment, denominator_of, narrow, per_row, step_of
 from losskit.kernels.gpu.shared import (
     OPTIONS,
     Call,
@@ -51,6 +51,7 @@ PROGRAMS = 1024  # so many, before a program takes more than one row
 COSINE, APART = tl.constexpr(STATISTICS["cosine"]), tl.constexpr(STATISTICS["cosine_distance"])
 POSITIVE, NEGATIVE = tl.constexpr(STATISTICS["positive_distance"]), tl.constexpr(STATISTICS["negative_distance"])
 TARGET = tl.constexpr(STATISTICS["target"])
+INFINITY = tl.constexpr(math.inf)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ def power_sum(x, y, there, unit, P: tl.constexpr, EPS: tl.constexpr, S: tl.const
     elif P == 2.0:
         t = (a * unit[:, None]).to(S)
         terms = t * t
-    elif P == float("inf"):
+    elif P == INFINITY:
         terms = tl.where(a == unit[:, None], 1.0, a * 0.0)  # ties, or NaN
     else:
         t = lk.divide(a, unit[:, None])
@@ -211,13 +212,10 @@ def scale_of(most):
 
 
 @triton.jit
-def scale_of_square(total, T: tl.constexpr):
-    """The same for a root, as T, from its square in float64."""
+def scale_of_root(total):
+    """The same for the root of a float64, in the range of float32."""
     exponent = ((total.to(tl.int64, bitcast=True) >> 52) & 2047) - 1023
-    if T == tl.float64:
-        exponent = tl.minimum(tl.maximum(-(exponent >> 1), -1022), 1022)
-    else:
-        exponent = tl.minimum(tl.maximum(-(exponent >> 1), -126), 126)
+    exponent = tl.minimum(tl.maximum(-(exponent >> 1), -126), 126)
     return ((exponent + 1023) << 52).to(tl.float64, bitcast=True)
 
 
@@ -226,7 +224,7 @@ def unit_of(most, PAIRS: tl.constexpr, P: tl.constexpr):
     """What rows, or the differences of a pair, are multiplied by; for other p than 2 divided by."""
     if (PAIRS == 0) | (P == 2.0):
         unit = scale_of(most)
-    elif P == float("inf"):
+    elif P == INFINITY:
         unit = most
     else:
         unit = tl.where((most > 0) & (most < float("inf")), most, 1.0).to(most.dtype)
@@ -237,7 +235,7 @@ def unit_of(most, PAIRS: tl.constexpr, P: tl.constexpr):
 def distance_of(total, unit, P: tl.constexpr):
     if P == 2.0:
         value = lk.divide(lk.sqrt(total), unit)
-    elif P == float("inf"):
+    elif P == INFINITY:
         value = tl.where(total == total, unit, total)
     elif (P == 0.0) | (P == 1.0):
         value = total
@@ -251,7 +249,7 @@ def magnitude_of(total, unit, P: tl.constexpr):
     """The logarithm of a distance, infinite where that is not known."""
     if P == 2.0:
         size = 0.5 * libdevice.log(total) - libdevice.log(unit)
-    elif (P == 0.0) | (P == 1.0) | (P == float("inf")):
+    elif (P == 0.0) | (P == 1.0) | (P == INFINITY):
         size = tl.full(total.shape, float("inf"), total.dtype)
     else:
         size = libdevice.log(unit) + lk.divide(libdevice.log(total), tl.full(total.shape, P, total.dtype))
@@ -267,7 +265,7 @@ def pull_of(slope, total, value, P: tl.constexpr):
         by = slope
     elif P == 2.0:
         by = lk.divide(slope, lk.sqrt(total))
-    elif P == float("inf"):
+    elif P == INFINITY:
         by = lk.divide(slope, total)
     else:
         by = slope * libdevice.pow(total, tl.full(total.shape, (1.0 - P) / P, total.dtype))
@@ -284,7 +282,7 @@ def pulled(x, y, there, by, unit, P: tl.constexpr, EPS: tl.constexpr):
         part = d * unit * by
     elif (P == 0.0) | (P == 1.0):
         part = lk.sign(d) * by
-    elif P == float("inf"):
+    elif P == INFINITY:
         part = tl.where(tl.abs(d) == unit, lk.sign(d) * by, 0.0 * by)
     else:
         t = lk.divide(tl.abs(d), unit)
@@ -335,28 +333,31 @@ def slope_of(d0, d1, d2, d3, STATISTICS: tl.constexpr, K: tl.constexpr):
 def embeddings_kernel(
     x0, x1, x2, target, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
     values, sums, g0, g1, g2, by_target,
-    rows, width, divisor, number, steps,
+    rows, width, divisor, number, row_steps, steps,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, CODE: tl.constexpr, PAIRS: tl.constexpr,
     P: tl.constexpr, EPS: tl.constexpr, T: tl.constexpr, S: tl.constexpr, UNITS: tl.constexpr,
     CHECKED: tl.constexpr, GUARDED: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """PAIRS: of which there are distances, 0 for a cosine. CODE: the formula's operands, three bits each. T, S: of elements, of sums."""
+    """PAIRS: of which there are distances, 0 for a cosine. CODE: the formula's operands, three bits each. T, S: of
+    elements, of sums. `width` and `row_steps` are given as parts of ALIGNED."""
     awake = True
     if GUARDED:
         awake = tl.load(upstream) != 1.0
     if awake:
+        width *= ALIGNED
+        starts = (row_steps[0] * ALIGNED, row_steps[1] * ALIGNED, row_steps[2] * ALIGNED)
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         kept = row < rows
         if mask is not None:
-            kept = kept & (tl.load(mask + row * steps[5], mask=kept, other=0) != 0)
+            kept = kept & (tl.load(mask + row * steps[2], mask=kept, other=0) != 0)
         column = tl.arange(0, BLOCK)
         a, b, c = kept, kept, kept
         if WHOLE:
-            a = block_of(x0, steps[0], row, kept, column, width, T)
-            b = block_of(x1, steps[1], row, kept, column, width, T)
+            a = block_of(x0, starts[0], row, kept, column, width, T)
+            b = block_of(x1, starts[1], row, kept, column, width, T)
             if PAIRS > 1:
-                c = block_of(x2, steps[2], row, kept, column, width, T)
+                c = block_of(x2, starts[2], row, kept, column, width, T)
 
         # Sums
         k0 = tl.full((ROWS,), 1.0, T)
@@ -364,19 +365,19 @@ def embeddings_kernel(
         u0 = tl.full((ROWS,), 1.0, S)
         u1, u2 = u0, u0
         if UNITS:
-            k0, k1, k2 = passed(x0, x1, x2, steps, row, kept, width, a, b, c, k0, k0, k0, "largest", PAIRS, P, EPS, T,
-                                S, WHOLE, BLOCK)  # fmt: skip
+            k0, k1, k2 = passed(x0, x1, x2, starts, row, kept, width, a, b, c, k0, k0, k0,
+                                "largest", PAIRS, P, EPS, T, S, WHOLE, BLOCK)  # fmt: skip
             k0, k1, k2 = unit_of(k0, PAIRS, P), unit_of(k1, PAIRS, P), unit_of(k2, PAIRS, P)
             u0, u1, u2 = spread(k0.to(S)), spread(k1.to(S)), spread(k2.to(S))
-        s0, s1, s2 = passed(x0, x1, x2, steps, row, kept, width, a, b, c, k0, k1, k2, "sums", PAIRS, P, EPS, T, S,
-                            WHOLE, BLOCK)  # fmt: skip
+        s0, s1, s2 = passed(x0, x1, x2, starts, row, kept, width, a, b, c, k0, k1, k2,
+                            "sums", PAIRS, P, EPS, T, S, WHOLE, BLOCK)  # fmt: skip
         s0, s1, s2 = spread(s0), spread(s1), spread(s2)
         if T != S:
             if PAIRS == 0:
-                u0, u1 = scale_of_square(s0, T), scale_of_square(s1, T)
+                u0, u1 = scale_of_root(s0), scale_of_root(s1)
                 s0, s1, s2 = s0 * u0 * u0, s1 * u1 * u1, s2 * u0 * u1
             elif P == 2.0:
-                u0, u1, u2 = scale_of_square(s0, T), scale_of_square(s1, T), scale_of_square(s2, T)
+                u0, u1, u2 = scale_of_root(s0), scale_of_root(s1), scale_of_root(s2)
                 s0, s1, s2 = s0 * u0 * u0, s1 * u1 * u1, s2 * u2 * u2
             k0, k1, k2 = u0.to(T), u1.to(T), u2.to(T)
 
@@ -397,8 +398,8 @@ def embeddings_kernel(
             near = along_x < 0.5
             close = along_x < (0.5 if T == S else 1e-6)
             if tl.max(close.to(tl.int32), 0) > 0:
-                ww, wx, wy = passed(x0, x1, x2, steps, row, kept, width, a, b, c, k0, k1, ratio, "apart", PAIRS, P, EPS,
-                                    T, S, WHOLE, BLOCK)  # fmt: skip
+                ww, wx, wy = passed(x0, x1, x2, starts, row, kept, width, a, b, c, k0, k1, ratio,
+                                    "apart", PAIRS, P, EPS, T, S, WHOLE, BLOCK)  # fmt: skip
                 apart = tl.where(close & (cosine > 0), lk.divide(spread(ww), 2.0 * s0), apart)
                 along_x = tl.where(close, lk.divide(spread(wx), s0), along_x)
                 along_y = tl.where(close, lk.divide(spread(wy), s1), along_y)
@@ -421,7 +422,7 @@ def embeddings_kernel(
                     negative = tl.where(both & (far <= size), 0.0, negative).to(S)
         label = s0
         if target is not None:
-            label = tl.load(target + row * steps[3], mask=kept, other=0).to(S)
+            label = tl.load(target + row * steps[0], mask=kept, other=0).to(S)
 
         # The formula
         o0 = choice(cosine, apart, positive, negative, label, CODE % 8)
@@ -436,7 +437,7 @@ def embeddings_kernel(
             report(record, which, found, row, number)
             weigh = tl.where(which > 0, float("nan"), 1.0).to(S)
         if sample_weight is not None:
-            weigh *= tl.load(sample_weight + row * steps[4], mask=kept, other=0).to(S)
+            weigh *= tl.load(sample_weight + row * steps[1], mask=kept, other=0).to(S)
         value = tl.where(kept, value * weigh, 0.0).to(S)
         if values is not None:
             tl.store(values + row, narrow(value, values), mask=row < rows)
@@ -447,7 +448,7 @@ def embeddings_kernel(
         factor = factor_of(upstream, denominator, divisor, S)
         weigh *= factor
         if each_upstream is not None:
-            weigh *= tl.load(each_upstream + row * steps[6], mask=kept, other=0).to(S)
+            weigh *= tl.load(each_upstream + row * steps[3], mask=kept, other=0).to(S)
         pushed = kept
         if denominator is not None:  # a mean over nothing has no gradient
             pushed = kept & (row < tl.where(factor == 0, 0, rows))
@@ -493,11 +494,11 @@ def embeddings_kernel(
                 if WHOLE:
                     x, y, z = a, b, c
                 else:
-                    x = block_of(x0, steps[0], row, kept, start + column, width, T)
-                    y = block_of(x1, steps[1], row, kept, start + column, width, T)
+                    x = block_of(x0, starts[0], row, kept, start + column, width, T)
+                    y = block_of(x1, starts[1], row, kept, start + column, width, T)
                     z = x
                     if PAIRS > 1:
-                        z = block_of(x2, steps[2], row, kept, start + column, width, T)
+                        z = block_of(x2, starts[2], row, kept, start + column, width, T)
                 if PAIRS == 0:
                     u, v = x * k0[:, None], y * k1[:, None]
                     w = apart_of(u, v, ratio)
@@ -558,14 +559,17 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         evaluate, violation = formulas.functions(plan.formula)
         code = sum(STATISTICS[name] << 3 * i for i, name in enumerate(plan.formula.operands))
         checked = call.checked and any(not domain.everything for domain in plan.formula.domains)
-        reach = max((rows - 1) * max(step_of(x) for x in embeddings), rows * width) + tile.block
+        row_steps = [step_of(x) for x in inputs[:3]]
+        aligned = alignment(width, *row_steps)
+        reach = max((rows - 1) * max(row_steps), rows * width) + tile.block
         embeddings_kernel[(programs,)](
             *inputs, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
             values, sums, *gradients[: plan.embeddings], *missing, by_target,
-            rows, width, divisor, number_of(plan, shape) if checked else 0, tuple(step_of(x) for x in inputs),
+            rows, width, divisor, number_of(plan, shape) if checked else 0,
+            tuple(step // aligned for step in row_steps), tuple(step_of(x) for x in inputs[3:]),
             evaluate, violation, code, pairs, plan.p, plan.eps, of_elements, of_sums, units, checked,
-            into is not None, index_type(reach), width <= tile.block, tile.rows, tile.block, num_warps=tile.warps,
-            **OPTIONS,
+            into is not None, index_type(reach), width <= tile.block, tile.rows, tile.block, aligned,
+            num_warps=tile.warps, **OPTIONS,
         )  # fmt: skip
     return Outputs(values if sums is None else finish(call, sums, divisor, denominator), gradients)
 

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
@@ -24,7 +24,7 @@ from torch import Tensor
 from losskit.families.margins import MASK_GIVEN, NO_CLASS
 from losskit.kernels.eager import HALVES
 from losskit.kernels.gpu import formulas
-from losskit.kernels.gpu.rows import denominator_of, narrow, per_row, step_of
+from losskit.kernels.gpu.rows import alignment, denominator_of, narrow, per_row, step_of
 from losskit.kernels.gpu.shared import (
     OPTIONS,
     TYPES,
@@ -40,10 +40,11 @@ from losskit.kernels.gpu.shared import (
 )
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Arguments, Plan
+    from losskit.kernels.dispatch import Arguments
 
 TILE = 2048  # scores that a program takes at a time, where a row is not longer
-LONGEST = 16384  # scores of a row that is held in registers
+LONGEST = 8192  # scores of a row that is held in registers; longer ones are read by half of that
+LONGEST_LIST = 16384  # the same where rows have lists of targets
 PROGRAMS = 1024  # so many, before a program takes more than one row
 GLANCE = 32  # targets of a row that are looked at together, where it may be a mask
 
@@ -205,16 +206,18 @@ def masks_kernel(target, mask, lists, rows, classes, step, place_step, mask_step
 def margins_kernel(
     scores, target, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record, lists,
     values, sums, gradient,
-    rows, classes, divisor, number, score_steps, target_steps, weight_step, steps,
+    rows, classes, divisor, number, score_step, class_step, target_steps, weight_step, steps,
     EVALUATE: tl.constexpr, T: tl.constexpr, S: tl.constexpr, MANY: tl.constexpr, CHECKED: tl.constexpr,
     GUARDED: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    NO_CLASS: tl.constexpr, MASK_GIVEN: tl.constexpr,
+    ALIGNED: tl.constexpr, NO_CLASS: tl.constexpr, MASK_GIVEN: tl.constexpr,
 ):  # fmt: skip
-    """T, S: of differences, of sums."""
+    """T, S: of differences, of sums. `classes` and `score_step` are given as parts of ALIGNED."""
     awake = True
     if GUARDED:
         awake = tl.load(upstream) != 1.0
     if awake:
+        classes *= ALIGNED
+        score_step *= ALIGNED
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         kept = row < rows
         if mask is not None:
@@ -222,7 +225,7 @@ def margins_kernel(
         column = tl.arange(0, BLOCK)
         x = kept
         if WHOLE:
-            x = block_of(scores, score_steps[0], score_steps[1], row, kept, column, classes)
+            x = block_of(scores, score_step, class_step, row, kept, column, classes)
 
         # Bad rows, and the sums of the others
         nan = tl.full((ROWS,), float("nan"), tl.float64)
@@ -241,40 +244,38 @@ def margins_kernel(
             if tl.min(paired.to(tl.int32), 0) == 0:  # NaN in gives NaN out, without a pair too
                 weigh = tl.where((tl.max((x != x).to(tl.int32), 1) > 0) & (paired == 0), nan, weigh)
             total, slopes = list_sums(
-                scores, score_steps[0], score_steps[1], target, target_steps[0], target_steps[1], row, lengths, classes,
+                scores, score_step, class_step, target, target_steps[0], target_steps[1], row, lengths, classes,
                 x, taken, numbers, EVALUATE, T, S, BLOCK,
             )  # fmt: skip
             finite = tl.abs(total) + tl.max(tl.abs(slopes), 1) < float("inf")
             wide = tl.max((kept & (finite == 0)).to(tl.int32), 0) > 0
-            if T != tl.float64:
-                if wide:
-                    total, doubles = list_sums(
-                        scores, score_steps[0], score_steps[1], target, target_steps[0], target_steps[1], row, lengths,
-                        classes, x, taken, numbers, EVALUATE, tl.float64, tl.float64, BLOCK,
-                    )  # fmt: skip
-                    slopes = doubles.to(S)
+            if wide:
+                total, doubles = list_sums(
+                    scores, score_step, class_step, target, target_steps[0], target_steps[1], row, lengths, classes, x,
+                    taken, numbers, EVALUATE, tl.float64, tl.float64, BLOCK,
+                )  # fmt: skip
+                slopes = doubles.to(S)
         else:
             label = tl.load(target + row * target_steps[0], mask=kept, other=0).to(tl.int64)
             fine = kept & (label >= 0) & (label < classes)
             which = tl.where(kept & (fine == 0), NO_CLASS, 0)
             place, found = row, label
-            own = tl.load(scores + row * score_steps[0] + label * score_steps[1], mask=fine, other=0)
+            own = tl.load(scores + row * score_step + label * class_step, mask=fine, other=0)
             if classes == 1:  # NaN in gives NaN out, without a pair too
                 weigh = tl.where(own != own, nan, weigh)
             if weight is not None:
                 weigh *= tl.load(weight + label * weight_step, mask=fine, other=0).to(tl.float64)
             total, push = single_sums(
-                scores, score_steps[0], score_steps[1], row, kept, classes, x, own, label, fine, numbers,
+                scores, score_step, class_step, row, kept, classes, x, own, label, fine, numbers,
                 EVALUATE, T, S, WHOLE, BLOCK,
             )  # fmt: skip
             finite = tl.abs(total) + tl.abs(push) < float("inf")
             wide = tl.max((kept & (finite == 0)).to(tl.int32), 0) > 0
-            if T != tl.float64:
-                if wide:
-                    total, push = single_sums(
-                        scores, score_steps[0], score_steps[1], row, kept, classes, x, own, label, fine, numbers,
-                        EVALUATE, tl.float64, tl.float64, WHOLE, BLOCK,
-                    )  # fmt: skip
+            if wide:
+                total, push = single_sums(
+                    scores, score_step, class_step, row, kept, classes, x, own, label, fine, numbers,
+                    EVALUATE, tl.float64, tl.float64, WHOLE, BLOCK,
+                )  # fmt: skip
         weigh = tl.where(which > 0, nan, weigh)
         if CHECKED:
             report(record, which, found, place, number)
@@ -302,27 +303,22 @@ def margins_kernel(
                 result = tl.where(kept[:, None], slopes * weigh.to(S)[:, None], 0.0).to(S)
                 at = (row * classes)[:, None] + column[None, :]
                 tl.store(gradient + at, narrow(result, gradient), mask=inside)
-            elif T == tl.float64:
-                single_gradient(
-                    gradient, scores, score_steps[0], score_steps[1], row, kept, rows, classes, x, own, label, fine, push,
-                    weigh, numbers, EVALUATE, tl.float64, WHOLE, BLOCK,
-                )  # fmt: skip
             elif wide:
                 single_gradient(
-                    gradient, scores, score_steps[0], score_steps[1], row, kept, rows, classes, x, own, label, fine, push,
+                    gradient, scores, score_step, class_step, row, kept, rows, classes, x, own, label, fine, push,
                     weigh, numbers, EVALUATE, tl.float64, WHOLE, BLOCK,
                 )  # fmt: skip
             else:
                 single_gradient(
-                    gradient, scores, score_steps[0], score_steps[1], row, kept, rows, classes, x, own, label, fine, push,
+                    gradient, scores, score_step, class_step, row, kept, rows, classes, x, own, label, fine, push,
                     weigh, numbers, EVALUATE, T, WHOLE, BLOCK,
                 )  # fmt: skip
 
 
-def why_not(plan: Plan, arguments: Arguments) -> str | None:
+def why_not(plan: Any, arguments: Arguments) -> str | None:
     """Why there is no kernel for this call."""
-    if plan.many and arguments.operands[0].shape[-1] > LONGEST:
-        return f"lists of targets are taken for up to {LONGEST} classes"
+    if plan.many and arguments.operands[0].shape[-1] > LONGEST_LIST:
+        return f"lists of targets are taken for up to {LONGEST_LIST} classes"
     return None
 
 
@@ -337,17 +333,17 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         gradient = into[0]
     else:
         gradient = torch.empty(input.shape, dtype=input.dtype, device=device) if wanted & 1 else None
-    tile = _tile(rows, classes)
+    tile = _tile(rows, classes, LONGEST_LIST if plan.many else LONGEST)
     programs = triton.cdiv(rows, tile.rows)
     sums: Tensor | None = None
     if not each and upstream is None:
         sums = torch.empty(programs, dtype=torch.float64, device=device)
     if rows:
         extras = [per_row(x, shape) for x in (call.sample_weight, call.mask, upstream if each else None)]
-        score_steps = _steps(input, 1)
+        score_step, class_step = _steps(input, 1)
         target_steps = _steps(target, 1 if plan.many else 0)
-        reach = max(rows * classes, *((rows - 1) * a + (classes - 1) * b for a, b in (score_steps, target_steps)))
-        index = index_type(reach + tile.rows * tile.block)
+        reach = max((rows - 1) * step for step in (classes, score_step, target_steps[0]))
+        index = index_type(reach + classes * max(class_step, target_steps[1], 1) + tile.rows * tile.block)
         lists = None
         if plan.many and call.checked and classes > 2:
             lists = torch.zeros(1, dtype=torch.int32, device=device)
@@ -355,15 +351,17 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
                 target, extras[1], lists, rows, classes, *target_steps, step_of(extras[1]), index, GLANCE, GLANCE,
                 **OPTIONS,
             )  # fmt: skip
+        aligned = alignment(classes, score_step)
         evaluate, _ = formulas.functions(plan.formula)
         weight = call.weight
         margins_kernel[(programs,)](
             input, target, weight, *extras, None if each else upstream, denominator, numbers_of(plan, device),
             record_of(device), lists, values, sums, gradient,
-            rows, classes, divisor, number_of(plan, input.shape) if call.checked else 0, score_steps, target_steps,
-            0 if weight is None else weight.stride(0), tuple(step_of(x) for x in extras),
+            rows, classes // aligned, divisor, number_of(plan, input.shape) if call.checked else 0,
+            score_step // aligned, class_step, target_steps, 0 if weight is None else weight.stride(0),
+            tuple(step_of(x) for x in extras),
             evaluate, TYPES[call.compute], tl.float32 if input.dtype in HALVES else tl.float64, plan.many, call.checked,
-            into is not None, index, classes <= tile.block, tile.rows, tile.block, NO_CLASS, MASK_GIVEN,
+            into is not None, index, classes <= tile.block, tile.rows, tile.block, aligned, NO_CLASS, MASK_GIVEN,
             num_warps=tile.warps, **OPTIONS,
         )  # fmt: skip
     return Outputs(values if sums is None else finish(call, sums, divisor, denominator), [gradient, None])
@@ -377,12 +375,12 @@ class _Tile(NamedTuple):
     warps: int
 
 
-def _tile(rows: int, classes: int) -> _Tile:
-    block = min(triton.next_power_of_2(classes), LONGEST)
+def _tile(rows: int, classes: int, longest: int) -> _Tile:
+    block = triton.next_power_of_2(classes) if classes <= longest else longest // 2
     together = max(1, TILE // block)
     while together > 1 and rows < PROGRAMS * together:
         together //= 2
-    return _Tile(together, block, min(max(together * block // 512, 1), 16))
+    return _Tile(together, block, min(max(together * block // 512, 1), 32))
 
 
 def _steps(x: Tensor, inner: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,13 @@ def per_row(x: Tensor | None, shape: Sequence[int]) -> Tensor | None:
 def step_of(x: Tensor | None) -> int:
     """From one row to the next, in elements."""
     return 0 if x is None or x.shape[0] == 1 else x.stride(0)
+
+
+def alignment(*lengths: int) -> int:
+    """A power of two, up to 16, that divides them all. A kernel gets them divided by it and multiplies them again: so
+    the compiler knows that it may read as many elements at a time; it asks for multiples of 16 itself, and no others.
+    """
+    return math.gcd(16, *lengths)
 
 
 def denominator_of(call: Call, rows: int) -> tuple[Tensor | None, int]:
