@@ -142,9 +142,9 @@ def apart_of(u, v, ratio):
 @triton.jit
 def apart_sums(a, b, k0, k1, ratio, S: tl.constexpr):
     """|w|^2, wx and wy."""
-    u, v = a * k0[:, None], b * k1[:, None]
-    w = apart_of(u, v, ratio).to(S)
-    return tl.sum(w * w, 1), tl.sum(w * u.to(S), 1), tl.sum(w * v.to(S), 1)
+    u, v = (a * k0[:, None]).to(S), (b * k1[:, None]).to(S)
+    w = apart_of(u, v, ratio)
+    return tl.sum(w * w, 1), tl.sum(w * u, 1), tl.sum(w * v, 1)
 
 
 @triton.jit
@@ -222,7 +222,7 @@ def scale_of_root(total):
 @triton.jit
 def unit_of(most, PAIRS: tl.constexpr, P: tl.constexpr):
     """What rows, or the differences of a pair, are multiplied by; for other p than 2 divided by."""
-    if (PAIRS == 0) | (P == 2.0):
+    if PAIRS == 0 or P == 2.0:
         unit = scale_of(most)
     elif P == INFINITY:
         unit = most
@@ -237,7 +237,7 @@ def distance_of(total, unit, P: tl.constexpr):
         value = lk.divide(lk.sqrt(total), unit)
     elif P == INFINITY:
         value = tl.where(total == total, unit, total)
-    elif (P == 0.0) | (P == 1.0):
+    elif P == 0.0 or P == 1.0:
         value = total
     else:
         value = unit * libdevice.pow(total, tl.full(total.shape, 1.0 / P, total.dtype))
@@ -249,7 +249,7 @@ def magnitude_of(total, unit, P: tl.constexpr):
     """The logarithm of a distance, infinite where that is not known."""
     if P == 2.0:
         size = 0.5 * libdevice.log(total) - libdevice.log(unit)
-    elif (P == 0.0) | (P == 1.0) | (P == INFINITY):
+    elif P == 0.0 or P == 1.0 or P == INFINITY:
         size = tl.full(total.shape, float("inf"), total.dtype)
     else:
         size = libdevice.log(unit) + lk.divide(libdevice.log(total), tl.full(total.shape, P, total.dtype))
@@ -280,7 +280,7 @@ def pulled(x, y, there, by, unit, P: tl.constexpr, EPS: tl.constexpr):
     by, unit = by[:, None], unit[:, None]
     if P == 2.0:
         part = d * unit * by
-    elif (P == 0.0) | (P == 1.0):
+    elif P == 0.0 or P == 1.0:
         part = lk.sign(d) * by
     elif P == INFINITY:
         part = tl.where(tl.abs(d) == unit, lk.sign(d) * by, 0.0 * by)
@@ -457,7 +457,7 @@ def embeddings_kernel(
             tl.store(by_target + row, narrow(slope.to(S), by_target), mask=row < rows)
         if (g0 is not None) or (g1 is not None) or (g2 is not None):
             ab, ac, bc = s0, s0, s0  # slopes by the distances
-            px, qx, py, qy = s0, s0, s0, s0  # gx = px (y or w) + qx x, gy = py (x or w) + qy y
+            px, qx, py, qy = s0, s0, s0, s0  # gx = (px (y or w) + qx x) ab, gy = (py (x or w) + qy y) ab
             if PAIRS == 0:
                 slope = slope_of(d0, d1, d2, d3, CODE, COSINE) - slope_of(d0, d1, d2, d3, CODE, APART)
                 ab = tl.where(pushed, slope * weigh, 0.0).to(S)
@@ -467,10 +467,10 @@ def embeddings_kernel(
                 across = tl.where(zero, 0.0, lk.divide(one, root)).to(S)
                 sign = tl.where(cosine < 0, -1.0, 1.0).to(S)
                 back = lk.divide(one, tl.where(near, tl.abs(ratio), 1.0).to(S))
-                px = tl.where(near, -sign * by_x, across) * u0 * ab
-                qx = tl.where(near, sign * along_x, -cosine) * by_x * u0 * ab
-                py = tl.where(near, back * by_y, across) * u1 * ab
-                qy = tl.where(near, -back * along_y, -cosine) * by_y * u1 * ab
+                px = tl.where(near, -sign * by_x, across)
+                qx = tl.where(near, sign * along_x, -cosine) * by_x
+                py = tl.where(near, back * by_y, across)
+                qy = tl.where(near, -back * along_y, -cosine) * by_y
             else:
                 slope = slope_of(d0, d1, d2, d3, CODE, POSITIVE)
                 ab = pull_of(tl.where(pushed, slope * weigh, 0.0).to(S), s0, positive, P)
@@ -503,11 +503,11 @@ def embeddings_kernel(
                     u, v = x * k0[:, None], y * k1[:, None]
                     w = apart_of(u, v, ratio)
                     if g0 is not None:
-                        by = px[:, None] * tl.where(near[:, None], w, v) + qx[:, None] * u
-                        tl.store(g0 + at, narrow(tl.where(flat, 0.0, by).to(T), g0), mask=inside)
+                        by = (px[:, None] * tl.where(near[:, None], w, v) + qx[:, None] * u) * ab[:, None]
+                        tl.store(g0 + at, narrow(tl.where(flat, 0.0, by * k0[:, None]).to(T), g0), mask=inside)
                     if g1 is not None:
-                        by = py[:, None] * tl.where(near[:, None], w, u) + qy[:, None] * v
-                        tl.store(g1 + at, narrow(tl.where(flat, 0.0, by).to(T), g1), mask=inside)
+                        by = (py[:, None] * tl.where(near[:, None], w, u) + qy[:, None] * v) * ab[:, None]
+                        tl.store(g1 + at, narrow(tl.where(flat, 0.0, by * k1[:, None]).to(T), g1), mask=inside)
                 else:
                     first = pulled(x, y, there, ab, k0, P, EPS)
                     second, third = tl.zeros_like(first), tl.zeros_like(first)
@@ -565,7 +565,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         embeddings_kernel[(programs,)](
             *inputs, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
             values, sums, *gradients[: plan.embeddings], *missing, by_target,
-            rows, width, divisor, number_of(plan, shape) if checked else 0,
+            rows, width // aligned, divisor, number_of(plan, shape) if checked else 0,
             tuple(step // aligned for step in row_steps), tuple(step_of(x) for x in inputs[3:]),
             evaluate, violation, code, pairs, plan.p, plan.eps, of_elements, of_sums, units, checked,
             into is not None, index_type(reach), width <= tile.block, tile.rows, tile.block, aligned,
