@@ -1,15 +1,17 @@
 """The embeddings family on a GPU: sums over rows, the formula of their statistics, gradients by the embeddings.
 
-1. A program takes a few rows, and holds them in registers: memory is read once and the gradients are written. Rows
+1. A program takes a few rows and holds them in registers: memory is read once and the gradients are written. Rows
    longer than LONGEST are read in blocks, once for each pass over them.
-2. Floats are computed in double, which their squares can neither leave nor fill up: three or four operations an
-   element, for which there is time while memory is waited for. Doubles and halves (in float) are scaled by a power
-   of two first.
-3. Near cosine 1 the cosine has no digits left for 1 - cosine and its gradient: both come from w = x - |x|/|y| y,
-   rounded once by a fused multiply-add: 1 - cosine = |w|^2 / (2 |x|^2). An error of |x|/|y| counts only squared.
-4. Roots, divisions and the formula run once for each row. The sums of a row come out in all threads that hold the row,
-   which would all do the same work, so they are spread over the threads first.
-5. Where a slope is 0 so is the gradient, whatever is in the row.
+2. Differences and gradients of floats are floats; sums are of doubles, which squares of floats can neither leave nor
+   fill up, and so is what is made of them for each row. That is three conversions and operations an element, for which
+   there is time while memory is waited for. Halves are computed in float throughout, general powers in double.
+3. Numbers whose squares could leave their range are scaled by a power of two: by the largest magnitude of the row
+   before they are summed, where sums are no wider than they are, else by the sum before the gradients are made.
+4. Near cosine 1 the cosine has no digits left for 1 - cosine, nor floats for the gradient: both come from
+   w = x - |x|/|y| y, by fused multiply-adds: 1 - cosine = |w|^2 / (2 |x|^2). An error of |x|/|y| counts only squared.
+5. Roots, divisions and the formula run once for each row. The sums of a row come out in all threads that hold a part
+   of the row, which would all do the same work, so they are spread over the threads first.
+6. Where a slope is 0 so is the gradient, whatever is in the row.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from losskit.kernels.dispatch import Arguments, Plan
 
 TILE = 2048  # elements of an embedding that a program takes at a time, where a row is not longer
-LONGEST = 8192  # elements of a row that is held in registers, half of it where they are doubles
+LONGEST = 8192  # elements of a row that is held in registers, half as many doubles; longer ones are read by half of it
 PROGRAMS = 1024  # so many, before a program takes more than one row
 COSINE, APART = tl.constexpr(STATISTICS["cosine"]), tl.constexpr(STATISTICS["cosine_distance"])
 POSITIVE, NEGATIVE = tl.constexpr(STATISTICS["positive_distance"]), tl.constexpr(STATISTICS["negative_distance"])
@@ -195,7 +197,7 @@ def passed(
 
 @triton.jit
 def spread(x):
-    """The same numbers, each in few threads instead of in all that hold a part of its row: reason 4."""
+    """The same numbers, each in few threads instead of in all that hold a part of its row: reason 5."""
     return tl.gather(x, tl.arange(0, x.shape[0]), 0)
 
 
@@ -341,12 +343,12 @@ def embeddings_kernel(
 ):  # fmt: skip
     """PAIRS: of which there are distances, 0 for a cosine. CODE: the formula's operands, three bits each. T, S: of
     elements, of sums. `width` and `row_steps` are given as parts of ALIGNED."""
+    width *= ALIGNED
+    starts = (row_steps[0] * ALIGNED, row_steps[1] * ALIGNED, row_steps[2] * ALIGNED)
     awake = True
     if GUARDED:
         awake = tl.load(upstream) != 1.0
     if awake:
-        width *= ALIGNED
-        starts = (row_steps[0] * ALIGNED, row_steps[1] * ALIGNED, row_steps[2] * ALIGNED)
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         kept = row < rows
         if mask is not None:
@@ -545,7 +547,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     of_elements = tl.float64 if doubles or (general and not halves) else tl.float32
     of_sums = tl.float32 if halves else tl.float64
     units = general or (pairs > 0 and plan.p == math.inf) or (squares and of_elements == of_sums)
-    tile = _tile(rows, width, LONGEST if of_elements == tl.float32 else LONGEST // 2)
+    tile = _tile(rows, width, 2 if of_elements == tl.float64 else 1)
     programs = triton.cdiv(rows, tile.rows)
     sums: Tensor | None = None
     if not each and upstream is None:
@@ -582,12 +584,14 @@ class _Tile(NamedTuple):
     warps: int
 
 
-def _tile(rows: int, width: int, longest: int) -> _Tile:
-    block = min(triton.next_power_of_2(max(width, 1)), longest)
+def _tile(rows: int, width: int, registers: int) -> _Tile:
+    """registers: of an element. A thread has 16 for each embedding."""
+    longest = LONGEST // registers
+    block = triton.next_power_of_2(max(width, 1)) if width <= longest else longest // 2
     together = max(1, TILE // block)
     while together > 1 and rows < PROGRAMS * together:
         together //= 2
-    return _Tile(together, block, min(max(together * block // 512, 1), 16))
+    return _Tile(together, block, min(max(together * block * registers // 512, 1), 16))
 
 
 def _as_rows(x: Tensor, rows: int, width: int) -> Tensor:

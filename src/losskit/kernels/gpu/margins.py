@@ -212,12 +212,12 @@ def margins_kernel(
     ALIGNED: tl.constexpr, NO_CLASS: tl.constexpr, MASK_GIVEN: tl.constexpr,
 ):  # fmt: skip
     """T, S: of differences, of sums. `classes` and `score_step` are given as parts of ALIGNED."""
+    classes *= ALIGNED
+    score_step *= ALIGNED
     awake = True
     if GUARDED:
         awake = tl.load(upstream) != 1.0
     if awake:
-        classes *= ALIGNED
-        score_step *= ALIGNED
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         kept = row < rows
         if mask is not None:
