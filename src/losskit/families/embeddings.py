@@ -23,7 +23,7 @@ from losskit.domains import nonnegative
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family, Formula
 from losskit.kernels import eager, fused
-from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint
+from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import reduce_eagerly
@@ -154,6 +154,13 @@ class EmbeddingsPlan(Plan):
         raise error(
             "domain", loss=self.name, argument="target", expected=declared.domain.description,
             got=f"{target[index].item():.7g}", index=index, hint=f" {declared.hint}" if declared.hint else "",
+        )  # fmt: skip
+
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        declared = self.formula.declared["target"]  # no other operand has a domain
+        return error(
+            "domain", loss=self.name, argument="target", expected=declared.domain.description, got=f"{value:.7g}",
+            index=unravel(place, shape), hint=f" {declared.hint}" if declared.hint else "",
         )  # fmt: skip
 
 

@@ -29,11 +29,13 @@ from losskit.kernels.dispatch import (
     check_tensor,
     class_weight,
     shape_hint,
+    unravel,
 )
 from losskit.loss import param
 from losskit.reduction import reduce_eagerly
 
 _MANY = 1  # bit of the family in the kernel's code
+NO_CLASS, MASK_GIVEN = 2, 3  # the bad operand that a GPU's kernel records: the target, or all of it
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -163,18 +165,26 @@ class MarginsPlan(Plan):
             wrong = wrong & counts.unsqueeze(1)
         if bool(wrong.any()):
             row, position = (int(i) for i in wrong.nonzero()[0])
-            index, value = (row,) if input.ndim == 2 else (), int(lists[row, position])
-            if not self.many:
-                hint = " Class indices start at 0." if value == classes else ""
-                raise error("class_index", loss=self.name, classes=classes, got=value, index=index, hint=hint)
-            raise error(
-                "domain", loss=self.name, argument="target", expected=f"class indices in [0, {classes}), ended by -1",
-                got=value, index=(*index, position), hint="",
+            place = row * classes + position if self.many else row
+            raise self.sighted(tuple(input.shape), NO_CLASS, place, int(lists[row, position]))
+        raise self.sighted(tuple(input.shape), MASK_GIVEN, 0, 0)
+
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        """shape: the input's; operand: the target, or MASK_GIVEN."""
+        classes, got = shape[-1], int(value)
+        if operand == MASK_GIVEN:
+            return error(
+                "parameter", loss=self.name, argument="target",
+                expected="the class indices of each row, ended by -1",
+                got="rows of 0 and 1 alone, which is a mask: multilabel_soft_margin_loss takes one",
             )  # fmt: skip
-        raise error(
-            "parameter", loss=self.name, argument="target",
-            expected="the class indices of each row, ended by -1",
-            got="rows of 0 and 1 alone, which is a mask: multilabel_soft_margin_loss takes one",
+        if not self.many:
+            hint = " Class indices start at 0." if got == classes else ""
+            index = unravel(place, shape[:-1])
+            return error("class_index", loss=self.name, classes=classes, got=got, index=index, hint=hint)
+        return error(
+            "domain", loss=self.name, argument="target", expected=f"class indices in [0, {classes}), ended by -1",
+            got=got, index=unravel(place, shape), hint="",
         )  # fmt: skip
 
 
