@@ -35,7 +35,6 @@ class SequencePlan(Plan):
 
     op = "ctc"
     gradients = 1
-    weight_in_mean = False  # there is no weight
 
     def __init__(self, loss: type[SequenceLoss], reduction: str, parameters: dict[str, Any]) -> None:
         self.blank, self.zero_infinity = parameters["blank"], parameters["zero_infinity"]

@@ -47,6 +47,7 @@ class Plan:
     op: ClassVar[str]  # the op of the family's kernel, in the namespace losskit
 
     formula: Formula | None = None  # what the family's kernel evaluates, where it takes a formula
+    weight_in_mean = False  # whether `weight` counts in the denominator of the mean
     gradients = 15  # bits of the operands by which the kernel gives a gradient
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too

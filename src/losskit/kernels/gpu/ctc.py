@@ -32,12 +32,12 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from losskit.kernels.gpu.pointwise import _denominator
 from losskit.kernels.gpu.shared import (
     OPTIONS,
     TYPES,
     Call,
     Outputs,
+    denominator_of,
     factor_of,
     finish,
     number_of,
@@ -654,10 +654,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         None if extra is None else extra.expand(samples)
         for extra in (call.sample_weight, call.mask, upstream if each else None)
     )
-    denominator, divisor = None, 1
-    if plan.reduction == "mean":
-        denominator = call.normalizer if call.normalizer is not None else _denominator(call, x.shape[1:2])
-        divisor = samples if denominator is None else 1
+    denominator, divisor = denominator_of(call, samples)
     values = torch.empty(samples, dtype=call.result, device=device) if each and value else None
     sums = torch.empty(samples, dtype=torch.float64, device=device) if value and not each else None
     if samples:

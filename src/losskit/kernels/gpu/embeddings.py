@@ -30,11 +30,12 @@ from losskit.families.embeddings import STATISTICS
 from losskit.kernels.eager import HALVES
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
-from losskit.kernels.gpu.rows import alignment, denominator_of, narrow, per_row, step_of
+from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of
 from losskit.kernels.gpu.shared import (
     OPTIONS,
     Call,
     Outputs,
+    denominator_of,
     factor_of,
     finish,
     index_type,

@@ -24,12 +24,13 @@ from torch import Tensor
 from losskit.families.margins import MASK_GIVEN, NO_CLASS
 from losskit.kernels.eager import HALVES
 from losskit.kernels.gpu import formulas
-from losskit.kernels.gpu.rows import alignment, denominator_of, narrow, per_row, step_of
+from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of
 from losskit.kernels.gpu.shared import (
     OPTIONS,
     TYPES,
     Call,
     Outputs,
+    denominator_of,
     factor_of,
     finish,
     index_type,

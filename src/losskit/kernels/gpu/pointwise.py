@@ -23,6 +23,7 @@ from losskit.kernels.gpu.shared import (
     Call,
     Outputs,
     conclude,
+    denominator_of,
     empty_of,
     factor_of,
     finish,
@@ -137,14 +138,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     device, shape, numel = first.device, first.shape, first.numel()
     each = plan.reduction == "none"
     row = shape[-1] if plan.rows else 1  # rows are the unit of sums and of the normalizer
-    divisor = max(row, 1) if plan.reduction == "sum" else 1
-    denominator = None
-    if plan.reduction == "mean":
-        if call.normalizer is not None:
-            denominator, divisor = call.normalizer, max(row, 1)
-        else:
-            denominator = _denominator(call, shape)
-            divisor = numel if denominator is None else 1
+    denominator, divisor = denominator_of(call, numel, max(row, 1))
     # Results are dense, and lie in the order of the first operand.
     like = first if first.is_contiguous() else torch.empty_like(first, device="meta")
     values = torch.empty_like(like, dtype=call.result, device=device) if each and upstream is None else None
@@ -186,20 +180,6 @@ def _split(numel: int) -> tuple[int, int, int]:
     if BLOCK < numel <= 4 * BLOCK:
         return 4 * BLOCK, 1, 16
     return BLOCK, min(32, triton.next_power_of_2(max(1, numel // (8192 * BLOCK)))), 4
-
-
-def _denominator(call: Call, shape: torch.Size) -> Tensor | None:
-    """What a mean divides by where that is not the number of elements: the sum of what counts."""
-    factors = [call.weight if call.plan.weight_in_mean else None, call.sample_weight, call.mask]
-    present = [x for x in factors if x is not None]
-    if not present:
-        return None
-    counts = present[0].to(torch.float64)
-    for x in present[1:]:
-        counts = counts * x.to(torch.float64)
-    if call.mask is not None and len(present) > 1:
-        counts = torch.where(call.mask, counts, 0.0)  # a weight behind the mask may be NaN
-    return counts.sum() * (shape.numel() / max(counts.numel(), 1))
 
 
 def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:

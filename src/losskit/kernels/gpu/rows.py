@@ -1,4 +1,4 @@
-"""What templates whose unit is a row share: numbers for each row, the denominator of their mean, the last rounding."""
+"""What templates whose unit is a row share: numbers for each row, widths as parts, the last rounding."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from losskit.kernels.gpu.shared import Call
 
 
 @triton.jit
@@ -36,23 +34,3 @@ def alignment(*lengths: int) -> int:
     the compiler knows that it may read as many elements at a time; it asks for multiples of 16 itself, and no others.
     """
     return math.gcd(16, *lengths)
-
-
-def denominator_of(call: Call, rows: int) -> tuple[Tensor | None, int]:
-    """What the loss is divided by: a number on the device, unless the number of rows is it, and that number."""
-    weight, mask = call.sample_weight, call.mask
-    if call.plan.reduction != "mean":
-        return None, 1
-    if call.normalizer is not None:
-        return call.normalizer, 1
-    if weight is None and mask is None:
-        return None, rows
-    if weight is None or mask is None:
-        present = mask if weight is None else weight
-        assert present is not None
-        counts = present.sum(dtype=torch.float64)
-        seen = present.numel()
-    else:
-        kept = torch.where(mask, weight.to(torch.float64), 0.0)  # a weight behind the mask may be NaN
-        counts, seen = kept.sum(), kept.numel()
-    return (counts if seen == rows else counts * (rows / max(seen, 1))), 1

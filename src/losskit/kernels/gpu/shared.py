@@ -73,6 +73,27 @@ def index_type(numel: int) -> Any:
 # Reductions
 
 
+def denominator_of(call: Call, numel: int, row: int = 1) -> tuple[Tensor | None, int]:
+    """What a reduced loss is divided by: a number on the device, or None, and one that the host knows.
+
+    row: the length of rows, where rows are the unit of sums and of the normalizer but elements are added.
+    """
+    if call.plan.reduction != "mean":
+        return None, row if call.plan.reduction == "sum" else 1
+    if call.normalizer is not None:
+        return call.normalizer, row
+    factors = [call.weight if call.plan.weight_in_mean else None, call.sample_weight, call.mask]
+    present = [x for x in factors if x is not None]
+    if not present:
+        return None, numel
+    counts = present[0].to(torch.float64)
+    for x in present[1:]:
+        counts = counts * x.to(torch.float64)
+    if call.mask is not None and len(present) > 1:
+        counts = torch.where(call.mask, counts, 0.0)  # a weight behind the mask may be NaN
+    return counts.sum() * (numel / max(counts.numel(), 1)), 1
+
+
 @triton.jit
 def conclude(total, divisor, denominator, loss, EMPTY: tl.constexpr):
     """Write the loss, the sum of everything being known. EMPTY: what a mean over nothing is, None for a sum."""
