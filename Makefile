@@ -8,10 +8,10 @@ TORCH := torch==2.13.0
 READY := $(VENV)/.ready
 BUILT_FROM := pyproject.toml setup.py src/losskit/kernels/compiler.py $(wildcard csrc/*.h csrc/*.cpp csrc/generated/*.cpp)
 
-.PHONY: help setup demo test check bench docs site explorer browser wheel clean
+.PHONY: help setup demo test test-gpu check bench bench-gpu docs site explorer browser wheel clean
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY) ## make .venv with torch, losskit and the tools
 
@@ -27,6 +27,9 @@ demo: $(READY) ## train on real data with torch's losses and with losskit's, and
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest
 
+test-gpu: $(READY) ## the suite of the GPU kernels on this machine's GPU; without one, in Triton's interpreter
+	$(BIN)/python -m pytest tests/gpu -n 0
+
 check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +40,10 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 bench: $(READY) ## measure against torch eager, torch.compile and JAX on this machine
 	$(BIN)/python -m pip install --quiet --group peers
 	$(BIN)/python benchmarks/run.py
+
+bench-gpu: $(READY) ## measure the GPU kernels against torch, torch.compile, Liger and cut cross entropy
+	$(BIN)/python -m pip install --quiet --group gpu-peers
+	$(BIN)/python benchmarks/gpu.py
 
 docs: $(READY) ## print the generated files anew from the declarations, and measure the accuracy
 	$(BIN)/python tools/generate.py

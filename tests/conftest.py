@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    import interpreted  # noqa: F401  # before anything imports Triton, as torch.compile does
+
 
 @pytest.fixture(autouse=True)
 def _nan_in_fresh_memory():

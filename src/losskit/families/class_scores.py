@@ -179,6 +179,10 @@ class ClassScoresPlan(Plan):
                 bad = bad | (log_probability.outside(picked) & (target != self.ignored))
         return eager.police(self, bad if mask is None else bad & mask, [input, target], mask, checks)
 
+    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
+        shape = operands[0].shape
+        return shape[:1] + shape[2:] if len(shape) > 1 else ()
+
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands[:2]
         target = target if target.is_floating_point() else target.long()

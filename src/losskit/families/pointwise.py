@@ -172,12 +172,12 @@ class PointwisePlan(Plan):
                 )  # fmt: skip
         raise AssertionError("the kernel reported a violation that the eager check does not see")
 
-    def sighted(self, shape: tuple[int, ...], operand: int, index: int, value: float) -> Exception:
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         name = self.names[operand - 1]
         declared = self.formula.declared[name]
         return error(
             "domain", loss=self.name, argument=name, expected=declared.domain.description, got=f"{value:.7g}",
-            index=unravel(index, shape), hint=f" {declared.hint}" if declared.hint else "",
+            index=unravel(place, shape), hint=f" {declared.hint}" if declared.hint else "",
         )  # fmt: skip
 
 

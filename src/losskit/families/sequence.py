@@ -204,6 +204,9 @@ class SequencePlan(Plan):
 
     # -- refusals -----------------------------------------------------------------------------------------
 
+    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
+        return operands[0].shape[1:-1]
+
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         log_probs, targets, input_lengths, target_lengths = operands
         frames, classes = log_probs.shape[0], log_probs.shape[-1]

@@ -78,8 +78,12 @@ class Plan:
         """Raise the error that names the first bad value."""
         raise NotImplementedError
 
-    def sighted(self, shape: tuple[int, ...], operand: int, index: int, value: float) -> Exception:
-        """What `refuse` would have raised, from what a GPU kernel recorded: the operand counted from 1, the flat index."""
+    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
+        """The shape of the loss with reduction 'none'."""
+        return operands[0].shape[:-1]
+
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
         raise NotImplementedError
 
     def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
@@ -160,13 +164,15 @@ def _transformed() -> bool:
 def why_eager(plan: Plan, args: Arguments) -> str | None:
     """The reason why the eager formula runs, or None: the fused kernel does."""
     tensors = [*args.operands, *(x for x in args[1:4] if x is not None)]
-    if torch.compiler.is_compiling():
-        return "torch.compile traces the formula, so that Inductor can fuse it with its surroundings"
-    if any(type(x) not in _PLAIN for x in tensors):
-        return "an argument is a tensor subclass"
-    if _transformed():
-        return "a torch.func transform, forward-mode AD or a dispatch mode is active"
     on_gpu = gpu.takes(args.operands[0])
+    if torch.compiler.is_compiling():
+        inductor = not on_gpu or plan.op == "pointwise" or torch.compiler.is_exporting()
+        if inductor or torch._C._are_functorch_transforms_active():
+            return "torch.compile traces the formula, so that Inductor can fuse it with its surroundings"
+    elif any(type(x) not in _PLAIN for x in tensors):
+        return "an argument is a tensor subclass"
+    elif _transformed():
+        return "a torch.func transform, forward-mode AD or a dispatch mode is active"
     if not on_gpu and not args.operands[0].is_cpu:
         return f"there is no fused kernel for {args.operands[0].device.type} tensors"
     extras = [x for x in args[1:] if isinstance(x, Tensor)]

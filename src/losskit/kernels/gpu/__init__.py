@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from losskit.policy import state
 
 if TYPE_CHECKING:
-    import torch
-
     from losskit.kernels.dispatch import Arguments, Plan
 
 interpreted = False  # tests set it: CPU tensors go to these kernels, which Triton's interpreter runs
@@ -31,9 +31,10 @@ def takes(x: Tensor) -> bool:
 def why_not(plan: Plan, arguments: Arguments) -> str | None:
     """Why there is no kernel for this call, None if there is one."""
     missing = _missing()
-    return missing if missing is not None else _family(plan).why_not(plan, arguments)
+    return missing if missing is not None else _module(plan.op).why_not(plan, arguments)
 
 
+@torch.compiler.assume_constant_result
 @cache
 def _missing() -> str | None:
     try:
@@ -43,22 +44,34 @@ def _missing() -> str | None:
     return None
 
 
-def _family(plan: Plan) -> Any:
-    return import_module(f"losskit.kernels.gpu.{plan.op}")
+def _module(name: str) -> Any:
+    return getattr(_modules, _imported(name))
+
+
+@torch.compiler.assume_constant_result
+def _imported(name: str) -> str:
+    """The name of an imported module: what torch.compile cannot trace the import of, it finds by name."""
+    if not hasattr(_modules, name):
+        setattr(_modules, name, import_module(f"losskit.kernels.gpu.{name}"))
+    return name
+
+
+_modules = SimpleNamespace()
 
 
 def attempt(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> Tensor:
     """The loss from the kernel of the plan's family."""
-    autograd = import_module("losskit.kernels.gpu.autograd")
+    autograd = _module("autograd")
     call = autograd.call_of(plan, *arguments, result, state.checks != "off", state.empty == "zero")
-    return autograd.attempt(call)
+    return _module("compiled").loss_of(call) if torch.compiler.is_compiling() else autograd.attempt(call)
 
 
 def last_violation() -> str | None:
     """Why a loss on a GPU is NaN: the first bad value since this was last asked, or None.
 
-    On a GPU a value outside its domain (a label, a probability, a class index) raises nothing, since to look at it the
-    host would have to wait for the device. It makes the result NaN, and the device keeps the reason. Asking for it waits.
+    On a GPU a value outside its domain (a label, a probability, a class index) raises nothing, since the host would
+    have to wait for the device to look at it. It makes the result NaN, and the device keeps the reason until it is
+    asked for here, which waits.
 
     >>> import losskit
     >>> losskit.last_violation() is None
@@ -66,5 +79,5 @@ def last_violation() -> str | None:
     """
     if _missing() is not None:
         return None
-    seen = import_module("losskit.kernels.gpu.shared").sightings()
-    return str(seen[0].plan.sighted(seen[0].shape, seen[0].operand, seen[0].index, seen[0].value)) if seen else None
+    seen = _module("shared").sightings()
+    return str(seen[0].plan.sighted(*seen[0][1:])) if seen else None

@@ -77,9 +77,7 @@ class _Kernel(torch.autograd.Function):
 def _again(call: Call, upstream: Tensor, wanted: Sequence[bool]) -> Any:
     """Gradients as functions of the operands, for derivatives of them."""
     with torch.enable_grad():
-        arguments = call.plan.of_saved(
-            call.operands, call.weight, call.sample_weight, call.mask, call.normalizer
-        )
+        arguments = call.plan.of_saved(call.operands, call.weight, call.sample_weight, call.mask, call.normalizer)
         loss = call.plan.eager(arguments, "nan" if call.checked else "off")
     return _differentiable(loss, call.operands, upstream, wanted)
 

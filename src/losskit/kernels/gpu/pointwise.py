@@ -143,27 +143,24 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     gradients = list(into) if into else [
         torch.empty_like(like, dtype=x.dtype) if wanted >> i & 1 else None for i, x in enumerate(call.operands)
     ]  # fmt: skip
-    if numel == 0:
-        sums = torch.zeros(1, dtype=torch.float64, device=device)
-        return Outputs(values if each else None if upstream is not None else finish(call, sums, divisor, denominator),
-                       gradients)  # fmt: skip
-    slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
-    slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
-    slots, plain, inner, innermost, strides = _layout(like, slots)
     blocks = _blocks_each(numel)
     programs = triton.cdiv(numel, blocks * BLOCK)
-    sums = None
+    sums: Tensor | None = None
     if not each and upstream is None:
         sums = torch.empty(programs, dtype=torch.float64, device=device)
-    evaluate, violation = formulas.functions(plan.formula)
-    checked = call.checked and bool(plan.checked)
-    pointwise_kernel[(programs,)](
-        *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
-        values, sums, *gradients, *[None] * (4 - len(gradients)),
-        numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
-        evaluate, violation, TYPES[call.compute], plain, checked, into is not None, index_type(numel), blocks, BLOCK,
-        **OPTIONS,
-    )  # fmt: skip
+    if numel:
+        slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
+        slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
+        slots, plain, inner, innermost, strides = _layout(like, slots)
+        evaluate, violation = formulas.functions(plan.formula)
+        checked = call.checked and bool(plan.checked)
+        pointwise_kernel[(programs,)](
+            *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
+            values, sums, *gradients, *[None] * (4 - len(gradients)),
+            numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
+            evaluate, violation, TYPES[call.compute], plain, checked, into is not None, index_type(numel), blocks,
+            BLOCK, **OPTIONS,
+        )  # fmt: skip
     return Outputs(values if sums is None else finish(call, sums, divisor, denominator), gradients)
 
 
@@ -187,39 +184,35 @@ def _denominator(call: Call, shape: torch.Size) -> Tensor | None:
 
 
 def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:
-    """The tensors, the bits of those that lie as `like` does, and how to address the others.
-
-    Strides of size-1 dimensions are 0, so that they stretch.
-    """
-    order = sorted(range(like.ndim), key=lambda i: -like.stride(i))
-    sizes = [like.shape[i] for i in order]
-    strides = [[_stride(x, like, i) for i in order] if x is not None else [0] * like.ndim for x in slots]
-    dense = [like.stride(i) for i in order]
-    plain = sum(
-        1 << k
-        for k, own in enumerate(strides)
-        if slots[k] is None or all(s == 1 or a == b for a, b, s in zip(own, dense, sizes, strict=True))
-    )
-    if plain == (1 << len(slots)) - 1:
+    """The tensors, the bits of those that lie as `like` does, and how to address the others."""
+    everything = (1 << len(slots)) - 1
+    dims = sorted((i for i, size in enumerate(like.shape) if size != 1), key=like.stride, reverse=True)
+    strides = [[0 if x is None else _stride(x, like, i) for i in dims] for x in slots]
+    dense = [like.stride(i) for i in dims]
+    plain = sum(1 << k for k, own in enumerate(strides) if slots[k] is None or own == dense)
+    if plain == everything:
         return slots, plain, 1, 1, (0,)
-    odd = [k for k in range(len(slots)) if not plain >> k & 1]
-    dims = [i for i, size in enumerate(sizes) if size != 1]
-    merged: list[int] = []  # dimensions that start a group
-    for i in dims:
-        if not merged or any(strides[k][last] != strides[k][i] * sizes[i] for k in odd):
-            merged.append(i)
-        last = i
-    groups = [[i for i in dims if i >= start and not any(start < m <= i for m in merged)] for start in merged]
-    if len(groups) > DIMS:
-        copied = [x if plain >> k & 1 or x is None else _as(x, like) for k, x in enumerate(slots)]
-        return copied, (1 << len(slots)) - 1, 1, 1, (0,)
-    lengths = [torch.Size([sizes[i] for i in group]).numel() for group in groups]
-    lengths = [1] * (DIMS - len(groups)) + lengths
-    of_groups = [[0] * (DIMS - len(groups)) + [own[group[-1]] for group in groups] for own in strides]
-    return slots, plain, lengths[1], lengths[2], tuple(s for own in of_groups for s in own)
+    sizes: list[int] = []  # of dimensions merged where all odd tensors allow
+    last: list[int] = []  # the dimension by whose strides a merged one is walked
+    odd = [own for k, own in enumerate(strides) if not plain >> k & 1]
+    for position, i in enumerate(dims):
+        if sizes and all(own[position - 1] == own[position] * like.shape[i] for own in odd):
+            sizes[-1] *= like.shape[i]
+            last[-1] = position
+        else:
+            sizes.append(like.shape[i])
+            last.append(position)
+    if len(sizes) > DIMS:
+        copied = [x if x is None or plain >> k & 1 else _as(x, like) for k, x in enumerate(slots)]
+        return copied, everything, 1, 1, (0,)
+    missing = DIMS - len(sizes)
+    sizes = [1] * missing + sizes
+    merged = [[0] * missing + [own[i] for i in last] for own in strides]
+    return slots, plain, sizes[1], sizes[2], tuple(stride for own in merged for stride in own)
 
 
 def _stride(x: Tensor, like: Tensor, dim: int) -> int:
+    """The stride of x along a dimension of `like`, 0 where it stretches."""
     own = dim - (like.ndim - x.ndim)
     return 0 if own < 0 or x.shape[own] == 1 else x.stride(own)
 

@@ -98,23 +98,49 @@ def power(a, b):
 
 
 @triton.jit
+def _digamma_by_root(z):
+    """digamma(x) / (x - its root) on [1, 2], in powers of z = x - 1.5; as in csrc/primitives.h."""
+    p = 4.2653333844373586e-5 + z * (-2.196484669517091e-5 + z * (1.565197980393198e-4 + z * (-1.0893022856498073e-4)))
+    p = 6.790931352890383e-4 + z * (
+        -4.5133856535807001e-4 + z * (3.574160892346243e-4 + z * (-2.4223026660345615e-4 + z * p))
+    )
+    p = 3.5177271847911316e-3 + z * (
+        -2.3443734990198843e-3 + z * (1.5659949395148446e-3 + z * (-1.0441759478593802e-3 + z * p))
+    )
+    p = 1.7907246139933334e-2 + z * (
+        -1.1908213593611636e-2 + z * (7.927057688549205e-3 + z * (-5.2800439481248632e-3 + z * p))
+    )
+    p = 9.4988724451238502e-2 + z * (
+        -6.1922133270489815e-2 + z * (4.076083402139815e-2 + z * (-2.6975796902208651e-2 + z * p))
+    )
+    p = 9.5105587603183284e-1 + z * (
+        -4.2362742128146047e-1 + z * (2.4054248424080257e-1 + z * (-1.4840492305392819e-1 + z * p))
+    )
+    return p
+
+
+@triton.jit
 def digamma(x):
-    """Up to 10 by digamma(x + 1) = digamma(x) + 1/x, then the asymptotic series; left of 0 by reflection. In float64,
-    for near its root the sum cancels."""
+    """From 10 the asymptotic series; below, down or up to [1, 2] by digamma(x + 1) = digamma(x) + 1/x, and there a
+    polynomial with the root as a factor; left of 0 by reflection. In float64, for near its root the sum cancels."""
     wide = x.to(tl.float64)
     y = tl.where(wide > 0, wide, 1.0 - wide)
-    total = tl.zeros_like(y)
-    for _ in tl.static_range(10):
-        low = y < 10
-        total -= tl.where(low, 1.0 / y, 0.0)
-        y = tl.where(low, y + 1.0, y)
     u = 1.0 / y
     z = u * u
-    series = z * (1.0 / 12 - z * (1.0 / 120 - z * (1.0 / 252 - z * (1.0 / 240 - z * (1.0 / 132 - z * 0.0210927960928)))))
-    right = total + (libdevice.log(y) - 0.5 * u - series)
+    tail = 1.0 / 240 - z * (1.0 / 132 - z * (691.0 / 32760 - z / 12.0))
+    high = libdevice.log(y) - (0.5 * u + z * (1.0 / 12 - z * (1.0 / 120 - z * (1.0 / 252 - z * tail))))
+    near = y
+    total = tl.where(y < 1, -u, 0.0)
+    for _ in tl.static_range(8):
+        down = near > 2
+        near = tl.where(down, near - 1.0, near)
+        total += tl.where(down, 1.0 / near, 0.0)
+    one = tl.where(y < 1, 1.0, 0.0).to(tl.float64)  # y + 1 itself would be rounded
+    at = near - (1.5 - one)
+    low = total + ((near - (1.4616321449683622 - one)) - 9.5499954299656974e-17) * _digamma_by_root(at)
+    right = tl.where(y < 10, low, high)
     part = wide - libdevice.rint(wide)
-    left = right - 3.141592653589793 / libdevice.tan(3.141592653589793 * part)
-    left = tl.where(part == 0, float("nan"), left)
+    left = tl.where(part == 0, float("nan"), right - 3.141592653589793 / libdevice.tan(3.141592653589793 * part))
     result = tl.where(wide > 0, right, tl.where(wide == 0, -1.0 / wide, left))
     return tl.where(x == x, result.to(x.dtype), x)
 
@@ -130,7 +156,8 @@ def trigamma(x):
         y = tl.where(low, y + 1.0, y)
     u = 1.0 / y
     z = u * u
-    series = z * (1.0 / 6 - z * (1.0 / 30 - z * (1.0 / 42 - z * (1.0 / 30 - z * (5.0 / 66 - z * 0.2531135531136)))))
+    tail = 1.0 / 30 - z * (5.0 / 66 - z * (691.0 / 2730 - z * 7.0 / 6.0))
+    series = z * (1.0 / 6 - z * (1.0 / 30 - z * (1.0 / 42 - z * tail)))
     right = total + u * (1.0 + 0.5 * u + series)
     part = wide - libdevice.rint(wide)
     sine = libdevice.sin(3.141592653589793 * part)

@@ -35,7 +35,7 @@ MAX_INT32 = 2**31 - 1
 class Call(NamedTuple):
     """A call of a loss with validated tensors on one device."""
 
-    plan: Plan
+    plan: Any  # of the family
     operands: Sequence[Tensor]
     weight: Tensor | None
     sample_weight: Tensor | None
@@ -157,12 +157,12 @@ def report(record, which, found, index, number):
 
 
 class Sighting(NamedTuple):
-    """A recorded violation: the operand's number, its index in the flattened operand, and the value."""
+    """A recorded violation: the operand's number, its place in the flattened operand, and the value."""
 
     plan: Plan
     shape: tuple[int, ...]
     operand: int
-    index: int
+    place: int
     value: float
 
 

@@ -1,0 +1,278 @@
+"""Time losskit's GPU kernels against torch eager, torch.compile, Liger and cut cross entropy.
+
+    python benchmarks/gpu.py
+    python benchmarks/gpu.py --only cross_entropy --sizes 16M 256M --dtypes bf16
+    python benchmarks/gpu.py --rehearse     # a few elements on the CPU, kernels interpreted: does the script run?
+
+What is timed is forward plus backward of the loss alone, by events on the device, launch gaps included. The peers of
+a case take turns round by round, and the number to read is the median over rounds of the ratio within a round. Before
+that each result is compared with torch's in float64. Beside the times stand
+
+- the fraction of the copy bandwidth: the bytes that a pass has to move (read what there is to read, write the
+  gradients) in the time that it took, over what a large copy on the same card moves in the same run;
+- the peak of memory above the arguments, and the number of kernels that were launched.
+
+Data below the size of the L2 cache stay in it, for all peers alike: the fraction may then exceed 1.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+if "--rehearse" in sys.argv:  # read when Triton is imported, which torch may do
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+from cases import CASES, Case
+from peers import DTYPES, compare, loss_and_gradients, make_data, make_step
+from rich.console import Console
+from rich.table import Table
+from run import median_ratio, quartiles
+
+import losskit
+from losskit import functional as losskit_functional
+
+SIZES = {"1k": 2**10, "16k": 2**14, "256k": 2**18, "4M": 2**22, "16M": 2**24, "64M": 2**26, "256M": 2**28}
+CLASSES = {"c1000": 1000, "c10": 10, "c2": 2, "v32000": 32000, "v128256": 128256, "margin": 1000, "embedding": 128}
+ROUNDS, TURN_SECONDS = 15, 0.01
+PEERS = ("torch", "compile", "liger", "losskit", "losskit_compile")
+
+
+def of_gpu(case):
+    """Vocabularies for class scores, where the CPU's benchmark has a thousand classes."""
+    if case.name in ("cross_entropy_smoothed", "cross_entropy_soft"):
+        return replace(case, name=case.name + "_v32000")
+    return case
+
+
+GPU_CASES = [of_gpu(case) for case in CASES]
+GPU_CASES.insert(
+    1 + [case.name for case in GPU_CASES].index("cross_entropy_v32000"),
+    Case("cross_entropy_v128256", "cross_entropy", ("normal*", "class_index")),
+)
+
+
+def shape_of(case, elements):
+    """About so many elements; None where a case does not have that few."""
+    if case.function == "ctc_loss":
+        return {2**10: (25, 4, 10), 2**18: (200, 16, 80), 2**22: (400, 64, 164), 2**26: (800, 64, 1310)}.get(elements)
+    if case.name == "cross_entropy_2d":
+        pixels = math.isqrt(elements // (21 * 8))
+        return (8, 21, pixels, pixels) if pixels else None
+    width = next((n for part, n in CLASSES.items() if part in case.name), min(elements, 1024))
+    return (elements // width, width) if elements >= width else None
+
+
+class Clock:
+    """Times of the device, or of the CPU when rehearsing."""
+
+    def __init__(self, device):
+        self.on_gpu = device == "cuda"
+
+    def seconds(self, step, repeats):
+        """Seconds of so many calls, after one that finds caches as it may."""
+        step()
+        if not self.on_gpu:
+            start = time.perf_counter()
+            for _ in range(repeats):
+                step()
+            return (time.perf_counter() - start) / repeats
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        for _ in range(repeats):
+            step()
+        last.record()
+        last.synchronize()
+        return first.elapsed_time(last) / repeats / 1e3
+
+    def turns(self, peers, rounds):
+        """Seconds per call of each peer in each round; the order changes, so that no peer is always the first."""
+        names = list(peers)
+        repeats = {n: max(1, math.ceil(TURN_SECONDS / self.seconds(peers[n], 3))) for n in names}
+        found = {n: [] for n in names}
+        for number in range(rounds):
+            order = names[number % len(names) :] + names[: number % len(names)]
+            for n in order:
+                found[n].append(self.seconds(peers[n], repeats[n]))
+        return found
+
+    def copy_bandwidth(self):
+        """Bytes per second, read and written, of a copy far larger than any cache."""
+        source = torch.empty(2**28 if self.on_gpu else 2**16, dtype=torch.float32)
+        copy = torch.empty_like(source)
+        seconds = statistics.median(self.seconds(lambda: copy.copy_(source), 5) for _ in range(9))
+        return 2 * source.numel() * source.element_size() / seconds
+
+
+def memory_of(step):
+    """The peak of memory above what was there before, in bytes."""
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def launches_of(step):
+    """How many kernels one call launches."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        step()
+        torch.cuda.synchronize()
+    return sum(1 for event in profiled.events() if event.device_type == DeviceType.CUDA)
+
+
+def liger_of(case):
+    """Liger's function for a case, None where it has none or is not installed."""
+    if case.name.startswith("cross_entropy") and case.arguments[1] == "class_index" and "2d" not in case.name:
+        try:
+            from liger_kernel.transformers.functional import liger_cross_entropy
+        except ImportError:
+            return None
+        return liger_cross_entropy
+    return None
+
+
+def peers_of(case, arguments, options, left_out):
+    """The peers by name, each a call that does its work once; wrong results are not timed."""
+    torch_function = case.torch or getattr(torch.nn.functional, case.function)
+    torch_options = {} if case.torch else options
+    ours = getattr(losskit_functional, case.function)
+    functions = {"torch": (torch_function, torch_options), "losskit": (ours, options)}
+    if case.compiles:
+        torch._dynamo.reset()
+        functions["compile"] = (torch.compile(torch_function, dynamic=False), torch_options)
+        functions["losskit_compile"] = (torch.compile(ours, dynamic=False), options)
+    peers = {n: make_step(f, arguments, o) for n, (f, o) in functions.items() if n not in left_out}
+    liger = liger_of(case)
+    if liger is not None and "liger" not in left_out:  # it writes the gradient over its input
+        own = [x.detach().clone().requires_grad_(x.requires_grad) for x in arguments]
+        peers["liger"] = make_step(liger, own, options)
+    return peers
+
+
+def measure(case, size, dtype, clock, bandwidth, left_out, rounds):
+    """One case at one size; the result as it goes into the JSON file, None where the case has no such size."""
+    shape = shape_of(case, SIZES[size])
+    if shape is None:
+        return None
+    arguments, options = make_data(case, shape, DTYPES[dtype])
+    peers = peers_of(case, arguments, options, left_out)
+    if SIZES[size] <= 2**24:
+        torch_function = case.torch or getattr(torch.nn.functional, case.function)
+        truth = loss_and_gradients(torch_function, arguments, {} if case.torch else options, torch.float64)
+        ours = loss_and_gradients(getattr(losskit_functional, case.function), arguments, options, None)
+        compare(case.name, "losskit", truth, ours, dtype)
+    seconds = clock.turns(peers, rounds)
+    moved = sum(x.numel() * x.element_size() * (1 + x.requires_grad) for x in arguments)
+    result = {
+        "case": case.name, "size": size, "shape": shape, "dtype": dtype, "rounds": rounds,
+        "microseconds": {n: statistics.median(s) * 1e6 for n, s in seconds.items()},
+        "of_copy_bandwidth": {n: moved / statistics.median(s) / bandwidth for n, s in seconds.items()},
+        "over_losskit": {n: median_ratio(s, seconds["losskit"]) for n, s in seconds.items() if n != "losskit"},
+        "quartiles": {n: quartiles(s, seconds["losskit"]) for n, s in seconds.items() if n != "losskit"},
+    }  # fmt: skip
+    if clock.on_gpu:
+        result["peak_bytes"] = {n: memory_of(step) for n, step in peers.items()}
+        result["launches"] = {n: launches_of(step) for n, step in peers.items()}
+    return result
+
+
+def linear_case(clock, rounds, dtype):
+    """A language model's head: the product with the vocabulary and cross entropy, against cut cross entropy."""
+    rows, width, vocabulary = (4096, 2048, 32000) if clock.on_gpu else (8, 4, 10)
+    hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
+    matrix = (torch.randn(vocabulary, width, dtype=dtype) / width**0.5).requires_grad_()
+    target = torch.randint(0, vocabulary, (rows,))
+    leaves = [hidden, matrix, target]
+    peers = {
+        "torch": make_step(lambda h, m, t: torch.nn.functional.cross_entropy(h @ m.T, t), leaves, {}),
+        "losskit": make_step(lambda h, m, t: losskit_functional.cross_entropy(h @ m.T, t), leaves, {}),
+    }
+    if clock.on_gpu:
+        try:
+            from cut_cross_entropy import linear_cross_entropy
+        except ImportError:
+            pass
+        else:
+            peers["cut_cross_entropy"] = make_step(lambda h, m, t: linear_cross_entropy(h, m, t), leaves, {})
+    seconds = clock.turns(peers, rounds)
+    result = {
+        "case": "linear_cross_entropy", "size": f"{rows}x{width}x{vocabulary}", "dtype": str(dtype),
+        "microseconds": {n: statistics.median(s) * 1e6 for n, s in seconds.items()},
+        "over_losskit": {n: median_ratio(s, seconds["losskit"]) for n, s in seconds.items() if n != "losskit"},
+    }  # fmt: skip
+    if clock.on_gpu:
+        result["peak_bytes"] = {n: memory_of(step) for n, step in peers.items()}
+    return result
+
+
+def table_of(results, bandwidth):
+    """What is worth reading first."""
+    table = Table(title=f"peer / losskit; copy bandwidth {bandwidth / 1e9:.0f} GB/s")
+    peers = [p for p in PEERS if p != "losskit"]
+    for column in ("case", "size", "dtype", "us", "of copy", *peers, "launches", "peak MB"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for r in results:
+        ratios = [f"{r['over_losskit'][p]:.2f}" if p in r["over_losskit"] else "" for p in peers]
+        fraction = r.get("of_copy_bandwidth", {}).get("losskit")
+        table.add_row(
+            r["case"], r["size"], r["dtype"], f"{r['microseconds']['losskit']:.1f}",
+            "" if fraction is None else f"{fraction:.2f}", *ratios, str(r.get("launches", {}).get("losskit", "")),
+            f"{r['peak_bytes']['losskit'] / 1e6:.0f}" if "peak_bytes" in r else "",
+        )  # fmt: skip
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose names contain one of these")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["f32", "bf16"])
+    parser.add_argument("--without", nargs="+", default=[], choices=PEERS, help="peers to leave out")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rehearse", action="store_true", help="run on the CPU with interpreted kernels")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/gpu.json"))
+    options = parser.parse_args()
+    if options.rehearse:
+        sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+        import_module("interpreted")
+        losskit.kernels.gpu.interpreted = True
+        options.without = ["compile", "losskit_compile"]
+    elif not torch.cuda.is_available():
+        raise SystemExit("There is no GPU that torch can use. --rehearse runs the kernels in Triton's interpreter.")
+    device, console, results = "cpu" if options.rehearse else "cuda", Console(), []
+    with torch.device(device):
+        clock = Clock(device)
+        bandwidth = clock.copy_bandwidth()
+        for case in (c for c in GPU_CASES if any(part in c.name for part in options.only)):
+            for size in options.sizes:
+                for dtype in options.dtypes if case.halves else ["f32"]:
+                    result = measure(case, size, dtype, clock, bandwidth, options.without, options.rounds)
+                    if result is not None:
+                        results.append(result)
+                        ratios = {n: round(x, 2) for n, x in result["over_losskit"].items()}
+                        console.print(case.name, size, dtype, ratios, highlight=False)
+        if "" in options.only:
+            results.append(linear_case(clock, options.rounds, torch.float32 if options.rehearse else torch.bfloat16))
+    console.print(table_of(results, bandwidth))
+    card = "none" if options.rehearse else torch.cuda.get_device_name()
+    document = {"card": card, "torch": torch.__version__, "losskit": losskit.__version__, "copy_bytes_per_s": bandwidth}
+    if not options.rehearse:
+        options.json.write_text(json.dumps(document | {"results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Compile every kernel of many calls for a Hopper GPU, without one: a program that prints what came out as JSON.
+
+    python tests/gpu/ahead.py [capability]
+
+A launch is caught on its way: Triton binds and specialises its arguments as ever, compiles for the GPU that is asked
+for down to machine code, and nothing runs. What is printed for each kernel: the call, its name, registers, bytes
+spilt, and the widths of its loads and stores. It is a process of its own, since elsewhere in the suite Triton
+interprets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource, compile
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+import losskit.functional as LF
+from losskit.kernels import gpu
+
+CAPABILITY = int(sys.argv[1]) if len(sys.argv) > 1 else 90
+TARGET = GPUTarget("cuda", CAPABILITY, 32)
+
+
+class Driver:
+    """What Triton asks a GPU's driver while it compiles."""
+
+    def get_current_target(self):
+        return TARGET
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=0):
+        return 0
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+
+found: list[dict] = []
+calling = ""
+
+
+def compile_only(self, *args, grid, warmup, **kwargs):
+    """In place of a kernel's launch."""
+    kwargs |= {"debug": False, "instrumentation_mode": ""}
+    if not hasattr(self, "compiled_ahead"):
+        self.compiled_ahead = (set(), self.create_binder())
+    known, (_, _, _, backend, binder) = self.compiled_ahead
+    bound, specialization, options = binder(*args, **kwargs)
+    if str((specialization, options)) in known:
+        return
+    known.add(str((specialization, options)))
+    options, signature, constexprs, attributes = self._pack_args(backend, kwargs, bound, specialization, options)
+    kernel = compile(ASTSource(self, signature, constexprs, attributes), target=TARGET, options=options.__dict__)
+    text = kernel.asm["ptx"]
+    found.append(
+        {"call": calling, "kernel": self.fn.__name__, "registers": registers(text)[0], "spilt": registers(text)[1],
+         "float_atomics": len(re.findall(r"\b(?:atom|red)\.[\w.]*\.f(?:16|32|64)", text)),
+         "widths": sorted(set(re.findall(r"(?:ld|st)\.global\.(?:\w+\.)*?((?:v\d\.)?b\d+)", text)))}
+    )  # fmt: skip
+
+
+def registers(text: str) -> tuple[int, int]:
+    """Registers and bytes spilt, from NVIDIA's assembler."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(text)
+        target = re.search(r"\.target (sm_\w+)", text).group(1)
+        tools = [get_ptxas(CAPABILITY).path, get_ptxas(100).path]
+        for tool in tools:  # the older one may not know the version of the text
+            command = [tool, "-v", f"--gpu-name={target}", path, "-o", Path(folder) / "kernel.o"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                said = done.stderr + done.stdout
+                spilt = re.search(r"(\d+) bytes spill stores", said)
+                return int(re.search(r"Used (\d+) registers", said).group(1)), int(spilt.group(1)) if spilt else 0
+        raise RuntimeError(done.stderr)
+
+
+def calls():
+    """Names of calls, and what they do: value and gradients of ordinary shapes and dtypes."""
+    for name, dtype in {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float64}.items():
+
+        def scores(*shape, dtype=dtype):
+            return torch.randn(shape, dtype=dtype, requires_grad=True)
+
+        def uniform(*shape, dtype=dtype):
+            return torch.rand(shape, dtype=dtype)
+
+        yield f"mse {name}", lambda: LF.mse_loss(scores(64, 128), uniform(64, 128))
+        yield f"gaussian_nll {name}", lambda: LF.gaussian_nll_loss(scores(64, 128), uniform(64, 128), scores(64, 1))
+        yield (
+            f"masked bce_with_logits {name}",
+            lambda: LF.binary_cross_entropy_with_logits(
+                scores(64, 128), uniform(64, 128), mask=torch.rand(64, 1) > 0.5, sample_weight=uniform(128)
+            ),
+        )
+        yield f"poisson_nll {name}", lambda: LF.poisson_nll_loss(scores(64, 128), uniform(64, 128), full=True)
+        yield f"huber none {name}", lambda: LF.huber_loss(scores(64, 128), uniform(64, 128), reduction="none").sum()
+
+
+def main():
+    global calling
+    driver.set_active(Driver())
+    JITFunction.run = compile_only
+    gpu.interpreted = True
+    for calling, call in calls():  # noqa: B007  # what is caught is noted under its name
+        call().backward()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

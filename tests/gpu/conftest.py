@@ -1,0 +1,46 @@
+"""The suite of the GPU kernels: on a GPU where there is one, else on the CPU under Triton's interpreter."""
+
+import numpy as np
+import pytest
+import torch
+
+from losskit.kernels import gpu
+from losskit.kernels.gpu import shared
+
+ON_GPU = torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch):
+    """Where tensors must be for the kernels to take them; new tensors are there."""
+    if ON_GPU:
+        with torch.device("cuda"):
+            yield torch.device("cuda")
+        return
+    monkeypatch.setattr(gpu, "interpreted", True)
+    shared.sightings()  # nothing is left of the test before
+    with np.errstate(all="ignore"):  # the interpreter's arithmetic, where a kernel's infinities are meant
+        yield torch.device("cpu")
+
+
+@pytest.fixture
+def unwatched(monkeypatch):
+    """While it is used, the host that looks at a tensor of the device fails, as it would have to wait."""
+
+    def looked(self, *_):
+        raise AssertionError("the host waits for the device")
+
+    class Unwatched:
+        def __enter__(self):
+            self.patch = pytest.MonkeyPatch()
+            for name in "item tolist __bool__ __int__ __float__ __index__ nonzero".split():
+                self.patch.setattr(torch.Tensor, name, looked)
+            if ON_GPU:
+                torch.cuda.set_sync_debug_mode("error")
+
+        def __exit__(self, *_):
+            self.patch.undo()
+            if ON_GPU:
+                torch.cuda.set_sync_debug_mode("default")
+
+    return Unwatched()
