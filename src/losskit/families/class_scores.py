@@ -200,14 +200,14 @@ class ClassScoresPlan(Plan):
         index, value = _first(log_probability.outside(picked) & counts, picked)
         raise self._no_log_probability((*index[:dim], int(target[index]), *index[dim:]), value)
 
-    def sighted(self, shape: tuple[int, ...], operand: int, index: int, value: float) -> Exception:
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         # The shape is the input's, and then the order in which its dimensions without the classes were gone through;
         # the operand 1 is the input, 2 a target of indices, 3 one of probabilities. Classes go last in the flat index.
         shape, order = shape[: len(shape) // 2 + 1], shape[len(shape) // 2 + 1 :]
         dim = min(1, len(shape) - 1)
         classes = shape[dim]
         sizes = [shape[d] for d in order]
-        row, label = (index, 0) if operand == 2 else divmod(index, classes)
+        row, label = (place, 0) if operand == 2 else divmod(place, classes)
         places = dict(zip(order, unravel(row, sizes), strict=True))
         of_row = tuple(places[d] for d in sorted(order))
         if operand == 2:

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,7 +48,7 @@ from losskit.kernels.gpu.shared import (
 )
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Arguments, Plan
+    from losskit.kernels.dispatch import Arguments
 
 ROW = 32768  # numbers of float32 that the registers of a program hold
 BLOCK = 8192  # numbers of a long row that a program reads at once
@@ -255,12 +256,12 @@ def class_scores_kernel(
     x, target, shift, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
     values, sums, slopes, target_slopes,
     tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
-    EVALUATE: tl.constexpr, ORDER: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr, SHARED: tl.constexpr,
-    EXACT: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, DIVIDED: tl.constexpr, LONG: tl.constexpr,
-    ALONG: tl.constexpr, INDEX: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
+    EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
+    SHARED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, DIVIDED: tl.constexpr,
+    LONG: tl.constexpr, ALONG: tl.constexpr, INDEX: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+    CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """Losses and gradients of rows. SHARED: every class has a share; ALONG: memory is read along the positions."""
-    WITH_MEAN: tl.constexpr = (ORDER & 3) == 3 or ((ORDER >> 2) & 3) == 3 or ((ORDER >> 4) & 3) == 3
+    """Losses and gradients of rows. MEAN: the formula takes it; SHARED: each class has a share; ALONG: see note 2."""
     awake = True
     if GUARDED:
         awake = tl.load(upstream) != 1.0
@@ -315,7 +316,7 @@ def class_scores_kernel(
             inverse = lk.divide(tl.full((ROWS,), 1.0, T), 1.0 + others)
             lse = pivot + rest
             mean = rest
-            if WITH_MEAN:
+            if MEAN:
                 if LONG:
                     part = tl.zeros((ROWS, CLASSES), T)
                     for start in range(0, limit, CLASSES):
@@ -425,7 +426,7 @@ def class_scores_kernel(
                                                  others, inverse, ORDER) * weigh_slope[:, None]  # fmt: skip
                         else:
                             slope_of = e * (by_others * inverse * weigh_slope)[:, None]
-                            if WITH_MEAN:
+                            if MEAN:
                                 slope_of += (mean_slope * weigh_slope)[:, None]
                             slope_of = tl.where(c[None, :] == own[:, None], (slope * weigh_slope)[:, None], slope_of)
                         slope_of = tl.where(learns[:, None], slope_of, 0.0)
@@ -529,7 +530,7 @@ def count_kernel(
 # Launching
 
 
-def why_not(plan: Plan, arguments: Arguments) -> str | None:
+def why_not(plan: Any, arguments: Arguments) -> str | None:
     """Why there is no kernel for this call."""
     if plan.log_probabilities and plan.smoothing:
         return "there is no kernel for label smoothing of log-probabilities"
@@ -540,62 +541,63 @@ def why_not(plan: Plan, arguments: Arguments) -> str | None:
 
 def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor | None] | None) -> Outputs:
     """Value and gradients; with `upstream`, gradients only: new ones, or those in `into` where it is not 1."""
-    plan = call.plan
-    shift = call.operands[2].contiguous() if len(call.operands) > 2 else None
+    plan, operands, device = call.plan, call.operands, call.operands[0].device
+    each, soft = plan.reduction == "none", operands[1].is_floating_point()
+    shift = operands[2].contiguous() if len(operands) > 2 else None
     weight = call.weight.contiguous() if call.weight is not None else None
-    shape, device = call.operands[0].shape, call.operands[0].device
-    each, soft = plan.reduction == "none", call.operands[1].is_floating_point()
     layout = _layout(call, upstream if each else None)
-    (x, like, target, sample_weight, mask, each_upstream), rows = layout.tensors, layout.rows
-    values = layout.values(call.result) if each and upstream is None else None
+    x, like, target, sample_weight, mask, each_upstream = layout.tensors
     make = torch.zeros_like if plan.log_probabilities else torch.empty_like
     gradients = list(into) if into else [
-        make(like, dtype=g.dtype, device=device) if wanted >> k & 1 else None for k, g in enumerate(call.operands)
+        make(like, dtype=g.dtype, device=device) if wanted >> k & 1 else None for k, g in enumerate(operands)
     ]  # fmt: skip
     denominator, divisor = None, 1
     if plan.reduction == "mean":
         denominator = call.normalizer
-        if denominator is None and (call.sample_weight is not None or call.mask is not None or not soft):
-            denominator = _denominator(call, weight, layout)
+        if denominator is None and soft and call.sample_weight is None and call.mask is None:
+            divisor = layout.rows
         elif denominator is None:
-            divisor = rows
-    if rows == 0:
-        sums = torch.zeros(1, dtype=torch.float64, device=device)
-        return Outputs(values if each else None if upstream is not None else finish(call, sums, divisor, denominator),
-                       gradients)  # fmt: skip
-
-    double = call.compute == torch.float64
-    shared = soft or plan.smoothing != 0
-    tile = _tile(layout, x.element_size(), double, shared, plan.log_probabilities)
-    divided = layout.outer > 1 and layout.inner < tile.rows
-    tiles = triton.cdiv(rows if divided else layout.inner, tile.rows)
-    total = tiles if divided else tiles * layout.outer
-    blocks = triton.cdiv(total, PROGRAMS)
-    programs = triton.cdiv(total, blocks)
-    sums = torch.empty(programs, dtype=torch.float64, device=device) if not each and upstream is None else None
-    index = index_type(layout.reach)
-    taken = [
-        x, target, shift, weight, sample_weight, mask, each_upstream, None if each else upstream, denominator,
-        numbers_of(plan, device), record_of(device), values, sums, gradients[0],
-    ]  # fmt: skip
-    order = 0 if plan.formula is None else sum(STATISTICS[s] << 2 * k for k, s in enumerate(plan.statistics))
-    evaluate = None if plan.formula is None else formulas.functions(plan.formula).evaluate
-    number = number_of(plan, [*shape, *layout.order]) if call.checked else 0
-    sizes = tiles, layout.outer, layout.inner, layout.classes, blocks, divisor, number, int(plan.ignored)
-    types = dict(T=TYPES[call.compute], CHECKED=call.checked, GUARDED=into is not None, DIVIDED=divided, INDEX=index)
-    if plan.log_probabilities:
-        picked_kernel[(programs,)](
-            *taken, *sizes, layout.strides, layout.class_strides, EVALUATE=evaluate, ORDER=order, ROWS=tile.rows,
-            LIMIT=log_probability.high, num_warps=tile.warps, **types, **OPTIONS,
-        )  # fmt: skip
+            denominator = _denominator(call, weight, layout)
+    values = torch.empty(layout.sizes, dtype=call.result, device=device) if each and upstream is None else None
+    sums: Tensor | None
+    if layout.rows == 0:
+        sums = torch.zeros(1, dtype=torch.float64, device=device) if not each and upstream is None else None
     else:
-        class_scores_kernel[(programs,)](
-            *taken, gradients[1], *sizes, _bits(plan.smoothing), layout.strides, layout.class_strides,
-            EVALUATE=evaluate, ORDER=order, SOFT=soft, SHARED=shared, EXACT=x.element_size() == 2 and len(call.operands) == 2, LONG=tile.long,
-            ALONG=layout.along, SPAN=index_type(layout.span), ROWS=tile.rows, CLASSES=tile.classes,
-            num_warps=tile.warps, **types, **OPTIONS,
-        )  # fmt: skip
-    return Outputs(values if sums is None else finish(call, sums, divisor, denominator), gradients)
+        shared = soft or plan.smoothing != 0
+        tile = _tile(layout, x.element_size(), call.compute == torch.float64, shared, plan.log_probabilities)
+        divided = layout.outer > 1 and layout.inner < tile.rows
+        tiles = triton.cdiv(layout.rows if divided else layout.inner, tile.rows)
+        total = tiles if divided else tiles * layout.outer
+        blocks = triton.cdiv(total, PROGRAMS)
+        programs = triton.cdiv(total, blocks)
+        sums = torch.empty(programs, dtype=torch.float64, device=device) if not each and upstream is None else None
+        order = 0 if plan.formula is None else sum(STATISTICS[s] << 2 * k for k, s in enumerate(plan.statistics))
+        taken = [
+            x, target, shift, weight, sample_weight, mask, each_upstream, None if each else upstream, denominator,
+            numbers_of(plan, device), record_of(device), values, sums, gradients[0],
+        ]  # fmt: skip
+        number = number_of(plan, [*operands[0].shape, *layout.order]) if call.checked else 0
+        sizes = tiles, layout.outer, layout.inner, layout.classes, blocks, divisor, number, int(plan.ignored)
+        constants = {
+            "EVALUATE": None if plan.formula is None else formulas.functions(plan.formula).evaluate, "ORDER": order,
+            "T": TYPES[call.compute], "CHECKED": call.checked, "GUARDED": into is not None, "DIVIDED": divided,
+            "INDEX": index_type(layout.reach), "ROWS": tile.rows, "num_warps": tile.warps, **OPTIONS,
+        }  # fmt: skip
+        if plan.log_probabilities:
+            picked_kernel[(programs,)](
+                *taken, *sizes, layout.strides, layout.class_strides, LIMIT=log_probability.high, **constants
+            )
+        else:
+            class_scores_kernel[(programs,)](
+                *taken, gradients[1], *sizes, _bits(plan.smoothing), layout.strides, layout.class_strides, SOFT=soft,
+                SHARED=shared, MEAN=plan.formula is not None and "mean_log_probability" in plan.statistics,
+                EXACT=x.element_size() == 2 and shift is None, LONG=tile.long, ALONG=layout.along,
+                SPAN=index_type(layout.span), CLASSES=tile.classes, **constants,
+            )  # fmt: skip
+    if values is not None:
+        by_dimension = [layout.order.index(d) for d in sorted(layout.order)]
+        return Outputs(values.permute(by_dimension).contiguous(), gradients)
+    return Outputs(None if sums is None else finish(call, sums, divisor, denominator), gradients)
 
 
 def _bits(value: float) -> int:
@@ -659,7 +661,7 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
 class Layout(NamedTuple):
     """How a call's tensors are addressed: rows by an outer and an inner dimension, and classes."""
 
-    tensors: list[Tensor | None]  # scores, one that lies as gradients do, target, sample_weight, mask, upstream
+    tensors: list[Any]  # scores, one that lies as gradients do, target, sample_weight, mask, upstream
     strides: tuple[int, ...]  # outer and inner of each
     class_strides: tuple[int, ...]  # of the first three
     order: list[int]  # the dimensions of rows as they follow each other in memory
@@ -688,12 +690,6 @@ class Layout(NamedTuple):
         pairs = zip(self.strides[::2], self.strides[1::2], strict=True)
         return max(max(self.outer * a + self.inner * b for a, b in pairs) + self.span, self.rows * self.classes)
 
-    def values(self, dtype: torch.dtype) -> Tensor:
-        """Room for a number per row, in the order of memory."""
-        assert self.tensors[0] is not None
-        room = torch.empty(self.sizes, dtype=dtype, device=self.tensors[0].device)
-        return room.permute([self.order.index(d) for d in sorted(self.order)])
-
 
 def _layout(call: Call, upstream: Tensor | None) -> Layout:
     """Two dimensions of rows reach every dense tensor and most slices of one; what needs more is copied."""
@@ -701,7 +697,7 @@ def _layout(call: Call, upstream: Tensor | None) -> Layout:
     soft = target.is_floating_point()
     dim = min(1, x.ndim - 1)
     like = torch.empty_like(x, device="meta")  # dense, in the order of the input's memory
-    order = sorted((d for d in range(x.ndim) if d != dim), key=lambda d: -like.stride(d))
+    order = sorted((d for d in range(x.ndim) if d != dim), key=like.stride, reverse=True)
     if len(_groups([x, like], order)) > 2:
         x = torch.empty_like(like, device=x.device).copy_(x)
     if soft and len(_groups([x, like, target], order)) > 2:
@@ -746,7 +742,7 @@ def _groups(tensors: list[Tensor], order: list[int]) -> list[list[int]]:
 
 def _merge(strides: list[int], shape: torch.Size, dims: list[int]) -> bool:
     """Whether dimensions follow each other with one stride."""
-    return all(strides[a] == strides[b] * shape[b] for a, b in zip(dims, dims[1:], strict=False))
+    return all(strides[a] == strides[b] * shape[b] for a, b in itertools.pairwise(dims))
 
 
 def _with_classes(x: Tensor, dim: int) -> list[int]:
