@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -83,9 +84,12 @@ def rows_at(tile, tiles, outer, inner, DIVIDED: tl.constexpr, INDEX: tl.constexp
 
 
 @triton.jit
-def place(o, i, strides, K: tl.constexpr):
-    """Where the rows begin in tensor K."""
-    return o * strides[2 * K] + i * strides[2 * K + 1]
+def place(o, i, strides, K: tl.constexpr, ALIGNED: tl.constexpr = 1):
+    """Where the rows begin in tensor K. ALIGNED divides its strides, which lets the compiler read vectors."""
+    outer, inner = strides[2 * K], strides[2 * K + 1]
+    if ALIGNED > 1:
+        outer, inner = outer // ALIGNED * ALIGNED, inner // ALIGNED * ALIGNED
+    return o * outer + i * inner
 
 
 @triton.jit
@@ -137,11 +141,14 @@ def distance(z, pivot):
 @triton.jit
 def exp_of(d, z, pivot, EXACT: tl.constexpr):
     """exp(z - pivot) from the rounded distance d. EXACT: nothing was rounded off."""
-    e = libdevice.exp(d)
-    if not EXACT:
+    if EXACT:
+        e = libdevice.exp(d)
+    else:
         taken = z - d
         error = (z - (d + taken)) + (taken - pivot)
-        e += e * tl.where(error == error, error, 0.0).to(d.dtype)  # that of infinite scores is NaN
+        error = tl.where(error == error, error, 0.0).to(d.dtype)  # that of infinite scores is NaN
+        e = libdevice.exp(d)
+        e += e * error
     return e
 
 
@@ -258,7 +265,7 @@ def class_scores_kernel(
     tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
     EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
     SHARED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, DIVIDED: tl.constexpr,
-    LONG: tl.constexpr, ALONG: tl.constexpr, INDEX: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+    LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr, INDEX: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
     CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Losses and gradients of rows. MEAN: the formula takes it; SHARED: each class has a share; ALONG: see note 2."""
@@ -273,6 +280,8 @@ def class_scores_kernel(
         first = tl.program_id(0) * blocks
         total = tl.zeros((ROWS,), tl.float64)
         lanes = tl.arange(0, CLASSES)
+        if ALIGNED > 1:
+            classes = classes // ALIGNED * ALIGNED
         for step in range(blocks):
             o, i, row, inside = rows_at(first + step, tiles, outer, inner, DIVIDED, INDEX, ROWS)
             counts, own, bad, y = right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT)
@@ -281,8 +290,8 @@ def class_scores_kernel(
                 report(record, bad.to(tl.int32) * OF_INDEX, y, row, number)
             # Rows that do not count are not read, unless lanes lie along rows: they read whole vectors.
             read = inside if ALONG else counts
-            at = place(o, i, strides, X)
-            at_target = place(o, i, strides, TARGET)
+            at = place(o, i, strides, X, ALIGNED)
+            at_target = place(o, i, strides, TARGET, ALIGNED)
             limit = tl.max(counts.to(tl.int32), 0) * classes
             there = read[:, None] & (lanes < classes)[None, :]
 
@@ -312,6 +321,8 @@ def class_scores_kernel(
                 d = distance(z, pivot[:, None])
                 e = exp_of(d, z, pivot[:, None], EXACT)
                 others = others_of(e, top)
+            # Joined with what was loaded by row, so that a row's arithmetic is not done by each lane of its classes.
+            others = tl.where(counts, others, 0.0).to(T)
             rest = libdevice.log1p(others)
             inverse = lk.divide(tl.full((ROWS,), 1.0, T), 1.0 + others)
             lse = pivot + rest
@@ -403,7 +414,7 @@ def class_scores_kernel(
             if denominator is not None:  # a mean over nothing has no gradient
                 learns = learns & (i < inner * (factor != 0).to(INDEX))
             if slopes is not None or target_slopes is not None:
-                at_slope = place(o, i, strides, SLOPE)
+                at_slope = place(o, i, strides, SLOPE, ALIGNED)
                 steps = tl.cdiv(classes, CLASSES) if LONG else 1
                 for back in range(steps):
                     if LONG:
@@ -592,6 +603,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
                 *taken, gradients[1], *sizes, _bits(plan.smoothing), layout.strides, layout.class_strides, SOFT=soft,
                 SHARED=shared, MEAN=plan.formula is not None and "mean_log_probability" in plan.statistics,
                 EXACT=x.element_size() == 2 and shift is None, LONG=tile.long, ALONG=layout.along,
+                ALIGNED=layout.aligned,
                 SPAN=index_type(layout.span), CLASSES=tile.classes, **constants,
             )  # fmt: skip
     if values is not None:
@@ -636,22 +648,21 @@ class Tile(NamedTuple):
 
 
 def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -> Tile:
-    """32 numbers of float32 for each thread, 16 where there is more than scores to hold."""
+    """The tile for scores of `size` bytes: what a thread holds is bounded by its registers."""
     if picked:
         return Tile(256, 1, 4, False)
-    each = 32 >> double >> shared
+    most = 32 >> double >> shared  # numbers that a thread holds where a program has all warps
+    each = most if size == 2 or layout.along else min(most, 16)
     classes = triton.next_power_of_2(layout.classes)
-    rows = max(1, 1024 // classes)
-    if layout.along:  # vectors of positions: as many as fill a cache line, where that leaves classes enough
-        rows = min(max(2048 // classes, 128 // size), 128)
-        rows = max(1, min(rows, ROW // classes // 2))
-    long = classes * rows > ROW * each // 32
+    rows = max(1, min(1024 // classes, 32))
+    if layout.along:  # a cache line of positions
+        rows = max(1, min(max(1024 // classes, 128 // size), 128, ROW // classes // 2))
+    rows = min(rows, triton.next_power_of_2(layout.rows))
+    long = classes * rows > ROW * most // 32
     if long:
         rows = min(rows, 32)
-        classes = max(1, BLOCK * each // 32 // rows)
-    rows = min(rows, triton.next_power_of_2(layout.rows))
-    warps = max(1, min(32, rows * classes // (32 * each)))
-    return Tile(rows, classes, 32 if long else warps, long)
+        return Tile(rows, max(1, (BLOCK * most // 32 << (size == 2)) // rows), 32, True)
+    return Tile(rows, classes, max(1, min(32, rows * classes // (32 * each))), False)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -678,6 +689,14 @@ class Layout(NamedTuple):
     def along(self) -> bool:
         """Whether positions lie side by side in memory, not classes."""
         return self.class_strides[0] != 1 and self.strides[1] == 1
+
+    @property
+    def aligned(self) -> int:
+        """How many numbers at most lie in vectors that no row breaks."""
+        if self.along or max(self.class_strides) != 1:
+            return 1
+        soft = self.tensors[2].is_floating_point()
+        return math.gcd(16, self.classes, *self.strides[: 6 if soft else 4])
 
     @property
     def span(self) -> int:
