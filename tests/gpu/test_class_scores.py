@@ -202,7 +202,7 @@ def test_definition(loss, params, shape, either):
                                        msg=lambda m: f"{option} {dtype}, gradient: {m}")  # fmt: skip
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)), ids=str)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
 def test_orders_of_memory(order):
     """(N, C, H, W) in every order, with extras and targets in another one."""
     shape = (2, 5, 3, 4)

@@ -153,15 +153,28 @@ def exp_of(d, z, pivot, EXACT: tl.constexpr):
 
 
 @triton.jit
-def joined(a, b, c, d):
-    return a + c, b + d
+def joined(sum_a, ties_a, sum_b, ties_b):
+    return sum_a + sum_b, ties_a + ties_b
 
 
 @triton.jit
-def others_of(e, top):
-    """The sum of a row's exponentials without one of those that are largest."""
-    rest, ties = tl.reduce((tl.where(top, 0.0, e).to(e.dtype), top.to(e.dtype)), 1, joined)
-    return rest + (ties - 1.0)
+def joined_exactly(sum_a, lost_a, ties_a, sum_b, lost_b, ties_b):
+    both = sum_a + sum_b
+    of_b = both - sum_a
+    lost = (sum_a - (both - of_b)) + (sum_b - of_b)  # to rounding: Knuth's two-sum
+    return both, lost_a + lost_b + lost, ties_a + ties_b
+
+
+@triton.jit
+def others_of(e, top, EXACT: tl.constexpr):
+    """The sum of a row's exponentials without one of those that are largest. A sum of halves need not be mended."""
+    rest, ties = tl.where(top, 0.0, e).to(e.dtype), top.to(e.dtype)
+    if EXACT:
+        total, ties = tl.reduce((rest, ties), 1, joined)
+    else:
+        total, lost, ties = tl.reduce((rest, tl.zeros_like(rest), ties), 1, joined_exactly)
+        total += lost
+    return total + (ties - 1.0)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -312,7 +325,7 @@ def class_scores_kernel(
                 pivot = tl.max(largest, 1)
                 top = largest == pivot[:, None]
                 e = exp_of(distance(largest, pivot[:, None]), largest, pivot[:, None], EXACT)
-                others = others_of(e, top) + tl.sum(sum_of * e, 1)
+                others = others_of(e, top, EXACT) + tl.sum(sum_of * e, 1)
             else:
                 c = lanes
                 z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "")
@@ -320,7 +333,7 @@ def class_scores_kernel(
                 top = z == pivot[:, None]
                 d = distance(z, pivot[:, None])
                 e = exp_of(d, z, pivot[:, None], EXACT)
-                others = others_of(e, top)
+                others = others_of(e, top, EXACT)
             # Joined with what was loaded by row, so that a row's arithmetic is not done by each lane of its classes.
             others = tl.where(counts, others, 0.0).to(T)
             rest = libdevice.log1p(others)
