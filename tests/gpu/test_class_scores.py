@@ -18,6 +18,7 @@ import losskit
 import losskit.functional as LF
 from losskit.kernels import gpu
 from losskit.kernels.gpu import class_scores
+from losskit.kernels.gpu.shared import Call
 
 from .conftest import ON_GPU
 
@@ -37,7 +38,8 @@ class Sample(row_samples.Sample):
         return {k: v.to(HERE) if isinstance(v, torch.Tensor) else v for k, v in super().kwargs(dtype).items()}
 
 
-SAMPLES = [Sample(**vars(s)) for s in row_samples.SAMPLES if s.name in ("cross_entropy", "nll_loss")]
+TAKEN = {"cross_entropy-weight", "cross_entropy-smoothing", "cross_entropy-probabilities_weight", "nll_loss-weight"}
+SAMPLES = [Sample(**vars(s)) for s in row_samples.SAMPLES if str(s) in TAKEN]
 
 
 @pytest.fixture(params=["registers", "blocks"])
@@ -45,7 +47,7 @@ def either(request, monkeypatch):
     """Rows that fit into registers, and rows that take several blocks."""
     if request.param == "blocks":
         monkeypatch.setattr(class_scores, "ROW", 4)
-        monkeypatch.setattr(class_scores, "BLOCK", 16)
+        monkeypatch.setattr(class_scores, "BLOCK", 128)
     return request.param
 
 
@@ -53,16 +55,24 @@ def either(request, monkeypatch):
 # What the CPU's kernels must do, too
 
 LAWS = [
-    test_rows.test_the_kernel_runs, test_rows.test_reductions_of_rows, test_rows.test_micro_batches_compose,
-    test_rows.test_nothing, test_rows.test_nan_in_gives_nan_out, test_rows.test_dtype_ladder,
-    test_rows.test_integer_dtypes, test_rows.test_backward,
+    test_rows.test_reductions_of_rows, test_rows.test_micro_batches_compose, test_rows.test_nothing,
+    test_rows.test_nan_in_gives_nan_out, test_rows.test_dtype_ladder, test_rows.test_integer_dtypes,
+    test_rows.test_backward,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__[5:])
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
-def test_law(law, sample, monkeypatch):
-    law(sample, *[monkeypatch] * (law is test_rows.test_the_kernel_runs))
+def test_law(law, sample):
+    law(sample)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_the_kernel_runs(sample):
+    for dtype in (torch.float32, torch.bfloat16):
+        operands = sample.operands(dtype=dtype)
+        loss = sample.loss(**sample.kwargs(dtype))
+        assert losskit.why(loss, *operands).implementation == "fused GPU kernel"
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
@@ -107,7 +117,7 @@ def test_truth(dtype, either):
     worst = dict.fromkeys(("value", "gradient", "largest"), 0.0)
     tiny = torch.finfo(dtype).tiny
     with torch.device("cpu"):
-        rows_of_scores = [rows for rows in on_cpu.grid(dtype) if rows.shape[1] in (3, 16, 130)]
+        rows_of_scores = [rows[-2:] for rows in on_cpu.grid(dtype) if rows.shape[1] in (3, 19)]
     with mpmath.workdps(60):
         for rows in rows_of_scores:
             x = rows.to(HERE, dtype).requires_grad_()
@@ -125,7 +135,8 @@ def test_truth(dtype, either):
                     for got, right in zip(gradient[row].tolist(), slope):
                         if abs(right) > 1e-37 or dtype == torch.float64:
                             worst["gradient"] = max(worst["gradient"], on_cpu.ulps(got, right, dtype, tiny))
-                        worst["largest"] = max(worst["largest"], on_cpu.ulps(got, right, dtype, max(largest, tiny)))
+                        if largest > 1e-36:
+                            worst["largest"] = max(worst["largest"], on_cpu.ulps(got, right, dtype, largest))
     assert worst["value"] <= 3 and worst["gradient"] <= 8 and worst["largest"] <= 4, worst
 
 
@@ -153,7 +164,7 @@ LOSSES = [
     (losskit.CrossEntropyLoss, {}), (on_cpu.FocalOfTest, {"gamma": 3.0}), (on_cpu.NormaliserOfTest, {"scale": 0.1}),
     (on_cpu.SmoothedOfTest, {}),
 ]  # fmt: skip
-SHAPES = [(1,), (6,), (1, 1), (5, 2), (37, 3), (7, 70), (2, 1, 3), (2, 9, 3, 2), (2, 40, 17), (3, 5, 150)]
+SHAPES = [(1,), (6,), (5, 2), (37, 3), (3, 50), (2, 1, 3), (2, 9, 3, 2), (2, 20, 7), (2, 5, 70)]
 OPTIONS = list(itertools.product((False, True), (0.0, 0.2), (False, True), (False, True), ("mean", "none", "sum")))
 
 
@@ -167,7 +178,8 @@ def test_definition(loss, params, shape, either):
     classes = shape[dim]
     dtypes = itertools.cycle([torch.float32, torch.bfloat16, torch.float64, torch.float16])
     start = SHAPES.index(shape) + LOSSES.index((loss, params))
-    for option, dtype in zip(OPTIONS[start % 7 :: 7], dtypes):
+    every = 13 if either == "registers" else 26
+    for option, dtype in zip(OPTIONS[start % 13 :: every], dtypes):
         soft, smoothing, weighted, extra, reduction = option
         z = (2 * torch.randn(shape)).to(dtype)
         t = torch.randn(shape).softmax(dim).to(dtype) if soft else torch.randint(0, classes, rows)
@@ -235,7 +247,7 @@ def test_tokens_without_the_last():
     """Logits of (batch, time, vocabulary) as (batch, vocabulary, time), cut without a copy."""
     logits = torch.randn(3, 8, 20)
     x, y = logits[:, :-1].transpose(1, 2).detach().requires_grad_(), torch.randint(0, 20, (3, 7))
-    layout = class_scores._layout(losskit.kernels.gpu.shared.Call(None, [x, y], *[None] * 4, True, False, *[None] * 2), None)
+    layout = class_scores._layout(Call(None, [x, y], *[None] * 4, True, False, x.dtype, x.dtype), None)
     assert layout.tensors[0] is x and (layout.outer, layout.inner, layout.classes) == (3, 7, 20)
     torch.testing.assert_close(LF.cross_entropy(x, y), F.cross_entropy(x, y))
 
@@ -257,7 +269,7 @@ def test_halves_are_exact_to_a_rounding():
 
 
 def test_long_rows():
-    """A vocabulary, over the block limit as it is, with ignored rows that are not read."""
+    """A vocabulary, over the limits as they are, with a row that is ignored and not read."""
     x = torch.randn(3, 40_000)
     x[1] = NAN
     x.requires_grad_()
@@ -417,7 +429,8 @@ def test_upstream(dtype, either):
             torch_loss = F.cross_entropy if loss is LF.cross_entropy else F.nll_loss
             (right,) = torch.autograd.grad(torch_loss(wide, y) * factor, wide)
             eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-            torch.testing.assert_close(gradient.double(), right, rtol=16 * eps, atol=8 * eps * float(right.abs().max()) + tiny)
+            atol = 8 * eps * float(right.abs().max()) + tiny
+            torch.testing.assert_close(gradient.double(), right, rtol=16 * eps, atol=atol)
 
 
 def test_double_backward():

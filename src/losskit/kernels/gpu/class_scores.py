@@ -12,7 +12,7 @@
 4. The sum over a long row is kept in as many sums as a block has places, each relative to its own largest score: no
    program waits for its other warps before the end of the row. A new largest score turns the old one into another.
 5. The gradient of a row is a_c - p_c (G - L + M) + M / C with a_c = share_c df_c/dlog_probability, G their sum, and L
-   and M the sums for log_sum_exp and mean_log_probability. For the pivot G - a_c is formed as the sum of the others.
+   and M the sums for log_sum_exp and mean_log_probability. For a pivot with p_c > 1/2, G - a_c is the sum of the others'.
 """
 
 from __future__ import annotations
@@ -256,12 +256,12 @@ def terms_of(share, d, lse, mean, rest, there, numbers, EVALUATE: tl.constexpr, 
 
 
 @triton.jit
-def slopes_of(by_log, e, top, tops, rest, by_lse, by_mean, mean_slope, others, inverse, ORDER: tl.constexpr):
+def slopes_of(by_log, e, tops, rest, by_lse, by_mean, mean_slope, others, inverse, ORDER: tl.constexpr):
     """The gradient of a block of classes by their scores. tops, rest: sums of by_log at the pivot and elsewhere."""
     total = tops + rest
     p = e * inverse[:, None]
     of_pivot = ((by_log - tops[:, None]) - rest[:, None]) + (total * others * inverse)[:, None]
-    slope = tl.where(top, of_pivot, by_log - p * total[:, None])
+    slope = tl.where(p > 0.5, of_pivot, by_log - p * total[:, None])
     if ORDER != 0:
         slope += p * (by_lse - by_mean)[:, None] + mean_slope[:, None]
     return slope
@@ -278,8 +278,8 @@ def class_scores_kernel(
     tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
     EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
     SHARED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, DIVIDED: tl.constexpr,
-    LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr, INDEX: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
-    CLASSES: tl.constexpr,
+    LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr, INDEX: tl.constexpr, SPAN: tl.constexpr,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Losses and gradients of rows. MEAN: the formula takes it; SHARED: each class has a share; ALONG: see note 2."""
     awake = True
@@ -435,7 +435,6 @@ def class_scores_kernel(
                         there = read[:, None] & (c < classes)[None, :]
                         z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_first")
                         d = distance(z, pivot[:, None])
-                        top = z == pivot[:, None]
                         e = exp_of(d, z, pivot[:, None], EXACT)
                         if SHARED:
                             share, _ = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
@@ -446,7 +445,7 @@ def class_scores_kernel(
                     written = inside[:, None] & (c < classes)[None, :]
                     if slopes is not None:
                         if SHARED:
-                            slope_of = slopes_of(by_log, e, top, sum_tops, sum_rest, sum_lse, sum_mean, mean_slope,
+                            slope_of = slopes_of(by_log, e, sum_tops, sum_rest, sum_lse, sum_mean, mean_slope,
                                                  others, inverse, ORDER) * weigh_slope[:, None]  # fmt: skip
                         else:
                             slope_of = e * (by_others * inverse * weigh_slope)[:, None]
@@ -666,14 +665,15 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
         return Tile(256, 1, 4, False)
     most = 32 >> double >> shared  # numbers that a thread holds where a program has all warps
     each = most if size == 2 or layout.along else min(most, 16)
+    limit = ROW * most // 32
     classes = triton.next_power_of_2(layout.classes)
     rows = max(1, min(1024 // classes, 32))
-    if layout.along:  # a cache line of positions
-        rows = max(1, min(max(1024 // classes, 128 // size), 128, ROW // classes // 2))
-    rows = min(rows, triton.next_power_of_2(layout.rows))
-    long = classes * rows > ROW * most // 32
+    if layout.along:  # a cache line of positions, or a sector of it where the classes leave no room
+        rows = min(max(1024 // classes, 128 // size), 128)
+        rows = max(8, limit // classes) if rows * classes > limit else rows
+    long = rows * classes > limit
+    rows = min(32 if long and layout.along else rows, triton.next_power_of_2(layout.rows))
     if long:
-        rows = min(rows, 32)
         return Tile(rows, max(1, (BLOCK * most // 32 << (size == 2)) // rows), 32, True)
     return Tile(rows, classes, max(1, min(32, rows * classes // (32 * each))), False)
 
