@@ -12,7 +12,7 @@
 4. The sum over a long row is kept in as many sums as a block has places, each relative to its own largest score: no
    program waits for its other warps before the end of the row. A new largest score turns the old one into another.
 5. The gradient of a row is a_c - p_c (G - L + M) + M / C with a_c = share_c df_c/dlog_probability, G their sum, and L
-   and M the sums for log_sum_exp and mean_log_probability. For a pivot with p_c > 1/2, G - a_c is the sum of the others'.
+   and M the sums for log_sum_exp and mean_log_probability. Where p_c > 1/2, G - a_c is the sum of the others' terms.
 """
 
 from __future__ import annotations
