@@ -36,6 +36,7 @@ from losskit.kernels.dispatch import (
     check_per_class,
     check_tensor,
     class_weight,
+    unravel,
 )
 from losskit.loss import param
 from losskit.reduction import reduce_eagerly
@@ -190,21 +191,42 @@ class ClassScoresPlan(Plan):
         counts = torch.ones((), dtype=torch.bool) if mask is None else mask
         if target.is_floating_point():
             bad = probability.outside(target) & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
-            index, value = _first(bad, target)
-            raise error("domain", loss=self.name, argument="target", expected=probability.description,
-                        got=f"{value:.7g}", index=index, hint="")  # fmt: skip
+            raise self._no_probability(*_first(bad, target))
         counts = counts & (target != self.ignored)
         outside = ((target < 0) | (target >= classes)) & counts
         if bool(outside.any()):
-            index, value = _first(outside, target)
-            hint = f" Pass ignore_index={value} to skip such rows." if value < 0 or value == 255 else ""
-            hint = " Class indices start at 0." if value == classes else hint
-            raise error("class_index", loss=self.name, classes=classes, got=value, index=index, hint=hint)
+            raise self._no_class(*_first(outside, target), classes)
         picked = input.detach().gather(dim, torch.where(counts, target, 0).long().unsqueeze(dim)).squeeze(dim)
         index, value = _first(log_probability.outside(picked) & counts, picked)
-        index = (*index[:dim], int(target[index]), *index[dim:])
-        raise error("domain", loss=self.name, argument="input", expected=log_probability.description,
-                    got=f"{value:.7g}", index=index, hint=" Pass log_softmax(scores, dim=1).")  # fmt: skip
+        raise self._no_log_probability((*index[:dim], int(target[index]), *index[dim:]), value)
+
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        # The shape is the input's, and then the order in which its dimensions without the classes were gone through;
+        # the operand 1 is the input, 2 a target of indices, 3 one of probabilities. Classes go last in the flat index.
+        shape, order = shape[: len(shape) // 2 + 1], shape[len(shape) // 2 + 1 :]
+        dim = min(1, len(shape) - 1)
+        classes = shape[dim]
+        sizes = [shape[d] for d in order]
+        row, label = (place, 0) if operand == 2 else divmod(place, classes)
+        places = dict(zip(order, unravel(row, sizes), strict=True))
+        of_row = tuple(places[d] for d in sorted(order))
+        if operand == 2:
+            return self._no_class(of_row, int(value), classes)
+        tell = self._no_log_probability if operand == 1 else self._no_probability
+        return tell((*of_row[:dim], label, *of_row[dim:]), value)
+
+    def _no_class(self, index: tuple[int, ...], value: int, classes: int) -> Exception:
+        hint = f" Pass ignore_index={value} to skip such rows." if value < 0 or value == 255 else ""
+        hint = " Class indices start at 0." if value == classes else hint
+        return error("class_index", loss=self.name, classes=classes, got=value, index=index, hint=hint)
+
+    def _no_probability(self, index: tuple[int, ...], value: float) -> Exception:
+        return error("domain", loss=self.name, argument="target", expected=probability.description,
+                     got=f"{value:.7g}", index=index, hint="")  # fmt: skip
+
+    def _no_log_probability(self, index: tuple[int, ...], value: float) -> Exception:
+        return error("domain", loss=self.name, argument="input", expected=log_probability.description,
+                     got=f"{value:.7g}", index=index, hint=" Pass log_softmax(scores, dim=1).")  # fmt: skip
 
 
 def _linear(formula: Formula) -> bool:

@@ -1,0 +1,783 @@
+"""The class-scores family on a GPU: statistics of a row, the formula of them, and the gradient by every score.
+
+1. A program takes a tile of rows and classes. A row that fits into registers is read once; a longer one is read in
+   blocks, once for the statistics and once more, from its end, for the gradient, so that the L2 cache still holds what
+   was read last. Shares of every class (probabilities, label smoothing) of a long row take one more pass.
+2. Memory is read along the classes where they lie side by side, and along the positions for (N, C, H, W): a tile has
+   the rows of one stretch of positions. Other layouts are copied, see `_layout`.
+3. The pivot is the largest score, d_c the distances to it, `others` the sum of exp(d_c) without the pivot's own 1. What
+   rounding took from d_c is given back to the exponential, except for halves, where it is nothing. A log-probability
+   is d_c - log1p(others). What a probability lacks to 1 is others / (1 + others) for the pivot, so nothing cancels.
+   Scores that tie with the pivot have its probability, hence the test d_c == 0 instead of an index.
+4. The sum over a long row is kept in as many sums as a block has places, each relative to its own largest score: no
+   program waits for its other warps before the end of the row. A new largest score turns the old one into another.
+5. The gradient of a row is a_c - p_c (G - L + M) + M / C with a_c = share_c df_c/dlog_probability, G their sum, and L
+   and M the sums for log_sum_exp and mean_log_probability. Where p_c > 1/2, G - a_c is the sum of the others' terms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra import libdevice
+
+from losskit.domains import log_probability
+from losskit.kernels.gpu import formulas
+from losskit.kernels.gpu import primitives as lk
+from losskit.kernels.gpu.shared import (
+    MAX_INT32,
+    OPTIONS,
+    TYPES,
+    Call,
+    Outputs,
+    factor_of,
+    finish,
+    finish_kernel,
+    index_type,
+    number_of,
+    numbers_of,
+    record_of,
+    report,
+)
+
+if TYPE_CHECKING:
+    from losskit.kernels.dispatch import Arguments
+
+ROW = 32768  # numbers of float32 that the registers of a program hold
+BLOCK = 8192  # numbers of a long row that a program reads at once
+PROGRAMS = 8192  # about as many at most, so that few sums are left to finish
+COUNTED = 8192  # rows that one program counts for the denominator
+STATISTICS = {"log_probability": 1, "log_sum_exp": 2, "mean_log_probability": 3}
+# Tensors that are addressed by row, two strides each: scores, gradients, ...; the first three also have classes.
+X, SLOPE, TARGET, SAMPLE_WEIGHT, MASK, UPSTREAM = (tl.constexpr(k) for k in range(6))
+# What a recorded violation is of: a log-probability of the input, a class index, a probability.
+OF_INPUT, OF_INDEX, OF_PROBABILITY = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+NONE = tl.constexpr(MAX_INT32)  # no class
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Rows
+
+
+@triton.jit
+def rows_at(tile, tiles, outer, inner, DIVIDED: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr):
+    """The rows of a tile: their places in the outer and the inner dimension, their numbers, whether they exist."""
+    lanes = tl.arange(0, ROWS)
+    if DIVIDED:
+        row = tile.to(INDEX) * ROWS + lanes
+        inside = row < outer.to(INDEX) * inner
+        o, i = row // inner, row % inner
+    else:
+        o = (tile // tiles).to(INDEX)
+        i = ((tile % tiles) * ROWS + lanes).to(INDEX)
+        inside = i < inner * (o < outer).to(INDEX)
+        row = o * inner + i
+    return o, i, row, inside
+
+
+@triton.jit
+def place(o, i, strides, K: tl.constexpr, ALIGNED: tl.constexpr = 1):
+    """Where the rows begin in tensor K. ALIGNED divides its strides, which lets the compiler read vectors."""
+    outer, inner = strides[2 * K], strides[2 * K + 1]
+    if ALIGNED > 1:
+        outer, inner = outer // ALIGNED * ALIGNED, inner // ALIGNED * ALIGNED
+    return o * outer + i * inner
+
+
+@triton.jit
+def right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT: tl.constexpr):
+    """Which rows count, their class (0 where that is none), which have none, and the index as it stands."""
+    counts = inside
+    if mask is not None:
+        counts = counts & (tl.load(mask + place(o, i, strides, MASK), mask=inside, other=0) != 0)
+    y = tl.zeros_like(i).to(tl.int64)
+    if not SOFT:
+        y = tl.load(target + place(o, i, strides, TARGET), mask=inside, other=0).to(tl.int64)
+        counts = counts & (y != ignored)
+    wild = (y < 0) | (y >= classes)
+    return counts, tl.where(wild, 0, y).to(tl.int32), counts & wild, y
+
+
+@triton.jit
+def weigh_rows(sample_weight, each_upstream, o, i, inside, strides, T: tl.constexpr):
+    """The weights of the rows in the loss and in the gradient."""
+    weigh = tl.full(i.shape, 1.0, T)
+    if sample_weight is not None:
+        weigh = tl.load(sample_weight + place(o, i, strides, SAMPLE_WEIGHT), mask=inside, other=0).to(T)
+    slope = weigh
+    if each_upstream is not None:
+        slope = weigh * tl.load(each_upstream + place(o, i, strides, UPSTREAM), mask=inside, other=0).to(T)
+    return weigh, slope
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Scores
+
+
+@triton.jit
+def block_of(x, at, c, there, classes, shift, stride, T: tl.constexpr, SPAN: tl.constexpr, POLICY: tl.constexpr):
+    """A block of scores; -inf where there is none."""
+    places = (c.to(SPAN) * stride)[None, :]
+    z = tl.load(x + at[:, None] + places, mask=there, other=float("-inf"), eviction_policy=POLICY).to(T)
+    if shift is not None:
+        z += tl.load(shift + c, mask=c < classes, other=0).to(T)[None, :]
+    return z
+
+
+@triton.jit
+def distance(z, pivot):
+    """z - pivot; 0 between equal infinities."""
+    return tl.where(z == pivot, 0.0, z - pivot).to(z.dtype)
+
+
+@triton.jit
+def exp_of(d, z, pivot, EXACT: tl.constexpr):
+    """exp(z - pivot) from the rounded distance d. EXACT: nothing was rounded off."""
+    if EXACT:
+        e = libdevice.exp(d)
+    else:
+        taken = z - d
+        error = (z - (d + taken)) + (taken - pivot)
+        error = tl.where(error == error, error, 0.0).to(d.dtype)  # that of infinite scores is NaN
+        e = libdevice.exp(d)
+        e += e * error
+    return e
+
+
+@triton.jit
+def joined(sum_a, ties_a, sum_b, ties_b):
+    return sum_a + sum_b, ties_a + ties_b
+
+
+@triton.jit
+def joined_exactly(sum_a, lost_a, ties_a, sum_b, lost_b, ties_b):
+    both = sum_a + sum_b
+    of_b = both - sum_a
+    lost = (sum_a - (both - of_b)) + (sum_b - of_b)  # to rounding: Knuth's two-sum
+    return both, lost_a + lost_b + lost, ties_a + ties_b
+
+
+@triton.jit
+def others_of(e, top, EXACT: tl.constexpr):
+    """The sum of a row's exponentials without one of those that are largest. A sum of halves need not be mended."""
+    rest, ties = tl.where(top, 0.0, e).to(e.dtype), top.to(e.dtype)
+    if EXACT:
+        total, ties = tl.reduce((rest, ties), 1, joined)
+    else:
+        total, lost, ties = tl.reduce((rest, tl.zeros_like(rest), ties), 1, joined_exactly)
+        total += lost
+    return total + (ties - 1.0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The formula
+
+
+@triton.jit
+def operand(logs, lse, mean, K: tl.constexpr):
+    if K == 2:
+        x = lse
+    elif K == 3:
+        x = mean
+    else:
+        x = logs
+    return x
+
+
+@triton.jit
+def derivative(value, a, b, c, ORDER: tl.constexpr, K: tl.constexpr):
+    """The derivative by statistic K."""
+    if (ORDER & 3) == K:
+        found = a
+    elif ((ORDER >> 2) & 3) == K:
+        found = b
+    elif ((ORDER >> 4) & 3) == K:
+        found = c
+    else:
+        found = tl.zeros_like(value)
+    return found
+
+
+@triton.jit
+def evaluated(logs, lse, mean, numbers, EVALUATE: tl.constexpr, ORDER: tl.constexpr, T: tl.constexpr):
+    """The formula of blocks of statistics and its three derivatives. ORDER: the statistics it takes; 0 is -logs."""
+    if ORDER == 0:
+        value = -logs
+        by_log = tl.full(logs.shape, -1.0, T)
+        by_lse, by_mean = tl.zeros_like(logs), tl.zeros_like(logs)
+    else:
+        first = operand(logs, lse, mean, ORDER & 3)
+        second = operand(logs, lse, mean, (ORDER >> 2) & 3)
+        third = operand(logs, lse, mean, (ORDER >> 4) & 3)
+        value, a, b, c, _ = EVALUATE(first, second, third, first, numbers, T)
+        by_log = derivative(value, a, b, c, ORDER, 1)
+        by_lse = derivative(value, a, b, c, ORDER, 2)
+        by_mean = derivative(value, a, b, c, ORDER, 3)
+    return value, by_log, by_lse, by_mean
+
+
+@triton.jit
+def shares_of(target, weight, own, at, c, there, classes, keep, even, stride, SOFT: tl.constexpr, T: tl.constexpr,
+              SPAN: tl.constexpr):  # fmt: skip
+    """The share of each class of a block, and the first class whose probability is none."""
+    if SOFT:
+        q = tl.load(target + at[:, None] + (c.to(SPAN) * stride)[None, :], mask=there, other=0).to(T)
+        outside = tl.where((q < 0.0) | (q > 1.0), c[None, :], NONE)
+        share = tl.where(there, q * keep + even, 0.0)
+    else:
+        outside = tl.full(there.shape, NONE, tl.int32)
+        share = tl.where(there, tl.where(c[None, :] == own[:, None], keep + even, even), 0.0)
+    if weight is not None:
+        share = share * tl.load(weight + c, mask=c < classes, other=0).to(T)[None, :]
+    return share.to(T), outside
+
+
+@triton.jit
+def terms_of(share, d, lse, mean, rest, there, numbers, EVALUATE: tl.constexpr, ORDER: tl.constexpr, T: tl.constexpr):
+    """The formula of each class of a block, its shares of the value, and of the three derivatives."""
+    logs = d - rest[:, None]
+    like = tl.zeros_like(logs)
+    value, by_log, by_lse, by_mean = evaluated(
+        logs, lse[:, None] + like, mean[:, None] + like, numbers, EVALUATE, ORDER, T
+    )
+    term = tl.where(there, lk.times(share, value), 0.0).to(T)
+    by_log = tl.where(there, lk.times(share, by_log), 0.0).to(T)
+    by_lse = tl.where(there, lk.times(share, by_lse), 0.0).to(T)
+    by_mean = tl.where(there, lk.times(share, by_mean), 0.0).to(T)
+    return value, term, by_log, by_lse, by_mean
+
+
+@triton.jit
+def slopes_of(by_log, e, tops, rest, by_lse, by_mean, mean_slope, others, inverse, ORDER: tl.constexpr):
+    """The gradient of a block of classes by their scores. tops, rest: sums of by_log at the pivot and elsewhere."""
+    total = tops + rest
+    p = e * inverse[:, None]
+    of_pivot = ((by_log - tops[:, None]) - rest[:, None]) + (total * others * inverse)[:, None]
+    slope = tl.where(p > 0.5, of_pivot, by_log - p * total[:, None])
+    if ORDER != 0:
+        slope += p * (by_lse - by_mean)[:, None] + mean_slope[:, None]
+    return slope
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Rows that fit into registers, and rows that do not
+
+
+@triton.jit(do_not_specialize=["tiles", "outer", "blocks", "divisor", "number", "ignored", "smoothing"])
+def class_scores_kernel(
+    x, target, shift, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
+    values, sums, slopes, target_slopes,
+    tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
+    EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
+    SHARED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, DIVIDED: tl.constexpr,
+    LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr, INDEX: tl.constexpr, SPAN: tl.constexpr,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """Losses and gradients of rows. MEAN: the formula takes it; SHARED: each class has a share; ALONG: see note 2."""
+    awake = True
+    if GUARDED:
+        awake = tl.load(upstream) != 1.0
+    if awake:
+        factor = factor_of(upstream, denominator, divisor, T)
+        smooth = smoothing.to(tl.int64).to(tl.float64, bitcast=True)
+        keep = (1.0 - smooth).to(T)
+        even = (smooth / classes).to(T)
+        first = tl.program_id(0) * blocks
+        total = tl.zeros((ROWS,), tl.float64)
+        lanes = tl.arange(0, CLASSES)
+        if ALIGNED > 1:
+            classes = classes // ALIGNED * ALIGNED
+        for step in range(blocks):
+            o, i, row, inside = rows_at(first + step, tiles, outer, inner, DIVIDED, INDEX, ROWS)
+            counts, own, bad, y = right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT)
+            weigh, weigh_slope = weigh_rows(sample_weight, each_upstream, o, i, inside, strides, T)
+            if CHECKED and not SOFT:
+                report(record, bad.to(tl.int32) * OF_INDEX, y, row, number)
+            # Rows that do not count are not read, unless lanes lie along rows: they read whole vectors.
+            read = inside if ALONG else counts
+            at = place(o, i, strides, X, ALIGNED)
+            at_target = place(o, i, strides, TARGET, ALIGNED)
+            limit = tl.max(counts.to(tl.int32), 0) * classes
+            there = read[:, None] & (lanes < classes)[None, :]
+
+            # The pivot and the sum of the others.
+            if LONG:
+                largest = tl.full((ROWS, CLASSES), float("-inf"), T)
+                sum_of = tl.zeros((ROWS, CLASSES), T)
+                for start in range(0, limit, CLASSES):
+                    c = start + lanes
+                    there = read[:, None] & (c < classes)[None, :]
+                    z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_last")
+                    larger = z > largest
+                    high = tl.where(larger, z, largest)
+                    low = tl.where(larger, largest, z)
+                    e = exp_of(tl.where(low == high, 0.0, low - high).to(T), low, high, EXACT)
+                    sum_of = tl.where(larger, (sum_of + 1.0) * e, sum_of + e)
+                    largest = high
+                pivot = tl.max(largest, 1)
+                top = largest == pivot[:, None]
+                e = exp_of(distance(largest, pivot[:, None]), largest, pivot[:, None], EXACT)
+                others = others_of(e, top, EXACT) + tl.sum(sum_of * e, 1)
+            else:
+                c = lanes
+                z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "")
+                pivot = tl.max(z, 1)
+                top = z == pivot[:, None]
+                d = distance(z, pivot[:, None])
+                e = exp_of(d, z, pivot[:, None], EXACT)
+                others = others_of(e, top, EXACT)
+            # Joined with what was loaded by row, so that a row's arithmetic is not done by each lane of its classes.
+            others = tl.where(counts, others, 0.0).to(T)
+            rest = libdevice.log1p(others)
+            inverse = lk.divide(tl.full((ROWS,), 1.0, T), 1.0 + others)
+            lse = pivot + rest
+            mean = rest
+            if MEAN:
+                if LONG:
+                    part = tl.zeros((ROWS, CLASSES), T)
+                    for start in range(0, limit, CLASSES):
+                        c = start + lanes
+                        there = read[:, None] & (c < classes)[None, :]
+                        z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_last")
+                        part += tl.where(there, distance(z, pivot[:, None]), 0.0).to(T)
+                else:
+                    part = tl.where(there, d, 0.0).to(T)
+                mean = lk.divide(tl.sum(part, 1), tl.zeros_like(rest) + classes) - rest
+
+            # The loss, and the sums that the gradient takes.
+            if SHARED:
+                wrong = tl.full((ROWS,), NONE, tl.int32)
+                if LONG:
+                    term = tl.zeros((ROWS, CLASSES), T)
+                    of_tops, of_rest, of_lse, of_mean = term, term, term, term
+                    outside = tl.full((ROWS, CLASSES), NONE, tl.int32)
+                    for start in range(0, limit, CLASSES):
+                        c = start + lanes
+                        there = read[:, None] & (c < classes)[None, :]
+                        z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_last")
+                        share, wild = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
+                                                class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
+                        _, one, by_log, by_lse, by_mean = terms_of(
+                            share, distance(z, pivot[:, None]), lse, mean, rest, there, numbers, EVALUATE, ORDER, T
+                        )
+                        top = z == pivot[:, None]
+                        term += one
+                        of_tops += tl.where(top, by_log, 0.0).to(T)
+                        of_rest += tl.where(top, 0.0, by_log).to(T)
+                        of_lse += by_lse
+                        of_mean += by_mean
+                        outside = tl.minimum(outside, wild)
+                else:
+                    share, outside = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
+                                               class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
+                    each, term, by_log, of_lse, of_mean = terms_of(
+                        share, d, lse, mean, rest, there, numbers, EVALUATE, ORDER, T
+                    )
+                    of_tops = tl.where(top, by_log, 0.0).to(T)
+                    of_rest = tl.where(top, 0.0, by_log).to(T)
+                value = tl.sum(term, 1)
+                sum_tops, sum_rest = tl.sum(of_tops, 1), tl.sum(of_rest, 1)
+                sum_lse, sum_mean = tl.sum(of_lse, 1), tl.sum(of_mean, 1)
+                mean_slope = lk.divide(sum_mean, tl.zeros_like(rest) + classes)
+                if SOFT and CHECKED:
+                    wrong = tl.min(outside, 1)
+                    bad = counts & (wrong < NONE)
+                    if tl.max(bad.to(tl.int32), 0) > 0:
+                        found = tl.load(target + at_target + wrong.to(INDEX) * class_strides[TARGET], mask=bad, other=0)
+                        report(record, bad.to(tl.int32) * OF_PROBABILITY, found, row * classes + wrong, number)
+            else:
+                mine = tl.load(x + at + own.to(INDEX) * class_strides[X], mask=counts, other=0).to(T)
+                share = tl.full((ROWS,), 1.0, T)
+                if shift is not None:
+                    mine += tl.load(shift + own).to(T)
+                if weight is not None:
+                    share = tl.load(weight + own).to(T)
+                own_distance = distance(mine, pivot)
+                value, by_log, by_lse, by_mean = evaluated(own_distance - rest, lse, mean, numbers, EVALUATE, ORDER, T)
+                value = lk.times(share, value)
+                by_log = lk.times(share, by_log)
+                own_p = exp_of(own_distance, mine, pivot, EXACT) * inverse
+                slope = by_log * tl.where(mine == pivot, others * inverse, 1.0 - own_p)
+                by_others = -by_log
+                if ORDER != 0:
+                    by_lse = lk.times(share, by_lse)
+                    by_mean = lk.times(share, by_mean)
+                    mean_slope = lk.divide(by_mean, tl.zeros_like(rest) + classes)
+                    slope += own_p * (by_lse - by_mean) + mean_slope
+                    by_others += by_lse - by_mean
+
+            # A row without a class, or of nothing but -inf, is NaN.
+            poison = tl.where(bad | (pivot == float("-inf")), float("nan"), 1.0).to(T)
+            value = tl.where(counts, value * weigh * poison, 0.0)
+            if values is not None:
+                tl.store(values + row, value.to(values.dtype.element_ty), mask=inside)
+            if sums is not None:
+                total += value.to(tl.float64)
+
+            weigh_slope *= poison * factor
+            learns = counts
+            if denominator is not None:  # a mean over nothing has no gradient
+                learns = learns & (i < inner * (factor != 0).to(INDEX))
+            if slopes is not None or target_slopes is not None:
+                at_slope = place(o, i, strides, SLOPE, ALIGNED)
+                steps = tl.cdiv(classes, CLASSES) if LONG else 1
+                for back in range(steps):
+                    if LONG:
+                        c = (steps - 1 - back) * CLASSES + lanes
+                        there = read[:, None] & (c < classes)[None, :]
+                        z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_first")
+                        d = distance(z, pivot[:, None])
+                        e = exp_of(d, z, pivot[:, None], EXACT)
+                        if SHARED:
+                            share, _ = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
+                                                 class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
+                            each, _, by_log, _, _ = terms_of(
+                                share, d, lse, mean, rest, there, numbers, EVALUATE, ORDER, T
+                            )
+                    written = inside[:, None] & (c < classes)[None, :]
+                    if slopes is not None:
+                        if SHARED:
+                            slope_of = slopes_of(by_log, e, sum_tops, sum_rest, sum_lse, sum_mean, mean_slope,
+                                                 others, inverse, ORDER) * weigh_slope[:, None]  # fmt: skip
+                        else:
+                            slope_of = e * (by_others * inverse * weigh_slope)[:, None]
+                            if MEAN:
+                                slope_of += (mean_slope * weigh_slope)[:, None]
+                            slope_of = tl.where(c[None, :] == own[:, None], (slope * weigh_slope)[:, None], slope_of)
+                        slope_of = tl.where(learns[:, None], slope_of, 0.0)
+                        tl.store(
+                            slopes + at_slope[:, None] + (c.to(SPAN) * class_strides[SLOPE])[None, :],
+                            slope_of.to(slopes.dtype.element_ty), mask=written,
+                        )  # fmt: skip
+                    if target_slopes is not None:
+                        by_share = tl.zeros((CLASSES,), T) + keep
+                        if weight is not None:
+                            by_share *= tl.load(weight + c, mask=c < classes, other=0).to(T)
+                        slope_of = tl.where(learns[:, None], each * by_share[None, :] * weigh_slope[:, None], 0.0)
+                        tl.store(
+                            target_slopes + at_slope[:, None]
+                            + (c.to(SPAN) * class_strides[SLOPE])[None, :],
+                            slope_of.to(target_slopes.dtype.element_ty), mask=written,
+                        )  # fmt: skip
+        if sums is not None:
+            tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Log-probabilities as they are, and the denominator of a mean
+
+
+@triton.jit(do_not_specialize=["tiles", "outer", "blocks", "divisor", "number", "ignored"])
+def picked_kernel(
+    x, target, shift, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
+    values, sums, slopes,
+    tiles, outer, inner, classes, blocks, divisor, number, ignored, strides, class_strides,
+    EVALUATE: tl.constexpr, ORDER: tl.constexpr, T: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr,
+    DIVIDED: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, LIMIT: tl.constexpr,
+):  # fmt: skip
+    """The formula of the log-probability of the right class. The gradient is 0 but there, and NaN in bad rows."""
+    awake = True
+    if GUARDED:
+        awake = tl.load(upstream) != 1.0
+    if awake:
+        factor = factor_of(upstream, denominator, divisor, T)
+        first = tl.program_id(0) * blocks
+        total = tl.zeros((ROWS,), tl.float64)
+        for step in range(blocks):
+            o, i, row, inside = rows_at(first + step, tiles, outer, inner, DIVIDED, INDEX, ROWS)
+            counts, own, bad, y = right_of(target, mask, o, i, inside, classes, ignored, strides, False)
+            weigh, weigh_slope = weigh_rows(sample_weight, each_upstream, o, i, inside, strides, T)
+            at = place(o, i, strides, X) + own.to(INDEX) * class_strides[X]
+            logs = tl.load(x + at, mask=counts, other=0).to(T)
+            if CHECKED:
+                report(record, bad.to(tl.int32) * OF_INDEX, y, row, number)
+                high = counts & (logs > LIMIT) & (bad == 0)
+                report(record, high.to(tl.int32) * OF_INPUT, logs, row * classes + own, number)
+                bad = bad | high
+            if shift is not None:
+                logs += tl.load(shift + own).to(T)
+            share = tl.full((ROWS,), 1.0, T)
+            if weight is not None:
+                share = tl.load(weight + own).to(T)
+            value, by_log, _, _ = evaluated(logs, logs, logs, numbers, EVALUATE, ORDER, T)
+            poison = tl.where(bad, float("nan"), 1.0).to(T)
+            value = tl.where(counts, lk.times(share, value) * weigh * poison, 0.0)
+            if values is not None:
+                tl.store(values + row, value.to(values.dtype.element_ty), mask=inside)
+            if sums is not None:
+                total += value.to(tl.float64)
+            if slopes is not None:
+                learns = counts
+                if denominator is not None:
+                    learns = learns & (i < inner * (factor != 0).to(INDEX))
+                at = place(o, i, strides, SLOPE)
+                slope = (lk.times(share, by_log) * weigh_slope * factor).to(slopes.dtype.element_ty)
+                tl.store(slopes + at + own.to(INDEX) * class_strides[SLOPE], slope, mask=learns & (bad == 0))
+                bad = bad & learns
+                for c in range(tl.max(bad.to(tl.int32), 0) * classes):
+                    nan = poison.to(slopes.dtype.element_ty)
+                    tl.store(slopes + at + (own * 0 + c).to(INDEX) * class_strides[SLOPE], nan, mask=bad)
+        if sums is not None:
+            tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+
+
+@triton.jit(do_not_specialize=["outer", "blocks", "ignored"])
+def count_kernel(
+    target, weight, sample_weight, mask, sums, outer, inner, classes, blocks, ignored, strides,
+    SOFT: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """What the rows of each program count: their weight, times that of their class for indices."""
+    first = tl.program_id(0) * blocks
+    total = tl.zeros((ROWS,), tl.float64)
+    for step in range(blocks):
+        o, i, _, inside = rows_at(first + step, 1, outer, inner, True, INDEX, ROWS)
+        counts, own, _, _ = right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT)
+        one = tl.full((ROWS,), 1.0, tl.float64)
+        if sample_weight is not None:
+            one = tl.load(sample_weight + place(o, i, strides, SAMPLE_WEIGHT), mask=inside, other=0).to(tl.float64)
+        if weight is not None and not SOFT:
+            one *= tl.load(weight + own).to(tl.float64)
+        total += tl.where(counts, one, 0.0)
+    tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Launching
+
+
+def why_not(plan: Any, arguments: Arguments) -> str | None:
+    """Why there is no kernel for this call."""
+    if plan.log_probabilities and plan.smoothing:
+        return "there is no kernel for label smoothing of log-probabilities"
+    if plan.log_probabilities and plan.statistics != ["log_probability"]:
+        return "there is no kernel for other statistics of log-probabilities"
+    return None
+
+
+def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor | None] | None) -> Outputs:
+    """Value and gradients; with `upstream`, gradients only: new ones, or those in `into` where it is not 1."""
+    plan, operands, device = call.plan, call.operands, call.operands[0].device
+    each, soft = plan.reduction == "none", operands[1].is_floating_point()
+    shift = operands[2].contiguous() if len(operands) > 2 else None
+    weight = call.weight.contiguous() if call.weight is not None else None
+    layout = _layout(call, upstream if each else None)
+    x, like, target, sample_weight, mask, each_upstream = layout.tensors
+    make = torch.zeros_like if plan.log_probabilities else torch.empty_like
+    gradients = list(into) if into else [
+        make(like, dtype=g.dtype, device=device) if wanted >> k & 1 else None for k, g in enumerate(operands)
+    ]  # fmt: skip
+    denominator, divisor = None, 1
+    if plan.reduction == "mean":
+        denominator = call.normalizer
+        if denominator is None and soft and call.sample_weight is None and call.mask is None:
+            divisor = layout.rows
+        elif denominator is None:
+            denominator = _denominator(call, weight, layout)
+    values = torch.empty(layout.sizes, dtype=call.result, device=device) if each and upstream is None else None
+    sums: Tensor | None
+    if layout.rows == 0:
+        sums = torch.zeros(1, dtype=torch.float64, device=device) if not each and upstream is None else None
+    else:
+        shared = soft or plan.smoothing != 0
+        tile = _tile(layout, x.element_size(), call.compute == torch.float64, shared, plan.log_probabilities)
+        divided = layout.outer > 1 and layout.inner < tile.rows
+        tiles = triton.cdiv(layout.rows if divided else layout.inner, tile.rows)
+        total = tiles if divided else tiles * layout.outer
+        blocks = triton.cdiv(total, PROGRAMS)
+        programs = triton.cdiv(total, blocks)
+        sums = torch.empty(programs, dtype=torch.float64, device=device) if not each and upstream is None else None
+        order = 0 if plan.formula is None else sum(STATISTICS[s] << 2 * k for k, s in enumerate(plan.statistics))
+        taken = [
+            x, target, shift, weight, sample_weight, mask, each_upstream, None if each else upstream, denominator,
+            numbers_of(plan, device), record_of(device), values, sums, gradients[0],
+        ]  # fmt: skip
+        number = number_of(plan, [*operands[0].shape, *layout.order]) if call.checked else 0
+        sizes = tiles, layout.outer, layout.inner, layout.classes, blocks, divisor, number, int(plan.ignored)
+        constants = {
+            "EVALUATE": None if plan.formula is None else formulas.functions(plan.formula).evaluate, "ORDER": order,
+            "T": TYPES[call.compute], "CHECKED": call.checked, "GUARDED": into is not None, "DIVIDED": divided,
+            "INDEX": index_type(layout.reach), "ROWS": tile.rows, "num_warps": tile.warps, **OPTIONS,
+        }  # fmt: skip
+        if plan.log_probabilities:
+            picked_kernel[(programs,)](
+                *taken, *sizes, layout.strides, layout.class_strides, LIMIT=log_probability.high, **constants
+            )
+        else:
+            class_scores_kernel[(programs,)](
+                *taken, gradients[1], *sizes, _bits(plan.smoothing), layout.strides, layout.class_strides, SOFT=soft,
+                SHARED=shared, MEAN=plan.formula is not None and "mean_log_probability" in plan.statistics,
+                EXACT=x.element_size() == 2 and shift is None, LONG=tile.long, ALONG=layout.along,
+                ALIGNED=layout.aligned,
+                SPAN=index_type(layout.span), CLASSES=tile.classes, **constants,
+            )  # fmt: skip
+    if values is not None:
+        by_dimension = [layout.order.index(d) for d in sorted(layout.order)]
+        return Outputs(values.permute(by_dimension).contiguous(), gradients)
+    return Outputs(None if sums is None else finish(call, sums, divisor, denominator), gradients)
+
+
+def _bits(value: float) -> int:
+    """A float64 as an integer, which a kernel takes whole: Python's floats become float32."""
+    return int(struct.unpack("q", struct.pack("d", value))[0])
+
+
+def _denominator(call: Call, weight: Tensor | None, layout: Layout) -> Tensor:
+    """What a mean divides by: what the rows count, on the device."""
+    _, _, target, sample_weight, mask, _ = layout.tensors
+    soft = call.operands[1].is_floating_point()
+    device = call.operands[0].device
+    tiles = triton.cdiv(layout.rows, 1024)
+    blocks = tiles if layout.rows <= COUNTED else triton.cdiv(tiles, 1024)
+    programs = triton.cdiv(tiles, max(blocks, 1))
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    if programs == 0:
+        return total
+    sums = total if programs == 1 else torch.empty(programs, dtype=torch.float64, device=device)
+    count_kernel[(programs,)](
+        target, weight, sample_weight, mask, sums, layout.outer, layout.inner, layout.classes, blocks,
+        int(call.plan.ignored), layout.strides, soft, index_type(layout.reach), 1024, **OPTIONS,
+    )  # fmt: skip
+    if programs > 1:
+        finish_kernel[(1,)](sums, programs, 1, None, total, None, 1024, **OPTIONS)
+    return total
+
+
+class Tile(NamedTuple):
+    """How many rows and classes a program takes at once, by how many warps, and whether it comes back for more."""
+
+    rows: int
+    classes: int
+    warps: int
+    long: bool
+
+
+def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -> Tile:
+    """The tile for scores of `size` bytes: what a thread holds is bounded by its registers."""
+    if picked:
+        return Tile(256, 1, 4, False)
+    most = 32 >> double >> shared  # numbers that a thread holds where a program has all warps
+    each = most if size == 2 or layout.along else min(most, 16)
+    limit = ROW * most // 32
+    classes = triton.next_power_of_2(layout.classes)
+    rows = max(1, min(1024 // classes, 32))
+    if layout.along:  # a cache line of positions, or a sector of it where the classes leave no room
+        rows = min(max(1024 // classes, 128 // size), 128)
+        rows = max(8, limit // classes) if rows * classes > limit else rows
+    long = rows * classes > limit
+    rows = min(32 if long and layout.along else rows, triton.next_power_of_2(layout.rows))
+    if long:
+        return Tile(rows, max(1, (BLOCK * most // 32 << (size == 2)) // rows), 32, True)
+    return Tile(rows, classes, max(1, min(32, rows * classes // (32 * each))), False)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Layouts
+
+
+class Layout(NamedTuple):
+    """How a call's tensors are addressed: rows by an outer and an inner dimension, and classes."""
+
+    tensors: list[Any]  # scores, one that lies as gradients do, target, sample_weight, mask, upstream
+    strides: tuple[int, ...]  # outer and inner of each
+    class_strides: tuple[int, ...]  # of the first three
+    order: list[int]  # the dimensions of rows as they follow each other in memory
+    sizes: list[int]  # their sizes
+    outer: int
+    inner: int
+    classes: int
+
+    @property
+    def rows(self) -> int:
+        return self.outer * self.inner
+
+    @property
+    def along(self) -> bool:
+        """Whether positions lie side by side in memory, not classes."""
+        return self.class_strides[0] != 1 and self.strides[1] == 1
+
+    @property
+    def aligned(self) -> int:
+        """How many numbers at most lie in vectors that no row breaks."""
+        if self.along or max(self.class_strides) != 1:
+            return 1
+        soft = self.tensors[2].is_floating_point()
+        return math.gcd(16, self.classes, *self.strides[: 6 if soft else 4])
+
+    @property
+    def span(self) -> int:
+        """How far the classes of a row reach."""
+        return max(self.class_strides) * self.classes
+
+    @property
+    def reach(self) -> int:
+        """More than any place in a tensor, and than the number of any score."""
+        pairs = zip(self.strides[::2], self.strides[1::2], strict=True)
+        return max(max(self.outer * a + self.inner * b for a, b in pairs) + self.span, self.rows * self.classes)
+
+
+def _layout(call: Call, upstream: Tensor | None) -> Layout:
+    """Two dimensions of rows reach every dense tensor and most slices of one; what needs more is copied."""
+    x, target = call.operands[:2]
+    soft = target.is_floating_point()
+    dim = min(1, x.ndim - 1)
+    like = torch.empty_like(x, device="meta")  # dense, in the order of the input's memory
+    order = sorted((d for d in range(x.ndim) if d != dim), key=like.stride, reverse=True)
+    if len(_groups([x, like], order)) > 2:
+        x = torch.empty_like(like, device=x.device).copy_(x)
+    if soft and len(_groups([x, like, target], order)) > 2:
+        target = torch.empty_like(like, dtype=target.dtype, device=x.device).copy_(target)
+    groups = _groups([x, like, target] if soft else [x, like], order)
+    shape = [n for d, n in enumerate(x.shape) if d != dim]
+    tensors: list[Tensor | None] = [x, like, target, call.sample_weight, call.mask, upstream]
+    strides = []
+    for k, tensor in enumerate(tensors):
+        own = [0] * x.ndim  # by the dimensions of the scores
+        if tensor is not None and (k < 2 or (k == 2 and soft)):
+            own = list(tensor.stride())
+        elif tensor is not None:
+            tensor = tensor.expand(shape)
+            own = _with_classes(tensor, dim)
+            if not all(_merge(own, x.shape, group) for group in groups):
+                by_memory = [d - (d > dim) for d in order]
+                tensor = tensor.permute(by_memory).contiguous().permute([by_memory.index(d) for d in range(len(shape))])
+                own = _with_classes(tensor, dim)
+            tensors[k] = tensor
+        ends = [own[group[-1]] for group in groups]
+        strides += [0] * (2 - len(ends)) + ends
+    lengths = [1, 1, *(torch.Size([x.shape[d] for d in group]).numel() for group in groups)]
+    class_strides = [1 if x.shape[dim] == 1 else tensor.stride(dim) for tensor in (x, like, target if soft else like)]
+    return Layout(tensors, tuple(strides), tuple(class_strides), order, [x.shape[d] for d in order], lengths[-2],
+                  lengths[-1], x.shape[dim])  # fmt: skip
+
+
+def _groups(tensors: list[Tensor], order: list[int]) -> list[list[int]]:
+    """The dimensions in `order` without those of size 1, in groups that each tensor crosses with one stride."""
+    groups: list[list[int]] = []
+    shape = tensors[0].shape
+    for d in order:
+        if shape[d] == 1:
+            continue
+        if groups and all(_merge(list(x.stride()), shape, [groups[-1][-1], d]) for x in tensors):
+            groups[-1].append(d)
+        else:
+            groups.append([d])
+    return groups
+
+
+def _merge(strides: list[int], shape: torch.Size, dims: list[int]) -> bool:
+    """Whether dimensions follow each other with one stride."""
+    return all(strides[a] == strides[b] * shape[b] for a, b in itertools.pairwise(dims))
+
+
+def _with_classes(x: Tensor, dim: int) -> list[int]:
+    """The strides of a tensor of rows, with one for the classes that it has not."""
+    own = list(x.stride())
+    return [*own[:dim], 0, *own[dim:]]

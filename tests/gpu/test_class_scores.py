@@ -1,0 +1,474 @@
+"""Class scores on a GPU: the truth and the behaviour of the CPU's kernels, rows of any length, and what only a GPU has.
+
+Most tests run twice: as they are, and with limits so small that every row is too long for registers.
+"""
+
+import itertools
+import math
+
+import mpmath
+import pytest
+import row_samples
+import test_class_scores as on_cpu
+import test_rows
+import torch
+import torch.nn.functional as F
+
+import losskit
+import losskit.functional as LF
+from losskit.kernels import gpu
+from losskit.kernels.gpu import class_scores
+from losskit.kernels.gpu.shared import Call
+
+from .conftest import ON_GPU
+
+INF, NAN = math.inf, math.nan
+HERE = "cuda" if ON_GPU else "cpu"
+
+
+class Sample(row_samples.Sample):
+    """A sample whose tensors are where the kernels take them."""
+
+    def operands(self, *args, **kwargs):
+        with torch.device("cpu"):
+            made = super().operands(*args, **kwargs)
+        return [x.to(HERE) for x in made]
+
+    def kwargs(self, dtype):
+        return {k: v.to(HERE) if isinstance(v, torch.Tensor) else v for k, v in super().kwargs(dtype).items()}
+
+
+TAKEN = {"cross_entropy-weight", "cross_entropy-smoothing", "cross_entropy-probabilities_weight", "nll_loss-weight"}
+SAMPLES = [Sample(**vars(s)) for s in row_samples.SAMPLES if str(s) in TAKEN]
+
+
+@pytest.fixture(params=["registers", "blocks"])
+def either(request, monkeypatch):
+    """Rows that fit into registers, and rows that take several blocks."""
+    if request.param == "blocks":
+        monkeypatch.setattr(class_scores, "ROW", 4)
+        monkeypatch.setattr(class_scores, "BLOCK", 128)
+    return request.param
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What the CPU's kernels must do, too
+
+LAWS = [
+    test_rows.test_reductions_of_rows, test_rows.test_micro_batches_compose, test_rows.test_nothing,
+    test_rows.test_nan_in_gives_nan_out, test_rows.test_dtype_ladder, test_rows.test_integer_dtypes,
+    test_rows.test_backward,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__[5:])
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_law(law, sample):
+    law(sample)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_the_kernel_runs(sample):
+    for dtype in (torch.float32, torch.bfloat16):
+        operands = sample.operands(dtype=dtype)
+        loss = sample.loss(**sample.kwargs(dtype))
+        assert losskit.why(loss, *operands).implementation == "fused GPU kernel"
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_masked_rows_are_exact_zeros(sample):
+    with losskit.checks("nan"):
+        test_rows.test_masked_rows_are_exact_zeros(sample, NAN)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_layouts(sample):
+    test_rows.test_layouts(sample, torch.float32)
+
+
+def test_targets_of_any_kind(either):
+    on_cpu.test_index_dtypes()
+    on_cpu.test_ignore_index()
+
+
+@pytest.mark.parametrize("classes", [2, 20])
+def test_infinite_scores(classes, either, monkeypatch):
+    on_cpu.test_infinite_scores(classes, True, monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_certain_rows_keep_learning(dtype, either):
+    """As on the CPU; NVIDIA's exp flushes subnormals to 0."""
+    for margin in (1.0, 17.0, 20.0, 60.0, 86.0):
+        x = torch.tensor([[margin, 0.0]], dtype=dtype, requires_grad=True)
+        for target in (torch.tensor([0]), torch.tensor([[1.0, 0.0]], dtype=dtype)):
+            loss = LF.cross_entropy(x, target)
+            (gradient,) = torch.autograd.grad(loss, x)
+            with mpmath.workdps(40):
+                value, slope = on_cpu.truth_of(x[0].tolist(), 0)
+                assert on_cpu.ulps(loss.item(), value, dtype) <= 3
+                assert on_cpu.ulps(gradient[0, 0].item(), slope[0], dtype) <= 8
+                assert on_cpu.ulps(gradient[0, 1].item(), slope[1], dtype) <= 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_truth(dtype, either):
+    """Values within 3 ULP, gradients within 8 ULP each and 4 of the largest, but for what is subnormal."""
+    worst = dict.fromkeys(("value", "gradient", "largest"), 0.0)
+    tiny = torch.finfo(dtype).tiny
+    with torch.device("cpu"):
+        rows_of_scores = [rows[-2:] for rows in on_cpu.grid(dtype) if rows.shape[1] in (3, 19)]
+    with mpmath.workdps(60):
+        for rows in rows_of_scores:
+            x = rows.to(HERE, dtype).requires_grad_()
+            for y in (0, rows.shape[1] // 2):
+                loss = LF.cross_entropy(x, torch.full(rows.shape[:1], y), reduction="none")
+                (gradient,) = torch.autograd.grad(loss.sum(), x)
+                for row in range(rows.shape[0]):
+                    value, slope = on_cpu.truth_of(x[row].tolist(), y)
+                    if not mpmath.isfinite(value):
+                        assert loss[row] == INF
+                        continue
+                    if abs(value) > tiny:
+                        worst["value"] = max(worst["value"], on_cpu.ulps(loss[row].item(), value, dtype))
+                    largest = max(map(abs, slope))
+                    for got, right in zip(gradient[row].tolist(), slope):
+                        if abs(right) > 1e-37 or dtype == torch.float64:
+                            worst["gradient"] = max(worst["gradient"], on_cpu.ulps(got, right, dtype, tiny))
+                        if largest > 1e-36:
+                            worst["largest"] = max(worst["largest"], on_cpu.ulps(got, right, dtype, largest))
+    assert worst["value"] <= 3 and worst["gradient"] <= 8 and worst["largest"] <= 4, worst
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Against the definition
+
+
+def definition(loss, params, z, target, weight, smoothing, ignored):
+    """The losses of rows (the last dimension holds classes) by their definition, in float64."""
+    classes = z.shape[-1]
+    soft = target.is_floating_point()
+    kept = torch.ones(z.shape[:-1], dtype=torch.bool) if soft else target != ignored
+    hard = None if soft else F.one_hot(torch.where(kept, target, 0).long(), classes).double()
+    shares = (1 - smoothing) * (target.double() if soft else hard) + smoothing / classes
+    shares = shares if weight is None else shares * weight.double()
+    if loss is losskit.CrossEntropyLoss:
+        values = -(shares * z.log_softmax(-1)).sum(-1)
+    else:
+        flat = on_cpu.textbook(loss, params, z.reshape(-1, classes), shares.reshape(-1, classes))
+        values = flat.reshape(z.shape[:-1])
+    return values, kept, 1.0 if weight is None or soft else weight.double()[torch.where(kept, target, 0).long()]
+
+
+LOSSES = [
+    (losskit.CrossEntropyLoss, {}), (on_cpu.FocalOfTest, {"gamma": 3.0}), (on_cpu.NormaliserOfTest, {"scale": 0.1}),
+    (on_cpu.SmoothedOfTest, {}),
+]  # fmt: skip
+SHAPES = [(1,), (6,), (5, 2), (37, 3), (3, 50), (2, 1, 3), (2, 9, 3, 2), (2, 20, 7), (2, 5, 70)]
+OPTIONS = list(itertools.product((False, True), (0.0, 0.2), (False, True), (False, True), ("mean", "none", "sum")))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("loss", "params"), LOSSES, ids=lambda x: getattr(x, "name", ""))
+def test_definition(loss, params, shape, either):
+    """Indices and probabilities, smoothing, weights, masks, reductions, in every dtype; each option in some pair."""
+    torch.manual_seed(len(shape))
+    dim = min(1, len(shape) - 1)
+    rows = shape[:dim] + shape[dim + 1 :]
+    classes = shape[dim]
+    dtypes = itertools.cycle([torch.float32, torch.bfloat16, torch.float64, torch.float16])
+    start = SHAPES.index(shape) + LOSSES.index((loss, params))
+    every = 13 if either == "registers" else 26
+    for option, dtype in zip(OPTIONS[start % 13 :: every], dtypes):
+        soft, smoothing, weighted, extra, reduction = option
+        z = (2 * torch.randn(shape)).to(dtype)
+        t = torch.randn(shape).softmax(dim).to(dtype) if soft else torch.randint(0, classes, rows)
+        if not soft and rows:
+            t.view(-1)[::4] = -100
+        weight = (torch.rand(classes) + 0.5).to(dtype) if weighted else None
+        sample_weight = (torch.rand(rows) + 0.1).to(dtype) if extra else None
+        mask = torch.rand(rows) > 0.3 if extra else None
+        leaves = [x.requires_grad_() for x in ([z, t] if soft else [z])]
+        got = loss.functional(z, t, weight=weight, label_smoothing=smoothing, reduction=reduction,
+                              sample_weight=sample_weight, mask=mask, **params)  # fmt: skip
+        wide = [x.detach().double().requires_grad_() for x in leaves]
+        values, kept, own = definition(
+            loss, params, wide[0].movedim(dim, -1), wide[1].movedim(dim, -1) if soft else t, weight, smoothing, -100
+        )
+        counts = (kept if mask is None else kept & mask) * (1.0 if sample_weight is None else sample_weight.double())
+        values = torch.where(counts > 0, values, 0.0) * counts
+        want = values if reduction == "none" else values.sum()
+        if reduction == "mean":
+            want = want / (counts * own).sum()
+        eps, several = torch.finfo(dtype).eps, 40 if dtype == torch.float64 else 4
+        scale = float(want.detach().abs().max().nan_to_num())
+        torch.testing.assert_close(got.double(), want, rtol=several * eps, atol=several * eps * scale, equal_nan=True,
+                                   msg=lambda m: f"{option} {dtype}: {m}")  # fmt: skip
+        upstream = torch.linspace(0.5, 2.0, want.numel(), dtype=torch.float64).reshape(want.shape).to(dtype)
+        right = torch.autograd.grad(want, wide, upstream.double())
+        for a, b in zip(torch.autograd.grad(got, leaves, upstream.to(got.dtype)), right):
+            b = torch.where(b.isfinite(), b, 0.0)  # of nothing
+            largest = float(b.abs().max())
+            assert a.dtype == dtype
+            torch.testing.assert_close(a.double(), b, rtol=several * 4 * eps, atol=several * eps * largest,
+                                       msg=lambda m: f"{option} {dtype}, gradient: {m}")  # fmt: skip
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_orders_of_memory(order):
+    """(N, C, H, W) in every order, with extras and targets in another one."""
+    shape = (2, 5, 3, 4)
+    back = [order.index(i) for i in range(4)]
+    x = torch.randn([shape[i] for i in order], dtype=torch.float64).permute(back).requires_grad_()
+    y = torch.randint(0, 5, (4, 3, 2)).permute(2, 1, 0)
+    w = torch.rand(3, 1, dtype=torch.float64)
+    soft = torch.rand(4, 2, 3, 5, dtype=torch.float64).permute(1, 3, 2, 0).requires_grad_()
+    for target, leaves in ((y, [x]), (soft, [x, soft])):
+        got = LF.cross_entropy(x, target, reduction="none", sample_weight=w)
+        want = F.cross_entropy(x, target, reduction="none") * w
+        torch.testing.assert_close(got, want)
+        upstream = torch.rand(2, 4, 3, dtype=torch.float64).transpose(1, 2)
+        pairs = [torch.autograd.grad(v, leaves, upstream) for v in (got, want)]
+        for a, b in zip(*pairs):
+            torch.testing.assert_close(a, b)
+            assert a.stride() == x.stride()
+
+
+def test_slices_and_expanded_scores():
+    wide = torch.randn(4, 9, 6, 10, dtype=torch.float64)
+    for x in (wide[:, ::2], wide[:, :, 1:4, ::2], wide[::2, :, :, :3], wide[:1].expand(3, 9, 6, 10), wide.mT[:, 2:5]):
+        x = x.detach().requires_grad_()
+        y = torch.randint(0, x.shape[1], x.shape[:1] + x.shape[2:])
+        pairs = [torch.autograd.grad(f(x, y), x)[0] for f in (LF.cross_entropy, F.cross_entropy)]
+        torch.testing.assert_close(*pairs)
+
+
+def test_tokens_without_the_last():
+    """Logits of (batch, time, vocabulary) as (batch, vocabulary, time), cut without a copy."""
+    logits = torch.randn(3, 8, 20)
+    x, y = logits[:, :-1].transpose(1, 2).detach().requires_grad_(), torch.randint(0, 20, (3, 7))
+    layout = class_scores._layout(Call(None, [x, y], *[None] * 4, True, False, x.dtype, x.dtype), None)
+    assert layout.tensors[0] is x and (layout.outer, layout.inner, layout.classes) == (3, 7, 20)
+    torch.testing.assert_close(LF.cross_entropy(x, y), F.cross_entropy(x, y))
+
+
+def test_halves_are_exact_to_a_rounding():
+    """Nothing is rounded off in distances of halves: they are not mended, and need not be."""
+    for dtype, allowed in ((torch.bfloat16, 1.0 if not ON_GPU else 0.51), (torch.float16, 0.51)):
+        x = (4 * torch.randn(40, 30)).to(dtype).requires_grad_()
+        y = torch.randint(0, 30, (40,))
+        rows = LF.cross_entropy(x, y, reduction="none")
+        (gradient,) = torch.autograd.grad(rows.sum(), x)
+        wide = x.detach().double().requires_grad_()
+        want = F.cross_entropy(wide, y, reduction="none")
+        (slope,) = torch.autograd.grad(want.sum(), wide)
+        eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+        for got, right in ((rows.double(), want), (gradient.double(), slope)):
+            unit = torch.exp2(right.abs().clamp(min=tiny).log2().floor()) * eps
+            assert ((got - right).abs() <= allowed * unit).all()
+
+
+def test_long_rows():
+    """A vocabulary, over the limits as they are, with a row that is ignored and not read."""
+    x = torch.randn(3, 40_000)
+    x[1] = NAN
+    x.requires_grad_()
+    y = torch.tensor([39_999, -100, 17])
+    loss = LF.cross_entropy(x, y, label_smoothing=0.1)
+    loss.backward()
+    wide = x.detach()[[0, 2]].double().requires_grad_()
+    want = F.cross_entropy(wide, y[[0, 2]], label_smoothing=0.1)
+    want.backward()
+    torch.testing.assert_close(loss.double(), want, rtol=4e-7, atol=0)
+    torch.testing.assert_close(x.grad[[0, 2]].double(), wide.grad, rtol=1e-6, atol=1e-10)
+    assert not x.grad[1].any()
+
+
+def test_shift():
+    """Scores with a number for each class added; a shift that is learnt goes to the formula."""
+    prior = torch.tensor([0.7, 0.2, 0.1])
+    z, y = torch.randn(9, 3, requires_grad=True), torch.randint(0, 3, (9,))
+    loss = on_cpu.AdjustedOfTest(prior=prior)
+    assert losskit.why(loss, z, y).implementation == "fused GPU kernel"
+    want = F.cross_entropy(z + prior.log(), y)
+    torch.testing.assert_close(loss(z, y), want)
+    torch.testing.assert_close(torch.autograd.grad(loss(z, y), z), torch.autograd.grad(want, z))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Many rows
+
+
+@pytest.mark.parametrize("programs", [1, 3])
+def test_programs_take_several_tiles(programs, monkeypatch):
+    monkeypatch.setattr(class_scores, "PROGRAMS", programs)
+    for shape in ((300, 5), (3, 4, 100)):
+        x, y = torch.randn(shape, requires_grad=True), torch.randint(0, shape[1], shape[:1] + shape[2:])
+        got, want = LF.cross_entropy(x, y), F.cross_entropy(x, y)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(torch.autograd.grad(got, x), torch.autograd.grad(want, x))
+        x = x.detach().log_softmax(1).requires_grad_()
+        torch.testing.assert_close(LF.nll_loss(x, y), F.nll_loss(x, y))
+
+
+def test_denominators_of_many_rows(monkeypatch):
+    """One program counts, or several."""
+    x, y = torch.randn(1100, 3), torch.randint(0, 3, (1100,))
+    y[::3] = -100
+    weight = torch.tensor([0.0, 1.0, 2.0])
+    want = F.cross_entropy(x, y, weight)
+    for counted in (8192, 1000):
+        monkeypatch.setattr(class_scores, "COUNTED", counted)
+        torch.testing.assert_close(LF.cross_entropy(x, y, weight), want)
+
+
+def test_offsets_beyond_int32(monkeypatch, either):
+    """The 64-bit path, on few elements: what it computes does not depend on their number."""
+    monkeypatch.setattr(class_scores, "index_type", lambda numel: class_scores.tl.int64)
+    for shape in ((20, 30), (2, 5, 30)):
+        x, y = torch.randn(shape, requires_grad=True), torch.randint(0, shape[1], shape[:1] + shape[2:])
+        pairs = [torch.autograd.grad(f(x, y), x)[0] for f in (LF.cross_entropy, F.cross_entropy)]
+        torch.testing.assert_close(*pairs)
+
+
+def test_the_same_bits():
+    x, y = torch.randn(200, 10), torch.randint(0, 10, (200,))
+    assert len({LF.cross_entropy(x, y).item() for _ in range(3)}) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Bad values
+
+
+@pytest.mark.parametrize("mode", ["raise", "nan", "off"])
+@pytest.mark.parametrize("wild", [6, -1, 255, -(2**63), 2**63 - 1])
+def test_wild_indices(wild, mode, either):
+    """NaN in every mode, no foreign memory, and the row is named."""
+    for shape, place in (((4, 6), (2,)), ((2, 6, 3, 4), (1, 2, 3))):
+        x = torch.zeros(shape, requires_grad=True)
+        y = torch.ones(shape[:1] + shape[2:], dtype=torch.int64)
+        y[place] = wild
+        with losskit.checks(mode):
+            for loss in (LF.cross_entropy, LF.nll_loss):
+                rows = loss(x, y, reduction="none")
+                assert rows.isnan().nonzero().tolist() == [list(place)]
+                (gradient,) = torch.autograd.grad(rows.sum(), x)
+                assert gradient.isnan().all(1).nonzero().tolist() == [list(place)]
+                assert gradient.isnan().sum() == 6
+                assert loss(x, y, torch.ones(6)).isnan()
+                told = losskit.last_violation()
+                if mode == "off":
+                    assert told is None
+                elif abs(wild) < 2**53:
+                    assert told == refusal(loss, x, y)
+
+
+def refusal(loss, *operands, **options):
+    """What the CPU raises."""
+    gpu.interpreted, before = False, gpu.interpreted
+    try:
+        with losskit.checks("raise"), pytest.raises(ValueError) as refused:  # noqa: PT011
+            loss(*(x.detach().cpu() for x in operands), **options)
+    finally:
+        gpu.interpreted = before
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 1, 0, 2), (2, 0, 3, 1)], ids=str)
+def test_bad_probabilities_and_log_probabilities(order, either):
+    """Told by their place in the tensor, whatever the order of memory."""
+    shape = (2, 6, 3, 4)
+    back = [order.index(i) for i in range(4)]
+    x = torch.zeros([shape[i] for i in order]).permute(back).requires_grad_()
+    t = torch.full(shape, 1 / 6)
+    t[1, 4, 2, 1] = 1.5
+    rows = LF.cross_entropy(x, t, reduction="none")
+    assert rows.isnan().nonzero().tolist() == [[1, 2, 1]]
+    assert losskit.last_violation() == refusal(LF.cross_entropy, x, t)
+    LF.cross_entropy(x, t, mask=~rows.isnan().detach())
+    assert losskit.last_violation() is None
+    with losskit.checks("off"):
+        assert LF.cross_entropy(x, t).isfinite()
+    y = torch.randint(0, 6, (2, 3, 4))
+    with torch.no_grad():
+        x -= 1.0
+        x[1, int(y[1, 0, 3]), 0, 3] = 0.25
+    rows = LF.nll_loss(x, y, reduction="none")
+    (gradient,) = torch.autograd.grad(rows.sum(), x)
+    assert rows.isnan().nonzero().tolist() == [[1, 0, 3]]
+    assert gradient.isnan().all(1).nonzero().tolist() == [[1, 0, 3]]
+    assert losskit.last_violation() == refusal(LF.nll_loss, x, y)
+
+
+def test_rows_of_nothing_but_minus_infinity(either):
+    x = torch.full((3, 20), -INF)
+    x[0], x[2, 5] = 0.0, 1.0
+    x.requires_grad_()
+    rows = LF.cross_entropy(x, torch.tensor([0, 0, 5]), reduction="none")
+    assert rows.isnan().tolist() == [False, True, False] and rows[2] == 0.0
+    (gradient,) = torch.autograd.grad(rows.sum(), x)
+    assert gradient[1].isnan().all() and not gradient[2].any()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Gradients, and what only a GPU has
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_upstream(dtype, either):
+    """A loss scaler saves what 1/N leaves of a half; a second backward gives the same."""
+    x, y = (3 * torch.randn(400, 7)).to(dtype).requires_grad_(), torch.randint(0, 7, (400,))
+    y[::5] = -100
+    for loss in (LF.cross_entropy, LF.nll_loss):
+        given = x if loss is LF.cross_entropy else -x.detach().abs().requires_grad_()
+        given.grad = None
+        got = loss(given, y)
+        for factor in (2.0**12, 1.0):
+            (gradient,) = torch.autograd.grad(got.float() * factor, given, retain_graph=True)
+            wide = given.detach().double().requires_grad_()
+            torch_loss = F.cross_entropy if loss is LF.cross_entropy else F.nll_loss
+            (right,) = torch.autograd.grad(torch_loss(wide, y) * factor, wide)
+            eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+            atol = 8 * eps * float(right.abs().max()) + tiny
+            torch.testing.assert_close(gradient.double(), right, rtol=16 * eps, atol=atol)
+
+
+def test_double_backward():
+    x, y = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.randint(0, 3, (4,))
+    assert torch.autograd.gradgradcheck(lambda x: LF.cross_entropy(x, y), [x])
+
+
+@pytest.mark.parametrize("kind", ["indices", "smoothing", "probabilities", "nll"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_the_host_never_waits(reduction, kind, unwatched):
+    x = torch.randn(30, 7).log_softmax(1).requires_grad_()
+    y = torch.rand(30, 7) / 7 if kind == "probabilities" else torch.randint(0, 7, (30,))
+    loss = LF.nll_loss if kind == "nll" else LF.cross_entropy
+    options = {"label_smoothing": 0.1} if kind == "smoothing" else {}
+    extras = [{}, {"mask": torch.rand(30) > 0.5, "sample_weight": torch.rand(30)}, {"normalizer": 5.0}]
+
+    def call():
+        for extra in extras:
+            loss(x, y, torch.ones(7), reduction=reduction, **options, **extra).sum().backward()
+
+    call()  # compiles, and copies parameters to the device
+    with unwatched:
+        call()
+
+
+def test_no_kernel_for_statistics_of_log_probabilities():
+    class OfBoth(losskit.ClassScoresLoss):
+        """A loss of log-probabilities that smooths labels, for this test."""
+
+        log_probabilities = True
+
+        @staticmethod
+        def value(log_probability):
+            return -log_probability
+
+    x, y = torch.randn(4, 3).log_softmax(1), torch.randint(0, 3, (4,))
+    assert losskit.why(OfBoth(), x, y).implementation == "fused GPU kernel"
+    why = losskit.why(OfBoth(label_smoothing=0.1), x, y)
+    assert str(why) == "eager formula: there is no kernel for label smoothing of log-probabilities"
+    got = OfBoth(label_smoothing=0.1)(x, y)
+    torch.testing.assert_close(got, F.cross_entropy(x, y, label_smoothing=0.1))
