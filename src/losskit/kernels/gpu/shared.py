@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -67,6 +68,22 @@ def numbers_of(plan: Plan, device: torch.device) -> Tensor:
 def index_type(numel: int) -> Any:
     """int64 where int32 does not reach: 64-bit division takes dozens of instructions."""
     return tl.int64 if numel > MAX_INT32 - 2**20 else tl.int32
+
+
+class Card(NamedTuple):
+    """What a GPU has: multiprocessors, and bytes of shared memory in each."""
+
+    multiprocessors: int
+    shared_memory: int
+
+
+@cache
+def card_of(device: torch.device) -> Card:
+    """The properties of a tensor's GPU; in the interpreter those of an H200."""
+    if device.type != "cuda":
+        return Card(132, 233472)
+    properties = torch.cuda.get_device_properties(device)
+    return Card(properties.multi_processor_count, properties.shared_memory_per_multiprocessor)
 
 
 # ---------------------------------------------------------------------------------------------------------
