@@ -9,8 +9,7 @@
    rounding took from d_c is given back to the exponential, except for halves, where it is nothing. A log-probability
    is d_c - log1p(others). What a probability lacks to 1 is others / (1 + others) for the pivot, so nothing cancels.
    Scores that tie with the pivot have its probability, hence the test d_c == 0 instead of an index.
-4. The sum over a long row is kept in as many sums as a block has places, each relative to its own largest score: no
-   program waits for its other warps before the end of the row. A new largest score turns the old one into another.
+4. The sums over a long row are relative to the largest score so far; a new one turns the old ones into others.
 5. The gradient of a row is a_c - p_c (G - L + M) + M / C with a_c = share_c df_c/dlog_probability, G their sum, and L
    and M the sums for log_sum_exp and mean_log_probability. Where p_c > 1/2, G - a_c is the sum of the others' terms.
 """
@@ -140,42 +139,23 @@ def distance(z, pivot):
 
 
 @triton.jit
-def exp_of(d, z, pivot, EXACT: tl.constexpr):
-    """exp(z - pivot) from the rounded distance d. EXACT: nothing was rounded off."""
+def exp_of(z, pivot, top, EXACT: tl.constexpr):
+    """exp(z - pivot), 1 where `top` says that they are equal. EXACT: the difference of halves rounds nothing off."""
+    d = z - pivot
     if EXACT:
         e = tl.exp2(d * 1.4426950408889634)  # good to 20 bits at -20, a third of the instructions
     else:
         taken = z - d
         error = (z - (d + taken)) + (taken - pivot)
-        error = tl.where(error == error, error, 0.0).to(d.dtype)  # that of infinite scores is NaN
         e = libdevice.exp(d)
-        e += e * error
-    return e
+        e = tl.fma(e, tl.maximum(error, -1.0), e)  # maximum: where the error is NaN, of infinite scores, e is 0
+    return tl.where(top, 1.0, e).to(d.dtype)
 
 
 @triton.jit
-def joined(sum_a, ties_a, sum_b, ties_b):
-    return sum_a + sum_b, ties_a + ties_b
-
-
-@triton.jit
-def joined_exactly(sum_a, lost_a, ties_a, sum_b, lost_b, ties_b):
-    both = sum_a + sum_b
-    of_b = both - sum_a
-    lost = (sum_a - (both - of_b)) + (sum_b - of_b)  # to rounding: Knuth's two-sum
-    return both, lost_a + lost_b + lost, ties_a + ties_b
-
-
-@triton.jit
-def others_of(e, top, EXACT: tl.constexpr):
-    """The sum of a row's exponentials without one of those that are largest. A sum of halves need not be mended."""
-    rest, ties = tl.where(top, 0.0, e).to(e.dtype), top.to(e.dtype)
-    if EXACT:
-        total, ties = tl.reduce((rest, ties), 1, joined)
-    else:
-        total, lost, ties = tl.reduce((rest, tl.zeros_like(rest), ties), 1, joined_exactly)
-        total += lost
-    return total + (ties - 1.0)
+def sums_of(e, top):
+    """The sum of a row's exponentials without the largest, and the number of these."""
+    return tl.sum(tl.where(top, 0.0, e).to(e.dtype), 1), tl.sum(top.to(e.dtype), 1)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -311,30 +291,27 @@ def class_scores_kernel(
 
             # The pivot and the sum of the others.
             if LONG:
-                largest = tl.full((ROWS, CLASSES), float("-inf"), T)
-                sum_of = tl.zeros((ROWS, CLASSES), T)
+                pivot = tl.full((ROWS,), float("-inf"), T)
+                others, ties = tl.zeros((ROWS,), T), tl.zeros((ROWS,), T)
                 for start in tl.range(0, limit, CLASSES, num_stages=STREAM):
                     c = start + lanes
                     there = read[:, None] & (c < classes)[None, :]
                     z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_last")
-                    larger = z > largest
-                    high = tl.where(larger, z, largest)
-                    low = tl.where(larger, largest, z)
-                    e = exp_of(tl.where(low == high, 0.0, low - high).to(T), low, high, EXACT)
-                    sum_of = tl.where(larger, (sum_of + 1.0) * e, sum_of + e)
-                    largest = high
-                pivot = tl.max(largest, 1)
-                top = largest == pivot[:, None]
-                e = exp_of(distance(largest, pivot[:, None]), largest, pivot[:, None], EXACT)
-                others = others_of(e, top, EXACT) + tl.sum(sum_of * e, 1)
+                    high = tl.maximum(pivot, tl.max(z, 1))
+                    same, top = pivot == high, z == high[:, None]
+                    more, tops = sums_of(exp_of(z, high[:, None], top, EXACT), top)
+                    others = (others + tl.where(same, 0.0, ties)) * exp_of(pivot, high, same, EXACT) + more
+                    ties = tl.where(same, ties, 0.0) + tops
+                    pivot = high
             else:
                 c = lanes
                 z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "")
                 pivot = tl.max(z, 1)
                 top = z == pivot[:, None]
                 d = distance(z, pivot[:, None])
-                e = exp_of(d, z, pivot[:, None], EXACT)
-                others = others_of(e, top, EXACT)
+                e = exp_of(z, pivot[:, None], top, EXACT)
+                others, ties = sums_of(e, top)
+            others += ties - 1.0
             # Joined with what was loaded by row, so that a row's arithmetic is not done by each lane of its classes.
             others = tl.where(counts, others, 0.0).to(T)
             rest = libdevice.log1p(others)
@@ -405,7 +382,7 @@ def class_scores_kernel(
                 value, by_log, by_lse, by_mean = evaluated(own_distance - rest, lse, mean, numbers, EVALUATE, ORDER, T)
                 value = lk.times(share, value)
                 by_log = lk.times(share, by_log)
-                own_p = exp_of(own_distance, mine, pivot, EXACT) * inverse
+                own_p = exp_of(mine, pivot, mine == pivot, EXACT) * inverse
                 slope = by_log * tl.where(mine == pivot, others * inverse, 1.0 - own_p)
                 by_others = -by_log
                 if ORDER != 0:
@@ -436,7 +413,7 @@ def class_scores_kernel(
                         there = read[:, None] & (c < classes)[None, :]
                         z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_first")
                         d = distance(z, pivot[:, None])
-                        e = exp_of(d, z, pivot[:, None], EXACT)
+                        e = exp_of(z, pivot[:, None], z == pivot[:, None], EXACT)
                         if SHARED:
                             share, _ = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
                                                  class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
