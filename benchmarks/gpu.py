@@ -253,7 +253,7 @@ def main():
         options.without = ["compile", "losskit_compile"]
     elif not torch.cuda.is_available():
         raise SystemExit("There is no GPU that torch can use. --rehearse runs the kernels in Triton's interpreter.")
-    device, console, results = "cpu" if options.rehearse else "cuda", Console(), []
+    device, console, results = "cpu" if options.rehearse else "cuda", Console(width=140), []
     with torch.device(device):
         clock = Clock(device)
         bandwidth = clock.copy_bandwidth()

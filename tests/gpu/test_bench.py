@@ -1,0 +1,40 @@
+"""The GPU's benchmark is ready to run: it is rehearsed on a few elements, with interpreted kernels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: make bench-gpu measures")
+def test_it_runs():
+    cases = ["mse", "cross_entropy_c2", "cosine"]
+    program = [
+        sys.executable,
+        BENCHMARK,
+        "--rehearse",
+        "--sizes",
+        "1k",
+        "--rounds",
+        "2",
+        "--dtypes",
+        "f32",
+        "--only",
+        *cases,
+    ]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for case in ("mse", "cross_entropy_c2", "cosine_embedding"):
+        assert f"{case} 1k f32" in done.stdout
+
+
+def test_without_a_gpu_it_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run([sys.executable, BENCHMARK], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no GPU that torch can use" in done.stderr
