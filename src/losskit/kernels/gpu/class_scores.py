@@ -38,12 +38,14 @@ from losskit.kernels.gpu.shared import (
     Call,
     Outputs,
     card_of,
+    cdiv,
     factor_of,
     finish,
     finish_kernel,
     index_type,
     number_of,
     numbers_of,
+    power_of_2,
     record_of,
     report,
 )
@@ -567,13 +569,13 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         shared = soft or plan.smoothing != 0
         tile = _tile(layout, x.element_size(), call.compute == torch.float64, shared, plan.log_probabilities)
         divided = layout.outer > 1 and layout.inner < tile.rows
-        tiles = triton.cdiv(layout.rows if divided else layout.inner, tile.rows)
+        tiles = cdiv(layout.rows if divided else layout.inner, tile.rows)
         total = tiles if divided else tiles * layout.outer
         simple = not (shared or plan.log_probabilities or shift is not None)
         ahead = _ahead(tile, x.element_size(), device) if simple else 1
         resident = card_of(device).multiprocessors if ahead > 1 and not tile.long else PROGRAMS
-        blocks = triton.cdiv(total, resident)
-        programs = triton.cdiv(total, blocks)
+        blocks = cdiv(total, resident)
+        programs = cdiv(total, blocks)
         sums = torch.empty(programs, dtype=torch.float64, device=device) if not each and upstream is None else None
         order = 0 if plan.formula is None else sum(STATISTICS[s] << 2 * k for k, s in enumerate(plan.statistics))
         taken = [
@@ -615,12 +617,12 @@ def _denominator(call: Call, weight: Tensor | None, layout: Layout) -> Tensor:
     _, _, target, sample_weight, mask, _ = layout.tensors
     soft = call.operands[1].is_floating_point()
     device = call.operands[0].device
-    tiles = triton.cdiv(layout.rows, 1024)
-    blocks = tiles if layout.rows <= COUNTED else triton.cdiv(tiles, 1024)
-    programs = triton.cdiv(tiles, max(blocks, 1))
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    tiles = cdiv(layout.rows, 1024)
+    blocks = tiles if layout.rows <= COUNTED else cdiv(tiles, 1024)
+    programs = cdiv(tiles, max(blocks, 1))
     if programs == 0:
-        return total
+        return torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.empty((), dtype=torch.float64, device=device)
     sums = total if programs == 1 else torch.empty(programs, dtype=torch.float64, device=device)
     count_kernel[(programs,)](
         target, weight, sample_weight, mask, sums, layout.outer, layout.inner, layout.classes, blocks,
@@ -647,13 +649,13 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
     most = 32 >> double >> shared  # numbers that a thread holds where a program has all warps
     each = most if size == 2 or layout.along else min(most, 16)
     limit = ROW * most // 32
-    classes = triton.next_power_of_2(layout.classes)
+    classes = power_of_2(layout.classes)
     rows = max(1, min(1024 // classes, 32))
     if layout.along:  # a cache line of positions, or a sector of it where the classes leave no room
         rows = min(max(1024 // classes, 128 // size), 128)
         rows = max(8, limit // classes) if rows * classes > limit else rows
     long = rows * classes > limit
-    rows = min(32 if long and layout.along else rows, triton.next_power_of_2(layout.rows))
+    rows = min(32 if long and layout.along else rows, power_of_2(layout.rows))
     if long:
         return Tile(rows, max(1, (BLOCK * most // 32 << (size == 2)) // rows), 32, True)
     return Tile(rows, classes, max(1, min(32, rows * classes // (32 * each))), False)
@@ -721,7 +723,8 @@ def _layout(call: Call, upstream: Tensor | None) -> Layout:
     x, target = call.operands[:2]
     soft = target.is_floating_point()
     dim = min(1, x.ndim - 1)
-    like = torch.empty_like(x, device="meta")  # dense, in the order of the input's memory
+    # Dense, in the order of the input's memory.
+    like = x if x.is_contiguous() else torch.empty_like(x, device="meta")
     order = sorted((d for d in range(x.ndim) if d != dim), key=like.stride, reverse=True)
     if len(_groups([x, like], order)) > 2:
         x = torch.empty_like(like, device=x.device).copy_(x)

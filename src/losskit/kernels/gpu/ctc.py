@@ -37,10 +37,12 @@ from losskit.kernels.gpu.shared import (
     TYPES,
     Call,
     Outputs,
+    cdiv,
     denominator_of,
     factor_of,
     finish,
     number_of,
+    power_of_2,
     record_of,
     report,
 )
@@ -684,7 +686,7 @@ def _launch(
     plan: Any = call.plan
     frames, samples, vocabulary = x.shape
     size, concatenated = targets.shape[-1], targets.ndim == 1
-    width = max(triton.next_power_of_2(most + 1), 8)
+    width = max(power_of_2(most + 1), 8)
     kind = TYPES[call.compute]
 
     def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -701,13 +703,13 @@ def _launch(
     )  # fmt: skip
     statistics = empty(frames, samples, 3) if plan.scores else facts
     strides = x.stride()
-    block = min(triton.next_power_of_2(vocabulary), 1024)
+    block = min(power_of_2(vocabulary), 1024)
     # A row for each frame, as wide as the sample has labels and a blank, or states.
     spans = size if concatenated else most * samples
     emissions, emissions_e = empty(frames * (spans + samples)), empty(frames * (spans + samples), dtype=torch.int32)
     if frames:
         rows = max(1, 1024 // max(block, width))
-        frames_kernel[(triton.cdiv(frames * samples, rows),)](
+        frames_kernel[(cdiv(frames * samples, rows),)](
             x, facts, labels, classes, statistics, emissions, emissions_e,
             samples, frames, frames * samples, vocabulary, plan.blank, *strides,
             plan.scores, kind, rows, block, width, **OPTIONS,
@@ -729,7 +731,7 @@ def _launch(
         num_warps=warps, **OPTIONS,
     )  # fmt: skip
     if gradient is not None and frames:
-        block = min(triton.next_power_of_2(vocabulary), 2048)
+        block = min(power_of_2(vocabulary), 2048)
         gradient_kernel[(frames * samples,)](
             x, facts, classes, order, statistics, masses, losses, weight, each_upstream,
             None if plan.reduction == "none" else upstream, denominator, gradient,

@@ -35,12 +35,14 @@ from losskit.kernels.gpu.shared import (
     OPTIONS,
     Call,
     Outputs,
+    cdiv,
     denominator_of,
     factor_of,
     finish,
     index_type,
     number_of,
     numbers_of,
+    power_of_2,
     record_of,
     report,
 )
@@ -549,7 +551,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     of_sums = tl.float32 if halves else tl.float64
     units = general or (pairs > 0 and plan.p == math.inf) or (squares and of_elements == of_sums)
     tile = _tile(rows, width, 2 if of_elements == tl.float64 else 1)
-    programs = triton.cdiv(rows, tile.rows)
+    programs = cdiv(rows, tile.rows)
     sums: Tensor | None = None
     if not each and upstream is None:
         sums = torch.empty(programs, dtype=torch.float64, device=device)
@@ -588,7 +590,7 @@ class _Tile(NamedTuple):
 def _tile(rows: int, width: int, registers: int) -> _Tile:
     """registers: of an element. A thread has 16 for each embedding."""
     longest = LONGEST // registers
-    block = triton.next_power_of_2(max(width, 1)) if width <= longest else longest // 2
+    block = power_of_2(max(width, 1)) if width <= longest else longest // 2
     together = max(1, TILE // block)
     while together > 1 and rows < PROGRAMS * together:
         together //= 2

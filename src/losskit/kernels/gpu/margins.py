@@ -30,12 +30,14 @@ from losskit.kernels.gpu.shared import (
     TYPES,
     Call,
     Outputs,
+    cdiv,
     denominator_of,
     factor_of,
     finish,
     index_type,
     number_of,
     numbers_of,
+    power_of_2,
     record_of,
     report,
 )
@@ -335,7 +337,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     else:
         gradient = torch.empty(input.shape, dtype=input.dtype, device=device) if wanted & 1 else None
     tile = _tile(rows, classes, LONGEST_LIST if plan.many else LONGEST)
-    programs = triton.cdiv(rows, tile.rows)
+    programs = cdiv(rows, tile.rows)
     sums: Tensor | None = None
     if not each and upstream is None:
         sums = torch.empty(programs, dtype=torch.float64, device=device)
@@ -348,7 +350,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         lists = None
         if plan.many and call.checked and classes > 2:
             lists = torch.zeros(1, dtype=torch.int32, device=device)
-            masks_kernel[(triton.cdiv(rows, GLANCE),)](
+            masks_kernel[(cdiv(rows, GLANCE),)](
                 target, extras[1], lists, rows, classes, *target_steps, step_of(extras[1]), index, GLANCE, GLANCE,
                 **OPTIONS,
             )  # fmt: skip
@@ -377,7 +379,7 @@ class _Tile(NamedTuple):
 
 
 def _tile(rows: int, classes: int, longest: int) -> _Tile:
-    block = triton.next_power_of_2(classes) if classes <= longest else longest // 2
+    block = power_of_2(classes) if classes <= longest else longest // 2
     together = max(1, TILE // block)
     while together > 1 and rows < PROGRAMS * together:
         together //= 2

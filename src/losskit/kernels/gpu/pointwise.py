@@ -22,6 +22,7 @@ from losskit.kernels.gpu.shared import (
     TYPES,
     Call,
     Outputs,
+    cdiv,
     conclude,
     denominator_of,
     empty_of,
@@ -30,6 +31,7 @@ from losskit.kernels.gpu.shared import (
     index_type,
     number_of,
     numbers_of,
+    power_of_2,
     record_of,
     report,
 )
@@ -147,7 +149,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         for i, x in enumerate(call.operands)
     ]  # fmt: skip
     block, blocks, warps = _split(numel)
-    programs = triton.cdiv(numel, blocks * block)
+    programs = cdiv(numel, blocks * block)
     sums = loss = None
     if upstream is None and not each:
         if programs == 1:
@@ -179,7 +181,7 @@ def _split(numel: int) -> tuple[int, int, int]:
     """
     if BLOCK < numel <= 4 * BLOCK:
         return 4 * BLOCK, 1, 16
-    return BLOCK, min(32, triton.next_power_of_2(max(1, numel // (8192 * BLOCK)))), 4
+    return BLOCK, min(32, power_of_2(max(1, numel // (8192 * BLOCK)))), 4
 
 
 def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:
