@@ -44,3 +44,16 @@ def unwatched(monkeypatch):
                 torch.cuda.set_sync_debug_mode("default")
 
     return Unwatched()
+
+
+def assert_near(got, expected, dtype, slack=6.0):
+    """Results in their dtype against the truth in float64, by epsilons of the largest entry; `slack` for wide dtypes."""
+    for x, y in zip(got, expected, strict=True):
+        assert x.dtype == dtype
+        assert x.shape == y.shape
+        allowed = 2.0 if dtype == torch.bfloat16 and not ON_GPU else 1.0  # the interpreter cuts it off
+        allowed = slack if dtype in (torch.float32, torch.float64) else allowed
+        exact = y.to(torch.float64)
+        size = float(exact.nan_to_num(0.0, 0.0, 0.0).abs().max()) if y.numel() else 0.0
+        tolerance = allowed * torch.finfo(dtype).eps * size + torch.finfo(dtype).tiny
+        torch.testing.assert_close(x.to(torch.float64), exact, rtol=0.0, atol=tolerance, equal_nan=True)

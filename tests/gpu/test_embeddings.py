@@ -11,9 +11,9 @@ import losskit
 import losskit.functional as LF
 from losskit import Case, CosineEmbeddingLoss, EmbeddingsLoss, Facts, Operand, TripletMarginLoss, param
 from losskit.formula import maximum, where
-from losskit.kernels.gpu import embeddings
+from losskit.kernels.gpu import embeddings, rows
 
-from .conftest import ON_GPU
+from .conftest import ON_GPU, assert_near
 
 NAN, INF = math.nan, math.inf
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")
 
 @pytest.fixture(autouse=True)
 def _several_rows_a_program(monkeypatch):
-    monkeypatch.setattr(embeddings, "PROGRAMS", 2)
+    monkeypatch.setattr(rows, "PROGRAMS", 2)
 
 
 class ContrastiveForGpuTest(EmbeddingsLoss):
@@ -72,17 +72,6 @@ def got_and_expected(loss, operands, **extras):
     given = {"weight": None, "sample_weight": None, "mask": None, "normalizer": None, **extras}
     got = differentiated(loss(*leaves, **extras), leaves)
     return got, differentiated(plan.eager(plan.validated(wide, **given), "nan"), wide)
-
-
-def assert_near(got, expected, dtype, slack=8.0):
-    for x, y in zip(got, expected, strict=True):
-        assert x.dtype == dtype and x.shape == y.shape
-        allowed = 2.0 if dtype == torch.bfloat16 and not ON_GPU else 1.0  # the interpreter cuts it off
-        allowed = slack if dtype in (torch.float32, torch.float64) else allowed
-        exact = y.to(torch.float64)
-        size = float(exact.nan_to_num(0.0, 0.0, 0.0).abs().max()) if y.numel() else 0.0
-        tolerance = allowed * torch.finfo(dtype).eps * size + torch.finfo(dtype).tiny
-        torch.testing.assert_close(x.to(torch.float64), exact, rtol=0.0, atol=tolerance, equal_nan=True)
 
 
 LOSSES = {

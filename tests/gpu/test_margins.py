@@ -9,9 +9,9 @@ import torch
 
 import losskit
 from losskit import MultiLabelMarginLoss, MultiMarginLoss
-from losskit.kernels.gpu import margins
+from losskit.kernels.gpu import margins, rows
 
-from .conftest import ON_GPU
+from .conftest import ON_GPU, assert_near
 
 NAN, INF = math.nan, math.inf
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")
 
 @pytest.fixture(autouse=True)
 def _several_rows_a_program(monkeypatch):
-    monkeypatch.setattr(margins, "PROGRAMS", 2)
+    monkeypatch.setattr(rows, "PROGRAMS", 2)
 
 
 def scores(*shape, dtype=torch.float32, scale=1.0, seed=0):
@@ -65,17 +65,6 @@ def got_and_expected(loss, input, target, *, weight=None, **extras):
         upstream = torch.linspace(1.0, 2.0, max(value.numel(), 1)).to(value.dtype)[: value.numel()]
         results.append([value.detach(), *torch.autograd.grad(value, leaf, upstream.reshape(value.shape))])
     return results
-
-
-def assert_near(got, expected, dtype, slack=6.0):
-    for x, y in zip(got, expected, strict=True):
-        assert x.dtype == dtype and x.shape == y.shape
-        allowed = 2.0 if dtype == torch.bfloat16 and not ON_GPU else 1.0  # the interpreter cuts it off
-        allowed = slack if dtype in (torch.float32, torch.float64) else allowed
-        exact = y.to(torch.float64)
-        size = float(exact.nan_to_num(0.0, 0.0, 0.0).abs().max()) if y.numel() else 0.0
-        tolerance = allowed * torch.finfo(dtype).eps * size + torch.finfo(dtype).tiny
-        torch.testing.assert_close(x.to(torch.float64), exact, rtol=0.0, atol=tolerance, equal_nan=True)
 
 
 # ---------------------------------------------------------------------------------------------------------

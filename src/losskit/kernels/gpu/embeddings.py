@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -30,7 +30,7 @@ from losskit.families.embeddings import STATISTICS
 from losskit.kernels.eager import HALVES
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
-from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of
+from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
 from losskit.kernels.gpu.shared import (
     OPTIONS,
     Call,
@@ -42,7 +42,6 @@ from losskit.kernels.gpu.shared import (
     index_type,
     number_of,
     numbers_of,
-    power_of_2,
     record_of,
     report,
 )
@@ -50,9 +49,7 @@ from losskit.kernels.gpu.shared import (
 if TYPE_CHECKING:
     from losskit.kernels.dispatch import Arguments, Plan
 
-TILE = 2048  # elements of an embedding that a program takes at a time, where a row is not longer
 LONGEST = 8192  # elements of a row that is held in registers, half as many doubles; longer ones are read by half of it
-PROGRAMS = 1024  # so many, before a program takes more than one row
 COSINE, APART = tl.constexpr(STATISTICS["cosine"]), tl.constexpr(STATISTICS["cosine_distance"])
 POSITIVE, NEGATIVE = tl.constexpr(STATISTICS["positive_distance"]), tl.constexpr(STATISTICS["negative_distance"])
 TARGET = tl.constexpr(STATISTICS["target"])
@@ -550,7 +547,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     of_elements = tl.float64 if doubles or (general and not halves) else tl.float32
     of_sums = tl.float32 if halves else tl.float64
     units = general or (pairs > 0 and plan.p == math.inf) or (squares and of_elements == of_sums)
-    tile = _tile(rows, width, 2 if of_elements == tl.float64 else 1)
+    tile = tile_of(rows, width, LONGEST, 16, registers=2 if of_elements == tl.float64 else 1)
     programs = cdiv(rows, tile.rows)
     sums: Tensor | None = None
     if not each and upstream is None:
@@ -577,24 +574,6 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
             num_warps=tile.warps, **OPTIONS,
         )  # fmt: skip
     return Outputs(values if sums is None else finish(call, sums, divisor, denominator), gradients)
-
-
-class _Tile(NamedTuple):
-    """What a program takes at a time."""
-
-    rows: int
-    block: int
-    warps: int
-
-
-def _tile(rows: int, width: int, registers: int) -> _Tile:
-    """registers: of an element. A thread has 16 for each embedding."""
-    longest = LONGEST // registers
-    block = power_of_2(max(width, 1)) if width <= longest else longest // 2
-    together = max(1, TILE // block)
-    while together > 1 and rows < PROGRAMS * together:
-        together //= 2
-    return _Tile(together, block, min(max(together * block * registers // 512, 1), 16))
 
 
 def _as_rows(x: Tensor, rows: int, width: int) -> Tensor:

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -24,7 +24,7 @@ from torch import Tensor
 from losskit.families.margins import MASK_GIVEN, NO_CLASS
 from losskit.kernels.eager import HALVES
 from losskit.kernels.gpu import formulas
-from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of
+from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
 from losskit.kernels.gpu.shared import (
     OPTIONS,
     TYPES,
@@ -37,7 +37,6 @@ from losskit.kernels.gpu.shared import (
     index_type,
     number_of,
     numbers_of,
-    power_of_2,
     record_of,
     report,
 )
@@ -45,10 +44,8 @@ from losskit.kernels.gpu.shared import (
 if TYPE_CHECKING:
     from losskit.kernels.dispatch import Arguments
 
-TILE = 2048  # scores that a program takes at a time, where a row is not longer
 LONGEST = 8192  # scores of a row that is held in registers; longer ones are read by half of that
 LONGEST_LIST = 16384  # the same where rows have lists of targets
-PROGRAMS = 1024  # so many, before a program takes more than one row
 GLANCE = 32  # targets of a row that are looked at together, where it may be a mask
 
 
@@ -336,7 +333,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         gradient = into[0]
     else:
         gradient = torch.empty(input.shape, dtype=input.dtype, device=device) if wanted & 1 else None
-    tile = _tile(rows, classes, LONGEST_LIST if plan.many else LONGEST)
+    tile = tile_of(rows, classes, LONGEST_LIST if plan.many else LONGEST, 32)
     programs = cdiv(rows, tile.rows)
     sums: Tensor | None = None
     if not each and upstream is None:
@@ -368,22 +365,6 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
             num_warps=tile.warps, **OPTIONS,
         )  # fmt: skip
     return Outputs(values if sums is None else finish(call, sums, divisor, denominator), [gradient, None])
-
-
-class _Tile(NamedTuple):
-    """What a program takes at a time."""
-
-    rows: int
-    block: int
-    warps: int
-
-
-def _tile(rows: int, classes: int, longest: int) -> _Tile:
-    block = power_of_2(classes) if classes <= longest else longest // 2
-    together = max(1, TILE // block)
-    while together > 1 and rows < PROGRAMS * together:
-        together //= 2
-    return _Tile(together, block, min(max(together * block // 512, 1), 32))
 
 
 def _steps(x: Tensor, inner: int) -> tuple[int, int]:
