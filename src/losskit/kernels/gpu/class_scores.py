@@ -629,7 +629,7 @@ def _denominator(call: Call, weight: Tensor | None, layout: Layout) -> Tensor:
         int(call.plan.ignored), layout.strides, soft, index_type(layout.reach), 1024, **OPTIONS,
     )  # fmt: skip
     if programs > 1:
-        finish_kernel[(1,)](sums, programs, 1, None, total, None, 1024, **OPTIONS)
+        finish_kernel[(1,)](sums, programs, 1, None, total, "", 1024, **OPTIONS)
     return total
 
 

@@ -167,7 +167,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
             values, sums, loss, *gradients, *[None] * (4 - len(gradients)),
             numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
             evaluate, violation, TYPES[call.compute], plain, checked, into is not None, numel % (blocks * block) == 0,
-            None if loss is None else empty_of(call), index_type(numel), blocks, block, num_warps=warps, **OPTIONS,
+            "" if loss is None else empty_of(call), index_type(numel), blocks, block, num_warps=warps, **OPTIONS,
         )  # fmt: skip
     if sums is not None:
         loss = finish(call, sums, divisor, denominator)

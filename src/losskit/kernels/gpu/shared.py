@@ -123,13 +123,15 @@ def denominator_of(call: Call, numel: int, row: int = 1) -> tuple[Tensor | None,
 
 @triton.jit
 def conclude(total, divisor, denominator, loss, EMPTY: tl.constexpr):
-    """Write the loss, the sum of everything being known. EMPTY: what a mean over nothing is, None for a sum."""
+    """Write the loss, the sum of everything being known. EMPTY: what a mean over nothing is, "" for a sum."""
     value = total / divisor.to(tl.float64)
     if denominator is not None:
         by = tl.load(denominator)
         value = value / tl.where(by == 0, 1.0, by).to(tl.float64)
-        if EMPTY is not None:
-            value = tl.where(by == 0, EMPTY, value)
+        if EMPTY == "nan":
+            value = tl.where(by == 0, float("nan"), value)
+        if EMPTY == "zero":
+            value = tl.where(by == 0, 0.0, value)
     tl.store(loss, value.to(tl.float32) if loss.dtype.element_ty == tl.bfloat16 else value)
 
 
@@ -143,17 +145,17 @@ def finish_kernel(sums, count, divisor, denominator, loss, EMPTY: tl.constexpr, 
     conclude(tl.sum(total, 0), divisor, denominator, loss, EMPTY)
 
 
-def empty_of(call: Call) -> float | None:
-    """What the mean over nothing is; None where the reduction is no mean."""
-    return (0.0 if call.empty_is_zero else float("nan")) if call.plan.reduction == "mean" else None
+def empty_of(call: Call) -> str:
+    """What the mean over nothing is; "" where the reduction is no mean."""
+    return ("zero" if call.empty_is_zero else "nan") if call.plan.reduction == "mean" else ""
 
 
 def finish(call: Call, sums: Tensor, divisor: int, denominator: Tensor | None) -> Tensor:
     """The reduced loss."""
     loss = torch.empty((), dtype=call.result, device=sums.device)
     empty = empty_of(call)
-    if divisor == 0 and empty is not None:
-        return loss.fill_(empty)
+    if divisor == 0 and empty:
+        return loss.fill_(0.0 if empty == "zero" else float("nan"))
     finish_kernel[(1,)](sums, sums.numel(), divisor, denominator, loss, empty, SUMS, **OPTIONS)
     return loss
 
