@@ -162,6 +162,15 @@ def test_gradients_are_those_of_the_first_backward_too():
     assert torch.equal(once, again)
 
 
+def test_operands_may_be_overwritten_before_backward():
+    x = torch.ones(5, requires_grad=True)
+    scores = x * 2.0
+    loss = LF.mse_loss(scores, torch.zeros(5))
+    scores.detach().zero_()
+    loss.backward()
+    assert torch.equal(x.grad, torch.full((5,), 1.6))
+
+
 def test_gradients_are_dense_and_own_their_memory():
     x = torch.randn(4, 4, requires_grad=True)
     t = torch.randn(4, 4, requires_grad=True)

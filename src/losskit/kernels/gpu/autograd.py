@@ -18,7 +18,7 @@ from torch import Tensor
 
 from losskit.kernels import eager
 from losskit.kernels.fused import _batched, _differentiable
-from losskit.kernels.gpu.shared import Call, Outputs
+from losskit.kernels.gpu.shared import Call, Outputs, scale
 
 
 def attempt(call: Call) -> Tensor:
@@ -57,21 +57,24 @@ class _Kernel(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        call = ctx.call._replace(operands=ctx.saved_tensors)
+        early, ctx.gradients = ctx.gradients, None
         if torch.is_grad_enabled() or _batched(upstream):
-            gradients = _again(call, upstream, ctx.needs_input_grad[2:])
-        elif ctx.gradients is None:
-            gradients = run(call, ctx.wanted, upstream).gradients
+            gradients = _again(_saved(ctx), upstream, ctx.needs_input_grad[2:])
+        elif early is None:
+            gradients = run(_saved(ctx), ctx.wanted, upstream).gradients
+        elif any(g is not None and g.dtype == torch.float16 for g in early):
+            gradients = run(_saved(ctx), ctx.wanted, upstream, early).gradients
         else:
-            gradients, ctx.gradients = ctx.gradients, None
-            if any(g is not None and g.dtype == torch.float16 for g in gradients):
-                run(call, ctx.wanted, upstream, gradients)
-            else:
-                scaling = import_module("losskit.kernels.gpu.shared").scale
-                for gradient in gradients:
-                    if gradient is not None:
-                        scaling(gradient, upstream)
-        return None, None, *gradients[: len(call.operands)]
+            gradients = early
+            for gradient in gradients:
+                if gradient is not None:
+                    scale(gradient, upstream)
+        return None, None, *gradients[: len(ctx.needs_input_grad) - 2]
+
+
+def _saved(ctx: Any) -> Call:
+    """The call, with its operands: looked at only where they are needed, so that others may have been overwritten."""
+    return ctx.call._replace(operands=ctx.saved_tensors)
 
 
 def _again(call: Call, upstream: Tensor, wanted: Sequence[bool]) -> Any:
