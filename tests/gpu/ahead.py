@@ -89,7 +89,12 @@ def registers(text: str) -> tuple[int, int]:
 
 def calls():
     """Names of calls, and what they do: value and gradients of ordinary shapes and dtypes."""
-    for name, dtype in {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float64}.items():
+    for name, dtype in {
+        "f32": torch.float32,
+        "bf16": torch.bfloat16,
+        "f16": torch.float16,
+        "f64": torch.float64,
+    }.items():
 
         def scores(*shape, dtype=dtype):
             return torch.randn(shape, dtype=dtype, requires_grad=True)
