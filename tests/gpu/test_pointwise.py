@@ -8,6 +8,7 @@ import torch
 
 import losskit
 import losskit.functional as LF
+from losskit.kernels import gpu
 from losskit.kernels.gpu import pointwise
 
 from .conftest import ON_GPU
@@ -249,6 +250,22 @@ def test_the_first_violation_stays():
 def test_a_masked_violation_is_none():
     loss = LF.binary_cross_entropy(torch.tensor([0.5, 7.0]), torch.ones(2), mask=torch.tensor([True, False]))
     assert np.isclose(loss.item(), np.log(2)) and losskit.last_violation() is None
+
+
+def test_without_triton_the_eager_formula_runs(monkeypatch):
+    monkeypatch.setattr(gpu, "_missing", lambda: "Triton is not installed (pip install losskit[gpu])")
+    x, t = torch.randn(5), torch.zeros(5)
+    choice = losskit.why(losskit.MSELoss(), x, t)
+    assert str(choice) == "eager formula: Triton is not installed (pip install losskit[gpu])"
+    torch.testing.assert_close(losskit.MSELoss()(x, t), (x * x).mean())
+    assert losskit.last_violation() is None
+
+
+def test_labels_may_begin_at_any_address():
+    labels = torch.arange(9) % 4
+    x = torch.randn(8, 4)
+    assert labels[1:].data_ptr() % 16 != 0
+    torch.testing.assert_close(LF.cross_entropy(x, labels[1:]), torch.nn.functional.cross_entropy(x, labels[1:]))
 
 
 def test_a_users_loss_needs_no_further_work():
