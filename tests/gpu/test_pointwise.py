@@ -134,6 +134,17 @@ def test_offsets_beyond_int32(monkeypatch):
     assert loss.isfinite() and x.grad.isfinite().all()
 
 
+def test_few_elements_far_apart():
+    """Strides beyond int32; of the memory only three pages are touched."""
+    mask = torch.zeros(2**31 + 64, dtype=torch.bool).as_strided((3, 2), (2**30 + 16, 1))
+    mask[2, 1] = True
+    assert LF.l1_loss(torch.arange(6.0).reshape(3, 2), torch.zeros(3, 2), mask=mask) == 5.0
+    x, y, of_rows = torch.eye(3, 2), torch.tensor([0, 1, 1]), mask[:, 1]
+    assert LF.cross_entropy(x, y, mask=of_rows) == LF.cross_entropy(x[2:], y[2:])
+    assert LF.multi_margin_loss(x, y, mask=of_rows) == LF.multi_margin_loss(x[2:], y[2:])
+    assert LF.cosine_embedding_loss(x, 1 - x, 2 * y - 1, mask=of_rows) == 1.0
+
+
 @pytest.mark.skipif(not ON_GPU, reason="takes 6 GiB of a GPU")
 def test_more_than_2_to_the_31_elements():
     x = torch.zeros(2**31 + 77, dtype=torch.bfloat16)

@@ -179,7 +179,7 @@ def read_kernel(
     CONCATENATED: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, BLOCK: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """A program for each sample: its lengths, its labels, the order of their classes, what is wrong with them."""
-    n = tl.program_id(0)
+    n = tl.program_id(0).to(tl.int64)
     inputs = tl.load(input_lengths + n * input_stride).to(tl.int64)
     length = tl.load(target_lengths + n * target_stride).to(tl.int64)
     counts = inputs == inputs

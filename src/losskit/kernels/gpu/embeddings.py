@@ -563,7 +563,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         checked = call.checked and any(not domain.everything for domain in plan.formula.domains)
         row_steps = [step_of(x) for x in inputs[:3]]
         aligned = alignment(width, *row_steps)
-        reach = max((rows - 1) * max(row_steps), rows * width) + tile.block
+        reach = max((rows - 1) * max(step_of(x) for x in inputs), rows * width) + tile.block
         embeddings_kernel[(programs,)](
             *inputs, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
             values, sums, *gradients[: plan.embeddings], *missing, by_target,

@@ -342,7 +342,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         extras = [per_row(x, shape) for x in (call.sample_weight, call.mask, upstream if each else None)]
         score_step, class_step = _steps(input, 1)
         target_steps = _steps(target, 1 if plan.many else 0)
-        reach = max((rows - 1) * step for step in (classes, score_step, target_steps[0]))
+        reach = max((rows - 1) * step for step in (classes, score_step, target_steps[0], *map(step_of, extras)))
         index = index_type(reach + classes * max(class_step, target_steps[1], 1) + tile.rows * tile.block)
         lists = None
         if plan.many and call.checked and classes > 2:

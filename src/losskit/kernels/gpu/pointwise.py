@@ -160,6 +160,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
         slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
         slots, plain, inner, innermost, strides = _layout(like, slots)
+        reach = max(numel, *(_extent(x) for x in slots if x is not None))
         evaluate, violation = formulas.functions(plan.formula)
         checked = call.checked and bool(plan.checked)
         pointwise_kernel[(programs,)](
@@ -167,7 +168,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
             values, sums, loss, *gradients, *[None] * (4 - len(gradients)),
             numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
             evaluate, violation, TYPES[call.compute], plain, checked, into is not None, numel % (blocks * block) == 0,
-            "" if loss is None else empty_of(call), index_type(numel), blocks, block, num_warps=warps, **OPTIONS,
+            "" if loss is None else empty_of(call), index_type(reach), blocks, block, num_warps=warps, **OPTIONS,
         )  # fmt: skip
     if sums is not None:
         loss = finish(call, sums, divisor, denominator)
@@ -210,6 +211,11 @@ def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | Non
     sizes = [1] * missing + sizes
     merged = [[0] * missing + [own[i] for i in last] for own in strides]
     return slots, plain, sizes[1], sizes[2], tuple(stride for own in merged for stride in own)
+
+
+def _extent(x: Tensor) -> int:
+    """How far the elements of a tensor lie apart."""
+    return sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
 
 
 def _stride(x: Tensor, like: Tensor, dim: int) -> int:
