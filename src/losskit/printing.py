@@ -39,7 +39,7 @@ _PYTHON = {
 }  # fmt: skip
 
 
-def _number(value: float, language: str) -> str:
+def print_number(value: float, language: str) -> str:
     if math.isnan(value) or math.isinf(value):
         name = "nan" if math.isnan(value) else "inf"
         minus = "-" if value < 0 else ""
@@ -63,7 +63,7 @@ def _render(node: Expr, language: str, names: dict[Expr, str]) -> tuple[str, int
     if node in names:
         return names[node], _ATOM
     if node.op == "constant":
-        return _number(node.value, language), _ATOM if node.value >= 0 or language == "cpp" else 6
+        return print_number(node.value, language), _ATOM if node.value >= 0 or language == "cpp" else 6
     if node.op == "variable":
         text = rf"\mathrm{{{node.value}}}".replace("_", r"\_") if language == "latex" else node.value
         return text + "_" * (text == "var" and language == "javascript"), _ATOM  # where var is a keyword

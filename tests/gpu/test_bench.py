@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: make bench-gpu measures")
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: make bench-gpu measures")
 def test_it_runs():
     cases = ["mse", "cross_entropy_c2", "cosine"]
     program = [
@@ -33,8 +33,6 @@ def test_it_runs():
 
 
 def test_without_a_gpu_it_says_so():
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     done = subprocess.run([sys.executable, BENCHMARK], capture_output=True, text=True)
     assert done.returncode == 1
     assert "no GPU that torch can use" in done.stderr

@@ -83,15 +83,20 @@ def poisoned(values: Tensor, bad: Tensor | None) -> Tensor:
     return values if bad is None else values * torch.where(bad, float("nan"), 1.0)
 
 
+def plan_by(key: str) -> Plan:
+    """The plan whose `key` this is: how ops, which take no objects, are told of a loss and its parameters."""
+    from losskit.registry import get
+
+    name, *values = json.loads(key)
+    find: Any = vars(importlib.import_module("losskit.families.base"))["plan_of"]
+    return find(get(name), *values)
+
+
 @torch.library.custom_op("losskit::refuse_if", mutates_args=())
 def _refuse_if(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, key: str) -> Tensor:
     """`Plan.refuse` as an op, for graphs that cannot branch on data; returns `bad` where it does not raise."""
     if bool(bad):
-        from losskit.registry import get
-
-        name, *values = json.loads(key)
-        find: Any = vars(importlib.import_module("losskit.families.base"))["plan_of"]
-        find(get(name), *values).refuse(operands, mask)
+        plan_by(key).refuse(operands, mask)
     return bad.clone()
 
 

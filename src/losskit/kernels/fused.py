@@ -133,7 +133,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = ctx.gradients
-        if gradients is None or torch.is_grad_enabled() or _batched(upstream):
+        if gradients is None or torch.is_grad_enabled() or batched(upstream):
             return None, *_again(ctx, upstream), None, None, None
         ctx.gradients = None
         scale = upstream.item()
@@ -147,7 +147,7 @@ class Fused(torch.autograd.Function):
         return None, *gradients, None, None, None
 
 
-def _batched(upstream: Tensor) -> bool:
+def batched(upstream: Tensor) -> bool:
     return torch._C._functorch.is_legacy_batchedtensor(upstream) or torch._C._functorch.is_batchedtensor(upstream)
 
 
@@ -156,12 +156,10 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
     a, b, c, d, weight, sample_weight, mask = ctx.saved_tensors
     plan, code, numbers = ctx.call
     poisoned = code & _ALL_CHECKS == _CHECK_BITS["nan"]  # as the forward pass was, whatever the mode is now
-    if torch.is_grad_enabled() or _batched(upstream):
+    if torch.is_grad_enabled() or batched(upstream):
         normalizer = None if numbers[0] != numbers[0] else numbers[0]
-        with torch.enable_grad():
-            arguments = plan.of_saved((a, b, c, d), weight, sample_weight, mask, normalizer)
-            loss = plan.eager(arguments, "nan" if poisoned else "off")
-        return _differentiable(loss, (a, b, c, d), upstream, ctx.needs_input_grad[1:5])
+        extras = weight, sample_weight, mask, normalizer
+        return differentiable(plan, (a, b, c, d), extras, poisoned, upstream, ctx.needs_input_grad[1:5])
     if not poisoned:
         code &= ~_ALL_CHECKS  # values were checked in forward
     if plan.reduction == "none":
@@ -170,12 +168,14 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
     return _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
 
 
-def _differentiable(
-    loss: Tensor, operands: Sequence[Tensor | None], upstream: Tensor, wanted: Sequence[bool]
-) -> list[Tensor | None]:
+def differentiable(
+    plan: Plan, operands: Sequence[Tensor | None], extras: Sequence[Any], poisoned: bool, upstream: Tensor,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:  # fmt: skip
     """Gradients as functions of the operands and the upstream gradient, for derivatives of them."""
     inputs = [x for x, want in zip(operands, wanted, strict=True) if want and x is not None]
     with torch.enable_grad():
+        loss = plan.eager(plan.of_saved(operands, *extras), "nan" if poisoned else "off")
         found = torch.autograd.grad(
             loss, inputs, upstream.to(loss.dtype), create_graph=True, allow_unused=True, materialize_grads=True
         )

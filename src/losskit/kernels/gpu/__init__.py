@@ -32,7 +32,7 @@ def takes(x: Tensor) -> bool:
 def why_not(plan: Plan, arguments: Arguments) -> str | None:
     """Why there is no kernel for this call, None if there is one."""
     missing = _missing()
-    return missing if missing is not None else _module(plan.op).why_not(plan, arguments)
+    return missing if missing is not None else module_of(plan.op).why_not(plan, arguments)
 
 
 @torch.compiler.assume_constant_result
@@ -41,7 +41,8 @@ def _missing() -> str | None:
     return None if installed else "Triton is not installed (pip install losskit[gpu])"
 
 
-def _module(name: str) -> Any:
+def module_of(name: str) -> Any:
+    """A module of this package, imported when it is first needed."""
     return getattr(_modules, _imported(name))
 
 
@@ -58,9 +59,9 @@ _modules = SimpleNamespace()
 
 def attempt(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> Tensor:
     """The loss from the kernel of the plan's family."""
-    autograd = _module("autograd")
+    autograd = module_of("autograd")
     call = autograd.call_of(plan, *arguments, result, state.checks != "off", state.empty == "zero")
-    return _module("compiled").loss_of(call) if torch.compiler.is_compiling() else autograd.attempt(call)
+    return module_of("compiled").loss_of(call) if torch.compiler.is_compiling() else autograd.attempt(call)
 
 
 def last_violation() -> str | None:
@@ -76,5 +77,5 @@ def last_violation() -> str | None:
     """
     if _missing() is not None:
         return None
-    seen = _module("shared").sightings()
+    seen = module_of("shared").sightings()
     return str(seen[0].plan.sighted(*seen[0][1:])) if seen else None

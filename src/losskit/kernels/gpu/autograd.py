@@ -10,22 +10,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from losskit.kernels import eager
-from losskit.kernels.fused import _batched, _differentiable
+from losskit.kernels import eager, gpu
+from losskit.kernels.fused import batched, differentiable
 from losskit.kernels.gpu.shared import Call, Outputs, scale
 
 
 def attempt(call: Call) -> Tensor:
     """The loss from the kernel of the plan's family."""
-    wanted = 0
-    if torch.is_grad_enabled():
-        wanted = sum(1 << i for i, x in enumerate(call.operands) if x.requires_grad)
+    wanted = wanted_by(call)
     if wanted:
         return _Kernel.apply(call, wanted, *call.operands)
     loss = run(call, 0).loss
@@ -33,11 +30,16 @@ def attempt(call: Call) -> Tensor:
     return loss
 
 
+def wanted_by(call: Call) -> int:
+    """The bits of the operands whose gradients are wanted."""
+    return sum(1 << i for i, x in enumerate(call.operands) if x.requires_grad) if torch.is_grad_enabled() else 0
+
+
 def run(
     call: Call, wanted: int, upstream: Tensor | None = None, into: Sequence[Tensor | None] | None = None
 ) -> Outputs:
     """Launch; with `upstream` the gradients only, multiplied by it: in `into`, where it is not 1, or new ones."""
-    family = import_module(f"losskit.kernels.gpu.{call.plan.op}")
+    family = gpu.module_of(call.plan.op)
     operands = [x.detach() for x in call.operands]
     device = operands[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
@@ -58,8 +60,11 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         early, ctx.gradients = ctx.gradients, None
-        if torch.is_grad_enabled() or _batched(upstream):
-            gradients = _again(_saved(ctx), upstream, ctx.needs_input_grad[2:])
+        if torch.is_grad_enabled() or batched(upstream):
+            call = _saved(ctx)
+            extras = call.weight, call.sample_weight, call.mask, call.normalizer
+            gradients = differentiable(call.plan, call.operands, extras, call.checked, upstream,
+                                       ctx.needs_input_grad[2:])  # fmt: skip
         elif early is None:
             gradients = run(_saved(ctx), ctx.wanted, upstream).gradients
         elif any(g is not None and g.dtype == torch.float16 for g in early):
@@ -75,14 +80,6 @@ class _Kernel(torch.autograd.Function):
 def _saved(ctx: Any) -> Call:
     """The call, with its operands: looked at only where they are needed, so that others may have been overwritten."""
     return ctx.call._replace(operands=ctx.saved_tensors)
-
-
-def _again(call: Call, upstream: Tensor, wanted: Sequence[bool]) -> Any:
-    """Gradients as functions of the operands, for derivatives of them."""
-    with torch.enable_grad():
-        arguments = call.plan.of_saved(call.operands, call.weight, call.sample_weight, call.mask, call.normalizer)
-        loss = call.plan.eager(arguments, "nan" if call.checked else "off")
-    return _differentiable(loss, call.operands, upstream, wanted)
 
 
 def call_of(

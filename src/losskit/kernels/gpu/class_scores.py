@@ -34,6 +34,7 @@ from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.shared import (
     MAX_INT32,
     OPTIONS,
+    SUMS,
     TYPES,
     Call,
     Outputs,
@@ -629,7 +630,7 @@ def _denominator(call: Call, weight: Tensor | None, layout: Layout) -> Tensor:
         int(call.plan.ignored), layout.strides, soft, index_type(layout.reach), 1024, **OPTIONS,
     )  # fmt: skip
     if programs > 1:
-        finish_kernel[(1,)](sums, programs, 1, None, total, "", 1024, **OPTIONS)
+        finish_kernel[(1,)](sums, programs, 1, None, total, "", SUMS, **OPTIONS)
     return total
 
 

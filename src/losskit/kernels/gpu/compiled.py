@@ -9,24 +9,15 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from losskit.kernels.eager import plan_by
 from losskit.kernels.gpu import autograd
 from losskit.kernels.gpu.shared import Call
-
-
-def _plan(key: str) -> Any:
-    from losskit.registry import get
-
-    name, *values = json.loads(key)
-    find: Any = vars(importlib.import_module("losskit.families.base"))["plan_of"]
-    return find(get(name), *values)
 
 
 def _gradient_like(x: Tensor, wanted: bool) -> Tensor:
@@ -49,7 +40,9 @@ def gpu_loss(
     mask: Tensor | None, normalizer: Tensor | None, checked: bool, empty_is_zero: bool, compute: torch.dtype,
     result: torch.dtype,
 ) -> list[Tensor]:  # fmt: skip
-    call = Call(_plan(key), operands, weight, sample_weight, mask, normalizer, checked, empty_is_zero, compute, result)
+    call = Call(
+        plan_by(key), operands, weight, sample_weight, mask, normalizer, checked, empty_is_zero, compute, result
+    )
     loss, gradients = autograd.run(call, wanted)
     assert loss is not None
     return [loss, *_kept(gradients, operands, wanted)]
@@ -58,7 +51,7 @@ def gpu_loss(
 @gpu_loss.register_fake
 def _(key: str, wanted: int, operands: Sequence[Tensor], weight: Any, sample_weight: Any, mask: Any, normalizer: Any,
       checked: bool, empty_is_zero: bool, compute: torch.dtype, result: torch.dtype) -> list[Tensor]:  # fmt: skip
-    plan = _plan(key)
+    plan = plan_by(key)
     shape = plan.unreduced_shape(operands) if plan.reduction == "none" else ()
     loss = operands[0].new_empty(shape, dtype=result)
     return [loss, *(_gradient_like(x, bool(wanted >> i & 1)) for i, x in enumerate(operands))]
@@ -69,7 +62,7 @@ def gpu_gradients(
     key: str, wanted: int, operands: Sequence[Tensor], weight: Tensor | None, sample_weight: Tensor | None,
     mask: Tensor | None, normalizer: Tensor | None, checked: bool, compute: torch.dtype, upstream: Tensor,
 ) -> list[Tensor]:  # fmt: skip
-    call = Call(_plan(key), operands, weight, sample_weight, mask, normalizer, checked, False, compute, compute)
+    call = Call(plan_by(key), operands, weight, sample_weight, mask, normalizer, checked, False, compute, compute)
     return _kept(autograd.run(call, wanted, upstream).gradients, operands, wanted)
 
 
@@ -107,11 +100,9 @@ gpu_loss.register_autograd(_backward, setup_context=_setup_context)
 def loss_of(call: Call) -> Tensor:
     """The loss of a call as an op that torch.compile sees."""
     operands = list(call.operands)
-    wanted = 0
-    if torch.is_grad_enabled():
-        wanted = sum(1 << i for i, x in enumerate(operands) if x.requires_grad)
     late = call.plan.reduction == "none" or any(x.dtype == torch.float16 for x in operands)
+    wanted = 0 if late else autograd.wanted_by(call)
     return gpu_loss(
-        call.plan.key, 0 if late else wanted, operands, call.weight, call.sample_weight, call.mask, call.normalizer,
-        call.checked, call.empty_is_zero, call.compute, call.result,
+        call.plan.key, wanted, operands, call.weight, call.sample_weight, call.mask, call.normalizer, call.checked,
+        call.empty_is_zero, call.compute, call.result,
     )[0]  # fmt: skip

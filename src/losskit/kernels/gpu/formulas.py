@@ -18,7 +18,7 @@ from triton.language.extra import libdevice
 from losskit.domains import Domain, Signs
 from losskit.graph import Expr, topological
 from losskit.kernels.gpu import primitives
-from losskit.printing import print_statements, run_source
+from losskit.printing import print_number, print_statements, run_source
 
 if TYPE_CHECKING:
     from losskit.families.base import Formula
@@ -57,7 +57,7 @@ def source(formula: Formula) -> str:
     lines = ["def evaluate(x0_, x1_, x2_, x3_, numbers_, T_: tl.constexpr):"]
     lines += [f"    {name} = x{i}_" for i, name in enumerate(operands)]
     lines += [f"    {name} = tl.load(numbers_ + {i}).to(T_)" for i, name in enumerate(numbers)]
-    lines += [f"    {name} = tl.full((), {_number(node.value)}, T_)" for node, name in named.items()]
+    lines += [f"    {name} = tl.full((), {print_number(node.value, 'triton')}, T_)" for node, name in named.items()]
     lines += [f"    {statement}" for statement in statements]
     lines += [f"    value_ = {padded[0]}", f"    return value_, {', '.join(padded[1:])}", "", ""]
     lines += ["def violation(x0_, x1_, x2_, x3_):"]
@@ -83,16 +83,12 @@ def _varies(root: Expr, operands: list[str]) -> bool:
     return any(node.op == "variable" and node.value in operands for node in topological([root]))
 
 
-def _number(value: float) -> str:
-    return repr(value) if math.isfinite(value) else f'float("{value}")'
-
-
 def _outside(domain: Domain, x: str) -> str:
     if isinstance(domain, Signs):
         return f"({x} != 1.0) & ({x} != -1.0) & ({x} == {x})"
     tests = []
     if domain.low > -math.inf or domain.low_open:
-        tests.append(f"({x} {'<=' if domain.low_open else '<'} {_number(domain.low)})")
+        tests.append(f"({x} {'<=' if domain.low_open else '<'} {print_number(domain.low, 'triton')})")
     if domain.high < math.inf or domain.high_open:
-        tests.append(f"({x} {'>=' if domain.high_open else '>'} {_number(domain.high)})")
+        tests.append(f"({x} {'>=' if domain.high_open else '>'} {print_number(domain.high, 'triton')})")
     return " | ".join(tests)

@@ -160,7 +160,8 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
         slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
         slots, plain, inner, innermost, strides = _layout(like, slots)
-        reach = max(numel, *(_extent(x) for x in slots if x is not None))
+        odd = [x for k, x in enumerate(slots) if x is not None and not plain >> k & 1]
+        reach = max([numel, *map(_extent, odd)])
         evaluate, violation = formulas.functions(plan.formula)
         checked = call.checked and bool(plan.checked)
         pointwise_kernel[(programs,)](
