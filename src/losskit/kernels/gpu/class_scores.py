@@ -142,8 +142,8 @@ def distance(z, pivot):
 
 
 @triton.jit
-def exp_of(z, pivot, top, EXACT: tl.constexpr):
-    """exp(z - pivot), 1 where `top` says that they are equal. EXACT: the difference of halves rounds nothing off."""
+def exp_of(z, pivot, infinite, EXACT: tl.constexpr):
+    """exp(z - pivot). infinite: whether some pivot is. EXACT: the difference of halves rounds nothing off."""
     d = z - pivot
     if EXACT:
         e = tl.exp2(d * 1.4426950408889634)  # good to 20 bits at -20, a third of the instructions
@@ -152,13 +152,9 @@ def exp_of(z, pivot, top, EXACT: tl.constexpr):
         error = (z - (d + taken)) + (taken - pivot)
         e = libdevice.exp(d)
         e = tl.fma(e, tl.maximum(error, -1.0), e)  # maximum: where the error is NaN, of infinite scores, e is 0
-    return tl.where(top, 1.0, e).to(d.dtype)
-
-
-@triton.jit
-def sums_of(e, top):
-    """The sum of a row's exponentials without the largest, and the number of these."""
-    return tl.sum(tl.where(top, 0.0, e).to(e.dtype), 1), tl.sum(top.to(e.dtype), 1)
+    if infinite:
+        e = tl.where(z == pivot, 1.0, e).to(d.dtype)
+    return e
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -294,29 +290,39 @@ def class_scores_kernel(
 
             # The pivot and the sum of the others.
             if LONG:
-                pivot = tl.full((ROWS,), float("-inf"), T)
-                others, ties = tl.zeros((ROWS,), T), tl.zeros((ROWS,), T)
+                high = tl.full((ROWS, CLASSES), float("-inf"), T)
+                below = tl.zeros((ROWS, CLASSES), T)
                 for start in tl.range(0, limit, CLASSES, num_stages=STREAM):
                     c = start + lanes
                     there = read[:, None] & (c < classes)[None, :]
                     z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_last")
-                    high = tl.maximum(pivot, tl.max(z, 1))
-                    same, top = pivot == high, z == high[:, None]
-                    more, tops = sums_of(exp_of(z, high[:, None], top, EXACT), top)
-                    others = (others + tl.where(same, 0.0, ties)) * exp_of(pivot, high, same, EXACT) + more
-                    ties = tl.where(same, ties, 0.0) + tops
-                    pivot = high
+                    higher, low = z > high, tl.minimum(z, high, tl.PropagateNan.ALL)
+                    high = tl.maximum(z, high)
+                    e = exp_of(low, high, True, EXACT)
+                    below = tl.where(higher, tl.fma(below, e, e), below + e)
+                pivot = tl.max(high, 1)
+                top = high == pivot[:, None]
+                e = exp_of(high, pivot[:, None], True, EXACT)
+                others = tl.sum(tl.where(top, below, tl.fma(below, e, e)), 1)
+                others += tl.sum(top.to(T), 1) - 1.0
+                infinite = tl.max(tl.abs(pivot), 0) == float("inf")
             else:
                 c = lanes
                 z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "")
                 pivot = tl.max(z, 1)
-                top = z == pivot[:, None]
+                infinite = tl.max(tl.abs(pivot), 0) == float("inf")
                 d = distance(z, pivot[:, None])
-                e = exp_of(z, pivot[:, None], top, EXACT)
-                others, ties = sums_of(e, top)
-            others += ties - 1.0
-            # Joined with what was loaded by row, so that a row's arithmetic is not done by each lane of its classes.
+                e = exp_of(z, pivot[:, None], infinite, EXACT)
+                all = tl.sum(e, 1)
+                others = all - 1.0
+                if tl.min(all, 0) < 2.0:
+                    others = tl.where(all < 2.0, tl.sum(tl.where(e == 1.0, 0.0, e).to(T), 1), others)
             others = tl.where(counts, others, 0.0).to(T)
+            if not SHARED:
+                mine = tl.load(x + at + own.to(INDEX) * class_strides[X], mask=counts, other=0).to(T)
+                # Nothing is above infinity. Joined with what was loaded by row, a row's arithmetic is done by one
+                # lane, not by each lane of its classes.
+                others = tl.where(mine > float("inf"), 0.0, others)
             rest = libdevice.log1p(others)
             inverse = lk.divide(tl.full((ROWS,), 1.0, T), 1.0 + others)
             lse = pivot + rest
@@ -362,6 +368,7 @@ def class_scores_kernel(
                     each, term, by_log, of_lse, of_mean = terms_of(
                         share, d, lse, mean, rest, there, numbers, EVALUATE, ORDER, T
                     )
+                    top = z == pivot[:, None]
                     of_tops = tl.where(top, by_log, 0.0).to(T)
                     of_rest = tl.where(top, 0.0, by_log).to(T)
                 value = tl.sum(term, 1)
@@ -375,7 +382,6 @@ def class_scores_kernel(
                         found = tl.load(target + at_target + wrong.to(INDEX) * class_strides[TARGET], mask=bad, other=0)
                         report(record, bad.to(tl.int32) * OF_PROBABILITY, found, row * classes + wrong, number)
             else:
-                mine = tl.load(x + at + own.to(INDEX) * class_strides[X], mask=counts, other=0).to(T)
                 share = tl.full((ROWS,), 1.0, T)
                 if shift is not None:
                     mine += tl.load(shift + own).to(T)
@@ -385,7 +391,7 @@ def class_scores_kernel(
                 value, by_log, by_lse, by_mean = evaluated(own_distance - rest, lse, mean, numbers, EVALUATE, ORDER, T)
                 value = lk.times(share, value)
                 by_log = lk.times(share, by_log)
-                own_p = exp_of(mine, pivot, mine == pivot, EXACT) * inverse
+                own_p = exp_of(mine, pivot, True, EXACT) * inverse
                 slope = by_log * tl.where(mine == pivot, others * inverse, 1.0 - own_p)
                 by_others = -by_log
                 if ORDER != 0:
@@ -409,6 +415,10 @@ def class_scores_kernel(
                 learns = learns & (i < inner * (factor != 0).to(INDEX))
             if slopes is not None or target_slopes is not None:
                 at_slope = place(o, i, strides, SLOPE, ALIGNED)
+                if not SHARED:
+                    by_e = tl.where(learns, by_others * inverse * weigh_slope, 0.0).to(T)
+                    if MEAN:
+                        by_mean = tl.where(learns, mean_slope * weigh_slope, 0.0).to(T)
                 steps = tl.cdiv(classes, CLASSES) if LONG else 1
                 for back in tl.range(0, steps, num_stages=STREAM):
                     if LONG:
@@ -416,7 +426,7 @@ def class_scores_kernel(
                         there = read[:, None] & (c < classes)[None, :]
                         z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_first")
                         d = distance(z, pivot[:, None])
-                        e = exp_of(z, pivot[:, None], z == pivot[:, None], EXACT)
+                        e = exp_of(z, pivot[:, None], infinite, EXACT)
                         if SHARED:
                             share, _ = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
                                                  class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
@@ -429,11 +439,11 @@ def class_scores_kernel(
                             slope_of = slopes_of(by_log, e, sum_tops, sum_rest, sum_lse, sum_mean, mean_slope,
                                                  others, inverse, ORDER) * weigh_slope[:, None]  # fmt: skip
                         else:
-                            slope_of = e * (by_others * inverse * weigh_slope)[:, None]
+                            slope_of = e * by_e[:, None]
                             if MEAN:
-                                slope_of += (mean_slope * weigh_slope)[:, None]
-                            slope_of = tl.where(c[None, :] == own[:, None], (slope * weigh_slope)[:, None], slope_of)
-                        slope_of = tl.where(learns[:, None], slope_of, 0.0)
+                                slope_of += by_mean[:, None]
+                        if SHARED or ALONG:
+                            slope_of = tl.where(learns[:, None], slope_of, 0.0)
                         tl.store(
                             slopes + at_slope[:, None] + (c.to(SPAN) * class_strides[SLOPE])[None, :],
                             slope_of.to(slopes.dtype.element_ty), mask=written,
@@ -448,6 +458,10 @@ def class_scores_kernel(
                             + (c.to(SPAN) * class_strides[SLOPE])[None, :],
                             slope_of.to(target_slopes.dtype.element_ty), mask=written,
                         )  # fmt: skip
+                if slopes is not None and not SHARED:  # over what the loop has written
+                    tl.debug_barrier()
+                    slope = (slope * weigh_slope).to(slopes.dtype.element_ty)
+                    tl.store(slopes + at_slope + own.to(INDEX) * class_strides[SLOPE], slope, mask=learns)
         if sums is not None:
             tl.store(sums + tl.program_id(0), tl.sum(total, 0))
 
@@ -648,7 +662,7 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
     if picked:
         return Tile(256, 1, 4, False)
     most = 32 >> double >> shared  # numbers that a thread holds where a program has all warps
-    each = most if size == 2 or layout.along else min(most, 16)
+    each = most
     limit = ROW * most // 32
     classes = power_of_2(layout.classes)
     rows = max(1, min(1024 // classes, 32))
