@@ -57,9 +57,11 @@ def compile_only(self, *args, grid, warmup, **kwargs):
         self.compiled_ahead = (set(), self.create_binder())
     known, (_, _, _, backend, binder) = self.compiled_ahead
     bound, specialization, options = binder(*args, **kwargs)
-    if str((specialization, options)) in known:
+    formulas = [f.cache_key for f in bound.values() if isinstance(f, JITFunction)]
+    key = str((specialization, options, formulas))
+    if key in known:
         return
-    known.add(str((specialization, options)))
+    known.add(key)
     options, signature, constexprs, attributes = self._pack_args(backend, kwargs, bound, specialization, options)
     kernel = compile(ASTSource(self, signature, constexprs, attributes), target=TARGET, options=options.__dict__)
     text = kernel.asm["ptx"]

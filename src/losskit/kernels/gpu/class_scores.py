@@ -662,7 +662,6 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
     if picked:
         return Tile(256, 1, 4, False)
     most = 32 >> double >> shared  # numbers that a thread holds where a program has all warps
-    each = most
     limit = ROW * most // 32
     classes = power_of_2(layout.classes)
     rows = max(1, min(1024 // classes, 32))
@@ -672,8 +671,8 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
     long = rows * classes > limit
     rows = min(32 if long and layout.along else rows, power_of_2(layout.rows))
     if long:
-        return Tile(rows, max(1, (BLOCK * most // 32 << (size == 2)) // rows), 32, True)
-    return Tile(rows, classes, max(1, min(32, rows * classes // (32 * each))), False)
+        return Tile(rows, max(1, (BLOCK * most // 32 >> double << (size == 2)) // rows), 32, True)
+    return Tile(rows, classes, max(1, min(32, rows * classes // (32 * most))), False)
 
 
 def _ahead(tile: Tile, size: int, device: torch.device) -> int:

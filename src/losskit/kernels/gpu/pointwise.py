@@ -3,7 +3,8 @@
 1. Tensors that lie in memory as the result does are read straight on. The others (a mask of rows, a weight of
    classes, a transposed target) are addressed by up to three dimensions, what is left when those that lie one after
    another in every tensor are merged; a tensor that needs more is copied.
-2. A program takes several blocks where there are many, so that few sums are left to finish.
+2. A program takes several blocks where there are many. One program alone finishes the sum by itself, which saves a
+   launch: up to four blocks are one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from losskit.kernels.gpu.shared import (
     index_type,
     number_of,
     numbers_of,
-    power_of_2,
     record_of,
     report,
 )
@@ -39,7 +39,8 @@ from losskit.kernels.gpu.shared import (
 if TYPE_CHECKING:
     from losskit.kernels.dispatch import Arguments, Plan
 
-BLOCK = 1024
+BLOCK = 1024  # elements, eight for each thread
+PROGRAMS = 2048  # at most: what multiprocessors hold at once, so that a program's beginning and end are paid once
 DIMS = 3
 
 
@@ -56,77 +57,92 @@ def fetch(x, at, inside, inner, innermost, strides, K: tl.constexpr, PLAIN: tl.c
     return block
 
 
+@triton.jit
+def operands_at(x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T: tl.constexpr, PLAIN: tl.constexpr,
+                WHOLE: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """A block of the operands: where it lies, which of its elements exist, which count, and their values."""
+    at = start + tl.arange(0, BLOCK).to(INDEX)
+    if WHOLE:
+        inside = tl.full((BLOCK,), True, tl.int1)
+    else:
+        inside = at < numel
+    a = fetch(x0, at, inside, inner, innermost, strides, 0, PLAIN, INDEX).to(T)
+    b, c, d = a, a, a
+    if x1 is not None:
+        b = fetch(x1, at, inside, inner, innermost, strides, 1, PLAIN, INDEX).to(T)
+    if x2 is not None:
+        c = fetch(x2, at, inside, inner, innermost, strides, 2, PLAIN, INDEX).to(T)
+    if x3 is not None:
+        d = fetch(x3, at, inside, inner, innermost, strides, 3, PLAIN, INDEX).to(T)
+    counts = inside
+    if mask is not None:
+        counts = inside & (fetch(mask, at, inside, inner, innermost, strides, 6, PLAIN, INDEX) != 0)
+    return at, inside, counts, a, b, c, d
+
+
 @triton.jit(do_not_specialize=["divisor", "number"])
 def pointwise_kernel(
     x0, x1, x2, x3, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
     values, sums, loss, g0, g1, g2, g3,
     numel, divisor, number, inner, innermost, strides,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    GUARDED: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     awake = True
     if GUARDED:
         awake = tl.load(upstream) != 1.0
     if awake:
         factor = factor_of(upstream, denominator, divisor, T)
-        total = tl.zeros((BLOCK,), tl.float64)
-        first = tl.program_id(0).to(INDEX) * (BLOCKS * BLOCK)
-        for block in range(BLOCKS):
-            at = first + block * BLOCK + tl.arange(0, BLOCK)
-            if WHOLE:
-                inside = tl.full((BLOCK,), True, tl.int1)
-            else:
-                inside = at < numel
-            a = fetch(x0, at, inside, inner, innermost, strides, 0, PLAIN, INDEX).to(T)
-            b, c, d = a, a, a
-            if x1 is not None:
-                b = fetch(x1, at, inside, inner, innermost, strides, 1, PLAIN, INDEX).to(T)
-            if x2 is not None:
-                c = fetch(x2, at, inside, inner, innermost, strides, 2, PLAIN, INDEX).to(T)
-            if x3 is not None:
-                d = fetch(x3, at, inside, inner, innermost, strides, 3, PLAIN, INDEX).to(T)
-            counts = inside
-            if mask is not None:
-                kept = fetch(mask, at, inside, inner, innermost, strides, 6, PLAIN, INDEX)
-                counts = inside & (kept != 0)
+        reduced: tl.constexpr = sums is not None or loss is not None
+        total = tl.zeros((BLOCK,), tl.float64 if reduced else T)
+        first, step = tl.program_id(0).to(INDEX) * BLOCK, tl.num_programs(0).to(INDEX) * BLOCK
+        for start in range(first, numel, step):
+            at, inside, counts, a, b, c, d = operands_at(
+                x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
+            )
             value, da, db, dc, dd = EVALUATE(a, b, c, d, numbers, T)
-            if CHECKED:
-                which, found = VIOLATION(a, b, c, d)
-                which = tl.where(counts, which, 0)
-                report(record, which, found, at, number)
-                poison = tl.where(which > 0, float("nan"), 1.0).to(T)
-                value *= poison
-                da *= poison
-                db *= poison
-                dc *= poison
-                dd *= poison
             weigh = tl.full((BLOCK,), 1.0, T)
             if weight is not None:
                 weigh *= fetch(weight, at, inside, inner, innermost, strides, 4, PLAIN, INDEX).to(T)
             if sample_weight is not None:
                 own = fetch(sample_weight, at, inside, inner, innermost, strides, 5, PLAIN, INDEX)
                 weigh *= own.to(T)
-            value = tl.where(counts, value * weigh, 0.0)
+            value *= weigh
+            slope = weigh * factor
+            if each_upstream is not None:
+                slope *= fetch(each_upstream, at, inside, inner, innermost, strides, 7, PLAIN, INDEX).to(T)
+            if CHECKED:
+                which, _ = VIOLATION(a, b, c, d)
+                value = tl.where(which > 0, float("nan"), value).to(T)
+                slope = tl.where(which > 0, float("nan"), slope).to(T)
+            value = tl.where(counts, value, 0.0).to(T)
             if values is not None:
                 tl.store(values + at, value.to(values.dtype.element_ty), mask=inside)
-            total += value.to(tl.float64)
-            if each_upstream is not None:
-                weigh *= fetch(each_upstream, at, inside, inner, innermost, strides, 7, PLAIN, INDEX).to(T)
+            total += value.to(total.dtype)
             if denominator is not None:  # a mean over nothing has no gradient
                 counts = counts & (at < tl.where(factor == 0, 0, numel))
             if g0 is not None:
-                tl.store(g0 + at, tl.where(counts, da * weigh * factor, 0.0).to(g0.dtype.element_ty), mask=inside)
+                tl.store(g0 + at, tl.where(counts, da * slope, 0.0).to(g0.dtype.element_ty), mask=inside)
             if g1 is not None:
-                tl.store(g1 + at, tl.where(counts, db * weigh * factor, 0.0).to(g1.dtype.element_ty), mask=inside)
+                tl.store(g1 + at, tl.where(counts, db * slope, 0.0).to(g1.dtype.element_ty), mask=inside)
             if g2 is not None:
-                tl.store(g2 + at, tl.where(counts, dc * weigh * factor, 0.0).to(g2.dtype.element_ty), mask=inside)
+                tl.store(g2 + at, tl.where(counts, dc * slope, 0.0).to(g2.dtype.element_ty), mask=inside)
             if g3 is not None:
-                tl.store(g3 + at, tl.where(counts, dd * weigh * factor, 0.0).to(g3.dtype.element_ty), mask=inside)
-        if sums is not None:
-            tl.store(sums + tl.program_id(0), tl.sum(total, 0))
-        if loss is not None:
-            conclude(tl.sum(total, 0), divisor, denominator, loss, EMPTY)
+                tl.store(g3 + at, tl.where(counts, dd * slope, 0.0).to(g3.dtype.element_ty), mask=inside)
+        if reduced or values is not None:
+            whole = tl.sum(total, 0)
+            if sums is not None:
+                tl.store(sums + tl.program_id(0), whole)
+            if loss is not None:
+                conclude(whole, divisor, denominator, loss, EMPTY)
+            if CHECKED:
+                if whole != whole:  # what made it NaN is sought afterwards, so that nothing waits for it before
+                    for start in range(first, numel, step):
+                        at, _, counts, a, b, c, d = operands_at(
+                            x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
+                        )
+                        which, found = VIOLATION(a, b, c, d)
+                        report(record, tl.where(counts, which, 0), found, at, number)
 
 
 def why_not(plan: Plan, arguments: Arguments) -> str | None:
@@ -148,8 +164,8 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         torch.empty_like(like, dtype=x.dtype, device=device) if wanted >> i & 1 else None
         for i, x in enumerate(call.operands)
     ]  # fmt: skip
-    block, blocks, warps = _split(numel)
-    programs = cdiv(numel, blocks * block)
+    block, warps = (4 * BLOCK, 16) if BLOCK < numel <= 4 * BLOCK else (BLOCK, 4)  # see note 2
+    programs = min(cdiv(numel, block), PROGRAMS)
     sums = loss = None
     if upstream is None and not each:
         if programs == 1:
@@ -168,22 +184,12 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
             *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
             values, sums, loss, *gradients, *[None] * (4 - len(gradients)),
             numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
-            evaluate, violation, TYPES[call.compute], plain, checked, into is not None, numel % (blocks * block) == 0,
-            "" if loss is None else empty_of(call), index_type(reach), blocks, block, num_warps=warps, **OPTIONS,
+            evaluate, violation, TYPES[call.compute], plain, checked, into is not None, numel % block == 0,
+            "" if loss is None else empty_of(call), index_type(reach), block, num_warps=warps, **OPTIONS,
         )  # fmt: skip
     if sums is not None:
         loss = finish(call, sums, divisor, denominator)
     return Outputs(values if each else loss, gradients)
-
-
-def _split(numel: int) -> tuple[int, int, int]:
-    """Elements in a block, blocks of a program, and its warps: eight elements for each thread.
-
-    One program alone finishes the sum by itself, which saves a launch; 8,192 of them or fewer leave little to finish.
-    """
-    if BLOCK < numel <= 4 * BLOCK:
-        return 4 * BLOCK, 1, 16
-    return BLOCK, min(32, power_of_2(max(1, numel // (8192 * BLOCK)))), 4
 
 
 def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:
