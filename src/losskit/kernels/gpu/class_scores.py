@@ -2,22 +2,22 @@
 
 1. A program takes a tile of rows and classes. A row that fits into registers is read once; a longer one is read in
    blocks, once for the statistics and once more, from its end, for the gradient, so that the L2 cache still holds what
-   was read last. Shares of every class (probabilities, label smoothing) of a long row take one more pass.
+   was read last. Shares of every class (probabilities, smoothing of weighted classes) of a long row take one more pass.
 2. Memory is read along the classes where they lie side by side, and along the positions for (N, C, H, W): a tile has
-   the rows of one stretch of positions. Other layouts are copied, see `_layout`.
+   the rows of one stretch of positions. Other layouts are copied, see `layouts`.
 3. The pivot is the largest score, d_c the distances to it, `others` the sum of exp(d_c) without the pivot's own 1. What
    rounding took from d_c is given back to the exponential, except for halves, where it is nothing. A log-probability
    is d_c - log1p(others). What a probability lacks to 1 is others / (1 + others) for the pivot, so nothing cancels.
-   Scores that tie with the pivot have its probability, hence the test d_c == 0 instead of an index.
-4. The sums over a long row are relative to the largest score so far; a new one turns the old ones into others.
+   A sum of all from 2 on, as where scores tie with the pivot, loses nothing by the subtraction of 1; below, the others
+   are summed again.
+4. In a long row every lane has a pivot of its own, the largest score it has met, and the sum below it; they are brought
+   to the row's at the end, so that the loop has nothing to agree on. A new pivot turns the old one into one of the sum.
 5. The gradient of a row is a_c - p_c (G - L + M) + M / C with a_c = share_c df_c/dlog_probability, G their sum, and L
    and M the sums for log_sum_exp and mean_log_probability. Where p_c > 1/2, G - a_c is the sum of the others' terms.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +31,7 @@ from triton.language.extra import libdevice
 from losskit.domains import log_probability
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
+from losskit.kernels.gpu.layouts import Layout, layout_of
 from losskit.kernels.gpu.shared import (
     MAX_INT32,
     OPTIONS,
@@ -64,6 +65,7 @@ X, SLOPE, TARGET, SAMPLE_WEIGHT, MASK, UPSTREAM = (tl.constexpr(k) for k in rang
 # What a recorded violation is of: a log-probability of the input, a class index, a probability.
 OF_INPUT, OF_INDEX, OF_PROBABILITY = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 NONE = tl.constexpr(MAX_INT32)  # no class
+UNIT = tl.constexpr(2.0**-20)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -155,6 +157,15 @@ def exp_of(z, pivot, infinite, EXACT: tl.constexpr):
     if infinite:
         e = tl.where(z == pivot, 1.0, e).to(d.dtype)
     return e
+
+
+@triton.jit
+def part_of_mean(z, pivot, there, infinite):
+    """The distances to the pivot in a unit so large that their sum does not overflow."""
+    part = tl.fma(z, tl.full(z.shape, UNIT, z.dtype), tl.broadcast_to(pivot * -UNIT, z.shape))
+    if infinite:
+        part = tl.where(z == pivot, 0.0, part).to(z.dtype)
+    return tl.where(there, part, 0.0).to(z.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -257,11 +268,12 @@ def class_scores_kernel(
     values, sums, slopes, target_slopes,
     tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
     EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
-    SHARED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, DIVIDED: tl.constexpr,
-    LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr, INDEX: tl.constexpr, SPAN: tl.constexpr,
-    AHEAD: tl.constexpr, STREAM: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
+    SHARED: tl.constexpr, SMOOTHED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr,
+    DIVIDED: tl.constexpr, LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr, INDEX: tl.constexpr,
+    SPAN: tl.constexpr, AHEAD: tl.constexpr, STREAM: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """Losses and gradients of rows. MEAN: the formula takes it; SHARED: each class has a share; ALONG: see note 2."""
+    """Losses and gradients of rows. SHARED: each class has a share; SMOOTHED: all others than the right one have the
+    same, so that the mean of the log-probabilities stands for them; MEAN: it is needed; ALONG: see note 2."""
     awake = True
     if GUARDED:
         awake = tl.load(upstream) != 1.0
@@ -311,6 +323,8 @@ def class_scores_kernel(
                 z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "")
                 pivot = tl.max(z, 1)
                 infinite = tl.max(tl.abs(pivot), 0) == float("inf")
+                if MEAN:
+                    far = tl.sum(part_of_mean(z, pivot[:, None], there, infinite), 1)
                 d = distance(z, pivot[:, None])
                 e = exp_of(z, pivot[:, None], infinite, EXACT)
                 all = tl.sum(e, 1)
@@ -329,15 +343,14 @@ def class_scores_kernel(
             mean = rest
             if MEAN:
                 if LONG:
-                    part = tl.zeros((ROWS, CLASSES), T)
+                    parts = tl.zeros((ROWS, CLASSES), T)
                     for start in range(0, limit, CLASSES):
                         c = start + lanes
                         there = read[:, None] & (c < classes)[None, :]
                         z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_last")
-                        part += tl.where(there, distance(z, pivot[:, None]), 0.0).to(T)
-                else:
-                    part = tl.where(there, d, 0.0).to(T)
-                mean = lk.divide(tl.sum(part, 1), tl.zeros_like(rest) + classes) - rest
+                        parts += part_of_mean(z, pivot[:, None], there, infinite)
+                    far = tl.sum(parts, 1)
+                mean = lk.divide(far, tl.zeros_like(rest) + classes * UNIT) - rest
 
             # The loss, and the sums that the gradient takes.
             if SHARED:
@@ -383,6 +396,8 @@ def class_scores_kernel(
                         report(record, bad.to(tl.int32) * OF_PROBABILITY, found, row * classes + wrong, number)
             else:
                 share = tl.full((ROWS,), 1.0, T)
+                if SMOOTHED:
+                    share *= keep
                 if shift is not None:
                     mine += tl.load(shift + own).to(T)
                 if weight is not None:
@@ -397,6 +412,10 @@ def class_scores_kernel(
                 if ORDER != 0:
                     by_lse = lk.times(share, by_lse)
                     by_mean = lk.times(share, by_mean)
+                if SMOOTHED:
+                    value -= smooth.to(T) * mean
+                    by_mean -= smooth.to(T)
+                if ORDER != 0 or SMOOTHED:
                     mean_slope = lk.divide(by_mean, tl.zeros_like(rest) + classes)
                     slope += own_p * (by_lse - by_mean) + mean_slope
                     by_others += by_lse - by_mean
@@ -563,7 +582,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     each, soft = plan.reduction == "none", operands[1].is_floating_point()
     shift = operands[2].contiguous() if len(operands) > 2 else None
     weight = call.weight.contiguous() if call.weight is not None else None
-    layout = _layout(call, upstream if each else None)
+    layout = layout_of(call, upstream if each else None)
     x, like, target, sample_weight, mask, each_upstream = layout.tensors
     make = torch.zeros_like if plan.log_probabilities else torch.empty_like
     gradients = list(into) if into else [
@@ -581,11 +600,13 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     if layout.rows == 0:
         sums = torch.zeros(1, dtype=torch.float64, device=device) if not each and upstream is None else None
     else:
-        shared = soft or plan.smoothing != 0
+        smoothed = plan.smoothing != 0 and not soft and weight is None and plan.formula is None
+        shared = soft or (plan.smoothing != 0 and not smoothed)
         tile = _tile(layout, x.element_size(), call.compute == torch.float64, shared, plan.log_probabilities)
         divided = layout.outer > 1 and layout.inner < tile.rows
         tiles = cdiv(layout.rows if divided else layout.inner, tile.rows)
         total = tiles if divided else tiles * layout.outer
+        of_mean = smoothed or (plan.formula is not None and "mean_log_probability" in plan.statistics)
         simple = not (shared or plan.log_probabilities or shift is not None)
         ahead = _ahead(tile, x.element_size(), device) if simple else 1
         resident = card_of(device).multiprocessors if ahead > 1 and not tile.long else PROGRAMS
@@ -611,7 +632,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         else:
             class_scores_kernel[(programs,)](
                 *taken, gradients[1], *sizes, _bits(plan.smoothing), layout.strides, layout.class_strides, SOFT=soft,
-                SHARED=shared, MEAN=plan.formula is not None and "mean_log_probability" in plan.statistics,
+                SHARED=shared, SMOOTHED=smoothed, MEAN=of_mean,
                 EXACT=x.element_size() == 2 and shift is None, LONG=tile.long, ALONG=layout.along,
                 ALIGNED=layout.aligned, AHEAD=1 if tile.long else ahead, STREAM=ahead if tile.long else 1,
                 SPAN=index_type(layout.span), CLASSES=tile.classes, **constants,
@@ -685,109 +706,3 @@ def _ahead(tile: Tile, size: int, device: torch.device) -> int:
         return 1
     room = card_of(device).shared_memory - 8192
     return max(1, min(3 if tile.long else 2, 1 + room // (tile.rows * tile.classes * size)))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Layouts
-
-
-class Layout(NamedTuple):
-    """How a call's tensors are addressed: rows by an outer and an inner dimension, and classes."""
-
-    tensors: list[Any]  # scores, one that lies as gradients do, target, sample_weight, mask, upstream
-    strides: tuple[int, ...]  # outer and inner of each
-    class_strides: tuple[int, ...]  # of the first three
-    order: list[int]  # the dimensions of rows as they follow each other in memory
-    sizes: list[int]  # their sizes
-    outer: int
-    inner: int
-    classes: int
-
-    @property
-    def rows(self) -> int:
-        return self.outer * self.inner
-
-    @property
-    def along(self) -> bool:
-        """Whether positions lie side by side in memory, not classes."""
-        return self.class_strides[0] != 1 and self.strides[1] == 1
-
-    @property
-    def aligned(self) -> int:
-        """How many numbers at most lie in vectors that no row breaks."""
-        if self.along or max(self.class_strides) != 1:
-            return 1
-        soft = self.tensors[2].is_floating_point()
-        return math.gcd(16, self.classes, *self.strides[: 6 if soft else 4])
-
-    @property
-    def span(self) -> int:
-        """How far the classes of a row reach."""
-        return max(self.class_strides) * self.classes
-
-    @property
-    def reach(self) -> int:
-        """More than any place in a tensor, and than the number of any score."""
-        pairs = zip(self.strides[::2], self.strides[1::2], strict=True)
-        return max(max(self.outer * a + self.inner * b for a, b in pairs) + self.span, self.rows * self.classes)
-
-
-def _layout(call: Call, upstream: Tensor | None) -> Layout:
-    """Two dimensions of rows reach every dense tensor and most slices of one; what needs more is copied."""
-    x, target = call.operands[:2]
-    soft = target.is_floating_point()
-    dim = min(1, x.ndim - 1)
-    # Dense, in the order of the input's memory.
-    like = x if x.is_contiguous() else torch.empty_like(x, device="meta")
-    order = sorted((d for d in range(x.ndim) if d != dim), key=like.stride, reverse=True)
-    if len(_groups([x, like], order)) > 2:
-        x = torch.empty_like(like, device=x.device).copy_(x)
-    if soft and len(_groups([x, like, target], order)) > 2:
-        target = torch.empty_like(like, dtype=target.dtype, device=x.device).copy_(target)
-    groups = _groups([x, like, target] if soft else [x, like], order)
-    shape = [n for d, n in enumerate(x.shape) if d != dim]
-    tensors: list[Tensor | None] = [x, like, target, call.sample_weight, call.mask, upstream]
-    strides = []
-    for k, tensor in enumerate(tensors):
-        own = [0] * x.ndim  # by the dimensions of the scores
-        if tensor is not None and (k < 2 or (k == 2 and soft)):
-            own = list(tensor.stride())
-        elif tensor is not None:
-            tensor = tensor.expand(shape)
-            own = _with_classes(tensor, dim)
-            if not all(_merge(own, x.shape, group) for group in groups):
-                by_memory = [d - (d > dim) for d in order]
-                tensor = tensor.permute(by_memory).contiguous().permute([by_memory.index(d) for d in range(len(shape))])
-                own = _with_classes(tensor, dim)
-            tensors[k] = tensor
-        ends = [own[group[-1]] for group in groups]
-        strides += [0] * (2 - len(ends)) + ends
-    lengths = [1, 1, *(torch.Size([x.shape[d] for d in group]).numel() for group in groups)]
-    class_strides = [1 if x.shape[dim] == 1 else tensor.stride(dim) for tensor in (x, like, target if soft else like)]
-    return Layout(tensors, tuple(strides), tuple(class_strides), order, [x.shape[d] for d in order], lengths[-2],
-                  lengths[-1], x.shape[dim])  # fmt: skip
-
-
-def _groups(tensors: list[Tensor], order: list[int]) -> list[list[int]]:
-    """The dimensions in `order` without those of size 1, in groups that each tensor crosses with one stride."""
-    groups: list[list[int]] = []
-    shape = tensors[0].shape
-    for d in order:
-        if shape[d] == 1:
-            continue
-        if groups and all(_merge(list(x.stride()), shape, [groups[-1][-1], d]) for x in tensors):
-            groups[-1].append(d)
-        else:
-            groups.append([d])
-    return groups
-
-
-def _merge(strides: list[int], shape: torch.Size, dims: list[int]) -> bool:
-    """Whether dimensions follow each other with one stride."""
-    return all(strides[a] == strides[b] * shape[b] for a, b in itertools.pairwise(dims))
-
-
-def _with_classes(x: Tensor, dim: int) -> list[int]:
-    """The strides of a tensor of rows, with one for the classes that it has not."""
-    own = list(x.stride())
-    return [*own[:dim], 0, *own[dim:]]

@@ -135,14 +135,13 @@ def pointwise_kernel(
                 tl.store(sums + tl.program_id(0), whole)
             if loss is not None:
                 conclude(whole, divisor, denominator, loss, EMPTY)
-            if CHECKED:
-                if whole != whole:  # what made it NaN is sought afterwards, so that nothing waits for it before
-                    for start in range(first, numel, step):
-                        at, _, counts, a, b, c, d = operands_at(
-                            x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
-                        )
-                        which, found = VIOLATION(a, b, c, d)
-                        report(record, tl.where(counts, which, 0), found, at, number)
+            if CHECKED and whole != whole:  # what made it NaN is sought afterwards: nothing waits for it before
+                for start in range(first, numel, step):
+                    at, _, counts, a, b, c, d = operands_at(
+                        x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
+                    )
+                    which, found = VIOLATION(a, b, c, d)
+                    report(record, tl.where(counts, which, 0), found, at, number)
 
 
 def why_not(plan: Plan, arguments: Arguments) -> str | None:
