@@ -18,7 +18,7 @@ import losskit
 import losskit.functional as LF
 from losskit.kernels import gpu
 from losskit.kernels.gpu import class_scores
-from losskit.kernels.gpu.layouts import layout_of
+from losskit.kernels.gpu.layouts import placed
 from losskit.kernels.gpu.shared import Call
 
 from .conftest import ON_GPU
@@ -248,8 +248,8 @@ def test_tokens_without_the_last():
     """Logits of (batch, time, vocabulary) as (batch, vocabulary, time), cut without a copy."""
     logits = torch.randn(3, 8, 20)
     x, y = logits[:, :-1].transpose(1, 2).detach().requires_grad_(), torch.randint(0, 20, (3, 7))
-    layout = layout_of(Call(None, [x, y], *[None] * 4, True, False, x.dtype, x.dtype), None)
-    assert layout.tensors[0] is x and (layout.outer, layout.inner, layout.classes) == (3, 7, 20)
+    layout, tensors = placed(Call(None, [x, y], *[None] * 4, True, False, x.dtype, x.dtype), None)
+    assert tensors[0] is x and (layout.outer, layout.inner, layout.classes) == (3, 7, 20)
     torch.testing.assert_close(LF.cross_entropy(x, y), F.cross_entropy(x, y))
 
 

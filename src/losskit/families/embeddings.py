@@ -78,7 +78,7 @@ class EmbeddingsPlan(Plan):
                         got=tuple(x.shape), hint=shape_hint("target", x.shape, shape[:-1]),
                     )  # fmt: skip
                 shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
-        full = [x.expand(shape) for x in rows] + [x.expand(shape[:-1]) for x in target]
+        full = [x if x.shape == shape else x.expand(shape) for x in rows] + [x.expand(shape[:-1]) for x in target]
         check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments(full, None, sample_weight, mask, normalizer)
 
@@ -94,7 +94,8 @@ class EmbeddingsPlan(Plan):
                     "shapes", loss=self.name, first=self.names[0], argument=name, expected=tuple(shape),
                     got=tuple(x.shape), hint=shape_hint(name, x.shape, shape),
                 )  # fmt: skip
-            shape = torch.broadcast_shapes(x.shape, shape)
+            if x.shape != shape:
+                shape = torch.broadcast_shapes(x.shape, shape)
         return shape
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:

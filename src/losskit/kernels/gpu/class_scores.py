@@ -31,7 +31,7 @@ from triton.language.extra import libdevice
 from losskit.domains import log_probability
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
-from losskit.kernels.gpu.layouts import Layout, layout_of
+from losskit.kernels.gpu.layouts import Layout, placed
 from losskit.kernels.gpu.shared import (
     MAX_INT32,
     OPTIONS,
@@ -611,8 +611,8 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     each, soft = plan.reduction == "none", operands[1].is_floating_point()
     shift = operands[2].contiguous() if len(operands) > 2 else None
     weight = call.weight.contiguous() if call.weight is not None else None
-    layout = layout_of(call, upstream if each else None)
-    x, like, target, sample_weight, mask, each_upstream = layout.tensors
+    layout, tensors = placed(call, upstream if each else None)
+    x, like, target, sample_weight, mask, each_upstream = tensors
     make = torch.zeros_like if plan.log_probabilities else torch.empty_like
     gradients = list(into) if into else [
         make(like, dtype=g.dtype, device=device) if wanted >> k & 1 else None for k, g in enumerate(operands)
@@ -623,7 +623,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         if denominator is None and soft and call.sample_weight is None and call.mask is None:
             divisor = layout.rows
         elif denominator is None:
-            denominator = _denominator(call, weight, layout)
+            denominator = _denominator(call, weight, layout, tensors[2:5])
     values = torch.empty(layout.sizes, dtype=call.result, device=device) if each and upstream is None else None
     sums: Tensor | None
     if layout.rows == 0:
@@ -677,9 +677,9 @@ def _bits(value: float) -> int:
     return int(struct.unpack("q", struct.pack("d", value))[0])
 
 
-def _denominator(call: Call, weight: Tensor | None, layout: Layout) -> Tensor:
+def _denominator(call: Call, weight: Tensor | None, layout: Layout, read: list[Any]) -> Tensor:
     """What a mean divides by: what the rows count, on the device."""
-    _, _, target, sample_weight, mask, _ = layout.tensors
+    target, sample_weight, mask = read
     soft = call.operands[1].is_floating_point()
     device = call.operands[0].device
     tiles = cdiv(layout.rows, 1024)
