@@ -4,8 +4,8 @@
 
 A launch is caught on its way: Triton binds and specialises its arguments as ever, compiles for the GPU that is asked
 for down to machine code, and nothing runs. What is printed for each kernel: the call, its name, registers, bytes
-spilt, and the widths of its loads and stores. It is a process of its own, since elsewhere in the suite Triton
-interprets.
+spilt, the copies to shared memory that it does not wait for, and the widths of its loads and stores. It is a process
+of its own, since elsewhere in the suite Triton interprets.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def compile_only(self, *args, grid, warmup, **kwargs):
     found.append(
         {"call": calling, "kernel": self.fn.__name__, "registers": registers(text)[0], "spilt": registers(text)[1],
          "float_atomics": len(re.findall(r"\b(?:atom|red)\.[\w.]*\.f(?:16|32|64)", text)),
+         "asynchronous": text.count("cp.async.cg"),
          "widths": sorted(set(re.findall(r"(?:ld|st)\.global\.(?:\w+\.)*?((?:v\d\.)?b\d+)", text)))}
     )  # fmt: skip
 

@@ -37,3 +37,13 @@ def test_memory_is_read_16_bytes_at_a_time(kernels):
         widths = [k["widths"] for k in kernels if k["call"].startswith(call) and k["kernel"] != "count_kernel"]
         wide = [w for w in widths if {"v4.b32", "v2.b64"} & set(w)]
         assert len(wide) >= 2, call  # a kernel may serve two calls, and then is the first one's
+
+
+def test_long_rows_are_asked_for_ahead(kernels):
+    """Where a program has a multiprocessor for itself, the next scores come while it computes."""
+    for call in ("cross_entropy 32000", "cross_entropy 131072"):
+        copies = [
+            k["asynchronous"] for k in kernels if k["call"].startswith(call) and k["kernel"] == "class_scores_kernel"
+        ]
+        assert len(copies) >= 4
+        assert all(copies), call

@@ -465,6 +465,7 @@ def class_scores_kernel(
                 at_slope = place(o, i, strides, SLOPE, ALIGNED)
                 if not SHARED:
                     by_e = tl.where(learns, by_others * inverse * weigh_slope, 0.0).to(T)
+                    by_own = tl.where(learns, slope * weigh_slope, 0.0).to(T)
                     if MEAN:
                         by_mean = tl.where(learns, mean_slope * weigh_slope, 0.0).to(T)
                 steps = tl.cdiv(classes, CLASSES) if LONG else 1
@@ -490,6 +491,8 @@ def class_scores_kernel(
                             slope_of = e * by_e[:, None]
                             if MEAN:
                                 slope_of += by_mean[:, None]
+                            if not LONG:
+                                slope_of = tl.where(c[None, :] == own[:, None], by_own[:, None], slope_of)
                         if SHARED or ALONG:
                             slope_of = tl.where(learns[:, None], slope_of, 0.0)
                         tl.store(
@@ -506,10 +509,10 @@ def class_scores_kernel(
                             + (c.to(SPAN) * class_strides[SLOPE])[None, :],
                             slope_of.to(target_slopes.dtype.element_ty), mask=written,
                         )  # fmt: skip
-                if slopes is not None and not SHARED:  # over what the loop has written
+                if LONG and not SHARED and slopes is not None:  # over what the loop has written
                     tl.debug_barrier()
-                    slope = (slope * weigh_slope).to(slopes.dtype.element_ty)
-                    tl.store(slopes + at_slope + own.to(INDEX) * class_strides[SLOPE], slope, mask=learns)
+                    at_own = at_slope + own.to(INDEX) * class_strides[SLOPE]
+                    tl.store(slopes + at_own, by_own.to(slopes.dtype.element_ty), mask=learns)
         if sums is not None:
             tl.store(sums + tl.program_id(0), tl.sum(total, 0))
 
