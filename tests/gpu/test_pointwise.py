@@ -112,7 +112,7 @@ def test_stretched_weights_and_masks(of_weight, of_mask):
     torch.testing.assert_close(x.grad.double(), 2 * (x - t).double() * full / full.sum(), rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("programs", [2048, 2])
+@pytest.mark.parametrize("programs", [4096, 2])
 @pytest.mark.parametrize("numel", [0, 1, 1023, 1024, 1025, 4095, 9001])
 def test_sizes(numel, programs, monkeypatch):
     monkeypatch.setattr(pointwise, "PROGRAMS", programs)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from losskit.kernels.dispatch import Arguments, Plan
 
 BLOCK = 1024  # elements, eight for each thread
-PROGRAMS = 2048  # at most: what multiprocessors hold at once, so that a program's beginning and end are paid once
+PROGRAMS = 4096  # at most: a few rounds of what multiprocessors hold, so that beginnings, ends and sums are few
 DIMS = 3
 
 
