@@ -253,6 +253,17 @@ def test_tokens_without_the_last():
     torch.testing.assert_close(LF.cross_entropy(x, y), F.cross_entropy(x, y))
 
 
+def test_pivots_between_multiples_of_log_2():
+    """The exponential of the pivot itself is 1, whichever way its multiple of log 2 is rounded."""
+    halfway = (torch.arange(-2000, 2000, dtype=torch.float64) + 0.5) * math.log(2)
+    pivot = halfway.float()
+    pivot = torch.cat([pivot, *(torch.nextafter(pivot, torch.full_like(pivot, side)) for side in (-INF, INF))])
+    x = torch.stack([pivot, pivot - 20], 1)
+    loss = LF.cross_entropy(x, torch.zeros(len(x), dtype=torch.int64), reduction="none")
+    others = (x[:, 1].double() - x[:, 0].double()).exp()
+    torch.testing.assert_close(loss.double(), others.log1p(), rtol=3e-7, atol=0)
+
+
 def test_halves_are_exact_to_a_rounding():
     """Nothing is rounded off in distances of halves: they are not mended, and need not be."""
     for dtype, allowed in ((torch.bfloat16, 1.0 if not ON_GPU else 0.51), (torch.float16, 0.51)):

@@ -65,7 +65,7 @@ X, SLOPE, TARGET, SAMPLE_WEIGHT, MASK, UPSTREAM = (tl.constexpr(k) for k in rang
 # What a recorded violation is of: a log-probability of the input, a class index, a probability.
 OF_INPUT, OF_INDEX, OF_PROBABILITY = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 NONE = tl.constexpr(MAX_INT32)  # no class
-UNIT = tl.constexpr(2.0**-20)
+UNIT = tl.constexpr(2.0**-20)  # what sums of distances are divided by: they may be as far apart as numbers go
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -175,7 +175,8 @@ def exp_of_rows(z, pivot, ordinary, EXACT: tl.constexpr):
     elif z.dtype == tl.float64:
         e = exp_of(z, p, False)
     elif ordinary:
-        whole = libdevice.rint(pivot * 1.4426950216293335)
+        # Rounded as `bits` is: at the pivot itself the exponent is 0, and the result 1.
+        whole = tl.fma(pivot, 1.4426950216293335, 12582912.0) - 12582912.0
         rest = tl.fma(pivot, 1.925963033500887e-8, tl.fma(pivot, 1.4426950216293335, -whole))
         # The last bits of this sum, in which whole numbers are all that is left, are an exponent with its bias.
         start = (12583039.0 - whole)[:, None]
@@ -190,7 +191,7 @@ def exp_of_rows(z, pivot, ordinary, EXACT: tl.constexpr):
 
 @triton.jit
 def part_of_mean(z, pivot, there, ordinary):
-    """The distances to the pivot in a unit so large that their sum does not overflow."""
+    """The distances to the pivot, times UNIT."""
     part = tl.fma(z, tl.full(z.shape, UNIT, z.dtype), tl.broadcast_to(pivot * -UNIT, z.shape))
     if not ordinary:
         part = tl.where(z == pivot, 0.0, part).to(z.dtype)
