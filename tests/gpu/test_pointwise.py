@@ -9,7 +9,7 @@ import torch
 import losskit
 import losskit.functional as LF
 from losskit.kernels import gpu
-from losskit.kernels.gpu import pointwise
+from losskit.kernels.gpu import pointwise, shared
 
 from .conftest import ON_GPU
 
@@ -131,6 +131,13 @@ def test_offsets_beyond_int32(monkeypatch):
     loss = LF.l1_loss(x, t, mask=torch.rand(40, 1) > 0.5)
     loss.backward()
     assert loss.isfinite() and x.grad.isfinite().all()
+
+
+def test_loops_end_within_32_bits():
+    """A counter goes one step beyond the end; where that leaves int32, it has 64 bits."""
+    for step in (pointwise.PROGRAMS * pointwise.BLOCK, 2048 * 1024):
+        assert shared.index_type(2**31 - step) == pointwise.tl.int64
+    assert shared.index_type(2**30) == pointwise.tl.int32
 
 
 def test_few_elements_far_apart():

@@ -31,6 +31,7 @@ TYPES = {
     torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64
 }  # fmt: skip
 MAX_INT32 = 2**31 - 1
+LONGEST_STEP = 2**23  # no loop goes on by more, which it does once beyond its end
 
 
 class Call(NamedTuple):
@@ -67,7 +68,7 @@ def numbers_of(plan: Plan, device: torch.device) -> Tensor:
 
 def index_type(numel: int) -> Any:
     """int64 where int32 does not reach: 64-bit division takes dozens of instructions."""
-    return tl.int64 if numel > MAX_INT32 - 2**20 else tl.int32
+    return tl.int64 if numel > MAX_INT32 - LONGEST_STEP else tl.int32
 
 
 def cdiv(a: int, b: int) -> int:
