@@ -147,15 +147,13 @@ class EmbeddingsPlan(Plan):
         return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
-        declared, target = self.formula.declared["target"], operands[-1].detach()
-        outside = declared.domain.outside(target)
+        target = operands[-1].detach()
+        outside = self.formula.declared["target"].domain.outside(target)
         if mask is not None:
             outside = outside & mask
-        index = tuple(int(i) for i in outside.nonzero()[0])
-        raise error(
-            "domain", loss=self.name, argument="target", expected=declared.domain.description,
-            got=f"{target[index].item():.7g}", index=index, hint=f" {declared.hint}" if declared.hint else "",
-        )  # fmt: skip
+        place = int(outside.flatten().nonzero()[0])
+        value = torch.broadcast_to(target, outside.shape).flatten()[place].item()
+        raise self.sighted(tuple(outside.shape), self.embeddings + 1, place, value)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         declared = self.formula.declared["target"]  # no other operand has a domain

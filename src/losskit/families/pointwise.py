@@ -157,19 +157,14 @@ class PointwisePlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         wide = eager.compute_dtype(operands)
-        for name, x in zip(self.names, operands, strict=True):
-            declared = self.formula.declared[name]
-            outside = declared.domain.outside(x.detach().to(wide))  # compared as in the kernel
+        for operand, (name, x) in enumerate(zip(self.names, operands, strict=True), 1):
+            outside = self.formula.declared[name].domain.outside(x.detach().to(wide))  # compared as in the kernel
             if mask is not None:
                 outside = outside & mask
             if bool(outside.any()):
-                index = tuple(int(i) for i in outside.nonzero()[0])
-                outside_values = torch.broadcast_to(x, outside.shape)[outside]
-                hint = f" {declared.hint}" if declared.hint else ""
-                raise error(
-                    "domain", loss=self.name, argument=name, expected=declared.domain.description,
-                    got=f"{outside_values[0].item():.7g}", index=index, hint=hint,
-                )  # fmt: skip
+                place = int(outside.flatten().nonzero()[0])
+                value = torch.broadcast_to(x, outside.shape)[outside][0].item()
+                raise self.sighted(tuple(outside.shape), operand, place, value)
         raise AssertionError("the kernel reported a violation that the eager check does not see")
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:

@@ -65,6 +65,8 @@ X, SLOPE, TARGET, SAMPLE_WEIGHT, MASK, UPSTREAM = (tl.constexpr(k) for k in rang
 # What a recorded violation is of: a log-probability of the input, a class index, a probability.
 OF_INPUT, OF_INDEX, OF_PROBABILITY = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 NONE = tl.constexpr(MAX_INT32)  # no class
+LOG2E = tl.constexpr(1.4426950408889634)
+LOG2E_HIGH, LOG2E_LOW = tl.constexpr(1.4426950216293335), tl.constexpr(1.925963033500887e-8)  # two float32
 UNIT = tl.constexpr(2.0**-20)  # what sums of distances are divided by: they may be as far apart as numbers go
 
 
@@ -146,15 +148,11 @@ def distance(z, pivot):
 @triton.jit
 def exp_of(z, pivot, EXACT: tl.constexpr):
     """exp(z - pivot). EXACT: the difference of halves rounds nothing off."""
-    d = z - pivot
     if EXACT:
-        e = tl.exp2(d * 1.4426950408889634)  # good to 20 bits at -20, a third of the instructions
+        e = tl.exp2((z - pivot) * LOG2E)  # good to 20 bits at -20, a third of the instructions
     else:
-        taken = z - d
-        error = (z - (d + taken)) + (taken - pivot)
-        e = libdevice.exp(d)
-        e = tl.fma(e, tl.maximum(error, -1.0), e)  # maximum: where the error is NaN, of infinite scores, e is 0
-    return tl.where(z == pivot, 1.0, e).to(d.dtype)
+        e = lk.exp_of_difference(z, pivot)
+    return tl.where(z == pivot, 1.0, e).to(z.dtype)
 
 
 @triton.jit
@@ -169,21 +167,21 @@ def exp_of_rows(z, pivot, ordinary, EXACT: tl.constexpr):
     their difference is not rounded: 9 instructions, where `exp_of` takes 18."""
     p = pivot[:, None]
     if EXACT:
-        e = tl.exp2((z - p) * 1.4426950408889634)
+        e = tl.exp2((z - p) * LOG2E)
         if not ordinary:
             e = tl.where(z == p, 1.0, e).to(z.dtype)
     elif z.dtype == tl.float64:
         e = exp_of(z, p, False)
     elif ordinary:
         # Rounded as `bits` is: at the pivot itself the exponent is 0, and the result 1.
-        whole = tl.fma(pivot, 1.4426950216293335, 12582912.0) - 12582912.0
-        rest = tl.fma(pivot, 1.925963033500887e-8, tl.fma(pivot, 1.4426950216293335, -whole))
+        whole = tl.fma(pivot, LOG2E_HIGH, 12582912.0) - 12582912.0
+        rest = tl.fma(pivot, LOG2E_LOW, tl.fma(pivot, LOG2E_HIGH, -whole))
         # The last bits of this sum, in which whole numbers are all that is left, are an exponent with its bias.
         start = (12583039.0 - whole)[:, None]
-        bits = tl.fma(tl.maximum(z, (pivot - 87.0)[:, None]), 1.4426950216293335, start)
+        bits = tl.fma(tl.maximum(z, (pivot - 87.0)[:, None]), LOG2E_HIGH, start)
         power = (bits.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
-        r = tl.fma(z, 1.4426950216293335, start - bits)
-        e = tl.exp2(tl.fma(z, 1.925963033500887e-8, r) - rest[:, None]) * power
+        r = tl.fma(z, LOG2E_HIGH, start - bits)
+        e = tl.exp2(tl.fma(z, LOG2E_LOW, r) - rest[:, None]) * power
     else:
         e = exp_of(z, p, False)
     return e
@@ -192,7 +190,7 @@ def exp_of_rows(z, pivot, ordinary, EXACT: tl.constexpr):
 @triton.jit
 def part_of_mean(z, pivot, there, ordinary):
     """The distances to the pivot, times UNIT."""
-    part = tl.fma(z, tl.full(z.shape, UNIT, z.dtype), tl.broadcast_to(pivot * -UNIT, z.shape))
+    part = tl.fma(z, UNIT, pivot * -UNIT)
     if not ordinary:
         part = tl.where(z == pivot, 0.0, part).to(z.dtype)
     return tl.where(there, part, 0.0).to(z.dtype)
@@ -355,7 +353,6 @@ def class_scores_kernel(
                 ordinary = is_ordinary(pivot)
                 if MEAN:
                     far = tl.sum(part_of_mean(z, pivot[:, None], there, ordinary), 1)
-                d = distance(z, pivot[:, None])
                 e = exp_of_rows(z, pivot, ordinary, EXACT)
                 all = tl.sum(e, 1)
                 others = all - 1.0
@@ -409,7 +406,7 @@ def class_scores_kernel(
                     share, outside = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
                                                class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
                     each, term, by_log, of_lse, of_mean = terms_of(
-                        share, d, lse, mean, rest, there, numbers, EVALUATE, ORDER, T
+                        share, distance(z, pivot[:, None]), lse, mean, rest, there, numbers, EVALUATE, ORDER, T
                     )
                     top = z == pivot[:, None]
                     of_tops = tl.where(top, by_log, 0.0).to(T)
@@ -475,13 +472,12 @@ def class_scores_kernel(
                         c = (steps - 1 - back) * CLASSES + lanes
                         there = read[:, None] & (c < classes)[None, :]
                         z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_first")
-                        d = distance(z, pivot[:, None])
                         e = exp_of_rows(z, pivot, ordinary, EXACT)
                         if SHARED:
                             share, _ = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
                                                  class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
                             each, _, by_log, _, _ = terms_of(
-                                share, d, lse, mean, rest, there, numbers, EVALUATE, ORDER, T
+                                share, distance(z, pivot[:, None]), lse, mean, rest, there, numbers, EVALUATE, ORDER, T
                             )
                     written = inside[:, None] & (c < classes)[None, :]
                     if slopes is not None:

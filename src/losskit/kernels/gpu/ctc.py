@@ -32,6 +32,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.shared import (
     OPTIONS,
     TYPES,
@@ -266,16 +267,6 @@ def read_kernel(
 # Frames
 
 
-@triton.jit
-def exp_below(x, top):
-    """exp(x - top) for x <= top; the rounding of the difference is given back."""
-    d = x - top
-    back = d - x
-    lost = (x - (d - back)) - (top + back)
-    e = libdevice.exp(d)
-    return e + tl.where(d > -1000, e * lost, 0.0)
-
-
 @triton.jit(do_not_specialize=SIZES)
 def frames_kernel(
     x, facts, labels, classes, statistics, emissions, exponents,
@@ -313,7 +304,7 @@ def frames_kernel(
             c = begin + tl.arange(0, BLOCK)
             inside = used[:, None] & (c < vocabulary)[None, :]
             block = tl.load(row + c.to(tl.int64)[None, :] * class_stride, mask=inside, other=float("-inf")).to(T)
-            e = exp_below(block, top[:, None])
+            e = lk.exp_of_difference(block, top[:, None])
             sums += tl.where(inside & (c[None, :] != pivot[:, None]), e, 0.0).to(tl.float64)
         others = tl.sum(sums, 1)
         wide = top.to(tl.float64)
@@ -325,12 +316,12 @@ def frames_kernel(
             valid = valid & (c != last) & (c != pivot[:, None])
             block = tl.load(row + c.to(tl.int64) * class_stride, mask=valid, other=0.0).to(T)
             block = tl.where(valid, block, top[:, None])
-            more = libdevice.exp(block.to(tl.float64) - wide[:, None]) - exp_below(block, top[:, None])
+            more = libdevice.exp(block.to(tl.float64) - wide[:, None]) - lk.exp_of_difference(block, top[:, None])
             others += tl.sum(tl.where(valid, more, 0.0), 1)
             place = frame * frame_stride + n * sample_stride + blank.to(tl.int64) * class_stride
             of_blank = tl.load(x + place, mask=used, other=0)
             of_blank = tl.where(pivot == blank, top, of_blank.to(T))
-            others += libdevice.exp(of_blank.to(tl.float64) - wide) - exp_below(of_blank, top)
+            others += libdevice.exp(of_blank.to(tl.float64) - wide) - lk.exp_of_difference(of_blank, top)
         nan = tl.where((others != others) | (top == float("-inf")), 1, nan)
         here = statistics + at * STATISTICS
         tl.store(here + TOP, wide, mask=used)
@@ -582,7 +573,7 @@ def gradient_kernel(
                 c = (begin + tl.arange(0, BLOCK)).to(tl.int64)
                 if SCORES:
                     block = tl.load(row + c * class_stride, mask=c < vocabulary, other=float("-inf")).to(T)
-                    slope = exp_below(block, top.to(T)) * (scale * unit).to(T)
+                    slope = lk.exp_of_difference(block, top.to(T)) * (scale * unit).to(T)
                 elif EXACT:
                     slope = tl.zeros((BLOCK,), T)
                 else:

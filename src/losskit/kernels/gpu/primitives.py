@@ -60,6 +60,16 @@ def times(weight, x):
 
 
 @triton.jit
+def exp_of_difference(x, y):
+    """exp(x - y) for x <= y; what rounding takes from the difference is given back."""
+    d = x - y
+    taken = x - d
+    lost = (x - (d + taken)) + (taken - y)
+    e = libdevice.exp(d)
+    return tl.fma(e, tl.maximum(lost, -1.0), e)  # maximum: where `lost` is NaN, of infinite numbers, e is 0
+
+
+@triton.jit
 def xlogy(x, y):
     return x * libdevice.log(tl.where((x == 0) & (y == y), 1.0, y).to(y.dtype))
 
