@@ -70,6 +70,10 @@ def functional() -> str:
         head, _, body = function_source(cls, cls.__name__, annotated=True).partition("\n")
         doc = docstring(cls, function=True).replace("\n", "\n    ").replace("\n    \n", "\n\n")
         parts.append(f'{head}\n    """{doc}\n    """\n{body}')
+    parts.append(
+        "# One function for each loss: what `__torch_function__` and fx graphs see is the same, called by either form.\n"
+        f"for _loss in ({classes}):\n    _loss.functional = staticmethod(globals()[_loss.name])"
+    )
     return "\n\n".join(parts) + "\n"
 
 

@@ -1443,3 +1443,29 @@ def triplet_margin_loss(
         reduction = legacy_reduction("triplet_margin_loss", size_average, reduce, reduction)
     plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
     return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+
+
+# One function for each loss: what `__torch_function__` and fx graphs see is the same, called by either form.
+for _loss in (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CTCLoss,
+    CosineEmbeddingLoss,
+    CrossEntropyLoss,
+    GaussianNLLLoss,
+    HingeEmbeddingLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    MarginRankingLoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    PoissonNLLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
+    TripletMarginLoss,
+):
+    _loss.functional = staticmethod(globals()[_loss.name])

@@ -193,15 +193,17 @@ class Family(Loss, abstract=True):
         scope: dict[str, Any] = {
             "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
-            "Literal": Literal, "Tensor": Tensor, "__name__": cls.__module__,
+            "Literal": Literal, "Tensor": Tensor,
         }  # fmt: skip
         run_source("\n\n".join(sources), f"{cls.__module__}.{cls.__qualname__}", scope)
         cls.functional = staticmethod(scope[cls.name])
         made = {"__init__": scope["__init__"], "forward": scope["forward"]}
         for name, method in made.items():
             if name not in cls.__dict__:
-                method.__qualname__ = f"{cls.__qualname__}.{name}"
+                # Not by `__name__` in `scope`: Dynamo would look for the scope's names in that module.
+                method.__module__, method.__qualname__ = cls.__module__, f"{cls.__qualname__}.{name}"
                 setattr(cls, name, method)
+        cls.functional.__module__ = cls.__module__
         if cls.about:
             cls.functional.__doc__ = docstring(cls, function=True)
             cls.__doc__ = docstring(cls, function=False)

@@ -119,8 +119,9 @@ def result_dtype(operands: Sequence[Tensor]) -> torch.dtype:
     """torch's promotion among the floating dtypes of the operands."""
     dtype = operands[0].dtype
     for x in operands[1:]:
-        if x.dtype in FLOATS:
-            dtype = torch.promote_types(dtype, x.dtype)
+        if x.dtype != dtype and x.dtype in FLOATS:  # torch.promote_types would be an operator of an exported graph
+            mixed = dtype in HALVES and x.dtype in HALVES
+            dtype = torch.float32 if mixed else max(dtype, x.dtype, key=lambda d: d.itemsize)
     return dtype
 
 
