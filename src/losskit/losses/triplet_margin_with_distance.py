@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, minimum, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from losskit.domains import positive as above_zero
 from losskit.errors import error
@@ -168,6 +169,12 @@ def triplet_margin_with_distance_loss(
         >>> triplet_margin_with_distance_loss(a, p, n, distance_function=manhattan)
         tensor(6.)
     """
+    operands = anchor, positive, negative
+    if has_torch_function(operands):
+        return handle_torch_function(
+            triplet_margin_with_distance_loss, operands, *operands, distance_function=distance_function, margin=margin,
+            swap=swap, reduction=reduction, sample_weight=sample_weight, mask=mask, normalizer=normalizer,
+        )  # fmt: skip
     if distance_function is None:
         plan = plan_of(TripletMarginLoss, reduction, 2.0, 1e-6, swap, margin)
         return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
