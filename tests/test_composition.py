@@ -159,7 +159,7 @@ def domain_of(criterion):
 def test_traced(name):
     """torch.jit.trace records torch's operators, which run for other values, too."""
     criterion, operands = called(name, 4)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
         traced = torch.jit.trace(criterion, tuple(operands), check_trace=False)
     graph = str(traced.inlined_graph)
     assert "losskit::" not in graph
@@ -233,7 +233,7 @@ def test_overriding_tensors_see_the_loss(name):
 
 def test_scripting_is_refused_in_one_sentence():
     with (
-        pytest.warns(DeprecationWarning),
+        pytest.warns(DeprecationWarning, match="torch.jit"),
         pytest.raises(TypeError, match=r"MSELoss: torch\.jit\.script cannot compile"),
     ):
         torch.jit.script(losskit.MSELoss())

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from losskit.calculus import Differentiable, derivative, guarded
 from losskit.domains import Domain, real
-from losskit.errors import DeclarationError
+from losskit.errors import DeclarationError, error
 from losskit.forms import MAX_OPERANDS, constructor_source, docstring, forward_source, function_source
 from losskit.formula import PLAIN
 from losskit.graph import Expr, Trace
@@ -192,6 +192,7 @@ class Family(Loss, abstract=True):
         sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
         scope: dict[str, Any] = {
             "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
+            "refuse_more": refuse_more,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
             "Literal": Literal, "Tensor": Tensor,
         }  # fmt: skip
@@ -355,6 +356,15 @@ def _stored(loss: type[Family], *key: Any) -> str:
     if not vars(_plans).get(name):
         setattr(_plans, name, _new_plan(loss, *key))
     return name
+
+
+def refuse_more(loss: Any, more: Sequence[Any]) -> None:
+    """Refuse what is given by position after the operands."""
+    if any(x is not None for x in more):
+        names = type(loss).call_operands()
+        raise error(
+            "by_keyword", loss=type(loss).__name__, expected=", ".join(names), got=len(names) + len(more)
+        )  # fmt: skip
 
 
 def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask: Any, normalizer: Any) -> Any:
