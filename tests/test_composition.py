@@ -42,7 +42,9 @@ def called(name, rows, **fields):
     return losskit.get(name)(**fields), operands
 
 
-NAMES = sorted(set(losskit.losses()) & ({s.name for s in row_samples.SAMPLES} | {c.name for c in samples.built_in()}))
+NAMES = sorted(
+    set(losskit.list_losses()) & ({s.name for s in row_samples.SAMPLES} | {c.name for c in samples.built_in()})
+)
 REDUCTIONS = ["none", "mean", "sum"]
 
 

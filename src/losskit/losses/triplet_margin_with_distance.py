@@ -7,6 +7,7 @@ and mask still run in the fused kernel. Without a distance it is TripletMarginLo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -187,3 +188,6 @@ def triplet_margin_with_distance_loss(
 
 
 TripletMarginWithDistanceLoss.functional = staticmethod(triplet_margin_with_distance_loss)
+if triplet_margin_with_distance_loss.__doc__:  # none under -OO
+    _, _, _arguments = inspect.cleandoc(triplet_margin_with_distance_loss.__doc__).partition("\n\n")
+    TripletMarginWithDistanceLoss.__doc__ = f"{TripletMarginWithDistanceLoss.about}\n\n{_arguments}"
