@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from pathlib import Path
 
 # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result. Never -ffast-math.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+TIME_LIMIT, _SECONDS = "LOSSKIT_COMPILE_TIMEOUT", 120.0
 _KEPT = 1 << 16  # bytes of a compiler's output that are kept: the last ones
 
 
@@ -39,6 +41,15 @@ def compiler() -> str | None:
     """The C++ compiler: $CXX, else g++, else clang++ or c++; None if there is none."""
     wanted = os.environ.get("CXX", "").strip()
     return wanted if wanted else next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
+
+
+def time_limit() -> float:
+    """Seconds that a user's kernel may take to compile, or another process or thread to hand it over."""
+    try:
+        seconds = float(os.environ.get(TIME_LIMIT, ""))
+    except ValueError:
+        return _SECONDS
+    return min(seconds, threading.TIMEOUT_MAX) if seconds > 0 else _SECONDS
 
 
 def build(
@@ -63,7 +74,7 @@ def build(
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         objects = [Path(folder) / f"{i}-{source.stem}.o" for i, source in enumerate(sources)]
         commands = [[*words, *flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
-        call = partial(_call, deadline=deadline)
+        call = partial(_call, folder=folder, deadline=deadline)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # One file is compiled in this thread, so that Ctrl-C ends it.
             list((map if len(commands) == 1 else pool.map)(call, commands))
@@ -82,17 +93,21 @@ def _command() -> list[str]:
     if cxx is None:
         raise CompileError("no C++ compiler was found (g++, clang++ or $CXX)")
     try:
-        return shlex.split(cxx)
+        words = shlex.split(cxx)
     except ValueError as problem:
         raise CompileError(f"CXX is not a command: {cxx!r} ({str(problem).lower()})") from None
+    if not words or not words[0]:
+        raise CompileError(f"CXX is not a command: {cxx!r}")
+    return words
 
 
-def _call(command: list[str], deadline: float) -> None:
-    seconds = deadline - time.monotonic()
+def _call(command: list[str], folder: str, deadline: float) -> None:
+    # In English, and with its own temporary files where they go even if it is killed.
+    environment = {**os.environ, "LC_ALL": "C", "TMPDIR": folder}
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C"}, start_new_session=True,
+            env=environment, start_new_session=True,
         )  # fmt: skip
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
@@ -109,7 +124,8 @@ def _call(command: list[str], deadline: float) -> None:
         assert process.stdout is not None
         process.stdout.close()
     if status is None:
-        raise CompileError(f"the C++ compiler {command[0]} was stopped after {max(0.0, seconds):.3g} seconds")
+        limit = f"{TIME_LIMIT} allows {time_limit():g} seconds"
+        raise CompileError(f"the C++ compiler {command[0]} took too long and was stopped; {limit}")
     if status != 0:
         raise CompileError(f"the C++ compiler {command[0]} {_complaint(status, said.decode(errors='replace'))}")
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 LIBRARY = FOLDER / "liblosskit.so"
-TIME_LIMIT, _SECONDS = "LOSSKIT_COMPILE_TIMEOUT", 120.0
 _UNBUILT = "the package was installed without its compiled library"
 _compiled: dict[str, int] = {}  # addresses of the kernels that are in no library of the package, by symbol
 _turns: dict[str, threading.Lock] = {}  # one for each of them: threads that need the same kernel compile it once
@@ -75,7 +74,7 @@ def _find(formula: Formula) -> None:
     if own is None:
         formula.kernel = 0
         return
-    limit = time_limit()
+    limit = compiler.time_limit()
     deadline = time.monotonic() + limit
     symbol, source = codegen.cpp(formula)
     turn = _turns.setdefault(symbol, threading.Lock())
@@ -125,28 +124,31 @@ def _from_cache(symbol: str, source: str, deadline: float) -> int:
             f"folder that only you can write."
         )
     path = folder / f"{symbol}-{_fingerprint()}.so"
-    address = _load(path, symbol)
+    address = _kept(path, symbol)
     if address:
         return address
     with cache.turn(path, deadline):
-        address = _load(path, symbol)  # another process may have been first
+        address = _kept(path, symbol)  # another process may have been first
         if not address:
             cache.tidy(folder)
             _compile(source, path, deadline)
-            address = _load(path, symbol, strictly=True)
+            if not cache.intact(path):
+                raise compiler.CompileError(f"{path} is not what was written")
+            address = _load(path, symbol)
     return address
 
 
-def _load(path: Path, symbol: str, strictly: bool = False) -> int:
-    """The address of a kernel in a library of the cache; 0 where it is missing or damaged, or the loader's error."""
-    if not cache.intact(path) and not strictly:
-        return 0
+def _kept(path: Path, symbol: str) -> int:
+    """The address of a kernel in the cache; 0 where it is missing or damaged."""
     try:
-        return ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(path)), symbol))
-    except (OSError, ValueError):  # ValueError: no such symbol, or a message that is no UTF-8
-        if strictly:
-            raise
+        return _load(path, symbol) if cache.intact(path) else 0
+    except (OSError, ValueError):
         return 0
+
+
+def _load(path: Path, symbol: str) -> int:
+    """The address of a kernel in a library, or OSError or ValueError; the latter also for a message that is no UTF-8."""
+    return ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(path)), symbol))
 
 
 def _compile(source: str, path: Path, deadline: float) -> None:
@@ -163,15 +165,6 @@ def _fingerprint() -> str:
     for header in sorted(FOLDER.glob("*.h")):
         parts += [header.name, hashlib.sha256(header.read_bytes()).hexdigest()]
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:12]
-
-
-def time_limit() -> float:
-    """Seconds that a kernel may take to compile, or another process or thread to hand it over."""
-    try:
-        seconds = float(os.environ.get(TIME_LIMIT, ""))
-    except ValueError:
-        return _SECONDS
-    return min(seconds, threading.TIMEOUT_MAX) if seconds > 0 else _SECONDS
 
 
 def _tell(formula: Formula) -> None:
