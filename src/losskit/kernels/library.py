@@ -147,7 +147,7 @@ def _kept(path: Path, symbol: str) -> int:
 
 
 def _load(path: Path, symbol: str) -> int:
-    """The address of a kernel in a library, or OSError or ValueError; the latter also for a message that is no UTF-8."""
+    """The address of a kernel in a library; OSError or ValueError, the latter also for a message that is no UTF-8."""
     return ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(path)), symbol))
 
 
