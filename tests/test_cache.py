@@ -213,6 +213,15 @@ def test_every_shorter_library_is_refused_before_it_is_loaded(tmp_path, built):
         assert not cache.intact(path), length
 
 
+@pytest.mark.parametrize("what", ["a folder", "a fifo", "a socket", "a link to a good one"])
+def test_only_regular_files_are_read(what, tmp_path):
+    path = tmp_path / "folder/kernel.so"
+    path.parent.mkdir()
+    REPLACED[what](path, b"content")
+    with pytest.raises(OSError, match=r"regular file|No such device|symbolic links|Is a directory"):
+        cache.content(path)
+
+
 def test_what_the_disk_does_not_keep_is_not_loaded(fake, monkeypatch):
     keep = cache.keep
     monkeypatch.setattr(cache, "keep", lambda *args: (keep(*args), os.truncate(args[1], 4096)))
@@ -844,6 +853,22 @@ def test_the_build_of_the_package_needs_no_torch_for_its_compiler():
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "-std=c++20 []\n"
+
+
+def test_several_files_become_one_library_or_none(tmp_path):
+    """As the package's own are."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.cpp").write_text(
+            f'extern "C" __attribute__((visibility("default"))) int {name}() {{ return 7; }}'
+        )
+    sources = [tmp_path / "one.cpp", tmp_path / "two.cpp"]
+    compiler.build(sources, tmp_path / "lib/both.so")
+    both = ctypes.CDLL(str(tmp_path / "lib/both.so"))
+    assert both.one() + both.two() == 14
+    sources[1].write_text("int two() { return none; }")
+    with pytest.raises(compiler.CompileError, match=r"failed: error: 'none' was not declared in this scope$"):
+        compiler.build(sources, tmp_path / "lib/neither.so")
+    assert [path.name for path in (tmp_path / "lib").iterdir()] == ["both.so"]
 
 
 def test_what_is_not_installed_is_one_sentence(monkeypatch):
