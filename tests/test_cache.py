@@ -443,7 +443,7 @@ def test_a_compiler_that_writes_something_else_is_one_warning(what, fake, built,
         ("/", "the C++ compiler / cannot be run: Permission denied"),
         (__file__, "cannot be run: Permission denied"),
         ("''", "CXX is not a command: \"''\""),
-        ("\udcff", "cannot be run: No such file or directory"),
+        ("/\udcff", "the C++ compiler /\\udcff cannot be run: No such file or directory"),
     ],
 )
 def test_what_cannot_be_run_is_one_warning(cxx, expected, monkeypatch):

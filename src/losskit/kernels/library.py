@@ -105,7 +105,8 @@ def _sought(own: ctypes.CDLL, symbol: str, source: str, deadline: float) -> tupl
         return address, ""
     except Exception as problem:
         # Compilers, disks and caches fail in more ways than can be listed, and the eager formula needs none of them.
-        return 0, " ".join(str(problem).split()) or type(problem).__name__
+        reason = str(problem).encode(errors="backslashreplace").decode()  # file names may be any bytes
+        return 0, " ".join(reason.split()) or type(problem).__name__
 
 
 def _address(library: ctypes.CDLL, symbol: str) -> int:
