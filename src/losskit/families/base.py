@@ -47,6 +47,11 @@ RESERVED = frozenset(
 class Formula:
     """A traced `value` and its gradients, for one setting of the switches."""
 
+    # What kernels found out about it in this process. It lies here, so that it goes with the formula.
+    kernel: int | None = None  # address of the compiled functions, 0 if there are none; see kernels/library.py
+    why_no_kernel = ""
+    triton: Any = None  # the functions of a GPU's kernel
+
     def __init__(self, loss: type[Family], switches: dict[str, bool]) -> None:
         self.loss, self.switches = loss, switches
         taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
@@ -56,6 +61,10 @@ class Formula:
         self.numbers = [p.name for p in loss._formula_params() if p.kind in ("float", "int")]
         self.trace = Trace()
         self.value: Expr = self.traced(loss.value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Addresses are worth nothing in another process."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("kernel", "why_no_kernel", "triton")}
 
     def traced(self, function: Callable[..., Any]) -> Any:
         arguments: dict[str, Any] = {}

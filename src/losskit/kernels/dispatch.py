@@ -108,7 +108,10 @@ class Plan:
     @property
     def kernel(self) -> int:
         """Address of the formula's block functions, 0 if there are none."""
-        return 0 if self.formula is None else library.find(self.formula)
+        formula = self.formula
+        if formula is None:
+            return 0
+        return library.find(formula) if formula.kernel is None else formula.kernel
 
     @property
     def available(self) -> bool:
