@@ -75,7 +75,7 @@ class SequencePlan(Plan):
             self._lengths(name, x, batch)
             for name, x in (("input_lengths", input_lengths), ("target_lengths", target_lengths))
         ]
-        check_extras(self, log_probs, batch, None, (), sample_weight, mask, normalizer)
+        normalizer = check_extras(self, log_probs, batch, None, (), sample_weight, mask, normalizer)
         return Arguments([log_probs, targets, *lengths], None, sample_weight, mask, normalizer)
 
     def _lengths(self, name: str, x: Any, batch: torch.Size) -> Tensor:

@@ -9,7 +9,9 @@ all implementations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import torch
@@ -49,6 +51,7 @@ class Plan:
     formula: Formula | None = None  # what the family's kernel evaluates, where it takes a formula
     weight_in_mean = False  # whether `weight` counts in the denominator of the mean
     gradients = 15  # bits of the operands by which the kernel gives a gradient
+    settles = False  # whether values are put onto a bound that they are beyond by a few ULP, unless checks are off
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too
 
@@ -197,7 +200,7 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
 def check_tensor(loss: str, name: str, x: Any, first_name: str, first: Any) -> None:
     """Refuse what is not a dense, real tensor on the device of the first operand."""
     if not isinstance(x, Tensor):
-        raise error("not_a_tensor", loss=loss, argument=name, got=type(x).__name__)
+        raise error("not_a_tensor", loss=loss, argument=name, got=type(x).__name__, hint=_tensor_hint(name, x))
     if x.layout != torch.strided:
         raise error("not_strided", loss=loss, argument=name, got=str(x.layout))
     if x.is_complex():
@@ -206,10 +209,30 @@ def check_tensor(loss: str, name: str, x: Any, first_name: str, first: Any) -> N
         raise error("device", loss=loss, argument=name, got=x.device, first=first_name, expected=first.device)
 
 
-def check_floating(loss: str, name: str, x: Tensor) -> None:
-    """Refuse integers where a gradient may be wanted."""
+def _tensor_hint(name: str, x: Any) -> str:
+    """How what is no tensor becomes one: an array, a number, a list, or what a model returned."""
+    if isinstance(x, list | tuple | dict) and x:
+        key = next(iter(x)) if isinstance(x, dict) else 0
+        if isinstance(x[key], Tensor):
+            return f" Did you mean {name}[{key!r}]?" if len(x) == 1 or isinstance(x, tuple | dict) else (
+                f" Use torch.stack({name})."
+            )  # fmt: skip
+    if isinstance(x, list | tuple | Real) or callable(getattr(type(x), "__array__", None)):
+        return f" Use torch.as_tensor({name})."
+    return ""
+
+
+def check_floating(loss: str, name: str, x: Tensor, target: Any = None, scores: str = "") -> None:
+    """Refuse integers where a gradient may be wanted; `scores`: what a floating `target` would be if it were x."""
     if not x.is_floating_point():
-        raise error("not_floating", loss=loss, argument=name, got=x.dtype)
+        swapped = scores and isinstance(target, Tensor) and target.is_floating_point()
+        hint = swapped_hint(name, scores) if swapped else f" Use {name}.float()."
+        raise error("not_floating", loss=loss, argument=name, got=x.dtype, hint=hint)
+
+
+def swapped_hint(name: str, scores: str = "scores") -> str:
+    """The way out where operands seem to have changed places."""
+    return f" {name.capitalize()} looks like labels and target like {scores}: are the two swapped?"
 
 
 def check_per_class(plan: Plan, name: str, x: Any, input: Tensor, classes: int) -> None:
@@ -238,8 +261,8 @@ def check_extras(
     sample_weight: Any,
     mask: Any,
     normalizer: Any,
-) -> None:
-    """Refuse weights and masks that do not broadcast, and normalizers that are no numbers."""
+) -> Tensor | float | None:
+    """Refuse weights and masks that do not broadcast, and normalizers that are no numbers; gives the normalizer."""
     extras = {
         "weight": (weight, weight_shape), "sample_weight": (sample_weight, loss_shape), "mask": (mask, loss_shape)
     }  # fmt: skip
@@ -254,17 +277,19 @@ def check_extras(
             )  # fmt: skip
     if mask is not None and mask.dtype != torch.bool:
         raise error("mask_dtype", loss=plan.name, got=mask.dtype)
-    if normalizer is not None:
-        _check_normalizer(plan.name, normalizer)
+    return None if normalizer is None else _check_normalizer(plan.name, normalizer)
 
 
-def _check_normalizer(loss: str, normalizer: Any) -> None:
+def _check_normalizer(loss: str, normalizer: Any) -> Tensor | float:
     if isinstance(normalizer, Tensor):
         if normalizer.numel() == 1 and not normalizer.is_complex():
-            return
+            return normalizer
         raise error("normalizer", loss=loss, got=f"a tensor of shape {tuple(normalizer.shape)}")
-    if isinstance(normalizer, bool) or not isinstance(normalizer, int | float) or not normalizer >= 0:
+    if isinstance(normalizer, torch.SymInt | torch.SymFloat):
+        return normalizer  # type: ignore[return-value]  # a number, in graphs
+    if isinstance(normalizer, bool) or not isinstance(normalizer, int | float | Real) or not normalizer >= 0:
         raise error("normalizer", loss=loss, got=repr(normalizer))
+    return normalizer if isinstance(normalizer, int | float) else float(normalizer)  # NumPy's scalars are Real, too
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
@@ -280,15 +305,20 @@ def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
     for dim in range(len(expected)):
         if expected[:dim] + expected[dim + 1 :] == got and expected[dim] == 1:
             return f" Did you mean {name}.unsqueeze({dim})?"
-        if expected[:dim] + expected[dim + 1 :] == got:
-            return (
-                f" Did you mean {name}.unsqueeze({dim}), one for each along dimension {dim}?"
-                if name != "target"
-                else ""
-            )
     for dim in range(len(got)):
         if got[:dim] + got[dim + 1 :] == expected and got[dim] == 1:
             return f" Did you mean {name}.squeeze({dim})?"
+    extra = name in ("weight", "sample_weight", "mask")
+    if extra and 0 < len(got) < len(expected):
+        if got == expected[: len(got)]:
+            more = len(expected) - len(got)
+            call = f"unsqueeze({len(got)})" if more == 1 else f"reshape{got + (1,) * more}"
+            return f" Did you mean {name}.{call}, one for each row?"
+        for dim in range(1, len(expected) - 1):
+            if expected[:dim] + expected[dim + 1 :] == got:
+                return f" Did you mean {name}.unsqueeze({dim}), the same along dimension {dim}?"
+    if not extra and got != expected and (math.prod(got) == 1 or len(got) == len(expected)) and broadcasts(got, expected):
+        return f" Did you mean {name}.expand({', '.join(map(str, expected))})?"
     return ""
 
 

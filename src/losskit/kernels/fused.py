@@ -155,13 +155,15 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
     """Gradients computed in backward: of element losses, for a second backward, or differentiably."""
     a, b, c, d, weight, sample_weight, mask = ctx.saved_tensors
     plan, code, numbers = ctx.call
-    poisoned = code & _ALL_CHECKS == _CHECK_BITS["nan"]  # as the forward pass was, whatever the mode is now
+    # As the forward pass was, whatever the mode is now. Where it put values onto their bounds, so does this one.
+    checks = code & _ALL_CHECKS
+    poisoned = checks == _CHECK_BITS["nan"] or (plan.settles and checks != 0)
     if torch.is_grad_enabled() or batched(upstream):
         normalizer = None if numbers[0] != numbers[0] else numbers[0]
         extras = weight, sample_weight, mask, normalizer
         return differentiable(plan, (a, b, c, d), extras, poisoned, upstream, ctx.needs_input_grad[1:5])
-    if not poisoned:
-        code &= ~_ALL_CHECKS  # values were checked in forward
+    # Values were checked in forward.
+    code = code & ~_ALL_CHECKS | (_CHECK_BITS["nan"] if poisoned else 0)
     if plan.reduction == "none":
         return _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers)[1:5]
     numbers = [numbers[0], upstream.item(), *numbers[2:]]
