@@ -57,16 +57,18 @@ def functional() -> str:
         "After torch's own arguments come, keyword-only, `sample_weight` (broadcasts to the unreduced loss), `mask`\n"
         '(True = counts) and `normalizer` (the denominator of "mean").\n"""',
         "from __future__ import annotations",
-        "from collections.abc import Sequence",
+        "from collections.abc import Sequence\nfrom typing import NoReturn",
         "from torch import Tensor",
-        "from losskit.families.base import plan_of\n"
+        "from losskit.errors import LossError\n"
+        "from losskit.families.base import misspelt, plan_of, strict\n"
         "from losskit.kernels.dispatch import run\n"
         f"from losskit.losses import {classes}\n"
         "from losskit.reduction import legacy_reduction",
         "\n".join(f"from {cls.__module__} import {cls.name} as {cls.name}" for cls in by_hand()),
     ]
     for cls in built_in():
-        head, _, body = function_source(cls, cls.__name__, annotated=True).partition("\n")
+        head, _, body = function_source(cls, cls.__name__, annotated=True).partition(":\n")
+        head += ":"
         doc = docstring(cls).replace("\n", "\n    ").replace("\n    \n", "\n\n")
         parts.append(f'{head}\n    """{doc}\n    """\n{body}')
     return "\n\n".join(parts) + "\n"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from losskit.calculus import derivative
 from losskit.domains import Domain, Interval, Signs, real
-from losskit.families.base import Family, Formula, function_source
+from losskit.families.base import Family, Formula, signature_source
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
@@ -88,7 +88,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.__doc__ or "")
     by_class = {other.__name__: other.name for other in registered.values()}
     signature = (
-        function_source(cls, cls.__name__, annotated=True).split("\n")[0].removeprefix("def ").rstrip(":")
+        signature_source(cls, annotated=True).removeprefix("def ")
         if issubclass(cls, Family)
         else f"{cls.name}{inspect.signature(cls.functional)}"
     )
@@ -135,7 +135,9 @@ def operand_doc(cls: Declaration, name: str) -> str:
     if operand.per_row:
         text += " One for each row, or a number, will do."
     if not operand.domain.everything:
-        text += f" Must be {operand.domain.description}{f', unless {operand.unless}' if operand.unless else ''}."
+        must = f"Should be {operand.domain.description}, and must be with {operand.only_with}."
+        text += f" {must}" if operand.only_with else f" Must be {operand.domain.description}"
+        text += "" if operand.only_with else f"{f', unless {operand.unless}' if operand.unless else ''}."
     return text
 
 

@@ -96,8 +96,7 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     "reduction": (LossValueError, "{loss}: reduction must be one of {expected}, got {got}.{hint}"),
     "operands": (
         LossTypeError,
-        "{loss}: {argument} is a parameter of the loss, got a tensor. {loss}(...) makes the loss: call "
-        "losskit.{loss}()({operands}) or losskit.functional.{function}({operands}).",
+        "{loss}: {loss}(...) makes the loss and takes no tensors of a call, got one as {argument}. Call {call}.",
     ),
     # -- settings and the registry ------------------------------------------------------------------------
     "setting": (LossValueError, "{setting}: mode must be one of {expected}, got {got}."),

@@ -9,10 +9,12 @@ After torch's own arguments come, keyword-only, `sample_weight` (broadcasts to t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from torch import Tensor
 
-from losskit.families.base import plan_of
+from losskit.errors import LossError
+from losskit.families.base import misspelt, plan_of, strict
 from losskit.kernels.dispatch import run
 from losskit.losses import (
     BCELoss,
@@ -42,6 +44,7 @@ from losskit.losses.triplet_margin_with_distance import (
 from losskit.reduction import legacy_reduction
 
 
+@strict
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -53,6 +56,7 @@ def binary_cross_entropy(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Binary cross entropy of probabilities.
 
@@ -89,12 +93,18 @@ def binary_cross_entropy(
 
     Source: Good, I. J. (1952). Rational decisions. J. R. Stat. Soc. B 14, 107-114.
     """
+    if unknown:
+        raise misspelt(BCELoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy", size_average, reduce, reduction)
-    plan = plan_of(BCELoss, reduction)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(BCELoss, reduction)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -107,6 +117,7 @@ def binary_cross_entropy_with_logits(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Binary cross entropy of raw scores, the sigmoid built in.
 
@@ -141,12 +152,18 @@ def binary_cross_entropy_with_logits(
 
     Source: Cox, D. R. (1958). The regression analysis of binary sequences. J. R. Stat. Soc. B 20, 215-242.
     """
+    if unknown:
+        raise misspelt(BCEWithLogitsLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy_with_logits", size_average, reduce, reduction)
-    plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
-    return run(plan, input, target, pos_weight, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
+        return run(plan, input, target, pos_weight, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -159,6 +176,7 @@ def cosine_embedding_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Angles: 1 - cosine for similar pairs (target 1), what the cosine exceeds `margin` by for dissimilar ones (-1).
 
@@ -193,12 +211,18 @@ def cosine_embedding_loss(
 
     Source: Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR; with the cosine as similarity.
     """
+    if unknown:
+        raise misspelt(CosineEmbeddingLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("cosine_embedding_loss", size_average, reduce, reduction)
-    plan = plan_of(CosineEmbeddingLoss, reduction, margin)
-    return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(CosineEmbeddingLoss, reduction, margin)
+        return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -212,6 +236,7 @@ def cross_entropy(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Cross entropy of class scores: minus the log-probability of the right class, the softmax built in.
 
@@ -250,12 +275,18 @@ def cross_entropy(
 
     Source: Bridle, J. S. (1990). Probabilistic interpretation of feedforward classification network outputs. Neurocomputing, NATO ASI Series F68, 227-236. Label smoothing: Szegedy, C. et al. (2016), arXiv:1512.00567.
     """
+    if unknown:
+        raise misspelt(CrossEntropyLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("cross_entropy", size_average, reduce, reduction)
-    plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,
@@ -270,6 +301,7 @@ def ctc_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Connectionist temporal classification: minus the log-probability of all alignments of the labels together.
 
@@ -308,10 +340,16 @@ def ctc_loss(
 
     Source: Graves, A., Fernandez, S., Gomez, F. and Schmidhuber, J. (2006). Connectionist temporal classification: labelling unsegmented sequence data with recurrent neural networks. ICML, 369-376.
     """
-    plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
-    return run(plan, log_probs, targets, input_lengths, target_lengths, None, sample_weight, mask, normalizer)
+    if unknown:
+        raise misspelt(CTCLoss, unknown)
+    try:
+        plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
+        return run(plan, log_probs, targets, input_lengths, target_lengths, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -323,6 +361,7 @@ def gaussian_nll_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Negative log-likelihood of a normal distribution: learns how uncertain each prediction is.
 
@@ -361,10 +400,16 @@ def gaussian_nll_loss(
 
     Source: Nix, D. A. and Weigend, A. S. (1994). Estimating the mean and variance of the target distribution. ICNN.
     """
-    plan = plan_of(GaussianNLLLoss, reduction, full, eps)
-    return run(plan, input, target, var, None, None, sample_weight, mask, normalizer)
+    if unknown:
+        raise misspelt(GaussianNLLLoss, unknown)
+    try:
+        plan = plan_of(GaussianNLLLoss, reduction, full, eps)
+        return run(plan, input, target, var, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -376,6 +421,7 @@ def hinge_embedding_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Distances: small for similar pairs (label 1), at least `margin` for dissimilar ones (label -1).
 
@@ -409,12 +455,18 @@ def hinge_embedding_loss(
 
     Source: Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR.
     """
+    if unknown:
+        raise misspelt(HingeEmbeddingLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("hinge_embedding_loss", size_average, reduce, reduction)
-    plan = plan_of(HingeEmbeddingLoss, reduction, margin)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(HingeEmbeddingLoss, reduction, margin)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -425,6 +477,7 @@ def huber_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Quadratic near zero, linear in the tails: a mean that forgives outliers.
 
@@ -457,10 +510,16 @@ def huber_loss(
 
     Source: Huber, P. J. (1964). Robust estimation of a location parameter. Ann. Math. Statist. 35, 73-101.
     """
-    plan = plan_of(HuberLoss, reduction, delta)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    if unknown:
+        raise misspelt(HuberLoss, unknown)
+    try:
+        plan = plan_of(HuberLoss, reduction, delta)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -472,6 +531,7 @@ def kl_div(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Kullback-Leibler divergence: how much a predicted distribution misses of the true one.
 
@@ -509,12 +569,18 @@ def kl_div(
 
     Source: Kullback, S. and Leibler, R. A. (1951). On information and sufficiency. Ann. Math. Statist. 22, 79-86.
     """
+    if unknown:
+        raise misspelt(KLDivLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("kl_div", size_average, reduce, reduction)
-    plan = plan_of(KLDivLoss, reduction, log_target)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(KLDivLoss, reduction, log_target)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -526,6 +592,7 @@ def l1_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Absolute error: every unit of error costs the same, so outliers pull no harder than anything else.
 
@@ -560,12 +627,18 @@ def l1_loss(
 
     Source: Laplace, P. S. (1774). Mémoire sur la probabilité des causes par les évènements.
     """
+    if unknown:
+        raise misspelt(L1Loss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("l1_loss", size_average, reduce, reduction)
-    plan = plan_of(L1Loss, reduction)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(L1Loss, reduction)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -578,6 +651,7 @@ def margin_ranking_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Order of two scores: target 1 wants input1 the larger by `margin`, target -1 wants input2.
 
@@ -612,12 +686,18 @@ def margin_ranking_loss(
 
     Source: Herbrich, R., Graepel, T. and Obermayer, K. (1999). Support vector learning for ordinal regression. ICANN.
     """
+    if unknown:
+        raise misspelt(MarginRankingLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("margin_ranking_loss", size_average, reduce, reduction)
-    plan = plan_of(MarginRankingLoss, reduction, margin)
-    return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MarginRankingLoss, reduction, margin)
+        return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -629,6 +709,7 @@ def mse_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Squared error: large errors count quadratically, small ones hardly at all.
 
@@ -662,12 +743,18 @@ def mse_loss(
 
     Source: Gauss, C. F. (1809). Theoria motus corporum coelestium.
     """
+    if unknown:
+        raise misspelt(MSELoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("mse_loss", size_average, reduce, reduction)
-    plan = plan_of(MSELoss, reduction)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MSELoss, reduction)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -681,6 +768,7 @@ def multi_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Hinge over classes: the score of the right class should lead every other by `margin`.
 
@@ -716,12 +804,18 @@ def multi_margin_loss(
 
     Source: Weston, J. and Watkins, C. (1999). Support vector machines for multi-class pattern recognition. ESANN. The other multi-class hinge, of the largest score alone, is Crammer, K. and Singer, Y. (2001), JMLR 2.
     """
+    if unknown:
+        raise misspelt(MultiMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(MultiMarginLoss, reduction, p, margin)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MultiMarginLoss, reduction, p, margin)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -732,6 +826,7 @@ def multilabel_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Hinge over labels: every class of a row's list should lead every class outside it by 1.
 
@@ -765,12 +860,18 @@ def multilabel_margin_loss(
 
     Source: Elisseeff, A. and Weston, J. (2001). A kernel method for multi-labelled classification. NIPS 14, 681-687.
     """
+    if unknown:
+        raise misspelt(MultiLabelMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(MultiLabelMarginLoss, reduction)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MultiLabelMarginLoss, reduction)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -782,6 +883,7 @@ def multilabel_soft_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Independent labels by maximum entropy: binary cross entropy of raw scores, averaged over the last dimension.
 
@@ -817,12 +919,18 @@ def multilabel_soft_margin_loss(
 
     Source: Nam, J. et al. (2014). Large-scale multi-label text classification. ECML PKDD. arXiv:1312.5419.
     """
+    if unknown:
+        raise misspelt(MultiLabelSoftMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_soft_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(MultiLabelSoftMarginLoss, reduction)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MultiLabelSoftMarginLoss, reduction)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -835,6 +943,7 @@ def nll_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Negative log-likelihood of log-probabilities.
 
@@ -869,12 +978,18 @@ def nll_loss(
 
     Source: Fisher, R. A. (1922). On the mathematical foundations of theoretical statistics. Phil. Trans. R. Soc. A 222, 309-368.
     """
+    if unknown:
+        raise misspelt(NLLLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("nll_loss", size_average, reduce, reduction)
-    plan = plan_of(NLLLoss, reduction, ignore_index)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(NLLLoss, reduction, ignore_index)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -889,6 +1004,7 @@ def poisson_nll_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Negative log-likelihood of a Poisson distribution: for predictions of how many.
 
@@ -901,7 +1017,7 @@ def poisson_nll_loss(
 
     Args:
         input: Predicted log-rates, or rates without log_input. Must be non-negative, unless log_input.
-        target: Counts. Of the shape of input. Must be non-negative.
+        target: Counts. Of the shape of input. Should be non-negative, and must be with full.
         log_input: Whether input is the logarithm of the rate.
         full: Add log(target!).
         size_average: Deprecated, use reduction.
@@ -929,12 +1045,18 @@ def poisson_nll_loss(
 
     Source: Nelder, J. A. and Wedderburn, R. W. M. (1972). Generalized linear models. J. R. Stat. Soc. A 135, 370-384.
     """
+    if unknown:
+        raise misspelt(PoissonNLLLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("poisson_nll_loss", size_average, reduce, reduction)
-    plan = plan_of(PoissonNLLLoss, reduction, log_input, full, eps, stirling)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(PoissonNLLLoss, reduction, log_input, full, eps, stirling)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -946,6 +1068,7 @@ def smooth_l1_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """L1 with a rounded tip: slope 1 in the tails, quadratic within beta of the target.
 
@@ -979,12 +1102,18 @@ def smooth_l1_loss(
 
     Source: Girshick, R. (2015). Fast R-CNN. arXiv:1504.08083.
     """
+    if unknown:
+        raise misspelt(SmoothL1Loss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("smooth_l1_loss", size_average, reduce, reduction)
-    plan = plan_of(SmoothL1Loss, reduction, beta)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(SmoothL1Loss, reduction, beta)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -995,6 +1124,7 @@ def soft_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Logistic loss of a margin: log(1 + exp(-target * input)) with labels -1 and 1.
 
@@ -1027,12 +1157,18 @@ def soft_margin_loss(
 
     Source: Friedman, J., Hastie, T. and Tibshirani, R. (2000). Additive logistic regression. Ann. Statist. 28, 337-407.
     """
+    if unknown:
+        raise misspelt(SoftMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("soft_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(SoftMarginLoss, reduction)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(SoftMarginLoss, reduction)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -1048,6 +1184,7 @@ def triplet_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Triplets: the anchor should be nearer to the positive than to the negative, by at least `margin`.
 
@@ -1085,7 +1222,12 @@ def triplet_margin_loss(
 
     Source: Schroff, F., Kalenichenko, D. and Philbin, J. (2015). FaceNet: a unified embedding for face recognition and clustering. CVPR; swap: Balntas, V. et al. (2016). Learning local feature descriptors with triplets. BMVC.
     """
+    if unknown:
+        raise misspelt(TripletMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("triplet_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
-    return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
+        return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None

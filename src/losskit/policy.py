@@ -15,6 +15,7 @@ class State:
     """The current settings; one instance, `state`, for the process."""
 
     checks: str = "raise"
+    nan: str = "pass"  # or "raise"
     empty: str = "nan"
 
 
@@ -45,6 +46,9 @@ class checks(_Setting):  # noqa: N801  # used like a function
     a bad value is NaN. "off": no check, and mismatched shapes broadcast silently, as in torch. On a GPU "raise" is
     "nan", since the host would have to wait for the device; `losskit.last_violation()` gives the sentence.
 
+    `nan="raise"` also refuses a NaN in an operand or weight that counts: the first one, by argument and index. It is a
+    pass of its own over every tensor, which a GPU waits for; "pass" (the default) lets NaN in give NaN out.
+
         >>> import losskit
         >>> losskit.checks("nan")  # doctest: +SKIP
         >>> with losskit.checks("off"):
@@ -53,6 +57,17 @@ class checks(_Setting):  # noqa: N801  # used like a function
 
     name = "checks"
     modes = CHECKS
+
+    def __init__(self, mode: str | None = None, *, nan: str | None = None) -> None:
+        self._nan = state.nan
+        if nan not in (None, "pass", "raise"):
+            raise error("setting", setting="checks(nan=...)", expected="'pass', 'raise'", got=repr(nan))
+        super().__init__(state.checks if mode is None and nan is not None else mode)  # type: ignore[arg-type]
+        state.nan = nan or ("pass" if mode == "off" else state.nan)
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        state.nan = self._nan
 
 
 class empty(_Setting):  # noqa: N801

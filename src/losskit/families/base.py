@@ -11,24 +11,25 @@ import hashlib
 import inspect
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from losskit.calculus import Differentiable, derivative
 from losskit.domains import Domain, real
-from losskit.errors import DeclarationError
+from losskit.errors import DeclarationError, LossError, error
 from losskit.graph import Expr, Trace
 from losskit.kernels.dispatch import Plan, run
-from losskit.loss import Loss, Operand, Param, validate
+from losskit.loss import Loss, Operand, Param, number_hint, suggestion, validate
 from losskit.printing import run_source
 from losskit.reduction import check_reduction, legacy_reduction
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 MAX_OPERANDS, MAX_PARAMETERS = 4, 8  # of the fused kernels
 # Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
 RESERVED = frozenset(
@@ -104,13 +105,19 @@ class Formula:
                 continue
             operand = self.loss.operands.get(name, Operand(name))
             off = operand.unless and self.switches[operand.unless]
-            result[name] = replace(operand, domain=real, hint="") if off else operand
+            result[name] = replace(operand, domain=real, hint="", only_with="") if off else operand
         return result
 
     @cached_property
     def domains(self) -> list[Domain]:
-        """What each operand may be, under these switches."""
-        return [operand.domain for operand in self.declared.values()]
+        """What each operand must be, under these switches."""
+        pairs = zip(self.declared.values(), self.advised, strict=True)
+        return [real if advised else operand.domain for operand, advised in pairs]
+
+    @cached_property
+    def advised(self) -> list[bool]:
+        """Whether what is outside the declared domain of an operand is only warned of."""
+        return [bool(x.only_with) and not self.switches[x.only_with] for x in self.declared.values()]
 
     def differentiable(self, numbers: dict[str, float]) -> Differentiable:
         """The formula with its parameters fixed."""
@@ -149,6 +156,7 @@ class Family(Loss, abstract=True):
             cls._trace()
         source = function_source(cls) + "\n\n" + _forward_source(cls)
         scope: dict[str, Any] = {"run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction}
+        scope |= {"strict": strict, "misspelt": misspelt, "LossError": LossError}
         run_source(source, f"{cls.__module__}.{cls.__qualname__}", scope)
         cls.functional = staticmethod(scope[cls.name])
         cls.functional.__doc__ = inspect.cleandoc(cls.__doc__ or "")
@@ -198,11 +206,6 @@ class Family(Loss, abstract=True):
             keys = [value is not None if p.kind == "tensor" else value for p, value in values]
             self.__dict__["_plan"] = plan_of(type(self), str(self.reduction), *keys)
         return self.__dict__["_plan"]
-
-    @classmethod
-    def call_operands(cls) -> list[str]:
-        """The tensors that a call takes, in order."""
-        raise NotImplementedError
 
     @classmethod
     def unreduced(cls) -> str:
@@ -266,6 +269,8 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
         plan = None
     if plan is not None:
         return plan
+    if any(isinstance(value, Tensor) for value in values):  # found by what is in it, which may change
+        return plan_of(loss, reduction, *_checked(loss, values).values())
     plan = _new_plan(loss, reduction, *values)
     if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
         loss.plans.clear()
@@ -274,13 +279,19 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
 
 
 def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
+    if not isinstance(reduction, str):
+        check_reduction(loss.name, reduction, loss.reductions, number_hint(loss, reduction))
     check_reduction(loss.name, reduction, loss.reductions)
-    checked = dict[str, Any]()
-    for p, value in zip(loss._plan_params(), values, strict=True):
-        checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
+    checked = _checked(loss, values)
     plan = loss.plan_class(loss, reduction, checked)
     plan.key = json.dumps([loss.name, reduction, *checked.values()])
     return plan
+
+
+def _checked(loss: type[Family], values: Iterable[Any]) -> dict[str, Any]:
+    """The parameters by name, validated."""
+    pairs = zip(loss._plan_params(), values, strict=True)
+    return {p.name: value if p.kind == "tensor" else validate(loss.name, p, value) for p, value in pairs}
 
 
 _plans = SimpleNamespace()  # of compiled calls
@@ -311,8 +322,8 @@ def _plan_arguments(loss: type[Family], prefix: str) -> str:
     return ", ".join([f"{prefix}reduction", *values])
 
 
-def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
-    """The functional form as Python source."""
+def signature_source(loss: type[Family], annotated: bool, unknown: str = "") -> str:
+    """The first line of the functional form; unknown: what takes arguments that it does not have."""
     names = loss.arguments.split()
     types = {name: _TYPES[loss.params[name].kind if name in loss.params else name] for name in names}
     defaults = {name: loss._default(name) for name in names} | dict.fromkeys(_EXTRAS)
@@ -320,18 +331,33 @@ def function_source(loss: type[Family], class_name: str = "Loss", annotated: boo
     for name, kind in (types | {"*": ""} | _EXTRAS).items():
         typed = f"{name}: {kind} = " if annotated else f"{name}="
         signature.append("*" if name == "*" else f"{typed}{defaults[name]!r}")
-    lines = [f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}:"]
+    signature += [unknown] if unknown else []
+    return f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}"
+
+
+def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
+    """The functional form as Python source."""
+    names = loss.arguments.split()
+    # No value is a NoReturn: a type checker refuses what the call would.
+    unknown = f"**unknown{': NoReturn' if annotated else ''}"
+    lines = ["@strict", f"{signature_source(loss, annotated, unknown)}:"]
+    lines += ["    if unknown:", f"        raise misspelt({class_name}, unknown)"]
     if "size_average" in names:
         lines += [
             "    if size_average is not None or reduce is not None:",
             f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
         ]
     weight = "weight" if "weight" in names else "None"
-    lines += [
-        f"    plan = plan_of({class_name}, {_plan_arguments(loss, '')})",
-        f"    return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
-    ]
-    return "\n".join(lines)
+    return "\n".join([
+        *lines, "    try:",
+        f"        plan = plan_of({class_name}, {_plan_arguments(loss, '')})",
+        f"        return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
+        *_RAISED,
+    ])  # fmt: skip
+
+
+# Raised again here, its sentence stands right below the caller's line and not under the frames within.
+_RAISED = ["    except LossError as problem:", "        raise problem.with_traceback(None) from None"]
 
 
 _TYPES = {
@@ -351,7 +377,32 @@ def _forward_source(loss: type[Family]) -> str:
     operands = ", ".join(loss.call_operands())
     weight = "self.weight" if "weight" in loss.params else "None"
     return "\n".join([
-        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
-        "    plan = self._plan or self.plan()",
-        f"    return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, sample_weight, mask, normalizer)",
+        "@strict",
+        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None, **unknown):",
+        "    if unknown:",
+        "        raise misspelt(Loss, unknown, method=True)",
+        "    try:",
+        "        plan = self._plan or self.plan()",
+        f"        return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, sample_weight, mask, normalizer)",
+        *_RAISED,
     ])  # fmt: skip
+
+
+def strict(function: Function) -> Function:
+    """The function, shown without the `**unknown` that lets it say which argument was meant."""
+    signature = inspect.signature(function)
+    shown = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    vars(function)["__signature__"] = signature.replace(parameters=shown)
+    return function
+
+
+def misspelt(loss: type[Family], unknown: Iterable[str], method: bool = False) -> Exception:
+    """The error about arguments that a call does not have; method: the call is that of an instance."""
+    name = next(iter(unknown))
+    arguments = loss.arguments.split()
+    of_call = [*loss.call_operands(), *_EXTRAS]
+    hint = suggestion(f"'{name}'", of_call if method else [*of_call, *arguments])
+    if method and name in arguments:
+        hint = f" It is an argument of the constructor: {loss.__name__}({name}=...)."
+    title = loss.__name__ if method else loss.name
+    return error("arguments", loss=title, problem=f"got an unexpected keyword argument {name!r}", hint=hint)

@@ -41,6 +41,7 @@ from losskit.kernels.dispatch import (
 )
 from losskit.loss import param
 from losskit.reduction import reduce_eagerly
+from losskit.spaces import like_softmax
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
 _ONE_CLASS = " There is one class: for yes or no use binary_cross_entropy_with_logits, or two channels."
@@ -189,6 +190,25 @@ class ClassScoresPlan(Plan):
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         shape = operands[0].shape
         return shape[:1] + shape[2:] if len(shape) > 1 else ()
+
+    def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
+        input = operands[0].detach()
+        dim = min(1, input.ndim - 1)
+        if self.log_probabilities:
+            return []
+        if input.shape[dim] == 1:
+            return [error("one_class", loss=self.name)]
+        return [error("probabilities", loss=self.name)] if like_softmax(input, dim) else []
+
+    def counting(self, arguments: Arguments) -> list[Tensor | None]:
+        input, target, *shift = arguments.operands
+        rows = self.unreduced_shape(arguments.operands)
+        if target.is_floating_point():
+            counts = arguments.mask
+        else:
+            counts = target != self.ignored if arguments.mask is None else (target != self.ignored) & arguments.mask
+        of_input = None if counts is None else counts.expand(rows).unsqueeze(min(1, input.ndim - 1))
+        return [of_input, of_input if target.is_floating_point() else None, *[None for _ in shift]]
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands[:2]

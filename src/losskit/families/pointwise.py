@@ -29,6 +29,7 @@ from losskit.kernels.dispatch import (
 from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import reduce_eagerly
+from losskit.spaces import like_sigmoids
 
 
 class PointwisePlan(Plan):
@@ -41,7 +42,11 @@ class PointwisePlan(Plan):
         self.batchmean = reduction == "batchmean"
         reduction = "mean" if self.batchmean else reduction
         stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
-        code = fused.pack(reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, stretch=stretch)
+        logits = [declared.kind == "logit" for declared in formula.declared.values()]
+        family = sum(bit << i for i, bit in enumerate([*formula.advised, *[False] * (4 - len(logits)), *logits]))
+        code = fused.pack(
+            reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, stretch=stretch, family=family
+        )  # fmt: skip
         super().__init__(loss, reduction, code, formula.operands, list(numbers.values()))
         self.formula: Formula = formula
         self.differentiable = formula.differentiable(numbers)
@@ -164,6 +169,23 @@ class PointwisePlan(Plan):
         for more in outside[1:]:
             bad = bad | more
         return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
+
+    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
+        return operands[0].shape[:-1] if self.rows else operands[0].shape
+
+    def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
+        found = []
+        declared = self.formula.declared.items()
+        for x, (name, own), advised in zip(operands, declared, self.formula.advised, strict=True):
+            if own.kind == "logit" and like_sigmoids(x.detach()):
+                found.append(error("sigmoid", loss=self.name, argument=name))
+            if advised:
+                outside = own.domain.outside(x.detach())
+                if bool((outside if mask is None else outside & mask).any()):
+                    hint = f" {own.hint}" if own.hint else ""
+                    expected = own.domain.description
+                    found.append(error("outside", loss=self.name, argument=name, expected=expected, hint=hint))
+        return found
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         for operand, (x, outside) in enumerate(zip(operands, self._outside(operands), strict=True), 1):

@@ -22,6 +22,7 @@ from losskit.errors import error
 from losskit.kernels import fused, gpu, library
 from losskit.kernels.eager import HALVES, result_dtype
 from losskit.policy import state
+from losskit.spaces import tell
 
 if TYPE_CHECKING:
     from losskit.families.base import Family, Formula
@@ -82,6 +83,16 @@ class Plan:
         """Raise the error that names the first bad value."""
         raise NotImplementedError
 
+    def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
+        """Warnings about operands that are nearly certainly not what the loss takes."""
+        return []
+
+    def counting(self, arguments: Arguments) -> list[Tensor | None]:
+        """Which numbers of each operand count, None where all of them do."""
+        mask = arguments.mask
+        of_rows = None if mask is None else mask.unsqueeze(-1) if mask.ndim else mask
+        return [of_rows if x.ndim > len(self.unreduced_shape(arguments.operands)) else mask for x in arguments.operands]
+
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         """The shape of the loss with reduction 'none'."""
         return operands[0].shape[:-1]
@@ -134,6 +145,7 @@ def run(
         and sample_weight is None
         and mask is None
         and normalizer is None
+        and state.nan == "pass"
         and type(a) in _PLAIN
         and (b is None or type(b) in _PLAIN)
         and (c is None or type(c) in _PLAIN)
@@ -149,10 +161,14 @@ def run(
         if result is not None:
             return result
     args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+    if state.nan == "raise" and _observed(args):
+        refuse_nan(plan, args)
     if why_eager(plan, args) is None:
         result = plan.fused(args)
         if result is not None:
             return result
+    elif state.checks != "off" and args.operands[0].is_cpu and _observed(args):
+        tell(plan.spaces(args.operands, args.mask))
     return plan.eager(args, state.checks)
 
 
@@ -163,6 +179,28 @@ def _transformed() -> bool:
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
     )
+
+
+def _observed(args: Arguments) -> bool:
+    """Whether the numbers of the tensors are there to be looked at: nothing traces or transforms the call."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or _transformed():
+        return False
+    return all(type(x) in _PLAIN and not x.is_meta for x in [*args.operands, *args[1:4]] if x is not None)
+
+
+def refuse_nan(plan: Plan, args: Arguments) -> None:
+    """Raise where a number that counts is NaN, under `checks(nan="raise")`."""
+    tensors = [*args.operands, args.weight, args.sample_weight]
+    names = [*plan.names[: len(args.operands)], "weight", "sample_weight"]
+    for name, x, counts in zip(names, tensors, [*plan.counting(args), None, None], strict=True):
+        if x is None or not x.is_floating_point():
+            continue
+        nan = x.detach().isnan()
+        if counts is not None:
+            nan = nan & counts.to(nan.device)
+        if bool(nan.any()):
+            index = tuple(int(i) for i in nan.nonzero()[0])
+            raise error("not_a_number", loss=plan.name, argument=name, index=index, count=int(nan.sum()))
 
 
 def why_eager(plan: Plan, args: Arguments) -> str | None:

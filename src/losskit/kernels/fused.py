@@ -17,11 +17,13 @@ from torch import Tensor
 
 from losskit.kernels import eager
 from losskit.policy import state
+from losskit.spaces import tell
 
 if TYPE_CHECKING:
     from losskit.kernels.dispatch import Plan
 
 MAX_DIMS = 16
+SUSPICIOUS = 64  # the status of a call that is done, but not what the loss is for; csrc/op.h
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 # torch's numbering of scalar types, plus one; 0 leaves the choice to the kernel.
 _RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16: 16}
@@ -98,10 +100,12 @@ def _forward(
         code &= ~_ALL_GRADIENTS  # they are computed in backward
     outputs = _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
     status = outputs[5]
-    if status < 0:
-        raise DeclinedError
     if status:
-        plan.refuse(_present(a, b, c, d), mask)
+        if status < 0:
+            raise DeclinedError
+        if status < SUSPICIOUS:
+            plan.refuse(_present(a, b, c, d), mask)
+        tell(plan.spaces(_present(a, b, c, d), mask))
     return outputs
 
 
