@@ -150,6 +150,7 @@ def shortest(value: float) -> str:
             return text
     return repr(value)
 
+
 real = Interval("any real number")
 positive = Interval("positive", low=0.0, low_open=True, typical=1.0)
 nonnegative = Interval("non-negative", low=0.0, typical=1.0)

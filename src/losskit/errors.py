@@ -54,7 +54,10 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     "not_broadcastable": (LossValueError, "{loss}: {argument} {got} must broadcast to {expected}.{hint}"),
     "no_class_dimension": (LossValueError, "{loss}: {argument} must have a dimension of classes, got a scalar."),
     "no_features": (LossValueError, "{loss}: {argument} must have a dimension of features, got a scalar."),
-    "not_one_per_row": (LossValueError, "{loss}: {argument} must have one entry per row, {expected}, got {got}.{hint}"),
+    "not_one_per_row": (
+        LossValueError,
+        "{loss}: {argument} must have one entry per row, {expected}, got {got}.{hint}",
+    ),
     "no_classes": (LossValueError, "{loss}: input must have at least one class, got shape {got}."),
     "class_indices": (
         LossValueError,
@@ -65,12 +68,21 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "{loss}: target must be class indices of shape {rows} or probabilities of shape {input}, "
         "got {dtype} of shape {got}.{hint}",
     ),
-    "class_index": (ClassIndexError, "{loss}: target must be a class in [0, {classes}), got {got} at row {index}.{hint}"),
+    "class_index": (
+        ClassIndexError,
+        "{loss}: target must be a class in [0, {classes}), got {got} at row {index}.{hint}",
+    ),
     "ignored_probabilities": (LossValueError, "{loss}: ignore_index={got} needs class indices, got probabilities."),
-    "per_class": (LossValueError, "{loss}: {argument} must have one entry for each of {classes} classes, got shape {got}."),
+    "per_class": (
+        LossValueError,
+        "{loss}: {argument} must have one entry for each of {classes} classes, got shape {got}.",
+    ),
     "weight_dtype": (LossTypeError, "{loss}: weight is {got} but input is {expected}. Use weight.to(input.dtype)."),
     "domain": (LossValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
-    "normalizer": (LossValueError, "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}."),
+    "normalizer": (
+        LossValueError,
+        "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}.",
+    ),
     "arguments": (LossTypeError, "{loss}: {problem}.{hint}"),
     "not_a_number": (LossValueError, "{loss}: {argument} is NaN at index {index}, the first of {count}."),
     # -- what is defined, but nearly certainly not meant --------------------------------------------------

@@ -199,7 +199,9 @@ class Loss(nn.Module):
         super().__init__()
         cls = type(self)
         signature = cls.__signature__
-        refuse_operands(cls, dict(zip(signature.parameters, args, strict=False)) | kwargs, args[len(signature.parameters) :])
+        refuse_operands(
+            cls, dict(zip(signature.parameters, args, strict=False)) | kwargs, args[len(signature.parameters) :]
+        )
         if args and isinstance(args[0], str) and next(iter(signature.parameters)) != "reduction":
             # torch silently takes MSELoss("sum") as the mean: the string lands in size_average.
             kwargs |= {"reduction": args[0], **dict(zip(list(signature.parameters)[1:], args[1:], strict=False))}
@@ -282,15 +284,16 @@ def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) 
         if value is None or isinstance(value, Tensor):
             return value
         raise wrong("a tensor or None", _as_tensor(param.name, value))
-    number = value
+    number: Any = value
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
         if value.requires_grad:
             raise wrong("a number", f" It has no gradient here: pass {param.name}.item().")
         number = value.item()
-    kind: type = Integral if param.kind == "int" else Real  # NumPy's scalars are, too
-    if isinstance(number, bool) or not isinstance(number, kind):
-        raise wrong("an integer" if param.kind == "int" else "a number", _number(param.name, value) or hint)
-    number = int(number) if param.kind == "int" else float(number)
+    whole = param.kind == "int"
+    right = isinstance(number, Integral) if whole else isinstance(number, Real)  # NumPy's scalars are, too
+    if isinstance(number, bool) or not right:
+        raise wrong("an integer" if whole else "a number", _number(param.name, value) or hint)
+    number = int(number) if whole else float(number)
     if not param.domain.includes(number):
         raise error("parameter", loss=loss, argument=param.name, expected=param.domain.description, got=_short(value))
     return number

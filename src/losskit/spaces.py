@@ -1,4 +1,4 @@
-"""Telling what is defined, but nearly certainly not meant: probabilities where scores belong, one class, negative counts.
+"""Telling what is defined, but nearly certainly not meant: probabilities for scores, one class, negative counts.
 
 It is a warning at the line of the caller, so that Python's filters show it once for each. The fused kernel looks at a
 few numbers and only says that something is suspicious; a plan's `spaces` then looks at all of them.

@@ -217,7 +217,8 @@ class ClassScoresPlan(Plan):
         classes = input.shape[dim]
         counts = torch.ones((), dtype=torch.bool) if mask is None else mask
         if target.is_floating_point():
-            bad = probability.outside(target, slack_of(target.dtype)) & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
+            bad = probability.outside(target, slack_of(target.dtype))
+            bad = bad & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
             raise self._no_probability(*_first(bad, target))
         counts = counts & (target != self.ignored)
         outside = ((target < 0) | (target >= classes)) & counts

@@ -257,8 +257,8 @@ class SequencePlan(Plan):
             if not bool(above.any()):  # they are not shown
                 raise self._wrong("log_probs", _LOG_PROBABILITIES, "scores", _FROM_SCORES)
             frame, sample, label = (int(i) for i in above.nonzero()[0])
-            place = (frame, sample, label) if log_probs.ndim == 3 else (frame, label)
-            raise self._no_log_probability(place, float(log_probs[place]))
+            at: tuple[int, ...] = (frame, sample, label) if log_probs.ndim == 3 else (frame, label)
+            raise self._no_log_probability(at, float(log_probs[at]))
         sample, position = (int(i) for i in wrong.nonzero()[0])
         start = int(lengths[:sample].sum()) if concatenated else 0
         row = targets[sample] if targets.ndim == 2 else targets

@@ -325,9 +325,11 @@ def _check_normalizer(loss: str, normalizer: Any) -> Tensor | float:
         raise error("normalizer", loss=loss, got=f"a tensor of shape {tuple(normalizer.shape)}")
     if isinstance(normalizer, torch.SymInt | torch.SymFloat):
         return normalizer  # type: ignore[return-value]  # a number, in graphs
-    if isinstance(normalizer, bool) or not isinstance(normalizer, int | float | Real) or not normalizer >= 0:
-        raise error("normalizer", loss=loss, got=repr(normalizer))
-    return normalizer if isinstance(normalizer, int | float) else float(normalizer)  # NumPy's scalars are Real, too
+    if isinstance(normalizer, int | float) and not isinstance(normalizer, bool) and normalizer >= 0:
+        return normalizer
+    if isinstance(normalizer, Real) and not isinstance(normalizer, bool) and float(normalizer) >= 0:
+        return float(normalizer)  # NumPy's scalars are Real
+    raise error("normalizer", loss=loss, got=repr(normalizer))
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
@@ -355,7 +357,12 @@ def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
         for dim in range(1, len(expected) - 1):
             if expected[:dim] + expected[dim + 1 :] == got:
                 return f" Did you mean {name}.unsqueeze({dim}), the same along dimension {dim}?"
-    if not extra and got != expected and (math.prod(got) == 1 or len(got) == len(expected)) and broadcasts(got, expected):
+    if (
+        not extra
+        and got != expected
+        and (math.prod(got) == 1 or len(got) == len(expected))
+        and broadcasts(got, expected)
+    ):
         return f" Did you mean {name}.expand({', '.join(map(str, expected))})?"
     return ""
 
