@@ -16,19 +16,23 @@ class DeclarationError(TypeError):
 
 
 class LossError(Exception):
-    """A loss cannot be computed, or made, from what it was given; the base of the three kinds below."""
+    """A loss cannot be computed, or made, from what it was given; the base of the kinds below."""
 
 
 class LossValueError(LossError, ValueError, RuntimeError):
     """A shape, a device, a parameter or a value that is not allowed. torch raises ValueError or RuntimeError."""
 
 
-class ClassIndexError(LossValueError, IndexError):
-    """A class index that is no class. torch raises IndexError, or RuntimeError."""
+class LossIndexError(LossValueError, IndexError):
+    """A class index or a dimension that does not exist. torch raises IndexError, or RuntimeError."""
 
 
 class LossTypeError(LossError, TypeError, NotImplementedError):
     """Something of the wrong type or dtype. torch raises TypeError, RuntimeError or NotImplementedError."""
+
+
+class NotATensorError(LossTypeError, AttributeError):
+    """What is no tensor, where one belongs. torch raises TypeError, or misses an attribute of it."""
 
 
 class UnknownLossError(LossError, KeyError):
@@ -44,7 +48,7 @@ class SpaceWarning(UserWarning):
 
 MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     # -- arguments of a call ------------------------------------------------------------------------------
-    "not_a_tensor": (LossTypeError, "{loss}: {argument} must be a tensor, got {got}.{hint}"),
+    "not_a_tensor": (NotATensorError, "{loss}: {argument} must be a tensor, got {got}.{hint}"),
     "not_strided": (LossTypeError, "{loss}: {argument} must be a dense (strided) tensor, got {got}."),
     "not_floating": (LossTypeError, "{loss}: {argument} must be floating point, got {got}.{hint}"),
     "complex": (LossTypeError, "{loss}: {argument} must be real, got {got}."),
@@ -52,13 +56,13 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     "device": (LossValueError, "{loss}: {argument} is on {got} but {first} is on {expected}."),
     "shapes": (LossValueError, "{loss}: {first} {expected} and {argument} {got} must have the same shape.{hint}"),
     "not_broadcastable": (LossValueError, "{loss}: {argument} {got} must broadcast to {expected}.{hint}"),
-    "no_class_dimension": (LossValueError, "{loss}: {argument} must have a dimension of classes, got a scalar."),
-    "no_features": (LossValueError, "{loss}: {argument} must have a dimension of features, got a scalar."),
+    "no_class_dimension": (LossIndexError, "{loss}: {argument} must have a dimension of classes, got a scalar."),
+    "no_features": (LossIndexError, "{loss}: {argument} must have a dimension of features, got a scalar."),
     "not_one_per_row": (
         LossValueError,
         "{loss}: {argument} must have one entry per row, {expected}, got {got}.{hint}",
     ),
-    "no_classes": (LossValueError, "{loss}: input must have at least one class, got shape {got}."),
+    "no_classes": (LossIndexError, "{loss}: input must have at least one class, got shape {got}."),
     "class_indices": (
         LossValueError,
         "{loss}: target must be class indices of shape {rows} for input {input}, got {dtype} of shape {got}.{hint}",
@@ -69,7 +73,7 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "got {dtype} of shape {got}.{hint}",
     ),
     "class_index": (
-        ClassIndexError,
+        LossIndexError,
         "{loss}: target must be a class in [0, {classes}), got {got} at row {index}.{hint}",
     ),
     "ignored_probabilities": (LossValueError, "{loss}: ignore_index={got} needs class indices, got probabilities."),

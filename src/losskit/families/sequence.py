@@ -87,10 +87,10 @@ class SequencePlan(Plan):
         if isinstance(x, list | tuple | int) and not isinstance(x, bool):
             given = list(x) if isinstance(x, list | tuple) else [x]
             if not all(isinstance(one, int) and not isinstance(one, bool) for one in given):
-                raise self._wrong(name, expected, repr(x))
+                raise self._wrong_type(name, expected, repr(x))
             x = torch.tensor(given if isinstance(x, list | tuple) else x, dtype=torch.int64)
         if not isinstance(x, Tensor):
-            raise self._wrong(name, expected, type(x).__name__)
+            raise self._wrong_type(name, expected, type(x).__name__)
         if x.dtype not in _INTEGERS:
             raise self._wrong(name, expected, x.dtype)
         if x.ndim > 1 or x.numel() != (batch[0] if batch else 1):
@@ -99,6 +99,9 @@ class SequencePlan(Plan):
 
     def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
         return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
+
+    def _wrong_type(self, argument: str, expected: str, got: Any) -> Exception:
+        return error("parameter_type", loss=self.name, argument=argument, expected=expected, got=got)
 
     # -- the loss in torch operations ---------------------------------------------------------------------
 
