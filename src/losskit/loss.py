@@ -328,10 +328,12 @@ def number_hint(loss: type[Loss], value: Any, own: str = "reduction") -> str:
 
 def refuse_operands(loss: type[Loss], given: Mapping[str, Any], more: Sequence[Any] = ()) -> None:
     """Refuse the tensors of a call in a constructor, as in MSELoss(x, t). more: arguments beyond those with a name."""
-    for name, value in [*given.items(), *(("one argument too many", x) for x in more)]:
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    several = sum(x.numel() != 1 for x in tensors.values()) > 1
+    for name, value in [*tensors.items(), *(("one argument too many", x) for x in more if isinstance(x, Tensor))]:
         declared = loss.params.get(name)
-        if not isinstance(value, Tensor) or (declared and (declared.kind == "tensor" or value.numel() == 1)):
-            continue
+        if declared and (declared.kind == "tensor" or value.numel() == 1 or not several):
+            continue  # a parameter, right or wrong
         operands = ", ".join(loss.call_operands())
         call = f"{loss.__name__}()({operands})"
         if loss.__module__.startswith("losskit."):
