@@ -10,7 +10,6 @@ import losskit.functional as LF
 from losskit.domains import shortest, slack_of
 
 
-
 def advised(setup, name):
     """Whether what is outside the domain of an operand is only warned of."""
     switch = setup.loss.operands[name].only_with

@@ -240,12 +240,19 @@ def test_any_number_is_a_normalizer(three):
     expected = LF.mse_loss(X, T, normalizer=3)
     eager = LF.mse_loss(X, T, normalizer=three, sample_weight=torch.ones((), requires_grad=True))
     torch.testing.assert_close([LF.mse_loss(X, T, normalizer=three), eager.detach()], [expected, expected])
-    for loss, operands in (("cross_entropy", (X, Y)), ("multi_margin_loss", (X, Y)), ("ctc_loss", CTC), ("triplet_margin_loss", (X, T, P))):
+    for loss, operands in (
+        ("cross_entropy", (X, Y)),
+        ("multi_margin_loss", (X, Y)),
+        ("ctc_loss", CTC),
+        ("triplet_margin_loss", (X, T, P)),
+    ):
         function = getattr(LF, loss)
         torch.testing.assert_close(function(*operands, normalizer=three), function(*operands, normalizer=3))
 
 
-@pytest.mark.parametrize("half", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), torch.tensor(0.5), torch.tensor([0.5]).double()])
+@pytest.mark.parametrize(
+    "half", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), torch.tensor(0.5), torch.tensor([0.5]).double()]
+)
 def test_any_number_is_a_parameter(half):
     expected = LF.huber_loss(X, T, delta=0.5)
     assert LF.huber_loss(X, T, delta=half) == expected
@@ -274,7 +281,11 @@ def test_a_tensor_is_taken_by_its_present_value():
 def frames(problem):
     """The frames of losskit, and of torch without its modules, that a traceback shows."""
     names = [frame.filename for frame in traceback.extract_tb(problem.__traceback__)]
-    return [name for name in names if "losskit" in name and "/tests/" not in name or "/torch/" in name and "/nn/modules/" not in name]
+    return [
+        name
+        for name in names
+        if "losskit" in name and "/tests/" not in name or "/torch/" in name and "/nn/modules/" not in name
+    ]
 
 
 @pytest.mark.parametrize(("kind", "number"), [(kind, i) for kind, rows in WRONG.items() for i in range(len(rows))])

@@ -61,7 +61,9 @@ SIGMOIDS = {
     "bce": lambda **k: LF.binary_cross_entropy_with_logits(SCORES.sigmoid(), ZERO_ONE, **k),
     "bce module": lambda **k: losskit.BCEWithLogitsLoss()(SCORES.sigmoid(), ZERO_ONE, **k),
     "bce of bool": lambda **k: LF.binary_cross_entropy_with_logits(SCORES.sigmoid(), ZERO_ONE > 0, **k),
-    "bce column": lambda **k: LF.binary_cross_entropy_with_logits(torch.linspace(0, 1, 9)[:, None], torch.ones(9, 1), **k),
+    "bce column": lambda **k: LF.binary_cross_entropy_with_logits(
+        torch.linspace(0, 1, 9)[:, None], torch.ones(9, 1), **k
+    ),
     "bce strided": lambda **k: LF.binary_cross_entropy_with_logits(SCORES.sigmoid().t(), ZERO_ONE.t(), **k),
     "soft margin": lambda **k: LF.soft_margin_loss(SCORES.sigmoid(), 2 * ZERO_ONE - 1, **k),
     "multi-label": lambda **k: LF.multilabel_soft_margin_loss(SCORES.sigmoid(), ZERO_ONE, **k),
@@ -130,6 +132,7 @@ RIGHT = {
     "small scores": lambda s: LF.cross_entropy(torch.randn(2, 2, generator=s) * 0.1, torch.tensor([0, 1])),
     "positive scores": lambda s: LF.cross_entropy(torch.rand(6, 4, generator=s), torch.tensor([0, 1, 2, 3, 0, 1])),
     "zeros": lambda s: LF.cross_entropy(torch.zeros(6, 4), torch.zeros(6, dtype=torch.long)),
+    "by hand": lambda s: LF.cross_entropy(torch.eye(4), torch.tensor([0, 1, 2, 3])),
     "no rows": lambda s: LF.cross_entropy(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), reduction="sum"),
     "one row of several": lambda s: LF.cross_entropy(
         torch.cat([torch.tensor([[0.25, 0.75]]), torch.randn(3, 2, generator=s)]), torch.tensor([0, 1, 0, 1])

@@ -46,8 +46,10 @@ def like_sigmoids(x: Tensor) -> bool:
 
 
 def like_softmax(x: Tensor, dim: int) -> bool:
-    """Whether every row is in [0, 1] and sums to 1, up to rounding."""
+    """Whether every row is in [0, 1] and sums to 1, up to rounding; not if all are 0 or 1, as scores by hand are."""
     if x.numel() == 0 or not (float(x.min()) >= 0.0 and float(x.max()) <= 1.0):
+        return False
+    if not bool(((x > 0) & (x < 1)).any()):
         return False
     off = (x.sum(dim, dtype=torch.float64) - 1.0).abs().max()
     return float(off) <= (1e-4 if x.dtype in (torch.float32, torch.float64) else 0.02)

@@ -120,7 +120,8 @@ class SequencePlan(Plan):
         if checks != "off":
             # Of log_probs graphs tell only the shape: under vmap it has a dimension more, which is not the caller's.
             traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-            shown = log_probs.new_zeros(()).expand(log_probs.shape) if traced else log_probs
+            nothing = torch.zeros((), dtype=log_probs.dtype, device=log_probs.device)
+            shown = nothing.expand(log_probs.shape) if traced else log_probs
             sought = wrong | self._total(operands) if checks == "raise" else wrong
             sought = sought | self._above(log_probs, inputs, counts).any(2).any(0)
             bad = eager.police(self, sought, [shown, *operands[1:]], mask, checks)

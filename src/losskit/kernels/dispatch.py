@@ -348,8 +348,7 @@ def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
     for dim in range(len(got)):
         if got[:dim] + got[dim + 1 :] == expected and got[dim] == 1:
             return f" Did you mean {name}.squeeze({dim})?"
-    extra = name in ("weight", "sample_weight", "mask")
-    if extra and 0 < len(got) < len(expected):
+    if name in ("weight", "sample_weight", "mask") and 0 < len(got) < len(expected):
         if got == expected[: len(got)]:
             more = len(expected) - len(got)
             call = f"unsqueeze({len(got)})" if more == 1 else f"reshape{got + (1,) * more}"
@@ -357,13 +356,14 @@ def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
         for dim in range(1, len(expected) - 1):
             if expected[:dim] + expected[dim + 1 :] == got:
                 return f" Did you mean {name}.unsqueeze({dim}), the same along dimension {dim}?"
-    if (
-        not extra
-        and got != expected
-        and (math.prod(got) == 1 or len(got) == len(expected))
-        and broadcasts(got, expected)
-    ):
-        return f" Did you mean {name}.expand({', '.join(map(str, expected))})?"
+    elif name == "target":
+        stretches = math.prod(got) == 1 or len(got) == len(expected)
+        if got != expected and stretches and broadcasts(got, expected):
+            return f" Did you mean target.expand({', '.join(map(str, expected))})?"
+    else:
+        for dim in range(len(expected)):
+            if expected[:dim] + expected[dim + 1 :] == got:
+                return f" Did you mean {name}.unsqueeze({dim}), one for each along dimension {dim}?"
     return ""
 
 
