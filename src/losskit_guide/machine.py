@@ -84,7 +84,7 @@ def arguments(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...]
     if issubclass(cls, EmbeddingsLoss) or name == "triplet_margin_with_distance_loss":
         return [2 * integers(0, 2, *shape[:-1]) - 1 if n == "target" else normal(*shape) for n in names]
     plan = cls().plan()
-    domains = {name: operand.domain for name, operand in plan.formula.declared.items()}
+    domains = dict(zip(plan.names, plan.formula.domains, strict=True))
     return [domains[n].sample(shape, generator).to(at, dtype) for n in names]
 
 

@@ -110,9 +110,13 @@ class Formula:
 
     @cached_property
     def domains(self) -> list[Domain]:
-        """What each operand must be, under these switches."""
-        pairs = zip(self.declared.values(), self.advised, strict=True)
-        return [real if advised else operand.domain for operand, advised in pairs]
+        """What each operand is meant to be, under these switches."""
+        return [operand.domain for operand in self.declared.values()]
+
+    @property
+    def required(self) -> list[Domain]:
+        """What each operand must be: a domain that is only advised refuses nothing."""
+        return [real if advised else domain for domain, advised in zip(self.domains, self.advised, strict=True)]
 
     @cached_property
     def advised(self) -> list[bool]:

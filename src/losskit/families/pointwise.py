@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any, ClassVar, NoReturn
 
@@ -50,9 +50,9 @@ class PointwisePlan(Plan):
         super().__init__(loss, reduction, code, formula.operands, list(numbers.values()))
         self.formula: Formula = formula
         self.differentiable = formula.differentiable(numbers)
-        self.domains = formula.domains
-        self.settles = any(domain.settles for domain in formula.domains)
-        self.checked = [(i, domain) for i, domain in enumerate(formula.domains) if not domain.everything]
+        self.domains = formula.required
+        self.settles = any(domain.settles for domain in formula.required)
+        self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
         self.rows = loss.rows
         self.weight_in_mean = loss.weight_in_mean
         # The kernel cannot be tried on raw arguments where they need work first.
@@ -209,11 +209,11 @@ class PointwisePlan(Plan):
             index=unravel(place, shape), hint=hint or (f" {declared.hint}" if declared.hint else ""),
         )  # fmt: skip
 
-    def _outside(self, operands: Sequence[Tensor]) -> list[Tensor]:
+    def _outside(self, operands: Sequence[Tensor]) -> Iterator[Tensor]:
         """Where each operand leaves its domain, as the kernel compares: in the dtype that is computed in."""
         wide = eager.compute_dtype(operands)
-        pairs = zip(operands, self.domains, strict=True)
-        return [domain.outside(x.detach().to(wide), slack_of(x.dtype)) for x, domain in pairs]
+        pairs = zip(operands, self.domains, strict=False)
+        return (domain.outside(x.detach().to(wide), slack_of(x.dtype)) for x, domain in pairs)
 
     def _labels(self) -> bool:
         """Whether the target is labels."""

@@ -43,7 +43,7 @@ def cpp(formula: Formula) -> tuple[str, str]:
     if not numbers:
         lines.insert(3, "  (void)parameters_;")
     body = "\n".join(lines)
-    domains = ",\n    ".join(operand.domain.cpp() for operand in formula.declared.values())
+    domains = ",\n    ".join(domain.cpp() for domain in formula.domains)
     # The digest covers what is written below, too.
     digest = hashlib.sha256(f"{body}{domains}{wanted}".encode()).hexdigest()[:12]
     symbol = f"losskit_{formula.loss.name}_{digest}"

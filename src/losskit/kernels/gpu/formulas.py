@@ -64,13 +64,13 @@ def source(formula: Formula) -> str:
     lines += [f"    value_ = {padded[0]}", f"    return value_, {', '.join(padded[1:])}", "", ""]
     lines += ["def violation(x0_, x1_, x2_, x3_):"]
     lines += ["    which = tl.zeros_like(x0_).to(tl.int32)", "    found = x0_"]
-    for i, domain in reversed(list(enumerate(formula.domains))):  # the first operand's violation is the one told
+    for i, domain in reversed(list(enumerate(formula.required))):  # the first operand's violation is the one told
         if not domain.everything:
             lines += [f"    outside = {_outside(domain, f'x{i}_')}"]
             lines += [f"    which = tl.where(outside, {i + 1}, which)", f"    found = tl.where(outside, x{i}_, found)"]
     lines += ["    return which, found", "", ""]
     lines += ["def settled(x0_, x1_, x2_, x3_, s0_, s1_, s2_, s3_):"]
-    for i, domain in enumerate(formula.domains):
+    for i, domain in enumerate(formula.required):
         lines += [f"    {line}" for line in _settled(domain, f"x{i}_", f"s{i}_")]
     return "\n".join([*lines, "    return x0_, x1_, x2_, x3_"]) + "\n"
 
