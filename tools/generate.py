@@ -12,11 +12,9 @@ They are committed, so that reading and building the project needs no generator;
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import subprocess
 import sys
-import textwrap
 import types
 from pathlib import Path
 
@@ -25,7 +23,6 @@ sys.path.insert(0, str(ROOT / "src"))
 # functional.py is one of the products: the declarations must load without it.
 sys.modules["losskit.functional"] = types.ModuleType("losskit.functional")
 
-import torch  # noqa: E402
 
 import losskit  # noqa: E402
 from losskit.describe import card  # noqa: E402
@@ -58,20 +55,23 @@ def functional() -> str:
         '(True = counts) and `normalizer` (the denominator of "mean").\n"""',
         "from __future__ import annotations",
         "from collections.abc import Sequence",
-        "from typing import Literal",
+        "from typing import Literal, NoReturn",
         "from torch import Tensor\nfrom torch.overrides import handle_torch_function, has_torch_function_variadic",
+        "from losskit.errors import LossError\n"
         "from losskit.families.base import plan_of\n"
+        "from losskit.forms import misspelt, strict\n"
         "from losskit.kernels.dispatch import run\n"
         f"from losskit.losses import {classes}\n"
         "from losskit.reduction import legacy_reduction",
         "\n".join(f"from {cls.__module__} import {cls.name} as {cls.name}" for cls in by_hand()),
     ]
     for cls in built_in():
-        head, _, body = function_source(cls, cls.__name__, annotated=True).partition("\n")
+        head, _, body = function_source(cls, cls.__name__, annotated=True).partition(":\n")
+        head += ":"
         doc = docstring(cls, function=True).replace("\n", "\n    ").replace("\n    \n", "\n\n")
         parts.append(f'{head}\n    """{doc}\n    """\n{body}')
     parts.append(
-        "# One function for each loss: what `__torch_function__` and fx graphs see is the same, called by either form.\n"
+        "# One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.\n"
         f"for _loss in ({classes}):\n    _loss.functional = staticmethod(globals()[_loss.name])"
     )
     return "\n\n".join(parts) + "\n"

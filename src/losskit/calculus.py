@@ -57,7 +57,7 @@ class Differentiable:
             return self.function(*operands, *(torch.tensor(x, dtype=torch.float64) for x in self.values))
 
     def plain(self, *operands: Any) -> Any:
-        """The formula as torch's own operators, which torch differentiates: for graphs that have to run without losskit."""
+        """The formula as torch's own operators, which torch differentiates: for graphs that run without losskit."""
         assert self.plain_function is not None
         return self.plain_function(*operands, *self.values)
 
@@ -72,8 +72,8 @@ class Differentiable:
 def guarded(root: Expr, harmless: Mapping[str, float]) -> Expr:
     """The same formula, where a branch that is not taken is computed at a harmless point.
 
-    torch differentiates both branches of a `where`, and multiplies the derivative of the one not taken by 0, which gives
-    NaN where that derivative is infinite. `harmless` are values of the variables that stand in for it.
+    torch differentiates both branches of a `where` and multiplies the derivative of the one not taken by 0,
+    which gives NaN where that derivative is infinite. `harmless` are values of the variables that stand in for it.
     """
     trace = root.trace
     memo: dict[tuple[Any, ...], Expr] = {}

@@ -12,7 +12,9 @@ def main() -> None:
         sys.exit(f"losskit: the command line needs {problem.name}; pip install 'losskit[cli]'")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console's encoding may not have every letter of a formula or a plot
+            stream.reconfigure(
+                errors="replace"
+            )  # a console's encoding may not have every letter of a formula or a plot
     app()
 
 

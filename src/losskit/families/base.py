@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -23,13 +23,22 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from losskit.calculus import Differentiable, derivative, guarded
 from losskit.domains import Domain, real
-from losskit.errors import DeclarationError, error
-from losskit.forms import MAX_OPERANDS, constructor_source, docstring, forward_source, function_source
+from losskit.errors import DeclarationError, LossError
+from losskit.forms import (
+    MAX_OPERANDS,
+    constructor_source,
+    docstring,
+    forward_source,
+    function_source,
+    misspelt,
+    refuse_more,
+    strict,
+)
 from losskit.formula import PLAIN
 from losskit.graph import Expr, Trace
 from losskit.kernels.dispatch import Plan, run
 from losskit.kernels.torch_internals import constant
-from losskit.loss import Loss, Operand, Param, validate
+from losskit.loss import Loss, Operand, Param, number_hint, validate
 from losskit.printing import function, run_source
 from losskit.reduction import check_reduction, legacy_reduction
 
@@ -117,13 +126,23 @@ class Formula:
                 continue
             operand = self.loss.operands.get(name, Operand(name))
             off = operand.unless and self.switches[operand.unless]
-            result[name] = replace(operand, domain=real, hint="") if off else operand
+            result[name] = replace(operand, domain=real, hint="", only_with="") if off else operand
         return result
 
     @cached_property
     def domains(self) -> list[Domain]:
-        """What each operand may be, under these switches."""
+        """What each operand is meant to be, under these switches."""
         return [operand.domain for operand in self.declared.values()]
+
+    @property
+    def required(self) -> list[Domain]:
+        """What each operand must be: a domain that is only advised refuses nothing."""
+        return [real if advised else domain for domain, advised in zip(self.domains, self.advised, strict=True)]
+
+    @cached_property
+    def advised(self) -> list[bool]:
+        """Whether what is outside the declared domain of an operand is only warned of."""
+        return [bool(x.only_with) and not self.switches[x.only_with] for x in self.declared.values()]
 
     def differentiable(self, numbers: dict[str, float]) -> Differentiable:
         """The formula with its parameters fixed."""
@@ -150,7 +169,7 @@ class Formula:
 
 
 class Formulas(dict[tuple[bool, ...], Formula]):
-    """The formulas of a declaration, one for each setting of its switches; of a class from another process, made anew."""
+    """The formulas of a declaration, one for each setting of its switches; made anew in another process."""
 
     def __init__(self, loss: type[Family]) -> None:
         super().__init__()
@@ -203,7 +222,7 @@ class Family(Loss, abstract=True):
             "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
             "refuse_more": refuse_more,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
-            "Literal": Literal, "Tensor": Tensor,
+            "Literal": Literal, "Tensor": Tensor, "LossError": LossError, "strict": strict, "misspelt": misspelt,
         }  # fmt: skip
         run_source("\n\n".join(sources), f"{cls.__module__}.{cls.__qualname__}", scope)
         cls.functional = staticmethod(scope[cls.name])
@@ -259,11 +278,6 @@ class Family(Loss, abstract=True):
             keys = [value is not None if p.kind == "tensor" else value for p, value in values]
             self.__dict__["_plan"] = plan_of(type(self).declared, str(self.reduction), *keys)
         return self.__dict__["_plan"]
-
-    @classmethod
-    def call_operands(cls) -> list[str]:
-        """The tensors that a call takes, in order."""
-        raise NotImplementedError
 
     @classmethod
     def unreduced(cls) -> str:
@@ -326,9 +340,9 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
         plan = None
     if plan is not None:
         return plan
+    if any(isinstance(value, Tensor) for value in values):  # found by what is in it, which may change
+        return plan_of(loss, reduction, *_checked(loss, values).values())
     plan = _new_plan(loss, reduction, *values)
-    if any(isinstance(value, Tensor) for value in values):  # equal to none but itself, and may change
-        return plan_of(loss, reduction, *plan.parameters)
     if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
         loss.plans.clear()
     loss.plans[key] = plan
@@ -345,14 +359,19 @@ def _constant(value: Any) -> Any:
 
 
 def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
+    if not isinstance(reduction, str):
+        check_reduction(loss.name, reduction, loss.reductions, number_hint(loss, reduction))
     check_reduction(loss.name, reduction, loss.reductions)
-    checked = dict[str, Any]()
-    for p, value in zip(loss._plan_params(), values, strict=True):
-        checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
+    checked = _checked(loss, values)
     plan = loss.plan_class(loss, reduction, checked)
-    plan.parameters = list(checked.values())
-    plan.key = json.dumps([loss.name, reduction, *plan.parameters])
+    plan.key = json.dumps([loss.name, reduction, *checked.values()])
     return plan
+
+
+def _checked(loss: type[Family], values: Iterable[Any]) -> dict[str, Any]:
+    """The parameters by name, validated."""
+    pairs = zip(loss._plan_params(), values, strict=True)
+    return {p.name: value if p.kind == "tensor" else validate(loss.name, p, value) for p, value in pairs}
 
 
 _plans = SimpleNamespace()  # of compiled calls
@@ -365,15 +384,6 @@ def _stored(loss: type[Family], *key: Any) -> str:
     if not vars(_plans).get(name):
         setattr(_plans, name, _new_plan(loss, *key))
     return name
-
-
-def refuse_more(loss: Any, more: Sequence[Any]) -> None:
-    """Refuse what is given by position after the operands."""
-    if any(x is not None for x in more):
-        names = type(loss).call_operands()
-        raise error(
-            "by_keyword", loss=type(loss).__name__, expected=", ".join(names), got=len(names) + len(more)
-        )  # fmt: skip
 
 
 def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask: Any, normalizer: Any) -> Any:

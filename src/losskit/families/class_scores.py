@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from losskit.calculus import Differentiable
-from losskit.domains import Interval, log_probability, probability, real
+from losskit.domains import Interval, log_probability, probability, real, shortest, slack_of
 from losskit.errors import error
 from losskit.families.base import Family, Formula
 from losskit.formula import times
@@ -36,12 +36,15 @@ from losskit.kernels.dispatch import (
     check_per_class,
     check_tensor,
     class_weight,
+    swapped_hint,
     unravel,
 )
 from losskit.loss import param
 from losskit.reduction import Reduction, reduce_eagerly
+from losskit.spaces import like_softmax
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
+_ONE_CLASS = " There is one class: for yes or no use binary_cross_entropy_with_logits, or two channels."
 _LINEAR, _NORMALISED, _STATISTICS = 1, 2, 3  # bits of the kernel's options
 
 
@@ -82,7 +85,7 @@ class ClassScoresPlan(Plan):
         input, target, *shift = operands
         for name, x in zip(self.names, operands, strict=True):
             check_tensor(self.name, name, x, "input", input)
-        check_floating(self.name, "input", input)
+        check_floating(self.name, "input", input, target, "scores")
         if input.ndim == 0:
             raise error("no_class_dimension", loss=self.name, argument="input")
         rows, classes = input.shape[:1] + input.shape[2:], input.shape[min(1, input.ndim - 1)]
@@ -93,14 +96,19 @@ class ClassScoresPlan(Plan):
         weight = class_weight(self, weight, input, classes)
         for x in shift:
             check_per_class(self, "shift", x, input, classes)
-        check_extras(self, input, rows, None, (), sample_weight, mask, normalizer)
+        normalizer = check_extras(self, input, rows, None, (), sample_weight, mask, normalizer)
         return Arguments([input, target, *shift], weight, sample_weight, mask, normalizer)
 
     def _check_target(self, input: Tensor, target: Tensor, rows: Sequence[int]) -> None:
         expected = tuple(rows)
         if target.is_floating_point():
             if self.log_probabilities or target.shape != input.shape:
-                hint = " Use target.long() for class indices." if tuple(target.shape) == expected else ""
+                hint = ""
+                if tuple(target.shape[:1] + target.shape[2:]) == tuple(input.shape) and target.ndim > 1:
+                    hint = swapped_hint("input")
+                elif tuple(target.shape) == expected:
+                    one = input.shape[min(1, input.ndim - 1)] == 1
+                    hint = _ONE_CLASS if one else " Use target.long() for class indices."
                 kind = "class_indices" if self.log_probabilities else "class_probabilities"
                 raise error(kind, loss=self.name, rows=expected, input=tuple(input.shape), dtype=target.dtype,
                             got=tuple(target.shape), hint=hint)  # fmt: skip
@@ -168,7 +176,7 @@ class ClassScoresPlan(Plan):
         if target.is_floating_point():
             if checks == "off":
                 return None
-            bad = probability.outside(target.detach()).any(dim)
+            bad = probability.outside(target.detach(), slack_of(target.dtype)).any(dim)
         else:
             bad = ((target < 0) | (target >= input.shape[dim])) & (target != self.ignored)
             if checks == "off":
@@ -183,6 +191,25 @@ class ClassScoresPlan(Plan):
         shape = operands[0].shape
         return shape[:1] + shape[2:] if len(shape) > 1 else ()
 
+    def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
+        input = operands[0].detach()
+        dim = min(1, input.ndim - 1)
+        if self.log_probabilities:
+            return []
+        if input.shape[dim] == 1:
+            return [error("one_class", loss=self.name)]
+        return [error("probabilities", loss=self.name)] if like_softmax(input, dim) else []
+
+    def counting(self, arguments: Arguments) -> list[Tensor | None]:
+        input, target, *shift = arguments.operands
+        rows = self.unreduced_shape(arguments.operands)
+        if target.is_floating_point():
+            counts = arguments.mask
+        else:
+            counts = target != self.ignored if arguments.mask is None else (target != self.ignored) & arguments.mask
+        of_input = None if counts is None else counts.expand(rows).unsqueeze(min(1, input.ndim - 1))
+        return [of_input, of_input if target.is_floating_point() else None, *[None for _ in shift]]
+
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands[:2]
         target = target if target.is_floating_point() else target.long()
@@ -190,7 +217,8 @@ class ClassScoresPlan(Plan):
         classes = input.shape[dim]
         counts = torch.ones((), dtype=torch.bool) if mask is None else mask
         if target.is_floating_point():
-            bad = probability.outside(target) & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
+            bad = probability.outside(target, slack_of(target.dtype))
+            bad = bad & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
             raise self._no_probability(*_first(bad, target))
         counts = counts & (target != self.ignored)
         outside = ((target < 0) | (target >= classes)) & counts
@@ -218,15 +246,16 @@ class ClassScoresPlan(Plan):
     def _no_class(self, index: tuple[int, ...], value: int, classes: int) -> Exception:
         hint = f" Pass ignore_index={value} to skip such rows." if value < 0 or value == 255 else ""
         hint = " Class indices start at 0." if value == classes else hint
+        hint = _ONE_CLASS if value >= classes == 1 else hint
         return error("class_index", loss=self.name, classes=classes, got=value, index=index, hint=hint)
 
     def _no_probability(self, index: tuple[int, ...], value: float) -> Exception:
         return error("domain", loss=self.name, argument="target", expected=probability.description,
-                     got=f"{value:.7g}", index=index, hint="")  # fmt: skip
+                     got=shortest(value), index=index, hint="")  # fmt: skip
 
     def _no_log_probability(self, index: tuple[int, ...], value: float) -> Exception:
         return error("domain", loss=self.name, argument="input", expected=log_probability.description,
-                     got=f"{value:.7g}", index=index, hint=" Pass log_softmax(scores, dim=1).")  # fmt: skip
+                     got=shortest(value), index=index, hint=" Pass log_softmax(scores, dim=1).")  # fmt: skip
 
 
 def _linear(formula: Formula) -> bool:

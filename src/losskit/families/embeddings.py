@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from losskit.domains import nonnegative
+from losskit.domains import nonnegative, shortest
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family, Formula
 from losskit.kernels import eager, fused
@@ -79,7 +79,7 @@ class EmbeddingsPlan(Plan):
                     )  # fmt: skip
                 shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
         full = [x if x.shape == shape else x.expand(shape) for x in rows] + [x.expand(shape[:-1]) for x in target]
-        check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
+        normalizer = check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments(full, None, sample_weight, mask, normalizer)
 
     def _common_shape(self, rows: Sequence[Tensor]) -> torch.Size:
@@ -158,7 +158,7 @@ class EmbeddingsPlan(Plan):
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         declared = self.formula.declared["target"]  # no other operand has a domain
         return error(
-            "domain", loss=self.name, argument="target", expected=declared.domain.description, got=f"{value:.7g}",
+            "domain", loss=self.name, argument="target", expected=declared.domain.description, got=shortest(value),
             index=unravel(place, shape), hint=f" {declared.hint}" if declared.hint else "",
         )  # fmt: skip
 

@@ -63,7 +63,7 @@ class MarginsPlan(Plan):
     ) -> Arguments:
         input, target = operands
         check_tensor(self.name, "input", input, "input", input)
-        check_floating(self.name, "input", input)
+        check_floating(self.name, "input", input, target, "scores")
         check_tensor(self.name, "target", target, "input", input)
         if input.ndim > 2:
             expected, got = "of shape (N, C) or (C,)", f"shape {tuple(input.shape)}"
@@ -74,7 +74,7 @@ class MarginsPlan(Plan):
             input, target = input.reshape(1), target.reshape(1) if self.many and target.ndim == 0 else target
         input, target = self._matched(input, target)
         weight = class_weight(self, weight, input, input.shape[-1])
-        check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
+        normalizer = check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments([input, target], weight, sample_weight, mask, normalizer)
 
     def _matched(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,6 +181,7 @@ class MarginsPlan(Plan):
             )  # fmt: skip
         if not self.many:
             hint = " Class indices start at 0." if got == classes else ""
+            hint = " There is one class, and no other to be better than." if got >= classes == 1 else hint
             index = unravel(place, shape[:-1])
             return error("class_index", loss=self.name, classes=classes, got=got, index=index, hint=hint)
         return error(

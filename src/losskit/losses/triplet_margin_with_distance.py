@@ -17,8 +17,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 from losskit.domains import positive as above_zero
 from losskit.errors import error
 from losskit.facts import Facts
-from losskit.families.base import Plans, plan_of, refuse_more
+from losskit.families.base import Plans, plan_of
 from losskit.families.pointwise import PointwiseLoss
+from losskit.forms import refuse_more
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Case, Loss, Operand, param
 from losskit.losses.triplet_margin import TripletMarginLoss
@@ -106,7 +107,7 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
     ) -> Tensor:
         """The loss of one batch of triplets."""
         if more:
-            refuse_more(self, more)
+            refuse_more(self, more, {})
         return triplet_margin_with_distance_loss(
             anchor, positive, negative, distance_function=self.distance_function, margin=self.margin, swap=self.swap,
             reduction=str(self.reduction), sample_weight=sample_weight, mask=mask, normalizer=normalizer,
