@@ -152,6 +152,19 @@ MISTAKES = {
             "torch.float32 of shape (4,). Use target.long() for class indices.",
         ),
     ],
+    "by_keyword": [
+        (
+            lambda: losskit.HuberLoss()(x, t, torch.ones(4, 3)),
+            "HuberLoss: a call takes input, target, got 3 arguments. Give sample_weight, mask and normalizer by keyword.",
+        ),
+    ],
+    "script": [
+        (
+            losskit.HuberLoss().__prepare_scriptable__,
+            "HuberLoss: torch.jit.script cannot compile losskit's losses. Use torch.jit.trace, which records torch's "
+            "operators, or call the loss outside of the scripted module.",
+        ),
+    ],
     "class_index": [
         (
             lambda: LF.cross_entropy(scores, torch.tensor([0, 1, 5, 2])),
