@@ -30,7 +30,12 @@ class _Formula(torch.autograd.Function):
     @staticmethod
     def forward(formula: Differentiable, *operands: Tensor) -> Tensor:
         result = formula(*operands)
-        return result if isinstance(result, Tensor) else torch.full_like(operands[0], result)
+        if not isinstance(result, Tensor):
+            return torch.full_like(operands[0], result)
+        if result.shape != operands[0].shape:  # of a choice between numbers, or of an operand that broadcasts
+            result = result.expand(torch.broadcast_shapes(result.shape, operands[0].shape))
+        # An operand itself would be an output that is an input, which no transform takes.
+        return result.clone() if any(result is x for x in operands) else result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
