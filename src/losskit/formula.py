@@ -317,6 +317,8 @@ def _d_product(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr)
 
 def _d_quotient(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
     decays = args[1].ops.isdisjoint(_SINGULAR)
+    if tangents[0] is None:
+        return _difference(None, chain(out / args[1], tangents[1], decays=decays))
     numerator = _difference(tangents[0], chain(out, tangents[1], decays=decays))
     return None if numerator is None else numerator / args[1]
 

@@ -137,10 +137,11 @@ def print_statements(
     count = Counter[str]()
     used = {*taken, *names.values()}
     for node in order:
-        depth[node] = 1 + max((depth[arg] for arg in node.args if arg not in names), default=0) if node.args else 0
+        if not node.args or node in names:
+            continue
+        depth[node] = 1 + max((depth[arg] for arg in node.args if arg in depth and arg not in names), default=0)
         shared = uses[node] > 1 and not (node.op == "neg" and not node.args[0].args)
-        # Compilers, Python's too, give up on expressions of thousands of operations.
-        if not node.args or node in names or not (shared or depth[node] > _DEEPEST):
+        if not shared and depth[node] < _DEEPEST:
             continue
         text = _render(node, language, names, like)[0]
         name = _fresh_name(node, used, count)
@@ -150,7 +151,7 @@ def print_statements(
     return lines, [_render(root, language, names, like)[0] for root in roots]
 
 
-_DEEPEST = 60
+_DEEPEST = 60  # compilers, Python's too, give up on expressions of thousands of operations
 _TEMPORARY = {
     "add": "sum", "sub": "difference", "mul": "product", "div": "ratio", "neg": "minus", "where": "chosen",
     "lt": "below", "le": "below", "gt": "above", "ge": "above", "eq": "equal", "ne": "unequal",
