@@ -33,7 +33,9 @@ def declare(body, base="PointwiseLoss", name="OddLoss"):
     return scope[name]
 
 
-def formula_body(result, arguments="input, target, q", first="q: float = param(default=0.1, domain=positive, doc='Q.')"):
+def formula_body(
+    result, arguments="input, target, q", first="q: float = param(default=0.1, domain=positive, doc='Q.')"
+):
     return f"{first}\n@staticmethod\ndef value({arguments}):\n    return {result}"
 
 

@@ -35,8 +35,10 @@ def derivative(root: Expr, variable: Expr) -> Expr:
 
 
 def _of_squares(root: Expr, tangents: dict[Expr, Expr | None]) -> Expr | None:
-    """The tangent of sqrt(a * a + b * b + ...), where there are squares: 1/(2 root) is infinite at 0, and 0 at infinity,
-    where the slope a / root is not."""
+    """The tangent of sqrt(a * a + b * b + ...), None where nothing is squared.
+
+    1 / (2 root) is infinite at 0, and 0 at infinity; the slope a / root is neither.
+    """
     terms, squares, result = [root.args[0]], 0, None
     while terms:
         term = terms.pop()

@@ -20,7 +20,9 @@ from losskit.errors import DeclarationError
 LARGEST = (2.0 - 2.0**-23) * 2.0**127  # of float32, in which a formula may be computed
 CONDITIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "both", "either"})
 _BOUNDED = frozenset({"sign", "sigmoid", "tanh", "erf"})
-_KEEP_BOUNDS = frozenset({"neg", "absolute", "add", "sub", "mul", "times", "mute", "where", "maximum", "minimum", "clamp"})
+_KEEP_BOUNDS = frozenset(
+    {"neg", "absolute", "add", "sub", "mul", "times", "mute", "where", "maximum", "minimum", "clamp"}
+)
 # What torch and NumPy call the primitives whose names differ.
 ALIASES = {
     "abs": "absolute", "fabs": "absolute", "pow": "power", "float_power": "power", "clip": "clamp", "max": "maximum",
@@ -52,11 +54,11 @@ class Expr:
         self.variables: frozenset[str] = frozenset().union(*(arg.variables for arg in args))
         self.carries: frozenset[str] = _carried(op, args)
         below = frozenset[str]().union(*(arg.ops for arg in args))
-        self.ops = below if not args or (op == "div" and args[1].bounded) else below | {op}
+        self.ops: frozenset[str] = below if not args or (op == "div" and args[1].bounded) else below | {op}
         self.size: int = 1 + sum(arg.size for arg in args)
         numbers = args[1:] if op == "where" else args
-        self.bounded = op in _BOUNDED or (op in _KEEP_BOUNDS and all(arg.bounded for arg in numbers))
-        self.nonzero = op in ("neg", "absolute", "mul") and all(arg.nonzero for arg in args)
+        self.bounded: bool = op in _BOUNDED or (op in _KEEP_BOUNDS and all(arg.bounded for arg in numbers))
+        self.nonzero: bool = op in ("neg", "absolute", "mul") and all(arg.nonzero for arg in args)
         if op == "div":
             self.bounded = args[0].bounded and args[1].op == "constant" and args[1].nonzero
             self.nonzero = args[0].nonzero and (args[1].bounded or args[1].nonzero)
@@ -188,7 +190,9 @@ def _carried(op: str, args: tuple[Expr, ...]) -> frozenset[str]:
     if op == "power":  # 1 to the power NaN and NaN to the power 0 are 1
         base, exponent = args
         fixed = exponent.op == "constant" and exponent.value != 0.0
-        return base.carries if fixed else exponent.carries if base.op == "constant" and base.value != 1.0 else frozenset()
+        return (
+            base.carries if fixed else exponent.carries if base.op == "constant" and base.value != 1.0 else frozenset()
+        )
     if op == "hypot" or op in CONDITIONS:  # an infinite side is infinite, whatever the other is
         return frozenset()
     return frozenset().union(*(arg.carries for arg in args))

@@ -88,7 +88,12 @@ def _text(
     if language == "latex" and node.op == "mul" and node.args[0] is node.args[1]:
         atom = node.args[0].op in ("variable", "absolute")
         return ("{}^2" if atom else r"\left({}\right)^2").format(rendered[0][0]), 7
-    if language in ("latex", "plain") and node.op == "add" and node.args[1].op == "constant" and node.args[1].value == 0.0:
+    if (
+        language in ("latex", "plain")
+        and node.op == "add"
+        and node.args[1].op == "constant"
+        and node.args[1].value == 0.0
+    ):
         return rendered[0]  # it only takes the sign from a zero
     template, precedence = _spelling(node, language)
     chosen = like if node.op == "where" and all(_is_number(arg, names) for arg in node.args[1:]) else ""

@@ -42,11 +42,13 @@ def _words(text: str) -> frozenset[str]:
 
 
 # What an argument of a formula cannot be called, and why.
-_CALLS = _words("run plan plan_of Loss legacy_reduction self reduction size_average reduce sample_weight mask normalizer")
+_CALLS = _words(
+    "run plan plan_of Loss legacy_reduction self reduction size_average reduce sample_weight mask normalizer"
+)
 _CPP = _words(
     "alignas alignof and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor bool case catch char "
-    "char16_t char32_t char8_t co_await co_return co_yield compl concept const const_cast consteval constexpr constinit "
-    "decltype default delete do double dynamic_cast enum explicit export extern final float friend goto inline int "
+    "char16_t char32_t char8_t co_await co_return co_yield compl concept const const_cast consteval constexpr "
+    "constinit decltype default delete do double dynamic_cast enum explicit export extern final float friend goto inline int "
     "long mutable namespace new noexcept not_eq nullptr operator or_eq override private protected public reflexpr "
     "register reinterpret_cast requires restrict short signed sizeof static static_assert static_cast struct switch "
     "synchronized template this thread_local throw typedef typeid typename typeof union unsigned using virtual void "
@@ -60,8 +62,8 @@ _CPP = _words(
     "le64toh"
 )
 _MACROS = re.compile(
-    r"(M|FP|FD|HUGE|MATH|DBL|FLT|LDBL|FLT\d+X?|CHAR|SCHAR|UCHAR|SHRT|USHRT|INT|UINT|LONG|ULONG|LLONG|ULLONG|U?INT\d+|"
-    r"U?INT_\w+|U?INTMAX|U?INTPTR|PTRDIFF|SIZE|SSIZE|WCHAR|WINT|SIG|RAND|EXIT|LOSSKIT|TORCH|GLIBC|DECIMAL)_\w+|SNANF\w+"
+    r"(M|FP|FD|HUGE|MATH|DBL|FLT|LDBL|FLT\d+X?|CHAR|SCHAR|UCHAR|SHRT|USHRT|INT|UINT|LONG|ULONG|LLONG|ULLONG|"
+    r"U?INT\d+|U?INT_\w+|U?INTMAX|U?INTPTR|PTRDIFF|SIZE|SSIZE|WCHAR|WINT|SIG|RAND|EXIT|LOSSKIT|TORCH|GLIBC|DECIMAL)_\w+|SNANF\w+"
 )
 _JAVASCRIPT = _words(
     "arguments async await boolean byte debugger enum eval export extends final finally function implements in "
@@ -83,7 +85,9 @@ def check_argument(cls: type[Loss], name: str) -> None:
         where = "where the formula language has a function of this name"
     elif not (name in RESERVED or name.endswith("_") or _MACROS.fullmatch(name) or re.match(r"__|_[A-Z]", name)):
         return
-    raise DeclarationError(f"{cls.__name__}: an argument of `value` cannot be called {name} {where}; choose another name")
+    raise DeclarationError(
+        f"{cls.__name__}: an argument of `value` cannot be called {name} {where}; choose another name"
+    )
 
 
 class Formula:

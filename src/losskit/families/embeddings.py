@@ -212,9 +212,7 @@ def _distance(x: Tensor, y: Tensor, p: float, eps: float) -> tuple[Tensor, Tenso
 def _usual_operands(cls: type[EmbeddingsLoss]) -> dict[str, Operand]:
     """The embeddings that a formula speaks of, by their usual names, where a declaration gives none."""
     taken = inspect.signature(cls.value).parameters if inspect.isfunction(cls.value) else {}
-    first, *others = (
-        ["anchor", "positive", "negative"] if "negative_distance" in taken else ["input1", "input2"]
-    )
+    first, *others = ["anchor", "positive", "negative"] if "negative_distance" in taken else ["input1", "input2"]
     like = "Embeddings of the same shape; leading dimensions of size 1 stretch."
     found = {first: Operand("Embeddings of shape (..., D).")} | {name: Operand(like) for name in others}
     return found | ({"target": Operand("A number for each row.")} if "target" in taken else {})

@@ -47,7 +47,9 @@ class _Formula(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = zip(ctx.formula.gradients(), ctx.needs_input_grad[1:], strict=True)
         first = bool(ctx.formula.roots)
-        return None, *(_product(upstream, apply(g, ctx.saved_tensors), first) if want else None for g, want in gradients)
+        return None, *(
+            _product(upstream, apply(g, ctx.saved_tensors), first) if want else None for g, want in gradients
+        )
 
 
 def _product(upstream: Tensor, slope: Tensor, first: bool) -> Tensor:
