@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mpmath
 import pytest
+import samples
 import torch
 
 from losskit import formula
@@ -303,6 +304,29 @@ def test_nan_gives_nan(name, arity):
             continue  # a limit of clamp that is NaN limits nothing
         for first in firsts:
             assert math.isnan(by_tensor(guarded(first, root, names), names, args))
+
+
+# Operands in which a loss is linear: its gradient by them does not speak of them.
+LINEAR = {
+    "binary_cross_entropy": "target", "binary_cross_entropy_with_logits": "target", "kl_div": "input",
+    "poisson_nll_loss": "target", "multilabel_soft_margin_loss": "target", "hinge_embedding_loss": "target",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+@pytest.mark.parametrize("setup", samples.setups(), ids=str)
+def test_nan_in_an_operand_is_nan_in_the_gradient_by_it(setup, path):
+    operands = setup.operands((3, 2), torch.float64)
+    for i, name in enumerate(setup.loss.call_operands()):
+        if LINEAR.get(setup.loss.name) == name:
+            continue
+        leaves = [torch.full_like(x, NAN) if j == i else x.clone() for j, x in enumerate(operands)]
+        leaves = [x.requires_grad_() for x in leaves]
+        weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+        extras = {} if path == "fused" else {"sample_weight": weight}
+        loss = setup(*leaves, reduction="sum", **extras)
+        assert loss.isnan()
+        assert torch.autograd.grad(loss, leaves[i])[0].isnan().all(), name
 
 
 def test_nan_that_an_author_took_out_stays_out():
