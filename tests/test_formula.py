@@ -121,6 +121,17 @@ def test_shared_parts_are_named_once():
     assert results == ["difference * difference", "T(2.0) * difference"]
 
 
+def test_a_formula_that_is_long_when_written_out():
+    """Parts that are used twice at every step: temporaries are short where one expression would have 2^60 parts."""
+    trace = Trace()
+    x = trace.variable("x")
+    for _ in range(60):
+        x = x * x + 0.5 * x
+    assert print_expr(x, "latex") == r"\dots"
+    assert len(print_statements([x], "cpp")[0]) < 200
+    assert function(x, ["x"])(0.1) == pytest.approx(0.0, abs=1e-15)
+
+
 def test_latex_and_javascript_of_a_loss():
     huber = losskit.HuberLoss.formulas[()]
     assert latex(huber.gradients[0]) == r"\operatorname{clamp}\left(x - t,\, -\delta,\, \delta\right)"

@@ -118,6 +118,8 @@ def print_expr(root: Expr, language: str, names: dict[Expr, str] | None = None) 
 
     "plain" is Python for people: without what only infinities and signs of zeros need.
     """
+    if root.size > 20_000:  # parts that are used again and again are written out each time
+        return r"\dots" if language == "latex" else "..."
     return _render(root, language, names or {})[0]
 
 
