@@ -49,7 +49,7 @@ enum Reduction { kElements = 0, kMean = 1, kSum = 2 };
 enum Checks { kOff = 0, kNan = 1, kRaise = 2 };
 constexpr int64_t kDeclined = -1;
 constexpr int64_t kSuspicious = 64;  // more than any violation
-constexpr int kMaxParameters = 8;
+constexpr int kMaxParameters = 16;
 
 // Everything about a call that is not a tensor or a number, packed by losskit.kernels.fused.
 struct Options {

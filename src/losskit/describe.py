@@ -151,7 +151,7 @@ def latex(root: Expr) -> str:
 def text_of(root: Expr, arguments: Sequence[str], book: Expr | None = None) -> Text:
     """A formula in every language."""
     book = root if book is None else book
-    result: Text = {"plain": print_expr(book, "python"), "latex": latex(book)}
+    result: Text = {"plain": print_expr(book, "plain"), "latex": latex(book)}
     for language in LANGUAGES[2:]:
         statements, (last,) = print_statements([root], language, arguments)
         result[language] = [*statements, last]

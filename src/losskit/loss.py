@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import keyword
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -285,20 +286,52 @@ def _short(value: Any) -> str:
 def _collect(cls: type[Loss]) -> dict[str, Param]:
     params: dict[str, Param] = {}
     annotations = inspect.get_annotations(cls)
+    given = cls.__dict__.get("name", "family")
+    if not str(given).isidentifier() or keyword.iskeyword(given) or given in _FORMS:
+        raise DeclarationError(
+            f"{cls.__name__}: `name` is the name of a function, lower case words joined by underscores; got {given!r}"
+        )
+    for name, annotation in annotations.items():
+        declared = cls.__dict__.get(name)
+        inherited = any(hasattr(base, name) for base in cls.__mro__[1:])
+        kind = _kind(annotation)
+        if kind is not None and not inherited and not isinstance(declared, Param):
+            default = "..." if declared is None and name not in cls.__dict__ else repr(declared)
+            raise DeclarationError(
+                f"{cls.__name__}: {name} is no parameter yet; write {name}: {_text(annotation)} = "
+                f"param(default={default}, doc=...)"
+            )
+        if isinstance(declared, Param) and inherited and name != "reduction":
+            raise DeclarationError(
+                f"{cls.__name__}: a parameter cannot be called {name}, which every module has; choose another name"
+            )
     for name, declared in list(cls.__dict__.items()):
         if not isinstance(declared, Param) or name == "reduction":
             continue
-        annotation = annotations.get(name)
-        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-        kind = _KINDS.get(text.replace("torch.", "").replace("Optional[Tensor]", "Tensor | None"))
+        kind = _kind(annotations.get(name))
         if kind is None:
             raise DeclarationError(
-                f"{cls.__name__}: annotate {name} with float, int, bool or Tensor | None, got {annotation!r}"
+                f"{cls.__name__}: annotate {name} with float, int, bool or Tensor | None, got {annotations.get(name)!r}"
             )
         params[name] = Param(declared.default, declared.domain, declared.doc, name, kind)
         validate(cls.__name__, params[name], declared.default)
         delattr(cls, name)  # from now on a field is an attribute of instances
     return params
+
+
+_FORMS = frozenset(  # what the generated functions call
+    "run plan_of forward legacy_reduction Loss overridden refuse_more strict misspelt LossError handle_torch_function "
+    "has_torch_function_variadic".split()
+)
+
+
+def _text(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def _kind(annotation: Any) -> str | None:
+    """The kind of parameter that an annotation means."""
+    return _KINDS.get(_text(annotation).replace("torch.", "").replace("Optional[Tensor]", "Tensor | None"))
 
 
 def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) -> Any:

@@ -69,7 +69,7 @@ class ClassScoresPlan(Plan):
         self.statistics = formula.operands
         # A term of the loss: the formula, times the share of its class. No share of an infinite term is 0.
         share = formula.trace.variable("share_")  # an underscore that no argument may have
-        gradients = [formula.value, *(formula.trace.lift(times(share, g)) for g in formula.gradients)]
+        gradients = [formula.value, *(formula.trace.lift(times(share, g)) for g in formula.guarded)]
         root = formula.trace.lift(times(share, formula.value))
         self.term = Differentiable(root, ["share_", *formula.operands], numbers, gradients)
         formula.prepare(self.term)

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
@@ -24,7 +25,7 @@ from losskit.errors import DeclarationError, error
 from losskit.families.base import Family, Formula
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
-from losskit.loss import param
+from losskit.loss import Operand, param
 from losskit.policy import state
 from losskit.reduction import Reduction, reduce_eagerly
 
@@ -208,12 +209,22 @@ def _distance(x: Tensor, y: Tensor, p: float, eps: float) -> tuple[Tensor, Tenso
     return torch.where(zero, 0.0, most.squeeze(-1) * root), torch.where(finite, size, float("inf"))
 
 
+def _usual_operands(cls: type[EmbeddingsLoss]) -> dict[str, Operand]:
+    """The embeddings that a formula speaks of, by their usual names, where a declaration gives none."""
+    taken = inspect.signature(cls.value).parameters if inspect.isfunction(cls.value) else {}
+    first, *others = ["anchor", "positive", "negative"] if "negative_distance" in taken else ["input1", "input2"]
+    like = "Embeddings of the same shape; leading dimensions of size 1 stretch."
+    found = {first: Operand("Embeddings of shape (..., D).")} | {name: Operand(like) for name in others}
+    return found | ({"target": Operand("A number for each row.")} if "target" in taken else {})
+
+
 class EmbeddingsLoss(Family, abstract=True):
     """A loss of two or three embeddings; the base class of built-in and custom ones.
 
     A subclass declares a docstring, parameters, `facts`, `cases` and the rest as every loss does, and
 
-    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, a number per row;
+    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, a number per row
+      (input1 and input2, or anchor, positive and negative, if there are none);
     - `value`, a static method over the formula language: its arguments are statistics of a row, any of `cosine`,
       `cosine_distance`, `distance`, `positive_distance`, `negative_distance` and `target`, and then the parameters;
     - optionally `grad` with the same arguments: the derivative by each statistic (None: derive it).
@@ -235,6 +246,8 @@ class EmbeddingsLoss(Family, abstract=True):
 
     @classmethod
     def _declare(cls) -> None:
+        if not cls.operands and "value" in cls.__dict__:
+            cls.operands = _usual_operands(cls)
         super()._declare()
         count = len(cls.call_operands()) - ("target" in cls.call_operands())
         for formula in cls.formulas.values():

@@ -51,10 +51,11 @@ def _functions(formula: Formula) -> Functions:
 
 def source(formula: Formula) -> str:
     """The text of the functions."""
-    operands, numbers = formula.operands, formula.numbers
-    roots = [formula.value, *formula.gradients]
-    named = _constants(roots)
-    statements, (value, *gradients) = print_statements(roots, "triton", [*operands, *numbers], named)
+    operands, numbers = formula.operands, formula.kernel_numbers
+    roots = [formula.value, *formula.guarded]
+    named = _constants(roots, formula.hoisted)
+    taken = [*operands, *numbers]
+    statements, (value, *gradients) = print_statements(roots, "triton", taken, {**formula.hoisted, **named})
     texts = [
         text if _varies(root, operands) else f"{text} + tl.zeros_like(x0_)"
         for root, text in zip(roots, [value, *gradients], strict=True)
@@ -93,18 +94,19 @@ def _settled(domain: Domain, x: str, slack: str) -> list[str]:
     return lines
 
 
-def _constants(roots: list[Expr]) -> dict[Expr, str]:
+def _constants(roots: list[Expr], hoisted: dict[Expr, str]) -> dict[Expr, str]:
     """Names for numbers that are arguments of functions: a choice between two plain numbers would be float32."""
     operators = {"add", "sub", "mul", "neg", "lt", "le", "gt", "ge", "eq", "ne"}
-    arguments = dict.fromkeys(a for node in topological(roots) if node.op not in operators for a in node.args)
+    order = [node for node in topological(roots, hoisted) if node not in hoisted]
+    arguments = dict.fromkeys(a for node in order if node.op not in operators for a in node.args)
     constants = [node for node in arguments if node.op == "constant"]
     constants += [root for root in roots if root.op == "constant" and root not in constants]
-    return {node: f"number{i}_" for i, node in enumerate(dict.fromkeys(constants))}
+    return {node: f"constant{i}_" for i, node in enumerate(dict.fromkeys(constants))}
 
 
 def _varies(root: Expr, operands: list[str]) -> bool:
     """Whether a result is a block; a number is made one."""
-    return any(node.op == "variable" and node.value in operands for node in topological([root]))
+    return not root.variables.isdisjoint(operands)
 
 
 def _outside(domain: Domain, x: str) -> str:
