@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -70,10 +71,13 @@ def flat(tensors: Any) -> Tensor:
     return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
 
 
-def train(make: Callable[[], nn.Module], loss_of: Callable[[nn.Module], Tensor], *, steps: int = 3, rate: float = 0.05) -> Training:
+def train(
+    make: Callable[[], nn.Module], loss_of: Callable[[nn.Module], Tensor], *, steps: int = 3, rate: float = 0.05
+) -> Training:
     """`steps` of gradient descent, with the same random numbers whenever it is called."""
     torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
+    random.seed(1)
     model = make()
     trained = [p for p in model.parameters() if p.requires_grad]
     start = flat(trained)
@@ -90,7 +94,9 @@ def train(make: Callable[[], nn.Module], loss_of: Callable[[nn.Module], Tensor],
     return Training(torch.stack(losses).double(), gradient, flat(trained) - start, Counter())
 
 
-def both(make: Callable[[], nn.Module], loss_of: Callable[[nn.Module], Tensor], **options: Any) -> tuple[Training, Training]:
+def both(
+    make: Callable[[], nn.Module], loss_of: Callable[[nn.Module], Tensor], **options: Any
+) -> tuple[Training, Training]:
     """The unchanged host, and the host whose losses are losskit's."""
     theirs = train(make, loss_of, **options)
     with losskit_for_torch() as calls:
@@ -107,7 +113,6 @@ def assert_near(ours: Tensor, theirs: Tensor, tolerance: float, what: str = "") 
     assert torch.equal(ours.isnan(), theirs.isnan()), f"{what}: NaN in one of them"
     greatest = theirs.nan_to_num().abs().max().item()
     difference = (ours - theirs).nan_to_num().abs().max().item()
-    if __import__("os").environ.get("STATS"): print(f"STAT {what} {difference/(greatest or 1):.1e}")
     assert difference <= tolerance * greatest, f"{what}: off by {difference:.3g}, the greatest entry is {greatest:.3g}"
 
 

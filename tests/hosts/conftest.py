@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 # Hubs are asked for nothing: every model here is a small configuration with random weights.
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
+os.environ.update(
+    HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES=""
+)
 
 import importlib.metadata
 import random
@@ -42,7 +44,7 @@ def _make_torchvision_importable() -> None:
     torchvision stops at the first description of an operator that it believes to be there.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except ImportError:
         return
     except RuntimeError as problem:
@@ -60,7 +62,7 @@ torch.set_num_threads(1)  # the models are tiny, and two processes share the mac
 @pytest.fixture(autouse=True)
 def _same_numbers_each_time():
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002  # hosts draw from the global generators
+    np.random.seed(0)  # hosts draw from the global generators
     random.seed(0)
 
 

@@ -40,9 +40,14 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[[slice], Tensor]]] = {
         lambda o, rows, **kw: losskit.HuberLoss(delta=0.5)(o, NUMBERS[rows], mask=KNOWN[rows], **kw),
         lambda rows: KNOWN[rows].sum(),
     ),
-    "mse": (lambda o, rows, **kw: losskit.MSELoss()(o, NUMBERS[rows], **kw), lambda rows: torch.tensor(NUMBERS[rows].numel())),
+    "mse": (
+        lambda o, rows, **kw: losskit.MSELoss()(o, NUMBERS[rows], **kw),
+        lambda rows: torch.tensor(NUMBERS[rows].numel()),
+    ),
     "bce, weights of samples": (
-        lambda o, rows, **kw: losskit.BCEWithLogitsLoss()(o, KNOWN[rows].float(), sample_weight=NUMBERS[rows].abs(), **kw),
+        lambda o, rows, **kw: losskit.BCEWithLogitsLoss()(
+            o, KNOWN[rows].float(), sample_weight=NUMBERS[rows].abs(), **kw
+        ),
         lambda rows: NUMBERS[rows].abs().sum(),
     ),
 }

@@ -17,7 +17,14 @@ from fastai.callback.progress import ProgressCallback  # noqa: F401  # gives a L
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.losses import BaseLoss, BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat, MSELossFlat
+from fastai.losses import (
+    BaseLoss,
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLossFlat,
+    LabelSmoothingCrossEntropyFlat,
+    MSELossFlat,
+)
 from fastai.torch_core import TensorBase, TensorCategory, TensorImage, TensorMask
 
 DRAW = torch.Generator().manual_seed(0)
@@ -62,7 +69,13 @@ def test_fastais_own_losses(make, loss, target):
         (three, nn.MultiMarginLoss, losskit.MultiMarginLoss, {"margin": 0.5}, LABELS),
         (one, nn.MSELoss, losskit.MSELoss, {"is_2d": False}, NUMBERS),
         (one, nn.HuberLoss, losskit.HuberLoss, {"is_2d": False, "delta": 0.3}, NUMBERS),
-        (one, nn.BCEWithLogitsLoss, losskit.BCEWithLogitsLoss, {"is_2d": False, "floatify": True}, (NUMBERS > 0).long()),
+        (
+            one,
+            nn.BCEWithLogitsLoss,
+            losskit.BCEWithLogitsLoss,
+            {"is_2d": False, "floatify": True},
+            (NUMBERS > 0).long(),
+        ),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) and value.__module__.startswith("losskit") else "",
 )
@@ -110,5 +123,5 @@ def test_a_learner():
         assert_near(torch.tensor(ours.recorder.values), torch.tensor(theirs.recorder.values), FLOAT32, "losses")
         assert_near(flat(ours.model.parameters()), flat(theirs.model.parameters()), FLOAT32, "parameters")
         pickle.loads(pickle.dumps(ours.loss_func))  # as Learner.export does
-    probabilities, targets, losses = learned(losskit.CrossEntropyLoss()).get_preds(with_loss=True)
+    _, _, losses = learned(losskit.CrossEntropyLoss()).get_preds(with_loss=True)
     assert losses.shape == (32,)

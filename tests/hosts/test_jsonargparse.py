@@ -64,7 +64,12 @@ def cli(tmp_path):
             return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(INPUT, LABELS), batch_size=16)
 
     def run(criterion: dict) -> nn.Module:
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        quiet = {
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
         trainer = {"max_epochs": 1, "accelerator": "cpu", "default_root_dir": str(tmp_path), **quiet}
         configuration = {"seed_everything": 0, "model": {"criterion": criterion}, "trainer": trainer}
         command = LightningCLI(Classifier, Data, args=configuration, run=False, save_config_callback=None)

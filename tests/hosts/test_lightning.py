@@ -42,7 +42,12 @@ def trained(criterion: nn.Module, folder, **options):
     torch.manual_seed(0)
     model = Classifier(criterion)
     start = flat(model.net.parameters())
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", default_root_dir=folder, **quiet, **options)
     trainer.fit(model, DataLoader(TensorDataset(INPUT, LABELS), batch_size=16))
     return model, flat(model.net.parameters()) - start, trainer
@@ -50,7 +55,12 @@ def trained(criterion: nn.Module, folder, **options):
 
 @pytest.mark.parametrize(
     "options, tolerance",
-    [({}, FLOAT32), ({"precision": "bf16-mixed"}, BFLOAT16), ({"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}, FLOAT32), ({"precision": "64-true"}, 1e-12)],
+    [
+        ({}, FLOAT32),
+        ({"precision": "bf16-mixed"}, BFLOAT16),
+        ({"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}, FLOAT32),
+        ({"precision": "64-true"}, 1e-12),
+    ],
     ids=["float32", "bf16-mixed", "accumulated", "float64"],
 )
 def test_steps(tmp_path, options, tolerance):
@@ -66,6 +76,8 @@ def test_steps(tmp_path, options, tolerance):
 def test_a_checkpoint_of_either_library_opens_in_the_other(tmp_path, out_of, into):
     model, _, trainer = trained(out_of(weight=WEIGHT), tmp_path)
     trainer.save_checkpoint(tmp_path / "of.ckpt")
-    again = Classifier.load_from_checkpoint(tmp_path / "of.ckpt", criterion=into(weight=torch.ones(3)), weights_only=True)
+    again = Classifier.load_from_checkpoint(
+        tmp_path / "of.ckpt", criterion=into(weight=torch.ones(3)), weights_only=True
+    )
     assert torch.equal(again.criterion.weight, WEIGHT)
     assert torch.equal(again.net.weight, model.net.weight)

@@ -52,7 +52,9 @@ def test_its_losses_on_losskits_functions(make, loss, target):
 def test_a_class_of_ours_masked_in_space(name):
     inside = (ORGANS > 0).float()
     losses = [monai_losses.MaskedLoss(getattr(library, name), reduction="sum") for library in (losskit, nn)]
-    assert_same(*(train(tumour, lambda model, loss=loss: loss(model(IMAGES), IMAGES, inside), rate=1e-4) for loss in losses))
+    assert_same(
+        *(train(tumour, lambda model, loss=loss: loss(model(IMAGES), IMAGES, inside), rate=1e-4) for loss in losses)
+    )
 
 
 @pytest.mark.parametrize("name", ["CrossEntropyLoss", "BCEWithLogitsLoss"])
@@ -68,7 +70,7 @@ def test_a_loss_of_ours_at_several_resolutions(name):
 
 @pytest.mark.parametrize("scale", ["gaussian", "cauchy"])
 def test_several_scales(scale):
-    losses = [monai_losses.MultiScaleLoss(getattr(library, "MSELoss")(), scales=[0, 1], kernel=scale) for library in (losskit, nn)]
+    losses = [monai_losses.MultiScaleLoss(library.MSELoss(), scales=[0, 1], kernel=scale) for library in (losskit, nn)]
     assert_same(*(train(tumour, lambda model, loss=loss: loss(model(IMAGES), IMAGES)) for loss in losses))
 
 
@@ -77,6 +79,13 @@ def test_tensors_with_geometry():
 
     def loss_of(model, library):
         scores = model(MetaTensor(IMAGES))
-        return library.CrossEntropyLoss()(scores, MetaTensor(ORGANS)[:, 0]) + library.MSELoss()(scores, MetaTensor(EACH))
+        return library.CrossEntropyLoss()(scores, MetaTensor(ORGANS)[:, 0]) + library.MSELoss()(
+            scores, MetaTensor(EACH)
+        )
 
-    assert_same(*(train(organs, lambda model, library=library: loss_of(model, library).as_tensor()) for library in (losskit, nn)))
+    assert_same(
+        *(
+            train(organs, lambda model, library=library: loss_of(model, library).as_tensor())
+            for library in (losskit, nn)
+        )
+    )

@@ -20,12 +20,22 @@ FOREGROUND = (CLASSES > 1).float()
 
 
 def unet(classes: int) -> nn.Module:
-    return smp.Unet("timm-mobilenetv3_small_minimal_100", encoder_weights=None, classes=classes, encoder_depth=3, decoder_channels=(16, 8, 8))
+    return smp.Unet(
+        "timm-mobilenetv3_small_minimal_100",
+        encoder_weights=None,
+        classes=classes,
+        encoder_depth=3,
+        decoder_channels=(16, 8, 8),
+    )
 
 
 @pytest.mark.parametrize(
     "options, target",
-    [({}, CLASSES), ({"ignore_index": 255}, PARTLY), ({"ignore_index": 255, "weight": torch.arange(1.0, 5), "label_smoothing": 0.1}, PARTLY)],
+    [
+        ({}, CLASSES),
+        ({"ignore_index": 255}, PARTLY),
+        ({"ignore_index": 255, "weight": torch.arange(1.0, 5), "label_smoothing": 0.1}, PARTLY),
+    ],
     ids=["plain", "ignored", "weighted"],
 )
 def test_maps_of_classes(options, target):
@@ -35,7 +45,9 @@ def test_maps_of_classes(options, target):
 
 def test_a_map_of_one_class():
     losses = losskit.BCEWithLogitsLoss(), nn.BCEWithLogitsLoss()
-    assert_same(*(train(lambda: unet(1), lambda model, loss=loss: loss(model(IMAGES)[:, 0], FOREGROUND)) for loss in losses))
+    assert_same(
+        *(train(lambda: unet(1), lambda model, loss=loss: loss(model(IMAGES)[:, 0], FOREGROUND)) for loss in losses)
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,16 @@ def binary() -> nn.Module:
 
 
 def fitted(kind: type, module: nn.Module, criterion, target, **options):
-    net = kind(module, criterion=criterion, max_epochs=5, lr=0.1, verbose=0, train_split=None, iterator_train__shuffle=False, **options)
+    net = kind(
+        module,
+        criterion=criterion,
+        max_epochs=5,
+        lr=0.1,
+        verbose=0,
+        train_split=None,
+        iterator_train__shuffle=False,
+        **options,
+    )
     return net.fit(INPUT, target)
 
 
@@ -41,7 +50,11 @@ def assert_same_course(ours, theirs) -> None:
     assert losses[1][-1] < losses[1][0]
 
 
-@pytest.mark.parametrize("options", [{}, {"criterion__weight": torch.tensor([1.0, 2, 3]), "criterion__label_smoothing": 0.1}], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"criterion__weight": torch.tensor([1.0, 2, 3]), "criterion__label_smoothing": 0.1}],
+    ids=["plain", "weighted"],
+)
 def test_probabilities_of_a_classifier(options):
     theirs = fitted(skorch.NeuralNetClassifier, classifier(), nn.CrossEntropyLoss, LABELS, **options)
     ours = fitted(skorch.NeuralNetClassifier, classifier(), losskit.CrossEntropyLoss, LABELS, **options)
@@ -97,7 +110,17 @@ def test_a_loss_with_weights_of_samples():
 
     def fit(x, y, weight):
         torch.manual_seed(0)
-        net = Weighted(Net(), criterion=losskit.CrossEntropyLoss, criterion__reduction="sum", max_epochs=3, lr=0.001, verbose=0, train_split=None, iterator_train__shuffle=False, batch_size=-1)
+        net = Weighted(
+            Net(),
+            criterion=losskit.CrossEntropyLoss,
+            criterion__reduction="sum",
+            max_epochs=3,
+            lr=0.001,
+            verbose=0,
+            train_split=None,
+            iterator_train__shuffle=False,
+            batch_size=-1,
+        )
         return net.fit({"x": x, "weight": weight.astype("float32")}, y)
 
     twice = fit(np.concatenate([INPUT, INPUT]), np.concatenate([LABELS, LABELS]), np.ones(192))
@@ -109,17 +132,27 @@ def test_scikit_learn_clones_searches_and_saves(tmp_path):
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV
 
-    net = fitted(skorch.NeuralNetClassifier, classifier(), losskit.CrossEntropyLoss, LABELS, criterion__weight=torch.tensor([1.0, 2, 3]))
+    net = fitted(
+        skorch.NeuralNetClassifier,
+        classifier(),
+        losskit.CrossEntropyLoss,
+        LABELS,
+        criterion__weight=torch.tensor([1.0, 2, 3]),
+    )
     assert clone(net).get_params()["criterion"] is losskit.CrossEntropyLoss
     again = pickle.loads(pickle.dumps(net))
     np.testing.assert_array_equal(again.predict_proba(INPUT), net.predict_proba(INPUT))
 
     net.save_params(f_params=tmp_path / "net.pt", f_criterion=tmp_path / "criterion.pt")
-    fresh = skorch.NeuralNetClassifier(classifier(), criterion=losskit.CrossEntropyLoss, criterion__weight=torch.ones(3)).initialize()
+    fresh = skorch.NeuralNetClassifier(
+        classifier(), criterion=losskit.CrossEntropyLoss, criterion__weight=torch.ones(3)
+    ).initialize()
     fresh.load_params(f_params=tmp_path / "net.pt", f_criterion=tmp_path / "criterion.pt")
     assert torch.equal(fresh.criterion_.weight, torch.tensor([1.0, 2, 3]))
 
     grid = {"lr": [0.01, 0.1], "criterion__label_smoothing": [0.0, 0.1]}
-    plain = skorch.NeuralNetClassifier(classifier(), criterion=losskit.CrossEntropyLoss, max_epochs=2, verbose=0, train_split=None)
+    plain = skorch.NeuralNetClassifier(
+        classifier(), criterion=losskit.CrossEntropyLoss, max_epochs=2, verbose=0, train_split=None
+    )
     search = GridSearchCV(plain, grid, cv=2, scoring="neg_log_loss", error_score="raise").fit(INPUT, LABELS)
     assert set(search.best_params_) == set(grid)

@@ -21,7 +21,9 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 
 
 def vit() -> nn.Module:
-    return timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3, num_classes=5)
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3, num_classes=5
+    )
 
 
 def resnet() -> nn.Module:
@@ -29,21 +31,30 @@ def resnet() -> nn.Module:
 
 
 def mixed():
-    np.random.seed(2)  # noqa: NPY002  # Mixup draws from it
+    np.random.seed(2)  # Mixup draws from it
     return Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=5, label_smoothing=0.1)(IMAGES.clone(), LABELS)
 
 
 @pytest.mark.parametrize("make", [vit, resnet])
-@pytest.mark.parametrize("options", [{}, {"weight": torch.arange(1.0, 6), "label_smoothing": 0.1}], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "options", [{}, {"weight": torch.arange(1.0, 6), "label_smoothing": 0.1}], ids=["plain", "weighted"]
+)
 def test_labels(make, options):
     ours, theirs = losskit.CrossEntropyLoss(**options), nn.CrossEntropyLoss(**options)
     assert_same(*(train(make, lambda model, loss=loss: loss(model(IMAGES), LABELS)) for loss in (ours, theirs)))
 
 
-@pytest.mark.parametrize("theirs", [nn.CrossEntropyLoss(), SoftTargetCrossEntropy()], ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize(
+    "theirs", [nn.CrossEntropyLoss(), SoftTargetCrossEntropy()], ids=lambda loss: type(loss).__name__
+)
 def test_mixed_targets(theirs):
     images, target = mixed()
-    assert_same(*(train(vit, lambda model, loss=loss: loss(model(images), target)) for loss in (losskit.CrossEntropyLoss(), theirs)))
+    assert_same(
+        *(
+            train(vit, lambda model, loss=loss: loss(model(images), target))
+            for loss in (losskit.CrossEntropyLoss(), theirs)
+        )
+    )
 
 
 def test_label_smoothing():
@@ -53,7 +64,12 @@ def test_label_smoothing():
 
 @pytest.mark.parametrize(
     "loss",
-    [BinaryCrossEntropy(0.1), BinaryCrossEntropy(target_threshold=0.2), BinaryCrossEntropy(smoothing=0, pos_weight=torch.arange(1.0, 6)), JsdCrossEntropy(3, smoothing=0.1)],
+    [
+        BinaryCrossEntropy(0.1),
+        BinaryCrossEntropy(target_threshold=0.2),
+        BinaryCrossEntropy(smoothing=0, pos_weight=torch.arange(1.0, 6)),
+        JsdCrossEntropy(3, smoothing=0.1),
+    ],
     ids=["smoothed", "threshold", "weighted", "jsd"],
 )
 def test_timms_losses_on_losskits_functions(loss):

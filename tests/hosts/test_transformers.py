@@ -48,6 +48,7 @@ BOXES = [
     {"class_labels": torch.tensor([1, 2]), "boxes": 0.3 + 0.3 * torch.rand(2, 4, generator=draw)},
     {"class_labels": torch.tensor([0]), "boxes": 0.3 + 0.3 * torch.rand(1, 4, generator=draw)},
 ]
+OUTLINES = [(torch.rand(count, 64, 64, generator=draw) > 0.5).float() for count in (2, 1)]
 YES_NO = torch.tensor([[0.0, 1, 1], [1, 0, 0]])
 NUMBERS = torch.randn(2, 3, generator=draw)
 SERIES = {
@@ -56,6 +57,14 @@ SERIES = {
     "future_time_features": torch.rand(2, 3, 1, generator=draw),
 }  # fmt: skip
 CHANNELS = torch.randn(2, 16, 2, generator=draw)
+
+
+BACKBONE = {"depths": [1, 1, 1, 1], "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+
+
+def backbone(kind: str, **options: Any) -> Any:
+    """The configuration of a network whose four stages a segmenter or detector reads."""
+    return getattr(transformers, f"{kind}Config")(**{**BACKBONE, **options})
 
 
 @dataclass
@@ -108,6 +117,14 @@ CASES = [
         {**SEQ2SEQ, **TIED, "num_mel_bins": 8, "max_source_positions": 20, "max_target_positions": 20},
         {"input_features": torch.randn(2, 8, 40, generator=draw), "labels": NEXT},
     ),
+    Case(
+        "ProphetNetForConditionalGeneration", "ProphetNetConfig",
+        {
+            **TIED, "hidden_size": 32, "num_encoder_layers": 1, "num_decoder_layers": 1, "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4,
+            "encoder_ffn_dim": 37, "decoder_ffn_dim": 37, "max_position_embeddings": 40, "ngram": 2, "num_buckets": 8, "relative_max_distance": 16,
+        },
+        WORDS, {"nll_loss"},
+    ),
     # Classes, numbers and places in a text.
     Case("LlamaForSequenceClassification", "LlamaConfig", {**DECODER, "num_labels": 3, "pad_token_id": 0}, {"input_ids": IDS, "labels": CLASSES}),
     Case("BertForSequenceClassification", BERT, {**TEXT, "num_labels": 3}, {"input_ids": IDS, "labels": CLASSES}),
@@ -124,6 +141,18 @@ CASES = [
     Case("BertForQuestionAnswering", BERT, TEXT, {"input_ids": IDS, "start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 40])}),
     Case("BertForMultipleChoice", BERT, TEXT, {"input_ids": IDS[:, None].repeat(1, 3, 1), "labels": CLASSES}),
     Case("BertForNextSentencePrediction", BERT, TEXT, {"input_ids": IDS, "labels": torch.tensor([0, 1])}),
+    Case(
+        "LukeForEntityClassification", "LukeConfig", {**TEXT, "entity_vocab_size": 20, "entity_emb_size": 16, "max_position_embeddings": 40, "num_labels": 3},
+        {
+            "input_ids": IDS, "entity_ids": torch.tensor([[2], [3]]), "entity_attention_mask": torch.ones(2, 1, dtype=torch.long),
+            "entity_position_ids": torch.tensor([[[1, 2]], [[3, 4]]]), "labels": YES_NO,
+        },
+        {"binary_cross_entropy_with_logits"},
+    ),
+    Case(
+        "VisualBertForQuestionAnswering", "VisualBertConfig", {**TEXT, "visual_embedding_dim": 16, "num_labels": 5},
+        {**PADDED, "visual_embeds": torch.randn(2, 4, 16, generator=draw), "labels": torch.rand(2, 5, generator=draw).softmax(1)}, {"kl_div"},
+    ),
     # Images.
     Case("ViTForImageClassification", "ViTConfig", {**IMAGE, "num_labels": 4}, {"pixel_values": PIXELS, "labels": torch.tensor([1, 3])}),
     Case(
@@ -150,7 +179,50 @@ CASES = [
         "YolosForObjectDetection", "YolosConfig", {**IMAGE, "image_size": [32, 32], "num_detection_tokens": 5, "num_labels": 3},
         {"pixel_values": PIXELS, "labels": BOXES}, {"cross_entropy", "l1_loss"},
     ),
+    Case(
+        "DeformableDetrForObjectDetection", "DeformableDetrConfig",
+        {
+            **SEQ2SEQ, "decoder_layers": 2, "num_queries": 5, "num_labels": 3, "num_feature_levels": 3, "use_timm_backbone": False,
+            "backbone_config": backbone("ResNet", embedding_size=8, hidden_sizes=[8, 16, 16, 16], out_features=["stage2", "stage3", "stage4"]),
+        },
+        {"pixel_values": LARGER, "labels": BOXES}, {"binary_cross_entropy_with_logits", "l1_loss"},
+    ),
+    Case(
+        "Mask2FormerForUniversalSegmentation", "Mask2FormerConfig",
+        {
+            "hidden_dim": 32, "feature_size": 32, "mask_feature_size": 32, "num_queries": 5, "num_labels": 3, "encoder_layers": 1, "decoder_layers": 2,
+            "num_attention_heads": 4, "dim_feedforward": 37, "encoder_feedforward_dim": 37, "train_num_points": 32,
+            "backbone_config": backbone("Swin", image_size=64, embed_dim=8, num_heads=[1, 1, 2, 2], window_size=2),
+        },
+        {"pixel_values": LARGER, "mask_labels": OUTLINES, "class_labels": [torch.tensor([1, 2]), torch.tensor([0])]},
+        {"cross_entropy", "binary_cross_entropy_with_logits"},
+    ),
+    Case(
+        "UperNetForSemanticSegmentation", "UperNetConfig",
+        {
+            "hidden_size": 16, "num_labels": 4, "auxiliary_in_channels": 16, "auxiliary_channels": 8, "pool_scales": [1, 2],
+            "backbone_config": backbone("ConvNext", hidden_sizes=[8, 8, 16, 16]),
+        },
+        {"pixel_values": LARGER, "labels": SEGMENTS},
+    ),
+    Case("ConvNextForImageClassification", "ConvNextConfig", {"num_labels": 4, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}, {"pixel_values": PIXELS, "labels": torch.tensor([1, 3])}),
+    Case(
+        "SwinForMaskedImageModeling", "SwinConfig",
+        {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2, "encoder_stride": 4},
+        {"pixel_values": PIXELS, "bool_masked_pos": torch.rand(2, 256, generator=draw) > 0.5}, {"l1_loss"},
+    ),
     # Speech.
+    Case(
+        "SpeechT5ForTextToSpeech", "SpeechT5Config",
+        {
+            **WIDTH, "vocab_size": 99, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 37, "decoder_ffn_dim": 37, "num_mel_bins": 20, "speech_decoder_prenet_units": 32, "speech_decoder_postnet_units": 16,
+            "speech_decoder_postnet_layers": 2, "reduction_factor": 2, "speaker_embedding_dim": 8, "max_speech_positions": 50, "max_text_positions": 50,
+            "use_guided_attention_loss": False,
+        },
+        {"input_ids": IDS, "speaker_embeddings": torch.randn(2, 8, generator=draw), "labels": torch.randn(2, 10, 20, generator=draw)},
+        {"l1_loss", "binary_cross_entropy_with_logits"},
+    ),
     *(
         Case(f"{name}ForCTC", f"{name}Config", {**SPEECH, **options}, {"input_values": SOUND, "labels": SPELLING}, {"ctc_loss"}, of=of)
         for name in ("Wav2Vec2", "Hubert")
@@ -186,7 +258,9 @@ def test_a_models_own_loss(case, monkeypatch):
     if "ctc_loss" in case.asks:
         # torch's gradient of float32 is up to 1.5e-5 of its greatest entry away from its own of float64, losskit's 5e-8.
         of_any = F.ctc_loss
-        monkeypatch.setattr(F, "ctc_loss", lambda scores, *lengths, **options: of_any(scores.double(), *lengths, **options).float())
+        monkeypatch.setattr(
+            F, "ctc_loss", lambda scores, *lengths, **options: of_any(scores.double(), *lengths, **options).float()
+        )
     with losskit.checks(case.checks):
         ours, theirs = both(case.make, lambda model: model(**case.batch).loss)
     assert set(ours.calls) == case.asks

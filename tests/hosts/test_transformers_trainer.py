@@ -14,7 +14,14 @@ import losskit
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-LLAMA = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 37}
+LLAMA = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 37,
+}
 
 
 def sentences(count: int = 32) -> list[dict[str, torch.Tensor]]:
@@ -36,7 +43,11 @@ def trained(folder, *, batch: int, accumulate: int, swap: bool = False, loss=Non
         "data_seed": 1, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True,
     }  # fmt: skip
     arguments = transformers.TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate, **settings, **options
+        output_dir=str(folder),
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulate,
+        **settings,
+        **options,
     )
     trainer = transformers.Trainer(model=model, args=arguments, train_dataset=sentences(), compute_loss_func=loss)
     trainer.remove_callback(transformers.PrinterCallback)
@@ -75,7 +86,9 @@ CRITERION = losskit.CrossEntropyLoss()
 
 def of_module(outputs, labels, num_items_in_batch=None):
     """Scores with the classes in the second dimension, as torch's loss wants them."""
-    return CRITERION(outputs.logits.transpose(1, 2), pad(labels[:, 1:], (0, 1), value=-100), normalizer=num_items_in_batch)
+    return CRITERION(
+        outputs.logits.transpose(1, 2), pad(labels[:, 1:], (0, 1), value=-100), normalizer=num_items_in_batch
+    )
 
 
 @pytest.mark.parametrize("loss", [of_function, of_module])
