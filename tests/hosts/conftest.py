@@ -21,6 +21,7 @@ import torch
 # The distribution that each file needs, whose version is printed.
 HOSTS = {
     "test_accelerate.py": "accelerate",
+    "test_agreement.py": "torch",
     "test_cloudpickle.py": "cloudpickle",
     "test_distributed.py": "torch",
     "test_fastai.py": "fastai",
@@ -74,19 +75,18 @@ def pytest_collection_modifyitems(items):
 
 def pytest_terminal_summary(terminalreporter):
     """Which hosts ran, in which version and with how many tests, and which did not."""
-    ran, failed = Counter(), Counter()
+    counts = {host: Counter() for host in sorted(set(HOSTS.values()))}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):
-            file = Path(report.nodeid.split("::")[0]).name
-            ran[file] += outcome == "passed"
-            failed[file] += outcome != "passed"
-    terminalreporter.section("hosts")
-    for file, distribution in HOSTS.items():
-        if not (Path(__file__).parent / file).exists():
-            continue
-        try:
-            version = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            version = "is not installed"
-        result = f"{ran[file]} passed, {failed[file]} failed" if ran[file] or failed[file] else "did not run"
-        terminalreporter.line(f"{file.removeprefix('test_').removesuffix('.py'):24}{distribution} {version}: {result}")
+            host = HOSTS.get(Path(report.nodeid.split("::")[0]).name)
+            if host is not None:
+                counts[host]["passed" if outcome == "passed" else "failed"] += 1
+    terminalreporter.section("hosts that ran")
+    for host, count in counts.items():
+        if count:
+            terminalreporter.line(
+                f"{host} {importlib.metadata.version(host)}: {count['passed']} passed, {count['failed']} failed"
+            )
+    absent = [host for host, count in counts.items() if not count]
+    if absent:
+        terminalreporter.line(f"Did not run: {', '.join(absent)}.")

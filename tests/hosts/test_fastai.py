@@ -94,16 +94,21 @@ def test_every_loss_can_be_wrapped(loss):
 
 
 def test_images_and_masks():
-    """The result keeps the subclass that torch's keeps."""
     wrapped = {kind: BaseLoss(kind, axis=1) for kind in (nn.CrossEntropyLoss, losskit.CrossEntropyLoss)}
 
     def steps(kind):
         return train(segmenter, lambda model: wrapped[kind](model(TensorImage(IMAGES)), TensorMask(MASKS)))
 
     assert_same(steps(losskit.CrossEntropyLoss), steps(nn.CrossEntropyLoss))
-    scores = segmenter()(IMAGES)
-    for kind in (losskit.CrossEntropyLoss, nn.CrossEntropyLoss):
-        assert type(kind()(TensorBase(scores), TensorMask(MASKS))) is TensorBase
+
+
+@pytest.mark.parametrize(
+    "of_scores, of_labels",
+    [(TensorBase, TensorMask), (TensorMask, TensorBase), (torch.Tensor, TensorMask), (TensorImage, torch.Tensor)],
+)
+def test_the_result_is_of_the_kind_that_torch_gives(of_scores, of_labels):
+    scores, labels = segmenter()(IMAGES).as_subclass(of_scores), MASKS.as_subclass(of_labels)
+    assert type(losskit.CrossEntropyLoss()(scores, labels)) is type(nn.CrossEntropyLoss()(scores, labels))
 
 
 def learned(loss):
