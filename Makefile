@@ -32,7 +32,7 @@ test-gpu: $(READY) ## the suite of the GPU kernels on this machine's GPU; withou
 	$(BIN)/python -m pytest tests/gpu -n 0
 
 hosts: $(HOSTS)/.ready ## train other people's programs (transformers, lightning, fastai ...) with losskit in them
-	$(HOSTS)/bin/python -m pytest -c tests/hosts/pytest.ini
+	$(HOSTS)/bin/python -m pytest -c tests/hosts/pytest.ini tests/hosts
 
 # torch is named again beside the hosts: without that pip would exchange it for the newest one.
 $(HOSTS)/.ready: $(BUILT_FROM)
