@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from losskit import functional as LF
 
-# Of the greatest entry. The largest difference seen over all hosts is a tenth of it; a term that is lost, or a
-# denominator that is off by one, is a thousand times as large.
-FLOAT32, BFLOAT16 = 1e-5, 2e-2
+# Of the greatest entry. Seen were 9e-7, and 7e-6 for the one model whose own gradient of float32 lies 9e-6 away from that
+# of float64. A term that is lost, or a denominator that is off by one, is a thousand times as large. In bfloat16: one rounding.
+FLOAT32, BFLOAT16 = 2e-5, 4e-3
 
 SHARED = [name for name, function in vars(LF).items() if isinstance(function, FunctionType) and hasattr(F, name)]
 OWN = ("losskit", "torch.", "agreement")
