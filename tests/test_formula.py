@@ -220,12 +220,12 @@ class TestRefusedDeclarations:
         ],
     )  # fmt: skip
     def test_refused(self, body, message):
-        before = losskit.losses()
+        before = losskit.list_losses()
         with pytest.raises((DeclarationError, ValueError)) as caught:
             self.declare(body)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
-        assert losskit.losses() == before
+        assert losskit.list_losses() == before
 
     def test_no_docstring(self):
         with pytest.raises(DeclarationError, match="Wrong: a loss needs a docstring"):

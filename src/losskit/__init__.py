@@ -37,7 +37,7 @@ from losskit.losses import (
     TripletMarginWithDistanceLoss,
 )
 from losskit.policy import checks, empty
-from losskit.registry import create, get, losses
+from losskit.registry import create, get, list_losses
 from losskit_guide.figures import plot
 
 __version__ = "0.1.0"
@@ -83,7 +83,7 @@ __all__ = [
     "functional",
     "get",
     "last_violation",
-    "losses",
+    "list_losses",
     "nonnegative",
     "param",
     "plot",

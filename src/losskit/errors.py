@@ -41,6 +41,10 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
     "domain": (ValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
     "normalizer": (ValueError, "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}."),
     "arguments": (TypeError, "{loss}: {problem}.{hint}"),
+    "by_keyword": (
+        TypeError,
+        "{loss}: a call takes {expected}, got {got} arguments. Give sample_weight, mask and normalizer by keyword.",
+    ),
     "script": (
         TypeError,
         "{loss}: torch.jit.script cannot compile losskit's losses. Use torch.jit.trace, which records torch's operators, or "

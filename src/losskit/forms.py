@@ -83,12 +83,14 @@ def function_source(loss: type[Family], class_name: str = "Loss", annotated: boo
 
 
 def forward_source(loss: type[Family]) -> str:
-    """`forward` as Python source."""
+    """`forward` as Python source; ONNX's exporter of traced graphs gives a None by position for each of the extras."""
     operands = ", ".join(loss.call_operands())
     weight = "self.weight" if "weight" in loss.params else "None"
     extras = "sample_weight, mask, normalizer"
     return "\n".join([
-        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
+        f"def forward(self, {operands}, *more, sample_weight=None, mask=None, normalizer=None):",
+        "    if more:",
+        "        refuse_more(self, more)",
         f"    if has_torch_function_variadic({operands}):",
         f"        return overridden(self, ({operands},), {extras})",
         "    plan = self._plan or self.plan()",

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from losskit.calculus import Differentiable, derivative, guarded
 from losskit.domains import Domain, real
-from losskit.errors import DeclarationError
+from losskit.errors import DeclarationError, error
 from losskit.forms import MAX_OPERANDS, constructor_source, docstring, forward_source, function_source
 from losskit.formula import PLAIN
 from losskit.graph import Expr, Trace
@@ -47,6 +47,11 @@ RESERVED = frozenset(
 class Formula:
     """A traced `value` and its gradients, for one setting of the switches."""
 
+    # What kernels found out about it in this process. It lies here, so that it goes with the formula.
+    kernel: int | None = None  # address of the compiled functions, 0 if there are none; see kernels/library.py
+    why_no_kernel = ""
+    triton: Any = None  # the functions of a GPU's kernel
+
     def __init__(self, loss: type[Family], switches: dict[str, bool]) -> None:
         self.loss, self.switches = loss, switches
         taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
@@ -56,6 +61,10 @@ class Formula:
         self.numbers = [p.name for p in loss._formula_params() if p.kind in ("float", "int")]
         self.trace = Trace()
         self.value: Expr = self.traced(loss.value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Addresses are worth nothing in another process."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("kernel", "why_no_kernel", "triton")}
 
     def traced(self, function: Callable[..., Any]) -> Any:
         arguments: dict[str, Any] = {}
@@ -192,6 +201,7 @@ class Family(Loss, abstract=True):
         sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
         scope: dict[str, Any] = {
             "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
+            "refuse_more": refuse_more,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
             "Literal": Literal, "Tensor": Tensor,
         }  # fmt: skip
@@ -355,6 +365,15 @@ def _stored(loss: type[Family], *key: Any) -> str:
     if not vars(_plans).get(name):
         setattr(_plans, name, _new_plan(loss, *key))
     return name
+
+
+def refuse_more(loss: Any, more: Sequence[Any]) -> None:
+    """Refuse what is given by position after the operands."""
+    if any(x is not None for x in more):
+        names = type(loss).call_operands()
+        raise error(
+            "by_keyword", loss=type(loss).__name__, expected=", ".join(names), got=len(names) + len(more)
+        )  # fmt: skip
 
 
 def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask: Any, normalizer: Any) -> Any:

@@ -191,7 +191,7 @@ class MarginsPlan(Plan):
 
 def _listed(lists: Tensor) -> Tensor:
     """Where a list of targets has not ended."""
-    return (lists == -1).cumsum(1) == 0
+    return (lists == -1).to(torch.int64).cumsum(1) == 0  # ONNX sums no booleans
 
 
 def _outside(lists: Tensor, classes: int) -> Tensor:

@@ -9,6 +9,7 @@ all implementations.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from losskit.errors import error
 from losskit.kernels import fused, gpu, library
 from losskit.kernels.eager import HALVES, result_dtype
-from losskit.kernels.torch_internals import exporting, observed, transforms_active
+from losskit.kernels.torch_internals import exporting, observed, tracing_state, transforms_active
 from losskit.policy import state
 
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ class Plan:
     @property
     def kernel(self) -> int:
         """Address of the formula's block functions, 0 if there are none."""
-        return 0 if self.formula is None else library.find(self.formula)
+        formula = self.formula
+        if formula is None:
+            return 0
+        return library.find(formula) if formula.kernel is None else formula.kernel
 
     @property
     def available(self) -> bool:
@@ -146,6 +150,12 @@ def run(
         result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
         if result is not None:
             return result
+    if not torch.compiler.is_compiling() and tracing_state() is not None:
+        with warnings.catch_warnings():
+            # Every look at a shape warns that it becomes a constant of the trace, which it may.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+            return plan.eager(args, state.checks)
     args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
     if why_eager(plan, args) is None:
         result = plan.fused(args)

@@ -37,12 +37,12 @@ def observed() -> bool:
 
 def exporting() -> bool:
     """Whether a graph is made that has to run without losskit: torch.export, torch.jit.trace, ONNX, make_fx."""
-    return unrolled() or not torch.compiler.is_compiling() and _proxies()
+    return unrolled() or (not torch.compiler.is_compiling() and _proxies())
 
 
 def unrolled() -> bool:
     """Whether a graph is made that does not keep the derivatives of a `torch.autograd.Function`."""
-    return torch.compiler.is_exporting() or not torch.compiler.is_compiling() and tracing_state() is not None
+    return torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and tracing_state() is not None)
 
 
 def _proxies() -> bool:

@@ -8,7 +8,6 @@ that one template serves every formula; what a kernel does not use is removed by
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import triton
@@ -33,9 +32,14 @@ class Functions(NamedTuple):
     violation: Any
 
 
-@cache
 def functions(formula: Formula) -> Functions:
-    """The Triton functions of a formula."""
+    """The Triton functions of a formula, made once."""
+    if formula.triton is None:
+        formula.triton = _functions(formula)
+    return formula.triton
+
+
+def _functions(formula: Formula) -> Functions:
     text = source(formula)
     title = f"{formula.loss.name} in Triton {'-'.join(f'{k}={v}' for k, v in formula.switches.items())}"
     scope = {"tl": tl, "lk": primitives, "libdevice": libdevice, "__name__": __name__}
