@@ -41,6 +41,14 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
     "domain": (ValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
     "normalizer": (ValueError, "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}."),
     "arguments": (TypeError, "{loss}: {problem}.{hint}"),
+    # -- DTensors ------------------------------------------------------------------------------------------
+    "mesh": (
+        ValueError,
+        "{loss}: {argument} is a DTensor on another mesh than {first}. Use {argument}.full_tensor(): "
+        "a plain tensor is taken as whole, the same on every rank.",
+    ),
+    "not_plain": (TypeError, "{loss}: {argument} must be a plain tensor, got a DTensor. Use {hint}."),
+    "elsewhere": (RuntimeError, "{loss}: rank {rank} stopped with {got}"),
     # -- parameters ---------------------------------------------------------------------------------------
     "parameter": (ValueError, "{loss}: {argument} must be {expected}, got {got}."),
     "parameter_type": (TypeError, "{loss}: {argument} must be {expected}, got {got}."),
@@ -55,4 +63,6 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
 def error(kind: str, **context: object) -> Exception:
     """The exception of a kind, its sentence filled in; the caller raises it."""
     exception, template = MESSAGES[kind]
-    return exception(template.format(**context))
+    made = exception(template.format(**context))
+    vars(made).update(kind=kind, context=context)  # what other ranks of a DTensor are told
+    return made

@@ -23,6 +23,7 @@ from losskit.kernels.dispatch import (
     shape_hint,
     unravel,
 )
+from losskit.kernels.sharded import Dims, trailing
 from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import reduce_eagerly
@@ -100,6 +101,20 @@ class PointwisePlan(Plan):
                 x = x.expand(shape)
             matched.append(x)
         return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
+
+    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
+        return operands[0].shape[:-1] if self.rows else operands[0].shape
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        full = arguments.operands[0].shape
+        found = []
+        for x, name in zip(tensors, [*self.names, ""], strict=True):
+            ndim = x.ndim if isinstance(x, Tensor) else 0
+            dims: Dims = trailing(ndim, len(full))
+            if name and self.formula.declared[name].per_row and 0 < ndim and full != x.shape == full[:-1]:
+                dims = tuple(range(ndim))
+            found.append(tuple(None if self.rows and dim == len(full) - 1 else dim for dim in dims))
+        return found
 
     def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         if not self.rows:

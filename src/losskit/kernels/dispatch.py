@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from losskit.errors import error
-from losskit.kernels import fused, gpu, library
+from losskit.kernels import fused, gpu, library, sharded
 from losskit.kernels.eager import HALVES, result_dtype
 from losskit.policy import state
 
@@ -83,6 +83,23 @@ class Plan:
         """The shape of the loss with reduction 'none'."""
         return operands[0].shape[:-1]
 
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[sharded.Dims]:
+        """For each dimension of the operands and the weight as given, the dimension of the unreduced loss that it is."""
+        raise NotImplementedError
+
+    def class_dimension(self, ndim: int) -> int:
+        """The dimension of the first operand by which it may be sharded where `eager_part` exists, -1 for none."""
+        return -1
+
+    def eager_part(self, arguments: Arguments, checks: str, part: sharded.Part) -> Tensor:
+        """`eager` where this rank has a part of the classes."""
+        raise NotImplementedError
+
+    def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
+        """What the mean adds up in its denominator, without sample weights: weights, and what counts (None: all)."""
+        weight = arguments.weight
+        return [] if weight is None or not self.weight_in_mean else [weight], arguments.mask
+
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
         raise NotImplementedError
@@ -145,6 +162,8 @@ def run(
         result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
         if result is not None:
             return result
+    if sharded.involved(a, b, c, d, weight, sample_weight, mask, normalizer):
+        return sharded.run(plan, (a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
     args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
     if why_eager(plan, args) is None:
         result = plan.fused(args)
@@ -321,12 +340,19 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     """
     plan = loss.plan()
     weight = getattr(loss, "weight", None) if weight is None else weight
-    args = plan.validated([*operands, *loss.slot_params()], weight, sample_weight, mask, normalizer)
-    reason = why_eager(plan, args)
+    given = [*operands, *loss.slot_params()]
+    together = ""
+    if sharded.involved(*given, weight, sample_weight, mask, normalizer):
+        reason, together = sharded.why(plan, given, weight, sample_weight, mask, normalizer)
+        together = f"; {together}"
+        args = sharded.layout_of(plan, given, weight, sample_weight, mask, normalizer).whole
+    else:
+        args = plan.validated(given, weight, sample_weight, mask, normalizer)
+        reason = why_eager(plan, args)
     if reason is not None:
-        return Choice("eager formula", reason)
+        return Choice("eager formula", reason + together)
     dtypes = " and ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in args.operands))
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
     when = "in backward" if plan.reduction == "none" else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
-    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}")
+    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}{together}")
