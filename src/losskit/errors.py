@@ -47,6 +47,11 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
         "{loss}: {argument} is a DTensor on another mesh than {first}. Use {argument}.full_tensor(): "
         "a plain tensor is taken as whole, the same on every rank.",
     ),
+    "part": (
+        ValueError,
+        "{problem} A plain tensor beside a DTensor is taken as whole, the same on every rank; for a rank's part use "
+        "DTensor.from_local.",
+    ),
     "not_plain": (TypeError, "{loss}: {argument} must be a plain tensor, got a DTensor. Use {hint}."),
     "elsewhere": (RuntimeError, "{loss}: rank {rank} stopped with {got}"),
     # -- parameters ---------------------------------------------------------------------------------------

@@ -94,6 +94,18 @@ class _Copy(torch.autograd.Function):
         return _Sum.apply(upstream, ctx.ranks), None
 
 
+class _Defined(torch.autograd.Function):
+    """The same tensor; its gradient is zero where a kernel gives none, which DTensor's redistribution cannot take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return upstream
+
+
 class Part(NamedTuple):
     """The classes that this rank has: from `start` on, `size` of `total`; `ranks` have the others."""
 
@@ -198,7 +210,8 @@ class Layout(NamedTuple):
             if placements == everywhere and (gradients == everywhere or not x.requires_grad):
                 return x
             x = DTensor.from_local(x, self.mesh, everywhere, run_check=False)
-        return x.redistribute(self.mesh, placements).to_local(grad_placements=gradients)
+        local = x.redistribute(self.mesh, placements).to_local(grad_placements=gradients)
+        return _Defined.apply(local) if local.requires_grad else local
 
 
 def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
@@ -210,7 +223,12 @@ def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
     mesh = _mesh_of(plan, given)
     count = len(operands)
     stand_ins = [_stand_in(x) for x in given]
-    whole = plan.validated(stand_ins[:count], *stand_ins[count:])
+    try:
+        whole = plan.validated(stand_ins[:count], *stand_ins[count:])
+    except ValueError as problem:
+        if vars(problem).get("kind") in _OF_SHAPES and not all(involved(x) for x in given if isinstance(x, Tensor)):
+            raise error("part", problem=problem) from None
+        raise
     taken = [of if isinstance(x, list | tuple) else x for x, of in zip(operands, whole.operands, strict=True)]
     tensors = [*taken, *extras[:3]]
     shape = tuple(plan.unreduced_shape(whole.operands))
@@ -236,6 +254,10 @@ def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
                 rows[i] = dim
                 break
     return Layout(mesh, whole, tensors, dims, rows, classes, class_dim, shape)
+
+
+# Kinds of errors that a rank's part of a tensor gives where the whole is meant.
+_OF_SHAPES = {"shapes", "not_broadcastable", "not_one_per_row", "class_indices", "class_probabilities", "parameter"}
 
 
 def _mesh_of(plan: Plan, given: Sequence[Any]) -> DeviceMesh:
