@@ -163,10 +163,10 @@ class ClassScoresPlan(Plan):
         if soft:
             shares = target.to(wide).movedim(min(1, target.ndim - 1), -1)
             shares = (shares if kept is None else torch.where(kept.unsqueeze(-1), shares, 0.0)) * (1.0 - self.smoothing)
-            values = self._sum_of_terms((shares + even) * own(each), _statistics(scores, part), part)
+            values = self._sum_of_terms((shares + even) * own(each), self._statistics(scores, part), part)
         else:
             right = _within(target, classes).unsqueeze(-1)
-            statistics = (scores, scores, scores) if self.log_probabilities else _statistics(scores, part)
+            statistics = (scores, scores, scores) if self.log_probabilities else self._statistics(scores, part)
             of_right = each[right.squeeze(-1)]
             first = _pick(statistics[0], right, part)
             picked = [first if x is statistics[0] else x for x in statistics]
@@ -188,6 +188,11 @@ class ClassScoresPlan(Plan):
         taken = torch.broadcast_tensors(shares, *(known[name] for name in self.statistics))
         return eager.apply(self.term, taken)
 
+    def _statistics(self, scores: Tensor, part: Part | None) -> tuple[Tensor, Tensor, Tensor]:
+        if part is None:
+            return _statistics(scores)
+        return _statistics_of_part(scores, part, "mean_log_probability" in self.statistics)
+
     def _sum_of_terms(self, shares: Tensor, statistics: Sequence[Tensor], part: Part | None) -> Tensor:
         """The sum over the classes of the formula times a class's share."""
         if part is None:
@@ -196,9 +201,7 @@ class ClassScoresPlan(Plan):
         of_row = of_row if self.log_probabilities else [part.ranks.copy(x) for x in of_row]
         return part.total_of(self._terms(shares, [of_class, *of_row])).squeeze(-1)
 
-    def _bad(
-        self, input: Tensor, target: Tensor, mask: Tensor | None, checks: str, part: Part | None
-    ) -> Tensor | None:
+    def _bad(self, input: Tensor, target: Tensor, mask: Tensor | None, checks: str, part: Part | None) -> Tensor | None:
         """Rows whose target, or log-probability of it, is not what it must be."""
         dim = min(1, input.ndim - 1)
         classes = input.shape[dim] if part is None else part.total
@@ -299,10 +302,8 @@ def _first(bad: Tensor, x: Tensor) -> tuple[tuple[int, ...], Any]:
     return index, x[index].item()
 
 
-def _statistics(scores: Tensor, part: Part | None) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The statistics of rows (last dimension): log-probabilities, log-sum-exp, mean log-probability."""
-    if part is not None:
-        return _statistics_of_part(scores, part)
     pivot = scores.argmax(-1, keepdim=True)
     largest = scores.gather(-1, pivot)
     # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
@@ -312,8 +313,11 @@ def _statistics(scores: Tensor, part: Part | None) -> tuple[Tensor, Tensor, Tens
     return log_probabilities, largest + rest, log_probabilities.mean(-1, keepdim=True)
 
 
-def _statistics_of_part(scores: Tensor, part: Part) -> tuple[Tensor, Tensor, Tensor]:
-    """The same where this rank has a part of the classes: log-probabilities of these, the others of all."""
+def _statistics_of_part(scores: Tensor, part: Part, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where this rank has a part of the classes: log-probabilities of these, the others of all.
+
+    mean: whether the mean log-probability, a sum over the ranks, is wanted.
+    """
     pivot = part.largest(scores.detach())
     largest = part.pick(scores, pivot)
     ours = part.ranks.copy(largest)
@@ -321,7 +325,7 @@ def _statistics_of_part(scores: Tensor, part: Part) -> tuple[Tensor, Tensor, Ten
     distance, e = _distances(scores, ours, torch.where(is_pivot, 0.0, scores - ours))
     rest = torch.log1p(part.total_of(torch.where(is_pivot, 0.0, e)))
     log_probabilities = distance - part.ranks.copy(rest)
-    return log_probabilities, largest + rest, part.total_of(log_probabilities) / part.total
+    return log_probabilities, largest + rest, part.total_of(log_probabilities) / part.total if mean else rest
 
 
 def _distances(scores: Tensor, largest: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:

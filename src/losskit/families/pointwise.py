@@ -111,7 +111,7 @@ class PointwisePlan(Plan):
         for x, name in zip(tensors, [*self.names, ""], strict=True):
             ndim = x.ndim if isinstance(x, Tensor) else 0
             dims: Dims = trailing(ndim, len(full))
-            if name and self.formula.declared[name].per_row and 0 < ndim and full != x.shape == full[:-1]:
+            if name and self.formula.declared[name].per_row and ndim and x.shape != full and x.shape == full[:-1]:
                 dims = tuple(range(ndim))
             found.append(tuple(None if self.rows and dim == len(full) - 1 else dim for dim in dims))
         return found

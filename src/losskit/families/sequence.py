@@ -211,7 +211,8 @@ class SequencePlan(Plan):
         log_probs, targets = arguments.operands[:2]
         if log_probs.ndim == 2 or targets.ndim == 1:  # where a sample's labels begin depends on all samples before it
             return [(None,) * x.ndim if isinstance(x, Tensor) else () for x in tensors]
-        return [(None, 0, None), (0, None), *((0,) if isinstance(x, Tensor) and x.ndim else () for x in tensors[2:4]), ()]
+        lengths: list[Dims] = [(0,) if isinstance(x, Tensor) and x.ndim else () for x in tensors[2:4]]
+        return [(None, 0, None), (0, None), *lengths, ()]
 
     # -- refusals -----------------------------------------------------------------------------------------
 

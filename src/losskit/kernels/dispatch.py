@@ -84,7 +84,7 @@ class Plan:
         return operands[0].shape[:-1]
 
     def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[sharded.Dims]:
-        """For each dimension of the operands and the weight as given, the dimension of the unreduced loss that it is."""
+        """For each dimension of the operands and the weight as given, which one of the unreduced loss it is, or None."""
         raise NotImplementedError
 
     def class_dimension(self, ndim: int) -> int:

@@ -312,7 +312,7 @@ class Agreement:
         result, problem = None, None
         try:
             result = check()
-        except Exception as found:  # noqa: BLE001  # whatever it is, the others must not wait for this rank
+        except Exception as found:  # whatever it is, the others must not wait for this rank
             problem = found
         if int(self.ranks.reduced(torch.tensor(int(problem is not None)), "MAX")):
             self._raise(problem)
