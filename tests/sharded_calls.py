@@ -450,13 +450,43 @@ def check_why(mesh: DeviceMesh) -> None:
 
 
 def check_compiled(mesh: DeviceMesh) -> None:
-    """torch.compile gives what the call gives."""
+    """torch.compile gives what the call gives, in one graph; a label that one rank finds bad makes its row NaN."""
+    bad = T["labels"].clone()
+    bad[6] = 9
     for placement in (Shard(0), Shard(1)):
+        compiled = torch.compile(LF.cross_entropy, backend="eager", fullgraph=True)
         x = spread(T["scores"], mesh, [placement] * mesh.ndim).requires_grad_()
-        torch.compile(LF.cross_entropy, backend="eager")(x, T["labels"]).backward()
+        compiled(x, T["labels"]).backward()
         y = T["scores"].clone().requires_grad_()
         LF.cross_entropy(y, T["labels"]).backward()
         torch.testing.assert_close(whole(x.grad), y.grad)
+        assert whole(compiled(x, bad)).isnan()
+
+
+def check_plain_first(mesh: DeviceMesh) -> None:
+    """The first operand may be the plain one: its gradient is whole on every rank."""
+    for call, target in ((LF.mse_loss, "y"), (LF.cross_entropy, "labels"), (LF.cross_entropy, "soft")):
+        for placement in (Shard(0), Shard(1), Replicate()):
+            x, y = (T["scores"].clone().requires_grad_() for _ in range(2))
+            call(x, spread(T[target], mesh, [placement] * mesh.ndim)).backward()
+            call(y, T[target]).backward()
+            torch.testing.assert_close(x.grad, y.grad)
+
+
+def check_broadcasting(mesh: DeviceMesh) -> None:
+    """Without checks, shapes broadcast as those of the whole tensors do."""
+    column, row = T["column"], T["per_class"]
+    for first, second in ((column, row), (row, T["x"]), (T["x"], column)):
+        for over in ((Shard(0), Replicate()), (Replicate(), Shard(0)), (Shard(0), Shard(0))):
+            a, b = (x.clone().requires_grad_() for x in (first, second))
+            spread_out = [spread(x, mesh, [p] * mesh.ndim).requires_grad_() for x, p in zip((first, second), over)]
+            with losskit.checks("off"):
+                right, got = LF.mse_loss(a, b), LF.mse_loss(*spread_out)
+            right.backward()
+            got.backward()
+            torch.testing.assert_close(whole(got), right)
+            for x, y in zip(spread_out, (a, b)):
+                torch.testing.assert_close(whole(x.grad), y.grad)
 
 
 CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
@@ -465,7 +495,7 @@ CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
         check.__name__: check
         for check in (
             check_bad_values, check_other_modes, check_messages, check_failure_elsewhere, check_tensor_parallel,
-            check_memory, check_edges, check_second_derivatives, check_why, check_compiled,
+            check_memory, check_edges, check_second_derivatives, check_why, check_compiled, check_plain_first, check_broadcasting,
         )
     },
 }  # fmt: skip
@@ -477,7 +507,7 @@ def work(rank: int, meshes: Sequence[tuple[int, ...]], store: str, out: str) -> 
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # torch's remarks on which collectives gloo has
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
-    patience = datetime.timedelta(seconds=30)
+    patience = datetime.timedelta(seconds=120)
     files = dist.FileStore(store, size)
     dist.init_process_group("gloo", store=files, rank=rank, world_size=size, timeout=patience)
     wrong: dict[str, str] = {}

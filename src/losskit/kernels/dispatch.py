@@ -84,7 +84,7 @@ class Plan:
         return operands[0].shape[:-1]
 
     def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[sharded.Dims]:
-        """For each dimension of the operands and the weight as given, which one of the unreduced loss it is, or None."""
+        """For each dimension of the operands and the weight as given, which of the unreduced loss it is, or None."""
         raise NotImplementedError
 
     def class_dimension(self, ndim: int) -> int:

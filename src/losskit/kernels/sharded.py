@@ -304,11 +304,14 @@ class Agreement:
     def __init__(self, plan: Plan, layout: Layout) -> None:
         self.plan, self.layout = plan, layout
         self.ranks = layout.ranks([*layout.over_rows, *layout.classes])
+        # A compiled graph cannot branch on what ranks agree on: there a bad value is NaN, on all of them.
+        traced = torch.compiler.is_compiling() and self.ranks.groups and state.checks == "raise"
+        self.checks = "nan" if traced else state.checks
 
     def __call__(self, check: Callable[[], Any]) -> Any:
         on_host = self.layout.mesh.device_type == "cpu"
-        if not self.ranks.groups or state.checks != "raise" or not on_host or torch.compiler.is_compiling():
-            return check()  # nothing depends on values, or all ranks have the same
+        if not self.ranks.groups or self.checks != "raise" or not on_host:
+            return check()  # nothing is raised, or all ranks have the same values
         result, problem = None, None
         try:
             result = check()
@@ -371,9 +374,9 @@ def run(plan: Plan, operands: Sequence[Any], *extras: Any) -> Tensor:
         start, size = layout.classes_here()
         ranks, total = layout.ranks(layout.classes), layout.tensors[0].shape[layout.class_dim]
         part = Part(ranks, start, size, total, agreed)
-        result = plan.eager_part(_widened(arguments, wide), state.checks, part)
+        result = plan.eager_part(_widened(arguments, wide), agreed.checks, part)
     else:
-        result = agreed(lambda: _computed(plan, arguments, wide))
+        result = agreed(lambda: _computed(plan, arguments, wide, agreed.checks))
     dtype = eager.autocast(eager.result_dtype(layout.whole.operands), result.device)
     everywhere: list[Any] = [Replicate()] * layout.mesh.ndim
     if plan.reduction != "none":
@@ -431,13 +434,13 @@ def _counted(plan: Plan, layout: Layout, arguments: Arguments, ranks: Ranks) -> 
     return ranks.sum(counts.broadcast_to(here).sum())
 
 
-def _computed(plan: Plan, arguments: Arguments, wide: torch.dtype | None) -> Tensor:
+def _computed(plan: Plan, arguments: Arguments, wide: torch.dtype | None, checks: str) -> Tensor:
     """This rank's share of the loss, of dtype `wide` if that is given."""
     from losskit.kernels.dispatch import why_eager
 
     args = plan.validated(*arguments)
     result = plan.fused(args, wide) if why_eager(plan, args) is None else None
-    return plan.eager(_widened(args, wide), state.checks) if result is None else result
+    return plan.eager(_widened(args, wide), checks) if result is None else result
 
 
 def _widened(arguments: Arguments, wide: torch.dtype | None) -> Arguments:
