@@ -475,6 +475,19 @@ def check_plain_first(mesh: DeviceMesh) -> None:
             torch.testing.assert_close(x.grad, y.grad)
 
 
+def check_partial(mesh: DeviceMesh) -> None:
+    """Partial scores beside sharded targets are summed and taken by rows."""
+    for call, target in ((LF.mse_loss, "y"), (LF.cross_entropy, "labels")):
+        x = spread(T["scores"], mesh, [Partial()] * mesh.ndim).detach().requires_grad_()
+        loss = call(x, spread(T[target], mesh, [Shard(0)] * mesh.ndim))
+        y = T["scores"].clone().requires_grad_()
+        right = call(y, T[target])
+        loss.backward()
+        right.backward()
+        torch.testing.assert_close(whole(loss), right)
+        torch.testing.assert_close(whole(x.grad), y.grad)
+
+
 def check_broadcasting(mesh: DeviceMesh) -> None:
     """Without checks, shapes broadcast as those of the whole tensors do."""
     column, row = T["column"], T["per_class"]
@@ -497,7 +510,8 @@ CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
         check.__name__: check
         for check in (
             check_bad_values, check_other_modes, check_messages, check_failure_elsewhere, check_tensor_parallel,
-            check_memory, check_edges, check_second_derivatives, check_why, check_compiled, check_plain_first, check_broadcasting,
+            check_memory, check_edges, check_second_derivatives, check_why, check_compiled,
+            check_plain_first, check_partial, check_broadcasting,
         )
     },
 }  # fmt: skip
