@@ -154,8 +154,8 @@ def deviations() -> str:
         ("`kl_div` does not warn that 'mean' is not the mathematical mean; its documentation says so.", ""),
         ("Gradients exist for every floating operand, also where torch has none (targets of soft_margin_loss).", ""),
         (
-            "The mean of a DTensor that is sharded by rows has the gradient of the whole tensor; that of torch's mse_loss "
-            "and huber_loss is the number of ranks times too large.",
+            "The mean of a DTensor sharded by rows has the gradient of the whole tensor; that of torch's mse_loss and "
+            "huber_loss is the number of ranks times too large.",
             "",
         ),
     ]

@@ -35,13 +35,17 @@ if TYPE_CHECKING:
 
     from losskit.kernels.dispatch import Arguments, Plan
 
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
 Dims = tuple[int | None, ...]  # for each dimension of a tensor, the dimension of the unreduced loss that it is
 
 
 def involved(*given: Any) -> bool:
     """Whether a DTensor is among the arguments of a call."""
+    unusual = [x for x in given if isinstance(x, Tensor) and type(x) not in _PLAIN]
+    if not unusual:
+        return False  # without a look at modules, which torch.compile would guard
     loaded = sys.modules.get("torch.distributed.tensor")
-    return loaded is not None and any(isinstance(x, loaded.DTensor) for x in given)
+    return loaded is not None and any(isinstance(x, loaded.DTensor) for x in unusual)
 
 
 # ---------------------------------------------------------------------------------------------------------
