@@ -116,6 +116,11 @@ def deviations() -> str:
         ("Complex numbers are refused; torch's l1_loss takes them.", ""),
         ("`kl_div` does not warn that 'mean' is not the mathematical mean; its documentation says so.", ""),
         ("Gradients exist for every floating operand, also where torch has none (targets of soft_margin_loss).", ""),
+        (
+            "The mean of a DTensor sharded by rows has the gradient of the whole tensor; that of torch's mse_loss and "
+            "huber_loss is the number of ranks times too large.",
+            "",
+        ),
     ]
     lines += ["", "Rules for all losses:", "", "| rule | torch's behaviour back |", "|---|---|"]
     lines += [f"| {rule} | {way} |" for rule, way in general]

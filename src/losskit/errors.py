@@ -115,6 +115,19 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "binary_cross_entropy_with_logits, or two channels.",
     ),
     "outside": (SpaceWarning, "{loss}: {argument} should be {expected}, some of it is not.{hint}"),
+    # -- DTensors ------------------------------------------------------------------------------------------
+    "mesh": (
+        LossValueError,
+        "{loss}: {argument} is a DTensor on another mesh than {first}. Use {argument}.full_tensor(): "
+        "a plain tensor is taken as whole, the same on every rank.",
+    ),
+    "part": (
+        LossValueError,
+        "{problem} A plain tensor beside a DTensor is taken as whole, the same on every rank; for a rank's part use "
+        "DTensor.from_local.",
+    ),
+    "not_plain": (LossTypeError, "{loss}: {argument} must be a plain tensor, got a DTensor. Use {hint}."),
+    "elsewhere": (LossError, "{loss}: rank {rank} stopped with {got}"),
     # -- parameters ---------------------------------------------------------------------------------------
     "parameter": (LossValueError, "{loss}: {argument} must be {expected}, got {got}.{hint}"),
     "parameter_type": (LossTypeError, "{loss}: {argument} must be {expected}, got {got}.{hint}"),
@@ -133,4 +146,6 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
 def error(kind: str, *, hint: str = "", **context: object) -> Exception:
     """The exception of a kind, its sentence filled in; the caller raises it. hint: the way out, after a space."""
     exception, template = MESSAGES[kind]
-    return exception(template.format(hint=hint, **context))
+    made = exception(template.format(hint=hint, **context))
+    vars(made).update(kind=kind, context={"hint": hint, **context})  # what other ranks of a DTensor are told
+    return made

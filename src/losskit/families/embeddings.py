@@ -25,6 +25,7 @@ from losskit.errors import DeclarationError, error
 from losskit.families.base import Family, Formula
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
+from losskit.kernels.sharded import Dims, trailing
 from losskit.loss import Operand, param
 from losskit.policy import state
 from losskit.reduction import Reduction, reduce_eagerly
@@ -98,6 +99,11 @@ class EmbeddingsPlan(Plan):
             if x.shape != shape:
                 shape = torch.broadcast_shapes(x.shape, shape)
         return shape
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        rows = arguments.operands[0].ndim - 1
+        embeddings: list[Dims] = [(*trailing(x.ndim - 1, rows), None) for x in tensors[: self.embeddings]]
+        return embeddings + [trailing(x.ndim, rows) for x in tensors[self.embeddings : -1]] + [()]
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         operands, _, sample_weight, mask, normalizer = arguments

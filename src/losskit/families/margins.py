@@ -31,6 +31,7 @@ from losskit.kernels.dispatch import (
     shape_hint,
     unravel,
 )
+from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
 from losskit.reduction import Reduction, reduce_eagerly
@@ -102,6 +103,11 @@ class MarginsPlan(Plan):
             "class_indices", loss=self.name, rows=tuple(rows), input=tuple(input.shape), dtype=target.dtype,
             got=tuple(target.shape), hint=hint,
         )  # fmt: skip
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        input, target, _ = tensors
+        of_input: Dims = (0, None)[-input.ndim :] if input.ndim else ()
+        return [of_input, of_input if self.many else (0,)[: target.ndim], (None,)]
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         (input, target), weight, sample_weight, mask, normalizer = arguments

@@ -26,6 +26,7 @@ from losskit.kernels.dispatch import (
     swapped_hint,
     unravel,
 )
+from losskit.kernels.sharded import Dims, trailing
 from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import Reduction, reduce_eagerly
@@ -111,6 +112,20 @@ class PointwisePlan(Plan):
             matched.append(x)
         return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
 
+    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
+        return operands[0].shape[:-1] if self.rows else operands[0].shape
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        full = arguments.operands[0].shape
+        found = []
+        for x, name in zip(tensors, [*self.names, ""], strict=True):
+            ndim = x.ndim if isinstance(x, Tensor) else 0
+            dims: Dims = trailing(ndim, len(full))
+            if name and self.formula.declared[name].per_row and ndim and x.shape != full and x.shape == full[:-1]:
+                dims = tuple(range(ndim))
+            found.append(tuple(None if self.rows and dim == len(full) - 1 else dim for dim in dims))
+        return found
+
     def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         if not self.rows:
             return super().fused(arguments, result)
@@ -169,9 +184,6 @@ class PointwisePlan(Plan):
         for more in outside[1:]:
             bad = bad | more
         return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
-
-    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
-        return operands[0].shape[:-1] if self.rows else operands[0].shape
 
     def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
         found = []

@@ -23,6 +23,7 @@ from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, unravel
+from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
 from losskit.reduction import Reduction, reduce_eagerly
@@ -230,6 +231,13 @@ class SequencePlan(Plan):
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         return operands[0].shape[1:-1]
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        log_probs, targets = arguments.operands[:2]
+        if log_probs.ndim == 2 or targets.ndim == 1:  # where a sample's labels begin depends on all samples before it
+            return [(None,) * x.ndim if isinstance(x, Tensor) else () for x in tensors]
+        lengths: list[Dims] = [(0,) if isinstance(x, Tensor) and x.ndim else () for x in tensors[2:4]]
+        return [(None, 0, None), (0, None), *lengths, ()]
 
     # -- refusals -----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from losskit.errors import error
-from losskit.kernels import fused, gpu, library
+from losskit.kernels import fused, gpu, library, sharded
 from losskit.kernels.eager import HALVES, result_dtype
 from losskit.kernels.torch_internals import exporting, observed, tracing_state, transforms_active
 from losskit.policy import REFUSES_NAN, checks_of_block, state
@@ -98,6 +98,23 @@ class Plan:
         """The shape of the loss with reduction 'none'."""
         return operands[0].shape[:-1]
 
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[sharded.Dims]:
+        """For each dimension of the operands and the weight as given, which of the unreduced loss it is, or None."""
+        raise NotImplementedError
+
+    def class_dimension(self, ndim: int) -> int:
+        """The dimension of the first operand by which it may be sharded where `eager_part` exists, -1 for none."""
+        return -1
+
+    def eager_part(self, arguments: Arguments, checks: str, part: sharded.Part) -> Tensor:
+        """`eager` where this rank has a part of the classes."""
+        raise NotImplementedError
+
+    def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
+        """What the mean adds up in its denominator, without sample weights: weights, and what counts (None: all)."""
+        weight = arguments.weight
+        return [] if weight is None or not self.weight_in_mean else [weight], arguments.mask
+
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
         raise NotImplementedError
@@ -164,6 +181,8 @@ def run(
         result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
         if result is not None:
             return result
+    if sharded.involved(a, b, c, d, weight, sample_weight, mask, normalizer):
+        return sharded.run(plan, (a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
     if not torch.compiler.is_compiling() and tracing_state() is not None:
         with warnings.catch_warnings():
             # Every look at a shape warns that it becomes a constant of the trace, which it may.
@@ -398,12 +417,19 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     """
     plan = loss.plan()
     weight = getattr(loss, "weight", None) if weight is None else weight
-    args = plan.validated([*operands, *loss.slot_params()], weight, sample_weight, mask, normalizer)
-    reason = why_eager(plan, args)
+    given = [*operands, *loss.slot_params()]
+    together = ""
+    if sharded.involved(*given, weight, sample_weight, mask, normalizer):
+        reason, together = sharded.why(plan, given, weight, sample_weight, mask, normalizer)
+        together = f"; {together}"
+        args = sharded.layout_of(plan, given, weight, sample_weight, mask, normalizer).whole
+    else:
+        args = plan.validated(given, weight, sample_weight, mask, normalizer)
+        reason = why_eager(plan, args)
     if reason is not None:
-        return Choice("eager formula", reason)
+        return Choice("eager formula", reason + together)
     dtypes = " and ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in args.operands))
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
     when = "in backward" if plan.reduction == "none" else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
-    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}")
+    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}{together}")
