@@ -354,7 +354,7 @@ def check_failure_elsewhere(mesh: DeviceMesh) -> None:
     got = message(lambda: LF.mse_loss(spread(T["x"], mesh, [Shard(0)] * mesh.ndim), T["y"]))
     del plan.fused
     here = "MemoryError None: no memory"
-    elsewhere = "RuntimeError elsewhere: mse_loss: rank 1 stopped with MemoryError: no memory"
+    elsewhere = "RankError elsewhere: mse_loss: rank 1 stopped with MemoryError: no memory"
     assert got == (here if dist.get_rank() == 1 else elsewhere), got
 
 

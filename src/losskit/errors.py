@@ -39,6 +39,10 @@ class UnknownLossError(LossError, KeyError):
     """No loss has this name."""
 
 
+class RankError(LossError, RuntimeError):
+    """Another rank of a DTensor stopped."""
+
+
 class SpaceWarning(UserWarning):
     """The numbers are nearly certainly not what the loss takes: probabilities for scores, one class, negative counts.
 
@@ -127,7 +131,7 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "DTensor.from_local.",
     ),
     "not_plain": (LossTypeError, "{loss}: {argument} must be a plain tensor, got a DTensor. Use {hint}."),
-    "elsewhere": (LossError, "{loss}: rank {rank} stopped with {got}"),
+    "elsewhere": (RankError, "{loss}: rank {rank} stopped with {got}"),
     # -- parameters ---------------------------------------------------------------------------------------
     "parameter": (LossValueError, "{loss}: {argument} must be {expected}, got {got}.{hint}"),
     "parameter_type": (LossTypeError, "{loss}: {argument} must be {expected}, got {got}.{hint}"),

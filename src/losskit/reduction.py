@@ -11,7 +11,7 @@ This is the eager form of what the fused loop does in `csrc/pointwise.cpp`; both
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def _short(value: object) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
-def legacy_reduction(loss: str, size_average: object, reduce: object, reduction: str) -> str:
+def legacy_reduction(loss: str, size_average: object, reduce: object, reduction: str) -> Any:
     """The reduction meant by torch's deprecated arguments; a string in their place is the reduction itself."""
     import warnings
 

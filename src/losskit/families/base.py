@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, fx
@@ -415,7 +415,7 @@ class Family(Loss, abstract=True):
         if self._plan is None:
             values = [(p, getattr(self, p.name)) for p in self._plan_params()]
             keys = [value is not None if p.kind == "tensor" else value for p, value in values]
-            self.__dict__["_plan"] = plan_of(type(self).declared, str(self.reduction), *keys)
+            self.__dict__["_plan"] = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys)
         return self.__dict__["_plan"]
 
     @classmethod
@@ -552,9 +552,9 @@ def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask
     extras = {"sample_weight": sample_weight, "mask": mask, "normalizer": normalizer}
     for x in operands:
         if isinstance(x, fx.Proxy):
-            name = x.tracer.path_of_module(loss)
+            tracer: Any = x.tracer
             given = {key: value for key, value in extras.items() if value is not None}
-            return x.tracer.create_proxy("call_module", name, operands, given)
+            return tracer.create_proxy("call_module", tracer.path_of_module(loss), operands, given)
     cls = type(loss)
     fields = {name: getattr(loss, name) for name in cls.arguments.split() if name == "reduction" or name in cls.params}
     return cls.functional(*operands, **fields, **extras)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 
 from losskit.errors import error
 from losskit.kernels import fused, gpu, library, sharded
@@ -186,7 +187,7 @@ def run(
     if not torch.compiler.is_compiling() and tracing_state() is not None:
         with warnings.catch_warnings():
             # Every look at a shape warns that it becomes a constant of the trace, which it may.
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore", TracerWarning)
             args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
             return plan.eager(args, state.checks)
     args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)

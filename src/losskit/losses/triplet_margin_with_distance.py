@@ -110,7 +110,7 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
             refuse_more(self, more, {})
         return triplet_margin_with_distance_loss(
             anchor, positive, negative, distance_function=self.distance_function, margin=self.margin, swap=self.swap,
-            reduction=str(self.reduction), sample_weight=sample_weight, mask=mask, normalizer=normalizer,
+            reduction=self.reduction, sample_weight=sample_weight, mask=mask, normalizer=normalizer,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
