@@ -38,6 +38,10 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
     "ignored_probabilities": (ValueError, "{loss}: ignore_index={got} needs class indices, got probabilities."),
     "per_class": (ValueError, "{loss}: {argument} must have one entry for each of {classes} classes, got shape {got}."),
     "weight_dtype": (TypeError, "{loss}: weight is {got} but input is {expected}. Use weight.to(input.dtype)."),
+    "freed": (
+        RuntimeError,
+        "{loss}: {argument} of shape {got} has a storage of {bytes} bytes, which does not hold it: its memory was freed.",
+    ),
     "domain": (ValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
     "normalizer": (ValueError, "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}."),
     "arguments": (TypeError, "{loss}: {problem}.{hint}"),

@@ -179,6 +179,9 @@ class ClassScoresPlan(Plan):
                 bad = bad | (log_probability.outside(picked) & (target != self.ignored))
         return eager.police(self, bad if mask is None else bad & mask, [input, target], mask, checks)
 
+    def spread(self, upstream: Tensor) -> Tensor:
+        return upstream.unsqueeze(min(1, upstream.ndim))
+
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         shape = operands[0].shape
         return shape[:1] + shape[2:] if len(shape) > 1 else ()

@@ -116,6 +116,9 @@ class PointwisePlan(Plan):
         mean = elements.mean(-1, dtype=torch.float64)
         return mean.to(eager.autocast(eager.result_dtype(arguments.operands), mean.device))
 
+    def spread(self, upstream: Tensor) -> Tensor:
+        return upstream
+
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
         taken = [x for x in operands if x is not None]
         full = [x if x.shape == taken[0].shape else x.expand(taken[0].shape) for x in taken]

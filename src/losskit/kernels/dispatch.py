@@ -83,6 +83,10 @@ class Plan:
         """The shape of the loss with reduction 'none'."""
         return operands[0].shape[:-1]
 
+    def spread(self, upstream: Tensor) -> Tensor:
+        """A gradient by the unreduced losses, such that it broadcasts to the gradients by the operands."""
+        return upstream.unsqueeze(-1)
+
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
         raise NotImplementedError
