@@ -27,7 +27,8 @@ from losskit.domains import Interval, log_probability, probability, real
 from losskit.errors import error
 from losskit.families.base import Family, Formula
 from losskit.formula import times
-from losskit.kernels import eager, fused
+from losskit.graph import Trace
+from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import (
     Arguments,
     Plan,
@@ -39,6 +40,7 @@ from losskit.kernels.dispatch import (
     unravel,
 )
 from losskit.loss import param
+from losskit.policy import state
 from losskit.reduction import reduce_eagerly
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
@@ -118,8 +120,10 @@ class ClassScoresPlan(Plan):
                         got=tuple(target.shape), hint=hint)  # fmt: skip
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        (input, target, *shift), weight, sample_weight, mask, normalizer = arguments
+        (input, target, *shift), weight, sample_weight, mask, normalizer, _ = arguments
         wide = eager.compute_dtype([input, target])
+        if shift and input.device.type != "mps":  # as the kernel
+            wide = torch.float64
         dtype = eager.result_dtype([input, target])
         soft = target.is_floating_point()
         target = target if soft else target.long()
@@ -130,18 +134,20 @@ class ClassScoresPlan(Plan):
             kept = target != self.ignored if mask is None else mask & (target != self.ignored)
         if kept is not None:
             scores = torch.where(kept.unsqueeze(-1), scores, 0.0)  # a NaN behind the mask must not reach the gradient
-        if shift:
-            scores = scores + shift[0].to(wide)
+        added = shift[0].to(wide) if shift else None
         classes = scores.shape[-1]
         each = torch.ones((), dtype=wide, device=scores.device) if weight is None else weight.to(wide)
         even = self.smoothing / classes
         if soft:
             shares = target.to(wide).movedim(min(1, target.ndim - 1), -1)
             shares = (shares if kept is None else torch.where(kept.unsqueeze(-1), shares, 0.0)) * (1.0 - self.smoothing)
-            values = self._terms((shares + even) * each, _statistics(scores)).sum(-1)
+            values = self._terms((shares + even) * each, _statistics(scores, added)).sum(-1)
         else:
             right = torch.where((target >= 0) & (target < classes), target, 0).long().unsqueeze(-1)
-            statistics = (scores, scores, scores) if self.log_probabilities else _statistics(scores)
+            if self.log_probabilities:
+                statistics = (scores if added is None else scores + added,) * 3
+            else:
+                statistics = _statistics(scores, added)
             of_right = torch.broadcast_to(each, (classes,))[right.squeeze(-1)]
             picked = [x.gather(-1, right) if x.shape == scores.shape else x for x in statistics]
             values = self._terms((of_right * (1.0 - self.smoothing)).unsqueeze(-1), picked).squeeze(-1)
@@ -170,7 +176,7 @@ class ClassScoresPlan(Plan):
                 return None
             bad = probability.outside(target.detach()).any(dim)
         else:
-            bad = ((target < 0) | (target >= input.shape[dim])) & (target != self.ignored)
+            bad = self._no_classes(target, input.shape[dim])
             if checks == "off":
                 checks = "nan"  # such a row has no loss, whatever is checked
             elif self.log_probabilities:
@@ -188,20 +194,34 @@ class ClassScoresPlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands[:2]
-        target = target if target.is_floating_point() else target.long()
+        input, target = input.detach(), target.detach()
         dim = min(1, input.ndim - 1)
         classes = input.shape[dim]
+        rows = input.movedim(dim, -1)
         counts = torch.ones((), dtype=torch.bool) if mask is None else mask
+        counts = counts.expand(rows.shape[:-1])
         if target.is_floating_point():
-            bad = probability.outside(target) & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
-            raise self._no_probability(*_first(bad, target))
-        counts = counts & (target != self.ignored)
-        outside = ((target < 0) | (target >= classes)) & counts
-        if bool(outside.any()):
-            raise self._no_class(*_first(outside, target), classes)
-        picked = input.detach().gather(dim, torch.where(counts, target, 0).long().unsqueeze(dim)).squeeze(dim)
-        index, value = _first(log_probability.outside(picked) & counts, picked)
+            counts = counts.unsqueeze(dim).expand(input.shape)
+            index = search.first(lambda q, kept: probability.outside(q) & kept, [target, counts])
+            assert index is not None, "the kernel reported a violation that the eager check does not see"
+            raise self._no_probability(index, target[index].item())
+        index = search.first(lambda y, kept: self._no_classes(y.long(), classes) & kept, [target, counts])
+        if index is not None:
+            raise self._no_class(index, int(target[index]), classes)
+
+        def too_large(y: Tensor, kept: Tensor, scores: Tensor) -> Tensor:
+            kept = kept & (y.long() != self.ignored)
+            picked = scores.gather(-1, torch.where(kept, y.long(), 0).unsqueeze(-1)).squeeze(-1)
+            return log_probability.outside(picked) & kept
+
+        index = search.first(too_large, [target, counts, rows])
+        assert index is not None, "the kernel reported a violation that the eager check does not see"
+        value = rows[index][int(target[index])].item()
         raise self._no_log_probability((*index[:dim], int(target[index]), *index[dim:]), value)
+
+    def _no_classes(self, target: Tensor, classes: int) -> Tensor:
+        """Where indices are neither classes nor to be ignored."""
+        return ((target < 0) | (target >= classes)) & (target != self.ignored)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         # The shape is the input's, and then the order in which its dimensions without the classes were gone through;
@@ -237,28 +257,48 @@ def _linear(formula: Formula) -> bool:
     return formula.value is -formula.trace.variable("log_probability")
 
 
-def _first(bad: Tensor, x: Tensor) -> tuple[tuple[int, ...], Any]:
-    """The index of the first bad value, and the value."""
-    index = tuple(int(i) for i in bad.nonzero()[0])
-    return index, x[index].item()
+def _statistics(scores: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The statistics of rows (last dimension): log-probabilities, log-sum-exp, mean log-probability.
 
-
-def _statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The statistics of rows (last dimension): log-probabilities, log-sum-exp, mean log-probability."""
-    pivot = scores.argmax(-1, keepdim=True)
-    largest = scores.gather(-1, pivot)
-    # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
-    distance = (scores - largest).scatter(-1, pivot, 0.0)
-    ends = torch.where(scores == largest, 0.0, float("-inf"))  # the limit: infinite scores share the probability
-    distance = torch.where(largest == float("inf"), ends, distance)
+    shift: added to the scores, as distances to the largest of the sums: a sum would round it to the score's digits.
+    """
+    sums = scores if shift is None else scores + shift
+    pivot = sums.argmax(-1, keepdim=True)
+    largest = sums.gather(-1, pivot)
+    score = scores.gather(-1, pivot)
+    distance = scores - score
     # What rounding took from a distance is worth 40 ULP of its exponential at 80.
-    error = _rounded_off(scores, largest, distance).detach()
+    error = _rounded_off(scores, score, distance)
+    if shift is not None:
+        own = shift.expand_as(scores).gather(-1, pivot)
+        farther, steps = distance, shift - own
+        distance = farther + steps
+        error = error + _rounded_off(farther, -steps, distance) + _rounded_off(shift, own, steps)
+    # The limit: infinite scores share the probability. Its gradient is that of other distances.
+    ends = torch.where(sums == largest, 0.0, float("-inf"))
+    distance = torch.where(largest == float("inf"), eager.apply(_LIMIT, [distance, ends]), distance)
+    # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
+    distance = distance.scatter(-1, pivot, 0.0)
+    error = error.detach()
     e = torch.exp(distance)
     e = e + e * torch.where(error.isfinite(), error, 0.0)
     others = e.scatter(-1, pivot, 0.0).sum(-1, keepdim=True)
     rest = torch.log1p(others)
     log_probabilities = distance - rest
     return log_probabilities, largest + rest, log_probabilities.mean(-1, keepdim=True)
+
+
+def _limit() -> Differentiable:
+    """The second of two numbers, with the gradient of the first."""
+    trace = Trace()
+    first, second = trace.variable("first"), trace.variable("second")
+    one, zero = trace.constant(1.0), trace.constant(0.0)
+    limit = Differentiable(second * one, ["first", "second"], {}, [one, zero])
+    limit.gradients()  # made now: torch.compile cannot trace their making
+    return limit
+
+
+_LIMIT = _limit()
 
 
 def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
@@ -315,11 +355,31 @@ class ClassScoresLoss(Family, abstract=True):
     def slots(cls, prefix: str, class_name: str) -> list[str]:
         if cls.shift is None:
             return cls.call_operands()
-        arguments = ", ".join(prefix + name for name in inspect.signature(cls.shift).parameters)
-        return [*cls.call_operands(), f"{class_name}.shift({arguments})"]
+        names = inspect.signature(cls.shift).parameters
+        arguments = [
+            f"{class_name}.in_domain({name!r}, {prefix}{name})" if cls.params[name].kind == "tensor" else prefix + name
+            for name in names
+        ]
+        return [*cls.call_operands(), f"{class_name}.shift({', '.join(arguments)})"]
 
     def slot_params(self) -> list[Tensor]:
         shift = type(self).shift
         if shift is None:
             return []
-        return [shift(*(getattr(self, name) for name in inspect.signature(shift).parameters))]
+        return [shift(*(self.in_domain(name, getattr(self, name)) for name in inspect.signature(shift).parameters))]
+
+    @classmethod
+    def in_domain(cls, name: str, x: Any) -> Any:
+        """A tensor parameter that `shift` takes, checked as operands are: refused, or NaN where it is bad."""
+        domain = cls.params[name].domain
+        if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
+            return x
+        outside = domain.outside(x.detach())
+        hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not x.is_cpu
+        if state.checks == "nan" or hidden:
+            return torch.where(outside, float("nan"), x)
+        index = search.first(domain.outside, [x.detach()])
+        if index is not None:
+            raise error("domain", loss=cls.name, argument=name, expected=domain.description,
+                        got=f"{x[index].item():.7g}", index=index, hint="")  # fmt: skip
+        return x

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from losskit.domains import Domain
 from losskit.errors import error
 from losskit.families.base import Family, Formula
-from losskit.kernels import eager, fused
+from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import (
     Arguments,
     Plan,
@@ -74,15 +75,15 @@ class PointwisePlan(Plan):
         tensors = [
             x if isinstance(x, Tensor) else torch.full((), x, dtype=first.dtype, device=first.device) for x in operands
         ]
-        shaped = self._match_shapes(tensors)
+        shaped, result = self._match_shapes(tensors)
         shape = shaped[0].shape
         loss_shape = shape[:-1] if self.rows else shape
         check_extras(self, first, loss_shape, weight, shape, sample_weight, mask, normalizer)
         if self.batchmean and normalizer is None:
             normalizer = float(shape[0]) if shape else 1.0
-        return Arguments(shaped, weight, sample_weight, mask, normalizer)
+        return Arguments(shaped, weight, sample_weight, mask, normalizer, result)
 
-    def _match_shapes(self, tensors: list[Tensor]) -> list[Tensor]:
+    def _match_shapes(self, tensors: list[Tensor]) -> tuple[list[Tensor], torch.dtype | None]:
         shape = tensors[0].shape
         matched = [tensors[0]]
         for name, x in zip(self.names[1:], tensors[1:], strict=True):
@@ -97,9 +98,8 @@ class PointwisePlan(Plan):
                         kind, loss=self.name, first=self.names[0], argument=name, expected=tuple(shape),
                         got=tuple(x.shape), hint=shape_hint(name, x.shape, shape),
                     )  # fmt: skip
-                x = x.expand(shape)
             matched.append(x)
-        return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
+        return eager.stretched(matched, torch.broadcast_shapes(*(x.shape for x in matched)))
 
     def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         if not self.rows:
@@ -114,7 +114,7 @@ class PointwisePlan(Plan):
             return None
         # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
         mean = elements.mean(-1, dtype=torch.float64)
-        return mean.to(eager.autocast(eager.result_dtype(arguments.operands), mean.device))
+        return mean.to(eager.autocast(arguments.result or eager.result_dtype(arguments.operands), mean.device))
 
     def spread(self, upstream: Tensor) -> Tensor:
         return upstream
@@ -128,8 +128,8 @@ class PointwisePlan(Plan):
         return Arguments(full, weight, sample_weight, mask, normalizer)
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        operands, weight, sample_weight, mask, normalizer = arguments
-        dtype = eager.result_dtype(operands)
+        operands, weight, sample_weight, mask, normalizer, result = arguments
+        dtype = result or eager.result_dtype(operands)
         wide = eager.compute_dtype(operands)
         cast = [x.to(wide) for x in operands]
         element_mask = mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
@@ -160,23 +160,27 @@ class PointwisePlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         wide = eager.compute_dtype(operands)
-        for operand, (name, x) in enumerate(zip(self.names, operands, strict=True), 1):
-            outside = self.formula.declared[name].domain.outside(x.detach().to(wide))  # compared as in the kernel
-            if mask is not None:
-                outside = outside & mask
-            if bool(outside.any()):
-                place = int(outside.flatten().nonzero()[0])
-                value = torch.broadcast_to(x, outside.shape)[outside][0].item()
-                raise self.sighted(tuple(outside.shape), operand, place, value)
+        for name, x in zip(self.names, operands, strict=True):
+            domain = self.formula.declared[name].domain
+            taken = [x.detach()] if mask is None else list(torch.broadcast_tensors(x.detach(), mask))
+            index = search.first(lambda x, *counts: _outside(domain, x.to(wide), *counts), taken)  # as in the kernel
+            if index is not None:
+                raise self._outside(name, taken[0][index].item(), index)
         raise AssertionError("the kernel reported a violation that the eager check does not see")
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
-        name = self.names[operand - 1]
+        return self._outside(self.names[operand - 1], value, unravel(place, shape))
+
+    def _outside(self, name: str, value: float, index: tuple[int, ...]) -> Exception:
         declared = self.formula.declared[name]
         return error(
             "domain", loss=self.name, argument=name, expected=declared.domain.description, got=f"{value:.7g}",
-            index=unravel(place, shape), hint=f" {declared.hint}" if declared.hint else "",
+            index=index, hint=f" {declared.hint}" if declared.hint else "",
         )  # fmt: skip
+
+
+def _outside(domain: Domain, x: Tensor, counts: Tensor | None = None) -> Tensor:
+    return domain.outside(x) if counts is None else domain.outside(x) & counts
 
 
 def _per_row(x: Tensor | None) -> Tensor | None:

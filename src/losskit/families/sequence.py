@@ -100,7 +100,7 @@ class SequencePlan(Plan):
     # -- the loss in torch operations ---------------------------------------------------------------------
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        (log_probs, targets, *lengths_given), _, sample_weight, mask, normalizer = arguments
+        (log_probs, targets, *lengths_given), _, sample_weight, mask, normalizer, _ = arguments
         operands = [log_probs, targets, *(x.to(log_probs.device) for x in lengths_given)]
         dtype = log_probs.dtype
         wide = torch.float64 if log_probs.device.type != "mps" else torch.float32

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from losskit.errors import error
 from losskit.kernels import fused, gpu, library
-from losskit.kernels.eager import HALVES, result_dtype
+from losskit.kernels.eager import HALVES, autocast, result_dtype
 from losskit.policy import state
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Arguments(NamedTuple):
     sample_weight: Tensor | None
     mask: Tensor | None
     normalizer: Tensor | float | None
+    result: torch.dtype | None = None  # the dtype of the loss, where it is not that of the operands
 
 
 class Plan:
@@ -93,6 +94,8 @@ class Plan:
 
     def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         """The loss from the kernel of the tensors' device, None where it declines."""
+        if result is None and arguments.result is not None:
+            result = autocast(arguments.result, arguments.operands[0].device)
         if gpu.takes(arguments.operands[0]):
             return gpu.attempt(self, arguments, result)
         numbers = self.numbers
