@@ -40,7 +40,7 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
     "weight_dtype": (TypeError, "{loss}: weight is {got} but input is {expected}. Use weight.to(input.dtype)."),
     "freed": (
         RuntimeError,
-        "{loss}: {argument} of shape {got} has a storage of {bytes} bytes, which does not hold it: its memory was freed.",
+        "{loss}: {argument} of shape {got} has a storage of {bytes} bytes, too few to hold it: its memory was freed.",
     ),
     "domain": (ValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
     "normalizer": (ValueError, "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}."),

@@ -11,6 +11,8 @@ This is the eager form of what the fused loop does in `csrc/pointwise.cpp`; both
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,35 @@ def legacy_reduction(loss: str, size_average: object, reduce: object, reduction:
     return meant
 
 
+def counting(
+    reduction: str,
+    shape: Sequence[int],
+    like: Tensor,
+    *,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
+    normalizer: Tensor | float | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The mask and the denominator of a mean of losses of this shape; None: nothing is masked, all count alike.
+
+    Where the denominator is 0 nothing counts: all is masked, before operands are looked at. To divide by something
+    else afterwards is not enough, since 0 times the gradient of an infinite loss is NaN. weight: if it counts.
+    """
+    weights = [w for w in (weight, sample_weight) if w is not None]
+    if reduction != "mean" or (normalizer is None and mask is None and not weights):
+        return mask, None
+    if normalizer is not None:
+        denominator = torch.as_tensor(normalizer, dtype=like.dtype, device=like.device).reshape(())
+    else:
+        counts = torch.ones(tuple(shape), dtype=like.dtype, device=like.device)
+        for w in weights:
+            counts = counts * w.to(like.dtype)
+        denominator = counts.sum() if mask is None else torch.where(mask, counts, 0.0).sum()
+    something = denominator != 0
+    return something if mask is None else mask & something, denominator
+
+
 def reduce_eagerly(
     values: Tensor,
     reduction: str,
@@ -53,6 +84,10 @@ def reduce_eagerly(
     normalizer: Tensor | float | None,
 ) -> Tensor:
     """Weigh, mask and reduce element losses. The dtype of `values` is kept; sums run in it."""
+    counted = weight if weight_in_mean else None
+    mask, denominator = counting(
+        reduction, values.shape, values, weight=counted, sample_weight=sample_weight, mask=mask, normalizer=normalizer
+    )
     if mask is not None:
         values = torch.where(mask, values, torch.zeros_like(values))
     for factor in (weight, sample_weight):
@@ -64,19 +99,10 @@ def reduce_eagerly(
     total = values.sum()
     if reduction == "sum":
         return total
-    if normalizer is not None:
-        denominator = torch.as_tensor(normalizer, dtype=values.dtype, device=values.device).reshape(())
-    else:
-        counted = [w for w in (weight if weight_in_mean else None, sample_weight) if w is not None]
-        if not counted and mask is None:
-            denominator = torch.full((), float(values.numel()), dtype=values.dtype, device=values.device)
-        else:
-            counts = torch.ones_like(values)
-            for w in counted:
-                counts = counts * w.to(values.dtype)
-            denominator = counts.sum() if mask is None else torch.where(mask, counts, 0.0).sum()
+    of_nothing = 0.0 if state.empty == "zero" else float("nan")
+    if denominator is None:
+        return values.mean() if values.numel() else total + of_nothing
     # A zero denominator must not divide: the gradient of x / 0 is NaN, that of nothing is 0.
     nothing = denominator == 0
     mean = total / torch.where(nothing, torch.ones_like(denominator), denominator)
-    of_nothing = 0.0 if state.empty == "zero" else float("nan")
     return torch.where(nothing, torch.full_like(mean, of_nothing), mean)

@@ -41,7 +41,7 @@ from losskit.kernels.dispatch import (
 )
 from losskit.loss import param
 from losskit.policy import state
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import counting, reduce_eagerly
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
 _LINEAR, _NORMALISED, _STATISTICS = 1, 2, 3  # bits of the kernel's options
@@ -132,30 +132,32 @@ class ClassScoresPlan(Plan):
         kept = mask
         if not soft:
             kept = target != self.ignored if mask is None else mask & (target != self.ignored)
+        each = torch.ones((), dtype=wide, device=scores.device) if weight is None else weight.to(wide)
+        if not soft:
+            right = torch.where((target >= 0) & (target < scores.shape[-1]), target, 0).long()
+            of_right = torch.broadcast_to(each, (scores.shape[-1],))[right]
+        kept, normalizer = counting(
+            self.reduction, scores.shape[:-1], scores, weight=None if weight is None or soft else of_right,
+            sample_weight=sample_weight, mask=kept, normalizer=normalizer,
+        )  # fmt: skip
         if kept is not None:
             scores = torch.where(kept.unsqueeze(-1), scores, 0.0)  # a NaN behind the mask must not reach the gradient
         added = shift[0].to(wide) if shift else None
         classes = scores.shape[-1]
-        each = torch.ones((), dtype=wide, device=scores.device) if weight is None else weight.to(wide)
         even = self.smoothing / classes
         if soft:
             shares = target.to(wide).movedim(min(1, target.ndim - 1), -1)
             shares = (shares if kept is None else torch.where(kept.unsqueeze(-1), shares, 0.0)) * (1.0 - self.smoothing)
             values = self._terms((shares + even) * each, _statistics(scores, added)).sum(-1)
         else:
-            right = torch.where((target >= 0) & (target < classes), target, 0).long().unsqueeze(-1)
             if self.log_probabilities:
                 statistics = (scores if added is None else scores + added,) * 3
             else:
                 statistics = _statistics(scores, added)
-            of_right = torch.broadcast_to(each, (classes,))[right.squeeze(-1)]
-            picked = [x.gather(-1, right) if x.shape == scores.shape else x for x in statistics]
+            picked = [x.gather(-1, right.unsqueeze(-1)) if x.shape == scores.shape else x for x in statistics]
             values = self._terms((of_right * (1.0 - self.smoothing)).unsqueeze(-1), picked).squeeze(-1)
             if self.smoothing:
                 values = values + self._terms(even * each, statistics).sum(-1)
-            if weight is not None and self.reduction == "mean" and normalizer is None:
-                counted = of_right if sample_weight is None else of_right * sample_weight.to(wide)
-                normalizer = torch.where(target != self.ignored if kept is None else kept, counted, 0.0).sum()
         loss = reduce_eagerly(
             eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=kept, normalizer=normalizer,
@@ -279,6 +281,8 @@ def _statistics(scores: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Te
     distance = torch.where(largest == float("inf"), eager.apply(_LIMIT, [distance, ends]), distance)
     # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
     distance = distance.scatter(-1, pivot, 0.0)
+    nothing = largest == float("-inf")
+    distance = torch.where(nothing, eager.poisoned(scores, nothing), distance)
     error = error.detach()
     e = torch.exp(distance)
     e = e + e * torch.where(error.isfinite(), error, 0.0)
@@ -291,8 +295,7 @@ def _statistics(scores: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Te
 def _limit() -> Differentiable:
     """The second of two numbers, with the gradient of the first."""
     trace = Trace()
-    first, second = trace.variable("first"), trace.variable("second")
-    one, zero = trace.constant(1.0), trace.constant(0.0)
+    second, one, zero = trace.variable("second"), trace.constant(1.0), trace.constant(0.0)
     limit = Differentiable(second * one, ["first", "second"], {}, [one, zero])
     limit.gradients()  # made now: torch.compile cannot trace their making
     return limit

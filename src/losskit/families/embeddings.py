@@ -26,7 +26,7 @@ from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit.loss import param
 from losskit.policy import state
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import counting, reduce_eagerly
 
 # The kernel's numbers of them. Two embeddings have one distance, the first of three.
 STATISTICS = {
@@ -106,6 +106,9 @@ class EmbeddingsPlan(Plan):
         rows = [x.to(wide) for x in operands[: self.embeddings]]
         target = [x.to(wide) for x in operands[self.embeddings :]]
         bad = self._bad(operands, target, mask, checks)
+        mask, normalizer = counting(
+            self.reduction, rows[0].shape[:-1], rows[0], sample_weight=sample_weight, mask=mask, normalizer=normalizer
+        )
         if mask is not None:  # a NaN behind the mask must not reach the gradient as 0 * NaN
             rows = [torch.where(mask.unsqueeze(-1) if mask.ndim else mask, x, 0.0) for x in rows]
             target = [torch.where(mask, x, self.formula.declared["target"].domain.typical) for x in target]

@@ -32,7 +32,7 @@ from losskit.kernels.dispatch import (
     unravel,
 )
 from losskit.loss import param
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import counting, reduce_eagerly
 
 _MANY = 1  # bit of the family in the kernel's code
 NO_CLASS, MASK_GIVEN = 2, 3  # the bad operand that a GPU's kernel records: the target, or all of it
@@ -116,6 +116,10 @@ class MarginsPlan(Plan):
         wrong = listed & _outside(lists, classes)
         poison = self._bad(input, target, wrong.any(1), lists, counts, mask, checks)
         listed = listed & ~wrong
+        mask, normalizer = counting(
+            self.reduction, input.shape[:-1], scores, sample_weight=sample_weight, mask=mask, normalizer=normalizer
+        )
+        counts = _mask_of_rows(mask, scores)
         if counts is not None:
             # A NaN behind the mask must not reach the gradient as 0 * NaN.
             scores = torch.where(counts.unsqueeze(1), scores, torch.zeros_like(scores))

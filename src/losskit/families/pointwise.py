@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -26,7 +27,7 @@ from losskit.kernels.dispatch import (
 )
 from losskit.loss import param
 from losskit.policy import state
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import counting, reduce_eagerly
 
 
 class PointwisePlan(Plan):
@@ -132,8 +133,14 @@ class PointwisePlan(Plan):
         dtype = result or eager.result_dtype(operands)
         wide = eager.compute_dtype(operands)
         cast = [x.to(wide) for x in operands]
-        element_mask = mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
-        bad = self._bad(cast, element_mask, checks)
+        bad = self._bad(cast, self._of_elements(mask), checks)
+        shape = cast[0].shape[:-1] if self.rows else cast[0].shape
+        counted = weight if self.weight_in_mean else None
+        mask, normalizer = counting(
+            self.reduction, shape, cast[0], weight=counted, sample_weight=sample_weight, mask=mask,
+            normalizer=normalizer,
+        )  # fmt: skip
+        element_mask = self._of_elements(mask)
         if element_mask is not None:
             # A NaN behind the mask must not reach the gradient as 0 * NaN.
             cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, self.domains, strict=True)]
@@ -147,6 +154,9 @@ class PointwisePlan(Plan):
             mask=mask, normalizer=normalizer,
         )  # fmt: skip
         return loss.to(eager.autocast(dtype, loss.device))
+
+    def _of_elements(self, mask: Tensor | None) -> Tensor | None:
+        return mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
 
     def _bad(self, operands: Sequence[Tensor], mask: Tensor | None, checks: str) -> Tensor | None:
         """Where operands leave their domains, None if nothing is checked; under "raise" this raises."""
@@ -163,7 +173,7 @@ class PointwisePlan(Plan):
         for name, x in zip(self.names, operands, strict=True):
             domain = self.formula.declared[name].domain
             taken = [x.detach()] if mask is None else list(torch.broadcast_tensors(x.detach(), mask))
-            index = search.first(lambda x, *counts: _outside(domain, x.to(wide), *counts), taken)  # as in the kernel
+            index = search.first(partial(_outside, domain, wide), taken)
             if index is not None:
                 raise self._outside(name, taken[0][index].item(), index)
         raise AssertionError("the kernel reported a violation that the eager check does not see")
@@ -179,8 +189,10 @@ class PointwisePlan(Plan):
         )  # fmt: skip
 
 
-def _outside(domain: Domain, x: Tensor, counts: Tensor | None = None) -> Tensor:
-    return domain.outside(x) if counts is None else domain.outside(x) & counts
+def _outside(domain: Domain, wide: torch.dtype, x: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Where a block is outside a domain, compared in the dtype that the kernel compares in."""
+    outside = domain.outside(x.to(wide))
+    return outside if counts is None else outside & counts
 
 
 def _per_row(x: Tensor | None) -> Tensor | None:

@@ -23,7 +23,7 @@ from losskit.families.base import Family
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, unravel
 from losskit.loss import param
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import counting, reduce_eagerly
 
 _SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -116,6 +116,10 @@ class SequencePlan(Plan):
             told = [torch.empty((), device=log_probs.device).expand(log_probs.shape), *operands[1:]]
             sought = wrong | self._total(operands) if checks == "raise" else wrong
             bad = eager.police(self, sought, told, mask, checks)
+        mask, normalizer = counting(
+            self.reduction, log_probs.shape[1:-1], x, sample_weight=sample_weight, mask=mask, normalizer=normalizer
+        )
+        counts = None if mask is None else mask.reshape(-1).expand(samples)
         used = torch.arange(frames, device=x.device).unsqueeze(1) < inputs
         if counts is not None:
             used = used & counts
