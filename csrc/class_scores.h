@@ -105,8 +105,8 @@ template <class T> struct Scratch : Weights {
   Buffer<double> wide;
 };
 
-// Shifted scores, less the largest: (z_c - z_p) + (s_c - s_p), since z_c + s_c would round the shift to the digits of the
-// score. Returns what was taken away. Without a finite maximum they are the sums.
+// Shifted scores, less the largest: (z_c - z_p) + (s_c - s_p), since z_c + s_c would round the shift to the digits of
+// the score. Returns what was taken away. Without a finite maximum they are the sums.
 template <class T> double shift_scores(T* z, int64_t step, const T* shift, int64_t classes) {
   const auto largest = [&](const auto& at) {
     int64_t place = -1;

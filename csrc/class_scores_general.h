@@ -135,7 +135,8 @@ template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t*
   }
   std::fill(q + n, q + stride, 0.0);
   const bool by_scores = job.gradients[0], by_target = job.gradients[1];
-  s.dots[j] = general_row(job, z, base, q, s.scale[j], wide + 4 * stride, by_scores ? dz : nullptr, by_target ? dt : nullptr);
+  s.dots[j] =
+      general_row(job, z, base, q, s.scale[j], wide + 4 * stride, by_scores ? dz : nullptr, by_target ? dt : nullptr);
   if (by_scores) write_row(job, kScoresGradient, offsets[kScoresGradient], dz);
   if (by_target) write_row(job, kTargetGradient, offsets[kTargetGradient], dt);
   s.state[j] = kDone;

@@ -58,7 +58,8 @@ template <class T> char* row_of(const Job<T>& job, int slot, int64_t offset) {
   return const_cast<char*>(job.sources[slot].data) + offset * size_of(job.sources[slot].dtype);
 }
 
-// A row as contiguous numbers, in place if it is that already (and not about to be shifted); `padding` behind rows shorter than kLanes.
+// A row as contiguous numbers, in place if it is that already (and not about to be shifted); `padding` behind rows
+// shorter than kLanes.
 template <class T> const T* read_row(const Job<T>& job, int slot, int64_t offset, T padding, T* buffer) {
   const Source& source = job.sources[slot];
   const bool shifted = slot == kScores && !job.shift.empty();

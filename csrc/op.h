@@ -234,7 +234,8 @@ inline void use_huge_pages(void* data, int64_t bytes) {
 #endif
 }
 
-// Memory that there was not, in the words of torch's allocator: tools that try again with a smaller batch look for them.
+// Memory that there was not, in the words of torch's allocator: tools that try again with a smaller batch look for
+// them.
 struct OutOfMemory : std::runtime_error {
   explicit OutOfMemory(int64_t bytes)
       : std::runtime_error("DefaultCPUAllocator: can't allocate memory: losskit tried to allocate " +
@@ -312,7 +313,8 @@ inline void allocate_gradient(Call& call, Result& result, int operand, int64_t d
                               const int64_t* strides) {
   if (!((call.options.gradients >> operand) & 1)) return;
   DType& dtype = call.gradient_dtypes[operand];
-  if (call.options.reduction == kElements && !call.sources[kUpstream].present() && is_half(dtype)) dtype = DType::kFloat;
+  if (call.options.reduction == kElements && !call.sources[kUpstream].present() && is_half(dtype))
+    dtype = DType::kFloat;
   int64_t numel = 1;
   for (int64_t i = 0; i < dims; ++i) numel *= sizes[i];
   MaybeTensor& gradient = gradient_of(result, operand);

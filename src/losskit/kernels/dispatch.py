@@ -334,6 +334,6 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
         return Choice("eager formula", reason)
     dtypes = " and ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in args.operands))
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
-    when = "in backward" if plan.reduction == "none" else "in forward"
+    when = "in backward" if plan.reduction == "none" and gpu.takes(args.operands[0]) else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
     return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}")
