@@ -150,6 +150,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
   const int64_t numel = job.walk.numel;
   const int64_t row = options.rows ? sizes[sizes.size() - 1] : 1;
+  if (row == 0) return declined;  // each row's loss is a mean over nothing
   merge<kSources>(job.walk, job.sources);
 
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : dtype;

@@ -108,6 +108,20 @@ def test_infinite_weights_and_elements(setup, reduction):
             assert "must be" in str(problem)  # no member of its domain, on either path
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_an_infinite_weight_of_a_row_multiplies_its_gradient(reduction):
+    """Class and sample weights of inf: p - 1 and p become -inf and inf. torch has inf - inf for the former."""
+    scores, target = torch.tensor([[0.0, 0.5, 1.0], [0.0, 1.0, 2.0]]), torch.tensor([0, 1])
+    heavy = losskit.CrossEntropyLoss(weight=torch.tensor([INF, 1.0, 1.0]), reduction=reduction)
+    plain = losskit.CrossEntropyLoss(reduction=reduction)
+    for loss, extra in ((heavy, {}), (plain, {"sample_weight": torch.tensor([INF, 1.0])})):
+        value, gradient = agree(loss, [scores, target], [0], **extra)
+        if reduction == "mean":
+            assert value.isnan() and gradient[0].isnan().all() and gradient[1].eq(0).all()
+        else:
+            assert value.flatten()[0] == INF and gradient[0].tolist() == [-INF, INF, INF]
+
+
 @pytest.mark.parametrize("weight", [0.0, INF])
 def test_an_infinite_pos_weight(weight):
     operands = torch.tensor([[-INF, 0.5, INF]]), torch.tensor([[1.0, 0.0, 1.0]])
@@ -163,6 +177,18 @@ def test_the_mean_over_nothing_of_elements(setup, empty):
 def _nothing(full: list[Tensor], none: list[Tensor], rows: Any) -> list[tuple[list[Tensor], dict[str, Any]]]:
     zero = torch.zeros(rows)
     return [(full, {"mask": zero > 0}), (full, {"sample_weight": zero}), (full, {"normalizer": 0.0}), (none, {})]
+
+
+@pytest.mark.parametrize("empty", ["nan", "zero"])
+@pytest.mark.parametrize(("rows", "reduction"), itertools.product((0, 3), REDUCTIONS))
+def test_rows_of_no_elements(rows, reduction, empty):
+    """Each row's loss is a mean over nothing; the sum over no rows is 0."""
+    losskit.empty(empty)
+    loss = losskit.MultiLabelSoftMarginLoss(reduction=reduction)
+    value, _ = agree(loss, [torch.zeros(rows, 0), torch.zeros(rows, 0)], [0])
+    assert value.shape == ((rows,) if reduction == "none" else ())
+    nothing = empty == "zero" or (reduction == "sum" and rows == 0)
+    assert bool((value == 0).all() if nothing else value.isnan().all())
 
 
 @pytest.mark.parametrize("extra", [{"sample_weight": torch.zeros(1)}, {"normalizer": 0.0}], ids=str)

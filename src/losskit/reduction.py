@@ -73,6 +73,17 @@ def counting(
     return something if mask is None else mask & something, denominator
 
 
+def mean_of_rows(values: Tensor) -> Tensor:
+    """The mean of each row; over no elements it follows the rule for nothing."""
+    if values.shape[-1]:
+        return values.mean(-1)
+    return values.sum(-1) + _of_nothing()
+
+
+def _of_nothing() -> float:
+    return 0.0 if state.empty == "zero" else float("nan")
+
+
 def reduce_eagerly(
     values: Tensor,
     reduction: str,
@@ -99,10 +110,9 @@ def reduce_eagerly(
     total = values.sum()
     if reduction == "sum":
         return total
-    of_nothing = 0.0 if state.empty == "zero" else float("nan")
     if denominator is None:
-        return values.mean() if values.numel() else total + of_nothing
+        return values.mean() if values.numel() else total + _of_nothing()
     # A zero denominator must not divide: the gradient of x / 0 is NaN, that of nothing is 0.
     nothing = denominator == 0
     mean = total / torch.where(nothing, torch.ones_like(denominator), denominator)
-    return torch.where(nothing, torch.full_like(mean, of_nothing), mean)
+    return torch.where(nothing, torch.full_like(mean, _of_nothing()), mean)

@@ -142,6 +142,14 @@ class ClassScoresPlan(Plan):
         )  # fmt: skip
         if kept is not None:
             scores = torch.where(kept.unsqueeze(-1), scores, 0.0)  # a NaN behind the mask must not reach the gradient
+        # An infinite weight multiplies the gradient of its row at the end: within the row it would be inf - inf.
+        endless: Tensor | None = None
+        if weight is not None and not soft and not self.smoothing:
+            of_right, endless = _finite(of_right, endless)
+        if sample_weight is not None:
+            sample_weight, endless = _finite(sample_weight.to(wide), endless)
+        if endless is not None:
+            scores = eager.apply(_OF_GRADIENT, torch.broadcast_tensors(scores, endless.unsqueeze(-1)))
         added = shift[0].to(wide) if shift else None
         classes = scores.shape[-1]
         even = self.smoothing / classes
@@ -158,6 +166,8 @@ class ClassScoresPlan(Plan):
             values = self._terms((of_right * (1.0 - self.smoothing)).unsqueeze(-1), picked).squeeze(-1)
             if self.smoothing:
                 values = values + self._terms(even * each, statistics).sum(-1)
+        if endless is not None:
+            values = eager.apply(_OF_VALUE, torch.broadcast_tensors(values, endless))
         loss = reduce_eagerly(
             eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=kept, normalizer=normalizer,
@@ -292,16 +302,25 @@ def _statistics(scores: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Te
     return log_probabilities, largest + rest, log_probabilities.mean(-1, keepdim=True)
 
 
-def _limit() -> Differentiable:
-    """The second of two numbers, with the gradient of the first."""
+def _of_two(declare: Callable[..., Any]) -> Differentiable:
+    """A value and two gradients that are not its derivatives, of two numbers."""
     trace = Trace()
-    second, one, zero = trace.variable("second"), trace.constant(1.0), trace.constant(0.0)
-    limit = Differentiable(second * one, ["first", "second"], {}, [one, zero])
-    limit.gradients()  # made now: torch.compile cannot trace their making
-    return limit
+    value, *gradients = declare(trace.variable("x"), trace.variable("y"), trace.constant(0.0), trace.constant(1.0))
+    made = Differentiable(value, ["x", "y"], {}, gradients)
+    made.gradients()  # made now: torch.compile cannot trace their making
+    return made
 
 
-_LIMIT = _limit()
+_LIMIT = _of_two(lambda x, y, zero, one: (y * one, one, zero))  # the second, with the gradient of the first
+_OF_GRADIENT = _of_two(lambda x, y, zero, one: (x * one, y * one, zero))  # the first, its gradient times the second
+_OF_VALUE = _of_two(lambda x, y, zero, one: (x * y, one, x * one))  # the product, with the gradient of the first
+
+
+def _finite(weight: Tensor, endless: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weights with 1 in place of infinite ones, and these (1 in place of the others) times those that there were."""
+    infinite = weight.isinf()
+    apart = torch.where(infinite, weight, 1.0)
+    return torch.where(infinite, 1.0, weight), apart if endless is None else apart * endless
 
 
 def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:

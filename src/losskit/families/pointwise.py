@@ -27,7 +27,7 @@ from losskit.kernels.dispatch import (
 )
 from losskit.loss import param
 from losskit.policy import state
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import counting, mean_of_rows, reduce_eagerly
 
 
 class PointwisePlan(Plan):
@@ -109,6 +109,8 @@ class PointwisePlan(Plan):
         arguments = arguments._replace(sample_weight=sample_weight, mask=mask)
         if self.reduction != "none":
             return super().fused(arguments, result)
+        if arguments.operands[0].shape[-1] == 0:
+            return None
         # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
         elements = self.elementwise().fused(arguments, eager.compute_dtype(arguments.operands))
         if elements is None:
@@ -148,7 +150,7 @@ class PointwisePlan(Plan):
         if self.rows:
             if weight is not None:
                 values = values * weight.to(wide)
-            values, weight = values.mean(-1), None
+            values, weight = mean_of_rows(values), None
         loss = reduce_eagerly(
             values, self.reduction, weight=weight, weight_in_mean=self.weight_in_mean, sample_weight=sample_weight,
             mask=mask, normalizer=normalizer,

@@ -117,7 +117,7 @@ def stretched(operands: Sequence[Tensor], shape: Sequence[int]) -> tuple[list[Te
     A half that is stretched and wants a gradient becomes float32: autograd then sums the gradients of all its places
     in float32 and rounds once, where it would round each of them and their sum.
     """
-    full = list[Tensor]()
+    full: list[Tensor] = []
     for x in operands:
         if x.shape != shape:
             summed = x.dtype in HALVES and x.requires_grad and torch.is_grad_enabled()
