@@ -180,7 +180,7 @@ def _nothing(full: list[Tensor], none: list[Tensor], rows: Any) -> list[tuple[li
 
 
 @pytest.mark.parametrize("empty", ["nan", "zero"])
-@pytest.mark.parametrize(("rows", "reduction"), itertools.product((0, 3), REDUCTIONS))
+@pytest.mark.parametrize(("rows", "reduction"), list(itertools.product((0, 3), REDUCTIONS)))
 def test_rows_of_no_elements(rows, reduction, empty):
     """Each row's loss is a mean over nothing; the sum over no rows is 0."""
     losskit.empty(empty)
