@@ -23,6 +23,13 @@ def with_nan_refused(loss, *operands):
 
 
 # kind -> [(what the user does, the whole message)]
+def freed(*shape):
+    """A tensor whose memory is gone, as FSDP's parameters between uses."""
+    made = torch.ones(shape)
+    made.untyped_storage().resize_(0)
+    return made
+
+
 MISTAKES = {
     "not_a_tensor": [
         (lambda: LF.mse_loss([1.0], t), "mse_loss: input must be a tensor, got list. Use torch.as_tensor(input)."),
@@ -216,6 +223,12 @@ MISTAKES = {
         (lambda: LF.huber_loss(x, t, delta=[1.0]), "huber_loss: delta must be a number, got [1.0]."),
         (lambda: losskit.KLDivLoss(log_target=1), "kl_div: log_target must be True or False, got 1."),
         (lambda: losskit.BCELoss(weight=2.0), "binary_cross_entropy: weight must be a tensor or None, got 2.0."),
+    ],
+    "freed": [
+        (
+            lambda: LF.mse_loss(freed(2, 3), torch.ones(2, 3)),
+            "mse_loss: input of shape (2, 3) has a storage of 0 bytes, too few to hold it: its memory was freed.",
+        ),
     ],
     "reduction": [
         (

@@ -121,6 +121,10 @@ def deviations() -> str:
             "huber_loss is the number of ranks times too large.",
             "",
         ),
+        ("A triplet exactly at its margin pushes, as in torch 2.13; torch 2.15 gives no gradient there.", ""),
+        ("A class weight of 0 silences an infinite loss of its class; torch multiplies 0 by inf, which is NaN.", ""),
+        ("An infinite score has the gradient of the limit; torch's is NaN.", ""),
+        ("The mean over nothing has a gradient of exact zeros, also where a loss is infinite.", ""),
     ]
     lines += ["", "Rules for all losses:", "", "| rule | torch's behaviour back |", "|---|---|"]
     lines += [f"| {rule} | {way} |" for rule, way in general]

@@ -23,12 +23,12 @@ from torch import Tensor
 from losskit.domains import nonnegative, shortest
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family, Formula
-from losskit.kernels import eager, fused
+from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit.kernels.sharded import Dims, trailing
 from losskit.loss import Operand, param
 from losskit.policy import state
-from losskit.reduction import Reduction, reduce_eagerly
+from losskit.reduction import Reduction, counting, reduce_eagerly
 
 # The kernel's numbers of them. Two embeddings have one distance, the first of three.
 STATISTICS = {
@@ -80,9 +80,11 @@ class EmbeddingsPlan(Plan):
                         got=tuple(x.shape), hint=shape_hint("target", x.shape, shape[:-1]),
                     )  # fmt: skip
                 shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
-        full = [x if x.shape == shape else x.expand(shape) for x in rows] + [x.expand(shape[:-1]) for x in target]
+        full, result = eager.stretched(rows, shape)
+        full += [x.expand(shape[:-1]) for x in target]
+        result = result and eager.result_dtype([*rows, *target])
         normalizer = check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
-        return Arguments(full, None, sample_weight, mask, normalizer)
+        return Arguments(full, None, sample_weight, mask, normalizer, result)
 
     def _common_shape(self, rows: Sequence[Tensor]) -> torch.Size:
         """The shape that the embeddings broadcast to."""
@@ -106,11 +108,14 @@ class EmbeddingsPlan(Plan):
         return embeddings + [trailing(x.ndim, rows) for x in tensors[self.embeddings : -1]] + [()]
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        operands, _, sample_weight, mask, normalizer = arguments
-        dtype, wide = eager.result_dtype(operands), eager.compute_dtype(operands)
+        operands, _, sample_weight, mask, normalizer, result = arguments
+        dtype, wide = result or eager.result_dtype(operands), eager.compute_dtype(operands)
         rows = [x.to(wide) for x in operands[: self.embeddings]]
         target = [x.to(wide) for x in operands[self.embeddings :]]
         bad = self._bad(operands, target, mask, checks)
+        mask, normalizer = counting(
+            self.reduction, rows[0].shape[:-1], rows[0], sample_weight=sample_weight, mask=mask, normalizer=normalizer
+        )
         if mask is not None:  # a NaN behind the mask must not reach the gradient as 0 * NaN
             rows = [torch.where(mask.unsqueeze(-1) if mask.ndim else mask, x, 0.0) for x in rows]
             target = [torch.where(mask, x, self.formula.declared["target"].domain.typical) for x in target]
@@ -155,18 +160,20 @@ class EmbeddingsPlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         target = operands[-1].detach()
-        outside = self.formula.declared["target"].domain.outside(target)
-        if mask is not None:
-            outside = outside & mask
-        place = int(outside.flatten().nonzero()[0])
-        value = torch.broadcast_to(target, outside.shape).flatten()[place].item()
-        raise self.sighted(tuple(outside.shape), self.embeddings + 1, place, value)
+        domain = self.formula.declared["target"].domain
+        taken = [target] if mask is None else list(torch.broadcast_tensors(target, mask))
+        index = search.first(lambda x, *counts: domain.outside(x) & counts[0] if counts else domain.outside(x), taken)
+        assert index is not None, "the kernel reported a violation that the eager check does not see"
+        raise self._outside(taken[0][index].item(), index)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        return self._outside(value, unravel(place, shape))
+
+    def _outside(self, value: float, index: tuple[int, ...]) -> Exception:
         declared = self.formula.declared["target"]  # no other operand has a domain
         return error(
             "domain", loss=self.name, argument="target", expected=declared.domain.description, got=shortest(value),
-            index=unravel(place, shape), hint=f" {declared.hint}" if declared.hint else "",
+            index=index, hint=f" {declared.hint}" if declared.hint else "",
         )  # fmt: skip
 
 
