@@ -16,9 +16,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import dataclass_transform  # typing's only since Python 3.11; torch brings this package
 
 from losskit.domains import Domain, real
 from losskit.errors import DeclarationError, error
