@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ class Differentiable:
         if root not in functions:
             functions[root] = function(root, [*operands, *parameters])
         self.function, self.values = functions[root], list(parameters.values())
+        self.plain_function: Callable[..., Any] | None = None
 
     def __call__(self, *operands: Any) -> Any:
         try:
@@ -55,12 +56,47 @@ class Differentiable:
         except ZeroDivisionError:  # Python numbers raise where tensors give infinity
             return self.function(*operands, *(torch.tensor(x, dtype=torch.float64) for x in self.values))
 
+    def plain(self, *operands: Any) -> Any:
+        """The formula as torch's own operators, which torch differentiates: for graphs that have to run without losskit."""
+        assert self.plain_function is not None
+        return self.plain_function(*operands, *self.values)
+
     def gradients(self) -> list[Differentiable]:
         """The derivative by each operand."""
         if self.derivatives is None:
             roots = self.roots or [derivative(self.root, self.root.trace.variable(name)) for name in self.operands]
             self.derivatives = [Differentiable(root, self.operands, self.parameters) for root in roots]
         return self.derivatives
+
+
+def guarded(root: Expr, harmless: Mapping[str, float]) -> Expr:
+    """The same formula, where a branch that is not taken is computed at a harmless point.
+
+    torch differentiates both branches of a `where`, and multiplies the derivative of the one not taken by 0, which gives
+    NaN where that derivative is infinite. `harmless` are values of the variables that stand in for it.
+    """
+    trace = root.trace
+    memo: dict[tuple[Any, ...], Expr] = {}
+
+    def build(node: Expr, path: tuple[tuple[Expr, bool], ...]) -> Expr:
+        key = (node, path)
+        if key in memo:
+            return memo[key]
+        if node.op == "variable":
+            result = node
+            for condition, holds in path if node.value in harmless else ():
+                point = trace.constant(harmless[node.value])
+                result = trace.node("where", (condition, result, point) if holds else (condition, point, result))
+        elif node.op == "where":
+            condition = node.args[0]
+            branches = (build(branch, (*path, (condition, i == 0))) for i, branch in enumerate(node.args[1:]))
+            result = trace.node("where", (condition, *branches))
+        else:
+            result = trace.node(node.op, [build(arg, path) for arg in node.args]) if node.args else node
+        memo[key] = result
+        return result
+
+    return build(root, ())
 
 
 def truth(root: Expr, variables: dict[str, Any]) -> Any:

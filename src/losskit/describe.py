@@ -18,12 +18,13 @@ from torch import Tensor
 
 from losskit.calculus import derivative
 from losskit.domains import Domain, Interval, Signs, real
-from losskit.families.base import Family, Formula, function_source
+from losskit.families.base import Family, Formula
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.families.sequence import SequenceLoss
+from losskit.forms import argument_doc, function_source, operand_doc
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr, Trace
 from losskit.loss import Loss, Operand, Param, registered
@@ -80,12 +81,12 @@ def explain(loss: str | Loss | type[Loss]) -> Card:
 
 def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     """The card of a declaration; `values` are parameters that differ from the defaults."""
-    paragraphs = [re.sub(r"\s*\n\s*", "\n", p.strip()) for p in inspect.cleandoc(cls.__doc__ or "").split("\n\n")]
+    paragraphs = [re.sub(r"\s*\n\s*", "\n", p.strip()) for p in cls.about.split("\n\n")]
     summary, *rest = paragraphs
     advice = [line.replace("\n", " ") for p in rest[:1] for line in re.split(r"\n(?=Choose|Prefer)", p)]
-    formulas = list(getattr(cls, "formulas", {}).values())
+    formulas = cls.formulas.all() if issubclass(cls, Family) and cls.of_formula else []
     variants = [_variant(cls, formula) for formula in formulas] or [_of_paths()]
-    named = re.findall(r"\b[A-Z]\w+Loss\b", cls.__doc__ or "")
+    named = re.findall(r"\b[A-Z]\w+Loss\b", cls.about)
     by_class = {other.__name__: other.name for other in registered.values()}
     signature = (
         function_source(cls, cls.__name__, annotated=True).split("\n")[0].removeprefix("def ").rstrip(":")
@@ -123,34 +124,6 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         curve=_curve(cls, formulas),
         values=values or {},
     )  # fmt: skip
-
-
-def operand_doc(cls: Declaration, name: str) -> str:
-    """What an operand means, which shape it may have, which values are refused."""
-    undeclared = Operand("True values." if name == "target" else "Predictions.")
-    operand, first = cls.operands.get(name, undeclared), cls.call_operands()[0]
-    text = operand.doc
-    if name != first and issubclass(cls, PointwiseLoss):
-        text += f" Of the shape of {first}{', or with dimensions of size 1' if operand.broadcast else ''}."
-    if operand.per_row:
-        text += " One for each row, or a number, will do."
-    if not operand.domain.everything:
-        text += f" Must be {operand.domain.description}{f', unless {operand.unless}' if operand.unless else ''}."
-    return text
-
-
-def argument_doc(cls: type[Loss], name: str) -> str:
-    """What a parameter means, and its range."""
-    if name in cls.params:
-        declared = cls.params[name]
-        limited = not declared.domain.everything and declared.kind == "float"
-        return declared.doc + (f" {declared.domain.description.capitalize()}." if limited else "")
-    if name == "reduction":
-        return "One of " + ", ".join(map(repr, cls.reductions)) + "."
-    if name == "weight":
-        denominator = "the sum of the weights" if getattr(cls, "weight_in_mean", False) else "the number of elements"
-        return f"Weight of each element; broadcasts to the input. The mean divides by {denominator}."
-    return "Deprecated, use reduction."
 
 
 def parameter(cls: type[Loss], name: str) -> dict[str, Any]:

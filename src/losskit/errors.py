@@ -41,6 +41,11 @@ MESSAGES: dict[str, tuple[type[Exception], str]] = {
     "domain": (ValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
     "normalizer": (ValueError, "{loss}: normalizer must be a non-negative number or one-element tensor, got {got}."),
     "arguments": (TypeError, "{loss}: {problem}.{hint}"),
+    "script": (
+        TypeError,
+        "{loss}: torch.jit.script cannot compile losskit's losses. Use torch.jit.trace, which records torch's operators, or "
+        "call the loss outside of the scripted module.",
+    ),
     # -- parameters ---------------------------------------------------------------------------------------
     "parameter": (ValueError, "{loss}: {argument} must be {expected}, got {got}."),
     "parameter_type": (TypeError, "{loss}: {argument} must be {expected}, got {got}."),

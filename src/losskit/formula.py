@@ -458,3 +458,10 @@ PRIMITIVES: dict[str, Primitive] = dict([
     _row("power", 2, torch.pow, lambda a, b: a**b, r"\left({0}\right)^{{{1}}}", _d_power,
          javascript="Math.pow({0}, {1})"),
 ])  # fmt: skip
+
+# Where torch differentiates: spellings of which torch knows the derivative at 0, too, and which ONNX has.
+PLAIN: dict[str, Callable[..., Tensor]] = {
+    "softplus": lambda x: -torch.nn.functional.logsigmoid(-x),
+    "sigmoid": torch.sigmoid,
+    "log_sigmoid": torch.nn.functional.logsigmoid,
+}

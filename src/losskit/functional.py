@@ -9,8 +9,10 @@ After torch's own arguments come, keyword-only, `sample_weight` (broadcasts to t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from losskit.families.base import plan_of
 from losskit.kernels.dispatch import run
@@ -48,7 +50,7 @@ def binary_cross_entropy(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -73,6 +75,9 @@ def binary_cross_entropy(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        -(target * log(input) + (1.0 - target) * log(1.0 - input))
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -89,6 +94,20 @@ def binary_cross_entropy(
 
     Source: Good, I. J. (1952). Rational decisions. J. R. Stat. Soc. B 14, 107-114.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            binary_cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy", size_average, reduce, reduction)
     plan = plan_of(BCELoss, reduction)
@@ -101,7 +120,7 @@ def binary_cross_entropy_with_logits(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     pos_weight: Tensor | None = None,
     *,
     sample_weight: Tensor | None = None,
@@ -125,6 +144,9 @@ def binary_cross_entropy_with_logits(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -141,6 +163,21 @@ def binary_cross_entropy_with_logits(
 
     Source: Cox, D. R. (1958). The regression analysis of binary sequences. J. R. Stat. Soc. B 20, 215-242.
     """
+    if has_torch_function_variadic(input, target, weight, pos_weight):
+        return handle_torch_function(
+            binary_cross_entropy_with_logits,
+            (input, target, weight, pos_weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            pos_weight=pos_weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy_with_logits", size_average, reduce, reduction)
     plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
@@ -154,7 +191,7 @@ def cosine_embedding_loss(
     margin: float = 0.0,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -177,6 +214,9 @@ def cosine_embedding_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        where(target == 1.0, 1.0 - cosine, maximum(0.0, cosine - margin))
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input1 without the last dimension. Its dtype is that of the
             operands, promoted; halves are computed in float32 and rounded once.
@@ -193,6 +233,21 @@ def cosine_embedding_loss(
 
     Source: Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR; with the cosine as similarity.
     """
+    if has_torch_function_variadic(input1, input2, target):
+        return handle_torch_function(
+            cosine_embedding_loss,
+            (input1, input2, target),
+            input1,
+            input2,
+            target,
+            margin=margin,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("cosine_embedding_loss", size_average, reduce, reduction)
     plan = plan_of(CosineEmbeddingLoss, reduction, margin)
@@ -206,7 +261,7 @@ def cross_entropy(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     label_smoothing: float = 0.0,
     *,
     sample_weight: Tensor | None = None,
@@ -234,6 +289,9 @@ def cross_entropy(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        -log_probability
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
             promoted; halves are computed in float32 and rounded once.
@@ -250,6 +308,22 @@ def cross_entropy(
 
     Source: Bridle, J. S. (1990). Probabilistic interpretation of feedforward classification network outputs. Neurocomputing, NATO ASI Series F68, 227-236. Label smoothing: Szegedy, C. et al. (2016), arXiv:1512.00567.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            ignore_index=ignore_index,
+            reduce=reduce,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("cross_entropy", size_average, reduce, reduction)
     plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
@@ -262,7 +336,7 @@ def ctc_loss(
     input_lengths: Tensor | Sequence[int],
     target_lengths: Tensor | Sequence[int],
     blank: int = 0,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     zero_infinity: bool = False,
     from_scores: bool = False,
     exact_gradient: bool = False,
@@ -308,6 +382,23 @@ def ctc_loss(
 
     Source: Graves, A., Fernandez, S., Gomez, F. and Schmidhuber, J. (2006). Connectionist temporal classification: labelling unsegmented sequence data with recurrent neural networks. ICML, 369-376.
     """
+    if has_torch_function_variadic(log_probs, targets, input_lengths, target_lengths):
+        return handle_torch_function(
+            ctc_loss,
+            (log_probs, targets, input_lengths, target_lengths),
+            log_probs,
+            targets,
+            input_lengths,
+            target_lengths,
+            blank=blank,
+            reduction=reduction,
+            zero_infinity=zero_infinity,
+            from_scores=from_scores,
+            exact_gradient=exact_gradient,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
     return run(plan, log_probs, targets, input_lengths, target_lengths, None, sample_weight, mask, normalizer)
 
@@ -318,7 +409,7 @@ def gaussian_nll_loss(
     var: Tensor | float,
     full: bool = False,
     eps: float = 1e-06,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -345,6 +436,9 @@ def gaussian_nll_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        0.5 * (log(maximum(var, eps)) + (input - target) * (input - target) / maximum(var, eps))
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -361,6 +455,20 @@ def gaussian_nll_loss(
 
     Source: Nix, D. A. and Weigend, A. S. (1994). Estimating the mean and variance of the target distribution. ICNN.
     """
+    if has_torch_function_variadic(input, target, var):
+        return handle_torch_function(
+            gaussian_nll_loss,
+            (input, target, var),
+            input,
+            target,
+            var,
+            full=full,
+            eps=eps,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     plan = plan_of(GaussianNLLLoss, reduction, full, eps)
     return run(plan, input, target, var, None, None, sample_weight, mask, normalizer)
 
@@ -371,7 +479,7 @@ def hinge_embedding_loss(
     margin: float = 1.0,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -393,6 +501,9 @@ def hinge_embedding_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        where(target == 1.0, input, maximum(0.0, margin - input))
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -409,6 +520,20 @@ def hinge_embedding_loss(
 
     Source: Hadsell, R., Chopra, S. and LeCun, Y. (2006). Dimensionality reduction by learning an invariant mapping. CVPR.
     """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            hinge_embedding_loss,
+            (input, target),
+            input,
+            target,
+            margin=margin,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("hinge_embedding_loss", size_average, reduce, reduction)
     plan = plan_of(HingeEmbeddingLoss, reduction, margin)
@@ -418,7 +543,7 @@ def hinge_embedding_loss(
 def huber_loss(
     input: Tensor,
     target: Tensor,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     delta: float = 1.0,
     weight: Tensor | None = None,
     *,
@@ -441,6 +566,9 @@ def huber_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        where(absolute(input - target) < delta, 0.5 * (absolute(input - target) * absolute(input - target)), delta * (absolute(input - target) - 0.5 * delta))
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -457,6 +585,19 @@ def huber_loss(
 
     Source: Huber, P. J. (1964). Robust estimation of a location parameter. Ann. Math. Statist. 35, 73-101.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            huber_loss,
+            (input, target, weight),
+            input,
+            target,
+            reduction=reduction,
+            delta=delta,
+            weight=weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     plan = plan_of(HuberLoss, reduction, delta)
     return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
 
@@ -466,7 +607,7 @@ def kl_div(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum", "batchmean"] = "mean",
     log_target: bool = False,
     *,
     sample_weight: Tensor | None = None,
@@ -493,6 +634,9 @@ def kl_div(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        target * (log(target) - input)
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -509,6 +653,20 @@ def kl_div(
 
     Source: Kullback, S. and Leibler, R. A. (1951). On information and sufficiency. Ann. Math. Statist. 22, 79-86.
     """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            kl_div,
+            (input, target),
+            input,
+            target,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            log_target=log_target,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("kl_div", size_average, reduce, reduction)
     plan = plan_of(KLDivLoss, reduction, log_target)
@@ -520,7 +678,7 @@ def l1_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     weight: Tensor | None = None,
     *,
     sample_weight: Tensor | None = None,
@@ -544,6 +702,9 @@ def l1_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        absolute(input - target)
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -560,6 +721,20 @@ def l1_loss(
 
     Source: Laplace, P. S. (1774). Mémoire sur la probabilité des causes par les évènements.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            l1_loss,
+            (input, target, weight),
+            input,
+            target,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            weight=weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("l1_loss", size_average, reduce, reduction)
     plan = plan_of(L1Loss, reduction)
@@ -573,7 +748,7 @@ def margin_ranking_loss(
     margin: float = 0.0,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -596,6 +771,9 @@ def margin_ranking_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        maximum(-target * (input1 - input2) + margin, 0.0)
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input1. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -612,6 +790,21 @@ def margin_ranking_loss(
 
     Source: Herbrich, R., Graepel, T. and Obermayer, K. (1999). Support vector learning for ordinal regression. ICANN.
     """
+    if has_torch_function_variadic(input1, input2, target):
+        return handle_torch_function(
+            margin_ranking_loss,
+            (input1, input2, target),
+            input1,
+            input2,
+            target,
+            margin=margin,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("margin_ranking_loss", size_average, reduce, reduction)
     plan = plan_of(MarginRankingLoss, reduction, margin)
@@ -623,7 +816,7 @@ def mse_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     weight: Tensor | None = None,
     *,
     sample_weight: Tensor | None = None,
@@ -646,6 +839,9 @@ def mse_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        (input - target) * (input - target)
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -662,6 +858,20 @@ def mse_loss(
 
     Source: Gauss, C. F. (1809). Theoria motus corporum coelestium.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            mse_loss,
+            (input, target, weight),
+            input,
+            target,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            weight=weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("mse_loss", size_average, reduce, reduction)
     plan = plan_of(MSELoss, reduction)
@@ -676,7 +886,7 @@ def multi_margin_loss(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -700,6 +910,9 @@ def multi_margin_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        power(maximum(0.0, margin - difference), p)
+
     Returns:
         A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
             computed in float32 and rounded once.
@@ -716,6 +929,22 @@ def multi_margin_loss(
 
     Source: Weston, J. and Watkins, C. (1999). Support vector machines for multi-class pattern recognition. ESANN. The other multi-class hinge, of the largest score alone, is Crammer, K. and Singer, Y. (2001), JMLR 2.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            multi_margin_loss,
+            (input, target, weight),
+            input,
+            target,
+            p=p,
+            margin=margin,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
     plan = plan_of(MultiMarginLoss, reduction, p, margin)
@@ -727,7 +956,7 @@ def multilabel_margin_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -749,6 +978,9 @@ def multilabel_margin_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        maximum(1.0 - difference, 0.0)
+
     Returns:
         A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
             computed in float32 and rounded once.
@@ -765,6 +997,19 @@ def multilabel_margin_loss(
 
     Source: Elisseeff, A. and Weston, J. (2001). A kernel method for multi-labelled classification. NIPS 14, 681-687.
     """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            multilabel_margin_loss,
+            (input, target),
+            input,
+            target,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_margin_loss", size_average, reduce, reduction)
     plan = plan_of(MultiLabelMarginLoss, reduction)
@@ -777,7 +1022,7 @@ def multilabel_soft_margin_loss(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -801,6 +1046,9 @@ def multilabel_soft_margin_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
             promoted; halves are computed in float32 and rounded once.
@@ -817,6 +1065,20 @@ def multilabel_soft_margin_loss(
 
     Source: Nam, J. et al. (2014). Large-scale multi-label text classification. ECML PKDD. arXiv:1312.5419.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            multilabel_soft_margin_loss,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_soft_margin_loss", size_average, reduce, reduction)
     plan = plan_of(MultiLabelSoftMarginLoss, reduction)
@@ -830,7 +1092,7 @@ def nll_loss(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -853,6 +1115,9 @@ def nll_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        -log_probability
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
             promoted; halves are computed in float32 and rounded once.
@@ -869,6 +1134,21 @@ def nll_loss(
 
     Source: Fisher, R. A. (1922). On the mathematical foundations of theoretical statistics. Phil. Trans. R. Soc. A 222, 309-368.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            nll_loss,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            ignore_index=ignore_index,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("nll_loss", size_average, reduce, reduction)
     plan = plan_of(NLLLoss, reduction, ignore_index)
@@ -883,7 +1163,7 @@ def poisson_nll_loss(
     size_average: bool | None = None,
     eps: float = 1e-08,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     stirling: bool = True,
     *,
     sample_weight: Tensor | None = None,
@@ -913,6 +1193,9 @@ def poisson_nll_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        exp(input) - target * input
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -929,6 +1212,23 @@ def poisson_nll_loss(
 
     Source: Nelder, J. A. and Wedderburn, R. W. M. (1972). Generalized linear models. J. R. Stat. Soc. A 135, 370-384.
     """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            poisson_nll_loss,
+            (input, target),
+            input,
+            target,
+            log_input=log_input,
+            full=full,
+            size_average=size_average,
+            eps=eps,
+            reduce=reduce,
+            reduction=reduction,
+            stirling=stirling,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("poisson_nll_loss", size_average, reduce, reduction)
     plan = plan_of(PoissonNLLLoss, reduction, log_input, full, eps, stirling)
@@ -940,7 +1240,7 @@ def smooth_l1_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     beta: float = 1.0,
     *,
     sample_weight: Tensor | None = None,
@@ -963,6 +1263,9 @@ def smooth_l1_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        where(absolute(input - target) < beta, 0.5 * (absolute(input - target) * absolute(input - target)) / beta, absolute(input - target) - 0.5 * beta)
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -979,6 +1282,20 @@ def smooth_l1_loss(
 
     Source: Girshick, R. (2015). Fast R-CNN. arXiv:1504.08083.
     """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            smooth_l1_loss,
+            (input, target),
+            input,
+            target,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            beta=beta,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("smooth_l1_loss", size_average, reduce, reduction)
     plan = plan_of(SmoothL1Loss, reduction, beta)
@@ -990,7 +1307,7 @@ def soft_margin_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -1011,6 +1328,9 @@ def soft_margin_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        softplus(-target * input)
+
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -1027,6 +1347,19 @@ def soft_margin_loss(
 
     Source: Friedman, J., Hastie, T. and Tibshirani, R. (2000). Additive logistic regression. Ann. Statist. 28, 337-407.
     """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            soft_margin_loss,
+            (input, target),
+            input,
+            target,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("soft_margin_loss", size_average, reduce, reduction)
     plan = plan_of(SoftMarginLoss, reduction)
@@ -1043,7 +1376,7 @@ def triplet_margin_loss(
     swap: bool = False,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -1069,6 +1402,9 @@ def triplet_margin_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        maximum(positive_distance - negative_distance + margin, 0.0)
+
     Returns:
         A scalar; with 'none' a tensor of the shape of anchor without the last dimension. Its dtype is that of the
             operands, promoted; halves are computed in float32 and rounded once.
@@ -1085,7 +1421,51 @@ def triplet_margin_loss(
 
     Source: Schroff, F., Kalenichenko, D. and Philbin, J. (2015). FaceNet: a unified embedding for face recognition and clustering. CVPR; swap: Balntas, V. et al. (2016). Learning local feature descriptors with triplets. BMVC.
     """
+    if has_torch_function_variadic(anchor, positive, negative):
+        return handle_torch_function(
+            triplet_margin_loss,
+            (anchor, positive, negative),
+            anchor,
+            positive,
+            negative,
+            margin=margin,
+            p=p,
+            eps=eps,
+            swap=swap,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("triplet_margin_loss", size_average, reduce, reduction)
     plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
     return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+
+
+# One function for each loss: what `__torch_function__` and fx graphs see is the same, called by either form.
+for _loss in (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CTCLoss,
+    CosineEmbeddingLoss,
+    CrossEntropyLoss,
+    GaussianNLLLoss,
+    HingeEmbeddingLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    MarginRankingLoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    PoissonNLLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
+    TripletMarginLoss,
+):
+    _loss.functional = staticmethod(globals()[_loss.name])

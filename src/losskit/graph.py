@@ -112,7 +112,7 @@ class Trace:
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[Any, ...], Expr] = {}
-        self.functions: dict[Expr, Callable[..., Any]] = {}
+        self.functions: dict[Any, Callable[..., Any]] = {}
 
     def variable(self, name: str) -> Expr:
         return self._intern("variable", (), name)

@@ -13,13 +13,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from types import FrameType
+from typing import Any, ClassVar, Optional
 
 from torch import Tensor, nn
-from typing_extensions import dataclass_transform  # typing's only since Python 3.11; torch brings this package
+from typing_extensions import dataclass_transform  # typing's since Python 3.11; torch needs the package anyway
 
 from losskit.domains import Domain, real
 from losskit.errors import DeclarationError, error
@@ -116,6 +118,7 @@ registered: dict[str, type[Loss]] = {}  # every loss by its function name; see l
 
 _CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _KINDS = {"float": "float", "int": "int", "bool": "bool", "Tensor | None": "tensor", "Tensor": "tensor"}
+_PYTHON_TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "tensor": Optional[Tensor]}
 
 
 @dataclass_transform(field_specifiers=(param,))
@@ -135,6 +138,8 @@ class Loss(nn.Module):
     task: ClassVar[str] = ""  # one of TASKS, or a word of the author's own
     best_for: ClassVar[str] = ""
     not_for: ClassVar[str] = ""
+    about: ClassVar[str] = ""  # the docstring that the author wrote; `__doc__` has the arguments, too
+    declared: ClassVar[type[Loss] | None] = None  # the class that was declared: itself, or what it is a subclass of
     __signature__: ClassVar[inspect.Signature]
     _plan: Any  # what the family remembers about the present parameters; None after a change
 
@@ -144,13 +149,13 @@ class Loss(nn.Module):
             cls.params = cls.params | _collect(cls)
             cls.family_params = cls.family_params | set(cls.params)
             return
-        concrete = next((base for base in cls.__mro__[1:] if base in registered.values()), None)
-        if concrete is not None:
-            raise DeclarationError(
-                f"{cls.__name__}: a loss cannot inherit from the loss {concrete.__name__}; "
-                f"derive from its family and copy the formula"
-            )
-        if not (cls.__dict__.get("__doc__") or "").strip():
+        if cls.declared is not None:
+            _check_subclass(cls, cls.declared)
+            return
+        if _unpickled():  # cloudpickle makes an empty class and fills it, with what is made below, too
+            return
+        cls.about = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+        if not cls.about and sys.flags.optimize < 2:
             raise DeclarationError(f"{cls.__name__}: a loss needs a docstring: what it does and when to choose it")
         if "name" not in cls.__dict__:
             cls.name = _CLASS_WORDS.sub("_", cls.__name__).lower()
@@ -162,11 +167,15 @@ class Loss(nn.Module):
         cls.params = inherited | own
         if missing:
             raise DeclarationError(f"{cls.__name__}: `arguments` leaves out {', '.join(sorted(missing))}")
-        cls.__signature__ = cls._constructor_signature()
         taken = registered.get(cls.name)
         if taken is not None and taken.__module__.startswith("losskit.") and taken.__module__ != cls.__module__:
             raise DeclarationError(f"{cls.__name__}: a built-in loss is called {cls.name}; choose another name")
+        cls.declared = cls
         cls._declare()
+        constructor = inspect.signature(cls.__init__)
+        cls.__signature__ = constructor.replace(parameters=list(constructor.parameters.values())[1:])
+        # As objects: a string would have to be evaluated where it was written.
+        cls.__annotations__ = {name: _PYTHON_TYPES[p.kind] for name, p in cls.params.items()} | {"reduction": str}
         registered[cls.name] = cls
 
     @classmethod
@@ -175,34 +184,31 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def _constructor_signature(cls) -> inspect.Signature:
-        parameters = []
-        for name in cls.arguments.split():
-            if name in cls.params or name in ("reduction", "size_average", "reduce"):
-                kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-                parameters.append(inspect.Parameter(name, kind, default=cls._default(name)))
-        return inspect.Signature(parameters)
-
-    @classmethod
     def _default(cls, name: str) -> Any:
         """The default of an argument, a declared one or one of torch's."""
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuse arguments that the constructor does not have; Python's own message knows no suggestion."""
+        if cls.declared is not None and cls.__init__ is cls.declared.__init__ and (args or kwargs):
+            try:
+                cls.__signature__.bind(*args, **kwargs)
+            except TypeError as problem:
+                hint = suggestion(str(problem), list(cls.__signature__.parameters))
+                raise error("arguments", loss=cls.__name__, problem=problem, hint=hint) from None
+        if cls.declared is not None and cls.declared.name not in registered:  # from another process, by value
+            registered[cls.declared.name] = cls.declared
+        return super().__new__(cls)
+
+    def _set_up(self, given: dict[str, Any]) -> None:
+        """What every generated constructor does with its arguments."""
+        # Not super(): the losses of torch.nn are bases, too, so that isinstance knows them; their constructors do not run.
+        nn.Module.__init__(self)
         cls = type(self)
-        signature = cls.__signature__
-        if args and isinstance(args[0], str) and next(iter(signature.parameters)) != "reduction":
+        first = next(iter(given))
+        if first != "reduction" and isinstance(given[first], str):
             # torch silently takes MSELoss("sum") as the mean: the string lands in size_average.
-            kwargs |= {"reduction": args[0], **dict(zip(list(signature.parameters)[1:], args[1:], strict=False))}
-            args = ()
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as problem:
-            hint = suggestion(str(problem), list(signature.parameters))
-            raise error("arguments", loss=cls.__name__, problem=problem, hint=hint) from None
-        bound.apply_defaults()
-        given = bound.arguments
+            given |= {"reduction": given[first], first: cls._default(first)}
         legacy = given.pop("size_average", None), given.pop("reduce", None)
         if legacy != (None, None):
             given["reduction"] = legacy_reduction(cls.__name__, *legacy, given["reduction"])
@@ -222,6 +228,9 @@ class Loss(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plan": None}
 
+    def __prepare_scriptable__(self) -> Any:
+        raise error("script", loss=type(self).__name__)
+
     def extra_repr(self) -> str:
         names = [name for name in type(self).arguments.split() if name == "reduction" or name in type(self).params]
         return ", ".join(f"{name}={_short(getattr(self, name))}" for name in names)
@@ -231,6 +240,29 @@ class Loss(nn.Module):
         return {"name": type(self).name, "reduction": self.reduction} | {
             name: getattr(self, name) for name in type(self).params
         }
+
+
+def _check_subclass(cls: type[Loss], declared: type[Loss]) -> None:
+    """A subclass of a loss is an ordinary module: it may prepare operands, but not change the formula."""
+    own = [name for name in ("value", "grad", "arguments", "operands", "name") if name in cls.__dict__]
+    own += [name for name, x in cls.__dict__.items() if isinstance(x, Param)]
+    if own:
+        raise DeclarationError(
+            f"{cls.__name__}: a loss cannot inherit from the loss {declared.__name__} and declare {', '.join(own)}; "
+            f"derive from its family and copy the formula"
+        )
+
+
+def _unpickled() -> bool:
+    """Whether a class is being made by cloudpickle, which Ray, Dask and joblib use, some under a name of their own."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(8):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_make_skeleton_class":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _short(value: Any) -> str:

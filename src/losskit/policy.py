@@ -1,9 +1,20 @@
 """The two settings of losskit: what happens to bad values, and what the mean over nothing is.
 
-Both work as a call (for the process, from now on) and as a `with` block (restored on leaving it).
+Both work as a call and as a `with` block.
+
+1. A call sets the mode of the process, from now on. Inside a block it sets the mode of the block, until the block ends.
+2. A block sets the mode of its own thread or asyncio task; other threads do not see it. So the mode of a block lives in
+   a context variable.
+3. torch.compile cannot read context variables. It reads `_traced` instead, a thread-local copy, and guards on it, so that
+   a change of mode compiles again.
 """
 
 from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+
+import torch
 
 from losskit.errors import error
 
@@ -11,31 +22,80 @@ CHECKS = ("off", "nan", "raise")  # in the order of the kernel's enum
 EMPTY = ("nan", "zero")
 
 
-class State:
-    """The current settings; one instance, `state`, for the process."""
+class _Traced(threading.local):
+    """The modes of this thread's blocks, where torch.compile can see them; None outside of a block."""
 
-    checks: str = "raise"
-    empty: str = "nan"
+    def __init__(self) -> None:
+        self.checks: str | None = None
+        self.empty: str | None = None
+
+
+class State:
+    """The modes that hold here and now; one instance, `state`."""
+
+    def __init__(self) -> None:
+        self.process_checks, self.process_empty = "raise", "nan"
+
+    @property
+    def checks(self) -> str:
+        block = _traced.checks if torch.compiler.is_compiling() else checks_of_block.get()
+        return block or self.process_checks
+
+    @property
+    def empty(self) -> str:
+        block = _traced.empty if torch.compiler.is_compiling() else empty_of_block.get()
+        return block or self.process_empty
 
 
 state = State()
+_traced = _Traced()
+checks_of_block: ContextVar[str | None] = ContextVar("losskit.checks", default=None)
+empty_of_block: ContextVar[str | None] = ContextVar("losskit.empty", default=None)
+_lock = threading.Lock()
 
 
 class _Setting:
     name: str
     modes: tuple[str, ...]
+    of_block: ContextVar[str | None]
+    # The calls so far, the last one in force. `with` first makes a call, which __enter__ takes back: another thread may
+    # have made one in between.
+    calls: list[_Setting]
 
     def __init__(self, mode: str) -> None:
         if mode not in self.modes:
             raise error("setting", setting=self.name, expected=", ".join(map(repr, self.modes)), got=repr(mode))
-        self._before = getattr(state, self.name)
-        setattr(state, self.name, mode)
+        self.mode = mode
+        self._before: list[str | None] = [self.of_block.get()]
+        self._entered = False
+        if self._before[0] is not None:
+            self._set_block(mode)
+            return
+        with _lock:
+            del self.calls[1:-63]  # long past; what is taken back is never that old
+            self.calls.append(self)
+            self._set_process()
 
     def __enter__(self) -> None:
-        return None
+        if self._entered:  # the same object in another `with`
+            self._before.append(self.of_block.get())
+        else:
+            self._entered = True
+            with _lock:
+                if self in self.calls:
+                    self.calls.remove(self)
+                    self._set_process()
+        self._set_block(self.mode)
 
     def __exit__(self, *exception: object) -> None:
-        setattr(state, self.name, self._before)
+        self._set_block(self._before.pop())
+
+    def _set_process(self) -> None:
+        setattr(state, f"process_{self.name}", self.calls[-1].mode if self.calls else self.modes[0])
+
+    def _set_block(self, mode: str | None) -> None:
+        self.of_block.set(mode)
+        setattr(_traced, self.name, mode)
 
 
 class checks(_Setting):  # noqa: N801  # used like a function
@@ -43,7 +103,10 @@ class checks(_Setting):  # noqa: N801  # used like a function
 
     "raise" (the default): a `ValueError` that names the argument, the value and its index. "nan": the result of
     a bad value is NaN. "off": no check, and mismatched shapes broadcast silently, as in torch. On a GPU "raise" is
-    "nan", since the host would have to wait for the device; `losskit.last_violation()` gives the sentence.
+    "nan", since the host would have to wait for the device; `losskit.last_violation()` gives the sentence. In an exported
+    or traced graph it is "nan", too.
+
+    A call holds for the process; a `with` block for its own thread or task, until it ends.
 
         >>> import losskit
         >>> losskit.checks("nan")  # doctest: +SKIP
@@ -53,12 +116,14 @@ class checks(_Setting):  # noqa: N801  # used like a function
 
     name = "checks"
     modes = CHECKS
+    of_block = checks_of_block
 
 
 class empty(_Setting):  # noqa: N801
     """The mean over nothing (no elements, all masked, weights that sum to 0): "nan", as in torch, or "zero".
 
-    The gradient is 0 either way, and the sum over nothing is 0.
+    The gradient is 0 either way, and the sum over nothing is 0. A call holds for the process; a `with` block for its own
+    thread or task, until it ends.
 
         >>> import losskit, torch
         >>> with losskit.empty("zero"):
@@ -68,3 +133,9 @@ class empty(_Setting):  # noqa: N801
 
     name = "empty"
     modes = EMPTY
+    of_block = empty_of_block
+
+
+checks.calls, empty.calls = [], []
+checks("raise")
+empty("nan")

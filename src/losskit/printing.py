@@ -6,7 +6,7 @@ import hashlib
 import linecache
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from losskit import formula
@@ -128,16 +128,20 @@ def _fresh_name(node: Expr, taken: Sequence[str]) -> str:
     return name
 
 
-def function(root: Expr, arguments: Sequence[str]) -> Callable[..., Any]:
+def function(
+    root: Expr, arguments: Sequence[str], instead: Mapping[str, Callable[..., Any]] | None = None
+) -> Callable[..., Any]:
     """A graph as an ordinary Python function of tensors, mpmath numbers or Python numbers.
 
-    It is source code that debuggers show and torch.compile traces.
+    It is source code that debuggers show and torch.compile traces. `instead` replaces primitives by name.
     """
     statements, (result,) = print_statements([root], "python", arguments)
     lines = [f"def formula({', '.join(arguments)}):", *(f"    {line}" for line in [*statements, f"return {result}"])]
     source = "\n".join(lines) + "\n"
     primitives = PRIMITIVES.keys() & vars(formula).keys()  # the others are operators
-    scope = {name: vars(formula)[name] for name in primitives} | {"inf": math.inf, "nan": math.nan}
+    scope = (
+        {name: vars(formula)[name] for name in primitives} | {"inf": math.inf, "nan": math.nan} | dict(instead or {})
+    )
     return run_source(source, f"formula {hashlib.sha256(source.encode()).hexdigest()[:12]}", scope)["formula"]
 
 
@@ -145,5 +149,5 @@ def run_source(source: str, title: str, scope: dict[str, Any]) -> dict[str, Any]
     """Execute generated Python in `scope`; tracebacks and debuggers show its lines."""
     filename = f"<losskit {title}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-    exec(compile(source, filename, "exec"), scope)
+    exec(compile(source, filename, "exec", dont_inherit=True), scope)
     return scope

@@ -11,12 +11,15 @@ This is the eager form of what the fused loop does in `csrc/pointwise.cpp`; both
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from losskit.errors import error
 from losskit.policy import state
 
+Reduction = Literal["none", "mean", "sum"]
 REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -69,7 +72,7 @@ def reduce_eagerly(
     else:
         counted = [w for w in (weight if weight_in_mean else None, sample_weight) if w is not None]
         if not counted and mask is None:
-            denominator = torch.full((), float(values.numel()), dtype=values.dtype, device=values.device)
+            return _mean_of_all(total, values.numel())
         else:
             counts = torch.ones_like(values)
             for w in counted:
@@ -80,3 +83,10 @@ def reduce_eagerly(
     mean = total / torch.where(nothing, torch.ones_like(denominator), denominator)
     of_nothing = 0.0 if state.empty == "zero" else float("nan")
     return torch.where(nothing, torch.full_like(mean, of_nothing), mean)
+
+
+def _mean_of_all(total: Tensor, count: int) -> Tensor:
+    """The mean of `count` elements, by a division that a graph with a symbolic number of elements can hold, too."""
+    if count == 0:
+        return total + (0.0 if state.empty == "zero" else float("nan"))
+    return total / count

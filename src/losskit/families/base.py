@@ -15,21 +15,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from losskit.calculus import Differentiable, derivative
+from losskit.calculus import Differentiable, derivative, guarded
 from losskit.domains import Domain, real
 from losskit.errors import DeclarationError
+from losskit.forms import MAX_OPERANDS, constructor_source, docstring, forward_source, function_source
+from losskit.formula import PLAIN
 from losskit.graph import Expr, Trace
 from losskit.kernels.dispatch import Plan, run
+from losskit.kernels.torch_internals import constant
 from losskit.loss import Loss, Operand, Param, validate
-from losskit.printing import run_source
+from losskit.printing import function, run_source
 from losskit.reduction import check_reduction, legacy_reduction
 
-MAX_OPERANDS, MAX_PARAMETERS = 4, 8  # of the fused kernels
+MAX_PARAMETERS = 8  # of the fused kernels
 # Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
 RESERVED = frozenset(
     "alignas asm auto bool case catch char const constexpr continue decltype default delete do double else "
@@ -115,14 +119,51 @@ class Formula:
     def differentiable(self, numbers: dict[str, float]) -> Differentiable:
         """The formula with its parameters fixed."""
         fixed = Differentiable(self.value, self.operands, numbers, self.gradients)
-        fixed.gradients()  # made now: torch.compile cannot trace their making
+        self.prepare(fixed)
         return fixed
+
+    def prepare(self, formula: Differentiable) -> None:
+        """Make what torch.compile cannot trace the making of."""
+        formula.gradients()
+        key = ("plain", formula.root)
+        functions = self.trace.functions
+        if key not in functions:
+            harmless = {name: operand.domain.typical for name, operand in self.declared.items()} | self.loss.harmless
+            root = guarded(formula.root, harmless)
+            functions[key] = function(root, [*formula.operands, *formula.parameters], PLAIN)
+        formula.plain_function = functions[key]
 
     @property
     def predictions(self) -> int:
         """Bits of the operands that models usually produce: all but the target and tensor parameters."""
         fixed = {"target", *self.loss.params}
         return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
+
+
+class Formulas(dict[tuple[bool, ...], Formula]):
+    """The formulas of a declaration, one for each setting of its switches; of a class from another process, made anew."""
+
+    def __init__(self, loss: type[Family]) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def __missing__(self, setting: tuple[bool, ...]) -> Formula:
+        formula = self[setting] = Formula(self.loss, dict(zip(self.loss._switches(), setting, strict=True)))
+        return formula
+
+    def all(self) -> list[Formula]:
+        switches = self.loss._switches()
+        return [self[setting] for setting in itertools.product((False, True), repeat=len(switches))]
+
+    def __reduce__(self) -> Any:
+        return Formulas, (self.loss,)
+
+
+class Plans(dict[tuple[Any, ...], Plan]):
+    """The plans of a declaration by their parameters; they stay in the process."""
+
+    def __reduce__(self) -> Any:
+        return Plans, ()
 
 
 class Family(Loss, abstract=True):
@@ -134,26 +175,38 @@ class Family(Loss, abstract=True):
 
     operands: ClassVar[dict[str, Operand]] = {}
     statistics: ClassVar[tuple[str, ...] | None] = None  # None: the formula's arguments are the operands
+    harmless: ClassVar[dict[str, float]] = {}  # values of statistics at which no formula has an infinite derivative
     of_formula: ClassVar[bool] = True  # whether a declaration has a `value`
     plan_class: ClassVar[Callable[..., Plan]]
     grad: ClassVar[Callable[..., Any] | None] = None
     value: ClassVar[Callable[..., Any]]
     functional: ClassVar[Callable[..., Tensor]]
-    plans: ClassVar[dict[tuple[Any, ...], Plan]]
-    formulas: ClassVar[dict[tuple[bool, ...], Formula]]
+    plans: ClassVar[Plans]
+    formulas: ClassVar[Formulas]
 
     @classmethod
     def _declare(cls) -> None:
-        cls.formulas, cls.plans = {}, {}
+        cls.formulas, cls.plans = Formulas(cls), Plans()
         if cls.of_formula:
             cls._trace()
-        source = function_source(cls) + "\n\n" + _forward_source(cls)
-        scope: dict[str, Any] = {"run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction}
-        run_source(source, f"{cls.__module__}.{cls.__qualname__}", scope)
+        sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
+        scope: dict[str, Any] = {
+            "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
+            "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
+            "Literal": Literal, "Tensor": Tensor,
+        }  # fmt: skip
+        run_source("\n\n".join(sources), f"{cls.__module__}.{cls.__qualname__}", scope)
         cls.functional = staticmethod(scope[cls.name])
-        cls.functional.__doc__ = inspect.cleandoc(cls.__doc__ or "")
-        if "forward" not in cls.__dict__:
-            cls.forward = scope["forward"]
+        made = {"__init__": scope["__init__"], "forward": scope["forward"]}
+        for name, method in made.items():
+            if name not in cls.__dict__:
+                # Not by `__name__` in `scope`: Dynamo would look for the scope's names in that module.
+                method.__module__, method.__qualname__ = cls.__module__, f"{cls.__qualname__}.{name}"
+                setattr(cls, name, method)
+        cls.functional.__module__ = cls.__module__
+        if cls.about:
+            cls.functional.__doc__ = docstring(cls, function=True)
+            cls.__doc__ = docstring(cls, function=False)
 
     @classmethod
     def _trace(cls) -> None:
@@ -178,8 +231,7 @@ class Family(Loss, abstract=True):
                 raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
         if cls.grad is not None and list(inspect.signature(cls.grad).parameters) != list(taken):
             raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {', '.join(taken)}")
-        for setting in itertools.product((False, True), repeat=len(cls._switches())):
-            formula = Formula(cls, dict(zip(cls._switches(), setting, strict=True)))
+        for formula in cls.formulas.all():
             if not 1 <= len(formula.operands) <= MAX_OPERANDS:
                 raise DeclarationError(
                     f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
@@ -189,14 +241,13 @@ class Family(Loss, abstract=True):
                 raise DeclarationError(
                     f"{cls.__name__}: a loss may have {MAX_PARAMETERS} numbers, got {len(formula.numbers)}"
                 )
-            cls.formulas[setting] = formula
 
     def plan(self) -> Plan:
         """What runs this loss with its present parameters."""
         if self._plan is None:
             values = [(p, getattr(self, p.name)) for p in self._plan_params()]
             keys = [value is not None if p.kind == "tensor" else value for p, value in values]
-            self.__dict__["_plan"] = plan_of(type(self), str(self.reduction), *keys)
+            self.__dict__["_plan"] = plan_of(type(self).declared, str(self.reduction), *keys)
         return self.__dict__["_plan"]
 
     @classmethod
@@ -212,7 +263,7 @@ class Family(Loss, abstract=True):
     @classmethod
     def compiled_formulas(cls) -> list[Formula]:
         """The formulas that the kernel evaluates, one for each setting of the switches."""
-        return list(cls.formulas.values())
+        return cls.formulas.all() if cls.of_formula else []
 
     @classmethod
     def _plan_params(cls) -> list[Param]:
@@ -254,12 +305,11 @@ class Family(Loss, abstract=True):
 
 def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
     """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
-    key = (reduction, *values)
     if torch.compiler.is_compiling():
         # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
-        # found by name. Hashing the key makes its parts constants.
-        hash(key)
-        return getattr(_plans, _stored(loss, reduction, *values))
+        # found by name. Its numbers become constants, so that another number compiles again.
+        return getattr(_plans, _stored(loss, reduction, *[_constant(value) for value in values]))
+    key = (reduction, *values)
     try:
         plan = loss.plans.get(key)
     except TypeError:  # unhashable: the new plan's validation says what is allowed
@@ -267,10 +317,21 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
     if plan is not None:
         return plan
     plan = _new_plan(loss, reduction, *values)
+    if any(isinstance(value, Tensor) for value in values):  # equal to none but itself, and may change
+        return plan_of(loss, reduction, *plan.parameters)
     if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
         loss.plans.clear()
     loss.plans[key] = plan
     return plan
+
+
+def _constant(value: Any) -> Any:
+    """A number that Dynamo may have made a symbol, as the number that it is now."""
+    if isinstance(value, (int, float)):  # Dynamo of torch 2.10 knows no union here
+        from torch.fx.experimental.symbolic_shapes import guard_scalar  # late: it imports sympy
+
+        return guard_scalar(value)
+    return value
 
 
 def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
@@ -279,14 +340,15 @@ def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
     for p, value in zip(loss._plan_params(), values, strict=True):
         checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
     plan = loss.plan_class(loss, reduction, checked)
-    plan.key = json.dumps([loss.name, reduction, *checked.values()])
+    plan.parameters = list(checked.values())
+    plan.key = json.dumps([loss.name, reduction, *plan.parameters])
     return plan
 
 
 _plans = SimpleNamespace()  # of compiled calls
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _stored(loss: type[Family], *key: Any) -> str:
     """The name of a plan in `_plans`."""
     name = f"plan_{id(loss)}_{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
@@ -295,63 +357,14 @@ def _stored(loss: type[Family], *key: Any) -> str:
     return name
 
 
-# ---------------------------------------------------------------------------------------------------------
-# The two forms of a loss, as source: `functional` and `forward` have true signatures, without *args
-
-
-def _run_arguments(loss: type[Family], prefix: str, class_name: str) -> str:
-    """The operands of `run`, always four."""
-    names = loss.slots(prefix, class_name)
-    return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
-
-
-def _plan_arguments(loss: type[Family], prefix: str) -> str:
-    params = loss._plan_params()
-    values = [f"{prefix}{p.name} is not None" if p.kind == "tensor" else prefix + p.name for p in params]
-    return ", ".join([f"{prefix}reduction", *values])
-
-
-def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
-    """The functional form as Python source."""
-    names = loss.arguments.split()
-    types = {name: _TYPES[loss.params[name].kind if name in loss.params else name] for name in names}
-    defaults = {name: loss._default(name) for name in names} | dict.fromkeys(_EXTRAS)
-    signature = [f"{name}: {_operand_type(loss, name)}" if annotated else name for name in loss.call_operands()]
-    for name, kind in (types | {"*": ""} | _EXTRAS).items():
-        typed = f"{name}: {kind} = " if annotated else f"{name}="
-        signature.append("*" if name == "*" else f"{typed}{defaults[name]!r}")
-    lines = [f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}:"]
-    if "size_average" in names:
-        lines += [
-            "    if size_average is not None or reduce is not None:",
-            f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
-        ]
-    weight = "weight" if "weight" in names else "None"
-    lines += [
-        f"    plan = plan_of({class_name}, {_plan_arguments(loss, '')})",
-        f"    return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
-    ]
-    return "\n".join(lines)
-
-
-_TYPES = {
-    "float": "float", "int": "int", "bool": "bool", "tensor": "Tensor | None",
-    "reduction": "str", "size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None",
-}  # fmt: skip
-_EXTRAS = {"sample_weight": "Tensor | None", "mask": "Tensor | None", "normalizer": "Tensor | float | None"}
-
-
-def _operand_type(loss: type[Family], name: str) -> str:
-    # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
-    operand = loss.operands.get(name, Operand(name))
-    return "Tensor | float" if operand.broadcast and name != "target" else operand.type
-
-
-def _forward_source(loss: type[Family]) -> str:
-    operands = ", ".join(loss.call_operands())
-    weight = "self.weight" if "weight" in loss.params else "None"
-    return "\n".join([
-        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
-        "    plan = self._plan or self.plan()",
-        f"    return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, sample_weight, mask, normalizer)",
-    ])  # fmt: skip
+def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask: Any, normalizer: Any) -> Any:
+    """A call whose operands, or an active mode, override functions: a leaf of an fx graph, or the functional form."""
+    extras = {"sample_weight": sample_weight, "mask": mask, "normalizer": normalizer}
+    for x in operands:
+        if isinstance(x, fx.Proxy):
+            name = x.tracer.path_of_module(loss)
+            given = {key: value for key, value in extras.items() if value is not None}
+            return x.tracer.create_proxy("call_module", name, operands, given)
+    cls = type(loss)
+    fields = {name: getattr(loss, name) for name in cls.arguments.split() if name == "reduction" or name in cls.params}
+    return cls.functional(*operands, **fields, **extras)

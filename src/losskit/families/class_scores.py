@@ -39,7 +39,7 @@ from losskit.kernels.dispatch import (
     unravel,
 )
 from losskit.loss import param
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import Reduction, reduce_eagerly
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
 _LINEAR, _NORMALISED, _STATISTICS = 1, 2, 3  # bits of the kernel's options
@@ -69,7 +69,7 @@ class ClassScoresPlan(Plan):
         gradients = [formula.value, *(formula.trace.lift(times(share, g)) for g in formula.gradients)]
         root = formula.trace.lift(times(share, formula.value))
         self.term = Differentiable(root, ["share_", *formula.operands], numbers, gradients)
-        self.term.gradients()  # made now: torch.compile cannot trace their making
+        formula.prepare(self.term)
 
     def validated(
         self,
@@ -279,7 +279,7 @@ class ClassScoresLoss(Family, abstract=True):
     whose `arguments` name them. Instances also take, by keyword, `sample_weight`, `mask` and `normalizer`.
     """
 
-    reduction: str = param(default="mean", doc="'none': a loss per row; 'mean': their mean; 'sum': their sum.")
+    reduction: Reduction = param(default="mean", doc="'none': a loss per row; 'mean': their mean; 'sum': their sum.")
     weight: Tensor | None = param(default=None, doc="Weight of each class, a tensor of shape (C,).")
     ignore_index: int = param(default=-100, domain=real, doc="Rows with this target do not count.")
     label_smoothing: float = param(
@@ -288,6 +288,7 @@ class ClassScoresLoss(Family, abstract=True):
     )  # fmt: skip
 
     statistics = STATISTICS
+    harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
     shift: ClassVar[Callable[..., Tensor] | None] = None
     plan_class = ClassScoresPlan
@@ -302,7 +303,7 @@ class ClassScoresLoss(Family, abstract=True):
 
     @classmethod
     def compiled_formulas(cls) -> list[Formula]:
-        return [formula for formula in cls.formulas.values() if not _linear(formula)]
+        return [formula for formula in cls.formulas.all() if not _linear(formula)]
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:

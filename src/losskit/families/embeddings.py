@@ -26,7 +26,7 @@ from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit.loss import param
 from losskit.policy import state
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import Reduction, reduce_eagerly
 
 # The kernel's numbers of them. Two embeddings have one distance, the first of three.
 STATISTICS = {
@@ -222,7 +222,7 @@ class EmbeddingsLoss(Family, abstract=True):
     also take, by keyword, `sample_weight`, `mask` and `normalizer`.
     """
 
-    reduction: str = param(default="mean", doc="'none': a loss per row; 'mean': their mean; 'sum': their sum.")
+    reduction: Reduction = param(default="mean", doc="'none': a loss per row; 'mean': their mean; 'sum': their sum.")
     p: float = param(default=2.0, domain=nonnegative, doc="Degree of the norm of a difference, 0 to infinity.")
     eps: float = param(default=1e-6, doc="Added to every difference.")
     swap: bool = param(

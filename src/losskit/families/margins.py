@@ -31,8 +31,9 @@ from losskit.kernels.dispatch import (
     shape_hint,
     unravel,
 )
+from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import Reduction, reduce_eagerly
 
 _MANY = 1  # bit of the family in the kernel's code
 NO_CLASS, MASK_GIVEN = 2, 3  # the bad operand that a GPU's kernel records: the target, or all of it
@@ -211,8 +212,7 @@ def _mask_of_rows(mask: Tensor | None, scores: Tensor) -> Tensor | None:
 def _longest(listed: Tensor) -> int:
     """How many positions of the lists have to be looked at."""
     whole = listed.shape[1]
-    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if whole == 1 or hidden or type(listed) is not Tensor or listed.is_meta or listed.numel() == 0:
+    if whole == 1 or hidden(listed) or listed.numel() == 0:
         return whole
     return max(1, int(listed.sum(1).max()))
 
@@ -229,7 +229,7 @@ class MarginsLoss(Family, abstract=True):
     by keyword with `sample_weight`, `mask` (both of the unreduced loss, one number for each row) and `normalizer`.
     """
 
-    reduction: str = param(
+    reduction: Reduction = param(
         default="mean",
         doc="'none': a loss per row; 'mean': their mean; 'sum': their sum.",
     )

@@ -25,7 +25,7 @@ from losskit.kernels.dispatch import (
 )
 from losskit.loss import param
 from losskit.policy import state
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import Reduction, reduce_eagerly
 
 
 class PointwisePlan(Plan):
@@ -198,7 +198,7 @@ class PointwiseLoss(Family, abstract=True):
     `mask` (True = counts) and `normalizer` (the denominator of "mean").
     """
 
-    reduction: str = param(
+    reduction: Reduction = param(
         default="mean",
         doc="'none': a loss per element; 'mean': their mean; 'sum': their sum.",
     )

@@ -22,8 +22,9 @@ from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, unravel
+from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import Reduction, reduce_eagerly
 
 _SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -279,8 +280,7 @@ def _sum(*logs: Tensor) -> Tensor:
 
 def _longest(lengths: Tensor, size: int) -> int:
     """How many labels a sample may have; the number of all labels where lengths may not be looked at."""
-    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if hidden or type(lengths) is not Tensor or lengths.is_meta or lengths.numel() == 0:
+    if hidden(lengths) or lengths.numel() == 0:
         return size
     return min(size, int(lengths.max()))
 
@@ -293,7 +293,7 @@ class SequenceLoss(Family, abstract=True):
     the unreduced loss, one number for each sample) and `normalizer`.
     """
 
-    reduction: str = param(
+    reduction: Reduction = param(
         default="mean",
         doc="'none': a loss per sample; 'mean': the mean of losses divided by target lengths; 'sum': their sum.",
     )

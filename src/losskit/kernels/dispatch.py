@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from losskit.errors import error
 from losskit.kernels import fused, gpu, library
 from losskit.kernels.eager import HALVES, result_dtype
+from losskit.kernels.torch_internals import exporting, observed, transforms_active
 from losskit.policy import state
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Plan:
     gradients = 15  # bits of the operands by which the kernel gives a gradient
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too
+    parameters: Sequence[Any] = ()  # the values of its key
 
     def __init__(
         self, loss: type[Family], reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]
@@ -139,7 +140,7 @@ def run(
         and a.is_cpu
         and not gpu.interpreted
         and not torch.compiler.is_compiling()
-        and not _transformed()
+        and not observed()
         and plan.available
     ):
         result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
@@ -153,27 +154,19 @@ def run(
     return plan.eager(args, state.checks)
 
 
-def _transformed() -> bool:
-    """Whether tensors are more than they seem: torch.func, forward AD, dispatch modes."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
-
-
 def why_eager(plan: Plan, args: Arguments) -> str | None:
     """The reason why the eager formula runs, or None: the fused kernel does."""
     tensors = [*args.operands, *(x for x in args[1:4] if x is not None)]
     on_gpu = gpu.takes(args.operands[0])
     if torch.compiler.is_compiling():
-        inductor = not on_gpu or plan.op == "pointwise" or torch.compiler.is_exporting()
-        if inductor or torch._C._are_functorch_transforms_active():
+        if exporting():
+            return "an exported graph consists of torch's own operators"
+        if not on_gpu or plan.op == "pointwise" or transforms_active():
             return "torch.compile traces the formula, so that Inductor can fuse it with its surroundings"
     elif any(type(x) not in _PLAIN for x in tensors):
         return "an argument is a tensor subclass"
-    elif _transformed():
-        return "a torch.func transform, forward-mode AD or a dispatch mode is active"
+    elif observed():
+        return "torch.func, forward-mode AD, a dispatch mode or torch.jit.trace is active"
     if not on_gpu and not args.operands[0].is_cpu:
         return f"there is no fused kernel for {args.operands[0].device.type} tensors"
     extras = [x for x in args[1:] if isinstance(x, Tensor)]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from losskit.kernels.torch_internals import exporting, transforms_active, unrolled
+
 if TYPE_CHECKING:
     from losskit.calculus import Differentiable
     from losskit.kernels.dispatch import Plan
@@ -56,6 +58,8 @@ class _ForwardFormula(_Formula):
 
 def apply(formula: Differentiable, operands: Sequence[Tensor]) -> Tensor:
     """A formula of tensors, differentiable to any order."""
+    if unrolled() or (torch.compiler.is_compiling() and transforms_active()):
+        return formula.plain(*operands)
     if not torch.compiler.is_compiling():
         return _ForwardFormula.apply(formula, *operands)
     # Dynamo traces no nested Function, and none whose forward takes no ctx where no gradient is wanted.
@@ -69,8 +73,8 @@ def police(plan: Plan, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | N
 
     bad: what is outside its domain, without what is masked; of the shape of the values that it poisons.
     """
-    if checks == "raise" and bad.device.type == "cpu":
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or type(bad) is not Tensor:
+    if checks == "raise" and bad.device.type == "cpu" and not exporting():
+        if torch.compiler.is_compiling() or transforms_active() or type(bad) is not Tensor:
             return bad | _refuse_if(bad.any(), [x.detach() for x in operands], mask, plan.key)
         if bool(bad.any()):
             plan.refuse(operands, mask)
@@ -115,8 +119,9 @@ def result_dtype(operands: Sequence[Tensor]) -> torch.dtype:
     """torch's promotion among the floating dtypes of the operands."""
     dtype = operands[0].dtype
     for x in operands[1:]:
-        if x.dtype in FLOATS:
-            dtype = torch.promote_types(dtype, x.dtype)
+        if x.dtype != dtype and x.dtype in FLOATS:  # torch.promote_types would be an operator of an exported graph
+            mixed = dtype in HALVES and x.dtype in HALVES
+            dtype = torch.float32 if mixed else max(dtype, x.dtype, key=lambda d: d.itemsize)
     return dtype
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from losskit.kernels import eager
-from losskit.policy import state
+from losskit.kernels.torch_internals import batched
+from losskit.policy import checks_of_block, empty_of_block, state
 
 if TYPE_CHECKING:
     from losskit.kernels.dispatch import Plan
@@ -55,8 +56,9 @@ def attempt(
     result: torch.dtype | None = None,
 ) -> Tensor | None:
     """The loss from the fused kernel, or None where it declines."""
-    code = plan.code | _CHECK_BITS[state.checks]
-    if state.empty == "zero":
+    # As `state.checks` and `state.empty` do, without their frames.
+    code = plan.code | _CHECK_BITS[checks_of_block.get() or state.process_checks]
+    if (empty_of_block.get() or state.process_empty) == "zero":
         code |= 1 << _EMPTY
     if result is None and a.dtype in eager.HALVES:
         result = eager.autocast(eager.result_dtype(_present(a, b, c, d)), a.device)
@@ -145,10 +147,6 @@ class Fused(torch.autograd.Function):
                     if gradient is not None:
                         gradient.mul_(scale)
         return None, *gradients, None, None, None
-
-
-def batched(upstream: Tensor) -> bool:
-    return torch._C._functorch.is_legacy_batchedtensor(upstream) or torch._C._functorch.is_batchedtensor(upstream)
 
 
 def _again(ctx: Any, upstream: Tensor) -> Any:

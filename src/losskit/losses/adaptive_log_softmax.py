@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from losskit.errors import error
 from losskit.kernels import eager
 from losskit.kernels.dispatch import Plan, check_extras, check_floating, check_tensor
+from losskit.kernels.torch_internals import exporting, hidden
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.policy import state
 from losskit.reduction import reduce_eagerly
@@ -35,7 +36,7 @@ class AdaptiveOutput(NamedTuple):
     loss: Tensor
 
 
-class AdaptiveLogSoftmaxWithLoss(nn.Module):
+class AdaptiveLogSoftmaxWithLoss(nn.AdaptiveLogSoftmaxWithLoss):
     """Softmax over very many classes, the rare ones in clusters with narrower projections.
 
     Choose it for language models over large vocabularies whose words follow Zipf's law: most rows then need the head
@@ -74,7 +75,7 @@ class AdaptiveLogSoftmaxWithLoss(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # torch's class is the base so that isinstance knows this one
         edges = list(cutoffs)
         increasing = all(a < b for a, b in zip([0, *edges], [*edges, n_classes], strict=True))
         if not edges or not increasing or any(int(edge) != edge for edge in edges):
@@ -170,7 +171,7 @@ class AdaptiveLogSoftmaxWithLoss(nn.Module):
 
     def _of_clusters(self, rows: Tensor, classes: Tensor) -> Tensor:
         """Cross entropy of the target within its cluster; 0 for frequent classes."""
-        whole = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or rows.is_meta
+        whole = hidden(rows)
         total = rows.new_zeros(rows.shape[0])
         for (low, high), project in zip(self._clusters(), self.tail, strict=True):
             within = (classes >= low) & (classes < high)
@@ -197,7 +198,7 @@ class AdaptiveLogSoftmaxWithLoss(nn.Module):
         """The most probable class of each row, (N,); the tail is computed for rows that may have it there."""
         best = self.head(input).argmax(1)
         rare = best >= self.shortlist_size
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or input.is_meta:
+        if hidden(input):
             return torch.where(rare, self.log_prob(input).argmax(1), best)
         found = rare.nonzero().squeeze(1)
         return best.index_copy(0, found, self.log_prob(input[found]).argmax(1)) if len(found) else best
@@ -214,7 +215,9 @@ def _police(bad: Tensor, target: Tensor, classes: int) -> Tensor | None:
     """Refuse targets that are no classes, or say which rows they make NaN (None: none)."""
     if state.checks != "raise" or bad.device.type != "cpu":
         return bad
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or type(bad) is not Tensor:
+    if exporting():
+        return bad
+    if hidden(bad):
         return bad | _refuse_class(bad, target.expand_as(bad), classes)
     if bool(bad.any()):
         _refuse(bad, target.expand_as(bad), classes)

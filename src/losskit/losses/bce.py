@@ -1,6 +1,6 @@
 """BCELoss: binary cross entropy of probabilities."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from losskit.domains import probability
 from losskit.facts import Facts
@@ -14,7 +14,7 @@ def limited(logarithm):
     return where(logarithm < -100.0, -100.0, logarithm)
 
 
-class BCELoss(PointwiseLoss):
+class BCELoss(PointwiseLoss, nn.BCELoss):
     """Binary cross entropy of probabilities.
 
     Choose it when the model already gives probabilities.

@@ -1,6 +1,6 @@
 """BCEWithLogitsLoss: binary cross entropy of raw scores."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from losskit.domains import nonnegative, probability
 from losskit.facts import Facts
@@ -9,7 +9,7 @@ from losskit.formula import absolute, log, sigmoid, softplus, times, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
-class BCEWithLogitsLoss(PointwiseLoss):
+class BCEWithLogitsLoss(PointwiseLoss, nn.BCEWithLogitsLoss):
     """Binary cross entropy of raw scores, the sigmoid built in.
 
     Choose it for binary and multi-label classification, also imbalanced (`pos_weight`).

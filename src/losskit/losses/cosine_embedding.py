@@ -1,5 +1,7 @@
 """CosineEmbeddingLoss: the same direction for similar pairs, another one for dissimilar pairs."""
 
+from torch import nn
+
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.embeddings import EmbeddingsLoss
@@ -7,7 +9,7 @@ from losskit.formula import maximum, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
-class CosineEmbeddingLoss(EmbeddingsLoss):
+class CosineEmbeddingLoss(EmbeddingsLoss, nn.CosineEmbeddingLoss):
     """Angles: 1 - cosine for similar pairs (target 1), what the cosine exceeds `margin` by for dissimilar ones (-1).
 
     Choose it for pairs of embeddings whose length means nothing.

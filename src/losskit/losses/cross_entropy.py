@@ -1,11 +1,13 @@
 """CrossEntropyLoss: how little probability the scores give to the right class."""
 
+from torch import nn
+
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.loss import Case, Deviation, Operand
 
 
-class CrossEntropyLoss(ClassScoresLoss):
+class CrossEntropyLoss(ClassScoresLoss, nn.CrossEntropyLoss):
     """Cross entropy of class scores: minus the log-probability of the right class, the softmax built in.
 
     Choose it for classes that exclude each other: the standard of classification, segmentation, language models.

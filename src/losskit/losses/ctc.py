@@ -1,12 +1,14 @@
 """CTCLoss: labels without an alignment."""
 
+from torch import nn
+
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.sequence import SequenceLoss
 from losskit.loss import Case, Deviation, Operand, param
 
 
-class CTCLoss(SequenceLoss):
+class CTCLoss(SequenceLoss, nn.CTCLoss):
     """Connectionist temporal classification: minus the log-probability of all alignments of the labels together.
 
     Choose it where an input is much longer than its labels, in the same order, and nobody says which frame is which:

@@ -2,6 +2,8 @@
 
 import math
 
+from torch import nn
+
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -16,7 +18,7 @@ def residual(input, target):
     return where(huge, 0.5 * input - 0.5 * target, d), where(huge, 2.0, 1.0)
 
 
-class GaussianNLLLoss(PointwiseLoss):
+class GaussianNLLLoss(PointwiseLoss, nn.GaussianNLLLoss):
     """Negative log-likelihood of a normal distribution: learns how uncertain each prediction is.
 
     Choose it when the noise level varies and the model predicts a mean and a variance.

@@ -1,5 +1,7 @@
 """HingeEmbeddingLoss: distances of similar and dissimilar pairs."""
 
+from torch import nn
+
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -7,7 +9,7 @@ from losskit.formula import maximum, where
 from losskit.loss import Case, Operand, param
 
 
-class HingeEmbeddingLoss(PointwiseLoss):
+class HingeEmbeddingLoss(PointwiseLoss, nn.HingeEmbeddingLoss):
     """Distances: small for similar pairs (label 1), at least `margin` for dissimilar ones (label -1).
 
     Choose it for siamese networks that say similar or not.

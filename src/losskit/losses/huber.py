@@ -1,5 +1,7 @@
 """HuberLoss: quadratic near zero, linear in the tails."""
 
+from torch import nn
+
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -7,7 +9,7 @@ from losskit.formula import absolute, clamp, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
-class HuberLoss(PointwiseLoss):
+class HuberLoss(PointwiseLoss, nn.HuberLoss):
     """Quadratic near zero, linear in the tails: a mean that forgives outliers.
 
     Choose it for regression with occasional wild targets.

@@ -1,5 +1,7 @@
 """KLDivLoss: Kullback-Leibler divergence of a predicted from a true distribution."""
 
+from torch import nn
+
 from losskit.domains import log_probability, nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -15,7 +17,7 @@ def expected(log_probability, cost, difference):
     return where(root == 0.0, times(root, cost), product)
 
 
-class KLDivLoss(PointwiseLoss):
+class KLDivLoss(PointwiseLoss, nn.KLDivLoss):
     """Kullback-Leibler divergence: how much a predicted distribution misses of the true one.
 
     Choose it for distillation and for matching distributions.

@@ -1,12 +1,14 @@
 """L1Loss: absolute error."""
 
+from torch import nn
+
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute
 from losskit.loss import Case, Operand
 
 
-class L1Loss(PointwiseLoss):
+class L1Loss(PointwiseLoss, nn.L1Loss):
     """Absolute error: every unit of error costs the same, so outliers pull no harder than anything else.
 
     Choose it for regression on data with outliers; its minimiser is the median.

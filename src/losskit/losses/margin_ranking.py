@@ -1,5 +1,7 @@
 """MarginRankingLoss: which of two should be larger."""
 
+from torch import nn
+
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -7,7 +9,7 @@ from losskit.formula import maximum, where
 from losskit.loss import Case, Operand, param
 
 
-class MarginRankingLoss(PointwiseLoss):
+class MarginRankingLoss(PointwiseLoss, nn.MarginRankingLoss):
     """Order of two scores: target 1 wants input1 the larger by `margin`, target -1 wants input2.
 
     Choose it for ranking, preferences and recommenders.

@@ -1,11 +1,13 @@
 """MSELoss: squared error."""
 
+from torch import nn
+
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.loss import Case, Operand
 
 
-class MSELoss(PointwiseLoss):
+class MSELoss(PointwiseLoss, nn.MSELoss):
     """Squared error: large errors count quadratically, small ones hardly at all.
 
     Choose it for general regression with roughly normal errors; its minimiser is the mean.

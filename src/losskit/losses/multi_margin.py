@@ -1,6 +1,6 @@
 """MultiMarginLoss: the multi-class hinge."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from losskit.domains import Interval
 from losskit.facts import Facts
@@ -9,7 +9,7 @@ from losskit.formula import maximum, power, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
-class MultiMarginLoss(MarginsLoss):
+class MultiMarginLoss(MarginsLoss, nn.MultiMarginLoss):
     """Hinge over classes: the score of the right class should lead every other by `margin`.
 
     Choose it for support vector machines over features, and where scores need no calibration.

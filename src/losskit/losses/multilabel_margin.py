@@ -1,12 +1,14 @@
 """MultiLabelMarginLoss: the hinge between every right and every wrong class."""
 
+from torch import nn
+
 from losskit.facts import Facts
 from losskit.families.margins import MarginsLoss
 from losskit.formula import maximum, where
 from losskit.loss import Case, Deviation, Operand
 
 
-class MultiLabelMarginLoss(MarginsLoss):
+class MultiLabelMarginLoss(MarginsLoss, nn.MultiLabelMarginLoss):
     """Hinge over labels: every class of a row's list should lead every class outside it by 1.
 
     Choose it to rank the labels of an example above all others.

@@ -1,6 +1,6 @@
 """MultiLabelSoftMarginLoss: binary cross entropy of every label, averaged over the labels."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from losskit.domains import probability
 from losskit.facts import Facts
@@ -9,7 +9,7 @@ from losskit.formula import absolute, log, sigmoid, softplus, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
-class MultiLabelSoftMarginLoss(PointwiseLoss):
+class MultiLabelSoftMarginLoss(PointwiseLoss, nn.MultiLabelSoftMarginLoss):
     """Independent labels by maximum entropy: binary cross entropy of raw scores, averaged over the last dimension.
 
     Choose it for multi-label classification such as tagging of texts.

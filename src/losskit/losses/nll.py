@@ -1,11 +1,13 @@
 """NLLLoss: minus the log-probability of the right class, as the model gives it."""
 
+from torch import nn
+
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.loss import Case, Operand
 
 
-class NLLLoss(ClassScoresLoss):
+class NLLLoss(ClassScoresLoss, nn.NLLLoss):
     """Negative log-likelihood of log-probabilities.
 
     Choose it when the model ends in a log-softmax, or gives log-probabilities of its own kind.

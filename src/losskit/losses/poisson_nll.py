@@ -2,6 +2,8 @@
 
 import math
 
+from torch import nn
+
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -9,7 +11,7 @@ from losskit.formula import digamma, exp, lgamma, log, times, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
-class PoissonNLLLoss(PointwiseLoss):
+class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
     """Negative log-likelihood of a Poisson distribution: for predictions of how many.
 
     Choose it for counts, rates and rare events.

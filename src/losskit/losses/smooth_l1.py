@@ -1,5 +1,7 @@
 """SmoothL1Loss: Huber's loss divided by beta."""
 
+from torch import nn
+
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -7,7 +9,7 @@ from losskit.formula import absolute, sign, where
 from losskit.loss import Case, Operand, param
 
 
-class SmoothL1Loss(PointwiseLoss):
+class SmoothL1Loss(PointwiseLoss, nn.SmoothL1Loss):
     """L1 with a rounded tip: slope 1 in the tails, quadratic within beta of the target.
 
     Choose it for bounding-box regression and detection; beta = 0 is L1Loss.

@@ -1,5 +1,7 @@
 """SoftMarginLoss: logistic loss of labels -1 and 1."""
 
+from torch import nn
+
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -7,7 +9,7 @@ from losskit.formula import sigmoid, softplus, times
 from losskit.loss import Case, Deviation, Operand
 
 
-class SoftMarginLoss(PointwiseLoss):
+class SoftMarginLoss(PointwiseLoss, nn.SoftMarginLoss):
     """Logistic loss of a margin: log(1 + exp(-target * input)) with labels -1 and 1.
 
     Choose it for binary classification in the style of support vector machines.

@@ -1,5 +1,7 @@
 """TripletMarginLoss: an anchor nearer to its positive than to its negative, by a margin."""
 
+from torch import nn
+
 from losskit.domains import positive as above_zero
 from losskit.facts import Facts
 from losskit.families.embeddings import EmbeddingsLoss
@@ -7,7 +9,7 @@ from losskit.formula import maximum, where
 from losskit.loss import Case, Deviation, Operand, param
 
 
-class TripletMarginLoss(EmbeddingsLoss):
+class TripletMarginLoss(EmbeddingsLoss, nn.TripletMarginLoss):
     """Triplets: the anchor should be nearer to the positive than to the negative, by at least `margin`.
 
     Choose it for metric learning: faces, retrieval, few-shot classes.

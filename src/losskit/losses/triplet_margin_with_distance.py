@@ -7,20 +7,20 @@ and mask still run in the fused kernel. Without a distance it is TripletMarginLo
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from torch import Tensor, minimum
+from torch import Tensor, minimum, nn
 
 from losskit.domains import positive as above_zero
 from losskit.errors import error
 from losskit.facts import Facts
-from losskit.families.base import plan_of
+from losskit.families.base import Plans, plan_of
 from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Case, Loss, Operand, param
 from losskit.losses.triplet_margin import TripletMarginLoss
+from losskit.reduction import Reduction
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,10 +32,10 @@ class _OfDistances(PointwiseLoss, abstract=True):
     margin: float = param(default=1.0, domain=above_zero, doc="")
     value = staticmethod(TripletMarginLoss.value)
     formulas = TripletMarginLoss.formulas
-    plans = {}
+    plans = Plans()
 
 
-class TripletMarginWithDistanceLoss(Loss):
+class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
     """Triplets under any distance: the anchor should be nearer to the positive than to the negative by `margin`.
 
     Choose it for metric learning with a distance that is no p-norm.
@@ -48,7 +48,7 @@ class TripletMarginWithDistanceLoss(Loss):
     swap: bool = param(
         default=False, doc="Whether the negative's distance from the positive counts where it is the smaller one."
     )
-    reduction: str = param(default="mean", doc="'none': the losses as the distance is shaped; 'mean'; 'sum'.")
+    reduction: Reduction = param(default="mean", doc="'none': the losses as the distance is shaped; 'mean'; 'sum'.")
 
     operands = {
         "anchor": Operand("What the distance function takes."),
@@ -63,9 +63,9 @@ class TripletMarginWithDistanceLoss(Loss):
         distance_function: Distance | None = None,
         margin: float = 1.0,
         swap: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(margin=margin, swap=swap, reduction=reduction)
+        self._set_up({"margin": margin, "swap": swap, "reduction": reduction})
         if distance_function is not None and not callable(distance_function):
             raise error(
                 "parameter_type", loss=type(self).name, argument="distance_function", expected="a function or None",
@@ -75,8 +75,7 @@ class TripletMarginWithDistanceLoss(Loss):
 
     @classmethod
     def _declare(cls) -> None:
-        own = inspect.signature(cls.__init__)
-        cls.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])
+        """Both forms are written out below."""
 
     @classmethod
     def call_operands(cls) -> list[str]:
@@ -139,7 +138,7 @@ def triplet_margin_with_distance_loss(
     distance_function: Distance | None = None,
     margin: float = 1.0,
     swap: bool = False,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from losskit.kernels.torch_internals import constant
 from losskit.policy import state
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def why_not(plan: Plan, arguments: Arguments) -> str | None:
     return missing if missing is not None else module_of(plan.op).why_not(plan, arguments)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _missing() -> str | None:
     installed = "triton" in sys.modules or find_spec("triton") is not None
     return None if installed else "Triton is not installed (pip install losskit[gpu])"
@@ -46,7 +47,7 @@ def module_of(name: str) -> Any:
     return getattr(_modules, _imported(name))
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _imported(name: str) -> str:
     """The name of an imported module: what torch.compile cannot trace the import of, it finds by name."""
     if not hasattr(_modules, name):

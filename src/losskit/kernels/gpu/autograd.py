@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from losskit.kernels import eager, gpu
-from losskit.kernels.fused import batched, differentiable
+from losskit.kernels.fused import differentiable
 from losskit.kernels.gpu.shared import Call, Outputs, scale
+from losskit.kernels.torch_internals import batched
 
 
 def attempt(call: Call) -> Tensor:

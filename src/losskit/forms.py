@@ -1,0 +1,205 @@
+"""What a declaration is printed into: the functional form, the constructor, `forward`, and the docstring of all three.
+
+The forms are source code with true signatures, which Python's own tools, type checkers and torch.compile read.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from losskit.loss import Loss, Operand
+
+if TYPE_CHECKING:
+    from losskit.families.base import Family
+
+MAX_OPERANDS = 4  # of a call
+
+_EXTRAS = {"sample_weight": "Tensor | None", "mask": "Tensor | None", "normalizer": "Tensor | float | None"}
+_EXTRA_DOCS = {
+    "sample_weight": "Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.",
+    "mask": "Boolean, True = counts; masked elements are exact zeros, also from NaN.",
+    "normalizer": 'Denominator of "mean": a number or a tensor with one element.',
+}
+_TYPES = {
+    "float": "float", "int": "int", "bool": "bool", "tensor": "Tensor | None",
+    "size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None",
+}  # fmt: skip
+
+
+# -- signatures -------------------------------------------------------------------------------------------
+
+
+def _type(loss: type[Loss], name: str) -> str:
+    if name == "reduction":
+        return f"Literal[{', '.join(map(repr, loss.reductions))}]"
+    return _TYPES[loss.params[name].kind if name in loss.params else name]
+
+
+def _operand_type(loss: type[Family], name: str) -> str:
+    # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
+    operand = loss.operands.get(name, Operand(name))
+    return "Tensor | float" if operand.broadcast and name != "target" else operand.type
+
+
+def _run_arguments(loss: type[Family], prefix: str, class_name: str) -> str:
+    """The operands of `run`, always four."""
+    names = loss.slots(prefix, class_name)
+    return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
+
+
+def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
+    """The functional form as Python source."""
+    names = loss.arguments.split()
+    defaults = {name: loss._default(name) for name in names} | dict.fromkeys(_EXTRAS)
+    operands = loss.call_operands()
+    signature = [f"{name}: {_operand_type(loss, name)}" if annotated else name for name in operands]
+    types = {name: _type(loss, name) for name in names}
+    for name, kind in (types | {"*": ""} | _EXTRAS).items():
+        typed = f"{name}: {kind} = " if annotated else f"{name}="
+        signature.append("*" if name == "*" else f"{typed}{defaults[name]!r}")
+    lines = [f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}:"]
+    tensors = [*operands, *(p.name for p in loss.params.values() if p.kind == "tensor" and p.name in names)]
+    tensors += ["weight"] if "weight" in names and "weight" not in tensors else []
+    passed = [*operands, *(f"{name}={name}" for name in [*names, *_EXTRAS])]
+    lines += [
+        f"    if has_torch_function_variadic({', '.join(tensors)}):",
+        f"        return handle_torch_function({loss.name}, ({', '.join(tensors)}), {', '.join(passed)})",
+    ]
+    if "size_average" in names:
+        lines += [
+            "    if size_average is not None or reduce is not None:",
+            f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
+        ]
+    weight = "weight" if "weight" in names else "None"
+    given = [f"{p.name} is not None" if p.kind == "tensor" else p.name for p in loss._plan_params()]
+    lines += [
+        f"    plan = plan_of({', '.join([class_name, 'reduction', *given])})",
+        f"    return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
+    ]
+    return "\n".join(lines)
+
+
+def forward_source(loss: type[Family]) -> str:
+    """`forward` as Python source."""
+    operands = ", ".join(loss.call_operands())
+    weight = "self.weight" if "weight" in loss.params else "None"
+    extras = "sample_weight, mask, normalizer"
+    return "\n".join([
+        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
+        f"    if has_torch_function_variadic({operands}):",
+        f"        return overridden(self, ({operands},), {extras})",
+        "    plan = self._plan or self.plan()",
+        f"    return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, {extras})",
+    ])  # fmt: skip
+
+
+def constructor_source(loss: type[Loss]) -> str:
+    """`__init__` as Python source; annotations are objects, which tools that build losses from configurations read."""
+    names = [name for name in loss.arguments.split() if name != "weight" or "weight" in loss.params]
+    signature = ", ".join(f"{name}: {_type(loss, name)} = {loss._default(name)!r}" for name in names)
+    given = ", ".join(f"{name!r}: {name}" for name in names)
+    return f"def __init__(self, {signature}) -> None:\n    self._set_up({{{given}}})"
+
+
+# -- docstrings -------------------------------------------------------------------------------------------
+
+
+def operand_doc(loss: Any, name: str) -> str:
+    """What an operand means, which shape it may have, which values are refused."""
+    undeclared = Operand("True values." if name == "target" else "Predictions.")
+    operand, first = loss.operands.get(name, undeclared), loss.call_operands()[0]
+    text = operand.doc
+    if name != first and _of_elements(loss):
+        text += f" Of the shape of {first}{', or with dimensions of size 1' if operand.broadcast else ''}."
+    if operand.per_row:
+        text += " One for each row, or a number, will do."
+    if not operand.domain.everything:
+        text += f" Must be {operand.domain.description}{f', unless {operand.unless}' if operand.unless else ''}."
+    return text
+
+
+def argument_doc(loss: type[Loss], name: str) -> str:
+    """What a parameter means, and its range."""
+    if name in loss.params:
+        declared = loss.params[name]
+        limited = not declared.domain.everything and declared.kind == "float"
+        return declared.doc + (f" {declared.domain.description.capitalize()}." if limited else "")
+    if name == "reduction":
+        return "One of " + ", ".join(map(repr, loss.reductions)) + "."
+    if name == "weight":
+        denominator = "the sum of the weights" if getattr(loss, "weight_in_mean", False) else "the number of elements"
+        return f"Weight of each element; broadcasts to the input. The mean divides by {denominator}."
+    return "Deprecated, use reduction."
+
+
+def docstring(loss: type[Family], *, function: bool) -> str:
+    """The author's docstring, then arguments, results, errors, an example and the source of the formula."""
+    operands = {name: operand_doc(loss, name) for name in loss.call_operands()}
+    arguments = {name: argument_doc(loss, name) for name in loss.arguments.split() if function or name in _fields(loss)}
+    dtype = "Its dtype is that of the operands, promoted; halves are computed in float32 and rounded once."
+    called = [f"{name}: {text}" for name, text in operands.items()]
+    extras = [f"{name}: {text}" for name, text in _EXTRA_DOCS.items()]
+    described = [f"{name}: {text}" for name, text in arguments.items()]
+    sections = (
+        {"Args": [*called, *described, *extras]} if function else {"Args": described, "Called with": called + extras}
+    )
+    sections |= {
+        "Formula": _formula(loss),
+        "Returns": [f"A scalar; with 'none' {loss.unreduced()}. {dtype}"],
+        "Raises": [
+            "TypeError: An argument is not a tensor, or of a dtype that makes no sense.",
+            "ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.",
+        ],
+        "Example": _example(loss, function),
+    }
+    lines = [loss.about]
+    for title, entries in sections.items():
+        if not entries:
+            continue
+        lines += ["", f"{title}:"]
+        width = 1000 if title in ("Example", "Formula") else 112  # code is not wrapped
+        lines += [textwrap.fill(e, width, initial_indent="    ", subsequent_indent="        ") for e in entries]
+    return "\n".join([*lines, *(["", f"Source: {loss.reference}"] if loss.reference else [])])
+
+
+def _fields(loss: type[Loss]) -> list[str]:
+    """The arguments of the constructor that are not deprecated."""
+    names = [name for name in loss.arguments.split() if name not in ("size_average", "reduce")]
+    return [name for name in names if name == "reduction" or name in loss.params]
+
+
+def _of_elements(loss: Any) -> bool:
+    return getattr(loss, "of_formula", False) and loss.statistics is None
+
+
+def _formula(loss: type[Family]) -> list[str]:
+    """The formula of an element, a row or a pair, as books have it, with all switches at their defaults."""
+    if not loss.of_formula:
+        return []
+    from losskit.printing import print_expr
+
+    switches = [loss.params[name].default for name in loss._switches()]
+    formula = loss.formulas[tuple(x is not None if not isinstance(x, bool) else x for x in switches)]
+    book = formula.traced(loss.textbook) if loss.textbook else formula.value
+    return [print_expr(book, "python")]
+
+
+def _example(loss: type[Family], function: bool) -> list[str]:
+    """The first worked case as a doctest; of a loss outside of the package without its import."""
+    if not loss.cases:
+        return []
+    case, names = loss.cases[0], loss.call_operands()
+    tensor = "torch.tensor([{}])" if _of_elements(loss) else "torch.tensor({})"
+    operands = ", ".join(tensor.format(value) for name, value in case.arguments.items() if name in names)
+    fields = ", ".join(f"{name}={value}" for name, value in case.arguments.items() if name not in names)
+    built_in = loss.__module__.startswith("losskit.")
+    if function:
+        imports = [">>> import torch", *([f">>> from losskit.functional import {loss.name}"] if built_in else [])]
+        call = f"{loss.name}({operands}{', ' if fields else ''}{fields})"
+    else:
+        imports = [">>> import losskit, torch" if built_in else ">>> import torch"]
+        call = f"{'losskit.' if built_in else ''}{loss.__name__}({fields})({operands})"
+    return [*imports, f">>> {call}", repr(torch.tensor(case.value))]

@@ -1,0 +1,60 @@
+"""Every private interface of torch that losskit uses, each with its reason; a new torch is checked against this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# `torch.compiler.is_compiling` costs a Python frame more; Dynamo replaces both by True.
+transforms_active = torch._C._are_functorch_transforms_active
+tracing_state = torch._C._get_tracing_state
+
+
+def constant(function: _Function) -> _Function:
+    """Have Dynamo call a function while it traces, and keep its result as a constant.
+
+    This is `torch.compiler.assume_constant_result`, which imports Dynamo, sympy and Triton (1.7 s) to set one attribute.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def observed() -> bool:
+    """Whether torch.func, forward-mode AD, a dispatch mode or torch.jit.trace looks at what runs."""
+    return (
+        transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or tracing_state() is not None
+    )
+
+
+def exporting() -> bool:
+    """Whether a graph is made that has to run without losskit: torch.export, torch.jit.trace, ONNX, make_fx."""
+    return unrolled() or not torch.compiler.is_compiling() and _proxies()
+
+
+def unrolled() -> bool:
+    """Whether a graph is made that does not keep the derivatives of a `torch.autograd.Function`."""
+    return torch.compiler.is_exporting() or not torch.compiler.is_compiling() and tracing_state() is not None
+
+
+def _proxies() -> bool:
+    """Whether make_fx records what runs."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
+def hidden(x: Tensor) -> bool:
+    """Whether Python may not branch on the values of a tensor: it is traced, wrapped or has none."""
+    return torch.compiler.is_compiling() or type(x) is not Tensor or x.is_meta or observed()
+
+
+def batched(x: Tensor) -> bool:
+    """Whether vmap, of torch.func or of autograd's `is_grads_batched`, has wrapped a tensor."""
+    return torch._C._functorch.is_legacy_batchedtensor(x) or torch._C._functorch.is_batchedtensor(x)
