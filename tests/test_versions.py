@@ -100,6 +100,7 @@ def test_a_custom_loss_gets_its_kernel(tmp_path):
 @pytest.mark.parametrize("words", [["--help"], ["show", "huber_loss"], ["doctor"]], ids=" ".join)
 def test_the_command(words):
     command = shutil.which("losskit", path=Path(sys.executable).parent)
+    assert command, "the command is not installed beside this Python"
     done = subprocess.run([command, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ TOOLS = ["setuptools>=77", "wheel"]  # what builds losskit
 
 def pip(python: Path, *words: str | Path) -> None:
     """Run pip of an environment."""
-    subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *words], check=True)
+    subprocess.run([python, "-m", "pip", "-qq", "--disable-pip-version-check", *words], check=True)
 
 
 def ask(python: str | Path, program: str) -> str:
@@ -53,14 +54,14 @@ def install_torch(python: Path, torch: str) -> None:
     """torch by exact pin; NVIDIA's libraries from an environment that has the same torch, where there is one."""
     same = [f for f in FOLDER.glob(f"python*-torch{torch}/.ready") if (f.parent / "nvidia").exists()]
     if not same:
-        pip(python, "install", "--quiet", f"torch=={torch}", *TOOLS)
+        pip(python, "install", f"torch=={torch}", *TOOLS)
         own = packages(python) / "nvidia"
         if own.exists():  # a build for CPUs has none
             (python.parent.parent / "nvidia").symlink_to(own)
         return
-    pip(python, "install", "--quiet", "--no-deps", f"torch=={torch}")
+    pip(python, "install", "--no-deps", f"torch=={torch}")
     required = json.loads(ask(python, "import importlib.metadata as m, json; print(json.dumps(m.requires('torch')))"))
-    pip(python, "install", "--quiet", *TOOLS, *(r for r in required if not re.match("nvidia|cuda", r)))
+    pip(python, "install", *TOOLS, *(r for r in required if not re.match("nvidia|cuda", r)))
     (packages(python) / "nvidia").symlink_to((same[0].parent / "nvidia").resolve())
 
 
@@ -85,15 +86,17 @@ def wheel(python: Path) -> Path:
         for old in built:
             old.unlink()
         print("building the wheel", flush=True)
-        pip(python, "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", FOLDER, ROOT)
+        start = time.time()
+        pip(python, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", FOLDER, ROOT)
         built = list(FOLDER.glob("*.whl"))
+        os.utime(built[0], (start, start))  # so that what was edited during the build counts as newer
     return built[0]
 
 
 def test(python: Path, built: Path) -> bool:
     """Whether the short suite passes with the installed wheel."""
-    pip(python, "install", "--quiet", f"{built}[cli]", "pytest>=8")
-    pip(python, "install", "--quiet", "--no-deps", "--force-reinstall", built)  # also over one of the same version
+    pip(python, "install", f"{built}[cli]", "pytest>=8")
+    pip(python, "install", "--no-deps", "--force-reinstall", built)  # also over one of the same version
     # Without tests/conftest.py, which needs Triton, and pyproject's options, which need pytest-xdist.
     options = ["--noconftest", "-o", "addopts=", "-p", "no:cacheprovider", "-q"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
