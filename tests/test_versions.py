@@ -18,6 +18,9 @@ from test_custom import WORK, run_user
 
 import losskit
 
+# torch's own word on one release of Python.
+pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+
 # Every built-in loss once, with its defaults or its first sample.
 FIRST = {setup.loss.name: setup for setup in reversed(samples.setups())}
 FIRST |= {sample.name: sample for sample in reversed(row_samples.SAMPLES)}

@@ -11,9 +11,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -51,18 +49,11 @@ def packages(python: Path) -> Path:
 
 
 def install_torch(python: Path, torch: str) -> None:
-    """torch by exact pin; NVIDIA's libraries from an environment that has the same torch, where there is one."""
-    same = [f for f in FOLDER.glob(f"python*-torch{torch}/.ready") if (f.parent / "nvidia").exists()]
-    if not same:
-        pip(python, "install", f"torch=={torch}", *TOOLS)
-        own = packages(python) / "nvidia"
-        if own.exists():  # a build for CPUs has none
-            (python.parent.parent / "nvidia").symlink_to(own)
-        return
-    pip(python, "install", "--no-deps", f"torch=={torch}")
-    required = json.loads(ask(python, "import importlib.metadata as m, json; print(json.dumps(m.requires('torch')))"))
-    pip(python, "install", *TOOLS, *(r for r in required if not re.match("nvidia|cuda", r)))
-    (packages(python) / "nvidia").symlink_to((same[0].parent / "nvidia").resolve())
+    """torch by exact pin; NVIDIA's packages, if it needs them, from an environment that has the same torch."""
+    twin = next((ready.parent for ready in FOLDER.glob(f"python*-torch{torch}/.ready")), FOLDER / "none")
+    for path in twin.glob("lib/python3*/site-packages/nvidia*"):  # the libraries, and the metadata that pip reads
+        (packages(python) / path.name).symlink_to(path.resolve())
+    pip(python, "install", f"torch=={torch}", *TOOLS)
 
 
 def environment(version: str, source: str, torch: str) -> Path:
