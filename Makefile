@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 # torch is pinned exactly and installed first: losskit is then built against it, without build isolation.
 TORCH := torch==2.13.0
 READY := $(VENV)/.ready
+HOSTS := .venv-hosts
 BUILT_FROM := pyproject.toml setup.py src/losskit/kernels/compiler.py $(wildcard csrc/*.h csrc/*.cpp csrc/generated/*.cpp)
 
-.PHONY: help setup demo test test-gpu versions check bench bench-gpu docs site explorer browser wheel clean
+.PHONY: help setup demo test test-gpu versions hosts check bench bench-gpu docs site explorer browser wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +33,17 @@ test-gpu: $(READY) ## the suite of the GPU kernels on this machine's GPU; withou
 
 versions: ## a short suite under Python 3.10, 3.12 and 3.13, each where it is there, in environments of its own (.versions/)
 	$(PYTHON) tools/versions.py
+
+hosts: $(HOSTS)/.ready ## train other people's programs (transformers, lightning, fastai ...) with losskit in them
+	$(HOSTS)/bin/python -m pytest -c tests/hosts/pytest.ini tests/hosts
+
+# torch is named again beside the hosts: without that pip would exchange it for the newest one.
+$(HOSTS)/.ready: $(BUILT_FROM)
+	test -x $(HOSTS)/bin/python || $(PYTHON) -m venv $(HOSTS)
+	$(HOSTS)/bin/python -m pip install --quiet $(TORCH) "pip>=25.1" "setuptools>=77" wheel
+	$(HOSTS)/bin/python -m pip install --quiet $(TORCH) --group hosts
+	$(HOSTS)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $(HOSTS)/.ready
 
 check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/ruff check .
@@ -66,4 +78,4 @@ wheel: $(READY) ## build a wheel that serves every Python
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove what was built
-	rm -rf $(VENV) .versions build dist site src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated
+	rm -rf $(VENV) $(HOSTS) .versions build dist site src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated

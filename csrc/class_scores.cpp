@@ -70,7 +70,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
   const T* t = nullptr;
   if (job.probabilities && s.state[j] != kMasked) {
     t = read_row(job, kTarget, offsets[kTarget], T(0), s.target.get(job.padded));
-    if (job.options.checks != kOff && row_outside(t, job.classes)) s.state[j] = kBad, s.uniform = false;
+    if (job.options.checks != kOff && row_outside(t, job.slack, job.classes)) s.state[j] = kBad, s.uniform = false;
   }
   if (s.state[j] != kCounts) {
     const T value = s.state[j] == kBad ? not_a_number<T> : T(0);
@@ -195,9 +195,9 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
     t = read_tile(job, kTarget, runs_of<T>(job, kTarget, begin, n, runs[kTarget]), n, s.target);
     for (int64_t c = 0; c < classes && job.options.checks != kOff; ++c) {
       const T* const x = t.z + c * t.stride;
-      if (row_outside(x, n))
+      if (row_outside(x, job.slack, n))
         for (int64_t j = 0; j < n; ++j)
-          if (s.state[j] == kCounts && (x[j] < T(0) || x[j] > T(1))) s.state[j] = kBad, s.uniform = false;
+          if (s.state[j] == kCounts && row_outside(x + j, job.slack, 1)) s.state[j] = kBad, s.uniform = false;
     }
   }
   const bool far = maxima(z, s.maximum);
@@ -454,6 +454,22 @@ template <class T> bool class_vector(const Tensor& tensor, int64_t classes, std:
   return true;
 }
 
+// Whether there is but one class, or the first row is in [0, 1] and sums to about 1.
+template <class T> bool like_probabilities(const Job<T>& job, const Tensor& scores) {
+  if (job.walk.numel == 0 || job.classes == 1) return job.classes == 1;
+  const DType dtype = dtype_of(scores);
+  const int64_t stride = scores.strides()[scores.dim() == 1 ? 0 : 1];
+  const char* data = static_cast<const char*>(scores.data_ptr());
+  double sum = 0;
+  for (int64_t c = 0; c < job.classes; ++c) {
+    T x;
+    read_run(dtype, data + c * stride * size_of(dtype), 1, 1, &x);
+    if (!(x >= T(0) && x <= T(1))) return false;
+    sum += static_cast<double>(x);
+  }
+  return std::abs(sum - 1.0) < 0.05;
+}
+
 struct Arguments {
   int64_t kernel, code;
   const Tensor& a;
@@ -512,6 +528,7 @@ template <class T> Result run(const Arguments& given) {
     job.class_strides[slot] = full_strides[class_dim];
   };
   const DType target_dtype = dtype_of(b);
+  job.slack = static_cast<T>(slack_of(target_dtype));
   place(kScores, strides.data(), dtype_of(a), a.data_ptr());
   if (job.probabilities) {
     if (!floating(target_dtype) || b.dim() != dims) return declined;
@@ -594,6 +611,7 @@ template <class T> Result run(const Arguments& given) {
   if (options.checks == kRaise)
     for (const uint8_t violation : job.violations)
       if (violation && (status == 0 || violation < status)) status = violation;
+  if (status == 0 && options.checks != kOff && !job.picked && like_probabilities(job, a)) status = kSuspicious;
   finish(job, result);
   return result;
 }

@@ -45,6 +45,7 @@ template <class T> struct Job : Call {
   bool probabilities = false, linear = false, picked = false, by_row = false, swift = false;
   bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability
   double smoothing = 0.0, total_weight = 0.0;
+  T slack = 0;                  // of probabilities beyond 0 and 1
   std::vector<double> weights;  // of the classes; empty if there are none
   std::vector<T> own_weights, shift;
   std::vector<uint8_t> violations;  // by block

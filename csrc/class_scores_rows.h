@@ -161,9 +161,9 @@ template <class T> void row_combine_wide(const T* e, const T* q, double a, doubl
   for (int64_t i = 0; i < n; ++i) out[i] = T(double(e[i]) * a + (q ? double(q[i]) : 1.0) * b);
 }
 
-template <class T> LOSSKIT_CLONES bool row_outside(const T* t, int64_t n) {
+template <class T> LOSSKIT_CLONES bool row_outside(const T* t, T slack, int64_t n) {
   Index<T> bad = 0;
-  for (int64_t c = 0; c < n; ++c) bad |= (t[c] < T(0)) | (t[c] > T(1));
+  for (int64_t c = 0; c < n; ++c) bad |= (t[c] < -slack) | (t[c] > T(1) + slack);
   return bad != 0;
 }
 

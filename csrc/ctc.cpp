@@ -39,6 +39,7 @@ enum Violation : uint8_t {  // the status
   kTotal = 3,               // lengths of concatenated targets do not add up to their number
   kLabel = 4,               // not in [0, C)
   kBlankLabel = 5,          // the blank inside a target
+  kNoProbability = 6,       // a log-probability above 0
 };
 
 constexpr int64_t kLanes = 8;    // accumulators; rows are padded to them
@@ -46,6 +47,7 @@ constexpr int64_t kRescale = 8;  // frames between two rescalings
 
 struct Job : Call {
   int64_t frames = 0, samples = 1, classes = 0, blank = 0;
+  double limit = infinity<double>;                    // of log-probabilities
   int64_t strides[3] = {}, gradient_strides[3] = {};  // by frame, sample, class
   const char* input = nullptr;
   DType dtype = DType::kFloat;
@@ -127,9 +129,10 @@ template <class X> LOSSKIT_INLINE X largest(const X* x, int64_t n) {
   return a > b ? a : b;
 }
 
-template <class T> LOSSKIT_INLINE bool any_nan(const T* x, int64_t n) {
+// Whether there is a NaN, or a number above the limit.
+template <class T> LOSSKIT_INLINE bool any_wild(const T* x, T limit, int64_t n) {
   int32_t found = 0;
-  for (int64_t i = 0; i < n; ++i) found |= x[i] != x[i];
+  for (int64_t i = 0; i < n; ++i) found |= !(x[i] <= limit);
   return found != 0;
 }
 
@@ -227,7 +230,8 @@ template <class T> LOSSKIT_INLINE void emit(const Sample<T>& sample, int64_t t) 
   } else {
 #pragma GCC ivdep
     for (int64_t k = 0; k < padded; ++k) exponentials[k] = exp(static_cast<double>(gathered[k]));
-    if (any_nan(x, classes)) exponentials[0] = not_a_number<double>;  // NaN in any class gives NaN out
+    // NaN in any class gives NaN out, and so does what is no log-probability.
+    if (any_wild(x, static_cast<T>(sample.job.limit), classes)) exponentials[0] = not_a_number<double>;
   }
   double* e = sample.row(sample.emission, t);
   const int64_t* which = own.which.data();
@@ -600,6 +604,16 @@ template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& samp
   }
 }
 
+// Whether a frame has a number above the limit.
+template <class T> bool above_limit(const Sample<T>& sample) {
+  for (int64_t t = 0; t < sample.frames; ++t) {
+    const T* x = frame_of(sample, t);
+    for (int64_t c = 0; c < sample.job.classes; ++c)
+      if (x[c] > static_cast<T>(sample.job.limit)) return true;
+  }
+  return false;
+}
+
 template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, double scale, bool gradient, bool fits) {
   // Below the first mass, what a state lost may be worth more than the rest of the lattice: 3^T paths.
   constexpr double kSafe = -700, kLog2Of3 = 1.6, kMass = 0x1p-700, kMost = 0x1p200;
@@ -662,6 +676,7 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
   prepare(job, own, sample);
   double loss = solve(sample, scale, job.gradients[0] != nullptr, needed <= frames);
   if (loss != loss) {
+    if (above_limit(sample)) job.violations[i] = kNoProbability;
     fill(job, own, i, 0, loss);
     fill(job, own, i, frames, 0.0);
   } else {
@@ -758,6 +773,7 @@ Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeT
   job.blank = static_cast<int64_t>(numbers[2]);
   if (job.blank < 0 || job.blank >= job.classes) return declined;
 
+  if (options.checks != kOff && !scores(job)) job.limit = 0x1p-7;  // log_probability of losskit.domains
   start(job.walk, batched ? 1 : 0, &job.samples, &job.samples);
   if (!integers(*b) || b->dim() < 1 || b->dim() > (batched ? 2 : 1)) return declined;
   if (b->dim() == 2 && b->sizes()[0] != job.samples) return declined;

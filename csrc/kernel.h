@@ -19,7 +19,8 @@
 #endif
 
 #if defined(LOSSKIT_CLONES)  // given on the compiler's command line
-#elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+// GCC 11 knows these names, but cannot choose by them at run time: there users' kernels are plain code.
 #define LOSSKIT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define LOSSKIT_CLONES

@@ -11,6 +11,7 @@
 // 4. `upstream` makes the call the backward pass of reduction 'none': gradients only, each times the upstream one.
 // 5. The op says with its status what it could not do, instead of raising: kDeclined (shapes or dtypes that it does
 //    not take; nothing was computed), or a positive number that names the violation. Python then finds the words.
+//    kSuspicious: the result is there, but the operands do not look like what the loss takes; Python looks closer.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -47,7 +48,8 @@ using torch::stable::Tensor;
 enum Reduction { kElements = 0, kMean = 1, kSum = 2 };
 enum Checks { kOff = 0, kNan = 1, kRaise = 2 };
 constexpr int64_t kDeclined = -1;
-constexpr int kMaxParameters = 8;
+constexpr int64_t kSuspicious = 64;  // more than any violation
+constexpr int kMaxParameters = 16;
 
 // Everything about a call that is not a tensor or a number, packed by losskit.kernels.fused.
 struct Options {
@@ -151,6 +153,35 @@ template <class T> LOSSKIT_INLINE bool outside(const Domain& domain, T x) {
   if (domain.kind == kSigns) return (x != T(1)) & (x != T(-1)) & (x == x);
   const T low = static_cast<T>(domain.low), high = static_cast<T>(domain.high);
   return (x < low) | (x > high) | ((domain.open & 1) && x == low) | ((domain.open & 2) && x == high);
+}
+
+// What rounding may leave beyond a closed bound: 4 ULP of 1 in the dtype of the operand, as losskit.domains has it.
+inline double slack_of(DType dtype) {
+  switch (dtype) {
+    case DType::kHalf:
+      return 0x1p-8;
+    case DType::kBFloat16:
+      return 0x1p-5;
+    case DType::kFloat:
+      return 0x1p-21;
+    case DType::kDouble:
+      return 0x1p-50;
+    default:
+      return 0;
+  }
+}
+
+// x with what is beyond a closed bound by `slack` at most put onto it.
+template <class T> const T* settled(const Domain& domain, double slack, const T* x, int64_t n, T* out) {
+  const bool low = domain.kind == kInterval && !(domain.open & 1),
+             high = domain.kind == kInterval && !(domain.open & 2);
+  const T bottom = static_cast<T>(domain.low), top = static_cast<T>(domain.high);
+  const T below = static_cast<T>(domain.low - slack), above = static_cast<T>(domain.high + slack);
+  for (int64_t i = 0; i < n; ++i) {
+    const T value = x[i];
+    out[i] = low && value < bottom && value >= below ? bottom : high && value > top && value <= above ? top : value;
+  }
+  return out;
 }
 
 inline const float* mask_of(const Call& call, int64_t begin, int64_t n, Weights& scratch) {

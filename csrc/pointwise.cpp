@@ -4,14 +4,19 @@
 //    numbers of the compute type, else through a buffer in L1), checks their domains, calls the formula's block
 //    function, and applies weights and mask. Nothing but the gradient touches fresh memory.
 // 2. The compute type is double if an operand is, else float: halves are widened and rounded once, at the end.
-// 3. Denominators that depend on data (weights, masks) are summed first, so gradients are written scaled.
+// 3. A value a few ULP beyond a closed bound is put onto it. That is looked at where a block has a violation only.
+// 4. Family bits: 0-3, operands whose violations are told but change nothing; 4-7, operands that are scores, and look
+//    like probabilities if their first elements are all in [0, 1].
+// 5. Denominators that depend on data (weights, masks) are summed first, so gradients are written scaled.
 #include "op.h"
 
 namespace losskit {
 namespace {
 
 struct Job : Call {
-  std::vector<uint8_t> violations;  // by block: the operand outside its domain, plus one
+  std::vector<uint8_t> violations;  // by block: the operand outside its domain, plus one; or kSuspicious
+  bool advised(int operand) const { return (options.family >> operand) & 1; }
+  bool of_scores(int operand) const { return (options.family >> (kOperands + operand)) & 1; }
 };
 
 template <class T> struct Scratch : Weights {
@@ -60,9 +65,15 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   if (options.checks != kOff) {
     for (int k = job.operands - 1; k >= 0; --k) {
       const Domain& domain = job.kernel->domains[k];
-      if (domain.kind != kAnything && violates(domain, x[k], mask, n)) violation = k + 1;
+      if (domain.kind == kAnything || !violates(domain, x[k], mask, n)) continue;
+      if (job.advised(k)) {
+        job.violations[block] = kSuspicious;
+        continue;
+      }
+      x[k] = settled(domain, slack_of(job.sources[k].dtype), x[k], n, scratch.operands[k]);
+      if (violates(domain, x[k], mask, n)) violation = k + 1;
     }
-    job.violations[block] = static_cast<uint8_t>(violation);
+    if (violation) job.violations[block] = static_cast<uint8_t>(violation);
     if (violation && options.checks == kRaise) return;
   }
 
@@ -91,7 +102,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   if (violation) {  // checks("nan"): the offending elements poison their own results
     for (int64_t i = 0; i < n; ++i)
       for (int k = 0; k < job.operands; ++k)
-        if (outside(job.kernel->domains[k], x[k][i])) {
+        if (!job.advised(k) && outside(job.kernel->domains[k], x[k][i])) {
           value[i] = std::numeric_limits<T>::quiet_NaN();
           for (int g = 0; g < kOperands; ++g) gradient[g][i] = value[i];
         }
@@ -113,6 +124,19 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
 template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   Scratch<T> scratch;
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job*>(context), block, scratch);
+}
+
+// Whether the first elements of an operand, if there are 8 at least, are all in [0, 1].
+bool in_unit_interval(const Job& job, int operand) {
+  float first[64];
+  if (job.walk.numel < 8) return false;
+  for (const int64_t most : {int64_t(8), int64_t(64)}) {
+    const int64_t n = std::min(most, job.walk.numel);
+    const float* x = fetch(job.walk, job.sources[operand], 0, n, first);
+    for (int64_t i = 0; i < n; ++i)
+      if (!(x[i] >= 0.0f && x[i] <= 1.0f)) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -173,9 +197,12 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
     STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, blocks, kGrain, run, &job));
 
   int64_t& status = std::get<5>(result);
-  if (options.checks == kRaise) {
+  if (options.checks != kOff) {
     for (const uint8_t violation : job.violations)
-      if (violation && (status == 0 || violation < status)) status = violation;
+      if (violation && (options.checks == kRaise || violation == kSuspicious) && (status == 0 || violation < status))
+        status = violation;
+    for (int k = 0; k < job.operands; ++k)
+      if (status == 0 && job.of_scores(k) && in_unit_interval(job, k)) status = kSuspicious;
   }
 
   finish(job, result);

@@ -84,6 +84,10 @@ template <class T> LOSSKIT_INLINE T clamp(T x, T lo, T hi) {
 }
 // w * v, but a zero weight also removes an infinite v (not a NaN).
 template <class T> LOSSKIT_INLINE T times(T w, T v) { return where((w == 0) & (v == v), T(0), w * v); }
+// a * b, but a zero of either side removes an infinite other one.
+template <class T> LOSSKIT_INLINE T mute(T a, T b) {
+  return where(((a == 0) | (b == 0)) & (a == a) & (b == b), T(0), a * b);
+}
 
 // ---------------------------------------------------------------------------------------------------------
 // Exponentials.  x = n ln2 + r, |r| <= ln2/2, e^r = 1 + r + tail.

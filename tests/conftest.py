@@ -7,6 +7,9 @@ if not torch.cuda.is_available():
     import interpreted  # noqa: F401  # before anything imports Triton, as torch.compile does
 
 
+collect_ignore = ["hosts"]  # `make hosts` runs them where the hosts are installed
+
+
 @pytest.fixture(autouse=True)
 def _nan_in_fresh_memory():
     torch.use_deterministic_algorithms(True)

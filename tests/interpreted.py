@@ -15,12 +15,13 @@ import numpy as np
 import torch
 import triton.language as tl
 from triton.language.extra import libdevice
-from triton.runtime.interpreter import TensorHandle
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
 def _with_torch(function):
     def call(*arguments):
-        like = next(a for a in arguments if isinstance(a, tl.tensor))
+        tensors = [a for a in arguments if isinstance(a, tl.tensor)]
+        like = next((a for a in tensors if a.type.is_block()), tensors[0])
         taken = [a.handle.data if isinstance(a, tl.tensor) else np.asarray(a) for a in arguments]
         taken = np.broadcast_arrays(*taken)
         dtype = torch.float64 if like.dtype.scalar == tl.float64 else torch.float32
@@ -35,3 +36,11 @@ def _with_torch(function):
 _SPELT = {"rint": torch.round, "fast_dividef": torch.div}
 for _name in "exp expm1 log log1p tanh erf lgamma hypot pow rint tan sin fast_dividef".split():
     setattr(libdevice, _name, _with_torch(_SPELT.get(_name, getattr(torch, _name, None))))
+
+
+def _splat(self, block, scalar):
+    """A scalar as a block; the interpreter takes the comparison of two scalars for a number of their own dtype."""
+    return TensorHandle(np.full(block.shape, scalar.data.reshape(-1)[0], dtype=scalar.data.dtype), scalar.dtype.scalar)
+
+
+InterpreterBuilder.create_splat = _splat

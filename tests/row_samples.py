@@ -140,5 +140,5 @@ def everything() -> list[Any]:
 
 def losses() -> list[Any]:
     """The built-in losses of the families of rows."""
-    found = [cls for cls in losskit.losses().values() if cls.__module__.startswith("losskit.")]
+    found = [cls for cls in losskit.list_losses().values() if cls.__module__.startswith("losskit.")]
     return [cls for cls in found if issubclass(cls, Family) and not issubclass(cls, PointwiseLoss)]

@@ -601,7 +601,8 @@ X, Y, T = torch.ones(5, 3), torch.ones(5, 3), torch.ones(5)
          "cosine_embedding_loss: target must have one entry per row, (5,), got (5, 1)."
          " Did you mean target.squeeze(1)?"),
         (lambda: LF.cosine_embedding_loss(X, Y, torch.ones(())), ValueError,
-         "cosine_embedding_loss: target must have one entry per row, (5,), got ()."),
+         "cosine_embedding_loss: target must have one entry per row, (5,), got ()."
+         " Did you mean target.expand(5)?"),
         (lambda: LF.cosine_embedding_loss(X, Y[0], T), ValueError,
          "cosine_embedding_loss: input1 (5, 3) and input2 (3,) must have the same shape. "
             "Did you mean input2.unsqueeze(0), one for each along dimension 0?"),
@@ -614,7 +615,7 @@ X, Y, T = torch.ones(5, 3), torch.ones(5, 3), torch.ones(5)
         (lambda: LF.triplet_margin_loss(X, Y.long(), X), TypeError,
          "triplet_margin_loss: positive must be floating point, got torch.int64. Use positive.float()."),
         (lambda: LF.triplet_margin_loss(X, Y, 3.0), TypeError,
-         "triplet_margin_loss: negative must be a tensor, got float."),
+         "triplet_margin_loss: negative must be a tensor, got float. Use torch.as_tensor(negative)."),
         (lambda: LF.triplet_margin_loss(X, Y, X, margin=0.0), ValueError,
          "triplet_margin_loss: margin must be positive, got 0.0."),
         (lambda: LF.triplet_margin_loss(X, Y, X, p=-1.0), ValueError,

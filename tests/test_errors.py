@@ -16,12 +16,19 @@ labels = torch.ones(4, 3)
 
 scores, classes = torch.zeros(4, 5), torch.tensor([0, 1, 2, 3])
 
+
+def with_nan_refused(loss, *operands):
+    with losskit.checks(nan="raise"):
+        return loss(*operands)
+
+
 # kind -> [(what the user does, the whole message)]
 MISTAKES = {
     "not_a_tensor": [
-        (lambda: LF.mse_loss([1.0], t), "mse_loss: input must be a tensor, got list."),
+        (lambda: LF.mse_loss([1.0], t), "mse_loss: input must be a tensor, got list. Use torch.as_tensor(input)."),
         (lambda: LF.mse_loss(x, None), "mse_loss: target must be a tensor, got NoneType."),
-        (lambda: LF.mse_loss(x, t, sample_weight=2.0), "mse_loss: sample_weight must be a tensor, got float."),
+        (lambda: LF.mse_loss(x, t, sample_weight=2.0), "mse_loss: sample_weight must be a tensor, got float. "
+            "Use torch.as_tensor(sample_weight)."),
     ],
     "not_strided": [
         (
@@ -69,8 +76,7 @@ MISTAKES = {
         ),
         (
             lambda: LF.mse_loss(x, t, weight=torch.ones(4)),
-            "mse_loss: weight (4,) must broadcast to (4, 3). Did you mean weight.unsqueeze(1), one for each along "
-            "dimension 1?",
+            "mse_loss: weight (4,) must broadcast to (4, 3). Did you mean weight.unsqueeze(1), one for each row?",
         ),
         (
             lambda: LF.multilabel_soft_margin_loss(x, labels, sample_weight=torch.ones(4, 3)),
@@ -146,6 +152,19 @@ MISTAKES = {
             "torch.float32 of shape (4,). Use target.long() for class indices.",
         ),
     ],
+    "by_keyword": [
+        (
+            lambda: losskit.HuberLoss()(x, t, torch.ones(4, 3)),
+            "HuberLoss: a call takes input, target, got 3 arguments. Give sample_weight, mask and normalizer by keyword.",
+        ),
+    ],
+    "script": [
+        (
+            losskit.HuberLoss().__prepare_scriptable__,
+            "HuberLoss: torch.jit.script cannot compile losskit's losses. Use torch.jit.trace, which records torch's "
+            "operators, or call the loss outside of the scripted module.",
+        ),
+    ],
     "class_index": [
         (
             lambda: LF.cross_entropy(scores, torch.tensor([0, 1, 5, 2])),
@@ -193,7 +212,7 @@ MISTAKES = {
         (lambda: LF.huber_loss(x, t, delta=float("nan")), "huber_loss: delta must be positive, got nan."),
     ],
     "parameter_type": [
-        (lambda: LF.huber_loss(x, t, delta="2"), "huber_loss: delta must be a number, got '2'."),
+        (lambda: LF.huber_loss(x, t, delta="2"), "huber_loss: delta must be a number, got '2'. Use float(delta)."),
         (lambda: LF.huber_loss(x, t, delta=[1.0]), "huber_loss: delta must be a number, got [1.0]."),
         (lambda: losskit.KLDivLoss(log_target=1), "kl_div: log_target must be True or False, got 1."),
         (lambda: losskit.BCELoss(weight=2.0), "binary_cross_entropy: weight must be a tensor or None, got 2.0."),
@@ -204,12 +223,59 @@ MISTAKES = {
             "mse_loss: reduction must be one of 'none', 'mean', 'sum', got 'average'.",
         ),
         (
+            lambda: losskit.HuberLoss(2.0),
+            "huber_loss: reduction must be one of 'none', 'mean', 'sum', got 2.0. Did you mean delta=2.0?",
+        ),
+        (
             lambda: LF.mse_loss(x, t, reduction="batchmean"),
             "mse_loss: reduction must be one of 'none', 'mean', 'sum', got 'batchmean'.",
         ),
     ],
+    "operands": [
+        (
+            lambda: losskit.MSELoss(x, t),
+            "MSELoss: MSELoss(...) makes the loss and takes no tensors of a call, got one as size_average. "
+            "Call losskit.MSELoss()(input, target) or losskit.functional.mse_loss(input, target).",
+        ),
+    ],
+    "not_a_number": [
+        (
+            lambda: with_nan_refused(LF.mse_loss, x, torch.where(t == t[2, 1], float("nan"), t)),
+            "mse_loss: target is NaN at index (2, 1), the first of 1.",
+        ),
+    ],
+    # -- warnings, which are errors in this suite
+    "probabilities": [
+        (
+            lambda: LF.cross_entropy(x.softmax(1), classes.clamp(max=2)),
+            "cross_entropy: input looks like probabilities, each row is in [0, 1] and sums to 1: softmax is built in. "
+            "Pass the scores before it.",
+        ),
+    ],
+    "sigmoid": [
+        (
+            lambda: LF.soft_margin_loss(p, labels),
+            "soft_margin_loss: input looks like probabilities, all of it is in [0, 1]: a sigmoid is built in. "
+            "Pass the scores before it.",
+        ),
+    ],
+    "one_class": [
+        (
+            lambda: LF.cross_entropy(x[:, :1], torch.zeros(4, dtype=torch.long)),
+            "cross_entropy: input has one class, so that the loss says nothing. For yes or no use "
+            "binary_cross_entropy_with_logits, or two channels.",
+        ),
+    ],
+    "outside": [
+        (
+            lambda: LF.poisson_nll_loss(x, -p),
+            "poisson_nll_loss: target should be non-negative, some of it is not. A Poisson distribution gives no "
+            "probability to what is below 0.",
+        ),
+    ],
     "setting": [
         (lambda: losskit.checks("on"), "checks: mode must be one of 'off', 'nan', 'raise', got 'on'."),
+        (lambda: losskit.checks(nan="stop"), "checks(nan=...): mode must be one of 'pass', 'raise', got 'stop'."),
         (lambda: losskit.empty("0"), "empty: mode must be one of 'nan', 'zero', got '0'."),
     ],
     "unknown_loss": [
@@ -221,8 +287,11 @@ MISTAKES = {
 }  # fmt: skip
 
 
+OF_RANKS = {"mesh", "part", "not_plain", "elsewhere"}  # of DTensors: told, and tested, in sharded_calls.py
+
+
 def test_every_kind_is_tested():
-    assert set(MISTAKES) == set(MESSAGES)
+    assert set(MISTAKES) | OF_RANKS == set(MESSAGES)
 
 
 @pytest.mark.parametrize(("kind", "number"), [(kind, i) for kind, rows in MISTAKES.items() for i in range(len(rows))])
@@ -295,6 +364,9 @@ def test_every_domain_is_enforced(setup):
     """Values just outside each domain, from the domain itself: in operands, fused and eager, and in parameters."""
     names = setup.loss.call_operands()
     for position, name in enumerate(names):
+        only_with = setup.loss.operands[name].only_with
+        if only_with and not setup.params.get(only_with):
+            continue  # only warned of
         for value in setup.domain(name).invalid():
             operands = setup.operands((2, 3))
             operands[position][1, 2] = value

@@ -23,7 +23,7 @@ from losskit_guide.cli import app
 from losskit_guide.lines import Line, line, points
 from losskit_guide.machine import arguments, usual_shape
 
-NAMES = sorted(name for name, cls in losskit.losses().items() if cls.__module__.startswith("losskit."))
+NAMES = sorted(name for name, cls in losskit.list_losses().items() if cls.__module__.startswith("losskit."))
 CURVES = [(name, number) for name in NAMES for number in range(len(catalogue()[name].curve.variants))]
 
 

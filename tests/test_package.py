@@ -74,7 +74,7 @@ def test_pickle_copy_and_config(setup):
 
 
 def test_registry():
-    names = set(losskit.losses())
+    names = set(losskit.list_losses())
     assert {"huber_loss", "kl_div", "binary_cross_entropy"} <= names
     assert losskit.get("huber_loss") is losskit.get("HuberLoss") is losskit.HuberLoss
     assert losskit.HuberLoss.functional.__name__ == "huber_loss"

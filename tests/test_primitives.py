@@ -55,7 +55,7 @@ TWO = {
     "xlogy": (lambda x, y: x * mp.log(y), 2.0),
     "power": (mp.power, 1.0),
 }
-SELECT = ["maximum", "minimum", "times"]
+SELECT = ["maximum", "minimum", "times", "mute"]
 SCALAR = ["lgamma", "digamma", "erf", "power"]
 
 
@@ -269,6 +269,10 @@ def test_selection(library, kind):
     same("maximum", np.maximum(a, b))
     same("minimum", np.minimum(a, b))
     same("times", [reference_times(float(w), float(v)) for w, v in zip(a, b)])
+    same(
+        "mute",
+        [reference_times(float(w), float(v)) if w == 0 else reference_times(float(v), float(w)) for w, v in zip(a, b)],
+    )
     same("xlogy", np.array([reference_xlogy(float(x), float(y)) for x, y in zip(a, b)], a.dtype))
     same("hypot", np.array([math.hypot(x, y) for x, y in zip(a, b)], a.dtype))
     with np.errstate(invalid="ignore"):
@@ -282,7 +286,7 @@ def test_selection(library, kind):
 def test_vectorised(library):
     names = [n for n in [*ONE, *TWO, *SELECT, "clamp", "where"] if n not in SCALAR]
     # 64-bit masks need SSE4; on plain x86-64 a selection of doubles is a scalar loop.
-    masked = ("where", "times", "maximum", "minimum", "clamp", "logaddexp", "xlogy")
+    masked = ("where", "times", "mute", "maximum", "minimum", "clamp", "logaddexp", "xlogy")
     left_out = {f"{name}_double" for name in masked} if library.plain else set()
     assert {f"{n}_{t}" for n in names for t in TYPES} - left_out <= library.vectorised
 

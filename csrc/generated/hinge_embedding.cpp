@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hinge_embedding_loss_04c040efcdfb_block {
+namespace losskit_hinge_embedding_loss_5a74c65767c4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -29,10 +29,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool equal = target == target;
       const bool unequal = target != T(1.0);
       const bool unequal2 = target != T(-1.0);
-      values_[i_] = lk::where(target == target, lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0)), target);
-      input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), factor_);
+      values_[i_] = lk::where(equal, lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0)), target);
+      input_out_[i_] = lk::scaled<T>(lk::where((input == input) & (equal), lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), input + target), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -42,16 +43,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool equal = target == target;
       const bool unequal = target != T(1.0);
       const bool unequal2 = target != T(-1.0);
-      values_[i_] = lk::where(target == target, lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0)), target);
-      input_out_[i_] = lk::scaled<T>(lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), factor_);
+      values_[i_] = lk::where(equal, lk::where(unequal, lk::maximum(margin - input, T(0.0)), T(0.0)) + lk::where(unequal2, input, T(0.0)), target);
+      input_out_[i_] = lk::scaled<T>(lk::where((input == input) & (equal), lk::where((unequal) & (input <= margin), T(-1.0), T(0.0)) + lk::where(unequal2, T(1.0), T(0.0)), input + target), factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_hinge_embedding_loss_04c040efcdfb, 2, 1, 1,
+LOSSKIT_KERNEL(losskit_hinge_embedding_loss_5a74c65767c4, 2, 1, 1,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})
 

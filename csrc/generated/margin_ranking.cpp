@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_margin_ranking_loss_d07b6e54d9bb_block {
+namespace losskit_margin_ranking_loss_176c16531341_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -34,10 +34,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input2 = input2_at_[i_];
       const T target = target_at_[i_];
       const T sum = -target * (input1 - input2) + margin;
-      const bool below = sum < T(0.0);
+      const T chosen = lk::where(sum == sum, lk::where(sum < T(0.0), T(0.0), target), sum);
       values_[i_] = lk::maximum(sum, T(0.0));
-      input1_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -target), factor_);
-      input2_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), target), factor_);
+      input1_out_[i_] = lk::scaled<T>(-chosen, factor_);
+      input2_out_[i_] = lk::scaled<T>(chosen, factor_);
     }
   } else {
     T* const input1_out_ = gradients_[0];
@@ -51,16 +51,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T difference = input1 - input2;
       const T sum = -target * difference + margin;
+      const bool equal = sum == sum;
       const bool below = sum < T(0.0);
+      const T chosen = lk::where(equal, lk::where(below, T(0.0), target), sum);
       values_[i_] = lk::maximum(sum, T(0.0));
-      input1_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -target), factor_);
-      input2_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), target), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(below, T(0.0), -difference), factor_);
+      input1_out_[i_] = lk::scaled<T>(-chosen, factor_);
+      input2_out_[i_] = lk::scaled<T>(chosen, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(equal, lk::where(below, T(0.0), -difference), sum), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_margin_ranking_loss_d07b6e54d9bb, 3, 1, 3,
+LOSSKIT_KERNEL(losskit_margin_ranking_loss_176c16531341, 3, 1, 3,
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0.0, 0.0})

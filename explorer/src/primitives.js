@@ -20,6 +20,9 @@ export const clamp = (x, low, high) => (x < low ? low : x > high ? high : x);
 /** weight * x, and 0 where weight is 0 and x is infinite. */
 export const times = (weight, x) => (weight === 0 && x === x ? weight : weight * x);
 
+/** a * b, and 0 where one of them is 0 and the other infinite. */
+export const mute = (a, b) => ((a === 0 || b === 0) && a === a && b === b ? 0 : a * b);
+
 /** x * log(y), and 0 where x is 0. */
 export const xlogy = (x, y) => times(x, Math.log(y));
 

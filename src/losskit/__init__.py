@@ -3,7 +3,14 @@
 from losskit import functional
 from losskit.describe import explain
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
-from losskit.errors import DeclarationError
+from losskit.errors import (
+    DeclarationError,
+    LossError,
+    LossIndexError,
+    LossTypeError,
+    LossValueError,
+    SpaceWarning,
+)
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
@@ -37,7 +44,7 @@ from losskit.losses import (
     TripletMarginWithDistanceLoss,
 )
 from losskit.policy import checks, empty
-from losskit.registry import create, get, losses
+from losskit.registry import create, get, list_losses
 from losskit_guide.figures import plot
 
 __version__ = "0.1.0"
@@ -62,6 +69,10 @@ __all__ = [
     "KLDivLoss",
     "L1Loss",
     "Loss",
+    "LossError",
+    "LossIndexError",
+    "LossTypeError",
+    "LossValueError",
     "MSELoss",
     "MarginRankingLoss",
     "MarginsLoss",
@@ -74,6 +85,7 @@ __all__ = [
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SpaceWarning",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "checks",
@@ -83,7 +95,7 @@ __all__ = [
     "functional",
     "get",
     "last_violation",
-    "losses",
+    "list_losses",
     "nonnegative",
     "param",
     "plot",

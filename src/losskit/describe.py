@@ -24,7 +24,7 @@ from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.families.sequence import SequenceLoss
-from losskit.forms import argument_doc, function_source, operand_doc
+from losskit.forms import argument_doc, operand_doc, signature_source
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr, Trace
 from losskit.loss import Loss, Operand, Param, registered
@@ -89,7 +89,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.about)
     by_class = {other.__name__: other.name for other in registered.values()}
     signature = (
-        function_source(cls, cls.__name__, annotated=True).split("\n")[0].removeprefix("def ").rstrip(":")
+        signature_source(cls, annotated=True).removeprefix("def ")
         if issubclass(cls, Family)
         else f"{cls.name}{inspect.signature(cls.functional)}"
     )
@@ -151,7 +151,7 @@ def latex(root: Expr) -> str:
 def text_of(root: Expr, arguments: Sequence[str], book: Expr | None = None) -> Text:
     """A formula in every language."""
     book = root if book is None else book
-    result: Text = {"plain": print_expr(book, "python"), "latex": latex(book)}
+    result: Text = {"plain": print_expr(book, "plain"), "latex": latex(book)}
     for language in LANGUAGES[2:]:
         statements, (last,) = print_statements([root], language, arguments)
         result[language] = [*statements, last]

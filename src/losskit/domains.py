@@ -1,5 +1,7 @@
 """Domains: sets of allowed numbers that test, describe themselves, and give samples and edges to tests.
 
+A closed bound is meant as computed numbers mean it: `slack_of` a dtype beyond it counts as the bound.
+
 The same object validates a parameter in a constructor, checks an operand (in the fused kernel and eagerly),
 writes its part of the error message, and generates the data of the test suite.
 """
@@ -7,6 +9,7 @@ writes its part of the error message, and generates the data of the test suite.
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +33,27 @@ class Interval:
         below = value < self.high if self.high_open else value <= self.high
         return above and below
 
-    def outside(self, values: Tensor) -> Tensor:
-        """Where a tensor leaves the domain."""
-        low = values <= self.low if self.low_open else values < self.low
-        high = values >= self.high if self.high_open else values > self.high
+    def outside(self, values: Tensor, slack: float = 0.0) -> Tensor:
+        """Where a tensor leaves the domain; closed bounds let through what is beyond them by `slack` at most."""
+        low = values <= self.low if self.low_open else values < self.low - slack
+        high = values >= self.high if self.high_open else values > self.high + slack
         return low | high
+
+    @property
+    def settles(self) -> bool:
+        """Whether there is a closed bound, onto which values just beyond it are put."""
+        return (math.isfinite(self.low) and not self.low_open) or (math.isfinite(self.high) and not self.high_open)
+
+    def settled(self, values: Tensor, slack: float) -> Tensor:
+        """The values, those beyond a closed bound by `slack` at most put onto it; its derivative stays 1."""
+        bound = values.detach()
+        if math.isfinite(self.low) and not self.low_open:
+            bound = torch.where((bound < self.low) & (bound >= self.low - slack), self.low, bound)
+        if math.isfinite(self.high) and not self.high_open:
+            bound = torch.where((bound > self.high) & (bound <= self.high + slack), self.high, bound)
+        beyond = bound != values
+        # Infinity less infinity must not reach the sum, nor NaN its derivative.
+        return torch.where(beyond, values - torch.where(beyond, values - bound, 0.0).detach(), values)
 
     @property
     def everything(self) -> bool:
@@ -89,11 +108,15 @@ class Signs:
     description: str = "-1 or 1"
     typical: float = 1.0
     everything: bool = False
+    settles: bool = False
+
+    def settled(self, values: Tensor, slack: float) -> Tensor:
+        return values
 
     def includes(self, value: float) -> bool:
         return value in (-1.0, 1.0)
 
-    def outside(self, values: Tensor) -> Tensor:
+    def outside(self, values: Tensor, slack: float = 0.0) -> Tensor:
         return (values != 1) & (values != -1) & (values == values)
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -110,6 +133,23 @@ class Signs:
 
 
 Domain = Interval | Signs
+
+
+def slack_of(dtype: torch.dtype) -> float:
+    """What rounding may leave beyond a bound, 4 ULP of 1: an interpolation of ones gives 1.0000001."""
+    return 4.0 * torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+
+
+def shortest(value: float) -> str:
+    """The fewest digits, 7 at least, that tell a number from its neighbours in float32, or in float64 where it is."""
+    single = struct.unpack("f", struct.pack("f", value))[0] if abs(value) < 3e38 else value
+    for digits in range(7, 17):
+        text = f"{value:.{digits}g}"
+        near = float(text)
+        if near == value or (single == value and struct.unpack("f", struct.pack("f", near))[0] == value):
+            return text
+    return repr(value)
+
 
 real = Interval("any real number")
 positive = Interval("positive", low=0.0, low_open=True, typical=1.0)

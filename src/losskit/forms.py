@@ -5,16 +5,20 @@ The forms are source code with true signatures, which Python's own tools, type c
 
 from __future__ import annotations
 
+import inspect
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from losskit.loss import Loss, Operand
+from losskit.errors import error
+from losskit.loss import Loss, Operand, suggestion
 
 if TYPE_CHECKING:
     from losskit.families.base import Family
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 MAX_OPERANDS = 4  # of a call
 
 _EXTRAS = {"sample_weight": "Tensor | None", "mask": "Tensor | None", "normalizer": "Tensor | float | None"}
@@ -50,50 +54,98 @@ def _run_arguments(loss: type[Family], prefix: str, class_name: str) -> str:
     return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
 
 
-def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
-    """The functional form as Python source."""
+def signature_source(loss: type[Family], annotated: bool, unknown: str = "") -> str:
+    """The first line of the functional form; unknown: what takes arguments that it does not have."""
     names = loss.arguments.split()
     defaults = {name: loss._default(name) for name in names} | dict.fromkeys(_EXTRAS)
-    operands = loss.call_operands()
-    signature = [f"{name}: {_operand_type(loss, name)}" if annotated else name for name in operands]
+    signature = [f"{name}: {_operand_type(loss, name)}" if annotated else name for name in loss.call_operands()]
     types = {name: _type(loss, name) for name in names}
     for name, kind in (types | {"*": ""} | _EXTRAS).items():
         typed = f"{name}: {kind} = " if annotated else f"{name}="
         signature.append("*" if name == "*" else f"{typed}{defaults[name]!r}")
-    lines = [f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}:"]
+    signature += [unknown] if unknown else []
+    return f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}"
+
+
+def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
+    """The functional form as Python source."""
+    names, operands = loss.arguments.split(), loss.call_operands()
     tensors = [*operands, *(p.name for p in loss.params.values() if p.kind == "tensor" and p.name in names)]
     tensors += ["weight"] if "weight" in names and "weight" not in tensors else []
     passed = [*operands, *(f"{name}={name}" for name in [*names, *_EXTRAS])]
-    lines += [
-        f"    if has_torch_function_variadic({', '.join(tensors)}):",
-        f"        return handle_torch_function({loss.name}, ({', '.join(tensors)}), {', '.join(passed)})",
-    ]
-    if "size_average" in names:
-        lines += [
-            "    if size_average is not None or reduce is not None:",
-            f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
-        ]
     weight = "weight" if "weight" in names else "None"
     given = [f"{p.name} is not None" if p.kind == "tensor" else p.name for p in loss._plan_params()]
-    lines += [
-        f"    plan = plan_of({', '.join([class_name, 'reduction', *given])})",
-        f"    return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
+    legacy = [
+        "    if size_average is not None or reduce is not None:",
+        f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
     ]
-    return "\n".join(lines)
+    return "\n".join([
+        # No value is a NoReturn: a type checker refuses what the call would.
+        "@strict", f"{signature_source(loss, annotated, '**unknown: NoReturn' if annotated else '**unknown')}:",
+        f"    if has_torch_function_variadic({', '.join(tensors)}):",
+        f"        return handle_torch_function({loss.name}, ({', '.join(tensors)}), {', '.join(passed)}, **unknown)",
+        "    if unknown:",
+        f"        raise misspelt({class_name}, unknown)",
+        *(legacy if "size_average" in names else []),
+        "    try:",
+        f"        plan = plan_of({', '.join([class_name, 'reduction', *given])})",
+        f"        return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
+        *_RAISED,
+    ])  # fmt: skip
+
+
+# Raised again here, its sentence stands right below the caller's line and not under the frames within.
+_RAISED = ["    except LossError as problem:", "        raise problem.with_traceback(None) from None"]
 
 
 def forward_source(loss: type[Family]) -> str:
-    """`forward` as Python source."""
+    """`forward` as Python source; ONNX's exporter of traced graphs gives a None by position for each of the extras."""
     operands = ", ".join(loss.call_operands())
     weight = "self.weight" if "weight" in loss.params else "None"
     extras = "sample_weight, mask, normalizer"
     return "\n".join([
-        f"def forward(self, {operands}, *, sample_weight=None, mask=None, normalizer=None):",
+        "@strict",
+        f"def forward(self, {operands}, *more, sample_weight=None, mask=None, normalizer=None, **unknown):",
+        "    if more or unknown:",
+        "        refuse_more(self, more, unknown)",
         f"    if has_torch_function_variadic({operands}):",
         f"        return overridden(self, ({operands},), {extras})",
-        "    plan = self._plan or self.plan()",
-        f"    return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, {extras})",
+        "    try:",
+        "        plan = self._plan or self.plan()",
+        f"        return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, {extras})",
+        *_RAISED,
     ])  # fmt: skip
+
+
+def strict(function: Function) -> Function:
+    """The function, shown without the arguments that let it say what was meant."""
+    signature = inspect.signature(function)
+    hidden = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
+    shown = [p for p in signature.parameters.values() if p.kind not in hidden]
+    vars(function)["__signature__"] = signature.replace(parameters=shown)
+    return function
+
+
+def misspelt(loss: Any, unknown: Iterable[str], method: bool = False) -> Exception:
+    """The error about arguments that a call does not have; method: the call is that of an instance."""
+    name = next(iter(unknown))
+    arguments = loss.arguments.split()
+    of_call = [*loss.call_operands(), *_EXTRAS]
+    hint = suggestion(f"'{name}'", of_call if method else [*of_call, *arguments])
+    if method and name in arguments:
+        hint = f" It is an argument of the constructor: {loss.__name__}({name}=...)."
+    title = loss.__name__ if method else loss.name
+    return error("arguments", loss=title, problem=f"got an unexpected keyword argument {name!r}", hint=hint)
+
+
+def refuse_more(loss: Loss, more: Sequence[Any], unknown: Mapping[str, Any]) -> None:
+    """Refuse arguments that the call of an instance does not have."""
+    cls: Any = type(loss)
+    if unknown:
+        raise misspelt(cls, unknown, method=True)
+    if any(x is not None for x in more):
+        names = cls.call_operands()
+        raise error("by_keyword", loss=cls.__name__, expected=", ".join(names), got=len(names) + len(more))
 
 
 def constructor_source(loss: type[Loss]) -> str:
@@ -116,7 +168,9 @@ def operand_doc(loss: Any, name: str) -> str:
         text += f" Of the shape of {first}{', or with dimensions of size 1' if operand.broadcast else ''}."
     if operand.per_row:
         text += " One for each row, or a number, will do."
-    if not operand.domain.everything:
+    if operand.only_with:
+        text += f" Should be {operand.domain.description}, and must be with {operand.only_with}."
+    elif not operand.domain.everything:
         text += f" Must be {operand.domain.description}{f', unless {operand.unless}' if operand.unless else ''}."
     return text
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from losskit.graph import Expr
+from losskit_guide import scalar
 
 
 @dataclass(frozen=True)
@@ -51,32 +52,38 @@ class Primitive:
 
 def _apply(name: str, *args: Any) -> Any:
     """Apply the primitive `name` to tensors, mpmath numbers, plain numbers or symbols."""
+    if name == "where" and isinstance(args[0], bool):  # a switch, or a comparison of parameters
+        return _chosen(*args)
     for arg in args:
         if isinstance(arg, Expr):
             return arg.trace.node(name, args)
-    primitive = PRIMITIVES[name]
-    like = next((arg for arg in args if isinstance(arg, Tensor) and arg.dtype != torch.bool), None)
-    if like is not None or any(isinstance(arg, Tensor) for arg in args):
-        return primitive.torch(*(_as_tensor(arg, like) for arg in args))
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    if tensors:
+        like = next((x for x in tensors if x.dtype != torch.bool), tensors[0])
+        return PRIMITIVES[name].torch(*(_as_tensor(arg, like) for arg in args))
     if any(type(arg).__module__.startswith("mpmath") for arg in args):
-        return primitive.mpmath(*args)
-    if name in _ARITHMETIC:
-        return primitive.mpmath(*args)
-    result = primitive.torch(*(torch.tensor(arg, dtype=torch.float64) for arg in args))
-    return result.item()
+        return PRIMITIVES[name].mpmath(*args)
+    return float(getattr(scalar, name)(*args))
 
 
-# What mpmath's spelling computes on Python numbers just as well, also while torch.compile traces.
-_ARITHMETIC = frozenset("add sub mul div neg lt le gt ge eq ne both either where absolute".split())
-
-
-def _as_tensor(arg: Any, like: Tensor | None) -> Tensor:
+def _as_tensor(arg: Any, like: Tensor) -> Tensor:
+    """A number as a tensor of the dtype and the device of `like`; where that is a condition, of the default dtype."""
     if isinstance(arg, Tensor):
         return arg
-    if isinstance(arg, bool):  # a comparison of parameters
-        return torch.tensor(arg)
-    reference = like if like is not None else torch.empty(0)
-    return torch.full((), float(arg), dtype=reference.dtype, device=reference.device)
+    if isinstance(arg, bool):
+        return torch.full((), arg, dtype=torch.bool, device=like.device)
+    dtype = torch.get_default_dtype() if like.dtype == torch.bool else like.dtype
+    return torch.full((), float(arg), dtype=dtype, device=like.device)
+
+
+def number_like(x: Any, number: Any) -> Any:
+    """A number as a tensor like the operand `x`, where that is one: the dtype of a choice between two numbers."""
+    return _as_tensor(number, x) if isinstance(x, Tensor) else number
+
+
+def _chosen(condition: bool, a: Any, b: Any) -> Any:
+    chosen, other = (a, b) if condition else (b, a)
+    return _as_tensor(chosen, other) if isinstance(other, Tensor) else chosen
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -199,27 +206,58 @@ def power(a: Any, b: Any) -> Any:
     return _apply("power", a, b)
 
 
+def mute(a: Any, b: Any) -> Any:
+    """a * b where a zero factor of either side silences an infinite one; derivatives are written with it."""
+    return _apply("mute", a, b)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Derivative rules are written with these, which leave out what is structurally zero or one.
+#
+# The chain rule multiplies, and where a function has a corner or an end it multiplies 0 by infinity, which IEEE calls
+# NaN. What such a product is:
+#
+# 1. A tangent of 0 silences an infinite slope: sqrt(d * d), power(absolute(d), 0.5) and log(1 + d * d - 1) do not move
+#    where d does not. At a corner this is the convention of `absolute`: 0.
+# 2. A slope of 0 silences an infinite tangent only where the function dies away faster than its argument grows: exp,
+#    tanh and the like of anything but logarithms; log, log1p and quotients of what grows as powers do (`_TAME`). In
+#    exp(log(x)) at 0 and log(1 + exp(x)) beyond the largest exponential the limit is neither, and NaN says so.
+# 3. A factor of 0 silences the infinite tangent of the other: x * sqrt(x) at 0.
+# 4. The root of a sum of squares has bounded slopes, whatever its sides are (see `losskit.calculus`).
+
+_LOGARITHMS = frozenset({"log", "log1p", "xlogy", "lgamma", "digamma", "trigamma"})
+_SINGULAR = _LOGARITHMS | {"div", "power"}
+_TAME = frozenset(
+    "add sub mul neg absolute sign where maximum minimum clamp hypot sqrt times mute sigmoid tanh erf "
+    "lt le gt ge eq ne both either".split()
+)
 
 
 def _is(x: Expr | None, number: float) -> bool:
     return x is not None and x.op == "constant" and x.value == number
 
 
-def _mul(factor: Expr, tangent: Expr | None) -> Expr | None:
-    if tangent is None or _is(tangent, 0.0) or _is(factor, 0.0):
+def chain(slope: Expr, tangent: Expr | None, *, decays: bool = False) -> Expr | None:
+    """slope * tangent, 0 where the tangent is 0 and, if the function `decays`, where the slope is."""
+    if tangent is None or _is(tangent, 0.0) or _is(slope, 0.0):
         return None
     if _is(tangent, 1.0):
-        return factor
-    if _is(factor, 1.0):
+        return slope
+    if _is(slope, 1.0):
         return tangent
     if _is(tangent, -1.0):
-        return -factor
-    return factor * tangent
+        return -slope
+    by_tangent = not (slope.bounded or tangent.nonzero)
+    by_slope = decays and not (tangent.bounded or slope.nonzero)
+    if by_tangent and by_slope:
+        return slope.trace.node("mute", (slope, tangent))
+    if by_tangent:
+        return times(tangent, slope)
+    return times(slope, tangent) if by_slope else slope * tangent
 
 
-def _sum(a: Expr | None, b: Expr | None) -> Expr | None:
+def total(a: Expr | None, b: Expr | None) -> Expr | None:
+    """a + b; None is 0."""
     if a is None or b is None:
         return a if b is None else b
     if b.op == "neg":
@@ -242,37 +280,85 @@ def _select(condition: Expr, a: Expr | None, b: Expr | None) -> Expr | None:
     return where(condition, zero if a is None else a, zero if b is None else b)
 
 
-def _unary(rule: Callable[[Expr, Expr], Expr]) -> Callable[..., Expr | None]:
+def _unsigned(x: Expr) -> Expr:
+    """x where a zero of it has no sign: 1 / -0 is minus infinity, on the other side of the limit."""
+    positive = x.op in ("absolute", "exp", "sigmoid", "add") or (x.op == "constant" and x.value != 0.0)
+    return x if positive else x + 0.0
+
+
+def _unary(
+    rule: Callable[[Expr, Expr], Expr], decays: Callable[[Expr], bool] = lambda x: False
+) -> Callable[..., Expr | None]:
     """The chain rule around `rule(x, out)`, the derivative of a function of one argument."""
-    return lambda args, tangents, out: _mul(rule(args[0], out), tangents[0])
+    return lambda args, tangents, out: chain(rule(args[0], out), tangents[0], decays=decays(args[0]))
+
+
+def _no_logarithm(x: Expr) -> bool:
+    return x.ops.isdisjoint(_LOGARITHMS)
+
+
+def _tame(x: Expr) -> bool:
+    return x.ops <= _TAME
+
+
+def ratio(side: Expr, root: Expr) -> Expr:
+    """The slope of the root of a sum of squares by a side: 0 where all are 0, 1 where the side is infinite."""
+    ends = (root == 0.0) | (absolute(side) == math.inf)
+    return where(ends, sign(side), side / root)
+
+
+def _d_product(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
+    """Of `mul`, `times` and `mute`."""
+    a, b = args
+    if a is b:
+        return chain(2.0 * a, tangents[0], decays=True)
+    return total(chain(b, tangents[0], decays=True), chain(a, tangents[1], decays=True))
 
 
 def _d_quotient(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    numerator = _difference(tangents[0], _mul(out, tangents[1]))
+    decays = args[1].ops.isdisjoint(_SINGULAR)
+    if tangents[0] is None:
+        return _difference(None, chain(out / args[1], tangents[1], decays=decays))
+    numerator = _difference(tangents[0], chain(out, tangents[1], decays=decays))
     return None if numerator is None else numerator / args[1]
 
 
 def _d_power(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
     base, exponent = args
-    by_base = _mul(exponent * power(base, exponent - 1.0), tangents[0]) if tangents[0] is not None else None
-    return _sum(by_base, _mul(times(out, log(base)), tangents[1]) if tangents[1] is not None else None)
+    by_base = chain(_slope_of_power(base, exponent), tangents[0]) if tangents[0] is not None else None
+    by_exponent = chain(times(out, log(base)), tangents[1]) if tangents[1] is not None else None
+    return total(by_base, by_exponent)
 
 
-def _d_times(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    weight, x = args
-    by_x = tangents[1] if tangents[1] is None or _is(tangents[1], 1.0) else times(weight, tangents[1])
-    return _sum(_mul(x, tangents[0]), weight if _is(by_x, 1.0) else by_x)
+def _slope_of_power(base: Expr, exponent: Expr) -> Expr:
+    """exponent * base ** (exponent - 1), and 0 where the exponent is 0, at base 0 too."""
+    if exponent.op != "constant":
+        return times(exponent, power(base, exponent - 1.0))
+    less = exponent.value - 1.0
+    lower = base if less == 1.0 else base.trace.constant(1.0) if less == 0.0 else power(base, less)
+    slope = chain(exponent, lower)
+    return base.trace.constant(0.0) if slope is None else slope
 
 
 def _d_xlogy(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
     x, y = args
-    by_x = None if tangents[0] is None else _mul(log(y), tangents[0])
-    return _sum(by_x, None if tangents[1] is None else _mul(x / y, tangents[1]))
+    by_x = None if tangents[0] is None else chain(log(y), tangents[0])
+    if tangents[1] is None:
+        return by_x
+    nothing = (x == 0.0) & (y == 0.0)
+    return total(by_x, chain(where(nothing, 0.0, x / _unsigned(y)), tangents[1]))
 
 
 def _d_logaddexp(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
     a, b = args
-    return _sum(_mul(sigmoid(a - b), tangents[0]), _mul(sigmoid(b - a), tangents[1]))
+    even = (a == b) & (absolute(a) == math.inf)  # the limit along the diagonal
+    apart = where(even, 0.0, a - b)
+    return total(chain(sigmoid(apart), tangents[0]), chain(sigmoid(-apart), tangents[1]))
+
+
+def _d_hypot(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
+    a, b = args
+    return total(chain(ratio(a, out), tangents[0]), chain(ratio(b, out), tangents[1]))
 
 
 def _d_clamp(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
@@ -296,6 +382,11 @@ def _sigmoid_torch(x: Tensor) -> Tensor:
 
 def _times_torch(weight: Tensor, x: Tensor) -> Tensor:
     return torch.where((weight == 0) & (x == x), torch.zeros_like(weight * x), weight * x)
+
+
+def _mute_torch(a: Tensor, b: Tensor) -> Tensor:
+    product = a * b
+    return torch.where(((a == 0) | (b == 0)) & (a == a) & (b == b), torch.zeros_like(product), product)
 
 
 def _mp(name: str) -> Callable[..., Any]:
@@ -338,6 +429,10 @@ def _mp_sigmoid(x: Any) -> Any:
 
 def _mp_times(weight: Any, x: Any) -> Any:
     return weight if weight == 0 and x == x else weight * x
+
+
+def _mp_mute(a: Any, b: Any) -> Any:
+    return a + b if a != a or b != b else a * b if a != 0 and b != 0 else _mp("mpf")(0)
 
 
 def _mp_pick(first: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
@@ -395,10 +490,9 @@ def _operator(
 
 PRIMITIVES: dict[str, Primitive] = dict([
     # name, arity or symbol, torch, mpmath, LaTeX, derivative [, C++] [, Triton] [, JavaScript]
-    _operator("add", "+", torch.add, lambda a, b: a + b, "{0} + {1}", lambda a, d, o: _sum(d[0], d[1])),
+    _operator("add", "+", torch.add, lambda a, b: a + b, "{0} + {1}", lambda a, d, o: total(d[0], d[1])),
     _operator("sub", "-", torch.sub, lambda a, b: a - b, "{0} - {1}", lambda a, d, o: _difference(d[0], d[1])),
-    _operator("mul", "*", torch.mul, lambda a, b: a * b, r"{0} \, {1}",
-              lambda a, d, o: _mul(2.0 * a[0], d[0]) if a[0] is a[1] else _sum(_mul(a[1], d[0]), _mul(a[0], d[1]))),
+    _operator("mul", "*", torch.mul, lambda a, b: a * b, r"{0} \, {1}", _d_product),
     _operator("div", "/", torch.div, _mp_divide, r"\frac{{{0}}}{{{1}}}", _d_quotient, triton="lk.divide({0}, {1})"),
     _row("neg", 1, torch.neg, lambda a: -a, "-{0}", lambda a, d, o: _difference(None, d[0]), cpp="-{0}"),
     _operator("lt", "<", torch.lt, lambda a, b: a < b, "{0} < {1}", None),
@@ -417,26 +511,28 @@ PRIMITIVES: dict[str, Primitive] = dict([
          triton="tl.abs({0})", javascript="Math.abs({0})"),
     _row("sign", 1, lambda x: torch.where(x == x, torch.sign(x), x), _mp_sign,
          r"\operatorname{{sign}}\left({0}\right)", lambda a, d, o: None, javascript="Math.sign({0})"),
-    _row("sqrt", 1, torch.sqrt, "sqrt", r"\sqrt{{{0}}}", _unary(lambda x, o: 0.5 / o),
+    _row("sqrt", 1, torch.sqrt, "sqrt", r"\sqrt{{{0}}}", _unary(lambda x, o: 0.5 / _unsigned(o)),
          triton="lk.sqrt({0})", javascript="Math.sqrt({0})"),
-    _row("exp", 1, torch.exp, "exp", r"e^{{{0}}}", _unary(lambda x, o: o), triton="libdevice.exp({0})",
+    _row("exp", 1, torch.exp, "exp", r"e^{{{0}}}", _unary(lambda x, o: o, _no_logarithm),
+         triton="libdevice.exp({0})",
          javascript="Math.exp({0})"),
-    _row("expm1", 1, torch.expm1, "expm1", r"\left(e^{{{0}}} - 1\right)", _unary(lambda x, o: exp(x)),
+    _row("expm1", 1, torch.expm1, "expm1", r"\left(e^{{{0}}} - 1\right)", _unary(lambda x, o: exp(x), _no_logarithm),
          triton="libdevice.expm1({0})", javascript="Math.expm1({0})"),
-    _row("log", 1, torch.log, _mp_log, r"\log\left({0}\right)", _unary(lambda x, o: 1.0 / x),
+    _row("log", 1, torch.log, _mp_log, r"\log\left({0}\right)", _unary(lambda x, o: 1.0 / _unsigned(x), _tame),
          triton="libdevice.log({0})", javascript="Math.log({0})"),
     _row("log1p", 1, torch.log1p, lambda x: _mp_log(1 + x), r"\log\left(1 + {0}\right)",
-         _unary(lambda x, o: 1.0 / (1.0 + x)), triton="libdevice.log1p({0})", javascript="Math.log1p({0})"),
+         _unary(lambda x, o: 1.0 / (1.0 + x), _tame), triton="libdevice.log1p({0})", javascript="Math.log1p({0})"),
     _row("softplus", 1, _softplus_torch, _mp_softplus, r"\operatorname{{softplus}}\left({0}\right)",
-         _unary(lambda x, o: sigmoid(x))),
+         _unary(lambda x, o: sigmoid(x), _no_logarithm)),
     _row("sigmoid", 1, _sigmoid_torch, _mp_sigmoid, r"\sigma\left({0}\right)",
-         _unary(lambda x, o: o * sigmoid(-x))),
+         _unary(lambda x, o: o * sigmoid(-x), _no_logarithm)),
     _row("log_sigmoid", 1, lambda x: -_softplus_torch(-x), lambda x: -_mp_softplus(-x),
-         r"\log\sigma\left({0}\right)", _unary(lambda x, o: sigmoid(-x))),
-    _row("tanh", 1, torch.tanh, "tanh", r"\tanh\left({0}\right)", _unary(lambda x, o: 1.0 - o * o),
+         r"\log\sigma\left({0}\right)", _unary(lambda x, o: sigmoid(-x), _no_logarithm)),
+    _row("tanh", 1, torch.tanh, "tanh", r"\tanh\left({0}\right)",
+         _unary(lambda x, o: 4.0 * (sigmoid(2.0 * x) * sigmoid(-2.0 * x)), _no_logarithm),  # 1 - o * o cancels
          triton="libdevice.tanh({0})", javascript="Math.tanh({0})"),
     _row("erf", 1, torch.erf, "erf", r"\operatorname{{erf}}\left({0}\right)",
-         _unary(lambda x, o: (2.0 / math.sqrt(math.pi)) * exp(-(x * x))), triton="libdevice.erf({0})"),
+         _unary(lambda x, o: (2.0 / math.sqrt(math.pi)) * exp(-(x * x)), _no_logarithm), triton="libdevice.erf({0})"),
     _row("lgamma", 1, torch.lgamma, lambda x: _mp("loggamma")(x).real, r"\log\Gamma\left({0}\right)",
          _unary(lambda x, o: digamma(x)), triton="libdevice.lgamma({0})"),
     _row("digamma", 1, torch.digamma, "digamma", r"\psi\left({0}\right)", _unary(lambda x, o: trigamma(x))),
@@ -449,14 +545,15 @@ PRIMITIVES: dict[str, Primitive] = dict([
     _row("clamp", 3, lambda x, low, high: torch.clamp(x, low, high),
          lambda x, low, high: low if x < low else high if x > high else x,
          r"\operatorname{{clamp}}\left({0},\, {1},\, {2}\right)", _d_clamp),
-    _row("times", 2, _times_torch, _mp_times, r"{0} \cdot {1}", _d_times),
+    _row("times", 2, _times_torch, _mp_times, r"{0} \cdot {1}", _d_product),
     _row("xlogy", 2, torch.xlogy, lambda x, y: _mp_times(x, _mp_log(y)), r"{0} \log\left({1}\right)", _d_xlogy),
     _row("logaddexp", 2, torch.logaddexp, lambda a, b: a + _mp_softplus(b - a) if a != b else a + _mp("log")(2),
          r"\log\left(e^{{{0}}} + e^{{{1}}}\right)", _d_logaddexp),
     _row("hypot", 2, torch.hypot, "hypot", r"\sqrt{{{0}^2 + {1}^2}}",
-         lambda a, d, o: _sum(_mul(a[0] / o, d[0]), _mul(a[1] / o, d[1])), javascript="Math.hypot({0}, {1})"),
+         _d_hypot, javascript="Math.hypot({0}, {1})"),
     _row("power", 2, torch.pow, lambda a, b: a**b, r"\left({0}\right)^{{{1}}}", _d_power,
          javascript="Math.pow({0}, {1})"),
+    _row("mute", 2, _mute_torch, _mp_mute, r"{0} \, {1}", _d_product),
 ])  # fmt: skip
 
 # Where torch differentiates: spellings of which torch knows the derivative at 0, too, and which ONNX has.
@@ -464,4 +561,5 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "softplus": lambda x: -torch.nn.functional.logsigmoid(-x),
     "sigmoid": torch.sigmoid,
     "log_sigmoid": torch.nn.functional.logsigmoid,
+    "times": lambda weight, x: weight * torch.where((weight == 0) & x.isinf(), torch.zeros_like(x), x),
 }

@@ -9,12 +9,14 @@ After torch's own arguments come, keyword-only, `sample_weight` (broadcasts to t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NoReturn
 
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from losskit.errors import LossError
 from losskit.families.base import plan_of
+from losskit.forms import misspelt, strict
 from losskit.kernels.dispatch import run
 from losskit.losses import (
     BCELoss,
@@ -44,6 +46,7 @@ from losskit.losses.triplet_margin_with_distance import (
 from losskit.reduction import legacy_reduction
 
 
+@strict
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -55,6 +58,7 @@ def binary_cross_entropy(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Binary cross entropy of probabilities.
 
@@ -107,13 +111,20 @@ def binary_cross_entropy(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(BCELoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy", size_average, reduce, reduction)
-    plan = plan_of(BCELoss, reduction)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(BCELoss, reduction)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -126,6 +137,7 @@ def binary_cross_entropy_with_logits(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Binary cross entropy of raw scores, the sigmoid built in.
 
@@ -177,13 +189,20 @@ def binary_cross_entropy_with_logits(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(BCEWithLogitsLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy_with_logits", size_average, reduce, reduction)
-    plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
-    return run(plan, input, target, pos_weight, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
+        return run(plan, input, target, pos_weight, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -196,6 +215,7 @@ def cosine_embedding_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Angles: 1 - cosine for similar pairs (target 1), what the cosine exceeds `margin` by for dissimilar ones (-1).
 
@@ -247,13 +267,20 @@ def cosine_embedding_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(CosineEmbeddingLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("cosine_embedding_loss", size_average, reduce, reduction)
-    plan = plan_of(CosineEmbeddingLoss, reduction, margin)
-    return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(CosineEmbeddingLoss, reduction, margin)
+        return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -267,6 +294,7 @@ def cross_entropy(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Cross entropy of class scores: minus the log-probability of the right class, the softmax built in.
 
@@ -323,13 +351,20 @@ def cross_entropy(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(CrossEntropyLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("cross_entropy", size_average, reduce, reduction)
-    plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,
@@ -344,6 +379,7 @@ def ctc_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Connectionist temporal classification: minus the log-probability of all alignments of the labels together.
 
@@ -398,11 +434,18 @@ def ctc_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
-    plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
-    return run(plan, log_probs, targets, input_lengths, target_lengths, None, sample_weight, mask, normalizer)
+    if unknown:
+        raise misspelt(CTCLoss, unknown)
+    try:
+        plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
+        return run(plan, log_probs, targets, input_lengths, target_lengths, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -414,6 +457,7 @@ def gaussian_nll_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Negative log-likelihood of a normal distribution: learns how uncertain each prediction is.
 
@@ -468,11 +512,18 @@ def gaussian_nll_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
-    plan = plan_of(GaussianNLLLoss, reduction, full, eps)
-    return run(plan, input, target, var, None, None, sample_weight, mask, normalizer)
+    if unknown:
+        raise misspelt(GaussianNLLLoss, unknown)
+    try:
+        plan = plan_of(GaussianNLLLoss, reduction, full, eps)
+        return run(plan, input, target, var, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -484,6 +535,7 @@ def hinge_embedding_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Distances: small for similar pairs (label 1), at least `margin` for dissimilar ones (label -1).
 
@@ -533,13 +585,20 @@ def hinge_embedding_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(HingeEmbeddingLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("hinge_embedding_loss", size_average, reduce, reduction)
-    plan = plan_of(HingeEmbeddingLoss, reduction, margin)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(HingeEmbeddingLoss, reduction, margin)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -550,6 +609,7 @@ def huber_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Quadratic near zero, linear in the tails: a mean that forgives outliers.
 
@@ -597,11 +657,18 @@ def huber_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
-    plan = plan_of(HuberLoss, reduction, delta)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    if unknown:
+        raise misspelt(HuberLoss, unknown)
+    try:
+        plan = plan_of(HuberLoss, reduction, delta)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -613,6 +680,7 @@ def kl_div(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Kullback-Leibler divergence: how much a predicted distribution misses of the true one.
 
@@ -666,13 +734,20 @@ def kl_div(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(KLDivLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("kl_div", size_average, reduce, reduction)
-    plan = plan_of(KLDivLoss, reduction, log_target)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(KLDivLoss, reduction, log_target)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -684,6 +759,7 @@ def l1_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Absolute error: every unit of error costs the same, so outliers pull no harder than anything else.
 
@@ -734,13 +810,20 @@ def l1_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(L1Loss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("l1_loss", size_average, reduce, reduction)
-    plan = plan_of(L1Loss, reduction)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(L1Loss, reduction)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -753,6 +836,7 @@ def margin_ranking_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Order of two scores: target 1 wants input1 the larger by `margin`, target -1 wants input2.
 
@@ -804,13 +888,20 @@ def margin_ranking_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(MarginRankingLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("margin_ranking_loss", size_average, reduce, reduction)
-    plan = plan_of(MarginRankingLoss, reduction, margin)
-    return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MarginRankingLoss, reduction, margin)
+        return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -822,6 +913,7 @@ def mse_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Squared error: large errors count quadratically, small ones hardly at all.
 
@@ -871,13 +963,20 @@ def mse_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(MSELoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("mse_loss", size_average, reduce, reduction)
-    plan = plan_of(MSELoss, reduction)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MSELoss, reduction)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -891,6 +990,7 @@ def multi_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Hinge over classes: the score of the right class should lead every other by `margin`.
 
@@ -944,13 +1044,20 @@ def multi_margin_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(MultiMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(MultiMarginLoss, reduction, p, margin)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MultiMarginLoss, reduction, p, margin)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -961,6 +1068,7 @@ def multilabel_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Hinge over labels: every class of a row's list should lead every class outside it by 1.
 
@@ -1009,13 +1117,20 @@ def multilabel_margin_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(MultiLabelMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(MultiLabelMarginLoss, reduction)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MultiLabelMarginLoss, reduction)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -1027,6 +1142,7 @@ def multilabel_soft_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Independent labels by maximum entropy: binary cross entropy of raw scores, averaged over the last dimension.
 
@@ -1078,13 +1194,20 @@ def multilabel_soft_margin_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(MultiLabelSoftMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_soft_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(MultiLabelSoftMarginLoss, reduction)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(MultiLabelSoftMarginLoss, reduction)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -1097,6 +1220,7 @@ def nll_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Negative log-likelihood of log-probabilities.
 
@@ -1148,13 +1272,20 @@ def nll_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(NLLLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("nll_loss", size_average, reduce, reduction)
-    plan = plan_of(NLLLoss, reduction, ignore_index)
-    return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(NLLLoss, reduction, ignore_index)
+        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -1169,6 +1300,7 @@ def poisson_nll_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Negative log-likelihood of a Poisson distribution: for predictions of how many.
 
@@ -1181,7 +1313,7 @@ def poisson_nll_loss(
 
     Args:
         input: Predicted log-rates, or rates without log_input. Must be non-negative, unless log_input.
-        target: Counts. Of the shape of input. Must be non-negative.
+        target: Counts. Of the shape of input. Should be non-negative, and must be with full.
         log_input: Whether input is the logarithm of the rate.
         full: Add log(target!).
         size_average: Deprecated, use reduction.
@@ -1228,13 +1360,20 @@ def poisson_nll_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(PoissonNLLLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("poisson_nll_loss", size_average, reduce, reduction)
-    plan = plan_of(PoissonNLLLoss, reduction, log_input, full, eps, stirling)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(PoissonNLLLoss, reduction, log_input, full, eps, stirling)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -1246,6 +1385,7 @@ def smooth_l1_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """L1 with a rounded tip: slope 1 in the tails, quadratic within beta of the target.
 
@@ -1295,13 +1435,20 @@ def smooth_l1_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(SmoothL1Loss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("smooth_l1_loss", size_average, reduce, reduction)
-    plan = plan_of(SmoothL1Loss, reduction, beta)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(SmoothL1Loss, reduction, beta)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -1312,6 +1459,7 @@ def soft_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Logistic loss of a margin: log(1 + exp(-target * input)) with labels -1 and 1.
 
@@ -1359,13 +1507,20 @@ def soft_margin_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(SoftMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("soft_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(SoftMarginLoss, reduction)
-    return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(SoftMarginLoss, reduction)
+        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
+@strict
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -1381,6 +1536,7 @@ def triplet_margin_loss(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Triplets: the anchor should be nearer to the positive than to the negative, by at least `margin`.
 
@@ -1438,14 +1594,20 @@ def triplet_margin_loss(
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
+            **unknown,
         )
+    if unknown:
+        raise misspelt(TripletMarginLoss, unknown)
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("triplet_margin_loss", size_average, reduce, reduction)
-    plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
-    return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+    try:
+        plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
+        return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
-# One function for each loss: what `__torch_function__` and fx graphs see is the same, called by either form.
+# One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
     BCELoss,
     BCEWithLogitsLoss,

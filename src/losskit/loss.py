@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import keyword
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import FrameType
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform  # typing's since Python 3.11; torch needs the package anyway
 
@@ -57,7 +59,8 @@ def param(*, default: Any, domain: Domain = real, doc: str) -> Any:
 class Operand:
     """A tensor that a loss is called with.
 
-    domain: its allowed values, unless the switch named by `unless` is on.
+    domain: its allowed values, unless the switch named by `unless` is on. Where `only_with` names a switch that is
+        off, the loss is defined outside the domain too, and only warns.
     broadcast: whether dimensions of size 1 stretch to the shape of the first operand.
     per_row: whether a missing last dimension means one value for each row.
     hint: the way out when a value is refused.
@@ -68,6 +71,7 @@ class Operand:
     doc: str
     domain: Domain = real
     unless: str = ""
+    only_with: str = ""
     broadcast: bool = False
     per_row: bool = False
     hint: str = ""
@@ -118,7 +122,7 @@ registered: dict[str, type[Loss]] = {}  # every loss by its function name; see l
 
 _CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _KINDS = {"float": "float", "int": "int", "bool": "bool", "Tensor | None": "tensor", "Tensor": "tensor"}
-_PYTHON_TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "tensor": Optional[Tensor]}
+_PYTHON_TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "tensor": Tensor | None}
 
 
 @dataclass_transform(field_specifiers=(param,))
@@ -184,6 +188,11 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def call_operands(cls) -> list[str]:
+        """The tensors that a call takes, in order."""
+        raise NotImplementedError
+
+    @classmethod
     def _default(cls, name: str) -> Any:
         """The default of an argument, a declared one or one of torch's."""
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
@@ -191,10 +200,15 @@ class Loss(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse arguments that the constructor does not have; Python's own message knows no suggestion."""
         if cls.declared is not None and cls.__init__ is cls.declared.__init__ and (args or kwargs):
+            names = list(cls.__signature__.parameters)
+            refuse_operands(cls, dict(zip(names, args, strict=False)) | kwargs, args[len(names) :])
             try:
                 cls.__signature__.bind(*args, **kwargs)
             except TypeError as problem:
-                hint = suggestion(str(problem), list(cls.__signature__.parameters))
+                hint = suggestion(str(problem), names)
+                named = re.findall(r"'(\w+)'", str(problem))
+                if named and named[-1] in (*cls.call_operands(), "sample_weight", "mask", "normalizer"):
+                    hint = f" It is an argument of the call: {cls.__name__}()(..., {named[-1]}=...)."
                 raise error("arguments", loss=cls.__name__, problem=problem, hint=hint) from None
         if cls.declared is not None and cls.declared.name not in registered:  # from another process, by value
             registered[cls.declared.name] = cls.declared
@@ -202,7 +216,7 @@ class Loss(nn.Module):
 
     def _set_up(self, given: dict[str, Any]) -> None:
         """What every generated constructor does with its arguments."""
-        # Not super(): the losses of torch.nn are bases, too, so that isinstance knows them; their constructors do not run.
+        # Not super(): the losses of torch.nn are bases, too, for isinstance; their constructors do not run.
         nn.Module.__init__(self)
         cls = type(self)
         first = next(iter(given))
@@ -219,9 +233,9 @@ class Loss(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "reduction":
-            value = check_reduction(type(self).name, value, type(self).reductions)
+            value = check_reduction(type(self).name, value, type(self).reductions, number_hint(type(self), value))
         elif name in type(self).params:
-            value = validate(type(self).name, type(self).params[name], value)
+            value = validate(type(self).name, type(self).params[name], value, type(self))
         super().__setattr__(name, value)
         self.__dict__["_plan"] = None
 
@@ -272,15 +286,32 @@ def _short(value: Any) -> str:
 def _collect(cls: type[Loss]) -> dict[str, Param]:
     params: dict[str, Param] = {}
     annotations = inspect.get_annotations(cls)
+    given = cls.__dict__.get("name", "family")
+    if not str(given).isidentifier() or keyword.iskeyword(given) or given in _FORMS:
+        raise DeclarationError(
+            f"{cls.__name__}: `name` is the name of a function, lower case words joined by underscores; got {given!r}"
+        )
+    for name, annotation in annotations.items():
+        declared = cls.__dict__.get(name)
+        inherited = any(hasattr(base, name) for base in cls.__mro__[1:])
+        kind = _kind(annotation)
+        if kind is not None and not inherited and not isinstance(declared, Param):
+            default = "..." if declared is None and name not in cls.__dict__ else repr(declared)
+            raise DeclarationError(
+                f"{cls.__name__}: {name} is no parameter yet; write {name}: {_text(annotation)} = "
+                f"param(default={default}, doc=...)"
+            )
+        if isinstance(declared, Param) and inherited and name != "reduction":
+            raise DeclarationError(
+                f"{cls.__name__}: a parameter cannot be called {name}, which every module has; choose another name"
+            )
     for name, declared in list(cls.__dict__.items()):
         if not isinstance(declared, Param) or name == "reduction":
             continue
-        annotation = annotations.get(name)
-        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-        kind = _KINDS.get(text.replace("torch.", "").replace("Optional[Tensor]", "Tensor | None"))
+        kind = _kind(annotations.get(name))
         if kind is None:
             raise DeclarationError(
-                f"{cls.__name__}: annotate {name} with float, int, bool or Tensor | None, got {annotation!r}"
+                f"{cls.__name__}: annotate {name} with float, int, bool or Tensor | None, got {annotations.get(name)!r}"
             )
         params[name] = Param(declared.default, declared.domain, declared.doc, name, kind)
         validate(cls.__name__, params[name], declared.default)
@@ -288,29 +319,91 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
     return params
 
 
-def validate(loss: str, param: Param, value: Any) -> Any:
-    """A parameter's value as its kind, or the error that says what is allowed."""
-    name = param.name
+_FORMS = frozenset(  # what the generated functions call
+    "run plan_of forward legacy_reduction Loss overridden refuse_more strict misspelt LossError handle_torch_function "
+    "has_torch_function_variadic".split()
+)
+
+
+def _text(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def _kind(annotation: Any) -> str | None:
+    """The kind of parameter that an annotation means."""
+    return _KINDS.get(_text(annotation).replace("torch.", "").replace("Optional[Tensor]", "Tensor | None"))
+
+
+def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) -> Any:
+    """A parameter's value as its kind, or the error that says what is allowed; of: the loss, where there is one."""
+    hint = "" if of is None else number_hint(of, value, param.name)
+
+    def wrong(expected: str, hint: str = hint) -> Exception:
+        return error("parameter_type", loss=loss, argument=param.name, expected=expected, got=_short(value), hint=hint)
+
     if param.kind == "bool":
         if isinstance(value, bool):
             return value
-        raise error("parameter_type", loss=loss, argument=name, expected="True or False", got=repr(value))
+        raise wrong("True or False")
     if param.kind == "tensor":
         if value is None or isinstance(value, Tensor):
             return value
-        raise error("parameter_type", loss=loss, argument=name, expected="a tensor or None", got=repr(value))
-    if param.kind == "int":
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise error("parameter_type", loss=loss, argument=name, expected="an integer", got=_short(value))
-        if not param.domain.includes(int(value)):
-            raise error("parameter", loss=loss, argument=name, expected=param.domain.description, got=value)
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's scalars are Real too
-        raise error("parameter_type", loss=loss, argument=name, expected="a number", got=_short(value))
-    number = float(value)
+        raise wrong("a tensor or None", _as_tensor(param.name, value))
+    number: Any = value
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
+        if value.requires_grad:
+            raise wrong("a number", f" It has no gradient here: pass {param.name}.item().")
+        number = value.item()
+    whole = param.kind == "int"
+    right = isinstance(number, Integral) if whole else isinstance(number, Real)  # NumPy's scalars are, too
+    if isinstance(number, bool) or not right:
+        raise wrong("an integer" if whole else "a number", _number(param.name, value) or hint)
+    number = int(number) if whole else float(number)
     if not param.domain.includes(number):
-        raise error("parameter", loss=loss, argument=name, expected=param.domain.description, got=value)
+        raise error("parameter", loss=loss, argument=param.name, expected=param.domain.description, got=_short(value))
     return number
+
+
+def _as_tensor(name: str, value: Any) -> str:
+    array = callable(getattr(type(value), "__array__", None)) or isinstance(value, list | tuple)
+    return f" Use torch.as_tensor({name})." if array else ""
+
+
+def _number(name: str, value: Any) -> str:
+    """How an array or a string becomes a number."""
+    if isinstance(value, str):
+        return f" Use float({name})." if _NUMBER.fullmatch(value) else ""
+    one = getattr(value, "size", None) == 1 and callable(getattr(value, "item", None))
+    return f" Use {name}.item()." if one else ""
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
+def number_hint(loss: type[Loss], value: Any, own: str = "reduction") -> str:
+    """The parameter that was meant by a number in the place of one that is none: the first that is a number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return ""
+    numbers = [name for name in loss.arguments.split() if name in loss.params and loss.params[name].kind == "float"]
+    meant = next((name for name in numbers if name != own), None)
+    if meant is None or (own in loss.params and loss.params[own].kind in ("float", "int")):
+        return ""
+    return f" Did you mean {meant}={value}?"
+
+
+def refuse_operands(loss: type[Loss], given: Mapping[str, Any], more: Sequence[Any] = ()) -> None:
+    """Refuse the tensors of a call in a constructor, as in MSELoss(x, t). more: arguments beyond those with a name."""
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    several = sum(x.numel() != 1 for x in tensors.values()) > 1
+    for name, value in [*tensors.items(), *(("one argument too many", x) for x in more if isinstance(x, Tensor))]:
+        declared = loss.params.get(name)
+        if declared and (declared.kind == "tensor" or value.numel() == 1 or not several):
+            continue  # a parameter, right or wrong
+        operands = ", ".join(loss.call_operands())
+        call = f"{loss.__name__}()({operands})"
+        if loss.__module__.startswith("losskit."):
+            call = f"losskit.{call} or losskit.functional.{loss.name}({operands})"
+        raise error("operands", loss=loss.__name__, argument=name, call=call)
 
 
 def suggestion(problem: str, known: list[str]) -> str:

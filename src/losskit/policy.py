@@ -5,8 +5,8 @@ Both work as a call and as a `with` block.
 1. A call sets the mode of the process, from now on. Inside a block it sets the mode of the block, until the block ends.
 2. A block sets the mode of its own thread or asyncio task; other threads do not see it. So the mode of a block lives in
    a context variable.
-3. torch.compile cannot read context variables. It reads `_traced` instead, a thread-local copy, and guards on it, so that
-   a change of mode compiles again.
+3. torch.compile cannot read context variables. It reads `_traced` instead, a thread-local copy, and guards on it: a
+   change of mode compiles again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from losskit.errors import error
 
 CHECKS = ("off", "nan", "raise")  # in the order of the kernel's enum
 EMPTY = ("nan", "zero")
+REFUSES_NAN = "!"  # after the mode of the checks, where a NaN is refused
 
 
 class _Traced(threading.local):
@@ -38,6 +39,14 @@ class State:
 
     @property
     def checks(self) -> str:
+        return self._checks.removesuffix(REFUSES_NAN)
+
+    @property
+    def nan(self) -> str:
+        return "raise" if self._checks.endswith(REFUSES_NAN) else "pass"
+
+    @property
+    def _checks(self) -> str:
         block = _traced.checks if torch.compiler.is_compiling() else checks_of_block.get()
         return block or self.process_checks
 
@@ -62,14 +71,14 @@ class _Setting:
     # have made one in between.
     calls: list[_Setting]
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str | None, suffix: str = "") -> None:
         if mode not in self.modes:
             raise error("setting", setting=self.name, expected=", ".join(map(repr, self.modes)), got=repr(mode))
-        self.mode = mode
+        self.mode = mode + suffix
         self._before: list[str | None] = [self.of_block.get()]
         self._entered = False
         if self._before[0] is not None:
-            self._set_block(mode)
+            self._set_block(self.mode)
             return
         with _lock:
             del self.calls[1:-63]  # long past; what is taken back is never that old
@@ -103,10 +112,13 @@ class checks(_Setting):  # noqa: N801  # used like a function
 
     "raise" (the default): a `ValueError` that names the argument, the value and its index. "nan": the result of
     a bad value is NaN. "off": no check, and mismatched shapes broadcast silently, as in torch. On a GPU "raise" is
-    "nan", since the host would have to wait for the device; `losskit.last_violation()` gives the sentence. In an exported
-    or traced graph it is "nan", too.
+    "nan", since the host would have to wait for the device; `losskit.last_violation()` gives the sentence. In a graph
+    that is exported or traced it is "nan", too.
 
     A call holds for the process; a `with` block for its own thread or task, until it ends.
+
+    `nan="raise"` also refuses a NaN in an operand or weight that counts: the first one, by argument and index. It is a
+    pass of its own over every tensor, which a GPU waits for; "pass" (the default) lets NaN in give NaN out.
 
         >>> import losskit
         >>> losskit.checks("nan")  # doctest: +SKIP
@@ -118,12 +130,18 @@ class checks(_Setting):  # noqa: N801  # used like a function
     modes = CHECKS
     of_block = checks_of_block
 
+    def __init__(self, mode: str | None = None, *, nan: str | None = None) -> None:
+        if nan not in (None, "pass", "raise"):
+            raise error("setting", setting="checks(nan=...)", expected="'pass', 'raise'", got=repr(nan))
+        refused = (nan or ("pass" if mode == "off" else state.nan)) == "raise"
+        super().__init__(state.checks if mode is None and nan is not None else mode, REFUSES_NAN if refused else "")
+
 
 class empty(_Setting):  # noqa: N801
     """The mean over nothing (no elements, all masked, weights that sum to 0): "nan", as in torch, or "zero".
 
-    The gradient is 0 either way, and the sum over nothing is 0. A call holds for the process; a `with` block for its own
-    thread or task, until it ends.
+    The gradient is 0 either way, and the sum over nothing is 0. A call holds for the process; a `with` block for its
+    own thread or task, until it ends.
 
         >>> import losskit, torch
         >>> with losskit.empty("zero"):

@@ -6,7 +6,7 @@ import hashlib
 import linecache
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from losskit import formula
@@ -17,14 +17,16 @@ _PRECEDENCE = {
     "either": 1, "both": 2, "lt": 3, "le": 3, "gt": 3, "ge": 3, "eq": 3, "ne": 3,
     "add": 4, "sub": 4, "mul": 5, "div": 5, "neg": 6,
 }  # fmt: skip
-_LATEX_PRECEDENCE = {**_PRECEDENCE, "div": 9, "times": 5, "xlogy": 5, "power": 7}
+_LATEX_PRECEDENCE = {**_PRECEDENCE, "div": 9, "times": 5, "mute": 5, "xlogy": 5, "power": 7}
 _ATOM = 9
 
 
 def _spelling(node: Expr, language: str) -> tuple[str, int]:
     """The template of a node and how tightly its result binds."""
     primitive = PRIMITIVES[node.op]
-    if language == "python":
+    if language == "plain" and node.op == "mute":
+        return _PYTHON["mul"], _PRECEDENCE["mul"]
+    if language in ("python", "plain"):
         call = f"{node.op}({', '.join(f'{{{i}}}' for i in range(primitive.arity))})"
         return _PYTHON.get(node.op, call), _PRECEDENCE.get(node.op, _ATOM)
     table = _LATEX_PRECEDENCE if language == "latex" else _PRECEDENCE
@@ -45,6 +47,7 @@ def print_number(value: float, language: str) -> str:
         minus = "-" if value < 0 else ""
         return {
             "python": f"{minus}{name}",
+            "plain": f"{minus}{name}",
             "cpp": f"{minus}std::numeric_limits<T>::{'quiet_NaN' if name == 'nan' else 'infinity'}()",
             "triton": f"float('{minus}{name}')",
             "latex": f"{minus}{'' if name == 'nan' else chr(92) + 'infty'}" or r"\mathrm{NaN}",
@@ -59,7 +62,22 @@ def print_number(value: float, language: str) -> str:
 _LATEX_NUMBERS = {0.5: r"\tfrac{1}{2}", 2 * math.pi: r"2\pi", 0.5 * math.log(2 * math.pi): r"\tfrac{1}{2}\log 2\pi"}
 
 
-def _render(node: Expr, language: str, names: dict[Expr, str]) -> tuple[str, int]:
+def _render(root: Expr, language: str, names: dict[Expr, str], like: str = "") -> tuple[str, int]:
+    """The text of a node, below which what has a name is spelt by it, and how tightly it binds.
+
+    like: in Python, the operand that a choice between two numbers takes its dtype from.
+    """
+    found: dict[Expr, tuple[str, int]] = {}
+    for node in topological([root], names):  # not recursive: a formula may be deeper than Python's stack
+        parts = [found[arg] for arg in node.args] if node not in names else []
+        found[node] = _text(node, language, names, parts, like)
+    return found[root]
+
+
+def _text(
+    node: Expr, language: str, names: dict[Expr, str], rendered: list[tuple[str, int]], like: str
+) -> tuple[str, int]:
+    """The text of one node from those of its arguments."""
     if node in names:
         return names[node], _ATOM
     if node.op == "constant":
@@ -69,49 +87,78 @@ def _render(node: Expr, language: str, names: dict[Expr, str]) -> tuple[str, int
         return text + "_" * (text == "var" and language == "javascript"), _ATOM  # where var is a keyword
     if language == "latex" and node.op == "mul" and node.args[0] is node.args[1]:
         atom = node.args[0].op in ("variable", "absolute")
-        return ("{}^2" if atom else r"\left({}\right)^2").format(_render(node.args[0], language, names)[0]), 7
+        return ("{}^2" if atom else r"\left({}\right)^2").format(rendered[0][0]), 7
+    if (
+        language in ("latex", "plain")
+        and node.op == "add"
+        and node.args[1].op == "constant"
+        and node.args[1].value == 0.0
+    ):
+        return rendered[0]  # it only takes the sign from a zero
     template, precedence = _spelling(node, language)
+    chosen = like if node.op == "where" and all(_is_number(arg, names) for arg in node.args[1:]) else ""
     parts = []
-    for position, arg in enumerate(node.args):
-        text, inner = _render(arg, language, names)
+    for position, (arg, (text, inner)) in enumerate(zip(node.args, rendered, strict=True)):
         # The order of operations is the author's: a + (b + c) keeps its parentheses.
         loose = inner < precedence or (inner == precedence and (position > 0 or node.op == "neg"))
         loose |= language == "latex" and position > 0 and text.startswith("-")
         # In Python, & and | bind more tightly than comparisons.
         if precedence < _ATOM and (loose or (arg.is_condition and node.op in ("both", "either"))):
             text = rf"\left({text}\right)" if language == "latex" else f"({text})"
-        parts.append(text)
+        parts.append(f"number_like_({chosen}, {text})" if chosen and position else text)
     return template.format(*parts), precedence
 
 
+def _is_number(node: Expr, names: dict[Expr, str]) -> bool:
+    return node.op == "constant" or (node in names and node.trace.parametric(node))
+
+
 def print_expr(root: Expr, language: str, names: dict[Expr, str] | None = None) -> str:
-    """One formula as one expression in a language; `names` are spellings of variables, such as Greek letters."""
+    """One formula as one expression in a language; `names` are spellings of variables, such as Greek letters.
+
+    "plain" is Python for people: without what only infinities and signs of zeros need.
+    """
+    if root.size > 20_000:  # parts that are used again and again are written out each time
+        return r"\dots" if language == "latex" else "..."
     return _render(root, language, names or {})[0]
 
 
 def print_statements(
-    roots: Sequence[Expr], language: str, taken: Sequence[str] = (), named: dict[Expr, str] | None = None
+    roots: Sequence[Expr],
+    language: str,
+    taken: Sequence[str] = (),
+    named: dict[Expr, str] | None = None,
+    like: str = "",
 ) -> tuple[list[str], list[str]]:
     """Several formulas with their shared subexpressions as named temporaries, besides the nodes that are `named`.
 
     Returns the lines that define the temporaries, in order, and one expression per root.
     """
-    order = topological(roots)
-    uses = Counter([*roots, *(arg for node in order for arg in node.args)])
+    names = dict(named or {})
+    order = topological(roots, names)
+    uses = Counter([*roots, *(arg for node in order if node not in names for arg in node.args)])
     declare = {"cpp": "const {kind} {name} = {text};", "javascript": "const {name} = {text};"}
     line = declare.get(language, "{name} = {text}")
-    names = dict(named or {})
     lines: list[str] = []
+    depth: dict[Expr, int] = {}
+    count = Counter[str]()
+    used = {*taken, *names.values()}
     for node in order:
-        if not node.args or uses[node] < 2 or (node.op == "neg" and not node.args[0].args):
+        if not node.args or node in names:
             continue
-        text = _render(node, language, names)[0]
-        name = _fresh_name(node, [*taken, *names.values()])
+        depth[node] = 1 + max((depth[arg] for arg in node.args if arg in depth and arg not in names), default=0)
+        shared = uses[node] > 1 and not (node.op == "neg" and not node.args[0].args)
+        if not shared and depth[node] < _DEEPEST:
+            continue
+        text = _render(node, language, names, like)[0]
+        name = _fresh_name(node, used, count)
+        used.add(name)
         lines.append(line.format(kind="bool" if node.is_condition else "T", name=name, text=text))
         names[node] = name
-    return lines, [_render(root, language, names)[0] for root in roots]
+    return lines, [_render(root, language, names, like)[0] for root in roots]
 
 
+_DEEPEST = 60  # compilers, Python's too, give up on expressions of thousands of operations
 _TEMPORARY = {
     "add": "sum", "sub": "difference", "mul": "product", "div": "ratio", "neg": "minus", "where": "chosen",
     "lt": "below", "le": "below", "gt": "above", "ge": "above", "eq": "equal", "ne": "unequal",
@@ -119,29 +166,34 @@ _TEMPORARY = {
 }  # fmt: skip
 
 
-def _fresh_name(node: Expr, taken: Sequence[str]) -> str:
+def _fresh_name(node: Expr, taken: Container[str], count: Counter[str]) -> str:
     base = _TEMPORARY.get(node.op, f"{node.op}_value")
-    name, count = base, 1
-    while name in taken:
-        count += 1
-        name = f"{base}{count}"
-    return name
+    while True:
+        count[base] += 1
+        name = base if count[base] == 1 else f"{base}{count[base]}"
+        if name not in taken:
+            return name
 
 
 def function(
-    root: Expr, arguments: Sequence[str], instead: Mapping[str, Callable[..., Any]] | None = None
+    root: Expr,
+    arguments: Sequence[str],
+    named: dict[Expr, str] | None = None,
+    instead: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Callable[..., Any]:
     """A graph as an ordinary Python function of tensors, mpmath numbers or Python numbers.
 
-    It is source code that debuggers show and torch.compile traces. `instead` replaces primitives by name.
+    It is source code that debuggers show and torch.compile traces. The first argument is an operand; `named` are parts
+    of the graph that are arguments; `instead` replaces primitives by name.
     """
-    statements, (result,) = print_statements([root], "python", arguments)
-    lines = [f"def formula({', '.join(arguments)}):", *(f"    {line}" for line in [*statements, f"return {result}"])]
-    source = "\n".join(lines) + "\n"
+    named = named or {}
+    given = [f"    # {name}: {print_expr(node, 'python')}" for node, name in named.items() if 1 < node.size < 99]
+    statements, (result,) = print_statements([root], "python", arguments, named, arguments[0] if arguments else "")
+    body = [*given, *(f"    {line}" for line in [*statements, f"return {result}"])]
+    source = "\n".join([f"def formula({', '.join(arguments)}):", *body]) + "\n"
     primitives = PRIMITIVES.keys() & vars(formula).keys()  # the others are operators
-    scope = (
-        {name: vars(formula)[name] for name in primitives} | {"inf": math.inf, "nan": math.nan} | dict(instead or {})
-    )
+    scope = {name: vars(formula)[name] for name in primitives}
+    scope |= {"inf": math.inf, "nan": math.nan, "number_like_": formula.number_like} | dict(instead or {})
     return run_source(source, f"formula {hashlib.sha256(source.encode()).hexdigest()[:12]}", scope)["formula"]
 
 

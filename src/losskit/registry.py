@@ -9,7 +9,7 @@ from losskit.errors import error
 from losskit.loss import Loss, registered, suggestion
 
 
-def losses() -> dict[str, type[Loss]]:
+def list_losses() -> dict[str, type[Loss]]:
     """All losses that exist, built-in and the user's own, by their function name."""
     return dict(registered)
 

@@ -1,5 +1,6 @@
 """The command `losskit`, and what it says where the libraries that it needs are missing."""
 
+import io
 import sys
 
 
@@ -9,6 +10,11 @@ def main() -> None:
         from losskit_guide.cli import app
     except ModuleNotFoundError as problem:
         sys.exit(f"losskit: the command line needs {problem.name}; pip install 'losskit[cli]'")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a console's encoding may not have every letter of a formula or a plot
     app()
 
 

@@ -121,8 +121,10 @@ class Card:
         return "".join(f"$${equation(self, variant)}$$" for variant in self.variants)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
+        try:
+            from rich.console import Console
+        except ModuleNotFoundError as problem:
+            raise missing("the text of a loss's card", problem) from None
         console = Console(width=100, color_system=None)
         with console.capture() as captured:
             console.print(self)
@@ -142,6 +144,11 @@ class Card:
             "unbounded gradient" if slope is None else f"gradient at most {bound}",
             *(word for word in ("robust", "symmetric") if facts[word]),
         ]
+
+
+def missing(what: str, problem: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The error that says what to install for something that needs more than losskit itself."""
+    return ModuleNotFoundError(f"{what} needs {problem.name}; pip install 'losskit[cli]'", name=problem.name)
 
 
 def plain(data: Any) -> Any:

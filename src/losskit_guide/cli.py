@@ -224,10 +224,25 @@ def why(
 
 
 @app.command()
-def doctor(json_: Json = False) -> None:
+def doctor(
+    clean: Annotated[bool, typer.Option("--clean", help="Empty the folder of compiled kernels.")] = False,
+    json_: Json = False,
+) -> None:
     """Versions, instruction set, compiler, kernels, GPU and cache of this machine."""
+    from losskit_guide.machine import clean as emptied
     from losskit_guide.machine import facts
 
+    if clean:
+        try:
+            gone = emptied()
+        except ValueError as problem:
+            refuse(problem)
+        if json_:
+            return emit(gone)
+        for name in gone["removed"]:
+            console.print(f"removed {name}", markup=False, highlight=False, soft_wrap=True)
+        total = f"{len(gone['removed'])} removed, {gone['bytes'] / 1e6:.1f} MB, from {gone['cache']}"
+        return console.print(total, markup=False, highlight=False, soft_wrap=True)
     found = facts()
     if json_:
         return emit(found)

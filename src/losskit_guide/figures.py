@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from losskit_guide.card import Card
+from losskit_guide.card import Card, missing
 from losskit_guide.lines import AXES, LIMITS, Line, line, of_card, points
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ def plot(
     >>> [axes.get_title() for axes in figure.axes]
     ['value', 'gradient']
     """
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as problem:
+        raise missing("losskit.plot", problem) from None
     if over not in AXES:
         raise ValueError(f"over must be one of {', '.join(AXES)}, got {over!r}")
     if not losses:

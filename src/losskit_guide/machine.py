@@ -18,7 +18,7 @@ from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.sequence import SequenceLoss
-from losskit.kernels import compiler, library
+from losskit.kernels import cache, compiler, library
 from losskit.kernels.dispatch import Choice
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -102,7 +102,7 @@ def reason(name: str, dtype: str, device: str, shape: str) -> Choice:
 
 def facts() -> dict[str, str]:
     """What `losskit doctor` says."""
-    found = {
+    return {
         "losskit": losskit.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -112,14 +112,39 @@ def facts() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "kernels": str(library.LIBRARY) if library.loaded() else "none: eager formulas run",
         "compiler": compiler.compiler() or "none: users' own losses run as eager formulas",
-        "cache": str(library.cache_folder()),
+        "cache": cached(),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use",
         "triton": triton(),
     }
-    cached = library.cache_folder()
-    if cached.is_dir():
-        files = list(cached.glob("*.so"))
-        found["cache"] += f" ({len(files)} kernels, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB)"
+
+
+def cached() -> str:
+    """Where the kernels of users' losses are kept, how many there are, or why they are not kept."""
+    folder = cache.wanted()
+    if folder is None:
+        return "none: without a home folder kernels are kept for one process only"
+    try:
+        kernels = [file.stat().st_size for file in cache.trusted(folder).glob("losskit_*.so")]
+    except FileNotFoundError:
+        kernels = []
+    except cache.UntrustedError as problem:
+        return f"{folder}, not used: {problem}"
+    except OSError as problem:
+        return f"{folder}, not used: {problem.strerror}"
+    return f"{folder} ({len(kernels)} kernels, {sum(kernels) / 1e6:.1f} MB)"
+
+
+def clean() -> dict[str, Any]:
+    """Empty the folder of compiled kernels: what was removed, and how many bytes that were."""
+    folder = cache.wanted()
+    found: dict[str, Any] = {"cache": str(folder), "removed": [], "bytes": 0}
+    try:
+        if folder is not None:
+            found["removed"], found["bytes"] = cache.clear(cache.trusted(folder))
+    except FileNotFoundError:
+        pass
+    except (cache.UntrustedError, OSError) as problem:
+        raise ValueError(f"nothing is removed from {folder}: {problem}") from None
     return found
 
 

@@ -111,6 +111,10 @@ def times(weight: float, x: float) -> Number:
     return Number(weight if weight == 0 and x == x else weight * x)
 
 
+def mute(a: float, b: float) -> Number:
+    return Number(0.0 if (a == 0 or b == 0) and a == a and b == b else a * b)
+
+
 def xlogy(x: float, y: float) -> Number:
     return times(x, log(y))
 
@@ -124,18 +128,21 @@ def hypot(a: float, b: float) -> Number:
 
 
 def power(a: float, b: float) -> Number:
+    odd = b % 2.0 == 1.0  # then the sign of a stays
     try:
         return Number(math.pow(a, b))
     except OverflowError:
-        return Number(inf)
+        return Number(math.copysign(inf, a) if odd else inf)
     except ValueError:
-        return Number(inf if a == 0 else nan)
+        return Number(nan if a != 0 else math.copysign(inf, a) if odd else inf)
 
 
 def digamma(x: float) -> Number:
     """By recurrence to x >= 10 and the asymptotic series there."""
-    if x <= 0 and x == math.floor(x):
-        return Number(-inf if x == 0 else nan)
+    if x == -inf:
+        return Number(nan)
+    if x <= 0 and x % 1.0 == 0:
+        return Number(-math.copysign(inf, x) if x == 0 else nan)
     if x < 0:
         return Number(digamma(1.0 - x) - math.pi / math.tan(math.pi * x))
     shift = 0.0
@@ -148,7 +155,9 @@ def digamma(x: float) -> Number:
 
 def trigamma(x: float) -> Number:
     """As digamma; the derivative of its series."""
-    if x <= 0 and x == math.floor(x):
+    if x == -inf:
+        return Number(nan)
+    if x <= 0 and x % 1.0 == 0:
         return Number(inf)
     if x < 0:
         return Number(math.pi**2 / math.sin(math.pi * x) ** 2 - trigamma(1.0 - x))

@@ -261,3 +261,19 @@ def test_what_the_host_knows_bounds_the_lattice():
     assert ctc._most(x, targets, on_device) == 20
     assert ctc._most(x, targets, torch.tensor([3, 2, 7], device="cpu")) == 7
     assert ctc._most(x, targets, torch.tensor([-3, -2, -1], device="cpu")) == 0
+
+
+def test_scores_are_no_log_probabilities():
+    x = batch()
+    x[5, 1] = 3.0  # a frame that is not used
+    assert ctc_loss(x, *given(), reduction="none").isfinite().all()
+    assert losskit.last_violation() is None
+    x[2, 1, 4] = 3.0
+    assert ctc_loss(x, *given(), reduction="none").isnan().tolist() == [False, True, False]
+    assert losskit.last_violation() == (
+        "ctc_loss: log_probs must be log-probabilities (at most 0), got 3 at index (2, 1, 4). Pass "
+        "log_softmax(scores, dim=-1), or from_scores=True."
+    )
+    assert ctc_loss(x, *given(), from_scores=True).isfinite()
+    with losskit.checks("off"):
+        assert ctc_loss(x, *given()).isfinite()

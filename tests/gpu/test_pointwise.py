@@ -231,7 +231,7 @@ def test_the_host_never_waits(reduction, extra, unwatched):
 @pytest.mark.parametrize("setup", SETUPS)
 def test_a_bad_value_is_nan_and_told(setup):
     formula = checks.formula_of(setup)
-    for i, domain in enumerate(formula.domains[: len(setup.loss.call_operands())]):
+    for i, domain in enumerate(formula.required[: len(setup.loss.call_operands())]):
         for wrong in domain.invalid() if not domain.everything else []:
             operands = [x.clone().requires_grad_() for x in setup.operands((40, 60), torch.float32)]
             with torch.no_grad():
@@ -303,3 +303,26 @@ def test_a_users_loss_needs_no_further_work():
         (got,) = torch.autograd.grad(loss(x, t), x)
         d = (x - t).detach() / scale
         torch.testing.assert_close(got, 4 * d**3 / scale / 33)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_few_ulp_beyond_a_bound_are_the_bound(device, dtype):
+    """As on the CPU, see tests/test_bounds.py; what is further away is told with its digits."""
+    eps = torch.finfo(dtype).eps
+    at = torch.tensor([1.0, 0.0, 0.5, 1.0], dtype=dtype, device=device)
+    over = at + 4 * eps * torch.tensor([1.0, -1.0, 0.0, 1.0], dtype=dtype, device=device)
+    target = torch.tensor([1.0, 0.0, 1.0, 0.25], dtype=dtype, device=device)
+    found = []
+    for x in (at, over):
+        x = x.requires_grad_()
+        loss = LF.binary_cross_entropy(x, target, reduction="none")
+        found.append((loss, *torch.autograd.grad(loss.sum(), x)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert losskit.last_violation() is None
+    assert LF.binary_cross_entropy(at.detach() + 8 * eps, target).isnan()
+    assert "got 1.0" in losskit.last_violation()
+    # Probabilities of classes, too.
+    shares = torch.tensor([[1.0 + 4 * eps, -4 * eps, 0.0]], dtype=dtype, device=device)
+    assert LF.cross_entropy(torch.zeros(1, 3, dtype=dtype, device=device), shares).isfinite()
+    assert LF.cross_entropy(torch.zeros(1, 3, dtype=dtype, device=device), shares + 4 * eps).isnan()

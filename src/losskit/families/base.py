@@ -11,41 +11,105 @@ import hashlib
 import inspect
 import itertools
 import json
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from losskit.calculus import Differentiable, derivative, guarded
+from losskit.calculus import Differentiable, derivative, guarded, number, parametric
 from losskit.domains import Domain, real
-from losskit.errors import DeclarationError
-from losskit.forms import MAX_OPERANDS, constructor_source, docstring, forward_source, function_source
-from losskit.formula import PLAIN
-from losskit.graph import Expr, Trace
+from losskit.errors import DeclarationError, LossError
+from losskit.forms import (
+    MAX_OPERANDS,
+    constructor_source,
+    docstring,
+    forward_source,
+    function_source,
+    misspelt,
+    refuse_more,
+    strict,
+)
+from losskit.formula import PRIMITIVES
+from losskit.graph import ALIASES, Expr, Trace, spelling, topological
 from losskit.kernels.dispatch import Plan, run
 from losskit.kernels.torch_internals import constant
-from losskit.loss import Loss, Operand, Param, validate
-from losskit.printing import function, run_source
+from losskit.loss import Loss, Operand, Param, number_hint, validate
+from losskit.printing import run_source
 from losskit.reduction import check_reduction, legacy_reduction
 
-MAX_PARAMETERS = 8  # of the fused kernels
-# Words that are identifiers in Python but not where the formula is printed, and names of the calls' own arguments.
-RESERVED = frozenset(
-    "alignas asm auto bool case catch char const constexpr continue decltype default delete do double else "
-    "enum explicit export extern float for friend function goto if inline int let lk long mask namespace new "
-    "normalizer null operator private protected public reduction register return sample_weight self short "
-    "signed sizeof static struct switch T template this throw try typedef typeof union unsigned using "
-    "virtual void volatile while with".split()
+MAX_PARAMETERS = 8  # of a declaration
+KERNEL_NUMBERS = 16  # kMaxParameters of csrc/op.h: parameters, and what is computed from them
+MAX_OPERATIONS = 1000  # of a formula: a kernel of more takes minutes to compile
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# What an argument of a formula cannot be called, and why.
+_CALLS = _words(
+    "run plan plan_of Loss legacy_reduction self reduction size_average reduce sample_weight mask normalizer unknown "
+    "more problem overridden refuse_more strict misspelt LossError has_torch_function_variadic handle_torch_function"
 )
+_CPP = _words(
+    "alignas alignof and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor bool case catch "
+    "char char16_t char32_t char8_t co_await co_return co_yield compl concept const const_cast consteval "
+    "constexpr constinit decltype default delete do double dynamic_cast enum explicit export extern final float "
+    "friend goto inline int long mutable namespace new noexcept not_eq nullptr operator or_eq override private "
+    "protected public reflexpr register reinterpret_cast requires restrict short signed sizeof static "
+    "static_assert static_cast struct switch synchronized template this thread_local throw typedef typeid "
+    "typename typeof union unsigned using virtual void volatile wchar_t xor xor_eq linux unix i386 T std losskit "
+    "block int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t size_t ptrdiff_t NAN INFINITY NULL "
+    "EOF BUFSIZ MAXFLOAT SNAN SNANF SNANL BYTE_ORDER BIG_ENDIAN LITTLE_ENDIAN PDP_ENDIAN NFDBITS CHAR_BIT "
+    "CHAR_MAX CHAR_MIN CLOCKS_PER_SEC MB_CUR_MAX MB_LEN_MAX OVERFLOW UNDERFLOW DOMAIN SING PLOSS TLOSS "
+    "WCONTINUED WEXITED WEXITSTATUS WIFCONTINUED WIFEXITED WIFSIGNALED WIFSTOPPED WNOHANG WNOWAIT WSTOPPED "
+    "WSTOPSIG WTERMSIG WUNTRACED alloca assert errno issubnormal math_errhandling offsetof signgam stderr stdin "
+    "stdout va_arg va_copy va_end va_start htobe16 htobe32 htobe64 htole16 htole32 htole64 be16toh be32toh "
+    "be64toh le16toh le32toh le64toh"
+)
+_MACROS = re.compile(
+    r"(M|FP|FD|HUGE|MATH|DBL|FLT|LDBL|FLT\d+X?|CHAR|SCHAR|UCHAR|SHRT|USHRT|INT|UINT|LONG|ULONG|LLONG|ULLONG|"
+    r"U?INT\d+|U?INT_\w+|U?INTMAX|U?INTPTR|PTRDIFF|SIZE|SSIZE|WCHAR|WINT|SIG|RAND|EXIT|LOSSKIT|TORCH|GLIBC|DECIMAL)_\w+|SNANF\w+"
+)
+_JAVASCRIPT = _words(
+    "arguments async await boolean byte debugger enum eval export extends final finally function implements in "
+    "instanceof interface let native new null package super switch synchronized this throws transient typeof undefined "
+    "void yield NaN Infinity Math Number Object"
+)
+_TRITON = _words("tl lk libdevice triton")
+RESERVED = _CALLS | _CPP | _JAVASCRIPT | _TRITON
+
+
+def check_argument(cls: type[Loss], name: str) -> None:
+    """Refuse the name of an operand or a parameter that is no identifier wherever the formula is printed."""
+    where = "in C++ or JavaScript"
+    if name in _CALLS:
+        where = "beside the call's own arguments"
+    elif name in _TRITON:
+        where = "in Triton"
+    elif name in PRIMITIVES or name in ("inf", "nan", "derivative"):
+        where = "where the formula language has a function of this name"
+    elif not (name in RESERVED or name.endswith("_") or _MACROS.fullmatch(name) or re.match(r"__|_[A-Z]", name)):
+        return
+    raise DeclarationError(
+        f"{cls.__name__}: an argument of `value` cannot be called {name} {where}; choose another name"
+    )
 
 
 class Formula:
     """A traced `value` and its gradients, for one setting of the switches."""
+
+    # What kernels found out about it in this process. It lies here, so that it goes with the formula.
+    kernel: int | None = None  # address of the compiled functions, 0 if there are none; see kernels/library.py
+    why_no_kernel = ""
+    triton: Any = None  # the functions of a GPU's kernel
 
     def __init__(self, loss: type[Family], switches: dict[str, bool]) -> None:
         self.loss, self.switches = loss, switches
@@ -53,11 +117,20 @@ class Formula:
             p.name for p in loss._formula_params() if p.kind == "tensor" and switches[p.name]
         ]
         self.operands = taken
-        self.numbers = [p.name for p in loss._formula_params() if p.kind in ("float", "int")]
-        self.trace = Trace()
-        self.value: Expr = self.traced(loss.value)
+        numbers = {p.name: p for p in loss._formula_params() if p.kind in ("float", "int")}
+        self.numbers = list(numbers)
+        self.trace = Trace({name: not p.domain.includes(0.0) for name, p in numbers.items()})
+        value = self.traced(loss.value)
+        if not isinstance(value, Expr):
+            raise DeclarationError(f"{loss.__name__}.value must return one number, got {_told(value)}")
+        self.value: Expr = value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Addresses are worth nothing in another process."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("kernel", "why_no_kernel", "triton")}
 
     def traced(self, function: Callable[..., Any]) -> Any:
+        """What a function of the declaration returns for symbols, or the sentence that says what is wrong with it."""
         arguments: dict[str, Any] = {}
         for name in inspect.signature(self.loss.value).parameters:
             declared = self.loss.params.get(name)
@@ -67,35 +140,78 @@ class Formula:
                 arguments[name] = None
             else:
                 arguments[name] = self.trace.variable(name)
+        place = f"{self.loss.__name__}.{function.__name__}"
         try:
             result = function(**arguments)
-        except (TypeError, AttributeError, ValueError) as problem:
-            if isinstance(problem, DeclarationError):
-                raise DeclarationError(f"{self.loss.__name__}.{function.__name__}: {problem}") from None
+            found = tuple(map(self._lifted, result)) if isinstance(result, tuple) else self._lifted(result)
+        except DeclarationError as problem:
+            raise DeclarationError(f"{place}: {problem}{_meant(problem)}") from None
+        except Exception as problem:
+            line = " ".join(str(problem).split())
             raise DeclarationError(
-                f"{self.loss.__name__}.{function.__name__} must use the primitives of losskit.formula: {problem}"
+                f"{place} must use the primitives of losskit.formula: {line or type(problem).__name__}{_meant(problem)}"
             ) from problem
-        return tuple(map(self._lifted, result)) if isinstance(result, tuple) else self._lifted(result)
+        operations = len(topological([x for x in (found if isinstance(found, tuple) else [found]) if x is not None]))
+        if operations > MAX_OPERATIONS:
+            raise DeclarationError(
+                f"{place}: a formula may have {MAX_OPERATIONS} operations, got {operations}; sum over a dimension of "
+                f"the operands instead, which the reduction does"
+            )
+        return found
 
     def _lifted(self, result: Any) -> Expr | None:
         if isinstance(result, Expr) and result.is_condition:
-            raise DeclarationError(f"{self.loss.__name__}.value must return a number, got a condition")
+            raise DeclarationError("it must return a number, got a condition; write where(condition, 1.0, 0.0)")
+        if isinstance(result, Tensor | list | dict | set) or callable(result):
+            raise DeclarationError(f"it must return one number, got {_told(result)}")
         return None if result is None else self.trace.lift(result)
 
     @cached_property
     def gradients(self) -> tuple[Expr, ...]:
         """The derivative by each operand: the author's where `grad` gives one, else derived."""
+        return tuple(
+            own if own is not None else derivative(self.value, self.trace.variable(name))
+            for name, own in zip(self.operands, self._given, strict=True)
+        )
+
+    @cached_property
+    def guarded(self) -> tuple[Expr, ...]:
+        """The derivatives as they are computed: derived ones are NaN where an operand is."""
+        linear = -self.trace.variable("log_probability")  # the kernel of class scores knows this one
+        return tuple(
+            gradient if own is not None or self.value is linear else guarded(gradient, self.value, self.operands)
+            for gradient, own in zip(self.gradients, self._given, strict=True)
+        )
+
+    @cached_property
+    def _given(self) -> tuple[Expr | None, ...]:
+        """What the author's `grad` gives for each operand."""
         given: tuple[Expr | None, ...] = ()
         if self.loss.grad is not None:
             result = self.traced(self.loss.grad)
             given = result if isinstance(result, tuple) else (result,)
             if len(given) > len(self.operands):
                 raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
-        given = given + (None,) * (len(self.operands) - len(given))
-        return tuple(
-            own if own is not None else derivative(self.value, self.trace.variable(name))
-            for name, own in zip(self.operands, given, strict=True)
-        )
+        return given + (None,) * (len(self.operands) - len(given))
+
+    @cached_property
+    def hoisted(self) -> dict[Expr, str]:
+        """The parts that only parameters decide and that rounding could spoil, and what kernels call them.
+
+        They are computed once for a plan, in float64. A parameter times a power of two is exact where it stands.
+        """
+        parts = [x for x in parametric([self.value, *self.guarded]) if not x.is_condition and not _exact(x)]
+        return {x: f"number{i}_" for i, x in enumerate(parts[: KERNEL_NUMBERS - len(self.numbers)])}
+
+    @property
+    def kernel_numbers(self) -> list[str]:
+        """The numbers that kernels take: the parameters, and what is computed from them."""
+        return [*self.numbers, *self.hoisted.values()]
+
+    def kernel_values(self, parameters: dict[str, Any]) -> dict[str, float]:
+        """The numbers that kernels take, by name."""
+        own = {name: parameters[name] for name in self.numbers}
+        return own | {name: number(x, own) for x, name in self.hoisted.items()}
 
     @cached_property
     def declared(self) -> dict[str, Operand]:
@@ -108,30 +224,33 @@ class Formula:
                 continue
             operand = self.loss.operands.get(name, Operand(name))
             off = operand.unless and self.switches[operand.unless]
-            result[name] = replace(operand, domain=real, hint="") if off else operand
+            result[name] = replace(operand, domain=real, hint="", only_with="") if off else operand
         return result
 
     @cached_property
     def domains(self) -> list[Domain]:
-        """What each operand may be, under these switches."""
+        """What each operand is meant to be, under these switches."""
         return [operand.domain for operand in self.declared.values()]
+
+    @property
+    def required(self) -> list[Domain]:
+        """What each operand must be: a domain that is only advised refuses nothing."""
+        return [real if advised else domain for domain, advised in zip(self.domains, self.advised, strict=True)]
+
+    @cached_property
+    def advised(self) -> list[bool]:
+        """Whether what is outside the declared domain of an operand is only warned of."""
+        return [bool(x.only_with) and not self.switches[x.only_with] for x in self.declared.values()]
 
     def differentiable(self, numbers: dict[str, float]) -> Differentiable:
         """The formula with its parameters fixed."""
-        fixed = Differentiable(self.value, self.operands, numbers, self.gradients)
+        fixed = Differentiable(self.value, self.operands, numbers, self.guarded)
         self.prepare(fixed)
         return fixed
 
     def prepare(self, formula: Differentiable) -> None:
         """Make what torch.compile cannot trace the making of."""
-        formula.gradients()
-        key = ("plain", formula.root)
-        functions = self.trace.functions
-        if key not in functions:
-            harmless = {name: operand.domain.typical for name, operand in self.declared.items()} | self.loss.harmless
-            root = guarded(formula.root, harmless)
-            functions[key] = function(root, [*formula.operands, *formula.parameters], PLAIN)
-        formula.plain_function = functions[key]
+        formula.prepare({name: operand.domain.typical for name, operand in self.declared.items()} | self.loss.harmless)
 
     @property
     def predictions(self) -> int:
@@ -140,8 +259,52 @@ class Formula:
         return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
 
 
+def _exact(node: Expr) -> bool:
+    """Whether a number is a parameter, or one times a power of two."""
+    if node.op == "neg":
+        return _exact(node.args[0])
+    if node.op in ("mul", "div"):
+        factor, other = node.args if node.op == "mul" and node.args[0].op == "constant" else node.args[::-1]
+        return factor.op == "constant" and abs(math.frexp(factor.value)[0]) == 0.5 and _exact(other)
+    return node.op == "variable"
+
+
+def _told(result: Any) -> str:
+    """What a function returned, in words."""
+    if result is None:
+        return "nothing: end it with `return`"
+    if isinstance(result, tuple | list):
+        return f"{len(result)} in a {type(result).__name__}; the gradients go into `grad`"
+    return f"a {type(result).__module__}.{type(result).__name__}".replace("builtins.", "")
+
+
+def _meant(problem: Exception) -> str:
+    """What an author probably wanted to write, from where a formula failed and what its line calls."""
+    name = getattr(problem, "name", None) if isinstance(problem, NameError | AttributeError) else None
+    if isinstance(problem, ImportError):
+        name = next(iter(re.findall(r"import name '(\w+)'", str(problem))), None)
+    if "; write" in str(problem):
+        return ""
+    if name:
+        return f"; {spelling(name)}"
+    trace = problem.__traceback__
+    frames = []
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    own = [frame for frame in frames if not str(frame.f_globals.get("__name__", "")).startswith("losskit.")]
+    if not own or not isinstance(own[-1].f_globals, dict):
+        return ""
+    code = own[-1].f_code
+    foreign = [own[-1].f_globals.get(x) for x in code.co_names]
+    modules = {getattr(x, "__name__", "").split(".")[0] for x in foreign if inspect.ismodule(x)}
+    known = PRIMITIVES.keys() | ALIASES.keys()
+    used = [x for x in code.co_names if x in known and (modules or x in ("max", "min"))]
+    return "; " + "; ".join(map(spelling, used)) if used else ""
+
+
 class Formulas(dict[tuple[bool, ...], Formula]):
-    """The formulas of a declaration, one for each setting of its switches; of a class from another process, made anew."""
+    """The formulas of a declaration, one for each setting of its switches; made anew in another process."""
 
     def __init__(self, loss: type[Family]) -> None:
         super().__init__()
@@ -192,8 +355,9 @@ class Family(Loss, abstract=True):
         sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
         scope: dict[str, Any] = {
             "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
+            "refuse_more": refuse_more,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
-            "Literal": Literal, "Tensor": Tensor,
+            "Literal": Literal, "Tensor": Tensor, "LossError": LossError, "strict": strict, "misspelt": misspelt,
         }  # fmt: skip
         run_source("\n\n".join(sources), f"{cls.__module__}.{cls.__qualname__}", scope)
         cls.functional = staticmethod(scope[cls.name])
@@ -215,11 +379,15 @@ class Family(Loss, abstract=True):
         for method in ("value", "grad"):
             if method in cls.__dict__ and not isinstance(cls.__dict__[method], staticmethod):
                 raise DeclarationError(f"{cls.__name__}.{method} must be a @staticmethod")
-        taken = inspect.signature(cls.value).parameters
+        taken = _arguments(cls, "value")
+        for name in dict.fromkeys([*taken, *cls.params, *cls.operands]):
+            check_argument(cls, name)
         for name in taken:
-            if name.endswith("_") or name in RESERVED:
+            own = cls.__dict__.get(name)
+            if name not in cls.params and isinstance(own, bool | int | float):
                 raise DeclarationError(
-                    f"{cls.__name__}: an argument of `value` cannot be called {name} in C++ or JavaScript"
+                    f"{cls.__name__}: {name} is a parameter; write "
+                    f"{name}: {type(own).__name__} = param(default={own!r}, doc=...)"
                 )
             if cls.statistics is not None and name not in cls.params and name not in cls.statistics:
                 known = ", ".join(cls.statistics)
@@ -229,7 +397,7 @@ class Family(Loss, abstract=True):
         for name in cls.params:
             if name not in taken and name not in cls.family_params | cls._used_elsewhere():
                 raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
-        if cls.grad is not None and list(inspect.signature(cls.grad).parameters) != list(taken):
+        if cls.grad is not None and list(_arguments(cls, "grad")) != list(taken):
             raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {', '.join(taken)}")
         for formula in cls.formulas.all():
             if not 1 <= len(formula.operands) <= MAX_OPERANDS:
@@ -247,13 +415,8 @@ class Family(Loss, abstract=True):
         if self._plan is None:
             values = [(p, getattr(self, p.name)) for p in self._plan_params()]
             keys = [value is not None if p.kind == "tensor" else value for p, value in values]
-            self.__dict__["_plan"] = plan_of(type(self).declared, str(self.reduction), *keys)
+            self.__dict__["_plan"] = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys)
         return self.__dict__["_plan"]
-
-    @classmethod
-    def call_operands(cls) -> list[str]:
-        """The tensors that a call takes, in order."""
-        raise NotImplementedError
 
     @classmethod
     def unreduced(cls) -> str:
@@ -285,7 +448,7 @@ class Family(Loss, abstract=True):
     def formula_of(cls, parameters: dict[str, Any]) -> tuple[Formula, dict[str, float]]:
         """The formula that these parameters select, and the numbers that it takes."""
         formula = cls.formulas[tuple(parameters[name] for name in cls._switches())]
-        return formula, {name: parameters[name] for name in formula.numbers}
+        return formula, formula.kernel_values(parameters)
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:
@@ -303,6 +466,28 @@ class Family(Loss, abstract=True):
         return [x for x in tensors if x is not None]
 
 
+def _arguments(cls: type[Family], method: str) -> list[str]:
+    """The arguments of `value` or `grad`, which are all named, in order."""
+    function = getattr(cls, method)
+    try:
+        signature = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        raise DeclarationError(f"{cls.__name__}.{method} must be a function, got {function!r}") from None
+    for argument in signature.values():
+        kind = inspect.Parameter
+        text = str(argument).split(":")[0]
+        if argument.kind in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD, kind.POSITIONAL_ONLY):
+            raise DeclarationError(
+                f"{cls.__name__}.{method} must name its operands and parameters, one argument each; got {text}"
+            )
+        if argument.default is not kind.empty:
+            raise DeclarationError(
+                f"{cls.__name__}.{method}: the argument {argument.name} cannot have a default; "
+                f"a parameter is declared as {argument.name}: float = param(default={argument.default!r}, doc=...)"
+            )
+    return list(signature)
+
+
 def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
     """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
     if torch.compiler.is_compiling():
@@ -316,9 +501,9 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
         plan = None
     if plan is not None:
         return plan
+    if any(isinstance(value, Tensor) for value in values):  # found by what is in it, which may change
+        return plan_of(loss, reduction, *_checked(loss, values).values())
     plan = _new_plan(loss, reduction, *values)
-    if any(isinstance(value, Tensor) for value in values):  # equal to none but itself, and may change
-        return plan_of(loss, reduction, *plan.parameters)
     if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
         loss.plans.clear()
     loss.plans[key] = plan
@@ -335,14 +520,19 @@ def _constant(value: Any) -> Any:
 
 
 def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
+    if not isinstance(reduction, str):
+        check_reduction(loss.name, reduction, loss.reductions, number_hint(loss, reduction))
     check_reduction(loss.name, reduction, loss.reductions)
-    checked = dict[str, Any]()
-    for p, value in zip(loss._plan_params(), values, strict=True):
-        checked[p.name] = value if p.kind == "tensor" else validate(loss.name, p, value)
+    checked = _checked(loss, values)
     plan = loss.plan_class(loss, reduction, checked)
-    plan.parameters = list(checked.values())
-    plan.key = json.dumps([loss.name, reduction, *plan.parameters])
+    plan.key = json.dumps([loss.name, reduction, *checked.values()])
     return plan
+
+
+def _checked(loss: type[Family], values: Iterable[Any]) -> dict[str, Any]:
+    """The parameters by name, validated."""
+    pairs = zip(loss._plan_params(), values, strict=True)
+    return {p.name: value if p.kind == "tensor" else validate(loss.name, p, value) for p, value in pairs}
 
 
 _plans = SimpleNamespace()  # of compiled calls
@@ -362,9 +552,9 @@ def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask
     extras = {"sample_weight": sample_weight, "mask": mask, "normalizer": normalizer}
     for x in operands:
         if isinstance(x, fx.Proxy):
-            name = x.tracer.path_of_module(loss)
+            tracer: Any = x.tracer
             given = {key: value for key, value in extras.items() if value is not None}
-            return x.tracer.create_proxy("call_module", name, operands, given)
+            return tracer.create_proxy("call_module", tracer.path_of_module(loss), operands, given)
     cls = type(loss)
     fields = {name: getattr(loss, name) for name in cls.arguments.split() if name == "reduction" or name in cls.params}
     return cls.functional(*operands, **fields, **extras)

@@ -11,6 +11,8 @@
    smallest numbers. Where torch rounds such a loss to 0, the network stops to learn from the row.
 4. Class weights multiply the terms of their class. As in torch the mean divides by the sum of the weights of the right
    classes for indices, and by the number of rows for probabilities.
+5. Where ranks share the classes (`part`), the eager formula runs on the rank's own ones; what is a number a row, the
+   largest score, the sum of exponentials and what belongs to the right class, is found together.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor
 
 from losskit.calculus import Differentiable
-from losskit.domains import Interval, log_probability, probability, real
+from losskit.domains import Interval, log_probability, probability, real, shortest, slack_of
 from losskit.errors import error
 from losskit.families.base import Family, Formula
 from losskit.formula import times
@@ -36,12 +38,16 @@ from losskit.kernels.dispatch import (
     check_per_class,
     check_tensor,
     class_weight,
+    swapped_hint,
     unravel,
 )
+from losskit.kernels.sharded import Dims, Part
 from losskit.loss import param
 from losskit.reduction import Reduction, reduce_eagerly
+from losskit.spaces import like_softmax
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
+_ONE_CLASS = " There is one class: for yes or no use binary_cross_entropy_with_logits, or two channels."
 _LINEAR, _NORMALISED, _STATISTICS = 1, 2, 3  # bits of the kernel's options
 
 
@@ -66,7 +72,7 @@ class ClassScoresPlan(Plan):
         self.statistics = formula.operands
         # A term of the loss: the formula, times the share of its class. No share of an infinite term is 0.
         share = formula.trace.variable("share_")  # an underscore that no argument may have
-        gradients = [formula.value, *(formula.trace.lift(times(share, g)) for g in formula.gradients)]
+        gradients = [formula.value, *(formula.trace.lift(times(share, g)) for g in formula.guarded)]
         root = formula.trace.lift(times(share, formula.value))
         self.term = Differentiable(root, ["share_", *formula.operands], numbers, gradients)
         formula.prepare(self.term)
@@ -82,7 +88,7 @@ class ClassScoresPlan(Plan):
         input, target, *shift = operands
         for name, x in zip(self.names, operands, strict=True):
             check_tensor(self.name, name, x, "input", input)
-        check_floating(self.name, "input", input)
+        check_floating(self.name, "input", input, target, "scores")
         if input.ndim == 0:
             raise error("no_class_dimension", loss=self.name, argument="input")
         rows, classes = input.shape[:1] + input.shape[2:], input.shape[min(1, input.ndim - 1)]
@@ -93,14 +99,19 @@ class ClassScoresPlan(Plan):
         weight = class_weight(self, weight, input, classes)
         for x in shift:
             check_per_class(self, "shift", x, input, classes)
-        check_extras(self, input, rows, None, (), sample_weight, mask, normalizer)
+        normalizer = check_extras(self, input, rows, None, (), sample_weight, mask, normalizer)
         return Arguments([input, target, *shift], weight, sample_weight, mask, normalizer)
 
     def _check_target(self, input: Tensor, target: Tensor, rows: Sequence[int]) -> None:
         expected = tuple(rows)
         if target.is_floating_point():
             if self.log_probabilities or target.shape != input.shape:
-                hint = " Use target.long() for class indices." if tuple(target.shape) == expected else ""
+                hint = ""
+                if tuple(target.shape[:1] + target.shape[2:]) == tuple(input.shape) and target.ndim > 1:
+                    hint = swapped_hint("input")
+                elif tuple(target.shape) == expected:
+                    one = input.shape[min(1, input.ndim - 1)] == 1
+                    hint = _ONE_CLASS if one else " Use target.long() for class indices."
                 kind = "class_indices" if self.log_probabilities else "class_probabilities"
                 raise error(kind, loss=self.name, rows=expected, input=tuple(input.shape), dtype=target.dtype,
                             got=tuple(target.shape), hint=hint)  # fmt: skip
@@ -117,36 +128,59 @@ class ClassScoresPlan(Plan):
             raise error("class_indices", loss=self.name, rows=expected, input=tuple(input.shape), dtype=target.dtype,
                         got=tuple(target.shape), hint=hint)  # fmt: skip
 
-    def eager(self, arguments: Arguments, checks: str) -> Tensor:
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        input, target, *others = tensors
+        of_input: Dims = (0, None, *range(1, input.ndim - 1)) if input.ndim > 1 else (None,)
+        of_target: Dims = of_input if target.is_floating_point() else tuple(range(target.ndim))
+        return [of_input, of_target, *((None,) for _ in others)]
+
+    def class_dimension(self, ndim: int) -> int:
+        return min(1, ndim - 1)
+
+    def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
+        (_, target, *_), weight, _, mask, _ = arguments
+        if target.is_floating_point():
+            return [], mask
+        target = target.long()
+        kept = target != self.ignored
+        kept = kept if mask is None else mask & kept
+        return [] if weight is None else [weight[_within(target, len(weight))]], kept
+
+    def eager_part(self, arguments: Arguments, checks: str, part: Part) -> Tensor:
+        return self.eager(arguments, checks, part)
+
+    def eager(self, arguments: Arguments, checks: str, part: Part | None = None) -> Tensor:
         (input, target, *shift), weight, sample_weight, mask, normalizer = arguments
         wide = eager.compute_dtype([input, target])
         dtype = eager.result_dtype([input, target])
         soft = target.is_floating_point()
         target = target if soft else target.long()
         scores = input.to(wide).movedim(min(1, input.ndim - 1), -1)
-        bad = self._bad(input, target, mask, checks)
+        bad = self._bad(input, target, mask, checks, part)
         kept = mask
         if not soft:
             kept = target != self.ignored if mask is None else mask & (target != self.ignored)
         if kept is not None:
             scores = torch.where(kept.unsqueeze(-1), scores, 0.0)  # a NaN behind the mask must not reach the gradient
+        classes = scores.shape[-1] if part is None else part.total
+        own = _itself if part is None else part.own
         if shift:
-            scores = scores + shift[0].to(wide)
-        classes = scores.shape[-1]
-        each = torch.ones((), dtype=wide, device=scores.device) if weight is None else weight.to(wide)
+            scores = scores + own(shift[0].to(wide))
+        each = torch.ones(classes, dtype=wide, device=scores.device) if weight is None else weight.to(wide)
         even = self.smoothing / classes
         if soft:
             shares = target.to(wide).movedim(min(1, target.ndim - 1), -1)
             shares = (shares if kept is None else torch.where(kept.unsqueeze(-1), shares, 0.0)) * (1.0 - self.smoothing)
-            values = self._terms((shares + even) * each, _statistics(scores)).sum(-1)
+            values = self._sum_of_terms((shares + even) * own(each), self._statistics(scores, part), part)
         else:
-            right = torch.where((target >= 0) & (target < classes), target, 0).long().unsqueeze(-1)
-            statistics = (scores, scores, scores) if self.log_probabilities else _statistics(scores)
-            of_right = torch.broadcast_to(each, (classes,))[right.squeeze(-1)]
-            picked = [x.gather(-1, right) if x.shape == scores.shape else x for x in statistics]
+            right = _within(target, classes).unsqueeze(-1)
+            statistics = (scores, scores, scores) if self.log_probabilities else self._statistics(scores, part)
+            of_right = each[right.squeeze(-1)]
+            first = _pick(statistics[0], right, part)
+            picked = [first if x is statistics[0] else x for x in statistics]
             values = self._terms((of_right * (1.0 - self.smoothing)).unsqueeze(-1), picked).squeeze(-1)
             if self.smoothing:
-                values = values + self._terms(even * each, statistics).sum(-1)
+                values = values + self._sum_of_terms(even * own(each), statistics, part)
             if weight is not None and self.reduction == "mean" and normalizer is None:
                 counted = of_right if sample_weight is None else of_right * sample_weight.to(wide)
                 normalizer = torch.where(target != self.ignored if kept is None else kept, counted, 0.0).sum()
@@ -162,26 +196,67 @@ class ClassScoresPlan(Plan):
         taken = torch.broadcast_tensors(shares, *(known[name] for name in self.statistics))
         return eager.apply(self.term, taken)
 
-    def _bad(self, input: Tensor, target: Tensor, mask: Tensor | None, checks: str) -> Tensor | None:
+    def _statistics(self, scores: Tensor, part: Part | None) -> tuple[Tensor, Tensor, Tensor]:
+        if part is None:
+            return _statistics(scores)
+        return _statistics_of_part(scores, part, "mean_log_probability" in self.statistics)
+
+    def _sum_of_terms(self, shares: Tensor, statistics: Sequence[Tensor], part: Part | None) -> Tensor:
+        """The sum over the classes of the formula times a class's share."""
+        if part is None:
+            return self._terms(shares, statistics).sum(-1)
+        of_class, *of_row = statistics
+        of_row = of_row if self.log_probabilities else [part.ranks.copy(x) for x in of_row]
+        return part.total_of(self._terms(shares, [of_class, *of_row])).squeeze(-1)
+
+    def _bad(self, input: Tensor, target: Tensor, mask: Tensor | None, checks: str, part: Part | None) -> Tensor | None:
         """Rows whose target, or log-probability of it, is not what it must be."""
         dim = min(1, input.ndim - 1)
+        classes = input.shape[dim] if part is None else part.total
         if target.is_floating_point():
             if checks == "off":
                 return None
-            bad = probability.outside(target.detach()).any(dim)
+            bad = probability.outside(target.detach(), slack_of(target.dtype)).any(dim)
         else:
-            bad = ((target < 0) | (target >= input.shape[dim])) & (target != self.ignored)
+            bad = ((target < 0) | (target >= classes)) & (target != self.ignored)
+            picked = None
             if checks == "off":
                 checks = "nan"  # such a row has no loss, whatever is checked
             elif self.log_probabilities:
-                right = torch.where(bad | (target == self.ignored), 0, target).long().unsqueeze(dim)
-                picked = input.detach().gather(dim, right).squeeze(dim)
-                bad = bad | (log_probability.outside(picked) & (target != self.ignored))
-        return eager.police(self, bad if mask is None else bad & mask, [input, target], mask, checks)
+                right = torch.where(bad | (target == self.ignored), 0, target).unsqueeze(-1)
+                picked = _pick(input.detach().movedim(dim, -1), right, part)
+                bad = bad | (log_probability.outside(picked.squeeze(-1)) & (target != self.ignored))
+            if part is not None:  # an input of all classes is told, each with the score of the right one
+                told = torch.zeros((), dtype=input.dtype).expand(bad.shape).unsqueeze(-1) if picked is None else picked
+                input = told.expand(*bad.shape, classes).movedim(-1, dim)
+        bad = bad if mask is None else bad & mask
+        if part is None:
+            return eager.police(self, bad, [input, target], mask, checks)
+        bad = part.agreed(lambda: eager.police(self, bad, [input, target], mask, checks))
+        return bad if bad is None else part.ranks.reduced(bad.to(torch.uint8), "MAX") > 0
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         shape = operands[0].shape
         return shape[:1] + shape[2:] if len(shape) > 1 else ()
+
+    def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
+        input = operands[0].detach()
+        dim = min(1, input.ndim - 1)
+        if self.log_probabilities:
+            return []
+        if input.shape[dim] == 1:
+            return [error("one_class", loss=self.name)]
+        return [error("probabilities", loss=self.name)] if like_softmax(input, dim) else []
+
+    def counting(self, arguments: Arguments) -> list[Tensor | None]:
+        input, target, *shift = arguments.operands
+        rows = self.unreduced_shape(arguments.operands)
+        if target.is_floating_point():
+            counts = arguments.mask
+        else:
+            counts = target != self.ignored if arguments.mask is None else (target != self.ignored) & arguments.mask
+        of_input = None if counts is None else counts.expand(rows).unsqueeze(min(1, input.ndim - 1))
+        return [of_input, of_input if target.is_floating_point() else None, *[None for _ in shift]]
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands[:2]
@@ -190,7 +265,8 @@ class ClassScoresPlan(Plan):
         classes = input.shape[dim]
         counts = torch.ones((), dtype=torch.bool) if mask is None else mask
         if target.is_floating_point():
-            bad = probability.outside(target) & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
+            bad = probability.outside(target, slack_of(target.dtype))
+            bad = bad & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
             raise self._no_probability(*_first(bad, target))
         counts = counts & (target != self.ignored)
         outside = ((target < 0) | (target >= classes)) & counts
@@ -218,15 +294,30 @@ class ClassScoresPlan(Plan):
     def _no_class(self, index: tuple[int, ...], value: int, classes: int) -> Exception:
         hint = f" Pass ignore_index={value} to skip such rows." if value < 0 or value == 255 else ""
         hint = " Class indices start at 0." if value == classes else hint
+        hint = _ONE_CLASS if value >= classes == 1 else hint
         return error("class_index", loss=self.name, classes=classes, got=value, index=index, hint=hint)
 
     def _no_probability(self, index: tuple[int, ...], value: float) -> Exception:
         return error("domain", loss=self.name, argument="target", expected=probability.description,
-                     got=f"{value:.7g}", index=index, hint="")  # fmt: skip
+                     got=shortest(value), index=index, hint="")  # fmt: skip
 
     def _no_log_probability(self, index: tuple[int, ...], value: float) -> Exception:
         return error("domain", loss=self.name, argument="input", expected=log_probability.description,
-                     got=f"{value:.7g}", index=index, hint=" Pass log_softmax(scores, dim=1).")  # fmt: skip
+                     got=shortest(value), index=index, hint=" Pass log_softmax(scores, dim=1).")  # fmt: skip
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
+def _within(target: Tensor, classes: int) -> Tensor:
+    """Class indices; 0 for those that are none."""
+    return torch.where((target >= 0) & (target < classes), target, 0).long()
+
+
+def _pick(x: Tensor, index: Tensor, part: Part | None) -> Tensor:
+    """The entries of the classes (last dimension) in `index`."""
+    return x.gather(-1, index) if part is None else part.pick(x, index)
 
 
 def _linear(formula: Formula) -> bool:
@@ -245,17 +336,35 @@ def _statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pivot = scores.argmax(-1, keepdim=True)
     largest = scores.gather(-1, pivot)
     # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
-    distance = (scores - largest).scatter(-1, pivot, 0.0)
+    distance, e = _distances(scores, largest, (scores - largest).scatter(-1, pivot, 0.0))
+    rest = torch.log1p(e.scatter(-1, pivot, 0.0).sum(-1, keepdim=True))
+    log_probabilities = distance - rest
+    return log_probabilities, largest + rest, log_probabilities.mean(-1, keepdim=True)
+
+
+def _statistics_of_part(scores: Tensor, part: Part, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where this rank has a part of the classes: log-probabilities of these, the others of all.
+
+    mean: whether the mean log-probability, a sum over the ranks, is wanted.
+    """
+    pivot = part.largest(scores.detach())
+    largest = part.pick(scores, pivot)
+    ours = part.ranks.copy(largest)
+    is_pivot = part.start + torch.arange(part.size, device=scores.device) == pivot
+    distance, e = _distances(scores, ours, torch.where(is_pivot, 0.0, scores - ours))
+    rest = torch.log1p(part.total_of(torch.where(is_pivot, 0.0, e)))
+    log_probabilities = distance - part.ranks.copy(rest)
+    return log_probabilities, largest + rest, part.total_of(log_probabilities) / part.total if mean else rest
+
+
+def _distances(scores: Tensor, largest: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+    """The distances to the largest score, also in the limit of infinite ones, and their exponentials."""
     ends = torch.where(scores == largest, 0.0, float("-inf"))  # the limit: infinite scores share the probability
     distance = torch.where(largest == float("inf"), ends, distance)
     # What rounding took from a distance is worth 40 ULP of its exponential at 80.
     error = _rounded_off(scores, largest, distance).detach()
     e = torch.exp(distance)
-    e = e + e * torch.where(error.isfinite(), error, 0.0)
-    others = e.scatter(-1, pivot, 0.0).sum(-1, keepdim=True)
-    rest = torch.log1p(others)
-    log_probabilities = distance - rest
-    return log_probabilities, largest + rest, log_probabilities.mean(-1, keepdim=True)
+    return distance, e + e * torch.where(error.isfinite(), error, 0.0)
 
 
 def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:

@@ -13,18 +13,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
-from losskit.domains import nonnegative
+from losskit.domains import nonnegative, shortest
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family, Formula
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
-from losskit.loss import param
+from losskit.kernels.sharded import Dims, trailing
+from losskit.loss import Operand, param
 from losskit.policy import state
 from losskit.reduction import Reduction, reduce_eagerly
 
@@ -79,7 +81,7 @@ class EmbeddingsPlan(Plan):
                     )  # fmt: skip
                 shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
         full = [x if x.shape == shape else x.expand(shape) for x in rows] + [x.expand(shape[:-1]) for x in target]
-        check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
+        normalizer = check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments(full, None, sample_weight, mask, normalizer)
 
     def _common_shape(self, rows: Sequence[Tensor]) -> torch.Size:
@@ -97,6 +99,11 @@ class EmbeddingsPlan(Plan):
             if x.shape != shape:
                 shape = torch.broadcast_shapes(x.shape, shape)
         return shape
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        rows = arguments.operands[0].ndim - 1
+        embeddings: list[Dims] = [(*trailing(x.ndim - 1, rows), None) for x in tensors[: self.embeddings]]
+        return embeddings + [trailing(x.ndim, rows) for x in tensors[self.embeddings : -1]] + [()]
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         operands, _, sample_weight, mask, normalizer = arguments
@@ -158,7 +165,7 @@ class EmbeddingsPlan(Plan):
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         declared = self.formula.declared["target"]  # no other operand has a domain
         return error(
-            "domain", loss=self.name, argument="target", expected=declared.domain.description, got=f"{value:.7g}",
+            "domain", loss=self.name, argument="target", expected=declared.domain.description, got=shortest(value),
             index=unravel(place, shape), hint=f" {declared.hint}" if declared.hint else "",
         )  # fmt: skip
 
@@ -208,12 +215,22 @@ def _distance(x: Tensor, y: Tensor, p: float, eps: float) -> tuple[Tensor, Tenso
     return torch.where(zero, 0.0, most.squeeze(-1) * root), torch.where(finite, size, float("inf"))
 
 
+def _usual_operands(cls: type[EmbeddingsLoss]) -> dict[str, Operand]:
+    """The embeddings that a formula speaks of, by their usual names, where a declaration gives none."""
+    taken = inspect.signature(cls.value).parameters if inspect.isfunction(cls.value) else {}
+    first, *others = ["anchor", "positive", "negative"] if "negative_distance" in taken else ["input1", "input2"]
+    like = "Embeddings of the same shape; leading dimensions of size 1 stretch."
+    found = {first: Operand("Embeddings of shape (..., D).")} | {name: Operand(like) for name in others}
+    return found | ({"target": Operand("A number for each row.")} if "target" in taken else {})
+
+
 class EmbeddingsLoss(Family, abstract=True):
     """A loss of two or three embeddings; the base class of built-in and custom ones.
 
     A subclass declares a docstring, parameters, `facts`, `cases` and the rest as every loss does, and
 
-    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, a number per row;
+    - `operands`: the embeddings by the names that callers use, two or three, and perhaps a `target`, a number per row
+      (input1 and input2, or anchor, positive and negative, if there are none);
     - `value`, a static method over the formula language: its arguments are statistics of a row, any of `cosine`,
       `cosine_distance`, `distance`, `positive_distance`, `negative_distance` and `target`, and then the parameters;
     - optionally `grad` with the same arguments: the derivative by each statistic (None: derive it).
@@ -235,6 +252,8 @@ class EmbeddingsLoss(Family, abstract=True):
 
     @classmethod
     def _declare(cls) -> None:
+        if not cls.operands and "value" in cls.__dict__:
+            cls.operands = _usual_operands(cls)
         super()._declare()
         count = len(cls.call_operands()) - ("target" in cls.call_operands())
         for formula in cls.formulas.values():

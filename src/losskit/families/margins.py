@@ -31,6 +31,7 @@ from losskit.kernels.dispatch import (
     shape_hint,
     unravel,
 )
+from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
 from losskit.reduction import Reduction, reduce_eagerly
@@ -63,7 +64,7 @@ class MarginsPlan(Plan):
     ) -> Arguments:
         input, target = operands
         check_tensor(self.name, "input", input, "input", input)
-        check_floating(self.name, "input", input)
+        check_floating(self.name, "input", input, target, "scores")
         check_tensor(self.name, "target", target, "input", input)
         if input.ndim > 2:
             expected, got = "of shape (N, C) or (C,)", f"shape {tuple(input.shape)}"
@@ -74,7 +75,7 @@ class MarginsPlan(Plan):
             input, target = input.reshape(1), target.reshape(1) if self.many and target.ndim == 0 else target
         input, target = self._matched(input, target)
         weight = class_weight(self, weight, input, input.shape[-1])
-        check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
+        normalizer = check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments([input, target], weight, sample_weight, mask, normalizer)
 
     def _matched(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +103,11 @@ class MarginsPlan(Plan):
             "class_indices", loss=self.name, rows=tuple(rows), input=tuple(input.shape), dtype=target.dtype,
             got=tuple(target.shape), hint=hint,
         )  # fmt: skip
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        input, target, _ = tensors
+        of_input: Dims = (0, None)[-input.ndim :] if input.ndim else ()
+        return [of_input, of_input if self.many else (0,)[: target.ndim], (None,)]
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         (input, target), weight, sample_weight, mask, normalizer = arguments
@@ -181,6 +187,7 @@ class MarginsPlan(Plan):
             )  # fmt: skip
         if not self.many:
             hint = " Class indices start at 0." if got == classes else ""
+            hint = " There is one class, and no other to be better than." if got >= classes == 1 else hint
             index = unravel(place, shape[:-1])
             return error("class_index", loss=self.name, classes=classes, got=got, index=index, hint=hint)
         return error(
@@ -191,7 +198,7 @@ class MarginsPlan(Plan):
 
 def _listed(lists: Tensor) -> Tensor:
     """Where a list of targets has not ended."""
-    return (lists == -1).cumsum(1) == 0
+    return (lists == -1).to(torch.int64).cumsum(1) == 0  # ONNX sums no booleans
 
 
 def _outside(lists: Tensor, classes: int) -> Tensor:

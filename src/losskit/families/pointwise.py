@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
+from losskit.domains import probability, shortest, signs, slack_of
 from losskit.errors import error
 from losskit.families.base import Family, Formula
 from losskit.kernels import eager, fused
@@ -21,11 +23,14 @@ from losskit.kernels.dispatch import (
     check_floating,
     check_tensor,
     shape_hint,
+    swapped_hint,
     unravel,
 )
+from losskit.kernels.sharded import Dims, trailing
 from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import Reduction, reduce_eagerly
+from losskit.spaces import like_sigmoids
 
 
 class PointwisePlan(Plan):
@@ -38,12 +43,17 @@ class PointwisePlan(Plan):
         self.batchmean = reduction == "batchmean"
         reduction = "mean" if self.batchmean else reduction
         stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
-        code = fused.pack(reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, stretch=stretch)
+        logits = [declared.kind == "logit" for declared in formula.declared.values()]
+        family = sum(bit << i for i, bit in enumerate([*formula.advised, *[False] * (4 - len(logits)), *logits]))
+        code = fused.pack(
+            reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, stretch=stretch, family=family
+        )  # fmt: skip
         super().__init__(loss, reduction, code, formula.operands, list(numbers.values()))
         self.formula: Formula = formula
         self.differentiable = formula.differentiable(numbers)
-        self.domains = formula.domains
-        self.checked = [(i, domain) for i, domain in enumerate(formula.domains) if not domain.everything]
+        self.domains = formula.required
+        self.settles = any(domain.settles for domain in formula.required)
+        self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
         self.rows = loss.rows
         self.weight_in_mean = loss.weight_in_mean
         # The kernel cannot be tried on raw arguments where they need work first.
@@ -66,9 +76,10 @@ class PointwisePlan(Plan):
         first = operands[0]
         for name, x in zip(self.names, operands, strict=True):
             declared = self.formula.declared[name]
-            if not (declared.broadcast and isinstance(x, int | float) and not isinstance(x, bool)):
+            if not (declared.broadcast and isinstance(x, int | float | Real) and not isinstance(x, bool)):
                 check_tensor(self.name, name, x, self.names[0], first)
-        check_floating(self.name, self.names[0], first)
+        target = dict(zip(self.names, operands, strict=True)).get("target")
+        check_floating(self.name, self.names[0], first, target, "scores" if self._labels() else "")
         if self.rows and first.ndim == 0:
             raise error("no_class_dimension", loss=self.name, argument=self.names[0])
         tensors = [
@@ -77,7 +88,7 @@ class PointwisePlan(Plan):
         shaped = self._match_shapes(tensors)
         shape = shaped[0].shape
         loss_shape = shape[:-1] if self.rows else shape
-        check_extras(self, first, loss_shape, weight, shape, sample_weight, mask, normalizer)
+        normalizer = check_extras(self, first, loss_shape, weight, shape, sample_weight, mask, normalizer)
         if self.batchmean and normalizer is None:
             normalizer = float(shape[0]) if shape else 1.0
         return Arguments(shaped, weight, sample_weight, mask, normalizer)
@@ -100,6 +111,20 @@ class PointwisePlan(Plan):
                 x = x.expand(shape)
             matched.append(x)
         return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
+
+    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
+        return operands[0].shape[:-1] if self.rows else operands[0].shape
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        full = arguments.operands[0].shape
+        found = []
+        for x, name in zip(tensors, [*self.names, ""], strict=True):
+            ndim = x.ndim if isinstance(x, Tensor) else 0
+            dims: Dims = trailing(ndim, len(full))
+            if name and self.formula.declared[name].per_row and ndim and x.shape != full and x.shape == full[:-1]:
+                dims = tuple(range(ndim))
+            found.append(tuple(None if self.rows and dim == len(full) - 1 else dim for dim in dims))
+        return found
 
     def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         if not self.rows:
@@ -129,6 +154,11 @@ class PointwisePlan(Plan):
         dtype = eager.result_dtype(operands)
         wide = eager.compute_dtype(operands)
         cast = [x.to(wide) for x in operands]
+        if checks != "off":
+            cast = [
+                domain.settled(x, slack_of(own.dtype)) if domain.settles and own.is_floating_point() else x
+                for x, own, domain in zip(cast, operands, self.domains, strict=True)
+            ]
         element_mask = mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
         bad = self._bad(cast, element_mask, checks)
         if element_mask is not None:
@@ -155,25 +185,66 @@ class PointwisePlan(Plan):
             bad = bad | more
         return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
 
+    def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
+        found = []
+        declared = self.formula.declared.items()
+        for x, (name, own), advised in zip(operands, declared, self.formula.advised, strict=True):
+            if own.kind == "logit" and like_sigmoids(x.detach()):
+                found.append(error("sigmoid", loss=self.name, argument=name))
+            if advised:
+                outside = own.domain.outside(x.detach())
+                if bool((outside if mask is None else outside & mask).any()):
+                    hint = f" {own.hint}" if own.hint else ""
+                    expected = own.domain.description
+                    found.append(error("outside", loss=self.name, argument=name, expected=expected, hint=hint))
+        return found
+
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
-        wide = eager.compute_dtype(operands)
-        for operand, (name, x) in enumerate(zip(self.names, operands, strict=True), 1):
-            outside = self.formula.declared[name].domain.outside(x.detach().to(wide))  # compared as in the kernel
+        for operand, (x, outside) in enumerate(zip(operands, self._outside(operands), strict=True), 1):
             if mask is not None:
                 outside = outside & mask
             if bool(outside.any()):
                 place = int(outside.flatten().nonzero()[0])
                 value = torch.broadcast_to(x, outside.shape)[outside][0].item()
-                raise self.sighted(tuple(outside.shape), operand, place, value)
+                hint = self._swapped(operands)
+                raise self._refusal(tuple(outside.shape), operand, place, value, hint)
         raise AssertionError("the kernel reported a violation that the eager check does not see")
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        return self._refusal(shape, operand, place, value, "")
+
+    def _refusal(self, shape: tuple[int, ...], operand: int, place: int, value: float, hint: str) -> Exception:
         name = self.names[operand - 1]
         declared = self.formula.declared[name]
         return error(
-            "domain", loss=self.name, argument=name, expected=declared.domain.description, got=f"{value:.7g}",
-            index=unravel(place, shape), hint=f" {declared.hint}" if declared.hint else "",
+            "domain", loss=self.name, argument=name, expected=declared.domain.description, got=shortest(value),
+            index=unravel(place, shape), hint=hint or (f" {declared.hint}" if declared.hint else ""),
         )  # fmt: skip
+
+    def _outside(self, operands: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Where each operand leaves its domain, as the kernel compares: in the dtype that is computed in."""
+        wide = eager.compute_dtype(operands)
+        pairs = zip(operands, self.domains, strict=False)
+        return (domain.outside(x.detach().to(wide), slack_of(x.dtype)) for x, domain in pairs)
+
+    def _labels(self) -> bool:
+        """Whether the target is labels."""
+        declared = self.formula.declared.get("target")
+        return declared is not None and declared.domain in (probability, signs)
+
+    def _swapped(self, operands: Sequence[Tensor]) -> str:
+        """The hint that input and target have changed places, where they would be right the other way round."""
+        if self.names[1:] != ["target"]:
+            return ""
+        input, target = (x.detach() for x in operands)
+        two = bool((input != input.flatten()[0]).any())
+        either = ((input == 0) | (input == 1)).all() | ((input == -1) | (input == 1)).all()
+        if self._labels() and two and bool(either):
+            return swapped_hint(self.names[0])
+        exchanged = self._outside([target, input])
+        if all(bool(x.any()) for x in self._outside(operands)) and not any(bool(x.any()) for x in exchanged):
+            return " It looks as if input and target were swapped."
+        return ""
 
 
 def _per_row(x: Tensor | None) -> Tensor | None:

@@ -18,16 +18,20 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from losskit.domains import log_probability, shortest
 from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, unravel
+from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
 from losskit.reduction import Reduction, reduce_eagerly
 
 _SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_LOG_PROBABILITIES = "log-probabilities (at most 0)"
+_FROM_SCORES = " Pass log_softmax(scores, dim=-1), or from_scores=True."
 _NEVER = -1e30  # the logarithm of an impossible alignment
 
 
@@ -76,7 +80,7 @@ class SequencePlan(Plan):
             self._lengths(name, x, batch)
             for name, x in (("input_lengths", input_lengths), ("target_lengths", target_lengths))
         ]
-        check_extras(self, log_probs, batch, None, (), sample_weight, mask, normalizer)
+        normalizer = check_extras(self, log_probs, batch, None, (), sample_weight, mask, normalizer)
         return Arguments([log_probs, targets, *lengths], None, sample_weight, mask, normalizer)
 
     def _lengths(self, name: str, x: Any, batch: torch.Size) -> Tensor:
@@ -85,18 +89,21 @@ class SequencePlan(Plan):
         if isinstance(x, list | tuple | int) and not isinstance(x, bool):
             given = list(x) if isinstance(x, list | tuple) else [x]
             if not all(isinstance(one, int) and not isinstance(one, bool) for one in given):
-                raise self._wrong(name, expected, repr(x))
+                raise self._wrong_type(name, expected, repr(x))
             x = torch.tensor(given if isinstance(x, list | tuple) else x, dtype=torch.int64)
         if not isinstance(x, Tensor):
-            raise self._wrong(name, expected, type(x).__name__)
+            raise self._wrong_type(name, expected, type(x).__name__)
         if x.dtype not in _INTEGERS:
             raise self._wrong(name, expected, x.dtype)
         if x.ndim > 1 or x.numel() != (batch[0] if batch else 1):
             raise self._wrong(name, expected, f"shape {tuple(x.shape)}")
         return x
 
-    def _wrong(self, argument: str, expected: str, got: Any) -> Exception:
-        return error("parameter", loss=self.name, argument=argument, expected=expected, got=got)
+    def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
+        return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
+
+    def _wrong_type(self, argument: str, expected: str, got: Any) -> Exception:
+        return error("parameter_type", loss=self.name, argument=argument, expected=expected, got=got)
 
     # -- the loss in torch operations ---------------------------------------------------------------------
 
@@ -113,10 +120,13 @@ class SequencePlan(Plan):
         labels, inputs, lengths, wrong, _ = self._read(operands, counts)
         bad: Tensor | None = wrong
         if checks != "off":
-            # Of log_probs only the shape is told: under vmap it has a dimension more, which is not the caller's.
-            told = [torch.empty((), device=log_probs.device).expand(log_probs.shape), *operands[1:]]
+            # Of log_probs graphs tell only the shape: under vmap it has a dimension more, which is not the caller's.
+            traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+            nothing = torch.zeros((), dtype=log_probs.dtype, device=log_probs.device)
+            shown = nothing.expand(log_probs.shape) if traced else log_probs
             sought = wrong | self._total(operands) if checks == "raise" else wrong
-            bad = eager.police(self, sought, told, mask, checks)
+            sought = sought | self._above(log_probs, inputs, counts).any(2).any(0)
+            bad = eager.police(self, sought, [shown, *operands[1:]], mask, checks)
         used = torch.arange(frames, device=x.device).unsqueeze(1) < inputs
         if counts is not None:
             used = used & counts
@@ -197,6 +207,21 @@ class SequencePlan(Plan):
             bad, wrong = bad & counts, wrong & counts.unsqueeze(1)
         return torch.where(used & ~wrong, labels.clamp(0, classes - 1), self.blank), inputs, lengths, bad, wrong
 
+    def _above(self, log_probs: Tensor, inputs: Tensor, counts: Tensor | None) -> Tensor:
+        """Where frames that are used have a number that is no log-probability, (T, N, C)."""
+        x = log_probs.detach() if log_probs.ndim == 3 else log_probs.detach().unsqueeze(1)
+        used = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < inputs
+        used = used if counts is None else used & counts
+        return log_probability.outside(x) & (used & (not self.scores)).unsqueeze(2)
+
+    def counting(self, arguments: Arguments) -> list[Tensor | None]:
+        log_probs, _, input_lengths, _ = arguments.operands
+        batch = log_probs.shape[1:-1]
+        frames = torch.arange(log_probs.shape[0]).reshape(-1, *[1 for _ in batch])
+        used = frames < input_lengths.cpu().reshape(batch)
+        used = used if arguments.mask is None else used & arguments.mask.cpu()
+        return [used.unsqueeze(-1), None, None, None]
+
     def _total(self, operands: Sequence[Tensor]) -> Tensor:
         """Whether lengths of concatenated targets do not add up to their number, under checks that raise."""
         log_probs, targets, _, target_lengths = operands
@@ -206,6 +231,13 @@ class SequencePlan(Plan):
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         return operands[0].shape[1:-1]
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        log_probs, targets = arguments.operands[:2]
+        if log_probs.ndim == 2 or targets.ndim == 1:  # where a sample's labels begin depends on all samples before it
+            return [(None,) * x.ndim if isinstance(x, Tensor) else () for x in tensors]
+        lengths: list[Dims] = [(0,) if isinstance(x, Tensor) and x.ndim else () for x in tensors[2:4]]
+        return [(None, 0, None), (0, None), *lengths, ()]
 
     # -- refusals -----------------------------------------------------------------------------------------
 
@@ -232,7 +264,14 @@ class SequencePlan(Plan):
         total = int(target_lengths.to(torch.int64).sum())
         if concatenated and total != size:
             raise self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", total)
-        _, _, lengths, _, wrong = self._read(operands, counts)
+        _, inputs, lengths, _, wrong = self._read(operands, counts)
+        if not bool(wrong.any()):
+            above = self._above(log_probs, inputs, counts)
+            if not bool(above.any()):  # they are not shown
+                raise self._wrong("log_probs", _LOG_PROBABILITIES, "scores", _FROM_SCORES)
+            frame, sample, label = (int(i) for i in above.nonzero()[0])
+            at: tuple[int, ...] = (frame, sample, label) if log_probs.ndim == 3 else (frame, label)
+            raise self._no_log_probability(at, float(log_probs[at]))
         sample, position = (int(i) for i in wrong.nonzero()[0])
         start = int(lengths[:sample].sum()) if concatenated else 0
         row = targets[sample] if targets.ndim == 2 else targets
@@ -247,6 +286,10 @@ class SequencePlan(Plan):
         hint = "" if sample is None else f" It is label {position} of sample {sample}."
         return self._outside("targets", expected, label, index, hint)
 
+    def _no_log_probability(self, index: tuple[int, ...], value: float) -> Exception:
+        return error("domain", loss=self.name, argument="log_probs", expected=_LOG_PROBABILITIES, got=shortest(value),
+                     index=index, hint=_FROM_SCORES)  # fmt: skip
+
     def _outside(self, name: str, expected: str, got: int, index: tuple[int, ...], hint: str = "") -> Exception:
         return error("domain", loss=self.name, argument=name, expected=expected, got=got, index=index, hint=hint)
 
@@ -259,6 +302,8 @@ class SequencePlan(Plan):
         batched = len(shape) > 3
         frames, classes, size = shape[0], shape[2 if batched else 1], shape[-1]
         samples = shape[1] if batched else 1
+        if operand == 1:
+            return self._no_log_probability(unravel(place, shape[: 3 if batched else 2]), value)
         got = int(value)
         if operand == 4 and place == samples:
             return self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", got)

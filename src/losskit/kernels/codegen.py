@@ -9,7 +9,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from losskit.graph import Expr
-from losskit.printing import print_statements
+from losskit.printing import print_expr, print_statements
 
 if TYPE_CHECKING:
     from losskit.families.base import Formula
@@ -21,13 +21,14 @@ def cpp(formula: Formula) -> tuple[str, str]:
     The symbol carries a hash of the source, so a kernel that was built from another version of the formula is
     not found instead of being used.
     """
-    operands, numbers = formula.operands, formula.numbers
+    operands, numbers = formula.operands, formula.kernel_numbers
     lines = [
         "template <class T, int wanted_>",
         "LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,",
         "                          T* values_, T* const* gradients_) {",
     ]
-    lines += [f"  const T {name} = parameters_[{i}];" for i, name in enumerate(numbers)]
+    parts = {name: f"  // {print_expr(node, 'plain')}" for node, name in formula.hoisted.items() if node.size < 99}
+    lines += [f"  const T {name} = parameters_[{i}];{parts.get(name, '')}" for i, name in enumerate(numbers)]
     lines += [f"  const T* const {name}_at_ = operands_[{i}];" for i, name in enumerate(operands)]
     wanted = formula.predictions
     predictions = [i for i in range(len(operands)) if wanted >> i & 1]
@@ -53,9 +54,9 @@ def cpp(formula: Formula) -> tuple[str, str]:
 
 def _loop(formula: Formula, which: list[int]) -> list[str]:
     """The loop over a block that writes the values and the gradients of the operands in `which`."""
-    roots: list[Expr] = [formula.value, *(formula.gradients[i] for i in which)]
-    taken = [*formula.operands, *formula.numbers]
-    statements, (value, *gradients) = print_statements(roots, "cpp", taken)
+    roots: list[Expr] = [formula.value, *(formula.guarded[i] for i in which)]
+    taken = [*formula.operands, *formula.kernel_numbers]
+    statements, (value, *gradients) = print_statements(roots, "cpp", taken, formula.hoisted)
     lines = [f"T* const {formula.operands[i]}_out_ = gradients_[{i}];" for i in which]
     lines += ["const lk::Scale<T> factor_(scale_);"] if which else ["(void)gradients_;", "(void)scale_;"]
     lines += ["#pragma GCC ivdep", "for (int64_t i_ = 0; i_ < n_; ++i_) {"]

@@ -9,17 +9,22 @@ all implementations.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 
 from losskit.errors import error
-from losskit.kernels import fused, gpu, library
+from losskit.kernels import fused, gpu, library, sharded
 from losskit.kernels.eager import HALVES, result_dtype
-from losskit.kernels.torch_internals import exporting, observed, transforms_active
-from losskit.policy import state
+from losskit.kernels.torch_internals import exporting, observed, tracing_state, transforms_active
+from losskit.policy import REFUSES_NAN, checks_of_block, state
+from losskit.spaces import tell
 
 if TYPE_CHECKING:
     from losskit.families.base import Family, Formula
@@ -49,9 +54,9 @@ class Plan:
     formula: Formula | None = None  # what the family's kernel evaluates, where it takes a formula
     weight_in_mean = False  # whether `weight` counts in the denominator of the mean
     gradients = 15  # bits of the operands by which the kernel gives a gradient
+    settles = False  # whether values are put onto a bound that they are beyond by a few ULP, unless checks are off
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too
-    parameters: Sequence[Any] = ()  # the values of its key
 
     def __init__(
         self, loss: type[Family], reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]
@@ -80,9 +85,36 @@ class Plan:
         """Raise the error that names the first bad value."""
         raise NotImplementedError
 
+    def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
+        """Warnings about operands that are nearly certainly not what the loss takes."""
+        return []
+
+    def counting(self, arguments: Arguments) -> list[Tensor | None]:
+        """Which numbers of each operand count, None where all of them do."""
+        mask = arguments.mask
+        of_rows = None if mask is None else mask.unsqueeze(-1) if mask.ndim else mask
+        return [of_rows if x.ndim > len(self.unreduced_shape(arguments.operands)) else mask for x in arguments.operands]
+
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         """The shape of the loss with reduction 'none'."""
         return operands[0].shape[:-1]
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[sharded.Dims]:
+        """For each dimension of the operands and the weight as given, which of the unreduced loss it is, or None."""
+        raise NotImplementedError
+
+    def class_dimension(self, ndim: int) -> int:
+        """The dimension of the first operand by which it may be sharded where `eager_part` exists, -1 for none."""
+        return -1
+
+    def eager_part(self, arguments: Arguments, checks: str, part: sharded.Part) -> Tensor:
+        """`eager` where this rank has a part of the classes."""
+        raise NotImplementedError
+
+    def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
+        """What the mean adds up in its denominator, without sample weights: weights, and what counts (None: all)."""
+        weight = arguments.weight
+        return [] if weight is None or not self.weight_in_mean else [weight], arguments.mask
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
@@ -107,7 +139,10 @@ class Plan:
     @property
     def kernel(self) -> int:
         """Address of the formula's block functions, 0 if there are none."""
-        return 0 if self.formula is None else library.find(self.formula)
+        formula = self.formula
+        if formula is None:
+            return 0
+        return library.find(formula) if formula.kernel is None else formula.kernel
 
     @property
     def available(self) -> bool:
@@ -140,18 +175,53 @@ def run(
         and a.is_cpu
         and not gpu.interpreted
         and not torch.compiler.is_compiling()
+        and (checks_of_block.get() or state.process_checks)[-1] != REFUSES_NAN
         and not observed()
         and plan.available
     ):
         result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
         if result is not None:
             return result
+    if sharded.involved(a, b, c, d, weight, sample_weight, mask, normalizer):
+        return sharded.run(plan, (a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+    if not torch.compiler.is_compiling() and tracing_state() is not None:
+        with warnings.catch_warnings():
+            # Every look at a shape warns that it becomes a constant of the trace, which it may.
+            warnings.simplefilter("ignore", TracerWarning)
+            args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+            return plan.eager(args, state.checks)
     args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+    if state.nan == "raise" and _visible(args):
+        refuse_nan(plan, args)
     if why_eager(plan, args) is None:
         result = plan.fused(args)
         if result is not None:
             return result
+    elif state.checks != "off" and args.operands[0].is_cpu and _visible(args):
+        tell(plan.spaces(args.operands, args.mask))
     return plan.eager(args, state.checks)
+
+
+def _visible(args: Arguments) -> bool:
+    """Whether the numbers of the tensors are there to be looked at: nothing traces or transforms the call."""
+    if torch.compiler.is_compiling() or observed():
+        return False
+    return all(type(x) in _PLAIN and not x.is_meta for x in [*args.operands, *args[1:4]] if x is not None)
+
+
+def refuse_nan(plan: Plan, args: Arguments) -> None:
+    """Raise where a number that counts is NaN, under `checks(nan="raise")`."""
+    tensors = [*args.operands, args.weight, args.sample_weight]
+    names = [*plan.names[: len(args.operands)], "weight", "sample_weight"]
+    for name, x, counts in zip(names, tensors, [*plan.counting(args), None, None], strict=True):
+        if x is None or not x.is_floating_point():
+            continue
+        nan = x.detach().isnan()
+        if counts is not None:
+            nan = nan & counts.to(nan.device)
+        if bool(nan.any()):
+            index = tuple(int(i) for i in nan.nonzero()[0])
+            raise error("not_a_number", loss=plan.name, argument=name, index=index, count=int(nan.sum()))
 
 
 def why_eager(plan: Plan, args: Arguments) -> str | None:
@@ -190,7 +260,7 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
 def check_tensor(loss: str, name: str, x: Any, first_name: str, first: Any) -> None:
     """Refuse what is not a dense, real tensor on the device of the first operand."""
     if not isinstance(x, Tensor):
-        raise error("not_a_tensor", loss=loss, argument=name, got=type(x).__name__)
+        raise error("not_a_tensor", loss=loss, argument=name, got=type(x).__name__, hint=_tensor_hint(name, x))
     if x.layout != torch.strided:
         raise error("not_strided", loss=loss, argument=name, got=str(x.layout))
     if x.is_complex():
@@ -199,10 +269,30 @@ def check_tensor(loss: str, name: str, x: Any, first_name: str, first: Any) -> N
         raise error("device", loss=loss, argument=name, got=x.device, first=first_name, expected=first.device)
 
 
-def check_floating(loss: str, name: str, x: Tensor) -> None:
-    """Refuse integers where a gradient may be wanted."""
+def _tensor_hint(name: str, x: Any) -> str:
+    """How what is no tensor becomes one: an array, a number, a list, or what a model returned."""
+    if isinstance(x, list | tuple | dict) and x:
+        key = next(iter(x)) if isinstance(x, dict) else 0
+        if isinstance(x[key], Tensor):
+            return f" Did you mean {name}[{key!r}]?" if len(x) == 1 or isinstance(x, tuple | dict) else (
+                f" Use torch.stack({name})."
+            )  # fmt: skip
+    if isinstance(x, list | tuple | Real) or callable(getattr(type(x), "__array__", None)):
+        return f" Use torch.as_tensor({name})."
+    return ""
+
+
+def check_floating(loss: str, name: str, x: Tensor, target: Any = None, scores: str = "") -> None:
+    """Refuse integers where a gradient may be wanted; `scores`: what a floating `target` would be if it were x."""
     if not x.is_floating_point():
-        raise error("not_floating", loss=loss, argument=name, got=x.dtype)
+        swapped = scores and isinstance(target, Tensor) and target.is_floating_point()
+        hint = swapped_hint(name, scores) if swapped else f" Use {name}.float()."
+        raise error("not_floating", loss=loss, argument=name, got=x.dtype, hint=hint)
+
+
+def swapped_hint(name: str, scores: str = "scores") -> str:
+    """The way out where operands seem to have changed places."""
+    return f" {name.capitalize()} looks like labels and target like {scores}: are the two swapped?"
 
 
 def check_per_class(plan: Plan, name: str, x: Any, input: Tensor, classes: int) -> None:
@@ -231,8 +321,8 @@ def check_extras(
     sample_weight: Any,
     mask: Any,
     normalizer: Any,
-) -> None:
-    """Refuse weights and masks that do not broadcast, and normalizers that are no numbers."""
+) -> Tensor | float | None:
+    """Refuse weights and masks that do not broadcast, and normalizers that are no numbers; gives the normalizer."""
     extras = {
         "weight": (weight, weight_shape), "sample_weight": (sample_weight, loss_shape), "mask": (mask, loss_shape)
     }  # fmt: skip
@@ -247,17 +337,21 @@ def check_extras(
             )  # fmt: skip
     if mask is not None and mask.dtype != torch.bool:
         raise error("mask_dtype", loss=plan.name, got=mask.dtype)
-    if normalizer is not None:
-        _check_normalizer(plan.name, normalizer)
+    return None if normalizer is None else _check_normalizer(plan.name, normalizer)
 
 
-def _check_normalizer(loss: str, normalizer: Any) -> None:
+def _check_normalizer(loss: str, normalizer: Any) -> Tensor | float:
     if isinstance(normalizer, Tensor):
         if normalizer.numel() == 1 and not normalizer.is_complex():
-            return
+            return normalizer
         raise error("normalizer", loss=loss, got=f"a tensor of shape {tuple(normalizer.shape)}")
-    if isinstance(normalizer, bool) or not isinstance(normalizer, int | float) or not normalizer >= 0:
-        raise error("normalizer", loss=loss, got=repr(normalizer))
+    if isinstance(normalizer, torch.SymInt | torch.SymFloat):
+        return normalizer  # type: ignore[return-value]  # a number, in graphs
+    if isinstance(normalizer, int | float) and not isinstance(normalizer, bool) and normalizer >= 0:
+        return normalizer
+    if isinstance(normalizer, Real) and not isinstance(normalizer, bool) and float(normalizer) >= 0:
+        return float(normalizer)  # NumPy's scalars are Real
+    raise error("normalizer", loss=loss, got=repr(normalizer))
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
@@ -273,15 +367,25 @@ def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
     for dim in range(len(expected)):
         if expected[:dim] + expected[dim + 1 :] == got and expected[dim] == 1:
             return f" Did you mean {name}.unsqueeze({dim})?"
-        if expected[:dim] + expected[dim + 1 :] == got:
-            return (
-                f" Did you mean {name}.unsqueeze({dim}), one for each along dimension {dim}?"
-                if name != "target"
-                else ""
-            )
     for dim in range(len(got)):
         if got[:dim] + got[dim + 1 :] == expected and got[dim] == 1:
             return f" Did you mean {name}.squeeze({dim})?"
+    if name in ("weight", "sample_weight", "mask") and 0 < len(got) < len(expected):
+        if got == expected[: len(got)]:
+            more = len(expected) - len(got)
+            call = f"unsqueeze({len(got)})" if more == 1 else f"reshape{got + (1,) * more}"
+            return f" Did you mean {name}.{call}, one for each row?"
+        for dim in range(1, len(expected) - 1):
+            if expected[:dim] + expected[dim + 1 :] == got:
+                return f" Did you mean {name}.unsqueeze({dim}), the same along dimension {dim}?"
+    elif name == "target":
+        stretches = math.prod(got) == 1 or len(got) == len(expected)
+        if got != expected and stretches and broadcasts(got, expected):
+            return f" Did you mean target.expand({', '.join(map(str, expected))})?"
+    else:
+        for dim in range(len(expected)):
+            if expected[:dim] + expected[dim + 1 :] == got:
+                return f" Did you mean {name}.unsqueeze({dim}), one for each along dimension {dim}?"
     return ""
 
 
@@ -314,12 +418,19 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     """
     plan = loss.plan()
     weight = getattr(loss, "weight", None) if weight is None else weight
-    args = plan.validated([*operands, *loss.slot_params()], weight, sample_weight, mask, normalizer)
-    reason = why_eager(plan, args)
+    given = [*operands, *loss.slot_params()]
+    together = ""
+    if sharded.involved(*given, weight, sample_weight, mask, normalizer):
+        reason, together = sharded.why(plan, given, weight, sample_weight, mask, normalizer)
+        together = f"; {together}"
+        args = sharded.layout_of(plan, given, weight, sample_weight, mask, normalizer).whole
+    else:
+        args = plan.validated(given, weight, sample_weight, mask, normalizer)
+        reason = why_eager(plan, args)
     if reason is not None:
-        return Choice("eager formula", reason)
+        return Choice("eager formula", reason + together)
     dtypes = " and ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in args.operands))
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
     when = "in backward" if plan.reduction == "none" else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
-    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}")
+    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}{together}")

@@ -32,7 +32,12 @@ class _Formula(torch.autograd.Function):
     @staticmethod
     def forward(formula: Differentiable, *operands: Tensor) -> Tensor:
         result = formula(*operands)
-        return result if isinstance(result, Tensor) else torch.full_like(operands[0], result)
+        if not isinstance(result, Tensor):
+            return torch.full_like(operands[0], result)
+        if result.shape != operands[0].shape:  # of a choice between numbers, or of an operand that broadcasts
+            result = result.expand(torch.broadcast_shapes(result.shape, operands[0].shape))
+        # An operand itself would be an output that is an input, which no transform takes.
+        return result.clone() if any(result is x for x in operands) else result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -43,7 +48,16 @@ class _Formula(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = zip(ctx.formula.gradients(), ctx.needs_input_grad[1:], strict=True)
-        return None, *(upstream * apply(g, ctx.saved_tensors) if want else None for g, want in gradients)
+        first = bool(ctx.formula.roots)
+        return None, *(
+            _product(upstream, apply(g, ctx.saved_tensors), first) if want else None for g, want in gradients
+        )
+
+
+def _product(upstream: Tensor, slope: Tensor, first: bool) -> Tensor:
+    """upstream * slope; of second and higher derivatives, an infinite slope of what does not move is 0."""
+    product = upstream * slope
+    return product if first else torch.where((upstream == 0) & (slope == slope), 0.0, product)
 
 
 class _ForwardFormula(_Formula):
@@ -52,7 +66,8 @@ class _ForwardFormula(_Formula):
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
         pairs = zip(ctx.formula.gradients(), tangents, strict=True)
-        parts = [apply(gradient, ctx.saved_tensors) * tangent for gradient, tangent in pairs if tangent is not None]
+        first = bool(ctx.formula.roots)
+        parts = [_product(tangent, apply(g, ctx.saved_tensors), first) for g, tangent in pairs if tangent is not None]
         return sum(parts[1:], parts[0])
 
 

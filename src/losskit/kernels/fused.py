@@ -17,12 +17,14 @@ from torch import Tensor
 
 from losskit.kernels import eager
 from losskit.kernels.torch_internals import batched
-from losskit.policy import checks_of_block, empty_of_block, state
+from losskit.policy import REFUSES_NAN, checks_of_block, empty_of_block, state
+from losskit.spaces import tell
 
 if TYPE_CHECKING:
     from losskit.kernels.dispatch import Plan
 
 MAX_DIMS = 16
+SUSPICIOUS = 64  # the status of a call that is done, but not what the loss is for; csrc/op.h
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 # torch's numbering of scalar types, plus one; 0 leaves the choice to the kernel.
 _RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16: 16}
@@ -31,6 +33,7 @@ _RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16:
 # 9, rows 10, dtype of the result 11-16, broadcast operands 17-20, from 21 what the family says.
 _GRADIENTS, _CHECKS, _EMPTY, _WEIGHT, _ROWS, _DTYPE, _STRETCH, _FAMILY = 2, 6, 8, 9, 10, 11, 17, 21
 _CHECK_BITS = {"off": 0, "nan": 1 << _CHECKS, "raise": 2 << _CHECKS}
+_CHECK_BITS |= {mode + REFUSES_NAN: bits for mode, bits in _CHECK_BITS.items()}
 _ALL_CHECKS, _ALL_GRADIENTS = 3 << _CHECKS, 15 << _GRADIENTS
 
 
@@ -100,10 +103,12 @@ def _forward(
         code &= ~_ALL_GRADIENTS  # they are computed in backward
     outputs = _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
     status = outputs[5]
-    if status < 0:
-        raise DeclinedError
     if status:
-        plan.refuse(_present(a, b, c, d), mask)
+        if status < 0:
+            raise DeclinedError
+        if status < SUSPICIOUS:
+            plan.refuse(_present(a, b, c, d), mask)
+        tell(plan.spaces(_present(a, b, c, d), mask))
     return outputs
 
 
@@ -153,13 +158,15 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
     """Gradients computed in backward: of element losses, for a second backward, or differentiably."""
     a, b, c, d, weight, sample_weight, mask = ctx.saved_tensors
     plan, code, numbers = ctx.call
-    poisoned = code & _ALL_CHECKS == _CHECK_BITS["nan"]  # as the forward pass was, whatever the mode is now
+    # As the forward pass was, whatever the mode is now. Where it put values onto their bounds, so does this one.
+    checks = code & _ALL_CHECKS
+    poisoned = checks == _CHECK_BITS["nan"] or (plan.settles and checks != 0)
     if torch.is_grad_enabled() or batched(upstream):
         normalizer = None if numbers[0] != numbers[0] else numbers[0]
         extras = weight, sample_weight, mask, normalizer
         return differentiable(plan, (a, b, c, d), extras, poisoned, upstream, ctx.needs_input_grad[1:5])
-    if not poisoned:
-        code &= ~_ALL_CHECKS  # values were checked in forward
+    # Values were checked in forward.
+    code = code & ~_ALL_CHECKS | (_CHECK_BITS["nan"] if poisoned else 0)
     if plan.reduction == "none":
         return _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers)[1:5]
     numbers = [numbers[0], upstream.item(), *numbers[2:]]

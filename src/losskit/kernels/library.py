@@ -1,35 +1,45 @@
 """Where fused kernels come from: the package's own library, the user's cache, or the compiler.
 
 A kernel is looked up by a symbol that carries a hash of its source. One that is in no library is compiled once
-(about two seconds) and kept in the cache directory ($XDG_CACHE_HOME/losskit or ~/.cache/losskit). Where that
-is impossible the eager formula runs and one warning says why.
+(about two seconds) and kept in the cache directory ($XDG_CACHE_HOME/losskit or ~/.cache/losskit; what is trusted there
+is decided by `cache`). Whatever goes wrong costs speed and never the loss: the eager formula runs, and one warning for
+each loss says why.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
-import tempfile
+import platform
+import threading
+import time
 import warnings
-from functools import cache
+from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import torch
 
-from losskit.kernels import codegen, compiler
+from losskit.kernels import cache, codegen, compiler
 
 if TYPE_CHECKING:
-    from losskit.families.base import Formula
+    from losskit.families.base import Family, Formula
 
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 LIBRARY = FOLDER / "liblosskit.so"
-_missing: dict[Formula, str] = {}  # why there is no kernel
-_told = False
 _UNBUILT = "the package was installed without its compiled library"
+_compiled: dict[str, int] = {}  # addresses of the kernels that are in no library of the package, by symbol
+_turns: dict[str, threading.Lock] = {}  # one for each of them: threads that need the same kernel compile it once
+_told: WeakSet[type[Family]] = WeakSet()
+_notice: str | None = None  # about the folder of kernels; empty when it was told
+
+if hasattr(os, "register_at_fork"):  # a thread that holds a lock does not exist in the child
+    os.register_at_fork(after_in_child=_turns.clear)
 
 
-@cache
+@once
 def _own() -> ctypes.CDLL | None:
     """The package's library, its op registered; None if it cannot be loaded."""
     if not LIBRARY.exists():
@@ -42,15 +52,11 @@ def _own() -> ctypes.CDLL | None:
         return None
 
 
-@cache
 def find(formula: Formula) -> int:
-    """The address of a formula's kernel, whatever its parameters are; 0 if there is none."""
-    own = _own()
-    if own is None:
-        _missing[formula] = _UNBUILT
-        return 0
-    symbol, source = codegen.cpp(formula)
-    return _address(own, symbol) or _compiled(formula, symbol, source)
+    """The address of a formula's kernel, whatever its parameters are; 0 if there is none. Looked for once."""
+    if formula.kernel is None:
+        _find(formula)
+    return formula.kernel or 0
 
 
 def loaded() -> bool:
@@ -60,7 +66,47 @@ def loaded() -> bool:
 
 def why_missing(formula: Formula | None) -> str:
     """The reason why there is no kernel."""
-    return _missing.get(formula, "no kernel was asked for") if formula and loaded() else _UNBUILT
+    return (formula.why_no_kernel or "no kernel was asked for") if formula and loaded() else _UNBUILT
+
+
+def _find(formula: Formula) -> None:
+    own = _own()
+    if own is None:
+        formula.kernel = 0
+        return
+    limit = compiler.time_limit()
+    deadline = time.monotonic() + limit
+    symbol, source = codegen.cpp(formula)
+    turn = _turns.setdefault(symbol, threading.Lock())
+    if not turn.acquire(timeout=limit):
+        if formula.kernel is None:
+            _settle(formula, 0, "another thread has been compiling it for too long")
+    else:
+        try:
+            if formula.kernel is not None:  # another thread was first
+                return
+            _settle(formula, *_sought(own, symbol, source, deadline))
+        finally:
+            turn.release()
+    _tell(formula)
+
+
+def _settle(formula: Formula, address: int, reason: str) -> None:
+    formula.why_no_kernel = f"its kernel could not be compiled: {reason}" if reason else ""
+    formula.kernel = address
+
+
+def _sought(own: ctypes.CDLL, symbol: str, source: str, deadline: float) -> tuple[int, str]:
+    """The address of a kernel, from wherever it can be had; else 0 and the reason."""
+    try:
+        address = _address(own, symbol) or _compiled.get(symbol, 0)
+        if not address:
+            address = _compiled[symbol] = _from_cache(symbol, source, deadline)
+        return address, ""
+    except Exception as problem:
+        # Compilers, disks and caches fail in more ways than can be listed, and the eager formula needs none of them.
+        reason = str(problem).encode(errors="backslashreplace").decode()  # file names may be any bytes
+        return 0, " ".join(reason.split()) or type(problem).__name__
 
 
 def _address(library: ctypes.CDLL, symbol: str) -> int:
@@ -70,59 +116,66 @@ def _address(library: ctypes.CDLL, symbol: str) -> int:
         return 0
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels of users' losses are kept."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "losskit" if base else Path.home() / ".cache" / "losskit"
-
-
-def _compiled(formula: Formula, symbol: str, source: str) -> int:
-    try:
-        path = cache_folder() / f"{symbol}-{_fingerprint()}.so"
-        address = _load(path, symbol) if path.exists() else 0
-        if not address:  # new, or damaged
-            _compile(source, path)
+def _from_cache(symbol: str, source: str, deadline: float) -> int:
+    global _notice
+    folder, temporary = cache.folder()
+    if temporary and _notice is None:
+        _notice = (
+            f"losskit: compiled kernels are kept for this process only, because {temporary}. Set XDG_CACHE_HOME to a "
+            f"folder that only you can write."
+        )
+    path = folder / f"{symbol}-{_fingerprint()}.so"
+    address = _kept(path, symbol)
+    if address:
+        return address
+    with cache.turn(path, deadline):
+        address = _kept(path, symbol)  # another process may have been first
+        if not address:
+            cache.tidy(folder)
+            _compile(source, path, deadline)
+            if not cache.intact(path):
+                raise compiler.CompileError(f"{path} is not what was written")
             address = _load(path, symbol)
-        if address:
-            return address
-        reason = f"{path} has no kernel {symbol}"
-    except (compiler.CompileError, OSError, RuntimeError) as problem:
-        reason = str(problem)
-    _missing[formula] = f"its kernel could not be compiled: {reason}"
-    _tell(symbol, reason)
-    return 0
+    return address
 
 
-def _load(path: Path, symbol: str) -> int:
+def _kept(path: Path, symbol: str) -> int:
+    """The address of a kernel in the cache; 0 where it is missing or damaged."""
     try:
-        return _address(ctypes.CDLL(str(path)), symbol)
-    except OSError:
+        return _load(path, symbol) if cache.intact(path) else 0
+    except (OSError, ValueError):
         return 0
 
 
-def _compile(source: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        file = Path(folder) / "kernel.cpp"
-        file.write_text('#include "kernel.h"\n#include "primitives.h"\n\n' + source)
-        compiler.build([file], path, include=[FOLDER])
+def _load(path: Path, symbol: str) -> int:
+    """The address of a kernel in a library; OSError or ValueError, the latter also for a message that is no UTF-8."""
+    return ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(path)), symbol))
 
 
-@cache
+def _compile(source: str, path: Path, deadline: float) -> None:
+    with cache.workplace(path) as work:
+        file, built = work / "kernel.cpp", work / "kernel.so"
+        file.write_text('#include "kernel.h"\n#include "primitives.h"\n\n' + source, encoding="utf-8")
+        compiler.build([file], built, include=[FOLDER], deadline=deadline)
+        cache.keep(cache.content(built), path, work)
+
+
 def _fingerprint() -> str:
     """Changes with the headers and the compiler, so that an old kernel is not used with new ones."""
-    import hashlib
-    import platform
-
-    text = f"{compiler.compiler()}{compiler.FLAGS}{platform.machine()}"
+    parts = [str(compiler.compiler()), *compiler.FLAGS, platform.machine()]
     for header in sorted(FOLDER.glob("*.h")):
-        text += header.read_text()
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+        parts += [header.name, hashlib.sha256(header.read_bytes()).hexdigest()]
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
-def _tell(symbol: str, reason: str) -> None:
-    global _told
-    if not _told:
-        _told = True
-        first_line = reason.strip().splitlines()[0]
-        warnings.warn(f"losskit: eager formula instead of a fused kernel for {symbol}: {first_line}", stacklevel=4)
+def _tell(formula: Formula) -> None:
+    """What the user should know, outside of all locks: a warning may be an error."""
+    global _notice
+    if _notice:
+        notice, _notice = _notice, ""
+        warnings.warn(notice, stacklevel=8)  # the line that calls the loss's function
+    if formula.why_no_kernel and formula.loss not in _told:
+        _told.add(formula.loss)
+        reason = formula.why_no_kernel.partition(": ")[2]
+        instead = f"losskit: eager formula instead of a fused kernel for {formula.loss.name}"
+        warnings.warn(f"{instead}: {reason}", stacklevel=8)

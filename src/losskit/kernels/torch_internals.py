@@ -1,4 +1,4 @@
-"""Every private interface of torch that losskit uses, each with its reason; a new torch is checked against this file."""
+"""The private interfaces of torch that losskit uses, each with its reason: what to look at when torch changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ tracing_state = torch._C._get_tracing_state
 def constant(function: _Function) -> _Function:
     """Have Dynamo call a function while it traces, and keep its result as a constant.
 
-    This is `torch.compiler.assume_constant_result`, which imports Dynamo, sympy and Triton (1.7 s) to set one attribute.
+    As `torch.compiler.assume_constant_result` does, which imports Dynamo, sympy and Triton (1.7 s) to set an attribute.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -37,12 +37,14 @@ def observed() -> bool:
 
 def exporting() -> bool:
     """Whether a graph is made that has to run without losskit: torch.export, torch.jit.trace, ONNX, make_fx."""
-    return unrolled() or not torch.compiler.is_compiling() and _proxies()
+    return unrolled() or (not torch.compiler.is_compiling() and _proxies())
 
 
 def unrolled() -> bool:
     """Whether a graph is made that does not keep the derivatives of a `torch.autograd.Function`."""
-    return torch.compiler.is_exporting() or not torch.compiler.is_compiling() and tracing_state() is not None
+    # Not `torch.compiler.is_exporting()`: to Dynamo of torch 2.10 and 2.11 that is True whenever it compiles.
+    exported = torch.compiler._is_exporting_flag
+    return exported or (not torch.compiler.is_compiling() and tracing_state() is not None)
 
 
 def _proxies() -> bool:

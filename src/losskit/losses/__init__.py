@@ -1,5 +1,9 @@
 """One file per loss. To add one, copy a neighbour: see CONTRIBUTING.md."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from losskit.losses.adaptive_log_softmax import AdaptiveLogSoftmaxWithLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
@@ -47,3 +51,15 @@ __all__ = [
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
 ]
+
+
+class _Package(ModuleType):
+    """`losskit.losses()`, as earlier versions spelt `losskit.list_losses()`."""
+
+    def __call__(self) -> dict[str, Any]:
+        from losskit.registry import list_losses
+
+        return list_losses()
+
+
+sys.modules[__name__].__class__ = _Package

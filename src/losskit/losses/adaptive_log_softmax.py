@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from losskit.errors import error
-from losskit.kernels import eager
+from losskit.kernels import eager, sharded
 from losskit.kernels.dispatch import Plan, check_extras, check_floating, check_tensor
 from losskit.kernels.torch_internals import exporting, hidden
 from losskit.losses.cross_entropy import CrossEntropyLoss
@@ -147,6 +147,11 @@ class AdaptiveLogSoftmaxWithLoss(nn.AdaptiveLogSoftmaxWithLoss):
         normalizer: Tensor | float | None,
     ) -> None:  # fmt: skip
         """Refuse what is no input, or no target for it."""
+        given = {"input": input, "target": target, "sample_weight": sample_weight, "mask": mask}
+        for argument, x in given.items():
+            if sharded.involved(x):
+                hint = f"{argument}.full_tensor(), or {argument}.to_local() and normalizer="
+                raise error("not_plain", loss=self.name, argument=argument, hint=hint)
         for argument, x in (("input", input), ("target", target)):
             check_tensor(self.name, argument, x, "input", input)
         check_floating(self.name, "input", input)
@@ -208,6 +213,8 @@ _NAMES = Plan(cast(Any, AdaptiveLogSoftmaxWithLoss), "mean", 0, ["input", "targe
 
 
 def _cross_entropy(scores: Tensor, index: Tensor) -> Tensor:
+    if scores.shape[-1] == 1:  # a cluster of one class is right, and no mistake to be warned of
+        return scores.select(-1, 0) * 0.0
     return CrossEntropyLoss.functional(scores, index, reduction="none")
 
 

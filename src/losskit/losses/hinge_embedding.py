@@ -34,7 +34,8 @@ class HingeEmbeddingLoss(PointwiseLoss, nn.HingeEmbeddingLoss):
     @staticmethod
     def grad(input, target, margin):
         apart = where((target != 1.0) & (input <= margin), -1.0, 0.0)  # exactly at the margin it still pushes
-        return apart + where(target != -1.0, 1.0, 0.0), 0.0
+        slope = apart + where(target != -1.0, 1.0, 0.0)
+        return where((input == input) & (target == target), slope, input + target), 0.0  # NaN stays NaN
 
     @staticmethod
     def textbook(input, target, margin):

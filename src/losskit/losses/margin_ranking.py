@@ -33,8 +33,10 @@ class MarginRankingLoss(PointwiseLoss, nn.MarginRankingLoss):
     @staticmethod
     def grad(input1, input2, target, margin):
         d = input1 - input2
-        idle = -target * d + margin < 0.0  # exactly at the margin the loss is active
-        return where(idle, 0.0, -target), where(idle, 0.0, target), where(idle, 0.0, -d)
+        short = -target * d + margin
+        idle = short < 0.0  # exactly at the margin the loss is active
+        slope = where(short == short, where(idle, 0.0, target), short)  # NaN stays NaN
+        return -slope, slope, where(short == short, where(idle, 0.0, -d), short)
 
     facts = Facts(convex=True, smooth=False, lipschitz=1.0, minimum=0.0, symmetric=False)
     cases = [

@@ -31,7 +31,8 @@ class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
     operands = {
         "input": Operand("Predicted log-rates, or rates without log_input.", domain=nonnegative, unless="log_input",
                          hint="Pass log_input=True for log-rates."),
-        "target": Operand("Counts.", domain=nonnegative),
+        "target": Operand("Counts.", domain=nonnegative, only_with="full",
+                          hint="A Poisson distribution gives no probability to what is below 0."),
     }  # fmt: skip
 
     @staticmethod

@@ -7,16 +7,19 @@ and mask still run in the fused kernel. Without a distance it is TripletMarginLo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, minimum, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from losskit.domains import positive as above_zero
 from losskit.errors import error
 from losskit.facts import Facts
 from losskit.families.base import Plans, plan_of
 from losskit.families.pointwise import PointwiseLoss
+from losskit.forms import refuse_more
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Case, Loss, Operand, param
 from losskit.losses.triplet_margin import TripletMarginLoss
@@ -97,15 +100,17 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
         anchor: Tensor,
         positive: Tensor,
         negative: Tensor,
-        *,
+        *more: None,
         sample_weight: Tensor | None = None,
         mask: Tensor | None = None,
         normalizer: Tensor | float | None = None,
     ) -> Tensor:
         """The loss of one batch of triplets."""
+        if more:
+            refuse_more(self, more, {})
         return triplet_margin_with_distance_loss(
             anchor, positive, negative, distance_function=self.distance_function, margin=self.margin, swap=self.swap,
-            reduction=str(self.reduction), sample_weight=sample_weight, mask=mask, normalizer=normalizer,
+            reduction=self.reduction, sample_weight=sample_weight, mask=mask, normalizer=normalizer,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -168,6 +173,12 @@ def triplet_margin_with_distance_loss(
         >>> triplet_margin_with_distance_loss(a, p, n, distance_function=manhattan)
         tensor(6.)
     """
+    operands = anchor, positive, negative
+    if has_torch_function(operands):
+        return handle_torch_function(
+            triplet_margin_with_distance_loss, operands, *operands, distance_function=distance_function, margin=margin,
+            swap=swap, reduction=reduction, sample_weight=sample_weight, mask=mask, normalizer=normalizer,
+        )  # fmt: skip
     if distance_function is None:
         plan = plan_of(TripletMarginLoss, reduction, 2.0, 1e-6, swap, margin)
         return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
@@ -178,3 +189,6 @@ def triplet_margin_with_distance_loss(
 
 
 TripletMarginWithDistanceLoss.functional = staticmethod(triplet_margin_with_distance_loss)
+if triplet_margin_with_distance_loss.__doc__:  # none under -OO
+    _, _, _arguments = inspect.cleandoc(triplet_margin_with_distance_loss.__doc__).partition("\n\n")
+    TripletMarginWithDistanceLoss.__doc__ = f"{TripletMarginWithDistanceLoss.about}\n\n{_arguments}"

@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from losskit.domains import log_probability
+from losskit.domains import log_probability, slack_of
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.layouts import Layout, placed
@@ -244,12 +244,12 @@ def evaluated(logs, lse, mean, numbers, EVALUATE: tl.constexpr, ORDER: tl.conste
 
 
 @triton.jit
-def shares_of(target, weight, own, at, c, there, classes, keep, even, stride, SOFT: tl.constexpr, T: tl.constexpr,
-              SPAN: tl.constexpr):  # fmt: skip
+def shares_of(target, weight, own, at, c, there, classes, keep, even, stride, SOFT: tl.constexpr, SLACK: tl.constexpr,
+              T: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
     """The share of each class of a block, and the first class whose probability is none."""
     if SOFT:
         q = tl.load(target + at[:, None] + (c.to(SPAN) * stride)[None, :], mask=there, other=0).to(T)
-        outside = tl.where((q < 0.0) | (q > 1.0), c[None, :], NONE)
+        outside = tl.where((q < -SLACK) | (q > 1.0 + SLACK), c[None, :], NONE)
         share = tl.where(there, q * keep + even, 0.0)
     else:
         outside = tl.full(there.shape, NONE, tl.int32)
@@ -296,9 +296,10 @@ def class_scores_kernel(
     values, sums, slopes, target_slopes,
     tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
     EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
-    SHARED: tl.constexpr, SMOOTHED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr,
-    DIVIDED: tl.constexpr, LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr, INDEX: tl.constexpr,
-    SPAN: tl.constexpr, AHEAD: tl.constexpr, STREAM: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
+    SLACK: tl.constexpr, SHARED: tl.constexpr, SMOOTHED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr,
+    GUARDED: tl.constexpr, DIVIDED: tl.constexpr, LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr,
+    INDEX: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr, STREAM: tl.constexpr, ROWS: tl.constexpr,
+    CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Losses and gradients of rows. SHARED: each class has a share; SMOOTHED: all others than the right one have the
     same, so that the mean of the log-probabilities stands for them; MEAN: it is needed; ALONG: see note 2."""
@@ -391,7 +392,7 @@ def class_scores_kernel(
                         there = read[:, None] & (c < classes)[None, :]
                         z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "evict_last")
                         share, wild = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
-                                                class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
+                                                class_strides[TARGET], SOFT, SLACK, T, SPAN)  # fmt: skip
                         _, one, by_log, by_lse, by_mean = terms_of(
                             share, distance(z, pivot[:, None]), lse, mean, rest, there, numbers, EVALUATE, ORDER, T
                         )
@@ -404,7 +405,7 @@ def class_scores_kernel(
                         outside = tl.minimum(outside, wild)
                 else:
                     share, outside = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
-                                               class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
+                                               class_strides[TARGET], SOFT, SLACK, T, SPAN)  # fmt: skip
                     each, term, by_log, of_lse, of_mean = terms_of(
                         share, distance(z, pivot[:, None]), lse, mean, rest, there, numbers, EVALUATE, ORDER, T
                     )
@@ -475,7 +476,7 @@ def class_scores_kernel(
                         e = exp_of_rows(z, pivot, ordinary, EXACT)
                         if SHARED:
                             share, _ = shares_of(target, weight, own, at_target, c, there, classes, keep, even,
-                                                 class_strides[TARGET], SOFT, T, SPAN)  # fmt: skip
+                                                 class_strides[TARGET], SOFT, SLACK, T, SPAN)  # fmt: skip
                             each, _, by_log, _, _ = terms_of(
                                 share, distance(z, pivot[:, None]), lse, mean, rest, there, numbers, EVALUATE, ORDER, T
                             )
@@ -661,6 +662,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         else:
             class_scores_kernel[(programs,)](
                 *taken, gradients[1], *sizes, _bits(plan.smoothing), layout.strides, layout.class_strides, SOFT=soft,
+                SLACK=slack_of(target.dtype),
                 SHARED=shared, SMOOTHED=smoothed, MEAN=of_mean,
                 EXACT=x.element_size() == 2 and shift is None, LONG=tile.long, ALONG=layout.along,
                 ALIGNED=layout.aligned, AHEAD=1 if tile.long else ahead, STREAM=ahead if tile.long else 1,

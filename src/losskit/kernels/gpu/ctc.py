@@ -32,6 +32,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+from losskit.domains import log_probability as log_probability_domain
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.shared import (
     OPTIONS,
@@ -267,14 +268,16 @@ def read_kernel(
 # Frames
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=["number", *SIZES])
 def frames_kernel(
-    x, facts, labels, classes, statistics, emissions, exponents,
-    samples, frames, rows, vocabulary, blank, frame_stride, sample_stride, class_stride,
-    SCORES: tl.constexpr, T: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, W: tl.constexpr,
+    x, facts, labels, classes, statistics, emissions, exponents, record,
+    number, samples, frames, rows, vocabulary, blank, frame_stride, sample_stride, class_stride,
+    LIMIT: tl.constexpr, SCORES: tl.constexpr, T: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    W: tl.constexpr,
 ):  # fmt: skip
-    """Rows of frames and samples: NaN in them; of scores the largest, the sum of the others' exponentials below it, and
-    its log1p; the probabilities of the target's classes."""
+    """Rows of frames and samples: NaN in them, or what is above the limit of log-probabilities, if there is one; of
+    scores the largest, the sum of the others' exponentials below it, and its log1p; the probabilities of the target's
+    classes."""
     at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     frame, n = at // samples, at % samples
     known = facts + n * FACTS
@@ -290,6 +293,12 @@ def frames_kernel(
         inside = used[:, None] & (c < vocabulary)[None, :]
         block = tl.load(row + c.to(tl.int64)[None, :] * class_stride, mask=inside, other=float("-inf")).to(T)
         seen = seen | ((block != block) | (block == float("inf"))).to(tl.int32)
+        if LIMIT is not None:
+            above = inside & (block > LIMIT)
+            seen = seen | above.to(tl.int32)
+            index = (at * vocabulary)[:, None] + c[None, :]
+            report(record, tl.reshape(above.to(tl.int32), (ROWS * BLOCK,)), tl.reshape(block, (ROWS * BLOCK,)),
+                   tl.reshape(index, (ROWS * BLOCK,)), number)  # fmt: skip
         if SCORES:
             best_at = tl.where(block > best, c[None, :], best_at)
             best = tl.where(block > best, block, best)
@@ -701,8 +710,9 @@ def _launch(
     if frames:
         rows = max(1, 1024 // max(block, width))
         frames_kernel[(cdiv(frames * samples, rows),)](
-            x, facts, labels, classes, statistics, emissions, emissions_e,
-            samples, frames, frames * samples, vocabulary, plan.blank, *strides,
+            x, facts, labels, classes, statistics, emissions, emissions_e, record_of(x.device),
+            number, samples, frames, frames * samples, vocabulary, plan.blank, *strides,
+            log_probability_domain.high if call.checked and not plan.scores else None,
             plan.scores, kind, rows, block, width, **OPTIONS,
         )  # fmt: skip
     count = frames * (2 * spans + samples) if gradient is not None else 0

@@ -558,9 +558,9 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         extras = [target, call.sample_weight, call.mask, upstream if each else None]
         missing = [None] * (3 - plan.embeddings)
         inputs = [*embeddings, *missing, *(per_row(x, shape) for x in extras)]
-        evaluate, violation = formulas.functions(plan.formula)
+        evaluate, violation, _ = formulas.functions(plan.formula)
         code = sum(STATISTICS[name] << 3 * i for i, name in enumerate(plan.formula.operands))
-        checked = call.checked and any(not domain.everything for domain in plan.formula.domains)
+        checked = call.checked and any(not domain.everything for domain in plan.formula.required)
         row_steps = [step_of(x) for x in inputs[:3]]
         aligned = alignment(width, *row_steps)
         reach = max((rows - 1) * max(step_of(x) for x in inputs), rows * width) + tile.block

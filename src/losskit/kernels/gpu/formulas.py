@@ -1,14 +1,14 @@
 """From a traced formula to the Triton functions that a family's template calls.
 
 `evaluate(x0, x1, x2, x3, numbers, T)` gives the value and four derivatives, `violation(x0, x1, x2, x3)` which operand
-leaves its domain (counted from 1, 0 for none) and its value. Both take four operands, whatever the formula takes, so
+leaves its domain (counted from 1, 0 for none) and its value, `settled(x0, x1, x2, x3, s0, s1, s2, s3)` the operands,
+what is beyond a closed bound by their slack at most put onto it. All take four operands, whatever the formula takes, so
 that one template serves every formula; what a kernel does not use is removed by the compiler.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import triton
@@ -31,24 +31,31 @@ class Functions(NamedTuple):
 
     evaluate: Any
     violation: Any
+    settled: Any
 
 
-@cache
 def functions(formula: Formula) -> Functions:
-    """The Triton functions of a formula."""
+    """The Triton functions of a formula, made once."""
+    if formula.triton is None:
+        formula.triton = _functions(formula)
+    return formula.triton
+
+
+def _functions(formula: Formula) -> Functions:
     text = source(formula)
     title = f"{formula.loss.name} in Triton {'-'.join(f'{k}={v}' for k, v in formula.switches.items())}"
     scope = {"tl": tl, "lk": primitives, "libdevice": libdevice, "__name__": __name__}
     made = run_source(text, title, scope)
-    return Functions(triton.jit(made["evaluate"]), triton.jit(made["violation"]))
+    return Functions(triton.jit(made["evaluate"]), triton.jit(made["violation"]), triton.jit(made["settled"]))
 
 
 def source(formula: Formula) -> str:
-    """The text of both functions."""
-    operands, numbers = formula.operands, formula.numbers
-    roots = [formula.value, *formula.gradients]
-    named = _constants(roots)
-    statements, (value, *gradients) = print_statements(roots, "triton", [*operands, *numbers], named)
+    """The text of the functions."""
+    operands, numbers = formula.operands, formula.kernel_numbers
+    roots = [formula.value, *formula.guarded]
+    named = _constants(roots, formula.hoisted)
+    taken = [*operands, *numbers]
+    statements, (value, *gradients) = print_statements(roots, "triton", taken, {**formula.hoisted, **named})
     texts = [
         text if _varies(root, operands) else f"{text} + tl.zeros_like(x0_)"
         for root, text in zip(roots, [value, *gradients], strict=True)
@@ -62,25 +69,44 @@ def source(formula: Formula) -> str:
     lines += [f"    value_ = {padded[0]}", f"    return value_, {', '.join(padded[1:])}", "", ""]
     lines += ["def violation(x0_, x1_, x2_, x3_):"]
     lines += ["    which = tl.zeros_like(x0_).to(tl.int32)", "    found = x0_"]
-    for i, domain in reversed(list(enumerate(formula.domains))):  # the first operand's violation is the one told
+    for i, domain in reversed(list(enumerate(formula.required))):  # the first operand's violation is the one told
         if not domain.everything:
             lines += [f"    outside = {_outside(domain, f'x{i}_')}"]
             lines += [f"    which = tl.where(outside, {i + 1}, which)", f"    found = tl.where(outside, x{i}_, found)"]
-    return "\n".join([*lines, "    return which, found"]) + "\n"
+    lines += ["    return which, found", "", ""]
+    lines += ["def settled(x0_, x1_, x2_, x3_, s0_, s1_, s2_, s3_):"]
+    for i, domain in enumerate(formula.required):
+        lines += [f"    {line}" for line in _settled(domain, f"x{i}_", f"s{i}_")]
+    return "\n".join([*lines, "    return x0_, x1_, x2_, x3_"]) + "\n"
 
 
-def _constants(roots: list[Expr]) -> dict[Expr, str]:
+def _settled(domain: Domain, x: str, slack: str) -> list[str]:
+    """Statements that put what is beyond a closed bound by `slack` at most onto it."""
+    if isinstance(domain, Signs):
+        return []
+    lines = []
+    if domain.low > -math.inf and not domain.low_open:
+        low = print_number(domain.low, "triton")
+        lines.append(f"{x} = tl.where(({x} < {low}) & ({x} >= {low} - {slack}), {low}, {x}).to({x}.dtype)")
+    if domain.high < math.inf and not domain.high_open:
+        high = print_number(domain.high, "triton")
+        lines.append(f"{x} = tl.where(({x} > {high}) & ({x} <= {high} + {slack}), {high}, {x}).to({x}.dtype)")
+    return lines
+
+
+def _constants(roots: list[Expr], hoisted: dict[Expr, str]) -> dict[Expr, str]:
     """Names for numbers that are arguments of functions: a choice between two plain numbers would be float32."""
     operators = {"add", "sub", "mul", "neg", "lt", "le", "gt", "ge", "eq", "ne"}
-    arguments = dict.fromkeys(a for node in topological(roots) if node.op not in operators for a in node.args)
+    order = [node for node in topological(roots, hoisted) if node not in hoisted]
+    arguments = dict.fromkeys(a for node in order if node.op not in operators for a in node.args)
     constants = [node for node in arguments if node.op == "constant"]
     constants += [root for root in roots if root.op == "constant" and root not in constants]
-    return {node: f"number{i}_" for i, node in enumerate(dict.fromkeys(constants))}
+    return {node: f"constant{i}_" for i, node in enumerate(dict.fromkeys(constants))}
 
 
 def _varies(root: Expr, operands: list[str]) -> bool:
     """Whether a result is a block; a number is made one."""
-    return any(node.op == "variable" and node.value in operands for node in topological([root]))
+    return not root.variables.isdisjoint(operands)
 
 
 def _outside(domain: Domain, x: str) -> str:

@@ -352,7 +352,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
                 **OPTIONS,
             )  # fmt: skip
         aligned = alignment(classes, score_step)
-        evaluate, _ = formulas.functions(plan.formula)
+        evaluate = formulas.functions(plan.formula).evaluate
         weight = call.weight
         margins_kernel[(programs,)](
             input, target, weight, *extras, None if each else upstream, denominator, numbers_of(plan, device),

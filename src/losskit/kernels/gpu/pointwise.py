@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from losskit.domains import slack_of
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu.shared import (
     OPTIONS,
@@ -85,7 +86,8 @@ def pointwise_kernel(
     x0, x1, x2, x3, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
     values, sums, loss, g0, g1, g2, g3,
     numel, divisor, number, inner, innermost, strides,
-    EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
+    EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, SETTLED: tl.constexpr, S0: tl.constexpr, S1: tl.constexpr,
+    S2: tl.constexpr, S3: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
     GUARDED: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     awake = True
@@ -100,6 +102,8 @@ def pointwise_kernel(
             at, inside, counts, a, b, c, d = operands_at(
                 x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
             )
+            if SETTLED is not None:
+                a, b, c, d = SETTLED(a, b, c, d, S0, S1, S2, S3)
             value, da, db, dc, dd = EVALUATE(a, b, c, d, numbers, T)
             weigh = tl.full((BLOCK,), 1.0, T)
             if weight is not None:
@@ -140,6 +144,8 @@ def pointwise_kernel(
                     at, _, counts, a, b, c, d = operands_at(
                         x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
                     )
+                    if SETTLED is not None:
+                        a, b, c, d = SETTLED(a, b, c, d, S0, S1, S2, S3)
                     which, found = VIOLATION(a, b, c, d)
                     report(record, tl.where(counts, which, 0), found, at, number)
 
@@ -177,13 +183,15 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         slots, plain, inner, innermost, strides = _layout(like, slots)
         odd = [x for k, x in enumerate(slots) if x is not None and not plain >> k & 1]
         reach = max([numel, *map(_extent, odd)])
-        evaluate, violation = formulas.functions(plan.formula)
+        evaluate, violation, settled = formulas.functions(plan.formula)
         checked = call.checked and bool(plan.checked)
+        slack = [slack_of(x.dtype) for x in call.operands] + [0.0] * (4 - len(call.operands))
         pointwise_kernel[(programs,)](
             *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
             values, sums, loss, *gradients, *[None] * (4 - len(gradients)),
             numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
-            evaluate, violation, TYPES[call.compute], plain, checked, into is not None, numel % block == 0,
+            evaluate, violation, settled if checked and plan.settles else None, *slack,
+            TYPES[call.compute], plain, checked, into is not None, numel % block == 0,
             "" if loss is None else empty_of(call), index_type(reach), block, num_warps=warps, **OPTIONS,
         )  # fmt: skip
     if sums is not None:

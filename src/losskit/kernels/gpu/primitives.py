@@ -60,6 +60,12 @@ def times(weight, x):
 
 
 @triton.jit
+def mute(a, b):
+    product = a * b
+    return tl.where(((a == 0) | (b == 0)) & (a == a) & (b == b), 0.0, product).to(product.dtype)
+
+
+@triton.jit
 def exp_of_difference(x, y):
     """exp(x - y) for x <= y; what rounding takes from the difference is given back."""
     d = x - y

@@ -60,7 +60,7 @@ def numbers_of(plan: Plan, device: torch.device) -> Tensor:
     """The parameters of the formula in float64 on a device; copied there once."""
     found = plan.on_device.get(device)
     if found is None:
-        taken = len(plan.formula.numbers) if plan.formula else 0
+        taken = len(plan.formula.kernel_numbers) if plan.formula else 0
         values = plan.numbers[len(plan.numbers) - taken :] or [0.0]
         found = plan.on_device[device] = torch.tensor(values, dtype=torch.float64, device=device)
     return found

@@ -1,0 +1,479 @@
+"""Losses of DTensors: each rank computes its part of the rows with the kernels of plain tensors.
+
+1. Operands are brought to one placement of the rows (what the unreduced loss has an entry for): that of the first
+   operand that is sharded by rows. What has no such dimension, or is 1 wide there, stays whole on every rank. A
+   dimension inside of a row (features, frames) is exchanged for rows, since a formula speaks of whole rows.
+2. Class scores sharded by class stay so: their family works with maxima and sums over ranks (`Part`).
+3. The mean divides by what counts on all ranks. Each rank computes its share of this mean, with the gradient in the
+   same pass, and the shares are added up: the result is the same number on every rank, and so is its gradient 1.
+4. A number that is the same on all ranks and counts once has the gradient of one rank: a sum over ranks hands its
+   upstream gradient on as it is (`_Sum`). Where ranks go on to compute different things with it, their gradients are
+   added up (`_Copy`). Each is the other's derivative, so all orders of derivative are right.
+5. A value that only one rank finds bad must not leave the others waiting: ranks agree before they go on, and all of
+   them raise the same sentence. So collectives run in the same order on every rank, whatever the values are.
+
+torch.distributed.tensor is imported when a DTensor arrives.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from losskit.errors import error
+from losskit.kernels import eager
+from losskit.policy import state
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from losskit.kernels.dispatch import Arguments, Plan
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+Dims = tuple[int | None, ...]  # for each dimension of a tensor, the dimension of the unreduced loss that it is
+
+
+def involved(*given: Any) -> bool:
+    """Whether a DTensor is among the arguments of a call."""
+    unusual = [x for x in given if isinstance(x, Tensor) and type(x) not in _PLAIN]
+    if not unusual:
+        return False  # without a look at modules, which torch.compile would guard
+    loaded = sys.modules.get("torch.distributed.tensor")
+    return loaded is not None and any(isinstance(x, loaded.DTensor) for x in unusual)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Sums over ranks
+
+
+class Ranks:
+    """The ranks along some dimensions of a mesh."""
+
+    def __init__(self, groups: Sequence[ProcessGroup]) -> None:
+        self.groups = groups
+
+    def reduced(self, x: Tensor, op: str) -> Tensor:
+        """The sum, maximum or minimum ("SUM", "MAX", "MIN") over the ranks, without a gradient."""
+        import torch.distributed as dist
+
+        x = x.detach().clone(memory_format=torch.contiguous_format)
+        for group in self.groups:
+            dist.all_reduce(x, getattr(dist.ReduceOp, op), group)
+        return x
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over the ranks, which counts once."""
+        return _Sum.apply(x, self) if self.groups else x
+
+    def copy(self, x: Tensor) -> Tensor:
+        """What is the same on all ranks, for computations that are not."""
+        return _Copy.apply(x, self) if self.groups else x
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.reduced(x, "SUM")
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return _Copy.apply(upstream, ctx.ranks), None
+
+
+class _Copy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return _Sum.apply(upstream, ctx.ranks), None
+
+
+class _Defined(torch.autograd.Function):
+    """The same tensor; its gradient is zero where a kernel gives none, which DTensor's redistribution cannot take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return upstream
+
+
+class Part(NamedTuple):
+    """The classes that this rank has: from `start` on, `size` of `total`; `ranks` have the others."""
+
+    ranks: Ranks
+    start: int
+    size: int
+    total: int
+    agreed: Callable[[Callable[[], Any]], Any]  # runs a check, and raises on all ranks what it raises on one
+
+    def own(self, x: Tensor) -> Tensor:
+        """The entries of these classes, of a vector with one for each class."""
+        return self.ranks.copy(x)[self.start : self.start + self.size]
+
+    def pick(self, x: Tensor, index: Tensor) -> Tensor:
+        """The entry of a class (last dimension) of each row, whichever rank has it; 0 for an index that is none."""
+        if self.size == 0:
+            return self.ranks.sum(x.sum(-1, keepdim=True))
+        place = index - self.start
+        found = (place >= 0) & (place < self.size)
+        return self.ranks.sum(torch.where(found, x.gather(-1, place.clamp(0, self.size - 1)), 0.0))
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The first of the classes (last dimension) with the largest entry, of each row."""
+        if self.size:
+            own, place = x.amax(-1, keepdim=True), self.start + x.argmax(-1, keepdim=True)
+        else:
+            own = x.new_full((*x.shape[:-1], 1), float("-inf"))
+            place = torch.full_like(own, self.total, dtype=torch.int64)
+        return self.ranks.reduced(torch.where(own == self.ranks.reduced(own, "MAX"), place, self.total), "MIN")
+
+    def total_of(self, x: Tensor) -> Tensor:
+        """The sum over all classes (last dimension)."""
+        return self.ranks.sum(x.sum(-1, keepdim=True))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Where everything lies
+
+
+class Layout(NamedTuple):
+    """How a call is spread over the ranks of a mesh."""
+
+    mesh: DeviceMesh
+    whole: Arguments  # validated stand-ins of the whole tensors: shapes and dtypes, no numbers
+    tensors: list[Any]  # what was given: operands (lists made tensors), weight, sample weight, mask
+    dims: list[Dims]  # of these tensors
+    rows: list[int | None]  # for each dimension of the mesh, the dimension of the loss that is sharded over it
+    classes: list[int]  # the dimensions of the mesh that classes are sharded over
+    class_dim: int  # of the first operand
+    shape: tuple[int, ...]  # of the unreduced loss
+
+    @property
+    def over_rows(self) -> list[int]:
+        """The dimensions of the mesh that rows are sharded over."""
+        return [i for i, dim in enumerate(self.rows) if dim is not None]
+
+    def ranks(self, mesh_dims: Sequence[int]) -> Ranks:
+        """The ranks that differ in these dimensions of the mesh."""
+        return Ranks([self.mesh.get_group(i) for i in mesh_dims if self.mesh.size(i) > 1])
+
+    def span(self, mesh_dims: Sequence[int], size: int) -> tuple[int, int]:
+        """Where this rank's part of a dimension begins, and its size: that of torch.chunk, again for each mesh_dim."""
+        place = self.mesh.get_coordinate() or [0] * self.mesh.ndim
+        start = 0
+        for i in mesh_dims:
+            step = -(-size // self.mesh.size(i))
+            first = min(place[i] * step, size)
+            start, size = start + first, min(step, size - first)
+        return start, size
+
+    def rows_here(self, dim: int) -> tuple[int, int]:
+        """Where this rank's part of a dimension of the loss begins, and its size."""
+        return self.span([i for i, over in enumerate(self.rows) if over == dim], self.shape[dim])
+
+    def classes_here(self) -> tuple[int, int]:
+        """The first of this rank's classes, and how many there are."""
+        return self.span(self.classes, self.tensors[0].shape[self.class_dim])
+
+    def has_classes(self, number: int) -> bool:
+        """Whether a tensor is sharded by class: the first operand, and probabilities of its shape."""
+        x = self.tensors[number]
+        return bool(self.classes) and (number == 0 or (number == 1 and x.shape == self.tensors[0].shape))
+
+    def local(self, number: int) -> Any:
+        """This rank's part of a tensor, whose gradient finds its way back."""
+        from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+
+        x = self.tensors[number]
+        if not isinstance(x, Tensor):
+            return x
+        placements: list[Any] = []
+        gradients: list[Any] = []
+        for i, row in enumerate(self.rows):
+            own = [j for j, dim in enumerate(self.dims[number]) if dim is not None and dim == row]
+            own = [j for j in own if x.shape[j] == self.shape[self.dims[number][j] or 0]]
+            if i in self.classes and self.has_classes(number):
+                own = [self.class_dim]
+            placements.append(Shard(own[0]) if own else Replicate())
+            gradients.append(Shard(own[0]) if own else Replicate() if row is None else Partial())
+        everywhere = [Replicate()] * self.mesh.ndim
+        if not isinstance(x, DTensor):
+            if placements == everywhere and (gradients == everywhere or not x.requires_grad):
+                return x
+            x = DTensor.from_local(x, self.mesh, everywhere, run_check=False)
+        local = x.redistribute(self.mesh, placements).to_local(grad_placements=gradients)
+        return _Defined.apply(local) if local.requires_grad else local
+
+
+def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
+    """How a call is to be spread; or the error that whole tensors would give, the same on every rank.
+
+    extras: the weight, sample weight, mask and normalizer.
+    """
+    given = [*operands, *extras]
+    mesh = _mesh_of(plan, given)
+    count = len(operands)
+    stand_ins = [_stand_in(x) for x in given]
+    try:
+        whole = plan.validated(stand_ins[:count], *stand_ins[count:])
+    except ValueError as problem:
+        if vars(problem).get("kind") in _OF_SHAPES and not all(involved(x) for x in given if isinstance(x, Tensor)):
+            raise error("part", problem=problem) from None
+        raise
+    taken = [of if isinstance(x, list | tuple) else x for x, of in zip(operands, whole.operands, strict=True)]
+    tensors = [*taken, *extras[:3]]
+    shape = tuple(plan.unreduced_shape(whole.operands))
+    dims = plan.dims_of_rows([_stand_in(x) for x in tensors[: count + 1]], whole)
+    dims += [() if x is None else trailing(x.ndim, len(shape)) for x in extras[1:3]]
+    class_dim = plan.class_dimension(tensors[0].ndim)
+    rows: list[int | None] = [None] * mesh.ndim
+    classes = []
+    for i in range(mesh.ndim):
+        for number, (x, of) in enumerate(zip(tensors, dims, strict=True)):
+            over = _sharded(x, i)
+            if over is None:
+                continue
+            if number == 0 and over == class_dim:
+                classes.append(i)
+                break
+            dim = of[over]
+            if dim is None and number == 0:
+                dim = next((d for d in of if d is not None), None)
+            elif dim is not None and not 1 < shape[dim] == x.shape[over]:
+                dim = None
+            if dim is not None:
+                rows[i] = dim
+                break
+    return Layout(mesh, whole, tensors, dims, rows, classes, class_dim, shape)
+
+
+# Kinds of errors that a rank's part of a tensor gives where the whole is meant.
+_OF_SHAPES = {"shapes", "not_broadcastable", "not_one_per_row", "class_indices", "class_probabilities", "parameter"}
+
+
+def _mesh_of(plan: Plan, given: Sequence[Any]) -> DeviceMesh:
+    """The mesh that all DTensors are on."""
+    from torch.distributed.tensor import DTensor
+
+    names = [*plan.names, "weight", "sample_weight", "mask", "normalizer"]
+    found = [(name, x.device_mesh) for name, x in zip(names, given, strict=True) if isinstance(x, DTensor)]
+    first, mesh = found[0]
+    for name, other in found[1:]:
+        if other != mesh:
+            raise error("mesh", loss=plan.name, argument=name, first=first)
+    return mesh
+
+
+def _sharded(x: Any, mesh_dim: int) -> int | None:
+    """The dimension of a tensor that is sharded over a dimension of the mesh."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    placement = x.placements[mesh_dim] if isinstance(x, DTensor) else None
+    return placement.dim if type(placement) is Shard else None
+
+
+def trailing(ndim: int, full: int) -> Dims:
+    """The dimensions of a tensor that broadcasts to another with `full` of them."""
+    return tuple(range(full - ndim, full))
+
+
+def _stand_in(x: Any, shape: Sequence[int] | None = None) -> Any:
+    """A tensor of the same dtype and device that takes no memory; what is no dense tensor as it is."""
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        return x
+    stand_in = torch.empty((), dtype=x.dtype, device=x.device).expand(x.shape if shape is None else shape)
+    return stand_in.requires_grad_(x.requires_grad)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What one rank finds, all ranks raise
+
+
+class Agreement:
+    """Runs what may find a bad value, and raises on all ranks what it raises on one."""
+
+    def __init__(self, plan: Plan, layout: Layout) -> None:
+        self.plan, self.layout = plan, layout
+        self.ranks = layout.ranks([*layout.over_rows, *layout.classes])
+        # A compiled graph cannot branch on what ranks agree on: there a bad value is NaN, on all of them.
+        traced = torch.compiler.is_compiling() and self.ranks.groups and state.checks == "raise"
+        self.checks = "nan" if traced else state.checks
+
+    def __call__(self, check: Callable[[], Any]) -> Any:
+        on_host = self.layout.mesh.device_type == "cpu"
+        if not self.ranks.groups or self.checks != "raise" or not on_host:
+            return check()  # nothing is raised, or all ranks have the same values
+        result, problem = None, None
+        try:
+            result = check()
+        except Exception as found:  # whatever it is, the others must not wait for this rank
+            problem = found
+        if int(self.ranks.reduced(torch.tensor(int(problem is not None)), "MAX")):
+            self._raise(problem)
+        return result
+
+    def _raise(self, problem: Exception | None) -> NoReturn:
+        """Raise what the first rank with a problem found."""
+        import torch.distributed as dist
+
+        own = dist.get_rank()
+        told: list[Any] = [] if problem is None else [(own, *self._whole_index(problem))]
+        for group in self.ranks.groups:
+            parts: list[Any] = [None] * dist.get_world_size(group)
+            dist.all_gather_object(parts, told, group=group)
+            told = [one for part in parts for one in part]
+        rank, kind, told_context = min(told, key=lambda one: one[0])
+        if kind is not None:
+            raise error(kind, **told_context)
+        if problem is not None:
+            raise problem
+        raise error("elsewhere", loss=self.plan.name, rank=rank, got=told_context)
+
+    def _whole_index(self, problem: Exception) -> tuple[str | None, Any]:
+        """The kind and context of an error of losskit, its index that of the whole tensor; else what it says."""
+        kind, context = vars(problem).get("kind"), vars(problem).get("context")
+        if kind is None or context is None:
+            return None, f"{type(problem).__name__}: {problem}"
+        index = context.get("index", ())
+        name = context.get("argument", "target")
+        number = self.plan.names.index(name) if name in self.plan.names else 0
+        if len(self.layout.dims[number]) != len(index):
+            number = 0  # an operand that broadcasts is told in the shape of the first
+        if len(self.layout.dims[number]) == len(index):
+            starts = [0 if dim is None else self.layout.rows_here(dim)[0] for dim in self.layout.dims[number]]
+            if number == 1 and self.layout.has_classes(1):
+                starts[self.layout.class_dim] = self.layout.classes_here()[0]
+            context = {**context, "index": tuple(i + start for i, start in zip(index, starts, strict=True))}
+        return kind, context
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Running
+
+
+def run(plan: Plan, operands: Sequence[Any], *extras: Any) -> Tensor:
+    """The loss of arguments among which a DTensor is, as a DTensor. extras: weight, sample weight, mask, normalizer."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    layout = layout_of(plan, operands, *extras)
+    arguments = _local_arguments(plan, layout, extras[3])
+    agreed = Agreement(plan, layout)
+    rows = layout.ranks(layout.over_rows)
+    # Ranks add up their shares of a sum in the compute type: it is rounded once.
+    wide = eager.compute_dtype(layout.whole.operands) if layout.over_rows and plan.reduction != "none" else None
+    if layout.classes:
+        start, size = layout.classes_here()
+        ranks, total = layout.ranks(layout.classes), layout.tensors[0].shape[layout.class_dim]
+        part = Part(ranks, start, size, total, agreed)
+        result = plan.eager_part(_widened(arguments, wide), agreed.checks, part)
+    else:
+        result = agreed(lambda: _computed(plan, arguments, wide, agreed.checks))
+    dtype = eager.autocast(eager.result_dtype(layout.whole.operands), result.device)
+    everywhere: list[Any] = [Replicate()] * layout.mesh.ndim
+    if plan.reduction != "none":
+        result = rows.sum(result.to(torch.float64)) if layout.over_rows else result
+        return DTensor.from_local(result.to(dtype), layout.mesh, everywhere, run_check=False)
+    placements = [Replicate() if row is None else Shard(row) for row in layout.rows]
+    strides = tuple(prod(layout.shape[i + 1 :]) for i in range(len(layout.shape)))
+    if not strides:
+        return DTensor.from_local(result.to(dtype), layout.mesh, everywhere, run_check=False)
+    return DTensor.from_local(
+        result.to(dtype), layout.mesh, placements, run_check=False, shape=torch.Size(layout.shape), stride=strides
+    )
+
+
+def _local_arguments(plan: Plan, layout: Layout, normalizer: Any) -> Arguments:
+    """This rank's part of the arguments, with a denominator for all ranks."""
+    from torch.distributed.tensor import DTensor
+
+    count = len(plan.names)
+    parts = [layout.local(number) for number in range(len(layout.tensors))]
+    weight = parts[count]
+    if weight is not None and layout.whole.weight is not None:
+        weight = weight.to(layout.whole.weight.dtype)
+    if normalizer is None:
+        normalizer = layout.whole.normalizer
+    elif isinstance(normalizer, DTensor):
+        normalizer = normalizer.full_tensor()
+    arguments = layout.whole._replace(
+        operands=parts[:count], weight=weight, sample_weight=parts[count + 1], mask=parts[count + 2],
+        normalizer=normalizer,
+    )  # fmt: skip
+    if plan.reduction != "mean" or not layout.over_rows:
+        return arguments
+    ranks = layout.ranks(layout.over_rows)
+    if normalizer is None:
+        normalizer = _counted(plan, layout, arguments, ranks)
+    if isinstance(normalizer, Tensor) and normalizer.requires_grad:
+        normalizer = ranks.copy(normalizer)
+    return arguments._replace(normalizer=normalizer)
+
+
+def _counted(plan: Plan, layout: Layout, arguments: Arguments, ranks: Ranks) -> Tensor | float:
+    """What the mean over all ranks divides by."""
+    weights, kept = plan.counted(arguments)
+    weights = [w for w in (*weights, arguments.sample_weight) if w is not None]
+    if not weights and kept is None:
+        return float(prod(layout.shape))
+    device = arguments.operands[0].device
+    counts = torch.ones((), dtype=torch.float64, device=device)
+    for w in weights:
+        counts = counts * w.to(torch.float64)
+    if kept is not None:
+        counts = torch.where(kept, counts, 0.0)
+    here = [layout.rows_here(dim)[1] for dim in range(len(layout.shape))]
+    return ranks.sum(counts.broadcast_to(here).sum())
+
+
+def _computed(plan: Plan, arguments: Arguments, wide: torch.dtype | None, checks: str) -> Tensor:
+    """This rank's share of the loss, of dtype `wide` if that is given."""
+    from losskit.kernels.dispatch import why_eager
+
+    args = plan.validated(*arguments)
+    result = plan.fused(args, wide) if why_eager(plan, args) is None else None
+    return plan.eager(_widened(args, wide), checks) if result is None else result
+
+
+def _widened(arguments: Arguments, wide: torch.dtype | None) -> Arguments:
+    """Arguments whose eager loss is of dtype `wide`."""
+    if wide is None:
+        return arguments
+    first, *others = arguments.operands
+    return arguments._replace(operands=[first.to(wide), *others])
+
+
+def why(plan: Plan, operands: Sequence[Any], *extras: Any) -> tuple[str | None, str]:
+    """The reason why the eager formula runs on each rank (None: it does not), and how ranks come together."""
+    from losskit.kernels.dispatch import why_eager
+
+    layout = layout_of(plan, operands, *extras)
+    if layout.classes:
+        return (
+            "each rank has a part of the classes",
+            "maxima, sums and the score of the right class, one number a row, are reduced over the ranks",
+        )
+    sizes = [layout.rows_here(dim)[1] for dim in range(len(layout.shape))]
+    local = []
+    for x, dims in zip(layout.tensors, layout.dims, strict=True):
+        shape = x.shape if isinstance(x, Tensor) else ()
+        parts = [sizes[d] if d is not None and n == layout.shape[d] else n for d, n in zip(dims, shape, strict=False)]
+        local.append(_stand_in(x, parts) if isinstance(x, Tensor) else x)
+    count = len(operands)
+    weight, sample_weight, mask = local[count:]
+    args = plan.validated(local[:count], weight, sample_weight, mask, layout.whole.normalizer)
+    if not layout.over_rows:
+        return why_eager(plan, args), "every rank computes all rows"
+    return why_eager(plan, args), "each rank computes its part of the rows of a DTensor"

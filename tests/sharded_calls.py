@@ -1,0 +1,539 @@
+"""What the ranks of test_dtensor.py run: every loss on DTensors, compared with the same call on the whole tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import math
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import ColwiseParallel, loss_parallel, parallelize_module
+
+import losskit
+import losskit.functional as LF
+from losskit.errors import MESSAGES
+from losskit.formula import absolute, exp, log1p
+
+ROWS, CLASSES = 7, 5  # neither divides by the number of ranks
+Call = Callable[..., Tensor]
+
+
+class OwnPointwiseLoss(losskit.PointwiseLoss):
+    """A custom loss of elements."""
+
+    slope: float = losskit.param(default=0.5, doc="")
+
+    @staticmethod
+    def value(input, target, slope):
+        return slope * log1p(absolute(input - target)) * input
+
+
+class OwnScoresLoss(losskit.ClassScoresLoss):
+    """A custom loss of all three statistics of class scores."""
+
+    gamma: float = losskit.param(default=0.5, doc="")
+
+    @staticmethod
+    def value(log_probability, log_sum_exp, mean_log_probability, gamma):
+        return -log_probability * exp(gamma * log_probability) + 0.1 * log_sum_exp - 0.3 * mean_log_probability
+
+
+class OwnShiftedLoss(losskit.ClassScoresLoss):
+    """A custom loss of shifted class scores."""
+
+    prior: Tensor | None = losskit.param(default=None, doc="")
+
+    @staticmethod
+    def value(log_probability):
+        return -log_probability
+
+    @staticmethod
+    def shift(prior):
+        return prior.log()
+
+
+class OwnMarginsLoss(losskit.MarginsLoss):
+    """A custom loss of margins."""
+
+    @staticmethod
+    def value(difference):
+        return log1p(exp(-difference))
+
+
+class OwnEmbeddingsLoss(losskit.EmbeddingsLoss):
+    """A custom loss of embeddings."""
+
+    operands = {"input": losskit.Operand("one"), "other": losskit.Operand("other")}
+
+    @staticmethod
+    def value(distance):
+        return log1p(distance * distance)
+
+
+def _random() -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    normal, uniform = partial(torch.randn, generator=g), partial(torch.rand, generator=g)
+    labels = torch.randint(0, CLASSES, (ROWS,), generator=g)
+    ignored = labels.clone()
+    ignored[2] = -100
+    lists = torch.stack([torch.randperm(CLASSES, generator=g) for _ in range(ROWS)])
+    lists[torch.arange(ROWS), torch.randint(0, CLASSES - 1, (ROWS,), generator=g)] = -1
+    scores = normal(ROWS, CLASSES) * 3
+    scores[4] = torch.tensor([60.0, 0.0, -3.0, 1.0, 2.0])
+    return {
+        "x": normal(ROWS, CLASSES), "y": normal(ROWS, CLASSES), "z": normal(ROWS, CLASSES), "scores": scores,
+        "p": uniform(ROWS, CLASSES), "q": uniform(ROWS, CLASSES), "bits": (uniform(ROWS, CLASSES) > 0.5).float(),
+        "signs": torch.where(uniform(ROWS, CLASSES) > 0.5, 1.0, -1.0), "row_signs": torch.where(uniform(ROWS) > 0.5, 1.0, -1.0),
+        "labels": labels, "ignored": ignored, "soft": normal(ROWS, CLASSES).softmax(1), "lists": lists,
+        "log_p": normal(ROWS, CLASSES).log_softmax(1), "images": normal(ROWS, CLASSES, 3), "per_class": uniform(CLASSES) + 0.5,
+        "pixels": torch.randint(0, CLASSES, (ROWS, 3), generator=g), "per_row": uniform(ROWS) + 0.5,
+        "mask": uniform(ROWS) > 0.3, "element_mask": uniform(ROWS, CLASSES) > 0.3, "column": uniform(ROWS, 1) + 0.5,
+        "frames": normal(6, ROWS, CLASSES).log_softmax(2), "texts": torch.randint(1, CLASSES, (ROWS, 2), generator=g),
+        "text": torch.randint(1, CLASSES, (2 * ROWS,), generator=g),
+        "frame_counts": torch.full((ROWS,), 6), "lengths": torch.tensor([2, 1, 2, 0, 2, 2, 1]),
+    }  # fmt: skip
+
+
+T = _random()
+ELEMENTS = {"sample_weight": "column", "mask": "element_mask"}
+OF_ROWS = {"sample_weight": "per_row", "mask": "mask"}
+
+
+def manhattan(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).abs().sum(-1)
+
+
+def _with_distance(*operands: Tensor, **options: Any) -> Tensor:
+    return LF.triplet_margin_with_distance_loss(*operands, distance_function=manhattan, **options)
+
+
+# loss: the call, the operands, options, options that are tensors, what by-keyword tensors it may have in addition
+Entry = tuple[Call, list[str], dict[str, Any], dict[str, str], dict[str, str]]
+LOSSES: dict[str, Entry] = {
+    "l1": (LF.l1_loss, ["x", "y"], {}, {}, ELEMENTS),
+    "mse": (LF.mse_loss, ["x", "y"], {}, {}, ELEMENTS),
+    "mse, weight": (LF.mse_loss, ["x", "y"], {}, {"weight": "q"}, ELEMENTS),
+    "huber": (LF.huber_loss, ["x", "y"], {"delta": 0.7}, {}, ELEMENTS),
+    "smooth_l1": (LF.smooth_l1_loss, ["x", "y"], {"beta": 0.7}, {}, ELEMENTS),
+    "bce": (LF.binary_cross_entropy, ["p", "q"], {}, {"weight": "per_class"}, ELEMENTS),
+    "bce_with_logits": (LF.binary_cross_entropy_with_logits, ["x", "q"], {}, {"pos_weight": "per_class"}, ELEMENTS),
+    "kl_div": (LF.kl_div, ["log_p", "p"], {}, {}, ELEMENTS),
+    "kl_div, log_target": (LF.kl_div, ["log_p", "z"], {"log_target": True}, {}, ELEMENTS),
+    "poisson_nll": (LF.poisson_nll_loss, ["x", "p"], {"full": True}, {}, ELEMENTS),
+    "gaussian_nll": (LF.gaussian_nll_loss, ["x", "y", "column"], {}, {}, ELEMENTS),
+    "gaussian_nll, a variance per row": (LF.gaussian_nll_loss, ["x", "y", "per_row"], {}, {}, ELEMENTS),
+    "gaussian_nll, a number": (lambda x, y, **k: LF.gaussian_nll_loss(x, y, 0.5, **k), ["x", "y"], {}, {}, ELEMENTS),
+    "hinge_embedding": (LF.hinge_embedding_loss, ["p", "signs"], {"margin": 0.6}, {}, ELEMENTS),
+    "soft_margin": (LF.soft_margin_loss, ["x", "signs"], {}, {}, ELEMENTS),
+    "margin_ranking": (LF.margin_ranking_loss, ["x", "y", "signs"], {"margin": 0.2}, {}, ELEMENTS),
+    "multilabel_soft_margin": (LF.multilabel_soft_margin_loss, ["x", "bits"], {}, {"weight": "per_class"}, OF_ROWS),
+    "own, elements": (OwnPointwiseLoss.functional, ["x", "y"], {}, {}, ELEMENTS),
+    "cross_entropy": (LF.cross_entropy, ["scores", "labels"], {}, {}, OF_ROWS),
+    "cross_entropy, all": (LF.cross_entropy, ["scores", "ignored"], {"label_smoothing": 0.2}, {"weight": "per_class"}, OF_ROWS),
+    "cross_entropy, soft": (LF.cross_entropy, ["scores", "soft"], {"label_smoothing": 0.2}, {"weight": "per_class"}, OF_ROWS),
+    "cross_entropy, images": (LF.cross_entropy, ["images", "pixels"], {}, {"weight": "per_class"}, {}),
+    "cross_entropy, one row": (lambda x, y, **k: LF.cross_entropy(x[0], y[0], **k), ["scores", "labels"], {}, {}, {}),
+    "nll": (LF.nll_loss, ["log_p", "ignored"], {}, {"weight": "per_class"}, OF_ROWS),
+    "own, scores": (OwnScoresLoss.functional, ["scores", "ignored"], {"label_smoothing": 0.2}, {"weight": "per_class"}, OF_ROWS),
+    "own, soft scores": (OwnScoresLoss.functional, ["scores", "soft"], {}, {}, OF_ROWS),
+    "own, shifted scores": (OwnShiftedLoss.functional, ["scores", "labels"], {}, {"prior": "per_class"}, OF_ROWS),
+    "multi_margin": (LF.multi_margin_loss, ["x", "labels"], {"p": 2}, {"weight": "per_class"}, OF_ROWS),
+    "multilabel_margin": (LF.multilabel_margin_loss, ["x", "lists"], {}, {}, OF_ROWS),
+    "own, margins": (OwnMarginsLoss.functional, ["x", "labels"], {}, {}, OF_ROWS),
+    "cosine_embedding": (LF.cosine_embedding_loss, ["x", "y", "row_signs"], {"margin": 0.1}, {}, OF_ROWS),
+    "triplet_margin": (LF.triplet_margin_loss, ["x", "y", "z"], {"swap": True}, {}, OF_ROWS),
+    "triplet_margin_with_distance": (_with_distance, ["x", "y", "z"], {}, {}, {}),
+    "own, embeddings": (OwnEmbeddingsLoss.functional, ["x", "y"], {}, {}, OF_ROWS),
+    "ctc": (LF.ctc_loss, ["frames", "texts", "frame_counts", "lengths"], {}, {}, OF_ROWS),
+    "ctc, lists": (lambda f, t, **k: LF.ctc_loss(f, t, T["frame_counts"].tolist(), T["lengths"].tolist(), **k),
+                   ["frames", "texts"], {"zero_infinity": True}, {}, OF_ROWS),
+    "ctc, concatenated": (lambda f, t, **k: LF.ctc_loss(f, t, [6] * ROWS, [2] * ROWS, **k), ["frames", "text"], {}, {}, {}),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Right values and gradients
+
+OF_ONE_DIMENSION = [[Shard(0)], [Shard(1)], [Replicate()], [Partial()], [Shard(2)]]
+OF_TWO = [
+    [Shard(0), Shard(1)], [Shard(1), Shard(0)], [Replicate(), Shard(0)], [Shard(0), Shard(0)], [Shard(1), Shard(1)],
+    [Partial(), Shard(0)],
+]  # fmt: skip
+# reduction, what else is given, whether only the first operand is a DTensor, whether every float wants a gradient
+VARIANTS = [
+    ("mean", "extras", False, False), ("sum", "", True, False), ("none", "normalizer", False, True),
+    ("mean", "", False, True), ("none", "extras", True, False), ("mean", "normalizer", True, False),
+    ("sum", "extras", False, True), ("mean", "extras", True, True), ("none", "", False, False),
+]  # fmt: skip
+
+
+def spread(x: Tensor, mesh: DeviceMesh, placements: Sequence[Any]) -> DTensor:
+    """A whole tensor as a DTensor."""
+    everywhere = [Replicate()] * mesh.ndim
+    known = [p if isinstance(p, Shard) and p.dim < x.ndim else Replicate() for p in placements]
+    result = DTensor.from_local(x, mesh, everywhere, run_check=False).redistribute(mesh, known).detach()
+    if not x.is_floating_point():
+        return result
+    parts = result.to_local()
+    for i, p in enumerate(placements):
+        parts = parts / mesh.size(i) if isinstance(p, Partial) else parts
+    known = [p if isinstance(p, Partial) else k for p, k in zip(placements, known)]
+    return DTensor.from_local(parts, mesh, known, shape=x.shape, stride=x.stride())
+
+
+def whole(x: Any) -> Any:
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def backward(loss: Tensor) -> None:
+    """With a gradient for each entry that differs."""
+    c = torch.linspace(1.0, 2.0, max(loss.numel(), 1)).reshape(loss.shape).to(loss.dtype)
+    loss.backward(spread(c, loss.device_mesh, loss.placements) if isinstance(loss, DTensor) else c)
+
+
+def compare(what: str, call: Call, given: dict[str, Any], spread_out: dict[str, Any], every: bool) -> None:
+    """The loss and the gradients of a call on spread tensors are those on whole tensors."""
+
+    def run(tensors: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        leaves = {
+            name: x.detach().requires_grad_(x.is_floating_point() and (every or i == 0))
+            for i, (name, x) in enumerate(tensors.items())
+        }
+        loss = call(**leaves)
+        backward(loss)
+        return loss, {name: x.grad for name, x in leaves.items()}
+
+    right, right_gradients = run(given)
+    loss, gradients = run(spread_out)
+    assert isinstance(loss, DTensor), f"{what}: {type(loss)}"
+    if right.ndim == 0:
+        assert all(p == Replicate() for p in loss.placements), f"{what}: {loss.placements}"
+    torch.testing.assert_close(whole(loss), right, rtol=3e-6, atol=1e-6, msg=lambda m: f"{what}: loss: {m}")
+    for name, expected in right_gradients.items():
+        if expected is not None:
+            torch.testing.assert_close(
+                whole(gradients[name]), expected, rtol=1e-5, atol=1e-7, msg=lambda m, name=name: f"{what}: {name}: {m}"
+            )
+
+
+def check_loss(mesh: DeviceMesh, name: str) -> None:
+    """A loss on all placements, with as many variants of the call as fit into the time."""
+    function, operands, options, tensors, extras = LOSSES[name]
+    first = list(LOSSES).index(name)
+    for place, placements in enumerate(OF_ONE_DIMENSION if mesh.ndim == 1 else OF_TWO):
+        for variant in range(0, 9, 4 if mesh.size() == 2 else 5):
+            reduction, more, plain, every = VARIANTS[(first + place + variant) % 9]
+            given = {f"operand{i}": T[key] for i, key in enumerate(operands)}
+            given |= {key: T[value] for key, value in tensors.items()}
+            if more == "extras":
+                given |= {key: T[value] for key, value in extras.items()}
+            keywords = {**options, "reduction": reduction}
+            if more == "normalizer":
+                keywords["normalizer"] = spread(torch.tensor(3.5), mesh, [Replicate()] * mesh.ndim)
+
+            def call(keywords: dict[str, Any] = keywords, **leaves: Tensor) -> Tensor:
+                of_whole = not any(isinstance(x, DTensor) for x in leaves.values())
+                known = {key: whole(x) if of_whole else x for key, x in keywords.items()}
+                taken = [leaves.pop(f"operand{i}") for i in range(len(operands))]
+                return function(*taken, **leaves, **known)
+
+            if plain and name == "triplet_margin_with_distance":
+                continue  # the user's own distance meets a DTensor and a plain tensor, which torch refuses
+            rowless = [p if not isinstance(p, Partial) else Replicate() for p in placements]
+            spread_out = {
+                key: x if plain and i else spread(x, mesh, placements if i == 0 else rowless)
+                for i, (key, x) in enumerate(given.items())
+            }
+            what = f"{name} {placements} {reduction} {more} plain={plain} every={every}"
+            compare(what, call, given, spread_out, every)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The rest
+
+
+def message(call: Callable[[], Any]) -> str:
+    """What a call raises: the kind of error and the sentence."""
+    try:
+        call()
+    except Exception as problem:
+        return f"{type(problem).__name__} {vars(problem).get('kind')}: {problem}"
+    return "nothing"
+
+
+def check_bad_values(mesh: DeviceMesh) -> None:
+    """What one rank finds is raised on all of them, with the index in the whole tensor, and no rank hangs."""
+    last = ROWS - 1
+    labels, soft, log_p, q, texts = (T[key].clone() for key in ("labels", "soft", "log_p", "q", "texts"))
+    labels[last], soft[last, 4], log_p[last, int(labels[1])], q[last, 4], texts[last, 0] = 9, 1.5, 0.5, 1.5, 77
+    right = T["labels"].clone()
+    right[last] = labels[1]
+    for rows, columns in (([Shard(0)], [Shard(1)]), ([Shard(1)], [Shard(0)]), ([Replicate()], [Shard(0)])):
+        over = rows if mesh.ndim == 1 else [*rows, *columns]
+        told = [
+            (lambda: LF.cross_entropy(spread(T["scores"], mesh, over), labels),
+             f"cross_entropy: target must be a class in [0, 5), got 9 at row ({last},)."),
+            (lambda: LF.cross_entropy(spread(T["scores"], mesh, over), spread(soft, mesh, over), reduction="none"),
+             f"cross_entropy: target must be in [0, 1], got 1.5 at index ({last}, 4)."),
+            (lambda: LF.nll_loss(spread(log_p, mesh, over), right), "nll_loss: input must be a log-probability (at "
+             f"most 0), got 0.5 at index ({last}, {int(labels[1])}). Pass log_softmax(scores, dim=1)."),
+            (lambda: LF.binary_cross_entropy_with_logits(spread(T["x"], mesh, over), spread(q, mesh, over)),
+             f"binary_cross_entropy_with_logits: target must be in [0, 1], got 1.5 at index ({last}, 4)."),
+            (lambda: LF.multi_margin_loss(spread(T["x"], mesh, over), labels),
+             f"multi_margin_loss: target must be a class in [0, 5), got 9 at row ({last},)."),
+            (lambda: LF.ctc_loss(spread(T["frames"], mesh, over), texts, T["frame_counts"], T["lengths"]),
+             f"ctc_loss: targets must be labels in [0, 5), got 77 at index ({last}, 0)."),
+            (lambda: LF.cosine_embedding_loss(spread(T["x"], mesh, over), T["y"], T["row_signs"] * 2),
+             f"cosine_embedding_loss: target must be -1 or 1, got {T['row_signs'][0] * 2:.7g} at index (0,). "
+             "For labels 0 and 1 pass 2 * target - 1."),
+        ]  # fmt: skip
+        for call, sentence in told:
+            got = message(call)
+            assert got.split(": ", 1)[1] == sentence, f"{over}: {got}"
+
+
+def check_other_modes(mesh: DeviceMesh) -> None:
+    """Under "nan" and "off" a label that is no class makes its row NaN, on all ranks."""
+    labels = T["labels"].clone()
+    labels[6] = 9
+    for mode in ("nan", "off"):
+        for placement in (Shard(0), Shard(1)):
+            with losskit.checks(mode):
+                scores = spread(T["scores"], mesh, [placement] * mesh.ndim).requires_grad_()
+                loss = LF.cross_entropy(scores, labels, reduction="none")
+                backward(loss)
+            assert whole(loss).isnan().tolist() == [False] * 6 + [True]
+            assert whole(scores.grad).isnan().any(1).tolist() == [False] * 6 + [True]
+
+
+def check_messages(mesh: DeviceMesh) -> None:
+    """What is told about DTensors themselves."""
+    x = spread(T["x"], mesh, [Shard(0)] * mesh.ndim)
+    half = init_device_mesh("cpu", (mesh.size(), 1))
+    plain = "A plain tensor beside a DTensor is taken as whole, the same on every rank; for a rank's part use"
+    told = {
+        "mesh": (lambda: LF.mse_loss(x, spread(T["y"], half, [Shard(0), Replicate()])),
+                 "mse_loss: target is a DTensor on another mesh than input. Use target.full_tensor(): a plain tensor is "
+                 "taken as whole, the same on every rank."),
+        "part": (lambda: LF.mse_loss(x, T["y"][:4]), "mse_loss: input (7, 5) and target (4, 5) must have the same "
+                 f"shape. {plain} DTensor.from_local."),
+        "not_plain": (lambda: losskit.AdaptiveLogSoftmaxWithLoss(5, 9, [4])(x, T["labels"]),
+                      "adaptive_log_softmax_with_loss: input must be a plain tensor, got a DTensor. Use "
+                      "input.full_tensor(), or input.to_local() and normalizer=."),
+        "shapes": (lambda: LF.mse_loss(x, spread(T["y"][:4], mesh, [Shard(0)] * mesh.ndim)),
+                   "mse_loss: input (7, 5) and target (4, 5) must have the same shape."),
+    }  # fmt: skip
+    for kind, (call, sentence) in told.items():
+        got = message(call)
+        assert got.split(": ", 1) == [f"{MESSAGES[kind][0].__name__} {kind}", sentence], got
+
+
+def check_failure_elsewhere(mesh: DeviceMesh) -> None:
+    """Whatever stops one rank is told to the others."""
+    plan, fused = losskit.MSELoss().plan(), losskit.MSELoss().plan().fused
+
+    def failing(*arguments: Any) -> Tensor:
+        if dist.get_rank() == 1:
+            raise MemoryError("no memory")
+        return fused(*arguments)
+
+    plan.fused = failing
+    got = message(lambda: LF.mse_loss(spread(T["x"], mesh, [Shard(0)] * mesh.ndim), T["y"]))
+    del plan.fused
+    here = "MemoryError None: no memory"
+    elsewhere = "RankError elsewhere: mse_loss: rank 1 stopped with MemoryError: no memory"
+    assert got == (here if dist.get_rank() == 1 else elsewhere), got
+
+
+def check_tensor_parallel(mesh: DeviceMesh) -> None:
+    """A model whose last layer has its classes on different ranks, inside of loss_parallel and outside."""
+    if mesh.ndim > 1:
+        return
+    torch.manual_seed(5)
+    model = torch.nn.Sequential(torch.nn.Linear(CLASSES, 8))
+    (right,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(T["x"]), T["labels"]), model[0].weight)
+    parallelize_module(model, mesh, {"0": ColwiseParallel(use_local_output=False)})
+    for context in (contextlib.nullcontext, loss_parallel):
+        model.zero_grad()
+        with context():
+            losskit.CrossEntropyLoss()(model(T["x"]), T["labels"]).backward()
+        torch.testing.assert_close(model[0].weight.grad.full_tensor(), right)
+
+
+def check_memory(mesh: DeviceMesh) -> None:
+    """Classes are never gathered: what goes from rank to rank is a number a row, or less."""
+    if mesh.ndim > 1:
+        return
+    sizes, all_reduce = [], dist.all_reduce
+    scores = spread(torch.randn(4, 1000), mesh, [Shard(1)]).requires_grad_()
+    soft = spread(torch.rand(4, 1000), mesh, [Shard(1)])
+    dist.all_reduce = lambda x, *arguments: (sizes.append(x.numel()), all_reduce(x, *arguments))[1]
+    with CommDebugMode() as counted:
+        for target in (torch.arange(4), soft):
+            LF.cross_entropy(scores, target, label_smoothing=0.1, weight=torch.rand(1000)).backward()
+            OwnScoresLoss.functional(scores, target).backward()
+    dist.all_reduce = all_reduce
+    assert max(sizes) == 4
+    assert [str(op) for op in counted.get_comm_counts()] == ["c10d.allreduce_"]
+    assert scores.grad.placements == (Shard(1),)
+
+
+def check_edges(mesh: DeviceMesh) -> None:
+    """Infinite and missing scores, nothing to take a mean of, halves: what whole tensors give."""
+    scores = T["scores"].clone()
+    scores[0, 1], scores[1, 4], scores[2, 0], scores[5, 3] = float("nan"), float("inf"), float("inf"), -float("inf")
+    for placement in (Shard(0), Shard(1)):
+        over = [placement] * mesh.ndim
+        loss = LF.cross_entropy(spread(scores, mesh, over), T["labels"], reduction="none")
+        right = LF.cross_entropy(scores, T["labels"], reduction="none")
+        torch.testing.assert_close(whole(loss), right, equal_nan=True)
+        for rule, nothing in (("nan", float("nan")), ("zero", 0.0)):
+            x = spread(scores, mesh, over).requires_grad_()
+            with losskit.empty(rule):
+                loss = LF.cross_entropy(x, T["labels"], mask=torch.zeros(ROWS, dtype=torch.bool))
+            loss.backward()
+            torch.testing.assert_close(whole(loss), torch.tensor(nothing), equal_nan=True)
+            assert not whole(x.grad).any()
+        for dtype in (torch.bfloat16, torch.float16):
+            for call, other in ((LF.cross_entropy, "labels"), (LF.mse_loss, "y")):
+                x = T["x"].to(dtype)
+                got = call(spread(x, mesh, over), T[other])
+                assert got.dtype == call(x, T[other]).dtype
+                torch.testing.assert_close(whole(got), call(x, T[other]), rtol=0, atol=0)
+
+
+def check_second_derivatives(mesh: DeviceMesh) -> None:
+    """The gradient of a function of the gradient."""
+
+    def twice(x: Tensor, call: Call, other: Tensor, reduction: str) -> Tensor:
+        x = x.detach().requires_grad_()
+        loss = call(x, other, reduction=reduction)
+        (gradient,) = torch.autograd.grad(loss if loss.ndim == 0 else (loss * loss).sum(), x, create_graph=True)
+        (gradient * gradient).sum().backward()
+        return whole(x.grad)
+
+    for placement in (Shard(0), Shard(1), Replicate()):
+        for reduction in ("mean", "none"):
+            for call, other in (
+                (LF.cross_entropy, "labels"), (LF.huber_loss, "y"), (OwnScoresLoss.functional, "ignored")
+            ):  # fmt: skip
+                over = spread(T["scores"], mesh, [placement] * mesh.ndim)
+                got, right = (twice(x, call, T[other], reduction) for x in (over, T["scores"]))
+                torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-6, msg=lambda m: f"{placement}: {m}")
+
+
+def check_why(mesh: DeviceMesh) -> None:
+    """`why` says what each rank runs."""
+    on = {p: spread(T["scores"], mesh, [p] * mesh.ndim) for p in (Shard(0), Shard(1), Replicate())}
+    fused = "fused CPU kernel: one pass over float32 and int64 operands, the gradient written in forward; "
+    told = {
+        Shard(0): fused + "each rank computes its part of the rows of a DTensor",
+        Shard(1): "eager formula: each rank has a part of the classes; maxima, sums and the score of the right class, "
+        "one number a row, are reduced over the ranks",
+        Replicate(): fused + "every rank computes all rows",
+    }
+    for placement, x in on.items():
+        assert str(losskit.why(losskit.CrossEntropyLoss(), x, T["labels"])) == told[placement]
+
+
+def check_compiled(mesh: DeviceMesh) -> None:
+    """torch.compile gives what the call gives, in one graph; a label that one rank finds bad makes its row NaN."""
+    if mesh.size() > 2:  # tracing takes longer than all other checks
+        return
+    bad = T["labels"].clone()
+    bad[6] = 9
+    for placement in (Shard(0), Shard(1)):
+        compiled = torch.compile(LF.cross_entropy, backend="eager", fullgraph=True)
+        x = spread(T["scores"], mesh, [placement] * mesh.ndim).requires_grad_()
+        compiled(x, T["labels"]).backward()
+        y = T["scores"].clone().requires_grad_()
+        LF.cross_entropy(y, T["labels"]).backward()
+        torch.testing.assert_close(whole(x.grad), y.grad)
+        assert whole(compiled(x, bad)).isnan()
+
+
+def check_plain_first(mesh: DeviceMesh) -> None:
+    """The first operand may be the plain one: its gradient is whole on every rank."""
+    for call, target in ((LF.mse_loss, "y"), (LF.cross_entropy, "labels"), (LF.cross_entropy, "soft")):
+        for placement in (Shard(0), Shard(1), Replicate()):
+            x, y = (T["scores"].clone().requires_grad_() for _ in range(2))
+            call(x, spread(T[target], mesh, [placement] * mesh.ndim)).backward()
+            call(y, T[target]).backward()
+            torch.testing.assert_close(x.grad, y.grad)
+
+
+def check_partial(mesh: DeviceMesh) -> None:
+    """Partial scores beside sharded targets are summed and taken by rows."""
+    for call, target in ((LF.mse_loss, "y"), (LF.cross_entropy, "labels")):
+        x = spread(T["scores"], mesh, [Partial()] * mesh.ndim).detach().requires_grad_()
+        loss = call(x, spread(T[target], mesh, [Shard(0)] * mesh.ndim))
+        y = T["scores"].clone().requires_grad_()
+        right = call(y, T[target])
+        loss.backward()
+        right.backward()
+        torch.testing.assert_close(whole(loss), right)
+        torch.testing.assert_close(whole(x.grad), y.grad)
+
+
+def check_broadcasting(mesh: DeviceMesh) -> None:
+    """Without checks, shapes broadcast as those of the whole tensors do."""
+    column, row = T["column"], T["per_class"]
+    for first, second in ((column, row), (row, T["x"]), (T["x"], column)):
+        for over in ((Shard(0), Replicate()), (Replicate(), Shard(0)), (Shard(0), Shard(0))):
+            a, b = (x.clone().requires_grad_() for x in (first, second))
+            spread_out = [spread(x, mesh, [p] * mesh.ndim).requires_grad_() for x, p in zip((first, second), over)]
+            with losskit.checks("off"):
+                right, got = LF.mse_loss(a, b), LF.mse_loss(*spread_out)
+            right.backward()
+            got.backward()
+            torch.testing.assert_close(whole(got), right)
+            for x, y in zip(spread_out, (a, b)):
+                torch.testing.assert_close(whole(x.grad), y.grad)
+
+
+CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
+    **{name: partial(check_loss, name=name) for name in LOSSES},
+    **{
+        check.__name__: check
+        for check in (
+            check_bad_values, check_other_modes, check_messages, check_failure_elsewhere, check_tensor_parallel,
+            check_memory, check_edges, check_second_derivatives, check_why, check_compiled,
+            check_plain_first, check_partial, check_broadcasting,
+        )
+    },
+}  # fmt: skip
+
+
+def work(rank: int, meshes: Sequence[tuple[int, ...]], store: str, out: str) -> None:
+    """Run all checks as one rank, and write down what was wrong."""
+    size = math.prod(meshes[0])
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # torch's remarks on which collectives gloo has
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
+    patience = datetime.timedelta(seconds=120)
+    files = dist.FileStore(store, size)
+    dist.init_process_group("gloo", store=files, rank=rank, world_size=size, timeout=patience)
+    wrong: dict[str, str] = {}
+    for shape in meshes:
+        mesh = init_device_mesh("cpu", shape)
+        for name, check in CHECKS.items():
+            Path(out, f"{rank}.at").write_text(f"{name} on {shape}")
+            try:
+                check(mesh)
+            except Exception:
+                wrong[f"{name} on {shape}, rank {rank}"] = traceback.format_exc(limit=-4)
+    Path(out, f"{rank}.json").write_text(json.dumps(wrong))
+    dist.destroy_process_group()
