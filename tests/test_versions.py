@@ -89,6 +89,16 @@ def test_compiled_while_a_parameter_changes(name, parameter, values, dynamic):
         torch.testing.assert_close(compiled(value), function(*operands, **{parameter: value}))
 
 
+def test_compiled_refuses():
+    """Under torch.compile a bad value raises; in an exported graph, which has to run without losskit, it gives NaN."""
+    torch._dynamo.reset()
+    operands = torch.tensor([0.5, 1.5]), torch.tensor([0.0, 1.0])
+    criterion = losskit.BCELoss()
+    with pytest.raises(ValueError, match=r"input must be in \[0, 1\], got 1.5 at index"):
+        torch.compile(criterion, fullgraph=True, backend="eager")(*operands)
+    assert torch.export.export(criterion, operands).module()(*operands).isnan()
+
+
 def test_inductor():
     torch._dynamo.reset()
     criterion, operands = prepared("smooth_l1_loss")
