@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 HOSTS := .venv-hosts
 BUILT_FROM := pyproject.toml setup.py src/losskit/kernels/compiler.py $(wildcard csrc/*.h csrc/*.cpp csrc/generated/*.cpp)
 
-.PHONY: help setup demo test test-gpu hosts check bench bench-gpu docs site explorer browser wheel clean
+.PHONY: help setup demo test test-gpu versions hosts check bench bench-gpu docs site explorer browser wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: $(READY) ## the whole test suite
 
 test-gpu: $(READY) ## the suite of the GPU kernels on this machine's GPU; without one, in Triton's interpreter
 	$(BIN)/python -m pytest tests/gpu -n 0
+
+versions: ## a short suite under Python 3.10, 3.12 and 3.13, each where it is there, in environments of its own (.versions/)
+	$(PYTHON) tools/versions.py
 
 hosts: $(HOSTS)/.ready ## train other people's programs (transformers, lightning, fastai ...) with losskit in them
 	$(HOSTS)/bin/python -m pytest -c tests/hosts/pytest.ini tests/hosts
@@ -75,4 +78,4 @@ wheel: $(READY) ## build a wheel that serves every Python
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove what was built
-	rm -rf $(VENV) $(HOSTS) build dist site src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated
+	rm -rf $(VENV) $(HOSTS) .versions build dist site src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated

@@ -42,7 +42,9 @@ def exporting() -> bool:
 
 def unrolled() -> bool:
     """Whether a graph is made that does not keep the derivatives of a `torch.autograd.Function`."""
-    return torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and tracing_state() is not None)
+    # Not `torch.compiler.is_exporting()`: to Dynamo of torch 2.10 and 2.11 that is True whenever it compiles.
+    exported = torch.compiler._is_exporting_flag
+    return exported or (not torch.compiler.is_compiling() and tracing_state() is not None)
 
 
 def _proxies() -> bool:
