@@ -31,10 +31,10 @@ def outcome(eager: bool, loss: Any, operands: Any, wanted: Any, **extra: Any) ->
     """Loss and gradients of one path."""
     leaves = [x.clone().requires_grad_(i in wanted) if isinstance(x, Tensor) else x for i, x in enumerate(operands)]
     if eager:
-        plan = loss.plan()
+        plan = loss._planned()
         weight = getattr(loss, "weight", None)
         extras = [extra.get(name) for name in ("sample_weight", "mask", "normalizer")]
-        result = plan.eager(plan.validated([*leaves, *loss.slot_params()], weight, *extras), state.checks)
+        result = plan.eager(plan.validated([*leaves, *loss._slot_params()], weight, *extras), state.checks)
     else:
         result = loss(*leaves, **extra)
     return [result, *torch.autograd.grad(result, [leaves[i] for i in wanted], torch.ones_like(result))]
@@ -97,7 +97,7 @@ def test_a_row_of_nothing_is_nan():
 @pytest.mark.parametrize("setup", samples.everything())
 def test_infinite_weights_and_elements(setup, reduction):
     """A weight of inf or 0 at an infinite element: inf, or 0 times inf, which is NaN; a weight never hides a NaN."""
-    count = len(setup.loss.call_operands())
+    count = len(setup.loss._call_operands())
     for where, weight in itertools.product(itertools.product([-INF, 0.5, INF], repeat=count), (0.0, 2.0, INF)):
         operands = [torch.tensor([[x, 0.5, 1.0]]) for x in where]
         if count > 1:
@@ -368,7 +368,7 @@ def test_gradients_by_stretched_halves_are_rounded_once(dtype, eager):
     for (loss, operands, place), truth, of in zip(cases, truths, wide, strict=True):
         (expected,) = torch.autograd.grad(truth, of)
         if place is None:
-            plan = loss.plan()
+            plan = loss._planned()
             arguments = plan.validated([*operands, weight], None, None, None, None)
             value = plan.eager(arguments, "raise") if eager else loss(*operands)
             (got,) = torch.autograd.grad(value, weight)
@@ -414,7 +414,7 @@ def test_the_limit_of_log_probabilities_is_one():
 def test_why_counts_the_dimensions_that_the_kernel_takes(loss, monkeypatch):
     """Up to MAX_DIMS dimensions the kernel runs, beyond them the formula, and `why` says so."""
     ran = []
-    monkeypatch.setattr(type(loss.plan()), "eager", lambda *given: ran.append("eager") or torch.zeros(()))
+    monkeypatch.setattr(type(loss._planned()), "eager", lambda *given: ran.append("eager") or torch.zeros(()))
     for dims, implementation in ((fused.MAX_DIMS, "fused CPU kernel"), (fused.MAX_DIMS + 1, "eager formula")):
         ran.clear()
         x = torch.rand((2, 2) + (1,) * (dims - 3) + (2,))

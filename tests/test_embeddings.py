@@ -347,7 +347,7 @@ def test_shapes_of_torch():
 @pytest.mark.parametrize("width", [1, 3, 15, 16, 17, 64, 5000])
 def test_layouts(width, monkeypatch):
     """Any strides of any embedding give the bits of the dense call, and the kernel runs."""
-    monkeypatch.setattr(losskit.TripletMarginLoss.plan_class, "eager", lambda *_: pytest.fail("the eager formula ran"))
+    monkeypatch.setattr(losskit.TripletMarginLoss._plan_class, "eager", lambda *_: pytest.fail("the eager formula ran"))
     dense = [x.reshape(3, 4, width) for x in embeddings(12, width, torch.float32, (1.0, 1.0, 1.0))]
     target = torch.tensor([1, -1, 1]).repeat(4).reshape(3, 4)
 

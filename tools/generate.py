@@ -82,7 +82,7 @@ def kernels(cls: type[Family]) -> str:
     parts = [f"// {HEADER}\n// Source: src/losskit/losses/{source_file(cls)}.py"]
     parts.append('#include "kernel.h"\n#include "primitives.h"')
     sources: dict[str, list[str]] = {}  # switches that do not matter give the same source
-    for formula in cls.compiled_formulas():
+    for formula in cls._compiled_formulas():
         on = [name for name, value in formula.switches.items() if value]
         sources.setdefault(codegen.cpp(formula)[1].rstrip(), []).append(" and ".join(on) or "the defaults off")
     for source, settings in sources.items():
@@ -160,7 +160,7 @@ def products() -> dict[Path, str]:
     files[ROOT / "docs/losses.md"] = overview()
     files[ROOT / "src/losskit_guide/catalogue.json"] = catalogue()
     for cls in built_in():
-        if cls.compiled_formulas():
+        if cls._compiled_formulas():
             files[ROOT / f"csrc/generated/{source_file(cls)}.cpp"] = kernels(cls)
     return files
 

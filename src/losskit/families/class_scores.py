@@ -60,7 +60,7 @@ class ClassScoresPlan(Plan):
     gradients = 3
 
     def __init__(self, loss: type[ClassScoresLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula, numbers = loss.formula_of(parameters)
+        formula, numbers = loss._formula_of(parameters)
         self.smoothing = parameters.get("label_smoothing", 0.0)
         self.ignored = parameters["ignore_index"]
         linear = _linear(formula)
@@ -455,47 +455,47 @@ class ClassScoresLoss(Family, abstract=True):
         doc="Share of the target that is spread evenly over all classes.",
     )  # fmt: skip
 
-    statistics = STATISTICS
-    harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
+    _statistics = STATISTICS
+    _harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
     shift: ClassVar[Callable[..., Tensor] | None] = None
-    plan_class = ClassScoresPlan
+    _plan_class = ClassScoresPlan
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return ["input", "target"]
 
     @classmethod
-    def unreduced(cls) -> str:
+    def _unreduced(cls) -> str:
         return "a tensor of the shape of input without the classes"
 
     @classmethod
-    def compiled_formulas(cls) -> list[Formula]:
-        return [formula for formula in cls.formulas.all() if not _linear(formula)]
+    def _compiled_formulas(cls) -> list[Formula]:
+        return [formula for formula in cls._formulas.all() if not _linear(formula)]
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:
         return set() if cls.shift is None else set(inspect.signature(cls.shift).parameters)
 
     @classmethod
-    def slots(cls, prefix: str, class_name: str) -> list[str]:
+    def _slots(cls, prefix: str, class_name: str) -> list[str]:
         if cls.shift is None:
-            return cls.call_operands()
+            return cls._call_operands()
         names = inspect.signature(cls.shift).parameters
         arguments = [
-            f"{class_name}.in_domain({name!r}, {prefix}{name})" if cls.params[name].kind == "tensor" else prefix + name
+            f"{class_name}._in_domain({name!r}, {prefix}{name})" if cls.params[name].kind == "tensor" else prefix + name
             for name in names
         ]
-        return [*cls.call_operands(), f"{class_name}.shift({', '.join(arguments)})"]
+        return [*cls._call_operands(), f"{class_name}.shift({', '.join(arguments)})"]
 
-    def slot_params(self) -> list[Tensor]:
+    def _slot_params(self) -> list[Tensor]:
         shift = type(self).shift
         if shift is None:
             return []
-        return [shift(*(self.in_domain(name, getattr(self, name)) for name in inspect.signature(shift).parameters))]
+        return [shift(*(self._in_domain(name, getattr(self, name)) for name in inspect.signature(shift).parameters))]
 
     @classmethod
-    def in_domain(cls, name: str, x: Any) -> Any:
+    def _in_domain(cls, name: str, x: Any) -> Any:
         """A tensor parameter that `shift` takes, checked as operands are: refused, or NaN where it is bad."""
         domain = cls.params[name].domain
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):

@@ -43,11 +43,11 @@ class EmbeddingsPlan(Plan):
     op = "embeddings"
 
     def __init__(self, loss: type[EmbeddingsLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula, numbers = loss.formula_of(parameters)
+        formula, numbers = loss._formula_of(parameters)
         self.p, self.eps = parameters.get("p", 2.0), parameters.get("eps", 0.0)
         self.swap = parameters.get("swap", False)
         family = sum(STATISTICS[name] << 3 * i for i, name in enumerate(formula.operands)) | self.swap << _SWAP
-        names = loss.call_operands()
+        names = loss._call_operands()
         given = [self.p, self.eps, *map(float, numbers.values())]
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
         self.formula: Formula = formula
@@ -253,8 +253,8 @@ class EmbeddingsLoss(Family, abstract=True):
         default=False, doc="Whether the negative's distance from the positive counts where it is the smaller one."
     )
 
-    statistics = tuple(STATISTICS)
-    plan_class = EmbeddingsPlan
+    _statistics = tuple(STATISTICS)
+    _plan_class = EmbeddingsPlan
     functional: ClassVar[Any]
 
     @classmethod
@@ -262,8 +262,8 @@ class EmbeddingsLoss(Family, abstract=True):
         if not cls.operands and "value" in cls.__dict__:
             cls.operands = _usual_operands(cls)
         super()._declare()
-        count = len(cls.call_operands()) - ("target" in cls.call_operands())
-        for formula in cls.formulas.values():
+        count = len(cls._call_operands()) - ("target" in cls._call_operands())
+        for formula in cls._formulas.values():
             of_three = "negative_distance" in formula.operands
             mixed = {"cosine", "cosine_distance"} & set(formula.operands) and any(
                 "distance" in name and name != "cosine_distance" for name in formula.operands
@@ -273,13 +273,13 @@ class EmbeddingsLoss(Family, abstract=True):
                     f"{cls.__name__}: `value` must speak of the cosine or the distance of two embeddings, or of the "
                     f"positive and the negative distance of three; got {', '.join(formula.operands)} of {count}"
                 )
-            if ("target" in formula.operands) != ("target" in cls.call_operands()):
+            if ("target" in formula.operands) != ("target" in cls._call_operands()):
                 raise DeclarationError(f"{cls.__name__}: `operands` and `value` must both take a target, or neither")
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return list(cls.operands)
 
     @classmethod
-    def unreduced(cls) -> str:
-        return f"a tensor of the shape of {cls.call_operands()[0]} without the last dimension"
+    def _unreduced(cls) -> str:
+        return f"a tensor of the shape of {cls._call_operands()[0]} without the last dimension"

@@ -48,9 +48,9 @@ class MarginsPlan(Plan):
     gradients = 1
 
     def __init__(self, loss: type[MarginsLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula, numbers = loss.formula_of(parameters)
+        formula, numbers = loss._formula_of(parameters)
         code = fused.pack(reduction, family=_MANY if loss.many else 0)
-        super().__init__(loss, reduction, code, loss.call_operands(), list(numbers.values()))
+        super().__init__(loss, reduction, code, loss._call_operands(), list(numbers.values()))
         self.formula, self.many = formula, loss.many
         self.differentiable = formula.differentiable(numbers)
 
@@ -249,8 +249,8 @@ class MarginsLoss(Family, abstract=True):
     )
 
     many: ClassVar[bool] = False
-    statistics = ("difference",)
-    plan_class = MarginsPlan
+    _statistics = ("difference",)
+    _plan_class = MarginsPlan
 
     @classmethod
     def _declare(cls) -> None:
@@ -259,9 +259,9 @@ class MarginsLoss(Family, abstract=True):
         super()._declare()
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return ["input", "target"]
 
     @classmethod
-    def unreduced(cls) -> str:
+    def _unreduced(cls) -> str:
         return "a tensor of shape (N,)"

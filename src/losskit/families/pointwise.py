@@ -40,7 +40,7 @@ class PointwisePlan(Plan):
     op = "pointwise"
 
     def __init__(self, loss: type[PointwiseLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula, numbers = loss.formula_of(parameters)
+        formula, numbers = loss._formula_of(parameters)
         self.batchmean = reduction == "batchmean"
         reduction = "mean" if self.batchmean else reduction
         stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
@@ -294,12 +294,12 @@ class PointwiseLoss(Family, abstract=True):
 
     weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
     rows: ClassVar[bool] = False  # the unreduced loss is the mean over the last dimension
-    plan_class = PointwisePlan
+    _plan_class = PointwisePlan
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return [name for name in inspect.signature(cls.value).parameters if name not in cls.params]
 
     @classmethod
-    def unreduced(cls) -> str:
-        return f"a tensor of the shape of {cls.call_operands()[0]}{' without the classes' if cls.rows else ''}"
+    def _unreduced(cls) -> str:
+        return f"a tensor of the shape of {cls._call_operands()[0]}{' without the classes' if cls.rows else ''}"

@@ -46,7 +46,7 @@ class SequencePlan(Plan):
         self.scores = parameters["from_scores"]
         self.exact = parameters["exact_gradient"] or self.scores
         family = self.scores * _SCORES | self.exact * _EXACT | self.zero_infinity * _ZERO_INFINITY
-        super().__init__(loss, reduction, fused.pack(reduction, family=family), loss.call_operands(), [self.blank])
+        super().__init__(loss, reduction, fused.pack(reduction, family=family), loss._call_operands(), [self.blank])
 
     # -- validation ---------------------------------------------------------------------------------------
 
@@ -347,13 +347,13 @@ class SequenceLoss(Family, abstract=True):
         doc="'none': a loss per sample; 'mean': the mean of losses divided by target lengths; 'sum': their sum.",
     )
 
-    of_formula = False
-    plan_class = SequencePlan
+    _of_formula = False
+    _plan_class = SequencePlan
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return ["log_probs", "targets", "input_lengths", "target_lengths"]
 
     @classmethod
-    def unreduced(cls) -> str:
+    def _unreduced(cls) -> str:
         return "a tensor with a number for each sample"

@@ -423,9 +423,9 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     >>> print(losskit.why(losskit.MSELoss(), torch.zeros(3), torch.zeros(3)))
     fused CPU kernel: one pass over float32 operands, the gradient written in forward
     """
-    plan = loss.plan()
+    plan = loss._planned()
     weight = getattr(loss, "weight", None) if weight is None else weight
-    given = [*operands, *loss.slot_params()]
+    given = [*operands, *loss._slot_params()]
     together = ""
     if sharded.involved(*given, weight, sample_weight, mask, normalizer):
         reason, together = sharded.why(plan, given, weight, sample_weight, mask, normalizer)
