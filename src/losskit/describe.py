@@ -84,7 +84,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     paragraphs = [re.sub(r"\s*\n\s*", "\n", p.strip()) for p in cls.about.split("\n\n")]
     summary, *rest = paragraphs
     advice = [line.replace("\n", " ") for p in rest[:1] for line in re.split(r"\n(?=Choose|Prefer)", p)]
-    formulas = cls._formulas.all() if issubclass(cls, Family) and cls._of_formula else []
+    formulas = cls._formulas.all() if hasattr(cls, "value") else []
     variants = [_variant(cls, formula) for formula in formulas] or [_of_paths()]
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.about)
     by_class = {other.__name__: other.name for other in registered.values()}
