@@ -81,7 +81,9 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
   const T* z = nullptr;
   T m = infinity<T>;
   if (!job.general()) {
-    z = read_row(job, kScores, offsets[kScores], -infinity<T>, s.scores.get(job.padded));
+    T* const buffer = s.scores.get(job.padded);
+    z = read_row(job, kScores, offsets[kScores], -infinity<T>, buffer);
+    if (!job.shift.empty()) s.base[j] = shift_scores(buffer, 1, job.shift.data(), job.classes);
     m = row_maximum(z, job.padded);
   }
   if (!(std::abs(m) < infinity<T>)) {
@@ -190,6 +192,8 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
   const int64_t classes = job.classes;
   Runs* const runs = s.runs;
   const Tile<T> z = read_tile(job, kScores, runs_of<T>(job, kScores, begin, n, runs[kScores]), n, s.scores);
+  for (int64_t j = 0; j < n && !job.shift.empty(); ++j)
+    s.base[j] = shift_scores(s.scores.data.get() + j, z.stride, job.shift.data(), classes);
   Tile<T> t{};
   if (job.probabilities) {
     t = read_tile(job, kTarget, runs_of<T>(job, kTarget, begin, n, runs[kTarget]), n, s.target);
@@ -441,6 +445,7 @@ template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   std::fill(scratch->total, scratch->total + n, 1.0);
   std::fill(scratch->rest, scratch->rest + n, 0.0);
   std::fill(scratch->b, scratch->b + n, 0.0);
+  std::fill(scratch->base, scratch->base + n, 0.0);
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job<T>*>(context), block, *scratch);
 }
 
@@ -544,8 +549,7 @@ template <class T> Result run(const Arguments& given) {
     if (*extras[k] && !attach(job.walk, row_sizes, **extras[k], true, job.sources[kSampleWeight + k])) return declined;
   if (given.mask && job.sources[kMask].dtype != DType::kBool) return declined;
   if (given.weight) {
-    const auto half = [](DType dtype) { return dtype == DType::kHalf || dtype == DType::kBFloat16; };
-    if (half(dtype_of(*given.weight)) && !half(dtype_of(a))) return declined;  // refused, in words
+    if (is_half(dtype_of(*given.weight)) && !is_half(dtype_of(a))) return declined;  // refused, in words
     if (!class_vector(*given.weight, job.classes, job.weights)) return declined;
     job.own_weights.assign(job.weights.begin(), job.weights.end());
     job.own_weights.resize(job.padded, T(0));
@@ -570,7 +574,8 @@ template <class T> Result run(const Arguments& given) {
     const auto dense = dense_strides(whole);
     job.gradient_dtypes[k] = job.sources[k].dtype;
     allocate_gradient(job, result, k, dims, sizes.data(), dense.data());
-    if (job.picked) std::memset(job.gradients[k], 0, job.gradient_sizes[k] * size_of(job.gradient_dtypes[k]));
+    if (job.picked && job.gradient_sizes[k] > 0)
+      std::memset(job.gradients[k], 0, job.gradient_sizes[k] * size_of(job.gradient_dtypes[k]));
     place(kScoresGradient + k, dense.data(), job.gradient_dtypes[k], job.gradients[k]);
     if (!job.gradients[k]) job.gradients[k] = reinterpret_cast<char*>(&job);
   }
@@ -603,10 +608,7 @@ template <class T> Result run(const Arguments& given) {
   job.sums.resize(blocks);
   job.violations.resize(blocks);
   const int64_t grain = std::max<int64_t>(1, kGrain / (job.block_rows * classes));
-  if (blocks <= grain)
-    run_blocks<T>(0, blocks, &job);
-  else
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, blocks, grain, run_blocks<T>, &job));
+  run_parallel(blocks, grain, run_blocks<T>, &job);
   int64_t& status = std::get<5>(result);
   if (options.checks == kRaise)
     for (const uint8_t violation : job.violations)
@@ -627,7 +629,9 @@ Result class_scores(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, Maybe
   if (!known(dtype) || !floating(dtype) || !known(dtype_of(*b))) return declined;
   if (numbers.size() < 4 || numbers.size() > 4 + kMaxParameters) return declined;
   const Arguments given{kernel, code, a, b, c, weight, sample_weight, mask, upstream, numbers};
-  return dtype == DType::kDouble || dtype_of(*b) == DType::kDouble ? run<double>(given) : run<float>(given);
+  // Shifted scores are distances that no shorter number than a double holds well enough.
+  const bool wide = dtype == DType::kDouble || dtype_of(*b) == DType::kDouble || c;
+  return wide ? run<double>(given) : run<float>(given);
 }
 
 }  // namespace losskit

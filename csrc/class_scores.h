@@ -63,8 +63,10 @@ template <class T> struct Buffer {
   int64_t size = 0;
   T* get(int64_t n) {
     if (n > size) {
-      data.reset(static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 127) & ~int64_t(63))));
-      size = n;
+      const int64_t bytes = (n * sizeof(T) + 127) & ~int64_t(63);
+      data.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+      size = data ? n : 0;
+      if (!data) throw std::bad_alloc();
     }
     return data.get();
   }
@@ -88,6 +90,7 @@ template <class T> struct Scratch : Weights {
   alignas(64) double extra[kRows];  // derivative by log_sum_exp less that by the mean
   alignas(64) double a[kRows], b[kRows], own_gradient[kRows], row_weight[kRows];
   alignas(64) double offset[kRows];  // Pivot's; of tiles only after offsets()
+  alignas(64) double base[kRows];    // what shift_scores took from the scores, 0 without a shift
   alignas(64) T kept[kRows], maximum[kRows], magic[kRows], limit[kRows], own_score[kRows];
   alignas(64) T narrow_a[kRows], narrow_b[kRows], narrow_own[kRows];
   alignas(64) T values[kRows], operands[3][kRows], derivatives[3][kRows];
@@ -102,6 +105,23 @@ template <class T> struct Scratch : Weights {
   Buffer<T> scores, target, exponentials, products;
   Buffer<double> wide;
 };
+
+// Shifted scores, less the largest: (z_c - z_p) + (s_c - s_p), since z_c + s_c would round the shift to the digits of
+// the score. Returns what was taken away. Without a finite maximum they are the sums.
+template <class T> double shift_scores(T* z, int64_t step, const T* shift, int64_t classes) {
+  const auto largest = [&](const auto& at) {
+    int64_t place = -1;
+    for (int64_t c = 0; c < classes; ++c)
+      if (const T x = at(c); x > (place < 0 ? -std::numeric_limits<T>::infinity() : at(place))) place = c;
+    return place;
+  };
+  int64_t p = largest([&](int64_t c) { return z[c * step] + shift[c]; });
+  const bool finite = p >= 0 && std::isfinite(z[p * step] + shift[p]);
+  if (finite) p = largest([&, q = p](int64_t c) { return (z[c * step] - z[q * step]) + (shift[c] - shift[q]); });
+  const T score = finite ? z[p * step] : T(0), own = finite ? shift[p] : T(0);
+  for (int64_t c = 0; c < classes; ++c) z[c * step] = (z[c * step] - score) + (shift[c] - own);
+  return double(score) + double(own);
+}
 
 // --------------------------------------------------------------------------------------------------------
 // Exponentials of a row

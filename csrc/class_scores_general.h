@@ -34,10 +34,10 @@ void formula(const Job<T>& job, const double* logs, double lse, double mean, int
 }
 
 // Loss of one row with any formula, any weights q_c, any scores; gradients (times `scale`) where they are wanted.
-// `z` and `q` have job.padded entries.
+// `z`, from which `base` was taken, and `q` have job.padded entries.
 template <class T>
-double general_row(const Job<T>& job, const double* z, const double* q, double scale, double* work, double* dz,
-                   double* dt) {
+double general_row(const Job<T>& job, const double* z, double base, const double* q, double scale, double* work,
+                   double* dz, double* dt) {
   const int64_t n = job.classes, stride = job.padded;
   double *const p = work, *const logs = work + stride, *const values = work + 2 * stride;
   double* const derivatives[3] = {work + 3 * stride, work + 4 * stride, work + 5 * stride};
@@ -75,7 +75,7 @@ double general_row(const Job<T>& job, const double* z, const double* q, double s
     others = sum.value() / total;
     logarithm = std::log1p(sum.value() / own);
     for (int64_t c = 0; c < n; ++c) logs[c] = (z[c] - m) - logarithm;
-    lse = m + logarithm;
+    lse = base + (m + logarithm);
     if (job.statistics[2]) {
       for (int64_t c = 0; c < n; ++c) mean += z[c] - m;
       mean = mean / static_cast<double>(n) - logarithm;
@@ -122,7 +122,9 @@ template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t*
   double *const z = wide, *const q = wide + stride, *const dz = wide + 2 * stride, *const dt = wide + 3 * stride;
   const double smooth = job.smoothing / static_cast<double>(n), keep = 1.0 - job.smoothing;
   read_run(job.sources[kScores].dtype, row_of(job, kScores, offsets[kScores]), job.class_strides[kScores], n, z);
-  for (int64_t c = 0; c < n && !job.shift.empty(); ++c) z[c] = double(T(z[c]) + job.shift[c]);
+  double base = 0.0;
+  if constexpr (sizeof(T) == 8)
+    if (!job.shift.empty()) base = shift_scores(z, 1, job.shift.data(), n);
   std::fill(z + n, z + stride, -infinity<double>);
   if (job.probabilities) {
     read_run(job.sources[kTarget].dtype, row_of(job, kTarget, offsets[kTarget]), job.class_strides[kTarget], n, q);
@@ -133,7 +135,8 @@ template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t*
   }
   std::fill(q + n, q + stride, 0.0);
   const bool by_scores = job.gradients[0], by_target = job.gradients[1];
-  s.dots[j] = general_row(job, z, q, s.scale[j], wide + 4 * stride, by_scores ? dz : nullptr, by_target ? dt : nullptr);
+  s.dots[j] =
+      general_row(job, z, base, q, s.scale[j], wide + 4 * stride, by_scores ? dz : nullptr, by_target ? dt : nullptr);
   if (by_scores) write_row(job, kScoresGradient, offsets[kScoresGradient], dz);
   if (by_target) write_row(job, kTargetGradient, offsets[kTargetGradient], dt);
   s.state[j] = kDone;

@@ -58,7 +58,8 @@ template <class T> char* row_of(const Job<T>& job, int slot, int64_t offset) {
   return const_cast<char*>(job.sources[slot].data) + offset * size_of(job.sources[slot].dtype);
 }
 
-// A row as contiguous numbers, in place if it is that already; `padding` behind rows shorter than kLanes.
+// A row as contiguous numbers, in place if it is that already (and not about to be shifted); `padding` behind rows
+// shorter than kLanes.
 template <class T> const T* read_row(const Job<T>& job, int slot, int64_t offset, T padding, T* buffer) {
   const Source& source = job.sources[slot];
   const bool shifted = slot == kScores && !job.shift.empty();
@@ -66,7 +67,6 @@ template <class T> const T* read_row(const Job<T>& job, int slot, int64_t offset
   if (job.class_strides[slot] == 1 && source.dtype == kOwn<T> && !shifted && job.padded == job.classes)
     return reinterpret_cast<const T*>(data);
   read_run(source.dtype, data, job.class_strides[slot], job.classes, buffer);
-  if (shifted) add_to(buffer, job.shift.data(), job.classes);
   std::fill(buffer + job.classes, buffer + job.padded, padding);
   return buffer;
 }
@@ -108,8 +108,6 @@ template <class T> Tile<T> read_tile(const Job<T>& job, int slot, const Runs& ru
     for (int64_t r = 0; r < runs.count; to += runs.lengths[r++])
       read_run(source.dtype, row_of(job, slot, runs.offsets[r] + c * job.class_strides[slot]), runs.stride,
                runs.lengths[r], to);
-    if (shifted)
-      for (int64_t j = 0; j < n; ++j) tile[c * step + j] += job.shift[c];
   }
   return {tile, step, job.classes, n};
 }

@@ -180,10 +180,6 @@ LOSSKIT_CLONES void row_losses(const T* z, T m, T logarithm, const T* w, double 
   for (int64_t c = 0; c < n; ++c) out[c] = T(double(logarithm - (z[c] - m)) * (w ? double(w[c]) : 1.0) * scale);
 }
 
-template <class T> void add_to(T* x, const T* y, int64_t n) {
-  for (int64_t c = 0; c < n; ++c) x[c] += y[c];
-}
-
 // --------------------------------------------------------------------------------------------------------
 // Plain cross entropy of rows of floats, in place
 

@@ -7,6 +7,11 @@
 namespace losskit {
 namespace {
 
+// A weight times a term; a weight of 0 leaves nothing of an infinite one.
+LOSSKIT_INLINE double silenced(double weight, double term) {
+  return weight == 0.0 && absolute(term) == infinity<double> ? 0.0 : weight * term;
+}
+
 // Log-probability of the excluded class; true if one is too faint for a quotient, or 0.
 template <class T> LOSSKIT_CLONES bool log_probabilities(Scratch<T>& s, int64_t n) {
   int64_t zero = 0;
@@ -37,9 +42,12 @@ LOSSKIT_CLONES int classify(const int64_t* y, const float* mask, int64_t classes
   return static_cast<int>(found);
 }
 
-// Losses of index targets, nothing masked, nothing smoothed.
+// Losses of index targets, nothing masked, nothing smoothed. A weight of 0 silences an infinite term, as a share does.
 template <class T> LOSSKIT_CLONES void plain_losses(Scratch<T>& s, const double* factor, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) s.values[j] = static_cast<T>(s.row_weight[j] * -s.logs[j] * (factor ? factor[j] : 1));
+  for (int64_t j = 0; j < n; ++j) {
+    const double loss = silenced(s.row_weight[j], -s.logs[j]);
+    s.values[j] = static_cast<T>(loss * (factor ? factor[j] : 1));
+  }
 }
 
 // Of the gradient: e_c a, and the excluded class's own.
@@ -107,7 +115,8 @@ template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
       const double lse = double(s.own_score[j]) - s.logs[j];
       if (k == 0) s.operands[k][j] = static_cast<T>(s.logs[j]);
       if (k == 1)
-        s.operands[k][j] = static_cast<T>(s.faint(j) ? std::log(s.others[j]) + s.offset[j] + s.maximum[j] : lse);
+        s.operands[k][j] =
+            static_cast<T>(s.base[j] + (s.faint(j) ? std::log(s.others[j]) + s.offset[j] + s.maximum[j] : lse));
       if (k == 2)
         s.operands[k][j] =
             static_cast<T>(s.dots[j] / static_cast<double>(job.classes) -
@@ -144,11 +153,11 @@ template <class T> void losses(const Job<T>& job, int64_t n, const double* facto
     double loss = 0.0;
     if (s.state[j] == kCounts) {
       if (!job.linear) {
-        loss = s.row_weight[j] * double(s.values[j]);
+        loss = silenced(s.row_weight[j], double(s.values[j]));
       } else if (job.probabilities) {
-        loss = s.total[j] * -s.logs[j] - s.dots[j];
+        loss = silenced(s.total[j], -s.logs[j]) - s.dots[j];
       } else {
-        loss = (1.0 - job.smoothing) * s.row_weight[j] * -s.logs[j];
+        loss = silenced((1.0 - job.smoothing) * s.row_weight[j], -s.logs[j]);
         if (job.smoothing != 0.0) {
           const double logarithm = s.faint(j) ? std::log(s.others[j]) + s.offset[j]
                                               : (double(s.own_score[j]) - double(s.maximum[j])) - s.logs[j];

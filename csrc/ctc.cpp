@@ -819,10 +819,7 @@ Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeT
   const int64_t cost = std::max<int64_t>(
       job.frames * (job.classes + 8 * (b->dim() == 2 ? size : size / std::max<int64_t>(job.samples, 1))), 1);
   const int64_t grain = std::max<int64_t>(32768 / cost, 1);
-  if (job.samples <= grain)
-    run(0, job.samples, &job);
-  else
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, job.samples, grain, run, &job));
+  run_parallel(job.samples, grain, run, &job);
 
   int64_t& status = std::get<5>(result);
   if (options.checks == kRaise) {

@@ -575,10 +575,7 @@ Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTe
   const auto run = dtype == DType::kDouble ? run_blocks<double> : run_blocks<float>;
   const int64_t elements = std::max<int64_t>(1, job.rows * job.width * job.embeddings);
   const int64_t grain = std::max<int64_t>(1, 32768 / elements);  // a thread is woken for that many elements
-  if (blocks <= grain)
-    run(0, blocks, &job);
-  else
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, blocks, grain, run, &job));
+  run_parallel(blocks, grain, run, &job);
 
   if (options.checks == kRaise)
     for (const uint8_t violated : job.violations)

@@ -508,10 +508,7 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
   job.violations.resize(batches);
   const auto run = job.score_dtype == DType::kDouble ? run_batches<double> : run_batches<float>;
   const int64_t grain = std::max<int64_t>(1, 32768 / (job.batch * job.classes));
-  if (batches <= grain)
-    run(0, batches, &job);
-  else
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, batches, grain, run, &job));
+  run_parallel(batches, grain, run, &job);
 
   if (options.checks == kRaise)
     for (const uint8_t violation : job.violations)

@@ -10,8 +10,11 @@
 // 3. `numbers`: the normalizer (NaN: none), a factor of the gradients, then the parameters of the formula.
 // 4. `upstream` makes the call the backward pass of reduction 'none': gradients only, each times the upstream one.
 // 5. The op says with its status what it could not do, instead of raising: kDeclined (shapes or dtypes that it does
-//    not take; nothing was computed), or a positive number that names the violation. Python then finds the words.
-//    kSuspicious: the result is there, but the operands do not look like what the loss takes; Python looks closer.
+//    not take; nothing was computed), kFreed (the memory of a tensor is gone; nothing was read), or a positive number
+//    that names the violation. Python then finds the words. kSuspicious: the result is there, but the operands do not
+//    look like what the loss takes; Python looks closer.
+// 6. With reduction 'none' and no upstream gradient, gradients are those for an upstream gradient of 1, and those by
+//    halves are floats: what multiplies them later must find all their digits.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -21,9 +24,13 @@
 #include <sys/mman.h>
 #endif
 
+#include <atomic>
 #include <cstring>
 #include <initializer_list>
+#include <new>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -39,7 +46,7 @@
 // Register `losskit::name`, a function of this namespace.
 #define LOSSKIT_OP(name)                                                                    \
   STABLE_TORCH_LIBRARY_FRAGMENT(losskit, library) { library.def(#name LOSSKIT_OP_SCHEMA); } \
-  STABLE_TORCH_LIBRARY_IMPL(losskit, CPU, library) { library.impl(#name, TORCH_BOX(&losskit::name)); }
+  STABLE_TORCH_LIBRARY_IMPL(losskit, CPU, library) { library.impl(#name, TORCH_BOX(&losskit::guarded<losskit::name>)); }
 
 namespace losskit {
 
@@ -47,7 +54,7 @@ using torch::stable::Tensor;
 
 enum Reduction { kElements = 0, kMean = 1, kSum = 2 };
 enum Checks { kOff = 0, kNan = 1, kRaise = 2 };
-constexpr int64_t kDeclined = -1;
+constexpr int64_t kDeclined = -1, kFreed = -2;
 constexpr int64_t kSuspicious = 64;  // more than any violation
 constexpr int kMaxParameters = 16;
 
@@ -220,6 +227,8 @@ inline bool floating(DType dtype) {
   return dtype == DType::kHalf || dtype == DType::kFloat || dtype == DType::kDouble || dtype == DType::kBFloat16;
 }
 
+inline bool is_half(DType dtype) { return dtype == DType::kHalf || dtype == DType::kBFloat16; }
+
 // The dtype of the result: torch's promotion among floating dtypes; integers and bools follow.
 inline DType promote(DType a, DType b) {
   if (!floating(b)) return a;
@@ -256,12 +265,21 @@ inline void use_huge_pages(void* data, int64_t bytes) {
 #endif
 }
 
+// Memory that there was not, in the words of torch's allocator: tools that try again with a smaller batch look for
+// them.
+struct OutOfMemory : std::runtime_error {
+  explicit OutOfMemory(int64_t bytes)
+      : std::runtime_error("DefaultCPUAllocator: can't allocate memory: losskit tried to allocate " +
+                           (bytes > 0 ? std::to_string(bytes) + " bytes." : "more than there is.")) {}
+};
+
 inline Tensor allocate(int64_t dims, const int64_t* sizes, const int64_t* strides, DType dtype, int64_t numel) {
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, static_cast<int32_t>(dtype),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor tensor(handle);
   const int64_t bytes = numel * size_of(dtype);
+  if (aoti_torch_empty_strided(dims, sizes, strides, static_cast<int32_t>(dtype), aoti_torch_device_type_cpu(), 0,
+                               &handle) != AOTI_TORCH_SUCCESS)
+    throw OutOfMemory(bytes);
+  Tensor tensor(handle);
   if (bytes >= (int64_t(2) << 20)) use_huge_pages(tensor.data_ptr(), bytes);
   return tensor;
 }
@@ -275,10 +293,59 @@ inline MaybeTensor& gradient_of(Result& result, int operand) {
   return *outputs[operand];
 }
 
+// Run the blocks, on several threads if there are more than `grain`. What a thread throws, torch would only log.
+inline void run_parallel(int64_t blocks, int64_t grain, void (*run)(int64_t, int64_t, void*), void* context) {
+  if (blocks <= grain) return run(0, blocks, context);
+  struct Threads {
+    void (*run)(int64_t, int64_t, void*);
+    void* context;
+    std::atomic<bool> full{false};
+  } threads{run, context};
+  const auto part = [](int64_t begin, int64_t end, void* all) {
+    auto& mine = *static_cast<Threads*>(all);
+    try {
+      mine.run(begin, end, mine.context);
+    } catch (const std::bad_alloc&) {
+      mine.full = true;
+    }
+  };
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, blocks, grain, part, &threads));
+  if (threads.full) throw std::bad_alloc();
+}
+
+// Whether the storage of a tensor holds all its elements: freed storages (FSDP's, between uses) do not.
+inline bool stored(const Tensor& tensor) {
+  const DType dtype = dtype_of(tensor);
+  if (!known(dtype) || !tensor.is_cpu() || tensor.numel() == 0) return true;
+  int64_t bytes, last;
+  aoti_torch_get_storage_size(tensor.get(), &bytes);
+  aoti_torch_get_storage_offset(tensor.get(), &last);
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  for (size_t i = 0; i < sizes.size(); ++i) last += (sizes[i] - 1) * strides[i];
+  return (last + 1) * size_of(dtype) <= bytes;
+}
+
+// An op, called if all its tensors can be read.
+template <auto op>
+Result guarded(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d, MaybeTensor weight,
+               MaybeTensor sample_weight, MaybeTensor mask, MaybeTensor upstream, std::vector<double> numbers) {
+  if (!stored(a)) return {{}, {}, {}, {}, {}, kFreed};
+  for (const MaybeTensor* tensor : {&b, &c, &d, &weight, &sample_weight, &mask, &upstream})
+    if (*tensor && !stored(**tensor)) return {{}, {}, {}, {}, {}, kFreed};
+  try {
+    return op(kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers);
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory(0);
+  }
+}
+
 // Memory for the gradient by an operand, in the operand's dtype, if it is wanted.
 inline void allocate_gradient(Call& call, Result& result, int operand, int64_t dims, const int64_t* sizes,
                               const int64_t* strides) {
   if (!((call.options.gradients >> operand) & 1)) return;
+  DType& dtype = call.gradient_dtypes[operand];
+  if (call.options.reduction == kElements && !call.sources[kUpstream].present() && is_half(dtype))
+    dtype = DType::kFloat;
   int64_t numel = 1;
   for (int64_t i = 0; i < dims; ++i) numel *= sizes[i];
   MaybeTensor& gradient = gradient_of(result, operand);
@@ -331,7 +398,7 @@ inline void finish(Call& call, Result& result) {
   if (options.reduction == kMean && call.denominator == 0.0) {
     value = options.empty_is_zero ? 0.0 : std::numeric_limits<double>::quiet_NaN();
     for (int k = 0; k < kOperands; ++k)
-      if (call.gradients[k])
+      if (call.gradient_sizes[k] > 0)
         std::memset(call.gradients[k], 0, call.gradient_sizes[k] * size_of(call.gradient_dtypes[k]));
   }
   write_run(call.result, &value, 1, std::get<0>(result)->data_ptr());

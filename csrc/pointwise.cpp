@@ -161,6 +161,9 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
     if (!attach(job.walk, sizes.data(), *operands[k], (options.broadcast >> k) & 1, job.sources[k])) return declined;
     dtype = promote(dtype, job.sources[k].dtype);
     job.gradient_dtypes[k] = job.sources[k].dtype;
+    // The sum over what was broadcast is rounded once: Python passes a float in place of the half.
+    const bool summed = (options.gradients >> k) & 1 && operands[k]->numel() != job.walk.numel;
+    if (summed && is_half(job.sources[k].dtype)) return declined;
   }
   if (job.operands != job.kernel->operands || !floating(job.sources[0].dtype)) return declined;
   if (job.kernel->abi != kAbi || numbers.size() < 2 || numbers.size() > 2 + kMaxParameters) return declined;
@@ -171,6 +174,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
   const int64_t numel = job.walk.numel;
   const int64_t row = options.rows ? sizes[sizes.size() - 1] : 1;
+  if (row == 0) return declined;  // each row's loss is a mean over nothing
   merge<kSources>(job.walk, job.sources);
 
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : dtype;
@@ -191,10 +195,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   job.violations.resize(blocks);
   const auto run = dtype == DType::kDouble ? run_blocks<double> : run_blocks<float>;
   constexpr int64_t kGrain = 32;  // blocks: a thread is woken for 32,768 elements or more
-  if (blocks <= kGrain)
-    run(0, blocks, &job);
-  else
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, blocks, kGrain, run, &job));
+  run_parallel(blocks, kGrain, run, &job);
 
   int64_t& status = std::get<5>(result);
   if (options.checks != kOff) {

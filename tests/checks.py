@@ -34,7 +34,7 @@ Compute = Callable[[Sequence[torch.Tensor]], tuple[torch.Tensor, dict[str, torch
 
 def formula_of(setup: Setup) -> Formula:
     """The traced formula that the switches of a setup select."""
-    return setup.loss.formulas[tuple(bool(setting(setup, name)) for name in setup.loss._switches())]
+    return setup.loss._formulas[tuple(bool(setting(setup, name)) for name in setup.loss._switches())]
 
 
 def setting(setup: Setup, name: str) -> Any:
@@ -324,7 +324,7 @@ def fused(setup: Setup) -> Compute:
         formula = formula_of(setup)
         # A class per row, so that the mean over classes is that of one element.
         leaves = [x.detach().clone().reshape(-1, *[1] * setup.loss.rows).requires_grad_() for x in operands]
-        calls = len(setup.loss.call_operands())
+        calls = len(setup.loss._call_operands())
         tensors = dict(zip(formula.operands[calls:], leaves[calls:]))
         loss = setup.loss.functional(*leaves[:calls], **{**setup.params, **tensors}, reduction="none")
         return _with_gradients(formula, loss.reshape(-1), leaves)
@@ -351,7 +351,7 @@ def torchs(setup: Setup) -> Compute | None:
     if "stirling" in setup.params:
         return None
 
-    formula, calls = formula_of(setup), len(setup.loss.call_operands())
+    formula, calls = formula_of(setup), len(setup.loss._call_operands())
 
     def with_gradients(operands: Sequence[torch.Tensor], differentiable: int) -> Any:
         leaves = [x.detach().clone().reshape(-1, *[1] * setup.loss.rows) for x in operands]

@@ -44,7 +44,7 @@ class Setup:
     def operands(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.Tensor]:
         """Random operands inside their domains, at ordinary scale."""
         generator = torch.Generator().manual_seed(seed)
-        return [self.domain(name).sample(shape, generator).to(dtype) for name in self.loss.call_operands()]
+        return [self.domain(name).sample(shape, generator).to(dtype) for name in self.loss._call_operands()]
 
     def domain(self, operand: str) -> Any:
         switches = {name: bool(self.params.get(name, p.default)) for name, p in self.loss.params.items()}

@@ -43,7 +43,7 @@ def declare(power=2.0):
         def value(input, target):
             return (input - target) * power
 
-    return next(iter(CacheTestLoss.formulas.values()))
+    return next(iter(CacheTestLoss._formulas.values()))
 
 
 @pytest.fixture(autouse=True)

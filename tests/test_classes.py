@@ -57,7 +57,7 @@ def test_annotations_are_objects(cls):
 def test_documentation(cls):
     """The class says what its constructor takes, what it is called with, its formula and an example."""
     doc = cls.__doc__
-    for name in [n for n in cls.arguments.split() if n == "reduction" or n in cls.params] + cls.call_operands():
+    for name in [n for n in cls.arguments.split() if n == "reduction" or n in cls.params] + cls._call_operands():
         assert f"    {name}: " in doc, name
     if cls is losskit.TripletMarginWithDistanceLoss:  # which is written by hand
         return
@@ -67,7 +67,7 @@ def test_documentation(cls):
     assert cls.reference.split(",")[0] in doc
     assert "Args:" in pydoc.render_doc(cls)
     function = inspect.getdoc(cls.functional)
-    assert all(f"    {name}: " in function for name in cls.call_operands())
+    assert all(f"    {name}: " in function for name in cls._call_operands())
 
 
 def test_public_names_of_a_loss():

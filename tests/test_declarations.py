@@ -126,7 +126,7 @@ def test_every_path_computes_the_same(what):
     loss = cls("none")
     for dtype in (torch.float64, torch.float32):
         generator = torch.Generator().manual_seed(3)
-        operands = [torch.randn(9, generator=generator, dtype=torch.float64).to(dtype) for _ in cls.call_operands()]
+        operands = [torch.randn(9, generator=generator, dtype=torch.float64).to(dtype) for _ in cls._call_operands()]
         assert losskit.why(loss, *operands).implementation == "fused CPU kernel"
         fused, others = paths(loss, operands)
         tolerance = {"rtol": 8 * torch.finfo(dtype).eps, "atol": 8 * torch.finfo(dtype).eps}
@@ -217,7 +217,7 @@ def test_a_focal_loss_at_a_certain_row(gamma):
 def test_embeddings_need_no_operands(statistics, operands):
     first = statistics.split(",")[0]
     cls = declare(f"@staticmethod\ndef value({statistics}):\n    return log1p({first} * {first})", "EmbeddingsLoss")
-    assert cls.call_operands() == operands
+    assert cls._call_operands() == operands
     tensors = [torch.ones(4) if name == "target" else torch.randn(4, 3) for name in operands]
     assert cls()(*tensors).isfinite()
     assert losskit.explain(cls).operands[0]["name"] == operands[0]

@@ -23,6 +23,13 @@ def with_nan_refused(loss, *operands):
 
 
 # kind -> [(what the user does, the whole message)]
+def freed(*shape):
+    """A tensor whose memory is gone, as FSDP's parameters between uses."""
+    made = torch.ones(shape)
+    made.untyped_storage().resize_(0)
+    return made
+
+
 MISTAKES = {
     "not_a_tensor": [
         (lambda: LF.mse_loss([1.0], t), "mse_loss: input must be a tensor, got list. Use torch.as_tensor(input)."),
@@ -217,6 +224,12 @@ MISTAKES = {
         (lambda: losskit.KLDivLoss(log_target=1), "kl_div: log_target must be True or False, got 1."),
         (lambda: losskit.BCELoss(weight=2.0), "binary_cross_entropy: weight must be a tensor or None, got 2.0."),
     ],
+    "freed": [
+        (
+            lambda: LF.mse_loss(freed(2, 3), torch.ones(2, 3)),
+            "mse_loss: input of shape (2, 3) has a storage of 0 bytes, too few to hold it: its memory was freed.",
+        ),
+    ],
     "reduction": [
         (
             lambda: losskit.MSELoss(reduction="average"),
@@ -362,7 +375,7 @@ def test_settings_restore_what_was_before():
 @pytest.mark.parametrize("setup", samples.everything())
 def test_every_domain_is_enforced(setup):
     """Values just outside each domain, from the domain itself: in operands, fused and eager, and in parameters."""
-    names = setup.loss.call_operands()
+    names = setup.loss._call_operands()
     for position, name in enumerate(names):
         only_with = setup.loss.operands[name].only_with
         if only_with and not setup.params.get(only_with):

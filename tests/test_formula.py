@@ -133,7 +133,7 @@ def test_a_formula_that_is_long_when_written_out():
 
 
 def test_latex_and_javascript_of_a_loss():
-    huber = losskit.HuberLoss.formulas[()]
+    huber = losskit.HuberLoss._formulas[()]
     assert latex(huber.gradients[0]) == r"\operatorname{clamp}\left(x - t,\, -\delta,\, \delta\right)"
     assert print_expr(huber.gradients[0], "javascript") == "lk.clamp(input - target, -delta, delta)"
     assert print_expr(huber.gradients[0], "triton") == "lk.clamp(input - target, -delta, delta)"
@@ -145,7 +145,7 @@ def test_printed_python_is_the_formula(setup):
     """What is printed computes what the author's own function computes."""
     operands = setup.operands((50,))
     switches = tuple(bool(setup.params.get(name, setup.loss.params[name].default)) for name in setup.loss._switches())
-    traced = setup.loss.formulas[switches]
+    traced = setup.loss._formulas[switches]
     numbers = {name: setup.params.get(name, setup.loss.params[name].default) for name in traced.numbers}
     operands += [torch.full((50,), setup.params[name]) for name in traced.operands if name in setup.loss.params]
     printed = function(traced.value, [*traced.operands, *numbers])(*operands, *numbers.values())
@@ -161,7 +161,7 @@ def test_printed_python_is_the_formula(setup):
 def test_kernels_are_found_by_their_source():
     """Every built-in formula has its kernel in the package's library: the committed C++ is not stale."""
     for loss in samples.built_in():
-        for traced in loss.formulas.values():
+        for traced in loss._formulas.values():
             symbol, source = codegen.cpp(traced)
             assert symbol in source
             assert losskit.kernels.library.find(traced), symbol

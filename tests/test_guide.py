@@ -149,7 +149,7 @@ def test_bce_against_mse_on_a_sigmoid():
 def test_the_textbook_says_what_is_computed(name):
     cls = losskit.get(name)
     generator = torch.Generator().manual_seed(3)
-    for traced in cls.formulas.values():
+    for traced in cls._formulas.values():
         book = traced.traced(cls.textbook)
         names = [*traced.operands, *traced.numbers]
         computed = scalar.evaluate([losskit.printing.print_expr(traced.value, "python")], names)

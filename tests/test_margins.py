@@ -48,7 +48,7 @@ def torch_lists(target):
 
 
 def eagerly(loss, *operands, weight=None, sample_weight=None, mask=None, normalizer=None, checks="raise"):
-    plan = loss.plan()
+    plan = loss._planned()
     return plan.eager(plan.validated(operands, weight, sample_weight, mask, normalizer), checks)
 
 

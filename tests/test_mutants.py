@@ -549,7 +549,7 @@ def seen_by_behaviour():
 
 def forget_plans():
     for setup in samples.setups():
-        setup.loss.plans.clear()
+        setup.loss._plans.clear()
 
 
 def test_behaviour():

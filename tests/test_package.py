@@ -124,7 +124,7 @@ def test_declarations_are_complete():
         assert loss.reference
         assert loss.best_for
         assert loss.not_for
-        assert set(loss.operands) == set(loss.call_operands())
+        assert set(loss.operands) == set(loss._call_operands())
 
 
 def test_code_stays_readable():

@@ -621,7 +621,7 @@ def operands_of(name: str, shape: tuple[int, ...] = (3, 4)) -> list[Tensor]:
     if not issubclass(loss, losskit.PointwiseLoss):
         own = "triplet_margin_loss" if name == "TripletMarginWithDistanceLoss" else loss.name
         return next(sample for sample in row_samples.SAMPLES if sample.name == own).operands(shape[0])
-    return [loss.operands[operand].domain.sample(shape, generator) for operand in loss.call_operands()]
+    return [loss.operands[operand].domain.sample(shape, generator) for operand in loss._call_operands()]
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -90,8 +90,8 @@ def test_fused_is_eager(sample, reduction, monkeypatch):
 @ALL
 def test_the_kernel_runs(sample, monkeypatch):
     """Ordinary calls do not fall back to the formula."""
-    plan_class = sample.loss.plan_class
-    monkeypatch.setattr(plan_class, "eager", lambda *args: pytest.fail("the eager formula ran"))
+    _plan_class = sample.loss._plan_class
+    monkeypatch.setattr(_plan_class, "eager", lambda *args: pytest.fail("the eager formula ran"))
     for dtype in DTYPES:
         operands = sample.operands(dtype=dtype)
         for reduction in REDUCTIONS:
@@ -350,7 +350,7 @@ def test_backward(sample):
 def test_no_gradient_work_without_grad(monkeypatch):
     for sample in SAMPLES:
         codes = []
-        op = sample.loss.plan_class.op
+        op = sample.loss._plan_class.op
         real = getattr(torch.ops.losskit, op).default._op
         monkeypatch.setitem(fused._ops, op, lambda *args, real=real, codes=codes: codes.append(args[1]) or real(*args))
         operands = sample.operands()
@@ -397,14 +397,14 @@ def test_declarations_are_complete(cls):
     assert cls.reference
     assert cls.best_for
     assert cls.not_for
-    assert set(cls.operands) == set(cls.call_operands())
+    assert set(cls.operands) == set(cls._call_operands())
 
 
 def tensors(cls, arguments, dtype):
     """The operands and parameters of a case or deviation."""
     operands, params = [], {}
     for name, value in arguments.items():
-        if name not in cls.call_operands():
+        if name not in cls._call_operands():
             tensor = isinstance(value, list) and cls.params[name].kind == "tensor"
             params[name] = torch.tensor(value, dtype=dtype) if tensor else value
             continue
@@ -441,7 +441,7 @@ def deviating(cls, deviation, library_):
     loss = getattr(library_, cls.name)(*operands, **params)
     if deviation.of == "value":
         return loss.sum().item()
-    (gradient,) = torch.autograd.grad(loss.sum(), operands[cls.call_operands().index(deviation.of)])
+    (gradient,) = torch.autograd.grad(loss.sum(), operands[cls._call_operands().index(deviation.of)])
     return gradient.flatten()[0].item()
 
 

@@ -245,7 +245,7 @@ def test_long_sums(dtype):
 
 def evaluate(function, loss, arguments, of, dtype):
     """The value of a function of one-element tensors, or its gradient by an operand."""
-    names = [*loss.call_operands(), *(name for name, p in loss.params.items() if p.kind == "tensor")]
+    names = [*loss._call_operands(), *(name for name, p in loss.params.items() if p.kind == "tensor")]
     shape = (1, 1) if loss.rows else (1,)
     tensors = {k: torch.full(shape, v, dtype=dtype) for k, v in arguments.items() if k in names}
     if of != "value":
@@ -269,7 +269,7 @@ def check_case(loss, case):
         got = evaluate(loss.functional, loss, case.arguments, "value", dtype)
         assert close(got, case.value, relative), f"{loss.name} {case}: value {got!r} in {dtype}"
         if case.grad is not None:
-            got = evaluate(loss.functional, loss, case.arguments, loss.call_operands()[0], dtype)
+            got = evaluate(loss.functional, loss, case.arguments, loss._call_operands()[0], dtype)
             assert close(got, case.grad, relative), f"{loss.name} {case}: gradient {got!r} in {dtype}"
 
 

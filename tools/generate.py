@@ -82,7 +82,7 @@ def kernels(cls: type[Family]) -> str:
     parts = [f"// {HEADER}\n// Source: src/losskit/losses/{source_file(cls)}.py"]
     parts.append('#include "kernel.h"\n#include "primitives.h"')
     sources: dict[str, list[str]] = {}  # switches that do not matter give the same source
-    for formula in cls.compiled_formulas():
+    for formula in cls._compiled_formulas():
         on = [name for name, value in formula.switches.items() if value]
         sources.setdefault(codegen.cpp(formula)[1].rstrip(), []).append(" and ".join(on) or "the defaults off")
     for source, settings in sources.items():
@@ -121,6 +121,10 @@ def deviations() -> str:
             "huber_loss is the number of ranks times too large.",
             "",
         ),
+        ("A triplet exactly at its margin pushes, as in torch 2.13; torch 2.15 gives no gradient there.", ""),
+        ("A class weight of 0 silences an infinite loss of its class; torch multiplies 0 by inf, which is NaN.", ""),
+        ("An infinite score has the gradient of the limit; torch's is NaN.", ""),
+        ("The mean over nothing has a gradient of exact zeros, also where a loss is infinite.", ""),
     ]
     lines += ["", "Rules for all losses:", "", "| rule | torch's behaviour back |", "|---|---|"]
     lines += [f"| {rule} | {way} |" for rule, way in general]
@@ -156,7 +160,7 @@ def products() -> dict[Path, str]:
     files[ROOT / "docs/losses.md"] = overview()
     files[ROOT / "src/losskit_guide/catalogue.json"] = catalogue()
     for cls in built_in():
-        if cls.compiled_formulas():
+        if cls._compiled_formulas():
             files[ROOT / f"csrc/generated/{source_file(cls)}.cpp"] = kernels(cls)
     return files
 

@@ -84,7 +84,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     paragraphs = [re.sub(r"\s*\n\s*", "\n", p.strip()) for p in cls.about.split("\n\n")]
     summary, *rest = paragraphs
     advice = [line.replace("\n", " ") for p in rest[:1] for line in re.split(r"\n(?=Choose|Prefer)", p)]
-    formulas = cls.formulas.all() if issubclass(cls, Family) and cls.of_formula else []
+    formulas = cls._formulas.all() if issubclass(cls, Family) and cls._of_formula else []
     variants = [_variant(cls, formula) for formula in formulas] or [_of_paths()]
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.about)
     by_class = {other.__name__: other.name for other in registered.values()}
@@ -105,9 +105,9 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         not_for=cls.not_for,
         alternatives=[by_class[name] for name in dict.fromkeys(named) if name in by_class and name != cls.__name__],
         signature=signature,
-        operands=[{"name": name, "doc": operand_doc(cls, name)} for name in cls.call_operands()],
+        operands=[{"name": name, "doc": operand_doc(cls, name)} for name in cls._call_operands()],
         parameters=[parameter(cls, name) for name in cls.arguments.split() if name not in ("size_average", "reduce")],
-        unreduced=cls.unreduced() if issubclass(cls, Family) else "a tensor of the shape of the distances",
+        unreduced=cls._unreduced() if issubclass(cls, Family) else "a tensor of the shape of the distances",
         symbols=_symbols(cls, variants),
         variants=variants,
         facts=asdict(cls.facts) | {"robust": cls.facts.robust} if hasattr(cls, "facts") else {},

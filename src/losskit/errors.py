@@ -86,6 +86,10 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "{loss}: {argument} must have one entry for each of {classes} classes, got shape {got}.",
     ),
     "weight_dtype": (LossTypeError, "{loss}: weight is {got} but input is {expected}. Use weight.to(input.dtype)."),
+    "freed": (
+        LossValueError,
+        "{loss}: {argument} of shape {got} has a storage of {bytes} bytes, too few to hold it: its memory was freed.",
+    ),
     "domain": (LossValueError, "{loss}: {argument} must be {expected}, got {got} at index {index}.{hint}"),
     "normalizer": (
         LossValueError,

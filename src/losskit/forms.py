@@ -50,7 +50,7 @@ def _operand_type(loss: type[Family], name: str) -> str:
 
 def _run_arguments(loss: type[Family], prefix: str, class_name: str) -> str:
     """The operands of `run`, always four."""
-    names = loss.slots(prefix, class_name)
+    names = loss._slots(prefix, class_name)
     return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
 
 
@@ -58,7 +58,7 @@ def signature_source(loss: type[Family], annotated: bool, unknown: str = "") -> 
     """The first line of the functional form; unknown: what takes arguments that it does not have."""
     names = loss.arguments.split()
     defaults = {name: loss._default(name) for name in names} | dict.fromkeys(_EXTRAS)
-    signature = [f"{name}: {_operand_type(loss, name)}" if annotated else name for name in loss.call_operands()]
+    signature = [f"{name}: {_operand_type(loss, name)}" if annotated else name for name in loss._call_operands()]
     types = {name: _type(loss, name) for name in names}
     for name, kind in (types | {"*": ""} | _EXTRAS).items():
         typed = f"{name}: {kind} = " if annotated else f"{name}="
@@ -69,7 +69,7 @@ def signature_source(loss: type[Family], annotated: bool, unknown: str = "") -> 
 
 def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
     """The functional form as Python source."""
-    names, operands = loss.arguments.split(), loss.call_operands()
+    names, operands = loss.arguments.split(), loss._call_operands()
     tensors = [*operands, *(p.name for p in loss.params.values() if p.kind == "tensor" and p.name in names)]
     tensors += ["weight"] if "weight" in names and "weight" not in tensors else []
     passed = [*operands, *(f"{name}={name}" for name in [*names, *_EXTRAS])]
@@ -100,7 +100,7 @@ _RAISED = ["    except LossError as problem:", "        raise problem.with_trace
 
 def forward_source(loss: type[Family]) -> str:
     """`forward` as Python source; ONNX's exporter of traced graphs gives a None by position for each of the extras."""
-    operands = ", ".join(loss.call_operands())
+    operands = ", ".join(loss._call_operands())
     weight = "self.weight" if "weight" in loss.params else "None"
     extras = "sample_weight, mask, normalizer"
     return "\n".join([
@@ -111,7 +111,7 @@ def forward_source(loss: type[Family]) -> str:
         f"    if has_torch_function_variadic({operands}):",
         f"        return overridden(self, ({operands},), {extras})",
         "    try:",
-        "        plan = self._plan or self.plan()",
+        "        plan = self._plan or self._planned()",
         f"        return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, {extras})",
         *_RAISED,
     ])  # fmt: skip
@@ -130,7 +130,7 @@ def misspelt(loss: Any, unknown: Iterable[str], method: bool = False) -> Excepti
     """The error about arguments that a call does not have; method: the call is that of an instance."""
     name = next(iter(unknown))
     arguments = loss.arguments.split()
-    of_call = [*loss.call_operands(), *_EXTRAS]
+    of_call = [*loss._call_operands(), *_EXTRAS]
     hint = suggestion(f"'{name}'", of_call if method else [*of_call, *arguments])
     if method and name in arguments:
         hint = f" It is an argument of the constructor: {loss.__name__}({name}=...)."
@@ -144,7 +144,7 @@ def refuse_more(loss: Loss, more: Sequence[Any], unknown: Mapping[str, Any]) -> 
     if unknown:
         raise misspelt(cls, unknown, method=True)
     if any(x is not None for x in more):
-        names = cls.call_operands()
+        names = cls._call_operands()
         raise error("by_keyword", loss=cls.__name__, expected=", ".join(names), got=len(names) + len(more))
 
 
@@ -162,7 +162,7 @@ def constructor_source(loss: type[Loss]) -> str:
 def operand_doc(loss: Any, name: str) -> str:
     """What an operand means, which shape it may have, which values are refused."""
     undeclared = Operand("True values." if name == "target" else "Predictions.")
-    operand, first = loss.operands.get(name, undeclared), loss.call_operands()[0]
+    operand, first = loss.operands.get(name, undeclared), loss._call_operands()[0]
     text = operand.doc
     if name != first and _of_elements(loss):
         text += f" Of the shape of {first}{', or with dimensions of size 1' if operand.broadcast else ''}."
@@ -191,7 +191,7 @@ def argument_doc(loss: type[Loss], name: str) -> str:
 
 def docstring(loss: type[Family], *, function: bool) -> str:
     """The author's docstring, then arguments, results, errors, an example and the source of the formula."""
-    operands = {name: operand_doc(loss, name) for name in loss.call_operands()}
+    operands = {name: operand_doc(loss, name) for name in loss._call_operands()}
     arguments = {name: argument_doc(loss, name) for name in loss.arguments.split() if function or name in _fields(loss)}
     dtype = "Its dtype is that of the operands, promoted; halves are computed in float32 and rounded once."
     called = [f"{name}: {text}" for name, text in operands.items()]
@@ -202,7 +202,7 @@ def docstring(loss: type[Family], *, function: bool) -> str:
     )
     sections |= {
         "Formula": _formula(loss),
-        "Returns": [f"A scalar; with 'none' {loss.unreduced()}. {dtype}"],
+        "Returns": [f"A scalar; with 'none' {loss._unreduced()}. {dtype}"],
         "Raises": [
             "TypeError: An argument is not a tensor, or of a dtype that makes no sense.",
             "ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.",
@@ -226,17 +226,17 @@ def _fields(loss: type[Loss]) -> list[str]:
 
 
 def _of_elements(loss: Any) -> bool:
-    return getattr(loss, "of_formula", False) and loss.statistics is None
+    return getattr(loss, "_of_formula", False) and loss._statistics is None
 
 
 def _formula(loss: type[Family]) -> list[str]:
     """The formula of an element, a row or a pair, as books have it, with all switches at their defaults."""
-    if not loss.of_formula:
+    if not loss._of_formula:
         return []
     from losskit.printing import print_expr
 
     switches = [loss.params[name].default for name in loss._switches()]
-    formula = loss.formulas[tuple(x is not None if not isinstance(x, bool) else x for x in switches)]
+    formula = loss._formulas[tuple(x is not None if not isinstance(x, bool) else x for x in switches)]
     book = formula.traced(loss.textbook) if loss.textbook else formula.value
     return [print_expr(book, "python")]
 
@@ -245,7 +245,7 @@ def _example(loss: type[Family], function: bool) -> list[str]:
     """The first worked case as a doctest; of a loss outside of the package without its import."""
     if not loss.cases:
         return []
-    case, names = loss.cases[0], loss.call_operands()
+    case, names = loss.cases[0], loss._call_operands()
     tensor = "torch.tensor([{}])" if _of_elements(loss) else "torch.tensor({})"
     operands = ", ".join(tensor.format(value) for name, value in case.arguments.items() if name in names)
     fields = ", ".join(f"{name}={value}" for name, value in case.arguments.items() if name not in names)

@@ -132,7 +132,7 @@ class Loss(nn.Module):
     name: ClassVar[str] = ""
     arguments: ClassVar[str] = ""
     params: ClassVar[dict[str, Param]] = {}
-    family_params: ClassVar[set[str]] = {"weight"}  # what a formula need not take: parameters of its family
+    _family_params: ClassVar[set[str]] = {"weight"}  # what a formula need not take: parameters of its family
     reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
     facts: ClassVar[Facts]
     cases: ClassVar[tuple[Case, ...] | list[Case]] = ()
@@ -151,7 +151,7 @@ class Loss(nn.Module):
         super().__init_subclass__()
         if abstract:
             cls.params = cls.params | _collect(cls)
-            cls.family_params = cls.family_params | set(cls.params)
+            cls._family_params = cls._family_params | set(cls.params)
             return
         if cls.declared is not None:
             _check_subclass(cls, cls.declared)
@@ -188,7 +188,7 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         """The tensors that a call takes, in order."""
         raise NotImplementedError
 
@@ -207,7 +207,7 @@ class Loss(nn.Module):
             except TypeError as problem:
                 hint = suggestion(str(problem), names)
                 named = re.findall(r"'(\w+)'", str(problem))
-                if named and named[-1] in (*cls.call_operands(), "sample_weight", "mask", "normalizer"):
+                if named and named[-1] in (*cls._call_operands(), "sample_weight", "mask", "normalizer"):
                     hint = f" It is an argument of the call: {cls.__name__}()(..., {named[-1]}=...)."
                 raise error("arguments", loss=cls.__name__, problem=problem, hint=hint) from None
         if cls.declared is not None and cls.declared.name not in registered:  # from another process, by value
@@ -306,7 +306,10 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
                 f"{cls.__name__}: a parameter cannot be called {name}, which every module has; choose another name"
             )
     for name, declared in list(cls.__dict__.items()):
-        if not isinstance(declared, Param) or name == "reduction":
+        if not isinstance(declared, Param):
+            continue
+        if name == "reduction":  # whose values are those of `reductions`
+            delattr(cls, name)
             continue
         kind = _kind(annotations.get(name))
         if kind is None:
@@ -399,7 +402,7 @@ def refuse_operands(loss: type[Loss], given: Mapping[str, Any], more: Sequence[A
         declared = loss.params.get(name)
         if declared and (declared.kind == "tensor" or value.numel() == 1 or not several):
             continue  # a parameter, right or wrong
-        operands = ", ".join(loss.call_operands())
+        operands = ", ".join(loss._call_operands())
         call = f"{loss.__name__}()({operands})"
         if loss.__module__.startswith("losskit."):
             call = f"losskit.{call} or losskit.functional.{loss.name}({operands})"

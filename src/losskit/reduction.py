@@ -11,6 +11,7 @@ This is the eager form of what the fused loop does in `csrc/pointwise.cpp`; both
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -65,6 +66,46 @@ def _meant(loss: str, value: object) -> str:
     return "" if own is None else number_hint(own, value)
 
 
+def counting(
+    reduction: str,
+    shape: Sequence[int],
+    like: Tensor,
+    *,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
+    normalizer: Tensor | float | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The mask and the denominator of a mean of losses of this shape; None: nothing is masked, all count alike.
+
+    Where the denominator is 0 nothing counts: all is masked, before operands are looked at. To divide by something
+    else afterwards is not enough, since 0 times the gradient of an infinite loss is NaN. weight: if it counts.
+    """
+    weights = [w for w in (weight, sample_weight) if w is not None]
+    if reduction != "mean" or (normalizer is None and mask is None and not weights):
+        return mask, None
+    if normalizer is not None:
+        denominator = torch.as_tensor(normalizer, dtype=like.dtype, device=like.device).reshape(())
+    else:
+        counts = torch.ones(tuple(shape), dtype=like.dtype, device=like.device)
+        for w in weights:
+            counts = counts * w.to(like.dtype)
+        denominator = counts.sum() if mask is None else torch.where(mask, counts, 0.0).sum()
+    something = denominator != 0
+    return something if mask is None else mask & something, denominator
+
+
+def mean_of_rows(values: Tensor) -> Tensor:
+    """The mean of each row; over no elements it follows the rule for nothing."""
+    if values.shape[-1]:
+        return values.mean(-1)
+    return values.sum(-1) + _of_nothing()
+
+
+def _of_nothing() -> float:
+    return 0.0 if state.empty == "zero" else float("nan")
+
+
 def reduce_eagerly(
     values: Tensor,
     reduction: str,
@@ -76,6 +117,10 @@ def reduce_eagerly(
     normalizer: Tensor | float | None,
 ) -> Tensor:
     """Weigh, mask and reduce element losses. The dtype of `values` is kept; sums run in it."""
+    counted = weight if weight_in_mean else None
+    mask, denominator = counting(
+        reduction, values.shape, values, weight=counted, sample_weight=sample_weight, mask=mask, normalizer=normalizer
+    )
     if mask is not None:
         values = torch.where(mask, values, torch.zeros_like(values))
     for factor in (weight, sample_weight):
@@ -87,26 +132,10 @@ def reduce_eagerly(
     total = values.sum()
     if reduction == "sum":
         return total
-    if normalizer is not None:
-        denominator = torch.as_tensor(normalizer, dtype=values.dtype, device=values.device).reshape(())
-    else:
-        counted = [w for w in (weight if weight_in_mean else None, sample_weight) if w is not None]
-        if not counted and mask is None:
-            return _mean_of_all(total, values.numel())
-        else:
-            counts = torch.ones_like(values)
-            for w in counted:
-                counts = counts * w.to(values.dtype)
-            denominator = counts.sum() if mask is None else torch.where(mask, counts, 0.0).sum()
+    if denominator is None:
+        count = values.numel()  # may be a symbol of a graph, which `mean` would make a number
+        return total / count if count else total + _of_nothing()
     # A zero denominator must not divide: the gradient of x / 0 is NaN, that of nothing is 0.
     nothing = denominator == 0
     mean = total / torch.where(nothing, torch.ones_like(denominator), denominator)
-    of_nothing = 0.0 if state.empty == "zero" else float("nan")
-    return torch.where(nothing, torch.full_like(mean, of_nothing), mean)
-
-
-def _mean_of_all(total: Tensor, count: int) -> Tensor:
-    """The mean of `count` elements, by a division that a graph with a symbolic number of elements can hold, too."""
-    if count == 0:
-        return total + (0.0 if state.empty == "zero" else float("nan"))
-    return total / count
+    return torch.where(nothing, torch.full_like(mean, _of_nothing()), mean)

@@ -80,10 +80,10 @@ def arguments(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...]
         lengths = torch.full((samples,), max(1, frames // 4))
         return [normal(*shape).log_softmax(-1), integers(1, max(2, labels), samples, max(1, frames // 4)),
                 torch.full((samples,), frames), lengths]  # fmt: skip
-    names = cls.call_operands()
+    names = cls._call_operands()
     if issubclass(cls, EmbeddingsLoss) or name == "triplet_margin_with_distance_loss":
         return [2 * integers(0, 2, *shape[:-1]) - 1 if n == "target" else normal(*shape) for n in names]
-    plan = cls().plan()
+    plan = cls()._planned()
     domains = dict(zip(plan.names, plan.formula.domains, strict=True))
     return [domains[n].sample(shape, generator).to(at, dtype) for n in names]
 

@@ -25,7 +25,7 @@ def both(loss, operands, device):
 @pytest.mark.parametrize("what", [what for what in test_declarations.ODD if what != "many terms"])
 def test_every_path_computes_the_same(what, device):
     cls = test_declarations.declare(test_declarations.ODD[what])
-    operands = [torch.randn(9) for _ in cls.call_operands()]
+    operands = [torch.randn(9) for _ in cls._call_operands()]
     kernel, eager = both(cls("none"), operands, device)
     for got, want in zip(kernel, eager):
         assert got.dtype == want.dtype

@@ -66,7 +66,7 @@ def differentiated(loss, leaves):
 
 def got_and_expected(loss, operands, **extras):
     """Results of the kernel, and of the eager formula in float64."""
-    plan = loss.plan()
+    plan = loss._planned()
     assert losskit.why(loss, *operands, **extras).implementation == "fused GPU kernel"
     leaves, wide = leaves_of(operands), leaves_of(operands, torch.float64)
     given = {"weight": None, "sample_weight": None, "mask": None, "normalizer": None, **extras}
@@ -285,7 +285,7 @@ def test_zero_vectors_and_ties():
 @pytest.mark.parametrize("name", LOSSES)
 def test_nan_in_nan_out(name):
     loss, operands = call_of(name, (4,), 5, torch.float32, reduction="none")
-    for which in range(len(operands) - ("target" in loss.call_operands())):
+    for which in range(len(operands) - ("target" in loss._call_operands())):
         spoiled = [x.clone() for x in operands]
         spoiled[which][1, 3] = NAN
         spoiled[which][2] = NAN

@@ -250,7 +250,7 @@ class Formula:
 
     def prepare(self, formula: Differentiable) -> None:
         """Make what torch.compile cannot trace the making of."""
-        formula.prepare({name: operand.domain.typical for name, operand in self.declared.items()} | self.loss.harmless)
+        formula.prepare({name: operand.domain.typical for name, operand in self.declared.items()} | self.loss._harmless)
 
     @property
     def predictions(self) -> int:
@@ -332,25 +332,25 @@ class Plans(dict[tuple[Any, ...], Plan]):
 class Family(Loss, abstract=True):
     """Base of the families: what a declaration with a `value` becomes.
 
-    A family gives `plan_class`, the names of its calls' tensors (`call_operands`) and, where a formula speaks of
+    A family gives `_plan_class`, the names of its calls' tensors (`_call_operands`) and, where a formula speaks of
     something else than these tensors, the names that it may use (`statistics`).
     """
 
     operands: ClassVar[dict[str, Operand]] = {}
-    statistics: ClassVar[tuple[str, ...] | None] = None  # None: the formula's arguments are the operands
-    harmless: ClassVar[dict[str, float]] = {}  # values of statistics at which no formula has an infinite derivative
-    of_formula: ClassVar[bool] = True  # whether a declaration has a `value`
-    plan_class: ClassVar[Callable[..., Plan]]
+    _statistics: ClassVar[tuple[str, ...] | None] = None  # None: the formula's arguments are the operands
+    _harmless: ClassVar[dict[str, float]] = {}  # values of statistics at which no formula has an infinite derivative
+    _of_formula: ClassVar[bool] = True  # whether a declaration has a `value`
+    _plan_class: ClassVar[Callable[..., Plan]]
     grad: ClassVar[Callable[..., Any] | None] = None
     value: ClassVar[Callable[..., Any]]
     functional: ClassVar[Callable[..., Tensor]]
-    plans: ClassVar[Plans]
-    formulas: ClassVar[Formulas]
+    _plans: ClassVar[Plans]
+    _formulas: ClassVar[Formulas]
 
     @classmethod
     def _declare(cls) -> None:
-        cls.formulas, cls.plans = Formulas(cls), Plans()
-        if cls.of_formula:
+        cls._formulas, cls._plans = Formulas(cls), Plans()
+        if cls._of_formula:
             cls._trace()
         sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
         scope: dict[str, Any] = {
@@ -389,17 +389,17 @@ class Family(Loss, abstract=True):
                     f"{cls.__name__}: {name} is a parameter; write "
                     f"{name}: {type(own).__name__} = param(default={own!r}, doc=...)"
                 )
-            if cls.statistics is not None and name not in cls.params and name not in cls.statistics:
-                known = ", ".join(cls.statistics)
+            if cls._statistics is not None and name not in cls.params and name not in cls._statistics:
+                known = ", ".join(cls._statistics)
                 raise DeclarationError(
                     f"{cls.__name__}: `value` may speak of {known} and its parameters, not of {name}"
                 )
         for name in cls.params:
-            if name not in taken and name not in cls.family_params | cls._used_elsewhere():
+            if name not in taken and name not in cls._family_params | cls._used_elsewhere():
                 raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
         if cls.grad is not None and list(_arguments(cls, "grad")) != list(taken):
             raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {', '.join(taken)}")
-        for formula in cls.formulas.all():
+        for formula in cls._formulas.all():
             if not 1 <= len(formula.operands) <= MAX_OPERANDS:
                 raise DeclarationError(
                     f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
@@ -410,7 +410,7 @@ class Family(Loss, abstract=True):
                     f"{cls.__name__}: a loss may have {MAX_PARAMETERS} numbers, got {len(formula.numbers)}"
                 )
 
-    def plan(self) -> Plan:
+    def _planned(self) -> Plan:
         """What runs this loss with its present parameters."""
         if self._plan is None:
             values = [(p, getattr(self, p.name)) for p in self._plan_params()]
@@ -419,14 +419,14 @@ class Family(Loss, abstract=True):
         return self.__dict__["_plan"]
 
     @classmethod
-    def unreduced(cls) -> str:
+    def _unreduced(cls) -> str:
         """What reduction 'none' gives, in words."""
         raise NotImplementedError
 
     @classmethod
-    def compiled_formulas(cls) -> list[Formula]:
+    def _compiled_formulas(cls) -> list[Formula]:
         """The formulas that the kernel evaluates, one for each setting of the switches."""
-        return cls.formulas.all() if cls.of_formula else []
+        return cls._formulas.all() if cls._of_formula else []
 
     @classmethod
     def _plan_params(cls) -> list[Param]:
@@ -436,7 +436,7 @@ class Family(Loss, abstract=True):
     @classmethod
     def _formula_params(cls) -> list[Param]:
         """The parameters that the formula takes; the others belong to the family."""
-        taken = inspect.signature(cls.value).parameters if cls.of_formula else {}
+        taken = inspect.signature(cls.value).parameters if cls._of_formula else {}
         return [p for p in cls.params.values() if p.name in taken]
 
     @classmethod
@@ -445,9 +445,9 @@ class Family(Loss, abstract=True):
         return [p.name for p in cls._formula_params() if p.kind in ("bool", "tensor")]
 
     @classmethod
-    def formula_of(cls, parameters: dict[str, Any]) -> tuple[Formula, dict[str, float]]:
+    def _formula_of(cls, parameters: dict[str, Any]) -> tuple[Formula, dict[str, float]]:
         """The formula that these parameters select, and the numbers that it takes."""
-        formula = cls.formulas[tuple(parameters[name] for name in cls._switches())]
+        formula = cls._formulas[tuple(parameters[name] for name in cls._switches())]
         return formula, formula.kernel_values(parameters)
 
     @classmethod
@@ -456,11 +456,11 @@ class Family(Loss, abstract=True):
         return set()
 
     @classmethod
-    def slots(cls, prefix: str, class_name: str) -> list[str]:
+    def _slots(cls, prefix: str, class_name: str) -> list[str]:
         """The tensors that `run` is given, as source; tensor parameters come after the operands of the call."""
-        return cls.call_operands() + [prefix + p.name for p in cls._plan_params() if p.kind == "tensor"]
+        return cls._call_operands() + [prefix + p.name for p in cls._plan_params() if p.kind == "tensor"]
 
-    def slot_params(self) -> list[Tensor]:
+    def _slot_params(self) -> list[Tensor]:
         """The tensor parameters that are there."""
         tensors = [getattr(self, p.name) for p in self._plan_params() if p.kind == "tensor"]
         return [x for x in tensors if x is not None]
@@ -496,7 +496,7 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
         return getattr(_plans, _stored(loss, reduction, *[_constant(value) for value in values]))
     key = (reduction, *values)
     try:
-        plan = loss.plans.get(key)
+        plan = loss._plans.get(key)
     except TypeError:  # unhashable: the new plan's validation says what is allowed
         plan = None
     if plan is not None:
@@ -504,9 +504,9 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
     if any(isinstance(value, Tensor) for value in values):  # found by what is in it, which may change
         return plan_of(loss, reduction, *_checked(loss, values).values())
     plan = _new_plan(loss, reduction, *values)
-    if len(loss.plans) >= 256:  # a parameter that changes with every step must not fill the memory
-        loss.plans.clear()
-    loss.plans[key] = plan
+    if len(loss._plans) >= 256:  # a parameter that changes with every step must not fill the memory
+        loss._plans.clear()
+    loss._plans[key] = plan
     return plan
 
 
@@ -524,7 +524,7 @@ def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
         check_reduction(loss.name, reduction, loss.reductions, number_hint(loss, reduction))
     check_reduction(loss.name, reduction, loss.reductions)
     checked = _checked(loss, values)
-    plan = loss.plan_class(loss, reduction, checked)
+    plan = loss._plan_class(loss, reduction, checked)
     plan.key = json.dumps([loss.name, reduction, *checked.values()])
     return plan
 

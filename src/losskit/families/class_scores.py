@@ -29,7 +29,8 @@ from losskit.domains import Interval, log_probability, probability, real, shorte
 from losskit.errors import error
 from losskit.families.base import Family, Formula
 from losskit.formula import times
-from losskit.kernels import eager, fused
+from losskit.graph import Trace
+from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import (
     Arguments,
     Plan,
@@ -43,7 +44,8 @@ from losskit.kernels.dispatch import (
 )
 from losskit.kernels.sharded import Dims, Part
 from losskit.loss import param
-from losskit.reduction import Reduction, reduce_eagerly
+from losskit.policy import state
+from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.spaces import like_softmax
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
@@ -58,7 +60,7 @@ class ClassScoresPlan(Plan):
     gradients = 3
 
     def __init__(self, loss: type[ClassScoresLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula, numbers = loss.formula_of(parameters)
+        formula, numbers = loss._formula_of(parameters)
         self.smoothing = parameters.get("label_smoothing", 0.0)
         self.ignored = parameters["ignore_index"]
         linear = _linear(formula)
@@ -138,7 +140,7 @@ class ClassScoresPlan(Plan):
         return min(1, ndim - 1)
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
-        (_, target, *_), weight, _, mask, _ = arguments
+        (_, target, *_), weight, _, mask, *_ = arguments
         if target.is_floating_point():
             return [], mask
         target = target.long()
@@ -150,8 +152,10 @@ class ClassScoresPlan(Plan):
         return self.eager(arguments, checks, part)
 
     def eager(self, arguments: Arguments, checks: str, part: Part | None = None) -> Tensor:
-        (input, target, *shift), weight, sample_weight, mask, normalizer = arguments
+        (input, target, *shift), weight, sample_weight, mask, normalizer, _ = arguments
         wide = eager.compute_dtype([input, target])
+        if shift and input.device.type != "mps":  # as the kernel
+            wide = torch.float64
         dtype = eager.result_dtype([input, target])
         soft = target.is_floating_point()
         target = target if soft else target.long()
@@ -160,30 +164,41 @@ class ClassScoresPlan(Plan):
         kept = mask
         if not soft:
             kept = target != self.ignored if mask is None else mask & (target != self.ignored)
-        if kept is not None:
-            scores = torch.where(kept.unsqueeze(-1), scores, 0.0)  # a NaN behind the mask must not reach the gradient
         classes = scores.shape[-1] if part is None else part.total
         own = _itself if part is None else part.own
-        if shift:
-            scores = scores + own(shift[0].to(wide))
         each = torch.ones(classes, dtype=wide, device=scores.device) if weight is None else weight.to(wide)
+        if not soft:
+            right = _within(target, classes)
+            of_right = each[right]
+        kept, normalizer = counting(
+            self.reduction, scores.shape[:-1], scores, weight=None if weight is None or soft else of_right,
+            sample_weight=sample_weight, mask=kept, normalizer=normalizer,
+        )  # fmt: skip
+        if kept is not None:
+            scores = torch.where(kept.unsqueeze(-1), scores, 0.0)  # a NaN behind the mask must not reach the gradient
+        # An infinite weight multiplies the gradient of its row at the end: within the row it would be inf - inf.
+        endless: Tensor | None = None
+        if weight is not None and not soft and not self.smoothing:
+            of_right, endless = _finite(of_right, endless)
+        if sample_weight is not None:
+            sample_weight, endless = _finite(sample_weight.to(wide), endless)
+        if endless is not None:
+            scores = eager.apply(_OF_GRADIENT, torch.broadcast_tensors(scores, endless.unsqueeze(-1)))
+        added = own(shift[0].to(wide)) if shift else None
         even = self.smoothing / classes
         if soft:
             shares = target.to(wide).movedim(min(1, target.ndim - 1), -1)
             shares = (shares if kept is None else torch.where(kept.unsqueeze(-1), shares, 0.0)) * (1.0 - self.smoothing)
-            values = self._sum_of_terms((shares + even) * own(each), self._statistics(scores, part), part)
+            values = self._sum_of_terms((shares + even) * own(each), self._statistics(scores, added, part), part)
         else:
-            right = _within(target, classes).unsqueeze(-1)
-            statistics = (scores, scores, scores) if self.log_probabilities else self._statistics(scores, part)
-            of_right = each[right.squeeze(-1)]
-            first = _pick(statistics[0], right, part)
+            statistics = self._statistics(scores, added, part)
+            first = _pick(statistics[0], right.unsqueeze(-1), part)
             picked = [first if x is statistics[0] else x for x in statistics]
             values = self._terms((of_right * (1.0 - self.smoothing)).unsqueeze(-1), picked).squeeze(-1)
             if self.smoothing:
                 values = values + self._sum_of_terms(even * own(each), statistics, part)
-            if weight is not None and self.reduction == "mean" and normalizer is None:
-                counted = of_right if sample_weight is None else of_right * sample_weight.to(wide)
-                normalizer = torch.where(target != self.ignored if kept is None else kept, counted, 0.0).sum()
+        if endless is not None:
+            values = eager.apply(_OF_VALUE, torch.broadcast_tensors(values, endless))
         loss = reduce_eagerly(
             eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=kept, normalizer=normalizer,
@@ -196,10 +211,10 @@ class ClassScoresPlan(Plan):
         taken = torch.broadcast_tensors(shares, *(known[name] for name in self.statistics))
         return eager.apply(self.term, taken)
 
-    def _statistics(self, scores: Tensor, part: Part | None) -> tuple[Tensor, Tensor, Tensor]:
-        if part is None:
-            return _statistics(scores)
-        return _statistics_of_part(scores, part, "mean_log_probability" in self.statistics)
+    def _statistics(self, scores: Tensor, shift: Tensor | None, part: Part | None) -> tuple[Tensor, Tensor, Tensor]:
+        if self.log_probabilities:
+            return (scores if shift is None else scores + shift,) * 3
+        return _statistics(scores, shift, part, "mean_log_probability" in self.statistics)
 
     def _sum_of_terms(self, shares: Tensor, statistics: Sequence[Tensor], part: Part | None) -> Tensor:
         """The sum over the classes of the formula times a class's share."""
@@ -218,8 +233,7 @@ class ClassScoresPlan(Plan):
                 return None
             bad = probability.outside(target.detach(), slack_of(target.dtype)).any(dim)
         else:
-            bad = ((target < 0) | (target >= classes)) & (target != self.ignored)
-            picked = None
+            bad, picked = self._no_classes(target, classes), None
             if checks == "off":
                 checks = "nan"  # such a row has no loss, whatever is checked
             elif self.log_probabilities:
@@ -234,6 +248,9 @@ class ClassScoresPlan(Plan):
             return eager.police(self, bad, [input, target], mask, checks)
         bad = part.agreed(lambda: eager.police(self, bad, [input, target], mask, checks))
         return bad if bad is None else part.ranks.reduced(bad.to(torch.uint8), "MAX") > 0
+
+    def spread(self, upstream: Tensor) -> Tensor:
+        return upstream.unsqueeze(min(1, upstream.ndim))
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         shape = operands[0].shape
@@ -260,21 +277,34 @@ class ClassScoresPlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands[:2]
-        target = target if target.is_floating_point() else target.long()
+        input, target = input.detach(), target.detach()
         dim = min(1, input.ndim - 1)
         classes = input.shape[dim]
+        rows = input.movedim(dim, -1)
         counts = torch.ones((), dtype=torch.bool) if mask is None else mask
+        counts = counts.expand(rows.shape[:-1])
         if target.is_floating_point():
-            bad = probability.outside(target, slack_of(target.dtype))
-            bad = bad & counts.broadcast_to(input.select(dim, 0).shape).unsqueeze(dim)
-            raise self._no_probability(*_first(bad, target))
-        counts = counts & (target != self.ignored)
-        outside = ((target < 0) | (target >= classes)) & counts
-        if bool(outside.any()):
-            raise self._no_class(*_first(outside, target), classes)
-        picked = input.detach().gather(dim, torch.where(counts, target, 0).long().unsqueeze(dim)).squeeze(dim)
-        index, value = _first(log_probability.outside(picked) & counts, picked)
+            counts = counts.unsqueeze(dim).expand(input.shape)
+            index = search.first(lambda q, kept: probability.outside(q, slack_of(q.dtype)) & kept, [target, counts])
+            assert index is not None, "the kernel reported a violation that the eager check does not see"
+            raise self._no_probability(index, target[index].item())
+        index = search.first(lambda y, kept: self._no_classes(y.long(), classes) & kept, [target, counts])
+        if index is not None:
+            raise self._no_class(index, int(target[index]), classes)
+
+        def too_large(y: Tensor, kept: Tensor, scores: Tensor) -> Tensor:
+            kept = kept & (y.long() != self.ignored)
+            picked = scores.gather(-1, torch.where(kept, y.long(), 0).unsqueeze(-1)).squeeze(-1)
+            return log_probability.outside(picked) & kept
+
+        index = search.first(too_large, [target, counts, rows])
+        assert index is not None, "the kernel reported a violation that the eager check does not see"
+        value = rows[index][int(target[index])].item()
         raise self._no_log_probability((*index[:dim], int(target[index]), *index[dim:]), value)
+
+    def _no_classes(self, target: Tensor, classes: int) -> Tensor:
+        """Where indices are neither classes nor to be ignored."""
+        return ((target < 0) | (target >= classes)) & (target != self.ignored)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         # The shape is the input's, and then the order in which its dimensions without the classes were gone through;
@@ -325,46 +355,75 @@ def _linear(formula: Formula) -> bool:
     return formula.value is -formula.trace.variable("log_probability")
 
 
-def _first(bad: Tensor, x: Tensor) -> tuple[tuple[int, ...], Any]:
-    """The index of the first bad value, and the value."""
-    index = tuple(int(i) for i in bad.nonzero()[0])
-    return index, x[index].item()
+def _statistics(
+    scores: Tensor, shift: Tensor | None, part: Part | None, mean: bool
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The statistics of rows (last dimension): log-probabilities, log-sum-exp, mean log-probability.
 
-
-def _statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The statistics of rows (last dimension): log-probabilities, log-sum-exp, mean log-probability."""
-    pivot = scores.argmax(-1, keepdim=True)
-    largest = scores.gather(-1, pivot)
-    # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
-    distance, e = _distances(scores, largest, (scores - largest).scatter(-1, pivot, 0.0))
-    rest = torch.log1p(e.scatter(-1, pivot, 0.0).sum(-1, keepdim=True))
-    log_probabilities = distance - rest
-    return log_probabilities, largest + rest, log_probabilities.mean(-1, keepdim=True)
-
-
-def _statistics_of_part(scores: Tensor, part: Part, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The same where this rank has a part of the classes: log-probabilities of these, the others of all.
-
-    mean: whether the mean log-probability, a sum over the ranks, is wanted.
+    shift: added to the scores, as distances to the largest of the sums: a sum would round it to the score's digits.
+    part: where this rank has some of the classes; the log-probabilities are of these, the others of all.
+    mean: whether the mean log-probability is wanted.
     """
-    pivot = part.largest(scores.detach())
-    largest = part.pick(scores, pivot)
-    ours = part.ranks.copy(largest)
-    is_pivot = part.start + torch.arange(part.size, device=scores.device) == pivot
-    distance, e = _distances(scores, ours, torch.where(is_pivot, 0.0, scores - ours))
-    rest = torch.log1p(part.total_of(torch.where(is_pivot, 0.0, e)))
-    log_probabilities = distance - part.ranks.copy(rest)
-    return log_probabilities, largest + rest, part.total_of(log_probabilities) / part.total if mean else rest
-
-
-def _distances(scores: Tensor, largest: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-    """The distances to the largest score, also in the limit of infinite ones, and their exponentials."""
-    ends = torch.where(scores == largest, 0.0, float("-inf"))  # the limit: infinite scores share the probability
-    distance = torch.where(largest == float("inf"), ends, distance)
+    sums = scores if shift is None else scores + shift
+    places = torch.arange(scores.shape[-1], device=scores.device)
+    if part is None:
+        pivot, copy = sums.argmax(-1, keepdim=True), _itself
+    else:
+        pivot, copy, places = part.largest(sums.detach()), part.ranks.copy, places + part.start
+    largest = _pick(sums, pivot, part)
+    score = copy(largest if shift is None else _pick(scores, pivot, part))
+    distance = scores - score
     # What rounding took from a distance is worth 40 ULP of its exponential at 80.
-    error = _rounded_off(scores, largest, distance).detach()
+    error = _rounded_off(scores, score, distance)
+    if shift is not None:
+        at_pivot = copy(_pick(shift.expand_as(scores), pivot, part))
+        farther, steps = distance, shift - at_pivot
+        distance = farther + steps
+        error = error + _rounded_off(farther, -steps, distance) + _rounded_off(shift, at_pivot, steps)
+    distance, e = _exponentials(scores, sums, copy(largest), distance, error.detach(), places == pivot)
+    others = torch.where(places == pivot, 0.0, e)
+    rest = torch.log1p(others.sum(-1, keepdim=True) if part is None else part.total_of(others))
+    log_probabilities = distance - copy(rest)
+    if not mean:
+        return log_probabilities, largest + rest, rest
+    total = log_probabilities.sum(-1, keepdim=True) if part is None else part.total_of(log_probabilities)
+    return log_probabilities, largest + rest, total / (scores.shape[-1] if part is None else part.total)
+
+
+def _exponentials(
+    scores: Tensor, sums: Tensor, largest: Tensor, distance: Tensor, error: Tensor, is_pivot: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The distances to the largest score, also in the limit of infinite ones, and their exponentials."""
+    # The limit: infinite scores share the probability. Its gradient is that of other distances.
+    ends = torch.where(sums == largest, 0.0, float("-inf")).to(distance.dtype)
+    distance = torch.where(largest == float("inf"), eager.apply(_LIMIT, [distance, ends]), distance)
+    # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
+    distance = torch.where(is_pivot, 0.0, distance)
+    nothing = largest == float("-inf")
+    distance = torch.where(nothing, eager.poisoned(scores, nothing), distance)
     e = torch.exp(distance)
     return distance, e + e * torch.where(error.isfinite(), error, 0.0)
+
+
+def _of_two(declare: Callable[..., Any]) -> Differentiable:
+    """A value and two gradients that are not its derivatives, of two numbers."""
+    trace = Trace()
+    value, *gradients = declare(trace.variable("x"), trace.variable("y"), trace.constant(0.0), trace.constant(1.0))
+    made = Differentiable(value, ["x", "y"], {}, gradients)
+    made.prepare({})
+    return made
+
+
+_LIMIT = _of_two(lambda x, y, zero, one: (y * one, one, zero))  # the second, with the gradient of the first
+_OF_GRADIENT = _of_two(lambda x, y, zero, one: (x * one, y * one, zero))  # the first, its gradient times the second
+_OF_VALUE = _of_two(lambda x, y, zero, one: (x * y, one, x * one))  # the product, with the gradient of the first
+
+
+def _finite(weight: Tensor, endless: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weights with 1 in place of infinite ones, and these (1 in place of the others) times those that there were."""
+    infinite = weight.isinf()
+    apart = torch.where(infinite, weight, 1.0)
+    return torch.where(infinite, 1.0, weight), apart if endless is None else apart * endless
 
 
 def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
@@ -396,37 +455,57 @@ class ClassScoresLoss(Family, abstract=True):
         doc="Share of the target that is spread evenly over all classes.",
     )  # fmt: skip
 
-    statistics = STATISTICS
-    harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
+    _statistics = STATISTICS
+    _harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
     shift: ClassVar[Callable[..., Tensor] | None] = None
-    plan_class = ClassScoresPlan
+    _plan_class = ClassScoresPlan
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return ["input", "target"]
 
     @classmethod
-    def unreduced(cls) -> str:
+    def _unreduced(cls) -> str:
         return "a tensor of the shape of input without the classes"
 
     @classmethod
-    def compiled_formulas(cls) -> list[Formula]:
-        return [formula for formula in cls.formulas.all() if not _linear(formula)]
+    def _compiled_formulas(cls) -> list[Formula]:
+        return [formula for formula in cls._formulas.all() if not _linear(formula)]
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:
         return set() if cls.shift is None else set(inspect.signature(cls.shift).parameters)
 
     @classmethod
-    def slots(cls, prefix: str, class_name: str) -> list[str]:
+    def _slots(cls, prefix: str, class_name: str) -> list[str]:
         if cls.shift is None:
-            return cls.call_operands()
-        arguments = ", ".join(prefix + name for name in inspect.signature(cls.shift).parameters)
-        return [*cls.call_operands(), f"{class_name}.shift({arguments})"]
+            return cls._call_operands()
+        names = inspect.signature(cls.shift).parameters
+        arguments = [
+            f"{class_name}._in_domain({name!r}, {prefix}{name})" if cls.params[name].kind == "tensor" else prefix + name
+            for name in names
+        ]
+        return [*cls._call_operands(), f"{class_name}.shift({', '.join(arguments)})"]
 
-    def slot_params(self) -> list[Tensor]:
+    def _slot_params(self) -> list[Tensor]:
         shift = type(self).shift
         if shift is None:
             return []
-        return [shift(*(getattr(self, name) for name in inspect.signature(shift).parameters))]
+        return [shift(*(self._in_domain(name, getattr(self, name)) for name in inspect.signature(shift).parameters))]
+
+    @classmethod
+    def _in_domain(cls, name: str, x: Any) -> Any:
+        """A tensor parameter that `shift` takes, checked as operands are: refused, or NaN where it is bad."""
+        domain = cls.params[name].domain
+        if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
+            return x
+        outside = domain.outside(x.detach())
+        hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not x.is_cpu
+        if state.checks == "nan" or hidden:
+            return torch.where(outside, float("nan"), x)
+        index = search.first(domain.outside, [x.detach()])
+        if index is not None:
+            raise error("domain", loss=cls.name, argument=name, expected=domain.description,
+                        got=f"{x[index].item():.7g}", index=index, hint="")  # fmt: skip
+        return x

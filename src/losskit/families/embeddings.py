@@ -23,12 +23,12 @@ from torch import Tensor
 from losskit.domains import nonnegative, shortest
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family, Formula
-from losskit.kernels import eager, fused
+from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit.kernels.sharded import Dims, trailing
 from losskit.loss import Operand, param
 from losskit.policy import state
-from losskit.reduction import Reduction, reduce_eagerly
+from losskit.reduction import Reduction, counting, reduce_eagerly
 
 # The kernel's numbers of them. Two embeddings have one distance, the first of three.
 STATISTICS = {
@@ -43,11 +43,11 @@ class EmbeddingsPlan(Plan):
     op = "embeddings"
 
     def __init__(self, loss: type[EmbeddingsLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula, numbers = loss.formula_of(parameters)
+        formula, numbers = loss._formula_of(parameters)
         self.p, self.eps = parameters.get("p", 2.0), parameters.get("eps", 0.0)
         self.swap = parameters.get("swap", False)
         family = sum(STATISTICS[name] << 3 * i for i, name in enumerate(formula.operands)) | self.swap << _SWAP
-        names = loss.call_operands()
+        names = loss._call_operands()
         given = [self.p, self.eps, *map(float, numbers.values())]
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
         self.formula: Formula = formula
@@ -80,9 +80,11 @@ class EmbeddingsPlan(Plan):
                         got=tuple(x.shape), hint=shape_hint("target", x.shape, shape[:-1]),
                     )  # fmt: skip
                 shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
-        full = [x if x.shape == shape else x.expand(shape) for x in rows] + [x.expand(shape[:-1]) for x in target]
+        full, result = eager.stretched(rows, shape)
+        full += [x.expand(shape[:-1]) for x in target]
+        result = result and eager.result_dtype([*rows, *target])
         normalizer = check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
-        return Arguments(full, None, sample_weight, mask, normalizer)
+        return Arguments(full, None, sample_weight, mask, normalizer, result)
 
     def _common_shape(self, rows: Sequence[Tensor]) -> torch.Size:
         """The shape that the embeddings broadcast to."""
@@ -106,11 +108,14 @@ class EmbeddingsPlan(Plan):
         return embeddings + [trailing(x.ndim, rows) for x in tensors[self.embeddings : -1]] + [()]
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        operands, _, sample_weight, mask, normalizer = arguments
-        dtype, wide = eager.result_dtype(operands), eager.compute_dtype(operands)
+        operands, _, sample_weight, mask, normalizer, result = arguments
+        dtype, wide = result or eager.result_dtype(operands), eager.compute_dtype(operands)
         rows = [x.to(wide) for x in operands[: self.embeddings]]
         target = [x.to(wide) for x in operands[self.embeddings :]]
         bad = self._bad(operands, target, mask, checks)
+        mask, normalizer = counting(
+            self.reduction, rows[0].shape[:-1], rows[0], sample_weight=sample_weight, mask=mask, normalizer=normalizer
+        )
         if mask is not None:  # a NaN behind the mask must not reach the gradient as 0 * NaN
             rows = [torch.where(mask.unsqueeze(-1) if mask.ndim else mask, x, 0.0) for x in rows]
             target = [torch.where(mask, x, self.formula.declared["target"].domain.typical) for x in target]
@@ -155,18 +160,20 @@ class EmbeddingsPlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         target = operands[-1].detach()
-        outside = self.formula.declared["target"].domain.outside(target)
-        if mask is not None:
-            outside = outside & mask
-        place = int(outside.flatten().nonzero()[0])
-        value = torch.broadcast_to(target, outside.shape).flatten()[place].item()
-        raise self.sighted(tuple(outside.shape), self.embeddings + 1, place, value)
+        domain = self.formula.declared["target"].domain
+        taken = [target] if mask is None else list(torch.broadcast_tensors(target, mask))
+        index = search.first(lambda x, *counts: domain.outside(x) & counts[0] if counts else domain.outside(x), taken)
+        assert index is not None, "the kernel reported a violation that the eager check does not see"
+        raise self._outside(taken[0][index].item(), index)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        return self._outside(value, unravel(place, shape))
+
+    def _outside(self, value: float, index: tuple[int, ...]) -> Exception:
         declared = self.formula.declared["target"]  # no other operand has a domain
         return error(
             "domain", loss=self.name, argument="target", expected=declared.domain.description, got=shortest(value),
-            index=unravel(place, shape), hint=f" {declared.hint}" if declared.hint else "",
+            index=index, hint=f" {declared.hint}" if declared.hint else "",
         )  # fmt: skip
 
 
@@ -246,8 +253,8 @@ class EmbeddingsLoss(Family, abstract=True):
         default=False, doc="Whether the negative's distance from the positive counts where it is the smaller one."
     )
 
-    statistics = tuple(STATISTICS)
-    plan_class = EmbeddingsPlan
+    _statistics = tuple(STATISTICS)
+    _plan_class = EmbeddingsPlan
     functional: ClassVar[Any]
 
     @classmethod
@@ -255,8 +262,8 @@ class EmbeddingsLoss(Family, abstract=True):
         if not cls.operands and "value" in cls.__dict__:
             cls.operands = _usual_operands(cls)
         super()._declare()
-        count = len(cls.call_operands()) - ("target" in cls.call_operands())
-        for formula in cls.formulas.values():
+        count = len(cls._call_operands()) - ("target" in cls._call_operands())
+        for formula in cls._formulas.values():
             of_three = "negative_distance" in formula.operands
             mixed = {"cosine", "cosine_distance"} & set(formula.operands) and any(
                 "distance" in name and name != "cosine_distance" for name in formula.operands
@@ -266,13 +273,13 @@ class EmbeddingsLoss(Family, abstract=True):
                     f"{cls.__name__}: `value` must speak of the cosine or the distance of two embeddings, or of the "
                     f"positive and the negative distance of three; got {', '.join(formula.operands)} of {count}"
                 )
-            if ("target" in formula.operands) != ("target" in cls.call_operands()):
+            if ("target" in formula.operands) != ("target" in cls._call_operands()):
                 raise DeclarationError(f"{cls.__name__}: `operands` and `value` must both take a target, or neither")
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return list(cls.operands)
 
     @classmethod
-    def unreduced(cls) -> str:
-        return f"a tensor of the shape of {cls.call_operands()[0]} without the last dimension"
+    def _unreduced(cls) -> str:
+        return f"a tensor of the shape of {cls._call_operands()[0]} without the last dimension"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
-from losskit.kernels import eager, fused
+from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import (
     Arguments,
     Plan,
@@ -34,7 +34,7 @@ from losskit.kernels.dispatch import (
 from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
-from losskit.reduction import Reduction, reduce_eagerly
+from losskit.reduction import Reduction, counting, reduce_eagerly
 
 _MANY = 1  # bit of the family in the kernel's code
 NO_CLASS, MASK_GIVEN = 2, 3  # the bad operand that a GPU's kernel records: the target, or all of it
@@ -48,9 +48,9 @@ class MarginsPlan(Plan):
     gradients = 1
 
     def __init__(self, loss: type[MarginsLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula, numbers = loss.formula_of(parameters)
+        formula, numbers = loss._formula_of(parameters)
         code = fused.pack(reduction, family=_MANY if loss.many else 0)
-        super().__init__(loss, reduction, code, loss.call_operands(), list(numbers.values()))
+        super().__init__(loss, reduction, code, loss._call_operands(), list(numbers.values()))
         self.formula, self.many = formula, loss.many
         self.differentiable = formula.differentiable(numbers)
 
@@ -110,7 +110,7 @@ class MarginsPlan(Plan):
         return [of_input, of_input if self.many else (0,)[: target.ndim], (None,)]
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        (input, target), weight, sample_weight, mask, normalizer = arguments
+        (input, target), weight, sample_weight, mask, normalizer, _ = arguments
         dtype, wide = eager.result_dtype([input]), eager.compute_dtype([input])
         scores, lists = input.to(wide), target
         if input.ndim == 1:
@@ -123,6 +123,10 @@ class MarginsPlan(Plan):
         wrong = listed & _outside(lists, classes)
         poison = self._bad(input, target, wrong.any(1), lists, counts, mask, checks)
         listed = listed & ~wrong
+        mask, normalizer = counting(
+            self.reduction, input.shape[:-1], scores, sample_weight=sample_weight, mask=mask, normalizer=normalizer
+        )
+        counts = _mask_of_rows(mask, scores)
         if counts is not None:
             # A NaN behind the mask must not reach the gradient as 0 * NaN.
             scores = torch.where(counts.unsqueeze(1), scores, torch.zeros_like(scores))
@@ -165,15 +169,18 @@ class MarginsPlan(Plan):
         input, target = operands
         classes = input.shape[-1]
         lists = target.reshape(-1, classes) if self.many else target.reshape(-1, 1)
-        listed = _listed(lists) if self.many else torch.ones_like(lists, dtype=torch.bool)
-        counts = _mask_of_rows(mask, input.reshape(-1, classes))
-        wrong = listed & _outside(lists, classes)
-        if counts is not None:
-            wrong = wrong & counts.unsqueeze(1)
-        if bool(wrong.any()):
-            row, position = (int(i) for i in wrong.nonzero()[0])
-            place = row * classes + position if self.many else row
-            raise self.sighted(tuple(input.shape), NO_CLASS, place, int(lists[row, position]))
+        counts = _mask_of_rows(mask, lists)
+        for start in range(0, len(lists), max(1, search.BLOCK // classes)):
+            block = slice(start, start + max(1, search.BLOCK // classes))
+            wrong = _outside(lists[block], classes)
+            if self.many:
+                wrong = wrong & _listed(lists[block])
+            if counts is not None:
+                wrong = wrong & counts[block].unsqueeze(1)
+            if bool(wrong.any()):
+                row, position = (int(i) for i in wrong.nonzero()[0])
+                place = (start + row) * classes + position if self.many else start + row
+                raise self.sighted(tuple(input.shape), NO_CLASS, place, int(lists[start + row, position]))
         raise self.sighted(tuple(input.shape), MASK_GIVEN, 0, 0)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
@@ -242,8 +249,8 @@ class MarginsLoss(Family, abstract=True):
     )
 
     many: ClassVar[bool] = False
-    statistics = ("difference",)
-    plan_class = MarginsPlan
+    _statistics = ("difference",)
+    _plan_class = MarginsPlan
 
     @classmethod
     def _declare(cls) -> None:
@@ -252,9 +259,9 @@ class MarginsLoss(Family, abstract=True):
         super()._declare()
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return ["input", "target"]
 
     @classmethod
-    def unreduced(cls) -> str:
+    def _unreduced(cls) -> str:
         return "a tensor of shape (N,)"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
-from losskit.domains import probability, shortest, signs, slack_of
+from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.errors import error
 from losskit.families.base import Family, Formula
-from losskit.kernels import eager, fused
+from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import (
     Arguments,
     Plan,
@@ -29,7 +30,7 @@ from losskit.kernels.dispatch import (
 from losskit.kernels.sharded import Dims, trailing
 from losskit.loss import param
 from losskit.policy import state
-from losskit.reduction import Reduction, reduce_eagerly
+from losskit.reduction import Reduction, counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
 
 
@@ -39,7 +40,7 @@ class PointwisePlan(Plan):
     op = "pointwise"
 
     def __init__(self, loss: type[PointwiseLoss], reduction: str, parameters: dict[str, Any]) -> None:
-        formula, numbers = loss.formula_of(parameters)
+        formula, numbers = loss._formula_of(parameters)
         self.batchmean = reduction == "batchmean"
         reduction = "mean" if self.batchmean else reduction
         stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
@@ -85,15 +86,15 @@ class PointwisePlan(Plan):
         tensors = [
             x if isinstance(x, Tensor) else torch.full((), x, dtype=first.dtype, device=first.device) for x in operands
         ]
-        shaped = self._match_shapes(tensors)
+        shaped, result = self._match_shapes(tensors)
         shape = shaped[0].shape
         loss_shape = shape[:-1] if self.rows else shape
         normalizer = check_extras(self, first, loss_shape, weight, shape, sample_weight, mask, normalizer)
         if self.batchmean and normalizer is None:
             normalizer = float(shape[0]) if shape else 1.0
-        return Arguments(shaped, weight, sample_weight, mask, normalizer)
+        return Arguments(shaped, weight, sample_weight, mask, normalizer, result)
 
-    def _match_shapes(self, tensors: list[Tensor]) -> list[Tensor]:
+    def _match_shapes(self, tensors: list[Tensor]) -> tuple[list[Tensor], torch.dtype | None]:
         shape = tensors[0].shape
         matched = [tensors[0]]
         for name, x in zip(self.names[1:], tensors[1:], strict=True):
@@ -108,9 +109,8 @@ class PointwisePlan(Plan):
                         kind, loss=self.name, first=self.names[0], argument=name, expected=tuple(shape),
                         got=tuple(x.shape), hint=shape_hint(name, x.shape, shape),
                     )  # fmt: skip
-                x = x.expand(shape)
             matched.append(x)
-        return list(torch.broadcast_tensors(*matched)) if state.checks == "off" else matched
+        return eager.stretched(matched, torch.broadcast_shapes(*(x.shape for x in matched)))
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         return operands[0].shape[:-1] if self.rows else operands[0].shape
@@ -133,13 +133,18 @@ class PointwisePlan(Plan):
         arguments = arguments._replace(sample_weight=sample_weight, mask=mask)
         if self.reduction != "none":
             return super().fused(arguments, result)
+        if arguments.operands[0].shape[-1] == 0:
+            return None
         # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
         elements = self.elementwise().fused(arguments, eager.compute_dtype(arguments.operands))
         if elements is None:
             return None
         # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
         mean = elements.mean(-1, dtype=torch.float64)
-        return mean.to(eager.autocast(eager.result_dtype(arguments.operands), mean.device))
+        return mean.to(eager.autocast(arguments.result or eager.result_dtype(arguments.operands), mean.device))
+
+    def spread(self, upstream: Tensor) -> Tensor:
+        return upstream
 
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
         taken = [x for x in operands if x is not None]
@@ -150,8 +155,8 @@ class PointwisePlan(Plan):
         return Arguments(full, weight, sample_weight, mask, normalizer)
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        operands, weight, sample_weight, mask, normalizer = arguments
-        dtype = eager.result_dtype(operands)
+        operands, weight, sample_weight, mask, normalizer, result = arguments
+        dtype = result or eager.result_dtype(operands)
         wide = eager.compute_dtype(operands)
         cast = [x.to(wide) for x in operands]
         if checks != "off":
@@ -159,8 +164,14 @@ class PointwisePlan(Plan):
                 domain.settled(x, slack_of(own.dtype)) if domain.settles and own.is_floating_point() else x
                 for x, own, domain in zip(cast, operands, self.domains, strict=True)
             ]
-        element_mask = mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
-        bad = self._bad(cast, element_mask, checks)
+        bad = self._bad(cast, self._of_elements(mask), checks)
+        shape = cast[0].shape[:-1] if self.rows else cast[0].shape
+        counted = weight if self.weight_in_mean else None
+        mask, normalizer = counting(
+            self.reduction, shape, cast[0], weight=counted, sample_weight=sample_weight, mask=mask,
+            normalizer=normalizer,
+        )  # fmt: skip
+        element_mask = self._of_elements(mask)
         if element_mask is not None:
             # A NaN behind the mask must not reach the gradient as 0 * NaN.
             cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, self.domains, strict=True)]
@@ -168,12 +179,15 @@ class PointwisePlan(Plan):
         if self.rows:
             if weight is not None:
                 values = values * weight.to(wide)
-            values, weight = values.mean(-1), None
+            values, weight = mean_of_rows(values), None
         loss = reduce_eagerly(
             values, self.reduction, weight=weight, weight_in_mean=self.weight_in_mean, sample_weight=sample_weight,
             mask=mask, normalizer=normalizer,
         )  # fmt: skip
         return loss.to(eager.autocast(dtype, loss.device))
+
+    def _of_elements(self, mask: Tensor | None) -> Tensor | None:
+        return mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
 
     def _bad(self, operands: Sequence[Tensor], mask: Tensor | None, checks: str) -> Tensor | None:
         """Where operands leave their domains, None if nothing is checked; under "raise" this raises."""
@@ -200,25 +214,23 @@ class PointwisePlan(Plan):
         return found
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
-        for operand, (x, outside) in enumerate(zip(operands, self._outside(operands), strict=True), 1):
-            if mask is not None:
-                outside = outside & mask
-            if bool(outside.any()):
-                place = int(outside.flatten().nonzero()[0])
-                value = torch.broadcast_to(x, outside.shape)[outside][0].item()
-                hint = self._swapped(operands)
-                raise self._refusal(tuple(outside.shape), operand, place, value, hint)
+        wide = eager.compute_dtype(operands)
+        for operand, (x, domain) in enumerate(zip(operands, self.domains, strict=True), 1):
+            taken = [x.detach()] if mask is None else list(torch.broadcast_tensors(x.detach(), mask))
+            index = search.first(partial(_outside, domain, wide, slack_of(x.dtype)), taken)
+            if index is not None:
+                raise self._refusal(operand, taken[0][index].item(), index, self._swapped(operands))
         raise AssertionError("the kernel reported a violation that the eager check does not see")
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
-        return self._refusal(shape, operand, place, value, "")
+        return self._refusal(operand, value, unravel(place, shape), "")
 
-    def _refusal(self, shape: tuple[int, ...], operand: int, place: int, value: float, hint: str) -> Exception:
+    def _refusal(self, operand: int, value: float, index: tuple[int, ...], hint: str) -> Exception:
         name = self.names[operand - 1]
         declared = self.formula.declared[name]
         return error(
             "domain", loss=self.name, argument=name, expected=declared.domain.description, got=shortest(value),
-            index=unravel(place, shape), hint=hint or (f" {declared.hint}" if declared.hint else ""),
+            index=index, hint=hint or (f" {declared.hint}" if declared.hint else ""),
         )  # fmt: skip
 
     def _outside(self, operands: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -236,15 +248,21 @@ class PointwisePlan(Plan):
         """The hint that input and target have changed places, where they would be right the other way round."""
         if self.names[1:] != ["target"]:
             return ""
-        input, target = (x.detach() for x in operands)
+        input, target = (search.head(x.detach()) for x in operands)
         two = bool((input != input.flatten()[0]).any())
         either = ((input == 0) | (input == 1)).all() | ((input == -1) | (input == 1)).all()
         if self._labels() and two and bool(either):
             return swapped_hint(self.names[0])
         exchanged = self._outside([target, input])
-        if all(bool(x.any()) for x in self._outside(operands)) and not any(bool(x.any()) for x in exchanged):
+        if all(bool(x.any()) for x in self._outside([input, target])) and not any(bool(x.any()) for x in exchanged):
             return " It looks as if input and target were swapped."
         return ""
+
+
+def _outside(domain: Domain, wide: torch.dtype, slack: float, x: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Where a block is outside a domain, compared in the dtype that the kernel compares in."""
+    outside = domain.outside(x.to(wide), slack)
+    return outside if counts is None else outside & counts
 
 
 def _per_row(x: Tensor | None) -> Tensor | None:
@@ -276,12 +294,12 @@ class PointwiseLoss(Family, abstract=True):
 
     weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
     rows: ClassVar[bool] = False  # the unreduced loss is the mean over the last dimension
-    plan_class = PointwisePlan
+    _plan_class = PointwisePlan
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return [name for name in inspect.signature(cls.value).parameters if name not in cls.params]
 
     @classmethod
-    def unreduced(cls) -> str:
-        return f"a tensor of the shape of {cls.call_operands()[0]}{' without the classes' if cls.rows else ''}"
+    def _unreduced(cls) -> str:
+        return f"a tensor of the shape of {cls._call_operands()[0]}{' without the classes' if cls.rows else ''}"

@@ -26,7 +26,7 @@ from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floati
 from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
-from losskit.reduction import Reduction, reduce_eagerly
+from losskit.reduction import Reduction, counting, reduce_eagerly
 
 _SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -46,7 +46,7 @@ class SequencePlan(Plan):
         self.scores = parameters["from_scores"]
         self.exact = parameters["exact_gradient"] or self.scores
         family = self.scores * _SCORES | self.exact * _EXACT | self.zero_infinity * _ZERO_INFINITY
-        super().__init__(loss, reduction, fused.pack(reduction, family=family), loss.call_operands(), [self.blank])
+        super().__init__(loss, reduction, fused.pack(reduction, family=family), loss._call_operands(), [self.blank])
 
     # -- validation ---------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class SequencePlan(Plan):
     # -- the loss in torch operations ---------------------------------------------------------------------
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        (log_probs, targets, *lengths_given), _, sample_weight, mask, normalizer = arguments
+        (log_probs, targets, *lengths_given), _, sample_weight, mask, normalizer, _ = arguments
         operands = [log_probs, targets, *(x.to(log_probs.device) for x in lengths_given)]
         dtype = log_probs.dtype
         wide = torch.float64 if log_probs.device.type != "mps" else torch.float32
@@ -127,6 +127,10 @@ class SequencePlan(Plan):
             sought = wrong | self._total(operands) if checks == "raise" else wrong
             sought = sought | self._above(log_probs, inputs, counts).any(2).any(0)
             bad = eager.police(self, sought, [shown, *operands[1:]], mask, checks)
+        mask, normalizer = counting(
+            self.reduction, log_probs.shape[1:-1], x, sample_weight=sample_weight, mask=mask, normalizer=normalizer
+        )
+        counts = None if mask is None else mask.reshape(-1).expand(samples)
         used = torch.arange(frames, device=x.device).unsqueeze(1) < inputs
         if counts is not None:
             used = used & counts
@@ -343,13 +347,13 @@ class SequenceLoss(Family, abstract=True):
         doc="'none': a loss per sample; 'mean': the mean of losses divided by target lengths; 'sum': their sum.",
     )
 
-    of_formula = False
-    plan_class = SequencePlan
+    _of_formula = False
+    _plan_class = SequencePlan
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         return ["log_probs", "targets", "input_lengths", "target_lengths"]
 
     @classmethod
-    def unreduced(cls) -> str:
+    def _unreduced(cls) -> str:
         return "a tensor with a number for each sample"

@@ -21,7 +21,7 @@ from torch.jit._trace import TracerWarning
 
 from losskit.errors import error
 from losskit.kernels import fused, gpu, library, sharded
-from losskit.kernels.eager import HALVES, result_dtype
+from losskit.kernels.eager import HALVES, autocast, result_dtype
 from losskit.kernels.torch_internals import exporting, observed, tracing_state, transforms_active
 from losskit.policy import REFUSES_NAN, checks_of_block, state
 from losskit.spaces import tell
@@ -40,6 +40,7 @@ class Arguments(NamedTuple):
     sample_weight: Tensor | None
     mask: Tensor | None
     normalizer: Tensor | float | None
+    result: torch.dtype | None = None  # the dtype of the loss, where it is not that of the operands
 
 
 class Plan:
@@ -116,12 +117,18 @@ class Plan:
         weight = arguments.weight
         return [] if weight is None or not self.weight_in_mean else [weight], arguments.mask
 
+    def spread(self, upstream: Tensor) -> Tensor:
+        """A gradient by the unreduced losses, such that it broadcasts to the gradients by the operands."""
+        return upstream.unsqueeze(-1)
+
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
         raise NotImplementedError
 
     def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         """The loss from the kernel of the tensors' device, None where it declines."""
+        if result is None and arguments.result is not None:
+            result = autocast(arguments.result, arguments.operands[0].device)
         if gpu.takes(arguments.operands[0]):
             return gpu.attempt(self, arguments, result)
         numbers = self.numbers
@@ -416,9 +423,9 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     >>> print(losskit.why(losskit.MSELoss(), torch.zeros(3), torch.zeros(3)))
     fused CPU kernel: one pass over float32 operands, the gradient written in forward
     """
-    plan = loss.plan()
+    plan = loss._planned()
     weight = getattr(loss, "weight", None) if weight is None else weight
-    given = [*operands, *loss.slot_params()]
+    given = [*operands, *loss._slot_params()]
     together = ""
     if sharded.involved(*given, weight, sample_weight, mask, normalizer):
         reason, together = sharded.why(plan, given, weight, sample_weight, mask, normalizer)
@@ -431,6 +438,6 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
         return Choice("eager formula", reason + together)
     dtypes = " and ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in args.operands))
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
-    when = "in backward" if plan.reduction == "none" else "in forward"
+    when = "in backward" if plan.reduction == "none" and gpu.takes(args.operands[0]) else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
     return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}{together}")

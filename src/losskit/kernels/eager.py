@@ -130,6 +130,22 @@ def _(info: Any, in_dims: Any, bad: Tensor, operands: Sequence[Tensor], mask: Te
     return _refuse_if(bad.any(), operands, mask, key), None
 
 
+def stretched(operands: Sequence[Tensor], shape: Sequence[int]) -> tuple[list[Tensor], torch.dtype | None]:
+    """Operands in this shape, and the dtype of the loss where they no longer say it.
+
+    A half that is stretched and wants a gradient becomes float32: autograd then sums the gradients of all its places
+    in float32 and rounds once, where it would round each of them and their sum.
+    """
+    full: list[Tensor] = []
+    for x in operands:
+        if x.shape != shape:
+            summed = x.dtype in HALVES and x.requires_grad and torch.is_grad_enabled()
+            x = (x.float() if summed else x).expand(shape)
+        full.append(x)
+    told = result_dtype(operands)
+    return full, None if result_dtype(full) == told else told
+
+
 def result_dtype(operands: Sequence[Tensor]) -> torch.dtype:
     """torch's promotion among the floating dtypes of the operands."""
     dtype = operands[0].dtype

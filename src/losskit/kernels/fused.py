@@ -1,7 +1,9 @@
 """Calling the fused CPU kernel, with autograd around it.
 
-1. With 'mean' and 'sum' the gradient is written in the forward pass, already scaled, and handed over in backward;
-   it is scaled again only when the upstream gradient is not 1. With 'none', backward is one fused pass.
+1. The gradient is written in the forward pass and handed over in backward, scaled only where the upstream gradient is
+   not 1. So operands may be changed in place after the call, as after torch's losses (those that save results).
+   With 'none' it is that of each element's own loss, which backward multiplies by the upstream gradient, in place;
+   the kernel leaves gradients by halves in float32 there, so that they are rounded once.
 2. A gradient is handed over once. The tensor becomes the user's `.grad`, which later backward passes add to in
    place, so a second backward (retain_graph) computes it anew instead of giving the same memory away twice.
 3. Double backward and batched upstream gradients run the eager formula.
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from losskit.errors import error
 from losskit.kernels import eager
 from losskit.kernels.torch_internals import batched
 from losskit.policy import REFUSES_NAN, checks_of_block, empty_of_block, state
@@ -34,12 +37,15 @@ _RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16:
 _GRADIENTS, _CHECKS, _EMPTY, _WEIGHT, _ROWS, _DTYPE, _STRETCH, _FAMILY = 2, 6, 8, 9, 10, 11, 17, 21
 _CHECK_BITS = {"off": 0, "nan": 1 << _CHECKS, "raise": 2 << _CHECKS}
 _CHECK_BITS |= {mode + REFUSES_NAN: bits for mode, bits in _CHECK_BITS.items()}
-_ALL_CHECKS, _ALL_GRADIENTS = 3 << _CHECKS, 15 << _GRADIENTS
+_ALL_CHECKS = 3 << _CHECKS
 
 
 def pack(reduction: str, *, weight_in_mean: bool = False, rows: bool = False, stretch: int = 0, family: int = 0) -> int:
     """The part of the code that a plan fixes."""
     return _REDUCTIONS[reduction] | weight_in_mean << _WEIGHT | rows << _ROWS | stretch << _STRETCH | family << _FAMILY
+
+
+_FREED = -2  # a status: see csrc/op.h
 
 
 class DeclinedError(Exception):
@@ -99,17 +105,28 @@ def _forward(
 ) -> Any:
     """The loss, four gradients and the status from the op, or the error that the status stands for."""
     plan, code, numbers = call
-    if plan.reduction == "none":
-        code &= ~_ALL_GRADIENTS  # they are computed in backward
     outputs = _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
     status = outputs[5]
     if status:
+        if status == _FREED:
+            operands = dict(zip(plan.names, (a, b, c, d), strict=False))
+            raise _freed(plan, operands | {"weight": weight, "sample_weight": sample_weight, "mask": mask})
         if status < 0:
             raise DeclinedError
         if status < SUSPICIOUS:
             plan.refuse(_present(a, b, c, d), mask)
         tell(plan.spaces(_present(a, b, c, d), mask))
     return outputs
+
+
+def _freed(plan: Plan, tensors: dict[str, Tensor | None]) -> Exception:
+    """The error of the first tensor whose storage is too small for its elements."""
+    for name, x in tensors.items():
+        bytes = 0 if x is None else x.untyped_storage().nbytes()
+        last = 0 if x is None else sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+        if x is not None and x.numel() and (x.storage_offset() + last + 1) * x.element_size() > bytes:
+            return error("freed", loss=plan.name, argument=name, got=tuple(x.shape), bytes=bytes)
+    return error("freed", loss=plan.name, argument="a tensor", got="", bytes=0)
 
 
 def _present(*operands: Tensor | None) -> list[Tensor]:
@@ -133,8 +150,8 @@ class Fused(torch.autograd.Function):
     ) -> Tensor:
         outputs = _forward(call, a, b, c, d, weight, sample_weight, mask)
         ctx.save_for_backward(a, b, c, d, weight, sample_weight, mask)
-        ctx.gradients = outputs[1:5] if call[0].reduction != "none" else None
-        ctx.call = call
+        ctx.gradients = outputs[1:5]
+        ctx.call, ctx.masked = call, mask is not None
         return outputs[0]
 
     @staticmethod
@@ -143,6 +160,8 @@ class Fused(torch.autograd.Function):
         if gradients is None or torch.is_grad_enabled() or batched(upstream):
             return None, *_again(ctx, upstream), None, None, None
         ctx.gradients = None
+        if ctx.call[0].reduction == "none":
+            return None, *_times(ctx, gradients, upstream), None, None, None
         scale = upstream.item()
         if scale != 1.0:
             if any(gradient is not None and gradient.dtype in eager.HALVES for gradient in gradients):
@@ -152,6 +171,20 @@ class Fused(torch.autograd.Function):
                     if gradient is not None:
                         gradient.mul_(scale)
         return None, *gradients, None, None, None
+
+
+def _times(ctx: Any, gradients: Sequence[Tensor | None], upstream: Tensor) -> list[Tensor | None]:
+    """Gradients of the elements' own losses, in place times the upstream ones; zeros of what does not count stay."""
+    factor = ctx.call[0].spread(upstream)
+    with_zeros = ctx.masked or factor is not upstream  # a mask, or rows that may be ignored
+    unsafe = with_zeros and not bool(upstream.isfinite().all())
+    found: list[Tensor | None] = []
+    for gradient in gradients:
+        if gradient is not None:
+            nothing = gradient == 0 if unsafe else None
+            gradient = gradient.mul_(factor) if nothing is None else gradient.mul_(factor).masked_fill_(nothing, 0.0)
+        found.append(gradient)
+    return found
 
 
 def _again(ctx: Any, upstream: Tensor) -> Any:

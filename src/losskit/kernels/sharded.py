@@ -381,7 +381,8 @@ def run(plan: Plan, operands: Sequence[Any], *extras: Any) -> Tensor:
         result = plan.eager_part(_widened(arguments, wide), agreed.checks, part)
     else:
         result = agreed(lambda: _computed(plan, arguments, wide, agreed.checks))
-    dtype = eager.autocast(eager.result_dtype(layout.whole.operands), result.device)
+    told = layout.whole.result or eager.result_dtype(layout.whole.operands)
+    dtype = eager.autocast(told, result.device)
     everywhere: list[Any] = [Replicate()] * layout.mesh.ndim
     if plan.reduction != "none":
         result = rows.sum(result.to(torch.float64)) if layout.over_rows else result
@@ -442,7 +443,7 @@ def _computed(plan: Plan, arguments: Arguments, wide: torch.dtype | None, checks
     """This rank's share of the loss, of dtype `wide` if that is given."""
     from losskit.kernels.dispatch import why_eager
 
-    args = plan.validated(*arguments)
+    args = plan.validated(*arguments[:5])
     result = plan.fused(args, wide) if why_eager(plan, args) is None else None
     return plan.eager(_widened(args, wide), checks) if result is None else result
 
@@ -452,7 +453,7 @@ def _widened(arguments: Arguments, wide: torch.dtype | None) -> Arguments:
     if wide is None:
         return arguments
     first, *others = arguments.operands
-    return arguments._replace(operands=[first.to(wide), *others])
+    return arguments._replace(operands=[first.to(wide), *others], result=None)
 
 
 def why(plan: Plan, operands: Sequence[Any], *extras: Any) -> tuple[str | None, str]:

@@ -19,7 +19,7 @@ from losskit.errors import error
 from losskit.facts import Facts
 from losskit.families.base import Plans, plan_of
 from losskit.families.pointwise import PointwiseLoss
-from losskit.forms import refuse_more
+from losskit.forms import refuse_more, strict
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Case, Loss, Operand, param
 from losskit.losses.triplet_margin import TripletMarginLoss
@@ -34,8 +34,8 @@ class _OfDistances(PointwiseLoss, abstract=True):
     name = "triplet_margin_with_distance_loss"
     margin: float = param(default=1.0, domain=above_zero, doc="")
     value = staticmethod(TripletMarginLoss.value)
-    formulas = TripletMarginLoss.formulas
-    plans = Plans()
+    _formulas = TripletMarginLoss._formulas
+    _plans = Plans()
 
 
 class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
@@ -81,20 +81,21 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
         """Both forms are written out below."""
 
     @classmethod
-    def call_operands(cls) -> list[str]:
+    def _call_operands(cls) -> list[str]:
         """The tensors that a call takes, in order."""
         return list(cls.operands)
 
-    def plan(self) -> Plan:
+    def _planned(self) -> Plan:
         """What runs the loss, or with a distance of the user's own the formula of distances."""
         if self.distance_function is None:
             return plan_of(TripletMarginLoss, str(self.reduction), 2.0, 1e-6, self.swap, self.margin)
         return plan_of(_OfDistances, str(self.reduction), self.margin)
 
-    def slot_params(self) -> list[Tensor]:
+    def _slot_params(self) -> list[Tensor]:
         """No parameter is a tensor."""
         return []
 
+    @strict
     def forward(
         self,
         anchor: Tensor,
@@ -119,8 +120,8 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "distance_function": self.distance_function}
 
-    plan_class = TripletMarginLoss.plan_class
-    value, formulas = staticmethod(TripletMarginLoss.value), TripletMarginLoss.formulas
+    _plan_class = TripletMarginLoss._plan_class
+    value, _formulas = staticmethod(TripletMarginLoss.value), TripletMarginLoss._formulas
     functional: ClassVar[Callable[..., Tensor]]
     facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [

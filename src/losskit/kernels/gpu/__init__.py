@@ -61,7 +61,7 @@ _modules = SimpleNamespace()
 def attempt(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> Tensor:
     """The loss from the kernel of the plan's family."""
     autograd = module_of("autograd")
-    call = autograd.call_of(plan, *arguments, result, state.checks != "off", state.empty == "zero")
+    call = autograd.call_of(plan, *arguments[:5], result, state.checks != "off", state.empty == "zero")
     return module_of("compiled").loss_of(call) if torch.compiler.is_compiling() else autograd.attempt(call)
 
 

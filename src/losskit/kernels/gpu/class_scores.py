@@ -611,6 +611,8 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     plan, operands, device = call.plan, call.operands, call.operands[0].device
     each, soft = plan.reduction == "none", operands[1].is_floating_point()
     shift = operands[2].contiguous() if len(operands) > 2 else None
+    # A float cannot hold a score of 1e6 and the digits of its shift.
+    compute = torch.float64 if shift is not None else call.compute
     weight = call.weight.contiguous() if call.weight is not None else None
     layout, tensors = placed(call, upstream if each else None)
     x, like, target, sample_weight, mask, each_upstream = tensors
@@ -632,7 +634,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
     else:
         smoothed = plan.smoothing != 0 and not soft and weight is None and plan.formula is None
         shared = soft or (plan.smoothing != 0 and not smoothed)
-        tile = _tile(layout, x.element_size(), call.compute == torch.float64, shared, plan.log_probabilities)
+        tile = _tile(layout, x.element_size(), compute == torch.float64, shared, plan.log_probabilities)
         divided = layout.outer > 1 and layout.inner < tile.rows
         tiles = cdiv(layout.rows if divided else layout.inner, tile.rows)
         total = tiles if divided else tiles * layout.outer
@@ -652,7 +654,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         sizes = tiles, layout.outer, layout.inner, layout.classes, blocks, divisor, number, int(plan.ignored)
         constants = {
             "EVALUATE": None if plan.formula is None else formulas.functions(plan.formula).evaluate, "ORDER": order,
-            "T": TYPES[call.compute], "CHECKED": call.checked, "GUARDED": into is not None, "DIVIDED": divided,
+            "T": TYPES[compute], "CHECKED": call.checked, "GUARDED": into is not None, "DIVIDED": divided,
             "INDEX": index_type(layout.reach), "ROWS": tile.rows, "num_warps": tile.warps, **OPTIONS,
         }  # fmt: skip
         if plan.log_probabilities:

@@ -1,0 +1,37 @@
+"""Where the first bad value stands, for the error that names it.
+
+The kernel says only that there is one. It is looked for block by block, so that the search needs a few megabytes
+whatever the size and the strides of the tensor: masks of full size took 18 GiB for one bad value among 2^31.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+BLOCK = 1 << 18  # elements that are looked at together
+
+
+def first(outside: Callable[..., Tensor], tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
+    """The index of the first element that is `outside`, None if there is none.
+
+    tensors: what `outside` takes blocks of. The first one decides the index; the others have its dimensions first.
+    """
+    shape = tensors[0].shape
+    if tensors[0].numel() <= BLOCK:
+        bad = outside(*tensors)
+        return tuple(int(i) for i in bad.nonzero()[0]) if bool(bad.any()) else None
+    dim = next(d for d, size in enumerate(shape) if size > 1)
+    step = max(1, BLOCK // (tensors[0].numel() // shape[dim]))
+    for start in range(0, shape[dim], step):
+        count = min(step, shape[dim] - start)
+        found = first(outside, [x.narrow(dim, start, count) for x in tensors])
+        if found is not None:
+            return (*found[:dim], start + found[dim], *found[dim + 1 :])
+    return None
+
+
+def head(x: Tensor) -> Tensor:
+    """The first elements of a tensor, along its first dimension; a block, or what is more of one step."""
+    return x[: max(1, BLOCK // max(1, x[0].numel()))] if x.ndim and len(x) else x
