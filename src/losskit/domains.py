@@ -42,14 +42,24 @@ class Interval:
     @property
     def settles(self) -> bool:
         """Whether there is a closed bound, onto which values just beyond it are put."""
-        return (math.isfinite(self.low) and not self.low_open) or (math.isfinite(self.high) and not self.high_open)
+        return self._closed_below or self._closed_above
+
+    # Compared with infinity, since Dynamo of torch 2.10 and 2.11 knows no `math.isfinite` of what it made a symbol.
+
+    @property
+    def _closed_below(self) -> bool:
+        return self.low > -math.inf and not self.low_open
+
+    @property
+    def _closed_above(self) -> bool:
+        return self.high < math.inf and not self.high_open
 
     def settled(self, values: Tensor, slack: float) -> Tensor:
         """The values, those beyond a closed bound by `slack` at most put onto it; its derivative stays 1."""
         bound = values.detach()
-        if math.isfinite(self.low) and not self.low_open:
+        if self._closed_below:
             bound = torch.where((bound < self.low) & (bound >= self.low - slack), self.low, bound)
-        if math.isfinite(self.high) and not self.high_open:
+        if self._closed_above:
             bound = torch.where((bound > self.high) & (bound <= self.high + slack), self.high, bound)
         beyond = bound != values
         # Infinity less infinity must not reach the sum, nor NaN its derivative.

@@ -48,7 +48,7 @@ class _Formula(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = zip(ctx.formula.gradients(), ctx.needs_input_grad[1:], strict=True)
-        first = bool(ctx.formula.roots)
+        first = len(ctx.formula.roots) > 0  # Dynamo of torch 2.10 and 2.11 knows no `bool` of a tuple
         return None, *(
             _product(upstream, apply(g, ctx.saved_tensors), first) if want else None for g, want in gradients
         )
