@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from losskit.calculus import Differentiable, derivative, guarded, number, parametric
 from losskit.domains import Domain, real
-from losskit.errors import DeclarationError, LossError
+from losskit.errors import DeclarationError, LossError, error
 from losskit.forms import (
     MAX_OPERANDS,
     constructor_source,
@@ -38,7 +38,7 @@ from losskit.forms import (
 )
 from losskit.formula import PRIMITIVES
 from losskit.graph import ALIASES, Expr, Trace, spelling, topological
-from losskit.kernels.dispatch import Plan, run
+from losskit.kernels.dispatch import OPEN, Opened, Plan, run
 from losskit.kernels.torch_internals import constant
 from losskit.loss import Loss, Operand, Param, number_hint, validate
 from losskit.printing import run_source
@@ -111,13 +111,15 @@ class Formula:
     why_no_kernel = ""
     triton: Any = None  # the functions of a GPU's kernel
 
-    def __init__(self, loss: type[Family], switches: dict[str, bool]) -> None:
+    def __init__(self, loss: type[Family], switches: dict[str, bool], opened: Sequence[str] = ()) -> None:
+        """opened: parameters that are tensors of the call, after the operands."""
         self.loss, self.switches = loss, switches
         taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
             p.name for p in loss._formula_params() if p.kind == "tensor" and switches[p.name]
         ]
-        self.operands = taken
-        numbers = {p.name: p for p in loss._formula_params() if p.kind in ("float", "int")}
+        self.operands = [*taken, *opened]
+        of_formula = [p for p in loss._formula_params() if p.kind in ("float", "int")]
+        numbers = {p.name: p for p in of_formula if p.name not in opened}
         self.numbers = list(numbers)
         self.trace = Trace({name: not p.domain.includes(0.0) for name, p in numbers.items()})
         value = self.traced(loss.value)
@@ -415,7 +417,10 @@ class Family(Loss, abstract=True):
         if self._plan is None:
             values = [(p, getattr(self, p.name)) for p in self._plan_params()]
             keys = [value is not None if p.kind == "tensor" else value for p, value in values]
-            self.__dict__["_plan"] = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys)
+            plan = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys)
+            if isinstance(plan, Opened):  # with tensors of this call
+                return plan
+            self.__dict__["_plan"] = plan
         return self.__dict__["_plan"]
 
     @classmethod
@@ -447,7 +452,11 @@ class Family(Loss, abstract=True):
     @classmethod
     def _formula_of(cls, parameters: dict[str, Any]) -> tuple[Formula, dict[str, float]]:
         """The formula that these parameters select, and the numbers that it takes."""
-        formula = cls._formulas[tuple(parameters[name] for name in cls._switches())]
+        opened = [name for name, value in parameters.items() if value is OPEN]
+        if opened:
+            formula = Formula(cls, {name: parameters[name] for name in cls._switches()}, opened)
+        else:
+            formula = cls._formulas[tuple(parameters[name] for name in cls._switches())]
         return formula, formula.kernel_values(parameters)
 
     @classmethod
@@ -492,8 +501,11 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
     """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
     if torch.compiler.is_compiling():
         # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
-        # found by name. Its numbers become constants, so that another number compiles again.
-        return getattr(_plans, _stored(loss, reduction, *[_constant(value) for value in values]))
+        # found by name. Its numbers become constants, so that another number compiles again; a tensor does not.
+        fixed = [OPEN if isinstance(value, Tensor) else _constant(value) for value in values]
+        found: Plan = getattr(_plans, _stored(loss, reduction, *fixed))
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        return Opened(found, tensors) if tensors else found
     key = (reduction, *values)
     try:
         plan = loss._plans.get(key)
@@ -525,14 +537,18 @@ def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
     check_reduction(loss.name, reduction, loss.reductions)
     checked = _checked(loss, values)
     plan = loss._plan_class(loss, reduction, checked)
-    plan.key = json.dumps([loss.name, reduction, *checked.values()])
+    plan.key = json.dumps([loss.name, reduction, *checked.values()])  # an OPEN parameter is a string in it
     return plan
 
 
 def _checked(loss: type[Family], values: Iterable[Any]) -> dict[str, Any]:
     """The parameters by name, validated."""
-    pairs = zip(loss._plan_params(), values, strict=True)
-    return {p.name: value if p.kind == "tensor" else validate(loss.name, p, value) for p, value in pairs}
+    checked = dict[str, Any]()
+    for p, value in zip(loss._plan_params(), values, strict=True):
+        if value is OPEN and (loss._statistics is not None or p.kind != "float" or p not in loss._formula_params()):
+            raise error("open", loss=loss.name, argument=p.name)
+        checked[p.name] = value if p.kind == "tensor" or value is OPEN else validate(loss.name, p, value)
+    return checked
 
 
 _plans = SimpleNamespace()  # of compiled calls

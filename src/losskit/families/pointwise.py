@@ -179,7 +179,7 @@ class PointwisePlan(Plan):
         if self.rows:
             if weight is not None:
                 values = values * weight.to(wide)
-            values, weight = mean_of_rows(values), None
+            values, weight = mean_of_rows(values, self.reduction), None
         loss = reduce_eagerly(
             values, self.reduction, weight=weight, weight_in_mean=self.weight_in_mean, sample_weight=sample_weight,
             mask=mask, normalizer=normalizer,

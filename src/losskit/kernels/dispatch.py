@@ -157,6 +157,18 @@ class Plan:
         return library.loaded() if self.formula is None else bool(self.kernel)
 
 
+OPEN = "open"  # in place of the value of a parameter that is a tensor of the call
+
+
+class Opened(Plan):
+    """A plan with parameters that are tensors, in a compiled function: a new value needs no new graph."""
+
+    direct = False
+
+    def __init__(self, plan: Plan, tensors: Sequence[Tensor]) -> None:
+        self.plan, self.tensors = plan, tensors
+
+
 def run(
     plan: Plan,
     a: Any,
@@ -189,6 +201,10 @@ def run(
         result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
         if result is not None:
             return result
+    if isinstance(plan, Opened):
+        own = len(plan.plan.names) - len(plan.tensors)
+        a, b, c, d = [*(a, b, c, d)[:own], *plan.tensors, None, None, None][:4]
+        return run(plan.plan, a, b, c, d, weight, sample_weight, mask, normalizer)
     if sharded.involved(a, b, c, d, weight, sample_weight, mask, normalizer):
         return sharded.run(plan, (a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
     if not torch.compiler.is_compiling() and tracing_state() is not None:
