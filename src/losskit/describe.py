@@ -18,7 +18,7 @@ from torch import Tensor
 
 from losskit.calculus import derivative
 from losskit.domains import Domain, Interval, Signs, real
-from losskit.families.base import Family, Formula
+from losskit.families.base import Family
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
@@ -30,6 +30,7 @@ from losskit.graph import Expr, Trace
 from losskit.loss import Loss, Operand, Param, registered
 from losskit.printing import print_expr, print_statements
 from losskit.registry import get
+from losskit.traced import Formula
 from losskit_guide.card import LANGUAGES, Card, Curve, CurveVariant, Given, Text, Variant
 
 Declaration = Any  # a class of a family, or one written by hand with the same attributes

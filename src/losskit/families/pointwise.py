@@ -14,7 +14,7 @@ from torch import Tensor
 
 from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.errors import error
-from losskit.families.base import Family, Formula
+from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import (
     Arguments,
@@ -32,6 +32,7 @@ from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
+from losskit.traced import Formula
 
 
 class PointwisePlan(Plan):

@@ -27,7 +27,8 @@ from losskit.policy import state
 from losskit.spaces import tell
 
 if TYPE_CHECKING:
-    from losskit.families.base import Family, Formula
+    from losskit.families.base import Family
+    from losskit.traced import Formula
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
