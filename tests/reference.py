@@ -175,7 +175,7 @@ def hinge_embedding_loss(m: Any, input: Any, target: Any, margin: Any) -> Result
     similar = target == 1
     value = m.where(similar, input, m.maximum(margin - input, 0 * target))
     slope = m.where(similar, 1, m.where(input <= margin, -1, 0))
-    return (value,), {"input": (slope + 0 * target,), "target": (0 * target,)}
+    return (value,), {"input": (m.where(input == input, slope, input) + 0 * target,), "target": (0 * target,)}
 
 
 def huber_loss(m: Any, input: Any, target: Any, delta: Any) -> Result:

@@ -242,18 +242,17 @@ def _formula(loss: type[Family]) -> list[str]:
 
 
 def _example(loss: type[Family], function: bool) -> list[str]:
-    """The first worked case as a doctest; of a loss outside of the package without its import."""
-    if not loss.cases:
+    """The first worked case as a doctest; of a loss outside of the package none, since doctests would lack its name."""
+    if not loss.cases or not loss.__module__.startswith("losskit."):
         return []
     case, names = loss.cases[0], loss._call_operands()
     tensor = "torch.tensor([{}])" if _of_elements(loss) else "torch.tensor({})"
     operands = ", ".join(tensor.format(value) for name, value in case.arguments.items() if name in names)
     fields = ", ".join(f"{name}={value}" for name, value in case.arguments.items() if name not in names)
-    built_in = loss.__module__.startswith("losskit.")
     if function:
-        imports = [">>> import torch", *([f">>> from losskit.functional import {loss.name}"] if built_in else [])]
+        imports = [">>> import torch", f">>> from losskit.functional import {loss.name}"]
         call = f"{loss.name}({operands}{', ' if fields else ''}{fields})"
     else:
-        imports = [">>> import losskit, torch" if built_in else ">>> import torch"]
-        call = f"{'losskit.' if built_in else ''}{loss.__name__}({fields})({operands})"
+        imports = [">>> import losskit, torch"]
+        call = f"losskit.{loss.__name__}({fields})({operands})"
     return [*imports, f">>> {call}", repr(torch.tensor(case.value))]
