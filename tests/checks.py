@@ -21,8 +21,9 @@ from samples import Setup
 import losskit
 from losskit import probability, signs
 from losskit.domains import Interval, Signs
-from losskit.families.base import Formula, plan_of
+from losskit.families.base import plan_of
 from losskit.kernels.dispatch import Arguments, Plan
+from losskit.traced import Formula
 
 INF, NAN = math.inf, math.nan
 HALVES = (torch.bfloat16, torch.float16)

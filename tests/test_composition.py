@@ -110,6 +110,40 @@ def test_compiled_with_a_parameter_that_changes(name, field, values, dynamic):
     assert counter.graphs <= len(set(values))
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "values"),
+    [case for case in CHANGING if issubclass(losskit.get(case[0]), losskit.PointwiseLoss) and case[1] != "full"],
+)
+def test_compiled_with_a_parameter_that_is_a_tensor(name, field, values):
+    """A tensor of one element may change with every step: there is one graph, and a gradient by it."""
+    criterion, operands = called(name, 4)
+    counter = Counter()
+
+    def by_function(value):
+        return type(criterion).functional(*operands, **{field: value})
+
+    def by_module(value):
+        setattr(criterion, field, value)
+        return criterion(*operands)
+
+    for step in (by_function, by_module):
+        function, counter.graphs = compiled(step, backend=counter), 0
+        for number in values:
+            expected = type(criterion).functional(*operands, **{field: number})
+            torch.testing.assert_close(function(torch.tensor([number])), expected)
+        assert counter.graphs == 1
+    parameter = torch.tensor(values[1], requires_grad=True)
+    (slope,) = torch.autograd.grad(compiled(by_function, backend="aot_eager")(parameter), parameter)
+    operands = [x.double() if x.is_floating_point() else x for x in operands]
+    low, high = (type(criterion).functional(*operands, **{field: values[1] * factor}) for factor in (0.999, 1.001))
+    torch.testing.assert_close(slope.double(), (high - low) / (0.002 * values[1]), rtol=0.02, atol=1e-3)
+
+
+def test_other_parameters_of_compiled_functions_are_numbers():
+    with pytest.raises(Exception, match="label_smoothing must be a number in a compiled function, got a tensor"):
+        compiled(lambda s: LF.cross_entropy(x, y, label_smoothing=s), backend="eager")(torch.tensor(0.1))
+
+
 def vars_of(criterion):
     fields = {k: v for k, v in criterion.config().items() if k != "name"}
     return {k: v for k, v in fields.items() if v is not None}

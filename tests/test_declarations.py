@@ -11,10 +11,11 @@ from torch.func import grad, hessian, vmap
 import losskit
 from losskit import formula
 from losskit.errors import DeclarationError
-from losskit.families.base import MAX_OPERATIONS, RESERVED
 from losskit.formula import PRIMITIVES
 from losskit.graph import LARGEST
 from losskit.kernels import compiler
+from losskit.names import RESERVED
+from losskit.traced import MAX_OPERATIONS
 
 SCOPE = {
     **{name: getattr(losskit, name) for name in ("PointwiseLoss", "ClassScoresLoss", "EmbeddingsLoss", "MarginsLoss")},
@@ -321,8 +322,8 @@ def test_the_compilers_own_words_are_known():
     import re
     import subprocess
 
-    from losskit.families.base import _MACROS
     from losskit.kernels.library import FOLDER
+    from losskit.names import _MACROS
 
     command = [compiler.compiler(), "-std=c++20", f"-I{FOLDER}", "-dM", "-E", "-x", "c++", "-"]
     text = '#include "kernel.h"\n#include "primitives.h"\n'

@@ -9,6 +9,7 @@ import torch
 import losskit
 import losskit.functional as LF
 from losskit.errors import MESSAGES
+from losskit.families import base
 
 x, t = torch.randn(4, 3), torch.randn(4, 3)
 p = torch.rand(4, 3)
@@ -157,6 +158,13 @@ MISTAKES = {
             lambda: LF.cross_entropy(scores, classes.float()),
             "cross_entropy: target must be class indices of shape (4,) or probabilities of shape (4, 5), got "
             "torch.float32 of shape (4,). Use target.long() for class indices.",
+        ),
+    ],
+    "open": [
+        (
+            lambda: base._checked(losskit.CrossEntropyLoss, [-100, "open"]),
+            "cross_entropy: label_smoothing must be a number in a compiled function, got a tensor. Use a number: each new "
+            "one compiles again.",
         ),
     ],
     "by_keyword": [

@@ -496,7 +496,7 @@ REFUSED = [
 @pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_refusals(call, message, path, monkeypatch):
     if path == "eager":
-        monkeypatch.setattr("losskit.kernels.dispatch._transformed", lambda: True)
+        monkeypatch.setattr("losskit.kernels.dispatch.observed", lambda: True)
     with pytest.raises((ValueError, TypeError)) as raised:
         call()
     assert str(raised.value).split(": ", 1)[1].startswith(message)
@@ -506,7 +506,7 @@ def test_refusals(call, message, path, monkeypatch):
 def test_other_modes_of_checking(path, monkeypatch):
     """An index that is no class makes its row NaN, without reading memory that is not there."""
     if path == "eager":
-        monkeypatch.setattr("losskit.kernels.dispatch._transformed", lambda: True)
+        monkeypatch.setattr("losskit.kernels.dispatch.observed", lambda: True)
     x = scores((4, 3), torch.float32)
     for mode in ("nan", "off"):
         with losskit.checks(mode):

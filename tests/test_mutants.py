@@ -21,7 +21,6 @@ import torch
 
 from losskit import probability
 from losskit.families import pointwise
-from losskit.families.base import Formula
 from losskit.graph import topological
 from losskit.kernels import dispatch, eager, fused
 from losskit.printing import function
@@ -212,6 +211,8 @@ def sides(setup, node, columns):
 
 def asks_for_nan(condition):
     """Whether a condition is `x == x`; `test_truth.check_nan` takes its other side."""
+    if condition.op == "both":
+        return all(map(asks_for_nan, condition.args))
     return condition.op == "eq" and condition.args[0] is condition.args[1]
 
 
@@ -332,9 +333,31 @@ def _count_masked(given):
         given["numbers"] = [float(given["a"].numel()), *given["numbers"][1:]]
 
 
-def _count_masked_eagerly(values, kwargs):
-    if kwargs["mask"] is not None and kwargs["normalizer"] is None:
-        kwargs["normalizer"] = float(values.numel())
+def count_masked_eagerly(patch):
+    def wrap(counting):
+        def broken(reduction, shape, like, *, mask, **kwargs):
+            return mask, counting(reduction, shape, like, mask=None, **kwargs)[1]
+
+        return broken
+
+    wrapped(patch, pointwise, "counting", wrap)
+
+
+def weighed(counts):
+    """A mutant of what the eager mean divides by: whether weights count."""
+
+    def patching(patch):
+        def wrap(eager):
+            def broken(self, arguments, checks):
+                plan = copy.copy(self)
+                plan.weight_in_mean = counts
+                return eager(plan, arguments, checks)
+
+            return broken
+
+        wrapped(patch, pointwise.PointwisePlan, "eager", wrap)
+
+    return patching
 
 
 MUTANTS |= {
@@ -357,9 +380,9 @@ MUTANTS |= {
     "eager: sample_weight ignored": reduced(lambda values, kwargs: kwargs.update(sample_weight=None)),
     "eager: mask ignored": reduced(lambda values, kwargs: kwargs.update(mask=None)),
     "eager: normalizer ignored": reduced(lambda values, kwargs: kwargs.update(normalizer=None)),
-    "eager: masked elements counted": reduced(_count_masked_eagerly),
-    "eager: weight always in the denominator": reduced(lambda values, kwargs: kwargs.update(weight_in_mean=True)),
-    "eager: weight not in the denominator": reduced(lambda values, kwargs: kwargs.update(weight_in_mean=False)),
+    "eager: masked elements counted": count_masked_eagerly,
+    "eager: weight always in the denominator": weighed(True),
+    "eager: weight not in the denominator": weighed(False),
 }
 
 
@@ -464,20 +487,27 @@ def domains_all_real(patch):
 
 @mutant
 def the_wrong_operand_is_named(patch):
-    declared = Formula.declared.func
-    exchanged = property(lambda self: dict(zip(self.operands, reversed(declared(self).values()))))
-    patch.setattr(Formula, "declared", exchanged)
+    def wrap(refusal):
+        return lambda self, operand, *found: refusal(self, len(self.names) + 1 - operand, *found)
+
+    wrapped(patch, pointwise.PointwisePlan, "_refusal", wrap)
 
 
 class _Settings:
     """Settings that never change."""
 
     checks, empty = "raise", "nan"
+    process_checks, process_empty = "raise", "nan"
+
+    @staticmethod
+    def get():
+        """As a context variable outside of any block."""
 
 
 @mutant
 def empty_rule_ignored(patch):
     patch.setattr(fused, "state", _Settings)
+    patch.setattr(fused, "empty_of_block", _Settings)
 
 
 @mutant

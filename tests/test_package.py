@@ -129,10 +129,10 @@ def test_declarations_are_complete():
 
 def test_code_stays_readable():
     """The vocabulary stays small, counted in statements, so that nothing is gained by packing; functions stay short."""
-    vocabulary = "graph formula calculus printing reduction domains facts errors policy registry loss families/base"
+    vocabulary = "graph formula calculus printing reduction domains facts errors policy registry loss forms names traced families/base"
     paths = {ROOT / f"src/losskit/{name}.py" for name in vocabulary.split()}
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")}
-    assert sum(isinstance(node, ast.stmt) for path in paths for node in ast.walk(trees[path])) < 1600
+    assert sum(isinstance(node, ast.stmt) for path in paths for node in ast.walk(trees[path])) < 2000
     for path, tree in trees.items():
         if "gpu" in path.parts or path.name == "functional.py":  # Triton's kernels and generated code
             continue

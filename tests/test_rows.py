@@ -90,8 +90,8 @@ def test_fused_is_eager(sample, reduction, monkeypatch):
 @ALL
 def test_the_kernel_runs(sample, monkeypatch):
     """Ordinary calls do not fall back to the formula."""
-    _plan_class = sample.loss._plan_class
-    monkeypatch.setattr(_plan_class, "eager", lambda *args: pytest.fail("the eager formula ran"))
+    plan_class = sample.loss._plan_class
+    monkeypatch.setattr(plan_class, "eager", lambda *args: pytest.fail("the eager formula ran"))
     for dtype in DTYPES:
         operands = sample.operands(dtype=dtype)
         for reduction in REDUCTIONS:
@@ -338,6 +338,10 @@ def test_backward(sample):
     for _ in range(3):
         loss.backward(retain_graph=True)
     assert_same([x.grad], [3 * one], "retained")
+    each = sample(*leaves, reduction="none")
+    upstream = torch.linspace(0.5, 2.0, each.numel(), dtype=each.dtype).reshape(each.shape)
+    first_time, again = (torch.autograd.grad(each, x, upstream, retain_graph=True) for _ in range(2))
+    assert_same(again, first_time, "retained, unreduced")
     for dtype in (torch.bfloat16, torch.float16):
         small = call(sample, sample.operands(dtype=dtype), upstream=torch.tensor(1024.0))[1]
         wide = [o.double() if o.is_floating_point() else o for o in sample.operands(dtype=dtype)]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from losskit.calculus import derivative
 from losskit.domains import Domain, Interval, Signs, real
-from losskit.families.base import Family, Formula
+from losskit.families.base import Family
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
@@ -30,6 +30,7 @@ from losskit.graph import Expr, Trace
 from losskit.loss import Loss, Operand, Param, registered
 from losskit.printing import print_expr, print_statements
 from losskit.registry import get
+from losskit.traced import Formula
 from losskit_guide.card import LANGUAGES, Card, Curve, CurveVariant, Given, Text, Variant
 
 Declaration = Any  # a class of a family, or one written by hand with the same attributes
@@ -84,7 +85,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     paragraphs = [re.sub(r"\s*\n\s*", "\n", p.strip()) for p in cls.about.split("\n\n")]
     summary, *rest = paragraphs
     advice = [line.replace("\n", " ") for p in rest[:1] for line in re.split(r"\n(?=Choose|Prefer)", p)]
-    formulas = cls._formulas.all() if issubclass(cls, Family) and cls._of_formula else []
+    formulas = cls._formulas.all() if hasattr(cls, "value") else []
     variants = [_variant(cls, formula) for formula in formulas] or [_of_paths()]
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.about)
     by_class = {other.__name__: other.name for other in registered.values()}

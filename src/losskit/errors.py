@@ -144,6 +144,11 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         LossTypeError,
         "{loss}: {loss}(...) makes the loss and takes no tensors of a call, got one as {argument}. Call {call}.",
     ),
+    "open": (
+        LossTypeError,
+        "{loss}: {argument} must be a number in a compiled function, got a tensor. "
+        "Use a number: each new one compiles again.",
+    ),
     # -- settings and the registry ------------------------------------------------------------------------
     "setting": (LossValueError, "{setting}: mode must be one of {expected}, got {got}."),
     "unknown_loss": (UnknownLossError, "no loss is called {got}.{hint}"),

@@ -353,6 +353,8 @@ def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) 
             return value
         raise wrong("a tensor or None", _as_tensor(param.name, value))
     number: Any = value
+    if isinstance(value, Tensor) and torch.compiler.is_compiling():
+        return value
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
         if value.requires_grad:
             raise wrong("a number", f" It has no gradient here: pass {param.name}.item().")

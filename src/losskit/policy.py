@@ -36,6 +36,7 @@ class State:
 
     def __init__(self) -> None:
         self.process_checks, self.process_empty = "raise", "nan"
+        self.nan_asked = False  # whether a NaN was ever to be refused: who never asks pays nothing for it
 
     @property
     def checks(self) -> str:
@@ -134,6 +135,7 @@ class checks(_Setting):  # noqa: N801  # used like a function
         if nan not in (None, "pass", "raise"):
             raise error("setting", setting="checks(nan=...)", expected="'pass', 'raise'", got=repr(nan))
         refused = (nan or ("pass" if mode == "off" else state.nan)) == "raise"
+        state.nan_asked |= refused
         super().__init__(state.checks if mode is None and nan is not None else mode, REFUSES_NAN if refused else "")
 
 

@@ -95,11 +95,11 @@ def counting(
     return something if mask is None else mask & something, denominator
 
 
-def mean_of_rows(values: Tensor) -> Tensor:
-    """The mean of each row; over no elements it follows the rule for nothing."""
+def mean_of_rows(values: Tensor, reduction: str) -> Tensor:
+    """The mean of each row; over no elements it follows the rule for nothing, and their sum is 0."""
     if values.shape[-1]:
         return values.mean(-1)
-    return values.sum(-1) + _of_nothing()
+    return values.sum(-1) + (0.0 if reduction == "sum" else _of_nothing())
 
 
 def _of_nothing() -> float:

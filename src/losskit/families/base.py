@@ -11,11 +11,7 @@ import hashlib
 import inspect
 import itertools
 import json
-import math
-import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, cast
 
@@ -23,9 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from losskit.calculus import Differentiable, derivative, guarded, number, parametric
-from losskit.domains import Domain, real
-from losskit.errors import DeclarationError, LossError
+from losskit.errors import DeclarationError, LossError, error
 from losskit.forms import (
     MAX_OPERANDS,
     constructor_source,
@@ -36,271 +30,15 @@ from losskit.forms import (
     refuse_more,
     strict,
 )
-from losskit.formula import PRIMITIVES
-from losskit.graph import ALIASES, Expr, Trace, spelling, topological
-from losskit.kernels.dispatch import Plan, run
+from losskit.kernels.dispatch import OPEN, Opened, Plan, run
 from losskit.kernels.torch_internals import constant
 from losskit.loss import Loss, Operand, Param, number_hint, validate
+from losskit.names import check_argument
 from losskit.printing import run_source
 from losskit.reduction import check_reduction, legacy_reduction
+from losskit.traced import Formula
 
 MAX_PARAMETERS = 8  # of a declaration
-KERNEL_NUMBERS = 16  # kMaxParameters of csrc/op.h: parameters, and what is computed from them
-MAX_OPERATIONS = 1000  # of a formula: a kernel of more takes minutes to compile
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# What an argument of a formula cannot be called, and why.
-_CALLS = _words(
-    "run plan plan_of Loss legacy_reduction self reduction size_average reduce sample_weight mask normalizer unknown "
-    "more problem overridden refuse_more strict misspelt LossError has_torch_function_variadic handle_torch_function"
-)
-_CPP = _words(
-    "alignas alignof and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor bool case catch "
-    "char char16_t char32_t char8_t co_await co_return co_yield compl concept const const_cast consteval "
-    "constexpr constinit decltype default delete do double dynamic_cast enum explicit export extern final float "
-    "friend goto inline int long mutable namespace new noexcept not_eq nullptr operator or_eq override private "
-    "protected public reflexpr register reinterpret_cast requires restrict short signed sizeof static "
-    "static_assert static_cast struct switch synchronized template this thread_local throw typedef typeid "
-    "typename typeof union unsigned using virtual void volatile wchar_t xor xor_eq linux unix i386 T std losskit "
-    "block int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t size_t ptrdiff_t NAN INFINITY NULL "
-    "EOF BUFSIZ MAXFLOAT SNAN SNANF SNANL BYTE_ORDER BIG_ENDIAN LITTLE_ENDIAN PDP_ENDIAN NFDBITS CHAR_BIT "
-    "CHAR_MAX CHAR_MIN CLOCKS_PER_SEC MB_CUR_MAX MB_LEN_MAX OVERFLOW UNDERFLOW DOMAIN SING PLOSS TLOSS "
-    "WCONTINUED WEXITED WEXITSTATUS WIFCONTINUED WIFEXITED WIFSIGNALED WIFSTOPPED WNOHANG WNOWAIT WSTOPPED "
-    "WSTOPSIG WTERMSIG WUNTRACED alloca assert errno issubnormal math_errhandling offsetof signgam stderr stdin "
-    "stdout va_arg va_copy va_end va_start htobe16 htobe32 htobe64 htole16 htole32 htole64 be16toh be32toh "
-    "be64toh le16toh le32toh le64toh"
-)
-_MACROS = re.compile(
-    r"(M|FP|FD|HUGE|MATH|DBL|FLT|LDBL|FLT\d+X?|CHAR|SCHAR|UCHAR|SHRT|USHRT|INT|UINT|LONG|ULONG|LLONG|ULLONG|"
-    r"U?INT\d+|U?INT_\w+|U?INTMAX|U?INTPTR|PTRDIFF|SIZE|SSIZE|WCHAR|WINT|SIG|RAND|EXIT|LOSSKIT|TORCH|GLIBC|DECIMAL)_\w+|SNANF\w+"
-)
-_JAVASCRIPT = _words(
-    "arguments async await boolean byte debugger enum eval export extends final finally function implements in "
-    "instanceof interface let native new null package super switch synchronized this throws transient typeof undefined "
-    "void yield NaN Infinity Math Number Object"
-)
-_TRITON = _words("tl lk libdevice triton")
-RESERVED = _CALLS | _CPP | _JAVASCRIPT | _TRITON
-
-
-def check_argument(cls: type[Loss], name: str) -> None:
-    """Refuse the name of an operand or a parameter that is no identifier wherever the formula is printed."""
-    where = "in C++ or JavaScript"
-    if name in _CALLS:
-        where = "beside the call's own arguments"
-    elif name in _TRITON:
-        where = "in Triton"
-    elif name in PRIMITIVES or name in ("inf", "nan", "derivative"):
-        where = "where the formula language has a function of this name"
-    elif not (name in RESERVED or name.endswith("_") or _MACROS.fullmatch(name) or re.match(r"__|_[A-Z]", name)):
-        return
-    raise DeclarationError(
-        f"{cls.__name__}: an argument of `value` cannot be called {name} {where}; choose another name"
-    )
-
-
-class Formula:
-    """A traced `value` and its gradients, for one setting of the switches."""
-
-    # What kernels found out about it in this process. It lies here, so that it goes with the formula.
-    kernel: int | None = None  # address of the compiled functions, 0 if there are none; see kernels/library.py
-    why_no_kernel = ""
-    triton: Any = None  # the functions of a GPU's kernel
-
-    def __init__(self, loss: type[Family], switches: dict[str, bool]) -> None:
-        self.loss, self.switches = loss, switches
-        taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
-            p.name for p in loss._formula_params() if p.kind == "tensor" and switches[p.name]
-        ]
-        self.operands = taken
-        numbers = {p.name: p for p in loss._formula_params() if p.kind in ("float", "int")}
-        self.numbers = list(numbers)
-        self.trace = Trace({name: not p.domain.includes(0.0) for name, p in numbers.items()})
-        value = self.traced(loss.value)
-        if not isinstance(value, Expr):
-            raise DeclarationError(f"{loss.__name__}.value must return one number, got {_told(value)}")
-        self.value: Expr = value
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Addresses are worth nothing in another process."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("kernel", "why_no_kernel", "triton")}
-
-    def traced(self, function: Callable[..., Any]) -> Any:
-        """What a function of the declaration returns for symbols, or the sentence that says what is wrong with it."""
-        arguments: dict[str, Any] = {}
-        for name in inspect.signature(self.loss.value).parameters:
-            declared = self.loss.params.get(name)
-            if declared is not None and declared.kind == "bool":
-                arguments[name] = self.switches[name]
-            elif declared is not None and declared.kind == "tensor" and not self.switches[name]:
-                arguments[name] = None
-            else:
-                arguments[name] = self.trace.variable(name)
-        place = f"{self.loss.__name__}.{function.__name__}"
-        try:
-            result = function(**arguments)
-            found = tuple(map(self._lifted, result)) if isinstance(result, tuple) else self._lifted(result)
-        except DeclarationError as problem:
-            raise DeclarationError(f"{place}: {problem}{_meant(problem)}") from None
-        except Exception as problem:
-            line = " ".join(str(problem).split())
-            raise DeclarationError(
-                f"{place} must use the primitives of losskit.formula: {line or type(problem).__name__}{_meant(problem)}"
-            ) from problem
-        operations = len(topological([x for x in (found if isinstance(found, tuple) else [found]) if x is not None]))
-        if operations > MAX_OPERATIONS:
-            raise DeclarationError(
-                f"{place}: a formula may have {MAX_OPERATIONS} operations, got {operations}; sum over a dimension of "
-                f"the operands instead, which the reduction does"
-            )
-        return found
-
-    def _lifted(self, result: Any) -> Expr | None:
-        if isinstance(result, Expr) and result.is_condition:
-            raise DeclarationError("it must return a number, got a condition; write where(condition, 1.0, 0.0)")
-        if isinstance(result, Tensor | list | dict | set) or callable(result):
-            raise DeclarationError(f"it must return one number, got {_told(result)}")
-        return None if result is None else self.trace.lift(result)
-
-    @cached_property
-    def gradients(self) -> tuple[Expr, ...]:
-        """The derivative by each operand: the author's where `grad` gives one, else derived."""
-        return tuple(
-            own if own is not None else derivative(self.value, self.trace.variable(name))
-            for name, own in zip(self.operands, self._given, strict=True)
-        )
-
-    @cached_property
-    def guarded(self) -> tuple[Expr, ...]:
-        """The derivatives as they are computed: derived ones are NaN where an operand is."""
-        linear = -self.trace.variable("log_probability")  # the kernel of class scores knows this one
-        return tuple(
-            gradient if own is not None or self.value is linear else guarded(gradient, self.value, self.operands)
-            for gradient, own in zip(self.gradients, self._given, strict=True)
-        )
-
-    @cached_property
-    def _given(self) -> tuple[Expr | None, ...]:
-        """What the author's `grad` gives for each operand."""
-        given: tuple[Expr | None, ...] = ()
-        if self.loss.grad is not None:
-            result = self.traced(self.loss.grad)
-            given = result if isinstance(result, tuple) else (result,)
-            if len(given) > len(self.operands):
-                raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
-        return given + (None,) * (len(self.operands) - len(given))
-
-    @cached_property
-    def hoisted(self) -> dict[Expr, str]:
-        """The parts that only parameters decide and that rounding could spoil, and what kernels call them.
-
-        They are computed once for a plan, in float64. A parameter times a power of two is exact where it stands.
-        """
-        parts = [x for x in parametric([self.value, *self.guarded]) if not x.is_condition and not _exact(x)]
-        return {x: f"number{i}_" for i, x in enumerate(parts[: KERNEL_NUMBERS - len(self.numbers)])}
-
-    @property
-    def kernel_numbers(self) -> list[str]:
-        """The numbers that kernels take: the parameters, and what is computed from them."""
-        return [*self.numbers, *self.hoisted.values()]
-
-    def kernel_values(self, parameters: dict[str, Any]) -> dict[str, float]:
-        """The numbers that kernels take, by name."""
-        own = {name: parameters[name] for name in self.numbers}
-        return own | {name: number(x, own) for x, name in self.hoisted.items()}
-
-    @cached_property
-    def declared(self) -> dict[str, Operand]:
-        """How each operand was declared, under these switches; a tensor parameter broadcasts."""
-        result = {}
-        for name in self.operands:
-            of_param = self.loss.params.get(name)
-            if of_param is not None:
-                result[name] = Operand(of_param.doc, of_param.domain, broadcast=True)
-                continue
-            operand = self.loss.operands.get(name, Operand(name))
-            off = operand.unless and self.switches[operand.unless]
-            result[name] = replace(operand, domain=real, hint="", only_with="") if off else operand
-        return result
-
-    @cached_property
-    def domains(self) -> list[Domain]:
-        """What each operand is meant to be, under these switches."""
-        return [operand.domain for operand in self.declared.values()]
-
-    @property
-    def required(self) -> list[Domain]:
-        """What each operand must be: a domain that is only advised refuses nothing."""
-        return [real if advised else domain for domain, advised in zip(self.domains, self.advised, strict=True)]
-
-    @cached_property
-    def advised(self) -> list[bool]:
-        """Whether what is outside the declared domain of an operand is only warned of."""
-        return [bool(x.only_with) and not self.switches[x.only_with] for x in self.declared.values()]
-
-    def differentiable(self, numbers: dict[str, float]) -> Differentiable:
-        """The formula with its parameters fixed."""
-        fixed = Differentiable(self.value, self.operands, numbers, self.guarded)
-        self.prepare(fixed)
-        return fixed
-
-    def prepare(self, formula: Differentiable) -> None:
-        """Make what torch.compile cannot trace the making of."""
-        formula.prepare({name: operand.domain.typical for name, operand in self.declared.items()} | self.loss._harmless)
-
-    @property
-    def predictions(self) -> int:
-        """Bits of the operands that models usually produce: all but the target and tensor parameters."""
-        fixed = {"target", *self.loss.params}
-        return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
-
-
-def _exact(node: Expr) -> bool:
-    """Whether a number is a parameter, or one times a power of two."""
-    if node.op == "neg":
-        return _exact(node.args[0])
-    if node.op in ("mul", "div"):
-        factor, other = node.args if node.op == "mul" and node.args[0].op == "constant" else node.args[::-1]
-        return factor.op == "constant" and abs(math.frexp(factor.value)[0]) == 0.5 and _exact(other)
-    return node.op == "variable"
-
-
-def _told(result: Any) -> str:
-    """What a function returned, in words."""
-    if result is None:
-        return "nothing: end it with `return`"
-    if isinstance(result, tuple | list):
-        return f"{len(result)} in a {type(result).__name__}; the gradients go into `grad`"
-    return f"a {type(result).__module__}.{type(result).__name__}".replace("builtins.", "")
-
-
-def _meant(problem: Exception) -> str:
-    """What an author probably wanted to write, from where a formula failed and what its line calls."""
-    name = getattr(problem, "name", None) if isinstance(problem, NameError | AttributeError) else None
-    if isinstance(problem, ImportError):
-        name = next(iter(re.findall(r"import name '(\w+)'", str(problem))), None)
-    if "; write" in str(problem):
-        return ""
-    if name:
-        return f"; {spelling(name)}"
-    trace = problem.__traceback__
-    frames = []
-    while trace is not None:
-        frames.append(trace.tb_frame)
-        trace = trace.tb_next
-    own = [frame for frame in frames if not str(frame.f_globals.get("__name__", "")).startswith("losskit.")]
-    if not own or not isinstance(own[-1].f_globals, dict):
-        return ""
-    code = own[-1].f_code
-    foreign = [own[-1].f_globals.get(x) for x in code.co_names]
-    modules = {getattr(x, "__name__", "").split(".")[0] for x in foreign if inspect.ismodule(x)}
-    known = PRIMITIVES.keys() | ALIASES.keys()
-    used = [x for x in code.co_names if x in known and (modules or x in ("max", "min"))]
-    return "; " + "; ".join(map(spelling, used)) if used else ""
 
 
 class Formulas(dict[tuple[bool, ...], Formula]):
@@ -415,7 +153,10 @@ class Family(Loss, abstract=True):
         if self._plan is None:
             values = [(p, getattr(self, p.name)) for p in self._plan_params()]
             keys = [value is not None if p.kind == "tensor" else value for p, value in values]
-            self.__dict__["_plan"] = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys)
+            plan = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys)
+            if isinstance(plan, Opened):  # with tensors of this call
+                return plan
+            self.__dict__["_plan"] = plan
         return self.__dict__["_plan"]
 
     @classmethod
@@ -447,7 +188,11 @@ class Family(Loss, abstract=True):
     @classmethod
     def _formula_of(cls, parameters: dict[str, Any]) -> tuple[Formula, dict[str, float]]:
         """The formula that these parameters select, and the numbers that it takes."""
-        formula = cls._formulas[tuple(parameters[name] for name in cls._switches())]
+        opened = [name for name, value in parameters.items() if value is OPEN]
+        if opened:
+            formula = Formula(cls, {name: parameters[name] for name in cls._switches()}, opened)
+        else:
+            formula = cls._formulas[tuple(parameters[name] for name in cls._switches())]
         return formula, formula.kernel_values(parameters)
 
     @classmethod
@@ -492,8 +237,11 @@ def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
     """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
     if torch.compiler.is_compiling():
         # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
-        # found by name. Its numbers become constants, so that another number compiles again.
-        return getattr(_plans, _stored(loss, reduction, *[_constant(value) for value in values]))
+        # found by name. Its numbers become constants, so that another number compiles again; a tensor does not.
+        fixed = [OPEN if isinstance(value, Tensor) else _constant(value) for value in values]
+        found: Plan = getattr(_plans, _stored(loss, reduction, *fixed))
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        return Opened(found, tensors) if tensors else found
     key = (reduction, *values)
     try:
         plan = loss._plans.get(key)
@@ -525,14 +273,18 @@ def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
     check_reduction(loss.name, reduction, loss.reductions)
     checked = _checked(loss, values)
     plan = loss._plan_class(loss, reduction, checked)
-    plan.key = json.dumps([loss.name, reduction, *checked.values()])
+    plan.key = json.dumps([loss.name, reduction, *checked.values()])  # an OPEN parameter is a string in it
     return plan
 
 
 def _checked(loss: type[Family], values: Iterable[Any]) -> dict[str, Any]:
     """The parameters by name, validated."""
-    pairs = zip(loss._plan_params(), values, strict=True)
-    return {p.name: value if p.kind == "tensor" else validate(loss.name, p, value) for p, value in pairs}
+    checked = dict[str, Any]()
+    for p, value in zip(loss._plan_params(), values, strict=True):
+        if value is OPEN and (loss._statistics is not None or p.kind != "float" or p not in loss._formula_params()):
+            raise error("open", loss=loss.name, argument=p.name)
+        checked[p.name] = value if p.kind == "tensor" or value is OPEN else validate(loss.name, p, value)
+    return checked
 
 
 _plans = SimpleNamespace()  # of compiled calls

@@ -27,7 +27,7 @@ from torch import Tensor
 from losskit.calculus import Differentiable
 from losskit.domains import Interval, log_probability, probability, real, shortest, slack_of
 from losskit.errors import error
-from losskit.families.base import Family, Formula
+from losskit.families.base import Family
 from losskit.formula import times
 from losskit.graph import Trace
 from losskit.kernels import eager, fused, search
@@ -47,6 +47,7 @@ from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.spaces import like_softmax
+from losskit.traced import Formula
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
 _ONE_CLASS = " There is one class: for yes or no use binary_cross_entropy_with_logits, or two channels."

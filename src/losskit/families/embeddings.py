@@ -22,13 +22,14 @@ from torch import Tensor
 
 from losskit.domains import nonnegative, shortest
 from losskit.errors import DeclarationError, error
-from losskit.families.base import Family, Formula
+from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit.kernels.sharded import Dims, trailing
 from losskit.loss import Operand, param
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly
+from losskit.traced import Formula
 
 # The kernel's numbers of them. Two embeddings have one distance, the first of three.
 STATISTICS = {

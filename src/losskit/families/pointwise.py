@@ -14,7 +14,7 @@ from torch import Tensor
 
 from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.errors import error
-from losskit.families.base import Family, Formula
+from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import (
     Arguments,
@@ -32,6 +32,7 @@ from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
+from losskit.traced import Formula
 
 
 class PointwisePlan(Plan):
@@ -179,7 +180,7 @@ class PointwisePlan(Plan):
         if self.rows:
             if weight is not None:
                 values = values * weight.to(wide)
-            values, weight = mean_of_rows(values), None
+            values, weight = mean_of_rows(values, self.reduction), None
         loss = reduce_eagerly(
             values, self.reduction, weight=weight, weight_in_mean=self.weight_in_mean, sample_weight=sample_weight,
             mask=mask, normalizer=normalizer,

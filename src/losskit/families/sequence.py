@@ -214,9 +214,11 @@ class SequencePlan(Plan):
     def _above(self, log_probs: Tensor, inputs: Tensor, counts: Tensor | None) -> Tensor:
         """Where frames that are used have a number that is no log-probability, (T, N, C)."""
         x = log_probs.detach() if log_probs.ndim == 3 else log_probs.detach().unsqueeze(1)
+        if self.scores:
+            return torch.zeros_like(x, dtype=torch.bool)
         used = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < inputs
         used = used if counts is None else used & counts
-        return log_probability.outside(x) & (used & (not self.scores)).unsqueeze(2)
+        return log_probability.outside(x) & used.unsqueeze(2)
 
     def counting(self, arguments: Arguments) -> list[Tensor | None]:
         log_probs, _, input_lengths, _ = arguments.operands

@@ -12,7 +12,7 @@ from losskit.graph import Expr
 from losskit.printing import print_expr, print_statements
 
 if TYPE_CHECKING:
-    from losskit.families.base import Formula
+    from losskit.traced import Formula
 
 
 def cpp(formula: Formula) -> tuple[str, str]:

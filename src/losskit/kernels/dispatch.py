@@ -23,11 +23,12 @@ from losskit.errors import error
 from losskit.kernels import fused, gpu, library, sharded
 from losskit.kernels.eager import HALVES, autocast, result_dtype
 from losskit.kernels.torch_internals import exporting, observed, tracing_state, transforms_active
-from losskit.policy import REFUSES_NAN, checks_of_block, state
+from losskit.policy import state
 from losskit.spaces import tell
 
 if TYPE_CHECKING:
-    from losskit.families.base import Family, Formula
+    from losskit.families.base import Family
+    from losskit.traced import Formula
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
@@ -157,6 +158,18 @@ class Plan:
         return library.loaded() if self.formula is None else bool(self.kernel)
 
 
+OPEN = "open"  # in place of the value of a parameter that is a tensor of the call
+
+
+class Opened(Plan):
+    """A plan with parameters that are tensors, in a compiled function: a new value needs no new graph."""
+
+    direct = False
+
+    def __init__(self, plan: Plan, tensors: Sequence[Tensor]) -> None:
+        self.plan, self.tensors = plan, tensors
+
+
 def run(
     plan: Plan,
     a: Any,
@@ -182,13 +195,17 @@ def run(
         and a.is_cpu
         and not gpu.interpreted
         and not torch.compiler.is_compiling()
-        and (checks_of_block.get() or state.process_checks)[-1] != REFUSES_NAN
+        and (not state.nan_asked or state.nan == "pass")
         and not observed()
         and plan.available
     ):
         result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
         if result is not None:
             return result
+    if isinstance(plan, Opened):
+        own = len(plan.plan.names) - len(plan.tensors)
+        a, b, c, d = [*(a, b, c, d)[:own], *plan.tensors, None, None, None][:4]
+        return run(plan.plan, a, b, c, d, weight, sample_weight, mask, normalizer)
     if sharded.involved(a, b, c, d, weight, sample_weight, mask, normalizer):
         return sharded.run(plan, (a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
     if not torch.compiler.is_compiling() and tracing_state() is not None:

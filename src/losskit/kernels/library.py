@@ -25,7 +25,8 @@ import torch
 from losskit.kernels import cache, codegen, compiler
 
 if TYPE_CHECKING:
-    from losskit.families.base import Family, Formula
+    from losskit.families.base import Family
+    from losskit.traced import Formula
 
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 LIBRARY = FOLDER / "liblosskit.so"

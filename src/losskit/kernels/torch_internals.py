@@ -11,9 +11,10 @@ from torch.autograd import forward_ad
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# `torch.compiler.is_compiling` costs a Python frame more; Dynamo replaces both by True.
+# Under names of their own: `observed` is asked in every call.
 transforms_active = torch._C._are_functorch_transforms_active
 tracing_state = torch._C._get_tracing_state
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 def constant(function: _Function) -> _Function:
@@ -27,12 +28,7 @@ def constant(function: _Function) -> _Function:
 
 def observed() -> bool:
     """Whether torch.func, forward-mode AD, a dispatch mode or torch.jit.trace looks at what runs."""
-    return (
-        transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or tracing_state() is not None
-    )
+    return transforms_active() or forward_ad._current_level >= 0 or _dispatch_modes() > 0 or tracing_state() is not None
 
 
 def exporting() -> bool:

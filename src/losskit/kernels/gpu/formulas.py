@@ -21,7 +21,7 @@ from losskit.kernels.gpu import primitives
 from losskit.printing import print_number, print_statements, run_source
 
 if TYPE_CHECKING:
-    from losskit.families.base import Formula
+    from losskit.traced import Formula
 
 SLOTS = 4
 

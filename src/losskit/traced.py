@@ -1,0 +1,231 @@
+"""The formula of a declaration: its `value` and `grad`, traced for one setting of its switches.
+
+The trace is what is evaluated eagerly, printed as C++ and Triton, and differentiated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from losskit.calculus import Differentiable, derivative, guarded, number, parametric
+from losskit.domains import Domain, real
+from losskit.errors import DeclarationError
+from losskit.formula import PRIMITIVES
+from losskit.graph import ALIASES, Expr, Trace, spelling, topological
+from losskit.loss import Operand
+
+if TYPE_CHECKING:
+    from losskit.families.base import Family
+
+KERNEL_NUMBERS = 16  # kMaxParameters of csrc/op.h: parameters, and what is computed from them
+MAX_OPERATIONS = 1000  # of a formula: a kernel of more takes minutes to compile
+
+
+class Formula:
+    """A traced `value` and its gradients, for one setting of the switches."""
+
+    # What kernels found out about it in this process. It lies here, so that it goes with the formula.
+    kernel: int | None = None  # address of the compiled functions, 0 if there are none; see kernels/library.py
+    why_no_kernel = ""
+    triton: Any = None  # the functions of a GPU's kernel
+
+    def __init__(self, loss: type[Family], switches: dict[str, bool], opened: Sequence[str] = ()) -> None:
+        """opened: parameters that are tensors of the call, after the operands."""
+        self.loss, self.switches = loss, switches
+        taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
+            p.name for p in loss._formula_params() if p.kind == "tensor" and switches[p.name]
+        ]
+        self.operands = [*taken, *opened]
+        of_formula = [p for p in loss._formula_params() if p.kind in ("float", "int")]
+        numbers = {p.name: p for p in of_formula if p.name not in opened}
+        self.numbers = list(numbers)
+        self.trace = Trace({name: not p.domain.includes(0.0) for name, p in numbers.items()})
+        value = self.traced(loss.value)
+        if not isinstance(value, Expr):
+            raise DeclarationError(f"{loss.__name__}.value must return one number, got {_told(value)}")
+        self.value: Expr = value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Addresses are worth nothing in another process."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("kernel", "why_no_kernel", "triton")}
+
+    def traced(self, function: Callable[..., Any]) -> Any:
+        """What a function of the declaration returns for symbols, or the sentence that says what is wrong with it."""
+        arguments: dict[str, Any] = {}
+        for name in inspect.signature(self.loss.value).parameters:
+            declared = self.loss.params.get(name)
+            if declared is not None and declared.kind == "bool":
+                arguments[name] = self.switches[name]
+            elif declared is not None and declared.kind == "tensor" and not self.switches[name]:
+                arguments[name] = None
+            else:
+                arguments[name] = self.trace.variable(name)
+        place = f"{self.loss.__name__}.{function.__name__}"
+        try:
+            result = function(**arguments)
+            found = tuple(map(self._lifted, result)) if isinstance(result, tuple) else self._lifted(result)
+        except DeclarationError as problem:
+            raise DeclarationError(f"{place}: {problem}{_meant(problem)}") from None
+        except Exception as problem:
+            line = " ".join(str(problem).split())
+            raise DeclarationError(
+                f"{place} must use the primitives of losskit.formula: {line or type(problem).__name__}{_meant(problem)}"
+            ) from problem
+        operations = len(topological([x for x in (found if isinstance(found, tuple) else [found]) if x is not None]))
+        if operations > MAX_OPERATIONS:
+            raise DeclarationError(
+                f"{place}: a formula may have {MAX_OPERATIONS} operations, got {operations}; sum over a dimension of "
+                f"the operands instead, which the reduction does"
+            )
+        return found
+
+    def _lifted(self, result: Any) -> Expr | None:
+        if isinstance(result, Expr) and result.is_condition:
+            raise DeclarationError("it must return a number, got a condition; write where(condition, 1.0, 0.0)")
+        if isinstance(result, Tensor | list | dict | set) or callable(result):
+            raise DeclarationError(f"it must return one number, got {_told(result)}")
+        return None if result is None else self.trace.lift(result)
+
+    @cached_property
+    def gradients(self) -> tuple[Expr, ...]:
+        """The derivative by each operand: the author's where `grad` gives one, else derived."""
+        return tuple(
+            own if own is not None else derivative(self.value, self.trace.variable(name))
+            for name, own in zip(self.operands, self._given, strict=True)
+        )
+
+    @cached_property
+    def guarded(self) -> tuple[Expr, ...]:
+        """The derivatives as they are computed: derived ones are NaN where an operand is."""
+        linear = -self.trace.variable("log_probability")  # the kernel of class scores knows this one
+        return tuple(
+            gradient if own is not None or self.value is linear else guarded(gradient, self.value, self.operands)
+            for gradient, own in zip(self.gradients, self._given, strict=True)
+        )
+
+    @cached_property
+    def _given(self) -> tuple[Expr | None, ...]:
+        """What the author's `grad` gives for each operand."""
+        given: tuple[Expr | None, ...] = ()
+        if self.loss.grad is not None:
+            result = self.traced(self.loss.grad)
+            given = result if isinstance(result, tuple) else (result,)
+            if len(given) > len(self.operands):
+                raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
+        return given + (None,) * (len(self.operands) - len(given))
+
+    @cached_property
+    def hoisted(self) -> dict[Expr, str]:
+        """The parts that only parameters decide and that rounding could spoil, and what kernels call them.
+
+        They are computed once for a plan, in float64. A parameter times a power of two is exact where it stands.
+        """
+        parts = [x for x in parametric([self.value, *self.guarded]) if not x.is_condition and not _exact(x)]
+        return {x: f"number{i}_" for i, x in enumerate(parts[: KERNEL_NUMBERS - len(self.numbers)])}
+
+    @property
+    def kernel_numbers(self) -> list[str]:
+        """The numbers that kernels take: the parameters, and what is computed from them."""
+        return [*self.numbers, *self.hoisted.values()]
+
+    def kernel_values(self, parameters: dict[str, Any]) -> dict[str, float]:
+        """The numbers that kernels take, by name."""
+        own = {name: parameters[name] for name in self.numbers}
+        return own | {name: number(x, own) for x, name in self.hoisted.items()}
+
+    @cached_property
+    def declared(self) -> dict[str, Operand]:
+        """How each operand was declared, under these switches; a tensor parameter broadcasts."""
+        result = {}
+        for name in self.operands:
+            of_param = self.loss.params.get(name)
+            if of_param is not None:
+                result[name] = Operand(of_param.doc, of_param.domain, broadcast=True)
+                continue
+            operand = self.loss.operands.get(name, Operand(name))
+            off = operand.unless and self.switches[operand.unless]
+            result[name] = replace(operand, domain=real, hint="", only_with="") if off else operand
+        return result
+
+    @cached_property
+    def domains(self) -> list[Domain]:
+        """What each operand is meant to be, under these switches."""
+        return [operand.domain for operand in self.declared.values()]
+
+    @property
+    def required(self) -> list[Domain]:
+        """What each operand must be: a domain that is only advised refuses nothing."""
+        return [real if advised else domain for domain, advised in zip(self.domains, self.advised, strict=True)]
+
+    @cached_property
+    def advised(self) -> list[bool]:
+        """Whether what is outside the declared domain of an operand is only warned of."""
+        return [bool(x.only_with) and not self.switches[x.only_with] for x in self.declared.values()]
+
+    def differentiable(self, numbers: dict[str, float]) -> Differentiable:
+        """The formula with its parameters fixed."""
+        fixed = Differentiable(self.value, self.operands, numbers, self.guarded)
+        self.prepare(fixed)
+        return fixed
+
+    def prepare(self, formula: Differentiable) -> None:
+        """Make what torch.compile cannot trace the making of."""
+        formula.prepare({name: operand.domain.typical for name, operand in self.declared.items()} | self.loss._harmless)
+
+    @property
+    def predictions(self) -> int:
+        """Bits of the operands that models usually produce: all but the target and tensor parameters."""
+        fixed = {"target", *self.loss.params}
+        return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
+
+
+def _exact(node: Expr) -> bool:
+    """Whether a number is a parameter, or one times a power of two."""
+    if node.op == "neg":
+        return _exact(node.args[0])
+    if node.op in ("mul", "div"):
+        factor, other = node.args if node.op == "mul" and node.args[0].op == "constant" else node.args[::-1]
+        return factor.op == "constant" and abs(math.frexp(factor.value)[0]) == 0.5 and _exact(other)
+    return node.op == "variable"
+
+
+def _told(result: Any) -> str:
+    """What a function returned, in words."""
+    if result is None:
+        return "nothing: end it with `return`"
+    if isinstance(result, tuple | list):
+        return f"{len(result)} in a {type(result).__name__}; the gradients go into `grad`"
+    return f"a {type(result).__module__}.{type(result).__name__}".replace("builtins.", "")
+
+
+def _meant(problem: Exception) -> str:
+    """What an author probably wanted to write, from where a formula failed and what its line calls."""
+    name = getattr(problem, "name", None) if isinstance(problem, NameError | AttributeError) else None
+    if isinstance(problem, ImportError):
+        name = next(iter(re.findall(r"import name '(\w+)'", str(problem))), None)
+    if "; write" in str(problem):
+        return ""
+    if name:
+        return f"; {spelling(name)}"
+    trace = problem.__traceback__
+    frames = []
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    own = [frame for frame in frames if not str(frame.f_globals.get("__name__", "")).startswith("losskit.")]
+    if not own or not isinstance(own[-1].f_globals, dict):
+        return ""
+    code = own[-1].f_code
+    foreign = [own[-1].f_globals.get(x) for x in code.co_names]
+    modules = {getattr(x, "__name__", "").split(".")[0] for x in foreign if inspect.ismodule(x)}
+    known = PRIMITIVES.keys() | ALIASES.keys()
+    used = [x for x in code.co_names if x in known and (modules or x in ("max", "min"))]
+    return "; " + "; ".join(map(spelling, used)) if used else ""
