@@ -47,6 +47,7 @@ export function erf(x) {
 
 /** Recurrence to x >= 12, then Stirling's series; reflection below 0. */
 export function lgamma(x) {
+  if (x === -Infinity) return NaN;
   if (x <= 0 && x === Math.floor(x)) return Infinity;
   if (x < 0) return Math.log(Math.PI / Math.abs(Math.sin(Math.PI * x))) - lgamma(1 - x);
   if (x === Infinity) return x;
@@ -60,7 +61,8 @@ export function lgamma(x) {
 
 /** Recurrence to x >= 10, then the asymptotic series; reflection below 0. */
 export function digamma(x) {
-  if (x <= 0 && x === Math.floor(x)) return x === 0 ? -Infinity : NaN;
+  if (x === -Infinity) return NaN;
+  if (x <= 0 && x === Math.floor(x)) return x === 0 ? -1 / x : NaN;
   if (x < 0) return digamma(1 - x) - Math.PI / Math.tan(Math.PI * x);
   let shift = 0;
   while (x < 10) shift -= 1 / x++;
@@ -71,6 +73,7 @@ export function digamma(x) {
 
 /** As digamma, with the derivative of its series. */
 export function trigamma(x) {
+  if (x === -Infinity) return NaN;
   if (x <= 0 && x === Math.floor(x)) return Infinity;
   if (x < 0) return Math.PI ** 2 / Math.sin(Math.PI * x) ** 2 - trigamma(1 - x);
   let shift = 0;

@@ -359,7 +359,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Using losses",
         "The registry, the settings, and what tells you about a loss. The losses themselves are in "
         "[classes](losses.md) and [functions](functional.md).",
-        ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "losses", "create",
+        ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
          "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning"),
     ),
     "declaring": (
