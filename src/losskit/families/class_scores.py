@@ -43,6 +43,7 @@ from losskit.kernels.dispatch import (
     unravel,
 )
 from losskit.kernels.sharded import Dims, Part
+from losskit.kernels.torch_internals import transforms_active
 from losskit.loss import param
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly
@@ -502,7 +503,7 @@ class ClassScoresLoss(Family, abstract=True):
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
             return x
         outside = domain.outside(x.detach())
-        hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not x.is_cpu
+        hidden = torch.compiler.is_compiling() or transforms_active() or not x.is_cpu
         if state.checks == "nan" or hidden:
             return torch.where(outside, float("nan"), x)
         index = search.first(domain.outside, [x.detach()])

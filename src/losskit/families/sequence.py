@@ -24,7 +24,7 @@ from losskit.families.base import Family
 from losskit.kernels import eager, fused
 from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, unravel
 from losskit.kernels.sharded import Dims
-from losskit.kernels.torch_internals import hidden
+from losskit.kernels.torch_internals import hidden, transforms_active
 from losskit.loss import param
 from losskit.reduction import Reduction, counting, reduce_eagerly
 
@@ -121,7 +121,7 @@ class SequencePlan(Plan):
         bad: Tensor | None = wrong
         if checks != "off":
             # Of log_probs graphs tell only the shape: under vmap it has a dimension more, which is not the caller's.
-            traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+            traced = torch.compiler.is_compiling() or transforms_active()
             nothing = torch.zeros((), dtype=log_probs.dtype, device=log_probs.device)
             shown = nothing.expand(log_probs.shape) if traced else log_probs
             sought = wrong | self._total(operands) if checks == "raise" else wrong

@@ -55,7 +55,7 @@ class _Formula(torch.autograd.Function):
 
 
 def _product(upstream: Tensor, slope: Tensor, first: bool) -> Tensor:
-    """upstream * slope; of second and higher derivatives, an infinite slope of what does not move is 0."""
+    """upstream * slope. In second and higher derivatives an upstream gradient of 0 silences an infinite slope."""
     product = upstream * slope
     return product if first else torch.where((upstream == 0) & (slope == slope), 0.0, product)
 
@@ -131,7 +131,7 @@ def _(info: Any, in_dims: Any, bad: Tensor, operands: Sequence[Tensor], mask: Te
 
 
 def stretched(operands: Sequence[Tensor], shape: Sequence[int]) -> tuple[list[Tensor], torch.dtype | None]:
-    """Operands in this shape, and the dtype of the loss where they no longer say it.
+    """The operands, expanded to this shape, and the dtype of the loss if theirs no longer tell it (else None).
 
     A half that is stretched and wants a gradient becomes float32: autograd then sums the gradients of all its places
     in float32 and rounds once, where it would round each of them and their sum.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from losskit.kernels.dispatch import Plan
 
 MAX_DIMS = 16
-SUSPICIOUS = 64  # the status of a call that is done, but not what the loss is for; csrc/op.h
+SUSPICIOUS = 64  # kSuspicious of csrc/op.h: the result is there, but the operands do not look like what the loss takes
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 # torch's numbering of scalar types, plus one; 0 leaves the choice to the kernel.
 _RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16: 16}
