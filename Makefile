@@ -70,7 +70,7 @@ explorer: ## build the explorer's page with npm, and compare its numbers with Py
 browser: explorer ## use the explorer's page in headless Chromium
 	cd explorer && npm run browser
 
-site: $(READY) ## build the documentation site into site/, strictly
+site: $(READY) explorer ## build the documentation site into site/, strictly; needs npm
 	$(BIN)/python -m pip install --quiet --group docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 

@@ -1,4 +1,4 @@
-"""What mkdocs.yml cannot say: the losses in the navigation, formulas in Markdown, plots where a page asks for them."""
+"""What mkdocs.yml cannot say: losses and explorer in the navigation, formulas in Markdown, plots where a page asks for them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import plots
 from formulas import Formulas
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+from mkdocs.structure.nav import Link
 
 from losskit.loss import TASKS
 from losskit_guide.card import catalogue
+
+EXPLORER = "explorer/index.html"
 
 
 def on_config(config: Any) -> Any:
@@ -26,6 +31,22 @@ def on_config(config: Any) -> Any:
         if entries:
             losses.append({task[:1].upper() + task[1:]: entries})
     return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """The explorer is a part of the site."""
+    page = Path(__file__).resolve().parent.parent.parent / "src" / "losskit_guide" / EXPLORER
+    if not page.exists():
+        raise PluginError("the site contains the explorer, which is not built here: run `make explorer`, which needs npm")
+    files.append(File.generated(config, EXPLORER, abs_src_path=str(page)))
+    return files
+
+
+def on_nav(nav: Any, **_: Any) -> Any:
+    """The explorer, which is no page of MkDocs, has its place before the losses."""
+    place = next(i for i, item in enumerate(nav.items) if item.title == "Losses")
+    nav.items.insert(place, Link("Explorer", EXPLORER))
+    return nav
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -72,11 +72,26 @@ def loss_page(card: Card) -> str:
         linked(card.summary, card.class_name),
         f'<p class="tags"><span>{card.task}</span><span>{card.family}</span>'
         + "".join(f"<span>{word}</span>" for word in card.properties)
-        + "</p>",
+        + f'<a href="../source/{source_file(card).stem}.html">source</a></p>',
         for_whom,
         table(["best for", "not for", "alternatives"], [[card.best_for, card.not_for, alternatives]]),
     ]
     return "\n\n".join([*head, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
+
+
+def source_file(card: Card) -> Path:
+    """The file of a loss's declaration."""
+    return Path(inspect.getsourcefile(getattr(losskit, card.class_name)) or "")
+
+
+def source_page(card: Card) -> str:
+    """The declaration itself, as the loss's author wrote it."""
+    path = source_file(card)
+    return (
+        f"---\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {card.class_name}: the source\n\n"
+        f"`{path.relative_to(ROOT)}`, from which [all that is said about it](../loss/{card.name}.md) follows.\n\n"
+        f"````python\n{path.read_text(encoding='utf-8')}````\n"
+    )
 
 
 def _variants(card: Card, text_of: Callable[[Variant], str]) -> str:
@@ -224,7 +239,17 @@ def _plot(card: Card) -> str:
         return ""
     fixed = ", ".join(f"{name.replace('_', ' ')} = {value:g}" for name, value in held(card).items())
     note = f"Over {card.curve.label[:1].lower() + card.curve.label[1:].rstrip('.')}{f'; {fixed}' if fixed else ''}."
-    return f'<!-- plot: {card.name} -->\n\n<p class="caption">{note}</p>'
+    return f'<!-- plot: {card.name} -->\n\n<p class="caption">{note}</p>\n\n{_live(card)}'
+
+
+def _live(card: Card) -> str:
+    """The explorer in a frame: the same curve, to be changed. The plot above stays for print, and without scripts."""
+    address = f"../explorer/index.html#loss={card.name}"
+    return (
+        f'<iframe class="live" src="{address}&amp;embed" title="{card.class_name}, live: value and gradient with '
+        f'sliders" loading="lazy"></iframe>\n\n<p class="caption live">Live: move the sliders, or the pointer over the '
+        f'curve. <a href="{address}">Open it in the explorer</a> to compare it with others.</p>'
+    )
 
 
 def _worked(card: Card) -> str:
@@ -434,4 +459,5 @@ def _pages() -> set[str]:
 def everything() -> dict[str, str]:
     """All generated pages by their path."""
     pages = {f"loss/{card.name}.md": loss_page(card) for card in catalogue().values()}
+    pages |= {f"source/{source_file(card).stem}.md": source_page(card) for card in catalogue().values()}
     return {**pages, "overview.md": overview(), **api_pages()}
