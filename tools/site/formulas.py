@@ -27,7 +27,7 @@ TEMML = HERE.parent.parent / "explorer" / "node_modules" / "temml"
 def _temml() -> subprocess.Popen[str]:
     """The process that sets formulas; it ends with this one, which closes its input."""
     if shutil.which("node") is None or not TEMML.exists():
-        raise RuntimeError("formulas are set by Temml, which is not installed here: run `make explorer`, which needs npm")
+        raise RuntimeError("formulas are set by Temml, which is not here: run `make explorer`, which needs npm")
     command = ["node", str(HERE / "temml.mjs")]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What mkdocs.yml cannot say: losses and explorer in the navigation, formulas in Markdown, plots where a page asks for them."""
+"""What mkdocs.yml cannot say: losses and explorer in the navigation, formulas and plots in pages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_files(files: Any, config: Any) -> Any:
     """The explorer is a part of the site."""
     page = Path(__file__).resolve().parent.parent.parent / "src" / "losskit_guide" / EXPLORER
     if not page.exists():
-        raise PluginError("the site contains the explorer, which is not built here: run `make explorer`, which needs npm")
+        raise PluginError("the site has the explorer in it, which is not here: run `make explorer`, which needs npm")
     files.append(File.generated(config, EXPLORER, abs_src_path=str(page)))
     return files
 

@@ -7,6 +7,7 @@ example, which runs when the page is made. Nothing is typed twice.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import worked
-from plots import held
+from plots import coloured, held
 
 import losskit
 from losskit import formula
@@ -37,11 +38,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def linked(text: str, own: str = "") -> str:
-    """Text in which names of losses are links to their pages."""
+def linked(text: str, own: str = "", folder: str = "") -> str:
+    """Text in which names of losses are links to their pages, but for code."""
     names = {card.class_name: card.name for card in catalogue().values()}
-    pattern = r"\b(?:" + "|".join(sorted(names, key=len, reverse=True)) + r")\b"
-    return re.sub(pattern, lambda m: m[0] if m[0] == own else f"[{m[0]}]({names[m[0]]}.md)", text)
+    pattern = r"`[^`]*`|\b(?:" + "|".join(sorted(names, key=len, reverse=True)) + r")\b"
+    return re.sub(
+        pattern, lambda m: m[0] if m[0] not in names or m[0] == own else f"[{m[0]}]({folder}{names[m[0]]}.md)", text
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -51,7 +54,7 @@ def linked(text: str, own: str = "") -> str:
 def loss_page(card: Card) -> str:
     """The page of a loss."""
     sections = {
-        "Formula": _formula(card),
+        "Formula": formula_section(card),
         "Gradient": _gradient(card),
         "Value and derivative": _plot(card),
         "By hand, and by losskit": _worked(card),
@@ -179,7 +182,8 @@ This is torch's convention too: it is handed over as the gradient of `log_probs`
 log-softmax. With `exact_gradient=True` the gradient is that by `log_probs` itself, $-\gamma_{t,\, k}$."""
 
 
-def _formula(card: Card) -> str:
+def formula_section(card: Card) -> str:
+    """The formula, its symbols, and what the reductions do with it."""
     if card.family == "sequences":
         return f"{CTC}\n\n{_reductions(card)}"
     text = _variants(card, lambda v: f"$$\\ell = {v.value['latex']}$$")
@@ -198,7 +202,7 @@ def _formula(card: Card) -> str:
     own = [STATISTICS[name] for name in used if name in STATISTICS]
     made = "\n\n".join(f"$${x}$$" for x in SPECIAL_STATISTICS.get(card.name, own))
     of_rows = SPECIAL_ROWS.get(card.name, ROWS.get(card.family, ""))
-    return f"{text}\n\n{made}\n\nwhere\n\n{where}\n\n{of_rows}\n\n{_reductions(card)}"
+    return "\n\n".join(filter(None, [text, made, "where", where, of_rows, _reductions(card)]))
 
 
 def _reductions(card: Card) -> str:
@@ -348,6 +352,31 @@ def _short(signature: inspect.Signature) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------
+# The tutorial
+
+
+def tutorial() -> str:
+    """The page of the notebook docs/tutorial.ipynb, with the outputs that are in it."""
+    cells = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    title, *parts = [_cell(cell) for cell in cells]
+    return "\n\n".join([title, "[The notebook](tutorial.ipynb), to be run and changed.", *parts]) + "\n"
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        lines = [line if line.startswith(("#", "$$")) else linked(line, folder="loss/") for line in source.split("\n")]
+        return "\n".join(lines)
+    parts = [f"```python\n{source}\n```"]
+    for output in cell["outputs"]:
+        if output["output_type"] == "stream":
+            parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
+        else:
+            parts.append(coloured("".join(output["data"]["image/svg+xml"])))
+    return "\n\n".join(parts)
+
+
+# ---------------------------------------------------------------------------------------------------------
 # Overview and API
 
 
@@ -460,4 +489,4 @@ def everything() -> dict[str, str]:
     """All generated pages by their path."""
     pages = {f"loss/{card.name}.md": loss_page(card) for card in catalogue().values()}
     pages |= {f"source/{source_file(card).stem}.md": source_page(card) for card in catalogue().values()}
-    return {**pages, "overview.md": overview(), **api_pages()}
+    return {**pages, "overview.md": overview(), "tutorial.md": tutorial(), **api_pages()}
