@@ -9,6 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import pages
 import plots
 from formulas import Formulas
 from mkdocs.exceptions import PluginError
@@ -50,10 +51,29 @@ def on_nav(nav: Any, **_: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The wide tables get the room of the contents; `<!-- plot: name -->` becomes a plot.
+    """The wide tables get the room of the contents; `<!-- plot: name -->` and `<!-- part: name -->` become one.
 
-    The name is that of a loss, whose value and slope are drawn, or of one of the comparisons in `plots.DRAWN`.
+    The name of a plot is that of a loss, whose value and slope are drawn, or of a comparison in `plots.DRAWN`. That of
+    a part is in `pages.PARTS`.
     """
     if page.file.src_uri in ("accuracy.md", "deviations.md", "losses.md"):
         page.meta["hide"] = ["toc"]
+    markdown = re.sub(r"<!-- part: (\w+) -->", lambda match: pages.PARTS[match[1]](), markdown)
     return re.sub(r"<!-- plot: (\w+) -->", lambda match: plots.named(match[1]), markdown)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Tables become cards on a phone, so their cells know their headings; one of many numbers scrolls instead."""
+    if page.file.src_uri == "accuracy.md":
+        return html
+    return re.sub(r"<table>.*?</table>", _with_headings, html, flags=re.S)
+
+
+def _with_headings(table: re.Match[str]) -> str:
+    headings = [re.sub(r"<.*?>", "", cell) for cell in re.findall(r"<th[^>]*>(.*?)</th>", table[0], re.S)]
+
+    def row(found: re.Match[str]) -> str:
+        names = iter(headings)
+        return re.sub(r"<td", lambda _: f'<td data-heading="{next(names)}"', found[0])
+
+    return re.sub(r"<tr>.*?</tr>", row, table[0], flags=re.S).replace("<table>", "<table data-cards>", 1)
