@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from losskit.calculus import derivative
-from losskit.domains import Domain, Interval, Signs, real
+from losskit.domains import Domain, Interval, Signs, log_probability, nonnegative, probability, real
 from losskit.families.base import Family
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
@@ -31,7 +31,7 @@ from losskit.loss import Loss, Operand, Param, registered
 from losskit.printing import print_expr, print_statements
 from losskit.registry import get
 from losskit.traced import Formula
-from losskit_guide.card import LANGUAGES, Card, Curve, CurveVariant, Given, Text, Variant
+from losskit_guide.card import LANGUAGES, Card, Curve, CurveVariant, Given, Limits, Text, Variant
 
 Declaration = Any  # a class of a family, or one written by hand with the same attributes
 
@@ -278,7 +278,11 @@ def _of_trace(
             taken = inspect.signature(cls.value).parameters
             found = {"result": cls.value(**{name: arguments.get(name) for name in taken})}
         root = trace.lift(found["result"])
-        variants.append(_curve_variant(switches, list(names), root, derivative(root, x), x))
+        domains = {name: _RANGES.get(name, real) for name in names} | {
+            name: p.domain for name, p in cls.params.items() if name in names
+        }
+        domains |= {name: cls.operands[name].domain for name in names if name in cls.operands}
+        variants.append(_curve_variant(switches, domains, root, derivative(root, x), x, cls))
     declared = [p for p in cls.params.values() if any(p.name in way[1] for way in ways)]
     label = label or SYMBOLS[variable][1]
     return Curve(variable, label, kind, *limits, given + [_of_param(p) for p in declared], variants)
@@ -290,7 +294,8 @@ def _of_elements(cls: type[Family], formulas: Sequence[Formula]) -> Curve:
     for formula in formulas:
         names = [*formula.operands, *formula.numbers]
         x = formula.trace.variable(variable)
-        variants.append(_curve_variant(formula.switches, names, formula.value, formula.gradients[0], x))
+        domains = dict(zip(names, [*formula.required, *(cls.params[n].domain for n in formula.numbers)], strict=True))
+        variants.append(_curve_variant(formula.switches, domains, formula.value, formula.gradients[0], x, cls))
     first = max(formulas, key=lambda formula: len(formula.operands))
     operand = cls.operands.get(variable, Operand(variable))
     domain = formulas[-1].declared[variable].domain if operand.unless else operand.domain
@@ -303,9 +308,31 @@ def _of_elements(cls: type[Family], formulas: Sequence[Formula]) -> Curve:
     return Curve(variable, operand.doc, kind, low, high, _given(first, 1) + numbers, variants)
 
 
-def _curve_variant(switches: dict[str, bool], names: list[str], value: Expr, slope: Expr, x: Expr) -> CurveVariant:
+# Of what a family's formulas speak of, what is no number at all.
+_RANGES: dict[str, Domain] = {
+    "probability": probability, "log_probability": log_probability, "cosine": Interval("in [-1, 1]", -1.0, 1.0),
+    "distance": nonnegative, "positive_distance": nonnegative, "negative_distance": nonnegative,
+}  # fmt: skip
+
+
+def _curve_variant(
+    switches: dict[str, bool], domains: dict[str, Domain], value: Expr, slope: Expr, x: Expr, cls: type[Loss]
+) -> CurveVariant:
+    names = list(domains)
+    whole = {name for name, p in cls.params.items() if p.kind == "int"}
+    limits = {name: _allowed(domain, name in whole) for name, domain in domains.items()}
     texts = [text_of(root, names) for root in (value, slope, derivative(slope, x))]
-    return CurveVariant(switches, names, *({k: t[k] for k in ("python", "javascript")} for t in texts))
+    return CurveVariant(switches, names, limits, *({k: t[k] for k in ("python", "javascript")} for t in texts))
+
+
+def _allowed(domain: Domain, whole: bool = False) -> Limits:
+    """A domain as data; whole: of integers."""
+    if isinstance(domain, Signs):
+        return Limits(domain.description, choices=[-1.0, 1.0])
+    low, high = (x if math.isfinite(x) else None for x in (domain.low, domain.high))
+    counted = range(int(low), int(high) + 1) if whole and low is not None and high is not None else ()
+    choices = [float(x) for x in counted]
+    return Limits(domain.description, low, high, domain.low_open, domain.high_open, choices)
 
 
 def _given(formula: Formula, start: int, only: tuple[str, ...] = ()) -> list[Given]:

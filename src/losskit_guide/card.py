@@ -30,11 +30,32 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The numbers that an operand or a parameter may be; None: without end."""
+
+    description: str
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+    choices: list[float] = field(default_factory=list)
+
+    def includes(self, x: float) -> bool:
+        """Whether the library would take this number."""
+        if self.choices:
+            return x in self.choices
+        above = self.low is None or (x > self.low if self.low_open else x >= self.low)
+        below = self.high is None or (x < self.high if self.high_open else x <= self.high)
+        return above and below
+
+
+@dataclass(frozen=True)
 class CurveVariant:
     """Value, slope and curvature over the natural variable under one setting of the switches."""
 
     switches: dict[str, bool]
     arguments: list[str]  # the variable, what is given, the parameters
+    domains: dict[str, Limits]  # of each argument
     value: Text
     slope: Text
     curvature: Text
@@ -167,9 +188,13 @@ def card_of(data: dict[str, Any]) -> Card:
         curve = Curve(**{
             **curve,
             "given": [Given(**given) for given in curve["given"]],
-            "variants": [CurveVariant(**variant) for variant in curve["variants"]],
+            "variants": [_curve_variant(variant) for variant in curve["variants"]],
         })  # fmt: skip
     return Card(**{**data, "curve": curve, "variants": [Variant(**variant) for variant in data["variants"]]})
+
+
+def _curve_variant(data: dict[str, Any]) -> CurveVariant:
+    return CurveVariant(**{**data, "domains": {name: Limits(**limits) for name, limits in data["domains"].items()}})
 
 
 @cache
