@@ -97,6 +97,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     return Card(
         name=cls.name,
         class_name=cls.__name__,
+        aliases=cls.aliases.split(),
         family=next((name for family, name in FAMILIES.items() if issubclass(cls, family)), "by hand"),
         task=cls.task,
         summary=summary.replace("\n", " "),

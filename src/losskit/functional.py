@@ -9,7 +9,7 @@ After torch's own arguments come, keyword-only, `sample_weight` (broadcasts to t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
@@ -44,6 +44,7 @@ from losskit.losses.triplet_margin_with_distance import (
     triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
 )
 from losskit.reduction import legacy_reduction
+from losskit.registry import missing
 
 
 @strict
@@ -1631,3 +1632,8 @@ for _loss in (
     TripletMarginLoss,
 ):
     _loss.functional = staticmethod(globals()[_loss.name])
+
+if not TYPE_CHECKING:  # a type checker would take any attribute
+
+    def __getattr__(name: str) -> NoReturn:
+        raise missing(__name__, name)

@@ -7,13 +7,14 @@ programming language is a list of statements, the last of which is the result.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from losskit_guide.names import close_name, find_name
 
 LANGUAGES = ("plain", "latex", "python", "cpp", "triton", "javascript")
 Text = dict[str, Any]  # by language: one string of plain text and LaTeX, lists of statements in the others
@@ -101,6 +102,7 @@ class Card:
 
     name: str
     class_name: str
+    aliases: list[str]
     family: str
     task: str
     summary: str
@@ -205,12 +207,11 @@ def catalogue() -> dict[str, Card]:
 
 
 def find(name: str) -> Card:
-    """The card of a built-in loss by function name or class name."""
-    cards = catalogue()
-    by_class = {card.class_name: card for card in cards.values()}
-    found = cards.get(name) or by_class.get(name)
+    """The card of a built-in loss by the name of its function or class, or an alias."""
+    names = [(card.name, card.class_name, *card.aliases) for card in catalogue().values()]
+    found = find_name(name, names)
     if found is None:
-        close = difflib.get_close_matches(name, [*cards, *by_class], n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]}?" if close else " `losskit list` names them all."
+        close = close_name(name, names)
+        hint = f" Did you mean {close}?" if close else " `losskit list` names them all."
         raise LookupError(f"there is no loss called {name!r}.{hint}")
-    return found
+    return catalogue()[found]

@@ -83,6 +83,7 @@ class GaussianNLLLoss(PointwiseLoss, nn.GaussianNLLLoss):
             dtype="float16",
         ),
     ]
+    aliases = "gaussian normal_nll"
     task = "likelihood"
     best_for = "Uncertainty estimates and heteroscedastic noise."
     not_for = "Point predictions; constant variance."

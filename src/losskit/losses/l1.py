@@ -33,6 +33,7 @@ class L1Loss(PointwiseLoss, nn.L1Loss):
         Case(input=-0.5, target=0.25, value=0.75, grad=-1.0, source="by hand"),
         Case(input=1.0, target=1.0, value=0.0, grad=0.0, source="torch's subgradient at a tie"),
     ]
+    aliases = "mae mean_absolute_error absolute_error"
     task = "regression"
     best_for = "Regression with outliers."
     not_for = "Outliers that carry information; optimisers that need a smooth gradient."

@@ -51,6 +51,7 @@ class SoftMarginLoss(PointwiseLoss, nn.SoftMarginLoss):
             of="input",
         ),
     ]
+    aliases = "logistic"
     task = "binary"
     best_for = "Margins in the style of support vector machines."
     not_for = "Labels 0 and 1."
