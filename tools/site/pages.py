@@ -10,7 +10,6 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ import picture as drawn
 import losskit
 from losskit import formula
 from losskit.loss import TASKS
-from losskit_guide.card import Card, Variant, catalogue, find
-from losskit_guide.render import facts
+from losskit_guide.card import Card, catalogue, find
+from losskit_guide.render import facts, formulas, latex
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTINUOUS = TASKS[:3]  # the tasks whose outputs are numbers or distributions
@@ -60,8 +59,7 @@ def linked(text: str, own: str = "", folder: str = "") -> str:
 def loss_page(card: Card) -> str:
     """The page of a loss."""
     sections = {
-        "Formula": formula_section(card),
-        "Gradient": _gradient(card),
+        "Formula and gradient": formula_section(card),
         "Value and derivative": _plot(card),
         "By hand, and by losskit": _worked(card),
         "Parameters": _parameters(card),
@@ -103,145 +101,35 @@ def source_page(card: Card) -> str:
     )
 
 
-def _variants(card: Card, text_of: Callable[[Variant], str]) -> str:
-    """A text for each setting of the switches, the default first; settings that share it share a title."""
-    defaults = {p["name"]: bool(p["default"]) for p in card.parameters}
-    ordered = sorted(card.variants, key=lambda v: sum(on != defaults.get(s, False) for s, on in v.switches.items()))
-    settings: dict[str, list[str]] = {}
-    for variant in ordered:
-        told = []
-        for name, on in variant.switches.items():
-            twin = next((v for v in card.variants if v.switches == variant.switches | {name: not on}), None)
-            if twin is None or text_of(twin) != text_of(variant):  # what changes nothing is left out
-                tensor = f"{'with' if on else 'without'} `{name}`"
-                told.append(tensor if name in ("weight", "pos_weight") else f"`{name}={on}`")
-        settings.setdefault(text_of(variant), []).append(", ".join(told))
-    if len(settings) <= 1:
-        return "".join(settings)
-    titles = [capital(" or ".join(dict.fromkeys(told))).rstrip(".") for told in settings.values()]
-    titles[0] += ", the default"
-    return "\n\n".join(f"{title}:\n\n{text}" for title, text in zip(titles, settings))
-
-
-# What a formula's statistics are of the tensors of a call, and what a row's loss is.
-STATISTICS = {
-    "log_probability": r"\log p = x_t - \log \sum_j e^{x_j}",
-    "log_sum_exp": r"\operatorname{lse} = \log \sum_j e^{x_j}",
-    "mean_log_probability": r"\overline{\log p} = \frac{1}{C} \sum_j \log p_j",
-    "difference": r"\Delta = x_t - x_j",
-    "cosine": r"\cos\theta = \frac{x_1 \cdot x_2}{\left\|x_1\right\| \, \left\|x_2\right\|}",
-    "distance": r"d = \left\|x_1 - x_2 + \varepsilon\right\|_p",
-    "positive_distance": r"d_+ = \left\|x - x_+ + \varepsilon\right\|_p",
-    "negative_distance": r"d_- = \left\|x - x_- + \varepsilon\right\|_p",
-}
-# What the symbols in these are.
-_SCORES = [
-    "$x_j$: score of class $j$ in the row, from `input`",
-    "$x_t$: that of the class that the row's `target` names",
-]
-MEANINGS = {
-    "log_probability": _SCORES,
-    "difference": [*_SCORES, "$j$: each class that is no target of the row"],
-    "cosine": ["$x_1$, $x_2$: rows of `input1` and `input2`"],
-    "positive_distance": ["$x$, $x_+$, $x_-$: rows of `anchor`, `positive` and `negative`"],
-}
-FUNCTIONS = {
-    r"\sigma\left(": r"$\sigma\left(x\right) = \frac{1}{1 + e^{-x}}$: the sigmoid",
-    r"\operatorname{softplus}": r"$\operatorname{softplus}\left(x\right) = \log\left(1 + e^{x}\right)$",
-}
-NORM = "$p$, $\\varepsilon$: `p`, the degree of the norm, and `eps`, added to every difference"
-ROWS = {
-    "margins": "A row's loss is the sum of this over all pairs of a target class $t$ and another class $j$, divided by "
-    "the number of classes.",
-    "class scores": "For probabilities as targets, a row's loss is the sum over the classes, each with its share.",
-}
-# Losses whose statistics are others, or whose rows are.
-SPECIAL_STATISTICS = {
-    "nll_loss": [r"\log p = x_t"],
-    "triplet_margin_with_distance_loss": [
-        r"d_+ = \operatorname{distance}\left(x,\, x_+\right)",
-        r"d_- = \operatorname{distance}\left(x,\, x_-\right)",
-    ],
-}
-SPECIAL_ROWS = {
-    "multilabel_soft_margin_loss": "A row's loss is the mean of this over its labels.",
-    "nll_loss": "",
-}
-CTC = r"""$$\ell = -\log P\left(\mathrm{labels}\right) = -\log \sum_{\pi} \prod_{t=1}^{T} y_{t,\, \pi_t}$$
-
-where
-
-- $\pi$: an alignment, that is a class for each frame, which gives the labels when repeats are merged and blanks then
-  dropped
-- $y_{t,\, k}$: probability of class $k$ in frame $t$; `log_probs` holds its logarithm
-- $T$: frames of the sample, one of `input_lengths`
-
-The sum runs over all alignments; a recursion over frames and labels finds it without listing them."""
-CTC_GRADIENT = r"""$$\frac{\partial \ell}{\partial x_{t,\, k}} = y_{t,\, k} - \gamma_{t,\, k}$$
-
-where
-
-- $x_{t,\, k}$: score of class $k$ in frame $t$, of which the log-softmax gives `log_probs`
-- $\gamma_{t,\, k}$: share of the alignments, by probability, that have class $k$ in frame $t$
-
-This is torch's convention too: it is handed over as the gradient of `log_probs`, and right when these come from a
-log-softmax. With `exact_gradient=True` the gradient is that by `log_probs` itself, $-\gamma_{t,\, k}$."""
-
-
 def formula_section(card: Card) -> str:
-    """The formula, its symbols, and what the reductions do with it."""
-    if card.family == "sequences":
-        return f"{CTC}\n\n{_reductions(card)}"
-    text = _variants(card, lambda v: f"$$\\ell = {v.value['latex']}$$")
-    used = dict.fromkeys(name for variant in card.variants for name in variant.arguments)
-    arguments = {x["name"] for x in [*card.operands, *card.parameters]}
-    lines = []
-    for symbol in card.symbols:
-        meaning = re.split(r"(?<=\.) ", symbol["meaning"])[0].rstrip(".")
-        name = f"`{symbol['name']}`, " if symbol["name"] in arguments else ""
-        lines.append(f"- ${symbol['latex']}$: {name}{meaning[:1].lower()}{meaning[1:]}")
-    lines += [f"- {meaning}" for name in used for meaning in MEANINGS.get(name, [])]
-    lines += [f"- {meaning}" for sign, meaning in FUNCTIONS.items() if sign in text + _gradient(card)]
-    if card.name == "triplet_margin_loss":
-        lines.append(f"- {NORM}")
-    where = "\n".join(lines)
-    own = [STATISTICS[name] for name in used if name in STATISTICS]
-    made = "\n\n".join(f"$${x}$$" for x in SPECIAL_STATISTICS.get(card.name, own))
-    of_rows = SPECIAL_ROWS.get(card.name, ROWS.get(card.family, ""))
-    return "\n\n".join(filter(None, [text, made, "where", where, of_rows, _reductions(card)]))
+    """The equations under each setting, the letters in them, and what the reductions do with the loss."""
+    parts = []
+    for i, (setting, equations) in enumerate(formulas(card)):
+        if setting:
+            words = [f"`{word}`" if "=" in word else word for word in setting.split(", ")]
+            parts.append(capital(", ".join(words)).rstrip(".") + (", the default:" if i == 0 else ":"))
+        parts.append(f"$${latex(x for x in equations if not x.title.startswith('with '))}$$")
+        for more in equations:
+            if more.title.startswith("with "):
+                parts.append(f"{capital(_coded(card, more.title)).rstrip('.')}:\n\n$${more.latex}$$")
+    parts += ["where", "\n".join(f"- ${x['latex']}$: {_meaning(card, x)}" for x in card.symbols)]
+    reductions = [f"- {_coded(card, x.title)}: ${x.latex}$" for x in card.reductions]
+    parts += [f"`reduction='none'` gives $\\ell$: {card.unreduced}. The others:", "\n".join(reductions)]
+    return "\n\n".join(parts)
 
 
-def _reductions(card: Card) -> str:
-    unreduced = card.unreduced if card.unreduced.startswith("a ") else f"a {card.unreduced}"
-    return (
-        f"These are the numbers of `reduction='none'`: {unreduced}. "
-        "`'sum'` adds them up; `'mean'`, the default, divides the sum by "
-        + {
-            "ctc_loss": "each sample's number of labels first, and then by the number of samples.",
-            "cross_entropy": "their number, or by the sum of their class weights.",
-            "nll_loss": "their number, or by the sum of their class weights.",
-        }.get(card.name, "their number.")
-        + (" `'batchmean'` divides by the batch size." if card.name == "kl_div" else "")
-    )
+def _coded(card: Card, title: str) -> str:
+    """The title of an equation with arguments, and the names of reductions, as code."""
+    names = {p["name"] for p in card.parameters}
+    text = " ".join(f"`{word}`" if word in names else word for word in title.split())
+    return re.sub(r"^(none|sum|mean|batchmean)\b", r"`'\1'`", text)
 
 
-def _gradient(card: Card) -> str:
-    def lines(variant: Variant) -> str:
-        return "\n\n".join(
-            f"$$\\frac{{\\partial \\ell}}{{\\partial {text['symbol']}}} = {text['latex']}$$"
-            for text in variant.gradients.values()
-            if text["latex"] != "0" or len(variant.gradients) == 1
-        )
-
-    if card.family == "sequences":
-        return CTC_GRADIENT
-    text = _variants(card, lines)
-    if card.family == "class scores" and card.name != "nll_loss":
-        text += (
-            "\n\nTimes the derivative of $\\log p$ by a score $x_c$, which is $1 - p$ for the right class and $-p_c$ "
-            "for each other one, this is the gradient by the scores. Over a row it adds up to 0."
-        )
-    return text
+def _meaning(card: Card, symbol: dict[str, str]) -> str:
+    """What a letter stands for: an argument, and in a few words what that is."""
+    text = re.split(r"(?<=\.) ", symbol["meaning"])[0].rstrip(".")
+    known = symbol["name"] in {x["name"] for x in [*card.operands, *card.parameters]}
+    return f"`{symbol['name']}`, {text[:1].lower()}{text[1:]}" if known else text
 
 
 def _plot(card: Card) -> str:
@@ -254,11 +142,10 @@ def _plot(card: Card) -> str:
 
 def _live(card: Card) -> str:
     """The explorer in a frame: the same curve, to be changed. The plot above stays for print, and without scripts."""
-    address = f"../explorer/index.html#loss={card.name}"
     return (
-        f'<iframe class="live" src="{address}&amp;embed" title="{card.class_name}, live: value and gradient with '
-        f'sliders" loading="lazy"></iframe>\n\n<p class="caption live">Live: move the sliders, or the pointer over the '
-        f'curve. <a href="{address}">Open it in the explorer</a> to compare it with others.</p>'
+        f'<iframe class="live" src="../explorer/index.html#loss={card.name}&amp;embed" loading="lazy" '
+        f'title="{card.class_name}, live: value and gradient with sliders"></iframe>\n\n'
+        '<p class="caption live">Live: move the sliders, or the pointer over the curves.</p>'
     )
 
 
