@@ -114,5 +114,5 @@ def page(table: Callable[[list[str], list[list[str]]], str]) -> str:
         parts += [f"## losskit {name}", re.sub(r"(?<=\.) [^.]*:$", "", told)]  # without what announces an example
         parts.append(table(["argument", "takes", "default", "what it does"], options(function)))
         parts.append(f"```sh\n{EXAMPLES[name]}\n```")
-        parts.append(UNPRINTED[name] if name in UNPRINTED else f"```text\n{run(EXAMPLES[name])}\n```")
+        parts.append(UNPRINTED[name] if name in UNPRINTED else f"```{{.text .drawn}}\n{run(EXAMPLES[name])}\n```")
     return "\n\n".join(parts) + "\n"

@@ -403,9 +403,7 @@ def api_pages() -> dict[str, str]:
         entries = "\n\n".join(f"::: {path[name]}\n{OPTIONS}{'' if name == 'Loss' else plain}" for name in names)
         pages[f"api/{stem}.md"] = f"# {title}\n\n{text}\n\n{entries}"
     pages["api/losses.md"] = "# The losses as classes\n\n" + "\n\n".join(
-        f"::: {getattr(losskit, name).__module__}.{name}\n{OPTIONS}"
-        "      members: false\n"
-        + (f"\n[Formula, plot, worked example](../loss/{getattr(losskit, name).name}.md)" if name in _pages() else "")
+        f"::: {getattr(losskit, name).__module__}.{name}\n{OPTIONS}      members: false\n\n{_more(name)}"
         for name in classes
     )
     functions = [getattr(losskit.functional, name) for name in catalogue()]
@@ -432,8 +430,12 @@ def _primitives() -> list[list[str]]:
     ]
 
 
-def _pages() -> set[str]:
-    return {card.class_name for card in catalogue().values()}
+def _more(class_name: str) -> str:
+    """Where more of a loss is; a layer with a loss in it has no such page."""
+    card = {card.class_name: card for card in catalogue().values()}.get(class_name)
+    if card is None:
+        return ""
+    return f"[Formula, plot, worked example](../loss/{card.name}.md), [source](../source/{source_file(card).stem}.md)"
 
 
 def everything() -> dict[str, str]:
