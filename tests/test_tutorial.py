@@ -31,6 +31,11 @@ def test_cells_are_fresh():
     assert committed == tutorial.cells(), "run python tools/tutorial.py"
 
 
+def test_lines_of_code_fit_the_page():
+    lines = [line for kind, text in tutorial.cells() if kind == "code" for line in text.splitlines()]
+    assert not [line for line in lines if len(line) > tutorial.WIDTH]
+
+
 def printed(cell):
     return "".join(line for output in cell.get("outputs", []) for line in output.get("text", []))
 

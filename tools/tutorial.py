@@ -33,6 +33,7 @@ from losskit_guide.card import Card, catalogue  # noqa: E402
 
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 GUIDES = ROOT / "docs" / "guides"
+WIDTH = 92  # of code, which must fit the site's pages
 Cell = tuple[str, str]  # "markdown" or "code", and its text
 
 OPENING = """# The losses of torch.nn, one by one
@@ -56,7 +57,7 @@ def agree(name, by_hand, loss):
     \"\"\"Asserts that a loss by hand and the loss by the class are equal, and shows both.\"\"\"
     torch.testing.assert_close(loss, by_hand)
     for who, x in ("by hand", by_hand), ("by class", loss):
-        shown = f"{x.item():.5g}" if x.ndim == 0 else f"{x.flatten()[:4]} ... {tuple(x.shape)}"
+        shown = f"{x.flatten()[:4]} ... {tuple(x.shape)}" if x.ndim else f"{x.item():.5g}"
         print(f"{name:>4}, {who:<8}: {shown}")"""
 
 REDUCTIONS = """## One loss, three reductions
@@ -93,7 +94,7 @@ for name, dashes in ("BCELoss", "-"), ("MSELoss", "--"):
     (gradient,) = torch.autograd.grad(loss.sum(), z, retain_graph=True)
     left.plot(p.detach(), loss.detach(), dashes, label=name)
     right.plot(z.detach(), gradient, dashes)
-left.set(title="loss over the probability", xlabel="predicted probability, target 0", ylim=(-0.1, 5))
+left.set(title="loss over the probability", xlabel="probability, target 0", ylim=(-0.1, 5))
 right.set(title="derivative by the logit", xlabel="logit, target 0")
 left.legend(frameon=False)
 plt.show()"""
@@ -125,12 +126,14 @@ import torch.nn.functional as F
 def both(name, operands, of="value", dtype=torch.float32, **parameters):
     \"\"\"The value of a loss, or its gradient by the operand `of`, by torch and by losskit.\"\"\"
     for who, library in ("torch", F), ("losskit", LF):
-        given = {key: torch.tensor(x) for key, x in operands.items()}
-        given = {key: x.to(dtype) if x.is_floating_point() else x for key, x in given.items()}
+        given = {k: torch.tensor(x) for k, x in operands.items()}
+        given = {k: x.to(dtype) if x.is_floating_point() else x for k, x in given.items()}
         if of != "value":
             given[of].requires_grad_()
-        loss = getattr(library, name)(**given, **{"reduction": "sum", **parameters}).sum()
-        found = loss if of == "value" else torch.autograd.grad(loss, given[of])[0].flatten()[0]
+        found = getattr(library, name)(**given, **{"reduction": "sum", **parameters}).sum()
+        if of != "value":
+            (gradient,) = torch.autograd.grad(found, given[of])
+            found = gradient.flatten()[0]
         print(f"{who:>8}: {found.item():.7g}")"""
 
 CLOSING = """## Where to go on
@@ -269,15 +272,19 @@ def call(name: str, operands: list[str], deviation: dict[str, Any]) -> str:
     """The call of `both` for a deviation."""
     given = {key: x for key, x in deviation["arguments"].items() if key in operands}
     extra = {key: x for key, x in deviation["arguments"].items() if key not in operands}
-    inside = ", ".join(f"{key}={spelt(x if isinstance(x, list) else [x])}" for key, x in given.items())
-    arguments = [f'"{name}"', f"dict({inside})"]
+    inside = [f"{key}={spelt(x if isinstance(x, list) else [x])}" for key, x in given.items()]
+    arguments = [f'"{name}"', f"dict({', '.join(inside)})"]
     if deviation["of"] != "value":
         arguments.append(f'of="{deviation["of"]}"')
     if deviation["dtype"] != "float32":
         arguments.append(f"dtype=torch.{deviation['dtype']}")
     arguments += [f"{key}={json.dumps(x) if isinstance(x, str) else x}" for key, x in extra.items()]
     line = f"both({', '.join(arguments)})"
-    return line if len(line) <= 92 else "both(\n" + "".join(f"    {argument},\n" for argument in arguments) + ")"
+    if len(line) <= WIDTH:
+        return line
+    if len(arguments[1]) > WIDTH - 5:
+        arguments[1] = "dict(\n" + "".join(f"        {x},\n" for x in inside) + "    )"
+    return "both(\n" + "".join(f"    {x},\n" for x in arguments) + ")"
 
 
 def spelt(x: Any) -> str:

@@ -35,9 +35,10 @@ EXAMPLES = {
     "bench": "losskit bench huber_loss --shape 1024,1000",
     "explore": "losskit explore --out losses.html",
 }
-UNPRINTED = {  # what these print is true of one machine only
+UNPRINTED = {  # what these print is true of one machine only, or needs the explorer, which npm builds
     "doctor": "Prints versions, instruction set, compiler, GPU and the folder of compiled kernels, one a line.",
     "bench": "Prints the median time of both, and their ratio, on this machine.",
+    "explore": "Writes the page to that file, and prints where it is. Without `--out` the browser opens it.",
 }
 KINDS = {str: "text", int: "integer", float: "number", Path: "file"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import pages
 import plots
-from formulas import Formulas
+from formulas import TEMML, Formulas
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 from mkdocs.structure.nav import Link
@@ -20,10 +21,14 @@ from losskit.loss import TASKS
 from losskit_guide.card import catalogue
 
 EXPLORER = "explorer/index.html"
+BUILT = Path(__file__).resolve().parent.parent.parent / "src" / "losskit_guide" / EXPLORER
 
 
 def on_config(config: Any) -> Any:
     """Formulas in every page, and a page for each loss in the navigation."""
+    for part, path in (("the explorer", BUILT), ("Temml, which sets formulas", TEMML)):
+        if not path.exists() or shutil.which("node") is None:
+            raise PluginError(f"the site needs {part}, which is not here: run `make explorer`, which needs npm")
     config.markdown_extensions.append(Formulas())
     losses = next(entry["Losses"] for entry in config.nav if "Losses" in entry)
     cards = sorted(catalogue().values(), key=lambda card: card.class_name)
@@ -36,10 +41,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Any, config: Any) -> Any:
     """The explorer is a part of the site."""
-    page = Path(__file__).resolve().parent.parent.parent / "src" / "losskit_guide" / EXPLORER
-    if not page.exists():
-        raise PluginError("the site has the explorer in it, which is not here: run `make explorer`, which needs npm")
-    files.append(File.generated(config, EXPLORER, abs_src_path=str(page)))
+    files.append(File.generated(config, EXPLORER, abs_src_path=str(BUILT)))
     return files
 
 

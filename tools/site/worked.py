@@ -41,7 +41,8 @@ CELLS = (
 {data}
 
 {by_hand}""",
-    """reductions = {{"none": by_hand, "mean": {mean}, "sum": by_hand.sum()}}
+    """mean = {mean}
+reductions = {{"none": by_hand, "mean": mean, "sum": by_hand.sum()}}
 for reduction, expected in reductions.items():
     criterion = losskit.{class_name}({arguments}reduction=reduction{end})
     agree(reduction, expected, criterion({operands}))""",
