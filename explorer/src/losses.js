@@ -95,7 +95,7 @@ const areProbabilities = (columns) =>
     return cells.every((x) => x >= 0 && x <= 1) && Math.abs(cells.reduce((a, b) => a + b) - 1) < 1e-3;
   });
 
-/** The right classes of each row, as a list: by the names of their columns if every row has one, else by number. */
+/** The right classes of each row, as a list: by the names of their columns, or by number where numbers are no names. */
 function labels(table, at, names, several, title) {
   const short = classNames(names).map((name) => name.toLowerCase());
   const cells = table.rows.map((row) => {
@@ -108,7 +108,9 @@ function labels(table, at, names, several, title) {
     const x = text === "" ? NaN : Number(text);
     return Number.isInteger(x) && x >= 0 && x < all ? x : -1;
   };
-  const read = cells.every((row) => row.every((text) => byName(text) >= 0)) ? byName : byNumber;
+  const every = cells.flat();
+  const named = every.every((text) => byName(text) >= 0) || every.some((text) => Number.isNaN(Number(text)));
+  const read = named ? byName : byNumber;
   return cells.map((row, i) => {
     const found = row.map(read);
     const wrong = found.indexOf(-1);

@@ -80,7 +80,7 @@ function count(chosen) {
         settings,
         roles.map((role) => role.name),
       );
-      samples.push({ slot: settings.slot, name, roles, ...found, ...summary(found) });
+      samples.push({ slot: settings.slot, loss: card.name, name, roles, ...found, ...summary(found) });
     } catch (error) {
       problems.push(error.message);
     }

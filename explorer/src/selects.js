@@ -15,13 +15,14 @@ function select(role, column, names, on) {
   const option = (value, text) => h("option", { value, selected: value === (column ?? "") }, text);
   const read = (value) => (value === "" ? null : value === PAGE ? PAGE : Number(value));
   const page = role.value !== undefined && option(PAGE, `not in the file: ${show(role.value)} for every row`);
+  const id = `role-${role.key.replace(/\W+/g, "-")}`;
   return h(
-    "label",
+    "div",
     { class: "role" },
-    h("span", {}, role.name, about(role)),
+    h("label", { for: id }, role.name, about(role)),
     h(
       "select",
-      { onchange: (e) => on(read(e.target.value)), "data-role": role.key },
+      { id, onchange: (e) => on(read(e.target.value)), "data-role": role.key },
       option("", "choose a column"),
       names.map((name, i) => option(i, name)),
       page,

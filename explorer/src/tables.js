@@ -43,16 +43,18 @@ function sentence(found) {
   );
 }
 
+const id = ({ slot, loss }) => `${slot} ${loss}`;
+
 /** The rows with the largest loss of one of the samples. */
 export function showWorst(samples, table, columns) {
-  const options = samples.map(({ slot, name }) => [
-    JSON.stringify([slot, name]),
-    () => h("option", { value: slot }, name),
+  const options = samples.map(({ slot, loss, name }) => [
+    JSON.stringify([slot, loss, name]),
+    () => h("option", { value: id({ slot, loss }) }, name),
   ]);
   const before = $("worst-of").value;
   patch($("worst-of"), options);
-  if (samples.some(({ slot }) => String(slot) === before)) $("worst-of").value = before;
-  const sample = samples.find(({ slot }) => String(slot) === $("worst-of").value) ?? samples[0];
+  if (samples.some((sample) => id(sample) === before)) $("worst-of").value = before;
+  const sample = samples.find((one) => id(one) === $("worst-of").value) ?? samples[0];
   const heads = ["Line", ...sample.roles.map((role) => role.name), "Loss", "Share of the total", "Gradient's length"];
   replace($("worst-head"), h("tr", {}, ...heads.map((text) => h("th", { scope: "col" }, text))));
   const cells = ({ row }) => sample.roles.map((role) => cellText(role, row, sample, table, columns));
