@@ -77,7 +77,11 @@ function redraw() {
   });
   readers = lines.map(({ slot, name, f }) => ({ slot, name, f }));
   state.x = state.x === null ? null : Math.min(Math.max(state.x, from), to);
-  const yLabels = { value: "loss", slope: `gradient by ${by}`, curvature: `curvature by ${by}` };
+  const yLabels = {
+    value: "loss",
+    slope: state.embed ? "gradient" : `gradient by ${by}`,
+    curvature: `curvature by ${by}`,
+  };
   document.body.classList.toggle("single", lines.length < 2);
   for (const [key, plot] of shownFigures()) {
     const yLabel = yLabels[key];

@@ -11,7 +11,7 @@ import { tableRow } from "./readout.js";
 import { guess, rolesOf, rolesOfAll } from "./roles.js";
 import { roleControl } from "./selects.js";
 import { showShares, showWorst } from "./tables.js";
-import { summary } from "./worst.js";
+import { ordered, summary } from "./worst.js";
 
 const $ = (id) => document.getElementById(id);
 let table = null;
@@ -80,7 +80,15 @@ function count(chosen) {
         settings,
         roles.map((role) => role.name),
       );
-      samples.push({ slot: settings.slot, loss: card.name, name, roles, ...found, ...summary(found) });
+      samples.push({
+        slot: settings.slot,
+        loss: card.name,
+        name,
+        roles,
+        ...found,
+        ...summary(found),
+        order: ordered(found.rows),
+      });
     } catch (error) {
       problems.push(error.message);
     }
