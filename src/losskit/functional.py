@@ -628,7 +628,7 @@ def huber_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Formula:
-        where(absolute(input - target) < delta, 0.5 * (absolute(input - target) * absolute(input - target)), delta * (absolute(input - target) - 0.5 * delta))
+        where(absolute(input - target) < delta, 0.5 * ((input - target) * (input - target)), delta * (absolute(input - target) - 0.5 * delta))
 
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
@@ -1405,7 +1405,7 @@ def smooth_l1_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Formula:
-        where(absolute(input - target) < beta, 0.5 * (absolute(input - target) * absolute(input - target)) / beta, absolute(input - target) - 0.5 * beta)
+        where(absolute(input - target) < beta, 0.5 * ((input - target) * (input - target)) / beta, absolute(input - target) - 0.5 * beta)
 
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
@@ -1478,7 +1478,7 @@ def soft_margin_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Formula:
-        softplus(-target * input)
+        log(1.0 + exp(-target * input))
 
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves

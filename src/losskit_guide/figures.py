@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from losskit_guide.card import Card, missing
@@ -12,7 +14,8 @@ from losskit_guide.lines import AXES, LIMITS, Line, line, of_card, points
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colours, which the colour-blind can tell apart; without colour the dashes do.
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
@@ -75,17 +78,18 @@ def plot(
     if not start < end:
         raise ValueError(f"the range {start:g} to {end:g} is empty")
     xs = points(start, end, count)
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = _picture(Figure)(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     tops: list[float] = []
-    for colour, one in zip(COLOURS * len(lines), lines, strict=False):
+    for number, one in enumerate(lines):
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
         inside = [
             x for x in xs if over != "own" or one.limits[0] <= x <= one.limits[1] or one.curve.kind == "prediction"
         ]
         values, slopes = one.over(inside, over)
         tops += [y for y in values if math.isfinite(y)]
-        left.plot(inside, values, color=colour, label=one.label)
-        right.plot(inside, slopes, color=colour, label=one.label)
+        left.plot(inside, values, label=one.label, **style)
+        right.plot(inside, slopes, label=one.label, **style)
     variables = list(dict.fromkeys(one.curve.variable for one in lines))
     for axes, title in ((left, "value"), (right, "gradient")):
         axes.set_title(title)
@@ -95,6 +99,20 @@ def plot(
         _cut(axes)
     left.legend(frameon=False)
     return figure
+
+
+@cache
+def _picture(figure: type[Figure]) -> type[Figure]:
+    """A class of figures that notebooks show by themselves, without pyplot and its magic line."""
+
+    return type("Figure", (figure,), {"_repr_png_": png, "__reduce__": figure.__reduce__})
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a picture."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110)
+    return data.getvalue()
 
 
 def _cut(axes: Any) -> None:

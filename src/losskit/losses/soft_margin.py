@@ -5,7 +5,7 @@ from torch import nn
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import sigmoid, softplus, times
+from losskit.formula import exp, log, sigmoid, softplus, times
 from losskit.loss import Case, Deviation, Operand
 
 
@@ -30,6 +30,10 @@ class SoftMarginLoss(PointwiseLoss, nn.SoftMarginLoss):
     def grad(input, target):
         slope = sigmoid(-target * input)
         return -target * slope, -times(slope, input)
+
+    @staticmethod
+    def textbook(input, target):
+        return log(1.0 + exp(-target * input))
 
     facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=False)
     cases = [
