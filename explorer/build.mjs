@@ -58,11 +58,18 @@ const OF_ROWS = ["class scores", "margins"];
 
 const mathml = (latex, displayMode = true) => temml.renderToString(latex, { displayMode, throwOnError: true });
 
-function properties(facts) {
-  const words = ["convex", "smooth", "robust", "symmetric"].filter((word) => facts[word]);
-  const bound = facts.lipschitz;
-  if (bound !== null) words.push(`gradient at most ${typeof bound === "number" ? +bound.toPrecision(4) : bound}`);
-  if (facts.minimum !== null) words.push(`minimum ${facts.minimum}`);
+/** A bound as people write it: a parameter by its name, a root as one. */
+function bound(x) {
+  const square = Math.round(x * x);
+  const root = Math.abs(x * x - square) < 1e-12 * square && !Number.isInteger(x);
+  return typeof x === "string" ? x : root ? `√${square}` : +x.toPrecision(4);
+}
+
+function properties({ convex, lipschitz, minimum, ...facts }) {
+  const words = ["smooth", "robust", "symmetric"].filter((word) => facts[word]);
+  if (convex) words.unshift(typeof convex === "string" ? `convex in ${convex} alone` : "convex");
+  if (lipschitz !== null) words.push(`gradient at most ${bound(lipschitz)}`);
+  if (minimum !== null) words.push(`minimum ${minimum}`);
   return words;
 }
 
@@ -72,15 +79,8 @@ function cardText(card) {
     const declared = card.parameters.find((parameter) => parameter.name === name);
     return { name, label: declared.doc, value: declared.default === true };
   });
-  const formulas = card.variants.map((variant) => ({
-    switches: variant.switches,
-    ...(variant.equations
-      ? { equations: variant.equations.map(({ title, latex }) => ({ title, mathml: mathml(latex) })) }
-      : {
-          value: mathml(variant.value.latex),
-          gradients: Object.entries(variant.gradients).map(([name, text]) => ({ name, mathml: mathml(text.latex) })),
-        }),
-  }));
+  const equation = ({ title, latex }) => ({ title, mathml: mathml(latex) });
+  const formulas = card.variants.map(({ switches, equations }) => ({ switches, equations: equations.map(equation) }));
   const data = {
     name: card.name,
     title: card.class_name,

@@ -152,30 +152,34 @@ function control(card, chosen, g, on) {
   return h("div", { class: "given" }, label, slider, number);
 }
 
+/** Words of a card, what stands between backticks as code. */
+const prose = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+
 /** What is said about a chosen loss. */
 export function about(card, chosen) {
   const { switches } = variantOf(card, chosen.switches);
   const formula = card.formulas.find((f) => Object.entries(f.switches).every(([name, x]) => switches[name] === x));
   const math = (mathml) => h("div", { class: "math", innerHTML: mathml });
-  const { first, more } = equations(card, formula);
-  const term = (name, ...content) => [h("dt", {}, name), h("dd", {}, ...content)];
+  const term = (name, ...content) => [h("dt", {}, name), h("dd", {}, content)];
   return h(
     "article",
     { "data-name": card.name },
     h("h3", {}, card.title, h("code", {}, card.name)),
-    h("p", { class: "summary" }, card.summary),
-    first && h("div", { class: "formula" }, math(first)),
+    h("p", { class: "summary" }, prose(card.summary)),
+    formula?.equations.map(({ title, mathml }, i) =>
+      h("div", { class: "formula" }, i > 0 && h("span", { class: "of" }, title), math(mathml)),
+    ),
     card.symbols.length > 0 &&
       h(
         "p",
         { class: "symbols" },
-        card.symbols.flatMap((s, i) => [i ? "; " : "", h("span", { innerHTML: s.mathml }), ` ${s.meaning}`]),
+        card.symbols.flatMap((s, i) => [i ? "; " : "", h("span", { innerHTML: s.mathml }), " ", prose(s.meaning)]),
       ),
     h(
       "dl",
       {},
-      term("Best for", card.bestFor),
-      term("Not for", card.notFor),
+      term("Best for", prose(card.bestFor)),
+      term("Not for", prose(card.notFor)),
       card.properties.length > 0 && term("Properties", card.properties.join(", ")),
       card.curve.given.length > 0 &&
         term(
@@ -183,21 +187,10 @@ export function about(card, chosen) {
           h(
             "ul",
             {},
-            givenOf(card, chosen).map((g) => h("li", {}, h("code", {}, g.name), ` ${g.label}`)),
+            givenOf(card, chosen).map((g) => h("li", {}, h("code", {}, g.name), " ", prose(g.label))),
           ),
         ),
-      more.map(({ title, mathml }) => term(title, math(mathml))),
       term("Source", card.reference),
     ),
   );
-}
-
-/** The formula of a variant, and titled ones: those of the card, or else the gradient by what is drawn. */
-function equations(card, formula) {
-  if (!formula) return { first: null, more: [] };
-  if (formula.equations) return { first: null, more: formula.equations };
-  const drawn = formula.gradients.filter((g) => g.name === card.curve.variable);
-  const gradients = drawn.length ? drawn : formula.gradients;
-  const title = (g) => (gradients.length > 1 ? `Gradient by ${g.name}` : "Gradient");
-  return { first: formula.value, more: gradients.map((g) => ({ title: title(g), mathml: g.mathml })) };
 }

@@ -46,8 +46,9 @@ export function rolesOf(card, chosen) {
     ];
   }
   const whole = card.operands.includes(variable);
-  const instead = `${label}, since a line cannot hold ${card.operands.join(", ")}`;
   const operands = givenOf(card, chosen).filter((g) => !card.parameters.includes(g.name));
+  const tensors = card.operands.filter((name) => !operands.some((g) => g.name === name));
+  const instead = `${label}, since a line cannot hold ${tensors.join(", ")}`;
   return [
     { key: `${variable} ${kind}`, name: variable, says: whole ? KINDS[kind].label : instead, kind },
     ...operands.map((g) => ({

@@ -498,6 +498,7 @@ try {
     });
     const [wide, inner] = await phone.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
     assert.ok(wide <= inner, `${wide} > ${inner}`);
+    assert.match(await phone.innerText("#how"), /^Tap a plot to read it\./);
     await shot(phone, "phone");
     await shot(phone, "phone-full", { fullPage: true });
     await phone.locator("#plots .u-over").first().scrollIntoViewIfNeeded();
@@ -512,7 +513,7 @@ try {
     const all = await tab.$$eval("#choices input", (boxes) => boxes.map((box) => box.value));
     await tab.evaluate((hash) => (location.hash = hash), all.map((name) => `loss=${name}`).join("&"));
     await settle(tab);
-    assert.doesNotMatch(await tab.innerText("body"), /\[object|undefined|NaN/);
+    assert.doesNotMatch(await tab.innerText("body"), /\[object|undefined|NaN|`/);
     assert.ok((await tab.locator("#about math").count()) > all.length);
     const nameless = await tab.$$eval("button, input, select, [role=img]", (elements) =>
       elements

@@ -59,6 +59,15 @@ test("losses share the select of a role that means the same", () => {
   );
 });
 
+test("what a line cannot hold is said, with what it may hold instead", () => {
+  const says = (name) => rolesOf(...pair(name)).map((role) => `${role.name}: ${role.says}`);
+  assert.deepEqual(says("cosine_embedding_loss"), [
+    "cosine: cosine of the two embeddings, since a line cannot hold input1, input2",
+    "target: -1 or 1",
+  ]);
+  assert.match(says("ctc_loss")[0], /^probability: .*, since a line cannot hold log_probs, targets,/);
+});
+
 test("only a name that means a role is guessed", () => {
   const guessed = (name, ...names) => {
     const all = rolesOf(...pair(name)).map((role) => guess(role, names));
