@@ -80,6 +80,7 @@ test("only a name that means a role is guessed", () => {
   assert.deepEqual(guessed("cross_entropy", "prediction", "target"), [null, "target"]);
   assert.deepEqual(guessed("cross_entropy", "score0", "score1", "score2", "label"), ["score0,score1,score2", "label"]);
   assert.deepEqual(guessed("cross_entropy", "id", "logit_cat", "logit_dog", "class"), ["logit_cat,logit_dog", "class"]);
+  assert.deepEqual(guessed("cross_entropy", "score1", "label"), [null, "label"]);
   assert.deepEqual(guessed("cross_entropy", "x1", "x2", "label"), [null, "label"]);
   assert.deepEqual(guessed("nll_loss", "p_0", "p_1", "log_prob_0", "log_prob_1", "y"), ["log_prob_0,log_prob_1", "y"]);
 });
@@ -292,6 +293,7 @@ test("the worst rows come first, what has no finite loss before all", () => {
     { row: 3, line: 5, loss: 3, share: 0.3 },
     { row: 0, line: 2, loss: 1, share: 0.1 },
   ]);
+  assert.equal(worst({ rows: Float64Array.of(5, -1), lines: [2, 3] })[0].share, null);
   const wild = worst({ rows: Float64Array.of(1, NaN, Infinity, -3), lines });
   assert.deepEqual(
     wild.map(({ line, share }) => [line, share]),
