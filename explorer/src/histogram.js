@@ -9,7 +9,8 @@
 import { points, show } from "./formulas.js";
 
 const DECADES = 2;
-const BEYOND = 0.01; // the share of rows that may be counted in an outermost bar
+const BEYOND = 0.01; // the share of rows that may be counted in an outermost bar, where there are enough of them
+const ENOUGH = 1 / BEYOND;
 
 /** Whether losses can be counted over their logarithm, and whether that shows them better. */
 export function scales(samples) {
@@ -34,7 +35,7 @@ export function histogram(samples, logarithmic, bins = 40) {
 function overLosses(samples, all, bins) {
   const [low, most] = [all[0], all.at(-1)];
   const usual = all[Math.floor((1 - BEYOND) * (all.length - 1))];
-  const capped = most > low + 2 * (usual - low) && usual > low;
+  const capped = all.length > ENOUGH && most > low + 2 * (usual - low) && usual > low;
   const high = capped ? usual : most > low ? most : low + 1;
   const counts = samples.map((rows) => count(rows.filter(Number.isFinite), low, high, bins));
   const above = capped ? all.filter((x) => x > high).length : 0;
@@ -45,7 +46,7 @@ function overPowers(samples, all, bins) {
   const powers = all.filter((x) => x > 0).map(Math.log10);
   const [least, most] = [powers[0], powers.at(-1)];
   const usual = powers[Math.ceil(BEYOND * (powers.length - 1))];
-  const capped = least < most - 2 * (most - usual) && usual < most;
+  const capped = powers.length > ENOUGH && least < most - 2 * (most - usual) && usual < most;
   const low = capped ? usual : most > least ? least : least - 0.5;
   const high = most > least ? most : most + 0.5;
   const zeros = all.length - powers.length;

@@ -74,17 +74,19 @@ export function span(curves) {
   return [low - (low < 0 ? margin : margin / 2), high + margin];
 }
 
+/** Where letters may stand: numbers of some of n points, from left to right. */
+const evenly = (n) => Array.from({ length: PLACES }, (_, k) => Math.round(((k + 0.5) / PLACES) * (n - 1)));
+
 /** Puts the letters of several lines onto a plot; inks: the paper's colour, and slot and colour of each line. */
 function drawLetters(u, { paper, lines }, stepped) {
   if (lines.length < 2) return;
   const [xs, ...curves] = u.data;
   const { left, top, width, height } = u.bbox;
-  const last = xs.length - (stepped ? 2 : 1);
-  const spots = Array.from({ length: PLACES }, (_, k) => Math.round(((k + 0.5) / PLACES) * last));
+  const spots = stepped ? [...xs.keys()].slice(0, -1) : evenly(xs.length);
   const across = spots.map((i) => u.valToPos(stepped ? (xs[i] + xs[i + 1]) / 2 : xs[i], "x", true));
   const heights = curves.map((ys) =>
     spots.map((i) => {
-      const y = ys[i] === null ? NaN : u.valToPos(ys[i], "y", true);
+      const y = ys[i] === null || (stepped && ys[i] === 0) ? NaN : u.valToPos(ys[i], "y", true);
       return y >= top && y <= top + height ? y : null;
     }),
   );

@@ -255,6 +255,13 @@ test("a histogram counts every finite row once", () => {
   );
 });
 
+test("few rows are all shown where they are", () => {
+  const few = histogram([[0, 0.1, 9]], false, 9);
+  assert.deepEqual([few.edges.at(-1), few.above], [9, 0]);
+  const powers = histogram([[1e-9, 1, 1.1]], true, 9);
+  assert.deepEqual([powers.edges[0], powers.below], [-9, 0]);
+});
+
 test("a logarithmic histogram has even bins in powers of ten, and a bar for zeros", () => {
   const found = histogram([[0, 0, 0.001, 0.002, 0.5, 1, Infinity], [1]], true, 3);
   const close = (a, b) => a.forEach((x, i) => near(x, b[i]));
