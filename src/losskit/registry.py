@@ -39,7 +39,8 @@ def names() -> list[Names]:
 def missing(module: str, name: str) -> AttributeError:
     """The error of an attribute that a module of losskit does not have, with what was probably meant."""
     sentence = f"module {module!r} has no attribute {name!r}"
-    meant = find_name(name, names()) or find_name(close_name(name, names()) or "", names())
+    own = [known for known in names() if registered[known[0]].__module__.startswith("losskit.")]
+    meant = find_name(name, own) or find_name(close_name(name, own) or "", own)
     if meant and not name.startswith("_"):
         sentence += f". Did you mean losskit.{registered[meant].__name__}, or losskit.functional.{meant}?"
     return AttributeError(sentence)

@@ -23,15 +23,19 @@ def find_name(text: str, losses: Iterable[Names]) -> str | None:
 
 def close_name(text: str, losses: Iterable[Names]) -> str | None:
     """The name that `text` is probably a misspelling of, in the same style: of a class, of a function, or an alias."""
-    known = {_bare(name): (name, names) for names in losses for name in reversed(names)}
-    close = difflib.get_close_matches(_bare(text), known, n=1, cutoff=0.7)
-    if not close:
-        return None
-    name, names = known[close[0]]
-    return name if name in names[2:] else names[1 if text[:1].isupper() else 0]
+    known = {key(name): (name, names) for key in (_letters, _bare) for names in losses for name in reversed(names)}
+    for wanted in (_letters(text), _bare(text)):
+        close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.75)
+        if close:
+            name, names = known[close[0]]
+            return name if name in names[2:] else names[1 if text[:1].isupper() else 0]
+    return None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _bare(name: str) -> str:
     """A name without what people leave out."""
-    letters = re.sub(r"[^a-z0-9]", "", name.lower())
-    return letters.removesuffix("loss") or letters
+    return _letters(name).removesuffix("loss") or _letters(name)

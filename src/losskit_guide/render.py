@@ -5,14 +5,68 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from losskit_guide.card import Card, Equation, Variant, convexity, number
 from losskit_guide.lines import of_card, points
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+
+Rows = Sequence[Sequence[tuple[float, float]]]  # value and gradient of each loss at each point
+
+
+def one_line_each(cards: Sequence[Card], width: int | None) -> str:
+    """What `losskit list` shows; width: of the terminal, where lines are cut; None: they are whole."""
+    columns = [[card.name for card in cards], [card.class_name for card in cards], [card.task for card in cards]]
+    if width is not None and width < 110:
+        columns.pop()  # the task
+    columns = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
+    lines = ["  ".join([*cells, card.summary]).rstrip() for card, *cells in zip(cards, *columns, strict=True)]
+    return "\n".join(line if width is None or len(line) <= width else f"{line[: width - 1]}…" for line in lines)
+
+
+def comparison(labels: Sequence[str], axis: str, xs: Sequence[float], rows: Rows, console: Console) -> Iterator[Table]:
+    """What `losskit compare` shows: tables that fit the terminal, or one where there is none."""
+    start, count = 0, len(labels)
+    while start < len(labels):
+        chosen = range(start, min(start + count, len(labels)))
+        table = _compared([labels[i] for i in chosen], axis, xs, [[row[i] for i in chosen] for row in rows])
+        if console.is_terminal and whole(table, console) > console.width and len(chosen) > 1:
+            count = len(chosen) - 1
+            continue
+        yield table
+        start += len(chosen)
+
+
+def whole(table: Table, console: Console) -> int:
+    """The width of a table of which nothing is cut off."""
+    return console.measure(table, options=console.options.update(width=10_000)).maximum
+
+
+def _compared(labels: Sequence[str], axis: str, xs: Sequence[float], rows: Rows) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(axis, justify="right", no_wrap=True)
+    for label in labels:
+        table.add_column(label, justify="right", no_wrap=True)
+        table.add_column("gradient", justify="right", style="dim", no_wrap=True)
+    for x, row in zip(xs, rows, strict=True):
+        table.add_row(f"{x:g}", *(_figures(figure) for pair in row for figure in pair))
+    means = [sum(row[i][0] for row in rows) / len(rows) for i in range(len(labels))]
+    table.add_section()
+    table.add_row("mean", *(cell for mean in means for cell in (_figures(mean), "")))
+    return table
+
+
+def _figures(x: float) -> str:
+    return "-" if math.isnan(x) else f"{x:.6g}"
+
 
 COLUMNS = {"name": "name", "summary": "what it is", "best_for": "best for", "not_for": "not for"}
 
@@ -184,7 +238,8 @@ def plot(card: Card, width: int = 72, height: int = 12) -> RenderableType:
     spread = finite[len(finite) * 9 // 10] - finite[len(finite) // 10] or 1.0
     bottom = max(finite[0], finite[len(finite) // 10] - spread)
     top = min(finite[-1], finite[len(finite) * 9 // 10] + spread)
-    rows = canvas([values, slopes], width, height, bottom, top)
+    dotted = [y if i % 4 == 0 else math.nan for i, y in enumerate(slopes)]  # told from the value without colour
+    rows = canvas([values, dotted], width, height, bottom, top)
     text = Text()
     for place, row in enumerate(rows):
         label = f"{top:9.3g} " if place == 0 else f"{bottom:9.3g} " if place == height - 1 else " " * 10
@@ -196,7 +251,7 @@ def plot(card: Card, width: int = 72, height: int = 12) -> RenderableType:
     text.append(" " * 10 + left + right.rjust(width - len(left)) + "\n", style="dim")
     given = ", ".join(f"{g.name}={line.settings.get(g.name, g.value):g}" for g in line.curve.given)
     text.append(" " * 10 + line.curve.variable + (f" ({given})" if given else "") + "   ")
-    text.append("value", style="green").append("   ").append("slope", style="magenta")
+    text.append("⠒⠒⠒ value", style="green").append("   ").append("⠂⠐⠂ slope", style="magenta")
     return text
 
 
