@@ -80,10 +80,14 @@ def loss_page(card: Card) -> str:
         f'<p class="tags"><span>{card.task}</span><span>{card.family}</span>'
         + "".join(f"<span>{word}</span>" for word in card.properties)
         + f'<a href="../source/{source_file(card).stem}.html">source</a></p>',
+        f"Also known as {', '.join(name.replace('_', ' ') for name in card.aliases)}." if card.aliases else "",
         for_whom,
         table(["best for", "not for", "alternatives"], [[card.best_for, card.not_for, alternatives]]),
     ]
-    return "\n\n".join([*head, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
+    return (
+        "\n\n".join([*filter(None, head), *(f"## {title}\n\n{text}" for title, text in sections.items() if text)])
+        + "\n"
+    )
 
 
 def source_file(card: Card) -> Path:
