@@ -70,9 +70,10 @@ explorer: ## build the explorer's page with npm, and compare its numbers with Py
 browser: explorer ## use the explorer's page in headless Chromium
 	cd explorer && npm run browser
 
-site: $(READY) explorer ## build the documentation site into site/, strictly; needs npm
+site: $(READY) explorer ## build the documentation site into site/, strictly, and follow its links; needs npm
 	$(BIN)/python -m pip install --quiet --group docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	LOSSKIT_SITE=site $(BIN)/python -m pytest -n 0 tests/test_docs.py -k the_site
 
 wheel: $(READY) ## build a wheel that serves every Python
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
