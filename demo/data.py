@@ -128,17 +128,10 @@ def one_of_each(candidates, generator):
     return (torch.rand(candidates.shape, generator=generator) * candidates).argmax(1)
 
 
-def triplets(data, chosen, generator):
-    """A batch: for each chosen image another of the same digit and one of another digit, as (batch, 3, pixels)."""
-    same = data.train_targets[chosen, None] == data.train_targets
-    same_but_itself = same.scatter(1, chosen[:, None], False)
-    others = [one_of_each(same_but_itself, generator), one_of_each(~same, generator)]
-    return data.train_inputs[torch.stack([chosen, *others], 1)], data.train_targets[chosen]
-
-
 def pairs(data, chosen, generator):
     """A batch: for each chosen image one of the same digit (target 1) or of another (-1), as (batch, 2, pixels)."""
     targets = torch.randint(0, 2, chosen.shape, generator=generator) * 2 - 1
-    same = data.train_targets[chosen, None] == data.train_targets
-    partners = one_of_each(same == (targets == 1)[:, None], generator)
+    same = (data.train_targets[chosen, None] == data.train_targets).scatter(1, chosen[:, None], False)
+    other = data.train_targets[chosen, None] != data.train_targets
+    partners = one_of_each(torch.where((targets == 1)[:, None], same, other), generator)
     return data.train_inputs[torch.stack([chosen, partners], 1)], targets

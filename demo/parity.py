@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass, field
 
 import torch
-from section import Section, Table, WorseThanGuessingError, duration, must_beat, several, speed
+from section import Section, Table, WorseThanGuessingError, duration, must_beat, scientific, several, speed
 from tasks import TASKS
 from training import LIBRARY_NAMES, race
 
@@ -29,7 +29,7 @@ class Outcome:
     shape: tuple = ()
     scores: dict = field(default_factory=dict)
     losses: dict = field(default_factory=lambda: {name: [] for name in LIBRARIES})  # at every step
-    errors: dict = field(default_factory=lambda: {name: 0.0 for name in LIBRARIES})  # of the gradient, the largest
+    errors: dict = field(default_factory=lambda: dict.fromkeys(LIBRARIES, 0.0))  # of the gradient, the largest
     seconds: dict = field(default_factory=dict)
     ratios: tuple = ()  # torch's time over losskit's, on the own batch and at a million elements
 
@@ -121,15 +121,31 @@ def largest_gap(outcome):
     return max((abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in pairs), key=nan_first)
 
 
+def differs(outcome):
+    """Whether the two test results differ in the digits shown."""
+    return len({outcome.task.show(score) for score in outcome.scores.values()}) > 1
+
+
+def difference(outcome):
+    """A task whose test results differ, with the errors of the gradients beside it."""
+    (theirs, ours), show = (outcome.scores[name] for name in LIBRARIES), outcome.task.show
+    torch_error, our_error = (outcome.errors[name] for name in LIBRARIES)
+    return (
+        f"“{outcome.task.name}” ends at {show(theirs)} with torch and {show(ours)} with losskit. The gradients of one "
+        f"step differ from float64 by up to {scientific(torch_error)} and {scientific(our_error)}, and a training adds "
+        "such differences up: which of the two is the better one here is chance."
+    )
+
+
 def row(outcome):
     """A task in the table."""
     task = outcome.task
     theirs, ours = (task.show(outcome.scores[name]) for name in LIBRARIES)
-    errors = " / ".join(f"{outcome.errors[name]:.1e}" for name in LIBRARIES)
+    errors = " / ".join(scientific(outcome.errors[name]) for name in LIBRARIES)
     own, million = outcome.ratios
     return [
         f"{task.name}\n{task.loss}", f"{theirs} / {ours}\n{task.score_name}, guess {task.show(outcome.guess)}",
-        f"{largest_gap(outcome):.1e}", errors, f"{duration(outcome.seconds['losskit'])}", speed(own), speed(million),
+        scientific(largest_gap(outcome)), errors, f"{duration(outcome.seconds['losskit'])}", speed(own), speed(million),
     ]  # fmt: skip
 
 
@@ -144,7 +160,7 @@ def run(scale, tick):
         tick()
     if not outcomes:
         raise WorseThanGuessingError("; ".join(left_out))
-    same = sum(len({x.task.show(score) for score in x.scores.values()}) == 1 for x in outcomes)
+    same = sum(not differs(x) for x in outcomes)
     slower = [f"{x.task.loss} on its batch of {'×'.join(map(str, x.shape))}" for x in outcomes if x.ratios[0] < 0.995]
     slower += [f"{x.task.loss} at a million" for x in outcomes if x.ratios[1] < 0.995]
     own, million = ([x.ratios[i] for x in outcomes] for i in (0, 1))
@@ -153,6 +169,7 @@ def run(scale, tick):
         f"result to the digits shown. torch's time over losskit's, for the loss alone, is {min(own):.2f} to "
         f"{max(own):.2f} on the tasks' own batches and {min(million):.2f} to {max(million):.2f} at a million elements.",
         f"losskit is slower at: {'; '.join(slower)}." if slower else "losskit is not slower at any of them.",
+        *map(difference, filter(differs, outcomes)),
     ]
     if left_out:
         lead.append(f"Left out, since the model does not beat guessing: {'; '.join(left_out)}.")

@@ -42,7 +42,6 @@ svg { width: 100%; height: auto; display: block; } svg.narrow { display: none; }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .9em; }
 pre { overflow-x: auto; margin: 0; line-height: 1.5; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-caption { caption-side: bottom; text-align: left; color: var(--faint); font-size: .88rem; padding-top: .7rem; }
 th { text-align: left; color: var(--faint); font-weight: 500; padding: .3rem .8rem .5rem 0; vertical-align: bottom; }
 td { padding: .5rem .8rem .5rem 0; border-top: 1px solid var(--line); vertical-align: top; }
 td small { color: var(--faint); display: block; }
@@ -50,19 +49,20 @@ td small { color: var(--faint); display: block; }
 .even { background: var(--line); }
 .good { color: var(--good); background: var(--good-bg); }
 .bad { color: var(--bad); background: var(--bad-bg); }
-.faint { color: var(--faint); }
-td .code { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .82rem; }
+.good, .bad, .even { box-decoration-break: clone; -webkit-box-decoration-break: clone; }
+.quote { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .82rem; }
 dl { display: grid; grid-template-columns: auto 1fr; gap: .25rem 1.2rem; margin: 0; }
 dt { color: var(--faint); } dd { margin: 0; }
 @media (max-width: 760px) {
   main { padding: 1.3rem .8rem 2rem; } h1 { font-size: 1.5rem; } h2 { margin-top: 2.2rem; }
   .cards { grid-template-columns: 1fr; gap: .5rem; }
   svg.wide { display: none; } svg.narrow { display: block; }
-  thead { display: none; } table, tbody, tr, td, caption { display: block; width: 100%; }
+  thead { display: none; } table, tbody, tr, td { display: block; width: 100%; }
   tr { padding: .6rem 0; border-top: 1px solid var(--line); }
   tr:first-child { border-top: 0; padding-top: 0; }
   td { border: 0; padding: .2rem 0; display: grid; grid-template-columns: 8.5rem 1fr; gap: .8rem; }
-  td > * { justify-self: start; overflow-wrap: anywhere; }
+  td > * { overflow-wrap: anywhere; } td:has(> :empty) { display: none; }
+  td.of-quote, td.of-quote::before { display: block; }
   td:first-child { display: block; font-weight: 600; } td:first-child small { font-weight: 400; }
   td::before { content: attr(data-label); color: var(--faint); }
   td:first-child::before { content: none; }
@@ -86,9 +86,10 @@ def marked(text):
 def cell(content, label):
     """A cell; its second line is a remark, and a pair says how it is meant."""
     text, kind = content if isinstance(content, tuple) else (content, "plain")
-    first, *rest = text.split("\n", 1) if kind == "plain" else [text]
+    first, *rest = text.split("\n", 1)
     small = f"<small>{html.escape(rest[0])}</small>" if rest else ""
-    return f'<td data-label="{html.escape(label)}"><span class="{kind}">{html.escape(first)}{small}</span></td>'
+    content = f'<span class="{kind}">{html.escape(first)}</span>{small}' if text else ""
+    return f'<td data-label="{html.escape(label)}" class="of-{kind}"><div>{content}</div></td>'
 
 
 def table(data):
@@ -98,8 +99,8 @@ def table(data):
         f"<tr>{''.join(cell(content, label) for content, label in zip(row, data.heads, strict=True))}</tr>"
         for row in data.rows
     )
-    caption = f"<caption>{marked(data.caption)}</caption>" if data.caption else ""
-    return f'<div class="card"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    note = f'<p class="note">{marked(data.caption)}</p>' if data.caption else ""
+    return f'<div class="card"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}</div>'
 
 
 def figure(picture):

@@ -6,17 +6,19 @@ say is caught from the first call of each, in this run.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import data as sets
 import torch
 from section import Section, Table, must_beat, percent, several
-from training import accuracy, most_frequent, neighbours, network, right, root_mean_square, train
+from training import accuracy, most_frequent, network, right, root_mean_square, train
 
 import losskit
 
 STEPS = 60
 GROUP = 10  # images of a sequence, as many as classes
+MARGIN = 0.5  # of the cosines of different digits
+ERROR = "error\N{NO-BREAK SPACE}{:.1f}".format
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,17 @@ def right_answers(model, data):
     return right(model(data.test_inputs) > 0, data.test_targets > 0.5)
 
 
-def right_neighbours(model, data):
-    """Accuracy of the neighbours' answer."""
-    return right(neighbours(model, data), data.test_targets)
+def right_pairs(model, data):
+    """Whether two test images are of the same digit: yes, if their cosine is nearer to 1 than to the margin."""
+    tests = replace(data, train_inputs=data.test_inputs, train_targets=data.test_targets)
+    inputs, targets = sets.pairs(tests, torch.arange(len(data.test_inputs)), torch.Generator().manual_seed(1))
+    cosine = torch.cosine_similarity(*model(inputs).unbind(1))
+    return right(cosine > (1 + MARGIN) / 2, targets > 0)
 
 
-def untrained(data):
-    """What the neighbours answer before the training."""
-    return right_neighbours(network(data.train_inputs.shape[-1], 8), data)
+def half(data):
+    """Of pairs that are as often of one digit as of two, either answer is right for half."""
+    return 0.5
 
 
 def mean_error(data):
@@ -60,14 +65,14 @@ def mean_error(data):
     return data.scale * root_mean_square(data.train_targets.mean(), data.test_targets)
 
 
-PROGRESSION = Task(sets.diabetes, 1, error_of_progression, mean_error, "{:.1f}".format, higher=False)
+PROGRESSION = Task(sets.diabetes, 1, error_of_progression, mean_error, ERROR, higher=False)
 BY_PLAIN_STEPS = Task(
-    sets.diabetes, 1, error_of_progression, mean_error, "{:.1f}".format, higher=False, optimizer=torch.optim.SGD,
+    sets.diabetes, 1, error_of_progression, mean_error, ERROR, higher=False, optimizer=torch.optim.SGD,
     rate=1e-4,
 )  # fmt: skip
 TUMOURS = Task(sets.breast_cancer, 1, right_answers, most_frequent)
 DIGITS = Task(sets.digits, 10, accuracy, most_frequent)
-ALIKE = Task(sets.digits, 8, right_neighbours, untrained, sample=sets.pairs, batch=256)
+ALIKE = Task(sets.digits, 8, right_pairs, half, sample=sets.pairs, batch=256)
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,8 @@ MISTAKES = [
     ),
     Mistake(
         "CosineEmbeddingLoss: labels 0 and 1 instead of -1 and 1", ALIKE,
-        lambda lib, z, y: lib.CosineEmbeddingLoss(margin=0.5)(*z.unbind(1), y),
-        lambda lib, z, y: lib.CosineEmbeddingLoss(margin=0.5)(*z.unbind(1), (y + 1) // 2),
+        lambda lib, z, y: lib.CosineEmbeddingLoss(margin=MARGIN)(*z.unbind(1), y),
+        lambda lib, z, y: lib.CosineEmbeddingLoss(margin=MARGIN)(*z.unbind(1), (y + 1) // 2),
     ),
     Mistake(
         "MultiLabelMarginLoss: a mask of 0 and 1 instead of class indices", DIGITS,
@@ -156,12 +161,12 @@ MISTAKES = [
 
 
 def trained(task, data, library, loss, steps):
-    """The score of a network trained with the loss of a library."""
-    model, _ = train(
+    """The score of a network trained with the loss of a library, and the last loss."""
+    model, last = train(
         network(data.train_inputs.shape[-1], task.outputs), data, lambda z, y: loss(library, z, y), steps,
         task.batch, task.rate, task.sample, task.optimizer,
     )  # fmt: skip
-    return task.score(model, data)
+    return task.score(model, data), last
 
 
 def says(mistake, data, library):
@@ -186,6 +191,7 @@ class Outcome:
     mistake: Mistake
     meant: float
     mistaken: float
+    last: float  # loss of the training with the mistake
     torch_says: str
     losskit_says: str
     refused: bool
@@ -212,24 +218,26 @@ def make(mistake, steps):
     sentence, refused = says(mistake, data, losskit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        meant, mistaken = (trained(task, data, torch.nn, loss, steps) for loss in (mistake.meant, mistake.mistaken))
-        ours = None if sentence else trained(task, data, losskit, mistake.mistaken, steps)
+        meant, _ = trained(task, data, torch.nn, mistake.meant, steps)
+        mistaken, last = trained(task, data, torch.nn, mistake.mistaken, steps)
+        ours = None if sentence else trained(task, data, losskit, mistake.mistaken, steps)[0]
     must_beat(f"the model without the mistake ({mistake.name})", meant, task.guess(data), task.higher)
-    return Outcome(mistake, meant, mistaken, torch_says, sentence, refused, ours)
+    return Outcome(mistake, meant, mistaken, last, torch_says, sentence, refused, ours)
 
 
 def row(outcome):
     """A mistake in the table."""
     show = outcome.mistake.task.show
     if outcome.losskit_says:
-        ours = (outcome.losskit_says, "code")
+        ours = (f"{'error' if outcome.refused else 'warning'}: {outcome.losskit_says}", "quote")
     elif outcome.mended:
-        ours = (f"Does what is meant: {show(outcome.ours)}.", "good")
+        ours = (f"does what is meant: {show(outcome.ours)}", "good")
     else:
-        ours = (f"Nothing either: it is well defined, and costs the same ({show(outcome.ours)}).", "bad")
-    torch_says = (f"warns: {outcome.torch_says}", "faint") if outcome.torch_says else ("nothing", "bad")
+        ours = (f"nothing either: as a call it is well defined, and ends at {show(outcome.ours)}", "bad")
+    torch_says = (f"warning: {outcome.torch_says}", "quote") if outcome.torch_says else ("nothing", "bad")
+    with_it = show(outcome.mistaken) + ("\nloss NaN" if outcome.last != outcome.last else "")
     costly = "bad" if outcome.cost > 0 else "plain"
-    return [outcome.mistake.name, show(outcome.meant), (show(outcome.mistaken), costly), torch_says, ours]
+    return [outcome.mistake.name, show(outcome.meant), (with_it, costly), torch_says, ours]
 
 
 def run(scale, tick):
@@ -250,8 +258,8 @@ def run(scale, tick):
     missed = len(outcomes) - len(caught)
     mended = sum(x.mended for x in outcomes)
     lead = [
-        f"torch trains to the end on {several(len(outcomes), 'mistake')}, on {len(silent)} of them without a word; "
-        f"losskit stops or warns at {len(caught) - mended}"
+        f"Of {several(len(outcomes), 'mistake')} that torch trains on to the end, it lets {len(silent)} pass without a "
+        f"word; losskit stops or warns at {len(caught) - mended}"
         + (f", does what is meant at {mended}" if mended else "")
         + (f", and misses {missed}." if missed else "."),
         f"Each was trained twice with torch, with and without the mistake. The worst of them takes the test accuracy "
@@ -261,8 +269,8 @@ def run(scale, tick):
     ]
     heads = ["Mistake", "Test without it", "With it", "torch says", "losskit says"]
     caption = (
-        "Digits and tumours: accuracy. MSELoss: root mean square error of disease progression (smaller is better; "
-        f"guessing has {mean_error(sets.diabetes()):.1f})."
+        "Accuracy on the test part; with MSELoss the root mean square error of disease progression (smaller is "
+        f"better; guessing has {mean_error(sets.diabetes()):.1f})."
     )
     return Section(
         "safe", "Safe: mistakes that torch trains on", f"{len(caught)} of {len(outcomes)}",

@@ -6,6 +6,8 @@ Text is plain, with `code` in backticks; the report turns it into HTML, the term
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 class WorseThanGuessingError(Exception):
     """A model that is no better than an answer without any model: it has no place in a report."""
@@ -13,7 +15,7 @@ class WorseThanGuessingError(Exception):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text. A cell that is a pair also says how it is meant: "good", "bad", "faint" or "code"."""
+    """Rows of text. A cell that is a pair also says how it is meant: "good", "bad", "even" or "quote"."""
 
     heads: list
     rows: list
@@ -56,12 +58,6 @@ def percent(share):
     return f"{share:.1%}"
 
 
-def points(better, worse):
-    """The difference of two accuracies in words."""
-    gap = round(100 * (better - worse), 1)
-    return "the same" if gap == 0 else f"{abs(gap):.1f} points {'more' if gap > 0 else 'less'}"
-
-
 def several(count, one, many=None):
     """A count with its noun."""
     return f"{count} {one if count == 1 else many or one + 's'}"
@@ -73,11 +69,12 @@ def listed(words):
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def power_of_ten(number):
-    """A number of any size in three digits; zero is zero."""
-    if number == 0:
-        return "0"
-    return f"{number:.3g}" if 1e-3 <= abs(number) < 1e5 else f"{number:.1e}"
+def scientific(number):
+    """A number of any size in two digits."""
+    if number == 0 or number != number:
+        return f"{number:g}"
+    digits, exponent = f"{number:.1e}".split("e")
+    return digits if int(exponent) == 0 else f"{digits}·10{str(int(exponent)).translate(RAISED)}"
 
 
 def duration(seconds):

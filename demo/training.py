@@ -1,5 +1,6 @@
 """The training loop that the parts share, the scores, and the clock."""
 
+import itertools
 import statistics
 import time
 
@@ -9,9 +10,9 @@ import torch
 LIBRARY_NAMES = ("torch.nn", "losskit")
 
 
-def network(inputs, outputs):
+def network(inputs, outputs, seed=0):
     """A small network; the same weights at every call."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return torch.nn.Sequential(torch.nn.Linear(inputs, 32), torch.nn.ReLU(), torch.nn.Linear(32, outputs))
 
 
@@ -62,12 +63,6 @@ def root_mean_square(estimates, targets):
     return (estimates - targets).square().mean().sqrt().item()
 
 
-def neighbours(model, data, count=5):
-    """The digit that most of the nearest training images have, nearest by what the model makes of them."""
-    nearest = torch.cdist(model(data.test_inputs), model(data.train_inputs)).topk(count, largest=False)
-    return data.train_targets[nearest.indices].mode(1).values
-
-
 def time_once(loss, arguments, repeats=1):
     """Seconds for forward and backward of the loss alone, with respect to the arguments that want a gradient."""
     leaves = [x for x in arguments if x.requires_grad]
@@ -91,7 +86,7 @@ def race(losses, arguments, rounds, repeats=1):
         for name in names if turn % 2 else reversed(names):
             seconds[name].append(time_once(losses[name], arguments, repeats))
     counted = {name: values[1:] for name, values in seconds.items()}
-    pairs = {name: [a + b for a, b in zip(x, x[1:], strict=False)] for name, x in counted.items()}
+    pairs = {name: [a + b for a, b in itertools.pairwise(x)] for name, x in counted.items()}
     ratios = {
         name: statistics.median(a / b for a, b in zip(pair, pairs[names[-1]], strict=True))
         for name, pair in pairs.items()
