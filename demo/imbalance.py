@@ -45,7 +45,7 @@ def ways(data):
     return [
         Way("plain cross entropy", losskit.CrossEntropyLoss(), "orange", "o"),
         Way("class weights", losskit.CrossEntropyLoss(weight=weight), "blue", "D"),
-        Way("focal loss, gamma=2", SoftmaxFocalLoss(gamma=2.0), "green", "^"),
+        Way("focal loss", SoftmaxFocalLoss(gamma=2.0), "green", "^"),
         Way("focal loss with class weights", SoftmaxFocalLoss(gamma=2.0, weight=weight), "purple", "s"),
     ]
 
@@ -134,13 +134,14 @@ def run(scale, tick):
     guess = percent(most_frequent(data))
     heads = ["Loss", "Test accuracy", "Recall of all", "Recall of rare"]
     caption = (
-        f"Means of {len(SEEDS)} networks for each loss, with the same first weights. Guessing has {guess} accuracy."
+        f"The focal loss has gamma = 2. Means of {len(SEEDS)} networks for each loss, with the same first weights. "
+        f"Guessing has {guess} accuracy."
     )
     picture = Picture("imbalance", "Recall of each digit on the test set, by loss.", [recalls(scores)], 3.6)
     return Section(
         "imbalance", "Imbalance: rare classes", f"{percent(scores[best].rare)}",
         f"recall of the rare digits with {best.name}; plain cross entropy has {percent(scores[plain].rare)}", lead,
-        [picture], [Table(heads, rows, caption)],
+        pictures=[picture], tables=[Table(heads, rows, caption)],
     )  # fmt: skip
 
 

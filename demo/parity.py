@@ -107,7 +107,7 @@ def run_task(task, scale):
                 loss.backward()
                 optimizers[name].step()
                 outcome.losses[name].append(loss.item())
-    time_both(task, losses, output, targets, max(4, round(6 * scale)), outcome)
+    time_both(task, losses, output, targets, max(4, round(9 * scale)), outcome)
     with torch.no_grad():
         outcome.scores = {name: task.score(model, data) for name, model in models.items()}
     for name, score in outcome.scores.items():
@@ -183,7 +183,7 @@ def run(scale, tick):
         f"to the largest gradient, against torch's loss in float64. Number of threads: {torch.get_num_threads()}."
     )
     return Section(
-        "parity", "And else nothing changes", f"{same} of {len(outcomes)}",
+        "parity", "Parity: the same training with either library", f"{same} of {len(outcomes)}",
         "tasks with the same test result, to the digits shown", lead,
         tables=[Table(heads, [row(x) for x in outcomes], caption)],
         notes=[f"The median of the ratios on the tasks' own batches is {statistics.median(own):.2f}, at a million "

@@ -127,10 +127,8 @@ def card(part):
 
 
 def headline(parts):
-    """Two sentences from the first sentences' numbers."""
-    by_key = {part.key: part for part in parts}
-    chosen = [by_key[key] for key in ("exact", "safe") if key in by_key] or parts[:2]
-    return " ".join(part.lead[0] for part in chosen)
+    """What the page begins with: the sentences that parts have for it."""
+    return " ".join(part.headline for part in parts if part.headline) or parts[0].lead[0]
 
 
 def versions():

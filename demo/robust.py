@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import data as sets
 import torch
 from drawing import DASH_DOT, DASHED, DOTTED, LONG, SOLID, legend, styled
-from section import Picture, Section, Table, must_beat
+from section import Picture, Section, Table, beside, must_beat
 from training import line, root_mean_square, train
 
 import losskit
@@ -167,9 +167,9 @@ def run(scale, tick):
     heads = ["Loss", "Test error with wrong targets", "Test error without", "Line moved by"]
     caption = f"Root mean square error on {len(data.test_inputs)} test patients, whose targets are as they are."
     return Section(
-        "robust", "Robust: wrong targets", f"{errors[best]:.0f}, not {errors[mse]:.0f}",
-        f"test error of the best of five losses, beside the squared error's; guessing has {guess:.0f}", lead, [picture],
-        [Table(heads, rows, caption)],
+        "robust", "Robust: wrong targets", beside(f"{errors[best]:.0f}", f"{errors[mse]:.0f}", best is not mse),
+        f"test error of the best of five losses, beside the squared error's; guessing has {guess:.0f}", lead,
+        pictures=[picture], tables=[Table(heads, rows, caption)],
     )  # fmt: skip
 
 

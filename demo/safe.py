@@ -275,6 +275,8 @@ def run(scale, tick):
     return Section(
         "safe", "Safe: mistakes that torch trains on", f"{len(caught)} of {len(outcomes)}",
         "mistakes on which torch trains to the end, and losskit stops, warns, or does what is meant", lead,
+        headline=f"Of {several(len(outcomes), 'common mistake')} that torch trains on to the end, losskit stops, warns "
+        f"or does what is meant at {len(caught)}.",
         tables=[Table(heads, [row(outcome) for outcome in outcomes], caption)],
     )  # fmt: skip
 

@@ -41,6 +41,7 @@ class Section:
     number: str  # the one number to remember
     means: str  # what that number is
     lead: list
+    headline: str = ""  # a sentence for the top of the page
     pictures: list = field(default_factory=list)
     tables: list = field(default_factory=list)
     code: str = ""
@@ -56,6 +57,11 @@ def must_beat(name, score, guess, higher=True):
 def percent(share):
     """A share of one, as the tables show it."""
     return f"{share:.1%}"
+
+
+def beside(ours, theirs, wins):
+    """The one number of a part: ours, and what it is compared with."""
+    return f"{ours}, not {theirs}" if wins else f"{ours} and {theirs}"
 
 
 def several(count, one, many=None):

@@ -24,9 +24,9 @@ QUANTILES = {0.1: ("orange", DASHED), 0.5: ("green", DOTTED), 0.9: ("blue", SOLI
 
 
 class QuantileLoss(PointwiseLoss):
-    """Its minimum is not the mean, but the value that a share q of the targets stays below."""
+    """Its minimum is the quantile q, not the mean."""
 
-    q: float = param(default=0.5, domain=probability, doc="That share.")
+    q: float = param(default=0.5, domain=probability, doc="Which quantile.")
 
     @staticmethod
     def value(input, target, q):
@@ -158,8 +158,8 @@ def run(scale, tick):
     ]
     heads = ["Elements", "Implementation", "Forward + backward", "Time over losskit's"]
     caption = (
-        f"Median of interleaved rounds; above 1× losskit is faster. Number of threads: {torch.get_num_threads()}. "
-        f"losskit.why says: {choice}."
+        "Medians of interleaved rounds, of times and of ratios; above 1× losskit is faster. "
+        f"Number of threads: {torch.get_num_threads()}. losskit.why says: {choice}."
     )
     picture = Picture(
         "yours", "Left: test data and the line fitted with each quantile. Right: the loss over the residual.",
@@ -167,8 +167,8 @@ def run(scale, tick):
     )  # fmt: skip
     return Section(
         "yours", f"Yours: a loss of one's own in {count} lines", f"{million:.1f}×",
-        "as fast as the same formula in torch's eager mode, a million elements", lead, [picture],
-        [Table(heads, rows, caption)], code,
+        "as fast as the same formula in torch's eager mode, a million elements", lead,
+        pictures=[picture], tables=[Table(heads, rows, caption)], code=code,
     )  # fmt: skip
 
 
