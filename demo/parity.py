@@ -133,7 +133,7 @@ def difference(outcome):
     return (
         f"“{outcome.task.name}” ends at {show(theirs)} with torch and {show(ours)} with losskit. The gradients of one "
         f"step differ from float64 by up to {scientific(torch_error)} and {scientific(our_error)}, and a training adds "
-        "such differences up: which of the two is the better one here is chance."
+        "such differences up."
     )
 
 
