@@ -22,8 +22,8 @@ $(READY): $(BUILT_FROM)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[demo,bench,test,check]"
 	touch $(READY)
 
-demo: $(READY) ## train on real data with torch's losses and with losskit's, and compare
-	$(BIN)/python examples/demo.py
+demo: $(READY) ## what losskit is for, on real data: one report in demo_output/
+	$(BIN)/python demo
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest
