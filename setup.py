@@ -38,6 +38,7 @@ def build_kernels(folder: Path):
     if torch is None:
         raise SystemExit("losskit: building it without isolation needs torch 2.10 or newer: pip install torch")
     # Messages name files relative to these folders: a wheel holds no path of the machine that built it.
+    torch = torch.resolve()  # as GCC does with headers
     options = [f"-ffile-prefix-map={ROOT}/=", f"-ffile-prefix-map={torch}/include/="]
     if sys.platform == "linux":
         options += ["-include", str(ROOT / "csrc/portable.h"), "-s"]
