@@ -23,8 +23,8 @@ help:
 setup: $(READY) ## make .venv with torch, losskit and the tools
 
 $(DEMO): $(BUILT_FROM)
-	@echo "Making $(VENV) with $(TORCH): 0.2 GB to download, with NVIDIA's libraries 3 GB ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV); \
+		echo "Installing $(TORCH) in $(VENV): 0.2 GB to download for the CPU, 2.7 GB with CUDA ..."; }
 	@$(call PIP,$(VENV)) install $(TORCH) "pip>=25.1" "setuptools>=77"
 	@echo "Compiling losskit's kernels, and installing what the demo needs: 0.1 GB to download, less than a minute ..."
 	@$(call PIP,$(VENV)) install --no-build-isolation --editable ".[demo]"
@@ -52,8 +52,8 @@ hosts: $(HOSTS)/.ready ## train other people's programs (transformers, lightning
 
 # torch is named again beside the hosts: without that pip would exchange it for the newest one.
 $(HOSTS)/.ready: $(BUILT_FROM)
-	@echo "Making $(HOSTS) with $(TORCH) and the hosts: a few minutes ..."
-	@test -x $(HOSTS)/bin/python || $(PYTHON) -m venv $(HOSTS)
+	@test -x $(HOSTS)/bin/python || { $(PYTHON) -m venv $(HOSTS); \
+		echo "Installing $(TORCH) and the hosts in $(HOSTS): three minutes, 2 GB on disk ..."; }
 	@$(call PIP,$(HOSTS)) install $(TORCH) "pip>=25.1" "setuptools>=77"
 	@$(call PIP,$(HOSTS)) install $(TORCH) --group hosts
 	@$(call PIP,$(HOSTS)) install --no-build-isolation --no-deps --editable .
