@@ -35,8 +35,8 @@ $(READY): $(DEMO)
 	@$(call PIP,$(VENV)) install --no-build-isolation --editable ".[demo,bench,test,check]"
 	@touch $(READY)
 
-demo: $(DEMO) ## train on real data with torch's losses and with losskit's, and compare
-	$(BIN)/python examples/demo.py
+demo: $(DEMO) ## what losskit is for, on real data: one report in demo_output/
+	$(BIN)/python demo
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest
@@ -84,9 +84,10 @@ explorer: ## build the explorer's page with npm, and compare its numbers with Py
 browser: explorer ## use the explorer's page in headless Chromium
 	cd explorer && npm run browser
 
-site: $(READY) ## build the documentation site into site/, strictly
+site: $(READY) explorer ## build the documentation site into site/, strictly, and follow its links; needs npm
 	@$(call PIP,$(VENV)) install --group docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	LOSSKIT_SITE=site $(BIN)/python -m pytest -n 0 tests/test_docs.py -k the_site
 
 # auditwheel says with the wheel's name how old a Linux it runs on; libtorch_cpu.so is there when losskit is loaded.
 wheel: $(DEMO) $(PAGE) ## build a wheel with the explorer in it, which serves every Python

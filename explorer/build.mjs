@@ -27,6 +27,12 @@ function functionOf(name, statements) {
   return `${name}: (x) => { ${body.join(" ")} return ${last}; }`;
 }
 
+/** Domains by name; null where everything is allowed. */
+function domainsOf(variant) {
+  const limited = (d) => d.low !== null || d.high !== null || d.choices.length > 0;
+  return Object.fromEntries(Object.entries(variant.domains ?? {}).map(([name, d]) => [name, limited(d) ? d : null]));
+}
+
 /** A variant as a function of what is given that returns functions of the variable. */
 function variantText(variant) {
   const [variable, ...given] = variant.arguments.map(legal);
@@ -35,16 +41,35 @@ function variantText(variant) {
     .join(",\n");
   const { switches } = variant;
   return `{ switches: ${JSON.stringify(switches)}, given: ${JSON.stringify(variant.arguments.slice(1))},
+    domains: ${JSON.stringify(domainsOf(variant))},
     bind: (${given.join(", ")}) => ({ ${functions} }) }`;
 }
 
+/** The formula of a loss of rows: functions of what it speaks of and of its numbers, with the derivative by each. */
+function rowText(variant) {
+  const names = variant.arguments.map(legal).join(", ");
+  const of = (name, text) => functionOf(name, text.javascript).replace("(x) =>", `(${names}) =>`);
+  const gradients = Object.entries(variant.gradients).map(([name, text]) => of(name, text));
+  return `{ switches: ${JSON.stringify(variant.switches)}, arguments: ${JSON.stringify(variant.arguments)},
+    ${of("value", variant.value)}, gradients: { ${gradients.join(", ")} } }`;
+}
+
+const OF_ROWS = ["class scores", "margins"];
+
 const mathml = (latex, displayMode = true) => temml.renderToString(latex, { displayMode, throwOnError: true });
 
-function properties(facts) {
-  const words = ["convex", "smooth", "robust", "symmetric"].filter((word) => facts[word]);
-  const bound = facts.lipschitz;
-  if (bound !== null) words.push(`gradient at most ${typeof bound === "number" ? +bound.toPrecision(4) : bound}`);
-  if (facts.minimum !== null) words.push(`minimum ${facts.minimum}`);
+/** A bound as people write it: a parameter by its name, a root as one. */
+function bound(x) {
+  const square = Math.round(x * x);
+  const root = Math.abs(x * x - square) < 1e-12 * square && !Number.isInteger(x);
+  return typeof x === "string" ? x : root ? `√${square}` : +x.toPrecision(4);
+}
+
+function properties({ convex, lipschitz, minimum, ...facts }) {
+  const words = ["smooth", "robust", "symmetric"].filter((word) => facts[word]);
+  if (convex) words.unshift(typeof convex === "string" ? `convex in ${convex} alone` : "convex");
+  if (lipschitz !== null) words.push(`gradient at most ${bound(lipschitz)}`);
+  if (minimum !== null) words.push(`minimum ${minimum}`);
   return words;
 }
 
@@ -54,14 +79,12 @@ function cardText(card) {
     const declared = card.parameters.find((parameter) => parameter.name === name);
     return { name, label: declared.doc, value: declared.default === true };
   });
-  const formulas = card.variants.map((variant) => ({
-    switches: variant.switches,
-    value: mathml(variant.value.latex),
-    gradients: Object.entries(variant.gradients).map(([name, text]) => ({ name, mathml: mathml(text.latex) })),
-  }));
+  const equation = ({ title, latex }) => ({ title, mathml: mathml(latex) });
+  const formulas = card.variants.map(({ switches, equations }) => ({ switches, equations: equations.map(equation) }));
   const data = {
     name: card.name,
     title: card.class_name,
+    family: card.family,
     task: card.task,
     summary: card.summary,
     advice: card.advice,
@@ -77,7 +100,9 @@ function cardText(card) {
   };
   const { variable, label, kind, low, high, given } = curve;
   const outer = JSON.stringify({ variable, label, kind, low, high, given }).slice(0, -1);
-  return `{ ...${JSON.stringify(data)}, curve: ${outer}, "variants": [${curve.variants.map(variantText).join(",")}] } }`;
+  const rows = OF_ROWS.includes(card.family) ? card.variants.map(rowText) : [];
+  return `{ ...${JSON.stringify(data)}, rows: [${rows.join(",")}],
+    curve: ${outer}, "variants": [${curve.variants.map(variantText).join(",")}] } }`;
 }
 
 const drawn = JSON.parse(readFileSync(CATALOGUE, "utf8")).losses.filter((card) => card.curve);

@@ -11,6 +11,8 @@ import pytest
 import samples
 import torch
 
+import losskit
+
 DEFAULTS_ONLY = {
     ("binary_cross_entropy_with_logits", "lipschitz"),  # pos_weight scales the gradient of positive labels
     ("smooth_l1_loss", "smooth"),  # with beta = 0 it is the absolute error
@@ -62,7 +64,7 @@ def check_convex(setup, claim):
         chord = share * left + (1 - share) * right
         scale = 1e-12 * (1.0 + left.abs() + right.abs())
         above = max(above, float(((between - chord) / scale).max()))
-    assert (above <= 1.0) == claim, f"{setup}: convex={claim}, the value is {above:.3g} tolerances above a chord"
+    assert (above <= 1.0) == bool(claim), f"{setup}: convex={claim}, the value is {above:.3g} tolerances above a chord"
 
 
 def largest_jump(curve, low, high):
@@ -181,5 +183,39 @@ def test_fact(setup, fact):
 
 
 @pytest.mark.parametrize("loss", samples.built_in(), ids=lambda loss: loss.name)
-def test_robust_means_a_bounded_gradient(loss):
-    assert loss.facts.robust == (steepest(samples.Setup(loss)) <= 1e6)
+def test_convex_in_all_predictions_or_in_the_one_that_is_named(loss):
+    """Along chords between pairs of all predictions (a mean and a variance), not of the first alone."""
+    setup = samples.Setup(loss)
+    formula = checks.formula_of(setup)
+    domains = dict(zip(formula.operands, formula.domains, strict=True))
+    generator = torch.Generator().manual_seed(5)
+    ends = [{name: domain.sample((4000,), generator) for name, domain in domains.items()} for _ in "ab"]
+    for name in domains:
+        if name == "target" or name in loss.params:
+            ends[1][name] = ends[0][name]
+    share = torch.rand(4000, generator=generator, dtype=torch.float64)
+    between = {name: share * ends[0][name] + (1 - share) * ends[1][name] for name in domains}
+    compute = checks.eagerly(setup)
+    left, right, middle = (compute(list(columns.values()))[0] for columns in (*ends, between))
+    chord = share * left + (1 - share) * right
+    above = ((middle - chord) / (1e-9 * (1.0 + left.abs() + right.abs()))).max()
+    assert (above <= 1.0) == (loss.facts.convex is True)
+    assert isinstance(loss.facts.convex, bool) or loss.facts.convex in domains
+
+
+@pytest.mark.parametrize("loss", samples.built_in(), ids=lambda loss: loss.name)
+def test_robust_means_that_no_target_dominates(loss):
+    """The pull of a far target is bounded; where targets are labels, the loss of a wrong one."""
+    setup = samples.Setup(loss)
+    formula = checks.formula_of(setup)
+    domains = dict(zip(formula.operands, formula.domains, strict=True))
+    columns = list(checks.grid(checks.known(setup), torch.float64).values())
+    value = checks.eagerly(setup)(columns)[0]
+    numbers = domains["target"].everything
+    bounded = steepest(setup) <= 1e6 and (numbers or float(value[~value.isnan()].max()) <= 1e6)
+    assert loss.facts.robust == bounded
+
+
+def test_an_unbounded_gradient_is_not_robust():
+    with pytest.raises(losskit.DeclarationError, match="is not robust"):
+        losskit.Facts(convex=True, smooth=True, lipschitz=None, minimum=0.0, symmetric=True, robust=True)

@@ -55,14 +55,14 @@ def functional() -> str:
         '(True = counts) and `normalizer` (the denominator of "mean").\n"""',
         "from __future__ import annotations",
         "from collections.abc import Sequence",
-        "from typing import Literal, NoReturn",
+        "from typing import TYPE_CHECKING, Literal, NoReturn",
         "from torch import Tensor\nfrom torch.overrides import handle_torch_function, has_torch_function_variadic",
         "from losskit.errors import LossError\n"
         "from losskit.families.base import plan_of\n"
         "from losskit.forms import misspelt, strict\n"
         "from losskit.kernels.dispatch import run\n"
         f"from losskit.losses import {classes}\n"
-        "from losskit.reduction import legacy_reduction",
+        "from losskit.reduction import legacy_reduction\nfrom losskit.registry import missing",
         "\n".join(f"from {cls.__module__} import {cls.name} as {cls.name}" for cls in by_hand()),
     ]
     for cls in built_in():
@@ -73,6 +73,10 @@ def functional() -> str:
     parts.append(
         "# One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.\n"
         f"for _loss in ({classes}):\n    _loss.functional = staticmethod(globals()[_loss.name])"
+    )
+    parts.append(
+        "if not TYPE_CHECKING:  # a type checker would take any attribute\n\n"
+        "    def __getattr__(name: str) -> NoReturn:\n        raise missing(__name__, name)"
     )
     return "\n\n".join(parts) + "\n"
 

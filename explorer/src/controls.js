@@ -1,5 +1,6 @@
 /** The list of losses to choose from, the panel of each chosen one, and what is said about it. */
 
+import { includes, must } from "./domains.js";
 import { h } from "./dom.js";
 import { givenOf, show, variantOf } from "./formulas.js";
 import { swatch } from "./plot.js";
@@ -26,22 +27,18 @@ export function choices(cards, on) {
   );
 }
 
-/**
- * Where the slider of something given ends, and what may be typed. Only the ends of the slider are known: from 0 on
- * and up to 1 they are limits of the loss, beyond that a view of what is unlimited. An end just above 0 means positive.
- */
-function bounds(g) {
-  const step = g.high - g.low > 3 ? 0.05 : 0.01;
-  const least = g.low < 0 ? -Infinity : g.low > 0 ? Number.MIN_VALUE : 0;
-  const low = Math.floor(Math.min(g.low, g.value) / step) * step;
-  const most = g.high <= 1 ? g.high : Infinity;
-  const from = g.low < 0 ? "a number" : g.low > 0 ? "above 0" : "at least 0";
-  const allowed = most < Infinity ? `${from} and at most ${most}` : from;
-  return { low, high: Math.max(g.high, g.value), step, least, most, allowed };
+/** Where the slider of something given ends: what is worth looking at, its default, and no more than its domain. */
+function ends({ low, high, value, domain }) {
+  const step = high - low > 3 ? 0.05 : 0.01;
+  const from = Math.floor(Math.min(low, value) / step) * step;
+  const [least, most] = [domain?.low ?? -Infinity, domain?.high ?? Infinity];
+  const to = Math.min(Math.max(high, value), most);
+  return { min: Math.max(from, least), max: domain?.high_open && to === most ? to - step : to, step };
 }
 
 /**
- * The panel of a chosen loss. on.change(): a number moved; on.rebuild(): a switch; on.copy(), on.remove().
+ * The panel of a chosen loss. on.change(): a number moved; on.rebuild(): a switch; on.copy(), on.remove();
+ * on.problem(id, text): what is wrong in a field, or nothing.
  */
 export function panel(card, chosen, open, on) {
   const rows = givenOf(card, chosen).map((g) => control(card, chosen, g, on));
@@ -106,66 +103,83 @@ function control(card, chosen, g, on) {
       h("select", { id, onchange: (e) => set(Number(e.target.value)) }, options),
     );
   }
-  const { low, high, step, least, most, allowed } = bounds(g);
+  let last = g.value;
+  const take = (x) => {
+    last = x;
+    number.setAttribute("aria-invalid", "false");
+    number.setCustomValidity("");
+    on.problem(id, "");
+    set(x);
+  };
   const number = h("input", {
     type: "number",
     id,
     step: "any",
     value: typed(g.value),
-    onchange: (e) => e.target.reportValidity(),
     oninput: (e) => {
       const x = e.target.valueAsNumber;
-      const fine = x >= least && x <= most;
-      e.target.setAttribute("aria-invalid", String(!fine));
-      e.target.setCustomValidity(fine ? "" : `${g.name} must be ${allowed}.`);
-      if (!fine) return;
-      slider.value = x;
-      set(x);
+      if (includes(g.domain, x)) {
+        slider.value = x;
+        take(x);
+        return;
+      }
+      const wrong = must(g.name, g.domain, x);
+      number.setAttribute("aria-invalid", "true");
+      number.setCustomValidity(`${wrong}.`);
+      on.problem(id, `${card.name}: ${wrong}; ${show(last)} is kept.`);
+    },
+    // Left with a number that the loss does not take, the field goes back to what is drawn; the sentence stays.
+    onchange: () => {
+      if (number.getAttribute("aria-invalid") !== "true") return;
+      number.value = typed(last);
+      number.setAttribute("aria-invalid", "false");
+      number.setCustomValidity("");
     },
   });
   const slider = h("input", {
     type: "range",
-    min: low,
-    max: high,
-    step,
+    ...ends(g),
     "aria-label": `${g.name} of ${card.title}`,
     oninput: (e) => {
-      const x = Math.max(Number(e.target.value), Math.min(g.low, g.fallback));
-      number.value = x;
-      number.setAttribute("aria-invalid", "false");
-      number.setCustomValidity("");
-      set(x);
+      // At its end the slider of what must be above a limit stands on that limit: the least known number is taken.
+      const at = Number(e.target.value);
+      const x = includes(g.domain, at) ? at : Math.min(g.low, g.fallback);
+      number.value = typed(x);
+      take(x);
     },
   });
   slider.value = g.value;
   return h("div", { class: "given" }, label, slider, number);
 }
 
+/** Words of a card, what stands between backticks as code. */
+const prose = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+
 /** What is said about a chosen loss. */
 export function about(card, chosen) {
   const { switches } = variantOf(card, chosen.switches);
   const formula = card.formulas.find((f) => Object.entries(f.switches).every(([name, x]) => switches[name] === x));
-  const drawn = formula?.gradients.filter((g) => g.name === card.curve.variable) ?? [];
-  const gradients = drawn.length ? drawn : (formula?.gradients ?? []);
   const math = (mathml) => h("div", { class: "math", innerHTML: mathml });
-  const term = (name, ...content) => [h("dt", {}, name), h("dd", {}, ...content)];
+  const term = (name, ...content) => [h("dt", {}, name), h("dd", {}, content)];
   return h(
     "article",
     { "data-name": card.name },
     h("h3", {}, card.title, h("code", {}, card.name)),
-    h("p", { class: "summary" }, card.summary),
-    formula && h("div", { class: "formula" }, math(formula.value)),
+    h("p", { class: "summary" }, prose(card.summary)),
+    formula?.equations.map(({ title, mathml }, i) =>
+      h("div", { class: "formula" }, i > 0 && h("span", { class: "of" }, title), math(mathml)),
+    ),
     card.symbols.length > 0 &&
       h(
         "p",
         { class: "symbols" },
-        card.symbols.flatMap((s, i) => [i ? "; " : "", h("span", { innerHTML: s.mathml }), ` ${s.meaning}`]),
+        card.symbols.flatMap((s, i) => [i ? "; " : "", h("span", { innerHTML: s.mathml }), " ", prose(s.meaning)]),
       ),
     h(
       "dl",
       {},
-      term("Best for", card.bestFor),
-      term("Not for", card.notFor),
+      term("Best for", prose(card.bestFor)),
+      term("Not for", prose(card.notFor)),
       card.properties.length > 0 && term("Properties", card.properties.join(", ")),
       card.curve.given.length > 0 &&
         term(
@@ -173,10 +187,9 @@ export function about(card, chosen) {
           h(
             "ul",
             {},
-            givenOf(card, chosen).map((g) => h("li", {}, h("code", {}, g.name), ` ${g.label}`)),
+            givenOf(card, chosen).map((g) => h("li", {}, h("code", {}, g.name), " ", prose(g.label))),
           ),
         ),
-      gradients.map((g) => term(gradients.length > 1 ? `Gradient by ${g.name}` : "Gradient", math(g.mathml))),
       term("Source", card.reference),
     ),
   );

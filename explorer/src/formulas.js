@@ -3,20 +3,28 @@
  *
  * 1. Each loss has a variable of its own, of one of seven kinds. An axis says what a kind is at a point x: the
  *    variable v(x) and its two derivatives, from which the chain rule makes gradient and curvature by the axis.
- * 2. Over its own variable a loss exists only where that variable does: no distance below 0.
+ * 2. Over its own variable a loss exists only where that variable does: no distance below 0, no rate below 0.
  * 3. Where the value is NaN, so are the derivatives, although their formulas may give numbers there.
  */
 
+import { domainOf, includes, must } from "./domains.js";
 import { log_sigmoid, sigmoid } from "./primitives.js";
 
-/** What variables are called, and where they exist. */
+const within = (description, low, high) => ({ description, low, high, choices: [] });
+
+/** What variables are called, where they exist, and what a file must say that has one. */
 export const KINDS = {
   prediction: { label: "prediction", low: -Infinity, high: Infinity },
   logit: { label: "logit", low: -Infinity, high: Infinity },
-  probability: { label: "probability", low: 0, high: 1 },
-  log_probability: { label: "log-probability", low: -Infinity, high: 0 },
-  distance: { label: "distance", low: 0, high: Infinity },
-  cosine: { label: "cosine", low: -1, high: 1 },
+  probability: { label: "probability", low: 0, high: 1, domain: within("a probability, in [0, 1]", 0, 1) },
+  log_probability: {
+    label: "log-probability",
+    low: -Infinity,
+    high: 0,
+    domain: within("a log-probability, at most 0", null, 0),
+  },
+  distance: { label: "distance", low: 0, high: Infinity, domain: within("a distance, at least 0", 0, null) },
+  cosine: { label: "cosine", low: -1, high: 1, domain: within("a cosine, in [-1, 1]", -1, 1) },
   difference: { label: "difference", low: -Infinity, high: Infinity },
 };
 
@@ -68,12 +76,23 @@ export function variantOf(card, switches) {
   return card.curve.variants.find((variant) => Object.entries(variant.switches).every(([name, x]) => on(name) === x));
 }
 
-/** What is given, by name, at its value in a chosen loss: only what the variant uses. */
+/** What is given, by name, at its value in a chosen loss and with its domain: only what the variant uses. */
 export function givenOf(card, chosen) {
-  const used = new Set(variantOf(card, chosen.switches).given);
+  const variant = variantOf(card, chosen.switches);
+  const used = new Set(variant.given);
   return card.curve.given
     .filter((g) => used.has(g.name))
-    .map((g) => ({ ...g, value: chosen.given[g.name] ?? g.value }));
+    .map((g) => ({ ...g, value: chosen.given[g.name] ?? g.value, domain: domainOf(card, variant, g.name) }));
+}
+
+/** Takes out of a chosen loss what the library would refuse; a sentence, without its end, for each. */
+export function settle(card, chosen) {
+  const variant = variantOf(card, chosen.switches);
+  const refused = Object.entries(chosen.given).filter(([name, x]) => !includes(domainOf(card, variant, name), x));
+  return refused.map(([name, x]) => {
+    delete chosen.given[name];
+    return `${card.name}: ${must(name, domainOf(card, variant, name), x)}`;
+  });
 }
 
 /** Value, slope and curvature of a chosen loss as functions of its own variable. */
@@ -88,15 +107,16 @@ export function bound(card, chosen) {
  * by "axis": derivatives by the axis; by "own": derivatives by the loss's own variable.
  */
 export function over(card, chosen, axis, by) {
-  const { kind } = card.curve;
+  const { kind, variable } = card.curve;
   const way = AXES[axis].ways[kind];
   if (!way) return null;
   const { low, high } = KINDS[kind];
+  const domain = variantOf(card, chosen.switches).domains[variable];
   const { value, slope, curvature } = bound(card, chosen);
   const chain = way !== same && by === "axis";
   return (x) => {
     const own = way.v(x);
-    if (!(own >= low && own <= high)) return NOWHERE;
+    if (!(own >= low && own <= high && includes(domain, own))) return NOWHERE;
     const result = { own, value: value(own), slope: slope(own), curvature: curvature(own) };
     if (Number.isNaN(result.value)) return NOWHERE;
     if (chain) {

@@ -9,13 +9,14 @@
 
 import { cards } from "../generated/catalogue.js";
 import { about, choices, panel } from "./controls.js";
+import { atCursor, ofCurves } from "./describe.js";
 import { h, replace } from "./dom.js";
-import { AXES, KINDS, limits, nameOf, over, points, sample, show } from "./formulas.js";
+import { AXES, KINDS, limits, nameOf, over, points, sample, settle, show } from "./formulas.js";
 import { figure } from "./plot.js";
 import { presets } from "./presets.js";
 import { readout } from "./readout.js";
 import { drawRows, load } from "./rows.js";
-import { choose, empty, read, write } from "./state.js";
+import { choose, empty, read, straighten, write } from "./state.js";
 
 const POINTS = 1001;
 const $ = (id) => document.getElementById(id);
@@ -44,6 +45,9 @@ const figures = {
   curvature: figure($("plots"), "Curvature", pointer),
 };
 
+/** Inside another page there is no room for the curvature. */
+const shownFigures = () => Object.entries(figures).filter(([key]) => !(state.embed && key === "curvature"));
+
 /** The axis as the plots name it. */
 function axis() {
   const chosen = state.losses.map(cardOf);
@@ -52,8 +56,7 @@ function axis() {
   const mixed = state.axis === "own" && kinds.length > 1;
   const own = kinds.length === 1 ? KINDS[kinds[0]].label : "own variable of each loss";
   const { label, symbol } = AXES[state.axis];
-  const from = state.from ?? low;
-  const to = Math.max(state.to ?? high, from + 1e-9);
+  const [from, to] = [state.from ?? low, state.to ?? high];
   return { from, to, mixed, symbol, label: state.axis === "own" ? own : label };
 }
 
@@ -74,14 +77,17 @@ function redraw() {
   });
   readers = lines.map(({ slot, name, f }) => ({ slot, name, f }));
   state.x = state.x === null ? null : Math.min(Math.max(state.x, from), to);
-  const names = lines.map((line) => line.name).join(", ") || "no loss";
-  const yLabels = { value: "loss", slope: `gradient by ${by}`, curvature: `curvature by ${by}` };
-  for (const [key, plot] of Object.entries(figures)) {
+  const yLabels = {
+    value: "loss",
+    slope: state.embed ? "gradient" : `gradient by ${by}`,
+    curvature: `curvature by ${by}`,
+  };
+  document.body.classList.toggle("single", lines.length < 2);
+  for (const [key, plot] of shownFigures()) {
     const yLabel = yLabels[key];
-    const range = `from ${show(from)} to ${show(to)}`;
-    const description = `${yLabel} of ${names} over ${label} ${range}. The table below has the numbers.`;
     const shown = lines.map((line) => ({ ...line, ys: line[key], note: (key === "value" || !line.f) && line.note }));
-    plot.update({ xs, from, to, x: state.x, xLabel: label, yLabel, lines: shown, description });
+    const what = { xs, from, to, xLabel: label, yLabel, lines: shown };
+    plot.update({ ...what, x: state.x, description: ofCurves(what) });
   }
   const { elements } = $("view");
   if (document.activeElement !== elements.from) elements.from.value = Number(from.toPrecision(6));
@@ -99,6 +105,7 @@ function redraw() {
 function address() {
   const link = write(state);
   history.replaceState(null, "", `#${link}`);
+  $("whole").firstChild.href = `${location.pathname}#${write({ ...state, embed: false, theme: null })}`;
   for (const [i, item] of [...$("presets").children].entries()) {
     if (presets[i].link === link) item.firstChild.setAttribute("aria-current", "true");
     else item.firstChild.removeAttribute("aria-current");
@@ -116,13 +123,23 @@ function draw() {
   });
 }
 
+/** Where the cursor is. */
+function cursor() {
+  const { from, to } = axis();
+  return state.x ?? Number((from + 0.75 * (to - from)).toPrecision(3));
+}
+
 function readNumbers() {
   const { from, to, symbol } = axis();
-  const x = state.x ?? Number((from + 0.75 * (to - from)).toPrecision(3));
+  const x = cursor();
   const found = readers.map(({ slot, name, f }) => ({ slot, name, at: f?.(x) }));
   $("x-range").value = Math.round((1000 * (x - from)) / (to - from));
   readout(found, x, symbol, state.axis === "own");
-  for (const plot of Object.values(figures)) plot.mark(x);
+  const [only] = found.length === 1 ? found : [];
+  for (const [key, plot] of shownFigures()) {
+    const read = only?.at ? `${show(only.at[key])} at ${symbol} = ${show(x)}` : "";
+    plot.mark(x, read, atCursor(x, symbol, found, key === "value" ? ["value", "slope"] : [key]));
+  }
 }
 
 function setX(x) {
@@ -142,8 +159,16 @@ function change(what) {
 
 const narrow = matchMedia("(max-width: 60rem)");
 
+/** Says what is wrong in a field, in place of what was said of it before. */
+function problem(id, text) {
+  for (const said of [...$("problems").children]) if (said.dataset.of === id) said.remove();
+  if (text) $("problems").append(h("span", { "data-of": id }, text));
+}
+
 /** Makes the controls of the chosen losses anew. */
 function build() {
+  const reversed = straighten(state, cards);
+  if (reversed) problem("range", `${reversed}; the whole range is shown.`);
   const taken = new Set(state.losses.map((chosen) => chosen.slot));
   for (const chosen of state.losses) {
     if (chosen.slot === undefined) {
@@ -157,9 +182,12 @@ function build() {
     $("panels"),
     ...state.losses.map((chosen, i) => {
       const card = cardOf(chosen);
-      const made = panel(card, chosen, opened[chosen.slot] ?? !narrow.matches, {
+      const made = panel(card, chosen, opened[chosen.slot] ?? (state.embed || !narrow.matches), {
         change: draw,
+        problem,
         rebuild: (name) => {
+          const refused = settle(card, chosen).map((text) => `${text} now; its default is taken.`);
+          problem(`${chosen.slot}-switches`, refused.join(" "));
           build();
           $("panels").children[i].querySelector(`[data-switch="${name}"]`).focus();
         },
@@ -192,12 +220,17 @@ function build() {
   draw();
 }
 
-/** Shows what the address says. */
+/** Shows what the address says; "embed" and "theme" may also stand behind a ?, where they outlive every link. */
 function restore() {
   clearTimeout(timers.address);
   const link = location.hash.slice(1) || presets[0].link;
-  const result = read(link, cards);
+  const result = read([link, location.search.slice(1)].filter(Boolean).join("&"), cards);
   state = result.state;
+  document.documentElement.classList.toggle("embed", state.embed);
+  if (state.theme) document.documentElement.dataset.theme = state.theme;
+  for (const [key, { root }] of Object.entries(figures)) root.hidden = state.embed && key === "curvature";
+  $("whole").hidden = !state.embed;
+  if (state.theme) themed();
   replace($("panels"));
   replace($("problems"), ...result.problems.map((text) => h("span", {}, text)));
   $("hint").textContent = presets.find((preset) => preset.link === decodeURIComponent(link))?.hint ?? "";
@@ -231,9 +264,13 @@ $("view").addEventListener("change", (e) => {
   if (e.target.name === "axis") Object.assign(state, { axis: e.target.value, from: null, to: null, x: null });
   else if (e.target.name === "by") state.by = e.target.value;
   else {
-    const { from, to } = Object.fromEntries(["from", "to"].map((k) => [k, $("view").elements[k].valueAsNumber]));
+    const { from: before, to: after } = axis();
+    const { elements } = $("view");
+    const [from, to] = [elements.from.valueAsNumber, elements.to.valueAsNumber];
     if (from < to) Object.assign(state, { from, to });
-    for (const key of ["from", "to"]) $("view").elements[key].setAttribute("aria-invalid", String(!(from < to)));
+    else [elements.from.value, elements.to.value] = [before, after];
+    const text = `The range must begin before it ends, got ${from} to ${to}; ${show(before)} to ${show(after)} is kept.`;
+    problem("range", from < to ? "" : text.replaceAll("NaN", "no number"));
   }
   build();
 });
@@ -242,6 +279,16 @@ $("x-number").addEventListener("input", (e) => Number.isFinite(e.target.valueAsN
 $("x-range").addEventListener("input", (e) => {
   const { from, to } = axis();
   setX(Number((from + ((to - from) * e.target.value) / 1000).toPrecision(4)));
+});
+
+/** How far each key moves the cursor, as a share of the range. */
+const KEYS = { ArrowLeft: -0.01, ArrowRight: 0.01, Home: -1, End: 1 };
+$("plots").addEventListener("keydown", (e) => {
+  if (!(e.key in KEYS) || e.altKey || e.ctrlKey || e.metaKey) return;
+  e.preventDefault();
+  const { from, to } = axis();
+  const step = KEYS[e.key] * (e.shiftKey ? 10 : 1) * (to - from);
+  setX(Number((cursor() + step).toPrecision(4)));
 });
 const take = (file) => file && load(file).then(draw);
 $("file").addEventListener("change", (e) => take(e.target.files[0]));
@@ -278,6 +325,7 @@ function themed() {
 }
 $("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  if (state.theme) state.theme = document.documentElement.dataset.theme;
   themed();
 });
 dark.addEventListener("change", themed);

@@ -1,8 +1,8 @@
 /**
  * A plot: title, legend, axes with names, drawn by uPlot.
  *
- * 1. A line is told apart by its colour and by its dashes: five colours that the colour-blind can tell and three kinds
- *    of dashes give fifteen; solid lines are drawn first, so that dashes show where two losses coincide.
+ * 1. A line is told apart by its colour, by its dashes and by a letter on it: five colours that the colour-blind can
+ *    tell, three kinds of dashes; solid lines are drawn first, so that dashes show where two losses coincide.
  * 2. The y axis shows where the curves live: a pole does not flatten everything else.
  * 3. Colours come from the style sheet, so that light and dark are told in one place.
  */
@@ -10,6 +10,7 @@
 import uPlot from "uplot";
 import { h, patch } from "./dom.js";
 import { show } from "./formulas.js";
+import { letter, PLACES, places } from "./letters.js";
 
 // Lengths of dashes and gaps and the width of each kind of line; dots are wide enough to be seen on another line.
 const STROKES = [
@@ -21,10 +22,11 @@ const STROKES = [
 /** Colour number and dashes of the i-th line. */
 export const look = (i) => ({ colour: i % 5, dashes: i % 3 });
 
-/** A short piece of the i-th line. */
+/** A short piece of the i-th line, with its letter. */
 export function swatch(i) {
   const { colour, dashes } = look(i);
-  return h("span", { class: `swatch c${colour} d${dashes}`, "aria-hidden": "true" });
+  const line = h("span", { class: `swatch d${dashes}` });
+  return h("span", { class: `key c${colour}`, "aria-hidden": "true" }, h("b", {}, letter(i)), line);
 }
 
 const styleOf = (name) => {
@@ -72,14 +74,56 @@ export function span(curves) {
   return [low - (low < 0 ? margin : margin / 2), high + margin];
 }
 
+/** Where letters may stand: numbers of some of n points, from left to right. */
+const evenly = (n) => Array.from({ length: PLACES }, (_, k) => Math.round(((k + 0.5) / PLACES) * (n - 1)));
+
+/** Puts the letters of several lines onto a plot; inks: the paper's colour, and slot and colour of each line. */
+function drawLetters(u, { paper, lines }, stepped) {
+  if (lines.length < 2) return;
+  const [xs, ...curves] = u.data;
+  const { left, top, width, height } = u.bbox;
+  const spots = stepped ? [...xs.keys()].slice(0, -1) : evenly(xs.length);
+  const across = spots.map((i) => u.valToPos(stepped ? (xs[i] + xs[i + 1]) / 2 : xs[i], "x", true));
+  const heights = curves.map((ys) =>
+    spots.map((i) => {
+      const y = ys[i] === null || (stepped && ys[i] === 0) ? NaN : u.valToPos(ys[i], "y", true);
+      return y >= top && y <= top + height ? y : null;
+    }),
+  );
+  const { ctx } = u;
+  const size = 8 * devicePixelRatio;
+  ctx.save();
+  ctx.font = `bold ${1.4 * size}px sans-serif`;
+  ctx.textAlign = "center";
+  ctx.textBaseline = "middle";
+  ctx.setLineDash([]);
+  ctx.lineWidth = 1.5 * devicePixelRatio;
+  const scaled = (list) => list.map((x) => (x === null ? null : x / devicePixelRatio));
+  for (const [j, k] of places(scaled(across), heights.map(scaled)).entries()) {
+    if (k === null) continue;
+    const x = Math.min(Math.max(across[k], left + size), left + width - size);
+    const y = Math.min(Math.max(heights[j][k], top + size), top + height - size);
+    ctx.beginPath();
+    ctx.arc(x, y, size, 0, 2 * Math.PI);
+    ctx.fillStyle = paper;
+    ctx.fill();
+    ctx.strokeStyle = ctx.fillStyle = lines[j].ink;
+    ctx.stroke();
+    ctx.fillText(letter(lines[j].slot), x, y + 0.1 * size);
+  }
+  ctx.restore();
+}
+
 /**
  * A figure in `parent`. on.move(x), on.zoom(from, to), on.reset() are told what the pointer does.
- * Its update({ xs, lines, x, xLabel, yLabel, description }) draws; a line is { slot, name, note, ys }.
+ * Its update({ xs, lines, x, xLabel, yLabel, description, ticks }) draws; a line is { slot, name, note, ys }, ticks are
+ * numbers of the x axis: { at, text }. Its mark(x, read, said) moves the cursor: what is read there, shown and in words.
  */
 export function figure(parent, title, on = {}, stepped = false) {
   const legend = h("ul", { class: "legend" });
   const canvas = h("div", { class: "canvas" });
-  const caption = h("figcaption", {}, h("h3", {}, title), legend);
+  const reading = h("span", { class: "reading" });
+  const caption = h("figcaption", {}, h("h3", {}, title, reading), legend);
   const root = h("figure", {}, caption, canvas);
   parent.append(root);
   let plot = null;
@@ -87,12 +131,19 @@ export function figure(parent, title, on = {}, stepped = false) {
   let range = [0, 1];
   let xRange = [0, 1];
   let marked = null;
+  let inks = null;
+  let stops = null;
+  let described = "";
 
   const size = () => ({ width: Math.max(canvas.clientWidth, 200), height: Math.max(canvas.clientHeight, 120) });
 
   function build(lines, xLabel, yLabel, data) {
     plot?.destroy();
     const [ink, grid] = [styleOf("ink"), styleOf("grid")];
+    inks = {
+      paper: styleOf("paper"),
+      lines: lines.map(({ slot }) => ({ slot, ink: styleOf(`c${look(slot).colour}`) })),
+    };
     const font = `12px ${getComputedStyle(document.body).fontFamily}`;
     const axis = {
       stroke: ink,
@@ -107,17 +158,23 @@ export function figure(parent, title, on = {}, stepped = false) {
     const options = {
       ...size(),
       legend: { show: false },
-      padding: [8, 12, 0, 0],
+      padding: [8, stops ? 22 : 12, 0, 0],
       scales: { x: { time: false, range: () => xRange }, y: { range: () => range } },
       axes: [
-        { ...axis, label: xLabel, size: 30, values: numbers },
+        {
+          ...axis,
+          label: xLabel,
+          size: 30,
+          values: numbers,
+          ...(stops && { splits: () => stops.map(({ at }) => at), values: () => stops.map(({ text }) => text) }),
+        },
         { ...axis, label: yLabel, size: 52, values: numbers },
       ],
       series: [
         {},
-        ...lines.map((line) => {
-          const { colour, dashes } = look(line.slot);
-          const stroke = styleOf(`c${colour}`);
+        ...lines.map((line, i) => {
+          const { dashes } = look(line.slot);
+          const stroke = inks.lines[i].ink;
           return {
             label: line.name,
             stroke,
@@ -140,6 +197,7 @@ export function figure(parent, title, on = {}, stepped = false) {
         bind: { mouseleave: () => null, dblclick: () => () => on.reset?.() },
       },
       hooks: {
+        draw: [(u) => drawLetters(u, inks, stepped)],
         ready: [(u) => u.over.addEventListener("mousemove", (e) => on.move?.(u.posToVal(e.offsetX, "x")))],
         setSelect: [
           (u) => {
@@ -159,23 +217,30 @@ export function figure(parent, title, on = {}, stepped = false) {
     const now = size();
     if (now.width !== plot.width || now.height !== plot.height) {
       plot.setSize(now);
-      mark(marked);
+      move(marked);
     }
   }).observe(canvas);
 
-  function mark(x) {
+  function mark(x, read = "", said = "") {
+    move(x);
+    reading.textContent = read;
+    canvas.setAttribute("aria-label", `${described} ${said}`.trim());
+  }
+
+  function move(x) {
     marked = x;
     if (plot && x !== null) plot.setCursor({ left: plot.valToPos(x, "x"), top: 0 }, false);
   }
 
-  function update({ xs, lines, x = null, xLabel, yLabel, description, from = xs[0], to = xs.at(-1) }) {
+  function update({ xs, lines, x = null, xLabel, yLabel, description, ticks, from = xs[0], to = xs.at(-1) }) {
     const drawn = lines.filter((line) => line.ys).sort((a, b) => look(a.slot).dashes - look(b.slot).dashes);
     const data = [xs, ...drawn.map((line) => line.ys)];
     range = stepped ? [0, 1.05 * Math.max(1, ...drawn.flatMap((line) => line.ys))] : span(data.slice(1));
     xRange = [from, to];
+    stops = ticks ?? null;
     const theme = getComputedStyle(document.documentElement).colorScheme;
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const form = JSON.stringify([drawn.map((line) => line.slot), xLabel, yLabel, theme, dark]);
+    const form = JSON.stringify([drawn.map((line) => line.slot), xLabel, yLabel, Boolean(ticks), theme, dark]);
     if (form === built) plot.setData(data);
     else build(drawn, xLabel, yLabel, data);
     built = form;
@@ -188,8 +253,9 @@ export function figure(parent, title, on = {}, stepped = false) {
     );
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", description);
+    described = description;
     marked = x;
-    queueMicrotask(() => mark(marked)); // uPlot sets its scales in a microtask too, before this one
+    queueMicrotask(() => move(marked)); // uPlot sets its scales in a microtask too, before this one
   }
 
   return { root, update, mark };

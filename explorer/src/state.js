@@ -2,12 +2,22 @@
  * What the page shows, as the part of its address behind the #: a link restores the view.
  *
  * #loss=poisson_nll_loss:target=2,-log_input,+full&loss=mse_loss&axis=logit&by=own&from=-3&to=3&x=1
- * Only what differs from the defaults is written. What a link says and the page does not know is named, not guessed.
+ * Only what differs from the defaults is written. What a link says and the page does not know is named, not guessed;
+ * what the library would refuse is left out. `embed` shows a loss inside another page, `theme=dark` in its colours.
  */
 
-import { AXES } from "./formulas.js";
+import { AXES, limits, settle } from "./formulas.js";
 
-export const empty = () => ({ losses: [], axis: "own", by: "axis", from: null, to: null, x: null });
+export const empty = () => ({
+  losses: [],
+  axis: "own",
+  by: "axis",
+  from: null,
+  to: null,
+  x: null,
+  embed: false,
+  theme: null,
+});
 
 /** A loss of the catalogue with nothing changed: numbers that are given, and switches, by name. */
 export const choose = (card) => ({ name: card.name, given: {}, switches: {} });
@@ -22,6 +32,8 @@ export function write(state) {
   if (state.axis !== "own") parts.push(`axis=${state.axis}`);
   if (state.by !== "axis") parts.push(`by=${state.by}`);
   for (const key of ["from", "to", "x"]) if (state[key] !== null) parts.push(`${key}=${state[key]}`);
+  if (state.embed) parts.push("embed");
+  if (state.theme) parts.push(`theme=${state.theme}`);
   return parts.join("&");
 }
 
@@ -36,13 +48,25 @@ export function read(hash, cards) {
     else if (key === "axis" && Object.hasOwn(AXES, text)) state.axis = text;
     else if (key === "by" && ["axis", "own"].includes(text)) state.by = text;
     else if (["from", "to", "x"].includes(key)) state[key] = number(text, key, problems);
+    else if (part === "embed") state.embed = true;
+    else if (key === "theme" && ["light", "dark"].includes(text)) state.theme = text;
     else problems.push(`The link says “${part}”, which this page does not know.`);
   }
-  if (state.from !== null && state.to !== null && !(state.from < state.to)) {
-    problems.push("The link's range ends before it begins.");
-    state.from = state.to = null;
-  }
+  const reversed = straighten(state, cards);
+  if (reversed) problems.push(`${reversed}; the link's range is left out.`);
   return { state, problems };
+}
+
+/** Takes out a range that ends before it begins, and says so. */
+export function straighten(state, cards) {
+  const [low, high] = limits(
+    state.losses.map(({ name }) => cards.find((card) => card.name === name)),
+    state.axis,
+  );
+  const [from, to] = [state.from ?? low, state.to ?? high];
+  if (from < to) return null;
+  state.from = state.to = null;
+  return `The range must begin before it ends, got ${from} to ${to}`;
 }
 
 function decoded(text) {
@@ -77,5 +101,6 @@ function readLoss(text, cards, state, problems) {
       if (x !== null) chosen.given[key] = x;
     } else problems.push(`The link sets “${setting}” of ${name}, which this page does not know.`);
   }
+  problems.push(...settle(card, chosen).map((text) => `${text}; the link's value is left out.`));
   state.losses.push(chosen);
 }

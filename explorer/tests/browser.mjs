@@ -119,9 +119,60 @@ try {
     const input = tab.locator('.panel[data-name="huber_loss"] input[type=number]').nth(1);
     await input.fill("-1");
     assert.equal(await input.getAttribute("aria-invalid"), "true");
-    assert.equal(await input.evaluate((e) => e.validationMessage), "delta must be above 0.");
+    assert.equal(await input.evaluate((e) => e.validationMessage), "delta must be positive, got -1.");
+    const said = "huber_loss: delta must be positive, got -1; 1.05 is kept.";
+    assert.equal(await tab.textContent("#problems"), said);
     assert.match((await numbers(tab))[2].name, /delta=1\.05/);
+    await input.press("Enter");
+    assert.equal(await input.inputValue(), "1.05");
+    assert.equal(await tab.textContent("#problems"), said);
     await input.fill("2");
+    assert.equal(await tab.textContent("#problems"), "");
+    assert.equal(await input.getAttribute("aria-invalid"), "false");
+  });
+
+  await step("a slider ends where the loss ends", async () => {
+    const slider = tab.getByLabel("delta of HuberLoss");
+    await slider.focus();
+    await tab.keyboard.press("Home");
+    await settle(tab);
+    assert.match((await numbers(tab))[2].name, /delta=0\.001/);
+    await tab.locator('.panel[data-name="huber_loss"] input[type=number]').nth(1).fill("1");
+    const smoothing = await open("#loss=cross_entropy");
+    const ends = await smoothing.getByLabel("label_smoothing of").evaluate((e) => [e.min, e.max]);
+    assert.deepEqual(ends, ["0", "1"]);
+    await smoothing.context().close();
+  });
+
+  await step("a range that ends before it begins is refused, and the last one kept", async () => {
+    await tab.fill("input[name=from]", "5");
+    await tab.keyboard.press("Enter");
+    assert.match(await tab.textContent("#problems"), /must begin before it ends, got 5 to 4; −4 to 4 is kept\.$/);
+    assert.equal(await tab.inputValue("input[name=from]"), "-4");
+    await tab.fill("input[name=from]", "-3");
+    await tab.keyboard.press("Enter");
+    assert.equal(await tab.textContent("#problems"), "");
+    await tab.click("#reset");
+  });
+
+  await step("a link that the library would refuse is refused in a sentence, the rest is drawn", async () => {
+    const wrong = await open("#loss=huber_loss:delta=-2,target=1&loss=cross_entropy:label_smoothing=2&from=3&to=1");
+    assert.deepEqual(await wrong.$$eval("#problems span", (all) => all.map((e) => e.textContent)), [
+      "huber_loss: delta must be positive, got -2; the link's value is left out.",
+      "cross_entropy: label_smoothing must be in [0, 1], got 2; the link's value is left out.",
+      "The range must begin before it ends, got 3 to 1; the link's range is left out.",
+    ]);
+    assert.deepEqual(
+      (await numbers(wrong)).map(({ name }) => name.slice(1)),
+      ["HuberLoss(target=1, delta=1)", "CrossEntropyLoss(label_smoothing=0)"],
+    );
+    await wrong.context().close();
+    const switched = await open("#loss=poisson_nll_loss:target=-1");
+    await switched.locator('[data-switch="full"]').check();
+    const said = "poisson_nll_loss: target must be non-negative, got -1 now; its default is taken.";
+    assert.equal(await switched.textContent("#problems"), said);
+    assert.match((await numbers(switched))[0].name, /target=1/);
+    await switched.context().close();
   });
 
   await step("numbers are Python's", async () => {
@@ -139,6 +190,10 @@ try {
       const wanted = row.numbers.map((x) => (typeof x === "number" ? x : Number(x.replace("inf", "Infinity"))));
       for (const [i, y] of wanted.entries()) {
         if (Number.isNaN(wanted[0])) continue; // the page says "not defined"
+        if (row.refused) {
+          assert.ok(Number.isNaN(found.numbers[i + 1]), `${name} is drawn at ${row.x}, which the library refuses`);
+          continue;
+        }
         const apart = Math.abs(found.numbers[i + 1] - y) / Math.max(Math.abs(y), 0.01);
         assert.ok(apart <= 1e-12, `${name} ${settings} at ${row.x}: ${found.numbers[i + 1]}, Python has ${y}`);
         worst = Math.max(worst, apart);
@@ -164,7 +219,60 @@ try {
     assert.match(await tab.textContent("#live"), /^At x = 2.*MSELoss\(target=0\): value/);
   });
 
-  await step("dragging zooms, Reset returns", async () => {
+  await step("the arrow keys move the cursor, also after a click on a plot", async () => {
+    await tab
+      .locator("#plots .u-over")
+      .first()
+      .click({ position: { x: 200, y: 60 } });
+    await tab.locator("#x-number").fill("1");
+    await tab.locator("#plots").focus();
+    await tab.keyboard.press("ArrowRight");
+    assert.equal(await tab.inputValue("#x-number"), "1.08");
+    await tab.keyboard.press("Shift+ArrowLeft");
+    assert.equal(await tab.inputValue("#x-number"), "0.28");
+    await tab
+      .locator("#plots .u-over")
+      .first()
+      .click({ position: { x: 200, y: 60 } });
+    const before = Number(await tab.inputValue("#x-number"));
+    await tab.keyboard.press("ArrowRight");
+    assert.ok(Math.abs(Number(await tab.inputValue("#x-number")) - before - 0.08) < 0.01);
+    await tab.keyboard.press("End");
+    assert.equal(await tab.inputValue("#x-number"), "4");
+  });
+
+  await step("plots say what they show, and follow the cursor and the parameters", async () => {
+    const labels = () => tab.$$eval("#plots [role=img]", (all) => all.map((e) => e.getAttribute("aria-label")));
+    await tab.evaluate(() => (location.hash = "loss=mse_loss&loss=huber_loss&x=3"));
+    await settle(tab);
+    const [value, slope] = await labels();
+    assert.match(value, /^Curves of the loss over prediction from −4 to 4\. MSELoss\(target=0\): 16 at −4, 16 at 4,/);
+    assert.match(value, /HuberLoss\(target=0, delta=1\): 3\.5 at −4, 3\.5 at 4, lowest 0 at 0/);
+    assert.match(value, /At the cursor, x = 3: MSELoss\(target=0\): value 9, gradient 6;/);
+    assert.match(slope, /^Curves of the gradient by prediction .*HuberLoss\(target=0, delta=1\): gradient 1\.$/);
+    await tab.locator("#x-number").fill("2");
+    assert.match((await labels())[0], /At the cursor, x = 2: MSELoss\(target=0\): value 4, gradient 4;/);
+    await tab.getByLabel("delta of HuberLoss").fill("0.5");
+    await settle(tab);
+    assert.match((await labels())[0], /HuberLoss\(target=0, delta=0\.5\): 1\.875 at −4/);
+    const captions = await tab.$$eval("table", (all) => all.filter((t) => !t.caption?.textContent).length);
+    assert.equal(captions, 0);
+  });
+
+  await step("curves have letters, as the legend and the tables do; a lone curve needs none", async () => {
+    const keys = () =>
+      tab.$$eval(".legend .key b, #numbers .key b", (all) =>
+        all.filter((e) => e.offsetWidth).map((e) => e.textContent),
+      );
+    assert.deepEqual(await keys(), ["A", "B", "A", "B", "A", "B", "A", "B"]);
+    await tab.evaluate(() => (location.hash = "loss=mse_loss"));
+    await settle(tab);
+    assert.deepEqual(await keys(), []);
+    await tab.evaluate(() => (location.hash = "loss=mse_loss&loss=l1_loss"));
+    await settle(tab);
+  });
+
+  await step("dragging zooms, Reset and a double click return", async () => {
     const at = await tab.locator("#plots .u-over").first().boundingBox();
     await tab.mouse.move(at.x + 0.25 * at.width, at.y + 50);
     await tab.mouse.down();
@@ -175,6 +283,15 @@ try {
     await tab.click("#reset");
     await settle(tab);
     assert.equal(await tab.inputValue("input[name=from]"), "-4");
+    await tab.fill("input[name=from]", "1");
+    await tab.keyboard.press("Enter");
+    await tab
+      .locator("#plots .u-over")
+      .first()
+      .dblclick({ position: { x: 90, y: 60 } });
+    await settle(tab);
+    assert.equal(await tab.inputValue("input[name=from]"), "-4");
+    assert.match(await tab.innerText("#how"), /Drag across a plot to zoom, double-click .* arrow keys/);
   });
 
   await step("a preset compares BCE and MSE on a sigmoid", async () => {
@@ -216,36 +333,144 @@ try {
     assert.match(await tab.locator("#plots .legend").first().textContent(), /over its distance.*over its logit/);
   });
 
+  const drop = async (text) => {
+    const data = await tab.evaluateHandle((body) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([body], "predictions.csv", { type: "text/csv" }));
+      return transfer;
+    }, text);
+    await tab.dispatchEvent("main", "drop", { dataTransfer: data });
+    await tab.waitForTimeout(100);
+    await settle(tab);
+  };
+  const refusal = () => tab.textContent("#csv-problems");
+  const cells = (selector) => tab.$$eval(`${selector} > *`, (all) => all.map((cell) => cell.textContent));
+  const residual = (i) => Math.sqrt(-2 * Math.log((i + 0.5) / 500)) * Math.cos(2.39996 * i);
+
   await step("a dropped CSV file becomes a histogram", async () => {
     await tab.evaluate(() => (location.hash = "loss=mse_loss&loss=huber_loss"));
     await settle(tab);
-    const drop = async (text) => {
-      const data = await tab.evaluateHandle((body) => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([body], "predictions.csv", { type: "text/csv" }));
-        return transfer;
-      }, text);
-      await tab.dispatchEvent("main", "drop", { dataTransfer: data });
-      await tab.waitForTimeout(100);
-      await settle(tab);
-    };
     await drop("prediction,target\n1,0\nx,0\n");
-    assert.equal(await tab.textContent("#csv-problems"), "Line 3, column prediction: “x” is not a number.");
-    await drop("prediction,truth\n1,0\n");
-    assert.match(
-      await tab.textContent("#csv-problems"),
-      /^MSELoss needs the columns input and target; target is missing/,
-    );
-    const residual = (i) => Math.sqrt(-2 * Math.log((i + 0.5) / 500)) * Math.cos(2.39996 * i);
+    assert.equal(await refusal(), "Line 3, column prediction: “x” is not a number.");
+    await drop("prediction,tide\n1,0\n");
+    assert.match(await refusal(), /^MSELoss: choose a column for target; the file has prediction and tide\./);
     const rows = Array.from({ length: 500 }, (_, i) => `${residual(i)},0`);
     await drop(`prediction,target\n${rows.join("\n")}\n`);
-    assert.equal(await tab.textContent("#csv-problems"), "");
-    const cells = await tab.$$eval("#csv-numbers tr:first-child data", (all) => all.map((cell) => Number(cell.value)));
+    assert.equal(await refusal(), "");
+    const first = await tab.$$eval("#csv-numbers tr:first-child data", (all) => all.map((cell) => Number(cell.value)));
     const mean = rows.reduce((sum, _, i) => sum + residual(i) ** 2, 0) / 500;
-    assert.equal(cells[0], 500);
-    assert.ok(Math.abs(cells[1] - mean) < 1e-12 * mean);
+    assert.equal(first[0], 500);
+    assert.ok(Math.abs(first[1] - mean) < 1e-12 * mean);
     assert.equal(await tab.locator("#histogram canvas").count(), 1);
+  });
+
+  await step("each role has a select, which is obeyed", async () => {
+    assert.deepEqual(await tab.$$eval("#roles select", (all) => all.map((e) => e.selectedOptions[0].textContent)), [
+      "prediction",
+      "target",
+    ]);
+    await drop("a,tide\n1,0\n3,1\n");
+    await tab.locator('[data-role="input prediction"]').selectOption({ label: "a" });
+    assert.match(await refusal(), /^MSELoss: choose a column for target;/);
+    await tab.locator('[data-role="target"]').selectOption({ label: "tide" });
+    assert.equal(await refusal(), "");
+    assert.equal((await cells("#csv-numbers tr:first-child"))[2], "2.5");
+    await tab.locator('[data-role="target"]').selectOption({ label: "not in the file: 0 for every row" });
+    assert.equal((await cells("#csv-numbers tr:first-child"))[2], "5");
+    await tab.evaluate(() => (location.hash = "loss=kl_div&loss=cross_entropy"));
+    await settle(tab);
+    await drop("prediction,target\n1.5,0\n");
+    assert.match(
+      await refusal(),
+      /KLDivLoss: choose a column for input;.*CrossEntropyLoss: choose two columns or more/,
+    );
+    await tab.locator('[data-role="input log_probability"]').selectOption({ label: "prediction" });
+    assert.match(
+      await refusal(),
+      /^Line 2, column prediction: input of KLDivLoss must be a log-probability \(at most 0\)/,
+    );
+  });
+
+  await step("outliers: a logarithmic histogram, the worst rows, and the shares of the gradient", async () => {
+    await tab.evaluate(() => (location.hash = "loss=mse_loss&loss=l1_loss&loss=huber_loss"));
+    await settle(tab);
+    const rows = Array.from({ length: 500 }, (_, i) => `${i % 50 ? residual(i) * (i % 97 ? 1 : 20) : 0},0`);
+    await drop(`prediction,target\n${rows.join("\n")}\n`);
+    assert.ok(await tab.locator("#scale input[value=logarithmic]").isChecked());
+    const label = () => tab.locator("#histogram [role=img]").getAttribute("aria-label");
+    assert.match(await label(), /on a logarithmic axis\. MSELoss: 500 rows, median .* 30 losses are exactly zero/);
+    assert.equal(await tab.textContent("#outer"), "The bar at “zero” holds 30 losses of exactly 0.");
     if (shots) await tab.locator("section:has(#drop)").screenshot({ path: `${shots}/csv.png` });
+    await tab.locator("#scale input[value=linear]").check();
+    await settle(tab);
+    assert.match(await label(), /on a linear axis/);
+    assert.equal(await tab.locator("#worst-rows tr").count(), 10);
+    const byLoss = rows.map((row, i) => [Math.abs(Number(row.split(",")[0])), i]).sort((a, b) => b[0] - a[0]);
+    assert.equal((await cells("#worst-rows tr:first-child"))[0], String(byLoss[0][1] + 2));
+    assert.equal((await cells("#worst-rows tr:first-child"))[1], String(rows[byLoss[0][1]].split(",")[0]));
+    await tab.locator("#worst-of").selectOption({ label: "L1Loss" });
+    const largest = Number((await cells("#worst-rows tr:first-child"))[3]);
+    assert.ok(Math.abs(largest - byLoss[0][0]) < 1e-5 * largest, "the table is that of the loss chosen above it");
+    const shares = async (row) => (await cells(`#csv-shares tr:nth-child(${row})`)).slice(1).map(parseFloat);
+    const [mse, l1] = [await shares(1), await shares(2)];
+    assert.ok(mse[0] > 15 && l1[0] < 1.1, `${mse} and ${l1}`);
+    assert.match(
+      await tab.textContent("#pull"),
+      /The 5 rows with the largest loss, of 500, have .* % of that of MSELoss/,
+    );
+  });
+
+  await step("class scores are several columns, and classes their names or numbers", async () => {
+    await tab.evaluate(() => (location.hash = "loss=cross_entropy&loss=multi_margin_loss"));
+    await settle(tab);
+    await drop("score0,score1,score2,label\n2,0,-1,0\n0,1,-0.5,0\n");
+    assert.equal(await refusal(), "");
+    const boxes = () => tab.$$eval("#roles input:checked", (all) => all.map((e) => e.parentElement.textContent.trim()));
+    assert.deepEqual(await boxes(), ["score0", "score1", "score2"]);
+    const ce = -(2 - Math.log(Math.exp(2) + 1 + Math.exp(-1)));
+    const [line, scores, label, loss] = await cells("#worst-rows tr:last-child");
+    assert.deepEqual([line, scores, label], ["2", "2, 0, -1", "0"]);
+    assert.ok(Math.abs(Number(loss) - ce) < 1e-5);
+    assert.equal((await cells("#csv-numbers tr:nth-child(2)"))[2], String(+((2 + 0.5) / 3 / 2).toPrecision(6)));
+    await tab.locator("#roles").getByLabel("score2").uncheck();
+    assert.equal((await cells("#csv-numbers tr:nth-child(2)"))[2], "0.5");
+    await drop("logit_cat,logit_dog,label\n2,0,cat\n0,1,bird\n");
+    assert.match(
+      await refusal(),
+      /^Line 3, column label: class of CrossEntropyLoss must be 0 to 1, or cat and dog, got “bird”/,
+    );
+    await drop("logit_cat,logit_dog,label\n2,0,cat\n0,1,dog\n");
+    assert.equal(await refusal(), "");
+    if (shots) await tab.locator("section:has(#drop)").screenshot({ path: `${shots}/classes.png` });
+  });
+
+  await step("inside another page: value, gradient and sliders, in its colours", async () => {
+    for (const [address, name] of [
+      ["#loss=gaussian_nll_loss&embed", "embed"],
+      ["?embed#loss=gaussian_nll_loss&theme=dark", "embed-dark"],
+    ]) {
+      const small = await open(address, { viewport: { width: 720, height: 420 } });
+      assert.equal(await small.locator("#plots canvas:visible").count(), 2);
+      const visible = (selector) => small.locator(selector).filter({ visible: true }).count();
+      for (const selector of ["header", "nav", "#picker", "#about", "#drop", "#view", "#numbers", ".buttons"])
+        assert.equal(await visible(selector), 0, selector);
+      assert.equal(await visible(".given input[type=range]"), 3);
+      const [high, inner] = await small.evaluate(() => [document.documentElement.scrollHeight, innerHeight]);
+      assert.ok(high <= inner, `${high} > ${inner}`);
+      assert.match(await small.locator("figcaption").first().innerText(), /Value\s*2 at x = 2/);
+      await small.waitForTimeout(300);
+      const link = await small.getByText("Open in the explorer").evaluate((e) => e.href);
+      assert.match(link, /index\.html#loss=gaussian_nll_loss$/);
+      const scheme = await small.evaluate(() => getComputedStyle(document.documentElement).colorScheme);
+      assert.equal(scheme, name === "embed" ? "light dark" : "dark");
+      await shot(small, name);
+      await small.context().close();
+    }
+    const phone = await open("#loss=gaussian_nll_loss&embed", { viewport: { width: 360, height: 560 } });
+    const [wide, inner] = await phone.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+    assert.ok(wide <= inner, `${wide} > ${inner}`);
+    await shot(phone, "embed-phone");
+    await phone.context().close();
   });
 
   await step("the theme switches, and follows the system", async () => {
@@ -273,6 +498,7 @@ try {
     });
     const [wide, inner] = await phone.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
     assert.ok(wide <= inner, `${wide} > ${inner}`);
+    assert.match(await phone.innerText("#how"), /^Tap a plot to read it\./);
     await shot(phone, "phone");
     await shot(phone, "phone-full", { fullPage: true });
     await phone.locator("#plots .u-over").first().scrollIntoViewIfNeeded();
@@ -287,7 +513,7 @@ try {
     const all = await tab.$$eval("#choices input", (boxes) => boxes.map((box) => box.value));
     await tab.evaluate((hash) => (location.hash = hash), all.map((name) => `loss=${name}`).join("&"));
     await settle(tab);
-    assert.doesNotMatch(await tab.innerText("body"), /\[object|undefined|NaN/);
+    assert.doesNotMatch(await tab.innerText("body"), /\[object|undefined|NaN|`/);
     assert.ok((await tab.locator("#about math").count()) > all.length);
     const nameless = await tab.$$eval("button, input, select, [role=img]", (elements) =>
       elements

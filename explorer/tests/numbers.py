@@ -45,7 +45,8 @@ def rows(card: Card, variant: CurveVariant, chance: random.Random) -> list[dict[
         xs += [chance.uniform(curve.low, curve.high) for _ in range(8)] + list(given.values()) + EXTREMES
         for x in xs:
             arguments = [x, *(given[name] for name in variant.arguments[1:])]
-            result.append({"given": given, "x": x, "numbers": [f(*arguments) for f in functions]})
+            refused = not variant.domains[variant.arguments[0]].includes(x)
+            result.append({"given": given, "x": x, "refused": refused, "numbers": [f(*arguments) for f in functions]})
     return result
 
 

@@ -1,10 +1,11 @@
-/** Links, CSV files, ranges and presets, without a browser. */
+/** Links, domains, ranges, presets and letters, without a browser. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { cards } from "../generated/catalogue.js";
-import { histogram, losses, needs, parse, summary } from "../src/csv.js";
-import { limits, nameOf, show } from "../src/formulas.js";
+import { atCursor, ofCurves } from "../src/describe.js";
+import { limits, nameOf, over, settle, show } from "../src/formulas.js";
+import { letter, places } from "../src/letters.js";
 import { presets } from "../src/presets.js";
 import { choose, empty, read, write } from "../src/state.js";
 
@@ -23,6 +24,8 @@ test("a link restores what it was made of", () => {
     from: -2,
     to: 3.5,
     x: 0.25,
+    embed: true,
+    theme: "dark",
   };
   const { state: found, problems } = read(`#${write(state)}`, cards);
   assert.deepEqual(problems, []);
@@ -42,6 +45,48 @@ test("a link's unknown parts are named and the rest is kept", () => {
   assert.equal(problems.length, 7);
   assert.match(problems[0], /“no_loss”/);
   assert.match(problems[1], /delta of huber_loss is “two”/);
+});
+
+test("a link may not say what the library refuses", () => {
+  const refused = (link) => read(link, cards);
+  const { state, problems } = refused("loss=huber_loss:delta=-2&loss=gaussian_nll_loss:var=-1,target=2");
+  assert.deepEqual(problems, [
+    "huber_loss: delta must be positive, got -2; the link's value is left out.",
+    "gaussian_nll_loss: var must be non-negative, got -1; the link's value is left out.",
+  ]);
+  assert.deepEqual(
+    state.losses.map(({ given }) => given),
+    [{}, { target: 2 }],
+  );
+  const one = (link) => refused(link).problems.join("\n");
+  assert.match(one("loss=cross_entropy:label_smoothing=2"), /label_smoothing must be in \[0, 1\], got 2;/);
+  assert.match(one("loss=huber_loss:delta=0"), /delta must be positive, got 0;/);
+  assert.match(one("loss=soft_margin_loss:target=0"), /target must be -1 or 1, got 0;/);
+  assert.match(one("loss=multi_margin_loss:p=1.5"), /p must be 1 or 2, got 1.5;/);
+  assert.match(one("loss=binary_cross_entropy_with_logits:pos_weight=-1"), /pos_weight must be non-negative, got -1;/);
+  assert.equal(one("loss=smooth_l1_loss:beta=0&loss=huber_loss:delta=1e-300&loss=cross_entropy:label_smoothing=1"), "");
+});
+
+test("what the library takes may depend on a switch", () => {
+  const poisson = card("poisson_nll_loss");
+  assert.deepEqual(read("loss=poisson_nll_loss:target=-1", cards).problems, []);
+  assert.match(read("loss=poisson_nll_loss:target=-1,+full", cards).problems[0], /target must be non-negative, got -1/);
+  const chosen = { ...choose(poisson), given: { target: -1 }, switches: { full: true } };
+  assert.deepEqual(settle(poisson, chosen), ["poisson_nll_loss: target must be non-negative, got -1"]);
+  assert.deepEqual(chosen.given, {});
+  const rate = over(poisson, { ...chosen, given: { eps: 1 }, switches: { log_input: false } }, "own", "axis");
+  assert.ok(Number.isNaN(rate(-0.5).value) && Number.isFinite(rate(0.5).value));
+  assert.ok(Number.isFinite(over(poisson, { ...chosen, switches: {} }, "own", "axis")(-0.5).value));
+});
+
+test("a link's range must begin before it ends, also with one end of its own", () => {
+  const range = (link) => read(link, cards);
+  for (const link of ["loss=mse_loss&from=3&to=1", "loss=mse_loss&from=9", "loss=mse_loss&from=2&to=2"]) {
+    const { state, problems } = range(link);
+    assert.match(problems[0], /^The range must begin before it ends, got \S+ to \S+; the link's range is left out\.$/);
+    assert.equal(state.from ?? state.to, null);
+  }
+  assert.deepEqual(range("loss=mse_loss&from=3").problems, []);
 });
 
 test("presets name losses, parameters and axes that exist", () => {
@@ -70,58 +115,43 @@ test("numbers are shown with six digits", () => {
   assert.equal(show(-Infinity), "−∞");
 });
 
-test("a CSV file gives the loss of every row", () => {
-  const table = parse('Prediction,target\r\n0.5,0\r\n"3",1\r\n\r\n-1,-1\r\n');
-  const found = losses(table, card("mse_loss"), choose(card("mse_loss")));
-  assert.deepEqual([...found.rows], [0.25, 4, 0]);
-  assert.deepEqual(summary(found), { count: 3, undefined: 0, mean: 4.25 / 3, median: 0.25, largest: 4, line: 3 });
-  assert.deepEqual([...losses(parse("input;target\n2;0"), card("l1_loss"), choose(card("l1_loss"))).rows], [2]);
+test("letters name lines: A to Z, then A1", () => {
+  assert.deepEqual([0, 1, 25, 26, 53].map(letter), ["A", "B", "Z", "A1", "B2"]);
 });
 
-test("a column overrides what the page has given, a parameter does not become a column", () => {
-  const chosen = { ...choose(card("huber_loss")), given: { delta: 2, target: 9 } };
-  assert.deepEqual(needs(card("huber_loss"), chosen), ["input", "target"]);
-  assert.deepEqual([...losses(parse("input,target\n1.5,0\n4,0"), card("huber_loss"), chosen).rows], [1.125, 6]);
-});
-
-test("what a CSV file lacks is said in one sentence", () => {
-  const mse = [card("mse_loss"), choose(card("mse_loss"))];
-  const said = (text, pattern, [c, chosen] = mse) =>
-    assert.throws(() => losses(parse(text), c, chosen), { message: pattern });
-  said("", "The file is empty; its first line must name the columns.");
-  said("input,target\n", "The file has a line of names and no rows below it.");
-  said(
-    "input,truth\n1,2",
-    "MSELoss needs the columns input and target; target is missing (the file has input, truth).",
-  );
-  said("input,target\n1,2\n1,two", "Line 3, column target: “two” is not a number.");
-  said("input,target\n1,2\n1,", "Line 3, column target: “” is not a number.");
-  said("input,target\n1,2,3", "Line 2 has 3 cells, and the file has 2 columns.");
-  said("input,input\n1,2", "The file has two columns called “input”.");
-  const bce = [card("binary_cross_entropy"), choose(card("binary_cross_entropy"))];
-  said("input,target\n1.5,1", "Line 2, column input: 1.5 is no probability, which BCELoss takes as its input.", bce);
-  const soft = [card("soft_margin_loss"), choose(card("soft_margin_loss"))];
-  said("input,target\n1.5,0", "Line 2, column target: SoftMarginLoss takes -1 or 1, not 0.", soft);
-});
-
-test("a histogram counts every finite row once", () => {
-  const { edges, counts, above } = histogram(
-    [
-      [0, 1, 2, 3, 4, NaN],
-      [4, 4],
-    ],
-    4,
-  );
-  assert.deepEqual(edges, [0, 1, 2, 3, 4]);
-  assert.deepEqual(counts, [
-    [1, 1, 1, 2],
-    [0, 0, 0, 2],
+test("a letter stands where its curve is apart from the others, and not on another letter", () => {
+  const xs = [0, 50, 100, 150];
+  const apart = places(xs, [
+    [10, 10, 10, 10],
+    [90, 60, 11, 12],
   ]);
-  assert.equal(above, 0);
-  const wild = histogram([[...Array(200).keys()].map((i) => i / 200).concat(1e6)], 10);
-  assert.ok(wild.edges.at(-1) < 1.1 && wild.above >= 1);
-  assert.equal(
-    wild.counts[0].reduce((a, b) => a + b),
-    201,
+  assert.deepEqual(apart, [1, 1]);
+  const [a, b] = places(xs, [
+    [10, 10, 10, 10],
+    [10, 10, 10, 10],
+  ]);
+  assert.notEqual(a, b);
+  assert.deepEqual(
+    places(xs, [
+      [null, null, null, null],
+      [null, 5, null, null],
+    ]),
+    [null, 1],
   );
+});
+
+test("a plot says what it shows: range, ends, extremes, and what is at the cursor", () => {
+  const lines = [
+    { name: "A", ys: [4, 0, 1] },
+    { name: "B", ys: [2, 2, 2] },
+    { name: "C", ys: [null, null, null] },
+  ];
+  const said = ofCurves({ yLabel: "loss", xLabel: "prediction", from: -2, to: 1, xs: [-2, 0, 1], lines });
+  assert.equal(
+    said,
+    "Curves of the loss over prediction from −2 to 1. A: 4 at −2, 1 at 1, lowest 0 at 0, highest 4 at −2. " +
+      "B: 2 at −2, 2 at 1, the same everywhere. C: no finite number in this range.",
+  );
+  const found = [{ name: "A", at: { value: 0.5, slope: -1 } }, { name: "B" }];
+  assert.equal(atCursor(0.5, "x", found, ["value", "slope"]), "At the cursor, x = 0.5: A: value 0.5, gradient −1.");
 });

@@ -1,5 +1,7 @@
 """losskit: the loss layer for PyTorch. Exact, fused, checked, explained, and one declaration per loss."""
 
+from typing import TYPE_CHECKING, NoReturn
+
 from losskit import functional
 from losskit.describe import explain
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
@@ -44,10 +46,17 @@ from losskit.losses import (
     TripletMarginWithDistanceLoss,
 )
 from losskit.policy import checks, empty
-from losskit.registry import create, get, list_losses
+from losskit.registry import create, get, list_losses, missing
 from losskit_guide.figures import plot
 
 __version__ = "0.1.0"
+
+
+if not TYPE_CHECKING:  # a type checker would take any attribute
+
+    def __getattr__(name: str) -> NoReturn:
+        raise missing(__name__, name)
+
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",

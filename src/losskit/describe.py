@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from losskit.calculus import derivative
-from losskit.domains import Domain, Interval, Signs, real
+from losskit.display import Mathematics, Writer
+from losskit.domains import Domain, Interval, Signs, log_probability, nonnegative, probability, real
 from losskit.families.base import Family
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
@@ -28,10 +29,10 @@ from losskit.forms import argument_doc, operand_doc, signature_source
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr, Trace
 from losskit.loss import Loss, Operand, Param, registered
-from losskit.printing import print_expr, print_statements
+from losskit.printing import print_statements
 from losskit.registry import get
 from losskit.traced import Formula
-from losskit_guide.card import LANGUAGES, Card, Curve, CurveVariant, Given, Text, Variant
+from losskit_guide.card import LANGUAGES, Card, Curve, CurveVariant, Given, Limits, Text, Variant
 
 Declaration = Any  # a class of a family, or one written by hand with the same attributes
 
@@ -40,26 +41,15 @@ FAMILIES = {
     SequenceLoss: "sequences",
 }  # fmt: skip
 
-# How variables are spelt in LaTeX, beside what is below.
-GREEK = {
-    "input": "x", "target": "t", "input1": "x_1", "input2": "x_2", "var": r"\sigma^2", "pos_weight": "w_+",
-    "delta": r"\delta", "beta": r"\beta", "eps": r"\varepsilon", "margin": "m", "p": "p",
-}  # fmt: skip
-
-# What the formulas of a family speak of, beside the operands of a call.
-SYMBOLS = {
-    "log_probability": (r"\log p", "log-probability of the target class: its score less the log-sum-exp of all"),
-    "log_sum_exp": (r"\operatorname{lse}", "logarithm of the sum of the exponentials of the scores"),
-    "mean_log_probability": (r"\overline{\log p}", "mean log-probability over the classes"),
-    "difference": (r"\Delta", "score of a target class less that of another class; the loss is the sum over the pairs"
-                              " of a row, divided by the number of classes"),
-    "cosine": (r"\cos\theta", "cosine of the two embeddings"),
-    "cosine_distance": (r"\left(1 - \cos\theta\right)", "cosine distance of the two embeddings"),
-    "distance": ("d", "distance of the two embeddings: the p-norm of their difference"),
-    "positive_distance": ("d_+", "distance from the anchor to the positive"),
-    "negative_distance": ("d_-", "distance from the anchor to the negative; with swap the smaller one of the two"),
-    "probability": ("P", "probability of the labels: the sum over all alignments"),
-}  # fmt: skip
+# What curves are over, beside the operands of a call.
+LABELS = {
+    "log_probability": "log-probability of the target class",
+    "cosine": "cosine of the two embeddings",
+    "distance": "distance of the two embeddings",
+    "positive_distance": "distance from the anchor to the positive",
+    "negative_distance": "distance from the anchor to the negative",
+    "probability": "probability of the labels: the sum over all alignments",
+}
 
 
 def explain(loss: str | Loss | type[Loss]) -> Card:
@@ -86,7 +76,8 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     summary, *rest = paragraphs
     advice = [line.replace("\n", " ") for p in rest[:1] for line in re.split(r"\n(?=Choose|Prefer)", p)]
     formulas = cls._formulas.all() if hasattr(cls, "value") else []
-    variants = [_variant(cls, formula) for formula in formulas] or [_of_paths()]
+    written = [cls._mathematics(Writer(cls, formula)) for formula in formulas] or [cls._mathematics(None)]
+    variants = [_variant(cls, *pair) for pair in zip(formulas, written, strict=False)] or [_of_paths(written[0])]
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.about)
     by_class = {other.__name__: other.name for other in registered.values()}
     signature = (
@@ -97,6 +88,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     return Card(
         name=cls.name,
         class_name=cls.__name__,
+        aliases=cls.aliases.split(),
         family=next((name for family, name in FAMILIES.items() if issubclass(cls, family)), "by hand"),
         task=cls.task,
         summary=summary.replace("\n", " "),
@@ -109,9 +101,10 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         operands=[{"name": name, "doc": operand_doc(cls, name)} for name in cls._call_operands()],
         parameters=[parameter(cls, name) for name in cls.arguments.split() if name not in ("size_average", "reduce")],
         unreduced=cls._unreduced() if issubclass(cls, Family) else "a tensor of the shape of the distances",
-        symbols=_symbols(cls, variants),
+        symbols=list({entry["name"]: entry for each in written for entry in each.symbols}.values()),
+        reductions=cls._means(),
         variants=variants,
-        facts=asdict(cls.facts) | {"robust": cls.facts.robust} if hasattr(cls, "facts") else {},
+        facts=asdict(cls.facts) if hasattr(cls, "facts") else {},
         cases=[
             {"arguments": dict(case.arguments), "value": case.value, "grad": case.grad, "source": case.source}
             for case in cls.cases
@@ -135,61 +128,38 @@ def parameter(cls: type[Loss], name: str) -> dict[str, Any]:
     return {"name": name, "kind": kind, "default": cls._default(name), "range": limits, "doc": argument_doc(cls, name)}
 
 
-def _symbols(cls: Declaration, variants: Sequence[Variant]) -> list[dict[str, str]]:
-    """What the letters of the formulas mean."""
-    names = dict.fromkeys(name for variant in variants for name in variant.arguments)
-    meanings = {name: p.doc for name, p in cls.params.items()} | {name: o.doc for name, o in cls.operands.items()}
-    meanings = dict(zip(names, names, strict=True)) | meanings | {name: text for name, (_, text) in SYMBOLS.items()}
-    return [{"name": name, "latex": latex(Trace().variable(name)), "meaning": meanings[name]} for name in names]
-
-
-def latex(root: Expr) -> str:
-    """A formula as LaTeX, its variables as people write them."""
-    spelt = GREEK | {name: symbol for name, (symbol, _) in SYMBOLS.items()}
-    return print_expr(root, "latex", {root.trace.variable(name): text for name, text in spelt.items()})
-
-
-def text_of(root: Expr, arguments: Sequence[str], book: Expr | None = None) -> Text:
-    """A formula in every language."""
-    book = root if book is None else book
-    result: Text = {"plain": print_expr(book, "plain"), "latex": latex(book)}
-    for language in LANGUAGES[2:]:
+def text_of(root: Expr, arguments: Sequence[str]) -> Text:
+    """A formula in every language that computes."""
+    result: Text = {}
+    for language in LANGUAGES:
         statements, (last,) = print_statements([root], language, arguments)
         result[language] = [*statements, last]
     return result
 
 
-def _variant(cls: Declaration, formula: Formula) -> Variant:
+def _variant(cls: Declaration, formula: Formula, written: Mathematics) -> Variant:
     arguments = [*formula.operands, *formula.numbers]
-    book = formula.traced(cls.textbook) if cls.textbook else formula.value
     gradients = dict(zip(formula.operands, formula.gradients, strict=True))
     return Variant(
         switches=formula.switches,
+        equations=written.equations,
         arguments=arguments,
-        value=text_of(formula.value, arguments, book),
+        value=text_of(formula.value, arguments),
         gradients={
-            name: {"symbol": latex(formula.trace.variable(name))}
-            | text_of(root, arguments, _shorter(root, derivative(book, formula.trace.variable(name))))
+            name: text_of(root, arguments)
             for name, root in gradients.items()
             if name not in cls.params and not (name == "target" and len(gradients) > 1)
         },
     )
 
 
-def _of_paths() -> Variant:
+def _of_paths(written: Mathematics) -> Variant:
     """The loss of sequences, whose lattice is no formula, as one of the probability of the labels."""
     trace = Trace()
     probability = trace.variable("probability")
     value = -log(probability)
-    gradients = {
-        "probability": {"symbol": latex(probability)} | text_of(derivative(value, probability), ["probability"])
-    }
-    return Variant({}, ["probability"], text_of(value, ["probability"]), gradients)
-
-
-def _shorter(*roots: Expr) -> Expr:
-    """The author's derivative or the textbook's, whichever reads better."""
-    return min(roots, key=lambda root: len(latex(root)))
+    gradients = {"probability": text_of(derivative(value, probability), ["probability"])}
+    return Variant({}, written.equations, ["probability"], text_of(value, ["probability"]), gradients)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -218,7 +188,7 @@ def _curve(cls: Declaration, formulas: Sequence[Formula]) -> Curve | None:
         return _of_trace(cls, "cosine", "cosine", (-1.0, 1.0), _given(formulas[0], 0, ("target",)),
                          [(f.switches, f.numbers, _of_cosine) for f in formulas])  # fmt: skip
     first = next(name for name in operands if name.endswith("distance"))
-    others = [Given(name, SYMBOLS[name][1], 1.0, 0.0, 4.0) for name in operands if name not in (first, "target")]
+    others = [Given(name, LABELS[name], 1.0, 0.0, 4.0) for name in operands if name not in (first, "target")]
     others += _given(formulas[0], 0, ("target",))
     return _of_trace(cls, first, "distance", (0.0, 4.0), others, _as_they_are(formulas))
 
@@ -278,9 +248,13 @@ def _of_trace(
             taken = inspect.signature(cls.value).parameters
             found = {"result": cls.value(**{name: arguments.get(name) for name in taken})}
         root = trace.lift(found["result"])
-        variants.append(_curve_variant(switches, list(names), root, derivative(root, x), x))
+        domains = {name: _RANGES.get(name, real) for name in names} | {
+            name: p.domain for name, p in cls.params.items() if name in names
+        }
+        domains |= {name: cls.operands[name].domain for name in names if name in cls.operands}
+        variants.append(_curve_variant(switches, domains, root, derivative(root, x), x, cls))
     declared = [p for p in cls.params.values() if any(p.name in way[1] for way in ways)]
-    label = label or SYMBOLS[variable][1]
+    label = label or LABELS[variable]
     return Curve(variable, label, kind, *limits, given + [_of_param(p) for p in declared], variants)
 
 
@@ -290,7 +264,8 @@ def _of_elements(cls: type[Family], formulas: Sequence[Formula]) -> Curve:
     for formula in formulas:
         names = [*formula.operands, *formula.numbers]
         x = formula.trace.variable(variable)
-        variants.append(_curve_variant(formula.switches, names, formula.value, formula.gradients[0], x))
+        domains = dict(zip(names, [*formula.required, *(cls.params[n].domain for n in formula.numbers)], strict=True))
+        variants.append(_curve_variant(formula.switches, domains, formula.value, formula.gradients[0], x, cls))
     first = max(formulas, key=lambda formula: len(formula.operands))
     operand = cls.operands.get(variable, Operand(variable))
     domain = formulas[-1].declared[variable].domain if operand.unless else operand.domain
@@ -303,9 +278,31 @@ def _of_elements(cls: type[Family], formulas: Sequence[Formula]) -> Curve:
     return Curve(variable, operand.doc, kind, low, high, _given(first, 1) + numbers, variants)
 
 
-def _curve_variant(switches: dict[str, bool], names: list[str], value: Expr, slope: Expr, x: Expr) -> CurveVariant:
+# Of what a family's formulas speak of, what is no number at all.
+_RANGES: dict[str, Domain] = {
+    "probability": probability, "log_probability": log_probability, "cosine": Interval("in [-1, 1]", -1.0, 1.0),
+    "distance": nonnegative, "positive_distance": nonnegative, "negative_distance": nonnegative,
+}  # fmt: skip
+
+
+def _curve_variant(
+    switches: dict[str, bool], domains: dict[str, Domain], value: Expr, slope: Expr, x: Expr, cls: type[Loss]
+) -> CurveVariant:
+    names = list(domains)
+    whole = {name for name, p in cls.params.items() if p.kind == "int"}
+    limits = {name: _allowed(domain, name in whole) for name, domain in domains.items()}
     texts = [text_of(root, names) for root in (value, slope, derivative(slope, x))]
-    return CurveVariant(switches, names, *({k: t[k] for k in ("python", "javascript")} for t in texts))
+    return CurveVariant(switches, names, limits, *({k: t[k] for k in ("python", "javascript")} for t in texts))
+
+
+def _allowed(domain: Domain, whole: bool = False) -> Limits:
+    """A domain as data; whole: of integers."""
+    if isinstance(domain, Signs):
+        return Limits(domain.description, choices=[-1.0, 1.0])
+    low, high = (x if math.isfinite(x) else None for x in (domain.low, domain.high))
+    counted = range(int(low), int(high) + 1) if whole and low is not None and high is not None else ()
+    choices = [float(x) for x in counted]
+    return Limits(domain.description, low, high, domain.low_open, domain.high_open, choices)
 
 
 def _given(formula: Formula, start: int, only: tuple[str, ...] = ()) -> list[Given]:

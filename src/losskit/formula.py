@@ -504,7 +504,7 @@ PRIMITIVES: dict[str, Primitive] = dict([
     _operator("both", "&", torch.logical_and, lambda a, b: a and b, r"{0} \wedge {1}", None, "{0} && {1}"),
     _operator("either", "|", torch.logical_or, lambda a, b: a or b, r"{0} \vee {1}", None, "{0} || {1}"),
     _row("where", 3, torch.where, lambda c, a, b: a if c else b,
-         r"\begin{{cases}} {1} & {0} \\ {2} & \text{{otherwise}} \end{{cases}}",
+         r"\begin{{cases}} {1} & {0} \\ {2} \end{{cases}}",
          lambda a, d, o: _select(a[0], d[1], d[2]), triton="tl.where({0}, {1}, {2})",
          javascript="({0} ? {1} : {2})"),
     _row("absolute", 1, torch.abs, lambda x: abs(x), r"\left|{0}\right|", _unary(lambda x, o: sign(x)),
@@ -551,7 +551,7 @@ PRIMITIVES: dict[str, Primitive] = dict([
          r"\log\left(e^{{{0}}} + e^{{{1}}}\right)", _d_logaddexp),
     _row("hypot", 2, torch.hypot, "hypot", r"\sqrt{{{0}^2 + {1}^2}}",
          _d_hypot, javascript="Math.hypot({0}, {1})"),
-    _row("power", 2, torch.pow, lambda a, b: a**b, r"\left({0}\right)^{{{1}}}", _d_power,
+    _row("power", 2, torch.pow, lambda a, b: a**b, r"{0}^{{{1}}}", _d_power,
          javascript="Math.pow({0}, {1})"),
     _row("mute", 2, _mute_torch, _mp_mute, r"{0} \, {1}", _d_product),
 ])  # fmt: skip

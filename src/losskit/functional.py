@@ -9,7 +9,7 @@ After torch's own arguments come, keyword-only, `sample_weight` (broadcasts to t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
@@ -44,6 +44,7 @@ from losskit.losses.triplet_margin_with_distance import (
     triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
 )
 from losskit.reduction import legacy_reduction
+from losskit.registry import missing
 
 
 @strict
@@ -627,7 +628,7 @@ def huber_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Formula:
-        where(absolute(input - target) < delta, 0.5 * (absolute(input - target) * absolute(input - target)), delta * (absolute(input - target) - 0.5 * delta))
+        where(absolute(input - target) < delta, 0.5 * ((input - target) * (input - target)), delta * (absolute(input - target) - 0.5 * delta))
 
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
@@ -1404,7 +1405,7 @@ def smooth_l1_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Formula:
-        where(absolute(input - target) < beta, 0.5 * (absolute(input - target) * absolute(input - target)) / beta, absolute(input - target) - 0.5 * beta)
+        where(absolute(input - target) < beta, 0.5 * ((input - target) * (input - target)) / beta, absolute(input - target) - 0.5 * beta)
 
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
@@ -1477,7 +1478,7 @@ def soft_margin_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Formula:
-        softplus(-target * input)
+        log(1.0 + exp(-target * input))
 
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
@@ -1631,3 +1632,8 @@ for _loss in (
     TripletMarginLoss,
 ):
     _loss.functional = staticmethod(globals()[_loss.name])
+
+if not TYPE_CHECKING:  # a type checker would take any attribute
+
+    def __getattr__(name: str) -> NoReturn:
+        raise missing(__name__, name)

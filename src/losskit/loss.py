@@ -139,6 +139,7 @@ class Loss(nn.Module):
     deviations: ClassVar[tuple[Deviation, ...] | list[Deviation]] = ()
     reference: ClassVar[str] = ""
     textbook: ClassVar[Callable[..., Any] | None] = None  # `value` as books have it, where accuracy asks for more
+    aliases: ClassVar[str] = ""  # other names that people know it by, for `losskit.get` and the command
     task: ClassVar[str] = ""  # one of TASKS, or a word of the author's own
     best_for: ClassVar[str] = ""
     not_for: ClassVar[str] = ""

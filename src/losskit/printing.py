@@ -1,4 +1,7 @@
-"""Printing formulas as Python, C++, Triton, LaTeX and JavaScript, from the spellings in `formula.PRIMITIVES`."""
+"""Printing formulas as Python, C++, Triton, LaTeX, JavaScript and plain text, as `formula.PRIMITIVES` spells them.
+
+LaTeX and plain text (Unicode) are for people: they leave out what only infinities and the signs of zeros need.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,18 @@ _PRECEDENCE = {
     "either": 1, "both": 2, "lt": 3, "le": 3, "gt": 3, "ge": 3, "eq": 3, "ne": 3,
     "add": 4, "sub": 4, "mul": 5, "div": 5, "neg": 6,
 }  # fmt: skip
-_LATEX_PRECEDENCE = {**_PRECEDENCE, "div": 9, "times": 5, "mute": 5, "xlogy": 5, "power": 7}
+_FOR_PEOPLE = {**_PRECEDENCE, "where": 0, "times": 5, "mute": 5, "xlogy": 5, "power": 7}
+_LATEX_PRECEDENCE = {**_FOR_PEOPLE, "div": 9, "where": 9}
 _ATOM = 9
 
 
 def _spelling(node: Expr, language: str) -> tuple[str, int]:
     """The template of a node and how tightly its result binds."""
     primitive = PRIMITIVES[node.op]
-    if language == "plain" and node.op == "mute":
-        return _PYTHON["mul"], _PRECEDENCE["mul"]
-    if language in ("python", "plain"):
-        call = f"{node.op}({', '.join(f'{{{i}}}' for i in range(primitive.arity))})"
+    call = f"{node.op}({', '.join(f'{{{i}}}' for i in range(primitive.arity))})"
+    if language == "plain":
+        return _PLAIN.get(node.op, call), _FOR_PEOPLE.get(node.op, _ATOM)
+    if language == "python":
         return _PYTHON.get(node.op, call), _PRECEDENCE.get(node.op, _ATOM)
     table = _LATEX_PRECEDENCE if language == "latex" else _PRECEDENCE
     template: str = getattr(primitive, language)
@@ -39,6 +43,16 @@ _PYTHON = {
     "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}", "ge": "{0} >= {1}", "eq": "{0} == {1}",
     "ne": "{0} != {1}", "both": "{0} & {1}", "either": "{0} | {1}",
 }  # fmt: skip
+_PLAIN = {
+    **_PYTHON, "sub": "{0} − {1}", "mul": "{0}·{1}", "times": "{0}·{1}", "mute": "{0}·{1}", "neg": "−{0}",
+    "le": "{0} ≤ {1}", "ge": "{0} ≥ {1}", "eq": "{0} = {1}", "ne": "{0} ≠ {1}", "both": "{0} and {1}",
+    "either": "{0} or {1}", "where": "{1} if {0}, else {2}", "absolute": "|{0}|", "sqrt": "√({0})",
+    "expm1": "(exp({0}) − 1)", "log1p": "log(1 + {0})", "sigmoid": "σ({0})", "log_sigmoid": "log σ({0})",
+    "lgamma": "log Γ({0})", "digamma": "ψ({0})", "trigamma": "ψ′({0})", "maximum": "max({0}, {1})",
+    "minimum": "min({0}, {1})", "xlogy": "{0}·log({1})", "logaddexp": "log(exp({0}) + exp({1}))",
+    "hypot": "√({0}² + {1}²)",
+}  # fmt: skip
+_RAISED = str.maketrans("0123456789pnkγβφ", "⁰¹²³⁴⁵⁶⁷⁸⁹ᵖⁿᵏᵞᵝᵠ")
 
 
 def print_number(value: float, language: str) -> str:
@@ -47,7 +61,7 @@ def print_number(value: float, language: str) -> str:
         minus = "-" if value < 0 else ""
         return {
             "python": f"{minus}{name}",
-            "plain": f"{minus}{name}",
+            "plain": f"{'−' * bool(minus)}{'∞' if name == 'inf' else name}",
             "cpp": f"{minus}std::numeric_limits<T>::{'quiet_NaN' if name == 'nan' else 'infinity'}()",
             "triton": f"float('{minus}{name}')",
             "latex": f"{minus}{'' if name == 'nan' else chr(92) + 'infty'}" or r"\mathrm{NaN}",
@@ -55,11 +69,30 @@ def print_number(value: float, language: str) -> str:
         }[language]
     if language == "cpp":
         return f"T({value!r})"
-    latex = _LATEX_NUMBERS.get(value) or (str(int(value)) if value == int(value) else repr(value))
-    return latex if language == "latex" else repr(value)
+    if language in ("latex", "plain"):
+        known = _NUMBERS.get(abs(value))
+        shown = _figures(abs(value), language) if known is None else known[language == "plain"]
+        return ("−" if language == "plain" else "-") * (value < 0) + shown
+    return repr(value)
 
 
-_LATEX_NUMBERS = {0.5: r"\tfrac{1}{2}", 2 * math.pi: r"2\pi", 0.5 * math.log(2 * math.pi): r"\tfrac{1}{2}\log 2\pi"}
+def _figures(value: float, language: str) -> str:
+    """A number with a power of ten as people write it."""
+    figures, _, exponent = f"{value:.10g}".partition("e")
+    if not exponent:
+        return figures
+    power = str(int(exponent))
+    raised = f"10^{{{power}}}" if language == "latex" else f"10{power.replace('-', '⁻').translate(_RAISED)}"
+    times = r" \cdot " if language == "latex" else "·"
+    return raised if figures == "1" else f"{figures}{times}{raised}"
+
+
+_NUMBERS = {
+    math.log(2.0): (r"\log 2", "log 2"),
+    0.5: (r"\tfrac{1}{2}", "½"), 0.25: (r"\tfrac{1}{4}", "¼"), 0.75: (r"\tfrac{3}{4}", "¾"),
+    math.pi: (r"\pi", "π"), 2 * math.pi: (r"2\pi", "2π"), 2**0.5: (r"\sqrt{2}", "√2"),
+    0.5 * math.log(2 * math.pi): (r"\tfrac{1}{2}\log 2\pi", "½ log 2π"),
+}  # fmt: skip
 
 
 def _render(root: Expr, language: str, names: dict[Expr, str], like: str = "") -> tuple[str, int]:
@@ -85,9 +118,10 @@ def _text(
     if node.op == "variable":
         text = rf"\mathrm{{{node.value}}}".replace("_", r"\_") if language == "latex" else node.value
         return text + "_" * (text == "var" and language == "javascript"), _ATOM  # where var is a keyword
-    if language == "latex" and node.op == "mul" and node.args[0] is node.args[1]:
-        atom = node.args[0].op in ("variable", "absolute")
-        return ("{}^2" if atom else r"\left({}\right)^2").format(rendered[0][0]), 7
+    if language in ("latex", "plain") and node.op == "mul" and node.args[0] is node.args[1]:
+        atom = node.args[0].op in ("variable", "absolute", "maximum", "minimum")
+        bare, bound = ("{}^2", r"\left({}\right)^2") if language == "latex" else ("{}²", "({})²")
+        return (bare if atom else bound).format(rendered[0][0]), 7
     if (
         language in ("latex", "plain")
         and node.op == "add"
@@ -101,12 +135,33 @@ def _text(
     for position, (arg, (text, inner)) in enumerate(zip(node.args, rendered, strict=True)):
         # The order of operations is the author's: a + (b + c) keeps its parentheses.
         loose = inner < precedence or (inner == precedence and (position > 0 or node.op == "neg"))
-        loose |= language == "latex" and position > 0 and text.startswith("-")
+        if language in ("latex", "plain"):
+            loose |= position > 0 and 4 <= precedence < 7 and text.startswith(("-", "−"))
+            loose &= not (node.op == "neg" and _FOR_PEOPLE.get(arg.op) == _FOR_PEOPLE["mul"])
+            loose &= not (node.op == "power" and position > 0 and language == "latex")
         # In Python, & and | bind more tightly than comparisons.
         if precedence < _ATOM and (loose or (arg.is_condition and node.op in ("both", "either"))):
             text = rf"\left({text}\right)" if language == "latex" else f"({text})"
         parts.append(f"number_like_({chosen}, {text})" if chosen and position else text)
+    if language == "plain":
+        return _joined(node, parts) or template.format(*parts), precedence
+    if language == "latex" and node.op == "where":  # cases within the last case are cases of the same brace
+        parts[2] = parts[2] if node.args[2].op == "where" else rf"{parts[2]} & \text{{otherwise}}"
+        parts[2] = parts[2].removeprefix(r"\begin{cases} ").removesuffix(r" \end{cases}")
     return template.format(*parts), precedence
+
+
+def _joined(node: Expr, parts: Sequence[str]) -> str:
+    """A product without its dot, or a raised power, where people write them so."""
+    left, right = parts[0], parts[-1]
+    if node.op == "power":
+        raised = right.translate(_RAISED)
+        return left + (raised if len(right) == 1 and raised != right else f"^{right}")
+    if node.op not in ("mul", "times", "mute"):
+        return ""
+    number, symbol = node.args[0].op == "constant", len(left) <= 2 and not left[0].isdigit()
+    close = right[0] in "(|√" or (number and len(right) <= 2 and right.isalpha())
+    return left + right if (number or symbol) and close else ""
 
 
 def _is_number(node: Expr, names: dict[Expr, str]) -> bool:
@@ -114,13 +169,18 @@ def _is_number(node: Expr, names: dict[Expr, str]) -> bool:
 
 
 def print_expr(root: Expr, language: str, names: dict[Expr, str] | None = None) -> str:
-    """One formula as one expression in a language; `names` are spellings of variables, such as Greek letters.
-
-    "plain" is Python for people: without what only infinities and signs of zeros need.
-    """
+    """One formula as one expression in a language; `names` are spellings of variables, such as Greek letters."""
     if root.size > 20_000:  # parts that are used again and again are written out each time
         return r"\dots" if language == "latex" else "..."
     return _render(root, language, names or {})[0]
+
+
+def print_part(root: Expr, language: str, names: dict[Expr, str]) -> tuple[str, bool]:
+    """As `print_expr`, and whether the text would fall apart behind a factor: a sum, a choice."""
+    if root.size > 20_000:
+        return print_expr(root, language), False
+    text, precedence = _render(root, language, names)
+    return text, precedence < _PRECEDENCE["mul"]
 
 
 def print_statements(

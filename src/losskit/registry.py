@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from losskit.errors import error
-from losskit.loss import Loss, registered, suggestion
+from losskit.loss import Loss, registered
+from losskit_guide.names import Names, close_name, find_name
 
 
 def list_losses() -> dict[str, type[Loss]]:
@@ -15,17 +16,34 @@ def list_losses() -> dict[str, type[Loss]]:
 
 
 def get(name: str) -> type[Loss]:
-    """The class of a loss, by function name or class name.
+    """The class of a loss, by the name of its function or class, or an alias.
 
     >>> import losskit
     >>> losskit.get("huber_loss")
     <class 'losskit.losses.huber.HuberLoss'>
+    >>> losskit.get("mae")
+    <class 'losskit.losses.l1.L1Loss'>
     """
-    found = registered.get(name) or next((cls for cls in registered.values() if cls.__name__ == name), None)
+    found = find_name(name, names())
     if found is None:
-        names = [*registered, *(cls.__name__ for cls in registered.values())]
-        raise error("unknown_loss", got=repr(name), hint=suggestion(f"'{name}'", names))
-    return found
+        close = close_name(name, names())
+        raise error("unknown_loss", got=repr(name), hint=f" Did you mean {close}?" if close else "")
+    return registered[found]
+
+
+def names() -> list[Names]:
+    """What each loss is called: function, class, aliases."""
+    return [(cls.name, cls.__name__, *cls.aliases.split()) for cls in registered.values()]
+
+
+def missing(module: str, name: str) -> AttributeError:
+    """The error of an attribute that a module of losskit does not have, with what was probably meant."""
+    sentence = f"module {module!r} has no attribute {name!r}"
+    own = [known for known in names() if registered[known[0]].__module__.startswith("losskit.")]
+    meant = find_name(name, own) or find_name(close_name(name, own) or "", own)
+    if meant and not name.startswith("_"):
+        sentence += f". Did you mean losskit.{registered[meant].__name__}, or losskit.functional.{meant}?"
+    return AttributeError(sentence)
 
 
 def create(config: Mapping[str, Any]) -> Loss:

@@ -1,13 +1,11 @@
 """A card: everything that is known about a loss, as plain data.
 
-Cards of the built-in losses lie in catalogue.json; `losskit.explain` makes one of any declaration. Formulas are texts
-in several languages: plain text and LaTeX are the textbook's, the others are what the kernels compute. A text in a
-programming language is a list of statements, the last of which is the result.
+Cards of the built-in losses lie in catalogue.json; `losskit.explain` makes one of any declaration. Equations are for
+people, in LaTeX and plain text; formulas in programming languages are what the kernels compute.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -15,18 +13,54 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-LANGUAGES = ("plain", "latex", "python", "cpp", "triton", "javascript")
-Text = dict[str, Any]  # by language: one string of plain text and LaTeX, lists of statements in the others
+from losskit_guide.names import close_name, find_name
+
+LANGUAGES = ("python", "cpp", "triton", "javascript")  # that compute
+Text = dict[str, list[str]]  # by language: statements, the last of which is the result
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One equation: what it is of ("loss", "gradient by input", "where"), as LaTeX and as text of one or more lines."""
+
+    title: str
+    latex: str
+    plain: str
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The formula under one setting of the switches, with its derivative by each operand."""
+    """The formula under one setting of the switches, with its derivative by each operand.
+
+    `equations` are the loss in the operands of a call, with its gradients; `value` and `gradients` are what the kernels
+    compute, by what the formula speaks of.
+    """
 
     switches: dict[str, bool]
+    equations: list[Equation]
     arguments: list[str]
     value: Text
     gradients: dict[str, Text]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The numbers that an operand or a parameter may be; None: without end."""
+
+    description: str
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+    choices: list[float] = field(default_factory=list)
+
+    def includes(self, x: float) -> bool:
+        """Whether the library would take this number."""
+        if self.choices:
+            return x in self.choices
+        above = self.low is None or (x > self.low if self.low_open else x >= self.low)
+        below = self.high is None or (x < self.high if self.high_open else x <= self.high)
+        return above and below
 
 
 @dataclass(frozen=True)
@@ -35,6 +69,7 @@ class CurveVariant:
 
     switches: dict[str, bool]
     arguments: list[str]  # the variable, what is given, the parameters
+    domains: dict[str, Limits]  # of each argument
     value: Text
     slope: Text
     curvature: Text
@@ -74,12 +109,13 @@ class Curve:
         return list(self.variants[0].switches)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Card:
     """Everything that is known about a loss."""
 
     name: str
     class_name: str
+    aliases: list[str]
     family: str
     task: str
     summary: str
@@ -93,6 +129,7 @@ class Card:
     parameters: list[dict[str, Any]]
     unreduced: str
     symbols: list[dict[str, str]]
+    reductions: list[Equation]
     variants: list[Variant]
     facts: dict[str, Any]
     cases: list[dict[str, Any]]
@@ -116,9 +153,15 @@ class Card:
         return notebook(self)
 
     def _repr_latex_(self) -> str:
-        from losskit_guide.render import equation
+        from losskit_guide.render import formulas, latex
 
-        return "".join(f"$${equation(self, variant)}$$" for variant in self.variants)
+        return "".join(f"$${latex(equations)}$$" for _, equations in formulas(self))
+
+    def __repr__(self) -> str:
+        try:
+            return str(self)
+        except ModuleNotFoundError as problem:
+            return f"the card of {self.name} ({problem})"
 
     def __str__(self) -> str:
         try:
@@ -137,13 +180,26 @@ class Card:
         if not facts:
             return []
         slope = facts["lipschitz"]
-        bound = f"{slope:.4g}" if isinstance(slope, float) else slope
         return [
-            "convex" if facts["convex"] else "not convex",
+            convexity(facts),
             "smooth" if facts["smooth"] else "with a kink",
-            "unbounded gradient" if slope is None else f"gradient at most {bound}",
+            "unbounded gradient" if slope is None else f"gradient at most {number(slope)}",
             *(word for word in ("robust", "symmetric") if facts[word]),
         ]
+
+
+def convexity(facts: dict[str, Any]) -> str:
+    """Whether a loss is convex, and in what."""
+    convex = facts["convex"]
+    return f"convex in {convex} alone" if isinstance(convex, str) else "convex" if convex else "not convex"
+
+
+def number(x: float | str) -> str:
+    """A bound as people write it: a parameter by its name, a root as one."""
+    if isinstance(x, str):
+        return x
+    square = round(x * x)
+    return f"√{square}" if not x.is_integer() and math.isclose(x * x, square, rel_tol=1e-12) else f"{x:g}"
 
 
 def missing(what: str, problem: ModuleNotFoundError) -> ModuleNotFoundError:
@@ -167,9 +223,18 @@ def card_of(data: dict[str, Any]) -> Card:
         curve = Curve(**{
             **curve,
             "given": [Given(**given) for given in curve["given"]],
-            "variants": [CurveVariant(**variant) for variant in curve["variants"]],
+            "variants": [_curve_variant(variant) for variant in curve["variants"]],
         })  # fmt: skip
-    return Card(**{**data, "curve": curve, "variants": [Variant(**variant) for variant in data["variants"]]})
+    variants = [Variant(**{**variant, "equations": _equations(variant["equations"])}) for variant in data["variants"]]
+    return Card(**{**data, "curve": curve, "variants": variants, "reductions": _equations(data["reductions"])})
+
+
+def _equations(data: list[dict[str, str]]) -> list[Equation]:
+    return [Equation(**equation) for equation in data]
+
+
+def _curve_variant(data: dict[str, Any]) -> CurveVariant:
+    return CurveVariant(**{**data, "domains": {name: Limits(**limits) for name, limits in data["domains"].items()}})
 
 
 @cache
@@ -180,12 +245,11 @@ def catalogue() -> dict[str, Card]:
 
 
 def find(name: str) -> Card:
-    """The card of a built-in loss by function name or class name."""
-    cards = catalogue()
-    by_class = {card.class_name: card for card in cards.values()}
-    found = cards.get(name) or by_class.get(name)
+    """The card of a built-in loss by the name of its function or class, or an alias."""
+    names = [(card.name, card.class_name, *card.aliases) for card in catalogue().values()]
+    found = find_name(name, names)
     if found is None:
-        close = difflib.get_close_matches(name, [*cards, *by_class], n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]}?" if close else " `losskit list` names them all."
+        close = close_name(name, names)
+        hint = f" Did you mean {close}?" if close else " `losskit list` names them all."
         raise LookupError(f"there is no loss called {name!r}.{hint}")
-    return found
+    return catalogue()[found]

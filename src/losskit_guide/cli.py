@@ -1,13 +1,17 @@
 """The command `losskit`. `list` and `show` need no torch and answer at once; what computes with torch imports it.
 
-Results go to stdout, as tables or with --json as data; mistakes are one sentence on stderr and exit code 2.
+Results go to stdout, as tables or with --json or --csv as data; mistakes are one sentence on stderr and exit code 2.
 """
 
 from __future__ import annotations
 
+import csv
+import importlib.metadata
 import json
 import shutil
+import sys
 import webbrowser
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,14 +21,43 @@ from rich.console import Console
 
 from losskit_guide.card import Card, catalogue, find, plain
 
+
+class OneSentence(typer.core.TyperGroup):
+    """Tells what is wrong with a command line in one sentence, as every other mistake is told."""
+
+    def main(self, args: Any = None, prog_name: Any = None, standalone_mode: bool = True, **more: Any) -> Any:  # type: ignore[override]
+        """Run the command; exit with its code."""
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **more)
+        except typer.TyperException as problem:
+            told = problem.format_message().rstrip(".")
+            if told:  # the help was printed where nothing was asked for
+                Console(stderr=True).print(f"{told}. See losskit --help.", style="red", **_AS_IT_IS)
+            code = 2
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+_AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 app = typer.Typer(
     help="The losses of losskit: what exists, what each is, how they compare, what runs on this machine.",
-    no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    cls=OneSentence, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
 )  # fmt: skip
 console = Console()
 
+
+def names(incomplete: str) -> list[str]:
+    """The losses whose names begin so, for the shell's completion."""
+    return [name for name in catalogue() if name.startswith(incomplete)]
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print data instead of a table.")]
-Name = Annotated[str, typer.Argument(help="A loss, by function or class name.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated values, with all digits.")]
+Name = Annotated[
+    str, typer.Argument(help="A loss, by the name of its function or class, or an alias.", autocompletion=names)
+]
+Names = typer.Argument(help='Losses, also with settings: "huber_loss:delta=2,target=0".', autocompletion=names)
 
 
 class Axis(str, Enum):
@@ -48,7 +81,7 @@ class Language(str, Enum):
 
 def refuse(problem: object) -> NoReturn:
     """One sentence on stderr, exit code 2."""
-    Console(stderr=True).print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(str(problem), style="red", **_AS_IT_IS)
     raise typer.Exit(2)
 
 
@@ -65,19 +98,43 @@ def emit(data: Any) -> None:
     print(json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False))
 
 
+def emit_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows as comma-separated values on stdout; numbers have all their digits."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"losskit {importlib.metadata.version('losskit')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def losskit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The losses of losskit: what exists, what each is, how they compare, what runs on this machine."""
+
+
 @app.command("list")
 def list_(
     family: Annotated[
         str, typer.Option(help="Only this family: pointwise, class scores, margins, embeddings ...")
     ] = "",
     task: Annotated[str, typer.Option(help="Only this task: regression, binary, multi-class, ranking ...")] = "",
-    convex: Annotated[bool, typer.Option("--convex", help="Only convex losses.")] = False,
+    convex: Annotated[bool, typer.Option("--convex", help="Only losses convex in all predictions together.")] = False,
     smooth: Annotated[bool, typer.Option("--smooth", help="Only losses without kinks.")] = False,
-    robust: Annotated[bool, typer.Option("--robust", help="Only losses with a bounded gradient.")] = False,
+    robust: Annotated[bool, typer.Option("--robust", help="Only losses that no wrong target can dominate.")] = False,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="Only losses symmetric in input and target.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="With what each is best for and not for.")] = False,
     json_: Json = False,
+    csv_: Csv = False,
 ) -> None:
-    """Name, one line, best used for and not recommended for, of every loss or of some."""
+    """One line for every loss or for some: its function, its class, its task, what it is."""
     cards = list(catalogue().values())
     for what, wanted in (("family", family), ("task", task)):
         known = sorted({getattr(card, what) for card in cards})
@@ -85,13 +142,20 @@ def list_(
             refuse(f"there is no {what} {wanted!r}; there are {', '.join(known)}")
         cards = [card for card in cards if not wanted or getattr(card, what) == wanted]
     for fact, wanted_ in (("convex", convex), ("smooth", smooth), ("robust", robust), ("symmetric", symmetric)):
-        cards = [card for card in cards if not wanted_ or card.facts[fact]]
+        cards = [card for card in cards if not wanted_ or card.facts[fact] is True]
+    keys = ("name", "class_name", "family", "task", "summary", "best_for", "not_for")
+    if csv_:
+        return emit_csv(keys, ([getattr(card, key) for key in keys] for card in cards))
     if json_:
-        keys = ("name", "class_name", "family", "task", "summary", "best_for", "not_for", "facts")
-        return emit([{key: getattr(card, key) for key in keys} for card in cards])
-    from losskit_guide.render import overview
+        return emit([{key: getattr(card, key) for key in (*keys, "aliases", "facts")} for card in cards])
+    from losskit_guide.render import one_line_each, overview
 
-    console.print(overview(cards, console.width) if cards else "no loss is all of that")
+    if not cards:
+        return console.print("no loss is all of that")
+    width = console.width if console.is_terminal else None
+    if long:
+        return console.print(overview(cards, console.width))
+    console.print(one_line_each(cards, width), **_AS_IT_IS)
 
 
 @app.command()
@@ -111,33 +175,35 @@ def show(
         save(plot(card), png)
     if formula is not None:
         texts = spelled(card, formula)
-        return (
-            emit(texts)
-            if json_
-            else console.print("\n\n".join(texts.values()), markup=False, highlight=False, soft_wrap=True)
-        )
+        return emit(texts) if json_ else console.print("\n\n".join(texts.values()), **_AS_IT_IS)
     if json_:
         return emit(card.to_dict())
     console.print(card)
 
 
 def spelled(card: Card, language: Language) -> dict[str, str]:
-    """Value and gradients of each variant in one language, by what they are."""
-    from losskit_guide.render import when
+    """Value and gradients under each setting of the switches in one language, by what they are."""
+    from losskit_guide.render import formulas, when
 
-    key = {"js": "javascript"}.get(language.value, language.value)
-    found = {}
-    for variant in card.variants:
-        for what, text in {"value": variant.value, **{f"d/d {k}": t for k, t in variant.gradients.items()}}.items():
-            body = text[key] if isinstance(text[key], str) else "\n".join(text[key])
-            found[f"{what}{when(card, variant)}"] = body
-    comment = {"latex": "%", "python": "#", "triton": "#"}.get(key, "//") if key != "plain" else "#"
+    found: dict[str, str] = {}
+    if language in (Language.plain, Language.latex):
+        for setting, equations in formulas(card):
+            for equation in equations:
+                title = f"{equation.title}{f' ({setting})' if setting else ''}"
+                text = getattr(equation, language.value)
+                found[title] = f"{found[title]}\n{text}" if title in found else text
+    else:
+        key = {"js": "javascript"}.get(language.value, language.value)
+        for variant in card.variants:
+            texts = {"value": variant.value, **{f"d/d {k}": t for k, t in variant.gradients.items()}}
+            found |= {f"{what}{when(card, variant)}": "\n".join(text[key]) for what, text in texts.items()}
+    comment = {"latex": "%", "cpp": "//", "js": "//"}.get(language.value, "#")
     return {what: f"{comment} {card.name}: {what}\n{body}" for what, body in found.items()}
 
 
 @app.command()
 def compare(
-    names: Annotated[list[str], typer.Argument(help='Losses, also with settings: "huber_loss:delta=2,target=0".')],
+    losses: Annotated[list[str], Names],
     out: Annotated[Path | None, typer.Option(help="Write the curves to this picture (png, svg, pdf).")] = None,
     over: Annotated[
         Axis, typer.Option(help="The axis: each loss's own variable, a probability, or a logit.")
@@ -149,48 +215,57 @@ def compare(
     low: Annotated[float | None, typer.Option(help="Left end of the curves.")] = None,
     high: Annotated[float | None, typer.Option(help="Right end of the curves.")] = None,
     json_: Json = False,
+    csv_: Csv = False,
 ) -> None:
     """Curves and a table of values and gradients of several losses. BCE against MSE on a sigmoid, for target 0:
 
     losskit compare binary_cross_entropy mse_loss --over logit --given target=0 --at 0,1.09864,10 --out bce_mse.png
     """
-    from losskit_guide.figures import limits_of, plot
-    from losskit_guide.lines import line, points
+    from losskit_guide.figures import plot
+    from losskit_guide.lines import check_places, limits_of, lines_of, points
 
+    axis = over.value
     try:
-        settings = dict(pair.split("=", 1) for pair in given or [])
-        lines = [line(name, **{k: _setting(v) for k, v in settings.items()}) for name in names]
-        start, end = limits_of(lines, over.value, low, high)
-        xs = [float(x) for x in at.split(",") if x.strip()] or points(start, end, 9)
-        rows = [[one.at(x, over.value) for one in lines] for x in xs]
-        figure = plot(*lines, over=over.value, low=low, high=high) if out else None
-    except (LookupError, ValueError) as problem:
+        lines = lines_of(losses, dict(_pair(text) for text in given or []))
+        start, end = limits_of(lines, axis, low, high)
+        asked = [_point(text) for text in at.split(",") if text.strip()]
+        check_places(lines, axis, asked)
+        xs = asked or points(start, end, 9)
+        rows = [[one.at(x, axis) for one in lines] for x in xs]
+        figure = plot(*lines, over=axis, low=low, high=high) if out else None
+    except (LookupError, ValueError, ModuleNotFoundError) as problem:
         refuse(problem.args[0])
     if figure is not None and out is not None:
         save(figure, out)
+    name = axis if over is not Axis.own else lines[0].curve.variable
     if json_:
         return emit([
             {"loss": one.label, "x": xs, "value": [row[i][0] for row in rows], "gradient": [row[i][1] for row in rows]}
             for i, one in enumerate(lines)
         ])  # fmt: skip
-    from rich import box
-    from rich.table import Table
+    if csv_:
+        head = [name, *(f"{one.label} {what}" for one in lines for what in ("value", "gradient"))]
+        return emit_csv(
+            head, ([x, *(number for pair in row for number in pair)] for x, row in zip(xs, rows, strict=True))
+        )
+    from losskit_guide.render import comparison, whole
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(over.value if over is not Axis.own else lines[0].curve.variable, justify="right")
-    for one in lines:
-        table.add_column(one.label, justify="right")
-        table.add_column("gradient", justify="right", style="dim")
-    for x, row in zip(xs, rows, strict=True):
-        table.add_row(f"{x:g}", *(f"{number:.6g}" for pair in row for number in pair))
-    means = [sum(row[i][0] for row in rows) / len(rows) for i in range(len(lines))]
-    table.add_section()
-    table.add_row("mean", *(text for mean in means for text in (f"{mean:.6g}", "")))
-    console.print(table)
+    for table in comparison([one.label for one in lines], name, xs, rows, console):
+        Console(width=max(console.width, whole(table, console))).print(table)
 
 
-def _setting(text: str) -> float | bool:
-    return text.lower() == "true" if text.lower() in ("true", "false") else float(text)
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise ValueError(f"--given takes setting=number, such as target=0, got {text!r}")
+    return key, value
+
+
+def _point(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--at takes numbers separated by commas, got {text.strip()!r}") from None
 
 
 def save(figure: Any, path: Path) -> None:
@@ -279,20 +354,26 @@ def bench(
 
 @app.command()
 def explore(
+    losses: Annotated[list[str] | None, Names] = None,
     out: Annotated[Path | None, typer.Option(help="Copy the page to this file instead of opening it.")] = None,
     json_: Json = False,
 ) -> None:
-    """Open the explorer in the browser: one page that needs no server and no network."""
+    """Open the explorer in the browser, with these losses: one page that needs no server and no network."""
+    from losskit_guide.lines import lines_of, link
+
     page = Path(__file__).parent / "explorer" / "index.html"
     if not page.exists():
         refuse("the explorer's page is not built here; run `make explorer`, which needs npm")
-    if out is not None:
-        try:
-            page = Path(shutil.copy(page, out))
-        except OSError as problem:
-            refuse(f"{out} cannot be written: {problem}")
+    try:
+        fragment = link(lines_of(losses or [], {}))
+        page = Path(shutil.copy(page, out)) if out is not None else page
+    except (LookupError, ValueError) as problem:
+        refuse(problem.args[0])
+    except OSError as problem:
+        refuse(f"{out} cannot be written: {problem}")
+    address = f"{page.resolve().as_uri()}{fragment}"
     if json_:
-        return emit({"page": str(page)})
-    console.print(str(page), highlight=False, soft_wrap=True)
+        return emit({"page": str(page), "address": address})
+    console.print(address if fragment else str(page), **_AS_IT_IS)
     if out is None:
-        webbrowser.open(page.as_uri())
+        webbrowser.open(address)

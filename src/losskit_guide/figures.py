@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from losskit_guide.card import Card, missing
-from losskit_guide.lines import AXES, LIMITS, Line, line, of_card, points
+from losskit_guide.card import missing
+from losskit_guide.lines import AXES, limits_of, lines_of, points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colours, which the colour-blind can tell apart; without colour the dashes do.
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-
-
-def lines_of(losses: Sequence[Any], given: dict[str, Any]) -> list[Line]:
-    """Lines from names with settings, cards, or losses."""
-    found = []
-    for loss in losses:
-        if isinstance(loss, str):
-            found.append(line(loss, **given))
-        elif isinstance(loss, Card):
-            found.append(of_card(loss))
-        elif isinstance(loss, Line):
-            found.append(loss)
-        else:
-            from losskit.describe import explain
-
-            found.append(of_card(explain(loss)))
-    return found
-
-
-def limits_of(lines: Sequence[Line], axis: str, low: float | None, high: float | None) -> tuple[float, float]:
-    """The range to draw: the user's, else what is worth looking at for all lines."""
-    own = LIMITS.get(axis) or (min(x.limits[0] for x in lines), max(x.limits[1] for x in lines))
-    return (own[0] if low is None else low), (own[1] if high is None else high)
 
 
 def plot(
@@ -72,20 +51,15 @@ def plot(
         raise ValueError("name at least one loss to plot")
     lines = lines_of(losses, given)
     start, end = limits_of(lines, over, low, high)
-    if not start < end:
-        raise ValueError(f"the range {start:g} to {end:g} is empty")
     xs = points(start, end, count)
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = _picture(Figure)(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    tops: list[float] = []
-    for colour, one in zip(COLOURS * len(lines), lines, strict=False):
-        inside = [
-            x for x in xs if over != "own" or one.limits[0] <= x <= one.limits[1] or one.curve.kind == "prediction"
-        ]
+    for number, one in enumerate(lines):
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+        inside = [x for x in xs if one.allows(x, over)]
         values, slopes = one.over(inside, over)
-        tops += [y for y in values if math.isfinite(y)]
-        left.plot(inside, values, color=colour, label=one.label)
-        right.plot(inside, slopes, color=colour, label=one.label)
+        left.plot(inside, values, label=one.label, **style)
+        right.plot(inside, slopes, label=one.label, **style)
     variables = list(dict.fromkeys(one.curve.variable for one in lines))
     for axes, title in ((left, "value"), (right, "gradient")):
         axes.set_title(title)
@@ -95,6 +69,20 @@ def plot(
         _cut(axes)
     left.legend(frameon=False)
     return figure
+
+
+@cache
+def _picture(figure: type[Figure]) -> type[Figure]:
+    """A class of figures that notebooks show by themselves, without pyplot and its magic line."""
+
+    return type("Figure", (figure,), {"_repr_png_": png, "__reduce__": figure.__reduce__})
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a picture."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110)
+    return data.getvalue()
 
 
 def _cut(axes: Any) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from losskit_guide.card import Card, Curve, CurveVariant, find
@@ -24,7 +24,7 @@ LIMITS = {"probability": (0.001, 0.999), "logit": (-6.0, 6.0)}
 class Line:
     """A loss under some settings of its parameters and of what is given."""
 
-    card: Card
+    card: Card = field(repr=False)
     settings: dict[str, Any]
 
     @property
@@ -53,12 +53,24 @@ class Line:
         """The part of its own axis that is worth looking at."""
         return self.curve.low, self.curve.high
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What is given and the parameters, as they are set."""
+        return {g.name: g.value for g in self.curve.given} | {k: float(v) for k, v in self.settings.items()}
+
+    def allows(self, x: float, axis: str = "own") -> bool:
+        """Whether the loss is defined at a point of an axis."""
+        if axis == "probability" and not 0.0 <= x <= 1.0:
+            return False
+        return self.variant.domains[self.curve.variable].includes(place(self.curve.kind, axis, x)[0])
+
     def at(self, x: float, axis: str = "own") -> tuple[float, float]:
-        """Value and slope at a point of an axis."""
+        """Value and slope at a point of an axis; NaN where the loss is not defined."""
         here, speed = place(self.curve.kind, axis, x)
+        if not self.allows(x, axis):
+            return math.nan, math.nan
         variant = self.variant
-        numbers = {g.name: g.value for g in self.curve.given} | {k: float(v) for k, v in self.settings.items()}
-        numbers[self.curve.variable] = here
+        numbers = self.numbers | {self.curve.variable: here}
         arguments = [numbers[name] for name in variant.arguments]
         value, slope = (
             evaluate(text["python"], variant.arguments)(*arguments) for text in (variant.value, variant.slope)
@@ -86,8 +98,13 @@ def line(text: str, **given: Any) -> Line:
             close = difflib.get_close_matches(key, names, n=1)
             hint = f" Did you mean {close[0]}?" if close else f" It has {', '.join(names) or 'none'}."
             raise ValueError(f"{card.name} has no parameter {key!r} to set here.{hint}")
-        settings[key] = _number(card.name, key, value, switch=key not in numbers)
-    return Line(card, settings)
+        settings[key] = value
+    found = Line(card, {key: _number(card.name, key, value, key not in numbers) for key, value in settings.items()})
+    allowed = found.variant.domains if card.curve else {}
+    for key, number in found.numbers.items() if card.curve else ():
+        if key in allowed and not allowed[key].includes(number):
+            raise ValueError(f"{card.name}: {key} must be {allowed[key].description}, got {number:g}")
+    return found
 
 
 def of_card(card: Card) -> Line:
@@ -96,19 +113,76 @@ def of_card(card: Card) -> Line:
     return Line(card, {name: value for name, value in card.values.items() if name in known})
 
 
+def lines_of(losses: Sequence[Any], given: Mapping[str, Any]) -> list[Line]:
+    """Lines from names with settings, cards, or losses; what is given must be known to one of them."""
+    found = []
+    for loss in losses:
+        if isinstance(loss, str):
+            found.append(line(loss, **given))
+        elif isinstance(loss, Card):
+            found.append(of_card(loss))
+        elif isinstance(loss, Line):
+            found.append(loss)
+        else:
+            from losskit.describe import explain
+
+            found.append(of_card(explain(loss)))
+    known = {name for one in found for names in _settable(one.card) for name in names}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        names = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"none of these losses has a setting {unknown[0]!r}; they have {names}")
+    return found
+
+
+def limits_of(lines: Sequence[Line], axis: str, low: float | None, high: float | None) -> tuple[float, float]:
+    """The range to draw: the user's, else what is worth looking at for all lines."""
+    own = LIMITS.get(axis) or (min(x.limits[0] for x in lines), max(x.limits[1] for x in lines))
+    start, end = (own[0] if low is None else low), (own[1] if high is None else high)
+    if not start < end:
+        raise ValueError(f"the range {start:g} to {end:g} is empty")
+    check_places(lines, axis, [x for x in (low, high) if x is not None])
+    return start, end
+
+
+def check_places(lines: Sequence[Line], axis: str, xs: Sequence[float]) -> None:
+    """Refuse points at which no loss is defined."""
+    for x in xs:
+        if any(one.allows(x, axis) for one in lines):
+            continue
+        if axis == "probability":
+            raise ValueError(f"a probability is in [0, 1], got {x:g}")
+        one = lines[0]
+        allowed = one.variant.domains[one.curve.variable].description
+        raise ValueError(f"{one.card.name}: {one.curve.variable} must be {allowed}, got {x:g}")
+
+
+def link(lines: Sequence[Line]) -> str:
+    """The part of the explorer's address that shows these losses: #loss=huber_loss:delta=2&loss=..."""
+    parts = []
+    for one in lines:
+        given = [name for name in _settable(one.card)[0] if name in one.settings]
+        texts = [f"{name}={_short(one.settings[name])}" for name in given]
+        texts += [f"{'+' if on else '-'}{name}" for name, on in one.settings.items() if name not in given]
+        parts.append(f"loss={one.card.name}{':' + ','.join(texts) if texts else ''}")
+    return f"#{'&'.join(parts)}" if parts else ""
+
+
 def _settable(card: Card) -> tuple[list[str], list[str]]:
     """The names of numbers and of switches that a line may set."""
     return ([g.name for g in card.curve.given], card.curve.switches) if card.curve else ([], [])
 
 
-def _number(loss: str, key: str, value: str, switch: bool) -> Any:
+def _number(loss: str, key: str, value: Any, switch: bool) -> Any:
+    """A setting as it is computed with; on the command line it is a text."""
     if switch:
-        if value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        raise ValueError(f"{loss}: {key} must be True or False, got {value!r}")
+        truth = {"true": True, "false": False}.get(str(value).lower())
+        if truth is None:
+            raise ValueError(f"{loss}: {key} must be True or False, got {value!r}")
+        return truth
     try:
         return float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ValueError(f"{loss}: {key} must be a number, got {value!r}") from None
 
 

@@ -1,37 +1,47 @@
 """LaTeX to MathML when the site is built: every browser draws it, without scripts, fonts or network.
 
-`$...$` is inline, `$$...$$` a formula of its own line. What latex2mathml makes is mended in three places: names of
-functions get the space that separates them from what follows; a minus after another operator is a sign, not a
-difference; and the brace of cases is drawn by style.css, as a font without mathematical tables cannot stretch one.
+`$...$` is inline, `$$...$$` a formula of its own line. Temml sets them, as in the explorer: one process of node for the
+whole build (temml.mjs), and each formula once.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from functools import cache
+from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from latex2mathml.converter import convert
 from markdown import Markdown
 from markdown.extensions import Extension
 from markdown.inlinepatterns import InlineProcessor
 
-_NAMES = r"<m[io]>(?:log|exp|cos|sin|tanh|max|min|softplus|sign|clamp|erf)</m[io]>"
-_BRACE = '<mo stretchy="true" fence="true" form="prefix">&#x0007B;</mo>'
-_FENCES = r'<mo stretchy="true" fence="true" form="postfix">'
+HERE = Path(__file__).resolve().parent
+TEMML = HERE.parent.parent / "explorer" / "node_modules" / "temml"
+
+
+@cache
+def _temml() -> subprocess.Popen[str]:
+    """The process that sets formulas; it ends with this one, which closes its input."""
+    command = ["node", str(HERE / "temml.mjs")]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
 
 
 @cache
 def mathml(latex: str, display: bool = False) -> str:
     """A formula as MathML."""
-    text = convert(latex, display="block" if display else "inline")
-    text = re.sub(r"<mo>(log|exp|cos|sin|tanh|max|min|softplus|sign|clamp|erf)</mo>", r"<mi>\1</mi>", text)
-    text = re.sub(rf"({_NAMES})(?=<mi>|<mn>)", r'\1<mspace width="0.167em" />', text)
-    text = text.replace(_BRACE + "<mtable>", '<mtable class="cases">')
-    # After <, =, a comma or at the start of a group, a minus binds to what follows it.
-    text = re.sub(r"(</mo>|<mtd[^>]*>|<mspace[^>]*/>)<mo>&#x02212;</mo>", r'\1<mo form="prefix">&#x02212;</mo>', text)
-    return re.sub(rf'({_FENCES}[^<]*</mo>(?:</mrow>)?)<mo form="prefix">', r"\1<mo>", text)
+    process = _temml()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps([latex, display]) + "\n")
+    process.stdin.flush()
+    answer = json.loads(process.stdout.readline())
+    if "problem" in answer:
+        raise ValueError(f"Temml cannot set {latex!r}: {answer['problem']}")
+    text: str = answer["mathml"]
+    return text
 
 
 class _Formula(InlineProcessor):

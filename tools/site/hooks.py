@@ -1,23 +1,34 @@
-"""What mkdocs.yml cannot say: the losses in the navigation, formulas in Markdown, plots where a page asks for them."""
+"""What mkdocs.yml cannot say: losses and explorer in the navigation, formulas and plots in pages."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import pages
 import plots
-from formulas import Formulas
+from formulas import TEMML, Formulas
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+from mkdocs.structure.nav import Link
 
 from losskit.loss import TASKS
 from losskit_guide.card import catalogue
 
+EXPLORER = "explorer/index.html"
+BUILT = Path(__file__).resolve().parent.parent.parent / "src" / "losskit_guide" / EXPLORER
+
 
 def on_config(config: Any) -> Any:
     """Formulas in every page, and a page for each loss in the navigation."""
+    for part, path in (("the explorer", BUILT), ("Temml, which sets formulas", TEMML)):
+        if not path.exists() or shutil.which("node") is None:
+            raise PluginError(f"the site needs {part}, which is not here: run `make explorer`, which needs npm")
     config.markdown_extensions.append(Formulas())
     losses = next(entry["Losses"] for entry in config.nav if "Losses" in entry)
     cards = sorted(catalogue().values(), key=lambda card: card.class_name)
@@ -28,11 +39,43 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The wide tables get the room of the contents; `<!-- plot: name -->` becomes a plot.
+def on_files(files: Any, config: Any) -> Any:
+    """The explorer is a part of the site."""
+    files.append(File.generated(config, EXPLORER, abs_src_path=str(BUILT)))
+    return files
 
-    The name is that of a loss, whose value and slope are drawn, or of one of the comparisons in `plots.DRAWN`.
+
+def on_nav(nav: Any, **_: Any) -> Any:
+    """The explorer, which is no page of MkDocs, has its place before the losses."""
+    place = next(i for i, item in enumerate(nav.items) if item.title == "Losses")
+    nav.items.insert(place, Link("Explorer", EXPLORER))
+    return nav
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The wide tables get the room of the contents; `<!-- plot: name -->` and `<!-- part: name -->` become one.
+
+    The name of a plot is that of a loss, whose value and slope are drawn, or of a comparison in `plots.DRAWN`. That of
+    a part is in `pages.PARTS`.
     """
     if page.file.src_uri in ("accuracy.md", "deviations.md", "losses.md"):
         page.meta["hide"] = ["toc"]
+    markdown = re.sub(r"<!-- part: (\w+) -->", lambda match: pages.PARTS[match[1]](), markdown)
     return re.sub(r"<!-- plot: (\w+) -->", lambda match: plots.named(match[1]), markdown)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Tables become cards on a phone, so their cells know their headings; one of many numbers scrolls instead."""
+    if page.file.src_uri == "accuracy.md":
+        return html
+    return re.sub(r"<table>.*?</table>", _with_headings, html, flags=re.S)
+
+
+def _with_headings(table: re.Match[str]) -> str:
+    headings = [re.sub(r"<.*?>", "", cell) for cell in re.findall(r"<th[^>]*>(.*?)</th>", table[0], re.S)]
+
+    def row(found: re.Match[str]) -> str:
+        names = iter(headings)
+        return re.sub(r"<td", lambda _: f'<td data-heading="{next(names)}"', found[0])
+
+    return re.sub(r"<tr>.*?</tr>", row, table[0], flags=re.S).replace("<table>", "<table data-cards>", 1)

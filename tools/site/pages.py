@@ -7,20 +7,26 @@ example, which runs when the page is made. Nothing is typed twice.
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from collections.abc import Callable
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import command
 import worked
-from plots import held
+from plots import coloured, held
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import picture as drawn
 
 import losskit
 from losskit import formula
 from losskit.loss import TASKS
-from losskit_guide.card import Card, Variant, catalogue, find
-from losskit_guide.render import facts
+from losskit_guide.card import Card, catalogue, find
+from losskit_guide.render import facts, formulas, latex
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTINUOUS = TASKS[:3]  # the tasks whose outputs are numbers or distributions
@@ -37,11 +43,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def linked(text: str, own: str = "") -> str:
-    """Text in which names of losses are links to their pages."""
+def linked(text: str, own: str = "", folder: str = "") -> str:
+    """Text in which names of losses are links to their pages, but for code."""
     names = {card.class_name: card.name for card in catalogue().values()}
-    pattern = r"\b(?:" + "|".join(sorted(names, key=len, reverse=True)) + r")\b"
-    return re.sub(pattern, lambda m: m[0] if m[0] == own else f"[{m[0]}]({names[m[0]]}.md)", text)
+    pattern = r"`[^`]*`|\b(?:" + "|".join(sorted(names, key=len, reverse=True)) + r")\b"
+    return re.sub(
+        pattern, lambda m: m[0] if m[0] not in names or m[0] == own else f"[{m[0]}]({folder}{names[m[0]]}.md)", text
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -51,8 +59,7 @@ def linked(text: str, own: str = "") -> str:
 def loss_page(card: Card) -> str:
     """The page of a loss."""
     sections = {
-        "Formula": _formula(card),
-        "Gradient": _gradient(card),
+        "Formula and gradient": formula_section(card),
         "Value and derivative": _plot(card),
         "By hand, and by losskit": _worked(card),
         "Parameters": _parameters(card),
@@ -72,151 +79,61 @@ def loss_page(card: Card) -> str:
         linked(card.summary, card.class_name),
         f'<p class="tags"><span>{card.task}</span><span>{card.family}</span>'
         + "".join(f"<span>{word}</span>" for word in card.properties)
-        + "</p>",
+        + f'<a href="../source/{source_file(card).stem}.html">source</a></p>',
+        f"Also known as {', '.join(name.replace('_', ' ') for name in card.aliases)}." if card.aliases else "",
         for_whom,
         table(["best for", "not for", "alternatives"], [[card.best_for, card.not_for, alternatives]]),
     ]
-    return "\n\n".join([*head, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
-
-
-def _variants(card: Card, text_of: Callable[[Variant], str]) -> str:
-    """A text for each setting of the switches, the default first; settings that share it share a title."""
-    defaults = {p["name"]: bool(p["default"]) for p in card.parameters}
-    ordered = sorted(card.variants, key=lambda v: sum(on != defaults.get(s, False) for s, on in v.switches.items()))
-    settings: dict[str, list[str]] = {}
-    for variant in ordered:
-        told = []
-        for name, on in variant.switches.items():
-            twin = next((v for v in card.variants if v.switches == variant.switches | {name: not on}), None)
-            if twin is None or text_of(twin) != text_of(variant):  # what changes nothing is left out
-                tensor = f"{'with' if on else 'without'} `{name}`"
-                told.append(tensor if name in ("weight", "pos_weight") else f"`{name}={on}`")
-        settings.setdefault(text_of(variant), []).append(", ".join(told))
-    if len(settings) <= 1:
-        return "".join(settings)
-    titles = [capital(" or ".join(dict.fromkeys(told))).rstrip(".") for told in settings.values()]
-    titles[0] += ", the default"
-    return "\n\n".join(f"{title}:\n\n{text}" for title, text in zip(titles, settings))
-
-
-# What a formula's statistics are of the tensors of a call, and what a row's loss is.
-STATISTICS = {
-    "log_probability": r"\log p = x_t - \log \sum_j e^{x_j}",
-    "log_sum_exp": r"\operatorname{lse} = \log \sum_j e^{x_j}",
-    "mean_log_probability": r"\overline{\log p} = \frac{1}{C} \sum_j \log p_j",
-    "difference": r"\Delta = x_t - x_j",
-    "cosine": r"\cos\theta = \frac{x_1 \cdot x_2}{\left\|x_1\right\| \, \left\|x_2\right\|}",
-    "distance": r"d = \left\|x_1 - x_2 + \varepsilon\right\|_p",
-    "positive_distance": r"d_+ = \left\|x - x_+ + \varepsilon\right\|_p",
-    "negative_distance": r"d_- = \left\|x - x_- + \varepsilon\right\|_p",
-}
-# What the symbols in these are.
-_SCORES = [
-    "$x_j$: score of class $j$ in the row, from `input`",
-    "$x_t$: that of the class that the row's `target` names",
-]
-MEANINGS = {
-    "log_probability": _SCORES,
-    "difference": [*_SCORES, "$j$: each class that is no target of the row"],
-    "cosine": ["$x_1$, $x_2$: rows of `input1` and `input2`"],
-    "positive_distance": ["$x$, $x_+$, $x_-$: rows of `anchor`, `positive` and `negative`"],
-}
-FUNCTIONS = {
-    r"\sigma\left(": r"$\sigma\left(x\right) = \frac{1}{1 + e^{-x}}$: the sigmoid",
-    r"\operatorname{softplus}": r"$\operatorname{softplus}\left(x\right) = \log\left(1 + e^{x}\right)$",
-}
-NORM = "$p$, $\\varepsilon$: `p`, the degree of the norm, and `eps`, added to every difference"
-ROWS = {
-    "margins": "A row's loss is the sum of this over all pairs of a target class $t$ and another class $j$, divided by "
-    "the number of classes.",
-    "class scores": "For probabilities as targets, a row's loss is the sum over the classes, each with its share.",
-}
-# Losses whose statistics are others, or whose rows are.
-SPECIAL_STATISTICS = {
-    "nll_loss": [r"\log p = x_t"],
-    "triplet_margin_with_distance_loss": [
-        r"d_+ = \operatorname{distance}\left(x,\, x_+\right)",
-        r"d_- = \operatorname{distance}\left(x,\, x_-\right)",
-    ],
-}
-SPECIAL_ROWS = {
-    "multilabel_soft_margin_loss": "A row's loss is the mean of this over its labels.",
-    "nll_loss": "",
-}
-CTC = r"""$$\ell = -\log P\left(\mathrm{labels}\right) = -\log \sum_{\pi} \prod_{t=1}^{T} y_{t,\, \pi_t}$$
-
-where
-
-- $\pi$: an alignment, that is a class for each frame, which gives the labels when repeats are merged and blanks then
-  dropped
-- $y_{t,\, k}$: probability of class $k$ in frame $t$; `log_probs` holds its logarithm
-- $T$: frames of the sample, one of `input_lengths`
-
-The sum runs over all alignments; a recursion over frames and labels finds it without listing them."""
-CTC_GRADIENT = r"""$$\frac{\partial \ell}{\partial x_{t,\, k}} = y_{t,\, k} - \gamma_{t,\, k}$$
-
-where
-
-- $x_{t,\, k}$: score of class $k$ in frame $t$, of which the log-softmax gives `log_probs`
-- $\gamma_{t,\, k}$: share of the alignments, by probability, that have class $k$ in frame $t$
-
-This is torch's convention too: it is handed over as the gradient of `log_probs`, and right when these come from a
-log-softmax. With `exact_gradient=True` the gradient is that by `log_probs` itself, $-\gamma_{t,\, k}$."""
-
-
-def _formula(card: Card) -> str:
-    if card.family == "sequences":
-        return f"{CTC}\n\n{_reductions(card)}"
-    text = _variants(card, lambda v: f"$$\\ell = {v.value['latex']}$$")
-    used = dict.fromkeys(name for variant in card.variants for name in variant.arguments)
-    arguments = {x["name"] for x in [*card.operands, *card.parameters]}
-    lines = []
-    for symbol in card.symbols:
-        meaning = re.split(r"(?<=\.) ", symbol["meaning"])[0].rstrip(".")
-        name = f"`{symbol['name']}`, " if symbol["name"] in arguments else ""
-        lines.append(f"- ${symbol['latex']}$: {name}{meaning[:1].lower()}{meaning[1:]}")
-    lines += [f"- {meaning}" for name in used for meaning in MEANINGS.get(name, [])]
-    lines += [f"- {meaning}" for sign, meaning in FUNCTIONS.items() if sign in text + _gradient(card)]
-    if card.name == "triplet_margin_loss":
-        lines.append(f"- {NORM}")
-    where = "\n".join(lines)
-    own = [STATISTICS[name] for name in used if name in STATISTICS]
-    made = "\n\n".join(f"$${x}$$" for x in SPECIAL_STATISTICS.get(card.name, own))
-    of_rows = SPECIAL_ROWS.get(card.name, ROWS.get(card.family, ""))
-    return f"{text}\n\n{made}\n\nwhere\n\n{where}\n\n{of_rows}\n\n{_reductions(card)}"
-
-
-def _reductions(card: Card) -> str:
-    unreduced = card.unreduced if card.unreduced.startswith("a ") else f"a {card.unreduced}"
     return (
-        f"These are the numbers of `reduction='none'`: {unreduced}. "
-        "`'sum'` adds them up; `'mean'`, the default, divides the sum by "
-        + {
-            "ctc_loss": "each sample's number of labels first, and then by the number of samples.",
-            "cross_entropy": "their number, or by the sum of their class weights.",
-            "nll_loss": "their number, or by the sum of their class weights.",
-        }.get(card.name, "their number.")
-        + (" `'batchmean'` divides by the batch size." if card.name == "kl_div" else "")
+        "\n\n".join([*filter(None, head), *(f"## {title}\n\n{text}" for title, text in sections.items() if text)])
+        + "\n"
     )
 
 
-def _gradient(card: Card) -> str:
-    def lines(variant: Variant) -> str:
-        return "\n\n".join(
-            f"$$\\frac{{\\partial \\ell}}{{\\partial {text['symbol']}}} = {text['latex']}$$"
-            for text in variant.gradients.values()
-            if text["latex"] != "0" or len(variant.gradients) == 1
-        )
+def source_file(card: Card) -> Path:
+    """The file of a loss's declaration."""
+    return Path(inspect.getsourcefile(getattr(losskit, card.class_name)) or "")
 
-    if card.family == "sequences":
-        return CTC_GRADIENT
-    text = _variants(card, lines)
-    if card.family == "class scores" and card.name != "nll_loss":
-        text += (
-            "\n\nTimes the derivative of $\\log p$ by a score $x_c$, which is $1 - p$ for the right class and $-p_c$ "
-            "for each other one, this is the gradient by the scores. Over a row it adds up to 0."
-        )
-    return text
+
+def source_page(card: Card) -> str:
+    """The declaration itself, as the loss's author wrote it."""
+    path = source_file(card)
+    return (
+        f"---\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {card.class_name}: the source\n\n"
+        f"`{path.relative_to(ROOT)}`, from which [all that is said about it](../loss/{card.name}.md) follows.\n\n"
+        f"````python\n{path.read_text(encoding='utf-8')}````\n"
+    )
+
+
+def formula_section(card: Card) -> str:
+    """The equations under each setting, the letters in them, and what the reductions do with the loss."""
+    parts = []
+    for i, (setting, equations) in enumerate(formulas(card)):
+        if setting:
+            words = [f"`{word}`" if "=" in word else word for word in setting.split(", ")]
+            parts.append(capital(", ".join(words)).rstrip(".") + (", the default:" if i == 0 else ":"))
+        parts.append(f"$${latex(x for x in equations if not x.title.startswith('with '))}$$")
+        for more in equations:
+            if more.title.startswith("with "):
+                parts.append(f"{capital(_coded(card, more.title)).rstrip('.')}:\n\n$${more.latex}$$")
+    parts += ["where", "\n".join(f"- ${x['latex']}$: {_meaning(card, x)}" for x in card.symbols)]
+    reductions = [f"- {_coded(card, x.title)}: ${x.latex}$" for x in card.reductions]
+    parts += [f"`reduction='none'` gives $\\ell$: {card.unreduced}. The others:", "\n".join(reductions)]
+    return "\n\n".join(parts)
+
+
+def _coded(card: Card, title: str) -> str:
+    """The title of an equation with arguments, and the names of reductions, as code."""
+    names = {p["name"] for p in card.parameters}
+    text = " ".join(f"`{word}`" if word in names else word for word in title.split())
+    return re.sub(r"^(none|sum|mean|batchmean)\b", r"`'\1'`", text)
+
+
+def _meaning(card: Card, symbol: dict[str, str]) -> str:
+    """What a letter stands for: an argument, and in a few words what that is."""
+    text = re.split(r"(?<=\.) ", symbol["meaning"])[0].rstrip(".")
+    known = symbol["name"] in {x["name"] for x in [*card.operands, *card.parameters]}
+    return f"`{symbol['name']}`, {text[:1].lower()}{text[1:]}" if known else text
 
 
 def _plot(card: Card) -> str:
@@ -224,7 +141,16 @@ def _plot(card: Card) -> str:
         return ""
     fixed = ", ".join(f"{name.replace('_', ' ')} = {value:g}" for name, value in held(card).items())
     note = f"Over {card.curve.label[:1].lower() + card.curve.label[1:].rstrip('.')}{f'; {fixed}' if fixed else ''}."
-    return f'<!-- plot: {card.name} -->\n\n<p class="caption">{note}</p>'
+    return f'<!-- plot: {card.name} -->\n\n<p class="caption">{note}</p>\n\n{_live(card)}'
+
+
+def _live(card: Card) -> str:
+    """The explorer in a frame: the same curve, to be changed. The plot above stays for print, and without scripts."""
+    return (
+        f'<iframe class="live" src="../explorer/index.html#loss={card.name}&amp;embed" loading="lazy" '
+        f'title="{card.class_name}, live: value and gradient with sliders"></iframe>\n\n'
+        '<p class="caption live">Live: move the sliders, or the pointer over the curves.</p>'
+    )
 
 
 def _worked(card: Card) -> str:
@@ -323,6 +249,89 @@ def _short(signature: inspect.Signature) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------
+# The tutorial
+
+
+def tutorial() -> str:
+    """The page of the notebook docs/tutorial.ipynb, with the outputs that are in it."""
+    cells = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    title, *parts = [_cell(cell) for cell in cells]
+    return "\n\n".join([title, "[The notebook](tutorial.ipynb), to be run and changed.", *parts]) + "\n"
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        lines = [line if line.startswith(("#", "$$")) else linked(line, folder="loss/") for line in source.split("\n")]
+        return "\n".join(lines)
+    parts = [f"```python\n{source}\n```"]
+    for output in cell["outputs"]:
+        if output["output_type"] == "stream":
+            parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
+        else:
+            parts.append(coloured("".join(output["data"]["image/svg+xml"])))
+    return "\n\n".join(parts)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Parts of the home page
+
+
+def measured() -> str:
+    """Errors of the losses that people use most, and of all that were measured, from docs/accuracy.md."""
+    worst: dict[tuple[str, str], tuple[str, str]] = {}
+    everything: list[tuple[float, float]] = []
+    for setting, dtype, what, ours, *rest in accuracy_rows():
+        theirs = rest[-1]  # of all points
+        ours = rest[2] if len(rest) > 2 else ours
+        if what != "largest" and theirs != "-":
+            everything.append((float(ours), float(theirs)))
+        if dtype == "float32":
+            worst[setting.strip("`"), what] = (ours, theirs)
+    rows = []
+    for name in (
+        "binary_cross_entropy_with_logits",
+        "cross_entropy",
+        "soft_margin_loss",
+        "multilabel_soft_margin_loss",
+    ):
+        for what in ("value", "gradient"):
+            ours, theirs = (f'<span class="number">{number}</span>' for number in worst[name, what])
+            rows.append([f"[{find(name).class_name}](loss/{name}.md), {what}", theirs, ours])
+    wrong = sum(theirs > 1000 for _, theirs in everything)
+    return (
+        "The worst error in float32, in units in the last place:\n\n"
+        + table(["loss", "torch", "losskit"], rows)
+        + "\n\n`inf` is a result that is not finite although the truth is. "
+        f"{len(everything)} combinations of a loss, a setting and a dtype, value or gradient, were measured. torch is "
+        f"off by more than 1,000 units in {wrong} of them; losskit's worst error in all of them is "
+        f"{max(ours for ours, _ in everything):.2f} ([accuracy](accuracy.md)). "
+        f"{sum(len(card.deviations) for card in catalogue().values())} places where torch is wrong are "
+        "[listed, each with a test](deviations.md)."
+    )
+
+
+def by_task() -> str:
+    """A line for each task, with its losses."""
+    lines = []
+    for task in dict.fromkeys([*TASKS, *(card.task for card in catalogue().values())]):
+        cards = [card for card in catalogue().values() if card.task == task]
+        links = ", ".join(f"[{card.class_name}](loss/{card.name}.md)" for card in cards)
+        lines += [[capital(task).rstrip("."), links]] if cards else []
+    return table(["task", "losses"], lines)
+
+
+def picture() -> str:
+    """The picture in both colour schemes, and what it shows."""
+    data = drawn.inside(drawn.IMAGES / "gradients-light.svg")
+    images = "".join(f"![{drawn.TITLE}](images/gradients-{theme}.svg#only-{theme})" for theme in drawn.THEMES)
+    return f'<div class="picture" markdown>{images}</div>\n\n<p class="caption">{drawn.caption(data)}</p>'
+
+
+PARTS = {"measured": measured, "by_task": by_task, "picture": picture}  # asked for by `<!-- part: name -->`
+
+
+# ---------------------------------------------------------------------------------------------------------
 # Overview and API
 
 
@@ -398,9 +407,7 @@ def api_pages() -> dict[str, str]:
         entries = "\n\n".join(f"::: {path[name]}\n{OPTIONS}{'' if name == 'Loss' else plain}" for name in names)
         pages[f"api/{stem}.md"] = f"# {title}\n\n{text}\n\n{entries}"
     pages["api/losses.md"] = "# The losses as classes\n\n" + "\n\n".join(
-        f"::: {getattr(losskit, name).__module__}.{name}\n{OPTIONS}"
-        "      members: false\n"
-        + (f"\n[Formula, plot, worked example](../loss/{getattr(losskit, name).name}.md)" if name in _pages() else "")
+        f"::: {getattr(losskit, name).__module__}.{name}\n{OPTIONS}      members: false\n\n{_more(name)}"
         for name in classes
     )
     functions = [getattr(losskit.functional, name) for name in catalogue()]
@@ -427,11 +434,22 @@ def _primitives() -> list[list[str]]:
     ]
 
 
-def _pages() -> set[str]:
-    return {card.class_name for card in catalogue().values()}
+def _more(class_name: str) -> str:
+    """Where more of a loss is; a layer with a loss in it has no such page."""
+    card = {card.class_name: card for card in catalogue().values()}.get(class_name)
+    if card is None:
+        return ""
+    return f"[Formula, plot, worked example](../loss/{card.name}.md), [source](../source/{source_file(card).stem}.md)"
 
 
 def everything() -> dict[str, str]:
     """All generated pages by their path."""
     pages = {f"loss/{card.name}.md": loss_page(card) for card in catalogue().values()}
-    return {**pages, "overview.md": overview(), **api_pages()}
+    pages |= {f"source/{source_file(card).stem}.md": source_page(card) for card in catalogue().values()}
+    return {
+        **pages,
+        "overview.md": overview(),
+        "tutorial.md": tutorial(),
+        "command.md": command.page(table),
+        **api_pages(),
+    }

@@ -142,6 +142,15 @@ def _svg(figure: Figure, axes: Sequence[Axes], title: str, legend: bool) -> str:
     return '<div class="plot">' + re.sub(r"\s*\n\s*", " ", svg).strip() + "</div>"
 
 
+def coloured(svg: str) -> str:
+    """A plot of black on white, such as a notebook's, in the colours of the page."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = svg.replace("#ffffff", "none").replace("#000000", "currentColor")
+    svg = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", svg)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img" aria-label="The plot">', svg)
+    return '<div class="plot">' + re.sub(r"\s*\n\s*", " ", svg).strip() + "</div>"
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Comparisons, for the guides
 

@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from blocks import execute
 
-TEMPLATE = """import torch
+PAGE = """import torch
 
 import losskit
 
@@ -33,6 +34,19 @@ for reduction, expected in reductions.items():
         shown = x if x.ndim == 0 else f"{{x.flatten()[:4]}}, the first of {{x.numel()}}"
         print(f"{{reduction:>4}}, {{who}}:", shown)
 """
+
+# The same for a notebook, where one cell has made the imports and `agree`, which asserts and prints.
+CELLS = (
+    """torch.manual_seed(0)
+{data}
+
+{by_hand}""",
+    """mean = {mean}
+reductions = {{"none": by_hand, "mean": mean, "sum": by_hand.sum()}}
+for reduction, expected in reductions.items():
+    criterion = losskit.{class_name}({arguments}reduction=reduction{end})
+    agree(reduction, expected, criterion({operands}))""",
+)
 
 
 @dataclass(frozen=True)
@@ -303,14 +317,15 @@ print("from_scores=True", fused)""",
 }
 
 
-def code(name: str, class_name: str) -> list[str]:
+def code(name: str, class_name: str, template: tuple[str, ...] = (PAGE,)) -> list[str]:
     """The blocks of a loss's worked example, each to be run after the ones before it."""
     if name not in EXAMPLES:
         raise LookupError(f"{name} has no worked example: write it by hand in plain torch in tools/site/worked.py")
     example = EXAMPLES[name]
     parts = {field: getattr(example, field) for field in ("data", "by_hand", "operands", "arguments", "mean")}
     parts["end"] = "\n    " if "\n" in example.arguments else ""
-    return [TEMPLATE.format(class_name=class_name, **parts).rstrip(), *filter(None, [example.more])]
+    filled = [re.sub(r"\n{4,}", "\n\n\n", part.format(class_name=class_name, **parts)).rstrip() for part in template]
+    return [*filled, *filter(None, [example.more])]
 
 
 def run(name: str, class_name: str) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from losskit.display import Mathematics, Writer
 from losskit.errors import DeclarationError, LossError, error
 from losskit.forms import (
     MAX_OPERANDS,
@@ -37,6 +38,7 @@ from losskit.names import check_argument
 from losskit.printing import run_source
 from losskit.reduction import check_reduction, legacy_reduction
 from losskit.traced import Formula
+from losskit_guide.card import Equation
 
 MAX_PARAMETERS = 8  # of a declaration
 
@@ -163,6 +165,19 @@ class Family(Loss, abstract=True):
     def _unreduced(cls) -> str:
         """What reduction 'none' gives, in words."""
         raise NotImplementedError
+
+    @classmethod
+    def _mathematics(cls, write: Writer) -> Mathematics:
+        """The loss in the operands of a call, for people."""
+        raise NotImplementedError
+
+    @classmethod
+    def _means(cls) -> list[Equation]:
+        """What the reductions make of the unreduced losses."""
+        return [
+            Equation("sum", r"L = \sum_i \ell_i", "L = Σᵢ ℓᵢ"),
+            Equation("mean", r"L = \frac{1}{N} \sum_i \ell_i", "L = 1/N · Σᵢ ℓᵢ"),
+        ]
 
     @classmethod
     def _compiled_formulas(cls) -> list[Formula]:

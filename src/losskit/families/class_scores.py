@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 
 from losskit.calculus import Differentiable
+from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by, symbol, uses
 from losskit.domains import Interval, log_probability, probability, real, shortest, slack_of
 from losskit.errors import error
 from losskit.families.base import Family
-from losskit.formula import times
+from losskit.formula import log, times
 from losskit.graph import Trace
 from losskit.kernels import eager, fused, search
 from losskit.kernels.dispatch import (
@@ -49,6 +50,7 @@ from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.spaces import like_softmax
 from losskit.traced import Formula
+from losskit_guide.card import Equation
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
 _ONE_CLASS = " There is one class: for yes or no use binary_cross_entropy_with_logits, or two channels."
@@ -434,6 +436,34 @@ def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
     return (a - (difference + taken)) + (taken - b)
 
 
+# How people write what a formula speaks of, and what the family adds to it.
+_LETTERS = {
+    "log_probability": Written(r"\log p_t", "log pₜ"), "log_sum_exp": Written(r"\operatorname{lse}(x)", "lse(x)"),
+    "mean_log_probability": Written(r"\overline{\log p}", "mean(log p)"), "p_": Written("p_t", "pₜ"),
+    "softmax_": Written(r"\operatorname{softmax}(x)_j", "softmax(x)ⱼ"), "hot_": Written("[j = t]", "[j = t]"),
+    "classes_": Written("C", "C"),
+}  # fmt: skip
+_WRITTEN = {
+    "p_": (r"p_t = \frac{e^{x_t}}{\sum_j e^{x_j}}", "pₜ = exp(xₜ) / Σⱼ exp(xⱼ)"),
+    "log_sum_exp": (r"\operatorname{lse}(x) = \log \sum_j e^{x_j}", "lse(x) = log Σⱼ exp(xⱼ)"),
+    "mean_log_probability": (
+        r"\overline{\log p} = \frac{1}{C} \sum_j \log \operatorname{softmax}(x)_j",
+        "mean(log p) = 1/C Σⱼ log softmax(x)ⱼ",
+    ),
+}
+_WITH = {
+    "weight": (r"\ell = w_t \ell_t", "ℓ = wₜ ℓₜ"),
+    "label_smoothing": (r"\ell = (1 - s) \, \ell_t + \frac{s}{C} \sum_j \ell_j", "ℓ = (1 − s) ℓₜ + s/C Σⱼ ℓⱼ"),
+}
+_SYMBOLS = [
+    symbol("input", "score of class j in the row", Written("x_j", "xⱼ")),
+    symbol("target", "class of the row", Written("t", "t")),
+    symbol("[j = t]", "1 for the class of the row, 0 for the others", Written("[j = t]", "[j = t]")),
+    symbol("weight", "that of the class of the row", Written("w_t", "wₜ")),
+    symbol("label_smoothing", "over C classes", Written("s", "s")),
+]
+
+
 class ClassScoresLoss(Family, abstract=True):
     """A loss of rows of class scores; the base class of built-in and custom ones.
 
@@ -462,6 +492,47 @@ class ClassScoresLoss(Family, abstract=True):
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
     shift: ClassVar[Callable[..., Tensor] | None] = None
     _plan_class = ClassScoresPlan
+
+    @classmethod
+    def _mathematics(cls, write: Writer) -> Mathematics:
+        trace, used = write.trace, write.formula.operands
+        value, of_rows = write.value, [Equation("where", *_WRITTEN[name]) for name in STATISTICS[1:] if name in used]
+        write.letters = dict(_LETTERS)
+        probability = trace.variable("p_")
+        slopes = {name: write.slope(name) for name in used}
+        if cls.log_probabilities:
+            write.letters["log_probability"] = Written("x_t", "xₜ")
+        elif list(used) == ["log_probability"] and uses(value, "log_probability") == 1:
+            write.letters["log_probability"] = Written(
+                r"\log \frac{e^{x_t}}{\sum_j e^{x_j}}", "log(exp(xₜ) / Σⱼ exp(xⱼ))"
+            )
+        elif "log_probability" in used:  # a function of the probability
+            of_rows.insert(0, Equation("where", *_WRITTEN["p_"]))
+            value = write.simplified(write.replaced(value, "log_probability", log(probability)))
+            slopes = {name: write.replaced(x, "log_probability", log(probability)) for name, x in slopes.items()}
+        softmax, hot, share = trace.variable("softmax_"), trace.variable("hot_"), 1.0 / trace.variable("classes_")
+        inner = {
+            "log_probability": -hot if cls.log_probabilities else softmax - hot,
+            "log_sum_exp": -softmax,
+            "mean_log_probability": softmax - share,
+        }  # with the sign that leaves what pushes a score down positive
+        slope = write.simplified(sum(write.simplified(-x) * inner[name] for name, x in slopes.items()))
+        equations = [
+            write.equation("loss", LOSS, value),
+            write.equation("gradient by input", gradient_by(Written("x_j", "xⱼ")), slope),
+            *of_rows,
+        ]
+        with_arguments = cls.arguments.split()
+        equations += [Equation(f"with {name}", *_WITH[name]) for name in _WITH if name in with_arguments]
+        if not cls.log_probabilities:
+            equations.append(Equation("with probabilities as target", r"\ell = \sum_j t_j \ell_j", "ℓ = Σⱼ tⱼ ℓⱼ"))
+        known = [x for x in _SYMBOLS if x["name"] not in _WITH or x["name"] in with_arguments]
+        return Mathematics(equations, known + [symbol(name, cls.params[name].doc) for name in write.formula.numbers])
+
+    @classmethod
+    def _means(cls) -> list[Equation]:
+        weighted = Equation("mean with weight w", r"L = \frac{\sum_i \ell_i}{\sum_i w_{t_i}}", "L = Σᵢ ℓᵢ / Σᵢ w[tᵢ]")
+        return super()._means() + ([weighted] if "weight" in cls.arguments.split() else [])
 
     @classmethod
     def _call_operands(cls) -> list[str]:

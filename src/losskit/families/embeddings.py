@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by, symbol
 from losskit.domains import nonnegative, shortest
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
@@ -30,6 +31,7 @@ from losskit.loss import Operand, param
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.traced import Formula
+from losskit_guide.card import Equation
 
 # The kernel's numbers of them. Two embeddings have one distance, the first of three.
 STATISTICS = {
@@ -232,6 +234,71 @@ def _usual_operands(cls: type[EmbeddingsLoss]) -> dict[str, Operand]:
     return found | ({"target": Operand("A number for each row.")} if "target" in taken else {})
 
 
+def of_embeddings(cls: Any, write: Writer, definitions: Sequence[Equation]) -> Mathematics:
+    """The loss, its gradient by the first embedding, and what its statistics are of the embeddings."""
+    trace, used = write.trace, write.formula.operands
+    first, *others = [name for name in cls._call_operands() if name != "target"]
+    write.letters = _LETTERS | (
+        {others[0]: _LETTERS["positive"], others[1]: _LETTERS["negative"]} if others[1:] else {}
+    )
+    by = write.write(trace.variable(first))
+    write.letters |= {f"{name}_by": gradient_by(by, _LETTERS[name]) for name in STATISTICS if name in _LETTERS}
+    slopes = {name: write.computed(name) for name in used if name != "target"}
+    if "cosine_distance" in slopes:
+        cosine = trace.variable("cosine")
+        by_cosine = slopes.pop("cosine", 0.0) - slopes.pop("cosine_distance")
+        write.value, by_cosine = (
+            write.replaced(trace.lift(x), "cosine_distance", 1.0 - cosine) for x in (write.value, by_cosine)
+        )
+        slopes["cosine"] = by_cosine
+    slope = write.simplified(sum(write.slope(name, x) * trace.variable(f"{name}_by") for name, x in slopes.items()))
+    equations = [
+        write.equation("loss", LOSS, write.value),
+        write.equation(f"gradient by {first}", gradient_by(by), slope),
+    ]
+    symbols = [symbol(name, x.doc, write.letters.get(name)) for name, x in cls.operands.items()]
+    numbers = [*write.formula.numbers, *(name for name in ("p", "eps") if name in cls.params)]
+    return Mathematics([*equations, *definitions], symbols + [symbol(name, cls.params[name].doc) for name in numbers])
+
+
+_LETTERS = {
+    "cosine": Written(r"\cos\theta", "cos θ"), "distance": Written("d", "d"),
+    "positive_distance": Written("d_+", "d₊"), "negative_distance": Written("d_-", "d₋"),
+    "anchor": Written("x", "x"), "positive": Written("x_+", "x₊"), "negative": Written("x_-", "x₋"),
+}  # fmt: skip
+
+
+def _distances(cls: type[EmbeddingsLoss]) -> list[Equation]:
+    """What the statistics are, and their derivatives."""
+    names = [name for name in cls._call_operands() if name != "target"]
+    if (
+        "cosine" in inspect.signature(cls.value).parameters
+        or "cosine_distance" in inspect.signature(cls.value).parameters
+    ):
+        return [
+            Equation("where", r"\cos\theta = \frac{x_1 \cdot x_2}{\|x_1\| \, \|x_2\|}", "cos θ = x₁·x₂ / (‖x₁‖ ‖x₂‖)"),
+            Equation(
+                "where",
+                r"\frac{\partial \cos\theta}{\partial x_1} = \frac{1}{\|x_1\|} "
+                r"\left(\frac{x_2}{\|x_2\|} - \cos\theta \, \frac{x_1}{\|x_1\|}\right)",
+                "∂cos θ/∂x₁ = (x₂/‖x₂‖ − cos θ·x₁/‖x₁‖) / ‖x₁‖",
+            ),
+        ]
+    pairs = [("d", "d", "x_1 - x_2", "x₁ − x₂")]
+    if len(names) == 3:
+        pairs = [("d_+", "d₊", "x - x_+", "x − x₊"), ("d_-", "d₋", "x - x_-", "x − x₋")]
+    found = []
+    for d, plain_d, z, plain_z in pairs:
+        norm, plain_norm = rf"\left\|{z} + \varepsilon\right\|_p", f"‖{plain_z} + ε‖ₚ"
+        found.append(Equation("where", f"{d} = {norm}", f"{plain_d} = {plain_norm}"))
+    slope = r"\frac{\partial d}{\partial x} = \frac{z \, |z|^{p - 2}}{d^{p - 1}}, \quad z = x - x' + \varepsilon"
+    found.append(Equation("where", slope, "∂d/∂x = z·|z|^(p − 2) / d^(p − 1),  z = x − x′ + ε"))
+    if "swap" in cls.params and len(names) == 3:
+        latex = r"d_- = \min\left(d_-,\, \left\|x_+ - x_- + \varepsilon\right\|_p\right)"
+        found.append(Equation("with swap", latex, "d₋ = min(d₋, ‖x₊ − x₋ + ε‖ₚ)"))
+    return found
+
+
 class EmbeddingsLoss(Family, abstract=True):
     """A loss of two or three embeddings; the base class of built-in and custom ones.
 
@@ -276,6 +343,10 @@ class EmbeddingsLoss(Family, abstract=True):
                 )
             if ("target" in formula.operands) != ("target" in cls._call_operands()):
                 raise DeclarationError(f"{cls.__name__}: `operands` and `value` must both take a target, or neither")
+
+    @classmethod
+    def _mathematics(cls, write: Writer) -> Mathematics:
+        return of_embeddings(cls, write, _distances(cls))
 
     @classmethod
     def _call_operands(cls) -> list[str]:

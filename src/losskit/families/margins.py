@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, joined, symbol
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
@@ -257,6 +258,40 @@ class MarginsLoss(Family, abstract=True):
         if cls.many and "weight" in cls.params:
             raise DeclarationError(f"{cls.__name__}: a row with many targets has no class whose weight it could have")
         super()._declare()
+
+    @classmethod
+    def _mathematics(cls, write: Writer) -> Mathematics:
+        target, other = write.trace.variable("target_"), write.trace.variable("other_")
+        write.letters = {"target_": Written("x_t", "xₜ"), "other_": Written("x_j", "xⱼ")}
+        slope = write.slope("difference")
+        value, slope, against = (
+            write.replaced(x, "difference", target - other) for x in (write.value, slope, write.simplified(-slope))
+        )
+        weight = Written("w_t ", "wₜ ") if "weight" in cls.params else NOTHING
+        share = Written(rf"\frac{{1}}{{C}} {weight.latex}", f"1/C {weight.plain}")
+        others = Written(r"\sum_{j \notin T} ", "Σ(j∉T) ") if cls.many else Written(r"\sum_{j \ne t} ", "Σ(j≠t) ")
+        targets = Written(r"\sum_{t \in T} ", "Σ(t∈T) ") if cls.many else NOTHING
+        equations = [
+            write.equation("loss", LOSS, value, joined(share, targets, others)),
+            write.equation(
+                "gradient by the score of a target", gradient_by(Written("x_t", "xₜ")), slope, joined(share, others)
+            ),
+            write.equation(
+                "gradient by another score",
+                gradient_by(Written("x_j", "xⱼ")),
+                against,
+                joined(share, targets),
+            ),
+        ]
+        of_row = "classes of the row, up to the first -1" if cls.many else "class of the row"
+        symbols = [
+            symbol("input", "score of class j in the row", Written("x_j", "xⱼ")),
+            symbol("target", of_row, Written(*"TT" if cls.many else "tt")),
+            symbol("C", "number of classes", Written("C", "C")),
+        ]
+        if weight.plain:
+            symbols.append(symbol("weight", cls.params["weight"].doc, Written("w_t", "wₜ")))
+        return Mathematics(equations, symbols + [symbol(name, cls.params[name].doc) for name in write.formula.numbers])
 
     @classmethod
     def _call_operands(cls) -> list[str]:

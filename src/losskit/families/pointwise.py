@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, letter, symbol
 from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.errors import error
 from losskit.families.base import Family
@@ -33,6 +34,7 @@ from losskit.policy import state
 from losskit.reduction import Reduction, counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
 from losskit.traced import Formula
+from losskit_guide.card import Equation
 
 
 class PointwisePlan(Plan):
@@ -296,6 +298,36 @@ class PointwiseLoss(Family, abstract=True):
     weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
     rows: ClassVar[bool] = False  # the unreduced loss is the mean over the last dimension
     _plan_class = PointwisePlan
+
+    @classmethod
+    def _mathematics(cls, write: Writer) -> Mathematics:
+        formula = write.formula
+        if cls.rows:
+            letters = {name: letter(name) for name in formula.operands}
+            write.letters = {name: Written(f"{x.latex}_j", f"{x.plain}ⱼ") for name, x in letters.items()}
+        labels = Written(r"\frac{1}{C} \sum_j ", "1/C Σⱼ ") if cls.rows else NOTHING
+        share = Written(r"\frac{1}{C} ", "1/C ") if cls.rows else NOTHING
+        predictions = [name for name in formula.operands if name not in cls.params and name != "target"]
+        equations = [write.equation("loss", LOSS, write.value, labels)]
+        for name in predictions or formula.operands[:1]:
+            by = write.write(formula.trace.variable(name))
+            equations.append(write.equation(f"gradient by {name}", gradient_by(by), write.slope(name), share))
+        symbols = [symbol(name, operand.doc, write.letters.get(name)) for name, operand in formula.declared.items()]
+        classes = [symbol("C", "number of labels in a row", Written("C", "C"))] if cls.rows else []
+        return Mathematics(
+            equations, symbols + [symbol(name, cls.params[name].doc) for name in formula.numbers] + classes
+        )
+
+    @classmethod
+    def _means(cls) -> list[Equation]:
+        found = super()._means()
+        if "weight" in cls.arguments.split():
+            mean = (r"L = \frac{\sum_i w_i \ell_i}{\sum_i w_i}", "L = Σᵢ wᵢℓᵢ / Σᵢ wᵢ")
+            of_all = (r"L = \frac{1}{N} \sum_i w_i \ell_i", "L = 1/N · Σᵢ wᵢℓᵢ")
+            found.append(Equation("mean with weight w", *(mean if cls.weight_in_mean else of_all)))
+        if "batchmean" in cls.reductions:
+            found.append(Equation("batchmean", r"L = \frac{1}{\mathrm{rows}} \sum_i \ell_i", "L = 1/rows · Σᵢ ℓᵢ"))
+        return found
 
     @classmethod
     def _call_operands(cls) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from losskit.display import Mathematics, Writer, Written, symbol
 from losskit.domains import log_probability, shortest
 from losskit.errors import error
 from losskit.families.base import Family
@@ -27,6 +28,7 @@ from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden, transforms_active
 from losskit.loss import param
 from losskit.reduction import Reduction, counting, reduce_eagerly
+from losskit_guide.card import Equation
 
 _SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -336,6 +338,37 @@ def _longest(lengths: Tensor, size: int) -> int:
     return min(size, int(lengths.max()))
 
 
+_EQUATIONS = [
+    Equation(
+        "loss",
+        r"\ell = -\log \sum_{\pi} \prod_{t=1}^{T} y_{t, \pi_t}",
+        "ℓ = −log Σ(π) Π(t = 1…T) y[t, π(t)]",
+    ),
+    Equation(
+        "gradient by the scores",
+        r"\frac{\partial \ell}{\partial x_{t, k}} = y_{t, k} - \gamma_{t, k}",
+        "∂ℓ/∂x[t, k] = y[t, k] − γ[t, k]",
+    ),
+    Equation(
+        "with exact_gradient",
+        r"\frac{\partial \ell}{\partial \log y_{t, k}} = -\gamma_{t, k}",
+        "∂ℓ/∂(log y[t, k]) = −γ[t, k]",
+    ),
+]
+_SYMBOLS = [
+    symbol("log_probs", "probability of class k in frame t; `log_probs` holds its logarithm",
+           Written("y_{t, k}", "y[t, k]")),
+    symbol("scores", "score of class k in frame t, of which the log-softmax gives `log_probs`",
+           Written("x_{t, k}", "x[t, k]")),
+    symbol("π", "an alignment: a class for each frame, which gives the labels with repeats merged and blanks dropped",
+           Written(r"\pi", "π")),
+    symbol("γ", "share of the alignments, by probability, that have class k in frame t",
+           Written(r"\gamma_{t, k}", "γ[t, k]")),
+    symbol("input_lengths", "frames of the sample", Written("T", "T")),
+    symbol("target_lengths", "labels of the sample", Written("S", "S")),
+]  # fmt: skip
+
+
 class SequenceLoss(Family, abstract=True):
     """A loss over all alignments of a sequence of labels with a longer sequence of frames.
 
@@ -351,6 +384,15 @@ class SequenceLoss(Family, abstract=True):
 
     _of_formula = False
     _plan_class = SequencePlan
+
+    @classmethod
+    def _mathematics(cls, write: Writer) -> Mathematics:
+        return Mathematics(_EQUATIONS, _SYMBOLS)
+
+    @classmethod
+    def _means(cls) -> list[Equation]:
+        latex = r"L = \frac{1}{N} \sum_i \frac{\ell_i}{\max(1, S_i)}"
+        return [super()._means()[0], Equation("mean", latex, "L = 1/N · Σᵢ ℓᵢ / max(1, Sᵢ)")]
 
     @classmethod
     def _call_operands(cls) -> list[str]:

@@ -27,7 +27,7 @@ def cpp(formula: Formula) -> tuple[str, str]:
         "LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,",
         "                          T* values_, T* const* gradients_) {",
     ]
-    parts = {name: f"  // {print_expr(node, 'plain')}" for node, name in formula.hoisted.items() if node.size < 99}
+    parts = {name: f"  // {print_expr(node, 'python')}" for node, name in formula.hoisted.items() if node.size < 99}
     lines += [f"  const T {name} = parameters_[{i}];{parts.get(name, '')}" for i, name in enumerate(numbers)]
     lines += [f"  const T* const {name}_at_ = operands_[{i}];" for i, name in enumerate(operands)]
     wanted = formula.predictions

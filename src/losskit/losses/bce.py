@@ -74,6 +74,7 @@ class BCELoss(PointwiseLoss, nn.BCELoss):
             of="input",
         ),
     ]
+    aliases = "log_loss"
     task = "binary"
     best_for = "Probabilities at hand."
     not_for = "Raw logits."

@@ -79,6 +79,7 @@ class BCEWithLogitsLoss(PointwiseLoss, nn.BCEWithLogitsLoss):
             losskit=0.0,
         ),
     ]
+    aliases = "bce_logits sigmoid_cross_entropy"
     task = "binary"
     best_for = "Binary and multi-label classification, also imbalanced."
     not_for = "Classes that exclude each other."

@@ -59,6 +59,7 @@ class CosineEmbeddingLoss(EmbeddingsLoss, nn.CosineEmbeddingLoss):
                   {"input1": [[3e20, 4e20]], "input2": [[4e20, 3e20]], "target": [1.0]}, torch=float("nan"),
                   losskit=0.04),
     ]  # fmt: skip
+    aliases = "cosine"
     task = "metric learning"
     best_for = "Pairs of embeddings whose length means nothing."
     not_for = "Distances; lengths that matter."

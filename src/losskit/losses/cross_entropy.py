@@ -60,6 +60,7 @@ class CrossEntropyLoss(ClassScoresLoss, nn.CrossEntropyLoss):
             losskit=0.0,
         ),
     ]
+    aliases = "ce xent softmax_cross_entropy categorical_cross_entropy sparse_categorical_cross_entropy"
     task = "multi-class"
     best_for = "Classes that exclude each other."
     not_for = "Several right classes at once; probabilities as input."

@@ -70,6 +70,7 @@ class CTCLoss(SequenceLoss, nn.CTCLoss):
             0.7, float("nan"),
         ),
     ]  # fmt: skip
+    aliases = "connectionist_temporal_classification"
     task = "sequence"
     best_for = "Speech and handwriting recognition without alignments."
     not_for = "Labels in another order than the input; frames with known labels."

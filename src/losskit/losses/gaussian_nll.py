@@ -61,7 +61,7 @@ class GaussianNLLLoss(PointwiseLoss, nn.GaussianNLLLoss):
         loss = 0.5 * (log(v) + (input - target) ** 2 / v)
         return loss + 0.5 * math.log(2.0 * math.pi) if full else loss
 
-    facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=None, symmetric=True)
+    facts = Facts(convex="input", smooth=True, lipschitz=None, minimum=None, symmetric=True)
     cases = [
         Case(input=1.0, target=3.0, var=4.0, value=1.1931471805599454, grad=-0.5, source="0.5 * (log 4 + 1)"),
         Case(input=1.0, target=3.0, var=1.0, full=True, value=2.9189385332046727, grad=-2.0,
@@ -83,6 +83,7 @@ class GaussianNLLLoss(PointwiseLoss, nn.GaussianNLLLoss):
             dtype="float16",
         ),
     ]
+    aliases = "gaussian normal_nll"
     task = "likelihood"
     best_for = "Uncertainty estimates and heteroscedastic noise."
     not_for = "Point predictions; constant variance."

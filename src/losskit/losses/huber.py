@@ -38,10 +38,10 @@ class HuberLoss(PointwiseLoss, nn.HuberLoss):
 
     @staticmethod
     def textbook(input, target, delta):
-        d = absolute(input - target)
-        return where(d < delta, 0.5 * d**2, delta * (d - 0.5 * delta))
+        d = input - target
+        return where(absolute(d) < delta, 0.5 * d**2, delta * (absolute(d) - 0.5 * delta))
 
-    facts = Facts(convex=True, smooth=True, lipschitz="delta", minimum=0.0, symmetric=True)
+    facts = Facts(convex=True, smooth=True, lipschitz="delta", minimum=0.0, symmetric=True, robust=True)
     cases = [
         Case(input=3.0, target=1.0, delta=1.0, value=1.5, grad=1.0, source="by hand"),
         Case(input=1.25, target=1.0, delta=1.0, value=0.03125, grad=0.25, source="by hand"),

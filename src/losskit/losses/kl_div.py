@@ -78,6 +78,7 @@ class KLDivLoss(PointwiseLoss, nn.KLDivLoss):
             of="target",
         ),
     ]
+    aliases = "kl kld kl_divergence kullback_leibler"
     task = "divergence"
     best_for = "Knowledge distillation; matching distributions."
     not_for = "Direct regression; a symmetric distance."

@@ -27,12 +27,13 @@ class L1Loss(PointwiseLoss, nn.L1Loss):
     def value(input, target):
         return absolute(input - target)
 
-    facts = Facts(convex=True, smooth=False, lipschitz=1.0, minimum=0.0, symmetric=True)
+    facts = Facts(convex=True, smooth=False, lipschitz=1.0, minimum=0.0, symmetric=True, robust=True)
     cases = [
         Case(input=3.0, target=1.0, value=2.0, grad=1.0, source="by hand"),
         Case(input=-0.5, target=0.25, value=0.75, grad=-1.0, source="by hand"),
         Case(input=1.0, target=1.0, value=0.0, grad=0.0, source="torch's subgradient at a tie"),
     ]
+    aliases = "mae mean_absolute_error absolute_error"
     task = "regression"
     best_for = "Regression with outliers."
     not_for = "Outliers that carry information; optimisers that need a smooth gradient."

@@ -45,6 +45,7 @@ class MarginRankingLoss(PointwiseLoss, nn.MarginRankingLoss):
         Case(input1=1.0, input2=3.0, target=-1.0, margin=2.5, value=0.5, grad=1.0, source="by hand"),
         Case(input1=1.0, input2=1.0, target=1.0, value=0.0, grad=-1.0, source="torch's subgradient at the margin"),
     ]
+    aliases = "ranking pairwise_ranking"
     task = "ranking"
     best_for = "Ranking, preferences, recommenders."
     not_for = "Absolute values."

@@ -36,6 +36,7 @@ class MSELoss(PointwiseLoss, nn.MSELoss):
         Case(input=3.0, target=1.0, value=4.0, grad=4.0, source="by hand"),
         Case(input=-0.5, target=0.25, value=0.5625, grad=-1.5, source="by hand"),
     ]
+    aliases = "l2 mean_squared_error squared_error"
     task = "regression"
     best_for = "General regression with normal errors."
     not_for = "Data with many outliers."

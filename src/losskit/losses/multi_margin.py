@@ -56,6 +56,7 @@ class MultiMarginLoss(MarginsLoss, nn.MultiMarginLoss):
             losskit=float("nan"),
         ),
     ]
+    aliases = "multi_class_hinge multi_class_margin"
     task = "multi-class"
     best_for = "Large-margin classifiers, support vector machines."
     not_for = "Probabilities."

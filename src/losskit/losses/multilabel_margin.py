@@ -49,6 +49,7 @@ class MultiLabelMarginLoss(MarginsLoss, nn.MultiLabelMarginLoss):
             losskit=float("nan"),
         ),
     ]
+    aliases = "multilabel_hinge"
     task = "multi-label"
     best_for = "Ranking the labels of an example above all others."
     not_for = "0/1 label vectors; probabilities."

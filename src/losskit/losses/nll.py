@@ -31,6 +31,7 @@ class NLLLoss(ClassScoresLoss, nn.NLLLoss):
         Case(input=[-0.5, -1.0, -3.0], target=1, value=1.0, grad=[0.0, -1.0, 0.0], source="by hand"),
         Case(input=[-0.5, -1.0, -3.0], target=0, value=0.5, grad=[-1.0, 0.0, 0.0], source="by hand"),
     ]
+    aliases = "negative_log_likelihood"
     task = "multi-class"
     best_for = "Models that give log-probabilities."
     not_for = "Raw scores; probabilities."

@@ -103,6 +103,7 @@ class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
             losskit=0.0,
         ),
     ]
+    aliases = "poisson"
     task = "likelihood"
     best_for = "Counts, rates and rare events."
     not_for = "Continuous targets without a lower bound; negative data."

@@ -37,10 +37,10 @@ class SmoothL1Loss(PointwiseLoss, nn.SmoothL1Loss):
 
     @staticmethod
     def textbook(input, target, beta):
-        d = absolute(input - target)
-        return where(d < beta, 0.5 * d**2 / beta, d - 0.5 * beta)
+        d = input - target
+        return where(absolute(d) < beta, 0.5 * d**2 / beta, absolute(d) - 0.5 * beta)
 
-    facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=True)
+    facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=True, robust=True)
     cases = [
         Case(input=3.0, target=1.0, beta=1.0, value=1.5, grad=1.0, source="by hand"),
         Case(input=1.25, target=1.0, beta=0.5, value=0.0625, grad=0.5, source="by hand"),

@@ -5,7 +5,7 @@ from torch import nn
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import sigmoid, softplus, times
+from losskit.formula import exp, log, sigmoid, softplus, times
 from losskit.loss import Case, Deviation, Operand
 
 
@@ -31,6 +31,10 @@ class SoftMarginLoss(PointwiseLoss, nn.SoftMarginLoss):
         slope = sigmoid(-target * input)
         return -target * slope, -times(slope, input)
 
+    @staticmethod
+    def textbook(input, target):
+        return log(1.0 + exp(-target * input))
+
     facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=False)
     cases = [
         Case(input=0.0, target=1.0, value=0.6931471805599453, grad=-0.5, source="log 2"),
@@ -51,6 +55,7 @@ class SoftMarginLoss(PointwiseLoss, nn.SoftMarginLoss):
             of="input",
         ),
     ]
+    aliases = "logistic"
     task = "binary"
     best_for = "Margins in the style of support vector machines."
     not_for = "Labels 0 and 1."

@@ -55,6 +55,7 @@ class TripletMarginLoss(EmbeddingsLoss, nn.TripletMarginLoss):
                   {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[5.0, 6.0]], "p": 1e-6},
                   torch=float("nan"), losskit=0.0),
     ]  # fmt: skip
+    aliases = "triplet"
     task = "metric learning"
     best_for = "Metric learning with triplets."
     not_for = "Pairs; classes that are known and few."

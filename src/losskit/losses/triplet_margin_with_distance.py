@@ -14,16 +14,19 @@ from typing import Any, ClassVar
 from torch import Tensor, minimum, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
+from losskit.display import Mathematics, Writer
 from losskit.domains import positive as above_zero
 from losskit.errors import error
 from losskit.facts import Facts
 from losskit.families.base import Plans, plan_of
+from losskit.families.embeddings import of_embeddings
 from losskit.families.pointwise import PointwiseLoss
 from losskit.forms import refuse_more, strict
 from losskit.kernels.dispatch import Plan, run
 from losskit.loss import Case, Loss, Operand, param
 from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.reduction import Reduction
+from losskit_guide.card import Equation
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -79,6 +82,20 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
     @classmethod
     def _declare(cls) -> None:
         """Both forms are written out below."""
+
+    @classmethod
+    def _mathematics(cls, write: Writer) -> Mathematics:
+        """As TripletMarginLoss's, with distances of any kind."""
+        near = Equation("where", r"d_+ = \operatorname{distance}(x, x_+)", "d₊ = distance(x, x₊)")
+        far = Equation("where", r"d_- = \operatorname{distance}(x, x_-)", "d₋ = distance(x, x₋)")
+        swapped = r"d_- = \min(\operatorname{distance}(x, x_-),\, \operatorname{distance}(x_+, x_-))"
+        swap = Equation("with swap", swapped, "d₋ = min(distance(x, x₋), distance(x₊, x₋))")
+        return of_embeddings(cls, write, [near, far, swap])
+
+    @classmethod
+    def _means(cls) -> list[Equation]:
+        """As TripletMarginLoss's."""
+        return TripletMarginLoss._means()
 
     @classmethod
     def _call_operands(cls) -> list[str]:

@@ -14,6 +14,7 @@ RARE = (3, 8, 9)  # digits that the thinned-out training set has few of; easily 
 RARE_SAMPLES = 5  # of each
 FRAMES = 48  # columns of a row of digits: five digits of 8 columns, and up to 2 blank ones between two of them
 LONGEST = 5  # digits in a row
+BODY_MASS_INDEX = 2  # its column in the diabetes data
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Data:
     scale: float = 1.0
 
 
-def split(inputs, targets, stratify=None):
+def split(inputs, targets, stratify=None, seed=0):
     """Train and test parts, inputs standardised by the training part; whole numbers stay class indices."""
     parts = [torch.as_tensor(part) for part in (inputs, targets)]
     parts = [part.float() if part.is_floating_point() else part.long() for part in parts]
     train_inputs, test_inputs, train_targets, test_targets = train_test_split(
-        *parts, test_size=0.25, random_state=0, stratify=stratify
+        *parts, test_size=0.25, random_state=seed, stratify=stratify
     )
     mean, deviation = train_inputs.mean(0), train_inputs.std(0)
     deviation[deviation == 0] = 1  # a pixel that is blank in every training image
@@ -59,29 +60,19 @@ def diabetes():
     )
 
 
-def linnerud():
-    """20 men: weight, waist and pulse in, the counts of chin-ups, sit-ups and jumps out."""
-    bunch = datasets.load_linnerud()
-    return split(bunch.target, bunch.data)
+def body_mass_index():
+    """The diabetes data with the body mass index alone, in kg/m², and the target, both in their own units."""
+    bunch = datasets.load_diabetes(scaled=False)
+    inputs, targets = bunch.data[:, [BODY_MASS_INDEX]], bunch.target[:, None]
+    parts = train_test_split(*(torch.as_tensor(x).float() for x in (inputs, targets)), test_size=0.25, random_state=0)
+    train_inputs, test_inputs, train_targets, test_targets = parts
+    return Data(train_inputs, train_targets, test_inputs, test_targets)
 
 
-def wine():
-    """178 wines, 13 measurements each; the target is which of three growers made it."""
-    inputs, targets = datasets.load_wine(return_X_y=True)
-    return split(inputs, targets, stratify=targets)
-
-
-def digits():
+def digits(seed=0):
     """1797 images of 8x8 pixels; the target is the digit."""
     inputs, targets = datasets.load_digits(return_X_y=True)
-    return split(inputs, targets, stratify=targets)
-
-
-def digits_as_questions():
-    """The same images; the target is ten yes-or-no questions, one for each digit."""
-    data = digits()
-    train, test = (torch.nn.functional.one_hot(x, 10).float() for x in (data.train_targets, data.test_targets))
-    return replace(data, train_targets=train, test_targets=test)
+    return split(inputs, targets, stratify=targets, seed=seed)
 
 
 def digits_with_rare_ones():
@@ -137,17 +128,10 @@ def one_of_each(candidates, generator):
     return (torch.rand(candidates.shape, generator=generator) * candidates).argmax(1)
 
 
-def triplets(data, chosen, generator):
-    """A batch: for each chosen image another of the same digit and one of another digit, as (batch, 3, pixels)."""
-    same = data.train_targets[chosen, None] == data.train_targets
-    same_but_itself = same.scatter(1, chosen[:, None], False)
-    others = [one_of_each(same_but_itself, generator), one_of_each(~same, generator)]
-    return data.train_inputs[torch.stack([chosen, *others], 1)], data.train_targets[chosen]
-
-
 def pairs(data, chosen, generator):
     """A batch: for each chosen image one of the same digit (target 1) or of another (-1), as (batch, 2, pixels)."""
     targets = torch.randint(0, 2, chosen.shape, generator=generator) * 2 - 1
-    same = data.train_targets[chosen, None] == data.train_targets
-    partners = one_of_each(same == (targets == 1)[:, None], generator)
+    same = (data.train_targets[chosen, None] == data.train_targets).scatter(1, chosen[:, None], False)
+    other = data.train_targets[chosen, None] != data.train_targets
+    partners = one_of_each(torch.where((targets == 1)[:, None], same, other), generator)
     return data.train_inputs[torch.stack([chosen, partners], 1)], targets

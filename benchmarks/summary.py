@@ -1,0 +1,138 @@
+"""Measure what README says of speed and memory, and write it to docs/measured.json: python benchmarks/summary.py
+
+1. Speed: torch eager over losskit, forward and backward, one thread, float32, for every case of cases.py, from a few
+   hundred elements to a million. The peers take turns as in run.py; a size's number is the geometric mean of the cases'
+   medians, and beside it stands the slowest case.
+2. Memory: the most that a forward and backward needs beside its operands, of operands of 64 MB, as Linux counts it.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from cases import CASES
+from peers import DTYPES, make_data, make_peers, make_step, set_threads
+from run import facts, median_ratio, settle_allocator, take_turns
+from torch.nn import functional as torch_functional
+
+from losskit import functional as losskit_functional
+
+OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "measured.json"
+ROWS = (32, 320, 3200, 32000)  # of ten numbers
+ROUNDS = 21
+HEAVY = ("bce_with_logits", "gaussian_nll", "cross_entropy_c1000", "cross_entropy_smoothed", "triplet_margin")
+ELEMENTS = 1 << 24  # 64 MB in float32
+
+
+def shape_of(case, rows):
+    """The case's shape with about as many elements as `rows` rows of ten."""
+    if case.function == "ctc_loss":
+        return (25, max(1, rows // 25), 10)
+    first = next(iter(case.shapes.values()))
+    classes = first[1] if case.function == "cross_entropy" and len(first) == 2 and first[1] < 1000 else 10
+    if len(first) == 4:
+        return (max(1, rows // 192), 3, 8, 8)
+    return (rows * 10 // classes, classes)
+
+
+def ratios(rows):
+    """torch / losskit of every case at a size: the median of its rounds."""
+    found = {}
+    for case in CASES:
+        if case.name == "cross_entropy_v32000":
+            continue  # a size of its own
+        sized = replace(case, shapes={"small": shape_of(case, rows)}, asked_jax=None)
+        peers, _ = make_peers(sized, "small", "f32", ["compile", "jax"])
+        seconds = take_turns(peers, ROUNDS)
+        found[case.name] = median_ratio(seconds["torch"], seconds["losskit"])
+    return found
+
+
+def at_a_million():
+    """The same at the sizes of run.py, which suit each loss."""
+    found = {}
+    for case in CASES:
+        peers, _ = make_peers(case, "1M", "f32", ["compile", "jax"])
+        peers.pop("triad")
+        seconds = take_turns(peers, ROUNDS)
+        found[case.name] = median_ratio(seconds["torch"], seconds["losskit"])
+    return found
+
+
+def megabytes(field):
+    """Of this process: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def peak(step):
+    """The most that a call needs beside what there is before it, in MB."""
+    step()  # what is made once is there
+    needs = []
+    for _ in range(3):
+        Path("/proc/self/clear_refs").write_text("5")  # the highest value begins anew
+        before = megabytes("VmRSS")
+        step()
+        needs.append(megabytes("VmHWM") - before)
+    return statistics.median(needs)
+
+
+def memory():
+    """Peak memory of torch and losskit in units of the operands' size, by case."""
+    found = {}
+    for case in (case for case in CASES if case.name in HEAVY):
+        width = case.shapes["1M"][1]
+        arguments, options = make_data(case, (ELEMENTS // width, width), DTYPES["f32"])
+        libraries = {"torch": torch_functional, "losskit": losskit_functional}
+        found[case.name] = {}
+        for name, library in libraries.items():
+            step = make_step(getattr(library, case.function), arguments, options)
+
+            def forget(step=step, arguments=arguments):
+                for argument in arguments:
+                    argument.grad = None
+                step()
+                for argument in arguments:
+                    argument.grad = None
+
+            found[case.name][name] = peak(forget) / (ELEMENTS * 4 / 2**20)
+    return found
+
+
+def summary(found):
+    """Geometric mean, slowest and how many are slower than torch."""
+    slowest = min(found, key=found.get)
+    return {
+        "geometric_mean": math.exp(statistics.mean(map(math.log, found.values()))),
+        "slowest": slowest,
+        "slowest_ratio": found[slowest],
+        "slower_than_torch": sum(ratio < 0.995 for ratio in found.values()),
+        "cases": len(found),
+        "ratios": found,
+    }
+
+
+def main():
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    torch.set_num_interop_threads(1)
+    settle_allocator()
+    set_threads(1)
+    used = memory()  # first: later the allocator has blocks that no peak shows
+    speed = {f"{rows} x 10": summary(ratios(rows)) for rows in ROWS}
+    speed["1M"] = summary(at_a_million())
+    OUTPUT.write_text(json.dumps({"facts": facts(), "speed": speed, "memory": used}, indent=1) + "\n")
+    for size, found in speed.items():
+        print(f"{size:>10}: {found['geometric_mean']:.2f}, slowest {found['slowest']} {found['slowest_ratio']:.2f}, "
+              f"{found['slower_than_torch']} of {found['cases']} slower than torch")  # fmt: skip
+    for name, both in used.items():
+        print(f"{name}: torch {both['torch']:.2f}, losskit {both['losskit']:.2f} times the input")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+/**
+ * The loss of a row of class scores: what the card's formula speaks of, and its derivative spread over the scores.
+ *
+ * A formula of class scores speaks of the log-softmax at the right class and of two numbers of the whole row; one of
+ * margins of the difference between a right class and another, for every such pair, divided by the number of classes.
+ */
+
+import { times } from "./primitives.js";
+
+/** The log of the sum of exponentials; the largest score is taken out, so that nothing overflows. */
+export function logSumExp(scores) {
+  const most = Math.max(...scores);
+  if (!Number.isFinite(most)) return most;
+  return most + Math.log(scores.reduce((sum, x) => sum + Math.exp(x - most), 0));
+}
+
+const length = (vector) => Math.hypot(...vector);
+const mean = (vector) => vector.reduce((sum, x) => sum + x, 0) / vector.length;
+
+/**
+ * formula: a variant of card.rows; numbers: its parameters by name. Returns a function of scores and right classes that
+ * returns { value, gradient }: the length of the gradient by the scores.
+ */
+export function rowLoss(card, formula, numbers) {
+  const spoken = card.family === "margins" ? ["difference"] : STATISTICS;
+  const unknown = formula.arguments.find((name) => !spoken.includes(name) && !(name in numbers));
+  if (unknown) throw new Error(`${card.title} needs “${unknown}”, which the columns of a file do not give.`);
+  const call = (f, statistics) => f(...formula.arguments.map((name) => statistics[name] ?? numbers[name]));
+  if (card.family === "margins") return (scores, right) => ofPairs(formula, call, scores, right);
+  const given = card.curve.kind === "log_probability";
+  const smoothing = numbers.label_smoothing ?? 0;
+  return (scores, [right]) => ofClasses(formula, call, scores, right, smoothing, given);
+}
+
+const STATISTICS = ["log_probability", "log_sum_exp", "mean_log_probability"];
+
+function ofPairs(formula, call, scores, right) {
+  const gradient = scores.map(() => 0);
+  let value = 0;
+  const others = scores.map((_, j) => j).filter((j) => !right.includes(j));
+  for (const i of right) {
+    for (const j of others) {
+      const statistics = { difference: scores[i] - scores[j] };
+      const slope = call(formula.gradients.difference, statistics) / scores.length;
+      value += call(formula.value, statistics) / scores.length;
+      gradient[i] += slope;
+      gradient[j] -= slope;
+    }
+  }
+  return { value, gradient: length(gradient) };
+}
+
+/** given: the scores are log-probabilities already. Under label smoothing every class is right by its share. */
+function ofClasses(formula, call, scores, right, smoothing, given) {
+  const total = logSumExp(scores);
+  const logs = given ? scores : scores.map((x) => x - total);
+  const probabilities = given ? scores.map(() => 0) : logs.map(Math.exp);
+  const row = { log_sum_exp: total, mean_log_probability: mean(logs) };
+  const gradient = scores.map(() => 0);
+  const even = 1 / scores.length;
+  let value = 0;
+  for (const c of smoothing ? scores.keys() : [right]) {
+    const share = (c === right ? 1 - smoothing : 0) + smoothing * even;
+    const statistics = { ...row, log_probability: logs[c] };
+    const by = (name) => (formula.gradients[name] ? share * call(formula.gradients[name], statistics) : 0);
+    const [own, sum, average] = STATISTICS.map(by);
+    value += times(share, call(formula.value, statistics));
+    for (let k = 0; k < scores.length; k++) {
+      const p = probabilities[k];
+      gradient[k] += own * ((k === c) - p) + sum * p + average * (even - p);
+    }
+  }
+  return { value, gradient: length(gradient) };
+}
