@@ -153,7 +153,7 @@ def test_from_a_wheel(tmp_path, clone):
     check_library(package / "lib/liblosskit.so", clone)
     code, said = run(python.parent / "losskit", "show", "huber_loss", "--formula", "plain")
     assert code == 0, said
-    assert "# huber_loss: value" in said
+    assert "# huber_loss: loss" in said
 
 
 def test_no_compiler_is_one_sentence(tmp_path, clone, tools):
