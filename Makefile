@@ -5,9 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch is pinned exactly and installed first: losskit is then built against it, without build isolation.
 TORCH := torch==2.13.0
+PIP = $(1)/bin/python -m pip --quiet --disable-pip-version-check
+DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 HOSTS := .venv-hosts
-BUILT_FROM := pyproject.toml setup.py src/losskit/kernels/compiler.py $(wildcard csrc/*.h csrc/*.cpp csrc/generated/*.cpp)
+BUILT_FROM := pyproject.toml setup.py $(wildcard backend/*.py csrc/*.h csrc/*.cpp csrc/generated/*.cpp) \
+	src/losskit/kernels/compiler.py
+PAGE := src/losskit_guide/explorer/index.html
+PAGE_FROM := $(shell find explorer -type f -not -path '*/node_modules/*' -not -path '*/generated/*') \
+	src/losskit_guide/catalogue.json
 
 .PHONY: help setup demo test test-gpu versions hosts check bench bench-gpu docs site explorer browser wheel clean
 
@@ -16,13 +22,20 @@ help:
 
 setup: $(READY) ## make .venv with torch, losskit and the tools
 
-$(READY): $(BUILT_FROM)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH) "pip>=25.1" "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[demo,bench,test,check]"
-	touch $(READY)
+$(DEMO): $(BUILT_FROM)
+	@test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV); \
+		echo "Installing $(TORCH) in $(VENV): 0.2 GB to download for the CPU, 2.7 GB with CUDA ..."; }
+	@$(call PIP,$(VENV)) install $(TORCH) "pip>=25.1" "setuptools>=77"
+	@echo "Compiling losskit's kernels, and installing what the demo needs: 0.1 GB to download, less than a minute ..."
+	@$(call PIP,$(VENV)) install --no-build-isolation --editable ".[demo]"
+	@touch $(DEMO)
 
-demo: $(READY) ## what losskit is for, on real data: one report in demo_output/
+$(READY): $(DEMO)
+	@echo "Installing what tests and checks need: 0.4 GB to download, about a minute ..."
+	@$(call PIP,$(VENV)) install --no-build-isolation --editable ".[demo,bench,test,check]"
+	@touch $(READY)
+
+demo: $(DEMO) ## what losskit is for, on real data: one report in demo_output/
 	$(BIN)/python demo
 
 test: $(READY) ## the whole test suite
@@ -39,11 +52,12 @@ hosts: $(HOSTS)/.ready ## train other people's programs (transformers, lightning
 
 # torch is named again beside the hosts: without that pip would exchange it for the newest one.
 $(HOSTS)/.ready: $(BUILT_FROM)
-	test -x $(HOSTS)/bin/python || $(PYTHON) -m venv $(HOSTS)
-	$(HOSTS)/bin/python -m pip install --quiet $(TORCH) "pip>=25.1" "setuptools>=77" wheel
-	$(HOSTS)/bin/python -m pip install --quiet $(TORCH) --group hosts
-	$(HOSTS)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
-	touch $(HOSTS)/.ready
+	@test -x $(HOSTS)/bin/python || { $(PYTHON) -m venv $(HOSTS); \
+		echo "Installing $(TORCH) and the hosts in $(HOSTS): three minutes, 2 GB on disk ..."; }
+	@$(call PIP,$(HOSTS)) install $(TORCH) "pip>=25.1" "setuptools>=77"
+	@$(call PIP,$(HOSTS)) install $(TORCH) --group hosts
+	@$(call PIP,$(HOSTS)) install --no-build-isolation --no-deps --editable .
+	@touch $(HOSTS)/.ready
 
 check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/ruff check .
@@ -53,11 +67,11 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/python tools/generate.py --check
 
 bench: $(READY) ## measure against torch eager, torch.compile and JAX on this machine
-	$(BIN)/python -m pip install --quiet --group peers
+	@$(call PIP,$(VENV)) install --group peers
 	$(BIN)/python benchmarks/run.py
 
 bench-gpu: $(READY) ## measure the GPU kernels against torch, torch.compile, Liger and cut cross entropy
-	$(BIN)/python -m pip install --quiet --group gpu-peers
+	@$(call PIP,$(VENV)) install --group gpu-peers
 	$(BIN)/python benchmarks/gpu.py
 
 docs: $(READY) ## print the generated files anew from the declarations, and measure the accuracy
@@ -71,12 +85,25 @@ browser: explorer ## use the explorer's page in headless Chromium
 	cd explorer && npm run browser
 
 site: $(READY) explorer ## build the documentation site into site/, strictly, and follow its links; needs npm
-	$(BIN)/python -m pip install --quiet --group docs
+	@$(call PIP,$(VENV)) install --group docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 	LOSSKIT_SITE=site $(BIN)/python -m pytest -n 0 tests/test_docs.py -k the_site
 
-wheel: $(READY) ## build a wheel that serves every Python
-	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+# auditwheel says with the wheel's name how old a Linux it runs on; libtorch_cpu.so is there when losskit is loaded.
+wheel: $(DEMO) $(PAGE) ## build a wheel with the explorer in it, which serves every Python
+	@echo "Building the wheel: less than a minute ..."
+	@rm -rf build/wheel dist/losskit-*.whl
+	@$(call PIP,$(VENV)) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	@if [ "$$(uname)" = Linux ]; then $(call PIP,$(VENV)) install --group wheel; \
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl \
+		> build/wheel/auditwheel.log 2>&1 || { cat build/wheel/auditwheel.log; exit 1; }; \
+		else mkdir -p dist && cp build/wheel/*.whl dist; fi
+	@ls -sh dist/losskit-*.whl
+
+$(PAGE): $(PAGE_FROM)
+	@command -v npm > /dev/null || { echo "The explorer's page needs npm (Node.js 20 or newer)."; exit 1; }
+	@echo "Building the explorer's page with npm: a few seconds ..."
+	@cd explorer && npm ci --silent && npm run --silent build
 
 clean: ## remove what was built
 	rm -rf $(VENV) $(HOSTS) .versions build dist site src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated

@@ -1,53 +1,71 @@
 """Build of the fused kernels; everything else about the package is in pyproject.toml.
 
 The C++ uses libtorch's stable ABI, so one library serves every Python and every torch from 2.10 on, and the wheel is
-tagged py3-none. It is compiled by the same code that compiles users' kernels at run time.
+tagged py3-none. It is compiled by the same code that compiles users' kernels at run time. What the build requires, and
+how it finds torch, is in backend/losskit_backend.py.
 """
 
-import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
+from losskit_backend import ROOT, give_up, kernels_wanted, load_compiler, require_compiler, torch_folder
 from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-ROOT = Path(__file__).resolve().parent
 HEADERS = ("kernel.h", "primitives.h")  # what users' kernels are compiled against
 
 
-def load_compiler():
-    spec = importlib.util.spec_from_file_location("compiler", ROOT / "src/losskit/kernels/compiler.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class BuildWithKernels(build_py):
-    """Python files, then lib/liblosskit.so and the headers beside them."""
+    """lib/liblosskit.so and the headers beside it, then the Python files."""
 
     def run(self):
-        super().run()
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # a wheel has nothing of an earlier build
         package = ROOT / "src/losskit" if self.editable_mode else Path(self.build_lib) / "losskit"
-        build_kernels(package / "lib")
+        if kernels_wanted():
+            build_kernels(package / "lib")
+        super().run()
 
 
 def build_kernels(folder: Path):
-    import torch
-
-    torch_root = Path(torch.__file__).resolve().parent
+    library = folder / "liblosskit.so"
+    if fresh(library):
+        return
+    require_compiler()
+    torch = torch_folder()
+    if torch is None:
+        raise SystemExit("losskit: building it without isolation needs torch 2.10 or newer: pip install torch")
+    # Messages name files relative to these folders: a wheel holds no path of the machine that built it.
+    torch = torch.resolve()  # as GCC does with headers
+    options = [f"-ffile-prefix-map={ROOT}/=", f"-ffile-prefix-map={torch}/include/="]
+    if sys.platform == "linux":
+        options += ["-include", str(ROOT / "csrc/portable.h"), "-s"]
     sources = [*sorted((ROOT / "csrc").glob("*.cpp")), *sorted((ROOT / "csrc/generated").glob("*.cpp"))]
-    load_compiler().build(
-        sources,
-        folder / "liblosskit.so",
-        include=[ROOT / "csrc"],
-        system_include=[torch_root / "include", torch_root / "include/torch/csrc/api/include"],
-        library_dirs=[torch_root / "lib"],
-        libraries=["torch_cpu"],
-        define=["TORCH_TARGET_VERSION=0x020a000000000000"],
-    )
+    compiler = load_compiler()
+    try:
+        compiler.build(
+            sources,
+            library,
+            include=[ROOT / "csrc"],
+            system_include=[torch / "include", torch / "include/torch/csrc/api/include"],
+            library_dirs=[torch / "lib"],
+            libraries=["torch_cpu"],
+            define=["TORCH_TARGET_VERSION=0x020a000000000000"],
+            options=options,
+        )
+    except compiler.CompileError as problem:
+        give_up(f"its kernels cannot be built: {problem}. Name another C++ compiler in CXX")
     for header in HEADERS:
         shutil.copy(ROOT / "csrc" / header, folder / header)
+
+
+def fresh(library: Path) -> bool:
+    """Whether an earlier editable install has built this library from the sources as they are."""
+    sources = [ROOT / "setup.py", *(ROOT / "backend").glob("*.py"), *(ROOT / "csrc").rglob("*.*")]
+    sources.append(ROOT / "src/losskit/kernels/compiler.py")
+    return library.exists() and max(path.stat().st_mtime for path in sources) < library.stat().st_mtime
 
 
 class PlatformWheel(bdist_wheel):
@@ -59,7 +77,7 @@ class PlatformWheel(bdist_wheel):
 
 class WithMachineCode(Distribution):
     def has_ext_modules(self):
-        return True
+        return kernels_wanted()
 
 
 setup(cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel}, distclass=WithMachineCode)

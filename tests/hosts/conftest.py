@@ -24,6 +24,7 @@ HOSTS = {
     "test_agreement.py": "torch",
     "test_cloudpickle.py": "cloudpickle",
     "test_distributed.py": "torch",
+    "test_examples.py": "torch",
     "test_fastai.py": "fastai",
     "test_joblib.py": "joblib",
     "test_jsonargparse.py": "jsonargparse",

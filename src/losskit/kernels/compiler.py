@@ -61,13 +61,15 @@ def build(
     libraries: Sequence[str] = (),
     library_dirs: Sequence[Path] = (),
     define: Sequence[str] = (),
+    options: Sequence[str] = (),
     deadline: float = float("inf"),
 ) -> None:
     """Compile and link `sources` to the shared library `output`, which appears only when complete.
 
+    options: further words for every call of the compiler, also the one that links.
     deadline: when the compiler is killed, by `time.monotonic()`.
     """
-    words = _command()
+    words = [*_command(), *options]
     flags = [*FLAGS, *(f"-D{d}" for d in define), *(f"-I{d}" for d in include)]
     flags += [part for d in system_include for part in ("-isystem", str(d))]
     output.parent.mkdir(parents=True, exist_ok=True)
