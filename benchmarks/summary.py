@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import statistics
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from losskit import functional as losskit_functional
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "measured.json"
 ROWS = (32, 320, 3200, 32000)  # of ten numbers
 ROUNDS = 21
+TIE = 0.98  # torch / losskit below which losskit is slower; medians of a quiet machine repeat to 2 %
 HEAVY = ("bce_with_logits", "gaussian_nll", "cross_entropy_c1000", "cross_entropy_smoothed", "triplet_margin")
 ELEMENTS = 1 << 24  # 64 MB in float32
 
@@ -104,13 +106,10 @@ def memory():
 
 
 def summary(found):
-    """Geometric mean, slowest and how many are slower than torch."""
-    slowest = min(found, key=found.get)
+    """Geometric mean, and how many are slower than torch."""
     return {
         "geometric_mean": math.exp(statistics.mean(map(math.log, found.values()))),
-        "slowest": slowest,
-        "slowest_ratio": found[slowest],
-        "slower_than_torch": sum(ratio < 0.995 for ratio in found.values()),
+        "slower_than_torch": sum(ratio < TIE for ratio in found.values()),
         "cases": len(found),
         "ratios": found,
     }
@@ -120,16 +119,18 @@ def main():
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    torch.set_num_interop_threads(1)
+    # torch's kl_div says on each call that reduction="mean" is not the mathematical mean; it is meant here.
+    warnings.filterwarnings("ignore", message="reduction: 'mean' divides the total loss")
     settle_allocator()
     set_threads(1)
     used = memory()  # first: later the allocator has blocks that no peak shows
     speed = {f"{rows} x 10": summary(ratios(rows)) for rows in ROWS}
     speed["1M"] = summary(at_a_million())
-    OUTPUT.write_text(json.dumps({"facts": facts(), "speed": speed, "memory": used}, indent=1) + "\n")
+    before = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    OUTPUT.write_text(json.dumps({**before, "facts": facts(), "speed": speed, "memory": used}, indent=1) + "\n")
     for size, found in speed.items():
-        print(f"{size:>10}: {found['geometric_mean']:.2f}, slowest {found['slowest']} {found['slowest_ratio']:.2f}, "
-              f"{found['slower_than_torch']} of {found['cases']} slower than torch")  # fmt: skip
+        slower = [f"{name} {ratio:.2f}" for name, ratio in sorted(found["ratios"].items(), key=lambda x: x[1]) if ratio < TIE]
+        print(f"{size:>10}: {found['geometric_mean']:.2f}; slower than torch: {', '.join(slower) or 'none'}")
     for name, both in used.items():
         print(f"{name}: torch {both['torch']:.2f}, losskit {both['losskit']:.2f} times the input")
 

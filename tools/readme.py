@@ -1,6 +1,8 @@
 """The parts of README and of the home page that are printed: python tools/readme.py [--check]
 
     measured    what losskit gains, from docs/measured.json (benchmarks/summary.py) and docs/accuracy.md (tools/accuracy.py)
+    caption     what the picture shows, from the numbers that are drawn (tools/picture.py)
+    durations   how long commands take and what they leave, from docs/measured.json (tools/durations.py)
     losses      all losses by task, from the cards
 
 They stand between <!-- name --> and <!-- /name -->. No number in them is typed.
@@ -12,6 +14,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
@@ -24,6 +27,10 @@ WORDS = {
     "bce_with_logits": "BCE with logits", "triplet_margin": "triplet margin", "cross_entropy_c1000": "cross entropy",
 }  # fmt: skip
 DIGITS = 2.0**20  # ULP: of the seven digits of float32, the first is wrong
+HOW = (
+    "Speed is torch eager over losskit, forward and backward of the loss alone, one thread, float32: the geometric mean over "
+    "all losses and their usual settings, on {cpu} with torch {torch}."
+)
 TASKS = {  # in the order in which people look for them
     "regression": "regression", "likelihood": "likelihoods, counts", "divergence": "distributions, distillation",
     "binary": "yes or no", "multi-class": "one of many classes", "multi-label": "several labels",
@@ -33,30 +40,36 @@ TASKS = {  # in the order in which people look for them
 
 def measured() -> str:
     """What losskit gains, each with the command that measures it."""
-    data = json.loads((ROOT / "docs" / "measured.json").read_text())
-    speed, memory, facts = data["speed"], data["memory"], data["facts"]
     accuracy = "`python tools/accuracy.py`: [all of them](docs/accuracy.md)"
-    summary = "`python benchmarks/summary.py`"
+    facts = known()["facts"]
     rows = [
         ["", "losskit", f"torch {facts['torch'].split('+')[0]}", "measured by"],
         ["---"] * 4,
-        ["largest error of a value, ordinary float32 numbers", *worst("value"), accuracy],
-        ["largest error of a gradient", *worst("gradient"), accuracy],
+        ["largest error of a value, float32", *worst("value"), accuracy],
+        ["largest error of a gradient, float32", *worst("gradient"), accuracy],
+        *([*row, "`python benchmarks/summary.py`"] for row in speed_and_memory()),
     ]
-    for size, of_size in speed.items():
-        elements = "about a million numbers" if size == "1M" else f"a batch of {size.replace('x', '×')}"
-        slower, cases = of_size["slower_than_torch"], of_size["cases"]
-        told = f"slower in {slower} of {cases}" if slower else f"slower in none of {cases}"
-        rows.append([f"speed, {elements}", f"**{of_size['geometric_mean']:.1f}×**, {told}", "1", summary])
-    for name, both in sorted(memory.items(), key=lambda item: item[1]["losskit"] - item[1]["torch"])[:3]:
-        needs = [f"{both[who]:.1f} × input" for who in ("losskit", "torch")]
-        rows.append([f"memory beside the operands, {WORDS[name]}", *needs, summary])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"{table}\n\nSpeed is torch eager over losskit, forward and backward of the loss alone, one thread, float32; the "
-        f"geometric mean over all losses and their usual settings, on {facts['cpu']} with torch {facts['torch']}. "
-        "An ULP is one unit in the last place: a correctly rounded result is within 0.5."
-    )
+    return f"{table}\n\n{HOW.format(**facts)} An ULP is the distance of two neighbouring numbers."
+
+
+def known() -> dict[str, Any]:
+    """What benchmarks/summary.py measured."""
+    return json.loads((ROOT / "docs" / "measured.json").read_text())  # type: ignore[no-any-return]
+
+
+def speed_and_memory() -> list[list[str]]:
+    """What was measured, losskit, torch."""
+    rows = []
+    for size, found in known()["speed"].items():
+        told = "about a million numbers" if size == "1M" else f"{size.replace('x', '×')} numbers"
+        slower = f"slower in {found['slower_than_torch'] or 'none'} of {found['cases']}"
+        rows.append([f"speed, {told}", f"**{found['geometric_mean']:.1f}×**, {slower}", "1×"])
+    memory = known()["memory"]
+    for name in sorted(memory, key=lambda name: memory[name]["losskit"] - memory[name]["torch"])[:2]:
+        needs = [f"{memory[name][who]:.1f}× the input" for who in ("losskit", "torch")]
+        rows.append([f"memory beside the operands, {WORDS[name]}", f"**{needs[0]}**", needs[1]])
+    return rows
 
 
 def worst(what: str) -> list[str]:
@@ -80,7 +93,29 @@ def losses() -> str:
     return "\n".join(rows)
 
 
-PARTS = {"measured": measured, "losses": losses}
+def caption() -> str:
+    """What the picture shows, with the numbers that are drawn."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import picture
+
+    return picture.caption(picture.inside(picture.IMAGES / "gradients-light.svg"))
+
+
+def durations() -> str:
+    """How long README's commands take, and what they leave on disk."""
+    found = known()["durations"]
+    rows = [f"| on {found['cores']} cores, CPU torch | takes | on disk |", "|---|---|---|"]
+    for command, of in (
+        ("`pip install torch==2.13.0 numpy`", "torch"), ('`pip install ".[cli]"`', "pip install ."),
+        ("`make demo`", "make demo"), ("`make test`, after that", "make test"), ("`make wheel`, after that", "make wheel"),
+    ):  # fmt: skip
+        seconds, size = found[of]["seconds"], found[of]["gigabytes"]
+        takes = f"{round(seconds / 60)} min" if seconds > 150 else f"{round(seconds, -1) or seconds:.0f} s"
+        rows.append(f"| {command} | {takes} | {f'{size:.1f} GB' if size > 0.05 else f'{size * 1000:.0f} MB'} |")
+    return "\n".join(rows)
+
+
+PARTS = {"caption": caption, "measured": measured, "durations": durations, "losses": losses}
 
 
 def printed(text: str) -> str:

@@ -9,7 +9,7 @@ def main() -> None:
     try:
         from losskit_guide.cli import app
     except ModuleNotFoundError as problem:
-        sys.exit(f"losskit: the command line needs {problem.name}; pip install 'losskit[cli]'")
+        sys.exit(f"losskit: the command line needs {problem.name}; pip install typer rich matplotlib")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

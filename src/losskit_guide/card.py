@@ -204,7 +204,7 @@ def number(x: float | str) -> str:
 
 def missing(what: str, problem: ModuleNotFoundError) -> ModuleNotFoundError:
     """The error that says what to install for something that needs more than losskit itself."""
-    return ModuleNotFoundError(f"{what} needs {problem.name}; pip install 'losskit[cli]'", name=problem.name)
+    return ModuleNotFoundError(f"{what} needs {problem.name}; pip install {problem.name}", name=problem.name)
 
 
 def plain(data: Any) -> Any:

@@ -322,7 +322,7 @@ def doctor(
     if json_:
         return emit(found)
     for key, value in found.items():
-        console.print(f"[bold]{key:>14}[/]  {value}", highlight=False, soft_wrap=True)
+        console.print(f"{key:>14}  {value}", **_AS_IT_IS)
 
 
 @app.command()

@@ -153,7 +153,7 @@ def triton() -> str:
     try:
         return importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
-        return "none: on a GPU eager formulas run (pip install losskit[gpu])"
+        return "none: on a GPU eager formulas run (pip install triton)"
 
 
 def processor() -> str:

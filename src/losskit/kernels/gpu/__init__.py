@@ -39,7 +39,7 @@ def why_not(plan: Plan, arguments: Arguments) -> str | None:
 @constant
 def _missing() -> str | None:
     installed = "triton" in sys.modules or find_spec("triton") is not None
-    return None if installed else "Triton is not installed (pip install losskit[gpu])"
+    return None if installed else "Triton is not installed (pip install triton)"
 
 
 def module_of(name: str) -> Any:
