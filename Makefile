@@ -65,10 +65,12 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
 	$(BIN)/python tools/generate.py --check
+	$(BIN)/python tools/readme.py --check
 
-bench: $(READY) ## measure against torch eager, torch.compile and JAX on this machine
+bench: $(READY) ## measure against torch eager, torch.compile and JAX on this machine, and README's speed and memory
 	@$(call PIP,$(VENV)) install --group peers
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/summary.py
 
 bench-gpu: $(READY) ## measure the GPU kernels against torch, torch.compile, Liger and cut cross entropy
 	@$(call PIP,$(VENV)) install --group gpu-peers
@@ -77,6 +79,9 @@ bench-gpu: $(READY) ## measure the GPU kernels against torch, torch.compile, Lig
 docs: $(READY) ## print the generated files anew from the declarations, and measure the accuracy
 	$(BIN)/python tools/generate.py
 	$(BIN)/python tools/accuracy.py
+	$(BIN)/python tools/picture.py
+	$(BIN)/python tools/tutorial.py
+	$(BIN)/python tools/readme.py
 
 explorer: ## build the explorer's page with npm, and compare its numbers with Python's
 	cd explorer && npm ci --silent && npm test

@@ -14,7 +14,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from cases import CASES
 from peers import DTYPES, make_data, make_peers, make_step, set_threads
 from run import facts, median_ratio, settle_allocator, take_turns
@@ -129,7 +128,8 @@ def main():
     before = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     OUTPUT.write_text(json.dumps({**before, "facts": facts(), "speed": speed, "memory": used}, indent=1) + "\n")
     for size, found in speed.items():
-        slower = [f"{name} {ratio:.2f}" for name, ratio in sorted(found["ratios"].items(), key=lambda x: x[1]) if ratio < TIE]
+        ordered = sorted(found["ratios"].items(), key=lambda item: item[1])
+        slower = [f"{name} {ratio:.2f}" for name, ratio in ordered if ratio < TIE]
         print(f"{size:>10}: {found['geometric_mean']:.2f}; slower than torch: {', '.join(slower) or 'none'}")
     for name, both in used.items():
         print(f"{name}: torch {both['torch']:.2f}, losskit {both['losskit']:.2f} times the input")

@@ -1,8 +1,8 @@
 """Time README's commands in a fresh clone, and say what they leave on disk: python tools/durations.py [--test]
 
 The clone and its environments lie in a temporary folder and go with it. Results go to docs/measured.json, from which
-tools/readme.py prints them. The caches of pip and npm are those of the user, so downloads may be shorter than elsewhere;
-with --test the whole test suite runs, too.
+tools/readme.py prints them. The caches of pip and npm are the user's, so downloads may be shorter than elsewhere.
+With --test the whole test suite runs, too.
 """
 
 from __future__ import annotations

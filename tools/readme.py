@@ -1,6 +1,6 @@
 """The parts of README and of the home page that are printed: python tools/readme.py [--check]
 
-    measured    what losskit gains, from docs/measured.json (benchmarks/summary.py) and docs/accuracy.md (tools/accuracy.py)
+    measured    what losskit gains, from docs/measured.json (benchmarks/summary.py) and docs/accuracy.md
     caption     what the picture shows, from the numbers that are drawn (tools/picture.py)
     durations   how long commands take and what they leave, from docs/measured.json (tools/durations.py)
     losses      all losses by task, from the cards
@@ -11,7 +11,6 @@ They stand between <!-- name --> and <!-- /name -->. No number in them is typed.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ WORDS = {
 }  # fmt: skip
 DIGITS = 2.0**20  # ULP: of the seven digits of float32, the first is wrong
 HOW = (
-    "Speed is torch eager over losskit, forward and backward of the loss alone, one thread, float32: the geometric mean over "
-    "all losses and their usual settings, on {cpu} with torch {torch}."
+    "Speed is torch eager over losskit, forward and backward of the loss alone, one thread, float32: the geometric "
+    "mean over all losses and their usual settings, on {cpu} with torch {torch}."
 )
 TASKS = {  # in the order in which people look for them
     "regression": "regression", "likelihood": "likelihoods, counts", "divergence": "distributions, distillation",
@@ -40,14 +39,14 @@ TASKS = {  # in the order in which people look for them
 
 def measured() -> str:
     """What losskit gains, each with the command that measures it."""
-    accuracy = "`python tools/accuracy.py`: [all of them](docs/accuracy.md)"
     facts = known()["facts"]
+    accuracy, summary = "`python tools/accuracy.py`", "`python benchmarks/summary.py`"
     rows = [
         ["", "losskit", f"torch {facts['torch'].split('+')[0]}", "measured by"],
         ["---"] * 4,
-        ["largest error of a value, float32", *worst("value"), accuracy],
-        ["largest error of a gradient, float32", *worst("gradient"), accuracy],
-        *([*row, "`python benchmarks/summary.py`"] for row in speed_and_memory()),
+        ["[largest error](docs/accuracy.md) of a value, float32", *worst("value"), accuracy],
+        ["of a gradient", *worst("gradient"), accuracy],
+        *([*row, summary] for row in speed_and_memory()),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"{table}\n\n{HOW.format(**facts)} An ULP is the distance of two neighbouring numbers."
@@ -60,16 +59,23 @@ def known() -> dict[str, Any]:
 
 def speed_and_memory() -> list[list[str]]:
     """What was measured, losskit, torch."""
-    rows = []
-    for size, found in known()["speed"].items():
-        told = "about a million numbers" if size == "1M" else f"{size.replace('x', '×')} numbers"
-        slower = f"slower in {found['slower_than_torch'] or 'none'} of {found['cases']}"
-        rows.append([f"speed, {told}", f"**{found['geometric_mean']:.1f}×**, {slower}", "1×"])
-    memory = known()["memory"]
+    speed, memory = known()["speed"], known()["memory"]
+    sizes = ["a million" if size == "1M" else f"{10 * int(size.split()[0]):,}" for size in speed]
+    ratios = [f"{found['geometric_mean']:.1f}" for found in speed.values()]
+    slower = [str(found["slower_than_torch"]) for found in speed.values()]
+    cases = next(iter(speed.values()))["cases"]
+    rows = [
+        [f"speed at {listed(sizes)} numbers", f"**{listed(ratios)} times**", f"faster in {listed(slower)} of {cases}"],
+    ]
     for name in sorted(memory, key=lambda name: memory[name]["losskit"] - memory[name]["torch"])[:2]:
-        needs = [f"{memory[name][who]:.1f}× the input" for who in ("losskit", "torch")]
-        rows.append([f"memory beside the operands, {WORDS[name]}", f"**{needs[0]}**", needs[1]])
+        ours, theirs = (f"{memory[name][who]:.1f} inputs" for who in ("losskit", "torch"))
+        rows.append([f"memory beside the operands, {WORDS[name]}", f"**{ours}**", theirs])
     return rows
+
+
+def listed(words: list[str]) -> str:
+    """ "a, b and c"."""
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def worst(what: str) -> list[str]:
@@ -104,15 +110,17 @@ def caption() -> str:
 def durations() -> str:
     """How long README's commands take, and what they leave on disk."""
     found = known()["durations"]
-    rows = [f"| on {found['cores']} cores, CPU torch | takes | on disk |", "|---|---|---|"]
-    for command, of in (
-        ("`pip install torch==2.13.0 numpy`", "torch"), ('`pip install ".[cli]"`', "pip install ."),
-        ("`make demo`", "make demo"), ("`make test`, after that", "make test"), ("`make wheel`, after that", "make wheel"),
-    ):  # fmt: skip
+
+    def told(of: str) -> str:
         seconds, size = found[of]["seconds"], found[of]["gigabytes"]
         takes = f"{round(seconds / 60)} min" if seconds > 150 else f"{round(seconds, -1) or seconds:.0f} s"
-        rows.append(f"| {command} | {takes} | {f'{size:.1f} GB' if size > 0.05 else f'{size * 1000:.0f} MB'} |")
-    return "\n".join(rows)
+        return f"{takes} and {f'{size:.1f} GB' if size > 0.05 else f'{size * 1000:.0f} MB'}"
+
+    return (
+        f"On {found['cores']} cores with torch for the CPU, `pip install torch==2.13.0 numpy` takes {told('torch')} on "
+        f'disk, `pip install ".[cli]"` {told("pip install .")} more, `make demo` {told("make demo")} in `.venv`, '
+        f"`make test` after that {told('make test')}, `make wheel` {told('make wheel')}."
+    )
 
 
 PARTS = {"caption": caption, "measured": measured, "durations": durations, "losses": losses}
@@ -121,10 +129,11 @@ PARTS = {"caption": caption, "measured": measured, "durations": durations, "loss
 def printed(text: str) -> str:
     """README with its parts made anew."""
     for name, part in PARTS.items():
-        text, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: m[1] + part() + "\n" + m[2], text,
-                              flags=re.S)  # fmt: skip
-        if count != 1:
-            raise SystemExit(f"README must have one <!-- {name} --> and one <!-- /{name} -->")
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not (start and end):
+            raise SystemExit(f"README must have <!-- {name} --> and <!-- /{name} -->")
+        text = f"{before}{start}{part()}\n{end}{after}"
     return text
 
 

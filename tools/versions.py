@@ -70,7 +70,13 @@ def environment(version: str, source: str, torch: str) -> Path:
 
 def wheel(python: Path) -> Path:
     """The wheel of this tree, built against the torch of this environment unless one is newer than every source."""
-    found = [ROOT / "pyproject.toml", ROOT / "setup.py", *(ROOT / "csrc").rglob("*"), *(ROOT / "src").rglob("*.*")]
+    found = [
+        ROOT / "pyproject.toml",
+        ROOT / "setup.py",
+        *(ROOT / "backend").glob("*.py"),
+        *(ROOT / "csrc").rglob("*"),
+        *(ROOT / "src").rglob("*.*"),
+    ]
     sources = [p for p in found if p.suffix in (".toml", ".py", ".json", ".cpp", ".h") and p.parent.name != "lib"]
     built = list(FOLDER.glob("*.whl"))
     if len(built) != 1 or built[0].stat().st_mtime < max(p.stat().st_mtime for p in sources):

@@ -270,10 +270,10 @@ def test_a_masked_violation_is_none():
 
 
 def test_without_triton_the_eager_formula_runs(monkeypatch):
-    monkeypatch.setattr(gpu, "_missing", lambda: "Triton is not installed (pip install losskit[gpu])")
+    monkeypatch.setattr(gpu, "_missing", lambda: "Triton is not installed (pip install triton)")
     x, t = torch.randn(5), torch.zeros(5)
     choice = losskit.why(losskit.MSELoss(), x, t)
-    assert str(choice) == "eager formula: Triton is not installed (pip install losskit[gpu])"
+    assert str(choice) == "eager formula: Triton is not installed (pip install triton)"
     torch.testing.assert_close(losskit.MSELoss()(x, t), (x * x).mean())
     assert losskit.last_violation() is None
 

@@ -1,7 +1,7 @@
 """The code blocks of the documentation, and what they print.
 
-A fenced block of `python` in docs/ is run, all those of a page one after another in one namespace. A block of `text`
-that follows directly shows what it prints, and is compared. A last line like "ValueError: ..." is the error that ends
+A fenced block of `python` in README and docs/ is run, those of a page one after another in one namespace. A block of
+`text` that follows directly shows what it prints, and is compared. A last line like "ValueError: ..." is the error that ends
 the block. A block fenced as `{.python .no-run}` is not run (it needs several processes, or other libraries).
 
     python tools/site/blocks.py            compares all pages, names the blocks that differ
@@ -53,7 +53,8 @@ def checked(path: Path) -> str:
 
 def pages() -> list[Path]:
     """The pages that have code blocks."""
-    return [path for path in sorted(DOCS.rglob("*.md")) if "```python\n" in path.read_text(encoding="utf-8")]
+    files = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+    return [path for path in files if "```python\n" in path.read_text(encoding="utf-8")]
 
 
 def main() -> int:

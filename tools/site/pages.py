@@ -21,6 +21,7 @@ from plots import coloured, held
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import picture as drawn
+import readme
 
 import losskit
 from losskit import formula
@@ -328,7 +329,18 @@ def picture() -> str:
     return f'<div class="picture" markdown>{images}</div>\n\n<p class="caption">{drawn.caption(data)}</p>'
 
 
-PARTS = {"measured": measured, "by_task": by_task, "picture": picture}  # asked for by `<!-- part: name -->`
+def speed() -> str:
+    """Speed and memory, as README has them."""
+    rows = [[what, torch, ours] for what, ours, torch in readme.speed_and_memory()]
+    return table(["", "torch", "losskit"], rows) + "\n\n" + readme.HOW.format(**readme.known()["facts"])
+
+
+PARTS = {
+    "measured": measured,
+    "speed": speed,
+    "by_task": by_task,
+    "picture": picture,
+}  # asked for by `<!-- part: name -->`
 
 
 # ---------------------------------------------------------------------------------------------------------
