@@ -1,8 +1,9 @@
 """The code blocks of the documentation, and what they print.
 
 A fenced block of `python` in README and docs/ is run, those of a page one after another in one namespace. A block of
-`text` that follows directly shows what it prints, and is compared. A last line like "ValueError: ..." is the error that ends
-the block. A block fenced as `{.python .no-run}` is not run (it needs several processes, or other libraries).
+`text` that follows directly shows what it prints, and is compared. A last line like "ValueError: ..." is the error
+that ends the block. A block fenced as `{.python .no-run}` is not run (it needs several processes, or
+other libraries).
 
     python tools/site/blocks.py            compares all pages, names the blocks that differ
     python tools/site/blocks.py --write    writes what blocks print into the pages

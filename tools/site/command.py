@@ -23,8 +23,8 @@ from losskit_guide.cli import app
 INTRODUCTION = """# The command
 
 `pip install ".[cli]"` in a clone adds the command `losskit`. It prints what the declarations know, and what runs on
-this machine. Every subcommand has `--help`. Results go to stdout; a mistake is one sentence on stderr, and the exit code
-is 2. `losskit --install-completion` teaches your shell the subcommands, options and names of losses."""
+this machine. Every subcommand has `--help`. Results go to stdout; a mistake is one sentence on stderr, and the exit
+code is 2. `losskit --install-completion` teaches your shell the subcommands, options and names of losses."""
 
 EXAMPLES = {
     "list": "losskit list --task regression --robust",
