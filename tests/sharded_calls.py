@@ -291,7 +291,8 @@ def check_bad_values(mesh: DeviceMesh) -> None:
             (lambda: LF.nll_loss(spread(log_p, mesh, over), right), "nll_loss: input must be a log-probability (at "
              f"most 0), got 0.5 at index ({last}, {int(labels[1])}). Pass log_softmax(scores, dim=1)."),
             (lambda: LF.binary_cross_entropy_with_logits(spread(T["x"], mesh, over), spread(q, mesh, over)),
-             f"binary_cross_entropy_with_logits: target must be in [0, 1], got 1.5 at index ({last}, 4)."),
+             f"binary_cross_entropy_with_logits: target must be in [0, 1], got 1.5 at index ({last}, 4)."
+             " Labels are 0 and 1; for more classes use cross_entropy."),
             (lambda: LF.multi_margin_loss(spread(T["x"], mesh, over), labels),
              f"multi_margin_loss: target must be a class in [0, 5), got 9 at row ({last},)."),
             (lambda: LF.ctc_loss(spread(T["frames"], mesh, over), texts, T["frame_counts"], T["lengths"]),

@@ -105,7 +105,8 @@ MISTAKES = {
         ),
         (
             lambda: LF.binary_cross_entropy_with_logits(x, torch.full((4, 3), 5)),
-            "binary_cross_entropy_with_logits: target must be in [0, 1], got 5 at index (0, 0).",
+            "binary_cross_entropy_with_logits: target must be in [0, 1], got 5 at index (0, 0). "
+            "Labels are 0 and 1; for more classes use cross_entropy.",
         ),
         (
             lambda: LF.soft_margin_loss(torch.zeros(2), torch.tensor([1, 0])),

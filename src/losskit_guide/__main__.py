@@ -8,8 +8,8 @@ def main() -> None:
     """Run the command line."""
     try:
         from losskit_guide.cli import app
-    except ModuleNotFoundError as problem:
-        sys.exit(f"losskit: the command line needs {problem.name}; pip install typer rich matplotlib")
+    except ModuleNotFoundError:
+        sys.exit("losskit: the command line needs more: pip install typer rich matplotlib")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

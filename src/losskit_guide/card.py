@@ -204,7 +204,8 @@ def number(x: float | str) -> str:
 
 def missing(what: str, problem: ModuleNotFoundError) -> ModuleNotFoundError:
     """The error that says what to install for something that needs more than losskit itself."""
-    return ModuleNotFoundError(f"{what} needs {problem.name}; pip install {problem.name}", name=problem.name)
+    package = (problem.name or "").partition(".")[0]
+    return ModuleNotFoundError(f"{what} needs {package}: pip install {package}", name=package)
 
 
 def plain(data: Any) -> Any:

@@ -23,6 +23,7 @@ from weakref import WeakSet
 import torch
 
 from losskit.kernels import cache, codegen, compiler
+from losskit.spaces import tell
 
 if TYPE_CHECKING:
     from losskit.families.base import Family
@@ -174,9 +175,9 @@ def _tell(formula: Formula) -> None:
     global _notice
     if _notice:
         notice, _notice = _notice, ""
-        warnings.warn(notice, stacklevel=8)  # the line that calls the loss's function
+        tell([UserWarning(notice)])
     if formula.why_no_kernel and formula.loss not in _told:
         _told.add(formula.loss)
         reason = formula.why_no_kernel.partition(": ")[2]
         instead = f"losskit: eager formula instead of a fused kernel for {formula.loss.name}"
-        warnings.warn(f"{instead}: {reason}", stacklevel=8)
+        tell([UserWarning(f"{instead}: {reason}")])

@@ -31,7 +31,8 @@ class BCELoss(PointwiseLoss, nn.BCELoss):
     operands = {
         "input": Operand("Predicted probabilities.", domain=probability,
                          hint="For raw scores use binary_cross_entropy_with_logits."),
-        "target": Operand("Labels 0 and 1, or probabilities.", domain=probability),
+        "target": Operand("Labels 0 and 1, or probabilities.", domain=probability,
+                          hint="Labels are 0 and 1; for more classes use cross_entropy."),
     }  # fmt: skip
 
     @staticmethod

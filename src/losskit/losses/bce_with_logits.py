@@ -25,7 +25,11 @@ class BCEWithLogitsLoss(PointwiseLoss, nn.BCEWithLogitsLoss):
     arguments = "weight size_average reduce reduction pos_weight"
     operands = {
         "input": Operand("Predicted scores (logits), any real numbers.", kind="logit"),
-        "target": Operand("Labels 0 and 1, or probabilities.", domain=probability),
+        "target": Operand(
+            "Labels 0 and 1, or probabilities.",
+            domain=probability,
+            hint="Labels are 0 and 1; for more classes use cross_entropy.",
+        ),
     }
 
     @staticmethod

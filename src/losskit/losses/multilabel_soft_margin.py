@@ -25,7 +25,11 @@ class MultiLabelSoftMarginLoss(PointwiseLoss, nn.MultiLabelSoftMarginLoss):
     rows = True
     operands = {
         "input": Operand("Predicted scores, classes last.", kind="logit"),
-        "target": Operand("Labels 0 and 1, or probabilities.", domain=probability),
+        "target": Operand(
+            "Labels 0 and 1, or probabilities.",
+            domain=probability,
+            hint="Labels are 0 and 1, one for each class; multilabel_margin_loss takes class indices.",
+        ),
     }
 
     @staticmethod
