@@ -161,7 +161,7 @@ class Card:
         try:
             return str(self)
         except ModuleNotFoundError as problem:
-            return f"the card of {self.name} ({problem})"
+            return f"the card of {self.class_name} ({problem})"
 
     def __str__(self) -> str:
         try:
