@@ -21,8 +21,8 @@ from samples import Setup
 import losskit
 from losskit import probability, signs
 from losskit.domains import Interval, Signs
-from losskit.families.base import plan_of
-from losskit.kernels.dispatch import Arguments, Plan
+from losskit.plan import Arguments, Plan
+from losskit.plans import plan_of
 from losskit.traced import Formula
 
 INF, NAN = math.inf, math.nan

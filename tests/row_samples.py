@@ -13,7 +13,7 @@ import losskit
 from losskit import PointwiseLoss
 from losskit.families.base import Family
 from losskit.kernels import library
-from losskit.kernels.dispatch import Plan
+from losskit.plan import Plan
 
 ROWS, CLASSES, WIDTH = 6, 5, 7
 

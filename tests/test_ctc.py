@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import losskit
-from losskit.families.base import plan_of
 from losskit.losses.ctc import CTCLoss
+from losskit.plans import plan_of
 
 ctc_loss = CTCLoss.functional
 MODES = [{}, {"exact_gradient": True}, {"from_scores": True}]
@@ -254,7 +254,7 @@ def both(log_probs, *args, within=None, **kwargs):
     for eager in (False, True):
         x = log_probs.detach().requires_grad_()
         given = plan.validated((x, *args), None, *extras)
-        loss = plan.eager(given, losskit.policy.state.checks) if eager else plan.fused(given)
+        loss = plan.eager(given, losskit.policy.state.checks) if eager else plan.fused(from_kernel, given)
         assert loss is not None
         finite = torch.where(loss.isinf(), 0.0, loss)
         (gradient,) = torch.autograd.grad(finite.sum() if reduction == "none" else loss, x)

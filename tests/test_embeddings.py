@@ -19,7 +19,7 @@ from losskit import Case, EmbeddingsLoss, Facts, Operand, param
 from losskit.errors import DeclarationError
 from losskit.formula import maximum, where
 from losskit.kernels import fused
-from losskit.kernels.dispatch import Plan
+from losskit.plan import Plan
 
 mpmath.mp.dps = 60
 FLOATS = (torch.float32, torch.float64)

@@ -16,7 +16,6 @@ from losskit.errors import error
 from losskit.loss import Loss, Operand, suggestion
 
 if TYPE_CHECKING:
-    from losskit.families.base import Family
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MAX_OPERANDS = 4  # of a call
@@ -42,19 +41,19 @@ def _type(loss: type[Loss], name: str) -> str:
     return _TYPES[loss.params[name].kind if name in loss.params else name]
 
 
-def _operand_type(loss: type[Family], name: str) -> str:
+def _operand_type(loss: Any, name: str) -> str:
     # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
     operand = loss.operands.get(name, Operand(name))
     return "Tensor | float" if operand.broadcast and name != "target" else operand.type
 
 
-def _run_arguments(loss: type[Family], prefix: str, class_name: str) -> str:
+def _run_arguments(loss: Any, prefix: str, class_name: str) -> str:
     """The operands of `run`, always four."""
     names = loss._slots(prefix, class_name)
     return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
 
 
-def signature_source(loss: type[Family], annotated: bool, unknown: str = "") -> str:
+def signature_source(loss: Any, annotated: bool, unknown: str = "") -> str:
     """The first line of the functional form; unknown: what takes arguments that it does not have."""
     names = loss.arguments.split()
     defaults = {name: loss._default(name) for name in names} | dict.fromkeys(_EXTRAS)
@@ -67,7 +66,7 @@ def signature_source(loss: type[Family], annotated: bool, unknown: str = "") -> 
     return f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}"
 
 
-def function_source(loss: type[Family], class_name: str = "Loss", annotated: bool = False) -> str:
+def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False) -> str:
     """The functional form as Python source."""
     names, operands = loss.arguments.split(), loss._call_operands()
     tensors = [*operands, *(p.name for p in loss.params.values() if p.kind == "tensor" and p.name in names)]
@@ -98,7 +97,7 @@ def function_source(loss: type[Family], class_name: str = "Loss", annotated: boo
 _RAISED = ["    except LossError as problem:", "        raise problem.with_traceback(None) from None"]
 
 
-def forward_source(loss: type[Family]) -> str:
+def forward_source(loss: Any) -> str:
     """`forward` as Python source; ONNX's exporter of traced graphs gives a None by position for each of the extras."""
     operands = ", ".join(loss._call_operands())
     weight = "self.weight" if "weight" in loss.params else "None"
@@ -189,7 +188,7 @@ def argument_doc(loss: type[Loss], name: str) -> str:
     return "Deprecated, use reduction."
 
 
-def docstring(loss: type[Family], *, function: bool) -> str:
+def docstring(loss: Any, *, function: bool) -> str:
     """The author's docstring, then arguments, results, errors, an example and the source of the formula."""
     operands = {name: operand_doc(loss, name) for name in loss._call_operands()}
     arguments = {name: argument_doc(loss, name) for name in loss.arguments.split() if function or name in _fields(loss)}
@@ -229,7 +228,7 @@ def _of_elements(loss: Any) -> bool:
     return getattr(loss, "_of_formula", False) and loss._statistics is None
 
 
-def _formula(loss: type[Family]) -> list[str]:
+def _formula(loss: Any) -> list[str]:
     """The formula of an element, a row or a pair, as books have it, with all switches at their defaults."""
     if not loss._of_formula:
         return []
@@ -241,7 +240,7 @@ def _formula(loss: type[Family]) -> list[str]:
     return [print_expr(book, "python")]
 
 
-def _example(loss: type[Family], function: bool) -> list[str]:
+def _example(loss: Any, function: bool) -> list[str]:
     """The first worked case as a doctest; of a loss outside of the package none, since doctests would lack its name."""
     if not loss.cases or not loss.__module__.startswith("losskit."):
         return []

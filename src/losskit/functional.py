@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from losskit.errors import LossError
-from losskit.families.base import plan_of
 from losskit.forms import misspelt, strict
 from losskit.kernels.dispatch import run
 from losskit.losses import (
@@ -43,6 +42,7 @@ from losskit.losses import (
 from losskit.losses.triplet_margin_with_distance import (
     triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
 )
+from losskit.plans import plan_of
 from losskit.reduction import legacy_reduction
 from losskit.registry import missing
 

@@ -23,7 +23,6 @@ from losskit.graph import ALIASES, Expr, Trace, spelling, topological
 from losskit.loss import Operand
 
 if TYPE_CHECKING:
-    from losskit.families.base import Family
 
 KERNEL_NUMBERS = 16  # kMaxParameters of csrc/op.h: parameters, and what is computed from them
 MAX_OPERATIONS = 1000  # of a formula: a kernel of more takes minutes to compile
@@ -37,7 +36,7 @@ class Formula:
     why_no_kernel = ""
     triton: Any = None  # the functions of a GPU's kernel
 
-    def __init__(self, loss: type[Family], switches: dict[str, bool], opened: Sequence[str] = ()) -> None:
+    def __init__(self, loss: Any, switches: dict[str, bool], opened: Sequence[str] = ()) -> None:
         """opened: parameters that are tensors of the call, after the operands."""
         self.loss, self.switches = loss, switches
         taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [

@@ -9,10 +9,10 @@ import test_ctc as on_cpu
 import torch
 
 import losskit
-from losskit.families.base import plan_of
 from losskit.kernels import gpu
 from losskit.kernels.gpu import ctc
 from losskit.losses.ctc import CTCLoss
+from losskit.plans import plan_of
 
 ctc_loss = CTCLoss.functional
 MODES = [{}, {"exact_gradient": True}, {"from_scores": True}]
@@ -46,7 +46,7 @@ def agree(x, *args, upstream=None, within=1e-6, **kwargs):
     for eager in (False, True):
         y = (x.double() if eager else x).detach().clone().requires_grad_()
         arguments = plan.validated((y, *args), None, *extras)
-        loss = plan.eager(arguments, "nan") if eager else plan.fused(arguments)
+        loss = plan.eager(arguments, "nan") if eager else plan.fused(from_kernel, arguments)
         assert loss is not None
         slope = torch.ones_like(loss) if upstream is None else upstream.to(loss)
         results.append((loss.detach(), torch.autograd.grad(loss, y, slope)[0]))

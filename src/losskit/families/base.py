@@ -7,20 +7,16 @@ as C++ and differentiated (see `losskit.formula`). A call goes to `run` with the
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import itertools
-import json
-from collections.abc import Callable, Iterable
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, cast
 
-import torch
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from losskit.display import Mathematics, Writer
-from losskit.errors import DeclarationError, LossError, error
+from losskit.errors import DeclarationError, LossError
 from losskit.forms import (
     MAX_OPERANDS,
     constructor_source,
@@ -31,12 +27,12 @@ from losskit.forms import (
     refuse_more,
     strict,
 )
-from losskit.kernels.dispatch import OPEN, Opened, Plan, run
-from losskit.kernels.torch_internals import constant
-from losskit.loss import Loss, Operand, Param, number_hint, validate
+from losskit.kernels.dispatch import run
+from losskit.loss import Loss, Operand, Param
 from losskit.names import check_argument
+from losskit.plan import OPEN, Opened, Plan
 from losskit.printing import run_source
-from losskit.reduction import check_reduction, legacy_reduction
+from losskit.reduction import legacy_reduction
 from losskit.traced import Formula
 from losskit_guide.card import Equation
 
@@ -60,13 +56,6 @@ class Formulas(dict[tuple[bool, ...], Formula]):
 
     def __reduce__(self) -> Any:
         return Formulas, (self.loss,)
-
-
-class Plans(dict[tuple[Any, ...], Plan]):
-    """The plans of a declaration by their parameters; they stay in the process."""
-
-    def __reduce__(self) -> Any:
-        return Plans, ()
 
 
 class Family(Loss, abstract=True):
@@ -246,72 +235,6 @@ def _arguments(cls: type[Family], method: str) -> list[str]:
                 f"a parameter is declared as {argument.name}: float = param(default={argument.default!r}, doc=...)"
             )
     return list(signature)
-
-
-def plan_of(loss: type[Family], reduction: str, *values: Any) -> Plan:
-    """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
-    if torch.compiler.is_compiling():
-        # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
-        # found by name. Its numbers become constants, so that another number compiles again; a tensor does not.
-        fixed = [OPEN if isinstance(value, Tensor) else _constant(value) for value in values]
-        found: Plan = getattr(_plans, _stored(loss, reduction, *fixed))
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        return Opened(found, tensors) if tensors else found
-    key = (reduction, *values)
-    try:
-        plan = loss._plans.get(key)
-    except TypeError:  # unhashable: the new plan's validation says what is allowed
-        plan = None
-    if plan is not None:
-        return plan
-    if any(isinstance(value, Tensor) for value in values):  # found by what is in it, which may change
-        return plan_of(loss, reduction, *_checked(loss, values).values())
-    plan = _new_plan(loss, reduction, *values)
-    if len(loss._plans) >= 256:  # a parameter that changes with every step must not fill the memory
-        loss._plans.clear()
-    loss._plans[key] = plan
-    return plan
-
-
-def _constant(value: Any) -> Any:
-    """A number that Dynamo may have made a symbol, as the number that it is now."""
-    if isinstance(value, (int, float)):  # Dynamo of torch 2.10 knows no union here
-        from torch.fx.experimental.symbolic_shapes import guard_scalar  # late: it imports sympy
-
-        return guard_scalar(value)
-    return value
-
-
-def _new_plan(loss: type[Family], reduction: str, *values: Any) -> Plan:
-    if not isinstance(reduction, str):
-        check_reduction(loss.name, reduction, loss.reductions, number_hint(loss, reduction))
-    check_reduction(loss.name, reduction, loss.reductions)
-    checked = _checked(loss, values)
-    plan = loss._plan_class(loss, reduction, checked)
-    plan.key = json.dumps([loss.name, reduction, *checked.values()])  # an OPEN parameter is a string in it
-    return plan
-
-
-def _checked(loss: type[Family], values: Iterable[Any]) -> dict[str, Any]:
-    """The parameters by name, validated."""
-    checked = dict[str, Any]()
-    for p, value in zip(loss._plan_params(), values, strict=True):
-        if value is OPEN and (loss._statistics is not None or p.kind != "float" or p not in loss._formula_params()):
-            raise error("open", loss=loss.name, argument=p.name)
-        checked[p.name] = value if p.kind == "tensor" or value is OPEN else validate(loss.name, p, value)
-    return checked
-
-
-_plans = SimpleNamespace()  # of compiled calls
-
-
-@constant
-def _stored(loss: type[Family], *key: Any) -> str:
-    """The name of a plan in `_plans`."""
-    name = f"plan_{id(loss)}_{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
-    if not vars(_plans).get(name):
-        setattr(_plans, name, _new_plan(loss, *key))
-    return name
 
 
 def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask: Any, normalizer: Any) -> Any:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.calculus import Differentiable
 from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by, symbol, uses
 from losskit.domains import Interval, log_probability, probability, real, shortest, slack_of
@@ -32,9 +33,15 @@ from losskit.families.base import Family
 from losskit.formula import log, times
 from losskit.graph import Trace
 from losskit.kernels import eager, fused, search
-from losskit.kernels.dispatch import (
-    Arguments,
-    Plan,
+from losskit.kernels.sharded import Part
+from losskit.kernels.torch_internals import transforms_active
+from losskit.loss import param
+from losskit.plan import Arguments, Dims, Plan
+from losskit.policy import state
+from losskit.reduction import Reduction, counting, reduce_eagerly
+from losskit.spaces import like_softmax
+from losskit.traced import Formula
+from losskit.validation import (
     check_extras,
     check_floating,
     check_per_class,
@@ -43,13 +50,6 @@ from losskit.kernels.dispatch import (
     swapped_hint,
     unravel,
 )
-from losskit.kernels.sharded import Dims, Part
-from losskit.kernels.torch_internals import transforms_active
-from losskit.loss import param
-from losskit.policy import state
-from losskit.reduction import Reduction, counting, reduce_eagerly
-from losskit.spaces import like_softmax
-from losskit.traced import Formula
 from losskit_guide.card import Equation
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
@@ -157,10 +157,10 @@ class ClassScoresPlan(Plan):
 
     def eager(self, arguments: Arguments, checks: str, part: Part | None = None) -> Tensor:
         (input, target, *shift), weight, sample_weight, mask, normalizer, _ = arguments
-        wide = eager.compute_dtype([input, target])
+        wide = dtypes.compute_dtype([input, target])
         if shift and input.device.type != "mps":  # as the kernel
             wide = torch.float64
-        dtype = eager.result_dtype([input, target])
+        dtype = dtypes.result_dtype([input, target])
         soft = target.is_floating_point()
         target = target if soft else target.long()
         scores = input.to(wide).movedim(min(1, input.ndim - 1), -1)
@@ -207,7 +207,7 @@ class ClassScoresPlan(Plan):
             eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=kept, normalizer=normalizer,
         )  # fmt: skip
-        return loss.to(eager.autocast(dtype, loss.device))
+        return loss.to(dtypes.autocast(dtype, loss.device))
 
     def _terms(self, shares: Tensor, statistics: Sequence[Tensor]) -> Tensor:
         """The formula of each class, times its share."""

@@ -20,17 +20,19 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by, symbol
 from losskit.domains import nonnegative, shortest
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
-from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, shape_hint, unravel
-from losskit.kernels.sharded import Dims, trailing
+from losskit.kernels.sharded import trailing
 from losskit.loss import Operand, param
+from losskit.plan import Arguments, Dims, Plan
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.traced import Formula
+from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit_guide.card import Equation
 
 # The kernel's numbers of them. Two embeddings have one distance, the first of three.
@@ -83,9 +85,9 @@ class EmbeddingsPlan(Plan):
                         got=tuple(x.shape), hint=shape_hint("target", x.shape, shape[:-1]),
                     )  # fmt: skip
                 shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
-        full, result = eager.stretched(rows, shape)
+        full, result = dtypes.stretched(rows, shape)
         full += [x.expand(shape[:-1]) for x in target]
-        result = result and eager.result_dtype([*rows, *target])
+        result = result and dtypes.result_dtype([*rows, *target])
         normalizer = check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments(full, None, sample_weight, mask, normalizer, result)
 
@@ -112,7 +114,7 @@ class EmbeddingsPlan(Plan):
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         operands, _, sample_weight, mask, normalizer, result = arguments
-        dtype, wide = result or eager.result_dtype(operands), eager.compute_dtype(operands)
+        dtype, wide = result or dtypes.result_dtype(operands), dtypes.compute_dtype(operands)
         rows = [x.to(wide) for x in operands[: self.embeddings]]
         target = [x.to(wide) for x in operands[self.embeddings :]]
         bad = self._bad(operands, target, mask, checks)
@@ -130,7 +132,7 @@ class EmbeddingsPlan(Plan):
             eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=mask, normalizer=normalizer,
         )  # fmt: skip
-        return loss.to(eager.autocast(dtype, loss.device))
+        return loss.to(dtypes.autocast(dtype, loss.device))
 
     def _statistics(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """What the formula speaks of, by name."""

@@ -18,24 +18,16 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, joined, symbol
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
-from losskit.kernels.dispatch import (
-    Arguments,
-    Plan,
-    check_extras,
-    check_floating,
-    check_tensor,
-    class_weight,
-    shape_hint,
-    unravel,
-)
-from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden
 from losskit.loss import param
+from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import Reduction, counting, reduce_eagerly
+from losskit.validation import check_extras, check_floating, check_tensor, class_weight, shape_hint, unravel
 
 _MANY = 1  # bit of the family in the kernel's code
 NO_CLASS, MASK_GIVEN = 2, 3  # the bad operand that a GPU's kernel records: the target, or all of it
@@ -112,7 +104,7 @@ class MarginsPlan(Plan):
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         (input, target), weight, sample_weight, mask, normalizer, _ = arguments
-        dtype, wide = eager.result_dtype([input]), eager.compute_dtype([input])
+        dtype, wide = dtypes.result_dtype([input]), dtypes.compute_dtype([input])
         scores, lists = input.to(wide), target
         if input.ndim == 1:
             scores, lists = scores.unsqueeze(0), lists.unsqueeze(0)
@@ -152,7 +144,7 @@ class MarginsPlan(Plan):
             values, self.reduction, weight=None, weight_in_mean=False, sample_weight=sample_weight, mask=mask,
             normalizer=normalizer,
         )  # fmt: skip
-        return loss.to(eager.autocast(dtype, loss.device))
+        return loss.to(dtypes.autocast(dtype, loss.device))
 
     def _bad(
         self, input: Tensor, target: Tensor, wrong: Tensor, lists: Tensor, counts: Tensor | None, mask: Tensor | None,

@@ -12,28 +12,20 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, letter, symbol
 from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
-from losskit.kernels.dispatch import (
-    Arguments,
-    Plan,
-    broadcasts,
-    check_extras,
-    check_floating,
-    check_tensor,
-    shape_hint,
-    swapped_hint,
-    unravel,
-)
-from losskit.kernels.sharded import Dims, trailing
+from losskit.kernels.sharded import trailing
 from losskit.loss import param
+from losskit.plan import Arguments, Dims, Plan
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
 from losskit.traced import Formula
+from losskit.validation import broadcasts, check_extras, check_floating, check_tensor, shape_hint, swapped_hint, unravel
 from losskit_guide.card import Equation
 
 
@@ -113,7 +105,7 @@ class PointwisePlan(Plan):
                         got=tuple(x.shape), hint=shape_hint(name, x.shape, shape),
                     )  # fmt: skip
             matched.append(x)
-        return eager.stretched(matched, torch.broadcast_shapes(*(x.shape for x in matched)))
+        return dtypes.stretched(matched, torch.broadcast_shapes(*(x.shape for x in matched)))
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         return operands[0].shape[:-1] if self.rows else operands[0].shape
@@ -129,22 +121,22 @@ class PointwisePlan(Plan):
             found.append(tuple(None if self.rows and dim == len(full) - 1 else dim for dim in dims))
         return found
 
-    def fused(self, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
+    def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         if not self.rows:
-            return super().fused(arguments, result)
+            return kernel(self, arguments, result)
         sample_weight, mask = _per_row(arguments.sample_weight), _per_row(arguments.mask)
         arguments = arguments._replace(sample_weight=sample_weight, mask=mask)
         if self.reduction != "none":
-            return super().fused(arguments, result)
+            return kernel(self, arguments, result)
         if arguments.operands[0].shape[-1] == 0:
             return None
         # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
-        elements = self.elementwise().fused(arguments, eager.compute_dtype(arguments.operands))
+        elements = kernel(self.elementwise(), arguments, dtypes.compute_dtype(arguments.operands))
         if elements is None:
             return None
         # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
         mean = elements.mean(-1, dtype=torch.float64)
-        return mean.to(eager.autocast(arguments.result or eager.result_dtype(arguments.operands), mean.device))
+        return mean.to(dtypes.autocast(arguments.result or dtypes.result_dtype(arguments.operands), mean.device))
 
     def spread(self, upstream: Tensor) -> Tensor:
         return upstream
@@ -159,8 +151,8 @@ class PointwisePlan(Plan):
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         operands, weight, sample_weight, mask, normalizer, result = arguments
-        dtype = result or eager.result_dtype(operands)
-        wide = eager.compute_dtype(operands)
+        dtype = result or dtypes.result_dtype(operands)
+        wide = dtypes.compute_dtype(operands)
         cast = [x.to(wide) for x in operands]
         if checks != "off":
             cast = [
@@ -187,7 +179,7 @@ class PointwisePlan(Plan):
             values, self.reduction, weight=weight, weight_in_mean=self.weight_in_mean, sample_weight=sample_weight,
             mask=mask, normalizer=normalizer,
         )  # fmt: skip
-        return loss.to(eager.autocast(dtype, loss.device))
+        return loss.to(dtypes.autocast(dtype, loss.device))
 
     def _of_elements(self, mask: Tensor | None) -> Tensor | None:
         return mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
@@ -217,7 +209,7 @@ class PointwisePlan(Plan):
         return found
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
-        wide = eager.compute_dtype(operands)
+        wide = dtypes.compute_dtype(operands)
         for operand, (x, domain) in enumerate(zip(operands, self.domains, strict=True), 1):
             taken = [x.detach()] if mask is None else list(torch.broadcast_tensors(x.detach(), mask))
             index = search.first(partial(_outside, domain, wide, slack_of(x.dtype)), taken)
@@ -238,7 +230,7 @@ class PointwisePlan(Plan):
 
     def _outside(self, operands: Sequence[Tensor]) -> Iterator[Tensor]:
         """Where each operand leaves its domain, as the kernel compares: in the dtype that is computed in."""
-        wide = eager.compute_dtype(operands)
+        wide = dtypes.compute_dtype(operands)
         pairs = zip(operands, self.domains, strict=False)
         return (domain.outside(x.detach().to(wide), slack_of(x.dtype)) for x, domain in pairs)
 

@@ -18,16 +18,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.display import Mathematics, Writer, Written, symbol
 from losskit.domains import log_probability, shortest
 from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused
-from losskit.kernels.dispatch import Arguments, Plan, check_extras, check_floating, check_tensor, unravel
-from losskit.kernels.sharded import Dims
 from losskit.kernels.torch_internals import hidden, transforms_active
 from losskit.loss import param
+from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import Reduction, counting, reduce_eagerly
+from losskit.validation import check_extras, check_floating, check_tensor, unravel
 from losskit_guide.card import Equation
 
 _SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
@@ -158,7 +159,7 @@ class SequencePlan(Plan):
             loss, self.reduction, weight=None, weight_in_mean=False, sample_weight=sample_weight, mask=mask,
             normalizer=normalizer,
         )  # fmt: skip
-        return result.to(eager.autocast(dtype, result.device))
+        return result.to(dtypes.autocast(dtype, result.device))
 
     def _alignments(self, lp: Tensor, labels: Tensor, inputs: Tensor, lengths: Tensor) -> Tensor:
         """The logarithm of the sum over all alignments, _NEVER or less where there is none."""

@@ -6,22 +6,16 @@ are those of the declaration's trace, so both implementations agree at kinks and
 
 from __future__ import annotations
 
-import importlib
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from losskit.calculus import Differentiable
 from losskit.kernels.torch_internals import exporting, transforms_active, unrolled
-
-if TYPE_CHECKING:
-    from losskit.calculus import Differentiable
-    from losskit.kernels.dispatch import Plan
-
-HALVES = (torch.float16, torch.bfloat16)
-FLOATS = (torch.float32, torch.float64, *HALVES)
+from losskit.plan import Plan
+from losskit.plans import plan_by
 
 
 class _Formula(torch.autograd.Function):
@@ -102,15 +96,6 @@ def poisoned(values: Tensor, bad: Tensor | None) -> Tensor:
     return values if bad is None else values * torch.where(bad, float("nan"), 1.0)
 
 
-def plan_by(key: str) -> Plan:
-    """The plan whose `key` this is: how ops, which take no objects, are told of a loss and its parameters."""
-    from losskit.registry import get
-
-    name, *values = json.loads(key)
-    find: Any = vars(importlib.import_module("losskit.families.base"))["plan_of"]
-    return find(get(name), *values)
-
-
 @torch.library.custom_op("losskit::refuse_if", mutates_args=())
 def _refuse_if(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, key: str) -> Tensor:
     """`Plan.refuse` as an op, for graphs that cannot branch on data; returns `bad` where it does not raise."""
@@ -128,39 +113,3 @@ def _(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, key: str) ->
 def _(info: Any, in_dims: Any, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None,
       key: str) -> tuple[Tensor, None]:  # fmt: skip
     return _refuse_if(bad.any(), operands, mask, key), None
-
-
-def stretched(operands: Sequence[Tensor], shape: Sequence[int]) -> tuple[list[Tensor], torch.dtype | None]:
-    """The operands, expanded to this shape, and the dtype of the loss if theirs no longer tell it (else None).
-
-    A half that is stretched and wants a gradient becomes float32: autograd then sums the gradients of all its places
-    in float32 and rounds once, where it would round each of them and their sum.
-    """
-    full: list[Tensor] = []
-    for x in operands:
-        if x.shape != shape:
-            summed = x.dtype in HALVES and x.requires_grad and torch.is_grad_enabled()
-            x = (x.float() if summed else x).expand(shape)
-        full.append(x)
-    told = result_dtype(operands)
-    return full, None if result_dtype(full) == told else told
-
-
-def result_dtype(operands: Sequence[Tensor]) -> torch.dtype:
-    """torch's promotion among the floating dtypes of the operands."""
-    dtype = operands[0].dtype
-    for x in operands[1:]:
-        if x.dtype != dtype and x.dtype in FLOATS:  # torch.promote_types would be an operator of an exported graph
-            mixed = dtype in HALVES and x.dtype in HALVES
-            dtype = torch.float32 if mixed else max(dtype, x.dtype, key=lambda d: d.itemsize)
-    return dtype
-
-
-def compute_dtype(operands: Sequence[Tensor]) -> torch.dtype:
-    """float64 if an operand is, else float32: halves are computed in float32 and rounded once."""
-    return torch.float64 if result_dtype(operands) == torch.float64 else torch.float32
-
-
-def autocast(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Under autocast a loss of halves is float32, as torch's own are."""
-    return torch.float32 if dtype in HALVES and torch.is_autocast_enabled(device.type) else dtype

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.errors import error
-from losskit.kernels import eager
+from losskit.kernels import library
 from losskit.kernels.torch_internals import batched
 from losskit.policy import REFUSES_NAN, checks_of_block, empty_of_block, state
 from losskit.spaces import tell
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Plan
+    from losskit.plan import Plan
 
 MAX_DIMS = 16
 SUSPICIOUS = 64  # kSuspicious of csrc/op.h: the result is there, but the operands do not look like what the loss takes
@@ -70,8 +71,8 @@ def attempt(
     code = plan.code | _CHECK_BITS[checks_of_block.get() or state.process_checks]
     if (empty_of_block.get() or state.process_empty) == "zero":
         code |= 1 << _EMPTY
-    if result is None and a.dtype in eager.HALVES:
-        result = eager.autocast(eager.result_dtype(_present(a, b, c, d)), a.device)
+    if result is None and a.dtype in dtypes.HALVES:
+        result = dtypes.autocast(dtypes.result_dtype(_present(a, b, c, d)), a.device)
     if result is not None:
         code |= _RESULT[result] << _DTYPE
     run, wanted = _forward, 0
@@ -106,7 +107,7 @@ def _forward(
 ) -> Any:
     """The loss, four gradients and the status from the op, or the error that the status stands for."""
     plan, code, numbers = call
-    outputs = _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)
+    outputs = _op(plan)(library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, None, numbers)
     status = outputs[5]
     if status:
         if status == _FREED:
@@ -165,7 +166,7 @@ class Fused(torch.autograd.Function):
             return None, *_times(ctx, gradients, upstream), None, None, None
         scale = upstream.item()
         if scale != 1.0:
-            if any(gradient is not None and gradient.dtype in eager.HALVES for gradient in gradients):
+            if any(gradient is not None and gradient.dtype in dtypes.HALVES for gradient in gradients):
                 gradients = _again(ctx, upstream)  # 1/N may have left nothing of a half that a loss scaler could scale
             else:
                 for gradient in gradients:
@@ -202,9 +203,11 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
     # Values were checked in forward.
     code = code & ~_ALL_CHECKS | (_CHECK_BITS["nan"] if poisoned else 0)
     if plan.reduction == "none":
-        return _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers)[1:5]
+        return _op(plan)(
+            library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, upstream, numbers
+        )[1:5]
     numbers = [numbers[0], upstream.item(), *numbers[2:]]
-    return _op(plan)(plan.kernel, code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
+    return _op(plan)(library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
 
 
 def differentiable(

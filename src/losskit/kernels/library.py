@@ -26,7 +26,6 @@ from losskit.kernels import cache, codegen, compiler
 from losskit.spaces import tell
 
 if TYPE_CHECKING:
-    from losskit.families.base import Family
     from losskit.traced import Formula
 
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
@@ -34,7 +33,7 @@ LIBRARY = FOLDER / "liblosskit.so"
 _UNBUILT = "the package was installed without its compiled library"
 _compiled: dict[str, int] = {}  # addresses of the kernels that are in no library of the package, by symbol
 _turns: dict[str, threading.Lock] = {}  # one for each of them: threads that need the same kernel compile it once
-_told: WeakSet[type[Family]] = WeakSet()
+_told: WeakSet[Any] = WeakSet()
 _notice: str | None = None  # about the folder of kernels; empty when it was told
 
 if hasattr(os, "register_at_fork"):  # a thread that holds a lock does not exist in the child
@@ -52,6 +51,18 @@ def _own() -> ctypes.CDLL | None:
     except OSError as problem:
         warnings.warn(f"losskit: the fused kernels cannot be loaded, eager formulas run: {problem}", stacklevel=2)
         return None
+
+
+def address(formula: Formula | None) -> int:
+    """The address of a formula's block functions; 0 if there are none, or the family's kernel takes no formula."""
+    if formula is None:
+        return 0
+    return find(formula) if formula.kernel is None else formula.kernel
+
+
+def available(formula: Formula | None) -> bool:
+    """Whether the kernel can run; found or compiled when first asked for."""
+    return loaded() if formula is None else bool(address(formula))
 
 
 def find(formula: Formula) -> int:

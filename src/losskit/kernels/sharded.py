@@ -25,18 +25,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.errors import error
-from losskit.kernels import eager
+from losskit.kernels.choice import from_kernel, why_eager
 from losskit.policy import state
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-    from losskit.kernels.dispatch import Arguments, Plan
+    from losskit.plan import Arguments, Dims, Plan
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
-Dims = tuple[int | None, ...]  # for each dimension of a tensor, the dimension of the unreduced loss that it is
 
 
 def involved(*given: Any) -> bool:
@@ -373,7 +373,7 @@ def run(plan: Plan, operands: Sequence[Any], *extras: Any) -> Tensor:
     agreed = Agreement(plan, layout)
     rows = layout.ranks(layout.over_rows)
     # Ranks add up their shares of a sum in the compute type: it is rounded once.
-    wide = eager.compute_dtype(layout.whole.operands) if layout.over_rows and plan.reduction != "none" else None
+    wide = dtypes.compute_dtype(layout.whole.operands) if layout.over_rows and plan.reduction != "none" else None
     if layout.classes:
         start, size = layout.classes_here()
         ranks, total = layout.ranks(layout.classes), layout.tensors[0].shape[layout.class_dim]
@@ -381,8 +381,8 @@ def run(plan: Plan, operands: Sequence[Any], *extras: Any) -> Tensor:
         result = plan.eager_part(_widened(arguments, wide), agreed.checks, part)
     else:
         result = agreed(lambda: _computed(plan, arguments, wide, agreed.checks))
-    told = layout.whole.result or eager.result_dtype(layout.whole.operands)
-    dtype = eager.autocast(told, result.device)
+    told = layout.whole.result or dtypes.result_dtype(layout.whole.operands)
+    dtype = dtypes.autocast(told, result.device)
     everywhere: list[Any] = [Replicate()] * layout.mesh.ndim
     if plan.reduction != "none":
         result = rows.sum(result.to(torch.float64)) if layout.over_rows else result
@@ -441,10 +441,8 @@ def _counted(plan: Plan, layout: Layout, arguments: Arguments, ranks: Ranks) -> 
 
 def _computed(plan: Plan, arguments: Arguments, wide: torch.dtype | None, checks: str) -> Tensor:
     """This rank's share of the loss, of dtype `wide` if that is given."""
-    from losskit.kernels.dispatch import why_eager
-
     args = plan.validated(*arguments[:5])
-    result = plan.fused(args, wide) if why_eager(plan, args) is None else None
+    result = plan.fused(from_kernel, args, wide) if why_eager(plan, args) is None else None
     return plan.eager(_widened(args, wide), checks) if result is None else result
 
 
@@ -458,8 +456,6 @@ def _widened(arguments: Arguments, wide: torch.dtype | None) -> Arguments:
 
 def why(plan: Plan, operands: Sequence[Any], *extras: Any) -> tuple[str | None, str]:
     """The reason why the eager formula runs on each rank (None: it does not), and how ranks come together."""
-    from losskit.kernels.dispatch import why_eager
-
     layout = layout_of(plan, operands, *extras)
     if layout.classes:
         return (

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from losskit.errors import error
 from losskit.kernels import eager, sharded
-from losskit.kernels.dispatch import Plan, check_extras, check_floating, check_tensor
 from losskit.kernels.torch_internals import exporting, hidden
 from losskit.losses.cross_entropy import CrossEntropyLoss
+from losskit.plan import Plan
 from losskit.policy import state
 from losskit.reduction import reduce_eagerly
+from losskit.validation import check_extras, check_floating, check_tensor
 
 
 class AdaptiveOutput(NamedTuple):

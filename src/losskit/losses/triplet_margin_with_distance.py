@@ -18,13 +18,14 @@ from losskit.display import Mathematics, Writer
 from losskit.domains import positive as above_zero
 from losskit.errors import error
 from losskit.facts import Facts
-from losskit.families.base import Plans, plan_of
 from losskit.families.embeddings import of_embeddings
 from losskit.families.pointwise import PointwiseLoss
 from losskit.forms import refuse_more, strict
-from losskit.kernels.dispatch import Plan, run
+from losskit.kernels.dispatch import run
 from losskit.loss import Case, Loss, Operand, param
 from losskit.losses.triplet_margin import TripletMarginLoss
+from losskit.plan import Plan
+from losskit.plans import Plans, plan_of
 from losskit.reduction import Reduction
 from losskit_guide.card import Equation
 

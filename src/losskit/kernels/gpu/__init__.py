@@ -20,7 +20,7 @@ from losskit.kernels.torch_internals import constant
 from losskit.policy import state
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Arguments, Plan
+    from losskit.plan import Arguments, Plan
 
 interpreted = False  # tests set it: CPU tensors go to these kernels, which Triton's interpreter runs
 

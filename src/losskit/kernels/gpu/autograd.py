@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit.kernels import eager, gpu
+from losskit import dtypes
+from losskit.kernels import gpu
 from losskit.kernels.fused import differentiable
 from losskit.kernels.gpu.shared import Call, Outputs, scale
 from losskit.kernels.torch_internals import batched
@@ -94,6 +95,6 @@ def call_of(
             normalizer = torch.full((), normalizer, dtype=torch.float64, device=device)
         normalizer = normalizer.detach().to(device, torch.float64).reshape(())
     if result is None:
-        result = eager.autocast(eager.result_dtype(operands), device)
+        result = dtypes.autocast(dtypes.result_dtype(operands), device)
     return Call(plan, operands, weight, sample_weight, mask, normalizer, checked, empty_is_zero,
-                eager.compute_dtype(operands), result)  # fmt: skip
+                dtypes.compute_dtype(operands), result)  # fmt: skip

@@ -53,7 +53,7 @@ from losskit.kernels.gpu.shared import (
 )
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Arguments
+    from losskit.plan import Arguments
 
 ROW = 32768  # numbers of float32 that the registers of a program hold
 BLOCK = 8192  # numbers of a long row that a program reads at once

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit.kernels.eager import plan_by
 from losskit.kernels.gpu import autograd
 from losskit.kernels.gpu.shared import Call
+from losskit.plans import plan_by
 
 
 def _gradient_like(x: Tensor, wanted: bool) -> Tensor:

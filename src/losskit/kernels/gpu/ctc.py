@@ -50,7 +50,7 @@ from losskit.kernels.gpu.shared import (
 )
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Arguments, Plan
+    from losskit.plan import Arguments, Plan
 
 # What is known of a sample, int64 each: how it stands, its frames, the labels in its lattice, the length of its target,
 # the labels before its own, and whether a NaN was seen.

@@ -26,8 +26,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+from losskit.dtypes import HALVES
 from losskit.families.embeddings import STATISTICS
-from losskit.kernels.eager import HALVES
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
@@ -47,7 +47,7 @@ from losskit.kernels.gpu.shared import (
 )
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Arguments, Plan
+    from losskit.plan import Arguments, Plan
 
 LONGEST = 8192  # elements of a row that is held in registers, half as many doubles; longer ones are read by half of it
 COSINE, APART = tl.constexpr(STATISTICS["cosine"]), tl.constexpr(STATISTICS["cosine_distance"])

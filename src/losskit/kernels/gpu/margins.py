@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from losskit.dtypes import HALVES
 from losskit.families.margins import MASK_GIVEN, NO_CLASS
-from losskit.kernels.eager import HALVES
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
 from losskit.kernels.gpu.shared import (
@@ -42,7 +42,7 @@ from losskit.kernels.gpu.shared import (
 )
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Arguments
+    from losskit.plan import Arguments
 
 LONGEST = 8192  # scores of a row that is held in registers; longer ones are read by half of that
 LONGEST_LIST = 16384  # the same where rows have lists of targets

@@ -38,7 +38,7 @@ from losskit.kernels.gpu.shared import (
 )
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Arguments, Plan
+    from losskit.plan import Arguments, Plan
 
 BLOCK = 1024  # elements, eight for each thread
 PROGRAMS = 4096  # at most: a few rounds of what multiprocessors hold, so that beginnings, ends and sums are few

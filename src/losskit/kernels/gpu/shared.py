@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from losskit.kernels.dispatch import Plan
+    from losskit.plan import Plan
 
 # The order of operations is the formula's: no contraction to fused multiply-add behind its back.
 OPTIONS = {"enable_fp_fusion": False}

@@ -1,0 +1,131 @@
+"""The contract between families and kernels: a loss with its parameters fixed, and the validated arguments of a call.
+
+A family says in its plan how arguments are validated, what the loss is in ordinary torch operations, and how a bad value
+is told. The kernels ask for nothing else, and know neither families nor losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from losskit.traced import Formula
+
+Dims = tuple[int | None, ...]  # for each dimension of a tensor, which of the unreduced loss it is, or None
+
+
+class Arguments(NamedTuple):
+    """The tensors of a call, validated, in the shapes that both implementations take."""
+
+    operands: list[Tensor]
+    weight: Tensor | None
+    sample_weight: Tensor | None
+    mask: Tensor | None
+    normalizer: Tensor | float | None
+    result: torch.dtype | None = None  # the dtype of the loss, where it is not that of the operands
+
+
+class Plan:
+    """A loss with its parameters fixed: what both implementations need to know, worked out once.
+
+    A family derives from it and says how arguments are validated, what the loss is in ordinary torch operations, and
+    how a bad value is told.
+    """
+
+    op: ClassVar[str]  # the op of the family's kernel, in the namespace losskit
+
+    formula: Formula | None = None  # what the family's kernel evaluates, where it takes a formula
+    weight_in_mean = False  # whether `weight` counts in the denominator of the mean
+    gradients = 15  # bits of the operands by which the kernel gives a gradient
+    settles = False  # whether values are put onto a bound that they are beyond by a few ULP, unless checks are off
+    direct = True  # the kernel can be tried on raw arguments
+    key = ""  # what finds this plan again, in another process too
+
+    def __init__(self, loss: Any, reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]) -> None:
+        """loss: the declaration; code: from `fused.pack`; names: the tensors of a call, up to four; numbers: the parameters of the kernel."""
+        self.loss, self.name, self.reduction, self.code, self.names = loss, loss.name, reduction, code, list(names)
+        self.numbers = [float("nan"), 1.0, *numbers]
+        self.on_device: dict[torch.device, Tensor] = {}  # the numbers of the formula, where a GPU reads them
+
+    def validated(
+        self,
+        operands: Sequence[Any],
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        normalizer: Tensor | float | None,
+    ) -> Arguments:
+        """The arguments of a call with numbers made tensors, shapes matched and dtypes promoted; or the error."""
+        raise NotImplementedError
+
+    def eager(self, arguments: Arguments, checks: str) -> Tensor:
+        """The loss in ordinary torch operations, differentiable to any order."""
+        raise NotImplementedError
+
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+        """Raise the error that names the first bad value."""
+        raise NotImplementedError
+
+    def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
+        """Warnings about operands that are nearly certainly not what the loss takes."""
+        return []
+
+    def counting(self, arguments: Arguments) -> list[Tensor | None]:
+        """Which numbers of each operand count, None where all of them do."""
+        mask = arguments.mask
+        of_rows = None if mask is None else mask.unsqueeze(-1) if mask.ndim else mask
+        return [of_rows if x.ndim > len(self.unreduced_shape(arguments.operands)) else mask for x in arguments.operands]
+
+    def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
+        """The shape of the loss with reduction 'none'."""
+        return operands[0].shape[:-1]
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        """For each dimension of the operands and the weight as given, which of the unreduced loss it is, or None."""
+        raise NotImplementedError
+
+    def class_dimension(self, ndim: int) -> int:
+        """The dimension of the first operand by which it may be sharded where `eager_part` exists, -1 for none."""
+        return -1
+
+    def eager_part(self, arguments: Arguments, checks: str, part: Any) -> Tensor:
+        """`eager` where this rank has a part of the classes."""
+        raise NotImplementedError
+
+    def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
+        """What the mean adds up in its denominator, without sample weights: weights, and what counts (None: all)."""
+        weight = arguments.weight
+        return [] if weight is None or not self.weight_in_mean else [weight], arguments.mask
+
+    def spread(self, upstream: Tensor) -> Tensor:
+        """A gradient by the unreduced losses, such that it broadcasts to the gradients by the operands."""
+        return upstream.unsqueeze(-1)
+
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
+        raise NotImplementedError
+
+    def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
+        """The loss from the kernel of the tensors' device, in the dtype `result`; None where the kernel declines."""
+        return kernel(self, arguments, result)
+
+    def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
+        """The arguments of `eager` from what a call of the kernel got."""
+        return Arguments([x for x in operands if x is not None], *extras)
+
+
+Kernel = Callable[[Plan, Arguments, torch.dtype | None], Tensor | None]  # a call of it
+OPEN = "open"  # in place of the value of a parameter that is a tensor of the call
+
+
+class Opened(Plan):
+    """A plan with parameters that are tensors, in a compiled function: a new value needs no new graph."""
+
+    direct = False
+
+    def __init__(self, plan: Plan, tensors: Sequence[Tensor]) -> None:
+        self.plan, self.tensors = plan, tensors

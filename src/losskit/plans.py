@@ -1,0 +1,98 @@
+"""The plan of a declaration with given parameters: made once, kept, and found again, by torch.compile and by ops too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losskit.errors import error
+from losskit.kernels.torch_internals import constant
+from losskit.loss import number_hint, validate
+from losskit.plan import OPEN, Opened, Plan
+from losskit.reduction import check_reduction
+from losskit.registry import get
+
+
+class Plans(dict[tuple[Any, ...], Plan]):
+    """The plans of a declaration by their parameters; they stay in the process."""
+
+    def __reduce__(self) -> Any:
+        return Plans, ()
+
+
+def plan_of(loss: Any, reduction: str, *values: Any) -> Plan:
+    """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
+    if torch.compiler.is_compiling():
+        # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
+        # found by name. Its numbers become constants, so that another number compiles again; a tensor does not.
+        fixed = [OPEN if isinstance(value, Tensor) else _constant(value) for value in values]
+        found: Plan = getattr(_plans, _stored(loss, reduction, *fixed))
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        return Opened(found, tensors) if tensors else found
+    key = (reduction, *values)
+    try:
+        plan = loss._plans.get(key)
+    except TypeError:  # unhashable: the new plan's validation says what is allowed
+        plan = None
+    if plan is not None:
+        return plan
+    if any(isinstance(value, Tensor) for value in values):  # found by what is in it, which may change
+        return plan_of(loss, reduction, *_checked(loss, values).values())
+    plan = _new_plan(loss, reduction, *values)
+    if len(loss._plans) >= 256:  # a parameter that changes with every step must not fill the memory
+        loss._plans.clear()
+    loss._plans[key] = plan
+    return plan
+
+
+def _constant(value: Any) -> Any:
+    """A number that Dynamo may have made a symbol, as the number that it is now."""
+    if isinstance(value, (int, float)):  # Dynamo of torch 2.10 knows no union here
+        from torch.fx.experimental.symbolic_shapes import guard_scalar  # late: it imports sympy
+
+        return guard_scalar(value)
+    return value
+
+
+def _new_plan(loss: Any, reduction: str, *values: Any) -> Plan:
+    if not isinstance(reduction, str):
+        check_reduction(loss.name, reduction, loss.reductions, number_hint(loss, reduction))
+    check_reduction(loss.name, reduction, loss.reductions)
+    checked = _checked(loss, values)
+    plan = loss._plan_class(loss, reduction, checked)
+    plan.key = json.dumps([loss.name, reduction, *checked.values()])  # an OPEN parameter is a string in it
+    return plan
+
+
+def _checked(loss: Any, values: Iterable[Any]) -> dict[str, Any]:
+    """The parameters by name, validated."""
+    checked = dict[str, Any]()
+    for p, value in zip(loss._plan_params(), values, strict=True):
+        if value is OPEN and (loss._statistics is not None or p.kind != "float" or p not in loss._formula_params()):
+            raise error("open", loss=loss.name, argument=p.name)
+        checked[p.name] = value if p.kind == "tensor" or value is OPEN else validate(loss.name, p, value)
+    return checked
+
+
+_plans = SimpleNamespace()  # of compiled calls
+
+
+@constant
+def _stored(loss: Any, *key: Any) -> str:
+    """The name of a plan in `_plans`."""
+    name = f"plan_{id(loss)}_{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
+    if not vars(_plans).get(name):
+        setattr(_plans, name, _new_plan(loss, *key))
+    return name
+
+
+def plan_by(key: str) -> Plan:
+    """The plan whose `key` this is: how ops, which take no objects, are told of a loss and its parameters."""
+    name, *values = json.loads(key)
+    return plan_of(get(name), *values)
