@@ -59,8 +59,8 @@ def explain(loss: str | Loss | type[Loss]) -> Card:
         loss: A name, a class, or an instance, whose parameters the card then has; built-in or your own.
 
     >>> import losskit
-    >>> losskit.explain("huber_loss").variants[0].value["latex"][:30]
-    '\\\\begin{cases} \\\\tfrac{1}{2} \\\\, '
+    >>> losskit.explain("mse_loss").variants[0].equations[0].plain
+    'ℓ = (x − t)²'
     """
     if isinstance(loss, str):
         loss = get(loss)
