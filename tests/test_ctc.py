@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import losskit
+from losskit.kernels.choice import from_kernel
 from losskit.losses.ctc import CTCLoss
 from losskit.plans import plan_of
 

@@ -62,7 +62,7 @@ def functional() -> str:
         "from losskit.forms import misspelt, strict\n"
         "from losskit.kernels.dispatch import run\n"
         f"from losskit.losses import {classes}\n"
-        "from losskit.reduction import legacy_reduction\nfrom losskit.registry import missing",
+        "from losskit.loss import legacy_reduction\nfrom losskit.registry import missing",
         "\n".join(f"from {cls.__module__} import {cls.name} as {cls.name}" for cls in by_hand()),
     ]
     for cls in built_in():

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from losskit import functional
-from losskit.describe import explain
+from losskit.describe import explain, plot
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
     DeclarationError,
@@ -47,7 +47,6 @@ from losskit.losses import (
 )
 from losskit.policy import checks, empty
 from losskit.registry import create, get, list_losses, missing
-from losskit_guide.figures import plot
 
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -32,7 +32,13 @@ from losskit.loss import Loss, Operand, Param, registered
 from losskit.printing import print_statements
 from losskit.registry import get
 from losskit.traced import Formula
+from losskit_guide import figures
 from losskit_guide.card import LANGUAGES, Card, Curve, CurveVariant, Given, Limits, Text, Variant
+from losskit_guide.lines import Line
+from losskit_guide.render import ShownCard
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Declaration = Any  # a class of a family, or one written by hand with the same attributes
 
@@ -70,6 +76,33 @@ def explain(loss: str | Loss | type[Loss]) -> Card:
     return card(type(loss), {name: x for name, x in changed.items() if not isinstance(x, Tensor) and x is not None})
 
 
+def plot(
+    *losses: Any,
+    over: str = "own",
+    low: float | None = None,
+    high: float | None = None,
+    count: int = 401,
+    **given: Any,
+) -> Figure:
+    """Value and gradient of losses over one axis, as a matplotlib figure.
+
+    Args:
+        losses: Names, also with settings ("huber_loss:delta=2"), loss instances or classes, or cards.
+        over: "own" (each loss's natural variable), "probability" or "logit".
+        low: Left end; by default what is worth looking at.
+        high: Right end.
+        count: How many points to compute.
+        given: Settings for all losses that know them, such as target=0.
+
+    >>> import losskit
+    >>> figure = losskit.plot("mse_loss", "huber_loss:delta=2", target=0.0)
+    >>> [axes.get_title() for axes in figure.axes]
+    ['value', 'gradient']
+    """
+    shown = [loss if isinstance(loss, str | Card | Line) else explain(loss) for loss in losses]
+    return figures.plot(*shown, over=over, low=low, high=high, count=count, **given)
+
+
 def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     """The card of a declaration; `values` are parameters that differ from the defaults."""
     paragraphs = [re.sub(r"\s*\n\s*", "\n", p.strip()) for p in cls.about.split("\n\n")]
@@ -85,7 +118,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         if issubclass(cls, Family)
         else f"{cls.name}{inspect.signature(cls.functional)}"
     )
-    return Card(
+    return ShownCard(
         name=cls.name,
         class_name=cls.__name__,
         aliases=cls.aliases.split(),

@@ -8,14 +8,12 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from losskit.errors import error
 from losskit.loss import Loss, Operand, suggestion
-
-if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MAX_OPERANDS = 4  # of a call

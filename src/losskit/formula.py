@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit.graph import Expr
+from losskit.graph import PUBLIC, Expr
 from losskit_guide import scalar
 
 
@@ -563,3 +563,4 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "log_sigmoid": torch.nn.functional.logsigmoid,
     "times": lambda weight, x: weight * torch.where((weight == 0) & x.isinf(), torch.zeros_like(x), x),
 }
+PUBLIC.update({name: p.arity for name, p in PRIMITIVES.items() if name in globals() and name != "mute"})

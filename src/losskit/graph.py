@@ -9,6 +9,7 @@ constants are taken out of loops, by them.
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -35,6 +36,9 @@ _OPERATORS = {
     "true_divide": operator.truediv, "power": operator.pow, "less": operator.lt, "less_equal": operator.le,
     "greater": operator.gt, "greater_equal": operator.ge, "equal": operator.eq, "not_equal": operator.ne,
 }  # fmt: skip
+
+
+PUBLIC: dict[str, int] = {}  # the primitives that authors may write, with their arities; `formula` fills it in
 
 
 class Expr:
@@ -171,11 +175,6 @@ class Expr:
     def __invert__(self) -> Expr:
         raise DeclarationError("a formula has no ~condition; write the opposite comparison, or swap a where's branches")
 
-    def __repr__(self) -> str:
-        from losskit.printing import print_expr
-
-        return print_expr(self, "python")
-
     @property
     def is_condition(self) -> bool:
         return self.op in CONDITIONS
@@ -200,11 +199,7 @@ def _carried(op: str, args: tuple[Expr, ...]) -> frozenset[str]:
 
 def spelling(name: str) -> str:
     """What to write in a formula instead of what torch, NumPy or Python call `name`."""
-    import difflib
-
-    from losskit import formula
-
-    public = [known for known in formula.PRIMITIVES if hasattr(formula, known) and known != "mute"]
+    public = list(PUBLIC)
     meant = ALIASES.get(name) or name.removesuffix("_")
     if meant not in public and meant not in ALIASES.values():
         close = difflib.get_close_matches(name, [*public, *ALIASES], n=1)
@@ -214,7 +209,7 @@ def spelling(name: str) -> str:
     if meant not in public:
         return f"write {meant}"
     places = {"where": "condition, a, b", "clamp": "x, low, high"}.get(meant)
-    places = places or ", ".join(["x", "y"][: formula.PRIMITIVES[meant].arity])
+    places = places or ", ".join(["x", "y"][: PUBLIC[meant]])
     return f"write {meant}({places}) of losskit.formula"
 
 

@@ -15,6 +15,7 @@ import inspect
 import keyword
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -28,7 +29,7 @@ from typing_extensions import dataclass_transform  # typing's since Python 3.11;
 from losskit.domains import Domain, real
 from losskit.errors import DeclarationError, error
 from losskit.facts import Facts
-from losskit.reduction import REDUCTIONS, check_reduction, legacy_reduction
+from losskit.reduction import REDUCTIONS, check_reduction, short
 
 
 @dataclass(frozen=True)
@@ -384,6 +385,33 @@ def _number(name: str, value: Any) -> str:
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
+def legacy_reduction(loss: str, size_average: object, reduce: object, reduction: str) -> Any:
+    """The reduction meant by torch's deprecated arguments; a string in their place is the reduction itself."""
+    if isinstance(size_average, str):
+        return size_average
+    for name, value in (("size_average", size_average), ("reduce", reduce)):
+        if value is not None and (isinstance(value, Tensor) or value not in (False, True)):
+            raise error(
+                "parameter_type", loss=loss, argument=name, expected="True, False or None", got=short(value),
+                hint=_meant_by_deprecated(loss, value),
+            )  # fmt: skip
+    meant = "none" if reduce is not None and not reduce else "mean" if size_average in (None, True) else "sum"
+    warnings.warn(
+        f"{loss}: size_average and reduce are deprecated, use reduction={meant!r}.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return meant
+
+
+def _meant_by_deprecated(loss: str, value: object) -> str:
+    """The hint which argument was meant by what stands in the place of a deprecated one."""
+    if isinstance(value, Tensor):
+        return " Weights are given by name: weight=... or sample_weight=..."
+    own = next((cls for cls in registered.values() if loss in (cls.name, cls.__name__)), None)
+    return "" if own is None else number_hint(own, value)
 
 
 def number_hint(loss: type[Loss], value: Any, own: str = "reduction") -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from losskit.errors import DeclarationError
 from losskit.formula import PRIMITIVES
-
-if TYPE_CHECKING:
-    from losskit.loss import Loss
+from losskit.loss import Loss
 
 
 def _words(text: str) -> frozenset[str]:

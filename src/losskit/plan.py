@@ -1,19 +1,18 @@
 """The contract between families and kernels: a loss with its parameters fixed, and the validated arguments of a call.
 
-A family says in its plan how arguments are validated, what the loss is in ordinary torch operations, and how a bad value
-is told. The kernels ask for nothing else, and know neither families nor losses.
+A family says in its plan how arguments are validated, what the loss is in ordinary torch operations, and how a bad
+value is told. The kernels ask for nothing else, and know neither families nor losses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from losskit.traced import Formula
+from losskit.traced import Formula
 
 Dims = tuple[int | None, ...]  # for each dimension of a tensor, which of the unreduced loss it is, or None
 
@@ -46,7 +45,7 @@ class Plan:
     key = ""  # what finds this plan again, in another process too
 
     def __init__(self, loss: Any, reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]) -> None:
-        """loss: the declaration; code: from `fused.pack`; names: the tensors of a call, up to four; numbers: the parameters of the kernel."""
+        """loss: the declaration; code: from `fused.pack`; names: of the tensors, up to four; numbers: of the kernel."""
         self.loss, self.name, self.reduction, self.code, self.names = loss, loss.name, reduction, code, list(names)
         self.numbers = [float("nan"), 1.0, *numbers]
         self.on_device: dict[torch.device, Tensor] = {}  # the numbers of the formula, where a GPU reads them

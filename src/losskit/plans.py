@@ -1,4 +1,4 @@
-"""The plan of a declaration with given parameters: made once, kept, and found again, by torch.compile and by ops too."""
+"""The plan of a declaration with given parameters: made once, kept, and found again, also by torch.compile and ops."""
 
 from __future__ import annotations
 

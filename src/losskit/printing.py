@@ -10,7 +10,7 @@ import linecache
 import math
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from losskit import formula
 from losskit.formula import PRIMITIVES
@@ -173,6 +173,9 @@ def print_expr(root: Expr, language: str, names: dict[Expr, str] | None = None) 
     if root.size > 20_000:  # parts that are used again and again are written out each time
         return r"\dots" if language == "latex" else "..."
     return _render(root, language, names or {})[0]
+
+
+Expr.__repr__ = lambda node: print_expr(cast(Expr, node), "python")  # type: ignore[method-assign]  # see `graph`
 
 
 def print_part(root: Expr, language: str, names: dict[Expr, str]) -> tuple[str, bool]:

@@ -12,7 +12,7 @@ This is the eager form of what the fused loop does in `csrc/pointwise.cpp`; both
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,42 +28,11 @@ def check_reduction(loss: str, reduction: object, allowed: tuple[str, ...] = RED
     """The reduction, if the loss has it."""
     if isinstance(reduction, str) and reduction in allowed:
         return reduction
-    raise error("reduction", loss=loss, expected=", ".join(map(repr, allowed)), got=_short(reduction), hint=hint)
+    raise error("reduction", loss=loss, expected=", ".join(map(repr, allowed)), got=short(reduction), hint=hint)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-
-
-def legacy_reduction(loss: str, size_average: object, reduce: object, reduction: str) -> Any:
-    """The reduction meant by torch's deprecated arguments; a string in their place is the reduction itself."""
-    import warnings
-
-    if isinstance(size_average, str):
-        return size_average
-    for name, value in (("size_average", size_average), ("reduce", reduce)):
-        if value is not None and (isinstance(value, Tensor) or value not in (False, True)):
-            raise error(
-                "parameter_type", loss=loss, argument=name, expected="True, False or None", got=_short(value),
-                hint=_meant(loss, value),
-            )  # fmt: skip
-    meant = "none" if reduce is not None and not reduce else "mean" if size_average in (None, True) else "sum"
-    warnings.warn(
-        f"{loss}: size_average and reduce are deprecated, use reduction={meant!r}.",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return meant
-
-
-def _meant(loss: str, value: object) -> str:
-    """The hint which argument was meant by what stands in the place of a deprecated one."""
-    from losskit.loss import number_hint, registered
-
-    if isinstance(value, Tensor):
-        return " Weights are given by name: weight=... or sample_weight=..."
-    own = next((cls for cls in registered.values() if loss in (cls.name, cls.__name__)), None)
-    return "" if own is None else number_hint(own, value)
 
 
 def counting(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -21,8 +21,6 @@ from losskit.errors import DeclarationError
 from losskit.formula import PRIMITIVES
 from losskit.graph import ALIASES, Expr, Trace, spelling, topological
 from losskit.loss import Operand
-
-if TYPE_CHECKING:
 
 KERNEL_NUMBERS = 16  # kMaxParameters of csrc/op.h: parameters, and what is computed from them
 MAX_OPERATIONS = 1000  # of a formula: a kernel of more takes minutes to compile

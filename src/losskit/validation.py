@@ -1,4 +1,4 @@
-"""Validation of a call's arguments: one sentence for each mistake, before anything is computed. What all families need."""
+"""Validation of a call's arguments: one sentence for each mistake, before anything is computed."""
 
 from __future__ import annotations
 

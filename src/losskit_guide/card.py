@@ -109,7 +109,7 @@ class Curve:
         return list(self.variants[0].switches)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Card:
     """Everything that is known about a loss."""
 
@@ -141,37 +141,6 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """The card as plain data that JSON can hold: infinities and NaN are texts."""
         return plain(asdict(self))
-
-    def __rich_console__(self, console: Any, options: Any) -> Any:
-        from losskit_guide.render import page
-
-        yield page(self, min(options.max_width - 12, 72))
-
-    def _repr_html_(self) -> str:
-        from losskit_guide.render import notebook
-
-        return notebook(self)
-
-    def _repr_latex_(self) -> str:
-        from losskit_guide.render import formulas, latex
-
-        return "".join(f"$${latex(equations)}$$" for _, equations in formulas(self))
-
-    def __repr__(self) -> str:
-        try:
-            return str(self)
-        except ModuleNotFoundError as problem:
-            return f"the card of {self.class_name} ({problem})"
-
-    def __str__(self) -> str:
-        try:
-            from rich.console import Console
-        except ModuleNotFoundError as problem:
-            raise missing("the text of a loss's card", problem) from None
-        console = Console(width=100, color_system=None)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get()
 
     @property
     def properties(self) -> list[str]:

@@ -178,7 +178,9 @@ def show(
         return emit(texts) if json_ else console.print("\n\n".join(texts.values()), **_AS_IT_IS)
     if json_:
         return emit(card.to_dict())
-    console.print(card)
+    from losskit_guide.render import page
+
+    console.print(page(card, min(console.width - 12, 72)))
 
 
 def spelled(card: Card, language: Language) -> dict[str, str]:

@@ -26,21 +26,7 @@ def plot(
     count: int = 401,
     **given: Any,
 ) -> Figure:
-    """Value and gradient of losses over one axis, as a matplotlib figure.
-
-    Args:
-        losses: Names, also with settings ("huber_loss:delta=2"), loss instances or classes, or cards.
-        over: "own" (each loss's natural variable), "probability" or "logit".
-        low: Left end; by default what is worth looking at.
-        high: Right end.
-        count: How many points to compute.
-        given: Settings for all losses that know them, such as target=0.
-
-    >>> import losskit
-    >>> figure = losskit.plot("mse_loss", "huber_loss:delta=2", target=0.0)
-    >>> [axes.get_title() for axes in figure.axes]
-    ['value', 'gradient']
-    """
+    """As `losskit.plot`, of names, cards and lines."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as problem:

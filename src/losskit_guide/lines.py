@@ -114,19 +114,15 @@ def of_card(card: Card) -> Line:
 
 
 def lines_of(losses: Sequence[Any], given: Mapping[str, Any]) -> list[Line]:
-    """Lines from names with settings, cards, or losses; what is given must be known to one of them."""
+    """Lines from names with settings, cards, or lines; what is given must be known to one of them."""
     found = []
     for loss in losses:
         if isinstance(loss, str):
             found.append(line(loss, **given))
         elif isinstance(loss, Card):
             found.append(of_card(loss))
-        elif isinstance(loss, Line):
-            found.append(loss)
         else:
-            from losskit.describe import explain
-
-            found.append(of_card(explain(loss)))
+            found.append(loss)
     known = {name for one in found for names in _settable(one.card) for name in names}
     unknown = [name for name in given if name not in known]
     if unknown:

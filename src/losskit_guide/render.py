@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from losskit_guide.card import Card, Equation, Variant, convexity, number
+from losskit_guide.card import Card, Equation, Variant, convexity, missing, number
 from losskit_guide.lines import of_card, points
 
 if TYPE_CHECKING:
@@ -92,6 +92,35 @@ def overview(cards: Iterable[Card], width: int) -> RenderableType:
     for card in cards:
         table.add_row(*(getattr(card, key) for key in COLUMNS))
     return table
+
+
+class ShownCard(Card):
+    """A card that shows itself: on a terminal, at Python's prompt, in a notebook."""
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        yield page(self, min(options.max_width - 12, 72))
+
+    def _repr_html_(self) -> str:
+        return notebook(self)
+
+    def _repr_latex_(self) -> str:
+        return "".join(f"$${latex(equations)}$$" for _, equations in formulas(self))
+
+    def __repr__(self) -> str:
+        try:
+            return str(self)
+        except ModuleNotFoundError as problem:
+            return f"the card of {self.class_name} ({problem})"
+
+    def __str__(self) -> str:
+        try:
+            from rich.console import Console
+        except ModuleNotFoundError as problem:
+            raise missing("the text of a loss's card", problem) from None
+        console = Console(width=100, color_system=None)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get()
 
 
 def page(card: Card, width: int = 72) -> RenderableType:

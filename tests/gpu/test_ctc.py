@@ -10,6 +10,7 @@ import torch
 
 import losskit
 from losskit.kernels import gpu
+from losskit.kernels.choice import from_kernel
 from losskit.kernels.gpu import ctc
 from losskit.losses.ctc import CTCLoss
 from losskit.plans import plan_of

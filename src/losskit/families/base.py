@@ -28,11 +28,11 @@ from losskit.forms import (
     strict,
 )
 from losskit.kernels.dispatch import run
-from losskit.loss import Loss, Operand, Param
+from losskit.loss import Loss, Operand, Param, legacy_reduction
 from losskit.names import check_argument
 from losskit.plan import OPEN, Opened, Plan
+from losskit.plans import Plans, plan_of
 from losskit.printing import run_source
-from losskit.reduction import legacy_reduction
 from losskit.traced import Formula
 from losskit_guide.card import Equation
 

@@ -20,7 +20,7 @@ from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
 from losskit.kernels.sharded import trailing
 from losskit.loss import param
-from losskit.plan import Arguments, Dims, Plan
+from losskit.plan import Arguments, Dims, Kernel, Plan
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids

@@ -46,14 +46,14 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
 
 def from_kernel(plan: Plan, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
     """The loss from the kernel of the tensors' device, None where it declines."""
-        if result is None and arguments.result is not None:
-            result = autocast(arguments.result, arguments.operands[0].device)
-        if gpu.takes(arguments.operands[0]):
-            return gpu.attempt(plan, arguments, result)
-        numbers = plan.numbers
-        if arguments.normalizer is not None:
-            numbers = [float(arguments.normalizer), *numbers[1:]]
-        padded: list[Any] = [*arguments.operands, None, None, None]
-        a, b, c, d = padded[:4]
-        extras = arguments.weight, arguments.sample_weight, arguments.mask
-        return fused.attempt(plan, numbers, a, b, c, d, *extras, result)
+    if result is None and arguments.result is not None:
+        result = autocast(arguments.result, arguments.operands[0].device)
+    if gpu.takes(arguments.operands[0]):
+        return gpu.attempt(plan, arguments, result)
+    numbers = plan.numbers
+    if arguments.normalizer is not None:
+        numbers = [float(arguments.normalizer), *numbers[1:]]
+    padded: list[Any] = [*arguments.operands, None, None, None]
+    a, b, c, d = padded[:4]
+    extras = arguments.weight, arguments.sample_weight, arguments.mask
+    return fused.attempt(plan, numbers, a, b, c, d, *extras, result)

@@ -6,13 +6,10 @@ Names of the function's own end in an underscore, which names of operands and pa
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 from losskit.graph import Expr
 from losskit.printing import print_expr, print_statements
-
-if TYPE_CHECKING:
-    from losskit.traced import Formula
+from losskit.traced import Formula
 
 
 def cpp(formula: Formula) -> tuple[str, str]:

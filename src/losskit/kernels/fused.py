@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,11 +22,9 @@ from losskit import dtypes
 from losskit.errors import error
 from losskit.kernels import library
 from losskit.kernels.torch_internals import batched
+from losskit.plan import Plan
 from losskit.policy import REFUSES_NAN, checks_of_block, empty_of_block, state
 from losskit.spaces import tell
-
-if TYPE_CHECKING:
-    from losskit.plan import Plan
 
 MAX_DIMS = 16
 SUSPICIOUS = 64  # kSuspicious of csrc/op.h: the result is there, but the operands do not look like what the loss takes

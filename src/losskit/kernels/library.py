@@ -17,16 +17,14 @@ import time
 import warnings
 from functools import cache as once
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from weakref import WeakSet
 
 import torch
 
 from losskit.kernels import cache, codegen, compiler
 from losskit.spaces import tell
-
-if TYPE_CHECKING:
-    from losskit.traced import Formula
+from losskit.traced import Formula
 
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 LIBRARY = FOLDER / "liblosskit.so"

@@ -28,13 +28,12 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.errors import error
 from losskit.kernels.choice import from_kernel, why_eager
+from losskit.plan import Arguments, Dims, Plan
 from losskit.policy import state
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
-
-    from losskit.plan import Arguments, Dims, Plan
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 

@@ -11,16 +11,14 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from losskit.kernels.torch_internals import constant
+from losskit.plan import Arguments, Plan
 from losskit.policy import state
-
-if TYPE_CHECKING:
-    from losskit.plan import Arguments, Plan
 
 interpreted = False  # tests set it: CPU tensors go to these kernels, which Triton's interpreter runs
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -51,9 +51,7 @@ from losskit.kernels.gpu.shared import (
     record_of,
     report,
 )
-
-if TYPE_CHECKING:
-    from losskit.plan import Arguments
+from losskit.plan import Arguments
 
 ROW = 32768  # numbers of float32 that the registers of a program hold
 BLOCK = 8192  # numbers of a long row that a program reads at once

@@ -24,7 +24,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
@@ -48,9 +48,7 @@ from losskit.kernels.gpu.shared import (
     record_of,
     report,
 )
-
-if TYPE_CHECKING:
-    from losskit.plan import Arguments, Plan
+from losskit.plan import Arguments, Plan
 
 # What is known of a sample, int64 each: how it stands, its frames, the labels in its lattice, the length of its target,
 # the labels before its own, and whether a NaN was seen.

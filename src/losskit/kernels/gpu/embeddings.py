@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -45,9 +44,7 @@ from losskit.kernels.gpu.shared import (
     record_of,
     report,
 )
-
-if TYPE_CHECKING:
-    from losskit.plan import Arguments, Plan
+from losskit.plan import Arguments, Plan
 
 LONGEST = 8192  # elements of a row that is held in registers, half as many doubles; longer ones are read by half of it
 COSINE, APART = tl.constexpr(STATISTICS["cosine"]), tl.constexpr(STATISTICS["cosine_distance"])

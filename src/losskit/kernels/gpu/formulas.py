@@ -9,7 +9,7 @@ that one template serves every formula; what a kernel does not use is removed by
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -19,9 +19,7 @@ from losskit.domains import Domain, Signs
 from losskit.graph import Expr, topological
 from losskit.kernels.gpu import primitives
 from losskit.printing import print_number, print_statements, run_source
-
-if TYPE_CHECKING:
-    from losskit.traced import Formula
+from losskit.traced import Formula
 
 SLOTS = 4
 

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
@@ -40,9 +40,7 @@ from losskit.kernels.gpu.shared import (
     record_of,
     report,
 )
-
-if TYPE_CHECKING:
-    from losskit.plan import Arguments
+from losskit.plan import Arguments
 
 LONGEST = 8192  # scores of a row that is held in registers; longer ones are read by half of that
 LONGEST_LIST = 16384  # the same where rows have lists of targets

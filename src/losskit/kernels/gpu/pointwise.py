@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -36,9 +35,7 @@ from losskit.kernels.gpu.shared import (
     record_of,
     report,
 )
-
-if TYPE_CHECKING:
-    from losskit.plan import Arguments, Plan
+from losskit.plan import Arguments, Plan
 
 BLOCK = 1024  # elements, eight for each thread
 PROGRAMS = 4096  # at most: a few rounds of what multiprocessors hold, so that beginnings, ends and sums are few

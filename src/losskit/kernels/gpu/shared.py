@@ -14,15 +14,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from losskit.plan import Plan
+from losskit.plan import Plan
 
 # The order of operations is the formula's: no contraction to fused multiply-add behind its back.
 OPTIONS = {"enable_fp_fusion": False}
