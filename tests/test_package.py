@@ -35,6 +35,14 @@ def test_registry():
     assert losskit.HuberLoss.functional.__name__ == "huber_loss"
 
 
+def test_every_file_of_losses_is_in_the_package():
+    """losses/__init__.py is printed; a new file that it does not import would be a loss that nobody finds."""
+    files = {path.stem for path in (ROOT / "src/losskit/losses").glob("[!_]*.py")}
+    modules = {getattr(losskit, name).__module__ for name in losskit.losses.__all__}
+    assert {f"losskit.losses.{stem}" for stem in files} == modules, "run make docs"
+    assert set(losskit.losses.__all__) <= set(losskit.__all__)
+
+
 def test_functional_is_the_declarations():
     """functional.py holds the losses of the registry, with the signatures of their own functional forms."""
     import inspect

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
-from losskit import functional
+from losskit import functional, losses
 from losskit.describe import explain, plot
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
@@ -21,30 +21,7 @@ from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
 from losskit.loss import Case, Deviation, Loss, Operand, param
-from losskit.losses import (
-    AdaptiveLogSoftmaxWithLoss,
-    BCELoss,
-    BCEWithLogitsLoss,
-    CosineEmbeddingLoss,
-    CrossEntropyLoss,
-    CTCLoss,
-    GaussianNLLLoss,
-    HingeEmbeddingLoss,
-    HuberLoss,
-    KLDivLoss,
-    L1Loss,
-    MarginRankingLoss,
-    MSELoss,
-    MultiLabelMarginLoss,
-    MultiLabelSoftMarginLoss,
-    MultiMarginLoss,
-    NLLLoss,
-    PoissonNLLLoss,
-    SmoothL1Loss,
-    SoftMarginLoss,
-    TripletMarginLoss,
-    TripletMarginWithDistanceLoss,
-)
+from losskit.losses import *  # noqa: F403
 from losskit.policy import checks, empty
 from losskit.registry import create, get, list_losses, missing
 
@@ -58,44 +35,22 @@ if not TYPE_CHECKING:  # a type checker would take any attribute
 
 
 __all__ = [
-    "AdaptiveLogSoftmaxWithLoss",
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "CTCLoss",
     "Case",
     "ClassScoresLoss",
-    "CosineEmbeddingLoss",
-    "CrossEntropyLoss",
     "DeclarationError",
     "Deviation",
     "EmbeddingsLoss",
     "Facts",
-    "GaussianNLLLoss",
-    "HingeEmbeddingLoss",
-    "HuberLoss",
     "Interval",
-    "KLDivLoss",
-    "L1Loss",
     "Loss",
     "LossError",
     "LossIndexError",
     "LossTypeError",
     "LossValueError",
-    "MSELoss",
-    "MarginRankingLoss",
     "MarginsLoss",
-    "MultiLabelMarginLoss",
-    "MultiLabelSoftMarginLoss",
-    "MultiMarginLoss",
-    "NLLLoss",
     "Operand",
     "PointwiseLoss",
-    "PoissonNLLLoss",
-    "SmoothL1Loss",
-    "SoftMarginLoss",
     "SpaceWarning",
-    "TripletMarginLoss",
-    "TripletMarginWithDistanceLoss",
     "checks",
     "create",
     "empty",
@@ -113,3 +68,4 @@ __all__ = [
     "signs",
     "why",
 ]
+__all__ += losses.__all__

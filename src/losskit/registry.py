@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from losskit.errors import error
@@ -57,3 +58,10 @@ def create(config: Mapping[str, Any]) -> Loss:
         raise error("config", got=repr(config))
     fields = {key: value for key, value in config.items() if key != "name"}
     return get(config["name"])(**fields)
+
+
+class CallablePackage(ModuleType):
+    """`losskit.losses()`, as earlier versions spelt `losskit.list_losses()`."""
+
+    def __call__(self) -> dict[str, type[Loss]]:
+        return list_losses()
