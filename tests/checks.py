@@ -14,8 +14,10 @@ from typing import Any
 
 import mpmath
 import numpy as np
+import proofs
 import reference
 import torch
+from reference import ulp
 from samples import Setup
 
 import losskit
@@ -31,6 +33,15 @@ Compute = Callable[[Sequence[torch.Tensor]], tuple[torch.Tensor, dict[str, torch
 
 # ---------------------------------------------------------------------------------------------------------
 # A setup, taken apart
+
+
+def proof_of(setup: Setup) -> proofs.PointwiseProof:
+    """What is known about the loss of a setup without its declaration."""
+    name = setup.loss.name
+    if name not in proofs.pointwise():
+        stem = setup.loss.__module__.rsplit(".", 1)[-1]
+        raise LookupError(f"{name} has no proof: write tests/losses/{stem}.py, see tests/proofs.py")
+    return proofs.pointwise()[name]
 
 
 def formula_of(setup: Setup) -> Formula:
@@ -107,7 +118,7 @@ def grid(setup_id: str, dtype: torch.dtype, size: int = 900, seed: int = 5) -> d
     rng = np.random.default_rng(seed)
     columns = []
     for position, (name, domain) in enumerate(zip(formula.operands, formula.domains)):
-        infinite = position == 0 or name in ("var", "input2") or domain.everything
+        infinite = position == 0 or name in proof_of(setup).infinite or domain.everything
         columns.append(anchors(domain, dtype, kinks(setup, dtype), infinite))
     rows = list(itertools.product(*columns)) if math.prod(map(len, columns)) < 200_000 else None
     if rows is None or len(rows) > size:
@@ -121,7 +132,8 @@ def grid(setup_id: str, dtype: torch.dtype, size: int = 900, seed: int = 5) -> d
     generator = torch.Generator().manual_seed(seed)
     ordinary = torch.stack([d.sample((size,), generator).to(dtype) for d in formula.domains], 1)
     extreme = torch.tensor([*rows, *corners], dtype=torch.float64).to(dtype)
-    points = torch.cat([extreme, ordinary, *_near_kinks(setup, formula, dtype, ordinary), *_balanced(setup, dtype)])
+    more = [x.to(dtype) for x in proof_of(setup).points(parameters(setup, dtype), dtype)]
+    points = torch.cat([extreme, ordinary, *_near_kinks(setup, formula, dtype, ordinary), *more])
     inside = ~torch.stack([d.outside(points[:, i]) for i, d in enumerate(formula.domains)]).any(0)
     points = points[inside]
     return {name: points[:, i].contiguous() for i, name in enumerate(formula.operands)}
@@ -152,37 +164,16 @@ def _near_kinks(setup: Setup, formula: Formula, dtype: torch.dtype, ordinary: to
     return found
 
 
-OTHERS = {  # what the operands after the first are, while the first runs through everything
-    "binary_cross_entropy": {"target": [0.0, 1.0, 0.5, 0.1]},
-    "binary_cross_entropy_with_logits": {"target": [0.0, 1.0, 0.5, 0.1], "pos_weight": [2.5, 2.5, 1.0, 0.3]},
-    "gaussian_nll_loss": {"target": [0.0, 1.0, -30.0, 0.1], "var": [1.0, 0.0, 4.0, 0.01]},
-    "kl_div": {"target": [0.0, 1.0, 0.3, 2.5]},
-    "margin_ranking_loss": {"input2": [0.0, 1.0, -3.0, 0.1], "target": [1.0, -1.0, 1.0, -1.0]},
-    "poisson_nll_loss": {"target": [0.0, 1.0, 3.0, 40.0]},
-}
-SIGNED = {"target": [1.0, -1.0]}
-REAL = {"target": [0.0, 1.0, -3.0, 1000.0]}
+PROBABILITIES, SIGNS, REALS = [0.0, 1.0, 0.5, 0.1], [1.0, -1.0], [0.0, 1.0, -3.0, 1000.0]
 
 
-def others(setup):
-    """The operands after the first, by name, each a list of numbers."""
-    second = setup.loss.operands["target"].domain
-    plain = SIGNED if second is signs else REAL
-    found = OTHERS.get(setup.loss.name, OTHERS["binary_cross_entropy"] if second is probability else plain)
-    return {name: found[name] for name in formula_of(setup).operands[1:]}
-
-
-def _balanced(setup: Setup, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Points that no grid of magnitudes has: large rates against as large counts, and counts that no rate explains."""
-    if setup.loss.name != "poisson_nll_loss" or not setting(setup, "log_input"):
-        return []
-    largest = torch.finfo(dtype).max
-    top = math.log(largest)
-    x = torch.linspace(60.0, top - 1.0, 40, dtype=torch.float64)
-    points = [torch.stack([x, factor * x.exp() / x], 1) for factor in (0.01, 0.5, 1.0, 1.5, 30.0)]
-    low = torch.linspace(-80.0, -40.0, 20, dtype=torch.float64)
-    points += [torch.stack([low, torch.full_like(low, largest * factor)], 1) for factor in (1e-3, 1e-8)]
-    return [x.to(dtype) for x in points]
+def others(setup: Setup) -> dict[str, Sequence[float]]:
+    """The operands after the first, by name, each a list of numbers: the proof's, or such as fit the target."""
+    names, found = formula_of(setup).operands[1:], proof_of(setup).others
+    if found is None:
+        domain = setup.loss.operands["target"].domain
+        found = {"target": SIGNS if domain is signs else PROBABILITIES if domain is probability else REALS}
+    return {name: found[name] for name in names}
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -211,14 +202,6 @@ class Quantity:
         return np.where(np.isnan(self.near), 0.0, error)
 
 
-def ulp(x: Any, dtype: torch.dtype) -> Any:
-    """The spacing of a dtype at a real number, also a little above its largest."""
-    info = torch.finfo(dtype)
-    smallest = math.frexp(info.smallest_normal)[1]
-    exponent = smallest if x == 0 or not mpmath.isfinite(x) else mpmath.frexp(x)[1]
-    return mpmath.ldexp(mpmath.mpf(info.eps), int(min(max(exponent, smallest), 1040)) - 1)
-
-
 def quantity(terms: Sequence[Any], extra: float, dtype: torch.dtype) -> tuple[float, float, float]:
     """One point of a `Quantity`."""
     truth = sum(terms[1:], terms[0])
@@ -235,72 +218,34 @@ def quantity(terms: Sequence[Any], extra: float, dtype: torch.dtype) -> tuple[fl
     return near, float((truth - near) / unit), float(unit)
 
 
-def scale(setup: Setup, what: str, operands: dict[str, Any], given: dict[str, Any]) -> Any:
+def hidden_scale(
+    setup: Setup, what: str, operands: dict[str, float], given: dict[str, Any], dtype: torch.dtype
+) -> float:
     """A magnitude, beside those of the terms, of which a result may show the rounding.
 
-    Terms that may cancel are told apart in `reference.py`: the logarithm and the square of the Gaussian, the rate and
-    its logarithm of Poisson's, log t and the input of KL, both labels of a soft target. Beyond those, Poisson's loss
-    rounds two sums before it takes a function of them:
-
-    1. The rate `input + eps`. The result is exact for a slightly different eps, a number without a meaning of its own,
-       but that is worth half a ULP of the target.
-    2. `target + 1`, the argument of the gamma function, unless the target is a count.
+    It is the proof's `scale`, or a subnormal intermediate result times its factor. Terms that may cancel need none:
+    the proof's formula tells them apart.
     """
-    if setup.loss.name != "poisson_nll_loss" or what == "input":
-        return 0.0
-    of_rate = 0.0 if given["log_input"] else operands["target"] if what == "value" else 1.0
-    return of_rate + (1.0 if given["full"] and not given["stirling"] else 0.0)
-
-
-def _of_subnormals(setup: Setup, what: str, operands: dict[str, float], dtype: torch.dtype) -> float:
-    """A magnitude whose ULP is that of a subnormal intermediate result times its factor.
-
-    The factor is the weight of a positive label whose score is all but certainly right, and the score in the
-    derivative by its label.
-    """
-    factor = operands.get("pos_weight", 0.0)
-    if setup.loss.name == "soft_margin_loss" and what == "target":
-        factor = abs(operands["input"])
-    return factor * torch.finfo(dtype).smallest_normal if math.isfinite(factor) else 0.0
-
-
-def _undecided(setup: Setup, operands: dict[str, float], given: dict[str, Any], dtype: torch.dtype) -> list[str]:
-    """Quantities that jump within the rounding of an intermediate result: either side is right there.
-
-    1. The gradients of margin_ranking, where the rounded difference of the scores is on the other side of the margin.
-    2. KL of an impossible event (input -inf) whose probability exp(target) rounds to 0, and BCE of an infinitely
-       wrong score whose weight rounds to 0: 0 or inf.
-    """
-    name = setup.loss.name
-    if name == "margin_ranking_loss" and given["margin"] != 0.0:
-        d = mpmath.mpf(operands["input1"]) - mpmath.mpf(operands["input2"])
-        excess = given["margin"] - operands["target"] * d
-        near = excess != 0 and abs(excess) <= ulp(max(abs(d), given["margin"]), dtype)
-        return ["input1", "input2", "target"] if near else []
-    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    if name == "kl_div" and given["log_target"] and operands["input"] == -INF:
-        return ["value", "target"] if mpmath.exp(operands["target"]) < smallest else []
-    if operands.get("pos_weight") and operands["input"] == -INF:
-        return ["value"] if mpmath.mpf(operands["pos_weight"]) * operands["target"] < smallest else []
-    return []
+    proof = proof_of(setup)
+    factor = proof.subnormal_factor(what, operands)
+    of_subnormals = factor * torch.finfo(dtype).smallest_normal if math.isfinite(factor) else 0.0
+    return max(proof.scale(what, operands, given), of_subnormals)
 
 
 @cache
 def truth(setup_id: str, dtype: torch.dtype) -> dict[str, Quantity]:
     """The truth on the grid of a setup: "value", and the gradient of every operand by its name."""
     setup = _SETUPS[setup_id]
-    given = parameters(setup, dtype)
+    proof, given = proof_of(setup), parameters(setup, dtype)
     columns = grid(setup_id, dtype)
     found: dict[str, list[tuple[float, float, float]]] = {"value": [], **{name: [] for name in columns}}
     with mpmath.workdps(reference.DIGITS):
         for point in zip(*(column.tolist() for column in columns.values())):
             operands = dict(zip(columns, point))
-            value, gradients = reference.exact(setup.loss.name, operands, given)
-            undecided = _undecided(setup, operands, given, dtype)
+            value, gradients = reference.exact(proof.exact, operands, given)
+            undecided = proof.undecided(operands, given, dtype)
             for name, terms in {"value": value, **gradients}.items():
-                entry = quantity(
-                    terms, max(scale(setup, name, operands, given), _of_subnormals(setup, name, operands, dtype)), dtype
-                )
+                entry = quantity(terms, hidden_scale(setup, name, operands, given, dtype), dtype)
                 found[name].append((NAN, 0.0, 1.0) if name in undecided else entry)
     return {what: Quantity(*np.array(entries).T.copy()) for what, entries in found.items()}
 

@@ -1,7 +1,7 @@
-"""The truth: the textbook formula of every loss, written from the textbook and torch's documentation.
+"""The vocabulary of exact formulas, for the proofs in tests/losses/. Nothing here knows the declarations.
 
-Nothing here knows the declarations. A formula is written once over a small vocabulary that exists twice: `Exact`
-works on mpmath numbers with 66 digits, `Wide` on NumPy arrays in float64, which is truth enough for halves.
+A formula is written once, over a small vocabulary that exists twice: `Exact` works on mpmath numbers with 66 digits,
+`Wide` on NumPy arrays in float64, which is truth enough for halves.
 
 1. Inputs are exact floating-point numbers, also the parameters: pass them as rounded to the compute type.
 2. A quantity is a tuple of terms; it is their sum. Most have one. Where a formula adds terms of either sign that may
@@ -13,6 +13,8 @@ works on mpmath numbers with 66 digits, `Wide` on NumPy arrays in float64, which
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import mpmath
@@ -29,10 +31,7 @@ class Exact:
     """The vocabulary on mpmath numbers."""
 
     inf = mpf("inf")
-
-    @staticmethod
-    def number(x: float) -> mpf:
-        return mpf(x)
+    pi = mp.pi
 
     @staticmethod
     def where(condition: bool, a: Any, b: Any) -> Any:
@@ -96,7 +95,7 @@ class Wide:
     """The vocabulary on NumPy arrays in float64."""
 
     inf = np.inf
-    number = staticmethod(float)
+    pi = np.pi
     where = staticmethod(np.where)
     maximum = staticmethod(np.maximum)
     exp = staticmethod(np.exp)
@@ -130,149 +129,23 @@ class Wide:
         return torch.digamma(torch.as_tensor(x)).numpy()
 
 
-# ---------------------------------------------------------------------------------------------------------
-# The losses. `m` is the vocabulary; the rest are operands and parameters, by torch's names.
-
-
-def binary_cross_entropy(m: Any, input: Any, target: Any) -> Result:
-    p, t = input, target
-    log_p, log_q = m.maximum(m.log(p), -100), m.maximum(m.log1p(-p), -100)
-    spread = p * (1 - p)
-    certain = m.where(p == t, 1 - 2 * p, (p - t) * 10**12)
-    by_input = m.where(spread == 0, certain, m.div(p - t, m.where(spread == 0, 1 + 0 * p, spread)))
-    return (-(t * log_p) - (1 - t) * log_q,), {"input": (by_input,), "target": (log_q, -log_p)}
-
-
-def binary_cross_entropy_with_logits(m: Any, input: Any, target: Any, pos_weight: Any = None) -> Result:
-    x, t = input, target
-    w = 1 if pos_weight is None else pos_weight
-    up, down = m.softplus(x), m.softplus(-x)
-    value = m.times(1 - t, up) + m.times(w * t, down)
-    gradients: dict[str, Terms] = {
-        "input": ((1 - t) * m.sigmoid(x), -(w * t) * m.sigmoid(-x)),
-        "target": (-x,) if pos_weight is None else (m.times(w, down), -up),
-    }
-    if pos_weight is not None:
-        gradients["pos_weight"] = (m.times(t, down),)
-    return (value,), gradients
-
-
-def multilabel_soft_margin_loss(m: Any, input: Any, target: Any) -> Result:
-    """Of a single class: the mean over one element."""
-    return binary_cross_entropy_with_logits(m, input, target)
-
-
-def gaussian_nll_loss(m: Any, input: Any, target: Any, var: Any, full: bool, eps: Any) -> Result:
-    d, v = input - target, m.maximum(var, eps)
-    value: Terms = (m.log(v) / 2, d * d / v / 2)
-    if full:
-        value += (m.log(2 * m.number(mp.pi) if m is Exact else 2 * np.pi) / 2,)
-    z = d / v
-    return value, {"input": (z,), "target": (-z,), "var": (1 / (2 * v), -z * z / 2)}
-
-
-def hinge_embedding_loss(m: Any, input: Any, target: Any, margin: Any) -> Result:
-    similar = target == 1
-    value = m.where(similar, input, m.maximum(margin - input, 0 * target))
-    slope = m.where(similar, 1, m.where(input <= margin, -1, 0))
-    return (value,), {"input": (m.where(input == input, slope, input) + 0 * target,), "target": (0 * target,)}
-
-
-def huber_loss(m: Any, input: Any, target: Any, delta: Any) -> Result:
-    d = input - target
-    inside = abs(d) < delta
-    value = m.where(inside, d * d / 2, delta * (abs(d) - delta / 2))
-    slope = m.where(inside, d, delta * m.sign(d))
-    return (value,), {"input": (slope,), "target": (-slope,)}
-
-
-def kl_div(m: Any, input: Any, target: Any, log_target: bool) -> Result:
-    x, t = input, target
-    if not log_target:
-        value: Terms = (m.times(t, m.log(t)), -m.times(t, x))
-        return value, {"input": (-t,), "target": (m.log(t), -x, 1 + 0 * t)}
-    p, never = m.exp(t), t == -m.inf  # what is impossible costs nothing
-    cost = m.where(never, 0 * p, m.times(p, t - x))
-    return (cost,), {"input": (-p,), "target": (cost, p)}
-
-
-def l1_loss(m: Any, input: Any, target: Any) -> Result:
-    d = input - target
-    return (abs(d),), {"input": (m.sign(d),), "target": (-m.sign(d),)}
-
-
-def margin_ranking_loss(m: Any, input1: Any, input2: Any, target: Any, margin: Any) -> Result:
-    d = input1 - input2
-    excess = margin - target * d
-    active, idle = excess >= 0, 0 * excess  # a NaN where both scores are infinite
-    idle = m.where(excess == -m.inf, 0 * target, idle)
-    value = (m.where(active, margin + 0 * target, idle), m.where(active, -target * d, idle))
-    slope = m.where(active, -target, idle)
-    return value, {"input1": (slope,), "input2": (-slope,), "target": (m.where(active, -d, idle),)}
-
-
-def mse_loss(m: Any, input: Any, target: Any) -> Result:
-    d = input - target
-    return (d * d,), {"input": (2 * d,), "target": (-2 * d,)}
-
-
-def poisson_nll_loss(m: Any, input: Any, target: Any, log_input: bool, full: bool, eps: Any, stirling: bool) -> Result:
-    x, t = input, target
-    rate, log_rate = (m.exp(x), x) if log_input else (x, m.log(x + eps))
-    endless = x == m.inf  # the rate outgrows any multiple of its logarithm
-    value: Terms = (rate, m.where(endless, 0 * t, -m.times(t, log_rate)))
-    by_target: Terms = (-log_rate,)
-    if log_input:
-        by_input: Terms = (rate, -t)
-    else:
-        by_input = (1 + 0 * t, -m.where(t == 0, 0 * t, m.div(t, m.where(t == 0, 1 + 0 * x, x + eps))))
-    if full and stirling:
-        many = t > 1
-        n = m.where(many, t, 1 + 0 * t)
-        two_pi = 2 * mp.pi if m is Exact else 2 * np.pi
-        stirlings = (n * m.log(n), -n, m.log(two_pi * n) / 2)
-        value += tuple(m.where(many, term, 0 * t) for term in stirlings)
-        by_target += tuple(m.where(many, term, 0 * t) for term in (m.log(n), 1 / (2 * n)))
-    if full and not stirling:
-        value += (m.log_factorial(t),)
-        by_target += (m.digamma(t + 1),)
-    return value, {"input": by_input, "target": by_target}
-
-
-def smooth_l1_loss(m: Any, input: Any, target: Any, beta: Any) -> Result:
-    d = input - target
-    inside = abs(d) < beta
-    width = beta if beta != 0 else 1  # nothing is inside then
-    value = m.where(inside, d * d / (2 * width), abs(d) - beta / 2)
-    slope = m.where(inside, d / width, m.sign(d))
-    return (value,), {"input": (slope,), "target": (-slope,)}
-
-
-def soft_margin_loss(m: Any, input: Any, target: Any) -> Result:
-    wrong = -target * input
-    slope = m.sigmoid(wrong)
-    return (m.softplus(wrong),), {"input": (-target * slope,), "target": (-m.times(input, slope),)}
-
-
-FORMULAS = {
-    function.__name__: function
-    for function in (
-        binary_cross_entropy, binary_cross_entropy_with_logits, gaussian_nll_loss, hinge_embedding_loss, huber_loss,
-        kl_div, l1_loss, margin_ranking_loss, mse_loss, multilabel_soft_margin_loss, poisson_nll_loss, smooth_l1_loss,
-        soft_margin_loss,
-    )
-}  # fmt: skip
-
-
-def exact(name: str, operands: dict[str, float], parameters: dict[str, Any]) -> Result:
+def exact(formula: Callable[..., Result], operands: dict[str, float], parameters: dict[str, Any]) -> Result:
     """Value and gradients of a loss at one point, each as terms with 66 digits."""
     with mpmath.workdps(DIGITS):
         numbers = {key: mpf(x) for key, x in operands.items()}
         settings = {key: x if isinstance(x, bool) else mpf(x) for key, x in parameters.items()}
-        return FORMULAS[name](Exact, **numbers, **settings)
+        return formula(Exact, **numbers, **settings)
 
 
-def wide(name: str, operands: dict[str, np.ndarray], parameters: dict[str, Any]) -> Result:
+def wide(formula: Callable[..., Result], operands: dict[str, np.ndarray], parameters: dict[str, Any]) -> Result:
     """The same for float64 arrays, in float64."""
     with np.errstate(all="ignore"):
-        return FORMULAS[name](Wide, **operands, **parameters)
+        return formula(Wide, **operands, **parameters)
+
+
+def ulp(x: Any, dtype: torch.dtype) -> Any:
+    """The spacing of a dtype at a real number, also a little above its largest."""
+    info = torch.finfo(dtype)
+    smallest = math.frexp(info.smallest_normal)[1]
+    exponent = smallest if x == 0 or not mpmath.isfinite(x) else mpmath.frexp(x)[1]
+    return mpmath.ldexp(mpf(info.eps), int(min(max(exponent, smallest), 1040)) - 1)

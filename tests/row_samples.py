@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import proofs
 import torch
+from proofs import Variant
 from torch import Tensor
 
 import losskit
@@ -15,19 +16,14 @@ from losskit.families.base import Family
 from losskit.kernels import library
 from losskit.plan import Plan
 
-ROWS, CLASSES, WIDTH = 6, 5, 7
+ROWS = 6
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A loss, its parameters, and a function that makes operands for a number of rows."""
+@dataclass(frozen=True, kw_only=True)
+class Sample(Variant):
+    """A variant of a proof, and the name of its loss."""
 
     name: str
-    label: str
-    make: Callable[[int, torch.Generator], tuple[Tensor, ...]]
-    params: dict[str, Any] = field(default_factory=dict)
-    gradients: tuple[int, ...] = (0,)  # the operands whose gradients are tested
-    batch: tuple[int, ...] = (0, 0, 0, 0)  # the batch dimension of each operand
 
     def __str__(self) -> str:
         return f"{self.name}-{self.label}"
@@ -55,75 +51,7 @@ class Sample:
         return found
 
 
-def normal(*shape: int, g: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=g, dtype=torch.float64) * 2.0
-
-
-def labels(*shape: int, g: torch.Generator) -> Tensor:
-    return torch.randint(0, CLASSES, shape, generator=g)
-
-
-def indices(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
-    return normal(n, CLASSES, g=g), labels(n, g=g)
-
-
-def probabilities(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
-    return normal(n, CLASSES, g=g), normal(n, CLASSES, g=g).softmax(1)
-
-
-def log_probabilities(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
-    return normal(n, CLASSES, g=g).log_softmax(1), labels(n, g=g)
-
-
-def label_lists(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
-    """Lists of classes that end with -1, of different lengths."""
-    target = torch.stack([torch.randperm(CLASSES, generator=g) for _ in range(n)]) if n else labels(0, CLASSES, g=g)
-    for row in range(n):
-        target[row, 1 + row % (CLASSES - 1)] = -1
-    return normal(n, CLASSES, g=g), target
-
-
-def pairs(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
-    target = torch.randint(0, 2, (n,), generator=g) * 2 - 1
-    return normal(n, WIDTH, g=g), normal(n, WIDTH, g=g), target.double()
-
-
-def triplets(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
-    return normal(n, WIDTH, g=g), normal(n, WIDTH, g=g), normal(n, WIDTH, g=g)
-
-
-def sequences(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
-    frames = 9
-    target = torch.randint(1, CLASSES, (n, 3), generator=g)
-    lengths = torch.arange(n) % 4
-    return normal(frames, n, CLASSES, g=g).log_softmax(-1), target, frames - torch.arange(n) % 2, lengths
-
-
-WEIGHT = torch.linspace(0.5, 2.0, CLASSES, dtype=torch.float64)
-ON_BATCH = (1, 0, 0, 0)
-
-SAMPLES = [
-    Sample("cross_entropy", "indices", indices),
-    Sample("cross_entropy", "smoothing", indices, {"label_smoothing": 0.2}),
-    Sample("cross_entropy", "weight", indices, {"weight": WEIGHT, "ignore_index": 1}),
-    Sample("cross_entropy", "weight_smoothing", indices, {"weight": WEIGHT, "label_smoothing": 0.2}),
-    Sample("cross_entropy", "probabilities", probabilities, gradients=(0, 1)),
-    Sample("cross_entropy", "probabilities_weight", probabilities, {"weight": WEIGHT, "label_smoothing": 0.1},
-           gradients=(0, 1)),
-    Sample("nll_loss", "indices", log_probabilities),
-    Sample("nll_loss", "weight", log_probabilities, {"weight": WEIGHT, "ignore_index": 2}),
-    Sample("multi_margin_loss", "p1", indices),
-    Sample("multi_margin_loss", "p2_weight", indices, {"p": 2, "margin": 0.7, "weight": WEIGHT}),
-    Sample("multilabel_margin_loss", "lists", label_lists),
-    Sample("cosine_embedding_loss", "margin", pairs, {"margin": -0.3}, gradients=(0, 1)),
-    Sample("triplet_margin_loss", "default", triplets, {"margin": 2.0}, gradients=(0, 1, 2)),
-    Sample("triplet_margin_loss", "swap", triplets, {"p": 3.0, "eps": 0.01, "swap": True}, gradients=(0, 1, 2)),
-    Sample("triplet_margin_with_distance_loss", "swap", triplets, {"margin": 2.0, "swap": True}, gradients=(0, 1, 2)),
-    Sample("ctc_loss", "blank", sequences, {"zero_infinity": True}, batch=ON_BATCH),
-    Sample("ctc_loss", "scores", sequences, {"from_scores": True, "blank": 0}, batch=ON_BATCH),
-    Sample("ctc_loss", "exact", sequences, {"exact_gradient": True}, batch=ON_BATCH),
-    Sample("triplet_margin_loss", "fraction", triplets, {"p": 1.5, "margin": 4.0}, gradients=(0, 1, 2)),
-]  # fmt: skip
+SAMPLES = [Sample(name=name, **vars(variant)) for name, proof in proofs.of_rows().items() for variant in proof.variants]
 
 
 def without_kernels(monkeypatch: Any) -> None:

@@ -1,34 +1,17 @@
-"""Arguments for every loss, made from its declaration: domains give the operands, switches and parameters the rest."""
+"""Arguments for every loss, made from its declaration: domains give the operands, its proof the parameters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+import proofs
 import torch
 
 import losskit
 from losskit import PointwiseLoss
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-# Settings worth testing beside the defaults. A test asserts that every parameter of every loss is varied here.
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "huber_loss": [{"delta": 0.5}, {"delta": 2.0}],
-    "smooth_l1_loss": [{"beta": 0.5}, {"beta": 0.0}],
-    "gaussian_nll_loss": [{"full": True}, {"eps": 0.3}],
-    "poisson_nll_loss": [
-        {"full": True},
-        {"log_input": False},
-        {"log_input": False, "eps": 0.5},
-        {"log_input": False, "full": True},
-        {"full": True, "stirling": False},
-    ],
-    "kl_div": [{"log_target": True}],
-    "hinge_embedding_loss": [{"margin": 0.3}],
-    "margin_ranking_loss": [{"margin": 0.7}],
-    "binary_cross_entropy_with_logits": [{"pos_weight": 2.5}],
-}
 
 
 @dataclass(frozen=True)
@@ -70,9 +53,15 @@ def built_in() -> list[type[PointwiseLoss]]:
     return [cls for cls in found if cls.__module__.startswith("losskit.") and issubclass(cls, PointwiseLoss)]
 
 
+def variants(loss: type[PointwiseLoss]) -> list[dict[str, Any]]:
+    """Settings worth testing beside the defaults: the proof's. Without a proof none; `test_truth` asks for one."""
+    proof = proofs.pointwise().get(loss.name)
+    return [dict(variant) for variant in proof.variants] if proof else []
+
+
 def setups() -> list[Setup]:
     """Every built-in loss with its defaults and with every variant."""
-    return [Setup(cls, params) for cls in built_in() for params in [{}, *VARIANTS.get(cls.name, [])]]
+    return [Setup(cls, params) for cls in built_in() for params in [{}, *variants(cls)]]
 
 
 def everything() -> list[Any]:

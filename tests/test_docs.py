@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,7 @@ def test_commands_work(command, tmp_path, monkeypatch):
 
 
 def test_a_wrong_formula_is_noticed(monkeypatch):
-    wrong = worked.Example(data=worked.EXAMPLES["mse_loss"].data, by_hand="by_hand = (output - target) ** 2 / 2",
-                           operands="output, target")  # fmt: skip
+    wrong = replace(worked.EXAMPLES["mse_loss"], by_hand="by_hand = (output - target) ** 2 / 2")
     monkeypatch.setitem(worked.EXAMPLES, "mse_loss", wrong)
     with pytest.raises(AssertionError, match="not close"):
         worked.run("mse_loss", "MSELoss")

@@ -2,7 +2,8 @@
 
 The points are those of `checks.grid`: ends of domains, kinks with both neighbours, all magnitudes, subnormals,
 infinities, ordinary numbers. An error is judged in ULP of the truth or of the largest term of the formula, where
-terms cancel; see `checks.scale`. The halves run over all their 65,536 numbers.
+terms cancel; see `checks.hidden_scale`. The halves run over all their 65,536 numbers. Formulas and bars are those of
+the proofs in tests/losses/.
 """
 
 import math
@@ -10,6 +11,7 @@ from fractions import Fraction
 
 import checks
 import numpy as np
+import proofs
 import pytest
 import reference
 import samples
@@ -20,24 +22,6 @@ import losskit
 
 WIDE = (torch.float64, torch.float32)
 
-# The largest errors allowed, in ULP: value and gradient of the fused kernel, value and gradient of the eager formula.
-# The worst seen, rounded up. Above 2 for a value and 4 for a gradient there is a reason:
-BARS = {
-    "binary_cross_entropy": (2.0, 2.0, 2.3, 2.0),  # eager: the logarithms of torch are good to 1 ULP, times t, added
-    "binary_cross_entropy_with_logits": (2.1, 3.3, 2.6, 2.6),  # eager: torch's exp and log1p under both labels
-    "gaussian_nll_loss": (3.0, 3.0, 3.1, 3.4),  # a rounded difference, squared and divided: 2 ULP before the sum
-    "hinge_embedding_loss": (0.5, 0.0, 0.5, 0.0),
-    "huber_loss": (2.0, 0.5, 2.0, 0.5),
-    "kl_div": (1.8, 2.0, 1.9, 2.0),
-    "l1_loss": (0.5, 0.0, 0.5, 0.0),
-    "margin_ranking_loss": (1.0, 0.5, 1.0, 0.5),
-    "mse_loss": (2.0, 0.5, 2.0, 0.5),
-    "multilabel_soft_margin_loss": (1.8, 3.2, 1.8, 2.4),
-    # The sum of three terms that cancel, each good to 1 or 2 ULP; eager: torch.digamma alone is off by 4.
-    "poisson_nll_loss": (3.1, 2.2, 3.1, 5.2),
-    "smooth_l1_loss": (1.7, 0.5, 1.7, 0.5),
-    "soft_margin_loss": (1.5, 2.0, 1.5, 2.5),
-}
 HALF_BAR = 0.51
 
 
@@ -51,7 +35,7 @@ def implementation(setup, path):
 
 def bar(setup, path, what):
     """The bar of a value or gradient."""
-    return BARS[setup.loss.name][(path == "eager") * 2 + (what != "value")]
+    return checks.proof_of(setup).bars[(path == "eager") * 2 + (what != "value")]
 
 
 def check_accuracy(setup, dtype, path, region=None, compute=None):
@@ -79,7 +63,7 @@ def test_the_fused_path_is_the_kernel():
 
 def test_bars_are_tight():
     """A bar that is far above the errors found says nothing: each is within 0.5 ULP of the worst of its region."""
-    for name, bars in BARS.items():
+    for name, proof in proofs.pointwise().items():
         seen = [0.0] * 4
         for setup in (s for s in samples.setups() if s.loss.name == name):
             for dtype in WIDE:
@@ -87,7 +71,9 @@ def test_bars_are_tight():
                     for worst in checks.measure(setup, dtype, implementation(setup, path), "ordinary"):
                         i = 2 * position + (worst.what != "value")
                         seen[i] = max(seen[i], worst.error)
-        assert all(allowed - error <= 0.5 for allowed, error in zip(bars, seen)), f"{name}: {bars}, worst {seen}"
+        assert all(allowed - error <= 0.5 for allowed, error in zip(proof.bars, seen)), (
+            f"{name}: {proof.bars}, worst {seen}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -134,13 +120,14 @@ def check_halves(setup, dtype, compute=None):
     names = checks.formula_of(setup).operands
     exact = {name: x.to(torch.float64).numpy() for name, x in zip(names, columns)}
     given = checks.parameters(setup, dtype)
-    terms, gradients = reference.wide(setup.loss.name, exact, given)
+    proof = checks.proof_of(setup)
+    terms, gradients = reference.wide(proof.exact, exact, given)
     value, got = (compute or checks.fused(setup))(columns)
     bad = []
     for what, result in {"value": value, **got}.items():
         assert result.dtype == dtype
         own = terms if what == "value" else gradients[what]
-        errors = half_errors(own, checks.scale(setup, what, exact, given), result.double().numpy(), dtype)
+        errors = half_errors(own, proof.scale(what, exact, given), result.double().numpy(), dtype)
         if what != "value":  # a gradient at NaN, or at an infinity without a limit, may be anything
             with np.errstate(all="ignore"):
                 unset = np.isnan(sum(np.broadcast_to(t, errors.shape) for t in own))
@@ -191,7 +178,8 @@ def leaves(setup, size, dtype):
 def ulps(got, want, dtype):
     """The error of a float against a Fraction, in ULP."""
     return float(
-        abs(Fraction(got) - want) / Fraction(float(checks.ulp(reference.mpf(want.numerator) / want.denominator, dtype)))
+        abs(Fraction(got) - want)
+        / Fraction(float(reference.ulp(reference.mpf(want.numerator) / want.denominator, dtype)))
     )
 
 
@@ -305,7 +293,6 @@ def test_deviations(loss, deviation):
 
 
 def test_every_loss_is_here():
-    """A loss without a textbook formula, a bar or a case would be tested by nothing."""
-    names = {loss.name for loss in samples.built_in()}
-    assert names == set(BARS) == set(reference.FORMULAS)
+    """A loss without a proof or a case would be tested by nothing."""
+    assert {loss.name for loss in samples.built_in()} == set(proofs.pointwise())
     assert all(loss.cases for loss in samples.built_in())

@@ -1,7 +1,7 @@
 """Print docs/tutorial.ipynb, the tutorial of all losses of torch.nn: python tools/tutorial.py
 
 Nothing is typed twice: formulas, parameters, advice and what torch gets wrong come from the cards (that is, from the
-declarations), the examples are those of the pages of the losses (tools/site/worked.py), and what is said about custom
+declarations), the examples are those of the pages of the losses (tests/losses/), and what is said about custom
 losses, comparing and choosing is the text and the code of the guides. What a cell prints is what it printed when this
 ran.
 """
@@ -173,10 +173,14 @@ def in_torch(continuous: bool) -> list[Card]:
     """The losses of torch.nn of one of both kinds, by task."""
     found = [card for card in catalogue().values() if hasattr(nn, card.class_name)]
     found = [card for card in found if (card.task in pages.CONTINUOUS) == continuous]
-    return sorted(found, key=lambda card: (TASKS.index(card.task), ORDER.index(card.name)))
+    place = {name: i for i, name in enumerate(SIMPLE_FIRST)}
+    return sorted(found, key=lambda card: (TASKS.index(card.task), place.get(card.name, len(place)), card.name))
 
 
-ORDER = list(worked.EXAMPLES)  # from the simple to the special, as they were written
+SIMPLE_FIRST = (  # of each task; the rest follow by name
+    "l1_loss", "mse_loss", "huber_loss", "smooth_l1_loss", "cross_entropy", "nll_loss", "multi_margin_loss",
+    "multilabel_soft_margin_loss", "hinge_embedding_loss",
+)  # fmt: skip
 
 
 def walk() -> list[Cell]:

@@ -1,0 +1,27 @@
+"""Operands that losses of rows share, for their proofs; what one loss alone takes is made in its own proof."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CLASSES, WIDTH = 5, 7
+WEIGHT = torch.linspace(0.5, 2.0, CLASSES, dtype=torch.float64)
+
+
+def normal(*shape: int, g: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=g, dtype=torch.float64) * 2.0
+
+
+def labels(*shape: int, g: torch.Generator) -> Tensor:
+    return torch.randint(0, CLASSES, shape, generator=g)
+
+
+def indices(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
+    """Scores, and the class of each row."""
+    return normal(n, CLASSES, g=g), labels(n, g=g)
+
+
+def triplets(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
+    """Embeddings: anchors, positives, negatives."""
+    return normal(n, WIDTH, g=g), normal(n, WIDTH, g=g), normal(n, WIDTH, g=g)
