@@ -20,9 +20,9 @@ from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
+from losskit.layers import AdaptiveLogSoftmaxWithLoss, TripletMarginWithDistanceLoss
 from losskit.loss import Case, Deviation, Loss, Operand, param
 from losskit.losses import (
-    AdaptiveLogSoftmaxWithLoss,
     BCELoss,
     BCEWithLogitsLoss,
     CosineEmbeddingLoss,
@@ -43,7 +43,6 @@ from losskit.losses import (
     SmoothL1Loss,
     SoftMarginLoss,
     TripletMarginLoss,
-    TripletMarginWithDistanceLoss,
 )
 from losskit.policy import checks, empty
 from losskit.registry import create, get, list_losses, missing

@@ -4,7 +4,6 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from losskit.losses.adaptive_log_softmax import AdaptiveLogSoftmaxWithLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
 from losskit.losses.cosine_embedding import CosineEmbeddingLoss
@@ -25,10 +24,8 @@ from losskit.losses.poisson_nll import PoissonNLLLoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
 from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
-from losskit.losses.triplet_margin_with_distance import TripletMarginWithDistanceLoss
 
 __all__ = [
-    "AdaptiveLogSoftmaxWithLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CTCLoss",
@@ -49,7 +46,6 @@ __all__ = [
     "SmoothL1Loss",
     "SoftMarginLoss",
     "TripletMarginLoss",
-    "TripletMarginWithDistanceLoss",
 ]
 
 
