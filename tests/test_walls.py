@@ -11,7 +11,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 # A room is the files that it names; a file belongs to the first room that has it. It may import its own room, and the
 # rooms that are listed for it.
 ROOMS = {
-    "language": "losskit.graph losskit.formula losskit.printing losskit.calculus losskit.simplify",
+    "language": "losskit.graph losskit.language losskit.primitives losskit.formula losskit.printing losskit.calculus losskit.simplify",
     "words": "losskit.errors losskit.policy losskit.spaces losskit.dtypes losskit.domains losskit.facts",
     "declaration": "losskit.loss losskit.names losskit.traced losskit.forms losskit.registry losskit.reduction",
     "call": "losskit.plan losskit.plans losskit.validation",
@@ -51,7 +51,17 @@ EXCEPTIONS = {
     ("losskit.losses", "losskit.registry"),  # `losskit.losses()`, as earlier versions spelt `losskit.list_losses()`
 }
 # Of language, a formula's author uses the formula language alone.
-FORBIDDEN = {"losses": ("losskit.graph", "losskit.printing", "losskit.calculus", "losskit.simplify", "losskit.traced")}
+FORBIDDEN = {
+    "losses": (
+        "losskit.graph",
+        "losskit.language",
+        "losskit.primitives",
+        "losskit.printing",
+        "losskit.calculus",
+        "losskit.simplify",
+        "losskit.traced",
+    )
+}
 
 
 def modules():
