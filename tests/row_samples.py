@@ -13,7 +13,6 @@ import losskit
 from losskit import PointwiseLoss
 from losskit.families.base import Family
 from losskit.kernels import library
-from losskit.plan import Plan
 
 ROWS, CLASSES, WIDTH = 6, 5, 7
 
@@ -128,8 +127,8 @@ SAMPLES = [
 
 def without_kernels(monkeypatch: Any) -> None:
     """From now on there is no kernel: the formula runs."""
-    monkeypatch.setattr(library, "loaded", lambda: False)
-    monkeypatch.setattr(Plan, "kernel", 0)
+
+    monkeypatch.setattr(library, "available", lambda formula: False)
 
 
 def everything() -> list[Any]:
