@@ -35,7 +35,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import losskit
-from losskit_guide.machine import processor
+from losskit.machine import processor
 
 ROUNDS = {"small": 31, "1M": 21, "16M": 7}  # at each size
 PEERS = ("torch", "compile", "jax", "losskit")

@@ -14,7 +14,6 @@ import losskit
 from losskit import PointwiseLoss
 from losskit.families.base import Family
 from losskit.kernels import library
-from losskit.plan import Plan
 
 ROWS = 6
 
@@ -56,8 +55,8 @@ SAMPLES = [Sample(name=name, **vars(variant)) for name, proof in proofs.of_rows(
 
 def without_kernels(monkeypatch: Any) -> None:
     """From now on there is no kernel: the formula runs."""
-    monkeypatch.setattr(library, "loaded", lambda: False)
-    monkeypatch.setattr(Plan, "kernel", 0)
+
+    monkeypatch.setattr(library, "available", lambda formula: False)
 
 
 def everything() -> list[Any]:

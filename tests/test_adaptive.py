@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import losskit
-from losskit.losses.adaptive_log_softmax import AdaptiveLogSoftmaxWithLoss
+from losskit.layers.adaptive_log_softmax import AdaptiveLogSoftmaxWithLoss
 
 INF, NAN = float("inf"), float("nan")
 SHAPE = (16, 40, [5, 15, 39])  # the last cluster holds one class

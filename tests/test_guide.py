@@ -20,11 +20,11 @@ from losskit import Facts, PointwiseLoss, formula, param, positive
 from losskit.describe import explain
 from losskit.families.base import Family
 from losskit.loss import TASKS
+from losskit.machine import arguments, usual_shape
 from losskit_guide import cli, scalar
 from losskit_guide.card import LANGUAGES, catalogue, find
 from losskit_guide.cli import app, names
 from losskit_guide.lines import Line, line, points
-from losskit_guide.machine import arguments, usual_shape
 from losskit_guide.names import _bare, find_name
 from losskit_guide.render import comparison, whole
 

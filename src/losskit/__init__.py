@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
-from losskit import functional, losses
+from losskit import functional, layers, losses
 from losskit.describe import explain, plot
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
@@ -20,6 +20,7 @@ from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
+from losskit.layers import *  # noqa: F403
 from losskit.loss import Case, Deviation, Loss, Operand, param
 from losskit.losses import *  # noqa: F403
 from losskit.policy import checks, empty
@@ -68,4 +69,5 @@ __all__ = [
     "signs",
     "why",
 ]
+__all__ += layers.__all__
 __all__ += losses.__all__

@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
 from losskit.calculus import derivative
-from losskit.domains import Domain, Interval, Signs
+from losskit.domains import Domain, Interval, Signs, real
 from losskit.graph import Expr, topological
-from losskit.printing import print_expr, print_part
+from losskit.printing import print_expr, print_part, print_statements
 from losskit.simplify import rebuilt, simplified, with_powers
 from losskit.traced import Formula
-from losskit_guide.card import Equation
+from losskit_guide.card import LANGUAGES, Equation, Text, Variant
 from losskit_guide.scalar import evaluate
 
 
@@ -52,6 +53,16 @@ def letter(name: str) -> Written:
     if name in GREEK:
         return Written(f"\\{name}", GREEK[name])
     return Written(name if len(name) == 1 else rf"\mathrm{{{name}}}".replace("_", r"\_"), name)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number that the formulas of a family speak of: how it is written, what it means, what it may be."""
+
+    name: str
+    letter: Written
+    meaning: str
+    domain: Domain = real
 
 
 class Writer:
@@ -193,3 +204,36 @@ def _settings(default: float, domain: Domain) -> Iterable[float]:
     counted = isinstance(domain, Interval) and domain.high - domain.low < 4 and domain.low == int(domain.low)
     others = [domain.low, domain.high] if counted and isinstance(domain, Interval) else [default * 1.75, 0.75]
     return dict.fromkeys([float(default), *(float(x) for x in others if domain.includes(x))])
+
+
+def text_of(root: Expr, arguments: Sequence[str]) -> Text:
+    """A formula in every language that computes."""
+    result: Text = {}
+    for language in LANGUAGES:
+        statements, (last,) = print_statements([root], language, arguments)
+        result[language] = [*statements, last]
+    return result
+
+
+def variant_of(cls: Any, formula: Formula, written: Mathematics) -> Variant:
+    """A formula as the card has it: for people, and in every language that computes."""
+    arguments = [*formula.operands, *formula.numbers]
+    gradients = dict(zip(formula.operands, formula.gradients, strict=True))
+    return Variant(
+        switches=formula.switches,
+        equations=written.equations,
+        arguments=arguments,
+        value=text_of(formula.value, arguments),
+        gradients={
+            name: text_of(root, arguments)
+            for name, root in gradients.items()
+            if name not in cls.params and not (name == "target" and len(gradients) > 1)
+        },
+    )
+
+
+def written_of(cls: Any) -> tuple[list[Variant], list[dict[str, str]]]:
+    """The formulas of a declaration under each setting of its switches, and what their letters stand for."""
+    pairs = [(formula, cls._mathematics(Writer(cls, formula))) for formula in cls._formulas.all()]
+    symbols = {entry["name"]: entry for _, written in pairs for entry in written.symbols}
+    return [variant_of(cls, formula, written) for formula, written in pairs], list(symbols.values())

@@ -12,555 +12,76 @@ The graph keeps the author's order of operations, which is the floating-point or
 must not become `(x - t) ** 2 / s ** 2`, which overflows. The only thing that tracing adds is sharing: equal
 subexpressions are one node, printed as one temporary.
 
-`PRIMITIVES`, at the end, is the whole vocabulary: a row per primitive with its spelling in every target and
-its derivative.
+The words are in `losskit.language`, the table of primitives, a row for each with its spelling in every target and its
+derivative, in `losskit.primitives`.
 """
 
-from __future__ import annotations
-
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from losskit.graph import PUBLIC, Expr
-from losskit_guide import scalar
-
-
-@dataclass(frozen=True)
-class Primitive:
-    """One row of the table: how a primitive computes, prints and differentiates.
-
-    `derivative(args, tangents, out)` is the forward-mode rule; a tangent that is None is zero. Forward mode
-    keeps `where(c, a, b)` a selection of derivatives, so the branch not taken cannot contaminate the result
-    with 0 * inf.
-    """
-
-    name: str
-    arity: int
-    torch: Callable[..., Tensor]
-    mpmath: Callable[..., Any]
-    cpp: str
-    triton: str
-    latex: str
-    javascript: str
-    derivative: Callable[[Sequence[Expr], Sequence[Expr | None], Expr], Expr | None] | None
-
-
-def _apply(name: str, *args: Any) -> Any:
-    """Apply the primitive `name` to tensors, mpmath numbers, plain numbers or symbols."""
-    if name == "where" and isinstance(args[0], bool):  # a switch, or a comparison of parameters
-        return _chosen(*args)
-    for arg in args:
-        if isinstance(arg, Expr):
-            return arg.trace.node(name, args)
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    if tensors:
-        like = next((x for x in tensors if x.dtype != torch.bool), tensors[0])
-        return PRIMITIVES[name].torch(*(_as_tensor(arg, like) for arg in args))
-    if any(type(arg).__module__.startswith("mpmath") for arg in args):
-        return PRIMITIVES[name].mpmath(*args)
-    return float(getattr(scalar, name)(*args))
-
-
-def _as_tensor(arg: Any, like: Tensor) -> Tensor:
-    """A number as a tensor of the dtype and the device of `like`; where that is a condition, of the default dtype."""
-    if isinstance(arg, Tensor):
-        return arg
-    if isinstance(arg, bool):
-        return torch.full((), arg, dtype=torch.bool, device=like.device)
-    dtype = torch.get_default_dtype() if like.dtype == torch.bool else like.dtype
-    return torch.full((), float(arg), dtype=dtype, device=like.device)
-
-
-def number_like(x: Any, number: Any) -> Any:
-    """A number as a tensor like the operand `x`, where that is one: the dtype of a choice between two numbers."""
-    return _as_tensor(number, x) if isinstance(x, Tensor) else number
-
-
-def _chosen(condition: bool, a: Any, b: Any) -> Any:
-    chosen, other = (a, b) if condition else (b, a)
-    return _as_tensor(chosen, other) if isinstance(other, Tensor) else chosen
-
-
-def where(condition: Any, a: Any, b: Any) -> Any:
-    """`a` where the condition holds, `b` elsewhere; the branch not taken has no influence at all."""
-    return _apply("where", condition, a, b)
-
-
-def absolute(x: Any) -> Any:
-    """Magnitude of x; its derivative at 0 is 0."""
-    return _apply("absolute", x)
-
-
-def sign(x: Any) -> Any:
-    """-1, 0 or 1; NaN for NaN."""
-    return _apply("sign", x)
-
-
-def sqrt(x: Any) -> Any:
-    """Square root."""
-    return _apply("sqrt", x)
-
-
-def exp(x: Any) -> Any:
-    """e to the power x."""
-    return _apply("exp", x)
-
-
-def expm1(x: Any) -> Any:
-    """exp(x) - 1, accurate near 0."""
-    return _apply("expm1", x)
-
-
-def log(x: Any) -> Any:
-    """Natural logarithm; -inf at 0, NaN below."""
-    return _apply("log", x)
-
-
-def log1p(x: Any) -> Any:
-    """log(1 + x), accurate near 0."""
-    return _apply("log1p", x)
-
-
-def softplus(x: Any) -> Any:
-    """log(1 + exp(x)), accurate in both tails."""
-    return _apply("softplus", x)
-
-
-def sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x)), accurate in both tails. Write sigmoid(-x), never 1 - sigmoid(x)."""
-    return _apply("sigmoid", x)
-
-
-def log_sigmoid(x: Any) -> Any:
-    """log(sigmoid(x)), accurate in both tails."""
-    return _apply("log_sigmoid", x)
-
-
-def tanh(x: Any) -> Any:
-    """Hyperbolic tangent."""
-    return _apply("tanh", x)
-
-
-def erf(x: Any) -> Any:
-    """Error function."""
-    return _apply("erf", x)
-
-
-def lgamma(x: Any) -> Any:
-    """Logarithm of the absolute value of the gamma function."""
-    return _apply("lgamma", x)
-
-
-def digamma(x: Any) -> Any:
-    """Derivative of lgamma."""
-    return _apply("digamma", x)
-
-
-def trigamma(x: Any) -> Any:
-    """Derivative of digamma."""
-    return _apply("trigamma", x)
-
-
-def maximum(a: Any, b: Any) -> Any:
-    """The larger of two; NaN if either is NaN. At a tie the derivative is that of `a`."""
-    return _apply("maximum", a, b)
-
-
-def minimum(a: Any, b: Any) -> Any:
-    """The smaller of two; NaN if either is NaN. At a tie the derivative is that of `a`."""
-    return _apply("minimum", a, b)
-
-
-def clamp(x: Any, low: Any, high: Any) -> Any:
-    """x limited to [low, high]; at the limits the derivative is still that of x."""
-    return _apply("clamp", x, low, high)
-
-
-def times(weight: Any, x: Any) -> Any:
-    """weight * x where a zero weight silences an infinite x: 0 * inf is 0. NaN stays NaN."""
-    return _apply("times", weight, x)
-
-
-def xlogy(x: Any, y: Any) -> Any:
-    """x * log(y), and 0 where x is 0."""
-    return _apply("xlogy", x, y)
-
-
-def logaddexp(a: Any, b: Any) -> Any:
-    """log(exp(a) + exp(b)) without overflow."""
-    return _apply("logaddexp", a, b)
-
-
-def hypot(a: Any, b: Any) -> Any:
-    """sqrt(a*a + b*b) without overflow."""
-    return _apply("hypot", a, b)
-
-
-def power(a: Any, b: Any) -> Any:
-    """a to the power b. Write x * x for a square."""
-    return _apply("power", a, b)
-
-
-def mute(a: Any, b: Any) -> Any:
-    """a * b where a zero factor of either side silences an infinite one; derivatives are written with it."""
-    return _apply("mute", a, b)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Derivative rules are written with these, which leave out what is structurally zero or one.
-#
-# The chain rule multiplies, and where a function has a corner or an end it multiplies 0 by infinity, which IEEE calls
-# NaN. What such a product is:
-#
-# 1. A tangent of 0 silences an infinite slope: sqrt(d * d), power(absolute(d), 0.5) and log(1 + d * d - 1) do not move
-#    where d does not. At a corner this is the convention of `absolute`: 0.
-# 2. A slope of 0 silences an infinite tangent only where the function dies away faster than its argument grows: exp,
-#    tanh and the like of anything but logarithms; log, log1p and quotients of what grows as powers do (`_TAME`). In
-#    exp(log(x)) at 0 and log(1 + exp(x)) beyond the largest exponential the limit is neither, and NaN says so.
-# 3. A factor of 0 silences the infinite tangent of the other: x * sqrt(x) at 0.
-# 4. The root of a sum of squares has bounded slopes, whatever its sides are (see `losskit.calculus`).
-
-_LOGARITHMS = frozenset({"log", "log1p", "xlogy", "lgamma", "digamma", "trigamma"})
-_SINGULAR = _LOGARITHMS | {"div", "power"}
-_TAME = frozenset(
-    "add sub mul neg absolute sign where maximum minimum clamp hypot sqrt times mute sigmoid tanh erf "
-    "lt le gt ge eq ne both either".split()
+from losskit.graph import PUBLIC
+from losskit.language import (
+    PRIMITIVES,
+    Primitive,
+    absolute,
+    clamp,
+    digamma,
+    erf,
+    exp,
+    expm1,
+    hypot,
+    lgamma,
+    log,
+    log1p,
+    log_sigmoid,
+    logaddexp,
+    maximum,
+    minimum,
+    mute,
+    number_like,
+    power,
+    sigmoid,
+    sign,
+    softplus,
+    sqrt,
+    tanh,
+    times,
+    trigamma,
+    where,
+    xlogy,
 )
+from losskit.primitives import PLAIN, chain, ratio, total
+
+__all__ = [
+    "PLAIN",
+    "PRIMITIVES",
+    "Primitive",
+    "absolute",
+    "chain",
+    "clamp",
+    "digamma",
+    "erf",
+    "exp",
+    "expm1",
+    "hypot",
+    "lgamma",
+    "log",
+    "log1p",
+    "log_sigmoid",
+    "logaddexp",
+    "maximum",
+    "minimum",
+    "mute",
+    "number_like",
+    "power",
+    "ratio",
+    "sigmoid",
+    "sign",
+    "softplus",
+    "sqrt",
+    "tanh",
+    "times",
+    "total",
+    "trigamma",
+    "where",
+    "xlogy",
+]
 
-
-def _is(x: Expr | None, number: float) -> bool:
-    return x is not None and x.op == "constant" and x.value == number
-
-
-def chain(slope: Expr, tangent: Expr | None, *, decays: bool = False) -> Expr | None:
-    """slope * tangent, 0 where the tangent is 0 and, if the function `decays`, where the slope is."""
-    if tangent is None or _is(tangent, 0.0) or _is(slope, 0.0):
-        return None
-    if _is(tangent, 1.0):
-        return slope
-    if _is(slope, 1.0):
-        return tangent
-    if _is(tangent, -1.0):
-        return -slope
-    by_tangent = not (slope.bounded or tangent.nonzero)
-    by_slope = decays and not (tangent.bounded or slope.nonzero)
-    if by_tangent and by_slope:
-        return slope.trace.node("mute", (slope, tangent))
-    if by_tangent:
-        return times(tangent, slope)
-    return times(slope, tangent) if by_slope else slope * tangent
-
-
-def total(a: Expr | None, b: Expr | None) -> Expr | None:
-    """a + b; None is 0."""
-    if a is None or b is None:
-        return a if b is None else b
-    if b.op == "neg":
-        return a - b.args[0]
-    return a + b
-
-
-def _difference(a: Expr | None, b: Expr | None) -> Expr | None:
-    if b is None:
-        return a
-    if a is None:
-        return b.trace.constant(-1.0) if _is(b, 1.0) else -b
-    return a - b
-
-
-def _select(condition: Expr, a: Expr | None, b: Expr | None) -> Expr | None:
-    if a is b:
-        return a
-    zero = condition.trace.constant(0.0)
-    return where(condition, zero if a is None else a, zero if b is None else b)
-
-
-def _unsigned(x: Expr) -> Expr:
-    """x where a zero of it has no sign: 1 / -0 is minus infinity, on the other side of the limit."""
-    positive = x.op in ("absolute", "exp", "sigmoid", "add") or (x.op == "constant" and x.value != 0.0)
-    return x if positive else x + 0.0
-
-
-def _unary(
-    rule: Callable[[Expr, Expr], Expr], decays: Callable[[Expr], bool] = lambda x: False
-) -> Callable[..., Expr | None]:
-    """The chain rule around `rule(x, out)`, the derivative of a function of one argument."""
-    return lambda args, tangents, out: chain(rule(args[0], out), tangents[0], decays=decays(args[0]))
-
-
-def _no_logarithm(x: Expr) -> bool:
-    return x.ops.isdisjoint(_LOGARITHMS)
-
-
-def _tame(x: Expr) -> bool:
-    return x.ops <= _TAME
-
-
-def ratio(side: Expr, root: Expr) -> Expr:
-    """The slope of the root of a sum of squares by a side: 0 where all are 0, 1 where the side is infinite."""
-    ends = (root == 0.0) | (absolute(side) == math.inf)
-    return where(ends, sign(side), side / root)
-
-
-def _d_product(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    """Of `mul`, `times` and `mute`."""
-    a, b = args
-    if a is b:
-        return chain(2.0 * a, tangents[0], decays=True)
-    return total(chain(b, tangents[0], decays=True), chain(a, tangents[1], decays=True))
-
-
-def _d_quotient(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    decays = args[1].ops.isdisjoint(_SINGULAR)
-    if tangents[0] is None:
-        return _difference(None, chain(out / args[1], tangents[1], decays=decays))
-    numerator = _difference(tangents[0], chain(out, tangents[1], decays=decays))
-    return None if numerator is None else numerator / args[1]
-
-
-def _d_power(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    base, exponent = args
-    by_base = chain(_slope_of_power(base, exponent), tangents[0]) if tangents[0] is not None else None
-    by_exponent = chain(times(out, log(base)), tangents[1]) if tangents[1] is not None else None
-    return total(by_base, by_exponent)
-
-
-def _slope_of_power(base: Expr, exponent: Expr) -> Expr:
-    """exponent * base ** (exponent - 1), and 0 where the exponent is 0, at base 0 too."""
-    if exponent.op != "constant":
-        return times(exponent, power(base, exponent - 1.0))
-    less = exponent.value - 1.0
-    lower = base if less == 1.0 else base.trace.constant(1.0) if less == 0.0 else power(base, less)
-    slope = chain(exponent, lower)
-    return base.trace.constant(0.0) if slope is None else slope
-
-
-def _d_xlogy(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    x, y = args
-    by_x = None if tangents[0] is None else chain(log(y), tangents[0])
-    if tangents[1] is None:
-        return by_x
-    nothing = (x == 0.0) & (y == 0.0)
-    return total(by_x, chain(where(nothing, 0.0, x / _unsigned(y)), tangents[1]))
-
-
-def _d_logaddexp(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    a, b = args
-    even = (a == b) & (absolute(a) == math.inf)  # the limit along the diagonal
-    apart = where(even, 0.0, a - b)
-    return total(chain(sigmoid(apart), tangents[0]), chain(sigmoid(-apart), tangents[1]))
-
-
-def _d_hypot(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    a, b = args
-    return total(chain(ratio(a, out), tangents[0]), chain(ratio(b, out), tangents[1]))
-
-
-def _d_clamp(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
-    x, low, high = args
-    return _select(x < low, tangents[1], _select(x > high, tangents[2], tangents[0]))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# torch and mpmath implementations that need more than a name
-
-
-def _softplus_torch(x: Tensor) -> Tensor:
-    # F.softplus switches to the identity at 20, which is wrong by 580,105 ULP there in float64.
-    return torch.maximum(x, torch.zeros_like(x)) + torch.log1p(torch.exp(-x.abs()))
-
-
-def _sigmoid_torch(x: Tensor) -> Tensor:
-    e = torch.exp(-x.abs())  # torch.sigmoid flushes subnormal results to 0
-    return torch.where(x >= 0, torch.ones_like(e), e) / (1.0 + e)
-
-
-def _times_torch(weight: Tensor, x: Tensor) -> Tensor:
-    return torch.where((weight == 0) & (x == x), torch.zeros_like(weight * x), weight * x)
-
-
-def _mute_torch(a: Tensor, b: Tensor) -> Tensor:
-    product = a * b
-    return torch.where(((a == 0) | (b == 0)) & (a == a) & (b == b), torch.zeros_like(product), product)
-
-
-def _mp(name: str) -> Callable[..., Any]:
-    def function(*args: Any) -> Any:
-        import mpmath
-
-        return getattr(mpmath, name)(*args)
-
-    return function
-
-
-def _mp_divide(a: Any, b: Any) -> Any:
-    import mpmath
-
-    if b != 0:
-        return a / b
-    return mpmath.nan if a == 0 or mpmath.isnan(a) else a * mpmath.inf
-
-
-def _mp_log(x: Any) -> Any:
-    import mpmath
-
-    return mpmath.nan if x < 0 or mpmath.isnan(x) else mpmath.log(x)
-
-
-def _mp_softplus(x: Any) -> Any:
-    import mpmath
-
-    if mpmath.isnan(x):
-        return x
-    return max(x, mpmath.mpf(0)) + mpmath.log1p(mpmath.exp(-abs(x)))
-
-
-def _mp_sigmoid(x: Any) -> Any:
-    import mpmath
-
-    e = mpmath.exp(-abs(x))
-    return (1 if x >= 0 else e) / (1 + e)
-
-
-def _mp_times(weight: Any, x: Any) -> Any:
-    return weight if weight == 0 and x == x else weight * x
-
-
-def _mp_mute(a: Any, b: Any) -> Any:
-    return a + b if a != a or b != b else a * b if a != 0 and b != 0 else _mp("mpf")(0)
-
-
-def _mp_pick(first: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
-    return lambda a, b: a if a != a or (b == b and first(a, b)) else b
-
-
-def _mp_sign(x: Any) -> Any:
-    import mpmath
-
-    return x if x != x else mpmath.sign(x)
-
-
-def _row(
-    name: str,
-    arity: int,
-    torch_: Callable[..., Tensor],
-    mpmath_: Callable[..., Any] | str,
-    latex: str,
-    derivative_: Callable[..., Expr | None] | None,
-    *,
-    cpp: str = "",
-    triton: str = "",
-    javascript: str = "",
-) -> tuple[str, Primitive]:
-    """One row; C++, Triton and JavaScript default to a call of a helper with the primitive's own name."""
-    arguments = ", ".join(f"{{{i}}}" for i in range(arity))
-    row = Primitive(
-        name=name,
-        arity=arity,
-        torch=torch_,
-        mpmath=_mp(mpmath_) if isinstance(mpmath_, str) else mpmath_,
-        cpp=cpp or f"lk::{name}({arguments})",  # qualified: ::exp(double) would win over a template
-        triton=triton or cpp or f"lk.{name}({arguments})",
-        latex=latex,
-        javascript=javascript or cpp or f"lk.{name}({arguments})",
-        derivative=derivative_,
-    )
-    return name, row
-
-
-def _operator(
-    name: str,
-    symbol: str,
-    torch_: Callable[..., Tensor],
-    mpmath_: Callable[..., Any],
-    latex: str,
-    derivative_: Callable[..., Expr | None] | None,
-    javascript: str = "",
-    triton: str = "",
-) -> tuple[str, Primitive]:
-    """A row for an infix operator, spelt alike in most languages."""
-    return _row(name, 2, torch_, mpmath_, latex, derivative_, cpp=f"{{0}} {symbol} {{1}}", triton=triton,
-                javascript=javascript)  # fmt: skip
-
-
-PRIMITIVES: dict[str, Primitive] = dict([
-    # name, arity or symbol, torch, mpmath, LaTeX, derivative [, C++] [, Triton] [, JavaScript]
-    _operator("add", "+", torch.add, lambda a, b: a + b, "{0} + {1}", lambda a, d, o: total(d[0], d[1])),
-    _operator("sub", "-", torch.sub, lambda a, b: a - b, "{0} - {1}", lambda a, d, o: _difference(d[0], d[1])),
-    _operator("mul", "*", torch.mul, lambda a, b: a * b, r"{0} \, {1}", _d_product),
-    _operator("div", "/", torch.div, _mp_divide, r"\frac{{{0}}}{{{1}}}", _d_quotient, triton="lk.divide({0}, {1})"),
-    _row("neg", 1, torch.neg, lambda a: -a, "-{0}", lambda a, d, o: _difference(None, d[0]), cpp="-{0}"),
-    _operator("lt", "<", torch.lt, lambda a, b: a < b, "{0} < {1}", None),
-    _operator("le", "<=", torch.le, lambda a, b: a <= b, r"{0} \le {1}", None),
-    _operator("gt", ">", torch.gt, lambda a, b: a > b, "{0} > {1}", None),
-    _operator("ge", ">=", torch.ge, lambda a, b: a >= b, r"{0} \ge {1}", None),
-    _operator("eq", "==", torch.eq, lambda a, b: a == b, "{0} = {1}", None, "{0} === {1}"),
-    _operator("ne", "!=", torch.ne, lambda a, b: a != b, r"{0} \ne {1}", None, "{0} !== {1}"),
-    _operator("both", "&", torch.logical_and, lambda a, b: a and b, r"{0} \wedge {1}", None, "{0} && {1}"),
-    _operator("either", "|", torch.logical_or, lambda a, b: a or b, r"{0} \vee {1}", None, "{0} || {1}"),
-    _row("where", 3, torch.where, lambda c, a, b: a if c else b,
-         r"\begin{{cases}} {1} & {0} \\ {2} \end{{cases}}",
-         lambda a, d, o: _select(a[0], d[1], d[2]), triton="tl.where({0}, {1}, {2})",
-         javascript="({0} ? {1} : {2})"),
-    _row("absolute", 1, torch.abs, lambda x: abs(x), r"\left|{0}\right|", _unary(lambda x, o: sign(x)),
-         triton="tl.abs({0})", javascript="Math.abs({0})"),
-    _row("sign", 1, lambda x: torch.where(x == x, torch.sign(x), x), _mp_sign,
-         r"\operatorname{{sign}}\left({0}\right)", lambda a, d, o: None, javascript="Math.sign({0})"),
-    _row("sqrt", 1, torch.sqrt, "sqrt", r"\sqrt{{{0}}}", _unary(lambda x, o: 0.5 / _unsigned(o)),
-         triton="lk.sqrt({0})", javascript="Math.sqrt({0})"),
-    _row("exp", 1, torch.exp, "exp", r"e^{{{0}}}", _unary(lambda x, o: o, _no_logarithm),
-         triton="libdevice.exp({0})",
-         javascript="Math.exp({0})"),
-    _row("expm1", 1, torch.expm1, "expm1", r"\left(e^{{{0}}} - 1\right)", _unary(lambda x, o: exp(x), _no_logarithm),
-         triton="libdevice.expm1({0})", javascript="Math.expm1({0})"),
-    _row("log", 1, torch.log, _mp_log, r"\log\left({0}\right)", _unary(lambda x, o: 1.0 / _unsigned(x), _tame),
-         triton="libdevice.log({0})", javascript="Math.log({0})"),
-    _row("log1p", 1, torch.log1p, lambda x: _mp_log(1 + x), r"\log\left(1 + {0}\right)",
-         _unary(lambda x, o: 1.0 / (1.0 + x), _tame), triton="libdevice.log1p({0})", javascript="Math.log1p({0})"),
-    _row("softplus", 1, _softplus_torch, _mp_softplus, r"\operatorname{{softplus}}\left({0}\right)",
-         _unary(lambda x, o: sigmoid(x), _no_logarithm)),
-    _row("sigmoid", 1, _sigmoid_torch, _mp_sigmoid, r"\sigma\left({0}\right)",
-         _unary(lambda x, o: o * sigmoid(-x), _no_logarithm)),
-    _row("log_sigmoid", 1, lambda x: -_softplus_torch(-x), lambda x: -_mp_softplus(-x),
-         r"\log\sigma\left({0}\right)", _unary(lambda x, o: sigmoid(-x), _no_logarithm)),
-    _row("tanh", 1, torch.tanh, "tanh", r"\tanh\left({0}\right)",
-         _unary(lambda x, o: 4.0 * (sigmoid(2.0 * x) * sigmoid(-2.0 * x)), _no_logarithm),  # 1 - o * o cancels
-         triton="libdevice.tanh({0})", javascript="Math.tanh({0})"),
-    _row("erf", 1, torch.erf, "erf", r"\operatorname{{erf}}\left({0}\right)",
-         _unary(lambda x, o: (2.0 / math.sqrt(math.pi)) * exp(-(x * x)), _no_logarithm), triton="libdevice.erf({0})"),
-    _row("lgamma", 1, torch.lgamma, lambda x: _mp("loggamma")(x).real, r"\log\Gamma\left({0}\right)",
-         _unary(lambda x, o: digamma(x)), triton="libdevice.lgamma({0})"),
-    _row("digamma", 1, torch.digamma, "digamma", r"\psi\left({0}\right)", _unary(lambda x, o: trigamma(x))),
-    _row("trigamma", 1, lambda x: torch.special.polygamma(1, x), lambda x: _mp("psi")(1, x),
-         r"\psi'\left({0}\right)", None),
-    _row("maximum", 2, torch.maximum, _mp_pick(lambda a, b: a >= b), r"\max\left({0},\, {1}\right)",
-         lambda a, d, o: _select(a[0] >= a[1], d[0], d[1]), javascript="Math.max({0}, {1})"),
-    _row("minimum", 2, torch.minimum, _mp_pick(lambda a, b: a <= b), r"\min\left({0},\, {1}\right)",
-         lambda a, d, o: _select(a[0] <= a[1], d[0], d[1]), javascript="Math.min({0}, {1})"),
-    _row("clamp", 3, lambda x, low, high: torch.clamp(x, low, high),
-         lambda x, low, high: low if x < low else high if x > high else x,
-         r"\operatorname{{clamp}}\left({0},\, {1},\, {2}\right)", _d_clamp),
-    _row("times", 2, _times_torch, _mp_times, r"{0} \cdot {1}", _d_product),
-    _row("xlogy", 2, torch.xlogy, lambda x, y: _mp_times(x, _mp_log(y)), r"{0} \log\left({1}\right)", _d_xlogy),
-    _row("logaddexp", 2, torch.logaddexp, lambda a, b: a + _mp_softplus(b - a) if a != b else a + _mp("log")(2),
-         r"\log\left(e^{{{0}}} + e^{{{1}}}\right)", _d_logaddexp),
-    _row("hypot", 2, torch.hypot, "hypot", r"\sqrt{{{0}^2 + {1}^2}}",
-         _d_hypot, javascript="Math.hypot({0}, {1})"),
-    _row("power", 2, torch.pow, lambda a, b: a**b, r"{0}^{{{1}}}", _d_power,
-         javascript="Math.pow({0}, {1})"),
-    _row("mute", 2, _mute_torch, _mp_mute, r"{0} \, {1}", _d_product),
-])  # fmt: skip
-
-# Where torch differentiates: spellings of which torch knows the derivative at 0, too, and which ONNX has.
-PLAIN: dict[str, Callable[..., Tensor]] = {
-    "softplus": lambda x: -torch.nn.functional.logsigmoid(-x),
-    "sigmoid": torch.sigmoid,
-    "log_sigmoid": torch.nn.functional.logsigmoid,
-    "times": lambda weight, x: weight * torch.where((weight == 0) & x.isinf(), torch.zeros_like(x), x),
-}
 PUBLIC.update({name: p.arity for name, p in PRIMITIVES.items() if name in globals() and name != "mute"})

@@ -17,6 +17,9 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from losskit.errors import LossError
 from losskit.forms import misspelt, strict
 from losskit.kernels.dispatch import run
+from losskit.layers.triplet_margin_with_distance import (
+    triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
+)
 from losskit.loss import legacy_reduction
 from losskit.losses import (
     BCELoss,
@@ -39,9 +42,6 @@ from losskit.losses import (
     SmoothL1Loss,
     SoftMarginLoss,
     TripletMarginLoss,
-)
-from losskit.losses.triplet_margin_with_distance import (
-    triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
 )
 from losskit.plans import plan_of
 from losskit.registry import missing

@@ -289,7 +289,7 @@ def why(
 ) -> None:
     """Which implementation such a call runs, and why."""
     card = card_or_exit(name)
-    from losskit_guide.machine import reason
+    from losskit.machine import reason
 
     try:
         choice = reason(card.name, dtype, device, shape)
@@ -306,8 +306,8 @@ def doctor(
     json_: Json = False,
 ) -> None:
     """Versions, instruction set, compiler, kernels, GPU and cache of this machine."""
-    from losskit_guide.machine import clean as emptied
-    from losskit_guide.machine import facts
+    from losskit.machine import clean as emptied
+    from losskit.machine import facts
 
     if clean:
         try:
@@ -337,7 +337,7 @@ def bench(
 ) -> None:
     """Forward and backward on this machine, against torch, in turns within one process."""
     card = card_or_exit(name)
-    from losskit_guide.machine import duel
+    from losskit.machine import duel
 
     try:
         result = duel(card.name, dtype, shape, threads)

@@ -24,7 +24,7 @@ import picture as drawn
 import readme
 
 import losskit
-from losskit import formula
+from losskit import language
 from losskit.loss import TASKS
 from losskit_guide.card import Card, catalogue, find
 from losskit_guide.render import facts, formulas, latex
@@ -438,8 +438,8 @@ def api_pages() -> dict[str, str]:
 
 def _primitives() -> list[list[str]]:
     """The functions of the formula language, as they are in its file."""
-    found = inspect.getmembers(formula, inspect.isfunction)
-    public = [f for name, f in found if f.__module__ == formula.__name__ and not name.startswith("_")]
+    found = inspect.getmembers(language, inspect.isfunction)
+    public = [f for name, f in found if f.__module__ == language.__name__ and not name.startswith("_")]
     public.sort(key=lambda f: f.__code__.co_firstlineno)
     return [
         [f"`{f.__name__}{_short(inspect.signature(f))}`", (inspect.getdoc(f) or "").replace("*", r"\*")] for f in public

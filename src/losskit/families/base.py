@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, cast
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from losskit.display import Mathematics, Writer
+from losskit.display import Mathematics, Statistic, Writer, written_of
+from losskit.draw import Draw
 from losskit.errors import DeclarationError, LossError
 from losskit.forms import (
     MAX_OPERANDS,
@@ -25,6 +26,7 @@ from losskit.forms import (
     function_source,
     misspelt,
     refuse_more,
+    signature_source,
     strict,
 )
 from losskit.kernels.dispatch import run
@@ -34,7 +36,7 @@ from losskit.plan import OPEN, Opened, Plan
 from losskit.plans import Plans, plan_of
 from losskit.printing import run_source
 from losskit.traced import Formula
-from losskit_guide.card import Equation
+from losskit_guide.card import Curve, Equation, Variant
 
 MAX_PARAMETERS = 8  # of a declaration
 
@@ -66,7 +68,9 @@ class Family(Loss, abstract=True):
     """
 
     operands: ClassVar[dict[str, Operand]] = {}
-    _statistics: ClassVar[tuple[str, ...] | None] = None  # None: the formula's arguments are the operands
+    _statistics: ClassVar[tuple[Statistic, ...] | None] = None  # None: the formula's arguments are the operands
+    _label: ClassVar[str] = "by hand"  # the family's name in words
+    _usual_shape: ClassVar[tuple[int, ...]] = (1024, 1000)  # of the first operand, for examples and benchmarks
     _harmless: ClassVar[dict[str, float]] = {}  # values of statistics at which no formula has an infinite derivative
     _of_formula: ClassVar[bool] = True  # whether a declaration has a `value`
     _plan_class: ClassVar[Callable[..., Plan]]
@@ -118,8 +122,9 @@ class Family(Loss, abstract=True):
                     f"{cls.__name__}: {name} is a parameter; write "
                     f"{name}: {type(own).__name__} = param(default={own!r}, doc=...)"
                 )
-            if cls._statistics is not None and name not in cls.params and name not in cls._statistics:
-                known = ", ".join(cls._statistics)
+            spoken = [statistic.name for statistic in cls._statistics or ()]
+            if cls._statistics is not None and name not in cls.params and name not in spoken:
+                known = ", ".join(spoken)
                 raise DeclarationError(
                     f"{cls.__name__}: `value` may speak of {known} and its parameters, not of {name}"
                 )
@@ -156,8 +161,28 @@ class Family(Loss, abstract=True):
         raise NotImplementedError
 
     @classmethod
+    def _signature(cls) -> str:
+        """The functional form as it is called, with types."""
+        return signature_source(cls, annotated=True).removeprefix("def ")
+
+    @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
         """The loss in the operands of a call, for people."""
+        raise NotImplementedError
+
+    @classmethod
+    def _written(cls) -> tuple[list[Variant], list[dict[str, str]]]:
+        """The formulas under each setting of the switches, and what their letters stand for."""
+        return written_of(cls)
+
+    @classmethod
+    def _curve(cls) -> Curve | None:
+        """The loss as a function of one number."""
+        raise NotImplementedError
+
+    @classmethod
+    def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+        """Random operands that a call takes; the first has this shape."""
         raise NotImplementedError
 
     @classmethod

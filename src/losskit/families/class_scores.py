@@ -24,14 +24,15 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from losskit import dtypes
+from losskit import curves, dtypes
 from losskit.calculus import Differentiable
-from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by, symbol, uses
+from losskit.display import LOSS, Mathematics, Statistic, Writer, Written, gradient_by, symbol, uses
 from losskit.domains import Interval, log_probability, probability, real, shortest, slack_of
+from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.base import Family
-from losskit.formula import log, times
-from losskit.graph import Trace
+from losskit.formula import log, softplus, times
+from losskit.graph import Expr, Trace
 from losskit.kernels import eager, fused, search
 from losskit.kernels.sharded import Part
 from losskit.kernels.torch_internals import transforms_active
@@ -50,7 +51,7 @@ from losskit.validation import (
     swapped_hint,
     unravel,
 )
-from losskit_guide.card import Equation
+from losskit_guide.card import Curve, Equation, Given
 
 STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
 _ONE_CLASS = " There is one class: for yes or no use binary_cross_entropy_with_logits, or two channels."
@@ -436,10 +437,44 @@ def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
     return (a - (difference + taken)) + (taken - b)
 
 
-# How people write what a formula speaks of, and what the family adds to it.
+def _two_classes(cls: type[ClassScoresLoss], formula: Formula) -> Callable[[Expr], dict[str, Any]]:
+    """The statistics of a row of two classes whose scores are a margin and 0, and the loss under smoothing."""
+
+    def statistics(margin: Expr) -> dict[str, Any]:
+        right, wrong = -softplus(-margin), -softplus(margin)
+        every = {
+            "log_probability": right,
+            "log_sum_exp": softplus(margin),
+            "mean_log_probability": 0.5 * right + 0.5 * wrong,
+        }
+        if "label_smoothing" not in cls.arguments.split():
+            return every
+        numbers: dict[str, Any] = {name: margin.trace.variable(name) for name in formula.numbers}
+        share = 0.5 * margin.trace.variable("label_smoothing")
+        taken = inspect.signature(cls.value).parameters
+        own = {name: x for name, x in (every | numbers | formula.switches).items() if name in taken}
+        other = own | ({"log_probability": wrong} if "log_probability" in own else {})
+        return {"result": times(1.0 - share, cls.value(**own)) + times(share, cls.value(**other))}
+
+    return statistics
+
+
+SPOKEN = (
+    Statistic(
+        "log_probability", Written(r"\log p_t", "log pₜ"), "log-probability of the target class", log_probability
+    ),
+    Statistic(
+        "log_sum_exp",
+        Written(r"\operatorname{lse}(x)", "lse(x)"),
+        "logarithm of the sum of the exponentials of the scores",
+    ),
+    Statistic(
+        "mean_log_probability", Written(r"\overline{\log p}", "mean(log p)"), "mean log-probability over the classes"
+    ),
+)
+# How people write what the family adds to it.
 _LETTERS = {
-    "log_probability": Written(r"\log p_t", "log pₜ"), "log_sum_exp": Written(r"\operatorname{lse}(x)", "lse(x)"),
-    "mean_log_probability": Written(r"\overline{\log p}", "mean(log p)"), "p_": Written("p_t", "pₜ"),
+    **{statistic.name: statistic.letter for statistic in SPOKEN}, "p_": Written("p_t", "pₜ"),
     "softmax_": Written(r"\operatorname{softmax}(x)_j", "softmax(x)ⱼ"), "hot_": Written("[j = t]", "[j = t]"),
     "classes_": Written("C", "C"),
 }  # fmt: skip
@@ -487,11 +522,34 @@ class ClassScoresLoss(Family, abstract=True):
         doc="Share of the target that is spread evenly over all classes.",
     )  # fmt: skip
 
-    _statistics = STATISTICS
+    _statistics = SPOKEN
     _harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
     shift: ClassVar[Callable[..., Tensor] | None] = None
     _plan_class = ClassScoresPlan
+
+    _label = "class scores"
+
+    @classmethod
+    def _curve(cls) -> Curve | None:
+        formulas = cls._formulas.all()
+        if cls.log_probabilities:
+            (spoken,) = (x for x in SPOKEN if x.name == "log_probability")
+            ways = curves.as_they_are(formulas)
+            return curves.of_trace(cls, spoken.name, "log_probability", (-6.0, 0.0), [], ways, spoken.meaning)
+        ways = [(f.switches, f.numbers, _two_classes(cls, f)) for f in formulas]
+        given = []
+        if "label_smoothing" in cls.arguments.split():
+            given.append(Given("label_smoothing", cls.params["label_smoothing"].doc, 0.0, 0.0, 1.0))
+        label = "score of the right class less that of the other, of two classes"
+        return curves.of_trace(cls, "score_margin", "logit", (-6.0, 6.0), given, ways, label)
+
+    @classmethod
+    def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+        classes = 1 if len(shape) > 1 else 0
+        scores = draw.normal(*shape)
+        target = draw.integers(0, shape[classes], *shape[:classes], *shape[classes + 1 :])
+        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:

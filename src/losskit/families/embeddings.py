@@ -20,11 +20,13 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from losskit import dtypes
-from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by, symbol
-from losskit.domains import nonnegative, shortest
+from losskit import curves, dtypes
+from losskit.display import LOSS, Mathematics, Statistic, Writer, Written, gradient_by, symbol
+from losskit.domains import Interval, nonnegative, shortest
+from losskit.draw import Draw
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
+from losskit.graph import Expr
 from losskit.kernels import eager, fused, search
 from losskit.kernels.sharded import trailing
 from losskit.loss import Operand, param
@@ -33,7 +35,7 @@ from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.traced import Formula
 from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unravel
-from losskit_guide.card import Equation
+from losskit_guide.card import Curve, Equation, Given
 
 # The kernel's numbers of them. Two embeddings have one distance, the first of three.
 STATISTICS = {
@@ -263,9 +265,40 @@ def of_embeddings(cls: Any, write: Writer, definitions: Sequence[Equation]) -> M
     return Mathematics([*equations, *definitions], symbols + [symbol(name, cls.params[name].doc) for name in numbers])
 
 
+def curve_of(cls: Any) -> Curve:
+    """The loss over the cosine, or over the first distance."""
+    formulas = cls._formulas.all()
+    operands, meaning = formulas[0].operands, {x.name: x.meaning for x in SPOKEN}
+    labels = curves.given_of(formulas[0], 0, ("target",))
+    if "cosine" in operands or "cosine_distance" in operands:
+        ways = [(f.switches, f.numbers, _of_cosine) for f in formulas]
+        return curves.of_trace(cls, "cosine", "cosine", (-1.0, 1.0), labels, ways, meaning["cosine"])
+    first, *others = [name for name in operands if name.endswith("distance")]
+    given = [Given(name, meaning[name], 1.0, 0.0, 4.0) for name in others] + labels
+    return curves.of_trace(cls, first, "distance", (0.0, 4.0), given, curves.as_they_are(formulas), meaning[first])
+
+
+def _of_cosine(cosine: Expr) -> dict[str, Any]:
+    return {"cosine": cosine, "cosine_distance": 1.0 - cosine}
+
+
+def example_of(cls: Any, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+    """Random embeddings, and labels where the loss takes them."""
+    names = cls._call_operands()
+    return [2 * draw.integers(0, 2, *shape[:-1]) - 1 if n == "target" else draw.normal(*shape) for n in names]
+
+
+_BETWEEN = Interval("in [-1, 1]", -1.0, 1.0)
+SPOKEN = (
+    Statistic("cosine", Written(r"\cos\theta", "cos θ"), "cosine of the two embeddings", _BETWEEN),
+    Statistic("cosine_distance", Written(r"1 - \cos\theta", "1 − cos θ"), "cosine distance of the two embeddings"),
+    Statistic("distance", Written("d", "d"), "distance of the two embeddings", nonnegative),
+    Statistic("positive_distance", Written("d_+", "d₊"), "distance from the anchor to the positive", nonnegative),
+    Statistic("negative_distance", Written("d_-", "d₋"), "distance from the anchor to the negative", nonnegative),
+    Statistic("target", Written("t", "t"), "a number for each row"),
+)
 _LETTERS = {
-    "cosine": Written(r"\cos\theta", "cos θ"), "distance": Written("d", "d"),
-    "positive_distance": Written("d_+", "d₊"), "negative_distance": Written("d_-", "d₋"),
+    **{x.name: x.letter for x in SPOKEN if x.name not in ("target", "cosine_distance")},
     "anchor": Written("x", "x"), "positive": Written("x_+", "x₊"), "negative": Written("x_-", "x₋"),
 }  # fmt: skip
 
@@ -323,7 +356,7 @@ class EmbeddingsLoss(Family, abstract=True):
         default=False, doc="Whether the negative's distance from the positive counts where it is the smaller one."
     )
 
-    _statistics = tuple(STATISTICS)
+    _statistics = SPOKEN
     _plan_class = EmbeddingsPlan
     functional: ClassVar[Any]
 
@@ -345,6 +378,16 @@ class EmbeddingsLoss(Family, abstract=True):
                 )
             if ("target" in formula.operands) != ("target" in cls._call_operands()):
                 raise DeclarationError(f"{cls.__name__}: `operands` and `value` must both take a target, or neither")
+
+    _label = "embeddings"
+
+    @classmethod
+    def _curve(cls) -> Curve | None:
+        return curve_of(cls)
+
+    @classmethod
+    def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+        return example_of(cls, shape, draw)
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from losskit import dtypes
-from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, joined, symbol
+from losskit import curves, dtypes
+from losskit.display import LOSS, NOTHING, Mathematics, Statistic, Writer, Written, gradient_by, joined, symbol
+from losskit.draw import Draw
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
@@ -28,6 +29,7 @@ from losskit.loss import param
 from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, class_weight, shape_hint, unravel
+from losskit_guide.card import Curve
 
 _MANY = 1  # bit of the family in the kernel's code
 NO_CLASS, MASK_GIVEN = 2, 3  # the bad operand that a GPU's kernel records: the target, or all of it
@@ -242,7 +244,9 @@ class MarginsLoss(Family, abstract=True):
     )
 
     many: ClassVar[bool] = False
-    _statistics = ("difference",)
+    _statistics = (
+        Statistic("difference", Written("x_t - x_j", "xₜ − xⱼ"), "score of a target class less that of another class"),
+    )
     _plan_class = MarginsPlan
 
     @classmethod
@@ -250,6 +254,22 @@ class MarginsLoss(Family, abstract=True):
         if cls.many and "weight" in cls.params:
             raise DeclarationError(f"{cls.__name__}: a row with many targets has no class whose weight it could have")
         super()._declare()
+
+    _label = "margins"
+
+    @classmethod
+    def _curve(cls) -> Curve | None:
+        label = "score of the target less that of another class: the loss of one pair"
+        ways = curves.as_they_are(cls._formulas.all())
+        return curves.of_trace(cls, "difference", "logit", (-3.0, 3.0), [], ways, label)
+
+    @classmethod
+    def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+        if not cls.many:
+            return [draw.normal(*shape), draw.integers(0, shape[-1], *shape[:-1])]
+        target = torch.full(shape, -1)
+        target[..., 0] = 0
+        return [draw.normal(*shape), draw.put(target)]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from losskit import dtypes
+from losskit import curves, dtypes
 from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, letter, symbol
 from losskit.domains import Domain, probability, shortest, signs, slack_of
+from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
@@ -26,7 +27,7 @@ from losskit.reduction import Reduction, counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
 from losskit.traced import Formula
 from losskit.validation import broadcasts, check_extras, check_floating, check_tensor, shape_hint, swapped_hint, unravel
-from losskit_guide.card import Equation
+from losskit_guide.card import Curve, Equation
 
 
 class PointwisePlan(Plan):
@@ -290,6 +291,18 @@ class PointwiseLoss(Family, abstract=True):
     weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
     rows: ClassVar[bool] = False  # the unreduced loss is the mean over the last dimension
     _plan_class = PointwisePlan
+
+    _label = "pointwise"
+
+    @classmethod
+    def _curve(cls) -> Curve | None:
+        return curves.of_elements(cls, cls._formulas.all())
+
+    @classmethod
+    def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+        plan = cls()._planned()
+        domains = dict(zip(plan.names, plan.formula.domains, strict=True))  # type: ignore[union-attr]
+        return [draw.members(domains[name], shape) for name in cls._call_operands()]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:

@@ -18,18 +18,23 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from losskit import dtypes
-from losskit.display import Mathematics, Writer, Written, symbol
+from losskit import curves, dtypes
+from losskit.calculus import derivative
+from losskit.display import Statistic, Written, symbol, text_of
 from losskit.domains import log_probability, shortest
+from losskit.domains import probability as probability_domain
+from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.base import Family
+from losskit.formula import log
+from losskit.graph import Trace
 from losskit.kernels import eager, fused
 from losskit.kernels.torch_internals import hidden, transforms_active
 from losskit.loss import param
 from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, unravel
-from losskit_guide.card import Equation
+from losskit_guide.card import Curve, Equation, Variant
 
 _SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -384,11 +389,34 @@ class SequenceLoss(Family, abstract=True):
     )
 
     _of_formula = False
+    _statistics = (Statistic("probability", Written("P", "P"), "probability of the labels", probability_domain),)
     _plan_class = SequencePlan
 
+    _label = "sequences"
+    _usual_shape = (50, 16, 20)
+
     @classmethod
-    def _mathematics(cls, write: Writer) -> Mathematics:
-        return Mathematics(_EQUATIONS, _SYMBOLS)
+    def _curve(cls) -> Curve | None:
+        ways: list[Any] = [({}, [], lambda probability: {"result": -log(probability)})]
+        label = "probability of the labels: the sum over all alignments"
+        return curves.of_trace(cls, "probability", "probability", (1e-3, 1.0), [], ways, label)
+
+    @classmethod
+    def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+        frames, samples, labels = shape
+        length = max(1, frames // 4)
+        lengths = torch.full((samples,), length)
+        targets = draw.integers(1, max(2, labels), samples, length)
+        return [draw.normal(*shape).log_softmax(-1), targets, torch.full((samples,), frames), lengths]
+
+    @classmethod
+    def _written(cls) -> tuple[list[Variant], list[dict[str, str]]]:
+        """Of the probability of the labels: the lattice is no formula."""
+        trace = Trace()
+        probability = trace.variable("probability")
+        value = -log(probability)
+        gradients = {"probability": text_of(derivative(value, probability), ["probability"])}
+        return [Variant({}, _EQUATIONS, ["probability"], text_of(value, ["probability"]), gradients)], _SYMBOLS
 
     @classmethod
     def _means(cls) -> list[Equation]:

@@ -53,7 +53,7 @@ def run(
         and not torch.compiler.is_compiling()
         and (not state.nan_asked or state.nan == "pass")
         and not observed()
-        and ((plan.formula and plan.formula.kernel) or library.available(plan.formula))
+        and library.available(plan.formula)
     ):
         result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
         if result is not None:

@@ -4,7 +4,6 @@
 
 import sys
 
-from losskit.losses.adaptive_log_softmax import AdaptiveLogSoftmaxWithLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
 from losskit.losses.cosine_embedding import CosineEmbeddingLoss
@@ -25,11 +24,9 @@ from losskit.losses.poisson_nll import PoissonNLLLoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
 from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
-from losskit.losses.triplet_margin_with_distance import TripletMarginWithDistanceLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
-    "AdaptiveLogSoftmaxWithLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CTCLoss",
@@ -50,7 +47,6 @@ __all__ = [
     "SmoothL1Loss",
     "SoftMarginLoss",
     "TripletMarginLoss",
-    "TripletMarginWithDistanceLoss",
 ]
 
 sys.modules[__name__].__class__ = CallablePackage

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 
 import losskit
-from losskit.families.class_scores import ClassScoresLoss
-from losskit.families.embeddings import EmbeddingsLoss
-from losskit.families.margins import MarginsLoss
-from losskit.families.sequence import SequenceLoss
+from losskit.draw import Draw
 from losskit.kernels import cache, compiler, library
 from losskit.kernels.dispatch import Choice
 
@@ -55,42 +52,15 @@ def shape_of(text: str, default: tuple[int, ...]) -> tuple[int, ...]:
 def arguments(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...]) -> list[Tensor]:
     """Random tensors that a loss takes; the first has this shape."""
     cls: Any = losskit.get(name)
-    generator = torch.Generator().manual_seed(0)
-    at = device_of(device)
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator).to(at, dtype)
-
-    def integers(low: int, high: int, *size: int) -> Tensor:
-        return torch.randint(low, high, size, generator=generator).to(at)
-
-    if issubclass(cls, ClassScoresLoss):
-        classes = 1 if len(shape) > 1 else 0
-        scores = normal(*shape)
-        target = integers(0, shape[classes], *shape[:classes], *shape[classes + 1 :])
-        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target]
-    if issubclass(cls, MarginsLoss):
-        if not cls.many:
-            return [normal(*shape), integers(0, shape[-1], *shape[:-1])]
-        target = torch.full(shape, -1)
-        target[..., 0] = 0
-        return [normal(*shape), target.to(at)]
-    if issubclass(cls, SequenceLoss):
-        frames, samples, labels = shape
-        lengths = torch.full((samples,), max(1, frames // 4))
-        return [normal(*shape).log_softmax(-1), integers(1, max(2, labels), samples, max(1, frames // 4)),
-                torch.full((samples,), frames), lengths]  # fmt: skip
-    names = cls._call_operands()
-    if issubclass(cls, EmbeddingsLoss) or name == "triplet_margin_with_distance_loss":
-        return [2 * integers(0, 2, *shape[:-1]) - 1 if n == "target" else normal(*shape) for n in names]
-    plan = cls()._planned()
-    domains = dict(zip(plan.names, plan.formula.domains, strict=True))
-    return [domains[n].sample(shape, generator).to(at, dtype) for n in names]
+    found: list[Tensor] = cls._example(shape, Draw(dtype, device_of(device)))
+    return found
 
 
 def usual_shape(name: str) -> tuple[int, ...]:
     """A shape that a loss takes."""
-    return (50, 16, 20) if issubclass(losskit.get(name), SequenceLoss) else (1024, 1000)
+    cls: Any = losskit.get(name)
+    shape: tuple[int, ...] = cls._usual_shape
+    return shape
 
 
 def reason(name: str, dtype: str, device: str, shape: str) -> Choice:

@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 from torch import Tensor, minimum, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from losskit.display import Mathematics, Writer
+from losskit.display import Mathematics, Writer, written_of
 from losskit.domains import positive as above_zero
+from losskit.draw import Draw
 from losskit.errors import error
 from losskit.facts import Facts
-from losskit.families.embeddings import of_embeddings
+from losskit.families.embeddings import curve_of, example_of, of_embeddings
 from losskit.families.pointwise import PointwiseLoss
 from losskit.forms import refuse_more, strict
 from losskit.kernels.dispatch import run
@@ -27,7 +28,7 @@ from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.plan import Plan
 from losskit.plans import Plans, plan_of
 from losskit.reduction import Reduction
-from losskit_guide.card import Equation
+from losskit_guide.card import Curve, Equation, Variant
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -97,6 +98,34 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
     def _means(cls) -> list[Equation]:
         """As TripletMarginLoss's."""
         return TripletMarginLoss._means()
+
+    @classmethod
+    def _written(cls) -> tuple[list[Variant], list[dict[str, str]]]:
+        """Formulas and letters."""
+        return written_of(cls)
+
+    @classmethod
+    def _curve(cls) -> Curve:
+        """The loss over the positive distance."""
+        return curve_of(cls)
+
+    @classmethod
+    def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+        """Random triplets."""
+        return example_of(cls, shape, draw)
+
+    @classmethod
+    def _unreduced(cls) -> str:
+        """What reduction 'none' gives, in words."""
+        return "a tensor of the shape of the distances"
+
+    @classmethod
+    def _signature(cls) -> str:
+        """The functional form as it is called."""
+        return f"{cls.name}{inspect.signature(cls.functional)}"
+
+    _label, _usual_shape = "by hand", TripletMarginLoss._usual_shape
+    _statistics = TripletMarginLoss._statistics
 
     @classmethod
     def _call_operands(cls) -> list[str]:

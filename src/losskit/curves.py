@@ -1,0 +1,130 @@
+"""Losses as functions of one number: what plots, the command and the explorer draw. A family says over which number.
+
+Curves are over a loss's natural variable: the prediction, or for a loss of rows what its formula speaks of.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from losskit.calculus import derivative
+from losskit.display import text_of
+from losskit.domains import Domain, Interval, Signs, real
+from losskit.graph import Expr, Trace
+from losskit.loss import Operand, Param
+from losskit.traced import Formula
+from losskit_guide.card import Curve, CurveVariant, Given, Limits
+
+
+def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
+    """The curve over the first operand, the others at harmless values."""
+    variants = []
+    variable = formulas[0].operands[0]
+    for formula in formulas:
+        names = [*formula.operands, *formula.numbers]
+        x = formula.trace.variable(variable)
+        domains = dict(zip(names, [*formula.required, *(cls.params[n].domain for n in formula.numbers)], strict=True))
+        variants.append(curve_variant(formula.switches, domains, formula.value, formula.gradients[0], x, cls))
+    first = max(formulas, key=lambda formula: len(formula.operands))
+    operand = cls.operands.get(variable, Operand(variable))
+    domain = formulas[-1].declared[variable].domain if operand.unless else operand.domain
+    low, high = limits_of(domain)
+    if operand.kind == "distance":
+        low = 0.0
+    kinds = {"in [0, 1]": "probability", "a log-probability (at most 0)": "log_probability"}
+    kind = operand.kind or kinds.get(domain.description, "prediction")
+    numbers = [of_param(p) for p in cls.params.values() if p.name in first.numbers]
+    return Curve(variable, operand.doc, kind, low, high, given_of(first, 1) + numbers, variants)
+
+
+def of_trace(
+    cls: Any,
+    variable: str,
+    kind: str,
+    limits: tuple[float, float],
+    given: list[Given],
+    ways: Sequence[tuple[dict[str, bool], list[str], Callable[[Expr], dict[str, Any]]]],
+    label: str,
+) -> Curve:
+    """A curve from `value` traced anew over the natural variable; each way is switches, numbers, statistics."""
+    spoken = {statistic.name: statistic.domain for statistic in cls._statistics or ()}
+    variants = []
+    for switches, numbers, statistics in ways:
+        trace = Trace()
+        x = trace.variable(variable)
+        names = dict.fromkeys([variable, *(g.name for g in given), *numbers])
+        found = statistics(x)
+        if "result" not in found:
+            arguments = {name: trace.variable(name) for name in names} | switches | found
+            taken = inspect.signature(cls.value).parameters
+            found = {"result": cls.value(**{name: arguments.get(name) for name in taken})}
+        root = trace.lift(found["result"])
+        domains = {name: spoken.get(name, real) for name in names} | {
+            name: p.domain for name, p in cls.params.items() if name in names
+        }
+        domains |= {name: cls.operands[name].domain for name in names if name in cls.operands}
+        variants.append(curve_variant(switches, domains, root, derivative(root, x), x, cls))
+    declared = [p for p in cls.params.values() if any(p.name in way[1] for way in ways)]
+    return Curve(variable, label, kind, *limits, given + [of_param(p) for p in declared], variants)
+
+
+def as_they_are(formulas: Sequence[Formula]) -> list[Any]:
+    """The ways of `of_trace` where the formula speaks of the variable itself."""
+    return [(f.switches, f.numbers, lambda x: {}) for f in formulas]
+
+
+def curve_variant(
+    switches: dict[str, bool], domains: dict[str, Domain], value: Expr, slope: Expr, x: Expr, cls: Any
+) -> CurveVariant:
+    """Value, slope and curvature as texts, with what each argument may be."""
+    names = list(domains)
+    whole = {name for name, p in cls.params.items() if p.kind == "int"}
+    limits = {name: allowed(domain, name in whole) for name, domain in domains.items()}
+    texts = [text_of(root, names) for root in (value, slope, derivative(slope, x))]
+    return CurveVariant(switches, names, limits, *({k: t[k] for k in ("python", "javascript")} for t in texts))
+
+
+def allowed(domain: Domain, whole: bool = False) -> Limits:
+    """A domain as data; whole: of integers."""
+    if isinstance(domain, Signs):
+        return Limits(domain.description, choices=[-1.0, 1.0])
+    low, high = (x if math.isfinite(x) else None for x in (domain.low, domain.high))
+    counted = range(int(low), int(high) + 1) if whole and low is not None and high is not None else ()
+    choices = [float(x) for x in counted]
+    return Limits(domain.description, low, high, domain.low_open, domain.high_open, choices)
+
+
+def given_of(formula: Formula, start: int, only: tuple[str, ...] = ()) -> list[Given]:
+    """What stays fixed along a curve: the other operands, at harmless values."""
+    result = []
+    for name in [name for name in formula.operands[start:] if not only or name in only]:
+        operand = formula.declared[name]
+        if isinstance(operand.domain, Signs):
+            result.append(Given(name, operand.doc, 1.0, -1.0, 1.0, [-1.0, 1.0]))
+            continue
+        low, high = limits_of(operand.domain)
+        value = 0.0 if operand.domain.everything else 1.0 if operand.domain.includes(1.0) else operand.domain.typical
+        result.append(Given(name, operand.doc, value, low, high))
+    return result
+
+
+def of_param(p: Param) -> Given:
+    """A parameter as what is given along a curve."""
+    low, high = limits_of(p.domain)
+    if p.name == "p":
+        low, high = 1.0, 2.0
+    return Given(p.name, p.doc, float(p.default), min(low, p.default), high, [1.0, 2.0] if p.name == "p" else [])
+
+
+def limits_of(domain: Domain) -> tuple[float, float]:
+    """The part of a domain that is worth looking at."""
+    if not isinstance(domain, Interval) or domain is real or domain.everything:
+        return -4.0, 4.0
+    low = domain.low if math.isfinite(domain.low) else round(domain.high) - 6.0
+    high = domain.high if math.isfinite(domain.high) else domain.low + 4.0
+    if low == domain.low and domain.low_open:
+        low += 1e-3
+    return low, min(high, 0.0) if domain.description.startswith("a log-probability") else high

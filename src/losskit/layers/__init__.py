@@ -1,0 +1,6 @@
+"""Losses that are no declaration of one formula: a layer with a loss, and triplets under any distance."""
+
+from losskit.layers.adaptive_log_softmax import AdaptiveLogSoftmaxWithLoss
+from losskit.layers.triplet_margin_with_distance import TripletMarginWithDistanceLoss
+
+__all__ = ["AdaptiveLogSoftmaxWithLoss", "TripletMarginWithDistanceLoss"]
