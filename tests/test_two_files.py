@@ -1,6 +1,11 @@
 """A loss is two files that are written by hand: its declaration in src/losskit/losses/, its proof in tests/losses/."""
 
 import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import proofs
@@ -39,3 +44,139 @@ def test_proofs_do_not_know_the_declarations(path):
 def test_what_proofs_import_does_not_know_losskit():
     for name in ("proofs", "reference", "row_operands"):
         assert "losskit" not in imported(ROOT / f"tests/{name}.py"), name
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The claim itself: in a copy of the tree two files are added, and nothing else is edited by hand.
+
+DECLARATION = '''
+from losskit.domains import positive
+from losskit.facts import Facts
+from losskit.families.pointwise import PointwiseLoss
+from losskit.loss import Case, Operand, param
+
+
+class ScaledSquareLoss(PointwiseLoss):
+    """The squared error times a number of one's own."""
+
+    scale: float = param(default=1.0, domain=positive, doc="What the square is multiplied by.")
+    operands = {"input": Operand("Predictions, any real numbers."), "target": Operand("True values.")}
+
+    @staticmethod
+    def value(input, target, scale):
+        d = input - target
+        return (scale * d) * d
+
+    facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=0.0, symmetric=True)
+    cases = [
+        Case(input=3.0, target=1.0, scale=0.5, value=2.0, grad=2.0, source="by hand"),
+        Case(input=-1.0, target=1.0, value=4.0, grad=-4.0, source="by hand"),
+    ]
+    task = "regression"
+    best_for = "Regression."
+    not_for = "Outliers."
+    reference = "Legendre, A.-M. (1805). Nouvelles methodes pour la determination des orbites des cometes."
+'''
+PROOF = """
+from proofs import Bars, Example, PointwiseProof
+
+
+def exact(m, input, target, scale):
+    d = input - target
+    return (scale * d * d,), {"input": (2 * scale * d,), "target": (-2 * scale * d,)}
+
+
+proof = PointwiseProof(
+    name="scaled_square_loss",
+    exact=exact,
+    variants=[{"scale": 3.0}],
+    bars=Bars(value=2.5, gradient=1.5, eager_value=2.5, eager_gradient=1.5),
+    example=Example(
+        data="output, target = torch.randn(2, 10)",
+        by_hand="by_hand = 3.0 * (output - target) ** 2",
+        operands="output, target",
+        arguments="scale=3.0, ",
+    ),
+)
+"""
+ADDED = {"src/losskit/losses/scaled_square.py": DECLARATION, "tests/losses/scaled_square.py": PROOF}
+PRINTED = {
+    "src/losskit/losses/__init__.py",
+    "src/losskit/functional.py",
+    "csrc/generated/scaled_square.cpp",
+    "docs/losses.md",
+    "src/losskit_guide/catalogue.json",
+}
+PROGRAM = """
+import inspect, json, sys
+sys.path.insert(0, "tools/site")
+import losskit, worked
+from losskit_guide.card import find
+print(json.dumps({
+    "file": inspect.getfile(losskit.ScaledSquareLoss),
+    "is": losskit.ScaledSquareLoss.functional is losskit.functional.scaled_square_loss,
+    "signature": str(inspect.signature(losskit.functional.scaled_square_loss)),
+    "card": find("ScaledSquareLoss").summary,
+    "example": worked.run("scaled_square_loss", "ScaledSquareLoss")[0][1],
+}))
+"""
+
+
+def copied(folder: Path) -> None:
+    """What a loss needs of the tree: the package with its kernels, the suite, the generator and what it prints."""
+    skipped = shutil.ignore_patterns("__pycache__", "lib", "explorer", "*.egg-info")
+    for part in ("src", "tests", "csrc/generated", "tools/site"):
+        shutil.copytree(ROOT / part, folder / part, ignore=skipped)
+    (folder / "docs").mkdir()
+    for part in ("pyproject.toml", "tools/generate.py", "docs/losses.md", "docs/deviations.md"):
+        shutil.copy(ROOT / part, folder / part)
+    (folder / "src/losskit/lib").symlink_to(ROOT / "src/losskit/lib")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of the copy that git would know."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_new_loss_is_two_files(tmp_path):
+    """Its class, function, card, kernel and worked example follow, and the suite finds it and holds it to its bars."""
+    tree, cache = tmp_path / "tree", tmp_path / "cache"
+    copied(tree)
+    before = contents(tree)
+    for path, text in ADDED.items():
+        (tree / path).write_text(f'"""A made-up loss."""\n{text}')
+
+    def run(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "XDG_CACHE_HOME": str(cache)}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tree, env=environment, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, told = run("tools/generate.py")
+    assert code == 0, told
+    assert set(told.split()) - {"written:"} == PRINTED
+    after = contents(tree)
+    assert {path for path in after if after[path] != before.get(path)} == set(ADDED) | PRINTED
+    assert set(before) <= set(after)
+
+    code, told = run("-c", PROGRAM)
+    assert code == 0, told
+    found = json.loads(told.splitlines()[-1])
+    assert found["file"] == str(tree / "src/losskit/losses/scaled_square.py")
+    assert found["is"]
+    assert "scale: 'float' = 1.0" in found["signature"]
+    assert found["card"] == "The squared error times a number of one's own."
+    assert "mean, losskit" in found["example"]
+
+    suite = ("-m", "pytest", "-n", "0", "-vv", "-p", "no:cacheprovider", "tests/test_truth.py")
+    code, told = run(
+        *suite, "-k", "(scaled_square and (huge and float32 or halves and bfloat16 or cases)) or every_loss"
+    )
+    assert code == 0, told
+    passed = [line.split("::")[1].split()[0] for line in told.splitlines() if "PASSED" in line]
+    setups = ("scaled_square_loss", "scaled_square_loss-scale=3.0")
+    accuracy = {f"test_accuracy[{s}-torch.float32-{p}-huge]" for s in setups for p in ("fused", "eager")}
+    halves = {f"test_halves[{s}-torch.bfloat16]" for s in setups}
+    cases = {f"test_cases[scaled_square_loss-{i}]" for i in range(2)}
+    assert set(passed) == accuracy | halves | cases | {"test_every_loss_is_here"}

@@ -69,5 +69,5 @@ __all__ = [
     "signs",
     "why",
 ]
-__all__ += layers.__all__
 __all__ += losses.__all__
+__all__ += layers.__all__
