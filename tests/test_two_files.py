@@ -50,10 +50,10 @@ def test_what_proofs_import_does_not_know_losskit():
 # The claim itself: in a copy of the tree two files are added, and nothing else is edited by hand.
 
 DECLARATION = '''
+from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.loss import Case, Operand, param
 
 
 class ScaledSquareLoss(PointwiseLoss):
