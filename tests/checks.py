@@ -291,10 +291,10 @@ def eagerly(setup: Setup, plan: Plan | None = None) -> Compute:
 
 
 def torchs(setup: Setup) -> Compute | None:
-    """torch's own function, where it has the parameters."""
-    function = getattr(torch.nn.functional, setup.loss.name)
+    """torch's own function, where there is one and it has the parameters."""
+    function = getattr(torch.nn.functional, setup.loss.name, None)
     known_there = {k: v for k, v in setup.params.items() if k != "stirling"}
-    if "stirling" in setup.params:
+    if function is None or "stirling" in setup.params:
         return None
 
     formula, calls = formula_of(setup), len(setup.loss._call_operands())

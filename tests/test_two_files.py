@@ -57,7 +57,11 @@ from losskit.families.pointwise import PointwiseLoss
 
 
 class ScaledSquareLoss(PointwiseLoss):
-    """The squared error times a number of one's own."""
+    """The squared error times a number of one's own.
+
+    Choose it where errors have a price.
+    Prefer HuberLoss when targets may be wild.
+    """
 
     scale: float = param(default=1.0, domain=positive, doc="What the square is multiplied by.")
     operands = {"input": Operand("Predictions, any real numbers."), "target": Operand("True values.")}
