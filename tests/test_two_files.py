@@ -94,6 +94,7 @@ proof = PointwiseProof(
     name="scaled_square_loss",
     exact=exact,
     variants=[{"scale": 3.0}],
+    # Three rounded factors, two of them the same difference.
     bars=Bars(value=2.5, gradient=1.5, eager_value=2.5, eager_gradient=1.5),
     example=Example(
         data="output, target = torch.randn(2, 10)",
