@@ -205,7 +205,7 @@ class ClassScoresPlan(Plan):
         if endless is not None:
             values = eager.apply(_OF_VALUE, torch.broadcast_tensors(values, endless))
         loss = reduce_eagerly(
-            eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
+            eager.nan_where(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=kept, normalizer=normalizer,
         )  # fmt: skip
         return loss.to(dtypes.autocast(dtype, loss.device))
@@ -250,8 +250,8 @@ class ClassScoresPlan(Plan):
                 input = told.expand(*bad.shape, classes).movedim(-1, dim)
         bad = bad if mask is None else bad & mask
         if part is None:
-            return eager.police(self, bad, [input, target], mask, checks)
-        bad = part.agreed(lambda: eager.police(self, bad, [input, target], mask, checks))
+            return eager.apply_checks(self, bad, [input, target], mask, checks)
+        bad = part.agreed(lambda: eager.apply_checks(self, bad, [input, target], mask, checks))
         return bad if bad is None else part.ranks.reduced(bad.to(torch.uint8), "MAX") > 0
 
     def spread(self, upstream: Tensor) -> Tensor:
@@ -405,7 +405,7 @@ def _exponentials(
     # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
     distance = torch.where(is_pivot, 0.0, distance)
     nothing = largest == float("-inf")
-    distance = torch.where(nothing, eager.poisoned(scores, nothing), distance)
+    distance = torch.where(nothing, eager.nan_where(scores, nothing), distance)
     e = torch.exp(distance)
     return distance, e + e * torch.where(error.isfinite(), error, 0.0)
 

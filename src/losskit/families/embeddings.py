@@ -131,7 +131,7 @@ class EmbeddingsPlan(Plan):
             statistics["target"] = target[0]
         values = eager.apply(self.differentiable, [statistics[name] for name in self.formula.operands])
         loss = reduce_eagerly(
-            eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
+            eager.nan_where(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=mask, normalizer=normalizer,
         )  # fmt: skip
         return loss.to(dtypes.autocast(dtype, loss.device))
@@ -163,7 +163,7 @@ class EmbeddingsPlan(Plan):
         if checks == "off" or not target or self.formula.declared["target"].domain.everything:
             return None
         bad = self.formula.declared["target"].domain.outside(target[0].detach())
-        return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
+        return eager.apply_checks(self, bad if mask is None else bad & mask, operands, mask, checks)
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         target = operands[-1].detach()

@@ -139,7 +139,7 @@ class MarginsPlan(Plan):
             values = values * weight.to(wide)[index[:, 0]]
         alone = scores.isnan().any(1) & ~pairs.any(2).any(1)  # NaN in gives NaN out, without a pair too
         bad = alone if poison is None else alone | poison
-        values = torch.where(bad, eager.poisoned(scores, bad.unsqueeze(1)).sum(1), values)
+        values = torch.where(bad, eager.nan_where(scores, bad.unsqueeze(1)).sum(1), values)
         if input.ndim == 1:
             values = values.squeeze(0)
         loss = reduce_eagerly(
@@ -158,7 +158,7 @@ class MarginsPlan(Plan):
             bad = bad | _looks_like_masks(lists, counts)
         if counts is not None:
             bad = bad & counts
-        return bad if checks == "off" else eager.police(self, bad, [input, target], mask, checks)
+        return bad if checks == "off" else eager.apply_checks(self, bad, [input, target], mask, checks)
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands

@@ -171,7 +171,7 @@ class PointwisePlan(Plan):
         if element_mask is not None:
             # A NaN behind the mask must not reach the gradient as 0 * NaN.
             cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, self.domains, strict=True)]
-        values = eager.poisoned(eager.apply(self.differentiable, cast), bad)
+        values = eager.nan_where(eager.apply(self.differentiable, cast), bad)
         if self.rows:
             if weight is not None:
                 values = values * weight.to(wide)
@@ -193,7 +193,7 @@ class PointwisePlan(Plan):
         bad = outside[0]
         for more in outside[1:]:
             bad = bad | more
-        return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
+        return eager.apply_checks(self, bad if mask is None else bad & mask, operands, mask, checks)
 
     def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
         found = []

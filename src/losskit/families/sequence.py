@@ -134,7 +134,7 @@ class SequencePlan(Plan):
             shown = nothing.expand(log_probs.shape) if traced else log_probs
             sought = wrong | self._total(operands) if checks == "raise" else wrong
             sought = sought | self._above(log_probs, inputs, counts).any(2).any(0)
-            bad = eager.police(self, sought, [shown, *operands[1:]], mask, checks)
+            bad = eager.apply_checks(self, sought, [shown, *operands[1:]], mask, checks)
         mask, normalizer = counting(
             self.reduction, log_probs.shape[1:-1], x, sample_weight=sample_weight, mask=mask, normalizer=normalizer
         )
@@ -153,9 +153,9 @@ class SequencePlan(Plan):
             loss = loss + (mass - mass.detach())
         nan = (lp if self.scores else x).isnan().any(2).any(0)
         loss = torch.where(possible, loss, 0.0 if self.zero_infinity else float("inf"))
-        loss = torch.where(nan, eager.poisoned(x.sum((0, 2)), nan), loss)
+        loss = torch.where(nan, eager.nan_where(x.sum((0, 2)), nan), loss)
         if bad is not None:
-            loss = torch.where(bad, eager.poisoned(everything.sum((0, 2)), bad), loss)
+            loss = torch.where(bad, eager.nan_where(everything.sum((0, 2)), bad), loss)
         if self.reduction == "mean":
             loss = loss / lengths.clamp(min=1)
         if log_probs.ndim == 2:

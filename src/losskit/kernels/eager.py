@@ -77,7 +77,9 @@ def apply(formula: Differentiable, operands: Sequence[Tensor]) -> Tensor:
     return _Formula.forward(formula, *operands)
 
 
-def police(plan: Plan, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, checks: str) -> Tensor | None:
+def apply_checks(
+    plan: Plan, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, checks: str
+) -> Tensor | None:
     """Deal with bad values: raise, or say what is to be poisoned (None: nothing).
 
     bad: what is outside its domain, without what is masked; of the shape of the values that it poisons.
@@ -91,7 +93,7 @@ def police(plan: Plan, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | N
     return bad
 
 
-def poisoned(values: Tensor, bad: Tensor | None) -> Tensor:
+def nan_where(values: Tensor, bad: Tensor | None) -> Tensor:
     """NaN where `bad`; as a factor, so that gradients are poisoned too."""
     return values if bad is None else values * torch.where(bad, float("nan"), 1.0)
 

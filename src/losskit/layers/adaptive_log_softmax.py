@@ -133,7 +133,7 @@ class AdaptiveLogSoftmaxWithLoss(nn.AdaptiveLogSoftmaxWithLoss):
         if counts is not None:
             rows = torch.where(counts.unsqueeze(1), rows, 0.0)  # a NaN behind the mask must not reach the gradient
         losses = self._of_head(rows, classes) + self._of_clusters(rows, classes)
-        losses = eager.poisoned(losses, poison)
+        losses = eager.nan_where(losses, poison)
         if counts is not None:
             losses = torch.where(counts, losses, 0.0)
         losses = losses.squeeze(0) if alone else losses

@@ -39,12 +39,12 @@ from losskit.kernels.gpu.shared import (
     TYPES,
     Call,
     Outputs,
-    card_of,
     cdiv,
     factor_of,
     finish,
     finish_kernel,
     index_type,
+    limits_of,
     number_of,
     numbers_of,
     power_of_2,
@@ -295,16 +295,16 @@ def class_scores_kernel(
     tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
     EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
     SLACK: tl.constexpr, SHARED: tl.constexpr, SMOOTHED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, DIVIDED: tl.constexpr, LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr,
+    REWRITE: tl.constexpr, DIVIDED: tl.constexpr, LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr,
     INDEX: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr, STREAM: tl.constexpr, ROWS: tl.constexpr,
     CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Losses and gradients of rows. SHARED: each class has a share; SMOOTHED: all others than the right one have the
     same, so that the mean of the log-probabilities stands for them; MEAN: it is needed; ALONG: see note 2."""
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         factor = factor_of(upstream, denominator, divisor, T)
         smooth = smoothing.to(tl.int64).to(tl.float64, bitcast=True)
         keep = (1.0 - smooth).to(T)
@@ -522,14 +522,14 @@ def picked_kernel(
     x, target, shift, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
     values, sums, slopes,
     tiles, outer, inner, classes, blocks, divisor, number, ignored, strides, class_strides,
-    EVALUATE: tl.constexpr, ORDER: tl.constexpr, T: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr,
+    EVALUATE: tl.constexpr, ORDER: tl.constexpr, T: tl.constexpr, CHECKED: tl.constexpr, REWRITE: tl.constexpr,
     DIVIDED: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
     """The formula of the log-probability of the right class. The gradient is 0 but there, and NaN in bad rows."""
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         factor = factor_of(upstream, denominator, divisor, T)
         first = tl.program_id(0) * blocks
         total = tl.zeros((ROWS,), tl.float64)
@@ -639,7 +639,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         of_mean = smoothed or (plan.formula is not None and "mean_log_probability" in plan.statistics)
         simple = not (shared or plan.log_probabilities or shift is not None)
         ahead = _ahead(tile, x.element_size(), device) if simple else 1
-        resident = card_of(device).multiprocessors if ahead > 1 and not tile.long else PROGRAMS
+        resident = limits_of(device).multiprocessors if ahead > 1 and not tile.long else PROGRAMS
         blocks = cdiv(total, resident)
         programs = cdiv(total, blocks)
         sums = torch.empty(programs, dtype=torch.float64, device=device) if not each and upstream is None else None
@@ -652,7 +652,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         sizes = tiles, layout.outer, layout.inner, layout.classes, blocks, divisor, number, int(plan.ignored)
         constants = {
             "EVALUATE": None if plan.formula is None else formulas.functions(plan.formula).evaluate, "ORDER": order,
-            "T": TYPES[compute], "CHECKED": call.checked, "GUARDED": into is not None, "DIVIDED": divided,
+            "T": TYPES[compute], "CHECKED": call.checked, "REWRITE": into is not None, "DIVIDED": divided,
             "INDEX": index_type(layout.reach), "ROWS": tile.rows, "num_warps": tile.warps, **OPTIONS,
         }  # fmt: skip
         if plan.log_probabilities:
@@ -735,5 +735,5 @@ def _ahead(tile: Tile, size: int, device: torch.device) -> int:
     """
     if tile.warps < 32:
         return 1
-    room = card_of(device).shared_memory - 8192
+    room = limits_of(device).shared_memory - 8192
     return max(1, min(3 if tile.long else 2, 1 + room // (tile.rows * tile.classes * size)))

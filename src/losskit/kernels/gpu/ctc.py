@@ -176,7 +176,7 @@ def read_kernel(
     targets, input_lengths, target_lengths, mask, upstream, record, facts, labels, classes, order,
     number, samples, frames, vocabulary, blank, size, most, row_stride, label_stride, input_stride, target_stride,
     mask_stride,
-    CONCATENATED: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, BLOCK: tl.constexpr, W: tl.constexpr,
+    CONCATENATED: tl.constexpr, CHECKED: tl.constexpr, REWRITE: tl.constexpr, BLOCK: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """A program for each sample: its lengths, its labels, the order of their classes, what is wrong with them."""
     n = tl.program_id(0).to(tl.int64)
@@ -235,7 +235,7 @@ def read_kernel(
     impossible = (length > inputs) | (length >= W)
     status = tl.where(bad, BAD, tl.where(impossible, IMPOSSIBLE, FINE))
     status = tl.where(counts, status, MASKED)
-    if GUARDED:
+    if REWRITE:
         status = tl.where(tl.load(upstream) == 1.0, ASLEEP, status)
     span = tl.where(status == FINE, length, 0)
     known = facts + n * FACTS

@@ -335,17 +335,17 @@ def embeddings_kernel(
     rows, width, divisor, number, row_steps, steps,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, CODE: tl.constexpr, PAIRS: tl.constexpr,
     P: tl.constexpr, EPS: tl.constexpr, T: tl.constexpr, S: tl.constexpr, UNITS: tl.constexpr,
-    CHECKED: tl.constexpr, GUARDED: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr,
+    CHECKED: tl.constexpr, REWRITE: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """PAIRS: of which there are distances, 0 for a cosine. CODE: the formula's operands, three bits each. T, S: of
     elements, of sums. `width` and `row_steps` are given as parts of ALIGNED."""
     width *= ALIGNED
     starts = (row_steps[0] * ALIGNED, row_steps[1] * ALIGNED, row_steps[2] * ALIGNED)
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         kept = row < rows
         if mask is not None:

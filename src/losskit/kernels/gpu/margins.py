@@ -206,16 +206,16 @@ def margins_kernel(
     values, sums, gradient,
     rows, classes, divisor, number, score_step, class_step, target_steps, weight_step, steps,
     EVALUATE: tl.constexpr, T: tl.constexpr, S: tl.constexpr, MANY: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    REWRITE: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     ALIGNED: tl.constexpr, NO_CLASS: tl.constexpr, MASK_GIVEN: tl.constexpr,
 ):  # fmt: skip
     """T, S: of differences, of sums. `classes` and `score_step` are given as parts of ALIGNED."""
     classes *= ALIGNED
     score_step *= ALIGNED
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         kept = row < rows
         if mask is not None:

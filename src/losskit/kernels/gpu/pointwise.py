@@ -85,12 +85,12 @@ def pointwise_kernel(
     numel, divisor, number, inner, innermost, strides,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, SETTLED: tl.constexpr, S0: tl.constexpr, S1: tl.constexpr,
     S2: tl.constexpr, S3: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
+    REWRITE: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         factor = factor_of(upstream, denominator, divisor, T)
         reduced: tl.constexpr = sums is not None or loss is not None
         total = tl.zeros((BLOCK,), tl.float64 if reduced else T)

@@ -80,7 +80,7 @@ def power_of_2(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-class Card(NamedTuple):
+class Limits(NamedTuple):
     """What a GPU has: multiprocessors, and bytes of shared memory in each."""
 
     multiprocessors: int
@@ -88,12 +88,12 @@ class Card(NamedTuple):
 
 
 @cache
-def card_of(device: torch.device) -> Card:
+def limits_of(device: torch.device) -> Limits:
     """The properties of a tensor's GPU; in the interpreter those of an H200."""
     if device.type != "cuda":
-        return Card(132, 233472)
+        return Limits(132, 233472)
     properties = torch.cuda.get_device_properties(device)
-    return Card(properties.multi_processor_count, properties.shared_memory_per_multiprocessor)
+    return Limits(properties.multi_processor_count, properties.shared_memory_per_multiprocessor)
 
 
 # ---------------------------------------------------------------------------------------------------------
