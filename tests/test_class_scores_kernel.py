@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from losskit import PointwiseLoss
+from losskit.declaration import param
 from losskit.formula import exp, expm1, log1p
 from losskit.kernels import library
-from losskit.loss import param
 
 library._own()
 NONE, MEAN, SUM = 0, 1, 2

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 import losskit
 from losskit import Facts, PointwiseLoss, formula, param, positive
+from losskit.declaration import TASKS
 from losskit.describe import explain
 from losskit.families.base import Family
-from losskit.loss import TASKS
 from losskit.machine import arguments, usual_shape
 from losskit_guide import cli, scalar
 from losskit_guide.card import LANGUAGES, catalogue, find

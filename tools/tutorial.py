@@ -28,7 +28,7 @@ import pages  # noqa: E402
 import worked  # noqa: E402
 from torch import nn  # noqa: E402
 
-from losskit.loss import TASKS  # noqa: E402
+from losskit.declaration import TASKS  # noqa: E402
 from losskit_guide.card import Card, catalogue  # noqa: E402
 
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"

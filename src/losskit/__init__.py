@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from losskit import functional
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.describe import explain, plot
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
@@ -21,7 +22,7 @@ from losskit.families.pointwise import PointwiseLoss
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
 from losskit.layers import AdaptiveLogSoftmaxWithLoss, TripletMarginWithDistanceLoss
-from losskit.loss import Case, Deviation, Loss, Operand, param
+from losskit.loss import Loss
 from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,

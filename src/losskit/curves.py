@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from losskit.calculus import derivative
+from losskit.declaration import Operand, Param
 from losskit.display import text_of
 from losskit.domains import Domain, Interval, Signs, real
 from losskit.graph import Expr, Trace
-from losskit.loss import Operand, Param
 from losskit.traced import Formula
 from losskit_guide.card import Curve, CurveVariant, Given, Limits
 

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from losskit.declaration import Operand
 from losskit.errors import error
-from losskit.loss import Loss, Operand, suggestion
+from losskit.loss import Loss, suggestion
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MAX_OPERANDS = 4  # of a call

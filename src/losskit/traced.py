@@ -16,11 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from losskit.calculus import Differentiable, derivative, guarded, number, parametric
+from losskit.declaration import Operand
 from losskit.domains import Domain, real
 from losskit.errors import DeclarationError
 from losskit.formula import PRIMITIVES
 from losskit.graph import ALIASES, Expr, Trace, spelling, topological
-from losskit.loss import Operand
 
 KERNEL_NUMBERS = 16  # kMaxParameters of csrc/op.h: parameters, and what is computed from them
 MAX_OPERATIONS = 1000  # of a formula: a kernel of more takes minutes to compile

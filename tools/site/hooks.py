@@ -17,7 +17,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 from mkdocs.structure.nav import Link
 
-from losskit.loss import TASKS
+from losskit.declaration import TASKS
 from losskit_guide.card import catalogue
 
 EXPLORER = "explorer/index.html"

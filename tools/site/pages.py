@@ -25,7 +25,7 @@ import readme
 
 import losskit
 from losskit import language
-from losskit.loss import TASKS
+from losskit.declaration import TASKS
 from losskit_guide.card import Card, catalogue, find
 from losskit_guide.render import facts, formulas, latex
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from losskit.declaration import Operand, Param
 from losskit.display import Mathematics, Statistic, Writer, written_of
 from losskit.draw import Draw
 from losskit.errors import DeclarationError, LossError
@@ -30,7 +31,7 @@ from losskit.forms import (
     strict,
 )
 from losskit.kernels.dispatch import run
-from losskit.loss import Loss, Operand, Param, legacy_reduction
+from losskit.loss import Loss, legacy_reduction
 from losskit.names import check_argument
 from losskit.plan import OPEN, Opened, Plan
 from losskit.plans import Plans, plan_of

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from losskit import curves, dtypes
 from losskit.calculus import Differentiable
+from losskit.declaration import param
 from losskit.display import LOSS, Mathematics, Statistic, Writer, Written, gradient_by, symbol, uses
 from losskit.domains import Interval, log_probability, probability, real, shortest, slack_of
 from losskit.draw import Draw
@@ -34,9 +35,8 @@ from losskit.families.base import Family
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr, Trace
 from losskit.kernels import eager, fused, search
-from losskit.kernels.sharded import Part
+from losskit.kernels.ranks import Part
 from losskit.kernels.torch_internals import transforms_active
-from losskit.loss import param
 from losskit.plan import Arguments, Dims, Plan
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly

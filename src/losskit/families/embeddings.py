@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from losskit import curves, dtypes
+from losskit.declaration import Operand, param
 from losskit.display import LOSS, Mathematics, Statistic, Writer, Written, gradient_by, symbol
 from losskit.domains import Interval, nonnegative, shortest
 from losskit.draw import Draw
@@ -29,7 +30,6 @@ from losskit.families.base import Family
 from losskit.graph import Expr
 from losskit.kernels import eager, fused, search
 from losskit.kernels.sharded import trailing
-from losskit.loss import Operand, param
 from losskit.plan import Arguments, Dims, Plan
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly

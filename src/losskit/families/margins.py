@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from losskit import curves, dtypes
+from losskit.declaration import param
 from losskit.display import LOSS, NOTHING, Mathematics, Statistic, Writer, Written, gradient_by, joined, symbol
 from losskit.draw import Draw
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
 from losskit.kernels.torch_internals import hidden
-from losskit.loss import param
 from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, class_weight, shape_hint, unravel

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from losskit import curves, dtypes
+from losskit.declaration import param
 from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, letter, symbol
 from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.draw import Draw
@@ -20,7 +21,6 @@ from losskit.errors import error
 from losskit.families.base import Family
 from losskit.kernels import eager, fused, search
 from losskit.kernels.sharded import trailing
-from losskit.loss import param
 from losskit.plan import Arguments, Dims, Kernel, Plan
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, mean_of_rows, reduce_eagerly

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from losskit import curves, dtypes
 from losskit.calculus import derivative
+from losskit.declaration import param
 from losskit.display import Statistic, Written, symbol, text_of
 from losskit.domains import log_probability, shortest
 from losskit.domains import probability as probability_domain
@@ -30,7 +31,6 @@ from losskit.formula import log
 from losskit.graph import Trace
 from losskit.kernels import eager, fused
 from losskit.kernels.torch_internals import hidden, transforms_active
-from losskit.loss import param
 from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, unravel

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor, minimum, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
+from losskit.declaration import Case, Operand, param
 from losskit.display import Mathematics, Writer, written_of
 from losskit.domains import positive as above_zero
 from losskit.draw import Draw
@@ -23,7 +24,7 @@ from losskit.families.embeddings import curve_of, example_of, of_embeddings
 from losskit.families.pointwise import PointwiseLoss
 from losskit.forms import refuse_more, strict
 from losskit.kernels.dispatch import run
-from losskit.loss import Case, Loss, Operand, param
+from losskit.loss import Loss
 from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.plan import Plan
 from losskit.plans import Plans, plan_of

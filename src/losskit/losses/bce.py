@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import log, log1p, where
-from losskit.loss import Case, Deviation, Operand, param
 
 
 def limited(logarithm):

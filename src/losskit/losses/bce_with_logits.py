@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, log, sigmoid, softplus, times, where
-from losskit.loss import Case, Deviation, Operand, param
 
 
 class BCEWithLogitsLoss(PointwiseLoss, nn.BCEWithLogitsLoss):

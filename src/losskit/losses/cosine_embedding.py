@@ -2,11 +2,11 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.formula import maximum, where
-from losskit.loss import Case, Deviation, Operand, param
 
 
 class CosineEmbeddingLoss(EmbeddingsLoss, nn.CosineEmbeddingLoss):

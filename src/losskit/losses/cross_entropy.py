@@ -2,9 +2,9 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
-from losskit.loss import Case, Deviation, Operand
 
 
 class CrossEntropyLoss(ClassScoresLoss, nn.CrossEntropyLoss):

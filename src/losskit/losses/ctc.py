@@ -2,10 +2,10 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.sequence import SequenceLoss
-from losskit.loss import Case, Deviation, Operand, param
 
 
 class CTCLoss(SequenceLoss, nn.CTCLoss):

@@ -4,11 +4,11 @@ import math
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, log, maximum, where
-from losskit.loss import Case, Deviation, Operand, param
 
 
 def residual(input, target):

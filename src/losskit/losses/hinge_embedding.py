@@ -2,11 +2,11 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Operand, param
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import maximum, where
-from losskit.loss import Case, Operand, param
 
 
 class HingeEmbeddingLoss(PointwiseLoss, nn.HingeEmbeddingLoss):

@@ -2,11 +2,11 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, clamp, where
-from losskit.loss import Case, Deviation, Operand, param
 
 
 class HuberLoss(PointwiseLoss, nn.HuberLoss):

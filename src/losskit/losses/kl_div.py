@@ -2,11 +2,11 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import log_probability, nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import exp, log, times, where
-from losskit.loss import Case, Deviation, Operand, param
 from losskit.reduction import REDUCTIONS
 
 

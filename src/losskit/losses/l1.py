@@ -2,10 +2,10 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Operand
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute
-from losskit.loss import Case, Operand
 
 
 class L1Loss(PointwiseLoss, nn.L1Loss):

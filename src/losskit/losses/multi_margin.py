@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.margins import MarginsLoss
 from losskit.formula import maximum, power, where
-from losskit.loss import Case, Deviation, Operand, param
 
 
 class MultiMarginLoss(MarginsLoss, nn.MultiMarginLoss):

@@ -2,10 +2,10 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand
 from losskit.facts import Facts
 from losskit.families.margins import MarginsLoss
 from losskit.formula import maximum, where
-from losskit.loss import Case, Deviation, Operand
 
 
 class MultiLabelMarginLoss(MarginsLoss, nn.MultiLabelMarginLoss):

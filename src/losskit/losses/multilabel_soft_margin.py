@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, log, sigmoid, softplus, where
-from losskit.loss import Case, Deviation, Operand, param
 
 
 class MultiLabelSoftMarginLoss(PointwiseLoss, nn.MultiLabelSoftMarginLoss):

@@ -2,9 +2,9 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Operand
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
-from losskit.loss import Case, Operand
 
 
 class NLLLoss(ClassScoresLoss, nn.NLLLoss):

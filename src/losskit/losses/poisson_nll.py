@@ -4,11 +4,11 @@ import math
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import digamma, exp, lgamma, log, times, where
-from losskit.loss import Case, Deviation, Operand, param
 
 
 class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):

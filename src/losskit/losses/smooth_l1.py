@@ -2,11 +2,11 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, sign, where
-from losskit.loss import Case, Operand, param
 
 
 class SmoothL1Loss(PointwiseLoss, nn.SmoothL1Loss):

@@ -2,11 +2,11 @@
 
 from torch import nn
 
+from losskit.declaration import Case, Deviation, Operand
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import exp, log, sigmoid, softplus, times
-from losskit.loss import Case, Deviation, Operand
 
 
 class SoftMarginLoss(PointwiseLoss, nn.SoftMarginLoss):
