@@ -1,6 +1,6 @@
 // Losses of class scores (cross entropy, NLL, focal ...): log-softmax statistics of a row, a formula of them, and the
-// gradient by the scores, in one pass. Here are rows, tiles and the op; class_scores.h tells why it is exact,
-// class_scores_rows.h and class_scores_tile.h hold the loops, class_scores_general.h the row that needs more.
+// gradient by the scores, in one pass. Here are rows, tiles and the op; class_scores.h says why results are exact and
+// explains the words, class_scores_rows.h and class_scores_tile.h hold the loops, class_scores_general.h the slow row.
 //
 // 1. A block is a number of rows that depends on the shape alone, so sums have the same bits for any number of threads.
 // 2. Rows whose classes are contiguous and many are taken one by one: they stay in cache from the maximum to the
@@ -8,9 +8,9 @@
 //    classes, (N, C, H, W), any strides; scores are read in place where positions are contiguous.
 // 3. Index targets (any scalar formula of log_probability, log_sum_exp, mean_log_probability) and the plain cross
 //    entropy with label smoothing or probabilities need no formula per class: sum_c q_c (-l_c) = Q log S - sum_c q_c
-//    d_c. What does need one, and rows without a finite maximum, go through `general_row`.
-// 4. Plain cross entropy of floats has ways of its own, `swift_rows` and `finish`, that leave to the others what is out
-//    of the ordinary.
+//    d_c. Calls that do need one, and rows without a finite maximum, go through `general_row`.
+// 4. Plain cross entropy of floats has fast paths, `swift_rows` and `finish`. They hand unusual rows to the general
+//    loops.
 #include "class_scores_steps.h"
 
 namespace losskit {
@@ -41,7 +41,7 @@ struct Cursor {
   }
 };
 
-// The rows of a block from `j` on, as far as they are for swift_rows.
+// Compute rows from `j` on with swift_rows; returns the first row that it did not compute, or n.
 template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T* exponentials, Scratch<T>& s) {
   if constexpr (sizeof(T) == 4) {
     const Runs *const z = s.runs + kScores, *const t = s.runs + kTarget, *const e = s.runs + kScoresGradient;
@@ -62,8 +62,7 @@ template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T*
   return j;
 }
 
-// A row of contiguous classes. `e` is where its exponentials go; without a gradient by scores, there is room for a
-// chunk.
+// A row of contiguous classes. Its exponentials go to `e`; without a gradient by scores, `e` has room for one chunk.
 template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* offsets, T* e, Scratch<T>& s) {
   const bool by_scores = job.gradients[0], by_target = job.gradients[1];
   s.others[j] = 0, s.kept[j] = 1;
@@ -157,7 +156,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
   for (int slot = 0; slot < kOperands; ++slot)
     if (job.sources[slot].present() && (slot != kTarget || job.probabilities))
       cursors[slot].runs = &runs_of<T>(job, slot, begin, n, s.runs[slot]);
-  // Exponentials of a row stay in its gradient; else in a buffer, which holds one row where nothing has to wait.
+  // Exponentials go where the gradient will be, if possible; else to a buffer, of one row if no formula comes between.
   const bool direct = by_scores && job.class_strides[kScoresGradient] == 1 &&
                       job.sources[kScoresGradient].dtype == kOwn<T> && job.padded == job.classes;
   const int64_t buffered = job.linear ? 1 : n;
@@ -316,7 +315,7 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
   }
 }
 
-// Log-probabilities as they are (nll_loss): the formula of the picked one, and its gradient there alone.
+// The input is log-probabilities (nll_loss): the formula of the target's one, and the gradient there alone.
 template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
   int violation = 0;
   int64_t offsets[kOperands], places[kRows];
@@ -406,7 +405,7 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
     write_run(job.result, s.values, n, job.values + begin * size_of(job.result));
 }
 
-// What the mean divides by: for indices the class weights of the rows that count, times sample_weight.
+// The denominator of the mean: for indices the class weights of the rows that count, times sample_weight.
 template <class T> double denominator(const Job<T>& job) {
   Weights s;
   int64_t buffer[kRows];
@@ -629,7 +628,7 @@ Result class_scores(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, Maybe
   if (!known(dtype) || !floating(dtype) || !known(dtype_of(*b))) return declined;
   if (numbers.size() < 4 || numbers.size() > 4 + kMaxParameters) return declined;
   const Arguments given{kernel, code, a, b, c, weight, sample_weight, mask, upstream, numbers};
-  // Shifted scores are distances that no shorter number than a double holds well enough.
+  // Shifted scores are distances that need the digits of a double.
   const bool wide = dtype == DType::kDouble || dtype_of(*b) == DType::kDouble || c;
   return wide ? run<double>(given) : run<float>(given);
 }

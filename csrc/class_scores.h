@@ -4,12 +4,29 @@
 // 1. e_c = exp(z_c) 2^(lift - K), with K = round(m / ln 2) of the row's maximum m: the power of two goes into the
 //    exponent that the range reduction forms anyway, so nothing is subtracted from z_c and nothing is rounded. Where
 //    |m| > kNear, z_c - m is formed with its rounding error instead ("far").
-// 2. The lift keeps e_c normal down to 2^-150 of the maximum and less, so that gradients that are subnormal, or that
-//    a large upstream gradient makes normal again, keep their digits. What is smaller still is 0, and so is -inf.
+// 2. Exponentials are scaled up by 2^lift. They then stay normal numbers down to 2^-150 of the maximum and below, so
+//    even subnormal gradients keep their digits, which a large upstream gradient may bring back. Anything smaller, and
+//    exp(-inf), is 0.
 // 3. The entry of one class (the target; the maximum where targets are probabilities) stays out of the sum: its
 //    gradient is minus the sum of the others', and its loss log1p(others / own), neither of which cancels.
 // 4. Sums: a few numbers in T, then double (two-sums for double), so that 256k classes cost no digit.
 // 5. Loops are templates with clones, one instance per type that calls them: GCC makes the clones of an instance.
+//
+// Words of these files:
+//   block        rows that are computed together, kRows at most; a Scratch holds their numbers
+//   row          the contiguous classes of one position, computed alone (class_scores_rows.h)
+//   tile         positions side by side, computed class by class (class_scores_tile.h)
+//   run          positions of a block that lie one stride apart in memory
+//   pivot        the maximum that a row's exponentials are relative to, with K and the lift (notes 1, 2)
+//   magic        adding it to z log2(e) rounds to an integer, and adds lift - K
+//   near, far    the maximum is within kNear, or the row needs the subtraction of note 1
+//   excluded     the class outside of the sum (note 3): `own` is its index, `mine` its weight, `kept` its exponential
+//   others, rest the sums of the other classes' exponentials, and of their weights
+//   lost         the rounding error of a sum of doubles, added at its end
+//   faint        an excluded class whose exponential is too small to divide by
+//   swift        one pass for ordinary rows of plain cross entropy in float (`swift_rows`)
+//   narrow, wide numbers in T; arithmetic in double where T would lose digits
+//   general      the slow row that takes any formula and any scores (class_scores_general.h)
 #pragma once
 
 #include <cstdlib>
@@ -26,10 +43,10 @@ namespace {
 // Positions of the sources: scores and target are operands; the gradients lie where the other operands would.
 enum { kScores = 0, kTarget = 1, kScoresGradient = 2, kTargetGradient = 3 };
 constexpr int64_t kRows = 512;         // in a block, at most
-constexpr int64_t kLanes = 16;         // rows have at least so many entries; shorter ones are padded with -inf
+constexpr int64_t kLanes = 16;         // entries of a row, at least; shorter rows are padded with -inf
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
-constexpr int64_t kRowClasses = 64;    // fewer contiguous classes are tiles
-constexpr int64_t kGrain = 32768;      // scores: a thread is woken for no less
+constexpr int64_t kRowClasses = 64;    // contiguous classes, at least, that are taken row by row; fewer make tiles
+constexpr int64_t kGrain = 32768;      // scores that are worth another thread
 
 enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
 
@@ -72,7 +89,7 @@ template <class T> struct Buffer {
   }
 };
 
-// Where the positions of a block lie in a tensor: runs of one stride.
+// The positions of a block in a tensor, as runs of one stride.
 struct Runs {
   int64_t count, stride;
   int64_t offsets[kRows], lengths[kRows];
@@ -106,8 +123,8 @@ template <class T> struct Scratch : Weights {
   Buffer<double> wide;
 };
 
-// Shifted scores, less the largest: (z_c - z_p) + (s_c - s_p), since z_c + s_c would round the shift to the digits of
-// the score. Returns what was taken away. Without a finite maximum they are the sums.
+// Replaces z by the shifted scores less the largest one, and returns that. The sum z_c + s_c would round the shift to
+// the score's digits, so this is (z_c - z_p) + (s_c - s_p). Without a finite maximum nothing is subtracted.
 template <class T> double shift_scores(T* z, int64_t step, const T* shift, int64_t classes) {
   const auto largest = [&](const auto& at) {
     int64_t place = -1;
@@ -140,13 +157,13 @@ constexpr double kNear = 100.0;  // n ln2_hi is exact for |z| up to kNear + dept
 template <class T> constexpr T kRound = T(3 * (Bits<T>(1) << (Format<T>::mantissa - 1)));
 template <class T> constexpr double kLiftLog = Lift<T>::bits * 0.6931471805599453;
 
-// What the exponentials of a row are taken relative to.
+// The reference of a row's exponentials.
 template <class T> struct Pivot {
   T maximum, magic, limit;
   double offset;  // the logarithm of the unit of e_c, less the maximum
 };
 
-// Offset from the magic number: K itself may be rounded differently by code that does not form it.
+// K is read back from the magic number: computed a second time, it might be rounded differently.
 template <class T> LOSSKIT_INLINE double near_offset(T m, T magic) {
   const double k = double(T(Lift<T>::bits) - (magic - kRound<T>));
   return (k * Format<T>::ln2_hi - double(m)) + (k * Format<T>::ln2_lo - kLiftLog<T>);

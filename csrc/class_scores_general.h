@@ -1,8 +1,7 @@
 // Class scores, the general row: any formula, any share of each class, any scores.
 //
-// Written for exactness, one row at a time, in double whatever T is. It takes what has no shorter way: formulas of
-// every class (probabilities or label smoothing with another loss than cross entropy), and rows without a finite
-// maximum.
+// Written for exactness, one row at a time, in double whatever T is. It serves calls that need the formula of every
+// class (probabilities or label smoothing with another loss than cross entropy), and rows without a finite maximum.
 #pragma once
 
 #include "class_scores_memory.h"
@@ -88,7 +87,7 @@ double general_row(const Job<T>& job, const double* z, double base, const double
       if (!job.statistics[k]) std::fill(derivatives[k], derivatives[k] + n, 0.0);
     formula(job, logs, lse, mean, n, values, derivatives);
   }
-  // q_k times something infinite is 0 where q_k is.
+  // A weight q_c of 0 silences an infinite term.
   Sum loss, by_log, by_lse, by_mean;
   for (int64_t c = 0; c < n; ++c) {
     if (q[c] == 0.0) continue;

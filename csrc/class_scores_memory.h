@@ -58,8 +58,8 @@ template <class T> char* row_of(const Job<T>& job, int slot, int64_t offset) {
   return const_cast<char*>(job.sources[slot].data) + offset * size_of(job.sources[slot].dtype);
 }
 
-// A row as contiguous numbers, in place if it is that already (and not about to be shifted); `padding` behind rows
-// shorter than kLanes.
+// A row as contiguous numbers: in place if it is contiguous T and gets no shift, else copied to `buffer`. Rows shorter
+// than kLanes are filled up with `padding`.
 template <class T> const T* read_row(const Job<T>& job, int slot, int64_t offset, T padding, T* buffer) {
   const Source& source = job.sources[slot];
   const bool shifted = slot == kScores && !job.shift.empty();
@@ -71,7 +71,7 @@ template <class T> const T* read_row(const Job<T>& job, int slot, int64_t offset
   return buffer;
 }
 
-// Where a row of a gradient may be written directly; null if it has to be converted or scattered.
+// The address of a gradient's row; null if the row has to be converted or scattered.
 template <class T> T* row_in_place(const Job<T>& job, int slot, int64_t offset) {
   if (job.class_strides[slot] != 1 || job.sources[slot].dtype != kOwn<T> || job.padded != job.classes) return nullptr;
   return reinterpret_cast<T*>(row_of(job, slot, offset));
@@ -90,7 +90,7 @@ template <class T> void fill_row(const Job<T>& job, int slot, int64_t offset, T 
     write_run(job.sources[slot].dtype, &value, 1, to + c * job.class_strides[slot] * item);
 }
 
-// Classes of a block of positions side by side, in place if they lie so.
+// A block as a tile: in place if its positions are contiguous T, else copied.
 template <class T> Tile<T> read_tile(const Job<T>& job, int slot, const Runs& runs, int64_t n, Buffer<T>& buffer) {
   const Source& source = job.sources[slot];
   const bool shifted = slot == kScores && !job.shift.empty();

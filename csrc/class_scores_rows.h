@@ -3,9 +3,9 @@
 // 1. Sums and maxima are written with vectors of 64 bytes (of which GCC makes what the machine has) in four
 //    accumulators: GCC does not reorder additions, and took an array of partial sums apart into scalars.
 // 2. The last vector of exponentials overlaps the one before instead of running element by element.
-// 3. `swift_rows` is one pass for what nearly all calls are (cross entropy of floats): a row stays in L1 from its
-//    maximum to its gradient, and while its exponentials are computed the next row is fetched. What is out of the
-//    ordinary it leaves to its caller, row by row.
+// 3. Nearly all calls are cross entropy of floats. `swift_rows` computes them in one pass: a row stays in L1 from its
+//    maximum to its gradient, and the next row is fetched during its exponentials. It stops at the first unusual row
+//    and leaves that row to the caller.
 #pragma once
 
 #include "class_scores.h"
@@ -114,7 +114,7 @@ template <class T> LOSSKIT_INLINE int64_t first_of(const T* z, T m, int64_t n) {
 }
 template <class T> LOSSKIT_CLONES int64_t row_find(const T* z, T m, int64_t n) { return first_of(z, m, n); }
 
-// e_c for a chunk, the entry `own` (if it lies in the chunk) moved out of it into `kept`; the sum of the rest.
+// e_c for a chunk; returns their sum. The entry `own`, if here, goes to `kept` instead.
 template <class T, bool far>
 LOSSKIT_CLONES double row_exp(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {
   const T m = p.maximum, magic = p.magic, limit = p.limit;
@@ -190,13 +190,13 @@ struct Swift {
   bool gradient, checked;
 };
 
-// Of a row: the sums without the excluded class, and the smallest and largest probability.
+// A row's sums without the excluded class, and its smallest and largest probability.
 struct SwiftSums {
   double others = 0.0, dots = 0.0, rest = 0.0;
   float kept = 0.0f, low = 0.0f, high = 0.0f;
 };
 
-// What a chunk adds to the sums; one of two accumulators.
+// A chunk's part of the sums, in one of two accumulators.
 struct SwiftPartials {
   Vector<float> others = {}, dots = {}, rest = {}, low = {}, high = {};
 };
@@ -212,7 +212,7 @@ LOSSKIT_INLINE void swift_step(const float* z, const float* t, float* e, const P
   Vector<float> v, x;
   const Vector<float> zero = {};
   load(e, v);
-  // Entries that do not count; nearly always none.
+  // The excluded class, and entries that were counted already; nearly always there is neither.
   typedef int32_t Mask __attribute__((vector_size(64)));
   const bool all = !overlap && static_cast<uint64_t>(own) >= 16;
   Mask left_out = {};

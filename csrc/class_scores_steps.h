@@ -7,7 +7,7 @@
 namespace losskit {
 namespace {
 
-// A weight times a term; a weight of 0 leaves nothing of an infinite one.
+// A weight times a term; a weight of 0 silences an infinite term.
 LOSSKIT_INLINE double silenced(double weight, double term) {
   return weight == 0.0 && absolute(term) == infinity<double> ? 0.0 : weight * term;
 }
@@ -20,7 +20,7 @@ template <class T> LOSSKIT_CLONES bool log_probabilities(Scratch<T>& s, int64_t 
   return zero != 0;
 }
 
-// y as it is, if it is a class; which rows are masked or bad.
+// Sets own (y, or 0 if y is no class) and state; returns whether rows are masked (1) or bad (2).
 template <class T>
 LOSSKIT_CLONES int classify(const int64_t* y, const float* mask, int64_t classes, int64_t ignore, int64_t n,
                             Scratch<T>& s) {
@@ -50,7 +50,7 @@ template <class T> LOSSKIT_CLONES void plain_losses(Scratch<T>& s, const double*
   }
 }
 
-// Of the gradient: e_c a, and the excluded class's own.
+// The coefficient a of the gradient e_c a, and the gradient of the excluded class.
 template <class T> LOSSKIT_CLONES void coefficients(Scratch<T>& s, int64_t n, bool with_rest) {
   for (int64_t j = 0; j < n; ++j) {
     const double inverse = s.scale[j] / (s.others[j] + double(s.kept[j]));
@@ -82,14 +82,14 @@ template <class T> LOSSKIT_CLONES bool narrow_coefficients(Scratch<T>& s, int64_
   return lost != 0;
 }
 
-// How many targets count, where nothing is weighed.
+// How many targets count, if there are no weights.
 LOSSKIT_CLONES int64_t counted(const int64_t* y, int64_t ignore, int64_t n) {
   int64_t count = 0;
   for (int64_t j = 0; j < n; ++j) count += y[j] != ignore;
   return count;
 }
 
-// Q and what the excluded class leaves of it, for index targets.
+// Q and its two parts, `mine` and `rest`, for index targets.
 template <class T> LOSSKIT_INLINE void index_weights(const Job<T>& job, int64_t j, Scratch<T>& s) {
   const double smooth = job.smoothing / static_cast<double>(job.classes);
   s.rest[j] = smooth * (job.total_weight - s.row_weight[j]);

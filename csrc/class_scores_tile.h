@@ -1,6 +1,6 @@
 // Class scores, loops over positions side by side, class by class: few classes, (N, C, H, W), any strides.
 //
-// 1. Four classes at a time where that pays (float, near): sums go through double once for four exponentials.
+// 1. Near rows of floats take four classes at a time: four exponentials are added as floats, then once in double.
 // 2. `finish` is one pass over the positions for plain cross entropy of floats: logarithm and gradient coefficients
 //    in double, with one division.
 #pragma once
@@ -124,7 +124,7 @@ template <class T> LOSSKIT_CLONES void argmaxima(const Tile<T>& tile, const T* m
   }
 }
 
-// sum += x; doubles carry along what rounding takes.
+// sum += x; `low` collects the rounding errors of doubles.
 template <class T> LOSSKIT_INLINE void accumulate(double& sum, double& low, T x) {
   if constexpr (std::is_same_v<T, float>) {
     sum += double(x);
@@ -166,7 +166,7 @@ LOSSKIT_INLINE void exp_group(const Tile<T>& tile, int64_t c, T* e, int64_t step
   }
 }
 
-// All e_c, `step` apart (0: they are not wanted, and there is room for one class), and their sums.
+// All e_c, `step` apart, and their sums. A step of 0: only the sums are wanted, and `e` has room for one class.
 template <class T, bool far> LOSSKIT_CLONES void exps(const Tile<T>& tile, T* e, int64_t step, Scratch<T>& s) {
   for (int64_t j = 0; j < tile.n; ++j) {
     const Pivot<T> p = pivot<T, far>(s.maximum[j]);

@@ -12,7 +12,7 @@
 
 namespace losskit {
 
-// The scalar types of torch that can carry numbers of a loss; the values are torch's.
+// The dtypes that a loss may meet; the values are torch's.
 enum class DType : int32_t {
   kByte = 0,
   kChar = 1,

@@ -7,12 +7,11 @@
 //    made of shifted contiguous loops that vectorise:
 //        blank[j] <- (blank[j] + label[j]) p(blank)
 //        label[j] <- (label[j] + blank[j - 1] + [label j differs from j - 1] label[j - 1]) p(label j)
-// 3. What underflow may have taken is bounded: in frame t the scaled forward and backward masses are at most about 1,
-//    so with D(t) = their inner product, a state below 2^-1022 weighs less than 2^-1022 / D(t) in the result. Where a
-//    D(t) falls below 2^-900 (very peaked scores that contradict the target), the sample is solved again in log space.
-// 4. Log space keeps of each state the best path's log-probability v and r >= 0, the sum of all other paths relative to
-//    it: no logarithm in the recursion, and no digit of a tiny loss is lost, which is why tiny losses are taken from
-//    it.
+// 3. The error from underflow is bounded as follows. In frame t the scaled forward and backward masses are at most
+//    about 1, so with D(t) = their inner product, a state below 2^-1022 weighs less than 2^-1022 / D(t) in the result.
+//    If a D(t) falls below 2^-700 (very peaked scores that contradict the target), the sample is solved in log space.
+// 4. Tiny losses must keep their digits, so they are computed in log space. It keeps for each state the best path's
+//    log-probability v, and r >= 0, the sum of all other paths relative to it: no logarithm in the recursion.
 // 5. The log-softmax may be fused in. Classes of the target are exponentiated in double, the others in T: the mass on
 //    the others bounds the loss from below, so their relative error is all that it costs. In a frame where one class
 //    has more than half of the mass, its gradient is minus the sum of the other classes' gradients.
@@ -67,7 +66,7 @@ template <class T> struct Scratch {
   std::vector<double> skip, skip_next, distinct;  // factors 0 or 1: label j differs from j - 1, j + 1, is a first one
   std::vector<double> exponentials, beta_blank[2], beta_label[2], posterior, difference, log_emission;
   std::vector<T> frame, gathered, values, row, narrowed;
-  std::vector<T> others;  // 0 for the classes of the target, 1 for the rest
+  std::vector<T> others;  // a factor: 0 for the classes of the target, 1 for the rest
   std::vector<double> blank, total, rest,
       logs;             // per frame: emission of the blank; sums of all exponentials, of others
   std::vector<T> most;  // per frame: the largest score
@@ -87,7 +86,7 @@ template <class T> struct Sample {
 };
 
 // --------------------------------------------------------------------------------------------------------
-// Reductions in lanes: the compiler may not reorder a sum by itself
+// Reductions in lanes, by hand: the compiler may not reorder a sum
 
 LOSSKIT_INLINE double sum_lanes(const double* x) {
   return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
@@ -121,7 +120,7 @@ template <class X> LOSSKIT_INLINE X largest(const X* x, int64_t n) {
     return lanes[0];
   }
   for (int64_t i = 0; i < n; i += width) {
-    const X* from = x + (i + width <= n ? i : n - width);  // the last ones may be seen twice
+    const X* from = x + (i + width <= n ? i : n - width);  // the last vector may overlap the one before
     for (int64_t j = 0; j < width; ++j) lanes[j] = from[j] > lanes[j] ? from[j] : lanes[j];
   }
   for (int64_t j = 4; j < width; ++j) lanes[j % 4] = lanes[j] > lanes[j % 4] ? lanes[j] : lanes[j % 4];
@@ -136,7 +135,7 @@ template <class T> LOSSKIT_INLINE bool any_wild(const T* x, T limit, int64_t n) 
   return found != 0;
 }
 
-// exp(x - top) for x <= top; the rounding of the difference is given back.
+// exp(x - top) for x <= top, corrected for the rounding error of x - top.
 template <class T> LOSSKIT_INLINE T exp_below(T x, T top) {
   const T d = x - top, back = d - x;
   const T lost = (x - (d - back)) - (top + back);
@@ -197,7 +196,7 @@ template <class T> void fill(const Job& job, Scratch<T>& own, int64_t index, int
 // --------------------------------------------------------------------------------------------------------
 // Scaled linear space
 
-// Frames of a batch are far apart in memory: no prefetcher of the hardware follows them.
+// Prefetches a frame: the frames of a sample are too far apart in memory for the hardware's prefetchers.
 LOSSKIT_INLINE void announce(const char* data, const int64_t* strides, int64_t t, int64_t index, int64_t classes,
                              int64_t size) {
   if (strides[2] != 1) return;
@@ -230,7 +229,7 @@ template <class T> LOSSKIT_INLINE void emit(const Sample<T>& sample, int64_t t) 
   } else {
 #pragma GCC ivdep
     for (int64_t k = 0; k < padded; ++k) exponentials[k] = exp(static_cast<double>(gathered[k]));
-    // NaN in any class gives NaN out, and so does what is no log-probability.
+    // NaN in any class gives NaN out; so does a number above the limit of log-probabilities.
     if (any_wild(x, static_cast<T>(sample.job.limit), classes)) exponentials[0] = not_a_number<double>;
   }
   double* e = sample.row(sample.emission, t);
@@ -252,7 +251,7 @@ LOSSKIT_INLINE void advance(const Sample<T>& sample, const double* blank, const 
   new_blank[-1] = new_label[-1] = 0;
 }
 
-// Take a power of two out of both rows; its exponent. Rows of zeros and with NaN stay as they are.
+// Divide both rows by a power of two and return its exponent. Rows of zeros, and rows with NaN, stay as they are.
 LOSSKIT_INLINE int64_t rescale(double* blank, double* label, int64_t width) {
   const double a = largest(blank, width), b = largest(label, width), most = a > b ? a : b;
   if (!(most >= 0x1p-1000 && most <= 0x1p1000)) return 0;
@@ -478,7 +477,7 @@ LOSSKIT_INLINE double log_backward(const Sample<T>& sample, LogLattice& alpha, L
 // --------------------------------------------------------------------------------------------------------
 // The gradient of a frame
 
-// From the posterior's products, which sum up to `mass`, the frame's gradient, times `scale`.
+// The frame's gradient, times `scale`, from the products in `posterior`, whose sum is `mass`.
 template <class T> LOSSKIT_INLINE void write_gradient(const Sample<T>& sample, int64_t t, double mass, double scale) {
   Scratch<T>& own = sample.own;
   const Job& job = sample.job;
@@ -546,7 +545,7 @@ template <class T> LOSSKIT_INLINE void write_gradient(const Sample<T>& sample, i
 // --------------------------------------------------------------------------------------------------------
 // One sample
 
-// What is wrong with a sample; its labels are read, label j in [j].
+// The violation of a sample, or 0. Reads its labels, label j to [j].
 template <class T> uint8_t check(const Job& job, Scratch<T>& own, int64_t i) {
   const int64_t n = job.target_lengths[i];
   if (job.input_lengths[i] < 0 || job.input_lengths[i] > job.frames) return kInputLength;
@@ -600,7 +599,7 @@ template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& samp
   for (int64_t t = 0; t < frames; ++t) {
     double* e = sample.row(sample.emission, t);
     e[0] = 0;
-    for (int64_t j = n + 1; j <= width; ++j) e[j] = 0;  // one more: read with label j + 1
+    for (int64_t j = n + 1; j <= width; ++j) e[j] = 0;  // one more, because label j + 1 is read beside label j
   }
 }
 
@@ -615,7 +614,7 @@ template <class T> bool above_limit(const Sample<T>& sample) {
 }
 
 template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, double scale, bool gradient, bool fits) {
-  // Below the first mass, what a state lost may be worth more than the rest of the lattice: 3^T paths.
+  // With a smaller total mass, a state that underflowed may outweigh the rest of the lattice: there are 3^T paths.
   constexpr double kSafe = -700, kLog2Of3 = 1.6, kMass = 0x1p-700, kMost = 0x1p200;
   constexpr double kTiny = sizeof(T) == 4 ? 0x1p-12 : 1;  // losses to be taken from log space
   double log2_mass;
@@ -814,7 +813,7 @@ Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeT
   job.sums.resize((job.samples + kBlock - 1) / kBlock);
   const bool wide = job.dtype == DType::kDouble;
   const auto run = wide ? run_samples<double> : run_samples<float>;
-  // A state of the lattice costs about as much as eight elements; a thread is woken for 32k elements or more.
+  // A state of the lattice costs about as much as eight elements; 32k elements are worth another thread.
   const int64_t size = std::max<int64_t>(b->sizes()[b->dim() - 1], 1);
   const int64_t cost = std::max<int64_t>(
       job.frames * (job.classes + 8 * (b->dim() == 2 ? size : size / std::max<int64_t>(job.samples, 1))), 1);

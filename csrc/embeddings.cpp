@@ -7,8 +7,8 @@
 //    keeps the digits that the statistics have.
 // 3. A block of rows stays in cache: one pass makes the sums of the rows, the formula gives value and slopes, a second
 //    pass writes the gradients by the embeddings, already scaled.
-// 4. Roots and divisions, one or more for each row, run over the rows of a block: they take longer than a short row.
-// 5. Rows of floats take the usual way of embeddings.h as long as it is as good as exact, row by row.
+// 4. Roots and divisions of a row take longer than the sums of a short one, so they run over all rows of a block.
+// 5. Each row of floats takes the usual way of embeddings.h unless that would cost digits.
 //
 // numbers: normalizer, factor, p, eps, parameters of the formula. Operands: two or three embeddings, then the target.
 // Status: 1: a value outside the domain of the target.
@@ -42,11 +42,11 @@ struct Job : Call {
   std::vector<uint8_t> violations;  // by block
 };
 
-// What a block knows of its rows. Nothing is initialised: small calls would pay for it.
+// The numbers of a block's rows. Not initialised: small calls would pay for it.
 struct Rows : Weights {
   double measured[kPairs][kRows];      // the distances of the pairs, or |x|^2, |y|^2 and xy
   double cosine[kRows], apart[kRows];  // apart: 1 - cosine
-  int64_t careful[kRows];              // whether the row went the careful way; what that knows of it:
+  int64_t careful[kRows];              // whether the row went the careful way, which fills the next two
   Distance distances[kPairs][kRows];
   Cosine cosines[kRows];
   double statistics[kOperands][kRows], slopes[kOperands][kRows], losses[kRows];
@@ -124,14 +124,14 @@ void differentiate_row(const Job& job, int64_t i, Scratch<float>& scratch, float
 // --------------------------------------------------------------------------------------------------------
 // The statistics of a block
 
-// Asks for the memory that the gradients of a row will be written to, while its sums are waiting for what they read.
+// Prefetches the memory of a row's gradients while its sums wait for their operands.
 LOSSKIT_INLINE void prefetch_gradients(const Job& job, int64_t i, const Scratch<float>& scratch) {
   if (!job.options.gradients || job.width > kBlockElements) return;
   for (int k = 0; k < job.embeddings; ++k)
     for (int64_t e = 0; e < job.width; e += 16) __builtin_prefetch(scratch.gradients[k] + i * scratch.stride[k] + e, 1);
 }
 
-// Where rows i to i + 7 start; for those that are not there the last one is read.
+// Where rows i to i + 7 start; past the end the last row stands in.
 LOSSKIT_INLINE void find_eight(const Job& job, int64_t i, int64_t n, const Scratch<float>& scratch, Eight* x) {
   for (int k = 0; k < job.embeddings; ++k)
     for (int j = 0; j < kLanes; ++j) x[k][j] = scratch.x[k][std::min(i + j, n - 1)];
@@ -160,7 +160,7 @@ template <bool squares> LOSSKIT_INLINE void measure_distances(const Job& job, in
     sum_rows(job, n, Differences<2, squares>{eps}, scratch);
   else
     sum_rows(job, n, Differences<1, squares>{eps}, scratch);
-  // Far from the ends of the range, and so large that the rounding of eps is nothing.
+  // The usual way needs sums far from the ends of the range, and so large that the rounding of eps does not show.
   const double floor = static_cast<double>(job.width) * (squares ? 64.0 * job.eps * job.eps : 8.0 * std::fabs(job.eps));
   const double least = std::fmax(floor, 1e-25);
   for (int k = 0; k < kPairs; ++k) {
@@ -212,7 +212,7 @@ void measure(const Job& job, Scratch<double>& scratch, int64_t n) {
 // --------------------------------------------------------------------------------------------------------
 // The gradients of a block
 
-// Whether arithmetic in float does no harm.
+// Whether arithmetic in float neither overflows nor underflows.
 LOSSKIT_INLINE bool ordinary(double coefficient) {
   return std::fabs(coefficient) > 1e-25 && std::fabs(coefficient) < 1e25;
 }
@@ -247,7 +247,7 @@ LOSSKIT_INLINE void cosine_gradients(const Job& job, int64_t i, const Scratch<fl
 
 LOSSKIT_INLINE void differentiate_eights(const Job& job, Scratch<float>& scratch, int64_t n) {
   const auto place = [&](int k, int64_t i) LOSSKIT_LAMBDA { return scratch.gradients[k] + i * scratch.stride[k]; };
-  float spare[kLanes];  // for rows that are not there
+  float spare[kLanes];  // for rows past the end
   for (int64_t i = 0; i < n; i += kLanes) {
     Eight x[kEmbeddings];
     float* out[kEmbeddings][kLanes];
@@ -335,7 +335,7 @@ void locate(const Walk& walk, const Source& source, int64_t begin, int64_t n, in
   }
 }
 
-// Rows as contiguous T: in place where they are that already.
+// Rows as contiguous T: in place if they are, else copied.
 template <class T> void read_rows(const Job& job, int64_t begin, int64_t n, Scratch<T>& scratch) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   for (int k = 0; k < job.embeddings; ++k) {
@@ -356,7 +356,7 @@ template <class T> void read_rows(const Job& job, int64_t begin, int64_t n, Scra
   }
 }
 
-// Where the gradients of a block go: in place where they are T already.
+// The memory of a block's gradients: their own if they are T, else buffers.
 template <class T> void place_gradients(const Job& job, int64_t begin, int64_t n, Scratch<T>& scratch) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   for (int k = 0; k < job.embeddings; ++k) {
@@ -368,7 +368,7 @@ template <class T> void place_gradients(const Job& job, int64_t begin, int64_t n
   }
 }
 
-// Where both distances are beyond the largest number, only the question which is larger is left: the larger stays.
+// If both distances overflow, only their order can be decided: the larger stays infinite, the smaller becomes 0.
 void compare_infinite(const Job& job, int64_t n, Rows& rows, double* positive, double* negative) {
   for (int64_t i = 0; i < n; ++i) {
     if (positive[i] != infinity<double> || negative[i] != infinity<double>) continue;

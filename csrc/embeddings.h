@@ -1,10 +1,10 @@
 // A row of the embeddings family: its sums, its statistics, its gradients.
 //
-// 1. No epsilon, and no scale at which anything breaks. Squares of floats are exact in double, which they can neither
-//    leave nor fill up. Doubles are scaled by a power of two and summed with their rounding errors.
-// 2. Two ways. The usual one, of floats with p = 1, 2 or a cosine: differences in float, sums of them in double,
-//    gradients in float. The careful one takes doubles, so it also serves rows of floats for which the usual one is not
-//    as good as exact, by their scale or their cosine, and every other p.
+// 1. Results must be exact at every scale, without an epsilon. Squares of floats are exact in double: they neither
+//    overflow it nor exhaust its digits. Doubles are scaled by a power of two and summed with their rounding errors.
+// 2. There are two ways. The usual way, for floats with p = 1, 2 or a cosine: differences in float, their sums in
+//    double, gradients in float. The careful way computes in double. It serves doubles, every other p, and rows of
+//    floats whose scale or cosine would cost the usual way digits.
 // 3. Near cosine 1 the cosine has no digits left for 1 - cosine and its gradient: both come from w = x - |x|/|y| y,
 //    whose terms cancel exactly: 1 - cosine = |w|^2 / (2 |x|^2). An error of |x|/|y| counts only squared.
 // 4. Sums are of vectors of eight, as GCC's own type: it would leave sums of doubles scalar, whose order it must keep.
@@ -24,11 +24,11 @@ namespace losskit {
 enum Pair { kAB, kAC, kBC, kPairs };
 constexpr int kFirst[kPairs] = {0, 0, 1}, kSecond[kPairs] = {1, 2, 2};
 
-// A distance, and what its gradient needs besides.
+// A distance, and the numbers that its gradient needs.
 struct Distance {
   double value;
   double most;  // the largest difference
-  double ties;  // p = inf: how many are as large
+  double ties;  // p = inf: the number of differences of this magnitude
   double log;   // general p: log(value / most)
   double magnitude() const { return most == infinity<double> ? most : std::log(most) + log; }
 };
@@ -45,7 +45,7 @@ struct Cosine {
 // Sums over a row
 
 constexpr int kLanes = 8;
-constexpr int kAhead = 1024;  // elements, for what is read: the processor itself stops at the end of each 4 KB page
+constexpr int kAhead = 1024;  // elements to prefetch ahead: the hardware's prefetcher stops at the end of every page
 template <class T> struct Pack {
   typedef T type __attribute__((vector_size(kLanes * sizeof(T))));
 };
@@ -64,8 +64,8 @@ LOSSKIT_INLINE double folded(const Lanes& lanes) {
 // x where `keep` is all ones, 0 where it is 0.
 LOSSKIT_INLINE Lanes kept(const Lanes& x, const LaneBits& keep) { return (Lanes)((LaneBits)x & keep); }
 
-// step(which, eight elements of each row, which of them to keep): the last eight may have been seen in part.
-// `which` alternates, for sums that do not wait for each other.
+// Calls step(which, eight elements of each row, which of these to keep); the last eight may overlap those before.
+// `which` alternates, so that two sums do not wait for each other.
 template <int rows, class T, class Step> LOSSKIT_INLINE void over(const T* const* x, int64_t n, Step step) {
   typename Pack<T>::type at[rows];
   const LaneBits all = ~LaneBits{};
@@ -156,7 +156,7 @@ LOSSKIT_INLINE void sum_eight(const Eight* x, int64_t n, const Terms& start, dou
 // --------------------------------------------------------------------------------------------------------
 // Careful sums, of doubles
 
-// x without the lower half of its digits.
+// The upper half of x's digits.
 LOSSKIT_INLINE double upper(double x) { return from_bits<double>(bits(x) & ~Bits<double>((1 << 27) - 1)); }
 LOSSKIT_INLINE Lanes upper(const Lanes& x) { return (Lanes)((LaneBits)x & ~int64_t((1 << 27) - 1)); }
 
@@ -212,7 +212,7 @@ LOSSKIT_INLINE double largest(const double* x, int64_t n) {
   return most.value();
 }
 
-// 2^-e for a largest magnitude: what it takes to bring it to [1, 2). 0, infinities and NaN are left alone.
+// The factor 2^-e that brings a largest magnitude to [1, 2). 0, infinities and NaN are left alone.
 LOSSKIT_INLINE int exponent_of(double most) { return most > 0 && most < infinity<double> ? std::ilogb(most) : 0; }
 
 // x times 2^shift: one factor would overflow for subnormal numbers.
@@ -433,7 +433,7 @@ LOSSKIT_INLINE void add_distance_gradient(const double* x, const double* y, int6
     }
   };
   const double value = distance.value, most = distance.most, log = distance.log;
-  if (value == 0.0 || p == 0.0) {  // no derivative: zero, or NaN of a NaN
+  if (value == 0.0 || p == 0.0) {  // no derivative: 0, or NaN if the slope is NaN
     slope *= 0.0;
     return loop([=](double d) LOSSKIT_LAMBDA { return sign(d) * slope; });
   }
@@ -456,7 +456,7 @@ LOSSKIT_INLINE void add_distance_gradient(const double* x, const double* y, int6
   }
   loop([=](double d) LOSSKIT_LAMBDA {  // (|d| / distance)^(p - 1)
     const double a = absolute(d), t = a / most;
-    const Product<double> back(t, most);  // t is rounded, and p - 1 multiplies what that does to the logarithm
+    const Product<double> back(t, most);  // the rounding of t: p - 1 multiplies its effect on the logarithm
     const double rest = ((a - back.value) - back.error) / a;
     const double y = losskit::exp((p - 1.0) * ((losskit::log(t) - log) + rest));
     return sign(d) * ((d == 0 ? 0.0 : y) * slope);
@@ -481,7 +481,7 @@ LOSSKIT_INLINE void cosine_gradients(const Cosine& cosine, double slope, int64_t
     }
   } else {
     const Apart apart(cosine);
-    // An error of the ratio leaves w the same across x (and y), where the gradient is, so what is along x is removed.
+    // An error of the ratio changes w only along x (and y), and the gradient is across: w's part along x is removed.
     const double s = std::copysign(1.0, c), back = 1.0 / apart.ratio;
     const double by_x = 1.0 / cosine.xx, by_y = 1.0 / cosine.yy;
     const double along_x = cosine.wx * by_x, along_y = cosine.wy * by_y;

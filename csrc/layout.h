@@ -73,7 +73,7 @@ template <int N> void merge(Walk& walk, std::array<Source, N>& sources) {
   walk.dims = kept;
 }
 
-// Elements [begin, begin + n) of the walk as contiguous T: in place where they are that already, else in `buffer`.
+// Elements [begin, begin + n) of the walk as contiguous T: in place if they are, else in `buffer`.
 template <class T> const T* fetch(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const int64_t item = size_of(source.dtype);

@@ -1,15 +1,15 @@
 // The loop of the score-margins family: a formula of the difference between the score of a target class and that of
 // another class, summed over the pairs of a row.
 //
-// 1. A segment is one row against one of its targets: the differences to all classes, of which those to targets are
-//    set aside afterwards (value and derivative 0), because a store or two cost less than closing the gaps. The
-//    block function sees as many segments at a time as its 1024 numbers hold, so that short rows fill vectors; rows
-//    longer than that are cut into tiles.
+// 1. A segment is one row against one of its targets: the differences to all classes. Differences to targets are
+//    computed too and zeroed afterwards: a store or two are cheaper than compacting the array. The block function sees
+//    as many segments at a time as its 1024 numbers hold, so that short rows fill vectors; longer rows are cut into
+//    tiles.
 // 2. Floats are computed as floats and summed in double, four at a time. A batch with a sum that is not finite is
-//    computed once more in double, where what left the range of floats on the way may come back; so is one with a long
-//    list, whose slopes for a class would be added as floats too often.
-// 3. The gradient of a target's score is minus the sum of those of the others, taken in double.
-// 4. With one target a row, the formula writes the gradient where it belongs, unless something is left to be done.
+//    computed once more in double, where intermediate results do not overflow. So is a batch with a long list: a class
+//    would add up too many slopes as floats.
+// 3. The gradient of a target's score is minus the sum of the other classes' gradients, taken in double.
+// 4. With one target a row, the formula writes into the gradient itself, unless scaling or conversion must follow.
 // 5. A list of targets ends at the first -1; what comes after it is never looked at. A row whose targets are not
 //    classes is a violation, NaN where that is not raised. So is a batch in which all rows are 0 and 1 to their end:
 //    a mask, not lists.
@@ -21,8 +21,8 @@ namespace losskit {
 namespace {
 
 enum Violation { kNoClass = 1, kMaskGiven = 2 };
-constexpr int64_t kAhead = 4;        // rows; of long lists only the first few numbers are read, from far apart
-constexpr int64_t kFew = 8;          // targets of a row: the slopes of more are added in double
+constexpr int64_t kAhead = 4;        // rows to prefetch ahead: of long lists only the first few numbers are read
+constexpr int64_t kFew = 8;          // targets of a row whose slopes may be added as floats; more need double
 constexpr int64_t kManyTargets = 1;  // bit of options.family: each row has a list of targets
 
 struct Job : Call {
@@ -89,7 +89,7 @@ LOSSKIT_CLONES void differences(const double* x, int64_t step, const int64_t* ro
   subtract(x, step, rows, own, segments, n, out);
 }
 
-// Four floats are added as floats, which costs less than the rounding of each, and their sums in double.
+// Four floats are added as floats and the results in double: that loses less than the rounding of each number.
 LOSSKIT_INLINE double sum_any(const float* x, int64_t n) {
   constexpr int kLanes = 16;
   double even = 0.0, odd = 0.0;
@@ -145,7 +145,7 @@ template <class T, class C> struct Scratch : Weights {
   alignas(64) C totals[kBlock];  // their sums over the targets of a row
   alignas(64) T out[kBlock];
   alignas(64) char narrow[kBlock * sizeof(double)];
-  // By row: what becomes of it, where its segments begin, the weight of its loss.
+  // By row: its state, its first segment, the weight of its loss.
   State states[kBlock];
   int64_t first[kBlock + 1];
   double weights[kBlock];
@@ -166,7 +166,7 @@ template <class T, class C> struct Batch {
   bool direct = false;     // the formula writes the gradient
   bool long_list = false;  // of targets
 
-  // False if this takes wider arithmetic: a sum is not finite, or a list is long.
+  // False if the batch needs double: a sum is not finite, or a list is long.
   bool run() {
     if (!collect()) {
       job.violations[begin / job.batch] = 1;
@@ -289,7 +289,7 @@ template <class T, class C> struct Batch {
   // Whether a segment is its row's first.
   bool starts(int64_t segment) const { return scratch.first[scratch.rows[segment]] == segment; }
 
-  // Values and slopes of `count` segments. A pair of targets is none.
+  // Values and slopes of `count` segments; two targets make no pair.
   void evaluate(int64_t first, int64_t count, int64_t from, int64_t n, double scale, C* slopes) {
     const C* operands[1] = {scratch.differences};
     C* derivatives[kOperands] = {slopes};
@@ -412,7 +412,7 @@ bool looks_like_mask(const Job& job, int64_t row) {
   return true;
 }
 
-// Whether all rows that count do: one of them may be a list with repetitions, but hardly all.
+// Whether all rows that count look like masks: one of them may be a list with repetitions, but hardly all.
 bool given_mask(const Job& job, Weights& scratch) {
   if (!job.many || job.options.checks == kOff || job.classes <= 2) return false;
   bool any = false;

@@ -9,12 +9,11 @@
 // 2. `code` holds everything that is not a tensor or a number; see Options.
 // 3. `numbers`: the normalizer (NaN: none), a factor of the gradients, then the parameters of the formula.
 // 4. `upstream` makes the call the backward pass of reduction 'none': gradients only, each times the upstream one.
-// 5. The op says with its status what it could not do, instead of raising: kDeclined (shapes or dtypes that it does
-//    not take; nothing was computed), kFreed (the memory of a tensor is gone; nothing was read), or a positive number
-//    that names the violation. Python then finds the words. kSuspicious: the result is there, but the operands do not
-//    look like what the loss takes; Python looks closer.
-// 6. With reduction 'none' and no upstream gradient, gradients are those for an upstream gradient of 1, and those by
-//    halves are floats: what multiplies them later must find all their digits.
+// 5. An op never raises for bad operands; it returns a status, and Python finds the words. kDeclined: it does not take
+//    these shapes or dtypes, and computed nothing. kFreed: the memory of a tensor is gone; nothing was read. A positive
+//    number names the violation. kSuspicious: the result is valid, but operands look wrong; Python looks closer.
+// 6. With reduction 'none' and no upstream gradient, gradients are for an upstream gradient of 1. Gradients of halves
+//    are then floats, because they are multiplied later and must keep their digits until then.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -162,7 +161,7 @@ template <class T> LOSSKIT_INLINE bool outside(const Domain& domain, T x) {
   return (x < low) | (x > high) | ((domain.open & 1) && x == low) | ((domain.open & 2) && x == high);
 }
 
-// What rounding may leave beyond a closed bound: 4 ULP of 1 in the dtype of the operand, as losskit.domains has it.
+// How far rounding may exceed a closed bound: 4 ULP of 1 in the dtype of the operand, as in losskit.domains.
 inline double slack_of(DType dtype) {
   switch (dtype) {
     case DType::kHalf:
@@ -178,7 +177,7 @@ inline double slack_of(DType dtype) {
   }
 }
 
-// x with what is beyond a closed bound by `slack` at most put onto it.
+// x, or a closed bound that x exceeds by at most `slack`.
 template <class T> const T* settled(const Domain& domain, double slack, const T* x, int64_t n, T* out) {
   const bool low = domain.kind == kInterval && !(domain.open & 1),
              high = domain.kind == kInterval && !(domain.open & 2);
@@ -265,8 +264,7 @@ inline void use_huge_pages(void* data, int64_t bytes) {
 #endif
 }
 
-// Memory that there was not, in the words of torch's allocator: tools that try again with a smaller batch look for
-// them.
+// Out of memory, in the words of torch's allocator: tools that retry with a smaller batch look for these words.
 struct OutOfMemory : std::runtime_error {
   explicit OutOfMemory(int64_t bytes)
       : std::runtime_error("DefaultCPUAllocator: can't allocate memory: losskit tried to allocate " +
@@ -293,7 +291,7 @@ inline MaybeTensor& gradient_of(Result& result, int operand) {
   return *outputs[operand];
 }
 
-// Run the blocks, on several threads if there are more than `grain`. What a thread throws, torch would only log.
+// Run the blocks, on several threads if there are more than `grain`. Out of memory is thrown again: torch only logs it.
 inline void run_parallel(int64_t blocks, int64_t grain, void (*run)(int64_t, int64_t, void*), void* context) {
   if (blocks <= grain) return run(0, blocks, context);
   struct Threads {
@@ -364,7 +362,7 @@ inline void allocate_loss(Call& call, Result& result, int64_t dims, const int64_
   }
 }
 
-// What a mean divides by: how many elements of the walk count, or the sum of their weights.
+// The denominator of a mean: the number of elements that count, or the sum of their weights.
 inline double denominator(const Call& call) {
   const bool weighted = call.sources[kWeight].present() && call.options.weight_in_mean;
   const bool sampled = call.sources[kSampleWeight].present();
@@ -382,7 +380,7 @@ inline double denominator(const Call& call) {
   return total.value();
 }
 
-// What the gradients are multiplied by, given the denominator of a mean and the caller's factor.
+// The factor of the gradients, from the denominator of a mean and the caller's factor.
 inline void set_scale(Call& call, double denominator, double factor) {
   call.denominator = denominator;
   call.scale = denominator == 0.0 ? 0.0 : factor / denominator;

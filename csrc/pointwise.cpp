@@ -4,7 +4,7 @@
 //    numbers of the compute type, else through a buffer in L1), checks their domains, calls the formula's block
 //    function, and applies weights and mask. Nothing but the gradient touches fresh memory.
 // 2. The compute type is double if an operand is, else float: halves are widened and rounded once, at the end.
-// 3. A value a few ULP beyond a closed bound is put onto it. That is looked at where a block has a violation only.
+// 3. A value a few ULP beyond a closed bound is moved onto it. Only blocks with a violation are searched for one.
 // 4. Family bits: 0-3, operands whose violations are told but change nothing; 4-7, operands that are scores, and look
 //    like probabilities if their first elements are all in [0, 1].
 // 5. Denominators that depend on data (weights, masks) are summed first, so gradients are written scaled.
@@ -77,7 +77,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
     if (violation && options.checks == kRaise) return;
   }
 
-  // The formula writes where the numbers belong if nothing needs to be done to them afterwards.
+  // The formula writes into the outputs themselves, unless conversion, weights or a mask must follow.
   const bool plain = !factor && !mask && !violation;
   T* value = scratch.values;
   if (job.values && plain && job.result == own) value = reinterpret_cast<T*>(job.values) + begin;
@@ -99,7 +99,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   }()[variant];
   function(n, x, parameters, plain ? job.scale : 1.0, value, gradient);
 
-  if (violation) {  // checks("nan"): the offending elements poison their own results
+  if (violation) {  // checks("nan"): bad elements set their own results to NaN
     for (int64_t i = 0; i < n; ++i)
       for (int k = 0; k < job.operands; ++k)
         if (!job.advised(k) && outside(job.kernel->domains[k], x[k][i])) {
@@ -161,7 +161,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
     if (!attach(job.walk, sizes.data(), *operands[k], (options.broadcast >> k) & 1, job.sources[k])) return declined;
     dtype = promote(dtype, job.sources[k].dtype);
     job.gradient_dtypes[k] = job.sources[k].dtype;
-    // The sum over what was broadcast is rounded once: Python passes a float in place of the half.
+    // The gradient's sum over broadcast dimensions must be rounded once, so Python passes a float in place of the half.
     const bool summed = (options.gradients >> k) & 1 && operands[k]->numel() != job.walk.numel;
     if (summed && is_half(job.sources[k].dtype)) return declined;
   }
@@ -194,7 +194,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   job.sums.resize(blocks);
   job.violations.resize(blocks);
   const auto run = dtype == DType::kDouble ? run_blocks<double> : run_blocks<float>;
-  constexpr int64_t kGrain = 32;  // blocks: a thread is woken for 32,768 elements or more
+  constexpr int64_t kGrain = 32;  // blocks, 32,768 elements, that are worth another thread
   run_parallel(blocks, kGrain, run, &job);
 
   int64_t& status = std::get<5>(result);

@@ -28,11 +28,11 @@ struct Sum {
     add(other.high);
     low += other.low;
   }
-  // Infinities make `low` NaN; they and NaN stand in `high` already.
+  // A sum that is not finite makes `low` NaN; `high` alone is then right.
   double value() const { return std::isfinite(high) ? high + low : high; }
 };
 
-// The sum of a power of two of lanes. As a loop over widths GCC 12 takes them through memory.
+// The sum of the lanes, a power of two of them. Recursive: GCC 12 takes a loop over widths through memory.
 template <int count> LOSSKIT_INLINE double folded(double* lanes) {
   if constexpr (count > 1) {
     for (int j = 0; j < count / 2; ++j) lanes[j] += lanes[j + count / 2];

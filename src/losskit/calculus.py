@@ -71,7 +71,7 @@ def guarded(gradient: Expr, value: Expr, operands: Sequence[str]) -> Expr:
 
 
 def parametric(roots: Sequence[Expr]) -> list[Expr]:
-    """The largest parts of formulas that only parameters decide, parameters themselves included."""
+    """The largest parts of formulas that depend on parameters alone, parameters themselves included."""
     trace = roots[0].trace
     order = topological(roots)
     used = {arg for node in order if not trace.parametric(node) for arg in node.args} | set(roots)
@@ -86,7 +86,7 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 
 
 def number(root: Expr, parameters: Mapping[str, float]) -> Any:
-    """The value of what only parameters decide, in float64, by Python alone: whatever torch traces, or its defaults."""
+    """The value of a part that depends on parameters alone, in float64. Pure Python: torch may be tracing."""
     found: dict[Expr, Any] = {}
     for node in topological([root]):
         if node.op == "constant":
@@ -115,7 +115,7 @@ class Differentiable:
         self.plain_function: tuple[Callable[..., Any], list[Any]] | None = None
 
     def _printed(self, root: Expr, instead: Mapping[str, Callable[..., Any]]) -> tuple[Callable[..., Any], list[Any]]:
-        """A graph as a function, and the values of what only parameters decide."""
+        """A graph as a function, and the values of its parts that depend on parameters alone."""
         functions, numbers = root.trace.functions, parametric([root])
         key = (root, bool(instead))
         if key not in functions:
@@ -156,7 +156,7 @@ def sheltered(root: Expr, harmless: Mapping[str, float]) -> Expr:
     """
     trace = root.trace
     choices = {node: "" for node in topological([root]) if node.op == "where"}
-    if len(choices) > 20:  # the parts to build double with each choice within a choice
+    if len(choices) > 20:  # each choice within a choice doubles the parts to build
         return root
     memo: dict[tuple[Any, ...], Expr] = {}
 

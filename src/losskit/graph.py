@@ -3,8 +3,8 @@
 Nodes are interned by their `Trace`, so that identity is structural equality: what an author writes twice is computed
 once, and `==` is free to mean the comparison that the author of a formula writes.
 
-A node knows a few facts about its numbers, worked out from its arguments when it is made: derivatives are written, and
-constants are taken out of loops, by them.
+A node knows a few facts about its values, worked out from its arguments when it is made. Derivatives, and the choice
+of constants to take out of loops, rest on these facts.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _carried(op: str, args: tuple[Expr, ...]) -> frozenset[str]:
         return (
             base.carries if fixed else exponent.carries if base.op == "constant" and base.value != 1.0 else frozenset()
         )
-    if op == "hypot" or op in CONDITIONS:  # an infinite side is infinite, whatever the other is
+    if op == "hypot" or op in CONDITIONS:  # an infinite side makes it infinite, even beside a NaN
         return frozenset()
     return frozenset().union(*(arg.carries for arg in args))
 
@@ -267,7 +267,7 @@ class Trace:
 
 
 def _check_kinds(op: str, args: tuple[Expr, ...]) -> None:
-    """Conditions and numbers stand where they can in every language: a condition is no number, nor vice versa."""
+    """Refuse a condition in place of a number, and the reverse: not every language could print it."""
     for position, arg in enumerate(args):
         wanted = op in ("both", "either") or (op == "where" and position == 0)
         if wanted and not arg.is_condition:

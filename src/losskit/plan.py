@@ -105,7 +105,7 @@ class Plan:
         return upstream.unsqueeze(-1)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
-        """What `refuse` would have raised, by what a GPU kernel recorded: the operand (from 1) and its flat index."""
+        """The error for a violation that a GPU kernel recorded: `operand` counts from 1, `place` is the flat index."""
         raise NotImplementedError
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:

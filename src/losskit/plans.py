@@ -29,8 +29,9 @@ class Plans(dict[tuple[Any, ...], Plan]):
 def plan_of(loss: Any, reduction: str, *values: Any) -> Plan:
     """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
     if torch.compiler.is_compiling():
-        # Dynamo cannot trace the making of a plan, nor call into one that has no place: it is made while tracing, and
-        # found by name. Its numbers become constants, so that another number compiles again; a tensor does not.
+        # Dynamo can neither trace the construction of a plan nor use an object without a source. So the plan is built
+        # while tracing, stored as an attribute, and read back by name. Its numbers become constants: another number
+        # compiles again, another tensor does not.
         fixed = [OPEN if isinstance(value, Tensor) else _constant(value) for value in values]
         found: Plan = getattr(_plans, _stored(loss, reduction, *fixed))
         tensors = [value for value in values if isinstance(value, Tensor)]

@@ -20,7 +20,7 @@ from losskit.errors import error
 
 CHECKS = ("off", "nan", "raise")  # in the order of the kernel's enum
 EMPTY = ("nan", "zero")
-REFUSES_NAN = "!"  # after the mode of the checks, where a NaN is refused
+REFUSES_NAN = "!"  # a suffix of the mode of the checks: a NaN is refused
 
 
 class _Traced(threading.local):
@@ -36,7 +36,7 @@ class State:
 
     def __init__(self) -> None:
         self.process_checks, self.process_empty = "raise", "nan"
-        self.nan_asked = False  # whether a NaN was ever to be refused: who never asks pays nothing for it
+        self.nan_asked = False  # whether nan="raise" was ever set: programs without it must not pay for it
 
     @property
     def checks(self) -> str:
@@ -68,8 +68,8 @@ class _Setting:
     name: str
     modes: tuple[str, ...]
     of_block: ContextVar[str | None]
-    # The calls so far, the last one in force. `with` first makes a call, which __enter__ takes back: another thread may
-    # have made one in between.
+    # The calls so far; the last one is in force. A `with` begins as a call, and __enter__ takes that call out of the
+    # list, where another thread's call may have followed it.
     calls: list[_Setting]
 
     def __init__(self, mode: str | None, suffix: str = "") -> None:
@@ -82,7 +82,7 @@ class _Setting:
             self._set_block(self.mode)
             return
         with _lock:
-            del self.calls[1:-63]  # long past; what is taken back is never that old
+            del self.calls[1:-63]  # calls so old are never taken back
             self.calls.append(self)
             self._set_process()
 

@@ -96,7 +96,7 @@ _NUMBERS = {
 
 
 def _render(root: Expr, language: str, names: dict[Expr, str], like: str = "") -> tuple[str, int]:
-    """The text of a node, below which what has a name is spelt by it, and how tightly it binds.
+    """The text of a node and how tightly it binds; nodes below it that have a name are spelt by that name.
 
     like: in Python, the operand that a choice between two numbers takes its dtype from.
     """
@@ -170,7 +170,7 @@ def _is_number(node: Expr, names: dict[Expr, str]) -> bool:
 
 def print_expr(root: Expr, language: str, names: dict[Expr, str] | None = None) -> str:
     """One formula as one expression in a language; `names` are spellings of variables, such as Greek letters."""
-    if root.size > 20_000:  # parts that are used again and again are written out each time
+    if root.size > 20_000:  # shared parts are written out at each use
         return r"\dots" if language == "latex" else "..."
     return _render(root, language, names or {})[0]
 
@@ -179,7 +179,7 @@ Expr.__repr__ = lambda node: print_expr(cast(Expr, node), "python")  # type: ign
 
 
 def print_part(root: Expr, language: str, names: dict[Expr, str]) -> tuple[str, bool]:
-    """As `print_expr`, and whether the text would fall apart behind a factor: a sum, a choice."""
+    """As `print_expr`, and whether the text needs parentheses behind a factor: a sum, a choice."""
     if root.size > 20_000:
         return print_expr(root, language), False
     text, precedence = _render(root, language, names)

@@ -47,8 +47,8 @@ def counting(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The mask and the denominator of a mean of losses of this shape; None: nothing is masked, all count alike.
 
-    Where the denominator is 0 nothing counts: all is masked, before operands are looked at. To divide by something
-    else afterwards is not enough, since 0 times the gradient of an infinite loss is NaN. weight: if it counts.
+    If the denominator is 0, every element is masked before operands are read. Replacing the divisor afterwards would
+    not do: 0 times the gradient of an infinite loss is NaN. weight: given only if it counts in the denominator.
     """
     weights = [w for w in (weight, sample_weight) if w is not None]
     if reduction != "mean" or (normalizer is None and mask is None and not weights):
@@ -102,7 +102,7 @@ def reduce_eagerly(
     if reduction == "sum":
         return total
     if denominator is None:
-        count = values.numel()  # may be a symbol of a graph, which `mean` would make a number
+        count = values.numel()  # may be a symbol of a graph; `mean` would make it a constant
         return total / count if count else total + _of_nothing()
     # A zero denominator must not divide: the gradient of x / 0 is NaN, that of nothing is 0.
     nothing = denominator == 0

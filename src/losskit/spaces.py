@@ -1,7 +1,7 @@
-"""Telling what is defined, but nearly certainly not meant: probabilities for scores, one class, negative counts.
+"""Warnings about values that are allowed but hardly meant: probabilities for scores, one class, negative counts.
 
-It is a warning at the line of the caller, so that Python's filters show it once for each. The fused kernel looks at a
-few numbers and only says that something is suspicious; a plan's `spaces` then looks at all of them.
+A warning names the line of the caller, so that Python's filters show it once per line. The fused kernel looks at a few
+numbers and only reports that something is suspicious; a plan's `spaces` then looks at all of them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def tell(problems: Iterable[Exception]) -> None:
 def like_sigmoids(x: Tensor) -> bool:
     """Whether numbers look like the results of a sigmoid: all in [0, 1], not all at its ends.
 
-    Small scores may be all positive by chance, and those of a fresh network are all alike: there must be 8 at least,
-    and up to 64 they must be spread, too.
+    Scores of a small batch may all be positive by chance, and a fresh network's are all alike. So fewer than 8 numbers
+    never count, and fewer than 64 must be spread out.
     """
     if x.numel() < 8:
         return False

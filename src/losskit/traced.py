@@ -29,7 +29,7 @@ MAX_OPERATIONS = 1000  # of a formula: a kernel of more takes minutes to compile
 class Formula:
     """A traced `value` and its gradients, for one setting of the switches."""
 
-    # What kernels found out about it in this process. It lies here, so that it goes with the formula.
+    # What kernels know of this formula in this process; stored here, so that it is freed with the formula.
     kernel: int | None = None  # address of the compiled functions, 0 if there are none; see kernels/library.py
     why_no_kernel = ""
     triton: Any = None  # the functions of a GPU's kernel
@@ -51,7 +51,7 @@ class Formula:
         self.value: Expr = value
 
     def __getstate__(self) -> dict[str, Any]:
-        """Addresses are worth nothing in another process."""
+        """Without addresses, which mean nothing in another process."""
         return {k: v for k, v in self.__dict__.items() if k not in ("kernel", "why_no_kernel", "triton")}
 
     def traced(self, function: Callable[..., Any]) -> Any:
@@ -121,9 +121,9 @@ class Formula:
 
     @cached_property
     def hoisted(self) -> dict[Expr, str]:
-        """The parts that only parameters decide and that rounding could spoil, and what kernels call them.
+        """The parts that depend on parameters alone and that rounding could spoil, with their names in kernels.
 
-        They are computed once for a plan, in float64. A parameter times a power of two is exact where it stands.
+        They are computed once for a plan, in float64. A parameter times a power of two is exact anyway, so it stays.
         """
         parts = [x for x in parametric([self.value, *self.guarded]) if not x.is_condition and not _exact(x)]
         return {x: f"number{i}_" for i, x in enumerate(parts[: KERNEL_NUMBERS - len(self.numbers)])}
@@ -154,17 +154,17 @@ class Formula:
 
     @cached_property
     def domains(self) -> list[Domain]:
-        """What each operand is meant to be, under these switches."""
+        """The domain that each operand is meant to be in, under these switches."""
         return [operand.domain for operand in self.declared.values()]
 
     @property
     def required(self) -> list[Domain]:
-        """What each operand must be: a domain that is only advised refuses nothing."""
+        """The domain that each operand must be in; an advised domain refuses nothing."""
         return [real if advised else domain for domain, advised in zip(self.domains, self.advised, strict=True)]
 
     @cached_property
     def advised(self) -> list[bool]:
-        """Whether what is outside the declared domain of an operand is only warned of."""
+        """For each operand, whether a value outside its declared domain only warns."""
         return [bool(x.only_with) and not self.switches[x.only_with] for x in self.declared.values()]
 
     def differentiable(self, numbers: dict[str, float]) -> Differentiable:

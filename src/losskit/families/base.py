@@ -1,4 +1,4 @@
-"""What all families share: a declaration is traced, and gets its functional form, its `forward` and its plans.
+"""The base of all families: it traces a declaration and gives it a functional form, `forward` and plans.
 
 A family says what a formula speaks of (elements, rows of scores, embeddings, sequences). A declaration's `value` is
 traced once per combination of its switches when the class is made; the trace is what is evaluated eagerly, printed
@@ -139,7 +139,7 @@ class Family(Loss, abstract=True):
                 raise DeclarationError(
                     f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
                 )
-            formula.gradients  # noqa: B018  # derives what `grad` does not give, or says why it cannot
+            formula.gradients  # noqa: B018  # derives the gradients that `grad` does not give, or raises why it cannot
             if len(formula.numbers) > MAX_PARAMETERS:
                 raise DeclarationError(
                     f"{cls.__name__}: a loss may have {MAX_PARAMETERS} numbers, got {len(formula.numbers)}"
@@ -212,7 +212,7 @@ class Family(Loss, abstract=True):
 
     @classmethod
     def _switches(cls) -> list[str]:
-        """What selects the formula: boolean parameters, and whether a tensor parameter is there."""
+        """The switches that select the formula: boolean parameters, and whether a tensor parameter is present."""
         return [p.name for p in cls._formula_params() if p.kind in ("bool", "tensor")]
 
     @classmethod
@@ -236,7 +236,7 @@ class Family(Loss, abstract=True):
         return cls._call_operands() + [prefix + p.name for p in cls._plan_params() if p.kind == "tensor"]
 
     def _slot_params(self) -> list[Tensor]:
-        """The tensor parameters that are there."""
+        """The tensor parameters that are present."""
         tensors = [getattr(self, p.name) for p in self._plan_params() if p.kind == "tensor"]
         return [x for x in tensors if x is not None]
 
@@ -264,7 +264,7 @@ def _arguments(cls: type[Family], method: str) -> list[str]:
 
 
 def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask: Any, normalizer: Any) -> Any:
-    """A call whose operands, or an active mode, override functions: a leaf of an fx graph, or the functional form."""
+    """A call that an operand or an active mode overrides: a leaf module of an fx graph, or the functional form."""
     extras = {"sample_weight": sample_weight, "mask": mask, "normalizer": normalizer}
     for x in operands:
         if isinstance(x, fx.Proxy):

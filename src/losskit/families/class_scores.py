@@ -6,13 +6,13 @@
    arrays of them, and turns its derivatives into the gradient by the scores; none of them needs a kernel of its own.
 2. A class index counts the formula of that class. Probabilities count it class by class, each with its share.
    Label smoothing takes `label_smoothing` from these shares and spreads it evenly over all classes.
-3. The class of the largest score is the pivot of all sums: log-probabilities are formed from the distances to it and
-   log1p of what the others add, so that the loss of a row that is almost certain keeps its digits down to the
-   smallest numbers. Where torch rounds such a loss to 0, the network stops to learn from the row.
+3. The loss of an almost certain row must keep its digits down to the smallest numbers: where torch rounds it to 0, the
+   network stops learning from the row. So the class with the largest score is the pivot of all sums, and
+   log-probabilities come from the distances to it and log1p of the sum over the other classes.
 4. Class weights multiply the terms of their class. As in torch the mean divides by the sum of the weights of the right
    classes for indices, and by the number of rows for probabilities.
-5. Where ranks share the classes (`part`), the eager formula runs on the rank's own ones; what is a number a row, the
-   largest score, the sum of exponentials and what belongs to the right class, is found together.
+5. Where ranks share the classes (`part`), the eager formula runs on the rank's own classes. Ranks exchange only single
+   numbers per row: the largest score, the sum of exponentials, the terms of the right class.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ClassScoresPlan(Plan):
         self.formula = None if linear else formula
         self.log_probabilities = loss.log_probabilities
         self.statistics = formula.operands
-        # A term of the loss: the formula, times the share of its class. No share of an infinite term is 0.
+        # A term of the loss: the formula times the share of its class. A share of 0 silences an infinite term.
         share = formula.trace.variable("share_")  # an underscore that no argument may have
         gradients = [formula.value, *(formula.trace.lift(times(share, g)) for g in formula.guarded)]
         root = formula.trace.lift(times(share, formula.value))
@@ -205,7 +205,7 @@ class ClassScoresPlan(Plan):
         if endless is not None:
             values = eager.apply(_OF_VALUE, torch.broadcast_tensors(values, endless))
         loss = reduce_eagerly(
-            eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
+            eager.nan_where(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=kept, normalizer=normalizer,
         )  # fmt: skip
         return loss.to(dtypes.autocast(dtype, loss.device))
@@ -230,7 +230,7 @@ class ClassScoresPlan(Plan):
         return part.total_of(self._terms(shares, [of_class, *of_row])).squeeze(-1)
 
     def _bad(self, input: Tensor, target: Tensor, mask: Tensor | None, checks: str, part: Part | None) -> Tensor | None:
-        """Rows whose target, or log-probability of it, is not what it must be."""
+        """Rows whose target, or its log-probability, is outside its domain."""
         dim = min(1, input.ndim - 1)
         classes = input.shape[dim] if part is None else part.total
         if target.is_floating_point():
@@ -245,13 +245,13 @@ class ClassScoresPlan(Plan):
                 right = torch.where(bad | (target == self.ignored), 0, target).unsqueeze(-1)
                 picked = _pick(input.detach().movedim(dim, -1), right, part)
                 bad = bad | (log_probability.outside(picked.squeeze(-1)) & (target != self.ignored))
-            if part is not None:  # an input of all classes is told, each with the score of the right one
+            if part is not None:  # errors describe the whole input; every class stands for the right one's score
                 told = torch.zeros((), dtype=input.dtype).expand(bad.shape).unsqueeze(-1) if picked is None else picked
                 input = told.expand(*bad.shape, classes).movedim(-1, dim)
         bad = bad if mask is None else bad & mask
         if part is None:
-            return eager.police(self, bad, [input, target], mask, checks)
-        bad = part.agreed(lambda: eager.police(self, bad, [input, target], mask, checks))
+            return eager.apply_checks(self, bad, [input, target], mask, checks)
+        bad = part.agreed(lambda: eager.apply_checks(self, bad, [input, target], mask, checks))
         return bad if bad is None else part.ranks.reduced(bad.to(torch.uint8), "MAX") > 0
 
     def spread(self, upstream: Tensor) -> Tensor:
@@ -308,12 +308,12 @@ class ClassScoresPlan(Plan):
         raise self._no_log_probability((*index[:dim], int(target[index]), *index[dim:]), value)
 
     def _no_classes(self, target: Tensor, classes: int) -> Tensor:
-        """Where indices are neither classes nor to be ignored."""
+        """Where an index is neither a class nor `ignore_index`."""
         return ((target < 0) | (target >= classes)) & (target != self.ignored)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
-        # The shape is the input's, and then the order in which its dimensions without the classes were gone through;
-        # the operand 1 is the input, 2 a target of indices, 3 one of probabilities. Classes go last in the flat index.
+        # `shape` is the input's shape, then the order in which the kernel walked its dimensions other than classes.
+        # Operand 1 is the input, 2 a target of indices, 3 one of probabilities. In the flat index, classes come last.
         shape, order = shape[: len(shape) // 2 + 1], shape[len(shape) // 2 + 1 :]
         dim = min(1, len(shape) - 1)
         classes = shape[dim]
@@ -346,7 +346,7 @@ def _itself(x: Tensor) -> Tensor:
 
 
 def _within(target: Tensor, classes: int) -> Tensor:
-    """Class indices; 0 for those that are none."""
+    """Class indices, with 0 in place of an index that is no class."""
     return torch.where((target >= 0) & (target < classes), target, 0).long()
 
 
@@ -365,8 +365,8 @@ def _statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The statistics of rows (last dimension): log-probabilities, log-sum-exp, mean log-probability.
 
-    shift: added to the scores, as distances to the largest of the sums: a sum would round it to the score's digits.
-    part: where this rank has some of the classes; the log-probabilities are of these, the others of all.
+    shift: is added to the scores' distances to the largest sum: added to a score, it would lose digits.
+    part: this rank's classes; log-probabilities are of these classes, the other statistics of all.
     mean: whether the mean log-probability is wanted.
     """
     sums = scores if shift is None else scores + shift
@@ -378,7 +378,7 @@ def _statistics(
     largest = _pick(sums, pivot, part)
     score = copy(largest if shift is None else _pick(scores, pivot, part))
     distance = scores - score
-    # What rounding took from a distance is worth 40 ULP of its exponential at 80.
+    # Without this correction, the rounding of a distance of 80 costs 40 ULP of its exponential.
     error = _rounded_off(scores, score, distance)
     if shift is not None:
         at_pivot = copy(_pick(shift.expand_as(scores), pivot, part))
@@ -399,19 +399,19 @@ def _exponentials(
     scores: Tensor, sums: Tensor, largest: Tensor, distance: Tensor, error: Tensor, is_pivot: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The distances to the largest score, also in the limit of infinite ones, and their exponentials."""
-    # The limit: infinite scores share the probability. Its gradient is that of other distances.
+    # The limit: infinite scores share the probability. Its gradient flows as through a finite distance.
     ends = torch.where(sums == largest, 0.0, float("-inf")).to(distance.dtype)
     distance = torch.where(largest == float("inf"), eager.apply(_LIMIT, [distance, ends]), distance)
-    # The pivot's own distance is a constant, so that no gradient of 1 swallows that of the others' small sum.
+    # The pivot's own distance is a constant: its gradient of 1 would swallow the gradient of the others' small sum.
     distance = torch.where(is_pivot, 0.0, distance)
     nothing = largest == float("-inf")
-    distance = torch.where(nothing, eager.poisoned(scores, nothing), distance)
+    distance = torch.where(nothing, eager.nan_where(scores, nothing), distance)
     e = torch.exp(distance)
     return distance, e + e * torch.where(error.isfinite(), error, 0.0)
 
 
 def _of_two(declare: Callable[..., Any]) -> Differentiable:
-    """A value and two gradients that are not its derivatives, of two numbers."""
+    """A function of two numbers with declared gradients, which are not its derivatives."""
     trace = Trace()
     value, *gradients = declare(trace.variable("x"), trace.variable("y"), trace.constant(0.0), trace.constant(1.0))
     made = Differentiable(value, ["x", "y"], {}, gradients)
@@ -425,14 +425,14 @@ _OF_VALUE = _of_two(lambda x, y, zero, one: (x * y, one, x * one))  # the produc
 
 
 def _finite(weight: Tensor, endless: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weights with 1 in place of infinite ones, and these (1 in place of the others) times those that there were."""
+    """Weights with 1 in place of infinite ones; and the infinite ones (else 1), times `endless`, if given."""
     infinite = weight.isinf()
     apart = torch.where(infinite, weight, 1.0)
     return torch.where(infinite, 1.0, weight), apart if endless is None else apart * endless
 
 
 def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
-    """a - b less what the subtraction gave (Knuth's two-sum)."""
+    """The rounding error of `difference` = a - b (Knuth's two-sum)."""
     taken = a - difference
     return (a - (difference + taken)) + (taken - b)
 
@@ -627,7 +627,7 @@ class ClassScoresLoss(Family, abstract=True):
 
     @classmethod
     def _in_domain(cls, name: str, x: Any) -> Any:
-        """A tensor parameter that `shift` takes, checked as operands are: refused, or NaN where it is bad."""
+        """A tensor parameter of `shift`, checked like an operand: an error, or NaN where it is bad."""
         domain = cls.params[name].domain
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
             return x

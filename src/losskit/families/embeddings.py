@@ -37,7 +37,7 @@ from losskit.traced import Formula
 from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit_guide.card import Curve, Equation, Given
 
-# The kernel's numbers of them. Two embeddings have one distance, the first of three.
+# The numbers of the statistics in the kernel. Two embeddings have one distance, the first of three.
 STATISTICS = {
     "cosine": 1, "cosine_distance": 2, "distance": 3, "positive_distance": 3, "negative_distance": 4, "target": 5
 }  # fmt: skip
@@ -131,7 +131,7 @@ class EmbeddingsPlan(Plan):
             statistics["target"] = target[0]
         values = eager.apply(self.differentiable, [statistics[name] for name in self.formula.operands])
         loss = reduce_eagerly(
-            eager.poisoned(values, bad), self.reduction, weight=None, weight_in_mean=False,
+            eager.nan_where(values, bad), self.reduction, weight=None, weight_in_mean=False,
             sample_weight=sample_weight, mask=mask, normalizer=normalizer,
         )  # fmt: skip
         return loss.to(dtypes.autocast(dtype, loss.device))
@@ -149,7 +149,7 @@ class EmbeddingsPlan(Plan):
         if self.swap:
             swapped, swapped_size = _distance(rows[1], rows[2], self.p, self.eps)
             negative, other_size = torch.minimum(negative, swapped), torch.minimum(other_size, swapped_size)
-        # Where both are beyond the largest number, only the question which is larger is left: the larger stays.
+        # If both overflow, only their order can be decided: the larger stays infinite, the smaller becomes 0.
         both = (
             (positive == float("inf")) & (negative == float("inf")) & (torch.maximum(size, other_size) < float("inf"))
         )
@@ -163,7 +163,7 @@ class EmbeddingsPlan(Plan):
         if checks == "off" or not target or self.formula.declared["target"].domain.everything:
             return None
         bad = self.formula.declared["target"].domain.outside(target[0].detach())
-        return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
+        return eager.apply_checks(self, bad if mask is None else bad & mask, operands, mask, checks)
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         target = operands[-1].detach()
@@ -185,7 +185,7 @@ class EmbeddingsPlan(Plan):
 
 
 def _largest(x: Tensor) -> Tensor:
-    """The largest magnitude of each row, 1 where there is none: what a row is divided by."""
+    """The divisor of each row: its largest magnitude, or 1 if that is 0 or not finite."""
     if x.shape[-1] == 0:
         return x.new_ones(*x.shape[:-1], 1)
     most = x.detach().abs().amax(-1, keepdim=True)
@@ -196,7 +196,7 @@ def _cosine(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The cosine of rows, and 1 minus it."""
     x, y = x / _largest(x), y / _largest(y)
     zero = ((x * x).sum(-1) == 0) | ((y * y).sum(-1) == 0)
-    x, y = (torch.where(zero.unsqueeze(-1), 1.0, z) for z in (x, y))  # what is not chosen below, but differentiated
+    x, y = (torch.where(zero.unsqueeze(-1), 1.0, z) for z in (x, y))  # replaced below, but differentiated
     x, y = (z / (z * z).sum(-1, keepdim=True).sqrt() for z in (x, y))
     cosine = (x * y).sum(-1)
     cosine = torch.where(zero, 0.0, cosine + (cosine.clamp(-1.0, 1.0) - cosine).detach())

@@ -6,8 +6,8 @@
    comes after the end of the list is never looked at.
 3. A batch in which every row is made of 0 and 1 alone, without -1, is a mask given by mistake: no list of more than
    two distinct classes looks like that. torch takes it, and learns classes 0 and 1 again and again.
-4. The eager formula pairs all scores with each position of the list: with the longest list's where their length may
-   be looked at, with all of them (C x C pairs a row) under torch.compile and vmap, where it may not.
+4. The eager formula pairs all scores with each position of the lists, up to the longest list. Under torch.compile and
+   vmap lengths cannot be read, so it takes all positions (C x C pairs a row).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from losskit.validation import check_extras, check_floating, check_tensor, class
 from losskit_guide.card import Curve
 
 _MANY = 1  # bit of the family in the kernel's code
-NO_CLASS, MASK_GIVEN = 2, 3  # the bad operand that a GPU's kernel records: the target, or all of it
+NO_CLASS, MASK_GIVEN = 2, 3  # recorded by a GPU's kernel: one bad index in the target, or a mask as the target
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -139,7 +139,7 @@ class MarginsPlan(Plan):
             values = values * weight.to(wide)[index[:, 0]]
         alone = scores.isnan().any(1) & ~pairs.any(2).any(1)  # NaN in gives NaN out, without a pair too
         bad = alone if poison is None else alone | poison
-        values = torch.where(bad, eager.poisoned(scores, bad.unsqueeze(1)).sum(1), values)
+        values = torch.where(bad, eager.nan_where(scores, bad.unsqueeze(1)).sum(1), values)
         if input.ndim == 1:
             values = values.squeeze(0)
         loss = reduce_eagerly(
@@ -152,13 +152,13 @@ class MarginsPlan(Plan):
         self, input: Tensor, target: Tensor, wrong: Tensor, lists: Tensor, counts: Tensor | None, mask: Tensor | None,
         checks: str,
     ) -> Tensor | None:  # fmt: skip
-        """Rows that are NaN, or the error. An index that is no class is one in every mode: nothing stands there."""
+        """The rows to set to NaN, or the error. An index that is no class is bad in every mode: it has no score."""
         bad = wrong
         if self.many and checks != "off" and input.shape[-1] > 2:
             bad = bad | _looks_like_masks(lists, counts)
         if counts is not None:
             bad = bad & counts
-        return bad if checks == "off" else eager.police(self, bad, [input, target], mask, checks)
+        return bad if checks == "off" else eager.apply_checks(self, bad, [input, target], mask, checks)
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
         input, target = operands
@@ -204,7 +204,7 @@ def _listed(lists: Tensor) -> Tensor:
 
 
 def _outside(lists: Tensor, classes: int) -> Tensor:
-    wide = lists.to(torch.int64)  # uint8 and int8 cannot hold every number of classes
+    wide = lists.to(torch.int64)  # uint8 and int8 cannot hold every class index
     return (wide < 0) | (wide >= classes)
 
 

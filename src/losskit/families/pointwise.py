@@ -53,7 +53,7 @@ class PointwisePlan(Plan):
         self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
         self.rows = loss.rows
         self.weight_in_mean = loss.weight_in_mean
-        # The kernel cannot be tried on raw arguments where they need work first.
+        # Raw arguments that need work first cannot go to the kernel.
         self.direct = not (self.batchmean or (self.rows and self.reduction == "none"))
 
     def elementwise(self) -> PointwisePlan:
@@ -131,11 +131,11 @@ class PointwisePlan(Plan):
             return kernel(self, arguments, result)
         if arguments.operands[0].shape[-1] == 0:
             return None
-        # A row's loss is the mean of its elements: take them in the compute type, so that there is one rounding.
+        # A row's loss, the mean of its elements, must be rounded once: the elements stay in the compute type.
         elements = kernel(self.elementwise(), arguments, dtypes.compute_dtype(arguments.operands))
         if elements is None:
             return None
-        # Summed in double: torch's sum depends on the number of threads, which the rounding then hides.
+        # torch's sum varies with the thread count in its last bits; rounding from float64 hides that.
         mean = elements.mean(-1, dtype=torch.float64)
         return mean.to(dtypes.autocast(arguments.result or dtypes.result_dtype(arguments.operands), mean.device))
 
@@ -171,7 +171,7 @@ class PointwisePlan(Plan):
         if element_mask is not None:
             # A NaN behind the mask must not reach the gradient as 0 * NaN.
             cast = [torch.where(element_mask, x, domain.typical) for x, domain in zip(cast, self.domains, strict=True)]
-        values = eager.poisoned(eager.apply(self.differentiable, cast), bad)
+        values = eager.nan_where(eager.apply(self.differentiable, cast), bad)
         if self.rows:
             if weight is not None:
                 values = values * weight.to(wide)
@@ -193,7 +193,7 @@ class PointwisePlan(Plan):
         bad = outside[0]
         for more in outside[1:]:
             bad = bad | more
-        return eager.police(self, bad if mask is None else bad & mask, operands, mask, checks)
+        return eager.apply_checks(self, bad if mask is None else bad & mask, operands, mask, checks)
 
     def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
         found = []
@@ -241,7 +241,7 @@ class PointwisePlan(Plan):
         return declared is not None and declared.domain in (probability, signs)
 
     def _swapped(self, operands: Sequence[Tensor]) -> str:
-        """The hint that input and target have changed places, where they would be right the other way round."""
+        """The hint that input and target are swapped, if they would be right in the other order."""
         if self.names[1:] != ["target"]:
             return ""
         input, target = (search.head(x.detach()) for x in operands)

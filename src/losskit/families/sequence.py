@@ -4,10 +4,10 @@
    gives names and parameters only, and there is no `value`.
 2. The eager form runs the same recursion over blanks and labels in log space, all samples and labels at once, frame by
    frame, in float64 where the device has it: in float32, log space loses four digits of the gradient.
-3. Impossible is -1e30, not -inf: sums of nothing then have finite derivatives of any order, which weigh nothing.
+3. The logarithm of an impossible path is -1e30, not -inf: derivatives of any order then stay finite, times weight 0.
 4. torch defines the gradient by `log_probs` as exp(log_probs) - posterior: right where a log-softmax comes before the
    loss, whose own backward takes the first term out again. It is kept, as the derivative of a term whose value is 0.
-5. Of frames beyond a sample's length, labels beyond its target's, and masked samples nothing is looked at.
+5. Frames beyond a sample's length, labels beyond its target's length, and masked samples are never read.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class SequencePlan(Plan):
         return Arguments([log_probs, targets, *lengths], None, sample_weight, mask, normalizer)
 
     def _lengths(self, name: str, x: Any, batch: torch.Size) -> Tensor:
-        """Lengths as a tensor, one for each sample; left where they are, since what the host knows is of use."""
+        """Lengths as a tensor, one for each sample, on their own device: the host can use lengths that it knows."""
         expected = f"{batch[0]} integers, one for each sample" if batch else "an integer"
         if isinstance(x, list | tuple | int) and not isinstance(x, bool):
             given = list(x) if isinstance(x, list | tuple) else [x]
@@ -128,13 +128,13 @@ class SequencePlan(Plan):
         labels, inputs, lengths, wrong, _ = self._read(operands, counts)
         bad: Tensor | None = wrong
         if checks != "off":
-            # Of log_probs graphs tell only the shape: under vmap it has a dimension more, which is not the caller's.
+            # In a graph, errors show only log_probs' shape; under vmap it has a dimension that is not the caller's.
             traced = torch.compiler.is_compiling() or transforms_active()
             nothing = torch.zeros((), dtype=log_probs.dtype, device=log_probs.device)
             shown = nothing.expand(log_probs.shape) if traced else log_probs
             sought = wrong | self._total(operands) if checks == "raise" else wrong
             sought = sought | self._above(log_probs, inputs, counts).any(2).any(0)
-            bad = eager.police(self, sought, [shown, *operands[1:]], mask, checks)
+            bad = eager.apply_checks(self, sought, [shown, *operands[1:]], mask, checks)
         mask, normalizer = counting(
             self.reduction, log_probs.shape[1:-1], x, sample_weight=sample_weight, mask=mask, normalizer=normalizer
         )
@@ -153,9 +153,9 @@ class SequencePlan(Plan):
             loss = loss + (mass - mass.detach())
         nan = (lp if self.scores else x).isnan().any(2).any(0)
         loss = torch.where(possible, loss, 0.0 if self.zero_infinity else float("inf"))
-        loss = torch.where(nan, eager.poisoned(x.sum((0, 2)), nan), loss)
+        loss = torch.where(nan, eager.nan_where(x.sum((0, 2)), nan), loss)
         if bad is not None:
-            loss = torch.where(bad, eager.poisoned(everything.sum((0, 2)), bad), loss)
+            loss = torch.where(bad, eager.nan_where(everything.sum((0, 2)), bad), loss)
         if self.reduction == "mean":
             loss = loss / lengths.clamp(min=1)
         if log_probs.ndim == 2:
@@ -220,7 +220,7 @@ class SequencePlan(Plan):
         return torch.where(used & ~wrong, labels.clamp(0, classes - 1), self.blank), inputs, lengths, bad, wrong
 
     def _above(self, log_probs: Tensor, inputs: Tensor, counts: Tensor | None) -> Tensor:
-        """Where frames that are used have a number that is no log-probability, (T, N, C)."""
+        """Where used frames have a value that is no log-probability, (T, N, C)."""
         x = log_probs.detach() if log_probs.ndim == 3 else log_probs.detach().unsqueeze(1)
         if self.scores:
             return torch.zeros_like(x, dtype=torch.bool)
@@ -248,7 +248,7 @@ class SequencePlan(Plan):
 
     def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
         log_probs, targets = arguments.operands[:2]
-        if log_probs.ndim == 2 or targets.ndim == 1:  # where a sample's labels begin depends on all samples before it
+        if log_probs.ndim == 2 or targets.ndim == 1:  # where a label is depends on the samples before it
             return [(None,) * x.ndim if isinstance(x, Tensor) else () for x in tensors]
         lengths: list[Dims] = [(0,) if isinstance(x, Tensor) and x.ndim else () for x in tensors[2:4]]
         return [(None, 0, None), (0, None), *lengths, ()]
@@ -294,7 +294,7 @@ class SequencePlan(Plan):
         raise self._label(label, classes, place, sample if concatenated else None, position)
 
     def _label(self, label: int, classes: int, index: tuple[int, ...], sample: int | None, position: int) -> Exception:
-        """The error of a label; of which sample it is, where labels stand one after another."""
+        """The error of a label, with its sample if labels are concatenated."""
         inside = 0 <= label < classes
         expected = f"labels other than the blank, {self.blank}" if inside else f"labels in [0, {classes})"
         hint = "" if sample is None else f" It is label {position} of sample {sample}."

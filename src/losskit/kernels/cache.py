@@ -1,4 +1,4 @@
-"""The folder of compiled kernels: what in it is trusted, how it is written, and what goes from it.
+"""The folder of compiled kernels: which files are trusted, how they are written, and when they are removed.
 
 A kernel is machine code that is loaded into the user's process, so:
 
@@ -8,8 +8,8 @@ A kernel is machine code that is loaded into the user's process, so:
 2. A damaged kernel is noticed before it is loaded: code that lies beyond the end of a file kills the process that
    runs it. Length and hash stand behind the machine code, where loaders do not look.
 3. A kernel is written elsewhere, forced to the disk and renamed, so that a file is whole or is not there.
-4. The folder does not only grow: what is left of compilations that were killed, and kernels that no process has loaded
-   for a month, go when the next kernel is compiled.
+4. The folder must not grow for ever: leftovers of killed compilations, and kernels that no process has loaded for a
+   month, are removed when the next kernel is compiled.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from pathlib import Path
 from losskit.kernels.compiler import CompileError
 
 _MAGIC = b"losskit1"
-_LENGTH = len(_MAGIC) + 8 + hashlib.sha256().digest_size  # of what stands behind the machine code
+_LENGTH = len(_MAGIC) + 8 + hashlib.sha256().digest_size  # of the trailer behind the machine code
 _HOUR, _DAY = 3600.0, 86400.0
 _LEFT_OVER, _UNUSED = _HOUR, 30 * _DAY
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _WORK, _LOCK = "build-", ".lock"
-_private: tuple[int, Path] | None = None  # process, and the folder that goes with it
+_private: tuple[int, Path] | None = None  # a process, and its private folder
 
 
 class UntrustedError(Exception):
-    """Somebody else could change what would be loaded; the message says where, and what to do."""
+    """Somebody else could change a kernel before it is loaded; the message says where, and what to do."""
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def intact(path: Path) -> bool:
             file.seek(0)
             if hashlib.sha256(file.read(length)).digest() != mark[16:]:
                 return False
-            if time.time() - found.st_mtime > _DAY:  # that it is in use; once a day is enough
+            if time.time() - found.st_mtime > _DAY:  # marks the kernel as in use; once a day is enough
                 with contextlib.suppress(OSError):
                     os.utime(file.fileno())
             return True
@@ -230,7 +230,7 @@ def workplace(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def turn(path: Path, deadline: float) -> Iterator[None]:
-    """One process at a time for a kernel; a lock that goes with its holder, however that ends.
+    """A lock on a kernel for one process at a time; it is released when its holder ends, however that happens.
 
     A file system without locks lets all of them in: then a kernel is compiled twice, and the last one stays.
     """
@@ -278,11 +278,11 @@ def _unlock(place: Path, descriptor: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What goes from it
+# Removal
 
 
 def tidy(folder: Path) -> None:
-    """Remove what compilations that were killed have left, and kernels that nobody has loaded for a month."""
+    """Remove leftovers of killed compilations, and kernels that nobody has loaded for a month."""
     now = time.time()
     for entry in _entries(folder):
         limit = _UNUSED if entry.name.endswith(".so") else _LEFT_OVER

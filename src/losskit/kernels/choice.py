@@ -16,7 +16,7 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
 def why_eager(plan: Plan, args: Arguments) -> str | None:
-    """The reason why the eager formula runs, or None: the fused kernel does."""
+    """Why the eager formula must run; None if the fused kernel can."""
     tensors = [*args.operands, *(x for x in args[1:4] if x is not None)]
     on_gpu = gpu.takes(args.operands[0])
     if torch.compiler.is_compiling():

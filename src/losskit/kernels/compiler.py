@@ -78,7 +78,7 @@ def build(
         commands = [[*words, *flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
         call = partial(_call, folder=folder, deadline=deadline)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            # One file is compiled in this thread, so that Ctrl-C ends it.
+            # A single file is compiled in this thread, so that Ctrl-C ends it.
             list((map if len(commands) == 1 else pool.map)(call, commands))
         linked = Path(folder) / output.name
         libs = [*(f"-L{d}" for d in library_dirs), *(f"-l{name}" for name in libraries)]
@@ -104,7 +104,7 @@ def _command() -> list[str]:
 
 
 def _call(command: list[str], folder: str, deadline: float) -> None:
-    # In English, and with its own temporary files where they go even if it is killed.
+    # Messages in English; temporary files in a folder that is removed even if the compiler is killed.
     environment = {**os.environ, "LC_ALL": "C", "TMPDIR": folder}
     try:
         process = subprocess.Popen(
@@ -135,7 +135,7 @@ def _call(command: list[str], folder: str, deadline: float) -> None:
 def _said(process: subprocess.Popen[bytes], deadline: float) -> bytes:
     """The end of what a process prints until it exits or its time is over.
 
-    What it started may outlive it and keep the pipe open, so the end of the pipe is not waited for.
+    Its children may outlive it and keep the pipe open, so the end of the pipe is not waited for.
     """
     assert process.stdout is not None
     pipe, said = process.stdout.fileno(), b""

@@ -66,7 +66,7 @@ def run(
         return sharded.run(plan, (a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
     if not torch.compiler.is_compiling() and tracing_state() is not None:
         with warnings.catch_warnings():
-            # Every look at a shape warns that it becomes a constant of the trace, which it may.
+            # torch.jit.trace warns whenever Python reads a shape that the shape becomes a constant. Here it may.
             warnings.simplefilter("ignore", TracerWarning)
             args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
             return plan.eager(args, state.checks)
@@ -83,7 +83,7 @@ def run(
 
 
 def _visible(args: Arguments) -> bool:
-    """Whether the numbers of the tensors are there to be looked at: nothing traces or transforms the call."""
+    """Whether the values of the tensors can be read: nothing traces or transforms the call."""
     if torch.compiler.is_compiling() or observed():
         return False
     return all(type(x) in PLAIN and not x.is_meta for x in [*args.operands, *args[1:4]] if x is not None)

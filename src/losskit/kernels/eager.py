@@ -28,9 +28,9 @@ class _Formula(torch.autograd.Function):
         result = formula(*operands)
         if not isinstance(result, Tensor):
             return torch.full_like(operands[0], result)
-        if result.shape != operands[0].shape:  # of a choice between numbers, or of an operand that broadcasts
+        if result.shape != operands[0].shape:  # the formula chose between numbers, or an operand broadcasts
             result = result.expand(torch.broadcast_shapes(result.shape, operands[0].shape))
-        # An operand itself would be an output that is an input, which no transform takes.
+        # No transform takes an output that is one of the inputs.
         return result.clone() if any(result is x for x in operands) else result
 
     @staticmethod
@@ -77,10 +77,12 @@ def apply(formula: Differentiable, operands: Sequence[Tensor]) -> Tensor:
     return _Formula.forward(formula, *operands)
 
 
-def police(plan: Plan, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, checks: str) -> Tensor | None:
-    """Deal with bad values: raise, or say what is to be poisoned (None: nothing).
+def apply_checks(
+    plan: Plan, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, checks: str
+) -> Tensor | None:
+    """Apply the checks policy: raise an error, or return the mask of results to set to NaN (None: none).
 
-    bad: what is outside its domain, without what is masked; of the shape of the values that it poisons.
+    bad: True where a value that is not masked is outside its domain; it has the shape of the results.
     """
     if checks == "raise" and bad.device.type == "cpu" and not exporting():
         if torch.compiler.is_compiling() or transforms_active() or type(bad) is not Tensor:
@@ -91,8 +93,8 @@ def police(plan: Plan, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | N
     return bad
 
 
-def poisoned(values: Tensor, bad: Tensor | None) -> Tensor:
-    """NaN where `bad`; as a factor, so that gradients are poisoned too."""
+def nan_where(values: Tensor, bad: Tensor | None) -> Tensor:
+    """NaN where `bad`. NaN is a factor, so that gradients become NaN too."""
     return values if bad is None else values * torch.where(bad, float("nan"), 1.0)
 
 

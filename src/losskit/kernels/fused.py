@@ -2,8 +2,8 @@
 
 1. The gradient is written in the forward pass and handed over in backward, scaled only where the upstream gradient is
    not 1. So operands may be changed in place after the call, as after torch's losses (those that save results).
-   With 'none' it is that of each element's own loss, which backward multiplies by the upstream gradient, in place;
-   the kernel leaves gradients by halves in float32 there, so that they are rounded once.
+   With 'none' it is the gradient of each element's own loss, and backward multiplies it by the upstream gradient in
+   place. Gradients of halves stay in float32 until then, so that they are rounded once.
 2. A gradient is handed over once. The tensor becomes the user's `.grad`, which later backward passes add to in
    place, so a second backward (retain_graph) computes it anew instead of giving the same memory away twice.
 3. Double backward and batched upstream gradients run the eager formula.
@@ -165,7 +165,7 @@ class Fused(torch.autograd.Function):
         scale = upstream.item()
         if scale != 1.0:
             if any(gradient is not None and gradient.dtype in dtypes.HALVES for gradient in gradients):
-                gradients = _again(ctx, upstream)  # 1/N may have left nothing of a half that a loss scaler could scale
+                gradients = _again(ctx, upstream)  # a half times 1/N may have underflowed, despite a loss scaler
             else:
                 for gradient in gradients:
                     if gradient is not None:
@@ -174,7 +174,7 @@ class Fused(torch.autograd.Function):
 
 
 def _times(ctx: Any, gradients: Sequence[Tensor | None], upstream: Tensor) -> list[Tensor | None]:
-    """Gradients of the elements' own losses, in place times the upstream ones; zeros of what does not count stay."""
+    """Gradients of the elements' own losses, multiplied by the upstream in place; elements that do not count stay 0."""
     factor = ctx.call[0].spread(upstream)
     with_zeros = ctx.masked or factor is not upstream  # a mask, or rows that may be ignored
     unsafe = with_zeros and not math.isfinite(upstream.sum().item())
@@ -188,10 +188,10 @@ def _times(ctx: Any, gradients: Sequence[Tensor | None], upstream: Tensor) -> li
 
 
 def _again(ctx: Any, upstream: Tensor) -> Any:
-    """Gradients computed in backward: of element losses, for a second backward, or differentiably."""
+    """Gradients computed in backward: with reduction 'none', for a second backward, or differentiably."""
     a, b, c, d, weight, sample_weight, mask = ctx.saved_tensors
     plan, code, numbers = ctx.call
-    # As the forward pass was, whatever the mode is now. Where it put values onto their bounds, so does this one.
+    # The mode is that of the forward pass. If forward moved values onto their bounds, this pass must too.
     checks = code & _ALL_CHECKS
     poisoned = checks == _CHECK_BITS["nan"] or (plan.settles and checks != 0)
     if torch.is_grad_enabled() or batched(upstream):

@@ -29,10 +29,10 @@ from losskit.traced import Formula
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 LIBRARY = FOLDER / "liblosskit.so"
 _UNBUILT = "the package was installed without its compiled library"
-_compiled: dict[str, int] = {}  # addresses of the kernels that are in no library of the package, by symbol
-_turns: dict[str, threading.Lock] = {}  # one for each of them: threads that need the same kernel compile it once
+_compiled: dict[str, int] = {}  # addresses of kernels that were compiled at run time, by symbol
+_turns: dict[str, threading.Lock] = {}  # a lock for each symbol: threads that need the same kernel compile it once
 _told: WeakSet[Any] = WeakSet()
-_notice: str | None = None  # about the folder of kernels; empty when it was told
+_notice: str | None = None  # a warning about the folder of kernels; "" once it was given
 
 if hasattr(os, "register_at_fork"):  # a thread that holds a lock does not exist in the child
     os.register_at_fork(after_in_child=_turns.clear)
@@ -116,7 +116,7 @@ def _sought(own: ctypes.CDLL, symbol: str, source: str, deadline: float) -> tupl
         return address, ""
     except Exception as problem:
         # Compilers, disks and caches fail in more ways than can be listed, and the eager formula needs none of them.
-        reason = str(problem).encode(errors="backslashreplace").decode()  # file names may be any bytes
+        reason = str(problem).encode(errors="backslashreplace").decode()  # file names may hold any bytes
         return 0, " ".join(reason.split()) or type(problem).__name__
 
 
@@ -172,7 +172,7 @@ def _compile(source: str, path: Path, deadline: float) -> None:
 
 
 def _fingerprint() -> str:
-    """Changes with the headers and the compiler, so that an old kernel is not used with new ones."""
+    """A hash of the headers and the compiler: another compiler or header must not get an old kernel."""
     parts = [str(compiler.compiler()), *compiler.FLAGS, platform.machine()]
     for header in sorted(FOLDER.glob("*.h")):
         parts += [header.name, hashlib.sha256(header.read_bytes()).hexdigest()]
@@ -180,7 +180,7 @@ def _fingerprint() -> str:
 
 
 def _tell(formula: Formula) -> None:
-    """What the user should know, outside of all locks: a warning may be an error."""
+    """Warn the user. Call it outside of all locks: a warning may raise."""
     global _notice
     if _notice:
         notice, _notice = _notice, ""

@@ -32,7 +32,7 @@ class Ranks:
         return _Sum.apply(x, self) if self.groups else x
 
     def copy(self, x: Tensor) -> Tensor:
-        """What is the same on all ranks, for computations that are not."""
+        """A number that is the same on all ranks, for computations that differ between them."""
         return _Copy.apply(x, self) if self.groups else x
 
 

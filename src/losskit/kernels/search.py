@@ -16,7 +16,7 @@ BLOCK = 1 << 18  # elements that are looked at together
 def first(outside: Callable[..., Tensor], tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
     """The index of the first element that is `outside`, None if there is none.
 
-    tensors: what `outside` takes blocks of. The first one decides the index; the others have its dimensions first.
+    tensors: `outside` gets a block of each. The index is one of the first tensor; the others begin with its dimensions.
     """
     shape = tensors[0].shape
     if tensors[0].numel() <= BLOCK:

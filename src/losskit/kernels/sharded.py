@@ -162,7 +162,7 @@ def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
     return Layout(mesh, whole, tensors, dims, rows, classes, class_dim, shape)
 
 
-# Kinds of errors that a rank's part of a tensor gives where the whole is meant.
+# Kinds of errors that describe a rank's part of a tensor, and must be told of the whole.
 _OF_SHAPES = {"shapes", "not_broadcastable", "not_one_per_row", "class_indices", "class_probabilities", "parameter"}
 
 
@@ -201,7 +201,7 @@ def _stand_in(x: Any, shape: Sequence[int] | None = None) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What one rank finds, all ranks raise
+# An error on one rank is raised on all
 
 
 class Agreement:
@@ -253,7 +253,7 @@ class Agreement:
         name = context.get("argument", "target")
         number = self.plan.names.index(name) if name in self.plan.names else 0
         if len(self.layout.dims[number]) != len(index):
-            number = 0  # an operand that broadcasts is told in the shape of the first
+            number = 0  # the index of an operand that broadcasts is told in the shape of the first
         if len(self.layout.dims[number]) == len(index):
             starts = [0 if dim is None else self.layout.rows_here(dim)[0] for dim in self.layout.dims[number]]
             if number == 1 and self.layout.has_classes(1):
@@ -274,7 +274,7 @@ def run(plan: Plan, operands: Sequence[Any], *extras: Any) -> Tensor:
     arguments = _local_arguments(plan, layout, extras[3])
     agreed = Agreement(plan, layout)
     rows = layout.ranks(layout.over_rows)
-    # Ranks add up their shares of a sum in the compute type: it is rounded once.
+    # Ranks add up their shares of a sum in the compute type, so that the sum is rounded once.
     wide = dtypes.compute_dtype(layout.whole.operands) if layout.over_rows and plan.reduction != "none" else None
     if layout.classes:
         start, size = layout.classes_here()
@@ -326,7 +326,7 @@ def _local_arguments(plan: Plan, layout: Layout, normalizer: Any) -> Arguments:
 
 
 def _counted(plan: Plan, layout: Layout, arguments: Arguments, ranks: Ranks) -> Tensor | float:
-    """What the mean over all ranks divides by."""
+    """The denominator of the mean over all ranks."""
     weights, kept = plan.counted(arguments)
     weights = [w for w in (*weights, arguments.sample_weight) if w is not None]
     if not weights and kept is None:

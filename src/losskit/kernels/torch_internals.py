@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# Under names of their own: `observed` is asked in every call.
+# Bound to names once: `observed` runs in every call.
 transforms_active = torch._C._are_functorch_transforms_active
 tracing_state = torch._C._get_tracing_state
 _dispatch_modes = torch._C._len_torch_dispatch_stack

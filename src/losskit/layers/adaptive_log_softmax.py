@@ -129,11 +129,11 @@ class AdaptiveLogSoftmaxWithLoss(nn.AdaptiveLogSoftmaxWithLoss):
         rows, classes = (input.unsqueeze(0), target.long().unsqueeze(0)) if alone else (input, target.long())
         counts = None if mask is None else torch.broadcast_to(mask, target.shape).reshape(classes.shape)
         bad = (classes < 0) | (classes >= self.n_classes)
-        poison = _police(bad if counts is None else bad & counts, target, self.n_classes)
+        poison = _apply_checks(bad if counts is None else bad & counts, target, self.n_classes)
         if counts is not None:
             rows = torch.where(counts.unsqueeze(1), rows, 0.0)  # a NaN behind the mask must not reach the gradient
         losses = self._of_head(rows, classes) + self._of_clusters(rows, classes)
-        losses = eager.poisoned(losses, poison)
+        losses = eager.nan_where(losses, poison)
         if counts is not None:
             losses = torch.where(counts, losses, 0.0)
         losses = losses.squeeze(0) if alone else losses
@@ -219,7 +219,7 @@ def _cross_entropy(scores: Tensor, index: Tensor) -> Tensor:
     return CrossEntropyLoss.functional(scores, index, reduction="none")
 
 
-def _police(bad: Tensor, target: Tensor, classes: int) -> Tensor | None:
+def _apply_checks(bad: Tensor, target: Tensor, classes: int) -> Tensor | None:
     """Refuse targets that are no classes, or say which rows they make NaN (None: none)."""
     if state.checks != "raise" or bad.device.type != "cpu":
         return bad

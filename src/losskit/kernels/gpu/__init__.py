@@ -24,7 +24,7 @@ interpreted = False  # tests set it: CPU tensors go to these kernels, which Trit
 
 
 def takes(x: Tensor) -> bool:
-    """Whether a tensor is where these kernels run."""
+    """Whether these kernels run on the device of this tensor."""
     return x.is_cuda or (interpreted and x.is_cpu)
 
 
@@ -47,7 +47,7 @@ def module_of(name: str) -> Any:
 
 @constant
 def _imported(name: str) -> str:
-    """The name of an imported module: what torch.compile cannot trace the import of, it finds by name."""
+    """Import a module and return its name: torch.compile cannot trace an import, but can read an attribute by name."""
     if not hasattr(_modules, name):
         setattr(_modules, name, import_module(f"losskit.kernels.gpu.{name}"))
     return name

@@ -1,7 +1,7 @@
 """Calling a family's Triton kernel, with autograd around it; what `kernels/fused.py` is to the CPU.
 
 1. With 'mean' and 'sum' the gradient is written in forward for an upstream gradient of 1. In backward a kernel
-   multiplies it by the real one, and ends at once where that is 1: the host does not look.
+   multiplies it by the real one, and ends at once if that is 1. The host need not read it.
 2. Gradients in float16 are computed anew in that case, since 1/N may have left nothing that a loss scaler could scale.
 3. A gradient is handed over once, because it becomes the user's `.grad`; a second backward computes it anew. Double
    backward runs the eager formula.
@@ -80,7 +80,8 @@ class _Kernel(torch.autograd.Function):
 
 
 def _saved(ctx: Any) -> Call:
-    """The call, with its operands: looked at only where they are needed, so that others may have been overwritten."""
+    """The call with its operands, only for gradients that are recomputed: `saved_tensors` raises if an operand has been
+    modified in place."""
     return ctx.call._replace(operands=ctx.saved_tensors)
 
 

@@ -5,13 +5,12 @@
    was read last. Shares of every class (probabilities, smoothing of weighted classes) of a long row take one more pass.
 2. Memory is read along the classes where they lie side by side, and along the positions for (N, C, H, W): a tile has
    the rows of one stretch of positions. Other layouts are copied, see `layouts`.
-3. The pivot is the largest score, d_c the distances to it, `others` the sum of exp(d_c) without the pivot's own 1. What
-   rounding took from d_c is given back to the exponential, except for halves, where it is nothing. A log-probability
-   is d_c - log1p(others). What a probability lacks to 1 is others / (1 + others) for the pivot, so nothing cancels.
-   A sum of all from 2 on, as where scores tie with the pivot, loses nothing by the subtraction of 1; below, the others
-   are summed again.
-4. In a long row every lane has a pivot of its own, the largest score it has met, and the sum below it; they are brought
-   to the row's at the end, so that the loop has nothing to agree on. A new pivot turns the old one into one of the sum.
+3. The pivot is the largest score, d_c the distances to it, `others` the sum of exp(d_c) without the pivot's own 1. The
+   exponential corrects the rounding error of d_c (halves have none). A log-probability is d_c - log1p(others). One
+   minus the pivot's probability is others / (1 + others), so nothing cancels. If the sum of all exponentials is 2 or
+   more (scores tie with the pivot), subtracting 1 loses no digit; below 2 the others are summed again.
+4. In a long row each lane keeps its own pivot and the sum relative to it. Lanes are combined once, after the loop, so
+   they never synchronise inside it. When a lane meets a larger score, the old pivot joins the sum.
 5. The gradient of a row is a_c - p_c (G - L + M) + M / C with a_c = share_c df_c/dlog_probability, G their sum, and L
    and M the sums for log_sum_exp and mean_log_probability. Where p_c > 1/2, G - a_c is the sum of the others' terms.
 """
@@ -39,12 +38,12 @@ from losskit.kernels.gpu.shared import (
     TYPES,
     Call,
     Outputs,
-    card_of,
     cdiv,
     factor_of,
     finish,
     finish_kernel,
     index_type,
+    limits_of,
     number_of,
     numbers_of,
     power_of_2,
@@ -53,11 +52,24 @@ from losskit.kernels.gpu.shared import (
 )
 from losskit.plan import Arguments
 
-ROW = 32768  # numbers of float32 that the registers of a program hold
+ROW = 32768  # float32 numbers that the registers of a program hold
 BLOCK = 8192  # numbers of a long row that a program reads at once
-PROGRAMS = 8192  # about as many at most, so that few sums are left to finish
+PROGRAMS = 8192  # at most, about: few sums must be left to `finish`
 COUNTED = 8192  # rows that one program counts for the denominator
 STATISTICS = {"log_probability": 1, "log_sum_exp": 2, "mean_log_probability": 3}
+# Words of this file:
+#   tile             the rows and classes that a program takes at once; `long` rows take several, one after another
+#   lane             a place in a tile; not a thread's lane
+#   pivot            the largest score of a row; `distance` is a score minus the pivot (note 3)
+#   others, rest     the sum of exp(distance) without the pivot's own 1; log1p(others)
+#   high, below      in a long row, each lane's own pivot and its `others` (note 4)
+#   own, mine        the class of a row's target; its score
+#   share            the factor of a class's term in the loss: a probability, smoothing, a weight
+#   keep, even       label smoothing: the part that the target keeps, and what every class gets
+#   tops             classes whose score is the pivot; there may be several
+#   by_log, by_lse, by_mean   derivatives by log_probability, log_sum_exp, mean_log_probability
+#   slope            an entry of the gradient
+
 # Tensors that are addressed by row, two strides each: scores, gradients, ...; the first three also have classes.
 X, SLOPE, TARGET, SAMPLE_WEIGHT, MASK, UPSTREAM = (tl.constexpr(k) for k in range(6))
 # What a recorded violation is of: a log-probability of the input, a class index, a probability.
@@ -65,7 +77,7 @@ OF_INPUT, OF_INDEX, OF_PROBABILITY = tl.constexpr(1), tl.constexpr(2), tl.conste
 NONE = tl.constexpr(MAX_INT32)  # no class
 LOG2E = tl.constexpr(1.4426950408889634)
 LOG2E_HIGH, LOG2E_LOW = tl.constexpr(1.4426950216293335), tl.constexpr(1.925963033500887e-8)  # two float32
-UNIT = tl.constexpr(2.0**-20)  # what sums of distances are divided by: they may be as far apart as numbers go
+UNIT = tl.constexpr(2.0**-20)  # factor of distances before they are summed, so that the largest ones do not overflow
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -99,7 +111,7 @@ def place(o, i, strides, K: tl.constexpr, ALIGNED: tl.constexpr = 1):
 
 @triton.jit
 def right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT: tl.constexpr):
-    """Which rows count, their class (0 where that is none), which have none, and the index as it stands."""
+    """Which rows count, their class (0 for an index that is no class), which rows are bad, and the raw index."""
     counts = inside
     if mask is not None:
         counts = counts & (tl.load(mask + place(o, i, strides, MASK), mask=inside, other=0) != 0)
@@ -145,7 +157,7 @@ def distance(z, pivot):
 
 @triton.jit
 def exp_of(z, pivot, EXACT: tl.constexpr):
-    """exp(z - pivot). EXACT: the difference of halves rounds nothing off."""
+    """exp(z - pivot). EXACT: scores are halves, whose difference has no rounding error."""
     if EXACT:
         e = tl.exp2((z - pivot) * LOG2E)  # good to 20 bits at -20, a third of the instructions
     else:
@@ -155,14 +167,14 @@ def exp_of(z, pivot, EXACT: tl.constexpr):
 
 @triton.jit
 def is_ordinary(pivot):
-    """Whether no pivot is so large that its multiple of log 2 is no exact integer."""
+    """Whether pivots are small enough for exact integer multiples of log 2."""
     return tl.max(tl.abs(pivot), 0) < 2097152.0
 
 
 @triton.jit
 def exp_of_rows(z, pivot, ordinary, EXACT: tl.constexpr):
-    """exp(z - pivot), the pivots a number for each row; in float32 z and the pivot are reduced by log 2 apart, so that
-    their difference is not rounded: 9 instructions, where `exp_of` takes 18."""
+    """exp(z - pivot) with one pivot per row. In float32, z and the pivot are reduced by log 2 separately, so that their
+    difference is not rounded: 9 instructions, where `exp_of` takes 18."""
     p = pivot[:, None]
     if EXACT:
         e = tl.exp2((z - p) * LOG2E)
@@ -174,7 +186,7 @@ def exp_of_rows(z, pivot, ordinary, EXACT: tl.constexpr):
         # Rounded as `bits` is: at the pivot itself the exponent is 0, and the result 1.
         whole = tl.fma(pivot, LOG2E_HIGH, 12582912.0) - 12582912.0
         rest = tl.fma(pivot, LOG2E_LOW, tl.fma(pivot, LOG2E_HIGH, -whole))
-        # The last bits of this sum, in which whole numbers are all that is left, are an exponent with its bias.
+        # This sum is so large that it holds only whole numbers; its last bits are an exponent with its bias.
         start = (12583039.0 - whole)[:, None]
         bits = tl.fma(tl.maximum(z, (pivot - 87.0)[:, None]), LOG2E_HIGH, start)
         power = (bits.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
@@ -244,7 +256,7 @@ def evaluated(logs, lse, mean, numbers, EVALUATE: tl.constexpr, ORDER: tl.conste
 @triton.jit
 def shares_of(target, weight, own, at, c, there, classes, keep, even, stride, SOFT: tl.constexpr, SLACK: tl.constexpr,
               T: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
-    """The share of each class of a block, and the first class whose probability is none."""
+    """The share of each class of a block, and for each class its number if its probability is bad, else NONE."""
     if SOFT:
         q = tl.load(target + at[:, None] + (c.to(SPAN) * stride)[None, :], mask=there, other=0).to(T)
         outside = tl.where((q < -SLACK) | (q > 1.0 + SLACK), c[None, :], NONE)
@@ -295,16 +307,17 @@ def class_scores_kernel(
     tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
     EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
     SLACK: tl.constexpr, SHARED: tl.constexpr, SMOOTHED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, DIVIDED: tl.constexpr, LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr,
+    REWRITE: tl.constexpr, DIVIDED: tl.constexpr, LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr,
     INDEX: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr, STREAM: tl.constexpr, ROWS: tl.constexpr,
     CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """Losses and gradients of rows. SHARED: each class has a share; SMOOTHED: all others than the right one have the
-    same, so that the mean of the log-probabilities stands for them; MEAN: it is needed; ALONG: see note 2."""
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    """Losses and gradients of rows. SHARED: every class contributes its own share of the loss. SMOOTHED: smoothing adds
+    the same share to all classes, so the mean log-probability gives their sum. MEAN: that mean is needed. ALONG: lanes
+    lie along positions (note 2). REWRITE: the gradient is written for an upstream of 1; rewrite it for another."""
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         factor = factor_of(upstream, denominator, divisor, T)
         smooth = smoothing.to(tl.int64).to(tl.float64, bitcast=True)
         keep = (1.0 - smooth).to(T)
@@ -320,7 +333,7 @@ def class_scores_kernel(
             weigh, weigh_slope = weigh_rows(sample_weight, each_upstream, o, i, inside, strides, T)
             if CHECKED and not SOFT:
                 report(record, bad.to(tl.int32) * OF_INDEX, y, row, number)
-            # Rows that do not count are not read, unless lanes lie along rows: they read whole vectors.
+            # Rows that do not count are not read, except along positions, where whole vectors are loaded.
             read = inside if ALONG else counts
             at = place(o, i, strides, X, ALIGNED)
             at_target = place(o, i, strides, TARGET, ALIGNED)
@@ -348,7 +361,7 @@ def class_scores_kernel(
             else:
                 c = lanes
                 z = block_of(x, at, c, there, classes, shift, class_strides[X], T, SPAN, "")
-                pivot = tl.where(counts, tl.max(z, 1), 0.0).to(T)  # what is not read has none
+                pivot = tl.where(counts, tl.max(z, 1), 0.0).to(T)  # rows that were not loaded have no maximum
                 ordinary = is_ordinary(pivot)
                 if MEAN:
                     far = tl.sum(part_of_mean(z, pivot[:, None], there, ordinary), 1)
@@ -360,8 +373,8 @@ def class_scores_kernel(
             others = tl.where(counts, others, 0.0).to(T)
             if not SHARED:
                 mine = tl.load(x + at + own.to(INDEX) * class_strides[X], mask=counts, other=0).to(T)
-                # Nothing is above infinity. Joined with what was loaded by row, a row's arithmetic is done by one
-                # lane, not by each lane of its classes.
+                # This condition is never true. It ties `others` to a value loaded once per row, so Triton computes
+                # the row's scalars in one lane instead of in every lane of the row.
                 others = tl.where(mine > float("inf"), 0.0, others)
             rest = libdevice.log1p(others)
             inverse = lk.divide(tl.full((ROWS,), 1.0, T), 1.0 + others)
@@ -522,14 +535,14 @@ def picked_kernel(
     x, target, shift, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
     values, sums, slopes,
     tiles, outer, inner, classes, blocks, divisor, number, ignored, strides, class_strides,
-    EVALUATE: tl.constexpr, ORDER: tl.constexpr, T: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr,
+    EVALUATE: tl.constexpr, ORDER: tl.constexpr, T: tl.constexpr, CHECKED: tl.constexpr, REWRITE: tl.constexpr,
     DIVIDED: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
-    """The formula of the log-probability of the right class. The gradient is 0 but there, and NaN in bad rows."""
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    """The formula of the right class's log-probability. The gradient is 0 for all other classes, NaN in bad rows."""
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         factor = factor_of(upstream, denominator, divisor, T)
         first = tl.program_id(0) * blocks
         total = tl.zeros((ROWS,), tl.float64)
@@ -576,7 +589,7 @@ def count_kernel(
     target, weight, sample_weight, mask, sums, outer, inner, classes, blocks, ignored, strides,
     SOFT: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What the rows of each program count: their weight, times that of their class for indices."""
+    """For each program, the sum of its rows' weights in the mean; for indices times the weights of their classes."""
     first = tl.program_id(0) * blocks
     total = tl.zeros((ROWS,), tl.float64)
     for step in range(blocks):
@@ -639,7 +652,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         of_mean = smoothed or (plan.formula is not None and "mean_log_probability" in plan.statistics)
         simple = not (shared or plan.log_probabilities or shift is not None)
         ahead = _ahead(tile, x.element_size(), device) if simple else 1
-        resident = card_of(device).multiprocessors if ahead > 1 and not tile.long else PROGRAMS
+        resident = limits_of(device).multiprocessors if ahead > 1 and not tile.long else PROGRAMS
         blocks = cdiv(total, resident)
         programs = cdiv(total, blocks)
         sums = torch.empty(programs, dtype=torch.float64, device=device) if not each and upstream is None else None
@@ -652,7 +665,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         sizes = tiles, layout.outer, layout.inner, layout.classes, blocks, divisor, number, int(plan.ignored)
         constants = {
             "EVALUATE": None if plan.formula is None else formulas.functions(plan.formula).evaluate, "ORDER": order,
-            "T": TYPES[compute], "CHECKED": call.checked, "GUARDED": into is not None, "DIVIDED": divided,
+            "T": TYPES[compute], "CHECKED": call.checked, "REWRITE": into is not None, "DIVIDED": divided,
             "INDEX": index_type(layout.reach), "ROWS": tile.rows, "num_warps": tile.warps, **OPTIONS,
         }  # fmt: skip
         if plan.log_probabilities:
@@ -675,12 +688,12 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
 
 
 def _bits(value: float) -> int:
-    """A float64 as an integer, which a kernel takes whole: Python's floats become float32."""
+    """A float64 as an integer: Triton would round a Python float to float32."""
     return int(struct.unpack("q", struct.pack("d", value))[0])
 
 
 def _denominator(call: Call, weight: Tensor | None, layout: Layout, read: list[Any]) -> Tensor:
-    """What a mean divides by: what the rows count, on the device."""
+    """The denominator of a mean, summed on the device."""
     target, sample_weight, mask = read
     soft = call.operands[1].is_floating_point()
     device = call.operands[0].device
@@ -701,7 +714,7 @@ def _denominator(call: Call, weight: Tensor | None, layout: Layout, read: list[A
 
 
 class Tile(NamedTuple):
-    """How many rows and classes a program takes at once, by how many warps, and whether it comes back for more."""
+    """The rows and classes that a program takes at once, its warps, and whether a row takes several such steps."""
 
     rows: int
     classes: int
@@ -713,11 +726,11 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
     """The tile for scores of `size` bytes: what a thread holds is bounded by its registers."""
     if picked:
         return Tile(256, 1, 4, False)
-    most = 32 >> double >> shared  # numbers that a thread holds where a program has all warps
+    most = 32 >> double >> shared  # numbers that a thread holds, if the program has all 32 warps
     limit = ROW * most // 32
     classes = power_of_2(layout.classes)
     rows = max(1, min(1024 // classes, 32))
-    if layout.along:  # a cache line of positions, or a sector of it where the classes leave no room
+    if layout.along:  # a cache line of positions; a sector of one if the classes leave no room
         rows = min(max(1024 // classes, 128 // size), 128)
         rows = max(8, limit // classes) if rows * classes > limit else rows
     long = rows * classes > limit
@@ -728,12 +741,12 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
 
 
 def _ahead(tile: Tile, size: int, device: torch.device) -> int:
-    """The stages of the loop that reads tiles of scores of `size` bytes: 1 where nothing is asked for ahead.
+    """The stages of the loop that reads tiles of scores of `size` bytes; 1: no tile is loaded ahead.
 
-    Where a program takes a multiprocessor for itself, memory rests while it computes, unless the next tile is on its
-    way to shared memory meanwhile. Smaller programs are several, and do that for each other.
+    A program that fills a multiprocessor would leave memory idle while it computes, so the next tile is loaded into
+    shared memory meanwhile. Smaller programs share a multiprocessor and hide each other's latency.
     """
     if tile.warps < 32:
         return 1
-    room = card_of(device).shared_memory - 8192
+    room = limits_of(device).shared_memory - 8192
     return max(1, min(3 if tile.long else 2, 1 + room // (tile.rows * tile.classes * size)))

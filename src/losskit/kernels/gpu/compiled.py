@@ -21,7 +21,7 @@ from losskit.plans import plan_by
 
 
 def _gradient_like(x: Tensor, wanted: bool) -> Tensor:
-    """What the ops promise for an operand; ops give no None, and nothing wanted is an empty tensor."""
+    """A gradient of the promised layout. An op cannot return None: an empty tensor stands for an unwanted gradient."""
     return torch.empty_like(x) if wanted else x.new_empty(0)
 
 

@@ -10,10 +10,10 @@
 3. Every mass is m * 2^(512 e), m a float64 between 2^-256 and 2^256 (or 0) and e an int32 of its own: it neither
    underflows nor needs logarithms, sums are aligned by two comparisons, and peaked scores have no path of their own.
    A mass below 2^(-512 * 2^30), a loss of 3.8e11, counts as none.
-4. The time of a step is latency. What a frame needs is asked for two steps ahead, exponentials are taken before, all
-   frames at once, and a state gets one number from its neighbour. A lane holds a label and the blank before it.
-5. A mass near 1 has lost the digits of a tiny loss: it is taken from the logarithm of the best path and the sum of all
-   other paths relative to it, in a loop that only such samples enter.
+4. Latency dominates a step. So loads are issued two frames ahead, exponentials are computed for all frames in an
+   earlier kernel, and lanes exchange once a step. A lane holds a label and the blank before it.
+5. When the total mass is close to 1, minus its logarithm has no correct digits. Such a tiny loss is computed from the
+   logarithm of the best path and the sum of all other paths relative to it, in a loop that only such samples enter.
 6. Probabilities of the target's classes are float64, the others' T: the mass on the others bounds the loss from below,
    so their relative error is all that it costs. The gradient of a class with more than half of a frame is minus the
    sum of the other classes' gradients.
@@ -50,19 +50,19 @@ from losskit.kernels.gpu.shared import (
 )
 from losskit.plan import Arguments, Plan
 
-# What is known of a sample, int64 each: how it stands, its frames, the labels in its lattice, the length of its target,
-# the labels before its own, and whether a NaN was seen.
+# The facts of a sample, int64 each: its status, its frames, the labels in its lattice, the length of its target, the
+# labels before its own, and whether a NaN was seen. ASLEEP: the upstream gradient is 1, so nothing is rewritten.
 STATUS, FRAMES, SPAN, LENGTH, BEGIN, NAN, FACTS = (tl.constexpr(i) for i in range(7))
 FINE, IMPOSSIBLE, MASKED, BAD, ASLEEP = (tl.constexpr(i) for i in range(5))
 TOP, OTHERS, REST, STATISTICS = (tl.constexpr(i) for i in range(4))
 
 HEAD_OF_LARGE, HEAD_OF_SMALL = tl.constexpr((1023 + 256) << 20), tl.constexpr((1023 - 256) << 20)  # upper halves
 UP, DOWN = tl.constexpr(2.0**512), tl.constexpr(2.0**-512)
-NONE = tl.constexpr(-(2**30))  # the exponent of no mass
+NONE = tl.constexpr(-(2**30))  # the exponent of a mass of 0
 # 512 log(2), the first part short enough that its product with an exponent is exact.
 HIGH, LOW = tl.constexpr(354.8913269042969), tl.constexpr(2.954239512342162e-05)
-NEVER = tl.constexpr(-1e300)  # the logarithm of no mass
-# Arguments that change from call to call, and would be constants to the compiler where they are 1.
+NEVER = tl.constexpr(-1e300)  # the logarithm of a mass of 0
+# Arguments that change from call to call. Triton would compile a kernel of its own for the value 1.
 SIZES = ["samples", "frames", "rows", "vocabulary", "blank", "blank_class", "size", "most"]
 
 
@@ -105,21 +105,21 @@ def emission(lp):
 
 @triton.jit
 def shifted(a, b, left):
-    """Numbers of the lane before, of one type. One exchange of both, since that is two barriers."""
+    """Two numbers of one type from the lane before. Both in one exchange, because an exchange costs two barriers."""
     both = tl.gather(tl.reshape(tl.join(a, b), left.shape), left, 0)
     return tl.split(tl.reshape(both, (left.shape[0] // 2, 2)))
 
 
 @triton.jit
 def left_of(W: tl.constexpr):
-    """Where `shifted` finds the numbers."""
+    """The places from which `shifted` gathers."""
     place = tl.arange(0, 2 * W)
     return tl.where(place < 2, place, place - 2)
 
 
 @triton.jit
 def flow(blank, blank_e, label, label_e, skips, left):
-    """What flows into the blanks before labels and into labels, before the emission of the new frame."""
+    """The masses that flow into the blanks before labels and into the labels, not yet times the new emissions."""
     last, last_e = shifted(label.to(tl.int64, bitcast=True), label_e.to(tl.int64), left)
     last, last_e = last.to(tl.float64, bitcast=True), last_e.to(tl.int32)
     first = tl.arange(0, label.shape[0]) == 0
@@ -176,7 +176,7 @@ def read_kernel(
     targets, input_lengths, target_lengths, mask, upstream, record, facts, labels, classes, order,
     number, samples, frames, vocabulary, blank, size, most, row_stride, label_stride, input_stride, target_stride,
     mask_stride,
-    CONCATENATED: tl.constexpr, CHECKED: tl.constexpr, GUARDED: tl.constexpr, BLOCK: tl.constexpr, W: tl.constexpr,
+    CONCATENATED: tl.constexpr, CHECKED: tl.constexpr, REWRITE: tl.constexpr, BLOCK: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """A program for each sample: its lengths, its labels, the order of their classes, what is wrong with them."""
     n = tl.program_id(0).to(tl.int64)
@@ -235,7 +235,7 @@ def read_kernel(
     impossible = (length > inputs) | (length >= W)
     status = tl.where(bad, BAD, tl.where(impossible, IMPOSSIBLE, FINE))
     status = tl.where(counts, status, MASKED)
-    if GUARDED:
+    if REWRITE:
         status = tl.where(tl.load(upstream) == 1.0, ASLEEP, status)
     span = tl.where(status == FINE, length, 0)
     known = facts + n * FACTS
@@ -370,7 +370,7 @@ def meet_kernel(facts, labels, emissions, emissions_e, masses, masses_e, ends, e
             emissions_e += frames.to(tl.int64) * (begin + n)
             masses += frames.to(tl.int64) * (2 * begin + n)
             masses_e += frames.to(tl.int64) * (2 * begin + n)
-            # Places are carried from step to step: 64-bit products would stand before the loads.
+            # Places are carried from step to step: a 64-bit product for each load would delay it.
             to, ahead = (sign * (span + 1)).to(tl.int64), start.to(tl.int64) * (span + 1)
             on, at = (sign * (2 * span + 1)).to(tl.int64), start.to(tl.int64) * (2 * span + 1)
             p, p_e, q, q_e = fetch(emissions, emissions_e, ahead, label_at, of_labels, span)
@@ -394,7 +394,7 @@ def meet_kernel(facts, labels, emissions, emissions_e, masses, masses_e, ends, e
 
 @triton.jit
 def share(m, e, inverse, total_e):
-    """What a mass is of the total."""
+    """A mass divided by the total."""
     m, d = m * inverse, e - total_e
     return tl.where(d == 0, m, tl.where(d == -1, m * DOWN, tl.where(d == 1, m * UP, 0.0)))
 
@@ -420,7 +420,7 @@ def log_probability(x, statistics, SCORES: tl.constexpr):
 @triton.jit
 def tiny_loss(x, statistics, places, blank_place, skips, left, inputs, span, frame_stride, row, SCORES: tl.constexpr,
               W: tl.constexpr):  # fmt: skip
-    """The loss with all its digits where it is near 0."""
+    """A loss near 0, with all its digits."""
     lane = tl.arange(0, W)
     zero = tl.zeros((W,), tl.float64)
     label, label_r = tl.full((W,), NEVER, tl.float64), zero
@@ -471,7 +471,7 @@ def part_kernel(
         total_e = tl.max(c_e, 0)
         total, total_e = normal(tl.sum(scaled(c, c_e - total_e), 0), total_e)
         loss = -((libdevice.log(total) + total_e * LOW) + total_e * HIGH)
-        if (direction == 0) & (tl.abs(loss) < TINY):  # a mass has lost the digits of such a loss
+        if (direction == 0) & (tl.abs(loss) < TINY):  # `total` is so close to 1 that its logarithm has lost its digits
             own = tl.load(labels + n * W + lane).to(tl.int64)
             loss = tiny_loss(
                 x + n * sample_stride, statistics + n * STATISTICS, own * class_stride,
@@ -648,7 +648,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         x, targets, place = x.unsqueeze(1), targets.unsqueeze(0), None if place is None else place.unsqueeze(1)
     samples = x.shape[1]
     most = _most(x, targets, call.operands[3])
-    # Copied without waiting, which is safe towards the device.
+    # Copied without waiting: safe, because kernels run after the copy.
     lengths = [x.to(device, non_blocking=device.type == "cuda").expand(samples) for x in call.operands[2:]]
     weight, mask, each_upstream = (
         None if extra is None else extra.expand(samples)
@@ -667,7 +667,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
 
 
 def _most(x: Tensor, targets: Tensor, lengths: Tensor) -> int:
-    """How many labels a lattice must have room for, as far as the host knows."""
+    """An upper bound of the labels in a lattice, from what the host knows."""
     most = min(targets.shape[-1], x.shape[0])  # a sample with more labels than frames has no alignment
     if lengths.device != x.device and lengths.is_cpu and lengths.numel():
         most = min(most, max(int(lengths.max()), 0))
@@ -677,7 +677,7 @@ def _most(x: Tensor, targets: Tensor, lengths: Tensor) -> int:
 def _launch(
     call: Call, x: Tensor, targets: Tensor, lengths: list[Tensor], weight: Tensor | None, mask: Tensor | None,
     each_upstream: Tensor | None, upstream: Tensor | None, denominator: Tensor | None, divisor: int,
-    values: Tensor | None, sums: Tensor | None, gradient: Tensor | None, guarded: bool, number: int,
+    values: Tensor | None, sums: Tensor | None, gradient: Tensor | None, rewrite: bool, number: int,
     most: int,
 ) -> None:  # fmt: skip
     """All kernels, for at least one sample."""
@@ -694,15 +694,15 @@ def _launch(
     labels, classes, order = empty(3, samples, width, dtype=torch.int32)
     own_weight = 0 if weight is None else weight.stride(0)
     read_kernel[(samples,)](
-        targets, *lengths, mask, upstream if guarded else None, record_of(x.device), facts, labels, classes, order,
+        targets, *lengths, mask, upstream if rewrite else None, record_of(x.device), facts, labels, classes, order,
         number, samples, frames, vocabulary, plan.blank, size, most, 0 if concatenated else targets.stride(0),
         targets.stride(-1), lengths[0].stride(0), lengths[1].stride(0), 0 if mask is None else mask.stride(0),
-        concatenated, call.checked, guarded, 128, width, **OPTIONS,
+        concatenated, call.checked, rewrite, 128, width, **OPTIONS,
     )  # fmt: skip
     statistics = empty(frames, samples, 3) if plan.scores else facts
     strides = x.stride()
     block = min(power_of_2(vocabulary), 1024)
-    # A row for each frame, as wide as the sample has labels and a blank, or states.
+    # Each frame has a row: of the sample's labels and a blank (emissions), or of its states (masses).
     spans = size if concatenated else most * samples
     emissions, emissions_e = empty(frames * (spans + samples)), empty(frames * (spans + samples), dtype=torch.int32)
     if frames:

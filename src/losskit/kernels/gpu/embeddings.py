@@ -2,15 +2,15 @@
 
 1. A program takes a few rows and holds them in registers: memory is read once and the gradients are written. Rows
    longer than LONGEST are read in blocks, once for each pass over them.
-2. Differences and gradients of floats are floats; sums are of doubles, which squares of floats can neither leave nor
-   fill up, and so is what is made of them for each row. That is three conversions and operations an element, for which
-   there is time while memory is waited for. Halves are computed in float throughout, general powers in double.
-3. Numbers whose squares could leave their range are scaled by a power of two: by the largest magnitude of the row
-   before they are summed, where sums are no wider than they are, else by the sum before the gradients are made.
+2. Differences and gradients of float32 are float32. Sums are float64: squares of float32 neither overflow it nor
+   exhaust its digits. What is computed per row is float64 too. The extra conversions are hidden by memory latency.
+   Halves are computed in float32 throughout, general powers in float64.
+3. Numbers whose squares could leave their range are scaled by a power of two. Where sums have the dtype of the elements
+   it comes from the row's largest magnitude, before the sum; else from the sum, before the gradients.
 4. Near cosine 1 the cosine has no digits left for 1 - cosine, nor floats for the gradient: both come from
    w = x - |x|/|y| y, by fused multiply-adds: 1 - cosine = |w|^2 / (2 |x|^2). An error of |x|/|y| counts only squared.
-5. Roots, divisions and the formula run once for each row. The sums of a row come out in all threads that hold a part
-   of the row, which would all do the same work, so they are spread over the threads first.
+5. Roots, divisions and the formula must run once for each row. A sum leaves the same result in every thread that holds
+   a part of the row. So rows are redistributed over the threads before their arithmetic.
 6. Where a slope is 0 so is the gradient, whatever is in the row.
 """
 
@@ -46,7 +46,7 @@ from losskit.kernels.gpu.shared import (
 )
 from losskit.plan import Arguments, Plan
 
-LONGEST = 8192  # elements of a row that is held in registers, half as many doubles; longer ones are read by half of it
+LONGEST = 8192  # elements of a row in registers (float64: half as many); longer rows are read in blocks of half of it
 COSINE, APART = tl.constexpr(STATISTICS["cosine"]), tl.constexpr(STATISTICS["cosine_distance"])
 POSITIVE, NEGATIVE = tl.constexpr(STATISTICS["positive_distance"]), tl.constexpr(STATISTICS["negative_distance"])
 TARGET = tl.constexpr(STATISTICS["target"])
@@ -149,7 +149,7 @@ def apart_sums(a, b, k0, k1, ratio, S: tl.constexpr):
 @triton.jit
 def sums_of(a, b, c, there, k0, k1, k2, PASS: tl.constexpr, PAIRS: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr,
             S: tl.constexpr):  # fmt: skip
-    """Three numbers for each row: what a pass over it finds."""
+    """The three results of a pass, for each row."""
     if PASS == "largest":
         first, second, third = largest_of(a, b, c, there, PAIRS, EPS)
     elif PASS == "apart":
@@ -167,7 +167,7 @@ def passed(
     PASS: tl.constexpr, PAIRS: tl.constexpr, P: tl.constexpr, EPS: tl.constexpr, T: tl.constexpr, S: tl.constexpr,
     WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`sums_of` whole rows: of a, b and c where they are that, else read block by block."""
+    """`sums_of` whole rows: a, b and c, if they hold whole rows (WHOLE), else read block by block."""
     column = tl.arange(0, BLOCK)
     if WHOLE:
         first, second, third = sums_of(a, b, c, column < width, k0, k1, k2, PASS, PAIRS, P, EPS, S)
@@ -194,7 +194,7 @@ def passed(
 
 @triton.jit
 def spread(x):
-    """The same numbers, each in few threads instead of in all that hold a part of its row: reason 5."""
+    """The same numbers, each in few threads instead of in every thread of its row (note 5)."""
     return tl.gather(x, tl.arange(0, x.shape[0]), 0)
 
 
@@ -220,7 +220,7 @@ def scale_of_root(total):
 
 @triton.jit
 def unit_of(most, PAIRS: tl.constexpr, P: tl.constexpr):
-    """What rows, or the differences of a pair, are multiplied by; for other p than 2 divided by."""
+    """The unit of a row, or of the differences of a pair: a factor for cosines and p = 2, else a divisor."""
     if PAIRS == 0 or P == 2.0:
         unit = scale_of(most)
     elif P == INFINITY:
@@ -245,7 +245,7 @@ def distance_of(total, unit, P: tl.constexpr):
 
 @triton.jit
 def magnitude_of(total, unit, P: tl.constexpr):
-    """The logarithm of a distance, infinite where that is not known."""
+    """The logarithm of a distance; infinite if it is unknown."""
     if P == 2.0:
         size = 0.5 * libdevice.log(total) - libdevice.log(unit)
     elif P == 0.0 or P == 1.0 or P == INFINITY:
@@ -257,7 +257,7 @@ def magnitude_of(total, unit, P: tl.constexpr):
 
 @triton.jit
 def pull_of(slope, total, value, P: tl.constexpr):
-    """What the part of a difference in the gradient is multiplied by; 0 where there is no derivative."""
+    """The factor of a difference's part in the gradient; 0 where there is no derivative."""
     if P == 0.0:
         by = slope * 0.0
     elif P == 1.0:
@@ -335,17 +335,17 @@ def embeddings_kernel(
     rows, width, divisor, number, row_steps, steps,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, CODE: tl.constexpr, PAIRS: tl.constexpr,
     P: tl.constexpr, EPS: tl.constexpr, T: tl.constexpr, S: tl.constexpr, UNITS: tl.constexpr,
-    CHECKED: tl.constexpr, GUARDED: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr,
+    CHECKED: tl.constexpr, REWRITE: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """PAIRS: of which there are distances, 0 for a cosine. CODE: the formula's operands, three bits each. T, S: of
-    elements, of sums. `width` and `row_steps` are given as parts of ALIGNED."""
+    """PAIRS: the number of distances, 0 for a cosine. CODE: the formula's operands, three bits each. T, S: the types of
+    elements and of sums. `width` and `row_steps` come divided by ALIGNED."""
     width *= ALIGNED
     starts = (row_steps[0] * ALIGNED, row_steps[1] * ALIGNED, row_steps[2] * ALIGNED)
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         kept = row < rows
         if mask is not None:
@@ -410,7 +410,7 @@ def embeddings_kernel(
                 if PAIRS > 2:
                     other = distance_of(s2, u2, P)
                     negative = lk.minimum(own, other)
-                # Where both are beyond the largest number, only the question which is larger is left: it stays.
+                # If both overflow, only their order can be decided: the larger stays infinite, the smaller becomes 0.
                 both = (positive == float("inf")) & (negative == float("inf"))
                 if tl.max(both.to(tl.int32), 0) > 0:
                     size, far = magnitude_of(s0, u0, P), magnitude_of(s1, u1, P)

@@ -2,8 +2,8 @@
 
 `evaluate(x0, x1, x2, x3, numbers, T)` gives the value and four derivatives, `violation(x0, x1, x2, x3)` which operand
 leaves its domain (counted from 1, 0 for none) and its value, `settled(x0, x1, x2, x3, s0, s1, s2, s3)` the operands,
-what is beyond a closed bound by their slack at most put onto it. All take four operands, whatever the formula takes, so
-that one template serves every formula; what a kernel does not use is removed by the compiler.
+with values that are beyond a closed bound by at most their slack moved onto it. One template must serve every formula,
+so all functions take four operands; the compiler removes the unused ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SLOTS = 4
 
 
 class Functions(NamedTuple):
-    """A formula's functions, compiled when a kernel that calls them is."""
+    """A formula's functions; Triton compiles them with the kernel that calls them."""
 
     evaluate: Any
     violation: Any
@@ -67,7 +67,7 @@ def source(formula: Formula) -> str:
     lines += [f"    value_ = {padded[0]}", f"    return value_, {', '.join(padded[1:])}", "", ""]
     lines += ["def violation(x0_, x1_, x2_, x3_):"]
     lines += ["    which = tl.zeros_like(x0_).to(tl.int32)", "    found = x0_"]
-    for i, domain in reversed(list(enumerate(formula.required))):  # the first operand's violation is the one told
+    for i, domain in reversed(list(enumerate(formula.required))):  # the first operand's violation is reported
         if not domain.everything:
             lines += [f"    outside = {_outside(domain, f'x{i}_')}"]
             lines += [f"    which = tl.where(outside, {i + 1}, which)", f"    found = tl.where(outside, x{i}_, found)"]
@@ -79,7 +79,7 @@ def source(formula: Formula) -> str:
 
 
 def _settled(domain: Domain, x: str, slack: str) -> list[str]:
-    """Statements that put what is beyond a closed bound by `slack` at most onto it."""
+    """Statements that move values beyond a closed bound by at most `slack` onto it."""
     if isinstance(domain, Signs):
         return []
     lines = []
@@ -93,7 +93,7 @@ def _settled(domain: Domain, x: str, slack: str) -> list[str]:
 
 
 def _constants(roots: list[Expr], hoisted: dict[Expr, str]) -> dict[Expr, str]:
-    """Names for numbers that are arguments of functions: a choice between two plain numbers would be float32."""
+    """Names for constants that are arguments of functions: Triton makes a choice between two literals float32."""
     operators = {"add", "sub", "mul", "neg", "lt", "le", "gt", "ge", "eq", "ne"}
     order = [node for node in topological(roots, hoisted) if node not in hoisted]
     arguments = dict.fromkeys(a for node in order if node.op not in operators for a in node.args)
@@ -103,7 +103,7 @@ def _constants(roots: list[Expr], hoisted: dict[Expr, str]) -> dict[Expr, str]:
 
 
 def _varies(root: Expr, operands: list[str]) -> bool:
-    """Whether a result is a block; a number is made one."""
+    """Whether a result varies with the operands, so that it is a block and not a number."""
     return not root.variables.isdisjoint(operands)
 
 

@@ -23,20 +23,20 @@ class Layout(NamedTuple):
     inner: int
     classes: int
     along: bool  # positions lie side by side in memory, not classes
-    aligned: int  # how many numbers at most lie in vectors that no row breaks
-    span: int  # how far the classes of a row reach
-    reach: int  # more than any place in a tensor, and than the number of any score
+    aligned: int  # widest vector load, in elements, that never crosses a row; at most 16
+    span: int  # an upper bound of the distance between classes of a row, in elements
+    reach: int  # an upper bound of every offset, and of every score's number
 
     @property
     def rows(self) -> int:
         return self.outer * self.inner
 
 
-_known: dict[Any, Layout] = {}  # of tensors that need no copy: a call like one before costs the host a look
+_known: dict[Any, Layout] = {}  # of calls without copies; the next call like one of them looks its layout up
 
 
 def placed(call: Call, upstream: Tensor | None) -> tuple[Layout, list[Any]]:
-    """The layout of a call, and the tensors that it is of, which are copies where that is needed."""
+    """The layout of a call, and its tensors, copied where the layout could not describe them."""
     x, target = call.operands[:2]
     like = x if x.is_contiguous() else torch.empty_like(x, device="meta")  # dense, in the order of the input's memory
     tensors = [x, like, target, call.sample_weight, call.mask, upstream]
@@ -53,7 +53,7 @@ def placed(call: Call, upstream: Tensor | None) -> tuple[Layout, list[Any]]:
 
 
 def _layout_of(tensors: list[Any]) -> Layout:
-    """Two dimensions of rows reach every dense tensor and most slices of one; what needs more is replaced by a copy."""
+    """Two dimensions of rows describe every dense tensor and most slices; a tensor that needs more is copied."""
     x, like, target = tensors[:3]
     soft = target.is_floating_point()
     dim = min(1, x.ndim - 1)
@@ -66,7 +66,7 @@ def _layout_of(tensors: list[Any]) -> Layout:
     shape = [n for d, n in enumerate(x.shape) if d != dim]
     strides = []
     for k, tensor in enumerate(tensors):
-        own = [0] * x.ndim  # by the dimensions of the scores
+        own = [0] * x.ndim  # strides by the dimensions of the scores
         if tensor is not None and (k < 2 or (k == 2 and soft)):
             own = list(tensor.stride())
         elif tensor is not None:
@@ -111,6 +111,6 @@ def _merge(strides: list[int], shape: torch.Size, dims: list[int]) -> bool:
 
 
 def _with_classes(x: Tensor, dim: int) -> list[int]:
-    """The strides of a tensor of rows, with one for the classes that it has not."""
+    """The strides of a tensor of rows, with a stride of 0 for the missing dimension of classes."""
     own = list(x.stride())
     return [*own[:dim], 0, *own[dim:]]

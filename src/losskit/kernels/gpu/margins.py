@@ -3,12 +3,12 @@
 1. A program takes a few rows and holds them in registers: memory is read once and the gradient is written. With one
    target a row, rows longer than LONGEST are read in blocks, twice; lists of targets in such rows are not taken.
 2. Floats are computed as floats and summed in double, halves as floats. Where a sum is not finite, the rows of the
-   program are computed once more in double, where what left the range of floats on the way may come back.
+   program are computed once more in double, where intermediate results do not overflow.
 3. The gradient of a target's score is minus the sum of those of the others.
 4. A list of targets is walked twice: which classes it has, then the pairs of each with the classes that it has not.
    It ends at the first -1; what comes after it is never looked at. A list with an index that is no class is NaN.
-5. Whether all rows are 0 and 1 to their end (a mask, not lists) is asked first, by a kernel of its own. Most programs
-   find that another one has answered; the others end with a row's first few numbers.
+5. A kernel of its own looks first whether all rows are 0 and 1 to their end (a mask, not lists). Any other number
+   settles it: programs that start later end at once, the others after a row's first few numbers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from losskit.plan import Arguments
 
 LONGEST = 8192  # scores of a row that is held in registers; longer ones are read by half of that
 LONGEST_LIST = 16384  # the same where rows have lists of targets
-GLANCE = 32  # targets of a row that are looked at together, where it may be a mask
+GLANCE = 32  # targets of a row that are read at once in the search for a mask
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def single_sums(
     scores, step, class_step, row, kept, classes, x, own, label, fine, numbers,
     EVALUATE: tl.constexpr, T: tl.constexpr, S: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The sums of values and of slopes of each row: of x where it is all of it, else read block by block."""
+    """The sums of values and of slopes of each row: of x, if it holds whole rows (WHOLE), else read block by block."""
     column = tl.arange(0, BLOCK)
     if WHOLE:
         value, slope = pairs_of(x, own, others_of(label, fine, column, classes), numbers, EVALUATE, T)
@@ -175,7 +175,7 @@ def list_sums(
 @triton.jit
 def masks_kernel(target, mask, lists, rows, classes, step, place_step, mask_step, INDEX: tl.constexpr,
                  ROWS: tl.constexpr, GLANCE: tl.constexpr):  # fmt: skip
-    """Set `lists` where a row that counts has more than 0 and 1."""
+    """Set `lists` if a row that counts has another number than 0 and 1."""
     if tl.load(lists) == 0:
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         undecided = row < rows
@@ -206,16 +206,16 @@ def margins_kernel(
     values, sums, gradient,
     rows, classes, divisor, number, score_step, class_step, target_steps, weight_step, steps,
     EVALUATE: tl.constexpr, T: tl.constexpr, S: tl.constexpr, MANY: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    REWRITE: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     ALIGNED: tl.constexpr, NO_CLASS: tl.constexpr, MASK_GIVEN: tl.constexpr,
 ):  # fmt: skip
-    """T, S: of differences, of sums. `classes` and `score_step` are given as parts of ALIGNED."""
+    """T, S: the types of differences and of sums. `classes` and `score_step` come divided by ALIGNED."""
     classes *= ALIGNED
     score_step *= ALIGNED
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         row = tl.program_id(0).to(INDEX) * ROWS + tl.arange(0, ROWS)
         kept = row < rows
         if mask is not None:

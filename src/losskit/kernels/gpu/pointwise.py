@@ -1,10 +1,10 @@
 """The element-wise family on a GPU: one pass over all operands, the gradients written on the way.
 
-1. Tensors that lie in memory as the result does are read straight on. The others (a mask of rows, a weight of
-   classes, a transposed target) are addressed by up to three dimensions, what is left when those that lie one after
-   another in every tensor are merged; a tensor that needs more is copied.
-2. A program takes several blocks where there are many. One program alone finishes the sum by itself, which saves a
-   launch: up to four blocks are one.
+1. Tensors with the result's memory order are read straight on. The others (a mask of rows, a weight of classes, a
+   transposed target) are addressed by up to three dimensions, after dimensions that follow each other in all of these
+   tensors are merged; tensors that need more are copied.
+2. A program takes several blocks if there are many. A single program finishes the sum by itself, which saves a launch;
+   up to four blocks' elements are one program's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from losskit.kernels.gpu.shared import (
 from losskit.plan import Arguments, Plan
 
 BLOCK = 1024  # elements, eight for each thread
-PROGRAMS = 4096  # at most: a few rounds of what multiprocessors hold, so that beginnings, ends and sums are few
+PROGRAMS = 4096  # at most: a few times what the multiprocessors hold, so that few programs start, end and leave a sum
 DIMS = 3
 
 
@@ -85,12 +85,12 @@ def pointwise_kernel(
     numel, divisor, number, inner, innermost, strides,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, SETTLED: tl.constexpr, S0: tl.constexpr, S1: tl.constexpr,
     S2: tl.constexpr, S3: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
-    GUARDED: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
+    REWRITE: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    awake = True
-    if GUARDED:
-        awake = tl.load(upstream) != 1.0
-    if awake:
+    needed = True
+    if REWRITE:
+        needed = tl.load(upstream) != 1.0
+    if needed:
         factor = factor_of(upstream, denominator, divisor, T)
         reduced: tl.constexpr = sums is not None or loss is not None
         total = tl.zeros((BLOCK,), tl.float64 if reduced else T)
@@ -136,7 +136,7 @@ def pointwise_kernel(
                 tl.store(sums + tl.program_id(0), whole)
             if loss is not None:
                 conclude(whole, divisor, denominator, loss, EMPTY)
-            if CHECKED and whole != whole:  # what made it NaN is sought afterwards: nothing waits for it before
+            if CHECKED and whole != whole:  # the bad value is sought only now: good calls do not pay for it
                 for start in range(first, numel, step):
                     at, _, counts, a, b, c, d = operands_at(
                         x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
@@ -197,7 +197,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
 
 
 def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:
-    """The tensors, the bits of those that lie as `like` does, and how to address the others."""
+    """The tensors, the bits of those in the memory order of `like`, and sizes and strides for the others."""
     everything = (1 << len(slots)) - 1
     if like.is_contiguous() and all(x is None or (x.shape == like.shape and x.is_contiguous()) for x in slots):
         return slots, everything, 1, 1, (0,)
@@ -207,8 +207,8 @@ def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | Non
     plain = sum(1 << k for k, own in enumerate(strides) if slots[k] is None or own == dense)
     if plain == everything:
         return slots, plain, 1, 1, (0,)
-    sizes: list[int] = []  # of dimensions merged where all odd tensors allow
-    last: list[int] = []  # the dimension by whose strides a merged one is walked
+    sizes: list[int] = []  # of dimensions, merged where all `odd` tensors (not in the result's order) allow
+    last: list[int] = []  # of each merged dimension, the original one whose stride it has
     odd = [own for k, own in enumerate(strides) if not plain >> k & 1]
     for position, i in enumerate(dims):
         if sizes and all(own[position - 1] == own[position] * like.shape[i] for own in odd):
@@ -227,16 +227,16 @@ def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | Non
 
 
 def _extent(x: Tensor) -> int:
-    """How far the elements of a tensor lie apart."""
+    """The distance from a tensor's first element to its last, in elements."""
     return sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
 
 
 def _stride(x: Tensor, like: Tensor, dim: int) -> int:
-    """The stride of x along a dimension of `like`, 0 where it stretches."""
+    """The stride of x along a dimension of `like`, 0 where x is broadcast."""
     own = dim - (like.ndim - x.ndim)
     return 0 if own < 0 or x.shape[own] == 1 else x.stride(own)
 
 
 def _as(x: Tensor, like: Tensor) -> Tensor:
-    """A copy of x that lies as `like` does."""
+    """A copy of x in the memory order of `like`."""
     return torch.empty_like(like, dtype=x.dtype, device=x.device).copy_(x.expand(like.shape))

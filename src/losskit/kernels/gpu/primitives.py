@@ -15,7 +15,7 @@ from triton.language.extra import libdevice
 
 @triton.jit
 def divide(a, b):
-    # The sum only tells the dtype: either may be a number of the formula.
+    # The sum is taken for its dtype only: either side may be a number of the formula.
     if (a + b).dtype == tl.float64:
         quotient = a / b
     else:
@@ -67,7 +67,7 @@ def mute(a, b):
 
 @triton.jit
 def exp_of_difference(x, y):
-    """exp(x - y) for x <= y; what rounding takes from the difference is given back."""
+    """exp(x - y) for x <= y, corrected for the rounding error of x - y."""
     d = x - y
     taken = x - d
     lost = (x - (d + taken)) + (taken - y)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from losskit.kernels.gpu.shared import power_of_2
 
-TILE = 2048  # elements that a program takes at a time, where a row is not longer
-PROGRAMS = 1024  # so many, before a program takes more than one row
+TILE = 2048  # elements that a program takes at a time; longer rows: see tile_of
+PROGRAMS = 1024  # with fewer programs than this, each takes one row
 
 
 class Tile(NamedTuple):
@@ -26,9 +26,9 @@ class Tile(NamedTuple):
 
 
 def tile_of(rows: int, width: int, longest: int, most_warps: int, registers: int = 1) -> Tile:
-    """Whole rows up to the `longest`, as many as leave enough programs; longer ones by half of that.
+    """Several whole rows if enough programs remain; a row longer than `longest` in blocks of half of it.
 
-    A thread has 16 elements, half as many where each takes two registers.
+    A thread holds 16 elements, 8 if an element takes two registers.
     """
     longest //= registers
     block = power_of_2(max(width, 1)) if width <= longest else longest // 2
@@ -40,7 +40,7 @@ def tile_of(rows: int, width: int, longest: int, most_warps: int, registers: int
 
 @triton.jit
 def narrow(x, like):
-    """x in the dtype that a pointer points to; by way of float32, as halves of float64 are not everywhere."""
+    """x in the dtype of a pointer. float64 becomes a half through float32: not every device converts directly."""
     if (x.dtype == tl.float64) & (like.dtype.element_ty.primitive_bitwidth == 16):
         x = x.to(tl.float32)
     return x.to(like.dtype.element_ty)
@@ -52,12 +52,13 @@ def per_row(x: Tensor | None, shape: Sequence[int]) -> Tensor | None:
 
 
 def step_of(x: Tensor | None) -> int:
-    """From one row to the next, in elements."""
+    """The distance from one row to the next, in elements."""
     return 0 if x is None or x.shape[0] == 1 else x.stride(0)
 
 
 def alignment(*lengths: int) -> int:
-    """A power of two, up to 16, that divides them all. A kernel gets them divided by it and multiplies them again: so
-    the compiler knows that it may read as many elements at a time; it asks for multiples of 16 itself, and no others.
+    """The largest power of two, at most 16, that divides all lengths. The host divides the lengths by it and the kernel
+    multiplies them back. This proves to the compiler that rows are aligned, so that it emits vector loads. (Triton
+    detects multiples of 16 by itself, but no smaller ones.)
     """
     return math.gcd(16, *lengths)

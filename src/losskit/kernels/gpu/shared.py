@@ -3,8 +3,8 @@
 1. A reduced loss is two launches: the family's kernel leaves a float64 sum for each of its programs, and `finish` adds
    them in their order. No float is added atomically, so the same inputs give the same bits.
 2. The host never waits. A denominator that depends on data is a scalar on the device; so is the upstream gradient.
-   The gradient is written in forward for an upstream gradient of 1; `scale` multiplies it by another one, and where
-   it is 1 ends at once.
+   The gradient is written in forward for an upstream gradient of 1; `scale` multiplies it by another one, and ends at
+   once if that is 1.
 3. A value outside its domain makes its results NaN. The first one is recorded on the device: which call, operand,
    index and value. `losskit.last_violation` reads it, and waits then.
 """
@@ -23,14 +23,14 @@ from torch import Tensor
 
 from losskit.plan import Plan
 
-# The order of operations is the formula's: no contraction to fused multiply-add behind its back.
+# The order of operations is the formula's: the compiler must not contract to fused multiply-adds.
 OPTIONS = {"enable_fp_fusion": False}
 SUMS = 1024  # sums that `finish` adds at once
 TYPES = {
     torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64
 }  # fmt: skip
 MAX_INT32 = 2**31 - 1
-LONGEST_STEP = 2**23  # no loop goes on by more, which it does once beyond its end
+LONGEST_STEP = 2**23  # no loop has a larger step; its index may end beyond the last element by one step
 
 
 class Call(NamedTuple):
@@ -66,34 +66,34 @@ def numbers_of(plan: Plan, device: torch.device) -> Tensor:
 
 
 def index_type(numel: int) -> Any:
-    """int64 where int32 does not reach: 64-bit division takes dozens of instructions."""
+    """int32, as 64-bit division takes dozens of instructions; int64 if indices do not fit."""
     return tl.int64 if numel > MAX_INT32 - LONGEST_STEP else tl.int32
 
 
 def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up. Triton's own takes microseconds on the host, as the next does."""
+    """a / b, rounded up. On the host Triton's function takes microseconds; so does its `next_power_of_2`."""
     return -(-a // b)
 
 
 def power_of_2(n: int) -> int:
-    """The smallest power of two that is not less."""
+    """The smallest power of two that is n or more."""
     return 1 << max(n - 1, 0).bit_length()
 
 
-class Card(NamedTuple):
-    """What a GPU has: multiprocessors, and bytes of shared memory in each."""
+class Limits(NamedTuple):
+    """The limits of a GPU: its multiprocessors, and the bytes of shared memory in each."""
 
     multiprocessors: int
     shared_memory: int
 
 
 @cache
-def card_of(device: torch.device) -> Card:
+def limits_of(device: torch.device) -> Limits:
     """The properties of a tensor's GPU; in the interpreter those of an H200."""
     if device.type != "cuda":
-        return Card(132, 233472)
+        return Limits(132, 233472)
     properties = torch.cuda.get_device_properties(device)
-    return Card(properties.multi_processor_count, properties.shared_memory_per_multiprocessor)
+    return Limits(properties.multi_processor_count, properties.shared_memory_per_multiprocessor)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -101,9 +101,9 @@ def card_of(device: torch.device) -> Card:
 
 
 def denominator_of(call: Call, numel: int, row: int = 1) -> tuple[Tensor | None, int]:
-    """What a reduced loss is divided by: a number on the device, or None, and one that the host knows.
+    """The two divisors of a reduced loss: a scalar on the device (or None), and a number that the host knows.
 
-    row: the length of rows, where rows are the unit of sums and of the normalizer but elements are added.
+    row: the length of rows, for losses that add elements but count rows in sums and in the normalizer.
     """
     if call.plan.reduction != "mean":
         return None, row if call.plan.reduction == "sum" else 1
@@ -123,7 +123,7 @@ def denominator_of(call: Call, numel: int, row: int = 1) -> tuple[Tensor | None,
 
 @triton.jit
 def conclude(total, divisor, denominator, loss, EMPTY: tl.constexpr):
-    """Write the loss, the sum of everything being known. EMPTY: what a mean over nothing is, "" for a sum."""
+    """Write the loss, given the sum of all elements. EMPTY: the mean over nothing ("nan", "zero"), "" for a sum."""
     value = total / divisor.to(tl.float64)
     if denominator is not None:
         by = tl.load(denominator)
@@ -146,7 +146,7 @@ def finish_kernel(sums, count, divisor, denominator, loss, EMPTY: tl.constexpr, 
 
 
 def empty_of(call: Call) -> str:
-    """What the mean over nothing is; "" where the reduction is no mean."""
+    """The mean over nothing, "nan" or "zero"; "" for other reductions."""
     return ("zero" if call.empty_is_zero else "nan") if call.plan.reduction == "mean" else ""
 
 
@@ -162,7 +162,7 @@ def finish(call: Call, sums: Tensor, divisor: int, denominator: Tensor | None) -
 
 @triton.jit
 def factor_of(upstream, denominator, divisor, T: tl.constexpr):
-    """What the gradient of a reduced loss is multiplied by; 0 for the mean over nothing."""
+    """The factor of a reduced loss's gradient; 0 for the mean over nothing."""
     factor = tl.full((), 1.0, tl.float64)
     if upstream is not None:
         factor = tl.load(upstream).to(tl.float64)
@@ -194,7 +194,7 @@ def scale(gradient: Tensor, upstream: Tensor) -> None:
     """Multiply a dense gradient by the upstream gradient, where that is not 1."""
     numel = gradient.numel()
     if numel:
-        programs = min(cdiv(numel, 1024), 2048)  # few enough that starting them for nothing costs nothing
+        programs = min(cdiv(numel, 1024), 2048)  # so few that starting them in vain costs nothing
         scale_kernel[(programs,)](gradient, upstream, numel, 1024, index_type(numel), **OPTIONS)
 
 
@@ -226,7 +226,7 @@ class Sighting(NamedTuple):
 
 
 _records: dict[torch.device, Tensor] = {}
-_calls: OrderedDict[tuple[str, tuple[int, ...]], tuple[int, Plan]] = OrderedDict()  # what numbers in a record mean
+_calls: OrderedDict[tuple[str, tuple[int, ...]], tuple[int, Plan]] = OrderedDict()  # by the ids in records
 _next = 1
 
 
@@ -239,7 +239,8 @@ def record_of(device: torch.device) -> Tensor:
 
 
 def number_of(plan: Plan, shape: Sequence[int]) -> int:
-    """The number by which a record tells a call: above 1, so that it is no constant to the compiler."""
+    """The id that stands for this call in a violation record. Ids start at 2: a record of 0 is empty, and Triton may
+    compile a kernel of its own for the value 1."""
     global _next
     key = (plan.key, tuple(shape))
     known = _calls.get(key)
