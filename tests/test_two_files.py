@@ -21,7 +21,8 @@ def test_every_declaration_has_a_proof():
     """Under the same file name, and with the name of the loss that is declared there."""
     built_in = {name: cls for name, cls in losskit.list_losses().items() if cls.__module__.startswith("losskit.")}
     declared = {cls.__module__.rsplit(".", 1)[-1]: name for name, cls in built_in.items()}
-    assert {stem: proof.name for stem, proof in proofs.files().items()} == declared
+    proved = {stem: proof.name for stem, proof in proofs.files().items()}
+    assert proved == declared, "a declaration and its proof in tests/losses/ have the same file name and loss"
 
 
 def imported(path: Path) -> set[str]:

@@ -92,7 +92,7 @@ def wheel(python: Path) -> Path:
 
 def test(python: Path, built: Path) -> bool:
     """Whether the short suite passes with the installed wheel."""
-    pip(python, "install", f"{built}[cli]", "pytest>=8")
+    pip(python, "install", f"{built}[cli]", "pytest>=8", "mpmath>=1.3", "numpy>=1.26")  # the last two for the proofs
     pip(python, "install", "--no-deps", "--force-reinstall", built)  # also over one of the same version
     # Without tests/conftest.py, which needs Triton, and pyproject's options, which need pytest-xdist.
     options = ["--noconftest", "-o", "addopts=", "-p", "no:cacheprovider", "-q"]
