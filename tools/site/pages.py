@@ -408,7 +408,7 @@ def api_pages() -> dict[str, str]:
     """The pages of the reference: every name of losskit.__all__ is on one of them."""
     path = where_defined()
     classes = [name for name in losskit.__all__ if inspect.isclass(getattr(losskit, name))
-               and getattr(losskit, name).__module__.startswith("losskit.losses.")]  # fmt: skip
+               and getattr(losskit, name).__module__.startswith(("losskit.losses.", "losskit.layers."))]  # fmt: skip
     told = {*classes, "functional", *(name for _, _, names in API.values() for name in names)}
     left_out = set(losskit.__all__) ^ told
     if left_out:
