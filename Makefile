@@ -9,7 +9,7 @@ PIP = $(1)/bin/python -m pip --quiet --disable-pip-version-check
 DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 HOSTS := .venv-hosts
-BUILT_FROM := pyproject.toml setup.py $(wildcard backend/*.py csrc/*.h csrc/*.cpp csrc/generated/*.cpp) \
+BUILT_FROM := pyproject.toml setup.py $(wildcard backend/*.py csrc/*.h csrc/*.cpp csrc/generated/*) \
 	src/losskit/kernels/compiler.py
 PAGE := src/losskit_guide/explorer/index.html
 PAGE_FROM := $(shell find explorer -type f -not -path '*/node_modules/*' -not -path '*/generated/*') \

@@ -127,7 +127,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
     s.total[j] = s.rest[j] + s.mine[j];
     s.b[j] = -s.scale[j];
   } else {
-    if (job.linear) index_weights(job, j, s);
+    if (job.plain) index_weights(job, j, s);
     if (job.smoothing != 0.0)
       s.dots[j] = row_dot(z, m, q, job.classes);
     else if (job.statistics[2])
@@ -141,7 +141,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
                s.scale[j] * (1.0 - job.smoothing), job.classes, out);
     if (!place) write_row(job, kTargetGradient, offsets[kTargetGradient], out);
   }
-  if (by_scores && job.linear) {
+  if (by_scores && job.plain) {
     const double inverse = s.scale[j] / (s.others[j] + double(s.kept[j]));
     s.a[j] = s.total[j] * inverse;
     s.own_gradient[j] = (s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse;
@@ -159,14 +159,14 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
   // Exponentials go where the gradient will be, if possible; else to a buffer, of one row if no formula comes between.
   const bool direct = by_scores && job.class_strides[kScoresGradient] == 1 &&
                       job.sources[kScoresGradient].dtype == kOwn<T> && job.padded == job.classes;
-  const int64_t buffered = job.linear ? 1 : n;
+  const int64_t buffered = job.plain ? 1 : n;
   T* const exponentials = !by_scores ? s.exponentials.get(kChunk + kLanes)
                           : direct   ? nullptr
                                      : s.exponentials.get(buffered * job.padded);
   int64_t offsets[kOperands] = {}, gradient_rows[kRows];
   const auto exponentials_of = [&](int64_t j) {
     if (direct) return reinterpret_cast<T*>(row_of(job, kScoresGradient, gradient_rows[j]));
-    return by_scores && !job.linear ? exponentials + j * job.padded : exponentials;
+    return by_scores && !job.plain ? exponentials + j * job.padded : exponentials;
   };
   for (int64_t j = 0; j < n; ++j) {
     j = try_swift(job, j, n, exponentials, s);
@@ -176,8 +176,8 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     gradient_rows[j] = offsets[kScoresGradient];
     run_row(job, j, offsets, exponentials_of(j), s);
   }
-  if (!job.linear || !job.sources[kUpstream].present()) evaluate(job, n, s);
-  if (by_scores && !job.linear) {
+  if (!job.plain || !job.sources[kUpstream].present()) evaluate(job, n, s);
+  if (by_scores && !job.plain) {
     coefficients(s, n, false);
     add_extra(s, n);
     for (int64_t j = 0; j < n; ++j)
@@ -243,16 +243,16 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
     }
   }
   bool finished = false;
-  if constexpr (sizeof(T) == 4) finished = job.linear && !dotted && finish(n, s);
+  if constexpr (sizeof(T) == 4) finished = job.plain && !dotted && finish(n, s);
   if (!finished) {
     if (job.probabilities) {
       for (int64_t j = 0; j < n; ++j) s.b[j] = -s.scale[j], s.total[j] = s.rest[j] + s.mine[j];
-    } else if (job.linear && (dotted || !job.weights.empty())) {
+    } else if (job.plain && (dotted || !job.weights.empty())) {
       for (int64_t j = 0; j < n; ++j) index_weights(job, j, s);
     }
     for (int64_t j = 0; j < n; ++j) s.own_score[j] = z.z[s.own[j] * z.stride + j];
     offsets(n, far, s);
-    if (!job.linear || !job.sources[kUpstream].present() || by_target) evaluate(job, n, s);
+    if (!job.plain || !job.sources[kUpstream].present() || by_target) evaluate(job, n, s);
   }
   if (s.uniform)
     std::fill(s.keep, s.keep + n, ~Bits<T>(0));
@@ -275,8 +275,8 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
   if (by_scores) {
     bool wide = false;
     if (!finished) {
-      coefficients(s, n, dotted && job.linear);
-      if (!job.linear) add_extra(s, n);
+      coefficients(s, n, dotted && job.plain);
+      if (!job.plain) add_extra(s, n);
       wide = narrow_coefficients(s, n);
     }
     for (int64_t j = 0; j < n && !s.uniform; ++j)
@@ -328,12 +328,13 @@ template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, S
       const int64_t place = offsets[kScores] + s.own[j] * job.class_strides[kScores];
       read_run(scores.dtype, row_of(job, kScores, place), 1, 1, &z);
       if (!job.shift.empty()) z += job.shift[s.own[j]];
-      if (job.options.checks != kOff && z > T(0.0078125)) s.state[j] = kBad, violation = 1;
+      if (job.options.checks != kOff && z > T(wire::kMostLogProbability))
+        s.state[j] = kBad, violation = kLogProbability;
     }
     s.operands[0][j] = z;
     s.logs[j] = z;
   }
-  if (!job.linear) {
+  if (!job.plain) {
     const T* operands[kOperands] = {s.operands[0]};
     T* out[kOperands] = {s.derivatives[0]};
     T parameters[kMaxParameters];
@@ -352,7 +353,7 @@ template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, S
       continue;
     }
     if (s.state[j] != kCounts) continue;
-    const double slope = job.linear ? -1.0 : double(s.derivatives[0][j]);
+    const double slope = job.plain ? -1.0 : double(s.derivatives[0][j]);
     const T g = static_cast<T>(slope * s.row_weight[j] * s.scale[j]);
     write_run(to.dtype, &g, 1, row_of(job, kScoresGradient, places[j] + s.own[j] * job.class_strides[kScoresGradient]));
   }
@@ -381,7 +382,7 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   } else {
     const int found = classify(indices_of(job, begin, n, s.indices), mask, job.classes, job.ignore_index, n, s);
     s.uniform = found == 0;
-    if (found & kBad) violation = 2;
+    if (found & kBad) violation = kClassIndex;
     for (int64_t j = 0; j < n && !job.weights.empty(); ++j) s.row_weight[j] = job.weights[s.own[j]];
   }
   if (violation && options.checks == kRaise) {
@@ -395,7 +396,7 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   else
     run_tile(job, begin, n, s);
   for (int64_t j = 0; j < n && job.probabilities; ++j)
-    if (s.state[j] == kBad) violation = 2;
+    if (s.state[j] == kBad) violation = kProbability;
   if (options.checks == kRaise) job.violations[block] = static_cast<uint8_t>(violation);
   if (job.sources[kUpstream].present()) return;
   losses(job, n, factor, s);
@@ -490,19 +491,26 @@ template <class T> Result run(const Arguments& given) {
   job.options = Options(given.code);
   const Options& options = job.options;
   job.probabilities = floating(dtype_of(b));
-  job.linear = options.family & 2;
-  job.picked = options.family & 4;
-  for (int k = 0; k < 3; ++k) job.statistics[k] = !job.linear && ((options.family >> (3 + k)) & 1);
-  job.smoothing = numbers[2];
-  if (!job.probabilities) job.ignore_index = static_cast<int64_t>(numbers[3]);
-  if (job.probabilities && numbers[3] >= 0) return declined;
+  job.plain = wire::class_scores::plain(options.family);
+  job.picked = wire::class_scores::log_probabilities(options.family);
+  int taken = 0;
+  for (int k = 0; k < kOperands && !job.plain; ++k) {
+    const int which = static_cast<int>(wire::class_scores::statistics(options.family, k)) - 1;
+    if (which < 0) break;
+    if (which >= 3 || job.statistics[which]) return declined;
+    job.statistics[which] = true;
+    job.places[which] = taken++;
+  }
+  job.smoothing = numbers[wire::class_scores::kSmoothing];
+  const double ignored = numbers[wire::class_scores::kIgnoreIndex];
+  if (!job.probabilities) job.ignore_index = static_cast<int64_t>(ignored);
+  if (job.probabilities && ignored >= 0) return declined;
   if (job.picked && (job.probabilities || job.smoothing != 0.0 || job.statistics[1] || job.statistics[2]))
     return declined;
-  if (!job.linear) {
-    const int operands = job.statistics[0] + job.statistics[1] + job.statistics[2];
-    if (!job.kernel || job.kernel->abi != kAbi || job.kernel->operands != operands || operands == 0) return declined;
+  if (!job.plain) {
+    if (!job.kernel || job.kernel->abi != kAbi || job.kernel->operands != taken || taken == 0) return declined;
   }
-  std::copy(numbers.begin() + 4, numbers.end(), job.parameters);
+  std::copy(numbers.begin() + wire::class_scores::kFirstParameter, numbers.end(), job.parameters);
 
   // The walk over rows: the scores without their class dimension.
   const int dims = static_cast<int>(a.dim()), class_dim = dims == 1 ? 0 : 1;
@@ -585,7 +593,7 @@ template <class T> Result run(const Arguments& given) {
   const auto contiguous = [&](int slot) {
     return !job.sources[slot].present() || (job.class_strides[slot] == 1 && job.sources[slot].dtype == DType::kFloat);
   };
-  job.swift = sizeof(T) == 4 && job.linear && job.smoothing == 0.0 && job.shift.empty() && classes >= kRowClasses &&
+  job.swift = sizeof(T) == 4 && job.plain && job.smoothing == 0.0 && job.shift.empty() && classes >= kRowClasses &&
               contiguous(kScores) && contiguous(kScoresGradient) && !job.gradients[1] &&
               (!job.probabilities || (contiguous(kTarget) && job.weights.empty()));
   job.by_row = job.general() || (!job.picked && ((job.class_strides[kScores] == 1 && classes >= kRowClasses) ||
@@ -600,10 +608,10 @@ template <class T> Result run(const Arguments& given) {
   const int64_t blocks = (rows + job.block_rows - 1) / job.block_rows;
   double denominated = 1.0;
   if (options.reduction == kMean) {
-    denominated = numbers[0];
+    denominated = numbers[kNormalizer];
     if (std::isnan(denominated)) denominated = denominator(job);
   }
-  set_scale(job, denominated, numbers[1]);
+  set_scale(job, denominated, numbers[kFactor]);
   job.sums.resize(blocks);
   job.violations.resize(blocks);
   const int64_t grain = std::max<int64_t>(1, kGrain / (job.block_rows * classes));
@@ -626,7 +634,7 @@ Result class_scores(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, Maybe
   const DType dtype = dtype_of(a);
   if (!b || d || a.dim() == 0 || a.dim() > kDims || !a.is_cpu() || !b->is_cpu()) return declined;
   if (!known(dtype) || !floating(dtype) || !known(dtype_of(*b))) return declined;
-  if (numbers.size() < 4 || numbers.size() > 4 + kMaxParameters) return declined;
+  if (!complete(numbers, wire::class_scores::kFirstParameter)) return declined;
   const Arguments given{kernel, code, a, b, c, weight, sample_weight, mask, upstream, numbers};
   // Shifted scores are distances that need the digits of a double.
   const bool wide = dtype == DType::kDouble || dtype_of(*b) == DType::kDouble || c;

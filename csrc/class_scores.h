@@ -48,6 +48,7 @@ constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the 
 constexpr int64_t kRowClasses = 64;    // contiguous classes, at least, that are taken row by row; fewer make tiles
 constexpr int64_t kGrain = 32768;      // scores that are worth another thread
 
+using enum wire::class_scores::Violation;
 enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
 
 template <class T> using Index = std::make_signed_t<Bits<T>>;  // as wide as T, for loops with both
@@ -59,15 +60,16 @@ template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType
 template <class T> struct Job : Call {
   int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
   int64_t class_strides[kOperands] = {};
-  bool probabilities = false, linear = false, picked = false, by_row = false, swift = false;
-  bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability
+  bool probabilities = false, plain = false, picked = false, by_row = false, swift = false;
+  bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
+  int places[3] = {};       // and which operand each of them is
   double smoothing = 0.0, total_weight = 0.0;
   T slack = 0;                  // of probabilities beyond 0 and 1
   std::vector<double> weights;  // of the classes; empty if there are none
   std::vector<T> own_weights, shift;
   std::vector<uint8_t> violations;  // by block
 
-  bool general() const { return !linear && (probabilities || smoothing != 0.0); }
+  bool general() const { return !plain && (probabilities || smoothing != 0.0); }
   double weight(int64_t c) const { return weights.empty() ? 1.0 : weights[c]; }
 };
 

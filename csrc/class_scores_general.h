@@ -19,12 +19,11 @@ void formula(const Job<T>& job, const double* logs, double lse, double mean, int
     const int64_t length = std::min(kBlock, n - begin);
     const double* operands[kOperands] = {};
     double* out[kOperands] = {unused, unused, unused, unused};
-    int count = 0;
     for (int k = 0; k < 3; ++k) {
       if (!job.statistics[k]) continue;
       if (k > 0) std::fill(constants[k - 1], constants[k - 1] + length, given[k]);
-      operands[count] = k == 0 ? logs + begin : constants[k - 1];
-      out[count++] = derivatives[k] + begin;
+      operands[job.places[k]] = k == 0 ? logs + begin : constants[k - 1];
+      out[job.places[k]] = derivatives[k] + begin;
     }
     const int all = (1 << job.kernel->operands) - 1;
     job.kernel->f64[all & ~job.kernel->predictions ? kAll : kPredictions](length, operands, job.parameters, 1.0,
@@ -80,7 +79,7 @@ double general_row(const Job<T>& job, const double* z, double base, const double
       mean = mean / static_cast<double>(n) - logarithm;
     }
   }
-  if (job.linear) {
+  if (job.plain) {
     for (int64_t c = 0; c < n; ++c) values[c] = -logs[c], derivatives[0][c] = -1.0;
   } else {
     for (int k = 0; k < 3; ++k)

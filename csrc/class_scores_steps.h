@@ -105,10 +105,9 @@ template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
       if (s.faint(j) && s.state[j] == kCounts)
         s.logs[j] = double(s.own_score[j]) - double(s.maximum[j]) - (std::log(s.others[j]) + s.offset[j]);
   }
-  if (job.linear) return;
+  if (job.plain) return;
   const T* operands[kOperands] = {};
   T* out[kOperands] = {};
-  int count = 0;
   for (int k = 0; k < 3; ++k) {
     if (!job.statistics[k]) continue;
     for (int64_t j = 0; j < n; ++j) {
@@ -122,12 +121,12 @@ template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
             static_cast<T>(s.dots[j] / static_cast<double>(job.classes) -
                            (s.faint(j) ? std::log(s.others[j]) + s.offset[j] : lse - double(s.maximum[j])));
     }
-    operands[count] = s.operands[k];
-    out[count++] = s.derivatives[k];
+    operands[job.places[k]] = s.operands[k];
+    out[job.places[k]] = s.derivatives[k];
   }
   T parameters[kMaxParameters];
   for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
-  const int all = (1 << count) - 1;
+  const int all = (1 << job.kernel->operands) - 1;
   const int variant = !job.gradients[0] ? kNone : all & ~job.kernel->predictions ? kAll : kPredictions;
   if constexpr (sizeof(T) == 4)
     job.kernel->f32[variant](n, operands, parameters, 1.0, s.values, out);
@@ -148,11 +147,11 @@ template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
 // The losses of the rows, weighed and rounded once.
 template <class T> void losses(const Job<T>& job, int64_t n, const double* factor, Scratch<T>& s) {
   const double smooth = job.smoothing / static_cast<double>(job.classes);
-  if (s.uniform && job.linear && !job.probabilities && job.smoothing == 0.0) return plain_losses(s, factor, n);
+  if (s.uniform && job.plain && !job.probabilities && job.smoothing == 0.0) return plain_losses(s, factor, n);
   for (int64_t j = 0; j < n; ++j) {
     double loss = 0.0;
     if (s.state[j] == kCounts) {
-      if (!job.linear) {
+      if (!job.plain) {
         loss = silenced(s.row_weight[j], double(s.values[j]));
       } else if (job.probabilities) {
         loss = silenced(s.total[j], -s.logs[j]) - s.dots[j];

@@ -8,25 +8,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "generated/wire.h"
 #include "kernel.h"
 
 namespace losskit {
 
-// The dtypes that a loss may meet; the values are torch's.
-enum class DType : int32_t {
-  kByte = 0,
-  kChar = 1,
-  kShort = 2,
-  kInt = 3,
-  kLong = 4,
-  kHalf = 5,
-  kFloat = 6,
-  kDouble = 7,
-  kBool = 11,
-  kBFloat16 = 15,
-  kUInt16 = 27,
-  kUInt32 = 28
-};
+using wire::DType;
 
 struct Half {
   uint16_t bits;

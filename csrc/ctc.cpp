@@ -18,7 +18,7 @@
 // 6. Samples are independent: one after another per thread, the same bits for any number of threads.
 //
 // Operands: scores or log-probabilities (T, N, C) or (T, C); targets (N, S), concatenated (L), or (S); lengths of
-// inputs and of targets (N) or (), all of any integer dtype. numbers[2]: the blank. Family bits and status: below.
+// inputs and of targets (N) or (), all of any integer dtype. The family's number is the blank.
 #include <memory>
 
 #include "op.h"
@@ -27,19 +27,7 @@
 namespace losskit {
 namespace {
 
-enum FamilyBits {
-  kScores = 1,        // the argument is raw scores, the log-softmax belongs to the loss
-  kArgument = 2,      // the gradient of the argument itself, not torch's of a log-softmax before it
-  kZeroInfinity = 4,  // an impossible alignment costs 0 instead of infinity
-};
-enum Violation : uint8_t {  // the status
-  kInputLength = 1,         // not in [0, T]
-  kTargetLength = 2,        // not in [0, S]
-  kTotal = 3,               // lengths of concatenated targets do not add up to their number
-  kLabel = 4,               // not in [0, C)
-  kBlankLabel = 5,          // the blank inside a target
-  kNoProbability = 6,       // a log-probability above 0
-};
+using enum wire::ctc::Violation;
 
 constexpr int64_t kLanes = 8;    // accumulators; rows are padded to them
 constexpr int64_t kRescale = 8;  // frames between two rescalings
@@ -152,7 +140,7 @@ template <class T> LOSSKIT_INLINE const T* frame_of(const Sample<T>& sample, int
   return sample.own.frame.data();
 }
 
-LOSSKIT_INLINE bool scores(const Job& job) { return job.options.family & kScores; }
+LOSSKIT_INLINE bool scores(const Job& job) { return wire::ctc::from_scores(job.options.family); }
 
 // --------------------------------------------------------------------------------------------------------
 // Rows of the gradient
@@ -490,7 +478,7 @@ template <class T> LOSSKIT_INLINE void write_gradient(const Sample<T>& sample, i
   if (own.kept && t >= 4) announce(job.gradients[0], job.gradient_strides, t - 4, sample.index, classes, sizeof(T));
   Row<T> row(job, own, sample.index, t);
   T* out = row.data();
-  if (!scores(job) && (job.options.family & kArgument)) {
+  if (!scores(job) && wire::ctc::exact_gradient(job.options.family)) {
     std::fill_n(out, classes, T(0));
     for (int64_t k = 0; k < count; ++k)
       out[own.classes[k]] = static_cast<T>(-scale * (posterior[own.where[k]] * inverse));
@@ -557,7 +545,7 @@ template <class T> uint8_t check(const Job& job, Scratch<T>& own, int64_t i) {
   uint8_t violation = 0;
   for (int64_t j = 1; j <= n; ++j) {
     if (own.labels[j] < 0 || own.labels[j] >= job.classes) return kLabel;
-    if (own.labels[j] == job.blank) violation = kBlankLabel;
+    if (own.labels[j] == job.blank) violation = kLabel;
   }
   return violation;
 }
@@ -675,12 +663,12 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
   prepare(job, own, sample);
   double loss = solve(sample, scale, job.gradients[0] != nullptr, needed <= frames);
   if (loss != loss) {
-    if (above_limit(sample)) job.violations[i] = kNoProbability;
+    if (above_limit(sample)) job.violations[i] = kLogProbability;
     fill(job, own, i, 0, loss);
     fill(job, own, i, frames, 0.0);
   } else {
     fill(job, own, i, loss < infinity<double> ? frames : 0, 0.0);
-    if (loss == infinity<double> && (options.family & kZeroInfinity)) loss = 0;
+    if (loss == infinity<double> && wire::ctc::zero_infinity(options.family)) loss = 0;
   }
   job.losses[i] = loss / share;
 }
@@ -762,17 +750,17 @@ Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeT
   const bool batched = a.dim() == 3;
   job.dtype = dtype_of(a);
   if (!(batched || a.dim() == 2) || !a.is_cpu() || !known(job.dtype) || !floating(job.dtype)) return declined;
-  if (!b || !c || !d || weight || numbers.size() != 3) return declined;
+  if (!b || !c || !d || weight || numbers.size() != wire::ctc::kFirstParameter) return declined;
   const auto sizes = a.sizes(), strides = a.strides();
   job.frames = sizes[0];
   job.classes = sizes[a.dim() - 1];
   job.strides[0] = strides[0], job.strides[2] = strides[a.dim() - 1];
   if (batched) job.samples = sizes[1], job.strides[1] = strides[1];
   job.input = static_cast<const char*>(a.data_ptr());
-  job.blank = static_cast<int64_t>(numbers[2]);
+  job.blank = static_cast<int64_t>(numbers[wire::ctc::kBlank]);
   if (job.blank < 0 || job.blank >= job.classes) return declined;
 
-  if (options.checks != kOff && !scores(job)) job.limit = 0x1p-7;  // log_probability of losskit.domains
+  if (options.checks != kOff && !scores(job)) job.limit = wire::kMostLogProbability;
   start(job.walk, batched ? 1 : 0, &job.samples, &job.samples);
   if (!integers(*b) || b->dim() < 1 || b->dim() > (batched ? 2 : 1)) return declined;
   if (b->dim() == 2 && b->sizes()[0] != job.samples) return declined;
@@ -795,8 +783,9 @@ Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeT
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : job.dtype;
   job.gradient_dtypes[0] = job.dtype;
   double denominated = 1.0;
-  if (options.reduction == kMean) denominated = std::isnan(numbers[0]) ? denominator(job) : numbers[0];
-  set_scale(job, denominated, numbers[1]);
+  if (options.reduction == kMean)
+    denominated = std::isnan(numbers[kNormalizer]) ? denominator(job) : numbers[kNormalizer];
+  set_scale(job, denominated, numbers[kFactor]);
 
   Result result{{}, {}, {}, {}, {}, 0};
   Walk layout;
@@ -822,7 +811,7 @@ Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeT
 
   int64_t& status = std::get<5>(result);
   if (options.checks == kRaise) {
-    if (!adds_up) status = kTotal;
+    if (!adds_up) status = kTargetLength;
     for (const uint8_t violation : job.violations)
       if (violation && (status == 0 || violation < status)) status = violation;
   }

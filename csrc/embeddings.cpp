@@ -24,17 +24,16 @@ namespace {
 constexpr int kEmbeddings = 3;
 constexpr int64_t kRows = 256;             // of a block, at most
 constexpr int64_t kBlockElements = 16384;  // of one embedding in a block, where a row is not longer than this
-constexpr int kSwapBit = 15;
 
-// What an operand of the formula is: three bits each, from bit 0 of the family's.
-enum Statistic { kAbsent, kCosine, kCosineDistance, kPositive, kNegative, kTarget };
+using wire::embeddings::Statistic;
+using enum Statistic;  // what an operand of the formula is
 
 struct Job : Call {
   int embeddings = 0;
   int64_t width = 0;  // elements of a row
   int64_t rows = 0;   // of a block
   int64_t steps[kEmbeddings] = {};
-  Statistic operand[kOperands] = {};
+  Statistic operand[kOperands] = {};  // of the formula
   bool cosine = false, pairs[kPairs] = {}, swap = false;
   bool usual = false;   // rows of floats may take the usual way,
   bool eights = false;  // eight at a time: rows shorter than that
@@ -51,7 +50,7 @@ struct Rows : Weights {
   Cosine cosines[kRows];
   double statistics[kOperands][kRows], slopes[kOperands][kRows], losses[kRows];
   double by_pair[kPairs][kRows], by_cosine[kRows];  // slopes by the statistics
-  double shares[kRows];                             // of the slope by kNegative: what goes to kBC
+  double shares[kRows];                             // of the slope by kNegativeDistance: what goes to kBC
   double by[kPairs][kRows];                         // coefficients of the gradients
   int64_t offsets[kRows];
   bool flat(int64_t i) const {
@@ -394,10 +393,10 @@ void gather(const Job& job, int64_t begin, int64_t n, Rows& rows, const double**
       case kCosineDistance:
         operands[k] = rows.apart;
         break;
-      case kPositive:
+      case kPositiveDistance:
         positive = std::copy(rows.measured[kAB], rows.measured[kAB] + n, own[k]) - n;
         break;
-      case kNegative:
+      case kNegativeDistance:
         negative = std::copy(rows.measured[kAC], rows.measured[kAC] + n, own[k]) - n;
         for (int64_t i = 0; i < n && job.swap; ++i) {
           const double other = rows.measured[kBC][i];
@@ -426,8 +425,8 @@ void scatter(const Job& job, int64_t n, const double* factor, const float* mask,
     for (int64_t i = 0; i < n; ++i) {
       if (job.operand[k] == kCosine) rows.by_cosine[i] += slopes[i];
       if (job.operand[k] == kCosineDistance) rows.by_cosine[i] -= slopes[i];
-      if (job.operand[k] == kPositive) rows.by_pair[kAB][i] = slopes[i];
-      if (job.operand[k] == kNegative) {
+      if (job.operand[k] == kPositiveDistance) rows.by_pair[kAB][i] = slopes[i];
+      if (job.operand[k] == kNegativeDistance) {
         rows.by_pair[kAC][i] = job.swap ? slopes[i] * (1.0 - rows.shares[i]) : slopes[i];
         rows.by_pair[kBC][i] = job.swap ? slopes[i] * rows.shares[i] : 0.0;
       }
@@ -504,23 +503,23 @@ Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTe
   const Options& options = job.options;
   const int dims = static_cast<int>(a.dim()) - 1;
   if (dims < 0 || dims > kDims || job.kernel->abi != kAbi || !b) return declined;
-  if (numbers.size() < 4 || numbers.size() > 4 + kMaxParameters) return declined;
+  if (!complete(numbers, wire::embeddings::kFirstParameter)) return declined;
 
   bool targeted = false;
   int operands = 0;
   for (int k = 0; k < kOperands; ++k) {
-    job.operand[k] = static_cast<Statistic>((options.family >> (3 * k)) & 7);
+    job.operand[k] = wire::embeddings::statistics(options.family, k);
     operands += job.operand[k] != kAbsent;
     job.cosine |= job.operand[k] == kCosine || job.operand[k] == kCosineDistance;
-    job.pairs[kAB] |= job.operand[k] == kPositive;
-    job.pairs[kAC] |= job.operand[k] == kNegative;
+    job.pairs[kAB] |= job.operand[k] == kPositiveDistance;
+    job.pairs[kAC] |= job.operand[k] == kNegativeDistance;
     targeted |= job.operand[k] == kTarget;
   }
   if (operands != job.kernel->operands) return declined;
-  job.swap = job.pairs[kBC] = job.pairs[kAC] && ((options.family >> kSwapBit) & 1);
-  job.p = numbers[2], job.eps = numbers[3];
+  job.swap = job.pairs[kBC] = job.pairs[kAC] && wire::embeddings::swap(options.family);
+  job.p = numbers[wire::embeddings::kP], job.eps = numbers[wire::embeddings::kEps];
   job.usual = job.cosine || job.p == 2.0 || job.p == 1.0;
-  std::copy(numbers.begin() + 4, numbers.end(), job.parameters);
+  std::copy(numbers.begin() + wire::embeddings::kFirstParameter, numbers.end(), job.parameters);
 
   const auto sizes = a.sizes();
   start(job.walk, dims, sizes.data(), a.strides().data());
@@ -561,8 +560,9 @@ Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTe
 
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : dtype;
   double denominated = 1.0;
-  if (options.reduction == kMean) denominated = std::isnan(numbers[0]) ? denominator(job) : numbers[0];
-  set_scale(job, denominated, numbers[1]);
+  if (options.reduction == kMean)
+    denominated = std::isnan(numbers[kNormalizer]) ? denominator(job) : numbers[kNormalizer];
+  set_scale(job, denominated, numbers[kFactor]);
 
   Result result{{}, {}, {}, {}, {}, 0};
   for (int k = 0; k < job.embeddings; ++k) allocate_gradient(job, result, k, dims + 1, sizes.data(), strides.data());

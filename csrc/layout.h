@@ -15,7 +15,7 @@
 
 namespace losskit {
 
-constexpr int kDims = 16;  // after merging; calls that need more run the eager formula
+constexpr int kDims = wire::kMaxDims;  // before merging; calls that need more run the eager formula
 
 struct Source {
   const char* data = nullptr;

@@ -20,10 +20,9 @@
 namespace losskit {
 namespace {
 
-enum Violation { kNoClass = 1, kMaskGiven = 2 };
-constexpr int64_t kAhead = 4;        // rows to prefetch ahead: of long lists only the first few numbers are read
-constexpr int64_t kFew = 8;          // targets of a row whose slopes may be added as floats; more need double
-constexpr int64_t kManyTargets = 1;  // bit of options.family: each row has a list of targets
+using enum wire::margins::Violation;
+constexpr int64_t kAhead = 4;  // rows to prefetch ahead: of long lists only the first few numbers are read
+constexpr int64_t kFew = 8;    // targets of a row whose slopes may be added as floats; more need double
 
 struct Job : Call {
   int64_t rows = 1, classes = 1;
@@ -437,7 +436,7 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
   job.kernel = reinterpret_cast<const Kernel*>(kernel);
   job.options = Options(code);
   const Options& options = job.options;
-  job.many = options.family & kManyTargets;
+  job.many = wire::margins::many(options.family);
   const int dims = static_cast<int>(a.dim());
   if (!b || c || d || dims < 1 || dims > 2 || !a.is_cpu() || !b->is_cpu()) return declined;
   const auto sizes = a.sizes(), target_sizes = b->sizes();
@@ -446,7 +445,7 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
   job.target_dtype = dtype_of(*b);
   if (!floating(job.score_dtype) || !known(job.target_dtype) || !is_integer(job.target_dtype)) return declined;
   if (job.kernel->abi != kAbi || job.kernel->operands != 1) return declined;
-  if (numbers.size() < 2 || numbers.size() > 2 + kMaxParameters) return declined;
+  if (!complete(numbers, wire::margins::kFirstParameter)) return declined;
   if (static_cast<int>(b->dim()) != (job.many ? dims : dims - 1)) return declined;
   for (int64_t i = 0; i < b->dim(); ++i)
     if (target_sizes[i] != sizes[i]) return declined;
@@ -478,13 +477,13 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
   if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
 
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : job.score_dtype;
-  std::copy(numbers.begin() + 2, numbers.end(), job.parameters);
+  std::copy(numbers.begin() + wire::margins::kFirstParameter, numbers.end(), job.parameters);
   double denominated = 1.0;
   Weights scratch;
   if (options.reduction == kMean) {
-    denominated = std::isnan(numbers[0]) ? denominator(job) : numbers[0];
+    denominated = std::isnan(numbers[kNormalizer]) ? denominator(job) : numbers[kNormalizer];
   }
-  set_scale(job, denominated, numbers[1]);
+  set_scale(job, denominated, numbers[kFactor]);
 
   Result result{{}, {}, {}, {}, {}, 0};
   int64_t& status = std::get<5>(result);
@@ -512,7 +511,7 @@ Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTenso
 
   if (options.checks == kRaise)
     for (const uint8_t violation : job.violations)
-      if (violation) status = kNoClass;
+      if (violation) status = kClassIndex;
   finish(job, result);
   return result;
 }

@@ -6,8 +6,9 @@
 //      Tensor? mask, Tensor? upstream, float[] numbers) -> (loss, gradients by a to d, status)
 //
 // 1. `kernel` is the address of the formula's block functions (kernel.h), 0 for families that need none.
-// 2. `code` holds everything that is not a tensor or a number; see Options.
-// 3. `numbers`: the normalizer (NaN: none), a factor of the gradients, then the parameters of the formula.
+// 2. `code` holds everything that is not a tensor or a number; see Options. How it is packed says kernels/wire.py, from
+//    which generated/wire.h is printed.
+// 3. `numbers`: the normalizer (NaN: none), a factor of the gradients, the family's own, the parameters of the formula.
 // 4. `upstream` makes the call the backward pass of reduction 'none': gradients only, each times the upstream one.
 // 5. An op never raises for bad operands; it returns a status, and Python finds the words. kDeclined: it does not take
 //    these shapes or dtypes, and computed nothing. kFreed: the memory of a tensor is gone; nothing was read. A positive
@@ -51,31 +52,31 @@ namespace losskit {
 
 using torch::stable::Tensor;
 
-enum Reduction { kElements = 0, kMean = 1, kSum = 2 };
-enum Checks { kOff = 0, kNan = 1, kRaise = 2 };
-constexpr int64_t kDeclined = -1, kFreed = -2;
-constexpr int64_t kSuspicious = 64;  // more than any violation
-constexpr int kMaxParameters = 16;
+using enum wire::Reduction;
+using enum wire::Checks;
+using wire::kDeclined, wire::kFreed, wire::kSuspicious, wire::kMaxParameters;
+using wire::kNormalizer, wire::kFactor;
+static_assert(kOperands == wire::kMaxOperands);  // kernel.h goes to users, and wire.h does not
 
-// Everything about a call that is not a tensor or a number, packed by losskit.kernels.fused.
+// Everything about a call that is not a tensor or a number.
 struct Options {
-  int reduction, gradients, checks;
+  int64_t reduction, gradients, checks;
   bool empty_is_zero;   // the mean over nothing: 0 instead of NaN
   bool weight_in_mean;  // `weight` counts in the denominator of the mean
   bool rows;            // a row's loss is the mean over its last dimension
   int result_dtype;     // -1: that of the operands
-  int broadcast;        // bits of the operands that may be broadcast
+  int64_t broadcast;    // bits of the operands that may be broadcast
   int64_t family;       // what else the op's own family needs to know
   explicit Options(int64_t code)
-      : reduction(code & 3),
-        gradients((code >> 2) & 15),
-        checks((code >> 6) & 3),
-        empty_is_zero((code >> 8) & 1),
-        weight_in_mean((code >> 9) & 1),
-        rows((code >> 10) & 1),
-        result_dtype(static_cast<int>((code >> 11) & 63) - 1),
-        broadcast((code >> 17) & 15),
-        family(code >> 21) {}
+      : reduction(wire::options::reduction(code)),
+        gradients(wire::options::gradients(code)),
+        checks(wire::options::checks(code)),
+        empty_is_zero(wire::options::empty_is_zero(code)),
+        weight_in_mean(wire::options::weight_in_mean(code)),
+        rows(wire::options::rows(code)),
+        result_dtype(static_cast<int>(wire::options::result(code)) - 1),
+        broadcast(wire::options::broadcast(code)),
+        family(wire::options::family(code)) {}
 };
 
 // Positions in the array of sources.
@@ -161,17 +162,17 @@ template <class T> LOSSKIT_INLINE bool outside(const Domain& domain, T x) {
   return (x < low) | (x > high) | ((domain.open & 1) && x == low) | ((domain.open & 2) && x == high);
 }
 
-// How far rounding may exceed a closed bound: 4 ULP of 1 in the dtype of the operand, as in losskit.domains.
+// How far rounding may exceed a closed bound, in the dtype of the operand; see losskit.domains.
 inline double slack_of(DType dtype) {
   switch (dtype) {
     case DType::kHalf:
-      return 0x1p-8;
+      return wire::kSlackUlps * 0x1p-10;
     case DType::kBFloat16:
-      return 0x1p-5;
+      return wire::kSlackUlps * 0x1p-7;
     case DType::kFloat:
-      return 0x1p-21;
+      return wire::kSlackUlps * 0x1p-23;
     case DType::kDouble:
-      return 0x1p-50;
+      return wire::kSlackUlps * 0x1p-52;
     default:
       return 0;
   }
@@ -378,6 +379,11 @@ inline double denominator(const Call& call) {
     total.add(factor ? sum_block(factor, n) : sum_block(mask, n));
   }
   return total.value();
+}
+
+// Whether there is a number for everything: `first` of the call and its family, then the parameters of the formula.
+inline bool complete(const std::vector<double>& numbers, size_t first) {
+  return numbers.size() >= first && numbers.size() <= first + kMaxParameters;
 }
 
 // The factor of the gradients, from the denominator of a mean and the caller's factor.

@@ -5,8 +5,8 @@
 //    function, and applies weights and mask. Nothing but the gradient touches fresh memory.
 // 2. The compute type is double if an operand is, else float: halves are widened and rounded once, at the end.
 // 3. A value a few ULP beyond a closed bound is moved onto it. Only blocks with a violation are searched for one.
-// 4. Family bits: 0-3, operands whose violations are told but change nothing; 4-7, operands that are scores, and look
-//    like probabilities if their first elements are all in [0, 1].
+// 4. The family's bits name operands whose violations are told but change nothing, and operands that are scores, and
+//    look like probabilities if their first elements are all in [0, 1].
 // 5. Denominators that depend on data (weights, masks) are summed first, so gradients are written scaled.
 #include "op.h"
 
@@ -15,8 +15,8 @@ namespace {
 
 struct Job : Call {
   std::vector<uint8_t> violations;  // by block: the operand outside its domain, plus one; or kSuspicious
-  bool advised(int operand) const { return (options.family >> operand) & 1; }
-  bool of_scores(int operand) const { return (options.family >> (kOperands + operand)) & 1; }
+  bool advised(int operand) const { return (wire::pointwise::advised(options.family) >> operand) & 1; }
+  bool of_scores(int operand) const { return (wire::pointwise::scores(options.family) >> operand) & 1; }
 };
 
 template <class T> struct Scratch : Weights {
@@ -166,7 +166,7 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
     if (summed && is_half(job.sources[k].dtype)) return declined;
   }
   if (job.operands != job.kernel->operands || !floating(job.sources[0].dtype)) return declined;
-  if (job.kernel->abi != kAbi || numbers.size() < 2 || numbers.size() > 2 + kMaxParameters) return declined;
+  if (job.kernel->abi != kAbi || !complete(numbers, wire::pointwise::kFirstParameter)) return declined;
   const MaybeTensor* extras[] = {&weight, &sample_weight, &mask, &upstream};
   for (int k = 0; k < 4; ++k) {
     if (*extras[k] && !attach(job.walk, sizes.data(), **extras[k], true, job.sources[kWeight + k])) return declined;
@@ -178,13 +178,13 @@ Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTen
   merge<kSources>(job.walk, job.sources);
 
   job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : dtype;
-  std::copy(numbers.begin() + 2, numbers.end(), job.parameters);
+  std::copy(numbers.begin() + wire::pointwise::kFirstParameter, numbers.end(), job.parameters);
   double denominated = options.reduction == kSum && options.rows ? static_cast<double>(row) : 1.0;
   if (options.reduction == kMean) {
     // A normalizer counts rows where rows are the unit; elements are what is summed here.
-    denominated = std::isnan(numbers[0]) ? denominator(job) : numbers[0] * static_cast<double>(row);
+    denominated = std::isnan(numbers[kNormalizer]) ? denominator(job) : numbers[kNormalizer] * static_cast<double>(row);
   }
-  set_scale(job, denominated, numbers[1]);
+  set_scale(job, denominated, numbers[kFactor]);
 
   Result result{{}, {}, {}, {}, {}, 0};
   for (int k = 0; k < job.operands; ++k) allocate_gradient(job, result, k, a.dim(), sizes.data(), strides.data());

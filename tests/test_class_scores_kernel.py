@@ -19,7 +19,7 @@ import torch
 from losskit import PointwiseLoss
 from losskit.declaration import param
 from losskit.formula import exp, expm1, log1p
-from losskit.kernels import library
+from losskit.kernels import library, wire
 
 library._own()
 NONE, MEAN, SUM = 0, 1, 2
@@ -30,11 +30,13 @@ EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
 TINY = {torch.float32: 2.0**-149, torch.float64: 2.0**-1074}
 
 
-def call(a, b, *, red=NONE, grads=0, checks=RAISE, linear=True, picked=False, stats=0, zero=False, result=-1,
+def call(a, b, *, red=NONE, grads=0, checks=RAISE, plain=True, picked=False, stats=(), zero=False, result=-1,
          kernel=0, weight=None, sample_weight=None, mask=None, upstream=None, eps=0.0, normalizer=NOT, factor=1.0,
          ignore=-100, params=(), shift=None):  # fmt: skip
-    family = linear << 1 | picked << 2 | stats << 3
-    code = red | grads << 2 | checks << 6 | zero << 8 | (result + 1) << 11 | family << 21
+    family = wire.CLASS_SCORES.family.pack(plain=plain, log_probabilities=picked, statistics=stats)
+    code = wire.OPTIONS.pack(
+        reduction=red, gradients=grads, checks=checks, empty_is_zero=zero, result=result + 1, family=family
+    )
     numbers = [normalizer, factor, eps, float(ignore), *params]
     return torch.ops.losskit.class_scores(
         kernel, code, a, b, shift, None, weight, sample_weight, mask, upstream, numbers
@@ -373,7 +375,7 @@ def test_indices_out_of_range(c: int) -> None:
     z = torch.randn(40, c)
     y = torch.randint(0, c, (40,))
     y[7], y[9] = c, -5
-    assert call(z, y, checks=RAISE)[5] == 2
+    assert call(z, y, checks=RAISE)[5] == wire.ClassScoresViolation.CLASS_INDEX
     for checks in (NAN, OFF):
         loss, dz = call(z, y, checks=checks)[0], call(z, y, checks=checks, grads=1, upstream=torch.ones(40))[1]
         bad = torch.zeros(40, dtype=torch.bool)
@@ -385,7 +387,7 @@ def test_indices_out_of_range(c: int) -> None:
     assert call(z, y, ignore=-5, checks=NAN)[0][9] == 0
     t = torch.softmax(z, 1)
     t[3, 1] = 1.5
-    assert call(z, t, checks=RAISE)[5] == 2
+    assert call(z, t, checks=RAISE)[5] == wire.ClassScoresViolation.PROBABILITY
     assert call(z, t, checks=NAN)[0][3].isnan()
     assert call(z, t, checks=OFF)[0].isfinite().all()
     mask = torch.ones(40, dtype=torch.bool)
@@ -405,7 +407,7 @@ def test_nothing() -> None:
     ignored = call(torch.randn(3, 4), torch.full((3,), -100), red=MEAN, grads=1)
     assert ignored[0].isnan()
     assert (ignored[1] == 0).all()
-    assert call(torch.randn(3, 0), torch.zeros(3, dtype=torch.int64))[5] == -1
+    assert call(torch.randn(3, 0), torch.zeros(3, dtype=torch.int64))[5] == wire.DECLINED
     one = call(torch.randn(3, 1), torch.zeros(3, dtype=torch.int64), eps=0.3)
     assert (one[0] == 0).all()
 
@@ -423,10 +425,10 @@ def test_declined() -> None:
         (z, y, {"shift": torch.ones(3)}),
         (z, y, {"mask": torch.ones(3)}),
         (z, y, {"sample_weight": torch.ones(2)}),
-        (z, y, {"linear": False, "stats": 1}),
+        (z, y, {"plain": False, "stats": ["log_probability"]}),
         (z, y, {"picked": True, "eps": 0.1}),
     ):
-        assert call(a, b, **more)[5] == -1
+        assert call(a, b, **more)[5] == wire.DECLINED
 
 
 def test_small_gradients_survive() -> None:
@@ -469,7 +471,7 @@ def test_log_probabilities_as_given(dtype: torch.dtype) -> None:
         step = max(STEP[dtype], 1e-12)
         torch.testing.assert_close(got[0].double(), expected.detach(), rtol=step, atol=step)
         torch.testing.assert_close(got[1].double(), x.grad, rtol=step, atol=step)
-        assert call(lp + 100, y, picked=True)[5] == 1
+        assert call(lp + 100, y, picked=True)[5] == wire.ClassScoresViolation.LOG_PROBABILITY
         assert call(lp + 100, y, picked=True, checks=NAN)[0].isnan().sum() == y.numel() - 1
 
 
@@ -511,12 +513,13 @@ def three(z: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (q * (0.1 * lse * lse - logs - 0.2 * logs.mean(1, keepdim=True) + torch.expm1(logs) ** 2)).sum(1)
 
 
-@pytest.mark.parametrize(("loss", "eager", "stats", "params"), [
-    (KernelTestFocalLoss, focal, 1, (2.0,)), (KernelTestThreeLoss, three, 7, ())
+@pytest.mark.parametrize(("loss", "eager", "params"), [
+    (KernelTestFocalLoss, focal, (2.0,)), (KernelTestThreeLoss, three, ())
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_formulas_of_row_statistics(loss: Any, eager: Any, stats: int, params: tuple[float, ...], dtype) -> None:
-    kernel = library.find(next(iter(loss._formulas.values())))
+def test_formulas_of_row_statistics(loss: Any, eager: Any, params: tuple[float, ...], dtype) -> None:
+    formula = next(iter(loss._formulas.values()))
+    kernel = library.find(formula)
     if not kernel:
         pytest.skip("no compiler")
     torch.manual_seed(0)
@@ -534,7 +537,8 @@ def test_formulas_of_row_statistics(loss: Any, eager: Any, stats: int, params: t
             q = (base * (1 - eps) + eps / shape[1]) * weights
             expected = eager(x, q)
             (slope,) = torch.autograd.grad(expected, x, up.double())
-            given = {"kernel": kernel, "linear": False, "stats": stats, "params": params, "eps": eps, "weight": w}
+            given = {"kernel": kernel, "plain": False, "stats": formula.operands, "params": params}
+            given |= {"eps": eps, "weight": w}
             loss_got = call(z, target, **given)[0]
             dz = call(z, target, grads=1, upstream=up, **given)[1]
             step = max(STEP[dtype], 1e-11) * 4

@@ -21,7 +21,7 @@ import losskit
 import losskit.functional as LF
 from losskit import ClassScoresLoss, domains, param
 from losskit.families.base import Family
-from losskit.kernels import fused
+from losskit.kernels import wire
 from losskit.policy import state
 
 INF = float("inf")
@@ -415,7 +415,7 @@ def test_why_counts_the_dimensions_that_the_kernel_takes(loss, monkeypatch):
     """Up to MAX_DIMS dimensions the kernel runs, beyond them the formula, and `why` says so."""
     ran = []
     monkeypatch.setattr(type(loss._planned()), "eager", lambda *given: ran.append("eager") or torch.zeros(()))
-    for dims, implementation in ((fused.MAX_DIMS, "fused CPU kernel"), (fused.MAX_DIMS + 1, "eager formula")):
+    for dims, implementation in ((wire.MAX_DIMS, "fused CPU kernel"), (wire.MAX_DIMS + 1, "eager formula")):
         ran.clear()
         x = torch.rand((2, 2) + (1,) * (dims - 3) + (2,))
         operands = [x, torch.rand_like(x)]

@@ -269,10 +269,10 @@ def wrapped(patch, owner, name, wrap):
 
 
 def packed(change):
-    """A mutant of `fused.pack`, by its arguments (reduction, weight_in_mean, rows, stretch)."""
+    """A mutant of `fused.pack`, by its arguments (reduction, weight_in_mean, rows, broadcast)."""
 
     def wrap(pack):
-        names = ("weight_in_mean", "rows", "stretch")
+        names = ("weight_in_mean", "rows", "broadcast")
         return lambda reduction, **given: (lambda r, *rest: pack(r, **dict(zip(names, rest))))(
             *change(reduction, *(given[name] for name in names))
         )

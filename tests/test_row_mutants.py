@@ -13,7 +13,7 @@ from row_samples import SAMPLES
 
 import losskit
 from losskit.families import class_scores, embeddings, margins, sequence
-from losskit.kernels import fused, library
+from losskit.kernels import fused, library, wire
 
 MUTANTS = {}
 
@@ -79,8 +79,10 @@ def number(index, make):
     return put(NUMBERS, lambda numbers: [make(x) if i == index else x for i, x in enumerate(numbers)])
 
 
-def bit(place, on=None):
-    return put(CODE, lambda code: code ^ (1 << place) if on is None else code | 1 << place)
+def bit(family, name, on=False):
+    """A bit of the family, set or cleared."""
+    mask = wire.OPTIONS.pack(family=wire.OPS[family].family.mask(name))
+    return op(family, put(CODE, lambda code: code | mask if on else code & ~mask))
 
 
 def flipped(found, args):
@@ -117,7 +119,7 @@ MUTANTS |= {
     "ignore_index off by one": op("class_scores", number(3, lambda i: i + 1)),
     "ignore_index off by one below": op("class_scores", number(3, lambda i: i - 1)),
     "target class shifted": op("class_scores", put(B, lambda t: t if t.is_floating_point() else (t + 1) % 5)),
-    "NLL takes a softmax": op("class_scores", put(CODE, lambda code: code & ~(1 << 21 + 2))),
+    "NLL takes a softmax": bit("class_scores", "log_probabilities"),
     "multi_margin: target shifted": op("margins", put(B, lambda t: t if t.ndim > 1 else (t + 1) % 5)),
     "multilabel_margin: terminator ignored": op("margins", put(B, lambda t: t.clamp(min=0) if t.ndim > 1 else t)),
     "multilabel_margin: first label only": op(
@@ -129,11 +131,11 @@ MUTANTS |= {
     "positive and negative exchanged": op("embeddings", exchange),
     "eps lost": op("embeddings", number(3, lambda eps: 0.0)),
     "p is 2": op("embeddings", number(2, lambda p: 2.0)),
-    "swap lost": op("embeddings", put(CODE, lambda code: code & ~(1 << 21 + 15))),
+    "swap lost": bit("embeddings", "swap"),
     "blank is another class": op("ctc", number(2, lambda b: (b + 1) % 5)),
-    "zero_infinity lost": op("ctc", put(CODE, lambda code: code & ~(1 << 21 + 2))),
-    "always the exact gradient": op("ctc", bit(21 + 1, on=True)),
-    "log-softmax lost": op("ctc", put(CODE, lambda code: code & ~(1 << 21))),
+    "zero_infinity lost": bit("ctc", "zero_infinity"),
+    "always the exact gradient": bit("ctc", "exact_gradient", on=True),
+    "log-softmax lost": bit("ctc", "from_scores"),
     "one frame fewer": op("ctc", put(C, lambda lengths: lengths - 1)),
     "one label fewer": op("ctc", put(D, lambda lengths: (lengths - 1).clamp(min=0))),
     "formula: log-probabilities of the wrong row": formula(

@@ -16,6 +16,7 @@ ROOMS = {
     "declaration": "losskit.declaration losskit.loss losskit.names losskit.traced losskit.forms losskit.registry losskit.reduction",
     "call": "losskit.plan losskit.plans losskit.validation",
     "torch's private names": "losskit.kernels.torch_internals",
+    "wire": "losskit.kernels.wire",
     "for people": "losskit.display losskit.curves losskit.draw",
     "kernels": "losskit.kernels",
     "families": "losskit.families",
@@ -30,11 +31,13 @@ MAY_IMPORT = {
     "language": {"words", "guide"},
     "words": {"language"},
     "torch's private names": set(),
-    "declaration": {"language", "words", "guide"},
-    "call": {"declaration", "language", "words", "torch's private names"},
+    "wire": {"words"},
+    "declaration": {"wire", "language", "words", "guide"},
+    "call": {"wire", "declaration", "language", "words", "torch's private names"},
     "for people": {"declaration", "language", "words", "guide"},
-    "kernels": {"call", "declaration", "language", "words", "torch's private names"},
-    "families": {"kernels", "for people", "call", "declaration", "language", "words", "torch's private names", "guide"},
+    "kernels": {"wire", "call", "declaration", "language", "words", "torch's private names"},
+    "families": {"kernels", "wire", "for people", "call", "declaration", "language", "words", "torch's private names",
+                 "guide"},
     "losses": {"families", "declaration", "language", "words"},
     "layers": {"losses", "families", "kernels", "for people", "call", "declaration", "language", "words",
                "torch's private names", "guide"},
@@ -46,8 +49,6 @@ MAY_IMPORT = {
 # What crosses a wall, and why.
 EXCEPTIONS = {
     ("losskit_guide.cli", "losskit.machine"),  # the commands that compute with torch import it when they are called
-    ("losskit.kernels.gpu.embeddings", "losskit.families.embeddings"),  # numbers of the statistics
-    ("losskit.kernels.gpu.margins", "losskit.families.margins"),  # numbers of the violations
     ("losskit.losses", "losskit.registry"),  # `losskit.losses()`, as earlier versions spelt `losskit.list_losses()`
 }
 # Of language, a formula's author uses the formula language alone.

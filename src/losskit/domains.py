@@ -143,11 +143,12 @@ class Signs:
 
 
 Domain = Interval | Signs
+SLACK_ULPS = 4.0  # of 1: what rounding may leave beyond a closed bound
 
 
 def slack_of(dtype: torch.dtype) -> float:
     """What rounding may leave beyond a bound, 4 ULP of 1: an interpolation of ones gives 1.0000001."""
-    return 4.0 * torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    return SLACK_ULPS * torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
 
 
 def shortest(value: float) -> str:

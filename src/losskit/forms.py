@@ -14,10 +14,10 @@ import torch
 
 from losskit.declaration import Operand
 from losskit.errors import error
+from losskit.kernels.wire import MAX_OPERANDS
 from losskit.loss import Loss, suggestion
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-MAX_OPERANDS = 4  # of a call
 
 _EXTRAS = {"sample_weight": "Tensor | None", "mask": "Tensor | None", "normalizer": "Tensor | float | None"}
 _EXTRA_DOCS = {

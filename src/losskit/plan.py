@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from losskit.kernels.wire import MAX_OPERANDS
 from losskit.traced import Formula
 
 Dims = tuple[int | None, ...]  # for each dimension of a tensor, which of the unreduced loss it is, or None
@@ -39,15 +40,15 @@ class Plan:
 
     formula: Formula | None = None  # what the family's kernel evaluates, where it takes a formula
     weight_in_mean = False  # whether `weight` counts in the denominator of the mean
-    gradients = 15  # bits of the operands by which the kernel gives a gradient
+    gradients = (1 << MAX_OPERANDS) - 1  # bits of the operands by which the kernel gives a gradient
     settles = False  # whether values are put onto a bound that they are beyond by a few ULP, unless checks are off
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too
 
     def __init__(self, loss: Any, reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]) -> None:
-        """loss: the declaration; code: from `fused.pack`; names: of the tensors, up to four; numbers: of the kernel."""
+        """loss: the declaration; code: from `fused.pack`; names: of the tensors; numbers: from `Op.given`."""
         self.loss, self.name, self.reduction, self.code, self.names = loss, loss.name, reduction, code, list(names)
-        self.numbers = [float("nan"), 1.0, *numbers]
+        self.numbers = list(numbers)
         self.on_device: dict[torch.device, Tensor] = {}  # the numbers of the formula, where a GPU reads them
 
     def validated(

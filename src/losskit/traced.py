@@ -21,8 +21,8 @@ from losskit.domains import Domain, real
 from losskit.errors import DeclarationError
 from losskit.formula import PRIMITIVES
 from losskit.graph import ALIASES, Expr, Trace, spelling, topological
+from losskit.kernels.wire import MAX_PARAMETERS
 
-KERNEL_NUMBERS = 16  # kMaxParameters of csrc/op.h: parameters, and what is computed from them
 MAX_OPERATIONS = 1000  # of a formula: a kernel of more takes minutes to compile
 
 
@@ -126,7 +126,7 @@ class Formula:
         They are computed once for a plan, in float64. A parameter times a power of two is exact anyway, so it stays.
         """
         parts = [x for x in parametric([self.value, *self.guarded]) if not x.is_condition and not _exact(x)]
-        return {x: f"number{i}_" for i, x in enumerate(parts[: KERNEL_NUMBERS - len(self.numbers)])}
+        return {x: f"number{i}_" for i, x in enumerate(parts[: MAX_PARAMETERS - len(self.numbers)])}
 
     @property
     def kernel_numbers(self) -> list[str]:

@@ -20,7 +20,6 @@ from losskit.display import Mathematics, Statistic, Writer, written_of
 from losskit.draw import Draw
 from losskit.errors import DeclarationError, LossError
 from losskit.forms import (
-    MAX_OPERANDS,
     constructor_source,
     docstring,
     forward_source,
@@ -31,6 +30,7 @@ from losskit.forms import (
     strict,
 )
 from losskit.kernels.dispatch import run
+from losskit.kernels.wire import MAX_DECLARED, MAX_OPERANDS
 from losskit.loss import Loss, legacy_reduction
 from losskit.names import check_argument
 from losskit.plan import OPEN, Opened, Plan
@@ -38,8 +38,6 @@ from losskit.plans import Plans, plan_of
 from losskit.printing import run_source
 from losskit.traced import Formula
 from losskit_guide.card import Curve, Equation, Variant
-
-MAX_PARAMETERS = 8  # of a declaration
 
 
 class Formulas(dict[tuple[bool, ...], Formula]):
@@ -140,9 +138,9 @@ class Family(Loss, abstract=True):
                     f"{cls.__name__}: `value` must take 1 to {MAX_OPERANDS} tensors, got {len(formula.operands)}"
                 )
             formula.gradients  # noqa: B018  # derives the gradients that `grad` does not give, or raises why it cannot
-            if len(formula.numbers) > MAX_PARAMETERS:
+            if len(formula.numbers) > MAX_DECLARED:
                 raise DeclarationError(
-                    f"{cls.__name__}: a loss may have {MAX_PARAMETERS} numbers, got {len(formula.numbers)}"
+                    f"{cls.__name__}: a loss may have {MAX_DECLARED} numbers, got {len(formula.numbers)}"
                 )
 
     def _planned(self) -> Plan:

@@ -34,9 +34,10 @@ from losskit.errors import error
 from losskit.families.base import Family
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr, Trace
-from losskit.kernels import eager, fused, search
+from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.ranks import Part
 from losskit.kernels.torch_internals import transforms_active
+from losskit.kernels.wire import ClassScoresViolation as Violation
 from losskit.plan import Arguments, Dims, Plan
 from losskit.policy import state
 from losskit.reduction import Reduction, counting, reduce_eagerly
@@ -53,9 +54,8 @@ from losskit.validation import (
 )
 from losskit_guide.card import Curve, Equation, Given
 
-STATISTICS = ("log_probability", "log_sum_exp", "mean_log_probability")
+STATISTICS = wire.names(wire.ClassScoresStatistic)
 _ONE_CLASS = " There is one class: for yes or no use binary_cross_entropy_with_logits, or two channels."
-_LINEAR, _NORMALISED, _STATISTICS = 1, 2, 3  # bits of the kernel's options
 
 
 class ClassScoresPlan(Plan):
@@ -68,13 +68,16 @@ class ClassScoresPlan(Plan):
         formula, numbers = loss._formula_of(parameters)
         self.smoothing = parameters.get("label_smoothing", 0.0)
         self.ignored = parameters["ignore_index"]
-        linear = _linear(formula)
-        family = linear << _LINEAR | loss.log_probabilities << _NORMALISED
-        family |= sum((name in formula.operands) << _STATISTICS + i for i, name in enumerate(STATISTICS))
+        plain = _plain(formula)
+        family = wire.CLASS_SCORES.family.pack(
+            plain=plain, log_probabilities=loss.log_probabilities, statistics=formula.operands
+        )
         names = ["input", "target", *(["shift"] if loss.shift is not None else [])]
-        given = [self.smoothing, float(self.ignored), *map(float, numbers.values())]
+        given = wire.CLASS_SCORES.given(
+            map(float, numbers.values()), smoothing=self.smoothing, ignore_index=float(self.ignored)
+        )
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
-        self.formula = None if linear else formula
+        self.formula = None if plain else formula
         self.log_probabilities = loss.log_probabilities
         self.statistics = formula.operands
         # A term of the loss: the formula times the share of its class. A share of 0 silences an infinite term.
@@ -313,17 +316,17 @@ class ClassScoresPlan(Plan):
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         # `shape` is the input's shape, then the order in which the kernel walked its dimensions other than classes.
-        # Operand 1 is the input, 2 a target of indices, 3 one of probabilities. In the flat index, classes come last.
+        # In the flat index, classes come last.
         shape, order = shape[: len(shape) // 2 + 1], shape[len(shape) // 2 + 1 :]
         dim = min(1, len(shape) - 1)
         classes = shape[dim]
         sizes = [shape[d] for d in order]
-        row, label = (place, 0) if operand == 2 else divmod(place, classes)
+        row, label = (place, 0) if operand == Violation.CLASS_INDEX else divmod(place, classes)
         places = dict(zip(order, unravel(row, sizes), strict=True))
         of_row = tuple(places[d] for d in sorted(order))
-        if operand == 2:
+        if operand == Violation.CLASS_INDEX:
             return self._no_class(of_row, int(value), classes)
-        tell = self._no_log_probability if operand == 1 else self._no_probability
+        tell = self._no_log_probability if operand == Violation.LOG_PROBABILITY else self._no_probability
         return tell((*of_row[:dim], label, *of_row[dim:]), value)
 
     def _no_class(self, index: tuple[int, ...], value: int, classes: int) -> Exception:
@@ -355,7 +358,7 @@ def _pick(x: Tensor, index: Tensor, part: Part | None) -> Tensor:
     return x.gather(-1, index) if part is None else part.pick(x, index)
 
 
-def _linear(formula: Formula) -> bool:
+def _plain(formula: Formula) -> bool:
     """Whether a loss is plain cross entropy, which the kernel knows."""
     return formula.value is -formula.trace.variable("log_probability")
 
@@ -602,7 +605,7 @@ class ClassScoresLoss(Family, abstract=True):
 
     @classmethod
     def _compiled_formulas(cls) -> list[Formula]:
-        return [formula for formula in cls._formulas.all() if not _linear(formula)]
+        return [formula for formula in cls._formulas.all() if not _plain(formula)]
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:

@@ -28,7 +28,7 @@ from losskit.draw import Draw
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
 from losskit.graph import Expr
-from losskit.kernels import eager, fused, search
+from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.sharded import trailing
 from losskit.plan import Arguments, Dims, Plan
 from losskit.policy import state
@@ -36,12 +36,6 @@ from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.traced import Formula
 from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unravel
 from losskit_guide.card import Curve, Equation, Given
-
-# The numbers of the statistics in the kernel. Two embeddings have one distance, the first of three.
-STATISTICS = {
-    "cosine": 1, "cosine_distance": 2, "distance": 3, "positive_distance": 3, "negative_distance": 4, "target": 5
-}  # fmt: skip
-_SWAP = 15  # bit of the kernel's options
 
 
 class EmbeddingsPlan(Plan):
@@ -53,9 +47,9 @@ class EmbeddingsPlan(Plan):
         formula, numbers = loss._formula_of(parameters)
         self.p, self.eps = parameters.get("p", 2.0), parameters.get("eps", 0.0)
         self.swap = parameters.get("swap", False)
-        family = sum(STATISTICS[name] << 3 * i for i, name in enumerate(formula.operands)) | self.swap << _SWAP
+        family = wire.EMBEDDINGS.family.pack(statistics=formula.operands, swap=self.swap)
         names = loss._call_operands()
-        given = [self.p, self.eps, *map(float, numbers.values())]
+        given = wire.EMBEDDINGS.given(map(float, numbers.values()), p=self.p, eps=self.eps)
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
         self.formula: Formula = formula
         self.embeddings = len(names) - ("target" in names)
@@ -246,7 +240,7 @@ def of_embeddings(cls: Any, write: Writer, definitions: Sequence[Equation]) -> M
         {others[0]: _LETTERS["positive"], others[1]: _LETTERS["negative"]} if others[1:] else {}
     )
     by = write.write(trace.variable(first))
-    write.letters |= {f"{name}_by": gradient_by(by, _LETTERS[name]) for name in STATISTICS if name in _LETTERS}
+    write.letters |= {f"{x.name}_by": gradient_by(by, x.letter) for x in SPOKEN if x.name in _LETTERS}
     slopes = {name: write.computed(name) for name in used if name != "target"}
     if "cosine_distance" in slopes:
         cosine = trace.variable("cosine")

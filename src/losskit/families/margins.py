@@ -24,15 +24,14 @@ from losskit.display import LOSS, NOTHING, Mathematics, Statistic, Writer, Writt
 from losskit.draw import Draw
 from losskit.errors import DeclarationError, error
 from losskit.families.base import Family
-from losskit.kernels import eager, fused, search
+from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.torch_internals import hidden
+from losskit.kernels.wire import MarginsViolation as Violation
 from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, class_weight, shape_hint, unravel
 from losskit_guide.card import Curve
 
-_MANY = 1  # bit of the family in the kernel's code
-NO_CLASS, MASK_GIVEN = 2, 3  # recorded by a GPU's kernel: one bad index in the target, or a mask as the target
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -44,8 +43,8 @@ class MarginsPlan(Plan):
 
     def __init__(self, loss: type[MarginsLoss], reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)
-        code = fused.pack(reduction, family=_MANY if loss.many else 0)
-        super().__init__(loss, reduction, code, loss._call_operands(), list(numbers.values()))
+        code = fused.pack(reduction, family=wire.MARGINS.family.pack(many=loss.many))
+        super().__init__(loss, reduction, code, loss._call_operands(), wire.MARGINS.given(numbers.values()))
         self.formula, self.many = formula, loss.many
         self.differentiable = formula.differentiable(numbers)
 
@@ -175,13 +174,13 @@ class MarginsPlan(Plan):
             if bool(wrong.any()):
                 row, position = (int(i) for i in wrong.nonzero()[0])
                 place = (start + row) * classes + position if self.many else start + row
-                raise self.sighted(tuple(input.shape), NO_CLASS, place, int(lists[start + row, position]))
-        raise self.sighted(tuple(input.shape), MASK_GIVEN, 0, 0)
+                raise self.sighted(tuple(input.shape), Violation.CLASS_INDEX, place, int(lists[start + row, position]))
+        raise self.sighted(tuple(input.shape), Violation.MASK_GIVEN, 0, 0)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
-        """shape: the input's; operand: the target, or MASK_GIVEN."""
+        """shape: the input's; operand: a violation."""
         classes, got = shape[-1], int(value)
-        if operand == MASK_GIVEN:
+        if operand == Violation.MASK_GIVEN:
             return error(
                 "parameter", loss=self.name, argument="target",
                 expected="the class indices of each row, ended by -1",

@@ -19,7 +19,7 @@ from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.base import Family
-from losskit.kernels import eager, fused, search
+from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.sharded import trailing
 from losskit.plan import Arguments, Dims, Kernel, Plan
 from losskit.policy import state
@@ -39,13 +39,14 @@ class PointwisePlan(Plan):
         formula, numbers = loss._formula_of(parameters)
         self.batchmean = reduction == "batchmean"
         reduction = "mean" if self.batchmean else reduction
-        stretch = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
-        logits = [declared.kind == "logit" for declared in formula.declared.values()]
-        family = sum(bit << i for i, bit in enumerate([*formula.advised, *[False] * (4 - len(logits)), *logits]))
+        broadcast = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
+        scores = sum(1 << i for i, declared in enumerate(formula.declared.values()) if declared.kind == "logit")
+        advised = sum(1 << i for i, bit in enumerate(formula.advised) if bit)
+        family = wire.POINTWISE.family.pack(advised=advised, scores=scores)
         code = fused.pack(
-            reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, stretch=stretch, family=family
+            reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, broadcast=broadcast, family=family
         )  # fmt: skip
-        super().__init__(loss, reduction, code, formula.operands, list(numbers.values()))
+        super().__init__(loss, reduction, code, formula.operands, wire.POINTWISE.given(numbers.values()))
         self.formula: Formula = formula
         self.differentiable = formula.differentiable(numbers)
         self.domains = formula.required

@@ -29,14 +29,14 @@ from losskit.errors import error
 from losskit.families.base import Family
 from losskit.formula import log
 from losskit.graph import Trace
-from losskit.kernels import eager, fused
+from losskit.kernels import eager, fused, wire
 from losskit.kernels.torch_internals import hidden, transforms_active
+from losskit.kernels.wire import SequenceViolation as Violation
 from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import Reduction, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, unravel
 from losskit_guide.card import Curve, Equation, Variant
 
-_SCORES, _EXACT, _ZERO_INFINITY = 1, 2, 4  # bits of the family in the kernel's code
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LOG_PROBABILITIES = "log-probabilities (at most 0)"
 _FROM_SCORES = " Pass log_softmax(scores, dim=-1), or from_scores=True."
@@ -53,8 +53,11 @@ class SequencePlan(Plan):
         self.blank, self.zero_infinity = parameters["blank"], parameters["zero_infinity"]
         self.scores = parameters["from_scores"]
         self.exact = parameters["exact_gradient"] or self.scores
-        family = self.scores * _SCORES | self.exact * _EXACT | self.zero_infinity * _ZERO_INFINITY
-        super().__init__(loss, reduction, fused.pack(reduction, family=family), loss._call_operands(), [self.blank])
+        family = wire.CTC.family.pack(
+            from_scores=self.scores, exact_gradient=self.exact, zero_infinity=self.zero_infinity
+        )
+        given = wire.CTC.given(blank=self.blank)
+        super().__init__(loss, reduction, fused.pack(reduction, family=family), loss._call_operands(), given)
 
     # -- validation ---------------------------------------------------------------------------------------
 
@@ -316,14 +319,14 @@ class SequencePlan(Plan):
         batched = len(shape) > 3
         frames, classes, size = shape[0], shape[2 if batched else 1], shape[-1]
         samples = shape[1] if batched else 1
-        if operand == 1:
+        if operand == Violation.LOG_PROBABILITY:
             return self._no_log_probability(unravel(place, shape[: 3 if batched else 2]), value)
         got = int(value)
-        if operand == 4 and place == samples:
+        if operand == Violation.TARGET_LENGTH and place == samples:
             return self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", got)
-        if operand > 2:
+        if operand != Violation.LABEL:
             of_targets = "the width of targets" if len(shape) == 5 else "the number of targets"
-            most, what = (frames, "the number of frames") if operand == 3 else (size, of_targets)
+            most, what = (frames, "the number of frames") if operand == Violation.INPUT_LENGTH else (size, of_targets)
             where = (place,) if batched else ()
             return self._outside(self.names[operand - 1], f"in [0, {most}], {what}", got, where)
         if len(shape) != 4:

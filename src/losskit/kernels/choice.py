@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from losskit.dtypes import autocast
-from losskit.kernels import fused, gpu, library
+from losskit.kernels import fused, gpu, library, wire
 from losskit.kernels.torch_internals import exporting, observed, transforms_active
 from losskit.plan import Arguments, Plan
 
@@ -33,8 +33,8 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
     extras = [x for x in args[1:] if isinstance(x, Tensor)]
     if torch.is_grad_enabled() and any(x.requires_grad for x in extras):
         return "a gradient by a weight or the normalizer is wanted"
-    if not on_gpu and args.operands[0].ndim > fused.MAX_DIMS:
-        return f"the fused kernel takes at most {fused.MAX_DIMS} dimensions"
+    if not on_gpu and args.operands[0].ndim > wire.MAX_DIMS:
+        return f"the fused kernel takes at most {wire.MAX_DIMS} dimensions"
     if torch.is_grad_enabled() and any(x.requires_grad and not plan.gradients >> i & 1 for i, x in enumerate(args[0])):
         return "a gradient by an operand is wanted that the kernel does not give"
     if on_gpu:
@@ -52,7 +52,8 @@ def from_kernel(plan: Plan, arguments: Arguments, result: torch.dtype | None = N
         return gpu.attempt(plan, arguments, result)
     numbers = plan.numbers
     if arguments.normalizer is not None:
-        numbers = [float(arguments.normalizer), *numbers[1:]]
+        numbers = list(numbers)
+        numbers[wire.Number.NORMALIZER] = float(arguments.normalizer)
     padded: list[Any] = [*arguments.operands, None, None, None]
     a, b, c, d = padded[:4]
     extras = arguments.weight, arguments.sample_weight, arguments.mask

@@ -20,32 +20,31 @@ from torch import Tensor
 
 from losskit import dtypes
 from losskit.errors import error
-from losskit.kernels import library
+from losskit.kernels import library, wire
 from losskit.kernels.torch_internals import batched
 from losskit.plan import Plan
 from losskit.policy import REFUSES_NAN, checks_of_block, empty_of_block, state
 from losskit.spaces import tell
 
-MAX_DIMS = 16
-SUSPICIOUS = 64  # kSuspicious of csrc/op.h: the result is there, but the operands do not look like what the loss takes
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-# torch's numbering of scalar types, plus one; 0 leaves the choice to the kernel.
-_RESULT = {torch.float16: 6, torch.float32: 7, torch.float64: 8, torch.bfloat16: 16}
+_REDUCTIONS = {"none": wire.Reduction.ELEMENTS, "mean": wire.Reduction.MEAN, "sum": wire.Reduction.SUM}
 
-# Bits of the code, as csrc/op.h unpacks them: reduction 0-1, gradients 2-5, checks 6-7, empty 8, weight in the mean
-# 9, rows 10, dtype of the result 11-16, broadcast operands 17-20, from 21 what the family says.
-_GRADIENTS, _CHECKS, _EMPTY, _WEIGHT, _ROWS, _DTYPE, _STRETCH, _FAMILY = 2, 6, 8, 9, 10, 11, 17, 21
-_CHECK_BITS = {"off": 0, "nan": 1 << _CHECKS, "raise": 2 << _CHECKS}
+# What a call adds to the code of its plan, ready to be or-ed in.
+_TORCHS = {torch.float16: "Half", torch.float32: "Float", torch.float64: "Double", torch.bfloat16: "BFloat16"}
+_RESULT = {dtype: wire.OPTIONS.pack(result=wire.SCALAR_TYPES[name] + 1) for dtype, name in _TORCHS.items()}
+_CHECK_BITS = {mode: wire.OPTIONS.pack(checks=wire.Checks[mode.upper()]) for mode in ("off", "nan", "raise")}
 _CHECK_BITS |= {mode + REFUSES_NAN: bits for mode, bits in _CHECK_BITS.items()}
-_ALL_CHECKS = 3 << _CHECKS
+_ALL_CHECKS = wire.OPTIONS.mask("checks")
+_EMPTY_IS_ZERO = wire.OPTIONS.pack(empty_is_zero=True)
+_GRADIENTS = wire.OPTIONS.shift("gradients")
 
 
-def pack(reduction: str, *, weight_in_mean: bool = False, rows: bool = False, stretch: int = 0, family: int = 0) -> int:
+def pack(
+    reduction: str, *, weight_in_mean: bool = False, rows: bool = False, broadcast: int = 0, family: int = 0
+) -> int:
     """The part of the code that a plan fixes."""
-    return _REDUCTIONS[reduction] | weight_in_mean << _WEIGHT | rows << _ROWS | stretch << _STRETCH | family << _FAMILY
-
-
-_FREED = -2  # a status: see csrc/op.h
+    return wire.OPTIONS.pack(
+        reduction=_REDUCTIONS[reduction], weight_in_mean=weight_in_mean, rows=rows, broadcast=broadcast, family=family
+    )
 
 
 class DeclinedError(Exception):
@@ -68,11 +67,11 @@ def attempt(
     # As `state.checks` and `state.empty` do, without their frames.
     code = plan.code | _CHECK_BITS[checks_of_block.get() or state.process_checks]
     if (empty_of_block.get() or state.process_empty) == "zero":
-        code |= 1 << _EMPTY
+        code |= _EMPTY_IS_ZERO
     if result is None and a.dtype in dtypes.HALVES:
         result = dtypes.autocast(dtypes.result_dtype(_present(a, b, c, d)), a.device)
     if result is not None:
-        code |= _RESULT[result] << _DTYPE
+        code |= _RESULT[result]
     run, wanted = _forward, 0
     if torch.is_grad_enabled():
         wanted = int(a.requires_grad)
@@ -108,12 +107,12 @@ def _forward(
     outputs = _op(plan)(library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, None, numbers)
     status = outputs[5]
     if status:
-        if status == _FREED:
+        if status == wire.FREED:
             operands = dict(zip(plan.names, (a, b, c, d), strict=False))
             raise _freed(plan, operands | {"weight": weight, "sample_weight": sample_weight, "mask": mask})
         if status < 0:
             raise DeclinedError
-        if status < SUSPICIOUS:
+        if status < wire.SUSPICIOUS:
             plan.refuse(_present(a, b, c, d), mask)
         tell(plan.spaces(_present(a, b, c, d), mask))
     return outputs
@@ -195,7 +194,8 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
     checks = code & _ALL_CHECKS
     poisoned = checks == _CHECK_BITS["nan"] or (plan.settles and checks != 0)
     if torch.is_grad_enabled() or batched(upstream):
-        normalizer = None if numbers[0] != numbers[0] else numbers[0]
+        given = numbers[wire.Number.NORMALIZER]
+        normalizer = None if given != given else given
         extras = weight, sample_weight, mask, normalizer
         return differentiable(plan, (a, b, c, d), extras, poisoned, upstream, ctx.needs_input_grad[1:5])
     # Values were checked in forward.
@@ -204,7 +204,8 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
         return _op(plan)(
             library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, upstream, numbers
         )[1:5]
-    numbers = [numbers[0], upstream.item(), *numbers[2:]]
+    numbers = list(numbers)
+    numbers[wire.Number.FACTOR] = upstream.item()
     return _op(plan)(library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
 
 

@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 import torch
 
-from losskit.kernels import cache, codegen, compiler
+from losskit.kernels import cache, codegen, compiler, wire
 from losskit.spaces import tell
 from losskit.traced import Formula
 
@@ -45,7 +45,10 @@ def _own() -> ctypes.CDLL | None:
         return None
     try:
         torch.ops.load_library(str(LIBRARY))
-        return ctypes.CDLL(str(LIBRARY))
+        own = ctypes.CDLL(str(LIBRARY))
+        if not _address(own, wire.SYMBOL):
+            raise OSError("they were built from another version of losskit; install losskit again")
+        return own
     except OSError as problem:
         warnings.warn(f"losskit: the fused kernels cannot be loaded, eager formulas run: {problem}", stacklevel=2)
         return None

@@ -28,6 +28,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from losskit.domains import log_probability, slack_of
+from losskit.kernels import wire
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.layouts import Layout, placed
@@ -39,6 +40,7 @@ from losskit.kernels.gpu.shared import (
     Call,
     Outputs,
     cdiv,
+    entry,
     factor_of,
     finish,
     finish_kernel,
@@ -56,7 +58,7 @@ ROW = 32768  # float32 numbers that the registers of a program hold
 BLOCK = 8192  # numbers of a long row that a program reads at once
 PROGRAMS = 8192  # at most, about: few sums must be left to `finish`
 COUNTED = 8192  # rows that one program counts for the denominator
-STATISTICS = {"log_probability": 1, "log_sum_exp": 2, "mean_log_probability": 3}
+OF_LOG, OF_LSE, OF_MEAN = (tl.constexpr(int(x)) for x in wire.ClassScoresStatistic)
 # Words of this file:
 #   tile             the rows and classes that a program takes at once; `long` rows take several, one after another
 #   lane             a place in a tile; not a thread's lane
@@ -72,8 +74,7 @@ STATISTICS = {"log_probability": 1, "log_sum_exp": 2, "mean_log_probability": 3}
 
 # Tensors that are addressed by row, two strides each: scores, gradients, ...; the first three also have classes.
 X, SLOPE, TARGET, SAMPLE_WEIGHT, MASK, UPSTREAM = (tl.constexpr(k) for k in range(6))
-# What a recorded violation is of: a log-probability of the input, a class index, a probability.
-OF_INPUT, OF_INDEX, OF_PROBABILITY = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+LOG_PROBABILITY, CLASS_INDEX, PROBABILITY = (tl.constexpr(int(x)) for x in wire.ClassScoresViolation)
 NONE = tl.constexpr(MAX_INT32)  # no class
 LOG2E = tl.constexpr(1.4426950408889634)
 LOG2E_HIGH, LOG2E_LOW = tl.constexpr(1.4426950216293335), tl.constexpr(1.925963033500887e-8)  # two float32
@@ -212,9 +213,9 @@ def part_of_mean(z, pivot, there, ordinary):
 
 @triton.jit
 def operand(logs, lse, mean, K: tl.constexpr):
-    if K == 2:
+    if K == OF_LSE:
         x = lse
-    elif K == 3:
+    elif K == OF_MEAN:
         x = mean
     else:
         x = logs
@@ -224,11 +225,11 @@ def operand(logs, lse, mean, K: tl.constexpr):
 @triton.jit
 def derivative(value, a, b, c, ORDER: tl.constexpr, K: tl.constexpr):
     """The derivative by statistic K."""
-    if (ORDER & 3) == K:
+    if entry(ORDER, 0) == K:
         found = a
-    elif ((ORDER >> 2) & 3) == K:
+    elif entry(ORDER, 1) == K:
         found = b
-    elif ((ORDER >> 4) & 3) == K:
+    elif entry(ORDER, 2) == K:
         found = c
     else:
         found = tl.zeros_like(value)
@@ -243,13 +244,13 @@ def evaluated(logs, lse, mean, numbers, EVALUATE: tl.constexpr, ORDER: tl.conste
         by_log = tl.full(logs.shape, -1.0, T)
         by_lse, by_mean = tl.zeros_like(logs), tl.zeros_like(logs)
     else:
-        first = operand(logs, lse, mean, ORDER & 3)
-        second = operand(logs, lse, mean, (ORDER >> 2) & 3)
-        third = operand(logs, lse, mean, (ORDER >> 4) & 3)
+        first = operand(logs, lse, mean, entry(ORDER, 0))
+        second = operand(logs, lse, mean, entry(ORDER, 1))
+        third = operand(logs, lse, mean, entry(ORDER, 2))
         value, a, b, c, _ = EVALUATE(first, second, third, first, numbers, T)
-        by_log = derivative(value, a, b, c, ORDER, 1)
-        by_lse = derivative(value, a, b, c, ORDER, 2)
-        by_mean = derivative(value, a, b, c, ORDER, 3)
+        by_log = derivative(value, a, b, c, ORDER, OF_LOG)
+        by_lse = derivative(value, a, b, c, ORDER, OF_LSE)
+        by_mean = derivative(value, a, b, c, ORDER, OF_MEAN)
     return value, by_log, by_lse, by_mean
 
 
@@ -332,7 +333,7 @@ def class_scores_kernel(
             counts, own, bad, y = right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT)
             weigh, weigh_slope = weigh_rows(sample_weight, each_upstream, o, i, inside, strides, T)
             if CHECKED and not SOFT:
-                report(record, bad.to(tl.int32) * OF_INDEX, y, row, number)
+                report(record, bad.to(tl.int32) * CLASS_INDEX, y, row, number)
             # Rows that do not count are not read, except along positions, where whole vectors are loaded.
             read = inside if ALONG else counts
             at = place(o, i, strides, X, ALIGNED)
@@ -432,7 +433,7 @@ def class_scores_kernel(
                     bad = counts & (wrong < NONE)
                     if tl.max(bad.to(tl.int32), 0) > 0:
                         found = tl.load(target + at_target + wrong.to(INDEX) * class_strides[TARGET], mask=bad, other=0)
-                        report(record, bad.to(tl.int32) * OF_PROBABILITY, found, row * classes + wrong, number)
+                        report(record, bad.to(tl.int32) * PROBABILITY, found, row * classes + wrong, number)
             else:
                 share = tl.full((ROWS,), 1.0, T)
                 if SMOOTHED:
@@ -553,9 +554,9 @@ def picked_kernel(
             at = place(o, i, strides, X) + own.to(INDEX) * class_strides[X]
             logs = tl.load(x + at, mask=counts, other=0).to(T)
             if CHECKED:
-                report(record, bad.to(tl.int32) * OF_INDEX, y, row, number)
+                report(record, bad.to(tl.int32) * CLASS_INDEX, y, row, number)
                 high = counts & (logs > LIMIT) & (bad == 0)
-                report(record, high.to(tl.int32) * OF_INPUT, logs, row * classes + own, number)
+                report(record, high.to(tl.int32) * LOG_PROBABILITY, logs, row * classes + own, number)
                 bad = bad | high
             if shift is not None:
                 logs += tl.load(shift + own).to(T)
@@ -656,7 +657,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         blocks = cdiv(total, resident)
         programs = cdiv(total, blocks)
         sums = torch.empty(programs, dtype=torch.float64, device=device) if not each and upstream is None else None
-        order = 0 if plan.formula is None else sum(STATISTICS[s] << 2 * k for k, s in enumerate(plan.statistics))
+        order = 0 if plan.formula is None else wire.CLASS_SCORES.statistics(plan.statistics)
         taken = [
             x, target, shift, weight, sample_weight, mask, each_upstream, None if each else upstream, denominator,
             numbers_of(plan, device), record_of(device), values, sums, gradients[0],

@@ -33,6 +33,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from losskit.domains import log_probability as log_probability_domain
+from losskit.kernels import wire
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.shared import (
     OPTIONS,
@@ -54,6 +55,7 @@ from losskit.plan import Arguments, Plan
 # labels before its own, and whether a NaN was seen. ASLEEP: the upstream gradient is 1, so nothing is rewritten.
 STATUS, FRAMES, SPAN, LENGTH, BEGIN, NAN, FACTS = (tl.constexpr(i) for i in range(7))
 FINE, IMPOSSIBLE, MASKED, BAD, ASLEEP = (tl.constexpr(i) for i in range(5))
+LOG_PROBABILITY, LABEL, INPUT_LENGTH, TARGET_LENGTH = (tl.constexpr(int(x)) for x in wire.SequenceViolation)
 TOP, OTHERS, REST, STATISTICS = (tl.constexpr(i) for i in range(4))
 
 HEAD_OF_LARGE, HEAD_OF_SMALL = tl.constexpr((1023 + 256) << 20), tl.constexpr((1023 - 256) << 20)  # upper halves
@@ -210,15 +212,15 @@ def read_kernel(
         at = tl.arange(0, 1)
         raw = tl.load(target_lengths + n * target_stride + at).to(tl.int64)
         short = tl.load(input_lengths + n * input_stride + at).to(tl.int64)
-        which = tl.where((raw < 0) | (raw > size), 4, 0)
-        which = tl.where((short < 0) | (short > frames), 3, which)
-        found, index = tl.where(which == 3, short, raw), at + n
+        which = tl.where((raw < 0) | (raw > size), TARGET_LENGTH, 0)
+        which = tl.where((short < 0) | (short > frames), INPUT_LENGTH, which)
+        found, index = tl.where(which == INPUT_LENGTH, short, raw), at + n
         which = tl.where(counts, which, 0)
         if CONCATENATED:
             of_total = (which == 0) & (at + total != size) & (at + n == 0) & (at + all_own.to(tl.int32) == 1)
             found = tl.where(of_total, total, found)
             index = tl.where(of_total, samples, index)
-            which = tl.where(of_total, 4, which)
+            which = tl.where(of_total, TARGET_LENGTH, which)
         report(record, which, found, index, number)
     wrong = length * 0
     for start in range(0, tl.where(bad, 0, length), BLOCK):
@@ -230,7 +232,7 @@ def read_kernel(
             at_label = n.to(tl.int64) * size + j
             if CONCATENATED:
                 at_label = at_label * size + begin + j
-            report(record, tl.where(outside, tl.where(counts, 2, 0), 0), label, at_label, number)
+            report(record, tl.where(outside, tl.where(counts, LABEL, 0), 0), label, at_label, number)
     bad = bad | (wrong > 0)
     impossible = (length > inputs) | (length >= W)
     status = tl.where(bad, BAD, tl.where(impossible, IMPOSSIBLE, FINE))
@@ -295,8 +297,8 @@ def frames_kernel(
             above = inside & (block > LIMIT)
             seen = seen | above.to(tl.int32)
             index = (at * vocabulary)[:, None] + c[None, :]
-            report(record, tl.reshape(above.to(tl.int32), (ROWS * BLOCK,)), tl.reshape(block, (ROWS * BLOCK,)),
-                   tl.reshape(index, (ROWS * BLOCK,)), number)  # fmt: skip
+            which = tl.reshape(above.to(tl.int32) * LOG_PROBABILITY, (ROWS * BLOCK,))
+            report(record, which, tl.reshape(block, (ROWS * BLOCK,)), tl.reshape(index, (ROWS * BLOCK,)), number)
         if SCORES:
             best_at = tl.where(block > best, c[None, :], best_at)
             best = tl.where(block > best, block, best)

@@ -26,7 +26,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from losskit.dtypes import HALVES
-from losskit.families.embeddings import STATISTICS
+from losskit.kernels import wire
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
@@ -36,6 +36,7 @@ from losskit.kernels.gpu.shared import (
     Outputs,
     cdiv,
     denominator_of,
+    entry,
     factor_of,
     finish,
     index_type,
@@ -44,12 +45,14 @@ from losskit.kernels.gpu.shared import (
     record_of,
     report,
 )
+from losskit.kernels.wire import EmbeddingsStatistic as Statistic
 from losskit.plan import Arguments, Plan
 
 LONGEST = 8192  # elements of a row in registers (float64: half as many); longer rows are read in blocks of half of it
-COSINE, APART = tl.constexpr(STATISTICS["cosine"]), tl.constexpr(STATISTICS["cosine_distance"])
-POSITIVE, NEGATIVE = tl.constexpr(STATISTICS["positive_distance"]), tl.constexpr(STATISTICS["negative_distance"])
-TARGET = tl.constexpr(STATISTICS["target"])
+COSINE, APART = tl.constexpr(int(Statistic.COSINE)), tl.constexpr(int(Statistic.COSINE_DISTANCE))
+POSITIVE = tl.constexpr(int(Statistic.POSITIVE_DISTANCE))
+NEGATIVE = tl.constexpr(int(Statistic.NEGATIVE_DISTANCE))
+TARGET = tl.constexpr(int(Statistic.TARGET))
 INFINITY = tl.constexpr(math.inf)
 
 
@@ -313,13 +316,13 @@ def choice(cosine, apart, positive, negative, label, K: tl.constexpr):
 def slope_of(d0, d1, d2, d3, STATISTICS: tl.constexpr, K: tl.constexpr):
     """The derivative by a statistic."""
     slope = tl.zeros_like(d0)
-    if STATISTICS % 8 == K:
+    if entry(STATISTICS, 0) == K:
         slope += d0
-    if (STATISTICS >> 3) % 8 == K:
+    if entry(STATISTICS, 1) == K:
         slope += d1
-    if (STATISTICS >> 6) % 8 == K:
+    if entry(STATISTICS, 2) == K:
         slope += d2
-    if (STATISTICS >> 9) % 8 == K:
+    if entry(STATISTICS, 3) == K:
         slope += d3
     return slope
 
@@ -556,7 +559,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
         missing = [None] * (3 - plan.embeddings)
         inputs = [*embeddings, *missing, *(per_row(x, shape) for x in extras)]
         evaluate, violation, _ = formulas.functions(plan.formula)
-        code = sum(STATISTICS[name] << 3 * i for i, name in enumerate(plan.formula.operands))
+        code = wire.EMBEDDINGS.statistics(plan.formula.operands)
         checked = call.checked and any(not domain.everything for domain in plan.formula.required)
         row_steps = [step_of(x) for x in inputs[:3]]
         aligned = alignment(width, *row_steps)

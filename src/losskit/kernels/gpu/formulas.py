@@ -18,10 +18,9 @@ from triton.language.extra import libdevice
 from losskit.domains import Domain, Signs
 from losskit.graph import Expr, topological
 from losskit.kernels.gpu import primitives
+from losskit.kernels.wire import MAX_OPERANDS
 from losskit.printing import print_number, print_statements, run_source
 from losskit.traced import Formula
-
-SLOTS = 4
 
 
 class Functions(NamedTuple):
@@ -58,7 +57,7 @@ def source(formula: Formula) -> str:
         text if _varies(root, operands) else f"{text} + tl.zeros_like(x0_)"
         for root, text in zip(roots, [value, *gradients], strict=True)
     ]
-    padded = [*texts, *["value_"] * (SLOTS - len(gradients))]
+    padded = [*texts, *["value_"] * (MAX_OPERANDS - len(gradients))]
     lines = ["def evaluate(x0_, x1_, x2_, x3_, numbers_, T_: tl.constexpr):"]
     lines += [f"    {name} = x{i}_" for i, name in enumerate(operands)]
     lines += [f"    {name} = tl.load(numbers_ + {i}).to(T_)" for i, name in enumerate(numbers)]

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from losskit.dtypes import HALVES
-from losskit.families.margins import MASK_GIVEN, NO_CLASS
+from losskit.kernels import wire
 from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
 from losskit.kernels.gpu.shared import (
@@ -44,6 +44,7 @@ from losskit.plan import Arguments
 
 LONGEST = 8192  # scores of a row that is held in registers; longer ones are read by half of that
 LONGEST_LIST = 16384  # the same where rows have lists of targets
+CLASS_INDEX, MASK_GIVEN = (tl.constexpr(int(x)) for x in wire.MarginsViolation)
 GLANCE = 32  # targets of a row that are read at once in the search for a mask
 
 
@@ -207,7 +208,7 @@ def margins_kernel(
     rows, classes, divisor, number, score_step, class_step, target_steps, weight_step, steps,
     EVALUATE: tl.constexpr, T: tl.constexpr, S: tl.constexpr, MANY: tl.constexpr, CHECKED: tl.constexpr,
     REWRITE: tl.constexpr, INDEX: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr, NO_CLASS: tl.constexpr, MASK_GIVEN: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """T, S: the types of differences and of sums. `classes` and `score_step` come divided by ALIGNED."""
     classes *= ALIGNED
@@ -232,7 +233,7 @@ def margins_kernel(
             taken, lengths, bad, place, found = listed_classes(
                 target, target_steps[0], target_steps[1], row, kept, classes, BLOCK
             )  # fmt: skip
-            which = tl.where(bad != 0, NO_CLASS, 0)
+            which = tl.where(bad != 0, CLASS_INDEX, 0)
             place = row * classes + place
             if lists is not None:
                 masks = kept & (row < tl.where(tl.load(lists) == 0, rows, 0))
@@ -256,7 +257,7 @@ def margins_kernel(
         else:
             label = tl.load(target + row * target_steps[0], mask=kept, other=0).to(tl.int64)
             fine = kept & (label >= 0) & (label < classes)
-            which = tl.where(kept & (fine == 0), NO_CLASS, 0)
+            which = tl.where(kept & (fine == 0), CLASS_INDEX, 0)
             place, found = row, label
             own = tl.load(scores + row * score_step + label * class_step, mask=fine, other=0)
             if classes == 1:  # NaN in gives NaN out, without a pair too
@@ -359,7 +360,7 @@ def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor 
             score_step // aligned, class_step, target_steps, 0 if weight is None else weight.stride(0),
             tuple(step_of(x) for x in extras),
             evaluate, TYPES[call.compute], tl.float32 if input.dtype in HALVES else tl.float64, plan.many, call.checked,
-            into is not None, index, classes <= tile.block, tile.rows, tile.block, aligned, NO_CLASS, MASK_GIVEN,
+            into is not None, index, classes <= tile.block, tile.rows, tile.block, aligned,
             num_warps=tile.warps, **OPTIONS,
         )  # fmt: skip
     return Outputs(values if sums is None else finish(call, sums, divisor, denominator), [gradient, None])

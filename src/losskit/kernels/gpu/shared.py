@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from losskit.kernels import wire
 from losskit.plan import Plan
 
 # The order of operations is the formula's: the compiler must not contract to fused multiply-adds.
@@ -30,6 +31,7 @@ TYPES = {
     torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64
 }  # fmt: skip
 MAX_INT32 = 2**31 - 1
+entry = triton.constexpr_function(wire.entry)  # of a list of statistics
 LONGEST_STEP = 2**23  # no loop has a larger step; its index may end beyond the last element by one step
 
 

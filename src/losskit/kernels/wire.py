@@ -1,0 +1,316 @@
+"""What Python, C++ and Triton must agree on, said once: limits, statuses, and how a call is packed into numbers.
+
+`tools/generate.py` prints this file as `csrc/generated/wire.h`, each name as C++ spells it: `FREED` is `wire::kFreed`,
+the field `rows` of OPTIONS is `wire::options::rows(code)`. Triton's kernels take the same numbers as constants.
+
+A library that was built from another version of this file would misread every call. So the digest of the header is the
+name of a symbol of the library, which `kernels.library` looks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from losskit.domains import SLACK_ULPS, log_probability
+
+# -- limits -----------------------------------------------------------------------------------------------
+
+MAX_OPERANDS = 4  # tensors that a formula takes
+MAX_DECLARED = 8  # numbers among the parameters of a declaration
+MAX_PARAMETERS = 16  # numbers that a kernel takes: those declared, and what is computed from them
+MAX_DIMS = 16  # dimensions of a CPU tensor
+
+# -- what an op answers -----------------------------------------------------------------------------------
+
+DECLINED = -1  # it does not take these tensors; nothing was computed
+FREED = -2  # the memory of a tensor is gone; nothing was read
+SUSPICIOUS = 64  # the result is there, but the operands do not look like what the loss takes; above all violations
+
+
+class ClassScoresViolation(IntEnum):
+    LOG_PROBABILITY = 1  # of the input, above 0
+    CLASS_INDEX = 2  # a target that is no class
+    PROBABILITY = 3  # a target outside [0, 1]
+
+
+class MarginsViolation(IntEnum):
+    CLASS_INDEX = 2
+    MASK_GIVEN = 3  # all targets are rows of 0 and 1
+
+
+class SequenceViolation(IntEnum):
+    """Numbered as the operands are."""
+
+    LOG_PROBABILITY = 1
+    LABEL = 2  # no class, or the blank
+    INPUT_LENGTH = 3
+    TARGET_LENGTH = 4  # one of them, or their total
+
+
+# -- numbers and their names ------------------------------------------------------------------------------
+
+# Of torch (c10::ScalarType): those that can carry numbers of a loss.
+SCALAR_TYPES = {
+    "Byte": 0, "Char": 1, "Short": 2, "Int": 3, "Long": 4, "Half": 5, "Float": 6, "Double": 7, "Bool": 11,
+    "BFloat16": 15, "UInt16": 27, "UInt32": 28,
+}  # fmt: skip
+
+
+class Reduction(IntEnum):
+    ELEMENTS = 0  # 'none'
+    MEAN = 1
+    SUM = 2
+
+
+class Checks(IntEnum):
+    OFF = 0
+    NAN = 1
+    RAISE = 2
+
+
+class Number(IntEnum):
+    """Positions in the numbers of a call; those of the family follow, then the parameters of the formula."""
+
+    NORMALIZER = 0  # NaN: none was given
+    FACTOR = 1  # of the gradients
+
+
+class ClassScoresStatistic(IntEnum):
+    LOG_PROBABILITY = 1
+    LOG_SUM_EXP = 2
+    MEAN_LOG_PROBABILITY = 3
+
+
+class EmbeddingsStatistic(IntEnum):
+    """Two embeddings have one distance, the first of three."""
+
+    COSINE = 1
+    COSINE_DISTANCE = 2
+    DISTANCE = 3
+    POSITIVE_DISTANCE = 3
+    NEGATIVE_DISTANCE = 4
+    TARGET = 5
+
+
+def names(members: type[IntEnum]) -> tuple[str, ...]:
+    """The names of statistics, as formulas write them."""
+    return tuple(name.lower() for name in members.__members__)
+
+
+# -- layouts ----------------------------------------------------------------------------------------------
+
+ENTRY = 3  # bits of an entry of a list
+
+
+def entry(packed: int, operand: int) -> int:
+    """What a list from bit 0 on says of an operand; 0 where it has ended."""
+    return packed >> ENTRY * operand & (1 << ENTRY) - 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """Some bits of an integer: a number, or a list that says what each operand of a formula is."""
+
+    shift: int
+    width: int
+    members: type[IntEnum] | None = None  # of a list: what an entry may be; 0 where the list has ended
+
+    def pack(self, value: Any) -> int:
+        """The bits of a value, not yet shifted. Entries of a list are given by name."""
+        bits = int(value) if self.members is None else self._packed(self.members, value)
+        if not 0 <= bits < 1 << self.width:
+            raise ValueError(f"{value} does not fit into {self.width} bits")
+        return bits
+
+    def _packed(self, members: type[IntEnum], value: Iterable[str]) -> int:
+        return sum(members[name.upper()] << ENTRY * i for i, name in enumerate(value))
+
+    def unpack(self, code: int) -> Any:
+        """The number, or the members of the list."""
+        bits = code >> self.shift & (1 << self.width) - 1
+        if self.members is None:
+            return bits
+        entries = (entry(bits, operand) for operand in range(MAX_OPERANDS))
+        return [self.members(one) for one in entries if one]
+
+
+class Layout:
+    """Fields side by side in one integer, from the lowest bit on; each is declared by its width, a list by its members.
+
+    >>> layout = Layout(rows=1, result=6)
+    >>> layout.pack(rows=True, result=7), layout.unpack(15)
+    (15, {'rows': 1, 'result': 7})
+    """
+
+    def __init__(self, **declared: int | type[IntEnum]) -> None:
+        self.fields: dict[str, Field] = {}
+        shift = 0
+        for name, own in declared.items():
+            one = Field(shift, own) if isinstance(own, int) else Field(shift, ENTRY * MAX_OPERANDS, own)
+            self.fields[name] = one
+            shift += one.width
+        self.width = shift
+
+    def pack(self, **values: Any) -> int:
+        """The integer of some fields; the others are 0."""
+        return sum(self.fields[name].pack(value) << self.fields[name].shift for name, value in values.items())
+
+    def unpack(self, code: int) -> dict[str, Any]:
+        """The value of each field."""
+        return {name: one.unpack(code) for name, one in self.fields.items()}
+
+    def shift(self, name: str) -> int:
+        """Where a field begins."""
+        return self.fields[name].shift
+
+    def mask(self, name: str) -> int:
+        """All bits of a field."""
+        return (1 << self.fields[name].width) - 1 << self.fields[name].shift
+
+
+@dataclass(frozen=True)
+class Op:
+    """What the op of a family is told beside tensors and OPTIONS, and what it finds wrong."""
+
+    family: Layout
+    numbers: tuple[str, ...] = ()  # those after Number, before the parameters of the formula
+    violations: type[IntEnum] | None = None
+
+    def given(self, parameters: Iterable[float] = (), **own: float) -> list[float]:
+        """The numbers of a call without a normalizer: Number, the family's own, the parameters of the formula."""
+        return [math.nan, 1.0, *(own[name] for name in self.numbers), *parameters]
+
+    def statistics(self, names: Iterable[str]) -> int:
+        """What each operand of a formula is, as a list from bit 0 on."""
+        return self.family.fields["statistics"].pack(names)
+
+
+# Everything about a call that is not a tensor or a number. A field of MAX_OPERANDS bits has one for each operand.
+OPTIONS = Layout(
+    reduction=2,  # Reduction
+    gradients=MAX_OPERANDS,  # that are wanted
+    checks=2,  # Checks
+    empty_is_zero=1,  # the mean over nothing is 0 instead of NaN
+    weight_in_mean=1,  # `weight` counts in the denominator of the mean
+    rows=1,  # a row's loss is the mean over its last dimension
+    result=6,  # of SCALAR_TYPES, plus one; 0: that of the operands
+    broadcast=MAX_OPERANDS,  # that may be broadcast
+    family=32,  # what else the op's own family needs to know
+)
+POINTWISE = Op(
+    Layout(
+        advised=MAX_OPERANDS,  # violations are told but change nothing
+        scores=MAX_OPERANDS,  # they look like probabilities if their first elements are all in [0, 1]
+    ),
+)
+CLASS_SCORES = Op(
+    Layout(
+        plain=1,  # the loss is -log_probability: no formula is called
+        log_probabilities=1,  # the input is log-probabilities: there is no softmax
+        statistics=ClassScoresStatistic,  # the operands of the formula
+    ),
+    numbers=("smoothing", "ignore_index"),
+    violations=ClassScoresViolation,
+)
+MARGINS = Op(
+    Layout(many=1),  # a row has a list of targets
+    violations=MarginsViolation,
+)
+EMBEDDINGS = Op(
+    Layout(statistics=EmbeddingsStatistic, swap=1),
+    numbers=("p", "eps"),
+)
+CTC = Op(
+    Layout(
+        from_scores=1,  # the argument is raw scores: the log-softmax belongs to the loss
+        exact_gradient=1,  # of the argument itself, not torch's of a log-softmax before it
+        zero_infinity=1,  # an impossible alignment costs 0 instead of infinity
+    ),
+    numbers=("blank",),
+    violations=SequenceViolation,
+)
+OPS: Mapping[str, Op] = {
+    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "ctc": CTC
+}  # fmt: skip
+
+
+# -- in C++ -----------------------------------------------------------------------------------------------
+
+
+def _spelled(name: str) -> str:
+    """`IGNORE_INDEX` as kIgnoreIndex."""
+    return "k" + "".join(part.capitalize() for part in name.split("_"))
+
+
+def _enum(head: str, members: Mapping[str, int]) -> str:
+    own = [f"{name} = {int(value)}" for name, value in members.items()]
+    line = f"enum {head} {{ {', '.join(own)} }};"
+    return line if len(line) <= 120 else "\n".join([f"enum {head} {{", *(f"  {one}," for one in own), "};"])
+
+
+def _members(members: type[IntEnum]) -> dict[str, int]:
+    return {_spelled(name): value for name, value in members.__members__.items()}
+
+
+def _reader(name: str, own: Field) -> str:
+    """The function that reads a field."""
+    if own.members is not None:
+        place = f"{own.shift} + {ENTRY} * operand" if own.shift else f"{ENTRY} * operand"
+        value = f"static_cast<Statistic>((bits >> ({place})) & {(1 << ENTRY) - 1})"
+        return f"constexpr Statistic {name}(int64_t bits, int operand) {{\n  return {value};\n}}"
+    value = f"(bits >> {own.shift}) & {(1 << own.width) - 1}" if own.shift else f"bits & {(1 << own.width) - 1}"
+    return f"constexpr {'bool' if own.width == 1 else 'int64_t'} {name}(int64_t bits) {{ return {value}; }}"
+
+
+def _readers(layout: Layout) -> list[str]:
+    return [_reader(name, own) for name, own in layout.fields.items()]
+
+
+def _namespace(name: str, lines: Iterable[str]) -> list[str]:
+    return [f"namespace {name} {{", *lines, f"}}  // namespace {name}", ""]
+
+
+def _of_op(op: Op) -> list[str]:
+    lines = [
+        _enum("class Statistic", {"kAbsent": 0, **_members(own.members)})
+        for own in op.family.fields.values()
+        if own.members
+    ]
+    positions = {_spelled(name): len(Number) + i for i, name in enumerate([*op.numbers, "first_parameter"])}
+    lines.append(_enum("Number : size_t", positions))
+    if op.violations:
+        lines.append(_enum("Violation : uint8_t", _members(op.violations)))
+    return lines + _readers(op.family)
+
+
+def _contract() -> str:
+    """Everything that is printed, but the digest of it."""
+    lines = ["namespace losskit::wire {", ""]
+    lines += [f"constexpr int {_spelled(name)} = {globals()[name]};"
+              for name in ("MAX_OPERANDS", "MAX_PARAMETERS", "MAX_DIMS")]  # fmt: skip
+    lines += [f"constexpr int64_t {_spelled(name)} = {globals()[name]};"
+              for name in ("DECLINED", "FREED", "SUSPICIOUS")]  # fmt: skip
+    lines += [f"constexpr double kMostLogProbability = {log_probability.high!r};"]
+    lines += [f"constexpr double kSlackUlps = {SLACK_ULPS!r};"]
+    lines += [_enum("class DType : int32_t", {f"k{name}": value for name, value in SCALAR_TYPES.items()})]
+    enums = {"Reduction": Reduction, "Checks": Checks, "Number : size_t": Number}
+    lines += [*(_enum(head, _members(members)) for head, members in enums.items()), ""]
+    lines += _namespace("options", _readers(OPTIONS))
+    for name, op in OPS.items():
+        lines += _namespace(name, _of_op(op))
+    return "\n".join([*lines, "}  // namespace losskit::wire"]) + "\n"
+
+
+SYMBOL = f"losskit_wire_{hashlib.sha256(_contract().encode()).hexdigest()[:12]}"
+
+
+def header() -> str:
+    """The text of csrc/generated/wire.h, but its first comment."""
+    reason = "// A symbol of the library, by which Python knows that it was built from this file."
+    includes = "#pragma once\n\n#include <cstddef>\n#include <cstdint>"
+    return f"{includes}\n\n{reason}\n#define LOSSKIT_WIRE {SYMBOL}\n\n{_contract()}"
