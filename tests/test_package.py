@@ -91,14 +91,18 @@ def test_declarations_are_complete():
 
 
 def test_code_stays_readable():
-    """The vocabulary stays small, counted in statements, so that nothing is gained by packing; functions stay short."""
-    vocabulary = "graph formula calculus printing reduction domains facts errors policy registry loss forms names traced plan plans validation dtypes families/base"
+    """The vocabulary stays small, counted in statements, so that nothing is gained by packing; files and functions short."""
+    vocabulary = (
+        "graph language primitives formula calculus printing reduction domains facts errors policy registry declaration "
+        "loss forms names traced plan plans validation dtypes families/base"
+    )
     paths = {ROOT / f"src/losskit/{name}.py" for name in vocabulary.split()}
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")}
-    assert sum(isinstance(node, ast.stmt) for path in paths for node in ast.walk(trees[path])) < 2000
+    assert sum(isinstance(node, ast.stmt) for path in paths for node in ast.walk(trees[path])) < 2400
     for path, tree in trees.items():
         if "gpu" in path.parts or path.name == "functional.py":  # Triton's kernels and generated code
             continue
+        assert len(path.read_text().splitlines()) <= 400, f"{path.name} is more than a few screens"
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}: {node.name} is longer than a screen"
