@@ -20,7 +20,7 @@ import test_truth
 import torch
 
 from losskit import dtypes, probability
-from losskit.families import pointwise
+from losskit.families import pointwise_plan as pointwise
 from losskit.graph import topological
 from losskit.kernels import eager, fused
 from losskit.printing import function

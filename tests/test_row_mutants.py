@@ -12,7 +12,7 @@ import torch
 from row_samples import SAMPLES
 
 import losskit
-from losskit.families import class_scores, embeddings, margins, sequence
+from losskit.families import class_scores_plan, embeddings_plan, margins_plan, sequence_plan
 from losskit.kernels import fused, library, wire
 
 MUTANTS = {}
@@ -139,17 +139,19 @@ MUTANTS |= {
     "one frame fewer": op("ctc", put(C, lambda lengths: lengths - 1)),
     "one label fewer": op("ctc", put(D, lambda lengths: (lengths - 1).clamp(min=0))),
     "formula: log-probabilities of the wrong row": formula(
-        class_scores, "_statistics", lambda f: lambda x: tuple(s.roll(1, 0) for s in f(x))
+        class_scores_plan, "row_statistics", lambda f: lambda *x: tuple(s.roll(1, 0) for s in f(*x))
     ),
-    "formula: one list entry too many": formula(margins, "_listed", lambda f: lambda lists: (lists == -1).cumsum(1) <= 1),
+    "formula: one list entry too many": formula(
+        margins_plan, "_listed", lambda f: lambda lists: (lists == -1).cumsum(1) <= 1
+    ),
     "formula: distance without eps": formula(
-        embeddings, "_distance", lambda f: lambda x, y, p, eps: f(x, y, p, 0.0)
+        embeddings_plan, "_distance", lambda f: lambda x, y, p, eps: f(x, y, p, 0.0)
     ),
     "formula: cosine not normalised": formula(
-        embeddings, "_cosine", lambda f: lambda x, y: ((x * y).sum(-1), 1 - (x * y).sum(-1))
+        embeddings_plan, "_cosine", lambda f: lambda x, y: ((x * y).sum(-1), 1 - (x * y).sum(-1))
     ),
     "formula: blanks may be skipped between equal labels": formula(
-        sequence.SequencePlan, "_alignments", lambda f: lambda self, lp, labels, i, n: f(self, lp, labels + 0, i - 1, n)
+        sequence_plan.SequencePlan, "_alignments", lambda f: lambda self, lp, labels, i, n: f(self, lp, labels + 0, i - 1, n)
     ),
 }  # fmt: skip
 
