@@ -119,7 +119,8 @@ def durations() -> str:
     return (
         f"On {found['cores']} cores with torch for the CPU, `pip install torch==2.13.0 numpy` takes {told('torch')} on "
         f'disk, `pip install ".[cli]"` {told("pip install .")} more, `make demo` {told("make demo")} in `.venv`, '
-        f"`make test` after that {told('make test')}, `make wheel` {told('make wheel')}."
+        f"what `make test` needs besides {told('make setup')} in all, the tests {round(found['make test']['seconds'] / 60)} "
+        f"min, `make wheel` {told('make wheel')}."
     )
 
 
