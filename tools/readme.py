@@ -119,8 +119,8 @@ def durations() -> str:
     return (
         f"On {found['cores']} cores with torch for the CPU, `pip install torch==2.13.0 numpy` takes {told('torch')} on "
         f'disk, `pip install ".[cli]"` {told("pip install .")} more, `make demo` {told("make demo")} in `.venv`, '
-        f"`make test` {told('make setup')} with what it adds, and {round(found['make test']['seconds'] / 60)} min of tests, "
-        f"`make wheel` {told('make wheel')}."
+        f"`make test` {told('make setup')} with what it adds, and "
+        f"{round(found['make test']['seconds'] / 60)} min of tests, `make wheel` {told('make wheel')}."
     )
 
 
