@@ -30,6 +30,7 @@ if "--rehearse" in sys.argv:  # read when Triton is imported, which torch may do
     os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
+import triton
 from cases import CASES, Case
 from peers import DTYPES, compare, loss_and_gradients, make_data, make_step
 from rich.console import Console
@@ -74,7 +75,7 @@ class Clock:
     """Times of the device, or of the CPU when rehearsing."""
 
     def __init__(self, device):
-        self.on_gpu = device == "cuda"
+        self.device, self.on_gpu = torch.device(device), device == "cuda"
 
     def seconds(self, step, repeats):
         """Seconds of so many calls, after one that finds caches as it may."""
@@ -105,7 +106,7 @@ class Clock:
 
     def copy_bandwidth(self):
         """Bytes per second, read and written, of a copy far larger than any cache."""
-        source = torch.empty(2**28 if self.on_gpu else 2**16, dtype=torch.float32)
+        source = torch.empty(2**28 if self.on_gpu else 2**16, dtype=torch.float32, device=self.device)
         copy = torch.empty_like(source)
         seconds = statistics.median(self.seconds(lambda: copy.copy_(source), 5) for _ in range(9))
         return 2 * source.numel() * source.element_size() / seconds
@@ -168,7 +169,8 @@ def measure(case, size, dtype, clock, bandwidth, left_out, rounds):
     shape = shape_of(case, SIZES[size])
     if shape is None:
         return None
-    arguments, options = make_data(case, shape, DTYPES[dtype])
+    with clock.device:  # only here: while a default device is set, each of torch's functions takes a detour
+        arguments, options = make_data(case, shape, DTYPES[dtype])
     peers = peers_of(case, arguments, options, left_out)
     if SIZES[size] <= 2**24:
         torch_function = case.torch or getattr(torch.nn.functional, case.function)
@@ -193,9 +195,10 @@ def measure(case, size, dtype, clock, bandwidth, left_out, rounds):
 def linear_case(clock, rounds, dtype):
     """A language model's head: the product with the vocabulary and cross entropy, against cut cross entropy."""
     rows, width, vocabulary = (4096, 2048, 32000) if clock.on_gpu else (8, 4, 10)
-    hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
-    matrix = (torch.randn(vocabulary, width, dtype=dtype) / width**0.5).requires_grad_()
-    target = torch.randint(0, vocabulary, (rows,))
+    with clock.device:
+        hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
+        matrix = (torch.randn(vocabulary, width, dtype=dtype) / width**0.5).requires_grad_()
+        target = torch.randint(0, vocabulary, (rows,))
     leaves = [hidden, matrix, target]
     peers = {
         "torch": make_step(lambda h, m, t: torch.nn.functional.cross_entropy(h @ m.T, t), leaves, {}),
@@ -254,24 +257,36 @@ def main():
     elif not torch.cuda.is_available():
         raise SystemExit("There is no GPU that torch can use. --rehearse runs the kernels in Triton's interpreter.")
     device, console, results = "cpu" if options.rehearse else "cuda", Console(width=140), []
-    with torch.device(device):
-        clock = Clock(device)
-        bandwidth = clock.copy_bandwidth()
-        for case in (c for c in GPU_CASES if any(part in c.name for part in options.only)):
-            for size in options.sizes:
-                for dtype in options.dtypes if case.halves else ["f32"]:
+    failed: list[str] = []
+    clock = Clock(device)
+    bandwidth = clock.copy_bandwidth()
+
+    def keep(result):
+        """In the file at once: the time on a card may end before the list does."""
+        results.append(result)
+        if clock.on_gpu:
+            document = {"card": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
+                        "losskit": losskit.__version__, "copy_bytes_per_s": bandwidth, "results": results}  # fmt: skip
+            options.json.write_text(json.dumps(document, indent=1) + "\n")
+
+    for case in (c for c in GPU_CASES if any(part in c.name for part in options.only)):
+        for size in options.sizes:
+            for dtype in options.dtypes if case.halves else ["f32"]:
+                try:
                     result = measure(case, size, dtype, clock, bandwidth, options.without, options.rounds)
-                    if result is not None:
-                        results.append(result)
-                        ratios = {n: round(x, 2) for n, x in result["over_losskit"].items()}
-                        console.print(case.name, size, dtype, ratios, highlight=False)
-        if "" in options.only:
-            results.append(linear_case(clock, options.rounds, torch.float32 if options.rehearse else torch.bfloat16))
+                except (SystemExit, RuntimeError) as error:  # the time on a card is short: the others are measured
+                    failed.append(f"{case.name} {size} {dtype}: {str(error).strip()[:500]}")
+                    console.print(failed[-1], highlight=False)
+                    continue
+                if result is not None:
+                    keep(result)
+                    ratios = {n: round(x, 2) for n, x in result["over_losskit"].items()}
+                    console.print(case.name, size, dtype, ratios, highlight=False)
+    if "" in options.only:
+        keep(linear_case(clock, options.rounds, torch.float32 if options.rehearse else torch.bfloat16))
     console.print(table_of(results, bandwidth))
-    card = "none" if options.rehearse else torch.cuda.get_device_name()
-    document = {"card": card, "torch": torch.__version__, "losskit": losskit.__version__, "copy_bytes_per_s": bandwidth}
-    if not options.rehearse:
-        options.json.write_text(json.dumps(document | {"results": results}, indent=1) + "\n")
+    if failed:
+        raise SystemExit("\n".join(["Not measured:", *failed]))
 
 
 if __name__ == "__main__":

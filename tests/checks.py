@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import mpmath
@@ -104,6 +104,17 @@ def anchors(domain: Interval | Signs, dtype: torch.dtype, kinks: Iterable[float]
     return [x for x in found if domain.includes(x)]
 
 
+def _on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function whose new tensors are the CPU's, where the truth is computed; the GPU's tests call it, too."""
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return called
+
+
 def kinks(setup: Setup, dtype: torch.dtype) -> list[float]:
     """Where formulas change course: at their parameters, and at 1 (counts, probabilities)."""
     numbers = [x for x in parameters(setup, dtype).values() if not isinstance(x, bool)]
@@ -111,6 +122,7 @@ def kinks(setup: Setup, dtype: torch.dtype) -> list[float]:
 
 
 @cache
+@_on_cpu
 def grid(setup_id: str, dtype: torch.dtype, size: int = 900, seed: int = 5) -> dict[str, torch.Tensor]:
     """Operands of a setup: extreme points, points around kinks of differences, and ordinary ones."""
     setup = _SETUPS[setup_id]
@@ -233,6 +245,7 @@ def hidden_scale(
 
 
 @cache
+@_on_cpu
 def truth(setup_id: str, dtype: torch.dtype) -> dict[str, Quantity]:
     """The truth on the grid of a setup: "value", and the gradient of every operand by its name."""
     setup = _SETUPS[setup_id]

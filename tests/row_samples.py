@@ -32,11 +32,15 @@ class Sample(Variant):
         return losskit.get(self.name)
 
     def operands(self, rows: int = ROWS, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
-        made = self.make(rows, torch.Generator().manual_seed(seed))
-        return [x.to(dtype) if x.is_floating_point() else x for x in made]
+        """The same numbers on every device."""
+        device = torch.get_default_device()
+        with torch.device("cpu"):
+            made = self.make(rows, torch.Generator().manual_seed(seed))
+        return [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in made]
 
     def kwargs(self, dtype: torch.dtype) -> dict[str, Any]:
-        return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in self.params.items()}
+        device = torch.get_default_device()
+        return {k: v.to(device, dtype) if isinstance(v, Tensor) else v for k, v in self.params.items()}
 
     def __call__(self, *operands: Tensor, **extra: Any) -> Tensor:
         return self.loss.functional(*operands, **self.kwargs(operands[0].dtype), **extra)

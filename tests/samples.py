@@ -25,9 +25,9 @@ class Setup:
         return "-".join([self.loss.name, *(f"{k}={v}" for k, v in self.params.items())])
 
     def operands(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.Tensor]:
-        """Random operands inside their domains, at ordinary scale."""
-        generator = torch.Generator().manual_seed(seed)
-        return [self.domain(name).sample(shape, generator).to(dtype) for name in self.loss._call_operands()]
+        """Random operands inside their domains, at ordinary scale; the same numbers on every device."""
+        generator, device = torch.Generator().manual_seed(seed), torch.get_default_device()
+        return [self.domain(name).sample(shape, generator).to(device, dtype) for name in self.loss._call_operands()]
 
     def domain(self, operand: str) -> Any:
         switches = {name: bool(self.params.get(name, p.default)) for name, p in self.loss.params.items()}

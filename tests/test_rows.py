@@ -200,7 +200,7 @@ def test_dtype_ladder(sample):
     for dtype in DTYPES[1:]:
         narrow = sample.operands(dtype=dtype, seed=3)
         wide = [x.double() if x.is_floating_point() else x for x in narrow]
-        params = {k: v.to(dtype).double() if isinstance(v, torch.Tensor) else v for k, v in sample.params.items()}
+        params = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in sample.kwargs(dtype).items()}
         for reduction in REDUCTIONS:
             with losskit.checks("off"):
                 got = sample(*narrow, reduction=reduction)

@@ -72,7 +72,7 @@ class Interval:
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Random float64 members, at ordinary scale."""
-        normal = torch.randn(shape, generator=generator, dtype=torch.float64) * 2.0
+        normal = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device) * 2.0
         if math.isfinite(self.low) and math.isfinite(self.high):
             return self.low + (self.high - self.low) * torch.sigmoid(normal)
         if math.isfinite(self.low):
@@ -130,7 +130,7 @@ class Signs:
         return (values != 1) & (values != -1) & (values == values)
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return torch.randint(0, 2, shape, generator=generator).to(torch.float64) * 2.0 - 1.0
+        return torch.randint(0, 2, shape, generator=generator, device=generator.device).to(torch.float64) * 2.0 - 1.0
 
     def edges(self) -> list[float]:
         return [-1.0, 1.0]

@@ -1,5 +1,6 @@
 """The suite of the GPU kernels: on a GPU where there is one, else on the CPU under Triton's interpreter."""
 
+import checks
 import numpy as np
 import pytest
 import torch
@@ -13,12 +14,14 @@ ON_GPU = torch.cuda.is_available()
 @pytest.fixture(autouse=True)
 def device(monkeypatch):
     """Where tensors must be for the kernels to take them; new tensors are there."""
+    shared.sightings()  # nothing is left of the test before
     if ON_GPU:
+        for name in ("X", "T", "W", "KEEP"):
+            monkeypatch.setattr(checks, name, getattr(checks, name).to("cuda"))
         with torch.device("cuda"):
             yield torch.device("cuda")
         return
     monkeypatch.setattr(gpu, "interpreted", True)
-    shared.sightings()  # nothing is left of the test before
     with np.errstate(all="ignore"):  # the interpreter's arithmetic, where a kernel's infinities are meant
         yield torch.device("cpu")
 
