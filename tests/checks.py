@@ -590,7 +590,7 @@ def check_dtypes() -> None:
     assert call(X, T.double()).dtype == torch.float64
     assert call(X.half(), T.half()).dtype == torch.float16
     assert call(X.double(), T.double(), sample_weight=torch.ones((), requires_grad=True)).dtype == torch.float64
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(X.device.type, dtype=torch.bfloat16):
         assert call(X.bfloat16(), T.bfloat16()).dtype == torch.float32
 
 

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DeclarationError(TypeError):
     """A loss is declared wrongly; raised when its class is made, not when it is used."""
@@ -159,6 +161,6 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
 def error(kind: str, *, hint: str = "", **context: object) -> Exception:
     """The exception of a kind, its sentence filled in; the caller raises it. hint: the way out, after a space."""
     exception, template = MESSAGES[kind]
-    made = exception(template.format(hint=hint, **context))
-    vars(made).update(kind=kind, context={"hint": hint, **context})  # what other ranks of a DTensor are told
+    made: Any = exception(template.format(hint=hint, **context))
+    made.kind, made.context = kind, {"hint": hint, **context}  # what other ranks of a DTensor are told
     return made

@@ -6,13 +6,14 @@ import torch
 import losskit.functional as LF
 
 CASES = {
-    "cross entropy": (lambda x, **k: LF.cross_entropy(x, torch.arange(6) % 5, **k), (6, 5)),
-    "cross entropy of maps": (lambda x, **k: LF.cross_entropy(x, torch.arange(8).reshape(2, 2, 2) % 3, **k), (2, 3, 2, 2)),
-    "multi margin": (lambda x, **k: LF.multi_margin_loss(x, torch.arange(6) % 5, **k), (6, 5)),
+    "cross entropy": (lambda x, **k: LF.cross_entropy(x, torch.arange(6, device=x.device) % 5, **k), (6, 5)),
+    "cross entropy of maps": (lambda x, **k: LF.cross_entropy(x, torch.arange(8, device=x.device).reshape(2, 2, 2) % 3, **k), (2, 3, 2, 2)),
+    "multi margin": (lambda x, **k: LF.multi_margin_loss(x, torch.arange(6, device=x.device) % 5, **k), (6, 5)),
     "triplet": (lambda x, **k: LF.triplet_margin_loss(x, x.roll(1, 0), x.roll(2, 0), **k), (6, 5)),
     "ctc": (
         lambda x, **k: LF.ctc_loss(
-            x.log_softmax(-1), torch.tensor([[1, 2], [3, 3]]), torch.tensor([4, 4]), torch.tensor([2, 2]), **k
+            x.log_softmax(-1), torch.tensor([[1, 2], [3, 3]], device=x.device), torch.tensor([4, 4], device=x.device),
+            torch.tensor([2, 2], device=x.device), **k
         ),
         (4, 2, 5),
     ),
@@ -51,7 +52,7 @@ def check_same(eager, compiled, x):
 
 def test_inductor_runs_them():
     def loss(x):
-        return LF.cross_entropy(x * 2, torch.arange(6) % 5, label_smoothing=0.1)
+        return LF.cross_entropy(x * 2, torch.arange(6, device=x.device) % 5, label_smoothing=0.1)
 
     torch._dynamo.reset()
     check_same(loss, torch.compile(loss, fullgraph=True), torch.randn(6, 5, requires_grad=True))
@@ -61,7 +62,7 @@ def test_a_half_is_scaled_before_it_is_rounded():
     x = torch.full((4096, 2), 1e-3, dtype=torch.float16, requires_grad=True)
 
     def loss(x):
-        return LF.cross_entropy(x, torch.zeros(4096, dtype=torch.int64)).float() * 2.0**13
+        return LF.cross_entropy(x, torch.zeros(4096, dtype=torch.int64, device=x.device)).float() * 2.0**13
 
     torch._dynamo.reset()
     torch.compile(loss, backend="aot_eager", fullgraph=True)(x).backward()
@@ -77,7 +78,7 @@ def test_element_wise_losses_are_traced():
 
     torch._dynamo.reset()
     x = torch.randn(5)
-    torch.compile(lambda x: LF.huber_loss(x, torch.zeros(5)), backend=backend, fullgraph=True)(x)
+    torch.compile(lambda x: LF.huber_loss(x, torch.zeros(5, device=x.device)), backend=backend, fullgraph=True)(x)
     assert not any("gpu_loss" in target for target in targets)
 
 

@@ -260,7 +260,7 @@ def shares_of(target, weight, own, at, c, there, classes, keep, even, stride, SO
     """The share of each class of a block, and for each class its number if its probability is bad, else NONE."""
     if SOFT:
         q = tl.load(target + at[:, None] + (c.to(SPAN) * stride)[None, :], mask=there, other=0).to(T)
-        outside = tl.where((q < -SLACK) | (q > 1.0 + SLACK), c[None, :], NONE)
+        outside = tl.where((q < -SLACK) | (q - 1.0 > SLACK), c[None, :], NONE)
         share = tl.where(there, q * keep + even, 0.0)
     else:
         outside = tl.full(there.shape, NONE, tl.int32)

@@ -279,11 +279,13 @@ def frames_kernel(
     scores the largest, the sum of the others' exponentials below it, and its log1p; the probabilities of the target's
     classes."""
     at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = at < rows
+    at = tl.minimum(at, rows - 1)  # so that facts are loaded without a mask, with which Triton 3.6 fails to compile
     frame, n = at // samples, at % samples
     known = facts + n * FACTS
-    status = tl.load(known + STATUS, mask=at < rows, other=MASKED)
-    used = (status <= IMPOSSIBLE) & (frame < tl.load(known + FRAMES, mask=at < rows, other=0))
-    span = tl.load(known + SPAN, mask=used, other=0)
+    status = tl.load(known + STATUS)
+    used = there & (status <= IMPOSSIBLE) & (frame < tl.load(known + FRAMES))
+    span = tl.where(used, tl.load(known + SPAN), 0)
     row = x + (frame * frame_stride + n * sample_stride)[:, None]
     seen = tl.zeros((ROWS, BLOCK), tl.int32)
     best = tl.full((ROWS, BLOCK), float("-inf"), T)
@@ -338,13 +340,13 @@ def frames_kernel(
         rest = libdevice.log1p(others)
         tl.store(here + REST, rest, mask=used)
     tl.store(known + NAN, nan.to(tl.int64), mask=used & (nan > 0))
-    there = (used & (status == FINE))[:, None] & (lane[None, :] <= span[:, None])
-    c = tl.load(labels + (n * W)[:, None] + lane[None, :], mask=there, other=0)
-    lp = tl.load(row + c.to(tl.int64) * class_stride, mask=there, other=0.0).to(tl.float64)
+    emitted = (used & (status == FINE))[:, None] & (lane[None, :] <= span[:, None])
+    c = tl.load(labels + (n * W)[:, None] + lane[None, :], mask=emitted, other=0)
+    lp = tl.load(row + c.to(tl.int64) * class_stride, mask=emitted, other=0.0).to(tl.float64)
     m, e = emission((lp - wide[:, None]) - rest[:, None])
-    to = frames.to(tl.int64) * (tl.load(known + BEGIN, mask=at < rows, other=0) + n) + frame * (span + 1)
-    tl.store(emissions + to[:, None] + lane[None, :], m, mask=there)
-    tl.store(exponents + to[:, None] + lane[None, :], e, mask=there)
+    to = frames.to(tl.int64) * (tl.load(known + BEGIN) + n) + frame * (span + 1)
+    tl.store(emissions + to[:, None] + lane[None, :], m, mask=emitted)
+    tl.store(exponents + to[:, None] + lane[None, :], e, mask=emitted)
 
 
 # ---------------------------------------------------------------------------------------------------------

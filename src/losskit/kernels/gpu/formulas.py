@@ -78,16 +78,17 @@ def source(formula: Formula) -> str:
 
 
 def _settled(domain: Domain, x: str, slack: str) -> list[str]:
-    """Statements that move values beyond a closed bound by at most `slack` onto it."""
+    """Statements that move values beyond a closed bound by at most `slack` onto it. The distance is compared, because
+    Triton 3.6 folds the sum of two constants, bound and slack, in float32."""
     if isinstance(domain, Signs):
         return []
     lines = []
     if domain.low > -math.inf and not domain.low_open:
         low = print_number(domain.low, "triton")
-        lines.append(f"{x} = tl.where(({x} < {low}) & ({x} >= {low} - {slack}), {low}, {x}).to({x}.dtype)")
+        lines.append(f"{x} = tl.where(({x} < {low}) & ({low} - {x} <= {slack}), {low}, {x}).to({x}.dtype)")
     if domain.high < math.inf and not domain.high_open:
         high = print_number(domain.high, "triton")
-        lines.append(f"{x} = tl.where(({x} > {high}) & ({x} <= {high} + {slack}), {high}, {x}).to({x}.dtype)")
+        lines.append(f"{x} = tl.where(({x} > {high}) & ({x} - {high} <= {slack}), {high}, {x}).to({x}.dtype)")
     return lines
 
 

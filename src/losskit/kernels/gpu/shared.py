@@ -58,12 +58,14 @@ class Outputs(NamedTuple):
 
 
 def numbers_of(plan: Plan, device: torch.device) -> Tensor:
-    """The parameters of the formula in float64 on a device; copied there once."""
+    """The parameters of the formula in float64 on a device, put there once. A copy from the host would wait; kernels
+    that fill in a number do not."""
     found = plan.on_device.get(device)
     if found is None:
         taken = len(plan.formula.kernel_numbers) if plan.formula else 0
         values = plan.numbers[len(plan.numbers) - taken :] or [0.0]
-        found = plan.on_device[device] = torch.tensor(values, dtype=torch.float64, device=device)
+        found = torch.stack([torch.full((), value, dtype=torch.float64, device=device) for value in values])
+        plan.on_device[device] = found
     return found
 
 
