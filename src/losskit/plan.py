@@ -50,6 +50,7 @@ class Plan:
         self.loss, self.name, self.reduction, self.code, self.names = loss, loss.name, reduction, code, list(names)
         self.numbers = list(numbers)
         self.on_device: dict[torch.device, Tensor] = {}  # the numbers of the formula, where a GPU reads them
+        self.templates: dict[Any, Any] = {}  # of calls on a GPU, by what their tensors are like
 
     def validated(
         self,

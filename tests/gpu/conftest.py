@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from losskit.kernels import gpu
-from losskit.kernels.gpu import shared
+from losskit.kernels.gpu import violations
 
 ON_GPU = torch.cuda.is_available()
 
@@ -14,7 +14,7 @@ ON_GPU = torch.cuda.is_available()
 @pytest.fixture(autouse=True)
 def device(monkeypatch):
     """Where tensors must be for the kernels to take them; new tensors are there."""
-    shared.sightings()  # nothing is left of the test before
+    violations.sightings()  # nothing is left of the test before
     if ON_GPU:
         for name in ("X", "T", "W", "KEEP"):
             monkeypatch.setattr(checks, name, getattr(checks, name).to("cuda"))

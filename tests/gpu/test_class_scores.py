@@ -18,8 +18,8 @@ import losskit
 import losskit.functional as LF
 from losskit.kernels import gpu
 from losskit.kernels.gpu import class_scores
-from losskit.kernels.gpu.layouts import placed
-from losskit.kernels.gpu.shared import Call
+from losskit.kernels.gpu.class_scores.layouts import placed
+from losskit.kernels.gpu.frame import Call
 
 from .conftest import ON_GPU
 

@@ -67,7 +67,7 @@ class EmbeddingsPlan(Plan):
                     )  # fmt: skip
                 shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
         full, result = dtypes.stretched(rows, shape)
-        full += [x.expand(shape[:-1]) for x in target]
+        full += [x if x.shape == shape[:-1] else x.expand(shape[:-1]) for x in target]
         result = result and dtypes.result_dtype([*rows, *target])
         normalizer = check_extras(self, first, shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments(full, None, sample_weight, mask, normalizer, result)

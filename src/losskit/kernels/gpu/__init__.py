@@ -1,13 +1,14 @@
 """Losses of CUDA tensors: Triton kernels, from the same formulas as the CPU's.
 
 A module for each family holds its template: a Triton kernel that calls the formula it is given (`formulas`), and `run`,
-which launches it. `autograd` stands around them, `shared` holds what all need. Triton is imported with the first CUDA
-tensor; where it is not installed the eager formula runs.
+which launches it in a `frame`. `autograd` stands around them, `recording` repeats calls, `violations` tells of bad
+values. Triton is imported with the first CUDA tensor; where it is not installed the eager formula runs.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -31,7 +32,10 @@ def takes(x: Tensor) -> bool:
 def why_not(plan: Plan, arguments: Arguments) -> str | None:
     """Why there is no kernel for this call, None if there is one."""
     missing = _missing()
-    return missing if missing is not None else module_of(plan.op).why_not(plan, arguments)
+    if missing is not None:
+        return missing
+    declines = getattr(module_of(plan.op), "why_not", None)
+    return None if declines is None else declines(plan, arguments)
 
 
 @constant
@@ -58,9 +62,25 @@ _modules = SimpleNamespace()
 
 def attempt(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> Tensor:
     """The loss from the kernel of the plan's family."""
-    autograd = module_of("autograd")
-    call = autograd.call_of(plan, *arguments[:5], result, state.checks != "off", state.empty == "zero")
-    return module_of("compiled").loss_of(call) if torch.compiler.is_compiling() else autograd.attempt(call)
+    call = call_of(plan, arguments, result)
+    if torch.compiler.is_compiling():
+        return module_of("compiled").loss_of(call)
+    return module_of("autograd").attempt(call)
+
+
+def call_of(plan: Plan, arguments: Arguments, result: torch.dtype | None = None) -> Any:
+    """A call under the settings of the moment."""
+    return module_of("autograd").call_of(plan, *arguments[:5], result, state.checks != "off", state.empty == "zero")
+
+
+def template_of(plan: Plan, operands: Sequence[Tensor], weight: Tensor | None) -> Any:
+    """What is known of calls like this one; None where no kernel runs."""
+    return None if _missing() is not None else module_of("recording").template_of(plan, operands, weight)
+
+
+def alike(template: Any, operands: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+    """The loss of a call whose template knows what to do."""
+    return module_of("autograd").attempt(template.call._replace(operands=operands, weight=weight), template)
 
 
 def last_violation() -> str | None:
@@ -76,5 +96,5 @@ def last_violation() -> str | None:
     """
     if _missing() is not None:
         return None
-    seen = module_of("shared").sightings()
+    seen = module_of("violations").sightings()
     return str(seen[0].plan.sighted(*seen[0][1:])) if seen else None

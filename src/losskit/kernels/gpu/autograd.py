@@ -18,16 +18,17 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.kernels import gpu
 from losskit.kernels.fused import differentiable
-from losskit.kernels.gpu.shared import Call, Outputs, scale
+from losskit.kernels.gpu.frame import Call, Frame, Outputs, scale
+from losskit.kernels.gpu.recording import Template
 from losskit.kernels.torch_internals import batched
 
 
-def attempt(call: Call) -> Tensor:
-    """The loss from the kernel of the plan's family."""
+def attempt(call: Call, template: Template | None = None) -> Tensor:
+    """The loss from the kernel of the plan's family. template: of the calls that are like this one."""
     wanted = wanted_by(call)
     if wanted:
-        return _Kernel.apply(call, wanted, *call.operands)
-    loss = run(call, 0).loss
+        return _Kernel.apply(call, wanted, template, *call.operands)
+    loss = run(call, 0, template=template).loss
     assert loss is not None
     return loss
 
@@ -38,25 +39,31 @@ def wanted_by(call: Call) -> int:
 
 
 def run(
-    call: Call, wanted: int, upstream: Tensor | None = None, into: Sequence[Tensor | None] | None = None
-) -> Outputs:
+    call: Call, wanted: int, upstream: Tensor | None = None, into: Sequence[Tensor | None] | None = None,
+    template: Template | None = None,
+) -> Outputs:  # fmt: skip
     """Launch; with `upstream` the gradients only, multiplied by it: in `into`, where it is not 1, or new ones."""
-    family = gpu.module_of(call.plan.op)
-    operands = [x.detach() for x in call.operands]
-    device = operands[0].device
+    device = call.operands[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            return family.run(call._replace(operands=operands), wanted, upstream, into)
-    return family.run(call._replace(operands=operands), wanted, upstream, into)
+            return run(call, wanted, upstream, into, template)
+    if template is None or into is not None:
+        return _run(Frame(call, upstream, into), wanted)
+    return template.run(call, upstream, lambda frame: _run(frame, wanted))
+
+
+def _run(frame: Frame, wanted: int) -> Outputs:
+    return gpu.module_of(frame.call.plan.op).run(frame, wanted)
 
 
 class _Kernel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: Call, wanted: int, *operands: Tensor) -> Any:
+    def forward(ctx: Any, call: Call, wanted: int, template: Template | None, *operands: Tensor) -> Any:
         each = call.plan.reduction == "none"
-        loss, gradients = run(call, 0 if each else wanted)
+        loss, gradients = run(call, 0 if each else wanted, template=template)
         ctx.save_for_backward(*operands)
-        ctx.call, ctx.wanted, ctx.gradients = call._replace(operands=()), wanted, None if each else gradients
+        ctx.call, ctx.template, ctx.wanted = call._replace(operands=()), template, wanted
+        ctx.gradients = None if each else gradients
         return loss
 
     @staticmethod
@@ -66,9 +73,9 @@ class _Kernel(torch.autograd.Function):
             call = _saved(ctx)
             extras = call.weight, call.sample_weight, call.mask, call.normalizer
             gradients = differentiable(call.plan, call.operands, extras, call.checked, upstream,
-                                       ctx.needs_input_grad[2:])  # fmt: skip
+                                       ctx.needs_input_grad[3:])  # fmt: skip
         elif early is None:
-            gradients = run(_saved(ctx), ctx.wanted, upstream).gradients
+            gradients = run(_saved(ctx), ctx.wanted, upstream, template=ctx.template).gradients
         elif any(g is not None and g.dtype == torch.float16 for g in early):
             gradients = run(_saved(ctx), ctx.wanted, upstream, early).gradients
         else:
@@ -76,7 +83,7 @@ class _Kernel(torch.autograd.Function):
             for gradient in gradients:
                 if gradient is not None:
                     scale(gradient, upstream)
-        return None, None, *gradients[: len(ctx.needs_input_grad) - 2]
+        return None, None, None, *gradients[: len(ctx.needs_input_grad) - 3]
 
 
 def _saved(ctx: Any) -> Call:

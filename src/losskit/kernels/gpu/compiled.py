@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from losskit.kernels.gpu import autograd
-from losskit.kernels.gpu.shared import Call
+from losskit.kernels.gpu.frame import Call
 from losskit.plans import plan_by
 
 

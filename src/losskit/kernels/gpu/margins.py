@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,22 +23,10 @@ from torch import Tensor
 from losskit.dtypes import HALVES
 from losskit.kernels import wire
 from losskit.kernels.gpu import formulas
+from losskit.kernels.gpu.frame import Frame, Outputs, factor_of
 from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
-from losskit.kernels.gpu.shared import (
-    OPTIONS,
-    TYPES,
-    Call,
-    Outputs,
-    cdiv,
-    denominator_of,
-    factor_of,
-    finish,
-    index_type,
-    number_of,
-    numbers_of,
-    record_of,
-    report,
-)
+from losskit.kernels.gpu.shared import TYPES, cdiv, index_type
+from losskit.kernels.gpu.violations import report
 from losskit.plan import Arguments
 
 LONGEST = 8192  # scores of a row that is held in registers; longer ones are read by half of that
@@ -321,49 +308,43 @@ def why_not(plan: Any, arguments: Arguments) -> str | None:
     return None
 
 
-def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor | None] | None) -> Outputs:
-    """Value and gradient; with `upstream`, the gradient only: a new one, or that in `into` where it is not 1."""
-    plan, input, target = call.plan, *call.operands
-    device, shape, classes = input.device, input.shape[:-1], input.shape[-1]
-    rows, each = shape.numel(), plan.reduction == "none"
-    denominator, divisor = denominator_of(call, rows)
-    values = torch.empty(shape, dtype=call.result, device=device) if each and upstream is None else None
-    if into:
-        gradient = into[0]
-    else:
-        gradient = torch.empty(input.shape, dtype=input.dtype, device=device) if wanted & 1 else None
+def run(frame: Frame, wanted: int) -> Outputs:
+    """Value and gradient."""
+    call, plan, input, target = frame.call, frame.call.plan, *frame.call.operands
+    shape, classes = input.shape[:-1], input.shape[-1]
+    rows = shape.numel()
     tile = tile_of(rows, classes, LONGEST_LIST if plan.many else LONGEST, 32)
     programs = cdiv(rows, tile.rows)
-    sums: Tensor | None = None
-    if not each and upstream is None:
-        sums = torch.empty(programs, dtype=torch.float64, device=device)
+    frame.divide_by(rows)
+    frame.write(wanted & 1, [input.shape, target.shape], shape)
+    frame.add_up(programs)
     if rows:
-        extras = [per_row(x, shape) for x in (call.sample_weight, call.mask, upstream if each else None)]
+        extras = [per_row(x, shape) for x in (call.sample_weight, call.mask, frame.each_upstream)]
         score_step, class_step = _steps(input, 1)
         target_steps = _steps(target, 1 if plan.many else 0)
         reach = max((rows - 1) * step for step in (classes, score_step, target_steps[0], *map(step_of, extras)))
         index = index_type(reach + classes * max(class_step, target_steps[1], 1) + tile.rows * tile.block)
         lists = None
         if plan.many and call.checked and classes > 2:
-            lists = torch.zeros(1, dtype=torch.int32, device=device)
-            masks_kernel[(cdiv(rows, GLANCE),)](
+            lists = frame.empty((1,), torch.int32, zero=True)
+            frame.launch(
+                masks_kernel, (cdiv(rows, GLANCE),),
                 target, extras[1], lists, rows, classes, *target_steps, step_of(extras[1]), index, GLANCE, GLANCE,
-                **OPTIONS,
             )  # fmt: skip
         aligned = alignment(classes, score_step)
         evaluate = formulas.functions(plan.formula).evaluate
         weight = call.weight
-        margins_kernel[(programs,)](
-            input, target, weight, *extras, None if each else upstream, denominator, numbers_of(plan, device),
-            record_of(device), lists, values, sums, gradient,
-            rows, classes // aligned, divisor, number_of(plan, input.shape) if call.checked else 0,
+        frame.launch(
+            margins_kernel, (programs,),
+            input, target, weight, *extras, frame.upstream, frame.denominator, frame.numbers,
+            frame.record, lists, frame.values, frame.sums, frame.gradients[0],
+            rows, classes // aligned, frame.divisor, frame.number(input.shape),
             score_step // aligned, class_step, target_steps, 0 if weight is None else weight.stride(0),
             tuple(step_of(x) for x in extras),
             evaluate, TYPES[call.compute], tl.float32 if input.dtype in HALVES else tl.float64, plan.many, call.checked,
-            into is not None, index, classes <= tile.block, tile.rows, tile.block, aligned,
-            num_warps=tile.warps, **OPTIONS,
+            frame.rewrite, index, classes <= tile.block, tile.rows, tile.block, aligned, num_warps=tile.warps,
         )  # fmt: skip
-    return Outputs(values if sums is None else finish(call, sums, divisor, denominator), [gradient, None])
+    return frame.outputs()
 
 
 def _steps(x: Tensor, inner: int) -> tuple[int, int]:

@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
@@ -18,24 +16,9 @@ from torch import Tensor
 
 from losskit.domains import slack_of
 from losskit.kernels.gpu import formulas
-from losskit.kernels.gpu.shared import (
-    OPTIONS,
-    TYPES,
-    Call,
-    Outputs,
-    cdiv,
-    conclude,
-    denominator_of,
-    empty_of,
-    factor_of,
-    finish,
-    index_type,
-    number_of,
-    numbers_of,
-    record_of,
-    report,
-)
-from losskit.plan import Arguments, Plan
+from losskit.kernels.gpu.frame import Frame, Outputs, conclude, factor_of
+from losskit.kernels.gpu.shared import TYPES, cdiv, index_type
+from losskit.kernels.gpu.violations import report
 
 BLOCK = 1024  # elements, eight for each thread
 PROGRAMS = 4096  # at most: a few times what the multiprocessors hold, so that few programs start, end and leave a sum
@@ -147,53 +130,37 @@ def pointwise_kernel(
                     report(record, tl.where(counts, which, 0), found, at, number)
 
 
-def why_not(plan: Plan, arguments: Arguments) -> str | None:
-    """Why there is no kernel for this call."""
-    return None
-
-
-def run(call: Call, wanted: int, upstream: Tensor | None, into: Sequence[Tensor | None] | None) -> Outputs:
-    """Value and gradients; with `upstream`, gradients only: new ones, or those in `into` where it is not 1."""
-    plan, first = call.plan, call.operands[0]
-    device, shape, numel = first.device, first.shape, first.numel()
-    each = plan.reduction == "none"
+def run(frame: Frame, wanted: int) -> Outputs:
+    """Value and gradients."""
+    call, first = frame.call, frame.call.operands[0]
+    plan, shape, numel = call.plan, first.shape, first.numel()
     row = shape[-1] if plan.rows else 1  # rows are the unit of sums and of the normalizer
-    denominator, divisor = denominator_of(call, numel, max(row, 1))
     # Results are dense, and lie in the order of the first operand.
     like = first if first.is_contiguous() else torch.empty_like(first, device="meta")
-    values = torch.empty_like(like, dtype=call.result, device=device) if each and upstream is None else None
-    gradients = list(into) if into else [
-        torch.empty_like(like, dtype=x.dtype, device=device) if wanted >> i & 1 else None
-        for i, x in enumerate(call.operands)
-    ]  # fmt: skip
     block, warps = (4 * BLOCK, 16) if BLOCK < numel <= 4 * BLOCK else (BLOCK, 4)  # see note 2
     programs = min(cdiv(numel, block), PROGRAMS)
-    sums = loss = None
-    if upstream is None and not each:
-        if programs == 1:
-            loss = torch.empty((), dtype=call.result, device=device)
-        else:
-            sums = torch.empty(programs, dtype=torch.float64, device=device)
+    frame.divide_by(numel, max(row, 1))
+    frame.write(wanted, [like] * len(call.operands), like)
+    frame.add_up(programs, alone=True)
     if numel:
         slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
-        slots += [call.weight, call.sample_weight, call.mask, upstream if each else None]
+        slots += [call.weight, call.sample_weight, call.mask, frame.each_upstream]
         slots, plain, inner, innermost, strides = _layout(like, slots)
         odd = [x for k, x in enumerate(slots) if x is not None and not plain >> k & 1]
         reach = max([numel, *map(_extent, odd)])
         evaluate, violation, settled = formulas.functions(plan.formula)
         checked = call.checked and bool(plan.checked)
         slack = [slack_of(x.dtype) for x in call.operands] + [0.0] * (4 - len(call.operands))
-        pointwise_kernel[(programs,)](
-            *slots, None if each else upstream, denominator, numbers_of(plan, device), record_of(device),
-            values, sums, loss, *gradients, *[None] * (4 - len(gradients)),
-            numel, divisor, number_of(plan, shape) if checked else 0, inner, innermost, strides,
+        frame.launch(
+            pointwise_kernel, (programs,),
+            *slots, frame.upstream, frame.denominator, frame.numbers, frame.record,
+            frame.values, frame.sums, frame.loss, *frame.gradients, *[None] * (4 - len(frame.gradients)),
+            numel, frame.divisor, frame.number(shape) if checked else 0, inner, innermost, strides,
             evaluate, violation, settled if checked and plan.settles else None, *slack,
-            TYPES[call.compute], plain, checked, into is not None, numel % block == 0,
-            "" if loss is None else empty_of(call), index_type(reach), block, num_warps=warps, **OPTIONS,
+            TYPES[call.compute], plain, checked, frame.rewrite, numel % block == 0,
+            "" if frame.loss is None else frame.of_nothing(), index_type(reach), block, num_warps=warps,
         )  # fmt: skip
-    if sums is not None:
-        loss = finish(call, sums, divisor, denominator)
-    return Outputs(values if each else loss, gradients)
+    return frame.outputs()
 
 
 def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:

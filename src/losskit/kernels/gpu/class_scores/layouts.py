@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from losskit.kernels.gpu.shared import Call
+from losskit.kernels.gpu.frame import Call
 
 
 class Layout(NamedTuple):
