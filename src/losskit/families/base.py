@@ -55,6 +55,12 @@ class Formulas(dict[tuple[bool, ...], Formula]):
         switches = self.loss._switches()
         return [self[setting] for setting in itertools.product((False, True), repeat=len(switches))]
 
+    def usual(self) -> list[Formula]:
+        """Those at the default switches, and at each switch alone changed: 1 + n of the 2^n settings of n switches."""
+        usual = tuple(self.loss.params[name].default is True for name in self.loss._switches())
+        changed = [(*usual[:i], not usual[i], *usual[i + 1 :]) for i in range(len(usual))]
+        return [self[setting] for setting in (usual, *changed)]
+
     def __reduce__(self) -> Any:
         return Formulas, (self.loss,)
 
@@ -196,6 +202,16 @@ class Family(Loss, abstract=True):
     def _compiled_formulas(cls) -> list[Formula]:
         """The formulas that the kernel evaluates, one for each setting of the switches."""
         return cls._formulas.all() if cls._of_formula else []
+
+    @classmethod
+    def _built_in_formulas(cls) -> list[Formula]:
+        """Those whose kernels are in the package's library; kernels of rarer settings are compiled on first use.
+
+        Switches multiply, and a kernel is compiled for two types, three sets of gradients and three instruction sets:
+        1.1 s of processor time and 40 KB on average. MEASURED
+        """
+        usual = cls._formulas.usual() if cls._of_formula else []
+        return [formula for formula in cls._compiled_formulas() if formula in usual]
 
     @classmethod
     def _plan_params(cls) -> list[Param]:
