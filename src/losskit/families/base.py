@@ -37,7 +37,7 @@ from losskit.plan import OPEN, Opened, Plan
 from losskit.plans import Plans, plan_of
 from losskit.printing import run_source
 from losskit.traced import Formula
-from losskit_guide.card import Curve, Equation, Variant
+from losskit_guide.card import Curve, Equation, Rows, Variant
 
 
 class Formulas(dict[tuple[bool, ...], Formula]):
@@ -184,6 +184,11 @@ class Family(Loss, abstract=True):
     def _curve(cls) -> Curve | None:
         """The loss as a function of one number."""
         raise NotImplementedError
+
+    @classmethod
+    def _rows(cls) -> Rows | None:
+        """How a row of class scores has its loss; None for what is no such loss."""
+        return None
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:

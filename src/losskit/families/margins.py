@@ -25,7 +25,7 @@ from losskit.errors import DeclarationError
 from losskit.families.base import Family
 from losskit.families.margins_plan import MarginsPlan
 from losskit.reduction import Reduction
-from losskit_guide.card import Curve
+from losskit_guide.card import Curve, Rows
 
 
 class MarginsLoss(Family, abstract=True):
@@ -64,6 +64,10 @@ class MarginsLoss(Family, abstract=True):
         label = "score of the target less that of another class: the loss of one pair"
         ways = curves.as_they_are(cls._formulas.all())
         return curves.of_trace(cls, "difference", "logit", (-3.0, 3.0), [], ways, label)
+
+    @classmethod
+    def _rows(cls) -> Rows | None:
+        return Rows("scores", softmax=False, terms="pairs", several=cls.many)
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
