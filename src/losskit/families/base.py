@@ -61,7 +61,7 @@ class Formulas(dict[tuple[bool, ...], Formula]):
         Their kernels are in the package's library; the others are compiled on first use, since switches multiply. A
         kernel in the library costs 0.9 s of processor time and 32 KB (22 kernels of today), and with the formulas of
         coming losses 1.4 s and 45 KB (67 kernels of 65 drafts): two types, three sets of gradients, three instruction
-        sets. For 125 losses that makes 9 MB of the 10 MB that the library may have and 350 s, or 3 minutes of two cores:
+        sets. For 125 losses that makes 9 MB of the 10 MB that the library may have and 350 s, 3 minutes of two cores:
 
                                             processor time      machine code
             loops of today's 5 families         95 s              2.2 MB
