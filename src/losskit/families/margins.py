@@ -73,9 +73,8 @@ class MarginsLoss(Family, abstract=True):
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
         if not cls.many:
             return [draw.normal(*shape), draw.integers(0, shape[-1], *shape[:-1])]
-        target = torch.full(shape, -1)
-        target[..., 0] = 0
-        return [draw.normal(*shape), draw.put(target)]
+        scores, listed = draw.normal(*shape), draw.normal(*shape).float().topk(min(3, shape[-1])).indices
+        return [scores, torch.nn.functional.pad(listed, (0, shape[-1] - listed.shape[-1]), value=-1)]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
