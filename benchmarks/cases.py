@@ -96,6 +96,7 @@ class Case:
         names = self.loss._call_operands()
         operands = dict(zip(names, self.loss._example(shape, draw), strict=True))
         operands |= {name: DATA[entry](shape, draw) for name, entry in self.data.items()}
+        operands = {name: x.to(device) for name, x in operands.items()}
         for name, x in operands.items():
             x.requires_grad_(x.is_floating_point() and name not in ("target", "targets"))
         options = {k: DATA[x](shape, draw) if isinstance(x, str) else x for k, x in self.options.items()}

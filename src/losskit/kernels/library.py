@@ -33,7 +33,7 @@ LIBRARY = FOLDER / "liblosskit.so"
 _UNBUILT = "the package was installed without its compiled library"
 # kernel.h would compile for all of its instruction sets, which takes twice as long.
 _ONE_SET = """\
-#if __GNUC__ >= 12 && !defined(__clang__) && !defined(LOSSKIT_CLONES)
+#if defined(__x86_64__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(LOSSKIT_CLONES)
 #define LOSSKIT_CLONES __attribute__((target("arch={}")))
 #endif
 """
