@@ -1,38 +1,115 @@
-"""What is timed: every loss with data from its own domain, the shapes, and how much faster it is asked to be."""
+"""What is timed: every loss with the example operands of its family, and beside these rows what is special.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+A new loss has its row by itself: operands, width of a row and gradients come from the declaration, and its peer is
+torch's function of the same name, or the formula in torch operations where torch has none. By hand are other widths of
+class scores, options, data that the family does not draw, and what is asked of a row.
+"""
 
-import torch
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
 import torch.nn.functional as torch_functional
 
-SQUARE = {"small": (32, 10), "1M": (1024, 1024), "16M": (4096, 4096)}
+import losskit
+from losskit.draw import Draw
+from losskit.families.base import Family
+
+Shape = tuple[int, ...]
+SIZES = {"small": 320, "1M": 2**20, "16M": 2**24}  # of run.py: about so many elements
+
+
+def rows_of(width):
+    """Rows of so many numbers."""
+    return lambda elements: (elements // width, width) if elements >= width else None
+
+
+def alike(usual):
+    """A shape of more than two dimensions, each of which grows by the same factor."""
+
+    def shape(elements):
+        factor = (elements / math.prod(usual)) ** (1 / len(usual))
+        return tuple(max(2, round(factor * n)) for n in usual)
+
+    return shape
+
+
+def images(elements):
+    """Eight images with scores of 21 classes for each pixel."""
+    pixels = math.isqrt(elements // (21 * 8))
+    return (8, 21, pixels, pixels) if pixels else None
+
+
+def sequences(elements):
+    """Frames, samples, classes. At a million torch's lattice would take all the time of the run: a quarter of it."""
+    large = {2**18: (200, 16, 80), 2**20: (200, 16, 80), 2**22: (400, 64, 164), 2**26: (800, 64, 1310)}
+    return {320: (25, 4, 10), 2**10: (25, 4, 10), **large}.get(elements)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One loss to time: its function, what its arguments hold, and how much faster it is asked to be.
+    """One loss to time: its function, what differs from the defaults, and how much faster it is asked to be.
 
-    `arguments` names entries of DATA, in the function's order; a trailing * asks for that gradient. `shapes`
-    has the shape of the first argument for each size that the case is timed at. `torch` is torch's way to the
-    same loss where that is not the function of the same name with the same options, and `jax` JAX's.
-    `asked` is the smallest torch / losskit ratio accepted at 1M elements on one thread, `asked_16m` the
-    one at 16M elements on two threads, `asked_jax` the smallest jax / losskit ratio at 1M elements on one thread, all
-    in float32; None where nothing is asked.
+    shape: of the first operand, for about so many elements; None where there is no such size. `small` is the small
+        shape of run.py, and `samples` the dimension of it that may grow.
+    sizes: of run.py. A case without any is for GPUs, as are the fields in `on_gpu`.
+    options: arguments of the function; `data` has operands that the family's example draws otherwise. Texts in them
+        name entries of DATA.
+    torch: torch's way to the same loss where that is not the function of the same name with the same options, and
+        `jax` JAX's. compiles: torch.compile is a peer; liger: Liger's cross entropy is one.
+    asked: the smallest torch / losskit ratio accepted at 1M elements on one thread, `asked_16m` the one at 16M elements
+        on two threads, `asked_jax` the smallest jax / losskit ratio at 1M elements on one thread, all in float32; None
+        where nothing is asked.
     """
 
     name: str
     function: str
-    arguments: tuple[str, ...]
-    options: dict = field(default_factory=dict)
-    shapes: dict = field(default_factory=lambda: SQUARE)
+    shape: Callable[[int], Shape | None]
+    small: Shape = (32, 10)
+    samples: int = 0
+    sizes: tuple[str, ...] = tuple(SIZES)
+    options: Mapping[str, object] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
     torch: Callable | None = None
     jax: Callable | None = None
-    compiles: bool = True  # torch.compile is a peer
-    halves: bool = True  # torch has it in bfloat16 and float16
+    compiles: bool = True
+    liger: bool = False
+    on_gpu: Mapping[str, object] = field(default_factory=dict)
     asked: float | None = None
     asked_16m: float | None = None
     asked_jax: float | None = None
+
+    @property
+    def loss(self):
+        """Its class."""
+        return losskit.get(self.function)
+
+    @property
+    def shapes(self):
+        """The shapes of run.py by size."""
+        found = {size: self.small if size == "small" else self.shape(SIZES[size]) for size in self.sizes}
+        return {size: shape for size, shape in found.items() if shape is not None}
+
+    def arguments(self, shape, dtype, device="cpu"):
+        """The operands, the same ones each time, and the options. What is no target has a gradient."""
+        draw = Draw(dtype, device)
+        names = self.loss._call_operands()
+        operands = dict(zip(names, self.loss._example(shape, draw), strict=True))
+        operands |= {name: DATA[entry](shape, draw) for name, entry in self.data.items()}
+        operands = {name: x.to(device) for name, x in operands.items()}
+        for name, x in operands.items():
+            x.requires_grad_(x.is_floating_point() and name not in ("target", "targets"))
+        options = {k: DATA[x](shape, draw) if isinstance(x, str) else x for k, x in self.options.items()}
+        return [*operands.values()], options
+
+
+# Data that is drawn otherwise than the family does it.
+DATA = {
+    "distribution": lambda shape, draw: draw.normal(*shape).softmax(-1),
+    "log_distribution": lambda shape, draw: draw.normal(*shape).log_softmax(-1),
+    "column_weight": lambda shape, draw: draw.normal(shape[-1]).abs() + 0.5,
+    "variance": lambda shape, draw: torch_functional.softplus(draw.normal(*shape)) + 0.01,
+}
 
 
 def ctc_of_scores(scores, targets, input_lengths, target_lengths):
@@ -63,121 +140,108 @@ def optax_of_probabilities(scores, probabilities):
     return optax.softmax_cross_entropy(scores, probabilities).mean()
 
 
-# What the arguments hold, from the shape of the first. Labels are drawn at random, so that no branch predictor can
-# learn them. The classes are dimension 1; of a sequence (frames, samples, classes), the last.
-DATA = {
-    "normal": lambda shape: torch.randn(shape),
-    "probability": lambda shape: torch.randn(shape).sigmoid(),
-    "zero_or_one": lambda shape: torch.randint(0, 2, shape).float(),
-    "plus_or_minus_one": lambda shape: torch.randint(0, 2, shape).float() * 2 - 1,
-    "distance": lambda shape: 2 * torch.rand(shape),
-    "variance": lambda shape: torch.nn.functional.softplus(torch.randn(shape)) + 0.01,
-    "log_rate": lambda shape: 0.5 * torch.randn(shape) + 1,
-    "count": lambda shape: torch.poisson(torch.exp(0.5 * torch.randn(shape) + 1)),
-    "distribution": lambda shape: torch.randn(shape).softmax(-1),
-    "log_distribution": lambda shape: torch.randn(shape).log_softmax(-1),
-    "column_weight": lambda shape: 0.5 + 2 * torch.rand(shape[-1]),
-    "class_index": lambda shape: torch.randint(0, shape[1], (shape[0], *shape[2:])),
-    "three_classes": lambda shape: three_classes(*shape),
-    "same_or_not": lambda shape: torch.randint(0, 2, shape[:1]) * 2 - 1,
-    "labels": lambda shape: torch.randint(1, shape[2], (shape[1], shape[0] // 5)),
-    "all_frames": lambda shape: torch.full((shape[1],), shape[0]),
-    "all_labels": lambda shape: torch.full((shape[1],), shape[0] // 5),
+_SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": ("small", "1M"), "compiles": False}
+_LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
+# What is known of the rows of single losses, by the names of their files.
+KNOWN = {
+    "mse": {"asked": 1.3, "asked_16m": 1.5},
+    "l1": {"asked": 4},
+    "smooth_l1": {"asked": 1.3},
+    "huber": {"asked": 1.3},
+    "bce_with_logits": {"asked": 3, "asked_16m": 3},
+    "bce": {"asked": 15},
+    "kl_div": {"data": {"input": "log_distribution", "target": "distribution"}, "asked": 5},
+    "poisson_nll": {"asked": 4},
+    # Variances next to 0 have gradients beyond the range of halves.
+    "gaussian_nll": {"data": {"var": "variance"}, "asked": 7, "asked_16m": 4},
+    "soft_margin": {"asked": 5},
+    "hinge_embedding": {"asked": 25},
+    "margin_ranking": {"asked": 9},
+    "multilabel_soft_margin": {"asked": 6},
+    "cross_entropy": {**_LABELS, "asked": 2, "asked_16m": 2},
+    "multi_margin": {"asked": 9},
+    "multilabel_margin": {"compiles": False, "asked": 25},  # compiled, it takes 4655 ns per element
+    "cosine_embedding": {"asked": 6},
+    "triplet_margin": {"asked": 6},
+    "ctc": _SEQUENCES,
 }
-
-
-def three_classes(rows, classes):
-    """Three different classes for each row, closed by -1, the rest of the row unused."""
-    targets = torch.full((rows, classes), -1)
-    targets[:, :3] = torch.rand(rows, classes).topk(3).indices
-    return targets
-
-
-def by_classes(classes, large=True):
-    """Shapes of rows of so many class scores, about as many elements as the size's name says."""
-    shapes = {"1M": (round(1.024e6 / classes), classes)}
-    return {**shapes, "16M": (round(1.6e7 / classes), classes)} if large else shapes
-
-
-SMALL = {"small": (32, 10)}
-SEQUENCES = {"small": (25, 4, 10), "1M": (200, 16, 80)}  # frames, samples, classes; a label for five frames
-
-CASES = [
-    Case("mse", "mse_loss", ("normal*", "normal"), asked=1.3, asked_16m=1.5),
-    Case("l1", "l1_loss", ("normal*", "normal"), asked=4),
-    Case("smooth_l1", "smooth_l1_loss", ("normal*", "normal"), asked=1.3),
-    Case("huber", "huber_loss", ("normal*", "normal"), asked=1.3),
+_V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
+_NOT_16M = ("small", "1M")
+SPECIAL = [
     Case(
-        "bce_with_logits", "binary_cross_entropy_with_logits", ("normal*", "zero_or_one"),
-        asked=3, asked_16m=3,
+        "bce_with_logits_pos_weight", "binary_cross_entropy_with_logits", rows_of(1000),
+        options={"pos_weight": "column_weight"},
     ),
     Case(
-        "bce_with_logits_pos_weight", "binary_cross_entropy_with_logits", ("normal*", "zero_or_one"),
-        {"pos_weight": "column_weight"},
+        "kl_div_log_target", "kl_div", rows_of(1000), options={"log_target": True},
+        data={"input": "log_distribution", "target": "log_distribution"},
     ),
-    Case("bce", "binary_cross_entropy", ("probability*", "zero_or_one"), asked=15),
-    Case("kl_div", "kl_div", ("log_distribution*", "distribution"), asked=5),
-    Case("kl_div_log_target", "kl_div", ("log_distribution*", "log_distribution"), {"log_target": True}),
-    Case("poisson", "poisson_nll_loss", ("log_rate*", "count"), asked=4),
-    Case("poisson_full", "poisson_nll_loss", ("log_rate*", "count"), {"full": True}, asked=15),
-    Case("gaussian_nll", "gaussian_nll_loss", ("normal*", "normal", "variance*"), asked=7, asked_16m=4),
-    Case("soft_margin", "soft_margin_loss", ("normal*", "plus_or_minus_one"), asked=5),
-    Case("hinge_embedding", "hinge_embedding_loss", ("distance*", "plus_or_minus_one"), asked=25),
-    Case("margin_ranking", "margin_ranking_loss", ("normal*", "normal*", "plus_or_minus_one"), asked=9),
-    Case("multilabel_soft_margin", "multilabel_soft_margin_loss", ("normal*", "zero_or_one"), asked=6),
+    Case("poisson_full", "poisson_nll_loss", rows_of(1000), options={"full": True}, asked=15),
+    Case("cross_entropy_c10", "cross_entropy", rows_of(10), sizes=_NOT_16M, **_LABELS, asked=10),
+    Case("cross_entropy_c2", "cross_entropy", rows_of(2), (32, 2), sizes=_NOT_16M, **_LABELS, asked=5),
+    Case("cross_entropy_v32000", "cross_entropy", rows_of(32000), sizes=("1M", "16M"), **_LABELS, asked=1.9),
+    Case("cross_entropy_v128256", "cross_entropy", rows_of(128256), sizes=(), liger=True),
     Case(
-        "cross_entropy_c1000", "cross_entropy", ("normal*", "class_index"),
-        shapes=by_classes(1000), jax=optax_of_labels, asked=2, asked_16m=2, asked_jax=1,
-    ),
-    Case(
-        "cross_entropy_c10", "cross_entropy", ("normal*", "class_index"),
-        shapes=SMALL | by_classes(10, large=False), jax=optax_of_labels, asked=10, asked_jax=1,
-    ),
-    Case(
-        "cross_entropy_c2", "cross_entropy", ("normal*", "class_index"),
-        shapes={"small": (32, 2)} | by_classes(2, large=False), jax=optax_of_labels, asked=5, asked_jax=1,
-    ),
-    Case(
-        "cross_entropy_v32000", "cross_entropy", ("normal*", "class_index"),
-        shapes=by_classes(32000), jax=optax_of_labels, asked=1.9, asked_jax=1,
-    ),
-    Case(
-        "cross_entropy_2d", "cross_entropy", ("normal*", "class_index"),
-        shapes={"small": (2, 3, 8, 8), "1M": (8, 21, 78, 78), "16M": (128, 21, 78, 78)},
+        "cross_entropy_2d", "cross_entropy", images, (2, 3, 8, 8),
         jax=optax_of_labels, asked=2.5, asked_jax=1,
     ),
     Case(
-        "cross_entropy_smoothed", "cross_entropy", ("normal*", "class_index"), {"label_smoothing": 0.1},
-        shapes=SMALL | by_classes(1000, large=False), jax=optax_of_smoothed_labels, asked=2.2,
+        "cross_entropy_smoothed", "cross_entropy", rows_of(1000), sizes=_NOT_16M, options={"label_smoothing": 0.1},
+        jax=optax_of_smoothed_labels, liger=True, asked=2.2,
+        on_gpu={"name": "cross_entropy_smoothed_v32000", **_V32000},
     ),
     Case(
-        "cross_entropy_soft", "cross_entropy", ("normal*", "distribution"),
-        shapes=SMALL | by_classes(1000, large=False), jax=optax_of_probabilities, asked=2,
-    ),
-    Case("nll", "nll_loss", ("log_distribution*", "class_index"), shapes=SMALL | by_classes(1000, large=False)),
-    Case(
-        "multi_margin", "multi_margin_loss", ("normal*", "class_index"),
-        shapes=SMALL | by_classes(1000, large=False), halves=False, asked=9,
-    ),
-    # compiled, it takes 4655 ns per element
-    Case(
-        "multilabel_margin", "multilabel_margin_loss", ("normal*", "three_classes"),
-        shapes=SMALL | by_classes(1000, large=False), compiles=False, halves=False, asked=25,
+        "cross_entropy_soft", "cross_entropy", rows_of(1000), sizes=_NOT_16M, data={"target": "distribution"},
+        jax=optax_of_probabilities, on_gpu={"name": "cross_entropy_soft_v32000", **_V32000}, asked=2,
     ),
     Case(
-        "cosine_embedding", "cosine_embedding_loss", ("normal*", "normal*", "same_or_not"),
-        shapes=SMALL | {"1M": (8192, 128), "16M": (131072, 128)}, asked=6,
-    ),
-    Case(
-        "triplet_margin", "triplet_margin_loss", ("normal*", "normal*", "normal*"),
-        shapes=SMALL | {"1M": (8192, 128), "16M": (131072, 128)}, asked=6,
-    ),
-    Case(
-        "ctc", "ctc_loss", ("log_distribution*", "labels", "all_frames", "all_labels"),
-        shapes=SEQUENCES, compiles=False, halves=False,
-    ),
-    Case(
-        "ctc_of_scores", "ctc_loss", ("normal*", "labels", "all_frames", "all_labels"), {"from_scores": True},
-        shapes=SEQUENCES, torch=ctc_of_scores, compiles=False, halves=False, asked=12,
+        "ctc_of_scores", "ctc_loss", **_SEQUENCES, options={"from_scores": True}, torch=ctc_of_scores, asked=12,
     ),
 ]  # fmt: skip
+
+
+def row_of(cls):
+    """The row of a loss, under the name of its file."""
+    usual = cls._usual_shape
+    name = cls.__module__.rsplit(".", 1)[-1]
+    if len(usual) == 2:
+        case = Case(name, cls.name, rows_of(usual[1]))
+    else:
+        case = Case(name, cls.name, alike(usual), small=alike(usual)(SIZES["small"]), samples=1)
+    return replace(case, **KNOWN.get(name, {}))
+
+
+def cases():
+    """Every built-in loss with a function of one formula, each followed by its special rows."""
+    found = [cls for cls in losskit.list_losses().values() if issubclass(cls, Family)]
+    rows = [row_of(cls) for cls in found if cls.__module__.startswith("losskit.losses.")]
+    return sorted([*rows, *SPECIAL], key=lambda case: case.function)
+
+
+CASES = cases()
+
+
+def torch_way(case, options):
+    """torch's function for a case with its options; where torch has none, the formula in torch operations."""
+    if case.torch is not None:
+        return case.torch, {}
+    if hasattr(torch_functional, case.function):
+        return getattr(torch_functional, case.function), options
+    loss = case.loss(**options)
+    plan, parameters = loss._planned(), loss._slot_params()
+
+    def formula(*operands):
+        return plan.eager(plan.validated([*operands, *parameters], None, None, None, None), "off")
+
+    return formula, {}
+
+
+def takes(case, dtype):
+    """Whether torch's function takes a dtype; some of its kernels do not know halves."""
+    operands, options = case.arguments(case.small, dtype)
+    function, options = torch_way(case, options)
+    try:
+        function(*operands, **options).backward()
+    except RuntimeError:  # NotImplementedError is one
+        return False
+    return True

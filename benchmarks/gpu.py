@@ -31,8 +31,8 @@ if "--rehearse" in sys.argv:  # read when Triton is imported, which torch may do
 
 import torch
 import triton
-from cases import CASES, Case
-from peers import DTYPES, compare, loss_and_gradients, make_data, make_step
+from cases import CASES, takes, torch_way
+from peers import DTYPES, compare, loss_and_gradients, make_step
 from rich.console import Console
 from rich.table import Table
 from run import median_ratio, quartiles
@@ -41,34 +41,11 @@ import losskit
 from losskit import functional as losskit_functional
 
 SIZES = {"1k": 2**10, "16k": 2**14, "256k": 2**18, "4M": 2**22, "16M": 2**24, "64M": 2**26, "256M": 2**28}
-CLASSES = {"c1000": 1000, "c10": 10, "c2": 2, "v32000": 32000, "v128256": 128256, "margin": 1000, "embedding": 128}
 ROUNDS, TURN_SECONDS = 15, 0.01
 PEERS = ("torch", "compile", "liger", "losskit", "losskit_compile")
 
 
-def of_gpu(case):
-    """Vocabularies for class scores, where the CPU's benchmark has a thousand classes."""
-    if case.name in ("cross_entropy_smoothed", "cross_entropy_soft"):
-        return replace(case, name=case.name + "_v32000")
-    return case
-
-
-GPU_CASES = [of_gpu(case) for case in CASES]
-GPU_CASES.insert(
-    1 + [case.name for case in GPU_CASES].index("cross_entropy_v32000"),
-    Case("cross_entropy_v128256", "cross_entropy", ("normal*", "class_index")),
-)
-
-
-def shape_of(case, elements):
-    """About so many elements; None where a case does not have that few."""
-    if case.function == "ctc_loss":
-        return {2**10: (25, 4, 10), 2**18: (200, 16, 80), 2**22: (400, 64, 164), 2**26: (800, 64, 1310)}.get(elements)
-    if case.name == "cross_entropy_2d":
-        pixels = math.isqrt(elements // (21 * 8))
-        return (8, 21, pixels, pixels) if pixels else None
-    width = next((n for part, n in CLASSES.items() if part in case.name), min(elements, 1024))
-    return (elements // width, width) if elements >= width else None
+GPU_CASES = [replace(case, **case.on_gpu) for case in CASES]
 
 
 class Clock:
@@ -137,20 +114,19 @@ def launches_of(step):
 
 def liger_of(case):
     """Liger's function for a case, None where it has none or is not installed."""
-    if case.name.startswith("cross_entropy") and case.arguments[1] == "class_index" and "2d" not in case.name:
-        try:
-            from liger_kernel.transformers.functional import liger_cross_entropy
-        except ImportError:
-            return None
-        return liger_cross_entropy
-    return None
+    if not case.liger:
+        return None
+    try:
+        from liger_kernel.transformers.functional import liger_cross_entropy
+    except ImportError:
+        return None
+    return liger_cross_entropy
 
 
 def peers_of(case, arguments, options, left_out):
     """The peers by name, each a call that does its work once; wrong results are not timed."""
-    torch_function = case.torch or getattr(torch.nn.functional, case.function)
-    torch_options = {} if case.torch else options
-    ours = getattr(losskit_functional, case.function)
+    torch_function, torch_options = torch_way(case, options)
+    ours = case.loss.functional
     functions = {"torch": (torch_function, torch_options), "losskit": (ours, options)}
     if case.compiles:
         torch._dynamo.reset()
@@ -166,16 +142,15 @@ def peers_of(case, arguments, options, left_out):
 
 def measure(case, size, dtype, clock, bandwidth, left_out, rounds):
     """One case at one size; the result as it goes into the JSON file, None where the case has no such size."""
-    shape = shape_of(case, SIZES[size])
+    shape = case.shape(SIZES[size])
     if shape is None:
         return None
-    with clock.device:  # only here: while a default device is set, each of torch's functions takes a detour
-        arguments, options = make_data(case, shape, DTYPES[dtype])
+    arguments, options = case.arguments(shape, DTYPES[dtype], clock.device)
     peers = peers_of(case, arguments, options, left_out)
     if SIZES[size] <= 2**24:
-        torch_function = case.torch or getattr(torch.nn.functional, case.function)
-        truth = loss_and_gradients(torch_function, arguments, {} if case.torch else options, torch.float64)
-        ours = loss_and_gradients(getattr(losskit_functional, case.function), arguments, options, None)
+        torch_function, torch_options = torch_way(case, options)
+        truth = loss_and_gradients(torch_function, arguments, torch_options, torch.float64)
+        ours = loss_and_gradients(case.loss.functional, arguments, options, None)
         compare(case.name, "losskit", truth, ours, dtype)
     seconds = clock.turns(peers, rounds)
     moved = sum(x.numel() * x.element_size() * (1 + x.requires_grad) for x in arguments)
@@ -271,7 +246,7 @@ def main():
 
     for case in (c for c in GPU_CASES if any(part in c.name for part in options.only)):
         for size in options.sizes:
-            for dtype in options.dtypes if case.halves else ["f32"]:
+            for dtype in [dtype for dtype in options.dtypes if takes(case, DTYPES[dtype])]:
                 try:
                     result = measure(case, size, dtype, clock, bandwidth, options.without, options.rounds)
                 except (SystemExit, RuntimeError) as error:  # the time on a card is short: the others are measured

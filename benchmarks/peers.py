@@ -13,10 +13,7 @@
 import os
 
 import torch
-import torch.nn.functional as torch_functional
-from cases import DATA
-
-from losskit import functional as losskit_functional
+from cases import torch_way
 
 try:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA tells about slow compilations
@@ -81,29 +78,16 @@ def cast(x, dtype):
     return x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x
 
 
-def make_data(case, shape, dtype):
-    """The case's tensors, same values each time, as (arguments, options)."""
-    torch.manual_seed(0)
-    arguments = [
-        cast(DATA[name.rstrip("*")](shape), dtype).requires_grad_(name.endswith("*")) for name in case.arguments
-    ]
-    options = {
-        key: cast(DATA[value](shape), dtype) if isinstance(value, str) else value for key, value in case.options.items()
-    }
-    return arguments, options
-
-
 def make_peers(case, size, dtype_name, left_out):
     """The peers by name, each a call that does its work once, and the bytes that a pass has to move.
 
     `left_out` names peers that are not wanted. At the small size only torch eager and losskit are timed, and
     torch.compile at 1M only: it would take half of the run.
     """
-    arguments, options = make_data(case, case.shapes[size], DTYPES[dtype_name])
+    arguments, options = case.arguments(case.shapes[size], DTYPES[dtype_name])
     large = size != "small"
-    torch_function = case.torch or getattr(torch_functional, case.function)
-    torch_options = {} if case.torch else options
-    losskit_function = getattr(losskit_functional, case.function)
+    torch_function, torch_options = torch_way(case, options)
+    losskit_function = case.loss.functional
     truth = loss_and_gradients(torch_function, arguments, torch_options, torch.float64)
     compare(case.name, "losskit", truth, loss_and_gradients(losskit_function, arguments, options, None), dtype_name)
     peers = {

@@ -27,7 +27,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from cases import CASES
+from cases import CASES, takes
 from peers import DTYPES, make_peers, set_threads, versions_of_jax
 from rich import box
 from rich.console import Console
@@ -208,7 +208,7 @@ def facts():
 def parse_arguments():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [case.name for case in CASES]
+    names = [case.name for case in CASES if case.sizes]
     parser.add_argument("--json", type=Path, default=Path(__file__).with_name("results.json"), metavar="FILE")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
@@ -234,7 +234,8 @@ def main():
         console.print("jax and optax are not installed: left out")
     left_out = [peer for peer in ("compile", "jax") if getattr(arguments, f"no_{peer}")]
     half = DTYPES[arguments.dtype].itemsize == 2
-    cases = [case for case in CASES if case.name in arguments.only and (case.halves or not half)]
+    cases = [case for case in CASES if case.name in arguments.only]
+    cases = [case for case in cases if not half or takes(case, DTYPES[arguments.dtype])]
     groups = [
         (threads, size, [case for case in cases if size in case.shapes])
         for threads in arguments.threads

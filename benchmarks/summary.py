@@ -14,39 +14,31 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from cases import CASES
-from peers import DTYPES, make_data, make_peers, make_step, set_threads
+from cases import CASES, torch_way
+from peers import DTYPES, make_peers, make_step, set_threads
 from run import facts, median_ratio, settle_allocator, take_turns
-from torch.nn import functional as torch_functional
-
-from losskit import functional as losskit_functional
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "measured.json"
 ROWS = (32, 320, 3200, 32000)  # of ten numbers
 ROUNDS = 21
 TIE = 0.98  # torch / losskit below which losskit is slower; medians of a quiet machine repeat to 2 %
-HEAVY = ("bce_with_logits", "gaussian_nll", "cross_entropy_c1000", "cross_entropy_smoothed", "triplet_margin")
+HEAVY = ("bce_with_logits", "gaussian_nll", "cross_entropy", "cross_entropy_smoothed", "triplet_margin")
 ELEMENTS = 1 << 24  # 64 MB in float32
 
 
 def shape_of(case, rows):
-    """The case's shape with about as many elements as `rows` rows of ten."""
-    if case.function == "ctc_loss":
-        return (25, max(1, rows // 25), 10)
-    first = next(iter(case.shapes.values()))
-    classes = first[1] if case.function == "cross_entropy" and len(first) == 2 and first[1] < 1000 else 10
-    if len(first) == 4:
-        return (max(1, rows // 192), 3, 8, 8)
-    return (rows * 10 // classes, classes)
+    """The case's small shape with so many samples that it has about as many elements as `rows` rows of ten."""
+    samples = 10 * rows * case.small[case.samples] // math.prod(case.small)
+    return tuple(max(1, samples) if i == case.samples else n for i, n in enumerate(case.small))
 
 
 def ratios(rows):
-    """torch / losskit of every case at a size: the median of its rounds."""
+    """torch / losskit of every case that has a small size: the median of its rounds."""
     found = {}
     for case in CASES:
-        if case.name == "cross_entropy_v32000":
-            continue  # a size of its own
-        sized = replace(case, shapes={"small": shape_of(case, rows)}, asked_jax=None)
+        if "small" not in case.sizes:
+            continue
+        sized = replace(case, small=shape_of(case, rows))
         peers, _ = make_peers(sized, "small", "f32", ["compile", "jax"])
         seconds = take_turns(peers, ROUNDS)
         found[case.name] = median_ratio(seconds["torch"], seconds["losskit"])
@@ -56,7 +48,7 @@ def ratios(rows):
 def at_a_million():
     """The same at the sizes of run.py, which suit each loss."""
     found = {}
-    for case in CASES:
+    for case in (case for case in CASES if "1M" in case.shapes):
         peers, _ = make_peers(case, "1M", "f32", ["compile", "jax"])
         peers.pop("triad")
         seconds = take_turns(peers, ROUNDS)
@@ -87,11 +79,11 @@ def memory():
     found = {}
     for case in (case for case in CASES if case.name in HEAVY):
         width = case.shapes["1M"][1]
-        arguments, options = make_data(case, (ELEMENTS // width, width), DTYPES["f32"])
-        libraries = {"torch": torch_functional, "losskit": losskit_functional}
+        arguments, options = case.arguments((ELEMENTS // width, width), DTYPES["f32"])
+        libraries = {"torch": torch_way(case, options), "losskit": (case.loss.functional, options)}
         found[case.name] = {}
-        for name, library in libraries.items():
-            step = make_step(getattr(library, case.function), arguments, options)
+        for name, (function, given) in libraries.items():
+            step = make_step(function, arguments, given)
 
             def forget(step=step, arguments=arguments):
                 for argument in arguments:

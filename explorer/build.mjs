@@ -54,8 +54,6 @@ function rowText(variant) {
     ${of("value", variant.value)}, gradients: { ${gradients.join(", ")} } }`;
 }
 
-const OF_ROWS = ["class scores", "margins"];
-
 const mathml = (latex, displayMode = true) => temml.renderToString(latex, { displayMode, throwOnError: true });
 
 /** A bound as people write it: a parameter by its name, a root as one. */
@@ -84,7 +82,6 @@ function cardText(card) {
   const data = {
     name: card.name,
     title: card.class_name,
-    family: card.family,
     task: card.task,
     summary: card.summary,
     advice: card.advice,
@@ -100,8 +97,8 @@ function cardText(card) {
   };
   const { variable, label, kind, low, high, given } = curve;
   const outer = JSON.stringify({ variable, label, kind, low, high, given }).slice(0, -1);
-  const rows = OF_ROWS.includes(card.family) ? card.variants.map(rowText) : [];
-  return `{ ...${JSON.stringify(data)}, rows: [${rows.join(",")}],
+  const rows = card.rows && `{ ...${JSON.stringify(card.rows)}, formulas: [${card.variants.map(rowText).join(",")}] }`;
+  return `{ ...${JSON.stringify(data)}, rows: ${rows},
     curve: ${outer}, "variants": [${curve.variants.map(variantText).join(",")}] } }`;
 }
 

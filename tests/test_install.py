@@ -107,8 +107,9 @@ def check_use(python, tmp_path):
 
 
 def check_library(library, clone):
-    """What is shipped holds no path of the machine, no symbols, and asks for no newer Linux than torch's wheels do."""
+    """What is shipped is small, holds no path of the machine, no symbols, and asks for no newer Linux than torch's do."""
     contents = library.read_bytes()
+    assert len(contents) < 10e6  # see Formulas.usual
     for folder in (clone, Path(distribution("torch").locate_file("")).resolve()):
         assert str(folder).encode() not in contents
     if LINUX:

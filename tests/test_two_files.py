@@ -126,12 +126,21 @@ print(json.dumps({
     "example": worked.run("scaled_square_loss", "ScaledSquareLoss")[0][1],
 }))
 """
+MEASURED = """
+import sys
+sys.path.insert(0, "benchmarks")
+from cases import CASES
+from peers import make_peers
+(case,) = [case for case in CASES if case.function == "scaled_square_loss"]
+peers, _ = make_peers(case, "small", "f32", [])
+print(case.name, case.shapes["1M"], *sorted(peers), *(step().item() > 0 for step in peers.values()))
+"""
 
 
 def copied(folder: Path) -> None:
     """What a loss needs of the tree: the package with its kernels, the suite, the generator and what it prints."""
     skipped = shutil.ignore_patterns("__pycache__", "lib", "explorer", "*.egg-info")
-    for part in ("src", "tests", "csrc/generated", "tools/site"):
+    for part in ("src", "tests", "csrc/generated", "tools/site", "benchmarks"):
         shutil.copytree(ROOT / part, folder / part, ignore=skipped)
     (folder / "docs").mkdir()
     for part in ("pyproject.toml", "tools/generate.py", "docs/losses.md", "docs/deviations.md"):
@@ -146,7 +155,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_new_loss_is_two_files(tmp_path):
-    """Its class, function, card, kernel and worked example follow, and the suite finds it and holds it to its bars."""
+    """Its class, function, card, kernel, worked example and row of the benchmarks follow; the suite holds it to its bars."""
     tree, cache = tmp_path / "tree", tmp_path / "cache"
     copied(tree)
     before = contents(tree)
@@ -174,6 +183,10 @@ def test_a_new_loss_is_two_files(tmp_path):
     assert "scale: 'float' = 1.0" in found["signature"]
     assert found["card"] == "The squared error times a number of one's own."
     assert "mean, losskit" in found["example"]
+
+    code, told = run("-c", MEASURED)
+    assert code == 0, told
+    assert told.splitlines()[-1] == "scaled_square (1048, 1000) losskit torch True True"
 
     suite = ("-m", "pytest", "-n", "0", "-vv", "-p", "no:cacheprovider", "tests/test_truth.py")
     code, told = run(

@@ -23,7 +23,7 @@ from losskit_guide.card import catalogue  # noqa: E402
 README = ROOT / "README.md"
 WORDS = {
     "gaussian_nll": "Gaussian NLL", "cross_entropy_smoothed": "cross entropy with label smoothing",
-    "bce_with_logits": "BCE with logits", "triplet_margin": "triplet margin", "cross_entropy_c1000": "cross entropy",
+    "bce_with_logits": "BCE with logits", "triplet_margin": "triplet margin", "cross_entropy": "cross entropy",
 }  # fmt: skip
 DIGITS = 2.0**20  # ULP: of the seven digits of float32, the first is wrong
 HOW = (

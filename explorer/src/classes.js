@@ -18,21 +18,24 @@ const length = (vector) => Math.hypot(...vector);
 const mean = (vector) => vector.reduce((sum, x) => sum + x, 0) / vector.length;
 
 /**
- * formula: a variant of card.rows; numbers: its parameters by name. Returns a function of scores and right classes that
+ * formula: one of card.rows.formulas; numbers: its parameters by name. Returns a function of scores and right classes that
  * returns { value, gradient }: the length of the gradient by the scores.
  */
 export function rowLoss(card, formula, numbers) {
-  const spoken = card.family === "margins" ? ["difference"] : STATISTICS;
+  const { spoken, loss } = TERMS[card.rows.terms];
   const unknown = formula.arguments.find((name) => !spoken.includes(name) && !(name in numbers));
   if (unknown) throw new Error(`${card.title} needs “${unknown}”, which the columns of a file do not give.`);
   const call = (f, statistics) => f(...formula.arguments.map((name) => statistics[name] ?? numbers[name]));
-  if (card.family === "margins") return (scores, right) => ofPairs(formula, call, scores, right);
-  const given = card.curve.kind === "log_probability";
-  const smoothing = numbers.label_smoothing ?? 0;
-  return (scores, [right]) => ofClasses(formula, call, scores, right, smoothing, given);
+  return (scores, right) => loss(formula, call, scores, right, { ...card.rows, ...numbers });
 }
 
 const STATISTICS = ["log_probability", "log_sum_exp", "mean_log_probability"];
+
+/** What a row's loss adds up: what the formula may speak of, and the sum. */
+const TERMS = {
+  class: { spoken: STATISTICS, loss: ofClasses },
+  pairs: { spoken: ["difference"], loss: ofPairs },
+};
 
 function ofPairs(formula, call, scores, right) {
   const gradient = scores.map(() => 0);
@@ -50,11 +53,11 @@ function ofPairs(formula, call, scores, right) {
   return { value, gradient: length(gradient) };
 }
 
-/** given: the scores are log-probabilities already. Under label smoothing every class is right by its share. */
-function ofClasses(formula, call, scores, right, smoothing, given) {
+/** Without softmax the scores are log-probabilities already. Under label smoothing every class is right by its share. */
+function ofClasses(formula, call, scores, [right], { softmax, label_smoothing: smoothing = 0 }) {
   const total = logSumExp(scores);
-  const logs = given ? scores : scores.map((x) => x - total);
-  const probabilities = given ? scores.map(() => 0) : logs.map(Math.exp);
+  const logs = softmax ? scores.map((x) => x - total) : scores;
+  const probabilities = softmax ? logs.map(Math.exp) : scores.map(() => 0);
   const row = { log_sum_exp: total, mean_log_probability: mean(logs) };
   const gradient = scores.map(() => 0);
   const even = 1 / scores.length;

@@ -24,7 +24,7 @@ export function losses(table, card, chosen, columns) {
     const asked = missing.map(({ name, many }) => (many ? `two columns or more for ${name}` : `a column for ${name}`));
     throw new Error(`${card.title}: choose ${listed(asked)}; the file has ${listed(table.names)}.`);
   }
-  const found = card.rows.length ? ofScores : ofNumbers;
+  const found = card.rows ? ofScores : ofNumbers;
   return { ...found(table, card, chosen, roles, columns), lines: table.rows.map((row) => row.line) };
 }
 
@@ -64,14 +64,14 @@ function ofScores(table, card, chosen, [scores, right], columns) {
   const variant = variantOf(card, chosen.switches);
   const read = at.map((i) => checked(table, i, card, variant, { name: card.curve.variable, kind: card.curve.kind }));
   const names = at.map((i) => table.names[i]);
-  if (card.family === "class scores" && scores.kind === "logit" && areProbabilities(read)) {
+  if (card.rows.softmax && areProbabilities(read)) {
     const how = "take their logarithms, whose softmax is the same";
     throw new Error(
       `${card.title} takes scores, and ${listed(names)} are probabilities (each row adds up to 1): ${how}.`,
     );
   }
   const classes = labels(table, columns[right.key], names, right.several, card.title);
-  const formula = card.rows.find(({ switches }) =>
+  const formula = card.rows.formulas.find(({ switches }) =>
     Object.entries(switches).every(([k, on]) => variant.switches[k] === on),
   );
   const given = Object.fromEntries(givenOf(card, chosen).map((g) => [g.name, g.value]));

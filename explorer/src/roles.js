@@ -35,9 +35,8 @@ const words = (key) => (NAMES[key] ?? "").split(" ").filter(Boolean);
 /** The roles of a chosen loss: { key, name, says, kind, many, domain, value }. */
 export function rolesOf(card, chosen) {
   const { kind, variable, label } = card.curve;
-  if (card.rows.length) {
-    const scores = kind === "log_probability" ? "log-probabilities" : "scores";
-    const several = card.task === "multi-label";
+  if (card.rows) {
+    const { scores, several } = card.rows;
     return [
       { key: `${scores} of classes`, name: scores, says: "one column for each class", kind, many: true },
       several

@@ -1,6 +1,7 @@
 /** Links, domains, ranges, presets and letters, without a browser. */
 
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { cards } from "../generated/catalogue.js";
 import { atCursor, ofCurves } from "../src/describe.js";
@@ -10,6 +11,22 @@ import { presets } from "../src/presets.js";
 import { choose, empty, read, write } from "../src/state.js";
 
 const card = (name) => cards.find((known) => known.name === name);
+
+test("what the page does with a loss is data of its card: no code asks for a family, a task or a loss by name", () => {
+  const here = (path) => new URL(path, import.meta.url);
+  const { losses } = JSON.parse(readFileSync(here("../../src/losskit_guide/catalogue.json"), "utf8"));
+  const names = losses.flatMap((loss) => [loss.name, loss.class_name, loss.family, loss.task]);
+  const files = readdirSync(here("../src")).filter((file) => file.endsWith(".js") && file !== "presets.js");
+  const sources = [...files.map((file) => `../src/${file}`), "../build.mjs"];
+  for (const source of sources) {
+    const text = readFileSync(here(source), "utf8");
+    const code = text.replace(/\/\*[^]*?\*\/|\/\/ .*/g, "");
+    const strings = [...code.matchAll(/(["'`])(.*?)\1/g)].map((match) => match[2]);
+    for (const name of names) assert.ok(!strings.includes(name), `${source} asks for ${name}`);
+    assert.doesNotMatch(code, /\.family\b/, source);
+  }
+  assert.ok(sources.length > 15);
+});
 
 test("a link restores what it was made of", () => {
   const state = {

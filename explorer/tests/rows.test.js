@@ -153,7 +153,7 @@ test("class scores give the losses that the cards have worked out, with the leng
     readFileSync(new URL("../../src/losskit_guide/catalogue.json", import.meta.url), "utf8"),
   );
   let count = 0;
-  for (const { name, cases } of catalogue.losses.filter(({ name }) => card(name)?.rows.length)) {
+  for (const { name, cases } of catalogue.losses.filter(({ name }) => card(name)?.rows)) {
     for (const { arguments: given, value, grad } of cases) {
       const { input, target, ...numbers } = given;
       const labels = Array.isArray(target) ? target.slice(0, target.indexOf(-1)) : [target];
@@ -178,7 +178,7 @@ test("two classes give the curve of the card, and differences its gradient", () 
       near(read(`score0,score1,label\n${margin + 7},7,0`, [c, chosen]).rows[0], value(margin));
     }
     const scores = [0.3, -1.2, 2.1];
-    const f = rowLoss(c, c.rows[0], { label_smoothing: smoothing });
+    const f = rowLoss(c, c.rows.formulas[0], { label_smoothing: smoothing });
     const slopes = scores.map((_, k) => {
       const moved = (step) =>
         f(

@@ -111,6 +111,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         ],
         reference=cls.reference,
         curve=cls._curve(),
+        rows=cls._rows(),
         values=values or {},
     )  # fmt: skip
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,21 +12,20 @@ class Draw:
     """Draws tensors of one dtype on one device, the same ones each time."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-        self.dtype, self.device = dtype, device
-        self.generator = torch.Generator().manual_seed(0)
+        self.dtype, self.device = dtype, torch.device(device)
+        # A GPU draws for itself: benchmarks there have hundreds of millions of numbers.
+        self.generator = torch.Generator(self.device if self.device.type == "cuda" else "cpu").manual_seed(0)
 
     def normal(self, *size: int) -> Tensor:
         """Normal numbers."""
-        return torch.randn(size, generator=self.generator).to(self.device, self.dtype)
+        drawn = torch.randn(size, generator=self.generator, device=self.generator.device)
+        return drawn.to(self.device, self.dtype)
 
     def integers(self, low: int, high: int, *size: int) -> Tensor:
         """Integers from `low` on, below `high`."""
-        return torch.randint(low, high, size, generator=self.generator).to(self.device)
+        drawn = torch.randint(low, high, size, generator=self.generator, device=self.generator.device)
+        return drawn.to(self.device)
 
     def members(self, domain: Domain, size: tuple[int, ...]) -> Tensor:
         """Members of a domain."""
         return domain.sample(size, self.generator).to(self.device, self.dtype)
-
-    def put(self, x: Tensor) -> Any:
-        """A tensor of integers, on the device."""
-        return x.to(self.device)

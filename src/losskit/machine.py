@@ -81,7 +81,7 @@ def facts() -> dict[str, str]:
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "kernels": str(library.LIBRARY) if library.loaded() else "none: eager formulas run",
-        "compiler": compiler.compiler() or "none: users' own losses run as eager formulas",
+        "compiler": compiler.compiler() or "none: users' own losses and rare switches run as eager formulas",
         "cache": cached(),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use",
         "triton": triton(),
@@ -89,7 +89,7 @@ def facts() -> dict[str, str]:
 
 
 def cached() -> str:
-    """Where the kernels of users' losses are kept, how many there are, or why they are not kept."""
+    """Where kernels that were compiled here are kept, how many there are, or why they are not kept."""
     folder = cache.wanted()
     if folder is None:
         return "none: without a home folder kernels are kept for one process only"

@@ -110,6 +110,23 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """How the loss of a row of class scores comes from the formula, where a line of a table can hold the row.
+
+    scores: what a row has for each class, in words ("scores").
+    softmax: the formula speaks of the softmax of the scores; they must not be probabilities themselves.
+    terms: what is added up: "class", the formula of the right class; "pairs", that of each right class with each other
+        one, divided by the number of classes.
+    several: a row may have several right classes.
+    """
+
+    scores: str
+    softmax: bool
+    terms: str
+    several: bool = False
+
+
+@dataclass(frozen=True)
 class Card:
     """Everything that is known about a loss."""
 
@@ -136,6 +153,7 @@ class Card:
     deviations: list[dict[str, Any]]
     reference: str
     curve: Curve | None
+    rows: Rows | None = None
     values: dict[str, Any] = field(default_factory=dict)  # of the parameters, where they are not the defaults
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,8 +213,10 @@ def card_of(data: dict[str, Any]) -> Card:
             "given": [Given(**given) for given in curve["given"]],
             "variants": [_curve_variant(variant) for variant in curve["variants"]],
         })  # fmt: skip
+    rows = data["rows"] and Rows(**data["rows"])
     variants = [Variant(**{**variant, "equations": _equations(variant["equations"])}) for variant in data["variants"]]
-    return Card(**{**data, "curve": curve, "variants": variants, "reductions": _equations(data["reductions"])})
+    made = {"curve": curve, "rows": rows, "variants": variants, "reductions": _equations(data["reductions"])}
+    return Card(**{**data, **made})
 
 
 def _equations(data: list[dict[str, str]]) -> list[Equation]:

@@ -37,7 +37,7 @@ from losskit.plan import OPEN, Opened, Plan
 from losskit.plans import Plans, plan_of
 from losskit.printing import run_source
 from losskit.traced import Formula
-from losskit_guide.card import Curve, Equation, Variant
+from losskit_guide.card import Curve, Equation, Rows, Variant
 
 
 class Formulas(dict[tuple[bool, ...], Formula]):
@@ -54,6 +54,25 @@ class Formulas(dict[tuple[bool, ...], Formula]):
     def all(self) -> list[Formula]:
         switches = self.loss._switches()
         return [self[setting] for setting in itertools.product((False, True), repeat=len(switches))]
+
+    def usual(self) -> list[Formula]:
+        """Those at the default switches, and at each switch alone changed: 1 + n of the 2^n settings of n switches.
+
+        Their kernels are in the package's library; the others are compiled on first use, since switches multiply. A
+        kernel in the library costs 0.9 s of processor time and 32 KB (22 kernels of today), and with the formulas of
+        coming losses 1.4 s and 45 KB (67 kernels of 65 drafts): two types, three sets of gradients, three instruction
+        sets. For 125 losses that makes 9 MB of the 10 MB that the library may have and 350 s, 3 minutes of two cores:
+
+                                            processor time      machine code
+            loops of today's 5 families         95 s              2.2 MB
+            22 kernels of today's losses        20 s              0.7 MB
+            67 kernels of coming losses         95 s              3.0 MB
+            40 kernels of coming families       35 s              1.0 MB    an estimate, by margins and embeddings
+            loops of 5 coming families         100 s              2.5 MB    an estimate, by today's
+        """
+        usual = tuple(self.loss.params[name].default is True for name in self.loss._switches())
+        changed = [(*usual[:i], not usual[i], *usual[i + 1 :]) for i in range(len(usual))]
+        return [self[setting] for setting in (usual, *changed)]
 
     def __reduce__(self) -> Any:
         return Formulas, (self.loss,)
@@ -180,6 +199,11 @@ class Family(Loss, abstract=True):
         raise NotImplementedError
 
     @classmethod
+    def _rows(cls) -> Rows | None:
+        """How a row of class scores has its loss; None for what is no such loss."""
+        return None
+
+    @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
         """Random operands that a call takes; the first has this shape."""
         raise NotImplementedError
@@ -196,6 +220,12 @@ class Family(Loss, abstract=True):
     def _compiled_formulas(cls) -> list[Formula]:
         """The formulas that the kernel evaluates, one for each setting of the switches."""
         return cls._formulas.all() if cls._of_formula else []
+
+    @classmethod
+    def _built_in_formulas(cls) -> list[Formula]:
+        """Those whose kernels are in the package's library."""
+        usual = cls._formulas.usual() if cls._of_formula else []
+        return [formula for formula in cls._compiled_formulas() if formula in usual]
 
     @classmethod
     def _plan_params(cls) -> list[Param]:

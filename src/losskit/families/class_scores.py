@@ -39,7 +39,7 @@ from losskit.kernels.torch_internals import transforms_active
 from losskit.policy import state
 from losskit.reduction import Reduction
 from losskit.traced import Formula
-from losskit_guide.card import Curve, Equation, Given
+from losskit_guide.card import Curve, Equation, Given, Rows
 
 
 def _two_classes(cls: type[ClassScoresLoss], formula: Formula) -> Callable[[Expr], dict[str, Any]]:
@@ -148,6 +148,11 @@ class ClassScoresLoss(Family, abstract=True):
             given.append(Given("label_smoothing", cls.params["label_smoothing"].doc, 0.0, 0.0, 1.0))
         label = "score of the right class less that of the other, of two classes"
         return curves.of_trace(cls, "score_margin", "logit", (-6.0, 6.0), given, ways, label)
+
+    @classmethod
+    def _rows(cls) -> Rows | None:
+        scores = "log-probabilities" if cls.log_probabilities else "scores"
+        return Rows(scores, softmax=not cls.log_probabilities, terms="class")
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:

@@ -183,6 +183,7 @@ class EmbeddingsLoss(Family, abstract=True):
                 raise DeclarationError(f"{cls.__name__}: `operands` and `value` must both take a target, or neither")
 
     _label = "embeddings"
+    _usual_shape = (8192, 128)
 
     @classmethod
     def _curve(cls) -> Curve | None:

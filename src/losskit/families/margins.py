@@ -25,7 +25,7 @@ from losskit.errors import DeclarationError
 from losskit.families.base import Family
 from losskit.families.margins_plan import MarginsPlan
 from losskit.reduction import Reduction
-from losskit_guide.card import Curve
+from losskit_guide.card import Curve, Rows
 
 
 class MarginsLoss(Family, abstract=True):
@@ -66,12 +66,15 @@ class MarginsLoss(Family, abstract=True):
         return curves.of_trace(cls, "difference", "logit", (-3.0, 3.0), [], ways, label)
 
     @classmethod
+    def _rows(cls) -> Rows | None:
+        return Rows("scores", softmax=False, terms="pairs", several=cls.many)
+
+    @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
         if not cls.many:
             return [draw.normal(*shape), draw.integers(0, shape[-1], *shape[:-1])]
-        target = torch.full(shape, -1)
-        target[..., 0] = 0
-        return [draw.normal(*shape), draw.put(target)]
+        scores, listed = draw.normal(*shape), draw.normal(*shape).float().topk(min(3, shape[-1])).indices
+        return [scores, torch.nn.functional.pad(listed, (0, shape[-1] - listed.shape[-1]), value=-1)]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import selectors
 import shlex
@@ -24,12 +25,16 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache as once
 from functools import partial
 from pathlib import Path
 
 # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result. Never -ffast-math.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 TIME_LIMIT, _SECONDS = "LOSSKIT_COMPILE_TIMEOUT", 120.0
+# What Linux calls the instructions that x86-64-v3 has beyond its predecessors, and x86-64-v4 beyond v3.
+_V3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe xsave".split())
+_V4 = frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
 _KEPT = 1 << 16  # bytes of a compiler's output that are kept: the last ones
 
 
@@ -41,6 +46,20 @@ def compiler() -> str | None:
     """The C++ compiler: $CXX, else g++, else clang++ or c++; None if there is none."""
     wanted = os.environ.get("CXX", "").strip()
     return wanted if wanted else next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
+
+
+@once
+def instruction_set() -> str:
+    """The best of those that GCC's clones in kernel.h are compiled for and this processor has; "" if it is unknown."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            flags = next((line.split() for line in file if line.startswith("flags")), [])
+    except OSError:
+        return ""
+    if platform.machine() != "x86_64" or not flags:
+        return ""
+    v4 = _V3 | _V4
+    return "x86-64-v4" if v4.issubset(flags) else "x86-64-v3" if _V3.issubset(flags) else "x86-64"
 
 
 def time_limit() -> float:

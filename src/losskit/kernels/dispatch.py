@@ -157,4 +157,5 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
     when = "in backward" if plan.reduction == "none" and gpu.takes(args.operands[0]) else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
-    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}{together}")
+    origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
+    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}{origin}{together}")

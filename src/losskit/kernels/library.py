@@ -1,9 +1,11 @@
 """Where fused kernels come from: the package's own library, the user's cache, or the compiler.
 
-A kernel is looked up by a symbol that carries a hash of its source. One that is in no library is compiled once
-(about two seconds) and kept in the cache directory ($XDG_CACHE_HOME/losskit or ~/.cache/losskit; what is trusted there
-is decided by `cache`). Whatever goes wrong costs speed and never the loss: the eager formula runs, and one warning for
-each loss says why.
+A kernel is looked up by a symbol that carries a hash of its source. One that is in no library, of a user's loss or of
+a rare setting of a built-in one's switches, is compiled once (about a second) and kept in the cache directory
+($XDG_CACHE_HOME/losskit or ~/.cache/losskit; what is trusted there is decided by `cache`). It has the bits that it
+would have in the package's library: the same source and flags, for the one of the library's instruction sets that
+this processor would choose. Whatever goes wrong costs speed and never the loss: the eager formula runs, and one
+warning for each loss says why.
 """
 
 from __future__ import annotations
@@ -29,6 +31,12 @@ from losskit.traced import Formula
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 LIBRARY = FOLDER / "liblosskit.so"
 _UNBUILT = "the package was installed without its compiled library"
+# kernel.h would compile for all of its instruction sets, which takes twice as long.
+_ONE_SET = """\
+#if defined(__x86_64__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(LOSSKIT_CLONES)
+#define LOSSKIT_CLONES __attribute__((target("arch={}")))
+#endif
+"""
 _compiled: dict[str, int] = {}  # addresses of kernels that were compiled at run time, by symbol
 _turns: dict[str, threading.Lock] = {}  # a lock for each symbol: threads that need the same kernel compile it once
 _told: WeakSet[Any] = WeakSet()
@@ -71,6 +79,11 @@ def find(formula: Formula) -> int:
     if formula.kernel is None:
         _find(formula)
     return formula.kernel or 0
+
+
+def compiled_here(formula: Formula | None) -> bool:
+    """Whether a formula's kernel, which has been looked for, is not the package's."""
+    return formula is not None and formula.kernel in _compiled.values()
 
 
 def loaded() -> bool:
@@ -169,14 +182,19 @@ def _load(path: Path, symbol: str) -> int:
 def _compile(source: str, path: Path, deadline: float) -> None:
     with cache.workplace(path) as work:
         file, built = work / "kernel.cpp", work / "kernel.so"
-        file.write_text('#include "kernel.h"\n#include "primitives.h"\n\n' + source, encoding="utf-8")
+        known = compiler.instruction_set()
+        head = _ONE_SET.format(known) if known else ""
+        file.write_text(f'{head}#include "kernel.h"\n#include "primitives.h"\n\n{source}', encoding="utf-8")
         compiler.build([file], built, include=[FOLDER], deadline=deadline)
         cache.keep(cache.content(built), path, work)
 
 
 def _fingerprint() -> str:
-    """A hash of the headers and the compiler: another compiler or header must not get an old kernel."""
-    parts = [str(compiler.compiler()), *compiler.FLAGS, platform.machine()]
+    """A hash of headers, compiler and processor: none of them must get a kernel that was made for another.
+
+    A home folder may be shared by machines whose processors know different instructions.
+    """
+    parts = [str(compiler.compiler()), *compiler.FLAGS, platform.machine(), compiler.instruction_set()]
     for header in sorted(FOLDER.glob("*.h")):
         parts += [header.name, hashlib.sha256(header.read_bytes()).hexdigest()]
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:12]
