@@ -100,11 +100,13 @@ def test_code_stays_readable():
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")}
     assert sum(isinstance(node, ast.stmt) for path in paths for node in ast.walk(trees[path])) < 2400
     for path, tree in trees.items():
-        if "gpu" in path.parts or path.name == "functional.py":  # Triton's kernels and generated code
+        if path.name == "functional.py":  # generated
             continue
         assert len(path.read_text().splitlines()) <= 400, f"{path.name} is more than a few screens"
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef) and not node.name.endswith("_kernel"):  # of Triton
+                arguments = len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs)
+                assert arguments < 20 or "gpu" in path.parts, f"{path.name}: {node.name} takes too many arguments"
                 assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}: {node.name} is longer than a screen"
 
 

@@ -177,7 +177,7 @@ def main():
     driver.set_active(Driver())
     JITFunction.run = compile_only
     gpu.interpreted = True
-    for calling, call in calls():  # noqa: B007  # what is caught is noted under its name
+    for calling, call in calls():  # what is caught is noted under its name
         call().backward()
         before = Compiled.repeated
         call().backward()
