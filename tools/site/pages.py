@@ -183,8 +183,7 @@ def _shapes(card: Card) -> str:
 
 
 def _properties(card: Card) -> str:
-    measured = " The test suite measures this." if card.family == "pointwise" else ""
-    intro = f"Of the unreduced loss as a function of its first argument, the others fixed.{measured}"
+    intro = "Of the unreduced loss as a function of its first argument, the others fixed."
     return "\n".join([intro, "", *(f"- {capital(fact)}" for fact in facts(card))])
 
 
