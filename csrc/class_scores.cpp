@@ -316,8 +316,7 @@ template <class T> void run_tile(const Job<T>& job, int64_t begin, int64_t n, Sc
 }
 
 // The input is log-probabilities (nll_loss): the formula of the target's one, and the gradient there alone.
-template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
-  int violation = 0;
+template <class T> void run_picked(Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
   int64_t offsets[kOperands], places[kRows];
   const Source& scores = job.sources[kScores];
   for (int64_t j = 0; j < n; ++j) {
@@ -327,9 +326,14 @@ template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, S
     if (s.state[j] == kCounts) {
       const int64_t place = offsets[kScores] + s.own[j] * job.class_strides[kScores];
       read_run(scores.dtype, row_of(job, kScores, place), 1, 1, &z);
+      const T given = z;
       if (!job.shift.empty()) z += job.shift[s.own[j]];
-      if (job.options.checks != kOff && z > T(wire::kMostLogProbability))
-        s.state[j] = kBad, violation = kLogProbability;
+      if (job.options.checks != kOff && z > T(wire::kMostLogProbability)) {
+        s.state[j] = kBad;
+        const int64_t row = place_of(job.walk, begin + j);
+        if (job.options.checks == kRaise)
+          job.report({1, row, kLogProbability, row * job.classes + s.own[j], double(given)});
+      }
     }
     s.operands[0][j] = z;
     s.logs[j] = z;
@@ -345,7 +349,7 @@ template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, S
     else
       job.kernel->f64[variant](n, operands, parameters, 1.0, s.values, out);
   }
-  if (!job.gradients[0]) return violation;
+  if (!job.gradients[0]) return;
   const Source& to = job.sources[kScoresGradient];
   for (int64_t j = 0; j < n; ++j) {
     if (s.state[j] == kBad) {
@@ -357,7 +361,6 @@ template <class T> int run_picked(const Job<T>& job, int64_t begin, int64_t n, S
     const T g = static_cast<T>(slope * s.row_weight[j] * s.scale[j]);
     write_run(to.dtype, &g, 1, row_of(job, kScoresGradient, places[j] + s.own[j] * job.class_strides[kScoresGradient]));
   }
-  return violation;
 }
 
 // Targets that are indices, in place if they are contiguous 64-bit integers.
@@ -368,36 +371,59 @@ template <class T> const int64_t* indices_of(const Job<T>& job, int64_t begin, i
   return fetch(job.walk, source, begin, n, buffer);
 }
 
+// Report the targets of a block that are no classes.
+template <class T> void report_indices(Job<T>& job, int64_t begin, int64_t n, const int64_t* y, const Scratch<T>& s) {
+  for (int64_t j = 0; j < n; ++j) {
+    if (s.state[j] != kBad) continue;
+    const int64_t row = place_of(job.walk, begin + j);
+    job.report({0, row, kClassIndex, row, y[j]});
+  }
+}
+
+// Report the probabilities of a block's bad rows that are none. Places have the classes last; the order is the
+// tensor's.
+template <class T> void report_probabilities(Job<T>& job, int64_t begin, int64_t n, const Scratch<T>& s) {
+  const Source& target = job.sources[kTarget];
+  const int64_t inner = job.walk.tensor_dims ? job.walk.numel / job.walk.tensor_sizes[0] : 1;
+  int64_t offsets[kOperands];
+  for (int64_t j = 0; j < n; ++j) {
+    if (s.state[j] != kBad) continue;
+    offsets_at(job, begin + j, offsets);
+    const int64_t row = place_of(job.walk, begin + j);
+    for (int64_t c = 0; c < job.classes; ++c) {
+      T x;
+      read_run(target.dtype, row_of(job, kTarget, offsets[kTarget] + c * job.class_strides[kTarget]), 1, 1, &x);
+      const int64_t order = (row / inner * job.classes + c) * inner + row % inner;
+      if (row_outside(&x, job.slack, 1)) job.report({0, order, kProbability, row * job.classes + c, double(x)});
+    }
+  }
+}
+
 template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   const int64_t begin = block * job.block_rows, n = std::min(job.block_rows, job.walk.numel - begin);
   const Options& options = job.options;
   const float* mask = mask_of(job, begin, n, s);
   const double* factor = factors(job, {kSampleWeight, kUpstream}, begin, n, s);
-  int violation = 0;
+  const bool raises = options.checks == kRaise;
   if (factor)
     for (int64_t j = 0; j < n; ++j) s.scale[j] = factor[j] * job.scale;
   if (job.probabilities) {
     for (int64_t j = 0; j < n; ++j) s.state[j] = mask && mask[j] == 0.0f ? kMasked : kCounts;
     s.uniform = !mask;
   } else {
-    const int found = classify(indices_of(job, begin, n, s.indices), mask, job.classes, job.ignore_index, n, s);
+    const int64_t* y = indices_of(job, begin, n, s.indices);
+    const int found = classify(y, mask, job.classes, job.ignore_index, n, s);
     s.uniform = found == 0;
-    if (found & kBad) violation = kClassIndex;
+    if (found & kBad && raises) return report_indices(job, begin, n, y, s);
     for (int64_t j = 0; j < n && !job.weights.empty(); ++j) s.row_weight[j] = job.weights[s.own[j]];
   }
-  if (violation && options.checks == kRaise) {
-    job.violations[block] = static_cast<uint8_t>(violation);
-    return;
-  }
   if (job.picked)
-    violation = run_picked(job, begin, n, s);
+    run_picked(job, begin, n, s);
   else if (job.by_row)
     run_rows(job, begin, n, s);
   else
     run_tile(job, begin, n, s);
-  for (int64_t j = 0; j < n && job.probabilities; ++j)
-    if (s.state[j] == kBad) violation = kProbability;
-  if (options.checks == kRaise) job.violations[block] = static_cast<uint8_t>(violation);
+  if (job.probabilities && raises && !s.uniform) report_probabilities(job, begin, n, s);
   if (job.sources[kUpstream].present()) return;
   losses(job, n, factor, s);
   if (options.reduction != kElements)
@@ -407,7 +433,8 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
 }
 
 // The denominator of the mean: for indices the class weights of the rows that count, times sample_weight.
-template <class T> double denominator(const Job<T>& job) {
+template <class T> double Job<T>::counted() const {
+  const Job<T>& job = *this;
   Weights s;
   int64_t buffer[kRows];
   const bool sampled = job.sources[kSampleWeight].present(), masked = job.sources[kMask].present();
@@ -419,7 +446,7 @@ template <class T> double denominator(const Job<T>& job) {
     const double* factor = factors(job, {kSampleWeight}, begin, n, s);
     const int64_t* y = job.probabilities ? nullptr : indices_of(job, begin, n, buffer);
     if (!mask && !factor && job.weights.empty()) {
-      total.add(static_cast<double>(counted(y, job.ignore_index, n)));
+      total.add(static_cast<double>(count_targets(y, job.ignore_index, n)));
       continue;
     }
     for (int64_t j = 0; j < n; ++j) {
@@ -460,185 +487,151 @@ template <class T> bool class_vector(const Tensor& tensor, int64_t classes, std:
 }
 
 // Whether there is but one class, or the first row is in [0, 1] and sums to about 1.
-template <class T> bool like_probabilities(const Job<T>& job, const Tensor& scores) {
-  if (job.walk.numel == 0 || job.classes == 1) return job.classes == 1;
-  const DType dtype = dtype_of(scores);
-  const int64_t stride = scores.strides()[scores.dim() == 1 ? 0 : 1];
-  const char* data = static_cast<const char*>(scores.data_ptr());
+template <class T> bool Job<T>::odd() const {
+  if (picked || walk.numel == 0 || classes == 1) return !picked && classes == 1;
   double sum = 0;
-  for (int64_t c = 0; c < job.classes; ++c) {
+  for (int64_t c = 0; c < classes; ++c) {
     T x;
-    read_run(dtype, data + c * stride * size_of(dtype), 1, 1, &x);
+    read_run(sources[kScores].dtype, row_of(*this, kScores, c * class_strides[kScores]), 1, 1, &x);
     if (!(x >= T(0) && x <= T(1))) return false;
     sum += static_cast<double>(x);
   }
   return std::abs(sum - 1.0) < 0.05;
 }
 
-struct Arguments {
-  int64_t kernel, code;
-  const Tensor& a;
-  const MaybeTensor &b, &c, &weight, &sample_weight, &mask, &upstream;
-  const std::vector<double>& numbers;
-};
-
-template <class T> Result run(const Arguments& given) {
-  const Result declined{{}, {}, {}, {}, {}, kDeclined};
-  const Tensor &a = given.a, &b = *given.b;
-  const std::vector<double>& numbers = given.numbers;
-  Job<T> job;
-  job.kernel = reinterpret_cast<const Kernel*>(given.kernel);
-  job.options = Options(given.code);
-  const Options& options = job.options;
-  job.probabilities = floating(dtype_of(b));
-  job.plain = wire::class_scores::plain(options.family);
-  job.picked = wire::class_scores::log_probabilities(options.family);
+// The statistics that the formula takes. False if the kernel takes others.
+template <class T> bool read_statistics(Job<T>& job) {
+  if (job.plain) return true;
   int taken = 0;
-  for (int k = 0; k < kOperands && !job.plain; ++k) {
-    const int which = static_cast<int>(wire::class_scores::statistics(options.family, k)) - 1;
+  for (int k = 0; k < kOperands; ++k) {
+    const int which = static_cast<int>(wire::class_scores::statistics(job.options.family, k)) - 1;
     if (which < 0) break;
-    if (which >= 3 || job.statistics[which]) return declined;
+    if (which >= 3 || job.statistics[which]) return false;
     job.statistics[which] = true;
     job.places[which] = taken++;
   }
-  job.smoothing = numbers[wire::class_scores::kSmoothing];
-  const double ignored = numbers[wire::class_scores::kIgnoreIndex];
-  if (!job.probabilities) job.ignore_index = static_cast<int64_t>(ignored);
-  if (job.probabilities && ignored >= 0) return declined;
-  if (job.picked && (job.probabilities || job.smoothing != 0.0 || job.statistics[1] || job.statistics[2]))
-    return declined;
-  if (!job.plain) {
-    if (!job.kernel || job.kernel->abi != kAbi || job.kernel->operands != taken || taken == 0) return declined;
-  }
-  std::copy(numbers.begin() + wire::class_scores::kFirstParameter, numbers.end(), job.parameters);
+  return job.kernel && job.kernel->abi == kAbi && job.kernel->operands == taken && taken > 0;
+}
 
-  // The walk over rows: the scores without their class dimension.
-  const int dims = static_cast<int>(a.dim()), class_dim = dims == 1 ? 0 : 1;
-  const auto sizes = a.sizes(), strides = a.strides();
-  job.classes = sizes[class_dim];
-  if (job.classes == 0 || job.classes > (int64_t(1) << 30)) return declined;
-  job.padded = std::max(job.classes, kLanes);
-  int64_t row_sizes[kDims], row_strides[kDims];
-  const auto without_classes = [&](const auto& full, int64_t* rows) {
-    for (int i = 0, k = 0; i < dims; ++i)
-      if (i != class_dim) rows[k++] = full[i];
-  };
-  without_classes(sizes, row_sizes);
-  without_classes(strides, row_strides);
-  start(job.walk, dims - 1, row_sizes, row_strides);
-  const auto loss_strides = dense_strides(job.walk);
-
-  const auto place = [&](int slot, const int64_t* full_strides, DType dtype, const void* data) {
-    int64_t rows[kDims];
-    for (int i = 0, k = 0; i < dims; ++i)
-      if (i != class_dim) rows[k++] = full_strides[i];
-    Source& source = job.sources[slot];
-    for (int i = 0; i < dims - 1; ++i) source.strides[i] = rows[job.walk.order[i]];
-    source.dtype = dtype;
-    source.data = static_cast<const char*>(data);
-    if (!source.data) source.data = reinterpret_cast<const char*>(&job);  // empty tensors: present, never read
-    job.class_strides[slot] = full_strides[class_dim];
-  };
-  const DType target_dtype = dtype_of(b);
-  job.slack = static_cast<T>(slack_of(target_dtype));
-  place(kScores, strides.data(), dtype_of(a), a.data_ptr());
-  if (job.probabilities) {
-    if (!floating(target_dtype) || b.dim() != dims) return declined;
-    for (int i = 0; i < dims; ++i)
-      if (b.sizes()[i] != sizes[i]) return declined;
-    place(kTarget, b.strides().data(), target_dtype, b.data_ptr());
-  } else {
-    if (floating(target_dtype) || target_dtype == DType::kBool || b.dim() != dims - 1) return declined;
-    if (!attach(job.walk, row_sizes, b, false, job.sources[kTarget])) return declined;
-  }
-  const MaybeTensor* extras[] = {&given.sample_weight, &given.mask, &given.upstream};
-  for (int k = 0; k < 3; ++k)
-    if (*extras[k] && !attach(job.walk, row_sizes, **extras[k], true, job.sources[kSampleWeight + k])) return declined;
-  if (given.mask && job.sources[kMask].dtype != DType::kBool) return declined;
-  if (given.weight) {
-    if (is_half(dtype_of(*given.weight)) && !is_half(dtype_of(a))) return declined;  // refused, in words
-    if (!class_vector(*given.weight, job.classes, job.weights)) return declined;
+// The vectors with an entry per class. False if a tensor is something else.
+template <class T> bool read_classes(Job<T>& job, const Inputs& in) {
+  job.total_weight = static_cast<double>(job.classes);
+  if (in.weight) {
+    if (is_half(dtype_of(*in.weight)) && !is_half(dtype_of(in.a))) return false;  // refused, in words
+    if (!class_vector(*in.weight, job.classes, job.weights)) return false;
     job.own_weights.assign(job.weights.begin(), job.weights.end());
     job.own_weights.resize(job.padded, T(0));
-  }
-  if (given.c && !class_vector(*given.c, job.classes, job.shift)) return declined;
-  job.total_weight = static_cast<double>(job.classes);
-  if (given.weight) {
     Sum total;
     for (const double w : job.weights) total.add(w);
     job.total_weight = total.value();
   }
+  return !in.c || class_vector(*in.c, job.classes, job.shift);
+}
 
-  Result result{{}, {}, {}, {}, {}, 0};
-  job.result = options.result_dtype >= 0
-                   ? static_cast<DType>(options.result_dtype)
-                   : promote(job.sources[kScores].dtype, job.probabilities ? target_dtype : job.sources[kScores].dtype);
-  const Tensor* operands[] = {&a, &b};
-  for (int k = 0; k < (job.probabilities ? 2 : 1); ++k) {
+// The sizes or strides of a tensor without those of its classes.
+template <class From> std::array<int64_t, kDims> without_classes(const From& of, int dims) {
+  std::array<int64_t, kDims> rows{};
+  for (int i = 0, k = 0; i < dims; ++i)
+    if (i != std::min(1, dims - 1)) rows[k++] = of[i];
+  return rows;
+}
+
+// A tensor with classes as a source of the walk over rows.
+template <class T, class Strides>
+void place(Job<T>& job, int slot, const Strides& strides, DType dtype, const void* data) {
+  const int dims = job.walk.tensor_dims + 1;
+  const auto rows = without_classes(strides, dims);
+  Source& source = job.sources[slot];
+  for (int i = 0; i < dims - 1; ++i) source.strides[i] = rows[job.walk.order[i]];
+  source.dtype = dtype;
+  source.data = static_cast<const char*>(data);
+  if (!source.data) source.data = reinterpret_cast<const char*>(&job);  // empty tensors: present, never read
+  job.class_strides[slot] = strides[std::min(1, dims - 1)];
+}
+
+template <class T> bool Job<T>::read(const Inputs& in) {
+  const Tensor &a = in.a, &b = *in.b;
+  const int dims = static_cast<int>(a.dim());
+  const auto sizes = a.sizes();
+  probabilities = floating(dtype_of(b));
+  plain = wire::class_scores::plain(options.family);
+  picked = wire::class_scores::log_probabilities(options.family);
+  if (!read_statistics(*this)) return false;
+  smoothing = in.numbers[wire::class_scores::kSmoothing];
+  const double ignored = in.numbers[wire::class_scores::kIgnoreIndex];
+  if (!probabilities) ignore_index = static_cast<int64_t>(ignored);
+  if (probabilities && ignored >= 0) return false;
+  if (picked && (probabilities || smoothing != 0.0 || statistics[1] || statistics[2])) return false;
+
+  // The walk is over rows: the scores without their class dimension.
+  classes = sizes[std::min(1, dims - 1)];
+  if (classes == 0 || classes > (int64_t(1) << 30)) return false;
+  padded = std::max(classes, kLanes);
+  start(walk, dims - 1, without_classes(sizes, dims).data(), without_classes(a.strides(), dims).data());
+  const DType target = dtype_of(b);
+  slack = static_cast<T>(slack_of(target));
+  place(*this, kScores, a.strides(), dtype_of(a), a.data_ptr());
+  result = dtype_of(a);
+  if (probabilities) {
+    if (b.dim() != dims || !std::equal(sizes.begin(), sizes.end(), b.sizes().begin())) return false;
+    place(*this, kTarget, b.strides(), target, b.data_ptr());
+    result = promote(result, target);
+  } else {
+    if (target == DType::kBool || b.dim() != dims - 1 || !attach(walk, b, false, sources[kTarget])) return false;
+  }
+  return read_classes(*this, in);
+}
+
+template <class T> void Job<T>::outputs(const Inputs& in, Result& out) {
+  const Tensor* operands[] = {&in.a, &*in.b};
+  const int dims = walk.tensor_dims + 1;
+  for (int k = 0; k < (probabilities ? 2 : 1); ++k) {
     if (!((options.gradients >> k) & 1)) continue;
     Walk whole;
-    start(whole, dims, sizes.data(), operands[k]->strides().data());
+    start(whole, dims, in.a.sizes().data(), operands[k]->strides().data());
     const auto dense = dense_strides(whole);
-    job.gradient_dtypes[k] = job.sources[k].dtype;
-    allocate_gradient(job, result, k, dims, sizes.data(), dense.data());
-    if (job.picked && job.gradient_sizes[k] > 0)
-      std::memset(job.gradients[k], 0, job.gradient_sizes[k] * size_of(job.gradient_dtypes[k]));
-    place(kScoresGradient + k, dense.data(), job.gradient_dtypes[k], job.gradients[k]);
-    if (!job.gradients[k]) job.gradients[k] = reinterpret_cast<char*>(&job);
+    gradient_dtypes[k] = sources[k].dtype;
+    allocate_gradient(*this, out, k, dims, in.a.sizes().data(), dense.data());
+    if (picked && gradient_sizes[k] > 0) std::memset(gradients[k], 0, gradient_sizes[k] * size_of(gradient_dtypes[k]));
+    place(*this, kScoresGradient + k, dense, gradient_dtypes[k], gradients[k]);
+    if (!gradients[k]) gradients[k] = reinterpret_cast<char*>(this);
   }
-  merge<kSources>(job.walk, job.sources);
-  allocate_loss(job, result, dims - 1, row_sizes, loss_strides.data());
+}
 
-  const int64_t rows = job.walk.numel, classes = job.classes;
+template <class T> Work Job<T>::divide() {
+  const int64_t rows = walk.numel;
   const auto contiguous = [&](int slot) {
-    return !job.sources[slot].present() || (job.class_strides[slot] == 1 && job.sources[slot].dtype == DType::kFloat);
+    return !sources[slot].present() || (class_strides[slot] == 1 && sources[slot].dtype == DType::kFloat);
   };
-  job.swift = sizeof(T) == 4 && job.plain && job.smoothing == 0.0 && job.shift.empty() && classes >= kRowClasses &&
-              contiguous(kScores) && contiguous(kScoresGradient) && !job.gradients[1] &&
-              (!job.probabilities || (contiguous(kTarget) && job.weights.empty()));
-  job.by_row = job.general() || (!job.picked && ((job.class_strides[kScores] == 1 && classes >= kRowClasses) ||
-                                                 (rows < kLanes && classes >= 8 * kLanes)));
-  if (job.picked)
-    job.block_rows = kRows;
-  else if (job.by_row)
-    job.block_rows = std::clamp<int64_t>(kGrain / classes, 1, 256);
+  swift = sizeof(T) == 4 && plain && smoothing == 0.0 && shift.empty() && classes >= kRowClasses &&
+          contiguous(kScores) && contiguous(kScoresGradient) && !gradients[1] &&
+          (!probabilities || (contiguous(kTarget) && weights.empty()));
+  by_row = general() || (!picked && ((class_strides[kScores] == 1 && classes >= kRowClasses) ||
+                                     (rows < kLanes && classes >= 8 * kLanes)));
+  if (picked)
+    block_rows = kRows;
+  else if (by_row)
+    block_rows = std::clamp<int64_t>(kGrain / classes, 1, 256);
   else
-    job.block_rows =
-        std::clamp<int64_t>(kTileBytes / static_cast<int64_t>(sizeof(T)) / classes, 64, kRows) & ~(kLanes - 1);
-  const int64_t blocks = (rows + job.block_rows - 1) / job.block_rows;
-  double denominated = 1.0;
-  if (options.reduction == kMean) {
-    denominated = numbers[kNormalizer];
-    if (std::isnan(denominated)) denominated = denominator(job);
-  }
-  set_scale(job, denominated, numbers[kFactor]);
-  job.sums.resize(blocks);
-  job.violations.resize(blocks);
-  const int64_t grain = std::max<int64_t>(1, kGrain / (job.block_rows * classes));
-  run_parallel(blocks, grain, run_blocks<T>, &job);
-  int64_t& status = std::get<5>(result);
-  if (options.checks == kRaise)
-    for (const uint8_t violation : job.violations)
-      if (violation && (status == 0 || violation < status)) status = violation;
-  if (status == 0 && options.checks != kOff && !job.picked && like_probabilities(job, a)) status = kSuspicious;
-  finish(job, result);
-  return result;
+    block_rows = std::clamp<int64_t>(kTileBytes / static_cast<int64_t>(sizeof(T)) / classes, 64, kRows) & ~(kLanes - 1);
+  return {(rows + block_rows - 1) / block_rows, block_rows * classes, run_blocks<T>};
+}
+
+template <class T> Result run(const Inputs& in) {
+  Job<T> job;
+  return drive(job, in);
 }
 
 }  // namespace
 
-Result class_scores(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d,
-                    MaybeTensor weight, MaybeTensor sample_weight, MaybeTensor mask, MaybeTensor upstream,
-                    std::vector<double> numbers) {
+Result class_scores(const Inputs& in) {
   const Result declined{{}, {}, {}, {}, {}, kDeclined};
-  const DType dtype = dtype_of(a);
-  if (!b || d || a.dim() == 0 || a.dim() > kDims || !a.is_cpu() || !b->is_cpu()) return declined;
-  if (!known(dtype) || !floating(dtype) || !known(dtype_of(*b))) return declined;
-  if (!complete(numbers, wire::class_scores::kFirstParameter)) return declined;
-  const Arguments given{kernel, code, a, b, c, weight, sample_weight, mask, upstream, numbers};
+  const DType dtype = dtype_of(in.a);
+  if (!in.b || in.d || in.a.dim() == 0 || in.a.dim() > kDims || !in.a.is_cpu() || !in.b->is_cpu()) return declined;
+  if (!known(dtype) || !floating(dtype) || !known(dtype_of(*in.b))) return declined;
   // Shifted scores are distances that need the digits of a double.
-  const bool wide = dtype == DType::kDouble || dtype_of(*b) == DType::kDouble || c;
-  return wide ? run<double>(given) : run<float>(given);
+  const bool wide = dtype == DType::kDouble || dtype_of(*in.b) == DType::kDouble || in.c;
+  return wide ? run<double>(in) : run<float>(in);
 }
 
 }  // namespace losskit

@@ -20,8 +20,9 @@
 // Operands: scores or log-probabilities (T, N, C) or (T, C); targets (N, S), concatenated (L), or (S); lengths of
 // inputs and of targets (N) or (), all of any integer dtype. The family's number is the blank.
 #include <memory>
+#include <numeric>
 
-#include "op.h"
+#include "drive.h"
 #include "primitives.h"
 
 namespace losskit {
@@ -33,6 +34,7 @@ constexpr int64_t kLanes = 8;    // accumulators; rows are padded to them
 constexpr int64_t kRescale = 8;  // frames between two rescalings
 
 struct Job : Call {
+  static constexpr size_t kFirstParameter = wire::ctc::kFirstParameter;
   int64_t frames = 0, samples = 1, classes = 0, blank = 0;
   double limit = infinity<double>;                    // of log-probabilities
   int64_t strides[3] = {}, gradient_strides[3] = {};  // by frame, sample, class
@@ -44,7 +46,20 @@ struct Job : Call {
   std::vector<int64_t> input_lengths, target_lengths, target_offsets;
   std::vector<double> factors, losses;
   std::vector<float> mask;
-  std::vector<uint8_t> violations;
+  int64_t size = 0;     // of the targets' last dimension
+  bool padded = false;  // targets are rows, not one after another
+  bool adds_up = true;  // the lengths of targets one after another
+
+  bool read(const Inputs& in);
+  void outputs(const Inputs& in, Result& result);
+  double counted() const;
+  Work divide();
+  void conclude();
+  // Take note of what is refused. Lengths are told before labels, and these before log-probabilities.
+  void refuse(wire::ctc::Violation violation, int64_t order, int64_t place, std::variant<double, int64_t> value) {
+    const int64_t rank = violation == kInputLength ? 0 : violation == kTargetLength ? 1 : violation == kLabel ? 2 : 3;
+    if (options.checks == kRaise) report({rank, order, violation, place, value});
+  }
 };
 
 // Buffers of one thread. Rows have `width` doubles, padded by zeros, with one more zero before them.
@@ -533,21 +548,24 @@ template <class T> LOSSKIT_INLINE void write_gradient(const Sample<T>& sample, i
 // --------------------------------------------------------------------------------------------------------
 // One sample
 
-// The violation of a sample, or 0. Reads its labels, label j to [j].
-template <class T> uint8_t check(const Job& job, Scratch<T>& own, int64_t i) {
-  const int64_t n = job.target_lengths[i];
-  if (job.input_lengths[i] < 0 || job.input_lengths[i] > job.frames) return kInputLength;
-  if (n < 0 || job.target_offsets[i] < 0) return kTargetLength;
+// Whether the lengths and labels of a sample are right; if not, takes note. Reads its labels, label j to [j].
+template <class T> bool check(Job& job, Scratch<T>& own, int64_t i) {
+  const int64_t n = job.target_lengths[i], frames = job.input_lengths[i], begin = job.target_offsets[i];
+  if (frames < 0 || frames > job.frames) return job.refuse(kInputLength, i, i, frames), false;
+  if (n < 0 || n > job.size) return job.refuse(kTargetLength, i, i, n), false;
+  if (begin < 0) return false;  // those before it are too long: their total is refused
   own.labels.resize(n + 1);
   own.labels[0] = job.blank;
-  const char* from = job.targets + job.target_offsets[i] * size_of(job.target_dtype);
+  const char* from = job.targets + begin * size_of(job.target_dtype);
   read_any<int64_t>(job.target_dtype, from, job.target_stride, n, own.labels.data() + 1);
-  uint8_t violation = 0;
   for (int64_t j = 1; j <= n; ++j) {
-    if (own.labels[j] < 0 || own.labels[j] >= job.classes) return kLabel;
-    if (own.labels[j] == job.blank) violation = kLabel;
+    const int64_t label = own.labels[j], place = i * job.size + j - 1;
+    if (label >= 0 && label < job.classes && label != job.blank) continue;
+    // Of targets one after another, the place tells the sample, the position there and the position among all.
+    const int64_t among = job.padded ? 0 : begin / job.target_stride + j - 1;
+    return job.refuse(kLabel, place, job.padded ? place : place * job.size + among, label), false;
   }
-  return violation;
+  return true;
 }
 
 template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& sample) {
@@ -591,14 +609,15 @@ template <class T> void prepare(const Job& job, Scratch<T>& own, Sample<T>& samp
   }
 }
 
-// Whether a frame has a number above the limit.
-template <class T> bool above_limit(const Sample<T>& sample) {
+// Take note of a sample's first number above the limit.
+template <class T> void look_above_limit(Job& job, const Sample<T>& sample) {
   for (int64_t t = 0; t < sample.frames; ++t) {
     const T* x = frame_of(sample, t);
-    for (int64_t c = 0; c < sample.job.classes; ++c)
-      if (x[c] > static_cast<T>(sample.job.limit)) return true;
+    for (int64_t c = 0; c < job.classes; ++c) {
+      const int64_t place = (t * job.samples + sample.index) * job.classes + c;
+      if (x[c] > static_cast<T>(job.limit)) return job.refuse(kLogProbability, place, place, static_cast<double>(x[c]));
+    }
   }
-  return false;
 }
 
 template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, double scale, bool gradient, bool fits) {
@@ -646,9 +665,7 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
     job.losses[i] = 0;
     return fill(job, own, i, 0, 0.0);
   }
-  const uint8_t violation = check(job, own, i);
-  if (violation) {
-    job.violations[i] = violation;
+  if (!check(job, own, i)) {
     job.losses[i] = not_a_number<double>;
     return fill(job, own, i, 0, not_a_number<double>);
   }
@@ -663,7 +680,7 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
   prepare(job, own, sample);
   double loss = solve(sample, scale, job.gradients[0] != nullptr, needed <= frames);
   if (loss != loss) {
-    if (above_limit(sample)) job.violations[i] = kLogProbability;
+    look_above_limit(job, sample);
     fill(job, own, i, 0, loss);
     fill(job, own, i, frames, 0.0);
   } else {
@@ -696,11 +713,11 @@ bool read_lengths(const Tensor& tensor, int64_t samples, std::vector<int64_t>& l
   return true;
 }
 
-// Where each sample's labels begin, -1 where they would lie outside. False if the lengths do not add up to the size.
-bool place_targets(Job& job, const Tensor& targets) {
-  const bool padded = targets.dim() == 2 || job.walk.tensor_dims == 0;
+// Where each sample's labels begin, -1 where they would lie outside.
+void place_targets(Job& job, const Tensor& targets) {
   const auto sizes = targets.sizes(), strides = targets.strides();
-  const int64_t size = sizes[targets.dim() - 1];
+  job.size = sizes[targets.dim() - 1];
+  job.padded = targets.dim() == 2 || job.walk.tensor_dims == 0;
   job.targets = static_cast<const char*>(targets.data_ptr());
   job.target_dtype = dtype_of(targets);
   job.target_stride = strides[targets.dim() - 1];
@@ -708,19 +725,19 @@ bool place_targets(Job& job, const Tensor& targets) {
   int64_t used = 0;
   for (int64_t i = 0; i < job.samples; ++i) {
     const int64_t length = job.target_lengths[i];
-    const bool fits = used >= 0 && length >= 0 && length <= size - (padded ? 0 : used);
-    const int64_t begin = padded ? (targets.dim() == 2 ? i * strides[0] : 0) : used * job.target_stride;
+    const bool fits = used >= 0 && length >= 0 && length <= job.size - (job.padded ? 0 : used);
+    const int64_t begin = job.padded ? (targets.dim() == 2 ? i * strides[0] : 0) : used * job.target_stride;
     job.target_offsets[i] = fits ? begin : -1;
-    if (!padded) used = fits ? used + length : -1;
+    if (!job.padded) used = fits ? used + length : -1;
   }
-  return padded || used == size;
+  job.adds_up = job.padded || used == job.size;
 }
 
 // The sum of the weights of the samples that count, or their number.
-double denominator(const Job& job) {
+double Job::counted() const {
   Sum total;
-  for (int64_t i = 0; i < job.samples; ++i)
-    if (job.mask.empty() || job.mask[i] != 0.0f) total.add(job.factors.empty() ? 1.0 : job.factors[i]);
+  for (int64_t i = 0; i < samples; ++i)
+    if (mask.empty() || mask[i] != 0.0f) total.add(factors.empty() ? 1.0 : factors[i]);
   return total.value();
 }
 
@@ -739,85 +756,67 @@ template <class T> void reduce_losses(Job& job) {
   }
 }
 
-}  // namespace
-
-Result ctc(int64_t, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d, MaybeTensor weight,
-           MaybeTensor sample_weight, MaybeTensor mask, MaybeTensor upstream, std::vector<double> numbers) {
-  const Result declined{{}, {}, {}, {}, {}, kDeclined};
-  Job job;
-  job.options = Options(code);
-  const Options& options = job.options;
+bool Job::read(const Inputs& in) {
+  const Tensor& a = in.a;
   const bool batched = a.dim() == 3;
-  job.dtype = dtype_of(a);
-  if (!(batched || a.dim() == 2) || !a.is_cpu() || !known(job.dtype) || !floating(job.dtype)) return declined;
-  if (!b || !c || !d || weight || numbers.size() != wire::ctc::kFirstParameter) return declined;
-  const auto sizes = a.sizes(), strides = a.strides();
-  job.frames = sizes[0];
-  job.classes = sizes[a.dim() - 1];
-  job.strides[0] = strides[0], job.strides[2] = strides[a.dim() - 1];
-  if (batched) job.samples = sizes[1], job.strides[1] = strides[1];
-  job.input = static_cast<const char*>(a.data_ptr());
-  job.blank = static_cast<int64_t>(numbers[wire::ctc::kBlank]);
-  if (job.blank < 0 || job.blank >= job.classes) return declined;
+  result = dtype = gradient_dtypes[0] = dtype_of(a);
+  if (!(batched || a.dim() == 2) || !a.is_cpu() || !known(dtype) || !floating(dtype)) return false;
+  if (!in.b || !in.c || !in.d || in.weight) return false;
+  const Tensor& b = *in.b;
+  const auto sizes = a.sizes(), own = a.strides();
+  frames = sizes[0];
+  classes = sizes[a.dim() - 1];
+  strides[0] = own[0], strides[2] = own[a.dim() - 1];
+  if (batched) samples = sizes[1], strides[1] = own[1];
+  input = static_cast<const char*>(a.data_ptr());
+  blank = static_cast<int64_t>(in.numbers[wire::ctc::kBlank]);
+  if (blank < 0 || blank >= classes) return false;
+  if (options.checks != kOff && !scores(*this)) limit = wire::kMostLogProbability;
+  start(walk, batched ? 1 : 0, &samples, &samples);
+  if (!integers(b) || b.dim() < 1 || b.dim() > (batched ? 2 : 1)) return false;
+  if (b.dim() == 2 && b.sizes()[0] != samples) return false;
+  if (!read_lengths(*in.c, samples, input_lengths) || !read_lengths(*in.d, samples, target_lengths)) return false;
+  place_targets(*this, b);
+  return true;
+}
 
-  if (options.checks != kOff && !scores(job)) job.limit = wire::kMostLogProbability;
-  start(job.walk, batched ? 1 : 0, &job.samples, &job.samples);
-  if (!integers(*b) || b->dim() < 1 || b->dim() > (batched ? 2 : 1)) return declined;
-  if (b->dim() == 2 && b->sizes()[0] != job.samples) return declined;
-  if (!read_lengths(*c, job.samples, job.input_lengths) || !read_lengths(*d, job.samples, job.target_lengths))
-    return declined;
-  const MaybeTensor* extras[] = {&sample_weight, &mask, &upstream};
-  for (int k = 0; k < 3; ++k)
-    if (*extras[k] && !attach(job.walk, &job.samples, **extras[k], true, job.sources[kSampleWeight + k]))
-      return declined;
-  if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
-  const bool adds_up = place_targets(job, *b);
+void Job::outputs(const Inputs& in, Result& out) {
+  const int dims = static_cast<int>(in.a.dim());
+  Walk layout;
+  start(layout, dims, in.a.sizes().data(), in.a.strides().data());
+  const auto dense = dense_strides(layout);
+  allocate_gradient(*this, out, 0, dims, in.a.sizes().data(), dense.data());
+  gradient_strides[0] = dense[0], gradient_strides[2] = dense[dims - 1];
+  if (dims == 3) gradient_strides[1] = dense[1];
 
   Weights scratch;
-  for (int64_t begin = 0; begin < job.samples; begin += kBlock) {
-    const int64_t n = std::min(kBlock, job.samples - begin);
-    if (const float* counts = mask_of(job, begin, n, scratch)) job.mask.insert(job.mask.end(), counts, counts + n);
-    if (const double* more = factors(job, {kSampleWeight, kUpstream}, begin, n, scratch))
-      job.factors.insert(job.factors.end(), more, more + n);
+  for (int64_t begin = 0; begin < samples; begin += kBlock) {
+    const int64_t n = std::min(kBlock, samples - begin);
+    if (const float* counts = mask_of(*this, begin, n, scratch)) mask.insert(mask.end(), counts, counts + n);
+    if (const double* more = losskit::factors(*this, {kSampleWeight, kUpstream}, begin, n, scratch))
+      factors.insert(factors.end(), more, more + n);
   }
-  job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : job.dtype;
-  job.gradient_dtypes[0] = job.dtype;
-  double denominated = 1.0;
-  if (options.reduction == kMean)
-    denominated = std::isnan(numbers[kNormalizer]) ? denominator(job) : numbers[kNormalizer];
-  set_scale(job, denominated, numbers[kFactor]);
+}
 
-  Result result{{}, {}, {}, {}, {}, 0};
-  Walk layout;
-  start(layout, static_cast<int>(a.dim()), sizes.data(), strides.data());
-  const auto dense = dense_strides(layout);
-  allocate_gradient(job, result, 0, a.dim(), sizes.data(), dense.data());
-  job.gradient_strides[0] = dense[0], job.gradient_strides[2] = dense[a.dim() - 1];
-  if (batched) job.gradient_strides[1] = dense[1];
-  const int64_t one[] = {1};
-  allocate_loss(job, result, batched ? 1 : 0, &job.samples, one);
+// A block is a sample. A state of the lattice costs about as much as eight elements.
+Work Job::divide() {
+  losses.resize(samples);
+  const int64_t labels = std::max<int64_t>(size, 1) / (padded ? 1 : std::max<int64_t>(samples, 1));
+  return {samples, frames * (classes + 8 * labels), dtype == DType::kDouble ? run_samples<double> : run_samples<float>};
+}
 
-  job.losses.resize(job.samples);
-  job.violations.resize(job.samples);
-  job.sums.resize((job.samples + kBlock - 1) / kBlock);
-  const bool wide = job.dtype == DType::kDouble;
-  const auto run = wide ? run_samples<double> : run_samples<float>;
-  // A state of the lattice costs about as much as eight elements; 32k elements are worth another thread.
-  const int64_t size = std::max<int64_t>(b->sizes()[b->dim() - 1], 1);
-  const int64_t cost = std::max<int64_t>(
-      job.frames * (job.classes + 8 * (b->dim() == 2 ? size : size / std::max<int64_t>(job.samples, 1))), 1);
-  const int64_t grain = std::max<int64_t>(32768 / cost, 1);
-  run_parallel(job.samples, grain, run, &job);
+void Job::conclude() {
+  if (!adds_up)
+    refuse(kTargetLength, samples, samples, std::accumulate(target_lengths.begin(), target_lengths.end(), int64_t(0)));
+  if (!sources[kUpstream].present())
+    dtype == DType::kDouble ? reduce_losses<double>(*this) : reduce_losses<float>(*this);
+}
 
-  int64_t& status = std::get<5>(result);
-  if (options.checks == kRaise) {
-    if (!adds_up) status = kTargetLength;
-    for (const uint8_t violation : job.violations)
-      if (violation && (status == 0 || violation < status)) status = violation;
-  }
-  if (!job.sources[kUpstream].present()) wide ? reduce_losses<double>(job) : reduce_losses<float>(job);
-  finish(job, result);
-  return result;
+}  // namespace
+
+Result ctc(const Inputs& in) {
+  Job job;
+  return drive(job, in);
 }
 
 }  // namespace losskit

@@ -11,12 +11,12 @@
 // 5. Each row of floats takes the usual way of embeddings.h unless that would cost digits.
 //
 // numbers: normalizer, factor, p, eps, parameters of the formula. Operands: two or three embeddings, then the target.
-// Status: 1: a value outside the domain of the target.
+// Violation 1: a value outside the domain of the target.
 #include "embeddings.h"
 
 #include <memory>
 
-#include "op.h"
+#include "drive.h"
 
 namespace losskit {
 namespace {
@@ -29,6 +29,7 @@ using wire::embeddings::Statistic;
 using enum Statistic;  // what an operand of the formula is
 
 struct Job : Call {
+  static constexpr size_t kFirstParameter = wire::embeddings::kFirstParameter;
   int embeddings = 0;
   int64_t width = 0;  // elements of a row
   int64_t rows = 0;   // of a block
@@ -38,7 +39,12 @@ struct Job : Call {
   bool usual = false;   // rows of floats may take the usual way,
   bool eights = false;  // eight at a time: rows shorter than that
   double p = 2.0, eps = 0.0;
-  std::vector<uint8_t> violations;  // by block
+  bool targeted = false;         // an operand is the target
+  DType compute = DType::kByte;  // the operands' dtypes, promoted
+
+  bool read(const Inputs& in);
+  void outputs(const Inputs& in, Result& result);
+  Work divide();
 };
 
 // The numbers of a block's rows. Not initialised: small calls would pay for it.
@@ -434,6 +440,16 @@ void scatter(const Job& job, int64_t n, const double* factor, const float* mask,
   }
 }
 
+// Report a block's targets that are outside their domain.
+void report_targets(Job& job, const double* const* operands, const float* mask, int64_t begin, int64_t n) {
+  for (int k = 0; k < kOperands; ++k)
+    for (int64_t i = 0; i < n && job.operand[k] == kTarget; ++i) {
+      if (!outside(job.kernel->domains[k], operands[k][i]) || (mask && mask[i] == 0.0f)) continue;
+      const int64_t place = place_of(job.walk, begin + i);
+      job.report({0, place, 1, place, operands[k][i]});
+    }
+}
+
 template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const int64_t begin = block * job.rows, n = std::min(job.rows, job.walk.numel - begin);
@@ -453,8 +469,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
     for (int64_t i = 0; i < n; ++i)
       violated |= (!mask || mask[i] != 0.0f) && outside(job.kernel->domains[k], operands[k][i]);
   }
-  job.violations[block] = violated;
-  if (violated && options.checks == kRaise) return;
+  if (violated && options.checks == kRaise) return report_targets(job, operands, mask, begin, n);
 
   double* slopes[kOperands];
   for (int k = 0; k < kOperands; ++k) slopes[k] = scratch.slopes[k];
@@ -492,96 +507,78 @@ template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job*>(context), block, *scratch);
 }
 
-}  // namespace
-
-Result embeddings(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d, MaybeTensor,
-                  MaybeTensor sample_weight, MaybeTensor mask, MaybeTensor upstream, std::vector<double> numbers) {
-  const Result declined{{}, {}, {}, {}, {}, kDeclined};
-  Job job;
-  job.kernel = reinterpret_cast<const Kernel*>(kernel);
-  job.options = Options(code);
-  const Options& options = job.options;
-  const int dims = static_cast<int>(a.dim()) - 1;
-  if (dims < 0 || dims > kDims || job.kernel->abi != kAbi || !b) return declined;
-  if (!complete(numbers, wire::embeddings::kFirstParameter)) return declined;
-
-  bool targeted = false;
+// What the formula takes. False if the kernel takes something else.
+bool read_statistics(Job& job) {
   int operands = 0;
   for (int k = 0; k < kOperands; ++k) {
-    job.operand[k] = wire::embeddings::statistics(options.family, k);
+    job.operand[k] = wire::embeddings::statistics(job.options.family, k);
     operands += job.operand[k] != kAbsent;
     job.cosine |= job.operand[k] == kCosine || job.operand[k] == kCosineDistance;
     job.pairs[kAB] |= job.operand[k] == kPositiveDistance;
     job.pairs[kAC] |= job.operand[k] == kNegativeDistance;
-    targeted |= job.operand[k] == kTarget;
+    job.targeted |= job.operand[k] == kTarget;
   }
-  if (operands != job.kernel->operands) return declined;
-  job.swap = job.pairs[kBC] = job.pairs[kAC] && wire::embeddings::swap(options.family);
-  job.p = numbers[wire::embeddings::kP], job.eps = numbers[wire::embeddings::kEps];
-  job.usual = job.cosine || job.p == 2.0 || job.p == 1.0;
-  std::copy(numbers.begin() + wire::embeddings::kFirstParameter, numbers.end(), job.parameters);
-
-  const auto sizes = a.sizes();
-  start(job.walk, dims, sizes.data(), a.strides().data());
-  std::array<int64_t, kDims + 1> strides{};
-  job.width = sizes[dims];
-  job.eights = job.usual && job.width < kLanes;
-  const auto rows = dense_strides(job.walk);
-  for (int i = 0; i < dims; ++i) strides[i] = rows[i] * std::max<int64_t>(job.width, 1);
-  strides[dims] = 1;
-
-  const Tensor* tensors[] = {&a, &*b, c ? &*c : nullptr, d ? &*d : nullptr};
   job.embeddings = job.pairs[kAC] ? 3 : 2;
+  job.swap = job.pairs[kBC] = job.pairs[kAC] && wire::embeddings::swap(job.options.family);
+  return operands == job.kernel->operands;
+}
+
+bool Job::read(const Inputs& in) {
+  const Tensor& a = in.a;
+  const int dims = static_cast<int>(a.dim()) - 1;
+  if (dims < 0 || dims > kDims || kernel->abi != kAbi || !in.b || !read_statistics(*this)) return false;
+  p = in.numbers[wire::embeddings::kP], eps = in.numbers[wire::embeddings::kEps];
+  usual = cosine || p == 2.0 || p == 1.0;
+  const auto sizes = a.sizes();
+  start(walk, dims, sizes.data(), a.strides().data());
+  width = sizes[dims];
+  eights = usual && width < kLanes;
+
+  const Tensor* tensors[] = {&a, &*in.b, in.c ? &*in.c : nullptr, in.d ? &*in.d : nullptr};
   for (int k = 0; k < kOperands; ++k)
-    if ((tensors[k] != nullptr) != (k < job.embeddings + targeted)) return declined;
-  DType dtype = DType::kByte;
-  for (int k = 0; k < job.embeddings; ++k) {
-    Source& source = job.sources[k];
+    if ((tensors[k] != nullptr) != (k < embeddings + targeted)) return false;
+  for (int k = 0; k < embeddings; ++k) {
+    Source& source = sources[k];
     const Tensor& tensor = *tensors[k];
-    source.dtype = job.gradient_dtypes[k] = dtype_of(tensor);
+    source.dtype = gradient_dtypes[k] = dtype_of(tensor);
     const auto own_sizes = tensor.sizes(), own_strides = tensor.strides();
     if (!floating(source.dtype) || !tensor.is_cpu() || own_sizes.size() != sizes.size() ||
         !std::equal(sizes.begin(), sizes.end(), own_sizes.begin()))
-      return declined;
-    for (int i = 0; i < dims; ++i) source.strides[i] = own_strides[job.walk.order[i]];
-    job.steps[k] = own_strides[dims];
+      return false;
+    for (int i = 0; i < dims; ++i) source.strides[i] = own_strides[walk.order[i]];
+    steps[k] = own_strides[dims];
     source.data = static_cast<const char*>(tensor.data_ptr());
-    if (!source.data) source.data = reinterpret_cast<const char*>(&job);  // empty: present, never read
-    dtype = promote(dtype, source.dtype);
+    if (!source.data) source.data = reinterpret_cast<const char*>(this);  // empty: present, never read
+    compute = promote(compute, source.dtype);
   }
-  const Tensor* extras[] = {targeted ? tensors[job.embeddings] : nullptr, sample_weight ? &*sample_weight : nullptr,
-                            mask ? &*mask : nullptr, upstream ? &*upstream : nullptr};
-  const int slots[] = {job.embeddings, kSampleWeight, kMask, kUpstream};
-  for (int k = 0; k < 4; ++k)
-    if (extras[k] && !attach(job.walk, sizes.data(), *extras[k], k > 0, job.sources[slots[k]])) return declined;
-  if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
-  if (targeted) dtype = promote(dtype, job.sources[job.embeddings].dtype);
-  merge<kSources>(job.walk, job.sources);
+  if (targeted) {
+    if (!attach(walk, *tensors[embeddings], false, sources[embeddings])) return false;
+    compute = promote(compute, sources[embeddings].dtype);
+  }
+  result = compute;
+  return true;
+}
 
-  job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : dtype;
-  double denominated = 1.0;
-  if (options.reduction == kMean)
-    denominated = std::isnan(numbers[kNormalizer]) ? denominator(job) : numbers[kNormalizer];
-  set_scale(job, denominated, numbers[kFactor]);
+void Job::outputs(const Inputs& in, Result& out) {
+  const int dims = walk.tensor_dims;
+  const auto rows = dense_strides(walk);
+  std::array<int64_t, kDims + 1> strides{};
+  for (int i = 0; i < dims; ++i) strides[i] = rows[i] * std::max<int64_t>(width, 1);
+  strides[dims] = 1;
+  for (int k = 0; k < embeddings; ++k) allocate_gradient(*this, out, k, dims + 1, in.a.sizes().data(), strides.data());
+}
 
-  Result result{{}, {}, {}, {}, {}, 0};
-  for (int k = 0; k < job.embeddings; ++k) allocate_gradient(job, result, k, dims + 1, sizes.data(), strides.data());
-  allocate_loss(job, result, dims, sizes.data(), rows.data());
+Work Job::divide() {
+  rows = std::clamp<int64_t>(kBlockElements / std::max<int64_t>(width, 1), 1, kRows);
+  return {(walk.numel + rows - 1) / rows, rows * width * embeddings,
+          compute == DType::kDouble ? run_blocks<double> : run_blocks<float>};
+}
 
-  job.rows = std::clamp<int64_t>(kBlockElements / std::max<int64_t>(job.width, 1), 1, kRows);
-  const int64_t blocks = (job.walk.numel + job.rows - 1) / job.rows;
-  job.sums.resize(blocks);
-  job.violations.resize(blocks);
-  const auto run = dtype == DType::kDouble ? run_blocks<double> : run_blocks<float>;
-  const int64_t elements = std::max<int64_t>(1, job.rows * job.width * job.embeddings);
-  const int64_t grain = std::max<int64_t>(1, 32768 / elements);  // a thread is woken for that many elements
-  run_parallel(blocks, grain, run, &job);
+}  // namespace
 
-  if (options.checks == kRaise)
-    for (const uint8_t violated : job.violations)
-      if (violated) std::get<5>(result) = 1;
-  finish(job, result);
-  return result;
+Result embeddings(const Inputs& in) {
+  Job job;
+  return drive(job, in);
 }
 
 }  // namespace losskit

@@ -15,7 +15,7 @@
 //    a mask, not lists.
 #include <memory>
 
-#include "op.h"
+#include "drive.h"
 
 namespace losskit {
 namespace {
@@ -25,13 +25,17 @@ constexpr int64_t kAhead = 4;  // rows to prefetch ahead: of long lists only the
 constexpr int64_t kFew = 8;    // targets of a row whose slopes may be added as floats; more need double
 
 struct Job : Call {
+  static constexpr size_t kFirstParameter = wire::margins::kFirstParameter;
   int64_t rows = 1, classes = 1;
   int64_t batch = 1, width = 1;  // rows at a time, and classes
   bool many = false, mask_given = false;
   const char *scores = nullptr, *targets = nullptr, *weights = nullptr;
   DType score_dtype = DType::kFloat, target_dtype = DType::kLong, weight_dtype = DType::kFloat;
   int64_t score_steps[2] = {}, target_steps[2] = {}, weight_step = 0, gradient_steps[2] = {};  // by row, by class
-  std::vector<uint8_t> violations;                                                             // by batch
+
+  bool read(const Inputs& in);
+  void outputs(const Inputs& in, Result& result);
+  Work divide();
 };
 
 inline int64_t integer_at(DType dtype, const char* data, int64_t index) {
@@ -167,10 +171,7 @@ template <class T, class C> struct Batch {
 
   // False if the batch needs double: a sum is not finite, or a list is long.
   bool run() {
-    if (!collect()) {
-      job.violations[begin / job.batch] = 1;
-      return true;
-    }
+    if (!collect()) return true;
     if (long_list && sizeof(C) == 4) return false;
     weigh_rows();
     for (int64_t from = 0; from < job.classes; from += job.width)
@@ -181,6 +182,10 @@ template <class T, class C> struct Batch {
 
   // The segments of the rows that count; false if checks("raise") finds a violation.
   bool collect() {
+    if (job.mask_given && job.options.checks == kRaise) {
+      job.report({1, 0, kMaskGiven, 0, 0.0});
+      return false;
+    }
     scratch.rows.clear();
     scratch.targets.clear();
     scratch.own.clear();
@@ -197,6 +202,8 @@ template <class T, class C> struct Batch {
         if (job.many && target == -1) break;
         if (target < 0 || target >= job.classes) {
           state = kBad;
+          const int64_t place = job.many ? (begin + r) * job.classes + j : begin + r;
+          if (job.options.checks == kRaise) job.report({0, place, kClassIndex, place, target});
           break;
         }
         scratch.rows.push_back(r);
@@ -427,93 +434,68 @@ bool given_mask(const Job& job, Weights& scratch) {
   return any;
 }
 
+bool Job::read(const Inputs& in) {
+  const Tensor& a = in.a;
+  many = wire::margins::many(options.family);
+  const int dims = static_cast<int>(a.dim());
+  if (!in.b || in.c || in.d || dims < 1 || dims > 2 || !a.is_cpu() || !in.b->is_cpu()) return false;
+  const Tensor& b = *in.b;
+  const auto sizes = a.sizes(), target_sizes = b.sizes();
+  const auto strides = a.strides(), target_strides = b.strides();
+  result = score_dtype = gradient_dtypes[0] = dtype_of(a);
+  target_dtype = dtype_of(b);
+  if (!floating(score_dtype) || !known(target_dtype) || !is_integer(target_dtype)) return false;
+  if (kernel->abi != kAbi || kernel->operands != 1) return false;
+  if (static_cast<int>(b.dim()) != (many ? dims : dims - 1)) return false;
+  for (int64_t i = 0; i < b.dim(); ++i)
+    if (target_sizes[i] != sizes[i]) return false;
+  classes = sizes[dims - 1];
+  rows = dims == 2 ? sizes[0] : 1;
+  if (classes == 0) return false;
+  score_steps[0] = dims == 2 ? strides[0] : 0;
+  score_steps[1] = strides[dims - 1];
+  if (dims == 2) target_steps[0] = target_strides[0];
+  if (many) target_steps[1] = target_strides[dims - 1];
+  scores = static_cast<const char*>(a.data_ptr());
+  targets = static_cast<const char*>(b.data_ptr());
+  if (in.weight) {
+    weight_dtype = dtype_of(*in.weight);
+    if (many || !in.weight->is_cpu() || !floating(weight_dtype) || in.weight->dim() != 1) return false;
+    if (in.weight->sizes()[0] != classes) return false;
+    if (size_of(weight_dtype) < 4 && size_of(score_dtype) >= 4) return false;  // Python refuses it
+    weights = static_cast<const char*>(in.weight->data_ptr());
+    weight_step = in.weight->strides()[0];
+  }
+  const int64_t one = 1;
+  start(walk, dims - 1, sizes.data(), &one);
+  return true;
+}
+
+void Job::outputs(const Inputs& in, Result& out) {
+  const int dims = static_cast<int>(in.a.dim());
+  const auto sizes = in.a.sizes();
+  Walk layout;
+  start(layout, dims, sizes.data(), in.a.strides().data());
+  const auto dense = dense_strides(layout);
+  allocate_gradient(*this, out, 0, dims, sizes.data(), dense.data());
+  gradient_steps[0] = dims == 2 ? dense[0] : 0;
+  gradient_steps[1] = dense[dims - 1];
+}
+
+Work Job::divide() {
+  Weights scratch;
+  mask_given = given_mask(*this, scratch);
+  width = std::min(classes, kBlock);
+  batch = kBlock / width;
+  return {(rows + batch - 1) / batch, batch * classes,
+          score_dtype == DType::kDouble ? run_batches<double> : run_batches<float>};
+}
+
 }  // namespace
 
-Result margins(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d, MaybeTensor weight,
-               MaybeTensor sample_weight, MaybeTensor mask, MaybeTensor upstream, std::vector<double> numbers) {
-  const Result declined{{}, {}, {}, {}, {}, kDeclined};
+Result margins(const Inputs& in) {
   Job job;
-  job.kernel = reinterpret_cast<const Kernel*>(kernel);
-  job.options = Options(code);
-  const Options& options = job.options;
-  job.many = wire::margins::many(options.family);
-  const int dims = static_cast<int>(a.dim());
-  if (!b || c || d || dims < 1 || dims > 2 || !a.is_cpu() || !b->is_cpu()) return declined;
-  const auto sizes = a.sizes(), target_sizes = b->sizes();
-  const auto strides = a.strides(), target_strides = b->strides();
-  job.score_dtype = job.gradient_dtypes[0] = dtype_of(a);
-  job.target_dtype = dtype_of(*b);
-  if (!floating(job.score_dtype) || !known(job.target_dtype) || !is_integer(job.target_dtype)) return declined;
-  if (job.kernel->abi != kAbi || job.kernel->operands != 1) return declined;
-  if (!complete(numbers, wire::margins::kFirstParameter)) return declined;
-  if (static_cast<int>(b->dim()) != (job.many ? dims : dims - 1)) return declined;
-  for (int64_t i = 0; i < b->dim(); ++i)
-    if (target_sizes[i] != sizes[i]) return declined;
-  job.classes = sizes[dims - 1];
-  job.rows = dims == 2 ? sizes[0] : 1;
-  if (job.classes == 0) return declined;
-  job.score_steps[0] = dims == 2 ? strides[0] : 0;
-  job.score_steps[1] = strides[dims - 1];
-  if (dims == 2) job.target_steps[0] = target_strides[0];
-  if (job.many) job.target_steps[1] = target_strides[dims - 1];
-  job.scores = static_cast<const char*>(a.data_ptr());
-  job.targets = static_cast<const char*>(b->data_ptr());
-  if (weight) {
-    job.weight_dtype = dtype_of(*weight);
-    if (job.many || !weight->is_cpu() || !floating(job.weight_dtype) || weight->dim() != 1) return declined;
-    if (weight->sizes()[0] != job.classes) return declined;
-    if (size_of(job.weight_dtype) < 4 && size_of(job.score_dtype) >= 4) return declined;  // Python refuses it
-    job.weights = static_cast<const char*>(weight->data_ptr());
-    job.weight_step = weight->strides()[0];
-  }
-
-  const int64_t one = 1;
-  start(job.walk, dims - 1, sizes.data(), &one);
-  const MaybeTensor* extras[] = {&sample_weight, &mask, &upstream};
-  for (int k = 0; k < 3; ++k) {
-    if (*extras[k] && !attach(job.walk, sizes.data(), **extras[k], true, job.sources[kSampleWeight + k]))
-      return declined;
-  }
-  if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
-
-  job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : job.score_dtype;
-  std::copy(numbers.begin() + wire::margins::kFirstParameter, numbers.end(), job.parameters);
-  double denominated = 1.0;
-  Weights scratch;
-  if (options.reduction == kMean) {
-    denominated = std::isnan(numbers[kNormalizer]) ? denominator(job) : numbers[kNormalizer];
-  }
-  set_scale(job, denominated, numbers[kFactor]);
-
-  Result result{{}, {}, {}, {}, {}, 0};
-  int64_t& status = std::get<5>(result);
-  job.mask_given = given_mask(job, scratch);
-  if (job.mask_given && options.checks == kRaise) {
-    status = kMaskGiven;
-    return result;
-  }
-  Walk scores;
-  start(scores, dims, sizes.data(), strides.data());
-  const auto dense = dense_strides(scores);
-  allocate_gradient(job, result, 0, dims, sizes.data(), dense.data());
-  job.gradient_steps[0] = dims == 2 ? dense[0] : 0;
-  job.gradient_steps[1] = dense[dims - 1];
-  allocate_loss(job, result, dims - 1, sizes.data(), &one);
-
-  job.width = std::min(job.classes, kBlock);
-  job.batch = kBlock / job.width;
-  const int64_t batches = (job.rows + job.batch - 1) / job.batch;
-  job.sums.resize(batches);
-  job.violations.resize(batches);
-  const auto run = job.score_dtype == DType::kDouble ? run_batches<double> : run_batches<float>;
-  const int64_t grain = std::max<int64_t>(1, 32768 / (job.batch * job.classes));
-  run_parallel(batches, grain, run, &job);
-
-  if (options.checks == kRaise)
-    for (const uint8_t violation : job.violations)
-      if (violation) status = kClassIndex;
-  finish(job, result);
-  return result;
+  return drive(job, in);
 }
 
 }  // namespace losskit
