@@ -156,6 +156,19 @@ inline bool complete(const std::vector<double>& numbers, size_t first) {
   return numbers.size() >= first && numbers.size() <= first + kMaxParameters;
 }
 
+// The first bad value as a tensor of two numbers: its place, and itself. Both are integers if it is one.
+inline Tensor record_of(const Sighting& seen) {
+  return std::visit(
+      [&]<class T>(T value) {
+        const int64_t size = 2, step = 1;
+        Tensor record = allocate(1, &size, &step, std::is_integral_v<T> ? DType::kLong : DType::kDouble, size);
+        const T numbers[] = {static_cast<T>(seen.place), value};
+        std::memcpy(record.data_ptr(), numbers, sizeof(numbers));
+        return record;
+      },
+      seen.value);
+}
+
 template <class Job> Result drive(Job& job, const Inputs& in) {
   Result result{{}, {}, {}, {}, {}, kDeclined};
   int64_t& status = std::get<5>(result);
@@ -182,8 +195,8 @@ template <class Job> Result drive(Job& job, const Inputs& in) {
   run_parallel(work.blocks, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work.cost)), work.run, &job);
   job.conclude();
 
-  status = job.first.violation;
-  if (status == 0 && options.checks != kOff && (job.suspicious || job.odd())) status = kSuspicious;
+  if (job.first.violation) return {record_of(job.first), {}, {}, {}, {}, job.first.violation};
+  if (options.checks != kOff && (job.suspicious || job.odd())) status = kSuspicious;
   finish(job, result);
   return result;
 }

@@ -13,7 +13,8 @@
 // 4. `upstream` makes the call the backward pass of reduction 'none': gradients only, each times the upstream one.
 // 5. An op never raises for bad operands; it returns a status, and Python finds the words. kDeclined: it does not take
 //    these shapes or dtypes, and computed nothing. kFreed: the memory of a tensor is gone; nothing was read. A positive
-//    number names the violation. kSuspicious: the result is valid, but operands look wrong; Python looks closer.
+//    number names the violation; in place of the loss there is then the first bad value, see record_of in drive.h.
+//    kSuspicious: the result is valid, but operands look wrong; Python looks closer.
 // 6. With reduction 'none' and no upstream gradient, gradients are for an upstream gradient of 1. Gradients of halves
 //    are then floats, because they are multiplied later and must keep their digits until then.
 #pragma once
@@ -64,7 +65,8 @@ struct Options {
         family(wire::options::family(code)) {}
 };
 
-// A bad value: what is wrong, its place in the flattened operand, and itself.
+// A bad value: what is wrong, its place in the flattened operand, and itself. What a place counts, where an operand's
+// order would not do, is said in `sighted` of the family's plan.
 struct Sighting {
   int64_t rank = 0, order = 0;  // that of the lowest rank is told, of one rank that of the lowest order
   int64_t violation = 0;        // 0: there is none
