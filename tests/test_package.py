@@ -106,6 +106,8 @@ def test_code_stays_readable():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}: {node.name} is longer than a screen"
+    for path in (ROOT / "csrc").glob("*.*"):
+        assert len(path.read_text().splitlines()) <= 450, f"{path.name} is more than a few screens"
 
 
 def test_why_names_the_reason():
