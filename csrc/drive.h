@@ -1,14 +1,14 @@
 // What every op does around its loop: `drive` calls the steps of a job in order, and does what is the same for all.
 //
-// A job is a Call of the op's own. It has:
-//   kFirstParameter        the position of the formula's first parameter in the numbers
-//   bool read(in)          takes the operands: starts the walk, attaches sources, sets the result's dtype; false:
-//   declined void outputs(in, out)  memory for the gradients, by allocate_gradient; weights and mask are attached by
-//   now Work divide()          what a block is, once everything else is known
-// and, where those of Call do not serve:
-//   double counted()       the denominator of a mean
-//   bool odd()             whether operands that passed all checks look wrong, after the blocks
-//   void conclude()        what is left to do after all blocks, before the sums are added
+// A job is a Call of the op's own, with
+//   kFirstParameter      the position of the formula's first parameter in the numbers
+//   bool read(in)        takes the operands: starts the walk, attaches sources, sets the result's dtype; else declined
+//   void outputs(in, r)  memory for the gradients, by allocate_gradient; weights and mask are attached by now
+//   Work divide()        what a block is, once everything else is known
+// and, where those of Call do not serve,
+//   double counted()     the denominator of a mean
+//   bool odd()           whether operands that passed all checks look wrong; asked after the blocks
+//   void conclude()      what is left to do after the blocks, before the sums are added
 #pragma once
 
 #ifdef __linux__
