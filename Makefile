@@ -15,7 +15,7 @@ PAGE := src/losskit_guide/explorer/index.html
 PAGE_FROM := $(shell find explorer -type f -not -path '*/node_modules/*' -not -path '*/generated/*') \
 	src/losskit_guide/catalogue.json
 
-.PHONY: help setup demo test test-gpu versions hosts check bench bench-gpu docs site explorer browser wheel clean
+.PHONY: help setup demo test test-gpu mutants versions hosts check bench bench-gpu docs site explorer browser wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ test: $(READY) ## the whole test suite
 
 test-gpu: $(READY) ## the suite of the GPU kernels on this machine's GPU; without one, in Triton's interpreter
 	$(BIN)/python -m pytest tests/gpu -n 0
+
+mutants: $(READY) ## break the C++ loops, one operator at a time, and see whether a test notices; half an hour
+	$(BIN)/python tools/mutants.py
 
 versions: ## a short suite under Python 3.10, 3.12 and 3.13, each where it is there, in environments of its own (.versions/)
 	$(PYTHON) tools/versions.py

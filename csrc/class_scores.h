@@ -34,7 +34,7 @@
 #include <memory>
 #include <type_traits>
 
-#include "op.h"
+#include "drive.h"
 #include "primitives.h"
 
 namespace losskit {
@@ -46,7 +46,6 @@ constexpr int64_t kRows = 512;         // in a block, at most
 constexpr int64_t kLanes = 16;         // entries of a row, at least; shorter rows are padded with -inf
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
 constexpr int64_t kRowClasses = 64;    // contiguous classes, at least, that are taken row by row; fewer make tiles
-constexpr int64_t kGrain = 32768;      // scores that are worth another thread
 
 using enum wire::class_scores::Violation;
 enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
@@ -58,6 +57,7 @@ template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType
 // A call
 
 template <class T> struct Job : Call {
+  static constexpr size_t kFirstParameter = wire::class_scores::kFirstParameter;
   int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
   int64_t class_strides[kOperands] = {};
   bool probabilities = false, plain = false, picked = false, by_row = false, swift = false;
@@ -67,8 +67,12 @@ template <class T> struct Job : Call {
   T slack = 0;                  // of probabilities beyond 0 and 1
   std::vector<double> weights;  // of the classes; empty if there are none
   std::vector<T> own_weights, shift;
-  std::vector<uint8_t> violations;  // by block
 
+  bool read(const Inputs& in);
+  void outputs(const Inputs& in, Result& result);
+  double counted() const;
+  Work divide();
+  bool odd() const;
   bool general() const { return !plain && (probabilities || smoothing != 0.0); }
   double weight(int64_t c) const { return weights.empty() ? 1.0 : weights[c]; }
 };

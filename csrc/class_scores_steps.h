@@ -83,7 +83,7 @@ template <class T> LOSSKIT_CLONES bool narrow_coefficients(Scratch<T>& s, int64_
 }
 
 // How many targets count, if there are no weights.
-LOSSKIT_CLONES int64_t counted(const int64_t* y, int64_t ignore, int64_t n) {
+LOSSKIT_CLONES int64_t count_targets(const int64_t* y, int64_t ignore, int64_t n) {
   int64_t count = 0;
   for (int64_t j = 0; j < n; ++j) count += y[j] != ignore;
   return count;

@@ -29,7 +29,9 @@ struct Walk {
   int64_t numel = 1;
   std::array<int64_t, kDims> sizes{};
   std::array<int, kDims> order{};  // order[i]: the tensor dimension that is walked as dimension i, before merging
+  // The tensor that the walk was started with.
   int tensor_dims = 0;
+  std::array<int64_t, kDims> tensor_sizes{};
 };
 
 // The order in which to walk a tensor of these sizes and strides: largest stride first, ties left alone.
@@ -37,6 +39,7 @@ inline void start(Walk& walk, int dims, const int64_t* sizes, const int64_t* str
   walk.tensor_dims = walk.dims = dims;
   for (int i = 0; i < dims; ++i) {
     walk.order[i] = i;
+    walk.tensor_sizes[i] = sizes[i];
     walk.numel *= sizes[i];
   }
   const auto step = [&](int dim) { return sizes[dim] == 1 ? 0 : strides[dim]; };
@@ -44,15 +47,28 @@ inline void start(Walk& walk, int dims, const int64_t* sizes, const int64_t* str
   for (int i = 0; i < dims; ++i) walk.sizes[i] = sizes[walk.order[i]];
 }
 
-// Strides of a dense tensor that is laid out in the order of the walk. Call before merge().
+// Strides of a dense tensor that is laid out in the order of the walk.
 inline std::array<int64_t, kDims> dense_strides(const Walk& walk) {
   std::array<int64_t, kDims> strides{};
   int64_t step = 1;
   for (int i = walk.tensor_dims - 1; i >= 0; --i) {
     strides[walk.order[i]] = step;
-    step *= std::max<int64_t>(walk.sizes[i], 1);
+    step *= std::max<int64_t>(walk.tensor_sizes[walk.order[i]], 1);
   }
   return strides;
+}
+
+// The place of element `i` of the walk in the flattened tensor, that is in the order of its dimensions.
+inline int64_t place_of(const Walk& walk, int64_t i) {
+  std::array<int64_t, kDims> index{};
+  for (int d = walk.tensor_dims - 1; d >= 0; --d) {
+    const int64_t size = walk.tensor_sizes[walk.order[d]];
+    index[walk.order[d]] = i % size;
+    i /= size;
+  }
+  int64_t place = 0;
+  for (int d = 0; d < walk.tensor_dims; ++d) place = place * walk.tensor_sizes[d] + index[d];
+  return place;
 }
 
 // Merge neighbouring dimensions that all sources walk as one.

@@ -8,15 +8,20 @@
 // 4. The family's bits name operands whose violations are told but change nothing, and operands that are scores, and
 //    look like probabilities if their first elements are all in [0, 1].
 // 5. Denominators that depend on data (weights, masks) are summed first, so gradients are written scaled.
-#include "op.h"
+#include "drive.h"
 
 namespace losskit {
 namespace {
 
 struct Job : Call {
-  std::vector<uint8_t> violations;  // by block: the operand outside its domain, plus one; or kSuspicious
+  static constexpr size_t kFirstParameter = wire::pointwise::kFirstParameter;
+  DType compute = DType::kByte;  // the operands' dtypes, promoted
   bool advised(int operand) const { return (wire::pointwise::advised(options.family) >> operand) & 1; }
   bool of_scores(int operand) const { return (wire::pointwise::scores(options.family) >> operand) & 1; }
+  bool read(const Inputs& in);
+  void outputs(const Inputs& in, Result& result);
+  Work divide();
+  bool odd() const;
 };
 
 template <class T> struct Scratch : Weights {
@@ -50,6 +55,16 @@ LOSSKIT_CLONES bool violates(const Domain& domain, const double* x, const float*
   return any_outside(domain, x, mask, n);
 }
 
+// Report a block's values that are outside the domain of an operand.
+template <class T> void report_block(Job& job, int operand, const T* x, const float* mask, int64_t begin, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (!outside(job.kernel->domains[operand], x[i]) || (mask && mask[i] == 0.0f)) continue;
+    const int64_t place = place_of(job.walk, begin + i);
+    double value;
+    job.report({operand, place, operand + 1, place, *fetch(job.walk, job.sources[operand], begin + i, 1, &value)});
+  }
+}
+
 template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const int64_t begin = block * kBlock;
@@ -63,18 +78,20 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
 
   int violation = 0;
   if (options.checks != kOff) {
+    bool told = false;
     for (int k = job.operands - 1; k >= 0; --k) {
       const Domain& domain = job.kernel->domains[k];
       if (domain.kind == kAnything || !violates(domain, x[k], mask, n)) continue;
       if (job.advised(k)) {
-        job.violations[block] = kSuspicious;
+        told = true;
         continue;
       }
       x[k] = settled(domain, slack_of(job.sources[k].dtype), x[k], n, scratch.operands[k]);
       if (violates(domain, x[k], mask, n)) violation = k + 1;
     }
-    if (violation) job.violations[block] = static_cast<uint8_t>(violation);
-    if (violation && options.checks == kRaise) return;
+    if (violation && options.checks == kRaise)
+      return report_block(job, violation - 1, x[violation - 1], mask, begin, n);
+    if (told && !violation) job.suspicious = true;
   }
 
   // The formula writes into the outputs themselves, unless conversion, weights or a mask must follow.
@@ -139,75 +156,50 @@ bool in_unit_interval(const Job& job, int operand) {
   return true;
 }
 
+bool Job::read(const Inputs& in) {
+  const Tensor& a = in.a;
+  if (a.dim() > kDims || (options.rows && a.dim() == 0)) return false;
+  start(walk, static_cast<int>(a.dim()), a.sizes().data(), a.strides().data());
+  const Tensor* given[kOperands] = {&a, in.b ? &*in.b : nullptr, in.c ? &*in.c : nullptr, in.d ? &*in.d : nullptr};
+  for (; operands < kOperands && given[operands]; ++operands) {
+    const int k = operands;
+    if (!attach(walk, *given[k], (options.broadcast >> k) & 1, sources[k])) return false;
+    compute = promote(compute, sources[k].dtype);
+    gradient_dtypes[k] = sources[k].dtype;
+    // The gradient's sum over broadcast dimensions must be rounded once, so Python passes a float in place of the half.
+    const bool summed = (options.gradients >> k) & 1 && given[k]->numel() != walk.numel;
+    if (summed && is_half(sources[k].dtype)) return false;
+  }
+  if (operands != kernel->operands || !floating(sources[0].dtype) || kernel->abi != kAbi) return false;
+  if (in.weight && !attach(walk, *in.weight, true, sources[kWeight])) return false;
+  result = compute;
+  if (options.rows) row = static_cast<double>(a.sizes()[a.dim() - 1]);
+  return row != 0.0;  // else each row's loss is a mean over nothing
+}
+
+void Job::outputs(const Inputs&, Result& out) {
+  const auto strides = dense_strides(walk);
+  for (int k = 0; k < operands; ++k)
+    allocate_gradient(*this, out, k, walk.tensor_dims, walk.tensor_sizes.data(), strides.data());
+}
+
+Work Job::divide() {
+  return {(walk.numel + kBlock - 1) / kBlock, kBlock,
+          compute == DType::kDouble ? run_blocks<double> : run_blocks<float>};
+}
+
+// Whether scores look like probabilities.
+bool Job::odd() const {
+  for (int k = 0; k < operands; ++k)
+    if (of_scores(k) && in_unit_interval(*this, k)) return true;
+  return false;
+}
+
 }  // namespace
 
-Result pointwise(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d,
-                 MaybeTensor weight, MaybeTensor sample_weight, MaybeTensor mask, MaybeTensor upstream,
-                 std::vector<double> numbers) {
-  const Result declined{{}, {}, {}, {}, {}, kDeclined};
+Result pointwise(const Inputs& in) {
   Job job;
-  job.kernel = reinterpret_cast<const Kernel*>(kernel);
-  job.options = Options(code);
-  const Options& options = job.options;
-  if (a.dim() > kDims || (options.rows && a.dim() == 0)) return declined;
-  const auto sizes = a.sizes();
-  start(job.walk, static_cast<int>(a.dim()), sizes.data(), a.strides().data());
-  const auto strides = dense_strides(job.walk);
-
-  const Tensor* operands[kOperands] = {&a, b ? &*b : nullptr, c ? &*c : nullptr, d ? &*d : nullptr};
-  DType dtype = DType::kByte;
-  for (; job.operands < kOperands && operands[job.operands]; ++job.operands) {
-    const int k = job.operands;
-    if (!attach(job.walk, sizes.data(), *operands[k], (options.broadcast >> k) & 1, job.sources[k])) return declined;
-    dtype = promote(dtype, job.sources[k].dtype);
-    job.gradient_dtypes[k] = job.sources[k].dtype;
-    // The gradient's sum over broadcast dimensions must be rounded once, so Python passes a float in place of the half.
-    const bool summed = (options.gradients >> k) & 1 && operands[k]->numel() != job.walk.numel;
-    if (summed && is_half(job.sources[k].dtype)) return declined;
-  }
-  if (job.operands != job.kernel->operands || !floating(job.sources[0].dtype)) return declined;
-  if (job.kernel->abi != kAbi || !complete(numbers, wire::pointwise::kFirstParameter)) return declined;
-  const MaybeTensor* extras[] = {&weight, &sample_weight, &mask, &upstream};
-  for (int k = 0; k < 4; ++k) {
-    if (*extras[k] && !attach(job.walk, sizes.data(), **extras[k], true, job.sources[kWeight + k])) return declined;
-  }
-  if (mask && job.sources[kMask].dtype != DType::kBool) return declined;
-  const int64_t numel = job.walk.numel;
-  const int64_t row = options.rows ? sizes[sizes.size() - 1] : 1;
-  if (row == 0) return declined;  // each row's loss is a mean over nothing
-  merge<kSources>(job.walk, job.sources);
-
-  job.result = options.result_dtype >= 0 ? static_cast<DType>(options.result_dtype) : dtype;
-  std::copy(numbers.begin() + wire::pointwise::kFirstParameter, numbers.end(), job.parameters);
-  double denominated = options.reduction == kSum && options.rows ? static_cast<double>(row) : 1.0;
-  if (options.reduction == kMean) {
-    // A normalizer counts rows where rows are the unit; elements are what is summed here.
-    denominated = std::isnan(numbers[kNormalizer]) ? denominator(job) : numbers[kNormalizer] * static_cast<double>(row);
-  }
-  set_scale(job, denominated, numbers[kFactor]);
-
-  Result result{{}, {}, {}, {}, {}, 0};
-  for (int k = 0; k < job.operands; ++k) allocate_gradient(job, result, k, a.dim(), sizes.data(), strides.data());
-  allocate_loss(job, result, a.dim(), sizes.data(), strides.data());
-
-  const int64_t blocks = (numel + kBlock - 1) / kBlock;
-  job.sums.resize(blocks);
-  job.violations.resize(blocks);
-  const auto run = dtype == DType::kDouble ? run_blocks<double> : run_blocks<float>;
-  constexpr int64_t kGrain = 32;  // blocks, 32,768 elements, that are worth another thread
-  run_parallel(blocks, kGrain, run, &job);
-
-  int64_t& status = std::get<5>(result);
-  if (options.checks != kOff) {
-    for (const uint8_t violation : job.violations)
-      if (violation && (options.checks == kRaise || violation == kSuspicious) && (status == 0 || violation < status))
-        status = violation;
-    for (int k = 0; k < job.operands; ++k)
-      if (status == 0 && job.of_scores(k) && in_unit_interval(job, k)) status = kSuspicious;
-  }
-
-  finish(job, result);
-  return result;
+  return drive(job, in);
 }
 
 }  // namespace losskit

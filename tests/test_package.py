@@ -108,6 +108,8 @@ def test_code_stays_readable():
                 arguments = len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs)
                 assert arguments < 20 or "gpu" in path.parts, f"{path.name}: {node.name} takes too many arguments"
                 assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}: {node.name} is longer than a screen"
+    for path in (ROOT / "csrc").glob("*.*"):
+        assert len(path.read_text().splitlines()) <= 450, f"{path.name} is more than a few screens"
 
 
 def test_why_names_the_reason():

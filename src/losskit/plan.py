@@ -15,6 +15,7 @@ from torch import Tensor
 from losskit.kernels.wire import MAX_OPERANDS
 from losskit.traced import Formula
 
+Found = tuple[int, int, float]  # a bad value, as kernels record it: see `Plan.sighted`
 Dims = tuple[int | None, ...]  # for each dimension of a tensor, which of the unreduced loss it is, or None
 
 
@@ -67,9 +68,17 @@ class Plan:
         """The loss in ordinary torch operations, differentiable to any order."""
         raise NotImplementedError
 
-    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
-        """Raise the error that names the first bad value."""
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
+        """Raise the error that names the first bad value: what the CPU kernel found, or what is looked for here."""
+        raise self.sighted(self.shapes(operands), *(found or self.find(operands, mask)))
+
+    def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
+        """The first bad value. For the eager formula, which knows only that there is one."""
         raise NotImplementedError
+
+    def shapes(self, operands: Sequence[Tensor]) -> tuple[int, ...]:
+        """What `sighted` has to know of the operands' shapes."""
+        return tuple(operands[0].shape)
 
     def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
         """Warnings about operands that are nearly certainly not what the loss takes."""
@@ -107,7 +116,7 @@ class Plan:
         return upstream.unsqueeze(-1)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
-        """The error for a violation that a GPU kernel recorded: `operand` counts from 1, `place` is the flat index."""
+        """The error for a bad value: `operand` counts from 1 or names the violation, `place` is the flat index."""
         raise NotImplementedError
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:

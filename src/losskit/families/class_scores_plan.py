@@ -6,7 +6,7 @@ What a formula of the family speaks of is said in `class_scores.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from losskit.formula import times
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.ranks import Part
 from losskit.kernels.wire import ClassScoresViolation as Violation
-from losskit.plan import Arguments, Dims, Plan
+from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, reduce_eagerly
 from losskit.spaces import like_softmax
 from losskit.traced import Formula
@@ -263,22 +263,21 @@ class ClassScoresPlan(Plan):
         of_input = None if counts is None else counts.expand(rows).unsqueeze(min(1, input.ndim - 1))
         return [of_input, of_input if target.is_floating_point() else None, *[None for _ in shift]]
 
-    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
-        input, target = operands[:2]
-        input, target = input.detach(), target.detach()
+    def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
+        input, target = operands[0].detach(), operands[1].detach()
         dim = min(1, input.ndim - 1)
-        classes = input.shape[dim]
-        rows = input.movedim(dim, -1)
+        classes, rows = input.shape[dim], input.movedim(dim, -1)
         counts = torch.ones((), dtype=torch.bool) if mask is None else mask
         counts = counts.expand(rows.shape[:-1])
         if target.is_floating_point():
             counts = counts.unsqueeze(dim).expand(input.shape)
             index = search.first(lambda q, kept: probability.outside(q, slack_of(q.dtype)) & kept, [target, counts])
-            assert index is not None, "the kernel reported a violation that the eager check does not see"
-            raise self._no_probability(index, target[index].item())
+            assert index is not None
+            of_row = (*index[:dim], *index[dim + 1 :], index[dim])
+            return Violation.PROBABILITY, search.place(of_row, rows.shape), target[index].item()
         index = search.first(lambda y, kept: self._no_classes(y.long(), classes) & kept, [target, counts])
         if index is not None:
-            raise self._no_class(index, int(target[index]), classes)
+            return Violation.CLASS_INDEX, search.place(index, target.shape), int(target[index])
 
         def too_large(y: Tensor, kept: Tensor, scores: Tensor) -> Tensor:
             kept = kept & (y.long() != self.ignored)
@@ -286,9 +285,13 @@ class ClassScoresPlan(Plan):
             return log_probability.outside(picked) & kept
 
         index = search.first(too_large, [target, counts, rows])
-        assert index is not None, "the kernel reported a violation that the eager check does not see"
-        value = rows[index][int(target[index])].item()
-        raise self._no_log_probability((*index[:dim], int(target[index]), *index[dim:]), value)
+        assert index is not None
+        index = (*index, int(target[index]))
+        return Violation.LOG_PROBABILITY, search.place(index, rows.shape), rows[index].item()
+
+    def shapes(self, operands: Sequence[Tensor]) -> tuple[int, ...]:
+        ndim = operands[0].ndim
+        return (*operands[0].shape, *(dim for dim in range(ndim) if dim != min(1, ndim - 1)))
 
     def _no_classes(self, target: Tensor, classes: int) -> Tensor:
         """Where an index is neither a class nor `ignore_index`."""

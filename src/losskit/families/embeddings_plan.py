@@ -6,7 +6,7 @@ What a formula of the family speaks of is said in `embeddings.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from losskit.domains import shortest
 from losskit.errors import error
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.sharded import trailing
-from losskit.plan import Arguments, Dims, Plan
+from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.policy import state
 from losskit.reduction import counting, reduce_eagerly
 from losskit.traced import Formula
@@ -144,13 +144,17 @@ class EmbeddingsPlan(Plan):
         bad = self.formula.declared["target"].domain.outside(target[0].detach())
         return eager.apply_checks(self, bad if mask is None else bad & mask, operands, mask, checks)
 
-    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+    def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         target = operands[-1].detach()
         domain = self.formula.declared["target"].domain
-        taken = [target] if mask is None else list(torch.broadcast_tensors(target, mask))
-        index = search.first(lambda x, *counts: domain.outside(x) & counts[0] if counts else domain.outside(x), taken)
-        assert index is not None, "the kernel reported a violation that the eager check does not see"
-        raise self._outside(taken[0][index].item(), index)
+        counts = torch.ones((), dtype=torch.bool) if mask is None else mask
+        target, counts = torch.broadcast_tensors(target, counts)
+        index = search.first(lambda x, kept: domain.outside(x) & kept, [target, counts])
+        assert index is not None
+        return 1, search.place(index, target.shape), target[index].item()
+
+    def shapes(self, operands: Sequence[Tensor]) -> tuple[int, ...]:
+        return tuple(operands[0].shape[:-1])
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         return self._outside(value, unravel(place, shape))

@@ -6,7 +6,7 @@ What a formula of the family speaks of is said in `margins.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from losskit.errors import error
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.torch_internals import hidden
 from losskit.kernels.wire import MarginsViolation as Violation
-from losskit.plan import Arguments, Dims, Plan
+from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, class_weight, shape_hint, unravel
 
@@ -147,23 +147,23 @@ class MarginsPlan(Plan):
             bad = bad & counts
         return bad if checks == "off" else eager.apply_checks(self, bad, [input, target], mask, checks)
 
-    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+    def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         input, target = operands
-        classes = input.shape[-1]
-        lists = target.reshape(-1, classes) if self.many else target.reshape(-1, 1)
+        lists = target.reshape(-1, input.shape[-1] if self.many else 1)
         counts = _mask_of_rows(mask, lists)
-        for start in range(0, len(lists), max(1, search.BLOCK // classes)):
-            block = slice(start, start + max(1, search.BLOCK // classes))
-            wrong = _outside(lists[block], classes)
+        step = max(1, search.BLOCK // lists.shape[1])
+        for start in range(0, len(lists), step):
+            block = slice(start, start + step)  # of whole rows: a list is read from its beginning
+            wrong = _outside(lists[block], input.shape[-1])
             if self.many:
                 wrong = wrong & _listed(lists[block])
             if counts is not None:
                 wrong = wrong & counts[block].unsqueeze(1)
             if bool(wrong.any()):
                 row, position = (int(i) for i in wrong.nonzero()[0])
-                place = (start + row) * classes + position if self.many else start + row
-                raise self.sighted(tuple(input.shape), Violation.CLASS_INDEX, place, int(lists[start + row, position]))
-        raise self.sighted(tuple(input.shape), Violation.MASK_GIVEN, 0, 0)
+                place = (start + row) * lists.shape[1] + position
+                return Violation.CLASS_INDEX, place, int(lists[start + row, position])
+        return Violation.MASK_GIVEN, 0, 0
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         """shape: the input's; operand: a violation."""

@@ -19,7 +19,7 @@ from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.errors import error
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.sharded import trailing
-from losskit.plan import Arguments, Dims, Kernel, Plan
+from losskit.plan import Arguments, Dims, Found, Kernel, Plan
 from losskit.policy import state
 from losskit.reduction import counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
@@ -209,14 +209,22 @@ class PointwisePlan(Plan):
                     found.append(error("outside", loss=self.name, argument=name, expected=expected, hint=hint))
         return found
 
-    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
+        operand, place, value = found or self.find(operands, mask)
+        full, own = operands[0].shape, operands[operand - 1].shape
+        own = own if mask is None else torch.broadcast_shapes(own, mask.shape)
+        index = unravel(place, full)[len(full) - len(own) :]
+        index = tuple(i if size > 1 else 0 for i, size in zip(index, own, strict=True))
+        raise self._refusal(operand, value, index, self._swapped(operands))
+
+    def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         wide = dtypes.compute_dtype(operands)
         for operand, (x, domain) in enumerate(zip(operands, self.domains, strict=True), 1):
             taken = [x.detach()] if mask is None else list(torch.broadcast_tensors(x.detach(), mask))
             index = search.first(partial(_outside, domain, wide, slack_of(x.dtype)), taken)
             if index is not None:
-                raise self._refusal(operand, taken[0][index].item(), index, self._swapped(operands))
-        raise AssertionError("the kernel reported a violation that the eager check does not see")
+                return operand, search.place(index, operands[0].shape), taken[0][index].item()
+        raise AssertionError("there is no bad value")
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         return self._refusal(operand, value, unravel(place, shape), "")

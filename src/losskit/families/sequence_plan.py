@@ -6,7 +6,7 @@ What a formula of the family speaks of is said in `sequence.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.domains import log_probability, shortest
 from losskit.errors import error
-from losskit.kernels import eager, fused, wire
+from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.torch_internals import hidden, transforms_active
 from losskit.kernels.wire import SequenceViolation as Violation
-from losskit.plan import Arguments, Dims, Plan
+from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, unravel
 
@@ -242,7 +242,7 @@ class SequencePlan(Plan):
 
     # -- refusals -----------------------------------------------------------------------------------------
 
-    def refuse(self, operands: Sequence[Tensor], mask: Tensor | None) -> NoReturn:
+    def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         log_probs, targets, input_lengths, target_lengths = operands
         frames, classes = log_probs.shape[0], log_probs.shape[-1]
         samples = log_probs.shape[1] if log_probs.ndim == 3 else 1
@@ -250,35 +250,33 @@ class SequencePlan(Plan):
         size = targets.shape[-1]
         if targets.ndim > log_probs.ndim - 1 or samples not in (input_lengths.numel(), target_lengths.numel()):
             raise self._wrong("targets", f"labels in [0, {classes}), of lengths that fit", "others in a vmap over them")
-        concatenated = log_probs.ndim == 3 and targets.ndim == 1
-        of_targets = "the width of targets" if targets.ndim == 2 else "the number of targets"
-        for name, lengths, most, what in (
-            ("input_lengths", input_lengths, frames, "the number of frames"),
-            ("target_lengths", target_lengths, size, of_targets),
-        ):
-            lengths = lengths.reshape(-1).to(torch.int64)
-            outside = ((lengths < 0) | (lengths > most)) & counts
+        inputs, lengths = (x.reshape(-1).to(torch.int64) for x in (input_lengths, target_lengths))
+        for violation, given, most in (
+            (Violation.INPUT_LENGTH, inputs, frames), (Violation.TARGET_LENGTH, lengths, size)
+        ):  # fmt: skip
+            outside = ((given < 0) | (given > most)) & counts
             if bool(outside.any()):
                 sample = int(outside.nonzero()[0])
-                index = (sample,) if log_probs.ndim == 3 else ()
-                raise self._outside(name, f"in [0, {most}], {what}", int(lengths[sample]), index)
-        total = int(target_lengths.to(torch.int64).sum())
-        if concatenated and total != size:
-            raise self._wrong("target_lengths", f"lengths that add up to {size}, the number of targets", total)
+                return violation, sample, int(given[sample])
+        if bool(self._total(operands)):
+            return Violation.TARGET_LENGTH, samples, int(lengths.sum())
         _, inputs, lengths, _, wrong = self._read(operands, counts)
-        if not bool(wrong.any()):
-            above = self._above(log_probs, inputs, counts)
-            if not bool(above.any()):  # they are not shown
-                raise self._wrong("log_probs", _LOG_PROBABILITIES, "scores", _FROM_SCORES)
-            frame, sample, label = (int(i) for i in above.nonzero()[0])
-            at: tuple[int, ...] = (frame, sample, label) if log_probs.ndim == 3 else (frame, label)
-            raise self._no_log_probability(at, float(log_probs[at]))
-        sample, position = (int(i) for i in wrong.nonzero()[0])
-        start = int(lengths[:sample].sum()) if concatenated else 0
-        row = targets[sample] if targets.ndim == 2 else targets
-        label = int(row[start + position])
-        place = (start + position,) if targets.ndim == 1 else (sample, position)
-        raise self._label(label, classes, place, sample if concatenated else None, position)
+        if bool(wrong.any()):
+            sample, position = (int(i) for i in wrong.nonzero()[0])
+            if targets.ndim == 1 and log_probs.ndim == 3:
+                at = int(lengths[:sample].sum()) + position
+                return Violation.LABEL, search.place((sample, position, at), (samples, size, size)), int(targets[at])
+            row = targets.reshape(-1, size)[sample]
+            return Violation.LABEL, sample * size + position, int(row[position])
+        above = self._above(log_probs, inputs, counts)
+        if not bool(above.any()):  # they are not shown
+            raise self._wrong("log_probs", _LOG_PROBABILITIES, "scores", _FROM_SCORES)
+        index = tuple(int(i) for i in above.nonzero()[0])
+        value = (log_probs if log_probs.ndim == 3 else log_probs.unsqueeze(1))[index]
+        return Violation.LOG_PROBABILITY, search.place(index, above.shape), float(value)
+
+    def shapes(self, operands: Sequence[Tensor]) -> tuple[int, ...]:
+        return (*operands[0].shape, *operands[1].shape)
 
     def _label(self, label: int, classes: int, index: tuple[int, ...], sample: int | None, position: int) -> Exception:
         """The error of a label, with its sample if labels are concatenated."""
@@ -295,7 +293,7 @@ class SequencePlan(Plan):
         return error("domain", loss=self.name, argument=name, expected=expected, got=got, index=index, hint=hint)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
-        """As in the base class; `shape` is that of log_probs, then that of targets.
+        """As in the base class; `shape` is that of log_probs, then that of targets: see `shapes`.
 
         The place of a length is its sample, that of their total the number of samples. The place of a label among
         concatenated targets tells its sample and its position there, too.

@@ -113,7 +113,8 @@ def _forward(
         if status < 0:
             raise DeclinedError
         if status < wire.SUSPICIOUS:
-            plan.refuse(_present(a, b, c, d), mask)
+            place, value = outputs[0].tolist()
+            plan.refuse(_present(a, b, c, d), mask, (status, int(place), value))
         tell(plan.spaces(_present(a, b, c, d), mask))
     return outputs
 

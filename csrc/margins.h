@@ -1,0 +1,127 @@
+// What the files of the score-margins family share: a call, and passes over segments in L1 (margins.cpp explains them).
+#pragma once
+
+#include <memory>
+
+#include "drive.h"
+
+namespace losskit {
+namespace {
+
+using enum wire::margins::Violation;
+constexpr int64_t kAhead = 4;  // rows to prefetch ahead: of long lists only the first few numbers are read
+constexpr int64_t kFew = 8;    // targets of a row whose slopes may be added as floats; more need double
+
+struct Job : Call {
+  static constexpr size_t kFirstParameter = wire::margins::kFirstParameter;
+  int64_t rows = 1, classes = 1;
+  int64_t batch = 1, width = 1;  // rows at a time, and classes
+  bool many = false, mask_given = false;
+  const char *scores = nullptr, *targets = nullptr, *weights = nullptr;
+  DType score_dtype = DType::kFloat, target_dtype = DType::kLong, weight_dtype = DType::kFloat;
+  int64_t score_steps[2] = {}, target_steps[2] = {}, weight_step = 0, gradient_steps[2] = {};  // by row, by class
+
+  bool read(const Inputs& in);
+  void outputs(const Inputs& in, Result& result);
+  Work divide();
+};
+
+inline int64_t integer_at(DType dtype, const char* data, int64_t index) {
+  switch (dtype) {
+    case DType::kByte:
+      return reinterpret_cast<const uint8_t*>(data)[index];
+    case DType::kChar:
+      return reinterpret_cast<const int8_t*>(data)[index];
+    case DType::kShort:
+      return reinterpret_cast<const int16_t*>(data)[index];
+    case DType::kUInt16:
+      return reinterpret_cast<const uint16_t*>(data)[index];
+    case DType::kInt:
+      return reinterpret_cast<const int32_t*>(data)[index];
+    case DType::kUInt32:
+      return reinterpret_cast<const uint32_t*>(data)[index];
+    default:
+      return reinterpret_cast<const int64_t*>(data)[index];
+  }
+}
+
+inline bool is_integer(DType dtype) { return !floating(dtype) && dtype != DType::kBool; }
+
+inline double number_at(DType dtype, const char* data, int64_t index) {
+  double number;
+  read_run(dtype, data + index * size_of(dtype), 1, 1, &number);
+  return number;
+}
+
+// --------------------------------------------------------------------------------------------------------
+// Passes over segments in L1. T is the type of the scores, C that of the arithmetic.
+
+// Segment k is row rows[k] of x (rows are `step` apart) against the target's score own[k].
+template <class T, class C>
+LOSSKIT_INLINE void subtract(const T* x, int64_t step, const int64_t* rows, const C* own, int64_t segments, int64_t n,
+                             C* out) {
+  for (int64_t k = 0; k < segments; ++k) {
+    const T* scores = x + rows[k] * step;
+    const C from = own[k];
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) out[k * n + i] = from - static_cast<C>(scores[i]);
+  }
+}
+LOSSKIT_CLONES void differences(const float* x, int64_t step, const int64_t* rows, const float* own, int64_t segments,
+                                int64_t n, float* out) {
+  subtract(x, step, rows, own, segments, n, out);
+}
+LOSSKIT_CLONES void differences(const float* x, int64_t step, const int64_t* rows, const double* own, int64_t segments,
+                                int64_t n, double* out) {
+  subtract(x, step, rows, own, segments, n, out);
+}
+LOSSKIT_CLONES void differences(const double* x, int64_t step, const int64_t* rows, const double* own, int64_t segments,
+                                int64_t n, double* out) {
+  subtract(x, step, rows, own, segments, n, out);
+}
+
+// Four floats are added as floats and the results in double: that loses less than the rounding of each number.
+LOSSKIT_INLINE double sum_any(const float* x, int64_t n) {
+  constexpr int kLanes = 16;
+  double even = 0.0, odd = 0.0;
+  int64_t i = 0;
+  if (n >= kLanes) {
+    double lanes[kLanes] = {};
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+      for (int j = 0; j < kLanes; ++j)
+        lanes[j] += static_cast<double>((x[i + j] + x[i + 16 + j]) + (x[i + 32 + j] + x[i + 48 + j]));
+    for (; i + kLanes <= n; i += kLanes)
+      for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
+    even = folded<kLanes>(lanes);
+  }
+  for (; i + 1 < n; i += 2) {
+    even += static_cast<double>(x[i]);
+    odd += static_cast<double>(x[i + 1]);
+  }
+  return even + (i < n ? odd + static_cast<double>(x[i]) : odd);
+}
+LOSSKIT_CLONES void sums(const float* x, int64_t segments, int64_t n, Sum* out) {
+  for (int64_t k = 0; k < segments; ++k) out[k].add(sum_any(x + k * n, n));
+}
+void sums(const double* x, int64_t segments, int64_t n, Sum* out) {
+  for (int64_t k = 0; k < segments; ++k) out[k].add(sum_block(x + k * n, n));
+}
+
+template <class C> LOSSKIT_INLINE void add_any(const C* x, int64_t n, C* total) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) total[i] += x[i];
+}
+LOSSKIT_CLONES void add(const float* x, int64_t n, float* total) { add_any(x, n, total); }
+LOSSKIT_CLONES void add(const double* x, int64_t n, double* total) { add_any(x, n, total); }
+
+template <class From, class To> LOSSKIT_INLINE void scale_any(const From* x, double scale, int64_t n, To* out) {
+  const Scale<From> factor(scale);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<To>(scaled(x[i], factor));
+}
+LOSSKIT_CLONES void scale_into(const float* x, double s, int64_t n, float* out) { scale_any(x, s, n, out); }
+LOSSKIT_CLONES void scale_into(const double* x, double s, int64_t n, float* out) { scale_any(x, s, n, out); }
+LOSSKIT_CLONES void scale_into(const double* x, double s, int64_t n, double* out) { scale_any(x, s, n, out); }
+
+}  // namespace
+}  // namespace losskit
