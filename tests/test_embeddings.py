@@ -1,17 +1,16 @@
-"""The embeddings family against mpmath: cosines and distances at every scale, their gradients, kinks and limits.
+"""The embeddings family: limits and kinks, shapes, layouts, threads, the eager formula, losses of one's own, messages.
 
-ULP are those of the result's dtype; of a loss, of the largest statistic in it, since `dp - dn + margin` cancels. Of a
-gradient they are of its largest entry over all embeddings.
+The truth about its losses, at every scale, is in their proofs.
 """
 
 import itertools
 import math
 import pickle
 
-import mpmath
 import pytest
 import torch
 import torch.nn.functional as F
+from row_operands import every_scale
 
 import losskit
 import losskit.functional as LF
@@ -20,71 +19,9 @@ from losskit.errors import DeclarationError
 from losskit.formula import maximum, where
 from losskit.kernels import library
 
-mpmath.mp.dps = 60
 FLOATS = (torch.float32, torch.float64)
 HALVES = (torch.bfloat16, torch.float16)
 POWERS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 100.0, math.inf)
-
-
-def ulp(x, dtype):
-    """The spacing of numbers of a dtype at x."""
-    info = torch.finfo(dtype)
-    smallest = mpmath.mpf(info.smallest_normal) * mpmath.mpf(info.eps)
-    if x == 0:
-        return smallest
-    return max(mpmath.mpf(2) ** (math.floor(mpmath.log(abs(x), 2))) * mpmath.mpf(info.eps), smallest)
-
-
-def exact(x):
-    return [[mpmath.mpf(v) for v in row] for row in x.double().tolist()]
-
-
-def true_cosine(x, y):
-    """1 - cosine, the cosine, and its gradients by both rows."""
-    xx, yy = sum(a * a for a in x), sum(b * b for b in y)
-    if xx == 0 or yy == 0:
-        return mpmath.mpf(1), mpmath.mpf(0), [0] * len(x), [0] * len(y)
-    root = mpmath.sqrt(xx * yy)
-    c = sum(a * b for a, b in zip(x, y, strict=True)) / root
-    gx = [b / root - c * a / xx for a, b in zip(x, y, strict=True)]
-    gy = [a / root - c * b / yy for a, b in zip(x, y, strict=True)]
-    return 1 - c, c, gx, gy
-
-
-def true_distance(x, y, p, eps):
-    """The p-norm of x - y + eps and its gradient by x."""
-    d = [a - b + mpmath.mpf(eps) for a, b in zip(x, y, strict=True)]
-    size = [abs(v) for v in d]
-    signs = [mpmath.sign(v) for v in d]
-    if p == 0.0:
-        return mpmath.mpf(sum(v != 0 for v in size)), [mpmath.mpf(0)] * len(d)
-    most = max(size)
-    if most == 0:
-        return mpmath.mpf(0), [mpmath.mpf(0)] * len(d)
-    if p == math.inf:
-        ties = sum(v == most for v in size)
-        return most, [s / ties if v == most else mpmath.mpf(0) for v, s in zip(size, signs, strict=True)]
-    p = mpmath.mpf(p)
-    value = sum(v**p for v in size if v) ** (1 / p)
-    return value, [s * (v / value) ** (p - 1) if v else mpmath.mpf(0) for v, s in zip(size, signs, strict=True)]
-
-
-def worst(got, truth, dtype):
-    """The largest error of some rows of gradients, in ULP of the largest true entry of each row."""
-    found = 0.0
-    for row, expected in zip(got, truth, strict=True):
-        unit = ulp(max(abs(v) for v in expected), dtype)
-        found = max(found, *(float(abs(mpmath.mpf(g) - t) / unit) for g, t in zip(row, expected, strict=True)))
-    return found
-
-
-def many_ulp(p, slope, dtype):
-    """The bar of a gradient: in float64 (|d| / distance)^(p - 1) multiplies the roundings of d and of its logarithm."""
-    if dtype == torch.float32 or p == 0:
-        return 8
-    if p >= 1:
-        return 8 + p if 50 < p < math.inf else 8
-    return 8 + max((abs(float(mpmath.log(abs(s)))) for s in slope if s), default=0.0)
 
 
 def embeddings(rows, width, dtype, scales, seed=0):
@@ -94,136 +31,6 @@ def embeddings(rows, width, dtype, scales, seed=0):
         x = torch.randn(rows, width, generator=g, dtype=torch.float64) * scale
         made.append(x.to(dtype))
     return made
-
-
-def scales(dtype):
-    if dtype == torch.float32:
-        return (1e-43, 1e-38, 1e-20, 1e-10, 1e-3, 1.0, 1e10, 1e20, 5e37)
-    return (1e-320, 1e-300, 1e-160, 1e-10, 1.0, 1e100, 1e160, 1e307)
-
-
-def related(dtype, width=6):
-    """Pairs of rows: unrelated, alike to the last digit, opposite, orthogonal, of mixed magnitudes."""
-    x, y = embeddings(40, width, dtype, (1.0, 1.0))
-    eps = torch.finfo(dtype).eps
-    for row, nearness in enumerate((0.5, 0.1, 1e-2, 1e-3, 1e-5, 20 * eps, 2 * eps, 0.0)):
-        for k, sign in enumerate((1.0, -1.0, 3.7, -0.01)):
-            at = 4 * row + k
-            y[at] = sign * (x[at] + nearness * y[at])
-    x[32, ::2], y[32, 1::2] = 0.0, 0.0
-    x[33] *= torch.logspace(-8, 8, width).to(dtype)
-    return x, y
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Truth
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("width", [1, 2, 5, 16, 37, 130])
-def test_cosine_is_exact(dtype, width):
-    """Value and gradient of rows of any relation; 1 - cosine keeps its digits near 1."""
-    x, y = related(dtype, width)
-    for label in (1.0, -1.0):
-        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
-        target = torch.full((len(x),), label)
-        loss = LF.cosine_embedding_loss(a, b, target.to(dtype), margin=-1.5, reduction="none")
-        ga, gb = torch.autograd.grad(loss.sum(), (a, b))
-        for i, (u, v) in enumerate(zip(exact(x), exact(y), strict=True)):
-            apart, cosine, gx, gy = true_cosine(u, v)
-            truth = apart if label == 1.0 else cosine + mpmath.mpf(1.5)
-            # 2^-104: parallel rows whose lengths no ratio of doubles expresses
-            assert abs(mpmath.mpf(loss[i].item()) - truth) <= max(4 * ulp(truth, dtype), 2.0**-104), (i, label)
-            sign = -1 if label == 1.0 else 1
-            if (
-                width > 1
-                and apart > 1e3 * torch.finfo(dtype).eps ** 2
-                and 2 - apart > 1e3 * torch.finfo(dtype).eps ** 2
-            ):
-                assert worst([ga[i].tolist()], [[sign * v for v in gx]], dtype) <= 8, i
-                assert worst([gb[i].tolist()], [[sign * v for v in gy]], dtype) <= 8, i
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_cosine_at_every_scale(dtype):
-    for left, right in itertools.product(scales(dtype), repeat=2):
-        x, y = embeddings(3, 9, dtype, (left, right), seed=3)
-        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
-        loss = LF.cosine_embedding_loss(a, b, torch.ones(3, dtype=dtype), reduction="none")
-        ga, gb = torch.autograd.grad(loss.sum(), (a, b))
-        for i, (u, v) in enumerate(zip(exact(x), exact(y), strict=True)):
-            apart, _, gx, gy = true_cosine(u, v)
-            assert abs(mpmath.mpf(loss[i].item()) - apart) <= 4 * ulp(apart, dtype), (left, right)
-            for got, truth in ((ga[i], gx), (gb[i], gy)):
-                if max(abs(t) for t in truth) < torch.finfo(dtype).max:
-                    assert worst([got.tolist()], [[-t for t in truth]], dtype) <= 8, (left, right)
-                assert not got.isnan().any()
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("p", POWERS)
-def test_distance_at_every_scale(dtype, p):
-    """Value and gradient of one distance: the negative is the anchor, at a known distance."""
-    for eps, width in itertools.product((0.0, 1e-6), (1, 2, 7, 33)):
-        for scale in scales(dtype):
-            x, y = embeddings(3, width, dtype, (scale, scale), seed=5)
-            x[0], y[2, 0] = y[0], x[2, 0]
-            a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
-            loss = LF.triplet_margin_loss(a, b, a.detach(), p=p, eps=eps, margin=1e-45, reduction="none")
-            ga, gb = torch.autograd.grad(loss.sum(), (a, b))
-            for i, (u, v) in enumerate(zip(exact(x), exact(y), strict=True)):
-                truth, slope = true_distance(u, v, p, eps)
-                zero, zero_slope = true_distance(u, u, p, eps)
-                if truth > torch.finfo(dtype).max:
-                    assert loss[i].item() == math.inf
-                    continue
-                value = max(truth - zero + mpmath.mpf(1e-45), mpmath.mpf(0))
-                unit = max(ulp(truth, dtype), ulp(zero, dtype))
-                many = 4 if p >= 1 or p == 0 or dtype == torch.float32 else 4 / p
-                assert abs(mpmath.mpf(loss[i].item()) - value) <= many * unit, (p, eps, scale, i)
-                if abs(truth - zero) < 8 * unit and truth != zero:
-                    continue  # active or not, rounding decides
-                bar = many_ulp(p, slope, dtype)
-                active = truth >= zero
-                expected = [-s * active for s in slope]
-                if not active or truth == 0 or truth > torch.finfo(dtype).smallest_normal:
-                    assert worst([gb[i].tolist()], [expected], dtype) <= bar, (p, eps, scale, width, i)
-                assert ga[i].isfinite().all()
-                assert zero_slope is not None
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("p", POWERS)
-@pytest.mark.parametrize("swap", [False, True])
-def test_triplet_is_exact(dtype, p, swap):
-    a, b, c = (x.requires_grad_() for x in embeddings(30, 11, dtype, (1.0, 1.0, 1.0), seed=7))
-    margin = 0.7
-    loss = LF.triplet_margin_loss(a, b, c, margin=margin, p=p, swap=swap, reduction="none")
-    grads = torch.autograd.grad(loss.sum(), (a, b, c))
-    active = 0
-    for i, (u, v, w) in enumerate(zip(exact(a), exact(b), exact(c), strict=True)):
-        near, by_near = true_distance(u, v, p, 1e-6)
-        far, by_far = true_distance(u, w, p, 1e-6)
-        swapped, by_swapped = true_distance(v, w, p, 1e-6)
-        shares = (1, 0)
-        if swap and swapped <= far:
-            shares = (0.5, 0.5) if swapped == far else (0, 1)
-            far = swapped
-        truth = max(near - far + mpmath.mpf(margin), mpmath.mpf(0))
-        scale = max(near, far, 1)
-        many = 4 if p >= 1 or p == 0 or dtype == torch.float32 else 4 / p
-        assert abs(mpmath.mpf(loss[i].item()) - truth) <= many * ulp(scale, dtype)
-        on = truth > 0
-        active += on
-        rows = zip(by_near, by_far, by_swapped, strict=True)
-        expected = [
-            [on * part for part in (n - shares[0] * f, -n - shares[1] * s, shares[0] * f + shares[1] * s)]
-            for n, f, s in rows
-        ]
-        flat = [[v for row in expected for v in row]]
-        got = [[g[i][k].item() for k in range(11) for g in grads]]
-        assert worst(got, flat, dtype) <= many_ulp(p, by_near, dtype), i
-    assert 0 < active < 30 or p == 0.0
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -479,7 +286,7 @@ def test_zero_vectors_have_finite_derivatives_of_every_order():
 def test_kernel_and_formula_agree(p, monkeypatch):
     """At every scale, with the gradients."""
     for dtype in FLOATS:
-        for scale in scales(dtype)[1:-1]:
+        for scale in every_scale(dtype)[1:-1]:
             rows = [x.requires_grad_() for x in embeddings(6, 8, dtype, (scale,) * 3, seed=2)]
             call = lambda rows=rows, scale=scale: LF.triplet_margin_loss(*rows, p=p, eps=0.0, margin=3 * scale)
             kernel = [call(), *torch.autograd.grad(call(), rows)]

@@ -1,6 +1,6 @@
 """The proof that the suite is awake: broken losses, each of which must be caught by a check of the suite itself.
 
-1. Every node of every traced formula, value and gradients, is broken in every way that fits it; `checks.measure`'s
+1. Every node of every traced formula, value and gradients, is broken in every way that fits it; `pointwise_truth.measure`'s
    truth must see it. A mutant that computes the same numbers on another, dense grid is no mutant; those are counted.
 2. The code around the formulas is broken by patching, one mistake at a time; the checks of behaviour must see it.
 3. Facts, cases and deviations are turned into lies; the checks that measure them must see it.
@@ -12,7 +12,9 @@ import functools
 import math
 
 import checks
+import grids
 import numpy as np
+import pointwise_truth
 import pytest
 import samples
 import test_facts
@@ -79,13 +81,13 @@ def replaced(root, old, new):
 
 
 def numbers_of(setup, dtype=torch.float64):
-    given = checks.parameters(setup, dtype)
-    return [torch.tensor(given[name], dtype=dtype) for name in checks.formula_of(setup).numbers]
+    given = grids.parameters(setup, dtype)
+    return [torch.tensor(given[name], dtype=dtype) for name in grids.formula_of(setup).numbers]
 
 
 def computed(setup, root, columns):
     """A root of a formula on a grid, in float64, as the eager path computes it."""
-    formula = checks.formula_of(setup)
+    formula = grids.formula_of(setup)
     result = function(root, [*formula.operands, *formula.numbers])(*columns.values(), *numbers_of(setup))
     like = next(iter(columns.values()))
     return result.expand(like.shape) if isinstance(result, torch.Tensor) else torch.full_like(like, result)
@@ -106,7 +108,7 @@ def size_of_terms(setup, root, columns):
 def same_numbers(setups, root, mutant):
     """Whether a mutant is equivalent: on another, dense grid it gives what the original gives."""
     for setup in setups:
-        columns = checks.grid(checks.known(setup), torch.float64, 3000, 77)
+        columns = grids.grid(grids.known(setup), torch.float64, 3000, 77)
         a, b = computed(setup, root, columns), computed(setup, mutant, columns)
         finite = a.isfinite() & b.isfinite()
         scale = torch.maximum(size_of_terms(setup, root, columns), a.abs())
@@ -118,7 +120,7 @@ def same_numbers(setups, root, mutant):
 
 def loses_nan(setup, root):
     """Whether a NaN in some operand leaves a number, as in `test_truth.check_nan`."""
-    columns = checks.grid(checks.known(setup), torch.float64)
+    columns = grids.grid(grids.known(setup), torch.float64)
     poisoned = ({**columns, name: torch.full_like(columns[name], math.nan)} for name in columns)
     return not all(computed(setup, root, given).isnan().all() for given in poisoned)
 
@@ -128,8 +130,8 @@ def caught(setups, what, root, mutant):
     if what == "value" and loses_nan(setups[0], mutant):
         return True
     for setup in setups:
-        columns = checks.grid(checks.known(setup), torch.float64)
-        exact = checks.truth(checks.known(setup), torch.float64)[what]
+        columns = grids.grid(grids.known(setup), torch.float64)
+        exact = pointwise_truth.truth(grids.known(setup), torch.float64)[what]
         allowed = test_truth.bar(setup, "eager", what)
         right = exact.errors(computed(setup, root, columns)) <= allowed
         if (right & ~(exact.errors(computed(setup, mutant, columns)) <= allowed)).any():
@@ -141,13 +143,13 @@ def by_formula():
     """Every traced formula that a setup uses, with its setups."""
     found = {}
     for setup in samples.setups():
-        found.setdefault(id(checks.formula_of(setup)), []).append(setup)
+        found.setdefault(id(grids.formula_of(setup)), []).append(setup)
     return list(found.values())
 
 
 def roots_of(setups):
     """The value and the gradients of the formula of some setups, by name."""
-    formula = checks.formula_of(setups[0])
+    formula = grids.formula_of(setups[0])
     return {"value": formula.value, **dict(zip(formula.operands, formula.gradients))}
 
 
@@ -224,7 +226,7 @@ def test_the_grid_crosses_every_kink(index):
     for what, root in roots_of(setups).items():
         for node in topological([root]):
             if node.op in CHOICES and not (node.op == "where" and asks_for_nan(node.args[0])):
-                seen = [sides(setup, node, checks.grid(checks.known(setup), torch.float64)) for setup in setups]
+                seen = [sides(setup, node, grids.grid(grids.known(setup), torch.float64)) for setup in setups]
                 if len(set().union(*seen)) < wanted[node.op]:
                     missed.append(f"{what}: {node!r} {seen}")
     assert not missed, "\n".join(missed)
@@ -236,9 +238,9 @@ def test_samples_vary_and_reach_the_edges(setup):
         assert torch.equal(x, y)
         assert not torch.equal(x, z)
         assert len(x.unique()) > 1
-    formula = checks.formula_of(setup)
+    formula = grids.formula_of(setup)
     for dtype in test_truth.WIDE:
-        for domain, column in zip(formula.domains, checks.grid(checks.known(setup), dtype).values()):
+        for domain, column in zip(formula.domains, grids.grid(grids.known(setup), dtype).values()):
             missing = set(torch.tensor(domain.edges(), dtype=torch.float64).to(dtype).tolist()) - set(column.tolist())
             assert not {x for x in missing if domain.includes(x)}, f"{setup}: {missing}"
             assert not domain.outside(column).any()
@@ -666,7 +668,7 @@ def test_errors_in_ulp_are_counted():
     """The measure itself: results moved by 5 ULP, made infinite, NaN or 0 are seen."""
     setup = samples.Setup(samples.built_in()[0])
     for dtype in test_truth.WIDE:
-        right = checks.fused(setup)
+        right = pointwise_truth.fused(setup)
 
         def moved(operands, change, right=right):
             value, gradients = right(operands)
@@ -679,7 +681,9 @@ def test_errors_in_ulp_are_counted():
             broken_loss = functools.partial(moved, change=change)
             assert raises(test_truth.check_accuracy, setup, dtype, "fused", "ordinary", broken_loss)
     half = lambda operands: tuple(
-        x + x * 2**-7 if isinstance(x, torch.Tensor) else x for x in checks.fused(setup)(operands)
+        x + x * 2**-7 if isinstance(x, torch.Tensor) else x for x in pointwise_truth.fused(setup)(operands)
     )
     assert raises(test_truth.check_halves, setup, torch.bfloat16, half)
-    assert np.isinf(checks.Quantity(np.ones(1), np.zeros(1), np.ones(1)).errors(torch.tensor([math.nan]))).all()
+    assert np.isinf(
+        pointwise_truth.Quantity(np.ones(1), np.zeros(1), np.ones(1)).errors(torch.tensor([math.nan]))
+    ).all()

@@ -1,22 +1,23 @@
 """Layer "truth": values and gradients of every loss against its textbook formula with 66 digits, in ULP.
 
-The points are those of `checks.grid`: ends of domains, kinks with both neighbours, all magnitudes, subnormals,
+The points are those of `grids.grid`: ends of domains, kinks with both neighbours, all magnitudes, subnormals,
 infinities, ordinary numbers. An error is judged in ULP of the truth or of the largest term of the formula, where
-terms cancel; see `checks.hidden_scale`. The halves run over all their 65,536 numbers. Formulas and bars are those of
+terms cancel; see `pointwise_truth.hidden_scale`. The halves run over all their 65,536 numbers. Formulas and bars are those of
 the proofs in tests/losses/.
 """
 
 import math
 from fractions import Fraction
 
-import checks
+import grids
 import numpy as np
+import pointwise_truth
 import proofs
 import pytest
 import reference
 import samples
 import torch
-from checks import HALVES, INF, REGIONS
+from grids import HALVES, INF, REGIONS
 
 import losskit
 
@@ -30,17 +31,17 @@ HALF_BAR = 0.51
 
 
 def implementation(setup, path):
-    return checks.fused(setup) if path == "fused" else checks.eagerly(setup)
+    return pointwise_truth.fused(setup) if path == "fused" else pointwise_truth.eagerly(setup)
 
 
 def bar(setup, path, what):
     """The bar of a value or gradient."""
-    return checks.proof_of(setup).bars[(path == "eager") * 2 + (what != "value")]
+    return grids.proof_of(setup).bars[(path == "eager") * 2 + (what != "value")]
 
 
 def check_accuracy(setup, dtype, path, region=None, compute=None):
     """No error above its bar; no infinity and no NaN where the truth is finite."""
-    found = checks.measure(setup, dtype, compute or implementation(setup, path), region)
+    found = pointwise_truth.measure(setup, dtype, compute or implementation(setup, path), region)
     bad = [str(worst) for worst in found if not worst.error <= bar(setup, path, worst.what)]
     assert not bad, f"{setup}, {dtype}, {path}:\n" + "\n".join(bad)
 
@@ -68,7 +69,7 @@ def test_bars_are_tight():
         for setup in (s for s in samples.setups() if s.loss.name == name):
             for dtype in WIDE:
                 for position, path in enumerate(("fused", "eager")):
-                    for worst in checks.measure(setup, dtype, implementation(setup, path), "ordinary"):
+                    for worst in pointwise_truth.measure(setup, dtype, implementation(setup, path), "ordinary"):
                         i = 2 * position + (worst.what != "value")
                         seen[i] = max(seen[i], worst.error)
         assert all(allowed - error <= 0.5 for allowed, error in zip(proof.bars, seen)), (
@@ -87,10 +88,10 @@ def every_number(dtype):
 
 def halves(setup, dtype):
     """Operands: the first runs through its whole domain once per choice of the others."""
-    formula = checks.formula_of(setup)
+    formula = grids.formula_of(setup)
     first = every_number(dtype)
     first = first[~formula.domains[0].outside(first.to(torch.float32))]
-    choices = checks.others(setup)
+    choices = grids.others(setup)
     count = len(next(iter(choices.values())))
     columns = [first.repeat(count)]
     columns += [torch.tensor(x, dtype=dtype).repeat_interleave(len(first)) for x in choices.values()]
@@ -117,12 +118,12 @@ def half_errors(terms, extra, got, dtype):
 def check_halves(setup, dtype, compute=None):
     """Values and gradients are the rounded truth; infinite and NaN exactly where it is."""
     columns = halves(setup, dtype)
-    names = checks.formula_of(setup).operands
+    names = grids.formula_of(setup).operands
     exact = {name: x.to(torch.float64).numpy() for name, x in zip(names, columns)}
-    given = checks.parameters(setup, dtype)
-    proof = checks.proof_of(setup)
+    given = grids.parameters(setup, dtype)
+    proof = grids.proof_of(setup)
     terms, gradients = reference.wide(proof.exact, exact, given)
-    value, got = (compute or checks.fused(setup))(columns)
+    value, got = (compute or pointwise_truth.fused(setup))(columns)
     bad = []
     for what, result in {"value": value, **got}.items():
         assert result.dtype == dtype
@@ -152,7 +153,7 @@ def test_halves(setup, dtype):
 
 def check_nan(setup, dtype, compute):
     """A NaN in any operand makes the value NaN, whatever the other operands are."""
-    columns = checks.grid(checks.known(setup), dtype)
+    columns = grids.grid(grids.known(setup), dtype)
     for name in columns:
         poisoned = {**columns, name: torch.full_like(columns[name], math.nan)}
         value, _ = compute(list(poisoned.values()))

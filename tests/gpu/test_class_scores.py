@@ -6,13 +6,14 @@ Most tests run twice: as they are, and with limits so small that every row is to
 import itertools
 import math
 
-import mpmath
 import pytest
 import row_samples
 import test_class_scores as on_cpu
 import test_rows
 import torch
 import torch.nn.functional as F
+from losses.cross_entropy import scores
+from row_truth import errors_of
 
 import losskit
 import losskit.functional as LF
@@ -90,42 +91,24 @@ def test_certain_rows_keep_learning(dtype, either):
     for margin in (1.0, 17.0, 20.0, 60.0, 86.0):
         x = torch.tensor([[margin, 0.0]], dtype=dtype, requires_grad=True)
         for target in (torch.tensor([0]), torch.tensor([[1.0, 0.0]], dtype=dtype)):
-            loss = LF.cross_entropy(x, target)
-            (gradient,) = torch.autograd.grad(loss, x)
-            with mpmath.workdps(40):
-                value, slope = on_cpu.truth_of(x[0].tolist(), 0)
-                assert on_cpu.ulps(loss.item(), value, dtype) <= 3
-                assert on_cpu.ulps(gradient[0, 0].item(), slope[0], dtype) <= 8
-                assert on_cpu.ulps(gradient[0, 1].item(), slope[1], dtype) <= 8
+            loss = LF.cross_entropy(x, target, reduction="none")
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+            found = errors_of("cross_entropy", [x, target], {}, loss, {0: gradient})
+            assert found.value <= 3 and found.each <= 8, found.where
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_truth(dtype, either):
     """Values within 3 ULP, gradients within 8 ULP each and 4 of the largest, but for what is subnormal."""
-    worst = dict.fromkeys(("value", "gradient", "largest"), 0.0)
-    tiny = torch.finfo(dtype).tiny
     with torch.device("cpu"):
-        rows_of_scores = [rows[-2:] for rows in on_cpu.grid(dtype) if rows.shape[1] in (3, 19)]
-    with mpmath.workdps(60):
-        for rows in rows_of_scores:
-            x = rows.to(torch.get_default_device(), dtype).requires_grad_()
-            for y in (0, rows.shape[1] // 2):
-                loss = LF.cross_entropy(x, torch.full(rows.shape[:1], y), reduction="none")
-                (gradient,) = torch.autograd.grad(loss.sum(), x)
-                for row in range(rows.shape[0]):
-                    value, slope = on_cpu.truth_of(x[row].tolist(), y)
-                    if not mpmath.isfinite(value):
-                        assert loss[row] == INF
-                        continue
-                    if abs(value) > tiny:
-                        worst["value"] = max(worst["value"], on_cpu.ulps(loss[row].item(), value, dtype))
-                    largest = max(map(abs, slope))
-                    for got, right in zip(gradient[row].tolist(), slope):
-                        if abs(right) > 1e-37 or dtype == torch.float64:
-                            worst["gradient"] = max(worst["gradient"], on_cpu.ulps(got, right, dtype, tiny))
-                        if largest > 1e-36:
-                            worst["largest"] = max(worst["largest"], on_cpu.ulps(got, right, dtype, largest))
-    assert worst["value"] <= 3 and worst["gradient"] <= 8 and worst["largest"] <= 4, worst
+        points = [(x[-2:], y[-2:]) for (x, y), _ in scores(dtype) if x.shape[1] in (3, 19)]
+    for rows, target in points:
+        x, y = rows.to(torch.get_default_device(), dtype).requires_grad_(), target.to(torch.get_default_device())
+        loss = LF.cross_entropy(x, y, reduction="none")
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        smallest = 1e-36 if dtype == torch.float32 else torch.finfo(dtype).tiny
+        found = errors_of("cross_entropy", [x, y], {}, loss, {0: gradient}, smallest)
+        assert found.value <= 3 and found.gradient <= 4 and found.each <= 8, found.where
 
 
 # ---------------------------------------------------------------------------------------------------------
