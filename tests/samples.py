@@ -69,3 +69,8 @@ def everything() -> list[Any]:
     import pytest
 
     return [pytest.param(setup, id=str(setup)) for setup in setups()]
+
+
+def names() -> list[str]:
+    """The function names of all built-in losses, of every family."""
+    return sorted(name for name, cls in losskit.list_losses().items() if cls.__module__.startswith("losskit."))

@@ -1,36 +1,20 @@
-"""The embeddings family: limits and kinks, shapes, layouts, threads, the eager formula, losses of one's own, messages.
+"""The embeddings family: limits and kinks, shapes, layouts, threads, the eager formula.
 
 The truth about its losses, at every scale, is in their proofs.
 """
 
 import itertools
 import math
-import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
+from embedding_rows import FLOATS, HALVES, POWERS, embeddings
 from row_operands import every_scale
 
 import losskit
 import losskit.functional as LF
-from losskit import Case, EmbeddingsLoss, Facts, Operand, param
-from losskit.errors import DeclarationError
-from losskit.formula import maximum, where
 from losskit.kernels import library
-
-FLOATS = (torch.float32, torch.float64)
-HALVES = (torch.bfloat16, torch.float16)
-POWERS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 100.0, math.inf)
-
-
-def embeddings(rows, width, dtype, scales, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    made = []
-    for scale in scales:
-        x = torch.randn(rows, width, generator=g, dtype=torch.float64) * scale
-        made.append(x.to(dtype))
-    return made
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -296,159 +280,3 @@ def test_kernel_and_formula_agree(p, monkeypatch):
             for x, y in zip(kernel, formula, strict=True):
                 size = float(y.detach().abs().max()) if y.ndim else max(float(y.detach().abs()), scale)
                 assert float((x - y).detach().abs().max()) <= 3e3 * torch.finfo(dtype).eps * size, (dtype, scale)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# A distance of the user's own
-
-
-def manhattan(x, y):
-    return (x - y).abs().sum(-1)
-
-
-@pytest.mark.parametrize("swap", [False, True])
-def test_own_distance(swap):
-    leaves = [x.requires_grad_() for x in embeddings(6, 5, torch.float64, (1.0, 1.0, 1.0), seed=4)]
-    for reduction in ("none", "mean", "sum"):
-        kwargs = {"distance_function": manhattan, "margin": 2.0, "swap": swap, "reduction": reduction}
-        ours = LF.triplet_margin_with_distance_loss(*leaves, **kwargs)
-        module = losskit.TripletMarginWithDistanceLoss(**kwargs)
-        torchs = F.triplet_margin_with_distance_loss(*leaves, **kwargs)
-        torch.testing.assert_close(ours, torchs)
-        assert torch.equal(module(*leaves), ours)
-        for x, y in zip(*(torch.autograd.grad(z.sum(), leaves) for z in (ours, torchs)), strict=True):
-            torch.testing.assert_close(x, y)
-    copied = pickle.loads(pickle.dumps(module))
-    assert torch.equal(copied(*leaves), ours)
-    assert torch.equal(losskit.create(module.config())(*leaves), ours)
-    assert "manhattan" in repr(module)
-    weight = torch.linspace(0, 1, 6, dtype=torch.float64)
-    weighted = LF.triplet_margin_with_distance_loss(*leaves, distance_function=manhattan, sample_weight=weight)
-    each = LF.triplet_margin_with_distance_loss(*leaves, distance_function=manhattan, reduction="none")
-    torch.testing.assert_close(weighted, (each * weight).sum() / weight.sum())
-    compiled = torch.compile(losskit.TripletMarginWithDistanceLoss(distance_function=manhattan), backend="aot_eager",
-                             fullgraph=True)  # fmt: skip
-    torch.testing.assert_close(compiled(*leaves), each.mean())
-
-
-def test_the_default_distance_is_torchs():
-    rows = embeddings(6, 5, torch.float64, (1.0, 1.0, 1.0), seed=4)
-    for swap in (False, True):
-        torch.testing.assert_close(
-            losskit.TripletMarginWithDistanceLoss(swap=swap)(*rows),
-            torch.nn.TripletMarginWithDistanceLoss(swap=swap)(*rows),
-        )
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Another loss is one class
-
-
-def test_a_new_loss_is_a_formula(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-    class ContrastiveForTest(EmbeddingsLoss):
-        """Contrastive loss of distances."""
-
-        margin: float = param(default=1.0, doc="Distance from which a dissimilar pair costs nothing.")
-        arguments = "margin p eps reduction"
-        operands = {"input1": Operand("One."), "input2": Operand("Other."), "target": Operand("1 similar, 0 not.")}
-
-        @staticmethod
-        def value(distance, target, margin):
-            apart = maximum(margin - distance, 0.0)
-            return where(target == 1.0, distance * distance, apart * apart)
-
-        facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=True)
-        cases = [Case(input1=[[0.0]], input2=[[2.0]], target=[1.0], value=4.0, source="by hand")]
-
-    a, b = (x.requires_grad_() for x in embeddings(9, 4, torch.float64, (1.0, 1.0)))
-    target = torch.tensor([0, 1, 1]).repeat(3)
-    loss = ContrastiveForTest(margin=3.0, eps=0.0)(a, b, target)
-    d = (a - b).norm(dim=-1)
-    right = torch.where(target == 1, d * d, (3.0 - d).clamp(min=0.0) ** 2).mean()
-    torch.testing.assert_close(loss, right)
-    for x, y in zip(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(right, (a, b)), strict=True):
-        torch.testing.assert_close(x, y)
-    assert losskit.why(ContrastiveForTest(), a, b, target).implementation == "fused CPU kernel"
-
-
-@pytest.mark.parametrize(
-    ("names", "value", "message"),
-    [
-        (["a", "b"], lambda negative_distance: negative_distance, "got negative_distance of 2"),
-        (["a", "b", "c"], lambda cosine: cosine, "got cosine of 3"),
-        (["a", "b"], lambda cosine, distance: cosine, "got cosine, distance of 2"),
-        (["a", "b", "target"], lambda cosine: cosine, "must both take a target"),
-        (["a", "b"], lambda angle: angle, "may speak of cosine"),
-        (["a", "b"], None, "needs a formula"),
-    ],
-)
-def test_declarations_are_checked(names, value, message):
-    body = {"__doc__": "A loss.", "operands": {n: Operand(n) for n in names}, "arguments": "reduction"}
-    if value is not None:
-        body["value"] = staticmethod(value)
-    with pytest.raises(DeclarationError, match=message):
-        type("WrongForTest", (EmbeddingsLoss,), body)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Messages
-
-
-X, Y, T = torch.ones(5, 3), torch.ones(5, 3), torch.ones(5)
-
-
-@pytest.mark.parametrize(
-    ("call", "exception", "message"),
-    [
-        (lambda: LF.cosine_embedding_loss(X, Y, torch.tensor([1, 0, 1, 1, 0])), ValueError,
-         "cosine_embedding_loss: target must be -1 or 1, got 0 at index (1,). For labels 0 and 1 pass 2 * target - 1."),
-        (lambda: LF.cosine_embedding_loss(X, Y, T.unsqueeze(1)), ValueError,
-         "cosine_embedding_loss: target must have one entry per row, (5,), got (5, 1)."
-         " Did you mean target.squeeze(1)?"),
-        (lambda: LF.cosine_embedding_loss(X, Y, torch.ones(())), ValueError,
-         "cosine_embedding_loss: target must have one entry per row, (5,), got ()."
-         " Did you mean target.expand(5)?"),
-        (lambda: LF.cosine_embedding_loss(X, Y[0], T), ValueError,
-         "cosine_embedding_loss: input1 (5, 3) and input2 (3,) must have the same shape. "
-            "Did you mean input2.unsqueeze(0), one for each along dimension 0?"),
-        (lambda: LF.cosine_embedding_loss(X, Y[:, :1], T), ValueError,
-         "cosine_embedding_loss: input1 (5, 3) and input2 (5, 1) must have the same shape."),
-        (lambda: LF.triplet_margin_loss(X, Y, torch.ones(4, 3)), ValueError,
-         "triplet_margin_loss: anchor (5, 3) and negative (4, 3) must have the same shape."),
-        (lambda: LF.triplet_margin_loss(T[0], T[0], T[0]), ValueError,
-         "triplet_margin_loss: anchor must have a dimension of features, got a scalar."),
-        (lambda: LF.triplet_margin_loss(X, Y.long(), X), TypeError,
-         "triplet_margin_loss: positive must be floating point, got torch.int64. Use positive.float()."),
-        (lambda: LF.triplet_margin_loss(X, Y, 3.0), TypeError,
-         "triplet_margin_loss: negative must be a tensor, got float. Use torch.as_tensor(negative)."),
-        (lambda: LF.triplet_margin_loss(X, Y, X, margin=0.0), ValueError,
-         "triplet_margin_loss: margin must be positive, got 0.0."),
-        (lambda: LF.triplet_margin_loss(X, Y, X, p=-1.0), ValueError,
-         "triplet_margin_loss: p must be non-negative, got -1.0."),
-        (lambda: LF.triplet_margin_loss(X, Y, X, mask=torch.ones(3, dtype=torch.bool)), ValueError,
-         "triplet_margin_loss: mask (3,) must broadcast to (5,)."),
-        (lambda: losskit.TripletMarginWithDistanceLoss(distance_function=3), TypeError,
-         "triplet_margin_with_distance_loss: distance_function must be a function or None, got 3."),
-        (lambda: LF.triplet_margin_with_distance_loss(X, Y, X, distance_function=manhattan, margin=-1.0), ValueError,
-         "triplet_margin_with_distance_loss: margin must be positive, got -1.0."),
-    ],
-)  # fmt: skip
-def test_messages(call, exception, message):
-    with pytest.raises(exception) as caught:
-        call()
-    assert str(caught.value) == message
-
-
-def test_other_check_modes():
-    target = torch.tensor([1.0, 0.0, 3.0, -1.0, 1.0])
-    x, y = (z.requires_grad_() for z in embeddings(5, 3, torch.float32, (1.0, 1.0)))
-    with losskit.checks("nan"):
-        loss = LF.cosine_embedding_loss(x, y, target, reduction="none")
-        assert loss.isnan().tolist() == [False, True, True, False, False]
-        (g,) = torch.autograd.grad(LF.cosine_embedding_loss(x, y, target), x)
-        assert g.isnan().all(-1).tolist() == [False, True, True, False, False]
-    with losskit.checks("off"):
-        torch.testing.assert_close(LF.cosine_embedding_loss(x, y, target), F.cosine_embedding_loss(x, y, target))
-        assert LF.triplet_margin_loss(x, y[0], y[:1], reduction="none").shape == (5,)

@@ -108,6 +108,14 @@ def test_code_stays_readable():
                 assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}: {node.name} is longer than a screen"
 
 
+def test_files_around_the_package_stay_short():
+    folders = "tests tools benchmarks demo examples backend".split()
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(paths) > 150
+    long = {str(path.relative_to(ROOT)): n for path in paths if (n := len(path.read_text().splitlines())) > 400}
+    assert not long, f"more than a few screens; cut them along their ideas: {long}"
+
+
 def test_why_names_the_reason():
     x = torch.zeros(2)
     criterion = losskit.MSELoss()

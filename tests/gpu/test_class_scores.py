@@ -6,6 +6,7 @@ Most tests run twice: as they are, and with limits so small that every row is to
 import itertools
 import math
 
+import class_scores_of_test as losses_of_test
 import pytest
 import row_samples
 import test_class_scores as on_cpu
@@ -126,14 +127,14 @@ def definition(loss, params, z, target, weight, smoothing, ignored):
     if loss is losskit.CrossEntropyLoss:
         values = -(shares * z.log_softmax(-1)).sum(-1)
     else:
-        flat = on_cpu.textbook(loss, params, z.reshape(-1, classes), shares.reshape(-1, classes))
+        flat = losses_of_test.textbook(loss, params, z.reshape(-1, classes), shares.reshape(-1, classes))
         values = flat.reshape(z.shape[:-1])
     return values, kept, 1.0 if weight is None or soft else weight.double()[torch.where(kept, target, 0).long()]
 
 
 LOSSES = [
-    (losskit.CrossEntropyLoss, {}), (on_cpu.FocalOfTest, {"gamma": 3.0}), (on_cpu.NormaliserOfTest, {"scale": 0.1}),
-    (on_cpu.SmoothedOfTest, {}),
+    (losskit.CrossEntropyLoss, {}), (losses_of_test.FocalOfTest, {"gamma": 3.0}), (losses_of_test.NormaliserOfTest, {"scale": 0.1}),
+    (losses_of_test.SmoothedOfTest, {}),
 ]  # fmt: skip
 SHAPES = [(1,), (6,), (5, 2), (37, 3), (3, 50), (2, 1, 3), (2, 9, 3, 2), (2, 20, 7), (2, 5, 70)]
 OPTIONS = list(itertools.product((False, True), (0.0, 0.2), (False, True), (False, True), ("mean", "none", "sum")))
@@ -270,7 +271,7 @@ def test_shift():
     """Scores with a number for each class added; a shift that is learnt goes to the formula."""
     prior = torch.tensor([0.7, 0.2, 0.1])
     z, y = torch.randn(9, 3, requires_grad=True), torch.randint(0, 3, (9,))
-    loss = on_cpu.AdjustedOfTest(prior=prior)
+    loss = losses_of_test.AdjustedOfTest(prior=prior)
     assert losskit.why(loss, z, y).implementation == "fused GPU kernel"
     want = F.cross_entropy(z + prior.log(), y)
     torch.testing.assert_close(loss(z, y), want)
