@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import tiers
 import torch
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS would refuse to be deterministic
@@ -11,6 +12,10 @@ if not torch.cuda.is_available():
 
 
 collect_ignore = ["hosts"]  # `make hosts` runs them where the hosts are installed
+
+
+def pytest_collection_modifyitems(config, items):
+    tiers.only_shard(config, items)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,9 @@ import losskit
 
 REDUCTIONS = ("none", "mean", "sum")
 BLOCK = 1024  # elements that the fused loop takes at a time
-SETUPS = pytest.mark.parametrize("setup", everything())
+SETUPS = pytest.mark.parametrize(
+    "setup", everything("elements: layouts, weights and masks of every loss, which one loop serves")
+)
 ALL_DTYPES = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 

@@ -64,11 +64,11 @@ def setups() -> list[Setup]:
     return [Setup(cls, params) for cls in built_in() for params in [{}, *variants(cls)]]
 
 
-def everything() -> list[Any]:
-    """`setups` as pytest parameters with readable names."""
-    import pytest
+def everything(rest: str | None = None) -> list[Any]:
+    """`setups` as pytest parameters; with a reason, all but the representatives full, see tiers.py."""
+    from tiers import represented  # tools import this file, too, without pytest
 
-    return [pytest.param(setup, id=str(setup)) for setup in setups()]
+    return represented(setups(), rest)
 
 
 def names() -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # its usual name
 from row_samples import without_kernels
+from tiers import full, rest
 
 import losskit
 import losskit.functional as LF
@@ -21,7 +22,14 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @pytest.mark.filterwarnings("ignore:cross_entropy. input has one class")
-@pytest.mark.parametrize("classes", [1, 2, 3, 7, 10, 15, 16, 17, 33, 64, 100, 257, 1500])
+@pytest.mark.parametrize(
+    "classes",
+    rest(
+        [1, 2, 3, 7, 10, 15, 16, 17, 33, 64, 100, 257, 1500],
+        [1, 16, 257],
+        "class scores: kernels at every number of classes, layout and dtype",
+    ),
+)
 def test_shapes_and_strides(classes):
     """(C,), (N, C), (N, C, d...), in every order of memory, against torch in double."""
     torch.manual_seed(0)
@@ -40,7 +48,9 @@ def test_shapes_and_strides(classes):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("classes", [2, 10, 47, 1000])
+@pytest.mark.parametrize(
+    "classes", rest([2, 10, 47, 1000], [47], "class scores: kernels at every number of classes, layout and dtype")
+)
 def test_every_option_is_torchs(dtype, classes):
     """All options at once, in float64 of the same numbers by torch."""
     torch.manual_seed(1)
@@ -108,6 +118,7 @@ def test_more_rows_than_half_counts():
     assert x.grad.abs().max() > 0
 
 
+@full("class scores: 200,000 of them")
 def test_long_rows():
     """200,000 classes: the sum of the exponentials loses nothing."""
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from class_scores_of_test import (
     textbook,
 )
 from row_samples import without_kernels
+from tiers import rest
 
 import losskit
 import losskit.functional as LF
@@ -50,7 +51,9 @@ def test_losses_of_the_family(loss, params, scores, target, value, gradient, fus
     torch.testing.assert_close(x.grad[1].tolist(), gradient, rtol=2e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("classes", [2, 5, 20, 300])
+@pytest.mark.parametrize(
+    "classes", rest([2, 5, 20, 300], [20], "class scores: kernels at every number of classes, layout and dtype")
+)
 @pytest.mark.parametrize(
     ("loss", "params"),
     [(FocalOfTest, {"gamma": 3.0}), (PolyOfTest, {"epsilon": 2.0}), (GeneralisedOfTest, {}),

@@ -95,7 +95,7 @@ def test_a_row_of_nothing_is_nan():
 
 @pytest.mark.filterwarnings("ignore::losskit.SpaceWarning")  # negative counts
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("every loss at infinite weights, and over nothing"))
 def test_infinite_weights_and_elements(setup, reduction):
     """A weight of inf or 0 at an infinite element: inf, or 0 times inf, which is NaN; a weight never hides a NaN."""
     count = len(setup.loss._call_operands())
@@ -149,7 +149,7 @@ def test_a_class_weight_of_0_silences_an_infinite_loss():
 
 
 @pytest.mark.parametrize("empty", ["nan", "zero"])
-@pytest.mark.parametrize("sample", row_samples.everything())
+@pytest.mark.parametrize("sample", row_samples.everything("every loss at infinite weights, and over nothing"))
 def test_the_mean_over_nothing_of_rows(sample, empty):
     """All masked, weights of 0, a normalizer of 0, no rows: NaN or 0, and a gradient of exact zeros, on both paths."""
     losskit.empty(empty)
@@ -163,7 +163,7 @@ def test_the_mean_over_nothing_of_rows(sample, empty):
 
 
 @pytest.mark.parametrize("empty", ["nan", "zero"])
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("every loss at infinite weights, and over nothing"))
 def test_the_mean_over_nothing_of_elements(setup, empty):
     losskit.empty(empty)
     loss = setup.loss(**setup.kwargs(torch.zeros(3, 2)))

@@ -14,7 +14,7 @@ import losskit
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("elements: pickles of every loss"))
 def test_pickle_copy_and_config(setup):
     operands = setup.operands((3, 4))
     criterion = setup.loss(**setup.kwargs(operands[0]))

@@ -12,7 +12,7 @@ import row_truth
 import torch
 from grids import HALVES
 from row_samples import SAMPLES
-from tiers import full
+from tiers import full, rest
 
 WIDE = (torch.float64, torch.float32)
 HALF_BAR = 0.51
@@ -44,7 +44,7 @@ def test_accuracy(sample, dtype, path):
 
 
 @SHARE
-@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("dtype", rest(WIDE, [torch.float32], "rows: float64 at the proofs' points"), ids=str)
 @pytest.mark.parametrize(("sample", "label"), POINTS)
 def test_points(sample, label, dtype, every):
     """No error of the kernel above its bar, no infinity and no NaN where the truth is finite."""
@@ -53,15 +53,17 @@ def test_points(sample, label, dtype, every):
 
 
 @SHARE
-@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("dtype", rest(WIDE, [torch.float32], "rows: float64 at the proofs' points"), ids=str)
 @pytest.mark.parametrize(("sample", "label"), AT_FORMULAS)
 def test_points_of_the_formula(sample, label, dtype, every):
     found = row_truth.measure(sample, label, dtype, True, every=every)
     assert max(found.value, found.gradient) <= proof_of(sample).formula_at[label], found.where
 
 
-@PATHS
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("path", rest(["fused", "eager"], ["fused"], "rows: bfloat16, and halves of the eager formula"))
+@pytest.mark.parametrize(
+    "dtype", rest(HALVES, [torch.float16], "rows: bfloat16, and halves of the eager formula"), ids=str
+)
 @pytest.mark.parametrize("sample", row_samples.everything())
 def test_halves(sample, dtype, path):
     """Values and gradients are the rounded truth."""
@@ -110,7 +112,7 @@ def test_bars_are_tight(name):
         assert bar <= max(error + 0.5, 1.2 * error), f"{proof.bars}, {proof.each}; worst {seen}, {each}"
 
 
-@pytest.mark.parametrize("sample", row_samples.everything())
+@pytest.mark.parametrize("sample", row_samples.everything("rows: whether errors in ULP of every loss are seen"))
 def test_errors_are_counted(sample):
     """The measure itself: values and gradients that are moved, infinite, NaN or 0 are seen."""
     for dtype in (torch.float32, torch.bfloat16):

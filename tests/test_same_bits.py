@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracle import ALL_DTYPES, call, some, uniform
 from samples import DTYPES, setups
+from tiers import REPRESENTATIVES, full
 from torch import Tensor
 
 from losskit import functional
@@ -23,9 +24,18 @@ def same_bits(one: list[Tensor], other: list[Tensor], what: str) -> None:
 
 # Every loss in every dtype, the variants of their formulas in one.
 THREADED = [(s, d) for s in setups() for d in DTYPES if not s.params or d == torch.float32]
+FEW = [(s, d) for s, d in THREADED if str(s) in REPRESENTATIVES]
 
 
-@pytest.mark.parametrize(("setup", "dtype"), THREADED, ids=str)
+@pytest.mark.parametrize(
+    ("setup", "dtype"),
+    [
+        pytest.param(
+            *pair, id=f"{pair[0]}-{pair[1]}", marks=[] if pair in FEW else full("elements: the same bits of every loss")
+        )
+        for pair in THREADED
+    ],
+)
 def test_threads(setup, dtype):
     """One thread, two threads, two again: the bits of losses and gradients depend on the numbers alone."""
     operands = setup.operands((300, 1000), dtype)

@@ -1,14 +1,23 @@
 """The suite of the GPU kernels: on a GPU where there is one, else on the CPU under Triton's interpreter."""
 
+from pathlib import Path
+
 import checks
 import numpy as np
 import pytest
+import tiers
 import torch
 
 from losskit.kernels import gpu
 from losskit.kernels.gpu import shared
 
 ON_GPU = torch.cuda.is_available()
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items):
+    here = str(Path(__file__).parent)
+    tiers.few_of_each([item for item in items if str(item.path).startswith(here)], "gpu: all parameters of each test")
 
 
 @pytest.fixture(autouse=True)
