@@ -52,6 +52,14 @@ def few_of_each(items: Iterable[pytest.Item], reason: str) -> None:
             item.add_marker(full(reason))
 
 
+REASONS = pytest.StashKey[set[str]]()
+
+
+def remember(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    """Note why tests are full, for the test that compares CONTRIBUTING."""
+    config.stash[REASONS] = {mark.args[0] for item in items for mark in item.iter_markers("full")}
+
+
 def in_shard(nodeid: str, shard: str) -> bool:
     """Whether a test is in a shard, "2/4". What a file asks of a loss stays together: truths are made once."""
     number, of = (int(part) for part in shard.split("/"))

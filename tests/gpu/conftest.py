@@ -1,23 +1,14 @@
 """The suite of the GPU kernels: on a GPU where there is one, else on the CPU under Triton's interpreter."""
 
-from pathlib import Path
-
 import checks
 import numpy as np
 import pytest
-import tiers
 import torch
 
 from losskit.kernels import gpu
-from losskit.kernels.gpu import shared
+from losskit.kernels.gpu import class_scores, shared
 
 ON_GPU = torch.cuda.is_available()
-
-
-@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
-def pytest_collection_modifyitems(items):
-    here = str(Path(__file__).parent)
-    tiers.few_of_each([item for item in items if str(item.path).startswith(here)], "gpu: all parameters of each test")
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +24,15 @@ def device(monkeypatch):
     monkeypatch.setattr(gpu, "interpreted", True)
     with np.errstate(all="ignore"):  # the interpreter's arithmetic, where a kernel's infinities are meant
         yield torch.device("cpu")
+
+
+@pytest.fixture(params=["registers", "blocks"])
+def either(request, monkeypatch):
+    """Rows that fit into registers, and rows that take several blocks."""
+    if request.param == "blocks":
+        monkeypatch.setattr(class_scores, "ROW", 4)
+        monkeypatch.setattr(class_scores, "BLOCK", 128)
+    return request.param
 
 
 @pytest.fixture
