@@ -15,7 +15,7 @@ PAGE := src/losskit_guide/explorer/index.html
 PAGE_FROM := $(shell find explorer -type f -not -path '*/node_modules/*' -not -path '*/generated/*') \
 	src/losskit_guide/catalogue.json
 
-.PHONY: help setup demo test test-gpu mutants versions hosts check bench bench-gpu docs site explorer browser wheel clean
+.PHONY: help setup demo test test-all test-gpu mutants versions hosts check bench bench-gpu docs site explorer browser wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,10 +38,13 @@ $(READY): $(DEMO)
 demo: $(DEMO) ## what losskit is for, on real data: one report in demo_output/
 	$(BIN)/python demo
 
-test: $(READY) ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY) ## the tests: every loss, every path of a few
+	$(BIN)/python -m pytest -m "not full"
 
-test-gpu: $(READY) ## the suite of the GPU kernels on this machine's GPU; without one, in Triton's interpreter
+test-all: $(READY) ## the whole test suite; on machine 2 of 4: make test-all SHARD=2/4
+	SHARD=$(SHARD) $(BIN)/python -m pytest
+
+test-gpu: $(READY) ## the whole suite of the GPU kernels on this machine's GPU; without one, in Triton's interpreter
 	$(BIN)/python -m pytest tests/gpu -n 0
 
 mutants: $(READY) ## break the C++ loops, one operator at a time, and see whether a test notices; half an hour

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import tiers
 import torch
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS would refuse to be deterministic
@@ -11,6 +12,14 @@ if not torch.cuda.is_available():
 
 
 collect_ignore = ["hosts"]  # `make hosts` runs them where the hosts are installed
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(config, items):
+    of_gpus = [item for item in items if item.path.parent.name == "gpu"]
+    tiers.few_of_each(of_gpus, "gpu: each test with all its parameters, not with the first and the last alone")
+    tiers.remember(config, items)
+    tiers.only_shard(config, items)
 
 
 @pytest.fixture(autouse=True)

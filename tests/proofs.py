@@ -4,21 +4,21 @@ The declaration in src/losskit/losses/huber.py says what the loss is; the proof 
 true about it, and the suite compares the two. A proof is written from the literature and from torch's documentation.
 It imports nothing of losskit, so that a mistake in a declaration cannot hide in its proof; a test reads the imports.
 
-To prove a new loss, copy a neighbour of the same family. An element-wise loss needs a `PointwiseProof`: name, formula,
-variants, bars and example; most need no more. A loss of rows needs a `RowProof`; its truth is in the family's tests.
+To prove a new loss, copy a neighbour of the same family. An element-wise loss needs a `PointwiseProof`, a loss of rows
+a `RowProof`: name, formula, variants, bars and example; most need no more.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from reference import Result
+from reference import Result, RowResult
 
 Numbers = Mapping[str, Any]  # operands, or parameters, by torch's names
 
@@ -118,14 +118,51 @@ class Variant:
     batch: tuple[int, ...] = (0, 0, 0, 0)
 
 
+Point = tuple[tuple[torch.Tensor, ...], dict[str, Any]]  # operands for some rows, parameters
+Row = Sequence[Any]  # the operands of one row, by position: numbers and (nested) lists of numbers
+
+
+def _as_it_is(what: str | int, largest: Any, row: Row, given: Numbers, dtype: torch.dtype) -> Any:
+    return largest
+
+
+def _all_decided(m: Any, row: Row, given: Numbers, dtype: torch.dtype) -> Sequence[str | int]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowProof(Proof):
-    """The variants of a loss whose unreduced value is one number per row; together they set every parameter.
+    """The truth about a loss whose unreduced value is one number per row.
 
-    The exact formula and the bars are in the tests of the family, with the statistics that its losses share.
+    exact: the textbook formula of one row. It takes a vocabulary `m`, the operands by position and the parameters by
+        torch's names; those that a variant does not set have torch's defaults here. An operand is a list of numbers, or
+        one number, as the row has it. It returns the terms of the value, as an element-wise formula does, and for each
+        operand with a gradient, by its position, the entries: a number, or a tuple of terms that cancel, for each number
+        of the operand.
+    bars: how far from that losskit may be: a gradient in ULP of its largest entry, or of the largest term of one.
+    variants: ways to call it; together they set every parameter.
+
+    The rest is for losses with something special. `m`, `row` and `given`, the parameters, are what `exact` takes; `what`
+    is "value" or the position of the operand of a gradient.
+
+    each: the error of an entry of the fused gradient in ULP of itself or its largest term, where a loss promises that, too.
+    points: rows where trouble is, by the name of the trouble: operands and parameters, for a dtype. The kernel keeps its
+        bars there.
+    formula_at: at which of the points the eager formula is right, too, and how far value and gradient may be off.
+    least: an error too small to count, however small the truth is.
+    scale: the magnitude in whose ULP errors count, where it is more than the largest term.
+    undecided: the quantities that jump within the rounding of an intermediate result: either side is right there.
     """
 
+    exact: Callable[..., RowResult]
+    bars: Bars
     variants: Sequence[Variant]
+    each: float | None = None
+    points: Mapping[str, Callable[[torch.dtype], Iterable[Point]]] = field(default_factory=dict)
+    formula_at: Mapping[str, float] = field(default_factory=dict)
+    least: float = 0.0
+    scale: Callable[[str | int, Any, Row, Numbers, torch.dtype], Any] = _as_it_is
+    undecided: Callable[[Any, Row, Numbers, torch.dtype], Sequence[str | int]] = _all_decided
 
 
 @cache

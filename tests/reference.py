@@ -14,7 +14,8 @@ A formula is written once, over a small vocabulary that exists twice: `Exact` wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import mpmath
@@ -25,6 +26,7 @@ from mpmath import mp, mpf
 DIGITS = 66
 Terms = tuple[Any, ...]
 Result = tuple[Terms, dict[str, Terms]]
+RowResult = tuple[Terms, dict[int, list[Any]]]  # of a row: the value, and the entries of each gradient
 
 
 class Exact:
@@ -32,6 +34,7 @@ class Exact:
 
     inf = mpf("inf")
     pi = mp.pi
+    zero, one = mpf(0), mpf(1)
 
     @staticmethod
     def where(condition: bool, a: Any, b: Any) -> Any:
@@ -90,6 +93,27 @@ class Exact:
     def digamma(x: Any) -> Any:
         return mp.digamma(x)
 
+    @staticmethod
+    def sqrt(x: Any) -> Any:
+        return mp.sqrt(x)
+
+    @staticmethod
+    def sum(numbers: Iterable[Any]) -> Any:
+        return mp.fsum(numbers)
+
+    @staticmethod
+    def softmax(scores: Sequence[Any]) -> tuple[list[Any], Callable[[int], Any], Callable[[int], Any]]:
+        """The probabilities, and by class what misses to 1 and the log-probability, where nothing cancels.
+
+        A score of -inf has no probability.
+        """
+        top = max(scores)
+        powers = [mp.exp(x - top) for x in scores]
+        total = mp.fsum(powers)
+        others = cache(lambda c: mp.fsum(x for i, x in enumerate(powers) if i != c))
+        log_probability = lambda c: -mp.log1p(others(c) / powers[c]) if powers[c] else -mp.inf
+        return [x / total for x in powers], lambda c: others(c) / total, log_probability
+
 
 class Wide:
     """The vocabulary on NumPy arrays in float64."""
@@ -135,6 +159,13 @@ def exact(formula: Callable[..., Result], operands: dict[str, float], parameters
         numbers = {key: mpf(x) for key, x in operands.items()}
         settings = {key: x if isinstance(x, bool) else mpf(x) for key, x in parameters.items()}
         return formula(Exact, **numbers, **settings)
+
+
+def numbers(x: Any) -> Any:
+    """The numbers of a row of a loss, or its parameters, as mpmath's; integers, switches and what is not there stay."""
+    if isinstance(x, dict):
+        return {key: numbers(part) for key, part in x.items()}
+    return [numbers(part) for part in x] if isinstance(x, list) else mpf(x) if isinstance(x, float) else x
 
 
 def wide(formula: Callable[..., Result], operands: dict[str, np.ndarray], parameters: dict[str, Any]) -> Result:

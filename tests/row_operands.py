@@ -22,6 +22,15 @@ def indices(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
     return normal(n, CLASSES, g=g), labels(n, g=g)
 
 
+def every_scale(dtype: torch.dtype) -> tuple[float, ...]:
+    """Magnitudes from subnormal numbers to the largest."""
+    if dtype == torch.float64:
+        return (1e-320, 1e-300, 1e-160, 1e-10, 1.0, 1e100, 1e160, 1e307)
+    if dtype == torch.float16:
+        return (1e-7, 1e-4, 1e-2, 1.0, 1e2, 1e4)
+    return (1e-43, 1e-38, 1e-20, 1e-10, 1e-3, 1.0, 1e10, 1e20, 5e37)
+
+
 def triplets(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
     """Embeddings: anchors, positives, negatives."""
     return normal(n, WIDTH, g=g), normal(n, WIDTH, g=g), normal(n, WIDTH, g=g)

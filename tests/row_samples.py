@@ -63,11 +63,11 @@ def without_kernels(monkeypatch: Any) -> None:
     monkeypatch.setattr(library, "available", lambda formula: False)
 
 
-def everything() -> list[Any]:
-    """The samples as pytest parameters with readable names."""
-    import pytest
+def everything(rest: str | None = None) -> list[Any]:
+    """The samples as pytest parameters; with a reason, all but the representatives full, see tiers.py."""
+    from tiers import represented
 
-    return [pytest.param(sample, id=str(sample)) for sample in SAMPLES]
+    return represented(SAMPLES, rest)
 
 
 def losses() -> list[Any]:

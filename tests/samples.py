@@ -64,8 +64,13 @@ def setups() -> list[Setup]:
     return [Setup(cls, params) for cls in built_in() for params in [{}, *variants(cls)]]
 
 
-def everything() -> list[Any]:
-    """`setups` as pytest parameters with readable names."""
-    import pytest
+def everything(rest: str | None = None) -> list[Any]:
+    """`setups` as pytest parameters; with a reason, all but the representatives full, see tiers.py."""
+    from tiers import represented  # tools import this file, too, without pytest
 
-    return [pytest.param(setup, id=str(setup)) for setup in setups()]
+    return represented(setups(), rest)
+
+
+def names() -> list[str]:
+    """The function names of all built-in losses, of every family."""
+    return sorted(name for name, cls in losskit.list_losses().items() if cls.__module__.startswith("losskit."))

@@ -4,6 +4,7 @@ import pytest
 import samples
 import torch
 import torch.nn.functional as F
+from tiers import rest
 
 import losskit
 import losskit.functional as LF
@@ -16,6 +17,7 @@ def advised(setup, name):
     return bool(switch) and not setup.params.get(switch)
 
 
+DTYPES = rest(samples.DTYPES, [torch.float32], "elements: bounds of domains in every dtype")
 CLOSED = [
     pytest.param(setup, operand, bound, id=f"{setup}-{setup.loss._call_operands()[operand]}-{bound}")
     for setup in samples.setups()
@@ -41,7 +43,7 @@ def value_and_gradients(setup, operands, **extra):
     return [loss.detach(), *gradients]
 
 
-@pytest.mark.parametrize("dtype", samples.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("setup", "operand", "bound"), CLOSED)
 def test_a_few_ulp_beyond_a_bound_are_the_bound(setup, operand, bound, dtype):
     at, over = (setup.operands((3, 4), dtype) for _ in range(2))
@@ -59,7 +61,7 @@ def test_a_few_ulp_beyond_a_bound_are_the_bound(setup, operand, bound, dtype):
                 assert torch.equal(x, y) or torch.equal(x.isnan(), y.isnan()), (extra, mode, x, y)
 
 
-@pytest.mark.parametrize("dtype", samples.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("setup", "operand", "bound"), CLOSED)
 def test_more_is_refused_and_printed_so_that_it_is_seen(setup, operand, bound, dtype):
     operands = setup.operands((3, 4), dtype)

@@ -23,7 +23,7 @@ def test_first_and_second_derivatives(setup):
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum"])
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("elements: gradients of every loss by every way of torch"))
 def test_other_reductions(setup, reduction):
     first, *rest = setup.operands((3, 4), seed=2)
     torch.autograd.gradcheck(lambda x: setup(x, *rest, reduction=reduction), [first.requires_grad_()])
@@ -40,7 +40,7 @@ def test_gradient_by_every_operand(setup):
         torch.autograd.gradcheck(setup, operands)
 
 
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("elements: gradients of every loss by every way of torch"))
 def test_create_graph_gives_the_kernels_gradient(setup):
     x, loss = prediction(setup)
     (plain,) = torch.autograd.grad(loss(x), x)
@@ -48,7 +48,7 @@ def test_create_graph_gives_the_kernels_gradient(setup):
     torch.testing.assert_close(differentiable, plain, rtol=1e-14, atol=1e-300)
 
 
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("elements: gradients of every loss by every way of torch"))
 def test_torch_func(setup):
     x, loss = prediction(setup)
     (expected,) = torch.autograd.grad(loss(x), x)
@@ -67,7 +67,7 @@ def test_torch_func(setup):
     torch.testing.assert_close(second, diagonal)
 
 
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("elements: gradients of every loss by every way of torch"))
 def test_compile_and_export(setup):
     torch._dynamo.reset()
     x, _ = prediction(setup)
@@ -132,7 +132,7 @@ def test_compiled_checks_are_eager_checks():
         assert compiled(probability, target).isnan()
 
 
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("elements: gradients of every loss by every way of torch"))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(setup, dtype):
     """Under autocast a loss of halves is float32, its gradient has the dtype of the prediction."""

@@ -7,6 +7,7 @@ import pytest
 import row_samples
 import samples
 import torch
+from tiers import full, rest
 from torch import nn
 from torch.export import Dim, export
 from torch.func import grad, hessian, vmap
@@ -46,6 +47,9 @@ NAMES = sorted(
     set(losskit.list_losses()) & ({s.name for s in row_samples.SAMPLES} | {c.name for c in samples.built_in()})
 )
 REDUCTIONS = ["none", "mean", "sum"]
+REPRESENTED = ["binary_cross_entropy_with_logits", "cross_entropy"]
+WHAT = "compiled, traced, exported: every loss"
+SOME = rest(NAMES, REPRESENTED, WHAT)
 
 
 class Counter:
@@ -64,7 +68,7 @@ def compiled(function, **options):
     return torch.compile(function, fullgraph=True, **options)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_compiled_with_dynamic_shapes(name):
     """Two graphs for any number of rows: one for a single row and one for more, as torch's own losses."""
     criterion, _ = called(name, 4)
@@ -94,7 +98,10 @@ CHANGING = [
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
-@pytest.mark.parametrize(("name", "field", "values"), CHANGING)
+@pytest.mark.parametrize(
+    ("name", "field", "values"),
+    [case if case[0] in REPRESENTED else pytest.param(*case, marks=full(WHAT)) for case in CHANGING],
+)
 def test_compiled_with_a_parameter_that_changes(name, field, values, dynamic):
     """A new value compiles again, as it does with torch's losses; a value seen before does not."""
     criterion, operands = called(name, 4)
@@ -149,7 +156,9 @@ def vars_of(criterion):
     return {k: v for k, v in fields.items() if v is not None}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "ctc_loss"])  # whose targets are of a sample each
+@pytest.mark.parametrize(
+    "name", rest([name for name in NAMES if name != "ctc_loss"], REPRESENTED, WHAT)
+)  # whose targets are of a sample each
 def test_compiled_transforms(name):
     criterion, (first, *rest) = called(name, 3)
     criterion.reduction = "sum"
@@ -162,7 +171,7 @@ def test_compiled_transforms(name):
         torch.testing.assert_close(compiled(transform, backend="aot_eager")(given), transform(given))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_exported_with_a_dynamic_batch(name, reduction):
     """The graph holds torch's operators only, for any number of rows, and torch differentiates it right."""
@@ -191,7 +200,7 @@ def domain_of(criterion):
     return "real" if own and criterion.name not in ("ctc_loss", "nll_loss") else "limited"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_traced(name):
     """torch.jit.trace records torch's operators, which run for other values, too."""
     criterion, operands = called(name, 4)
@@ -208,7 +217,7 @@ def test_traced(name):
     torch.testing.assert_close(torch.autograd.grad(got, other[0]), torch.autograd.grad(expected, other[0]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_recorded_by_make_fx(name):
     criterion, operands = called(name, 4)
     for function in (criterion, grad(criterion)):
@@ -237,7 +246,7 @@ class Loss(nn.Module):
         return self.criterion(a, b)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_overriding_tensors_see_the_loss(name):
     """A tensor subclass, or a mode, that overrides functions sees the loss itself, from the module and the function."""
     seen = []
@@ -301,7 +310,7 @@ def test_files_open_without_losskit(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("dynamo", [True, False])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_onnx(name, dynamo, tmp_path):
     """Both exporters write standard operators, which ONNX Runtime runs to the same number."""
     onnxruntime = pytest.importorskip("onnxruntime")

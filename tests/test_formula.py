@@ -143,7 +143,7 @@ def test_latex_and_javascript_of_a_loss():
     assert r"\begin{cases}" in print_expr(huber.value, "latex")
 
 
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("elements: the printed formula of every loss"))
 def test_printed_python_is_the_formula(setup):
     """What is printed computes what the author's own function computes."""
     operands = setup.operands((50,))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import losskit
 import losskit.functional as LF
 
-SETUPS = samples.setups()
+SETUPS = samples.everything("elements: laws of reductions, masks and batches of every loss")
 finite = st.floats(-50, 50, allow_nan=False, width=32)
 lists = st.lists(finite, min_size=1, max_size=40)
 shapes = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
@@ -22,14 +22,14 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
-@pytest.fixture(params=SETUPS, ids=str)
+@pytest.fixture(params=SETUPS)
 def setup(request):
     return request.param
 
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data(), shape=shapes, seed=seeds)
-@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@pytest.mark.parametrize("setup", SETUPS)
 def test_reductions_of_elements(setup, data, shape, seed):
     """none.sum() == sum and none.mean() == mean, weighted or not."""
     operands = setup.operands(shape, seed=seed)
@@ -46,7 +46,7 @@ def test_reductions_of_elements(setup, data, shape, seed):
 
 @settings(max_examples=15, deadline=None)
 @given(shape=shapes, seed=seeds)
-@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@pytest.mark.parametrize("setup", SETUPS)
 def test_order_of_samples_does_not_matter(setup, shape, seed):
     operands = setup.operands((*shape, 3), seed=seed)
     order = torch.randperm(shape[0])
@@ -56,7 +56,7 @@ def test_order_of_samples_does_not_matter(setup, shape, seed):
 
 @settings(max_examples=15, deadline=None)
 @given(rows=st.integers(2, 9), cut=st.integers(1, 8), seed=seeds)
-@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@pytest.mark.parametrize("setup", SETUPS)
 def test_micro_batches_compose(setup, rows, cut, seed):
     """With the full batch's denominator as normalizer, parts add up to the whole: value and gradient."""
     operands = setup.operands((rows, 3), seed=seed)
@@ -75,7 +75,7 @@ def test_micro_batches_compose(setup, rows, cut, seed):
 
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, bad=st.sampled_from([math.nan, math.inf, -math.inf, 7.5]))
-@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@pytest.mark.parametrize("setup", SETUPS)
 def test_masked_is_as_if_absent(setup, seed, bad):
     """What is masked is exact zero, whatever stands there, and the mean is that of the rest."""
     operands = setup.operands((6, 3), seed=seed)
@@ -92,7 +92,7 @@ def test_masked_is_as_if_absent(setup, seed, bad):
 
 
 @pytest.mark.parametrize("dtype", samples.DTYPES, ids=str)
-@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@pytest.mark.parametrize("setup", SETUPS)
 def test_nan_in_gives_nan_out(setup, dtype):
     count = len(setup.operands((1,)))
     for position in range(count):
@@ -105,7 +105,7 @@ def test_nan_in_gives_nan_out(setup, dtype):
         assert setup(*operands, reduction="sum").isnan()
 
 
-@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@pytest.mark.parametrize("setup", SETUPS)
 def test_dtype_ladder(setup):
     """Each dtype gives the double-precision result to its own accuracy, and its own dtype back."""
     for dtype in samples.DTYPES[1:]:

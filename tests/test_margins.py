@@ -1,130 +1,38 @@
-"""The score-margins family: truth in exact fractions, torch's values and gradients, layouts, transforms, messages."""
+"""The score-margins family: limits, torch's values and gradients, layouts, transforms, messages."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from fractions import Fraction
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # its usual name
+from margin_rows import (
+    CALLS,
+    HALVES,
+    INF,
+    INTEGERS,
+    NAN,
+    SHAPES,
+    WIDE,
+    eagerly,
+    lists,
+    multi,
+    multilabel,
+    scores,
+    torch_lists,
+    with_gradient,
+)
+from tiers import rest
 
 import losskit
 from losskit.kernels.dispatch import why
 from losskit.losses.multi_margin import MultiMarginLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 
-multi = MultiMarginLoss.functional
-multilabel = MultiLabelMarginLoss.functional
-HALVES = (torch.float16, torch.bfloat16)
-WIDE = (torch.float32, torch.float64)
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-NAN, INF = float("nan"), float("inf")
-SHAPES = [(1, 1), (1, 2), (3, 5), (120, 10), (5, 513), (3, 1024), (2, 1025), (2, 2500), (300, 17)]
-
-
-def scores(shape, dtype, seed=0, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
-
-
-def lists(rows, classes, seed=0):
-    """Lists of targets of all lengths, with repetitions, garbage after their end."""
-    generator = torch.Generator().manual_seed(seed)
-    target = torch.randint(0, classes, (rows, classes), generator=generator)
-    for row in range(rows):
-        length = row % (min(classes, 12) + 1)
-        if length < classes:
-            target[row, length] = -1
-            target[row, length + 1 :] = torch.randint(-99, 99, (classes - length - 1,), generator=generator)
-    return target
-
-
-def torch_lists(target):
-    """The same without the garbage, at which torch does look."""
-    return torch.where((target == -1).cumsum(1) > 0, -1, target)
-
-
-def eagerly(loss, *operands, weight=None, sample_weight=None, mask=None, normalizer=None, checks="raise"):
-    plan = loss._planned()
-    return plan.eager(plan.validated(operands, weight, sample_weight, mask, normalizer), checks)
-
-
-def with_gradient(function, input, *rest, upstream=None, **extras):
-    leaf = input.detach().requires_grad_()
-    result = function(leaf, *rest, **extras)
-    upstream = torch.ones_like(result) if upstream is None else upstream
-    return result.detach(), torch.autograd.grad(result, leaf, upstream)[0]
-
-
 # ---------------------------------------------------------------------------------------------------------
-# Truth
-
-
-def exact(row, targets, p, margin):
-    """Loss and gradient of a row as fractions, and the largest term of a difference."""
-    x = [Fraction(float(value)) for value in row]
-    margin, total, gradient, largest = Fraction(float(margin)), Fraction(0), [Fraction(0)] * len(x), Fraction(0)
-    for t, other in itertools.product(targets, range(len(x))):
-        if other in targets:
-            continue
-        short = margin - (x[t] - x[other])
-        if short <= 0:
-            continue
-        total += short**p
-        slope = p * short ** (p - 1)
-        gradient[other] += slope
-        gradient[t] -= slope
-        largest = max(largest, abs(x[t]), abs(x[other]), abs(margin))
-    classes = len(x)
-    return total / classes, [g / classes for g in gradient], largest
-
-
-def ulps(got, truth, scale, dtype):
-    unit = Fraction(torch.finfo(dtype).eps) * max(scale, Fraction(torch.finfo(dtype).smallest_normal))
-    return float(abs(Fraction(float(got)) - truth) / unit)
-
-
-@pytest.mark.parametrize("dtype", WIDE, ids=str)
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
-@pytest.mark.parametrize("p", [1, 2])
-@pytest.mark.parametrize("path", ["fused", "eager"])
-def test_truth_of_multi_margin(dtype, scale, p, path):
-    """Within 3 ULP of the value (of the largest term, where terms cancel), gradients of the largest gradient."""
-    margin = 0.7
-    x = scores((12, 9), dtype, seed=3, scale=scale)
-    y = torch.arange(12) % 9
-    criterion = MultiMarginLoss(p=p, margin=margin, reduction="none")
-    rounded = float(torch.tensor(margin, dtype=dtype))
-    function = criterion if path == "fused" else lambda a, b: eagerly(criterion, a, b)
-    value, gradient = with_gradient(function, x, y)
-    for row in range(12):
-        truth, slopes, largest = exact(x[row], [int(y[row])], p, rounded)
-        cancelled = largest if p == 1 else 2 * largest * max(map(abs, slopes))
-        assert ulps(value[row], truth, max(truth, cancelled), dtype) <= 3
-        whole = max(map(abs, slopes))
-        for got, want in zip(gradient[row], slopes):
-            assert ulps(got, want, max(whole, largest / 9 if p == 2 else 0), dtype) <= 4
-
-
-@pytest.mark.parametrize("dtype", WIDE, ids=str)
-@pytest.mark.parametrize("path", ["fused", "eager"])
-@pytest.mark.parametrize("longest", [5, 20])
-def test_truth_of_multilabel_margin(dtype, path, longest):
-    x = scores((24, 30), dtype, seed=4)
-    lengths = [row % (longest + 1) for row in range(24)]
-    targets = [row[:length].tolist() for length, row in zip(lengths, torch.randint(0, 30, (24, 30)))]
-    y = torch.tensor([row + [-1] * (30 - len(row)) for row in targets])
-    criterion = MultiLabelMarginLoss(reduction="none")
-    function = criterion if path == "fused" else lambda a, b: eagerly(criterion, a, b)
-    value, gradient = with_gradient(function, x, y)
-    for row in range(24):
-        truth, slopes, largest = exact(x[row], targets[row], 1, 1.0)
-        assert ulps(value[row], truth, max(truth, largest), dtype) <= 3
-        for got, want in zip(gradient[row], slopes):
-            assert ulps(got, want, max(map(abs, slopes)), dtype) <= 4
+# Limits and kinks. The truth about ordinary scores is in the proofs.
 
 
 def test_finite_where_the_limit_is():
@@ -294,15 +202,9 @@ def test_nothing():
             assert function(torch.empty(0, 4), target) == 0
 
 
-CALLS: dict[str, Any] = {
-    "multi": (MultiMarginLoss, lambda rows, classes: torch.arange(rows) * 5 % classes),
-    "multilabel": (MultiLabelMarginLoss, lists),
-}
-
-
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("classes", [7, 1500])
+@pytest.mark.parametrize("classes", rest([7, 1500], [7], "margins: weights and masks of long rows"))
 def test_weights_masks_normalizers(name, reduction, classes):
     loss, targets = CALLS[name]
     x, y = scores((9, classes), torch.float64), targets(9, classes)
@@ -453,85 +355,3 @@ def test_meta_tensors_have_shapes():
     assert multi(x, y[:, 0]).shape == ()
     assert multi(x, y[:, 0], reduction="none").shape == (6,)
     assert multilabel(x, y, reduction="none").device.type == "meta"
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Refusals
-
-X = torch.zeros(4, 3)
-Y = torch.tensor([0, 1, 2, 0])
-REFUSED = [
-    (lambda: multi(X, torch.tensor([0, 1, 3, -1])), "target must be a class in [0, 3), got 3 at row (2,). Class ind"),
-    (lambda: multi(X, torch.tensor([0, 1, 2, -1])), "target must be a class in [0, 3), got -1 at row (3,)."),
-    (lambda: multi(X[0], torch.tensor(3)), "target must be a class in [0, 3), got 3 at row ()."),
-    (lambda: multi(X, Y.float()), "target must be class indices of shape (4,) for input (4, 3), got torch.float32 of "
-     "shape (4,). Use target.long()."),
-    (lambda: multi(X, X > 0), "target must be class indices of shape (4,) for input (4, 3), got torch.bool of "
-     "shape (4, 3). Use target.argmax(-1)."),
-    (lambda: multi(X, Y[:, None]), "target must be class indices of shape (4,) for input (4, 3), got torch.int64 of "
-     "shape (4, 1). Did you mean target.squeeze(1)?"),
-    (lambda: multi(X, Y[:3]), "target must be class indices of shape (4,) for input (4, 3), got torch.int64 of shape "
-     "(3,)."),
-    (lambda: multi(X.long(), Y), "input must be floating point, got torch.int64. Use input.float()."),
-    (lambda: multi(X[None], Y), "input must be of shape (N, C) or (C,), got shape (1, 4, 3)."),
-    (lambda: multi(X[:, :0], Y), "input must have at least one class, got shape (4, 0)."),
-    (lambda: multi(X, Y, weight=torch.ones(4)), "weight must have one entry for each of 3 classes, got shape (4,)."),
-    (lambda: multi(X, Y, weight=torch.ones(3).half()), "weight is torch.float16 but input is torch.float32."),
-    (lambda: multi(X, Y, p=3), "p must be 1 or 2, got 3."),
-    (lambda: multi(X, Y, sample_weight=torch.ones(3)), "sample_weight (3,) must broadcast to (4,)."),
-    (lambda: multi(X, Y, mask=torch.ones(4)), "mask must be boolean (True = counts), got torch.float32."),
-    (lambda: multilabel(X, torch.tensor([[0, 1, -1]] * 3 + [[2, 3, 0]])), "target must be class indices in [0, 3), "
-     "ended by -1, got 3 at index (3, 1)."),
-    (lambda: multilabel(X[0], torch.tensor([2, -2, 0])), "target must be class indices in [0, 3), ended by -1, got -2 "
-     "at index (1,)."),
-    (lambda: multilabel(X, torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]])), "target must be the class "
-     "indices of each row, ended by -1, got rows of 0 and 1 alone, which is a mask: multilabel_soft_margin_loss takes "
-     "one."),
-    (lambda: multilabel(X, X > 0), "target must be integer class indices, ended by -1, got torch.bool."),
-    (lambda: multilabel(X, Y), "input (4, 3) and target (4,) must have the same shape."),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("path", ["fused", "eager"])
-@pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message for _, message in REFUSED])
-def test_refusals(call, message, path, monkeypatch):
-    if path == "eager":
-        monkeypatch.setattr("losskit.kernels.dispatch.observed", lambda: True)
-    with pytest.raises((ValueError, TypeError)) as raised:
-        call()
-    assert str(raised.value).split(": ", 1)[1].startswith(message)
-
-
-@pytest.mark.parametrize("path", ["fused", "eager"])
-def test_other_modes_of_checking(path, monkeypatch):
-    """An index that is no class makes its row NaN, without reading memory that is not there."""
-    if path == "eager":
-        monkeypatch.setattr("losskit.kernels.dispatch.observed", lambda: True)
-    x = scores((4, 3), torch.float32)
-    for mode in ("nan", "off"):
-        with losskit.checks(mode):
-            value, gradient = with_gradient(multi, x, torch.tensor([0, 2**40, 2, -(2**40)]), reduction="none")
-            assert value.isnan().tolist() == [False, True, False, True]
-            assert gradient.isnan().all(1).tolist() == [False, True, False, True]
-            y = torch.tensor([[0, 2**40, -1], [-1, 7, 7], [1, -5, 0], [2, -1, 0]])
-            value, gradient = with_gradient(multilabel, x, y, reduction="none")
-            assert value.isnan().tolist() == [True, False, True, False]
-            assert gradient.isnan().all(1).tolist() == [True, False, True, False]
-    masks = torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]])
-    with losskit.checks("nan"):
-        assert multilabel(x, masks, reduction="none").isnan().all()
-    with losskit.checks("off"):
-        torch.testing.assert_close(multilabel(x, masks), F.multilabel_margin_loss(x, masks))
-
-
-def test_what_only_resembles_a_mask():
-    """A row of 0 and 1 among rows that are none, two classes, masked rows."""
-    x = scores((3, 3), torch.float64)
-    repeated = torch.tensor([[0, 1, 0], [1, 0, 2], [0, 0, 0]])
-    torch.testing.assert_close(multilabel(x, repeated), F.multilabel_margin_loss(x, repeated))
-    two = torch.tensor([[0, 1], [1, 0], [1, 1]])
-    torch.testing.assert_close(multilabel(x[:, :2], two), F.multilabel_margin_loss(x[:, :2], two))
-    counts = torch.tensor([True, False, True])
-    with pytest.raises(ValueError, match="which is a mask"):
-        multilabel(x, repeated, mask=counts)
-    assert multilabel(x, repeated, mask=~counts).isfinite()

@@ -14,7 +14,7 @@ import losskit
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("setup", samples.everything())
+@pytest.mark.parametrize("setup", samples.everything("elements: pickles of every loss"))
 def test_pickle_copy_and_config(setup):
     operands = setup.operands((3, 4))
     criterion = setup.loss(**setup.kwargs(operands[0]))
@@ -110,6 +110,14 @@ def test_code_stays_readable():
                 assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}: {node.name} is longer than a screen"
     for path in (ROOT / "csrc").glob("*.*"):
         assert len(path.read_text().splitlines()) <= 450, f"{path.name} is more than a few screens"
+
+
+def test_files_around_the_package_stay_short():
+    folders = "tests tools benchmarks demo examples backend".split()
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(paths) > 150
+    long = {str(path.relative_to(ROOT)): n for path in paths if (n := len(path.read_text().splitlines())) > 400}
+    assert not long, f"more than a few screens; cut them along their ideas: {long}"
 
 
 def test_why_names_the_reason():

@@ -39,7 +39,17 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", PROOFS, ids=lambda path: path.stem)
 def test_proofs_do_not_know_the_declarations(path):
     """Truth is independent: neither a proof nor what it imports of the tests takes anything from losskit."""
-    assert imported(path) <= {"math", "mpmath", "torch", "losses", "proofs", "reference", "row_operands"}
+    assert imported(path) <= {
+        "functools",
+        "itertools",
+        "math",
+        "mpmath",
+        "torch",
+        "losses",
+        "proofs",
+        "reference",
+        "row_operands",
+    }
 
 
 def test_what_proofs_import_does_not_know_losskit():
@@ -48,7 +58,8 @@ def test_what_proofs_import_does_not_know_losskit():
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The claim itself: in a copy of the tree two files are added, and nothing else is edited by hand.
+# The claim itself: in a copy of the tree two files are added for each of two losses, one of elements and one of rows, and
+# nothing else is edited by hand.
 
 DECLARATION = '''
 from losskit.declaration import Case, Operand, param
@@ -105,11 +116,75 @@ proof = PointwiseProof(
     ),
 )
 """
-ADDED = {"src/losskit/losses/scaled_square.py": DECLARATION, "tests/losses/scaled_square.py": PROOF}
+OF_ROWS = '''
+from losskit.declaration import Case, Operand
+from losskit.facts import Facts
+from losskit.families.margins import MarginsLoss
+from losskit.formula import maximum
+
+
+class SquaredMarginsLoss(MarginsLoss):
+    """The squares of what is missing to the margin of each other class.
+
+    Choose it where a hinge should be smooth.
+    Prefer CrossEntropyLoss when probabilities are wanted.
+    """
+
+    arguments = "reduction"
+    operands = {"input": Operand("Scores, (N, C) or (C,)."), "target": Operand("The right class of each row.")}
+
+    @staticmethod
+    def value(difference):
+        short = maximum(1.0 - difference, 0.0)
+        return short * short
+
+    facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=[0.0, 1.0], target=0, value=2.0, grad=[-2.0, 2.0], source="by hand"),
+        Case(input=[2.0, 0.0], target=0, value=0.0, grad=[0.0, 0.0], source="by hand"),
+    ]
+    task = "multi-class"
+    best_for = "Smooth hinges."
+    not_for = "Probabilities."
+    reference = "Weston, J. and Watkins, C. (1999). Support vector machines for multi-class pattern recognition. ESANN."
+'''
+PROOF_OF_ROWS = """
+from proofs import Bars, Example, RowProof, Variant
+from row_operands import indices
+
+
+def exact(m, input, target):
+    classes = len(input)
+    short = [m.zero if c == target else m.maximum(1 - input[target] + x, m.zero) for c, x in enumerate(input)]
+    slopes = [2 * x / classes for x in short]
+    slopes[target] = -m.sum(slopes)
+    return (m.sum(x * x for x in short) / classes,), {0: slopes}
+
+
+proof = RowProof(
+    name="squared_margins_loss",
+    exact=exact,
+    variants=[Variant("indices", indices)],
+    bars=Bars(value=2.5, gradient=2.0, eager_value=2.5, eager_gradient=2.0),
+    example=Example(
+        data="scores, target = torch.randn(10, 5), torch.randint(0, 5, (10,))",
+        by_hand='''short = (1 - scores.gather(1, target[:, None]) + scores).clamp(min=0)
+by_hand = short.scatter(1, target[:, None], 0.0).square().mean(dim=1)''',
+        operands="scores, target",
+    ),
+)
+"""
+ADDED = {
+    "src/losskit/losses/scaled_square.py": DECLARATION,
+    "tests/losses/scaled_square.py": PROOF,
+    "src/losskit/losses/squared_margins.py": OF_ROWS,
+    "tests/losses/squared_margins.py": PROOF_OF_ROWS,
+}
 PRINTED = {
     "src/losskit/losses/__init__.py",
     "src/losskit/functional.py",
     "csrc/generated/scaled_square.cpp",
+    "csrc/generated/squared_margins.cpp",
     "docs/losses.md",
     "src/losskit_guide/catalogue.json",
 }
@@ -124,6 +199,7 @@ print(json.dumps({
     "signature": str(inspect.signature(losskit.functional.scaled_square_loss)),
     "card": find("ScaledSquareLoss").summary,
     "example": worked.run("scaled_square_loss", "ScaledSquareLoss")[0][1],
+    "of rows": worked.run("squared_margins_loss", "SquaredMarginsLoss")[0][1],
 }))
 """
 MEASURED = """
@@ -182,20 +258,21 @@ def test_a_new_loss_is_two_files(tmp_path):
     assert found["is"]
     assert "scale: 'float' = 1.0" in found["signature"]
     assert found["card"] == "The squared error times a number of one's own."
-    assert "mean, losskit" in found["example"]
+    assert "mean, losskit" in found["example"] and "mean, losskit" in found["of rows"]
 
     code, told = run("-c", MEASURED)
     assert code == 0, told
     assert told.splitlines()[-1] == "scaled_square (1048, 1000) losskit torch True True"
 
-    suite = ("-m", "pytest", "-n", "0", "-vv", "-p", "no:cacheprovider", "tests/test_truth.py")
-    code, told = run(
-        *suite, "-k", "(scaled_square and (huge and float32 or halves and bfloat16 or cases)) or every_loss"
-    )
+    files = ("tests/test_truth.py", "tests/test_row_truth.py")
+    suite = ("-m", "pytest", "-n", "0", "-vv", "-p", "no:cacheprovider", *files)
+    of_elements = "(scaled_square and (huge and float32 or halves and bfloat16 or cases)) or every_loss"
+    code, told = run(*suite, "-k", f"{of_elements} or squared_margins and accuracy and float32")
     assert code == 0, told
     passed = [line.split("::")[1].split()[0] for line in told.splitlines() if "PASSED" in line]
     setups = ("scaled_square_loss", "scaled_square_loss-scale=3.0")
     accuracy = {f"test_accuracy[{s}-torch.float32-{p}-huge]" for s in setups for p in ("fused", "eager")}
     halves = {f"test_halves[{s}-torch.bfloat16]" for s in setups}
     cases = {f"test_cases[scaled_square_loss-{i}]" for i in range(2)}
-    assert set(passed) == accuracy | halves | cases | {"test_every_loss_is_here"}
+    of_rows = {f"test_accuracy[squared_margins_loss-indices-torch.float32-{p}]" for p in ("fused", "eager")}
+    assert set(passed) == accuracy | halves | cases | of_rows | {"test_every_loss_is_here"}

@@ -15,6 +15,7 @@ import row_samples
 import samples
 import torch
 from test_custom import WORK, run_user
+from tiers import NAMES, rest
 
 import losskit
 
@@ -52,7 +53,7 @@ def test_forward_backward_copies(name):
         assert torch.equal(again(*operands), loss)
 
 
-@EVERY_LOSS
+@pytest.mark.parametrize("name", rest(sorted(FIRST), NAMES, "compiled, traced, exported: every loss"))
 def test_compiled(name):
     torch._dynamo.reset()
     criterion, operands = prepared(name)

@@ -1,6 +1,6 @@
 """Compile every kernel of many calls for a Hopper GPU, without one: a program that prints what came out as JSON.
 
-    python tests/gpu/ahead.py [capability]
+    python tests/gpu/ahead.py [capability [dtype ...]]
 
 A launch is caught on its way: Triton binds and specialises its arguments as ever, compiles for the GPU that is asked
 for down to machine code, and nothing runs. What is printed for each kernel: the call, its name, registers, bytes
@@ -178,6 +178,8 @@ def main():
     JITFunction.run = compile_only
     gpu.interpreted = True
     for calling, call in calls():  # what is caught is noted under its name
+        if len(sys.argv) > 2 and calling.split()[-1] not in sys.argv[2:]:
+            continue
         call().backward()
         before = Compiled.repeated
         call().backward()

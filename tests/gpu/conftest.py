@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+import losskit
 from losskit.kernels import gpu
-from losskit.kernels.gpu import violations
+from losskit.kernels.gpu import class_scores, violations
 
 ON_GPU = torch.cuda.is_available()
 
@@ -24,6 +25,25 @@ def device(monkeypatch):
     monkeypatch.setattr(gpu, "interpreted", True)
     with np.errstate(all="ignore"):  # the interpreter's arithmetic, where a kernel's infinities are meant
         yield torch.device("cpu")
+
+
+def forget_calls():
+    """No call is repeated from now on."""
+    for loss in losskit.list_losses().values():
+        for plan in getattr(loss, "_plans", {}).values():
+            plan.templates.clear()
+
+
+@pytest.fixture(params=["registers", "blocks"])
+def either(request):
+    """Rows that fit into registers, and rows that take several blocks."""
+    forget_calls()
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "blocks":
+            patch.setattr(class_scores, "ROW", 4)
+            patch.setattr(class_scores, "BLOCK", 128)
+        yield request.param
+    forget_calls()
 
 
 @pytest.fixture

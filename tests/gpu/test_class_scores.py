@@ -6,41 +6,31 @@ Most tests run twice: as they are, and with limits so small that every row is to
 import itertools
 import math
 
-import mpmath
+import class_scores_of_test as losses_of_test
 import pytest
 import row_samples
 import test_class_scores as on_cpu
 import test_rows
 import torch
 import torch.nn.functional as F
+from losses.cross_entropy import scores
+from row_truth import errors_of
 
 import losskit
 import losskit.functional as LF
-from losskit.kernels import gpu
-from losskit.kernels.gpu import class_scores
 from losskit.kernels.gpu.class_scores.layouts import placed
 from losskit.kernels.gpu.frame import Call
 
 from .conftest import ON_GPU
 
 INF, NAN = math.inf, math.nan
-
-
 TAKEN = {"cross_entropy-weight", "cross_entropy-smoothing", "cross_entropy-probabilities_weight", "nll_loss-weight"}
 SAMPLES = [s for s in row_samples.SAMPLES if str(s) in TAKEN]
 
 
-@pytest.fixture(params=["registers", "blocks"])
-def either(request, monkeypatch):
-    """Rows that fit into registers, and rows that take several blocks."""
-    if request.param == "blocks":
-        monkeypatch.setattr(class_scores, "ROW", 4)
-        monkeypatch.setattr(class_scores, "BLOCK", 128)
-    return request.param
-
-
 # ---------------------------------------------------------------------------------------------------------
 # What the CPU's kernels must do, too
+
 
 LAWS = [
     test_rows.test_reductions_of_rows, test_rows.test_micro_batches_compose, test_rows.test_nothing,
@@ -90,42 +80,24 @@ def test_certain_rows_keep_learning(dtype, either):
     for margin in (1.0, 17.0, 20.0, 60.0, 86.0):
         x = torch.tensor([[margin, 0.0]], dtype=dtype, requires_grad=True)
         for target in (torch.tensor([0]), torch.tensor([[1.0, 0.0]], dtype=dtype)):
-            loss = LF.cross_entropy(x, target)
-            (gradient,) = torch.autograd.grad(loss, x)
-            with mpmath.workdps(40):
-                value, slope = on_cpu.truth_of(x[0].tolist(), 0)
-                assert on_cpu.ulps(loss.item(), value, dtype) <= 3
-                assert on_cpu.ulps(gradient[0, 0].item(), slope[0], dtype) <= 8
-                assert on_cpu.ulps(gradient[0, 1].item(), slope[1], dtype) <= 8
+            loss = LF.cross_entropy(x, target, reduction="none")
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+            found = errors_of("cross_entropy", [x, target], {}, loss, {0: gradient})
+            assert found.value <= 3 and found.each <= 8, found.where
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_truth(dtype, either):
     """Values within 3 ULP, gradients within 8 ULP each and 4 of the largest, but for what is subnormal."""
-    worst = dict.fromkeys(("value", "gradient", "largest"), 0.0)
-    tiny = torch.finfo(dtype).tiny
     with torch.device("cpu"):
-        rows_of_scores = [rows[-2:] for rows in on_cpu.grid(dtype) if rows.shape[1] in (3, 19)]
-    with mpmath.workdps(60):
-        for rows in rows_of_scores:
-            x = rows.to(torch.get_default_device(), dtype).requires_grad_()
-            for y in (0, rows.shape[1] // 2):
-                loss = LF.cross_entropy(x, torch.full(rows.shape[:1], y), reduction="none")
-                (gradient,) = torch.autograd.grad(loss.sum(), x)
-                for row in range(rows.shape[0]):
-                    value, slope = on_cpu.truth_of(x[row].tolist(), y)
-                    if not mpmath.isfinite(value):
-                        assert loss[row] == INF
-                        continue
-                    if abs(value) > tiny:
-                        worst["value"] = max(worst["value"], on_cpu.ulps(loss[row].item(), value, dtype))
-                    largest = max(map(abs, slope))
-                    for got, right in zip(gradient[row].tolist(), slope):
-                        if abs(right) > 1e-37 or dtype == torch.float64:
-                            worst["gradient"] = max(worst["gradient"], on_cpu.ulps(got, right, dtype, tiny))
-                        if largest > 1e-36:
-                            worst["largest"] = max(worst["largest"], on_cpu.ulps(got, right, dtype, largest))
-    assert worst["value"] <= 3 and worst["gradient"] <= 8 and worst["largest"] <= 4, worst
+        points = [(x[-2:], y[-2:]) for (x, y), _ in scores(dtype) if x.shape[1] in (3, 19)]
+    for rows, target in points:
+        x, y = rows.to(torch.get_default_device(), dtype).requires_grad_(), target.to(torch.get_default_device())
+        loss = LF.cross_entropy(x, y, reduction="none")
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        smallest = 1e-36 if dtype == torch.float32 else torch.finfo(dtype).tiny
+        found = errors_of("cross_entropy", [x, y], {}, loss, {0: gradient}, smallest)
+        assert found.value <= 3 and found.gradient <= 4 and found.each <= 8, found.where
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -143,14 +115,14 @@ def definition(loss, params, z, target, weight, smoothing, ignored):
     if loss is losskit.CrossEntropyLoss:
         values = -(shares * z.log_softmax(-1)).sum(-1)
     else:
-        flat = on_cpu.textbook(loss, params, z.reshape(-1, classes), shares.reshape(-1, classes))
+        flat = losses_of_test.textbook(loss, params, z.reshape(-1, classes), shares.reshape(-1, classes))
         values = flat.reshape(z.shape[:-1])
     return values, kept, 1.0 if weight is None or soft else weight.double()[torch.where(kept, target, 0).long()]
 
 
 LOSSES = [
-    (losskit.CrossEntropyLoss, {}), (on_cpu.FocalOfTest, {"gamma": 3.0}), (on_cpu.NormaliserOfTest, {"scale": 0.1}),
-    (on_cpu.SmoothedOfTest, {}),
+    (losskit.CrossEntropyLoss, {}), (losses_of_test.FocalOfTest, {"gamma": 3.0}), (losses_of_test.NormaliserOfTest, {"scale": 0.1}),
+    (losses_of_test.SmoothedOfTest, {}),
 ]  # fmt: skip
 SHAPES = [(1,), (6,), (5, 2), (37, 3), (3, 50), (2, 1, 3), (2, 9, 3, 2), (2, 20, 7), (2, 5, 70)]
 OPTIONS = list(itertools.product((False, True), (0.0, 0.2), (False, True), (False, True), ("mean", "none", "sum")))
@@ -287,187 +259,8 @@ def test_shift():
     """Scores with a number for each class added; a shift that is learnt goes to the formula."""
     prior = torch.tensor([0.7, 0.2, 0.1])
     z, y = torch.randn(9, 3, requires_grad=True), torch.randint(0, 3, (9,))
-    loss = on_cpu.AdjustedOfTest(prior=prior)
+    loss = losses_of_test.AdjustedOfTest(prior=prior)
     assert losskit.why(loss, z, y).implementation == "fused GPU kernel"
     want = F.cross_entropy(z + prior.log(), y)
     torch.testing.assert_close(loss(z, y), want)
     torch.testing.assert_close(torch.autograd.grad(loss(z, y), z), torch.autograd.grad(want, z))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Many rows
-
-
-@pytest.mark.parametrize("programs", [1, 3])
-def test_programs_take_several_tiles(programs, monkeypatch):
-    monkeypatch.setattr(class_scores, "PROGRAMS", programs)
-    for shape in ((300, 5), (3, 4, 100)):
-        x, y = torch.randn(shape, requires_grad=True), torch.randint(0, shape[1], shape[:1] + shape[2:])
-        got, want = LF.cross_entropy(x, y), F.cross_entropy(x, y)
-        torch.testing.assert_close(got, want)
-        torch.testing.assert_close(torch.autograd.grad(got, x), torch.autograd.grad(want, x))
-        x = x.detach().log_softmax(1).requires_grad_()
-        torch.testing.assert_close(LF.nll_loss(x, y), F.nll_loss(x, y))
-
-
-def test_denominators_of_many_rows(monkeypatch):
-    """One program counts, or several."""
-    x, y = torch.randn(1100, 3), torch.randint(0, 3, (1100,))
-    y[::3] = -100
-    weight = torch.tensor([0.0, 1.0, 2.0])
-    want = F.cross_entropy(x, y, weight)
-    for counted in (8192, 1000):
-        monkeypatch.setattr(class_scores, "COUNTED", counted)
-        torch.testing.assert_close(LF.cross_entropy(x, y, weight), want)
-
-
-def test_offsets_beyond_int32(monkeypatch, either):
-    """The 64-bit path, on few elements: what it computes does not depend on their number."""
-    monkeypatch.setattr(class_scores, "index_type", lambda numel: class_scores.tl.int64)
-    for shape in ((20, 30), (2, 5, 30)):
-        x, y = torch.randn(shape, requires_grad=True), torch.randint(0, shape[1], shape[:1] + shape[2:])
-        pairs = [torch.autograd.grad(f(x, y), x)[0] for f in (LF.cross_entropy, F.cross_entropy)]
-        torch.testing.assert_close(*pairs)
-
-
-def test_the_same_bits():
-    x, y = torch.randn(200, 10), torch.randint(0, 10, (200,))
-    assert len({LF.cross_entropy(x, y).item() for _ in range(3)}) == 1
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Bad values
-
-
-@pytest.mark.parametrize("mode", ["raise", "nan", "off"])
-@pytest.mark.parametrize("wild", [6, -1, 255, -(2**63), 2**63 - 1])
-def test_wild_indices(wild, mode, either):
-    """NaN in every mode, no foreign memory, and the row is named."""
-    for shape, place in (((4, 6), (2,)), ((2, 6, 3, 4), (1, 2, 3))):
-        x = torch.zeros(shape, requires_grad=True)
-        y = torch.ones(shape[:1] + shape[2:], dtype=torch.int64)
-        y[place] = wild
-        with losskit.checks(mode):
-            for loss in (LF.cross_entropy, LF.nll_loss):
-                rows = loss(x, y, reduction="none")
-                assert rows.isnan().nonzero().tolist() == [list(place)]
-                (gradient,) = torch.autograd.grad(rows.sum(), x)
-                assert gradient.isnan().all(1).nonzero().tolist() == [list(place)]
-                assert gradient.isnan().sum() == 6
-                assert loss(x, y, torch.ones(6)).isnan()
-                told = losskit.last_violation()
-                if mode == "off":
-                    assert told is None
-                elif abs(wild) < 2**53:
-                    assert told == refusal(loss, x, y)
-
-
-def refusal(loss, *operands, **options):
-    """What the CPU raises."""
-    gpu.interpreted, before = False, gpu.interpreted
-    try:
-        with losskit.checks("raise"), pytest.raises(ValueError, match=r"^\w+: ") as refused:
-            loss(*(x.detach().cpu() for x in operands), **options)
-    finally:
-        gpu.interpreted = before
-    return str(refused.value)
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 1, 0, 2), (2, 0, 3, 1)], ids=str)
-def test_bad_probabilities_and_log_probabilities(order, either):
-    """Told by their place in the tensor, whatever the order of memory."""
-    shape = (2, 6, 3, 4)
-    back = [order.index(i) for i in range(4)]
-    x = torch.zeros([shape[i] for i in order]).permute(back).requires_grad_()
-    t = torch.full(shape, 1 / 6)
-    t[1, 4, 2, 1] = 1.5
-    rows = LF.cross_entropy(x, t, reduction="none")
-    assert rows.isnan().nonzero().tolist() == [[1, 2, 1]]
-    assert losskit.last_violation() == refusal(LF.cross_entropy, x, t)
-    LF.cross_entropy(x, t, mask=~rows.isnan().detach())
-    assert losskit.last_violation() is None
-    with losskit.checks("off"):
-        assert LF.cross_entropy(x, t).isfinite()
-    y = torch.randint(0, 6, (2, 3, 4))
-    with torch.no_grad():
-        x -= 1.0
-        x[1, int(y[1, 0, 3]), 0, 3] = 0.25
-    rows = LF.nll_loss(x, y, reduction="none")
-    (gradient,) = torch.autograd.grad(rows.sum(), x)
-    assert rows.isnan().nonzero().tolist() == [[1, 0, 3]]
-    assert gradient.isnan().all(1).nonzero().tolist() == [[1, 0, 3]]
-    assert losskit.last_violation() == refusal(LF.nll_loss, x, y)
-
-
-def test_rows_of_nothing_but_minus_infinity(either):
-    x = torch.full((3, 20), -INF)
-    x[0], x[2, 5] = 0.0, 1.0
-    x.requires_grad_()
-    rows = LF.cross_entropy(x, torch.tensor([0, 0, 5]), reduction="none")
-    assert rows.isnan().tolist() == [False, True, False] and rows[2] == 0.0
-    (gradient,) = torch.autograd.grad(rows.sum(), x)
-    assert gradient[1].isnan().all() and not gradient[2].any()
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Gradients, and what only a GPU has
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_upstream(dtype, either):
-    """A loss scaler saves what 1/N leaves of a half; a second backward gives the same."""
-    x, y = (3 * torch.randn(400, 7)).to(dtype).requires_grad_(), torch.randint(0, 7, (400,))
-    y[::5] = -100
-    for loss in (LF.cross_entropy, LF.nll_loss):
-        given = x if loss is LF.cross_entropy else -x.detach().abs().requires_grad_()
-        given.grad = None
-        got = loss(given, y)
-        for factor in (2.0**12, 1.0):
-            (gradient,) = torch.autograd.grad(got.float() * factor, given, retain_graph=True)
-            wide = given.detach().double().requires_grad_()
-            torch_loss = F.cross_entropy if loss is LF.cross_entropy else F.nll_loss
-            (right,) = torch.autograd.grad(torch_loss(wide, y) * factor, wide)
-            eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-            atol = 8 * eps * float(right.abs().max()) + tiny
-            torch.testing.assert_close(gradient.double(), right, rtol=16 * eps, atol=atol)
-
-
-def test_double_backward():
-    x, y = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.randint(0, 3, (4,))
-    assert torch.autograd.gradgradcheck(lambda x: LF.cross_entropy(x, y), [x])
-
-
-@pytest.mark.parametrize("kind", ["indices", "smoothing", "probabilities", "nll"])
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_the_host_never_waits(reduction, kind, unwatched):
-    x = torch.randn(30, 7).log_softmax(1).requires_grad_()
-    y = torch.rand(30, 7) / 7 if kind == "probabilities" else torch.randint(0, 7, (30,))
-    loss = LF.nll_loss if kind == "nll" else LF.cross_entropy
-    options = {"label_smoothing": 0.1} if kind == "smoothing" else {}
-    extras = [{}, {"mask": torch.rand(30) > 0.5, "sample_weight": torch.rand(30)}, {"normalizer": 5.0}]
-
-    def call():
-        for extra in extras:
-            loss(x, y, torch.ones(7), reduction=reduction, **options, **extra).sum().backward()
-
-    call()  # compiles, and copies parameters to the device
-    with unwatched:
-        call()
-
-
-def test_no_kernel_for_statistics_of_log_probabilities():
-    class OfBoth(losskit.ClassScoresLoss):
-        """A loss of log-probabilities that smooths labels, for this test."""
-
-        log_probabilities = True
-
-        @staticmethod
-        def value(log_probability):
-            return -log_probability
-
-    x, y = torch.randn(4, 3).log_softmax(1), torch.randint(0, 3, (4,))
-    assert losskit.why(OfBoth(), x, y).implementation == "fused GPU kernel"
-    why = losskit.why(OfBoth(label_smoothing=0.1), x, y)
-    assert str(why) == "eager formula: there is no kernel for label smoothing of log-probabilities"
-    got = OfBoth(label_smoothing=0.1)(x, y)
-    torch.testing.assert_close(got, F.cross_entropy(x, y, label_smoothing=0.1))

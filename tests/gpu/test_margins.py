@@ -6,6 +6,7 @@ import math
 import pytest
 import test_margins as truth
 import torch
+from row_truth import errors_of
 
 import losskit
 from losskit import MultiLabelMarginLoss, MultiMarginLoss
@@ -78,24 +79,16 @@ def test_truth_of_multi_margin(dtype, scale, p):
     """Within 3 ULP of the value (of the largest term, where terms cancel), gradients of the largest gradient."""
     x, y = scores(9, 9, dtype=dtype, scale=scale), torch.arange(9)
     value, gradient = truth.with_gradient(multi, x, y, p=p, margin=0.75, reduction="none")
-    for row in range(9):
-        exact, slopes, largest = truth.exact(x[row], [int(y[row])], p, 0.75)
-        whole = max(map(abs, slopes))
-        cancelled = largest if p == 1 else 2 * largest * whole
-        assert truth.ulps(value[row], exact, max(exact, cancelled), dtype) <= 3
-        for got, want in zip(gradient[row], slopes):
-            assert truth.ulps(got, want, max(whole, largest / 9 if p == 2 else 0), dtype) <= 4
+    found = errors_of("multi_margin_loss", [x, y], {"p": p, "margin": 0.75}, value, {0: gradient})
+    assert found.value <= 3 and found.gradient <= 4, found.where
 
 
 @pytest.mark.parametrize("dtype", truth.WIDE, ids=str)
 def test_truth_of_multilabel_margin(dtype):
     x, y = scores(13, 20, dtype=dtype), lists(13, 20)
     value, gradient = truth.with_gradient(multilabel, x, y, reduction="none")
-    for row in range(13):
-        exact, slopes, largest = truth.exact(x[row], y[row, :row].tolist(), 1, 1.0)
-        assert truth.ulps(value[row], exact, max(exact, largest), dtype) <= 3
-        for got, want in zip(gradient[row], slopes):
-            assert truth.ulps(got, want, max(map(abs, slopes)), dtype) <= 4
+    found = errors_of("multilabel_margin_loss", [x, y], {}, value, {0: gradient})
+    assert found.value <= 3 and found.gradient <= 4, found.where
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,7 +1,9 @@
 """Element-wise losses on a GPU: the same truth and the same behaviour as on the CPU, and what only a GPU has."""
 
 import checks
+import grids
 import numpy as np
+import pointwise_truth
 import pytest
 import samples
 import torch
@@ -27,7 +29,7 @@ def test_the_kernel_runs(device):
 
 def on_device(setup, device):
     """The public function with operands moved to the device, and results from there."""
-    compute = checks.fused(setup)
+    compute = pointwise_truth.fused(setup)
 
     def call(operands):
         value, gradients = compute([x.to(device) for x in operands])
@@ -40,7 +42,7 @@ def on_device(setup, device):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("setup", SETUPS)
 def test_accuracy(setup, dtype, region, device):
-    found = checks.measure(setup, dtype, on_device(setup, device), region)
+    found = pointwise_truth.measure(setup, dtype, on_device(setup, device), region)
     bad = [str(worst) for worst in found if not worst.error <= 5.5]
     assert not bad, f"{setup}, {dtype}:\n" + "\n".join(bad)
 
@@ -230,7 +232,7 @@ def test_the_host_never_waits(reduction, extra, unwatched):
 
 @pytest.mark.parametrize("setup", SETUPS)
 def test_a_bad_value_is_nan_and_told(setup):
-    formula = checks.formula_of(setup)
+    formula = grids.formula_of(setup)
     for i, domain in enumerate(formula.required[: len(setup.loss._call_operands())]):
         for wrong in domain.invalid() if not domain.everything else []:
             operands = [x.clone().requires_grad_() for x in setup.operands((40, 60), torch.float32)]
@@ -250,7 +252,7 @@ def test_a_bad_value_is_nan_and_told(setup):
 
 def refusal(setup, operands):
     """What the CPU raises."""
-    plan = checks.plan_for(setup)
+    plan = grids.plan_for(setup)
     with pytest.raises(ValueError, match=f"^{plan.name}: ") as refused:
         plan.refuse([x.cpu() for x in operands], None)
     return str(refused.value)

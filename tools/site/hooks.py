@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import pages
+import home
 import plots
 from formulas import TEMML, Formulas
 from mkdocs.exceptions import PluginError
@@ -56,11 +56,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The wide tables get the room of the contents; `<!-- plot: name -->` and `<!-- part: name -->` become one.
 
     The name of a plot is that of a loss, whose value and slope are drawn, or of a comparison in `plots.DRAWN`. That of
-    a part is in `pages.PARTS`.
+    a part is in `home.PARTS`.
     """
     if page.file.src_uri in ("accuracy.md", "deviations.md", "losses.md"):
         page.meta["hide"] = ["toc"]
-    markdown = re.sub(r"<!-- part: (\w+) -->", lambda match: pages.PARTS[match[1]](), markdown)
+    markdown = re.sub(r"<!-- part: (\w+) -->", lambda match: home.PARTS[match[1]](), markdown)
     return re.sub(r"<!-- plot: (\w+) -->", lambda match: plots.named(match[1]), markdown)
 
 
