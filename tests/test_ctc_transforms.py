@@ -3,6 +3,7 @@
 import pytest
 import torch
 from ctc_batches import MODES, both, ctc_loss
+from tiers import full, rest
 
 import losskit
 from losskit.losses.ctc import CTCLoss
@@ -15,7 +16,9 @@ def small(from_scores=True):
     return x.requires_grad_(), torch.tensor([[1, 2], [3, 3], [2, 1]]), torch.tensor([5, 4, 1]), torch.tensor([2, 2, 0])
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize(
+    "reduction", rest(["none", "mean", "sum"], ["mean"], "sequences: 900 frames, and derivatives under every reduction")
+)
 def test_gradients_and_their_gradients(reduction):
     x, *rest = small()
     for function in (
@@ -99,6 +102,7 @@ def test_module():
     assert losskit.why(module, x, *rest).implementation == "fused CPU kernel"
 
 
+@full("sequences: 900 frames, and derivatives under every reduction")
 def test_many_frames_and_labels():
     """Long enough for rescaling, folding and, from peaked scores, for log space with every path counted."""
     generator = torch.Generator().manual_seed(11)

@@ -6,11 +6,15 @@ import time
 import pytest
 import sharded_calls
 import torch.multiprocessing as mp
+from tiers import full
 
 LIMIT = 600  # seconds, many times what is needed; ranks that wait for each other are given up then
 
 
-@pytest.mark.parametrize("meshes", [[(2,)], [(4,), (2, 2)]], ids=["two ranks", "four ranks"])
+FOUR = pytest.param([(4,), (2, 2)], id="four ranks", marks=full("DTensors: four ranks, in one dimension and in two"))
+
+
+@pytest.mark.parametrize("meshes", [pytest.param([(2,)], id="two ranks"), FOUR])
 def test_losses_of_dtensors(meshes, tmp_path):
     size = meshes[0][0]
     ranks = mp.spawn(sharded_calls.work, (meshes, str(tmp_path / "store"), str(tmp_path)), nprocs=size, join=False)

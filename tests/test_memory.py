@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import rest
 from torch import Tensor
 
 import losskit
@@ -67,7 +68,7 @@ REFUSALS = {
 
 
 @linux
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("case", rest(REFUSALS, ["classes", "signs"], "memory: of every refusal"))
 def test_refusing_costs_no_more_than_computing(case):
     """Among 2^25 numbers (64 MB of bfloat16) one bad value is found with a few megabytes, not with masks of their size."""
     loss, make, extra = REFUSALS[case]

@@ -64,7 +64,7 @@ def test_compiled(name):
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("dynamic", [None, True, False])
+@pytest.mark.parametrize("dynamic", rest([None, True, False], [None], "compiled, traced, exported: every loss"))
 @pytest.mark.parametrize(
     ("name", "parameter", "values"),
     [

@@ -2,7 +2,7 @@
 
 The clone and its environments lie in a temporary folder and go with it. Results go to docs/measured.json, from which
 tools/readme.py prints them. The caches of pip and npm are the user's, so downloads may be shorter than elsewhere.
-With --test the whole test suite runs, too.
+With --test `make test` runs, too.
 """
 
 from __future__ import annotations
