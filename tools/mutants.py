@@ -111,9 +111,9 @@ class Copy:
         self.torch = torch.resolve()
         include = self.torch / "include"
         self.command = [
-            str(compiler.compiler()), *(flag for flag in compiler.FLAGS if flag != "-O3"), "-O1", "-march=native", "-DLOSSKIT_CLONES=",
-            "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{self.csrc}", "-isystem", str(include),
-            "-isystem", str(include / "torch/csrc/api/include"),
+            str(compiler.compiler()), *(flag for flag in compiler.FLAGS if flag != "-O3"), "-O1", "-march=native",
+            "-DLOSSKIT_CLONES=", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{self.csrc}",
+            "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"),
         ]  # fmt: skip
         self.units = [*sorted(self.csrc.glob("*.cpp")), *sorted(self.csrc.glob("generated/*.cpp"))]
 
