@@ -3,7 +3,7 @@
 1. A mutant is one word of a hand-written file of csrc/ exchanged for another. What survives is a missing test, or it
    computes the same: then it belongs in EQUIVALENT, with the reason.
 2. The project is not touched: everything happens in a copy. Only the units that include a file are compiled anew, and
-   for this machine's instruction set alone without -O3, which takes a quarter of the time.
+   for this machine's instruction set alone without -O3, which takes a third of the time.
 3. The tests are those that are written for the op, but the slowest, up to the first that fails.
 4. kernel.h and primitives.h are not mutated: tests/test_primitives.py measures every function of theirs in ULP.
 
@@ -111,7 +111,7 @@ class Copy:
         self.torch = torch.resolve()
         include = self.torch / "include"
         self.command = [
-            str(compiler.compiler()), *(flag for flag in compiler.FLAGS if flag != "-O3"), "-O1", "-march=native",
+            str(compiler.compiler()), *(flag for flag in compiler.FLAGS if flag != "-O3"), "-O2", "-march=native",
             "-DLOSSKIT_CLONES=", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{self.csrc}",
             "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"),
         ]  # fmt: skip
