@@ -55,14 +55,16 @@ LOSSKIT_CLONES bool violates(const Domain& domain, const double* x, const float*
   return any_outside(domain, x, mask, n);
 }
 
-// Report a block's values that are outside the domain of an operand.
+// Report the first of a block's values that are outside the domain of an operand.
 template <class T> void report_block(Job& job, int operand, const T* x, const float* mask, int64_t begin, int64_t n) {
+  int64_t first = std::numeric_limits<int64_t>::max(), at = begin;
   for (int64_t i = 0; i < n; ++i) {
     if (!outside(job.kernel->domains[operand], x[i]) || (mask && mask[i] == 0.0f)) continue;
     const int64_t place = place_of(job.walk, begin + i);
-    double value;
-    job.report({operand, place, operand + 1, place, *fetch(job.walk, job.sources[operand], begin + i, 1, &value)});
+    if (place < first) first = place, at = begin + i;
   }
+  double value;
+  job.report({operand, first, operand + 1, first, *fetch(job.walk, job.sources[operand], at, 1, &value)});
 }
 
 template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) {

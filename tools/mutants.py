@@ -3,8 +3,8 @@
 1. A mutant is one word of a hand-written file of csrc/ exchanged for another. What survives is a missing test, or it
    computes the same: then it belongs in EQUIVALENT, with the reason.
 2. The project is not touched: everything happens in a copy. Only the units that include a file are compiled anew, and
-   for one instruction set without -O3, which takes a third of the time.
-3. The tests are those that are written for the op, up to the first that fails: 40 mutants take half an hour on 2 cores.
+   for this machine's instruction set alone without -O3, which takes a third of the time.
+3. The tests are those that are written for the op, but the slowest, up to the first that fails.
 4. kernel.h and primitives.h are not mutated: tests/test_primitives.py measures every function of theirs in ULP.
 
     python tools/mutants.py --count 40 --seed 0 --file csrc/ctc.cpp
@@ -35,13 +35,14 @@ COPIED = ("backend", "csrc", "src", "tests", "tools", "pyproject.toml", "setup.p
 EXCLUDED = {"kernel.h", "primitives.h", "portable.h", "wire.cpp"}
 # By the beginning of a file's name; the last one is for what all ops share.
 TESTS = {
-    "pointwise": "test_layouts test_edges test_spaces test_errors",
+    "pointwise": "test_layouts test_errors",
     "class_scores": "test_class_scores test_class_scores_kernel",
     "margins": "test_margins",
     "embeddings": "test_embeddings",
     "ctc": "test_ctc",
-    "": "test_layouts test_errors test_margins test_embeddings",
+    "": "test_layouts test_margins test_embeddings",
 }
+SLOW = "not (compiled or many_frames or long_rows or own_samples or gradients_and_their or 1500)"
 EXCHANGED = {
     " + ": " - ", " - ": " + ", " * ": " / ", " / ": " * ", " += ": " -= ", " -= ": " += ", " *= ": " /= ",
     " < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > ", " == ": " != ", " != ": " == ",
@@ -55,7 +56,10 @@ SILENT = re.compile(
     r"^\s*(#|//|template|using|static_assert|typedef|alignas)|constexpr|prefetch|announce|LOSSKIT_CLONES"
 )
 # (file, a part of the line, the word): why no test can see it.
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    ("margins_batch.h", "const bool dense = job.gradient_steps[1] == 1 || n == 1;", "||"):
+        "what is dense is then written one by one, with the same bits",
+}  # fmt: skip
 
 
 class Mutant(NamedTuple):
@@ -110,9 +114,9 @@ class Copy:
         self.torch = torch.resolve()
         include = self.torch / "include"
         self.command = [
-            str(compiler.compiler()), *(flag for flag in compiler.FLAGS if flag != "-O3"), "-O1", "-DLOSSKIT_CLONES=",
-            "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{self.csrc}", "-isystem", str(include),
-            "-isystem", str(include / "torch/csrc/api/include"),
+            str(compiler.compiler()), *(flag for flag in compiler.FLAGS if flag != "-O3"), "-O2", "-march=native",
+            "-DLOSSKIT_CLONES=", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{self.csrc}",
+            "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"),
         ]  # fmt: skip
         self.units = [*sorted(self.csrc.glob("*.cpp")), *sorted(self.csrc.glob("generated/*.cpp"))]
 
@@ -140,7 +144,7 @@ class Copy:
     def passes(self, tests: list[str], limit: float = 900.0) -> bool:
         """Whether tests pass; a crash and a loop without end do not."""
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "src")}
-        words = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
+        words = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", "-k", SLOW, *tests]
         try:
             done = subprocess.run(words, cwd=self.folder, env=environment, capture_output=True, timeout=limit)
         except subprocess.TimeoutExpired:
