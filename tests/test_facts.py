@@ -4,6 +4,7 @@ Facts are claimed for the defaults. They are measured for the variants of `sampl
 `DEFAULTS_ONLY`, where a parameter is known to change them.
 """
 
+import dataclasses
 import math
 
 import grids
@@ -102,12 +103,13 @@ def steepest(setup):
 
 
 def check_lipschitz(setup, claim):
-    """The largest magnitude of the gradient is the constant, or the parameter of that name; None: there is none."""
+    """The largest magnitude of the gradient is the constant, or what the formula gives; None: there is none."""
     found = steepest(setup)
     if claim is None:
         assert found > 1e6, f"{setup}: lipschitz=None, but no gradient is larger than {found}"
         return
-    want = grids.setting(setup, claim) if isinstance(claim, str) else claim
+    numbers = {name: grids.setting(setup, name) for name in setup.loss.params}
+    want = dataclasses.replace(setup.loss.facts, lipschitz=claim).steepest(numbers)
     assert found == pytest.approx(want, rel=1e-12), f"{setup}: lipschitz={claim}, the steepest gradient is {found}"
 
 
@@ -173,7 +175,8 @@ CHECKS = {
 }
 
 
-SETUPS = rest(samples.setups(), lambda setup: not setup.params, "elements: facts of every loss with other parameters")
+FIRST = [samples.Setup(cls, params) for cls in samples.built_in() for params in [{}, *samples.variants(cls)[:1]]]
+SETUPS = rest(samples.setups(), FIRST, "elements: facts of every loss with more of its parameters")
 
 
 @pytest.mark.parametrize("fact", CHECKS)
@@ -224,3 +227,24 @@ def test_robust_means_that_no_target_dominates(loss):
 def test_an_unbounded_gradient_is_not_robust():
     with pytest.raises(losskit.DeclarationError, match="is not robust"):
         losskit.Facts(convex=True, smooth=True, lipschitz=None, minimum=0.0, symmetric=True, robust=True)
+
+
+@pytest.mark.parametrize("claim", ["c / 2", "max(delta, lambda: 1)", "delta.real", "1 +", "__import__('os')"])
+def test_a_slope_is_a_formula_of_the_parameters(claim):
+    with pytest.raises(
+        losskit.DeclarationError, match=r"lipschitz must be a number, None, or a formula of its parameters"
+    ):
+        losskit.Facts(True, True, claim, 0.0, True).check("HuberLoss", losskit.HuberLoss.params)
+    facts = losskit.Facts(True, True, "max(delta / 2, sqrt(delta))", 0.0, True)
+    facts.check("HuberLoss", losskit.HuberLoss.params)
+    assert facts.steepest({"delta": 16.0}) == 8.0
+
+
+def test_aliases_are_one_string():
+    with pytest.raises(losskit.DeclarationError, match="`aliases` is one string of names with spaces between"):
+
+        class AliasedLoss(losskit.PointwiseLoss):
+            """A loss with names in a tuple."""
+
+            aliases = ("one", "two")
+            value = staticmethod(lambda input, target: input - target)

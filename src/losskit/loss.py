@@ -87,6 +87,12 @@ class Loss(nn.Module):
         taken = registered.get(cls.name)
         if taken is not None and taken.__module__.startswith("losskit.") and taken.__module__ != cls.__module__:
             raise DeclarationError(f"{cls.__name__}: a built-in loss is called {cls.name}; choose another name")
+        if not isinstance(cls.aliases, str):
+            raise DeclarationError(
+                f"{cls.__name__}: `aliases` is one string of names with spaces between, got {cls.aliases!r}"
+            )
+        if cls.facts is not None:
+            cls.facts.check(cls.__name__, cls.params)
         cls.declared = cls
         cls._declare()
         constructor = inspect.signature(cls.__init__)
