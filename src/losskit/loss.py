@@ -91,7 +91,7 @@ class Loss(nn.Module):
             raise DeclarationError(
                 f"{cls.__name__}: `aliases` is one string of names with spaces between, got {cls.aliases!r}"
             )
-        if cls.facts is not None:
+        if "facts" in cls.__dict__:
             cls.facts.check(cls.__name__, cls.params)
         cls.declared = cls
         cls._declare()

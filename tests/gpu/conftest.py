@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-import losskit
 from losskit.kernels import gpu
 from losskit.kernels.gpu import class_scores, violations
 
@@ -16,6 +15,8 @@ ON_GPU = torch.cuda.is_available()
 def device(monkeypatch):
     """Where tensors must be for the kernels to take them; new tensors are there."""
     violations.sightings()  # nothing is left of the test before
+    # Tests set the sizes of tiles, so each call is worked out anew; test_recording repeats them.
+    monkeypatch.setattr(gpu, "template_of", lambda *_: None)
     if ON_GPU:
         for name in ("X", "T", "W", "KEEP"):
             monkeypatch.setattr(checks, name, getattr(checks, name).to("cuda"))
@@ -27,23 +28,13 @@ def device(monkeypatch):
         yield torch.device("cpu")
 
 
-def forget_calls():
-    """No call is repeated from now on."""
-    for loss in losskit.list_losses().values():
-        for plan in getattr(loss, "_plans", {}).values():
-            plan.templates.clear()
-
-
 @pytest.fixture(params=["registers", "blocks"])
-def either(request):
+def either(request, monkeypatch):
     """Rows that fit into registers, and rows that take several blocks."""
-    forget_calls()
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "blocks":
-            patch.setattr(class_scores, "ROW", 4)
-            patch.setattr(class_scores, "BLOCK", 128)
-        yield request.param
-    forget_calls()
+    if request.param == "blocks":
+        monkeypatch.setattr(class_scores, "ROW", 4)
+        monkeypatch.setattr(class_scores, "BLOCK", 128)
+    return request.param
 
 
 @pytest.fixture

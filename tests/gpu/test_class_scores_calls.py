@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import triton.language as tl
 
 import losskit
 import losskit.functional as LF
@@ -40,7 +41,7 @@ def test_denominators_of_many_rows(monkeypatch):
 
 def test_offsets_beyond_int32(monkeypatch, either):
     """The 64-bit path, on few elements: what it computes does not depend on their number."""
-    monkeypatch.setattr(class_scores, "index_type", lambda numel: class_scores.tl.int64)
+    monkeypatch.setattr(class_scores, "index_type", lambda numel: tl.int64)
     for shape in ((20, 30), (2, 5, 30)):
         x, y = torch.randn(shape, requires_grad=True), torch.randint(0, shape[1], shape[:1] + shape[2:])
         pairs = [torch.autograd.grad(f(x, y), x)[0] for f in (LF.cross_entropy, F.cross_entropy)]

@@ -6,6 +6,7 @@ import math
 import pytest
 import test_embeddings as truth
 import torch
+import triton.language as tl
 from row_truth import errors_of
 
 import losskit
@@ -236,7 +237,7 @@ def test_mixed_dtypes():
 
 
 def test_offsets_beyond_int32(monkeypatch):
-    monkeypatch.setattr(embeddings, "index_type", lambda numel: embeddings.tl.int64)
+    monkeypatch.setattr(embeddings, "index_type", lambda numel: tl.int64)
     loss, operands = call_of("swap", (9,), 11, torch.float32)
     assert_near(*got_and_expected(loss, operands), torch.float32)
 

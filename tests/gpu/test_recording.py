@@ -14,6 +14,15 @@ from losskit.plans import plan_of
 CASES = [*map(samples.Setup, samples.built_in()), *row_samples.SAMPLES]
 
 
+TEMPLATE_OF = gpu.template_of
+
+
+@pytest.fixture(autouse=True)
+def _repeats(device, monkeypatch):
+    """Other tests of this folder repeat no call."""
+    monkeypatch.setattr(gpu, "template_of", TEMPLATE_OF)
+
+
 @pytest.fixture
 def seen(monkeypatch):
     """How many calls were noted and how many repeated, forward and backward."""
