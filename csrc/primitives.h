@@ -177,7 +177,10 @@ template <class T> LOSSKIT_INLINE T tanh(T x) {
 
 // log(1 + f) + k ln2, with log(1 + f) = f - (h - s (h + z p(z))), h = f^2/2, s = f/(2 + f), z = s^2.
 // One division is faster here than the six (float) or twelve (double) more terms of a polynomial in f.
-template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
+template <class T> struct Sum {
+  T high, low;
+};
+template <class T> LOSSKIT_INLINE Sum<T> log_parts(T f, T k) {
   using F = Format<T>;
   const T h = T(0.5) * f * f;
   const T s = f / (2 + f);
@@ -191,7 +194,11 @@ template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
   const T tail = s * (h + z * p) - h;
   const T a = k * F::ln2_hi;
   const T y = a + f;
-  return y + ((f - (y - a)) + (tail + k * F::ln2_lo));
+  return {y, (f - (y - a)) + (tail + k * F::ln2_lo)};
+}
+template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
+  const Sum<T> s = log_parts(f, k);
+  return s.high + s.low;
 }
 
 // Where x is 2^k (1 + f): k + bias above the mantissa, and below it the bits of 1 + f less those of 3/4.

@@ -180,6 +180,13 @@ show_both(
 )  # fmt: skip
 # sin(pi x)/pi = x + x z P(z), z = x^2, |x| <= 1/2.
 show_both("sinpi", lambda z: (sin(pi * z**0.5) / (pi * z**0.5) - 1) / z, "1e-9", "0.25", (4, 8), lambda z: z * 1.6)
+# e^q - 1 - q = q^2 P(q), |q| <= ln2/2, with a relative error.
+show_both("expm1m", lambda r: (exp(r) - 1 - r) / r**2, -edge, edge, (7, 12), lambda r: r**2 / (exp(r) - 1 - r))
+# The first two words leave room for n, of up to 20 bits.
+words = [rounded(pi / 2, 33)]
+words.append(rounded(pi / 2 - words[0], 33))
+words.append(rounded(pi / 2 - words[0] - words[1], 53))
+show("half pi in three words, 2/pi", [*words, rounded(2 / pi, 53)], "double")
 # sin(x) = x + x z P(z), cos(x) = 1 - z/2 + z^2 P(z), z = x^2, |x| <= pi/4.
 show_both("sin", lambda z: (sin(z**0.5) / z**0.5 - 1) / z, "1e-9", "0.62", (3, 7), lambda z: z * 1.1)
 show_both("cos", lambda z: (cos(z**0.5) - 1 + z / 2) / z**2, "1e-6", "0.62", (3, 6), lambda z: z**2 * 1.4)
