@@ -74,6 +74,7 @@ template <class T> LOSSKIT_INLINE T where(bool c, T a, T b) {
   const Bits<T> mask = -Bits<T>(c);
   return from_bits<T>((bits(a) & mask) | (bits(b) & ~mask));
 }
+template <class T> LOSSKIT_INLINE T stop(T x) { return x; }  // a constant for derivatives
 template <class T> LOSSKIT_INLINE T absolute(T x) { return std::fabs(x); }
 template <class T> LOSSKIT_INLINE T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
 template <class T> LOSSKIT_INLINE T maximum(T a, T b) { return where((a >= b) | (a != a), a, b); }
@@ -177,10 +178,10 @@ template <class T> LOSSKIT_INLINE T tanh(T x) {
 
 // log(1 + f) + k ln2, with log(1 + f) = f - (h - s (h + z p(z))), h = f^2/2, s = f/(2 + f), z = s^2.
 // One division is faster here than the six (float) or twelve (double) more terms of a polynomial in f.
-template <class T> struct Sum {
+template <class T> struct TwoWords {
   T high, low;
 };
-template <class T> LOSSKIT_INLINE Sum<T> log_parts(T f, T k) {
+template <class T> LOSSKIT_INLINE TwoWords<T> log_parts(T f, T k) {
   using F = Format<T>;
   const T h = T(0.5) * f * f;
   const T s = f / (2 + f);
@@ -197,7 +198,7 @@ template <class T> LOSSKIT_INLINE Sum<T> log_parts(T f, T k) {
   return {y, (f - (y - a)) + (tail + k * F::ln2_lo)};
 }
 template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
-  const Sum<T> s = log_parts(f, k);
+  const TwoWords<T> s = log_parts(f, k);
   return s.high + s.low;
 }
 

@@ -28,7 +28,7 @@ LOSSKIT_INLINE double exp_of_two(double x, double low) {
 // Powers.
 
 // log(x) for finite x > 0, good to 2^-64. 3 log(1 + f) = 2 s (3 + z + z^2 P(z)), s = f/(2 + f), z = s^2, in two words.
-LOSSKIT_INLINE Sum<double> log_of(double x) {
+LOSSKIT_INLINE TwoWords<double> log_of(double x) {
   using F = Format<double>;
   const bool subnormal = x < std::numeric_limits<double>::min();
   const Bits<double> i = split(x * (subnormal ? 0x1p53 : 1.0));
@@ -62,7 +62,7 @@ template <class T> LOSSKIT_INLINE T power(T base, T by) {
   if constexpr (std::is_same_v<T, float>) {
     p = exp(limit * log(a));
   } else {
-    const Sum<double> l = log_of(a);
+    const TwoWords<double> l = log_of(a);
     const double l1 = head(l.high), l2 = l.low + (l.high - l1), y1 = head(limit);
     const double p1 = y1 * l1, p2 = (limit - y1) * l1 + limit * l2;
     const double sum = p1 + p2;
@@ -298,7 +298,7 @@ template <class T> LOSSKIT_INLINE T minus_log1p(T argument) {
   const Bits<double> k = (i & exponent_mask<double>)-(F::bias << F::mantissa);
   const double scale = 0.5 * from_bits<double>(((F::bias + 1) << F::mantissa) - k);
   const double f = from_bits<double>(bits(x) - k) + (scale - 1);
-  const Sum<double> l = log_parts(f, exponent<double>(i));
+  const TwoWords<double> l = log_parts(f, exponent<double>(i));
   const double y = (x - l.high) - l.low;
   return T(where(x > -1, where(x < infinity<double>, y, x), -log_ends(1 + x)));
 }
