@@ -54,23 +54,43 @@ LOSSKIT_INLINE TwoWords<double> log_of(double x) {
 
 LOSSKIT_INLINE bool whole(double a) { return (a >= 0x1p52) | ((a + 0x1p52) - 0x1p52 == a); }  // a >= 0
 
+// base^by for floats: e^(by log(base)) in double, to 2^-34. In double no float is subnormal, and no result overflows.
+LOSSKIT_INLINE double power_of_floats(double a, double by) {
+  using F = Format<double>;
+  const Bits<double> i = split(a);
+  const double k = exponent<double>(i), f = from_bits<double>((i & ~exponent_mask<double>)+bits(0.75)) - 1;
+  const double h = 0.5 * f * f, s = f / (2 + f), z = s * s;
+  const double tail = s * (h + z * polynomial(z, 6.6666666711891465e-1, 3.9999984279878681e-1, 2.8573208954421681e-1,
+                                              2.2134388913253686e-1, 2.0130057500299872e-1)) -
+                      h;
+  const double x = by * (k * 0.6931471805599453 + (f + tail));
+  constexpr double magic = 0x1.8p52 + F::bias;
+  const double t = limited(x, -700.0, 700.0) * log2_e<double> + magic, n = t - magic;
+  const double q = (limited(x, -700.0, 700.0) - n * F::ln2_hi) - n * F::ln2_lo;
+  const double p = 1 + (q + q * q *
+                                polynomial(q, 5.0000000000253453e-1, 1.6666666718727599e-1, 4.1666666338277099e-2,
+                                           8.3332985702368832e-3, 1.3888938656730248e-3, 1.9899218659629784e-4,
+                                           2.4812595237866384e-5));
+  return p * from_bits<double>(bits(t) << F::mantissa);
+}
+
 // As C's pow, NaN and infinities too. ULP 0.51/0.9.
 template <class T> LOSSKIT_INLINE T power(T base, T by) {
   const double x = double(base), y = double(by), a = absolute(x), b = absolute(y);
   const double limit = where(b > 0x1p65, turned(0x1p65, y), y);  // beyond, nothing but 1 has a finite power
   double p;
   if constexpr (std::is_same_v<T, float>) {
-    p = exp(limit * log(a));
+    p = power_of_floats(a, limit);
   } else {
     const TwoWords<double> l = log_of(a);
     const double l1 = head(l.high), l2 = l.low + (l.high - l1), y1 = head(limit);
     const double p1 = y1 * l1, p2 = (limit - y1) * l1 + limit * l2;
     const double sum = p1 + p2;
     p = exp_of_two(sum, p2 - (sum - p1));
-    const double zero = where(y == y, 0.0, y), top = where(y < 0, 0.0, zero + infinity<double>);
-    const double bottom = where(y < 0, infinity<double>, zero);
-    p = where(a == 0, bottom, where(a == infinity<double>, top, where(a == a, p, a)));
   }
+  const double zero = where(y == y, 0.0, y), top = where(y < 0, 0.0, zero + infinity<double>);
+  const double bottom = where(y < 0, infinity<double>, zero);
+  p = where(a == 0, bottom, where(a == infinity<double>, top, where(a == a, p, a)));
   // Choices within choices, not conditions of both arguments: GCC moves those of an exponent that is the same for all
   // elements out of the loop, and then cannot combine them with conditions of elements.
   const bool odd = whole(b) & !whole(0.5 * b);

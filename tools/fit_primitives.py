@@ -180,6 +180,9 @@ show_both(
 )  # fmt: skip
 # sin(pi x)/pi = x + x z P(z), z = x^2, |x| <= 1/2.
 show_both("sinpi", lambda z: (sin(pi * z**0.5) / (pi * z**0.5) - 1) / z, "1e-9", "0.25", (4, 8), lambda z: z * 1.6)
+# As log_sum, in double for powers of floats.
+c, error = fit(lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z, mpf("1e-9"), mpf("0.0401"), 5, lambda z: z / 2, 53)
+show("log_float", c, "double", error)
 # e^q - 1 - q = q^2 P(q), |q| <= ln2/2, with a relative error.
 show_both("expm1m", lambda r: (exp(r) - 1 - r) / r**2, -edge, edge, (7, 12), lambda r: r**2 / (exp(r) - 1 - r))
 # The first two words leave room for n, of up to 20 bits.

@@ -210,7 +210,7 @@ def _d_atan2(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -
     radius = hypot(y, x)
 
     def slope(side: Expr) -> Any:  # side / radius^2 without overflow; 0 at the origin, where there is no angle
-        return where(radius == 0.0, 0.0, ratio(side, radius) / radius)
+        return where((radius > 0.0) & (radius < math.inf), side / radius / radius, 0.0)
 
     return total(chain(slope(x), tangents[0]), chain(-slope(y), tangents[1]))
 
