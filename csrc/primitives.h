@@ -74,6 +74,7 @@ template <class T> LOSSKIT_INLINE T where(bool c, T a, T b) {
   const Bits<T> mask = -Bits<T>(c);
   return from_bits<T>((bits(a) & mask) | (bits(b) & ~mask));
 }
+template <class T> LOSSKIT_INLINE T stop(T x) { return x; }  // a constant for derivatives
 template <class T> LOSSKIT_INLINE T absolute(T x) { return std::fabs(x); }
 template <class T> LOSSKIT_INLINE T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
 template <class T> LOSSKIT_INLINE T maximum(T a, T b) { return where((a >= b) | (a != a), a, b); }
@@ -131,12 +132,14 @@ template <class T> LOSSKIT_INLINE T one_plus(Reduced<T> e) {  // 1 + r + tail, r
   return s + ((e.r - (s - 1)) + e.tail);
 }
 
+template <class T> LOSSKIT_INLINE T scaled(Reduced<T> e) {  // 2^n (1 + r + tail)
+  const Bits<T> half = e.n >> 1;                            // floor(n/2) + bias; the other factor has the rest
+  return one_plus(e) * from_bits<T>(half << Format<T>::mantissa) * from_bits<T>((e.n - half) << Format<T>::mantissa);
+}
+
 // ULP 0.75/0.75 (0.70 unless the result is subnormal).
 template <class T> LOSSKIT_INLINE T exp(T x) {
-  using F = Format<T>;
-  const Reduced<T> e = reduce(limited(x, F::exp_zero, F::exp_inf));
-  const Bits<T> half = e.n >> 1;  // floor(n/2) + bias; the other factor has the rest
-  return one_plus(e) * from_bits<T>(half << F::mantissa) * from_bits<T>((e.n - half) << F::mantissa);
+  return scaled(reduce(limited(x, Format<T>::exp_zero, Format<T>::exp_inf)));
 }
 
 // exp(-|x|), ULP as exp.  It cannot overflow, so that one factor 2^(n + shift) and a constant do.
@@ -175,7 +178,10 @@ template <class T> LOSSKIT_INLINE T tanh(T x) {
 
 // log(1 + f) + k ln2, with log(1 + f) = f - (h - s (h + z p(z))), h = f^2/2, s = f/(2 + f), z = s^2.
 // One division is faster here than the six (float) or twelve (double) more terms of a polynomial in f.
-template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
+template <class T> struct TwoWords {
+  T high, low;
+};
+template <class T> LOSSKIT_INLINE TwoWords<T> log_parts(T f, T k) {
   using F = Format<T>;
   const T h = T(0.5) * f * f;
   const T s = f / (2 + f);
@@ -189,7 +195,11 @@ template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
   const T tail = s * (h + z * p) - h;
   const T a = k * F::ln2_hi;
   const T y = a + f;
-  return y + ((f - (y - a)) + (tail + k * F::ln2_lo));
+  return {y, (f - (y - a)) + (tail + k * F::ln2_lo)};
+}
+template <class T> LOSSKIT_INLINE T log_sum(T f, T k) {
+  const TwoWords<T> s = log_parts(f, k);
+  return s.high + s.low;
 }
 
 // Where x is 2^k (1 + f): k + bias above the mantissa, and below it the bits of 1 + f less those of 3/4.
@@ -265,7 +275,7 @@ template <class T> LOSSKIT_INLINE T logaddexp(T a, T b) {
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Roots and powers.
+// Roots.
 
 // Correctly rounded.
 template <class T> LOSSKIT_INLINE T sqrt(T x) {
@@ -291,63 +301,6 @@ template <class T> LOSSKIT_INLINE T hypot(T x, T y) {
   return ((a == infinity<T>) | (b == infinity<T>)) ? infinity<T> : r;
 }
 
-template <class T> LOSSKIT_INLINE T power(T x, T y) { return std::pow(x, y); }
-
-// ---------------------------------------------------------------------------------------------------------
-// Special functions, one call per element.  ULP, with glibc: erf 0.7/0.95, lgamma (x > 0) 2.0/1.83.
-
-template <class T> LOSSKIT_INLINE T erf(T x) { return std::erf(x); }
-
-// std::lgamma writes the global signgam, a race between threads.
-template <class T> LOSSKIT_INLINE T lgamma(T x) {
-  int sign_of_gamma;
-  if constexpr (std::is_same_v<T, float>)
-    return ::lgammaf_r(x, &sign_of_gamma);
-  else
-    return ::lgamma_r(x, &sign_of_gamma);
-}
-
-// ULP 0.50/1.88 for x > 0, at its root too.
-// [1, 2]: (x - root) times a polynomial, so that the root keeps its digits; (0, 1) and (2, 10) lead there
-// by digamma(x + 1) = digamma(x) + 1/x, with x exact on the way down.  From 10 the asymptotic series.
-inline double digamma_double(double x) {
-  if (x == 0) return -1 / x;
-  if (x < 0) {
-    const double part = x - std::nearbyint(x);
-    if (part == 0 || part != part) return not_a_number<double>;
-    return digamma_double(1 - x) - M_PI / std::tan(M_PI * part);
-  }
-  if (x >= 10) {
-    const double u = 1 / x, z = u * u;
-    const double series =
-        polynomial(z, 1.0 / 12, -1.0 / 120, 1.0 / 252, -1.0 / 240, 1.0 / 132, -691.0 / 32760, 1.0 / 12, -3617.0 / 8160);
-    return std::log(x) - (0.5 * u + z * series);
-  }
-  double sum = 0, one = 0;
-  for (; x > 2; sum += 1 / x) x -= 1;
-  if (x < 1) sum = -1 / x, one = 1;  // x + 1 itself would be rounded
-  constexpr double root_hi = 1.4616321449683622, root_lo = 9.5499954299656974e-17;
-  const double p = polynomial(
-      x - (1.5 - one), 9.5105587603183284e-1, -4.2362742128146047e-1, 2.4054248424080257e-1, -1.4840492305392819e-1,
-      9.4988724451238502e-2, -6.1922133270489815e-2, 4.076083402139815e-2, -2.6975796902208651e-2,
-      1.7907246139933334e-2, -1.1908213593611636e-2, 7.927057688549205e-3, -5.2800439481248632e-3,
-      3.5177271847911316e-3, -2.3443734990198843e-3, 1.5659949395148446e-3, -1.0441759478593802e-3,
-      6.790931352890383e-4, -4.5133856535807001e-4, 3.574160892346243e-4, -2.4223026660345615e-4, 4.2653333844373586e-5,
-      -2.196484669517091e-5, 1.565197980393198e-4, -1.0893022856498073e-4);
-  return sum + ((x - (root_hi - one)) - root_lo) * p;
-}
-template <class T> LOSSKIT_INLINE T digamma(T x) { return T(digamma_double(double(x))); }
-
-inline double trigamma_double(double x) {
-  if (x <= 0) {
-    const double part = x - std::nearbyint(x), sine = std::sin(M_PI * part);
-    return part == 0 ? infinity<double> : M_PI * M_PI / (sine * sine) - trigamma_double(1 - x);
-  }
-  double sum = 0;
-  for (; x < 10; x += 1) sum += 1 / (x * x);
-  const double u = 1 / x, z = u * u;
-  return sum + u * (1 + 0.5 * u + z * polynomial(z, 1.0 / 6, -1.0 / 30, 1.0 / 42, -1.0 / 30, 5.0 / 66, -691.0 / 2730));
-}
-template <class T> LOSSKIT_INLINE T trigamma(T x) { return T(trigamma_double(double(x))); }
-
 }  // namespace losskit
+
+#include "special.h"

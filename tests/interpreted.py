@@ -34,7 +34,9 @@ def _with_torch(function):
 
 
 _SPELT = {"rint": torch.round, "fast_dividef": torch.div}
-for _name in "exp expm1 log log1p tanh erf lgamma hypot pow rint tan sin fast_dividef".split():
+for (
+    _name
+) in "exp expm1 log log1p tanh erf erfc lgamma hypot pow rint tan sin cos acos atan2 floor fast_dividef".split():
     setattr(libdevice, _name, _with_torch(_SPELT.get(_name, getattr(torch, _name, None))))
 
 

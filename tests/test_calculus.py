@@ -7,6 +7,7 @@ from torch.func import grad, hessian, jvp, vmap
 
 import losskit
 import losskit.functional as LF
+from losskit.formula import absolute, power, stop
 
 
 def prediction(setup, shape=(3, 4)):
@@ -252,3 +253,64 @@ class TestBackward:
                 optimiser.step()
             results.append(model.weight.detach().clone())
         torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# stop
+
+
+class StoppedWeightLoss(losskit.PointwiseLoss):
+    """A squared error weighted by a power of itself, which is no part of the gradient."""
+
+    @staticmethod
+    def value(input, target):
+        d = input - target
+        return power(stop(absolute(d)), 0.5) * d * d
+
+
+def detached(x, t):
+    d = x - t
+    return (d.abs().detach() ** 0.5 * d * d).mean()
+
+
+def frozen(at, t):
+    """The same loss with the weight that it has at one point: what finite differences can see."""
+    weight = (at - t).abs().detach() ** 0.5
+    return lambda x: (weight * (x - t) ** 2).mean()
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_what_stop_holds_is_a_constant(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x, t = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
+    x.requires_grad_()
+    ours = StoppedWeightLoss()
+    extras = {} if path == "fused" else {"sample_weight": torch.ones(3, 4, dtype=torch.float64, requires_grad=True)}
+    loss = ours(x, t, **extras)
+    torch.testing.assert_close(loss, detached(x, t))
+    (first,) = torch.autograd.grad(loss, x, create_graph=True)
+    (wanted,) = torch.autograd.grad(detached(x, t), x, create_graph=True)
+    torch.testing.assert_close(first, wanted)
+    direction = torch.randn_like(x)
+    (second,) = torch.autograd.grad(first, x, direction, create_graph=True)
+    torch.testing.assert_close(second, torch.autograd.grad(wanted, x, direction)[0])
+    by_differences = frozen(x, t)
+    torch.autograd.gradcheck(by_differences, [x])
+    torch.testing.assert_close(first, torch.autograd.grad(by_differences(x), x)[0])
+
+
+def test_stop_under_transforms():
+    x, t = torch.randn(2, 5, dtype=torch.float64).unbind()
+    ours = StoppedWeightLoss()
+    torch.testing.assert_close(grad(ours)(x, t), grad(detached)(x, t))
+    torch.testing.assert_close(vmap(grad(ours))(x, t), vmap(grad(detached))(x, t))
+    torch.testing.assert_close(hessian(ours)(x, t), hessian(detached)(x, t))
+    ones = torch.ones_like(x)
+    torch.testing.assert_close(jvp(lambda x: ours(x, t), (x,), (ones,)), jvp(lambda x: detached(x, t), (x,), (ones,)))
+
+
+def test_stop_when_compiled():
+    x, t = torch.randn(2, 5, dtype=torch.float64).unbind()
+    x.requires_grad_()
+    compiled = torch.compile(StoppedWeightLoss(), fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(x, t), x)[0], torch.autograd.grad(detached(x, t), x)[0])

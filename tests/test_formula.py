@@ -29,12 +29,17 @@ POINTS = {
     "lgamma": [(0.5,), (3.7,)],
     "digamma": [(0.5,), (3.7,)],
     "trigamma": [(0.5,), (3.7,)],
+    "expm1m": [(-1.3,), (1e-9,), (-0.9,), (0.5,), (1.1,), (31.0,)],
+    "minus_log1p": [(-0.6,), (-0.4,), (0.0,), (1e-9,), (0.9,), (1.1,), (31.0,)],
+    "log1mexp": [(0.0,), (1e-9,), (0.7,), (31.0,)],
+    "acos": [(-1.0,), (-0.3,), (1e-9,), (1.0,), (1.5,)],
     "sqrt": [(0.0,), (2.25,)],
     "log1p": [(1e-9,), (-0.5,)],
     "power": [(2.0, 0.5), (0.3, 3.0)],
     "logaddexp": [(0.1, 0.7), (3.0, 3.0)],
 }
 DEFAULT_POINTS = {1: [(-1.3,), (0.0,), (1e-9,), (2.2,), (31.0,)], 2: [(0.7, 0.7), (-1.2, 0.4), (2.0, -3.0)]}
+EDGES = {("acos", (x,)) for x in (-1.0, 1.0, 1.5)}
 CONDITIONS = {"lt", "le", "gt", "ge", "eq", "ne", "both", "either"}
 PUBLIC = sorted(set(PRIMITIVES) - CONDITIONS - {"add", "sub", "mul", "div", "neg"})
 
@@ -70,7 +75,7 @@ def test_every_primitive_has_every_spelling_and_a_docstring(name):
     assert getattr(formula, name).__doc__
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if PRIMITIVES[name].derivative and name != "where"])
+@pytest.mark.parametrize("name", sorted({name for name in PUBLIC if PRIMITIVES[name].derivative} - {"where", "stop"}))
 def test_derivative_is_the_slope(name):
     arity = PRIMITIVES[name].arity
     names = ["a", "b", "c"][:arity]
@@ -78,7 +83,7 @@ def test_derivative_is_the_slope(name):
     root = call(name, [trace.variable(n) for n in names])
     with mpmath.workdps(60):
         for args in points(name):
-            if not all(map(math.isfinite, args)) or 0.0 in args or len(set(args)) < arity:
+            if not all(map(math.isfinite, args)) or 0.0 in args or len(set(args)) < arity or (name, args) in EDGES:
                 continue  # limits and kinks are tested with the losses that have them
             for i, variable in enumerate(names):
                 rule = truth(derivative(root, trace.variable(variable)), dict(zip(names, args, strict=True)))

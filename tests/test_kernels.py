@@ -13,7 +13,6 @@ from losskit.families.base import Family
 from losskit.kernels import codegen, compiler
 
 ROOT = Path(__file__).resolve().parent.parent
-SCALAR = re.compile(r"lk::(lgamma|digamma|trigamma|erf|power)\(")  # a call of the C library for each element
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the report is GCC's")
 
@@ -52,7 +51,6 @@ def test_loops_are_vectorised(unit, machine, width, tmp_path):
     found = re.findall(rf"{source.name}:(\d+):\d+: optimized: loop vectorized using {width} byte", report)
     lines = UNITS[unit].splitlines()
     loops = {number for number, line in enumerate(lines, 1) if "i_ < n_" in line}
-    bodies = {number: "\n".join(lines[number : number + 30]).split("\n    }")[0] for number in loops}
-    expected = {str(number) for number in loops if not SCALAR.search(bodies[number])}
+    expected = set(map(str, loops))
     assert len(expected) >= 2
     assert expected <= set(found), f"scalar loops at lines {sorted(expected - set(found), key=int)}"

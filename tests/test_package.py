@@ -93,7 +93,7 @@ def test_declarations_are_complete():
 def test_code_stays_readable():
     """The vocabulary stays small, counted in statements, so that nothing is gained by packing; files and functions short."""
     vocabulary = (
-        "graph language primitives formula calculus printing reduction domains facts errors policy registry declaration "
+        "graph language implementations primitives formula calculus printing reduction domains facts errors policy registry declaration "
         "loss forms names traced plan plans validation dtypes families/base"
     )
     paths = {ROOT / f"src/losskit/{name}.py" for name in vocabulary.split()}

@@ -11,7 +11,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 # A room is the files that it names; a file belongs to the first room that has it. It may import its own room, and the
 # rooms that are listed for it.
 ROOMS = {
-    "language": "losskit.graph losskit.language losskit.primitives losskit.formula losskit.printing losskit.calculus losskit.simplify",
+    "language": "losskit.graph losskit.language losskit.implementations losskit.primitives losskit.formula losskit.printing losskit.calculus losskit.simplify",
     "words": "losskit.errors losskit.policy losskit.spaces losskit.dtypes losskit.domains losskit.facts",
     "declaration": "losskit.declaration losskit.loss losskit.names losskit.traced losskit.forms losskit.registry losskit.reduction",
     "call": "losskit.plan losskit.plans losskit.validation",
@@ -57,6 +57,7 @@ FORBIDDEN = {
         "losskit.graph",
         "losskit.language",
         "losskit.primitives",
+        "losskit.implementations",
         "losskit.printing",
         "losskit.calculus",
         "losskit.simplify",

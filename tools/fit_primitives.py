@@ -9,7 +9,27 @@ printed is the largest of these over the interval, in units of the type's epsilo
 
 from textwrap import fill
 
-from mpmath import atanh, cos, digamma, exp, findroot, floor, ldexp, log, lu_solve, matrix, mp, mpf, pi
+from mpmath import (
+    atan,
+    atanh,
+    cos,
+    digamma,
+    erf,
+    erfc,
+    exp,
+    findroot,
+    floor,
+    ldexp,
+    log,
+    loggamma,
+    lu_solve,
+    matrix,
+    mp,
+    mpf,
+    pi,
+    polygamma,
+    sin,
+)
 
 mp.dps = 60
 BITS = {"float": 24, "double": 53}
@@ -89,16 +109,89 @@ c, error = fit(
 )
 show("log1p_unit", c, "float", error)
 
+
+# ---------------------------------------------------------------------------------------------------------
+# csrc/special.h. Results of float are computed in double, but with fewer terms.
+
+# 3 atanh(s)/s = 3 + z + z^2 P(z), z = s^2, for the logarithm in two words.
+c, error = fit(
+    lambda z: (3 * atanh(z**0.5) / z**0.5 - 3 - z) / z**2, mpf("1e-9"), mpf("0.0401"), 7, lambda z: z**2 / 3, 53
+)
+show("log_two", c, "double", error)
+
+
+def show_both(name, function, lo, hi, counts, weight):
+    """Fits for float and double results, computed in double; the error is that of the type's epsilon/2."""
+    for kind, count in zip(BITS, counts):
+        c, error = fit(function, mpf(lo), mpf(hi), count, weight, 53)
+        print(f"{name} for {kind}  (error {mp.nstr(error * 2 ** BITS[kind], 2)} of epsilon/2)")
+        text = ", ".join(mp.nstr(x, 17, min_fixed=-1, max_fixed=1) for x in c)
+        print(fill(text, 100, initial_indent="    ", subsequent_indent="    "))
+
+
+# erf(x) = x + x P(x^2), |x| <= 1.
+show_both("erf", lambda z: erf(z**0.5) / z**0.5 - 1, "1e-9", 1, (7, 12), lambda z: z**0.5 / erf(z**0.5))
+
+
+# erfc(x) = e^(-x^2) P(q) / (1 + 2 x), q = (x - k)/(x + k), from x = 1/2 to where erfc is 0.
+def scaled(q):
+    x = 3.75 * (1 + q) / (1 - q)
+    return (1 + 2 * x) * exp(x * x) * erfc(x)
+
+
+show_both("erfc", scaled, "-0.7648", "0.76", (11, 21), lambda q: 1 / scaled(q))
+
+
+# lgamma(x) = (x - 1)(x - 2) P(x - 3/2), 1 <= x <= 2.
+def lgamma_by_roots(t):
+    return loggamma(t + 1.5) / ((t + 0.5) * (t - 0.5))
+
+
+show_both("lgamma", lgamma_by_roots, "-0.49999", "0.49999", (10, 21), lambda t: 1 / lgamma_by_roots(t))
+# From 8: lgamma(x) = (x - 1/2)(log(x) - 1) + (log(2 pi) - 1)/2 + P(z)/x, z = 1/x^2.
+half = (log(2 * pi) - 1) / 2
+show("lgamma's constant", [half], "double")
+show_both(
+    "lgamma from 8",
+    lambda z: (loggamma(z**-0.5) - (z**-0.5 - 0.5) * (log(z**-0.5) - 1) - half) * z**-0.5,
+    "1e-6", 1 / 64, (2, 6), lambda z: z**0.5 / loggamma(z**-0.5),
+)  # fmt: skip
+
 # digamma(x) = (x - root) P(x - 3/2), 1 <= x <= 2; the root in two parts.
 root = findroot(digamma, mpf("1.4616"))
 hi = rounded(root, 53)
 show("root", [hi, rounded(root - hi, 53)], "double")
-c, error = fit(
+show_both(
+    "digamma",
     lambda t: digamma(t + 1.5) / (t + 1.5 - root),
-    mpf(-0.5),
-    mpf(0.5),
-    24,
-    lambda t: (t + 1.5 - root) / digamma(t + 1.5),
-    53,
-)
-show("digamma", c, "double", error)
+    -0.5, 0.5, (11, 24), lambda t: (t + 1.5 - root) / digamma(t + 1.5),
+)  # fmt: skip
+# From 8: digamma(x) = log(x) - 1/(2x) - z P(z), z = 1/x^2.
+show_both(
+    "digamma from 8",
+    lambda z: (log(z**-0.5) - z**0.5 / 2 - digamma(z**-0.5)) / z,
+    "1e-6", 1 / 64, (2, 6), lambda z: z / digamma(z**-0.5),
+)  # fmt: skip
+# trigamma(x) = 1/x + z/2 + z P(z)/x.
+show_both(
+    "trigamma from 8",
+    lambda z: (polygamma(1, z**-0.5) - z**0.5 - z / 2) / z**1.5,
+    "1e-6", 1 / 64, (3, 7), lambda z: z**1.5 / polygamma(1, z**-0.5),
+)  # fmt: skip
+# sin(pi x)/pi = x + x z P(z), z = x^2, |x| <= 1/2.
+show_both("sinpi", lambda z: (sin(pi * z**0.5) / (pi * z**0.5) - 1) / z, "1e-9", "0.25", (4, 8), lambda z: z * 1.6)
+# As log_sum, in double for powers of floats.
+c, error = fit(lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z, mpf("1e-9"), mpf("0.0401"), 5, lambda z: z / 2, 53)
+show("log_float", c, "double", error)
+# e^q - 1 - q = q^2 P(q), |q| <= ln2/2, with a relative error.
+show_both("expm1m", lambda r: (exp(r) - 1 - r) / r**2, -edge, edge, (7, 12), lambda r: r**2 / (exp(r) - 1 - r))
+# The first two words leave room for n, of up to 20 bits.
+words = [rounded(pi / 2, 33)]
+words.append(rounded(pi / 2 - words[0], 33))
+words.append(rounded(pi / 2 - words[0] - words[1], 53))
+show("half pi in three words, 2/pi", [*words, rounded(2 / pi, 53)], "double")
+# sin(x) = x + x z P(z), cos(x) = 1 - z/2 + z^2 P(z), z = x^2, |x| <= pi/4.
+show_both("sin", lambda z: (sin(z**0.5) / z**0.5 - 1) / z, "1e-9", "0.62", (3, 7), lambda z: z * 1.1)
+show_both("cos", lambda z: (cos(z**0.5) - 1 + z / 2) / z**2, "1e-6", "0.62", (3, 6), lambda z: z**2 * 1.4)
+# atan(x) = x + x z P(z), z = x^2, |x| <= tan(pi/8).
+show_both("atan", lambda z: (atan(z**0.5) / z**0.5 - 1) / z, "1e-9", "0.1716", (5, 11), lambda z: z * 1.06)

@@ -29,6 +29,36 @@ export const xlogy = (x, y) => times(x, Math.log(y));
 /** log(exp(a) + exp(b)) without overflow. */
 export const logaddexp = (a, b) => (a === b ? a + Math.LN2 : Math.max(a, b) + Math.log1p(Math.exp(-Math.abs(a - b))));
 
+/** The value; what is in it is a constant where the formula is differentiated. */
+export const stop = (x) => x;
+
+const horner = (x, coefficients) => coefficients.reduceRight((sum, c) => sum * x + c, 0);
+const EXPM1M = Array.from({ length: 19 }, (_, k) => 1 / Array.from({ length: k + 2 }, (_, i) => i + 1).reduce((a, b) => a * b));
+const MINUS_LOG1P = Array.from({ length: 18 }, (_, k) => 2 / (2 * k + 3));
+
+/** exp(x) - 1 - x, by the series near 0. */
+export const expm1m = (x) => (Math.abs(x) < 1 ? x * x * horner(x, EXPM1M) : x === Infinity ? x : Math.expm1(x) - x);
+
+/** x - log(1 + x), by the series of the inverse hyperbolic tangent near 0. */
+export function minus_log1p(x) {
+  if (!(x > -0.5 && x < 1)) return x === Infinity ? x : x - Math.log1p(x);
+  const s = x / (2 + x);
+  return s * (x - s * s * horner(s * s, MINUS_LOG1P));
+}
+
+/** log(1 - exp(-x)) for x > 0. */
+export const log1mexp = (x) => (x < Math.LN2 ? Math.log(-Math.expm1(-x)) : Math.log1p(-Math.exp(-x)));
+
+/** The continued fraction of erf, without its difference from 1. */
+export const erfc = (x) => (x < 2.5 ? 1 - erf(x) : x > 28 ? 0 : tail(x));
+
+/** 1 - erf(a) for a >= 2.5, by its continued fraction (Lentz's method). */
+function tail(a) {
+  let fraction = a;
+  for (let n = 60; n > 0; n--) fraction = a + n / 2 / fraction;
+  return Math.exp(-a * a) / Math.sqrt(Math.PI) / fraction;
+}
+
 /** By its series of positive terms, and from 2.5 by the continued fraction of its complement (Lentz's method). */
 export function erf(x) {
   const a = Math.abs(x);

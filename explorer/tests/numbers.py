@@ -19,7 +19,7 @@ from losskit_guide.card import Card, CurveVariant, Given, catalogue, plain  # no
 
 EXTREMES = [0.0, -0.0, 1e-300, 1e-12, -1e-12, 1.0, -1.0, 2.0, 30.0, -30.0, 200.0, -200.0, math.inf, -math.inf, math.nan]
 PRIMITIVES = {
-    1: "softplus sigmoid log_sigmoid erf lgamma digamma trigamma".split(),
+    1: "softplus sigmoid log_sigmoid erf erfc expm1m minus_log1p log1mexp stop lgamma digamma trigamma".split(),
     2: "times xlogy logaddexp".split(),
     3: ["clamp"],
 }

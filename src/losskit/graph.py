@@ -20,16 +20,16 @@ from losskit.errors import DeclarationError
 
 LARGEST = (2.0 - 2.0**-23) * 2.0**127  # of float32, in which a formula may be computed
 CONDITIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "both", "either"})
-_BOUNDED = frozenset({"sign", "sigmoid", "tanh", "erf"})
-_KEEP_BOUNDS = frozenset(
-    {"neg", "absolute", "add", "sub", "mul", "times", "mute", "where", "maximum", "minimum", "clamp"}
-)
+_BOUNDED = frozenset({"sign", "sigmoid", "tanh", "erf", "erfc", "sin", "cos", "acos", "atan2"})
+_KEEP_BOUNDS = frozenset("neg absolute add sub mul times mute where maximum minimum clamp floor stop".split())
 # What torch and NumPy call the primitives whose names differ.
 ALIASES = {
     "abs": "absolute", "fabs": "absolute", "pow": "power", "float_power": "power", "clip": "clamp", "max": "maximum",
     "min": "minimum", "fmax": "maximum", "fmin": "minimum", "logsigmoid": "log_sigmoid", "expit": "sigmoid",
     "log_expit": "log_sigmoid", "gammaln": "lgamma", "psi": "digamma", "sgn": "sign", "relu": "maximum",
     "square": "x * x", "reciprocal": "1.0 / x", "select": "where", "copysign": "sign",
+    "arccos": "acos", "arctan2": "atan2", "detach": "stop",
+    "stop_gradient": "stop",
 }  # fmt: skip
 _OPERATORS = {
     "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv,

@@ -111,9 +111,24 @@ def log(x: Any) -> Any:
     return _apply("log", x)
 
 
+def expm1m(x: Any) -> Any:
+    """exp(x) - 1 - x, accurate near 0."""
+    return _apply("expm1m", x)
+
+
 def log1p(x: Any) -> Any:
     """log(1 + x), accurate near 0."""
     return _apply("log1p", x)
+
+
+def minus_log1p(x: Any) -> Any:
+    """x - log(1 + x), accurate near 0."""
+    return _apply("minus_log1p", x)
+
+
+def log1mexp(x: Any) -> Any:
+    """log(1 - exp(-x)) for x > 0, accurate in both tails; -inf at 0, NaN below."""
+    return _apply("log1mexp", x)
 
 
 def softplus(x: Any) -> Any:
@@ -141,6 +156,11 @@ def erf(x: Any) -> Any:
     return _apply("erf", x)
 
 
+def erfc(x: Any) -> Any:
+    """1 - erf(x), accurate where erf(x) is nearly 1."""
+    return _apply("erfc", x)
+
+
 def lgamma(x: Any) -> Any:
     """Logarithm of the absolute value of the gamma function."""
     return _apply("lgamma", x)
@@ -154,6 +174,36 @@ def digamma(x: Any) -> Any:
 def trigamma(x: Any) -> Any:
     """Derivative of digamma."""
     return _apply("trigamma", x)
+
+
+def sin(x: Any) -> Any:
+    """Sine. On the CPU it loses digits from angles of a million on."""
+    return _apply("sin", x)
+
+
+def cos(x: Any) -> Any:
+    """Cosine; as sine."""
+    return _apply("cos", x)
+
+
+def acos(x: Any) -> Any:
+    """Inverse cosine; NaN outside of [-1, 1], at whose ends its slope is -inf."""
+    return _apply("acos", x)
+
+
+def atan2(y: Any, x: Any) -> Any:
+    """The angle of the point (x, y); at the origin its derivatives are 0."""
+    return _apply("atan2", y, x)
+
+
+def floor(x: Any) -> Any:
+    """The whole number at or below x; its derivative is 0."""
+    return _apply("floor", x)
+
+
+def stop(x: Any) -> Any:
+    """x, taken for a constant when the formula is differentiated."""
+    return _apply("stop", x)
 
 
 def maximum(a: Any, b: Any) -> Any:

@@ -10,16 +10,45 @@ import torch
 from torch import Tensor
 
 from losskit.graph import Expr
+from losskit.implementations import (
+    expm1m_torch,
+    log1mexp_torch,
+    minus_log1p_torch,
+    mp,
+    mp_acos,
+    mp_divide,
+    mp_erfc,
+    mp_expm1m,
+    mp_floor,
+    mp_log,
+    mp_log1mexp,
+    mp_minus_log1p,
+    mp_mute,
+    mp_pick,
+    mp_sigmoid,
+    mp_sign,
+    mp_softplus,
+    mp_times,
+    mute_torch,
+    sigmoid_torch,
+    softplus_torch,
+    times_torch,
+)
 from losskit.language import (
     PRIMITIVES,
     Primitive,
     absolute,
+    cos,
     digamma,
     exp,
+    expm1,
+    hypot,
     log,
     power,
     sigmoid,
     sign,
+    sin,
+    sqrt,
     times,
     trigamma,
     where,
@@ -39,10 +68,11 @@ from losskit.language import (
 # 3. A factor of 0 silences the infinite tangent of the other: x * sqrt(x) at 0.
 # 4. The root of a sum of squares has bounded slopes, whatever its sides are (see `losskit.calculus`).
 
-_LOGARITHMS = frozenset({"log", "log1p", "xlogy", "lgamma", "digamma", "trigamma"})
+_LOGARITHMS = frozenset({"log", "log1p", "xlogy", "lgamma", "digamma", "trigamma", "log1mexp", "minus_log1p"})
 _SINGULAR = _LOGARITHMS | {"div", "power"}
 _TAME = frozenset(
-    "add sub mul neg absolute sign where maximum minimum clamp hypot sqrt times mute sigmoid tanh erf "
+    "add sub mul neg absolute sign where maximum minimum clamp hypot sqrt times mute sigmoid tanh erf erfc sin cos "
+    "acos atan2 floor stop "
     "lt le gt ge eq ne both either".split()
 )
 
@@ -175,88 +205,27 @@ def _d_hypot(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -
     return total(chain(ratio(a, out), tangents[0]), chain(ratio(b, out), tangents[1]))
 
 
+def _d_atan2(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
+    y, x = args
+    radius = hypot(y, x)
+
+    def slope(side: Expr) -> Any:  # side / radius^2 without overflow; 0 at the origin, where there is no angle
+        return where((radius > 0.0) & (radius < math.inf), side / radius / radius, 0.0)
+
+    return total(chain(slope(x), tangents[0]), chain(-slope(y), tangents[1]))
+
+
+def _slope_of_minus_log1p(x: Expr, out: Expr) -> Any:
+    return where(x == math.inf, 1.0, x / _unsigned(1.0 + x))
+
+
 def _d_clamp(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:
     x, low, high = args
     return _select(x < low, tangents[1], _select(x > high, tangents[2], tangents[0]))
 
 
 # ---------------------------------------------------------------------------------------------------------
-# torch and mpmath implementations that need more than a name
-
-
-def _softplus_torch(x: Tensor) -> Tensor:
-    # F.softplus switches to the identity at 20, which is wrong by 580,105 ULP there in float64.
-    return torch.maximum(x, torch.zeros_like(x)) + torch.log1p(torch.exp(-x.abs()))
-
-
-def _sigmoid_torch(x: Tensor) -> Tensor:
-    e = torch.exp(-x.abs())  # torch.sigmoid flushes subnormal results to 0
-    return torch.where(x >= 0, torch.ones_like(e), e) / (1.0 + e)
-
-
-def _times_torch(weight: Tensor, x: Tensor) -> Tensor:
-    return torch.where((weight == 0) & (x == x), torch.zeros_like(weight * x), weight * x)
-
-
-def _mute_torch(a: Tensor, b: Tensor) -> Tensor:
-    product = a * b
-    return torch.where(((a == 0) | (b == 0)) & (a == a) & (b == b), torch.zeros_like(product), product)
-
-
-def _mp(name: str) -> Callable[..., Any]:
-    def function(*args: Any) -> Any:
-        import mpmath
-
-        return getattr(mpmath, name)(*args)
-
-    return function
-
-
-def _mp_divide(a: Any, b: Any) -> Any:
-    import mpmath
-
-    if b != 0:
-        return a / b
-    return mpmath.nan if a == 0 or mpmath.isnan(a) else a * mpmath.inf
-
-
-def _mp_log(x: Any) -> Any:
-    import mpmath
-
-    return mpmath.nan if x < 0 or mpmath.isnan(x) else mpmath.log(x)
-
-
-def _mp_softplus(x: Any) -> Any:
-    import mpmath
-
-    if mpmath.isnan(x):
-        return x
-    return max(x, mpmath.mpf(0)) + mpmath.log1p(mpmath.exp(-abs(x)))
-
-
-def _mp_sigmoid(x: Any) -> Any:
-    import mpmath
-
-    e = mpmath.exp(-abs(x))
-    return (1 if x >= 0 else e) / (1 + e)
-
-
-def _mp_times(weight: Any, x: Any) -> Any:
-    return weight if weight == 0 and x == x else weight * x
-
-
-def _mp_mute(a: Any, b: Any) -> Any:
-    return a + b if a != a or b != b else a * b if a != 0 and b != 0 else _mp("mpf")(0)
-
-
-def _mp_pick(first: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
-    return lambda a, b: a if a != a or (b == b and first(a, b)) else b
-
-
-def _mp_sign(x: Any) -> Any:
-    import mpmath
-
-    return x if x != x else mpmath.sign(x)
+# The table
 
 
 def _row(
@@ -277,7 +246,7 @@ def _row(
         name=name,
         arity=arity,
         torch=torch_,
-        mpmath=_mp(mpmath_) if isinstance(mpmath_, str) else mpmath_,
+        mpmath=mp(mpmath_) if isinstance(mpmath_, str) else mpmath_,
         cpp=cpp or f"lk::{name}({arguments})",  # qualified: ::exp(double) would win over a template
         triton=triton or cpp or f"lk.{name}({arguments})",
         latex=latex,
@@ -307,7 +276,7 @@ PRIMITIVES.update([
     _operator("add", "+", torch.add, lambda a, b: a + b, "{0} + {1}", lambda a, d, o: total(d[0], d[1])),
     _operator("sub", "-", torch.sub, lambda a, b: a - b, "{0} - {1}", lambda a, d, o: _difference(d[0], d[1])),
     _operator("mul", "*", torch.mul, lambda a, b: a * b, r"{0} \, {1}", _d_product),
-    _operator("div", "/", torch.div, _mp_divide, r"\frac{{{0}}}{{{1}}}", _d_quotient, triton="lk.divide({0}, {1})"),
+    _operator("div", "/", torch.div, mp_divide, r"\frac{{{0}}}{{{1}}}", _d_quotient, triton="lk.divide({0}, {1})"),
     _row("neg", 1, torch.neg, lambda a: -a, "-{0}", lambda a, d, o: _difference(None, d[0]), cpp="-{0}"),
     _operator("lt", "<", torch.lt, lambda a, b: a < b, "{0} < {1}", None),
     _operator("le", "<=", torch.le, lambda a, b: a <= b, r"{0} \le {1}", None),
@@ -323,7 +292,7 @@ PRIMITIVES.update([
          javascript="({0} ? {1} : {2})"),
     _row("absolute", 1, torch.abs, lambda x: abs(x), r"\left|{0}\right|", _unary(lambda x, o: sign(x)),
          triton="tl.abs({0})", javascript="Math.abs({0})"),
-    _row("sign", 1, lambda x: torch.where(x == x, torch.sign(x), x), _mp_sign,
+    _row("sign", 1, lambda x: torch.where(x == x, torch.sign(x), x), mp_sign,
          r"\operatorname{{sign}}\left({0}\right)", lambda a, d, o: None, javascript="Math.sign({0})"),
     _row("sqrt", 1, torch.sqrt, "sqrt", r"\sqrt{{{0}}}", _unary(lambda x, o: 0.5 / _unsigned(o)),
          triton="lk.sqrt({0})", javascript="Math.sqrt({0})"),
@@ -332,42 +301,64 @@ PRIMITIVES.update([
          javascript="Math.exp({0})"),
     _row("expm1", 1, torch.expm1, "expm1", r"\left(e^{{{0}}} - 1\right)", _unary(lambda x, o: exp(x), _no_logarithm),
          triton="libdevice.expm1({0})", javascript="Math.expm1({0})"),
-    _row("log", 1, torch.log, _mp_log, r"\log\left({0}\right)", _unary(lambda x, o: 1.0 / _unsigned(x), _tame),
+    _row("log", 1, torch.log, mp_log, r"\log\left({0}\right)", _unary(lambda x, o: 1.0 / _unsigned(x), _tame),
          triton="libdevice.log({0})", javascript="Math.log({0})"),
-    _row("log1p", 1, torch.log1p, lambda x: _mp_log(1 + x), r"\log\left(1 + {0}\right)",
+    _row("log1p", 1, torch.log1p, lambda x: mp_log(1 + x), r"\log\left(1 + {0}\right)",
          _unary(lambda x, o: 1.0 / (1.0 + x), _tame), triton="libdevice.log1p({0})", javascript="Math.log1p({0})"),
-    _row("softplus", 1, _softplus_torch, _mp_softplus, r"\operatorname{{softplus}}\left({0}\right)",
+    _row("softplus", 1, softplus_torch, mp_softplus, r"\operatorname{{softplus}}\left({0}\right)",
          _unary(lambda x, o: sigmoid(x), _no_logarithm)),
-    _row("sigmoid", 1, _sigmoid_torch, _mp_sigmoid, r"\sigma\left({0}\right)",
+    _row("sigmoid", 1, sigmoid_torch, mp_sigmoid, r"\sigma\left({0}\right)",
          _unary(lambda x, o: o * sigmoid(-x), _no_logarithm)),
-    _row("log_sigmoid", 1, lambda x: -_softplus_torch(-x), lambda x: -_mp_softplus(-x),
+    _row("log_sigmoid", 1, lambda x: -softplus_torch(-x), lambda x: -mp_softplus(-x),
          r"\log\sigma\left({0}\right)", _unary(lambda x, o: sigmoid(-x), _no_logarithm)),
     _row("tanh", 1, torch.tanh, "tanh", r"\tanh\left({0}\right)",
          _unary(lambda x, o: 4.0 * (sigmoid(2.0 * x) * sigmoid(-2.0 * x)), _no_logarithm),  # 1 - o * o cancels
          triton="libdevice.tanh({0})", javascript="Math.tanh({0})"),
     _row("erf", 1, torch.erf, "erf", r"\operatorname{{erf}}\left({0}\right)",
          _unary(lambda x, o: (2.0 / math.sqrt(math.pi)) * exp(-(x * x)), _no_logarithm), triton="libdevice.erf({0})"),
-    _row("lgamma", 1, torch.lgamma, lambda x: _mp("loggamma")(x).real, r"\log\Gamma\left({0}\right)",
+    _row("erfc", 1, torch.erfc, mp_erfc, r"\operatorname{{erfc}}\left({0}\right)",
+         _unary(lambda x, o: (-2.0 / math.sqrt(math.pi)) * exp(-(x * x)), _no_logarithm),
+         triton="libdevice.erfc({0})"),
+    _row("expm1m", 1, expm1m_torch, mp_expm1m, r"\left(e^{{{0}}} - 1 - \left({0}\right)\right)",
+         _unary(lambda x, o: expm1(x))),
+    _row("minus_log1p", 1, minus_log1p_torch, mp_minus_log1p,
+         r"\left({0} - \log\left(1 + {0}\right)\right)", _unary(_slope_of_minus_log1p)),
+    _row("log1mexp", 1, log1mexp_torch, mp_log1mexp, r"\log\left(1 - e^{{-\left({0}\right)}}\right)",
+         _unary(lambda x, o: exp(-x) / _unsigned(-expm1(-x)), _no_logarithm)),
+    _row("sin", 1, torch.sin, "sin", r"\sin\left({0}\right)", _unary(lambda x, o: cos(x)),
+         triton="libdevice.sin({0})", javascript="Math.sin({0})"),
+    _row("cos", 1, torch.cos, "cos", r"\cos\left({0}\right)", _unary(lambda x, o: -sin(x)),
+         triton="libdevice.cos({0})", javascript="Math.cos({0})"),
+    _row("acos", 1, torch.acos, mp_acos, r"\arccos\left({0}\right)",
+         _unary(lambda x, o: -1.0 / sqrt((1.0 - x) * (1.0 + x))),
+         triton="libdevice.acos({0})", javascript="Math.acos({0})"),
+    _row("atan2", 2, torch.atan2, "atan2", r"\operatorname{{atan2}}\left({0},\, {1}\right)", _d_atan2,
+         triton="libdevice.atan2({0}, {1})", javascript="Math.atan2({0}, {1})"),
+    _row("floor", 1, torch.floor, mp_floor, r"\left\lfloor {0} \right\rfloor", lambda a, d, o: None,
+         triton="libdevice.floor({0})", javascript="Math.floor({0})"),
+    _row("stop", 1, lambda x: x.detach(), lambda x: x, r"\operatorname{{stop}}\left({0}\right)",
+         lambda a, d, o: None),
+    _row("lgamma", 1, torch.lgamma, lambda x: mp("loggamma")(x).real, r"\log\Gamma\left({0}\right)",
          _unary(lambda x, o: digamma(x)), triton="libdevice.lgamma({0})"),
     _row("digamma", 1, torch.digamma, "digamma", r"\psi\left({0}\right)", _unary(lambda x, o: trigamma(x))),
-    _row("trigamma", 1, lambda x: torch.special.polygamma(1, x), lambda x: _mp("psi")(1, x),
+    _row("trigamma", 1, lambda x: torch.special.polygamma(1, x), lambda x: mp("psi")(1, x),
          r"\psi'\left({0}\right)", None),
-    _row("maximum", 2, torch.maximum, _mp_pick(lambda a, b: a >= b), r"\max\left({0},\, {1}\right)",
+    _row("maximum", 2, torch.maximum, mp_pick(lambda a, b: a >= b), r"\max\left({0},\, {1}\right)",
          lambda a, d, o: _select(a[0] >= a[1], d[0], d[1]), javascript="Math.max({0}, {1})"),
-    _row("minimum", 2, torch.minimum, _mp_pick(lambda a, b: a <= b), r"\min\left({0},\, {1}\right)",
+    _row("minimum", 2, torch.minimum, mp_pick(lambda a, b: a <= b), r"\min\left({0},\, {1}\right)",
          lambda a, d, o: _select(a[0] <= a[1], d[0], d[1]), javascript="Math.min({0}, {1})"),
     _row("clamp", 3, lambda x, low, high: torch.clamp(x, low, high),
          lambda x, low, high: low if x < low else high if x > high else x,
          r"\operatorname{{clamp}}\left({0},\, {1},\, {2}\right)", _d_clamp),
-    _row("times", 2, _times_torch, _mp_times, r"{0} \cdot {1}", _d_product),
-    _row("xlogy", 2, torch.xlogy, lambda x, y: _mp_times(x, _mp_log(y)), r"{0} \log\left({1}\right)", _d_xlogy),
-    _row("logaddexp", 2, torch.logaddexp, lambda a, b: a + _mp_softplus(b - a) if a != b else a + _mp("log")(2),
+    _row("times", 2, times_torch, mp_times, r"{0} \cdot {1}", _d_product),
+    _row("xlogy", 2, torch.xlogy, lambda x, y: mp_times(x, mp_log(y)), r"{0} \log\left({1}\right)", _d_xlogy),
+    _row("logaddexp", 2, torch.logaddexp, lambda a, b: a + mp_softplus(b - a) if a != b else a + mp("log")(2),
          r"\log\left(e^{{{0}}} + e^{{{1}}}\right)", _d_logaddexp),
     _row("hypot", 2, torch.hypot, "hypot", r"\sqrt{{{0}^2 + {1}^2}}",
          _d_hypot, javascript="Math.hypot({0}, {1})"),
     _row("power", 2, torch.pow, lambda a, b: a**b, r"{0}^{{{1}}}", _d_power,
          javascript="Math.pow({0}, {1})"),
-    _row("mute", 2, _mute_torch, _mp_mute, r"{0} \, {1}", _d_product),
+    _row("mute", 2, mute_torch, mp_mute, r"{0} \, {1}", _d_product),
 ])  # fmt: skip
 
 # Where torch differentiates: spellings of which torch knows the derivative at 0, too, and which ONNX has.

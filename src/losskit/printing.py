@@ -49,7 +49,7 @@ _PLAIN = {
     "either": "{0} or {1}", "where": "{1} if {0}, else {2}", "absolute": "|{0}|", "sqrt": "√({0})",
     "expm1": "(exp({0}) − 1)", "log1p": "log(1 + {0})", "sigmoid": "σ({0})", "log_sigmoid": "log σ({0})",
     "lgamma": "log Γ({0})", "digamma": "ψ({0})", "trigamma": "ψ′({0})", "maximum": "max({0}, {1})",
-    "minimum": "min({0}, {1})", "xlogy": "{0}·log({1})", "logaddexp": "log(exp({0}) + exp({1}))",
+    "minimum": "min({0}, {1})", "floor": "⌊{0}⌋", "xlogy": "{0}·log({1})", "logaddexp": "log(exp({0}) + exp({1}))",
     "hypot": "√({0}² + {1}²)",
 }  # fmt: skip
 _RAISED = str.maketrans("0123456789pnkγβφ", "⁰¹²³⁴⁵⁶⁷⁸⁹ᵖⁿᵏᵞᵝᵠ")

@@ -91,7 +91,52 @@ log1p = _guarded(math.log1p, lambda x: -inf if x == -1 else nan)
 sqrt = _guarded(math.sqrt, lambda x: nan)
 tanh = _guarded(math.tanh, lambda x: nan)
 erf = _guarded(math.erf, lambda x: nan)
+erfc = _guarded(math.erfc, lambda x: nan)
+sin = _guarded(math.sin, lambda x: nan)
+cos = _guarded(math.cos, lambda x: nan)
+acos = _guarded(math.acos, lambda x: nan)
+floor = _guarded(lambda x: float(math.floor(x)), lambda x: x)
 lgamma = _guarded(math.lgamma, lambda x: inf)
+
+
+def atan2(y: float, x: float) -> Number:
+    return Number(math.atan2(y, x))
+
+
+def stop(x: float) -> float:
+    return x
+
+
+_EXPM1M = [1.0 / math.factorial(k) for k in range(2, 21)]
+_MINUS_LOG1P = [2.0 / (2 * k + 3) for k in range(18)]
+
+
+def _horner(x: float, coefficients: Sequence[float]) -> float:
+    result = 0.0
+    for c in reversed(coefficients):
+        result = result * x + c
+    return result
+
+
+def expm1m(x: float) -> Number:
+    """By the series near 0."""
+    x = float(x)
+    near = abs(x) < 1.0
+    return Number(x * x * _horner(x, _EXPM1M) if near else x if x == inf else float(expm1(x)) - x)
+
+
+def minus_log1p(x: float) -> Number:
+    """By the series of the inverse hyperbolic tangent near 0."""
+    x = float(x)
+    if not -0.5 < x < 1.0:
+        return Number(x if x == inf else x - float(log1p(x)))
+    s = x / (2.0 + x)
+    return Number(s * (x - s * s * _horner(s * s, _MINUS_LOG1P)))
+
+
+def log1mexp(x: float) -> Number:
+    x = float(x)
+    return log(-expm1(-x)) if x < math.log(2.0) else log1p(-exp(-x))
 
 
 def softplus(x: float) -> Number:

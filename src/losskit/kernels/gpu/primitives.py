@@ -143,6 +143,45 @@ def power(a, b):
 
 
 @triton.jit
+def stop(x):
+    return x
+
+
+@triton.jit
+def expm1m(x):
+    """exp(x) - 1 - x: below 1 the series."""
+    p = 1.5619206968586225e-16 + x * (8.22063524662433e-18 + x * 4.110317623312165e-19)
+    p = 7.647163731819816e-13 + x * (4.779477332387385e-14 + x * (2.8114572543455206e-15 + x * p))
+    p = 2.08767569878681e-09 + x * (1.6059043836821613e-10 + x * (1.1470745597729725e-11 + x * p))
+    p = 2.7557319223985893e-06 + x * (2.755731922398589e-07 + x * (2.505210838544172e-08 + x * p))
+    p = 0.001388888888888889 + x * (0.0001984126984126984 + x * (2.48015873015873e-05 + x * p))
+    p = 0.16666666666666666 + x * (0.041666666666666664 + x * (0.008333333333333333 + x * p))
+    p = 0.5 + x * p
+    far = tl.where(x == float("inf"), x, libdevice.expm1(x) - tl.where(x == float("inf"), 0.0, x)).to(x.dtype)
+    return tl.where(tl.abs(x) < 1, x * x * p, far)
+
+
+@triton.jit
+def minus_log1p(x):
+    """x - log(1 + x): near 0 the series of the inverse hyperbolic tangent."""
+    s = divide(x, 2.0 + x)
+    z = s * s
+    p = 0.06060606060606061 + z * (0.05714285714285714 + z * 0.05405405405405406)
+    p = 0.07407407407407407 + z * (0.06896551724137931 + z * (0.06451612903225806 + z * p))
+    p = 0.09523809523809523 + z * (0.08695652173913043 + z * (0.08 + z * p))
+    p = 0.13333333333333333 + z * (0.11764705882352941 + z * (0.10526315789473684 + z * p))
+    p = 0.2222222222222222 + z * (0.18181818181818182 + z * (0.15384615384615385 + z * p))
+    p = 0.6666666666666666 + z * (0.4 + z * (0.2857142857142857 + z * p))
+    far = tl.where(x == float("inf"), x, x - libdevice.log1p(x))
+    return tl.where((x > -0.5) & (x < 1), s * (x - z * p), far)
+
+
+@triton.jit
+def log1mexp(x):
+    return tl.where(x < 0.6931471805599453, libdevice.log(-libdevice.expm1(-x)), libdevice.log1p(-libdevice.exp(-x)))
+
+
+@triton.jit
 def _digamma_by_root(z):
     """digamma(x) / (x - its root) on [1, 2], in powers of z = x - 1.5; as in csrc/primitives.h."""
     p = 4.2653333844373586e-5 + z * (-2.196484669517091e-5 + z * (1.565197980393198e-4 + z * (-1.0893022856498073e-4)))
