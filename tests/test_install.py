@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tiers import full
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = sys.platform == "linux"
@@ -120,6 +121,7 @@ def check_library(library, clone):
             assert max(tuple(map(int, version.split(b"."))) for version in asked) <= newest, name
 
 
+@full("install: from a clone, and from a wheel")
 def test_from_a_clone(tmp_path, clone, tools):
     """`pip install .` builds in isolation, and takes the torch that is there."""
     python = environment(tmp_path / "venv", "torch", "numpy")
@@ -132,6 +134,7 @@ def test_from_a_clone(tmp_path, clone, tools):
     check_library(package / "lib/liblosskit.so", clone)
 
 
+@full("install: from a clone, and from a wheel")
 def test_from_a_wheel(tmp_path, clone):
     """One wheel for every Python, with the explorer; it needs neither a compiler nor another torch."""
     build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path, clone]

@@ -37,7 +37,7 @@ UNITS = units()
     "unit",
     rest(
         UNITS,
-        ("bce_with_logits", "cross_entropy", "rare_poisson_nll_loss"),
+        ("bce_with_logits", "cross_entropy"),
         "elements: whether the compiler vectorises every loss's loops",
     ),
 )
