@@ -17,7 +17,7 @@ collect_ignore = ["hosts"]  # `make hosts` runs them where the hosts are install
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config, items):
     of_gpus = [item for item in items if item.path.parent.name == "gpu"]
-    tiers.few_of_each(of_gpus, "gpu: each test with all its parameters, not with the first and the last alone")
+    tiers.first_of_each(of_gpus, "gpu: each test with all its parameters, not with the first alone")
     tiers.remember(config, items)
     tiers.only_shard(config, items)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiers import full
 
 import losskit
 from losskit.kernels import library
@@ -71,6 +72,7 @@ def test_a_custom_loss_is_compiled_once(tmp_path):
     assert kernel.stat().st_mtime_ns == before
 
 
+@full("paths of seconds: compiled with numbers and tensors that change, races, type checkers, long pivots")
 def test_a_damaged_kernel_is_compiled_again(tmp_path):
     run_user(tmp_path, WORK)
     (kernel,) = (tmp_path / "cache" / "losskit").iterdir()
@@ -78,6 +80,7 @@ def test_a_damaged_kernel_is_compiled_again(tmp_path):
     assert "fused CPU kernel" in run_user(tmp_path, WORK)
 
 
+@full("paths of seconds: compiled with numbers and tensors that change, races, type checkers, long pivots")
 def test_two_processes_race(tmp_path):
     environment = surroundings(tmp_path, tmp_path / "cache")
     racers = [

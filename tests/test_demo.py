@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tiers import full
 
 for needed in ("sklearn", "matplotlib", "rich"):
     pytest.importorskip(needed)
@@ -95,6 +96,7 @@ def test_one_part_alone(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "robust.png"}
 
 
+@full("paths of seconds: compiled with numbers and tensors that change, races, type checkers, long pivots")
 def test_a_model_that_does_not_beat_guessing_is_left_out(tmp_path):
     """Trained with the label 0 alone, the model of digits answers what a guess would."""
     code = (

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import samples
 import torch
+from tiers import full
 
 import losskit
 
@@ -54,6 +55,7 @@ def test_functional_is_the_declarations():
         assert strip == [(p.name, p.default, p.kind) for p in inspect.signature(written).parameters.values()]
 
 
+@full("paths of seconds: compiled with numbers and tensors that change, races, type checkers, long pivots")
 def test_type_checkers_know_the_constructors(tmp_path):
     """Fields are keyword arguments with types, without stubs; a misspelt one is found before the program runs."""
     from mypy import api

@@ -37,8 +37,8 @@ def test_shards_are_a_partition():
             tiers.in_shard(nodes[0], wrong)
 
 
-def test_few_of_each():
-    """Of a function that is tested with many parameters the first and the last stay."""
+def test_first_of_each():
+    """Of a function that is tested with many parameters the first stays."""
 
     class Item:
         def __init__(self, nodeid):
@@ -46,8 +46,8 @@ def test_few_of_each():
             self.add_marker = self.marks.append
 
     items = [Item(f"a.py::one[{i}]") for i in range(5)] + [Item("a.py::two"), Item("a.py::three[x]")]
-    tiers.few_of_each(items, "why")
-    assert [len(item.marks) for item in items] == [0, 1, 1, 1, 0, 0, 0]
+    tiers.first_of_each(items, "why")
+    assert [len(item.marks) for item in items] == [0, 1, 1, 1, 1, 0, 0]
 
 
 def test_representatives_are_there():

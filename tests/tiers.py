@@ -42,13 +42,13 @@ def represented(values: Iterable[Any], reason: str | None) -> list[Any]:
     return [pytest.param(value, id=str(value), marks=marks(value)) for value in values]
 
 
-def few_of_each(items: Iterable[pytest.Item], reason: str) -> None:
-    """Of each test function the first and the last parameters stay, the others are full."""
+def first_of_each(items: Iterable[pytest.Item], reason: str) -> None:
+    """Of each test function the first parameters stay, the others are full."""
     functions: dict[str, list[pytest.Item]] = {}
     for item in items:
         functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for calls in functions.values():
-        for item in calls[1:-1]:
+        for item in calls[1:]:
             item.add_marker(full(reason))
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from losses.cross_entropy import scores
 from row_truth import errors_of
+from tiers import full
 
 import losskit
 import losskit.functional as LF
@@ -212,6 +213,7 @@ def test_tokens_without_the_last():
     torch.testing.assert_close(LF.cross_entropy(x, y), F.cross_entropy(x, y))
 
 
+@full("paths of seconds: compiled with numbers and tensors that change, races, type checkers, long pivots")
 def test_pivots_between_multiples_of_log_2():
     """The exponential of the pivot itself is 1, whichever way its multiple of log 2 is rounded."""
     halfway = (torch.arange(-2000, 2000, dtype=torch.float64) + 0.5) * math.log(2)
