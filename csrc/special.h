@@ -155,8 +155,9 @@ template <class T> LOSSKIT_INLINE T erfc(T x) {
 
 // ---------------------------------------------------------------------------------------------------------
 // The logarithm of the gamma function and its derivatives. From 8 the asymptotic series; (2, 8) leads down to (1, 2]
-// by steps of 1, which are exact; (0, 1) up to (1, 2) in thought, for x + 1 itself would be rounded. On [1, 2] a
-// polynomial with the roots as factors, so that the results next to them keep their digits. Left of 0 by reflection.
+// by steps of 1, which are exact. (0, 1) leads up to (1, 2), but x + 1 would be rounded, so formulas take x instead. On
+// [1, 2] a polynomial with the roots as factors, so that the results next to them keep their digits. Left of 0 by
+// reflection.
 
 LOSSKIT_INLINE double mirrored(double x) { return x > 0 ? x : 1 - x; }
 

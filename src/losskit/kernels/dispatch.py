@@ -80,7 +80,7 @@ def run(
         refuse_nan(plan, args)
     if why_eager(plan, args) is None:
         if template is not None and _unchanged(args, given, weight):
-            template.call = gpu.call_of(plan, args._replace(operands=given))._replace(operands=(), weight=None)
+            template.call = gpu.call_of(plan, args)._replace(operands=(), weight=None)
             return gpu.alike(template, given, weight)
         result = plan.fused(from_kernel, args)
         if result is not None:

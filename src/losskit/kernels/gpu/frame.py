@@ -52,8 +52,8 @@ class Outputs(NamedTuple):
 
 
 def numbers_of(plan: Plan, device: torch.device) -> Tensor:
-    """The parameters of the formula in float64 on a device, put there once. A copy from the host would wait; kernels
-    that fill in a number do not."""
+    """The parameters of the formula in float64 on a device, put there once. A kernel fills each number in, because a
+    copy from the host would make the host wait."""
     found = plan.on_device.get(device)
     if found is None:
         taken = len(plan.formula.kernel_numbers) if plan.formula else 0
@@ -66,12 +66,11 @@ def numbers_of(plan: Plan, device: torch.device) -> Tensor:
 class Frame:
     """A call on its way: `run` of a family sizes it, launches, and returns its `outputs`."""
 
-    def __init__(
-        self, call: Call, upstream: Tensor | None, into: Sequence[Tensor | None] | None, recorder: Any = None
-    ) -> None:
+    def __init__(self, call: Call, upstream: Tensor | None, into: Sequence[Tensor | None] | None) -> None:
         """upstream: given in backward, where only gradients are wanted: new ones, or those in `into`, rewritten where
-        the upstream gradient is not 1. recorder: notes what is made and launched."""
-        self.call, self.into, self.recorder = call, into, recorder
+        the upstream gradient is not 1."""
+        self.call, self.into = call, into
+        self.recorder: Any = None  # notes what is made and launched, where a call may be repeated
         self.device = call.operands[0].device
         self.each = call.plan.reduction == "none"
         self.forward, self.rewrite = upstream is None, into is not None

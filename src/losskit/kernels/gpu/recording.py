@@ -5,8 +5,9 @@
    only make the same outputs and launch the same compiled kernels with other addresses.
 2. Calls are alike if their plan, settings, and each tensor's shape, strides, dtype, device, `requires_grad` and
    alignment are. Triton compiles for the alignment, too.
-3. What a kernel reads must be an operand, something that the call made, or kept for good. A call that reads anything
-   else (a copy, a sum by torch) is not repeated, and neither is one whose operands lie in the same place.
+3. A kernel of a call that is repeated may read the call's tensors, memory that the call made, and tensors that stay
+   where they are as long as the process runs. A call is not repeated if a kernel of it reads anything else (a copy, a
+   sum by torch), or if two of its operands lie in the same place.
 """
 
 from __future__ import annotations
