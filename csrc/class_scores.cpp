@@ -19,7 +19,7 @@ namespace {
 
 // The input is log-probabilities (nll_loss): the formula of the target's one, and the gradient there alone.
 template <class T> void run_picked(Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
-  int64_t offsets[kOperands], places[kRows];
+  int64_t offsets[kSlots], places[kRows];
   const Source& scores = job.sources[kScores];
   for (int64_t j = 0; j < n; ++j) {
     offsets_at(job, begin + j, offsets);
@@ -87,7 +87,7 @@ template <class T> void report_indices(Job<T>& job, int64_t begin, int64_t n, co
 template <class T> void report_probabilities(Job<T>& job, int64_t begin, int64_t n, const Scratch<T>& s) {
   const Source& target = job.sources[kTarget];
   const int64_t inner = job.walk.tensor_dims ? job.walk.numel / job.walk.tensor_sizes[0] : 1;
-  int64_t offsets[kOperands];
+  int64_t offsets[kSlots];
   for (int64_t j = 0; j < n; ++j) {
     if (s.state[j] != kBad) continue;
     offsets_at(job, begin + j, offsets);
@@ -219,7 +219,7 @@ template <class T> bool read_statistics(Job<T>& job) {
 template <class T> bool read_classes(Job<T>& job, const Inputs& in) {
   job.total_weight = static_cast<double>(job.classes);
   if (in.weight) {
-    if (is_half(dtype_of(*in.weight)) && !is_half(dtype_of(in.a))) return false;  // refused, in words
+    if (is_half(dtype_of(*in.weight)) && !is_half(dtype_of(in.operands[0]))) return false;  // refused, in words
     if (!class_vector(*in.weight, job.classes, job.weights)) return false;
     job.own_weights.assign(job.weights.begin(), job.weights.end());
     job.own_weights.resize(job.padded, T(0));
@@ -227,7 +227,7 @@ template <class T> bool read_classes(Job<T>& job, const Inputs& in) {
     for (const double w : job.weights) total.add(w);
     job.total_weight = total.value();
   }
-  return !in.c || class_vector(*in.c, job.classes, job.shift);
+  return in.operands.size() < 3 || class_vector(in.operands[2], job.classes, job.shift);
 }
 
 // The sizes or strides of a tensor without those of its classes.
@@ -252,7 +252,7 @@ void place(Job<T>& job, int slot, const Strides& strides, DType dtype, const voi
 }
 
 template <class T> bool Job<T>::read(const Inputs& in) {
-  const Tensor &a = in.a, &b = *in.b;
+  const Tensor &a = in.operands[0], &b = in.operands[1];
   const int dims = static_cast<int>(a.dim());
   const auto sizes = a.sizes();
   probabilities = floating(dtype_of(b));
@@ -285,15 +285,14 @@ template <class T> bool Job<T>::read(const Inputs& in) {
 }
 
 template <class T> void Job<T>::outputs(const Inputs& in, Result& out) {
-  const Tensor* operands[] = {&in.a, &*in.b};
   const int dims = walk.tensor_dims + 1;
   for (int k = 0; k < (probabilities ? 2 : 1); ++k) {
     if (!((options.gradients >> k) & 1)) continue;
     Walk whole;
-    start(whole, dims, in.a.sizes().data(), operands[k]->strides().data());
+    start(whole, dims, in.operands[0].sizes().data(), in.operands[k].strides().data());
     const auto dense = dense_strides(whole);
     gradient_dtypes[k] = sources[k].dtype;
-    allocate_gradient(*this, out, k, dims, in.a.sizes().data(), dense.data());
+    allocate_gradient(*this, out, k, dims, in.operands[0].sizes().data(), dense.data());
     if (picked && gradient_sizes[k] > 0) std::memset(gradients[k], 0, gradient_sizes[k] * size_of(gradient_dtypes[k]));
     place(*this, kScoresGradient + k, dense, gradient_dtypes[k], gradients[k]);
     if (!gradients[k]) gradients[k] = reinterpret_cast<char*>(this);
@@ -327,12 +326,14 @@ template <class T> Result run(const Inputs& in) {
 }  // namespace
 
 Result class_scores(const Inputs& in) {
-  const Result declined{{}, {}, {}, {}, {}, kDeclined};
-  const DType dtype = dtype_of(in.a);
-  if (!in.b || in.d || in.a.dim() == 0 || in.a.dim() > kDims || !in.a.is_cpu() || !in.b->is_cpu()) return declined;
-  if (!known(dtype) || !floating(dtype) || !known(dtype_of(*in.b))) return declined;
+  const size_t given = in.operands.size();
+  if (given < 2 || given > 3) return {};
+  const Tensor &a = in.operands[0], &b = in.operands[1];
+  const DType dtype = dtype_of(a);
+  if (a.dim() == 0 || a.dim() > kDims || !a.is_cpu() || !b.is_cpu()) return {};
+  if (!known(dtype) || !floating(dtype) || !known(dtype_of(b))) return {};
   // Shifted scores are distances that need the digits of a double.
-  const bool wide = dtype == DType::kDouble || dtype_of(*in.b) == DType::kDouble || in.c;
+  const bool wide = dtype == DType::kDouble || dtype_of(b) == DType::kDouble || given == 3;
   return wide ? run<double>(in) : run<float>(in);
 }
 

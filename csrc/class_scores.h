@@ -41,7 +41,7 @@ namespace losskit {
 namespace {
 
 // Positions of the sources: scores and target are operands; the gradients lie where the other operands would.
-enum { kScores = 0, kTarget = 1, kScoresGradient = 2, kTargetGradient = 3 };
+enum { kScores, kTarget, kScoresGradient, kTargetGradient, kSlots };
 constexpr int64_t kRows = 512;         // in a block, at most
 constexpr int64_t kLanes = 16;         // entries of a row, at least; shorter rows are padded with -inf
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
@@ -59,7 +59,7 @@ template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType
 template <class T> struct Job : Call {
   static constexpr size_t kFirstParameter = wire::class_scores::kFirstParameter;
   int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
-  int64_t class_strides[kOperands] = {};
+  int64_t class_strides[kSlots] = {};
   bool probabilities = false, plain = false, picked = false, by_row = false, swift = false;
   bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
   int places[3] = {};       // and which operand each of them is
@@ -122,7 +122,7 @@ template <class T> struct Scratch : Weights {
   int64_t indices[kRows];
   Index<T> state[kRows];
   bool uniform;  // all rows of the block count
-  Runs runs[kOperands];
+  Runs runs[kSlots];
   // Whether the excluded class's exponential is too small for a quotient.
   bool faint(int64_t j) const { return double(kept[j]) < others[j] * 0x1p-512; }
   Buffer<T> scores, target, exponentials, products;

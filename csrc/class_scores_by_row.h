@@ -147,8 +147,8 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
 // Rows of contiguous classes, one by one.
 template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
   const bool by_scores = job.gradients[0];
-  Cursor cursors[kOperands];
-  for (int slot = 0; slot < kOperands; ++slot)
+  Cursor cursors[kSlots];
+  for (int slot = 0; slot < kSlots; ++slot)
     if (job.sources[slot].present() && (slot != kTarget || job.probabilities))
       cursors[slot].runs = &runs_of<T>(job, slot, begin, n, s.runs[slot]);
   // Exponentials go where the gradient will be, if possible; else to a buffer, of one row if no formula comes between.
@@ -158,7 +158,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
   T* const exponentials = !by_scores ? s.exponentials.get(kChunk + kLanes)
                           : direct   ? nullptr
                                      : s.exponentials.get(buffered * job.padded);
-  int64_t offsets[kOperands] = {}, gradient_rows[kRows];
+  int64_t offsets[kSlots] = {}, gradient_rows[kRows];
   const auto exponentials_of = [&](int64_t j) {
     if (direct) return reinterpret_cast<T*>(row_of(job, kScoresGradient, gradient_rows[j]));
     return by_scores && !job.plain ? exponentials + j * job.padded : exponentials;
@@ -166,7 +166,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
   for (int64_t j = 0; j < n; ++j) {
     j = try_swift(job, j, n, exponentials, s);
     if (j == n) break;
-    for (int slot = 0; slot < kOperands; ++slot)
+    for (int slot = 0; slot < kSlots; ++slot)
       if (cursors[slot].runs) offsets[slot] = cursors[slot].offset(j);
     gradient_rows[j] = offsets[kScoresGradient];
     run_row(job, j, offsets, exponentials_of(j), s);

@@ -45,7 +45,7 @@ template <class T> struct TileBlock {
     if (by_scores) write_scores_gradient(finished);
     for (int64_t j = 0; j < n && far; ++j) {
       if (s.state[j] != kCounts || std::abs(s.maximum[j]) < infinity<T>) continue;
-      int64_t offsets[kOperands];
+      int64_t offsets[kSlots];
       offsets_at(job, begin + j, offsets);
       special_row(job, j, offsets, s);
       s.uniform = false;

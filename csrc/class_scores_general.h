@@ -18,7 +18,7 @@ void formula(const Job<T>& job, const double* logs, double lse, double mean, int
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t length = std::min(kBlock, n - begin);
     const double* operands[kOperands] = {};
-    double* out[kOperands] = {unused, unused, unused, unused};
+    double* out[kOperands] = {unused, unused, unused};
     for (int k = 0; k < 3; ++k) {
       if (!job.statistics[k]) continue;
       if (k > 0) std::fill(constants[k - 1], constants[k - 1] + length, given[k]);

@@ -114,7 +114,7 @@ template <class T> Tile<T> read_tile(const Job<T>& job, int slot, const Runs& ru
 
 // Offsets of position j in all tensors that have classes.
 template <class T> void offsets_at(const Job<T>& job, int64_t row, int64_t* offsets) {
-  for (int slot = 0; slot < kOperands; ++slot) {
+  for (int slot = 0; slot < kSlots; ++slot) {
     if (!job.sources[slot].present()) continue;
     int64_t rest = row;
     offsets[slot] = 0;

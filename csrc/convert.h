@@ -153,6 +153,20 @@ LOSSKIT_CLONES inline void write_run(DType dtype, const double* from, int64_t n,
   write_any(dtype, from, n, to);
 }
 
+// As write_run, `step` elements apart.
+template <class T> LOSSKIT_INLINE void write_any_apart(DType dtype, const T* from, int64_t n, int64_t step, void* to) {
+  as_floating(dtype, to, [&]<class To>(To* out) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < n; ++i) out[i * step] = narrow<To>(from[i]);
+  });
+}
+
+LOSSKIT_CLONES inline void write_apart(DType dtype, const float* from, int64_t n, int64_t step, void* to) {
+  write_any_apart(dtype, from, n, step, to);
+}
+LOSSKIT_CLONES inline void write_apart(DType dtype, const double* from, int64_t n, int64_t step, void* to) {
+  write_any_apart(dtype, from, n, step, to);
+}
+
 inline int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::kByte:

@@ -226,12 +226,12 @@ template <class T> void reduce_losses(Job& job) {
 }
 
 bool Job::read(const Inputs& in) {
-  const Tensor& a = in.a;
+  const Tensor& a = in.operands[0];
   const bool batched = a.dim() == 3;
   result = dtype = gradient_dtypes[0] = dtype_of(a);
   if (!(batched || a.dim() == 2) || !a.is_cpu() || !known(dtype) || !floating(dtype)) return false;
-  if (!in.b || !in.c || !in.d || in.weight) return false;
-  const Tensor& b = *in.b;
+  if (in.operands.size() != 4 || in.weight) return false;
+  const Tensor& b = in.operands[1];
   const auto sizes = a.sizes(), own = a.strides();
   frames = sizes[0];
   classes = sizes[a.dim() - 1];
@@ -244,17 +244,19 @@ bool Job::read(const Inputs& in) {
   start(walk, batched ? 1 : 0, &samples, &samples);
   if (!integers(b) || b.dim() < 1 || b.dim() > (batched ? 2 : 1)) return false;
   if (b.dim() == 2 && b.sizes()[0] != samples) return false;
-  if (!read_lengths(*in.c, samples, input_lengths) || !read_lengths(*in.d, samples, target_lengths)) return false;
+  if (!read_lengths(in.operands[2], samples, input_lengths) || !read_lengths(in.operands[3], samples, target_lengths))
+    return false;
   place_targets(*this, b);
   return true;
 }
 
 void Job::outputs(const Inputs& in, Result& out) {
-  const int dims = static_cast<int>(in.a.dim());
+  const Tensor& a = in.operands[0];
+  const int dims = static_cast<int>(a.dim());
   Walk layout;
-  start(layout, dims, in.a.sizes().data(), in.a.strides().data());
+  start(layout, dims, a.sizes().data(), a.strides().data());
   const auto dense = dense_strides(layout);
-  allocate_gradient(*this, out, 0, dims, in.a.sizes().data(), dense.data());
+  allocate_gradient(*this, out, 0, dims, a.sizes().data(), dense.data());
   gradient_strides[0] = dense[0], gradient_strides[2] = dense[dims - 1];
   if (dims == 3) gradient_strides[1] = dense[1];
 

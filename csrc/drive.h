@@ -22,10 +22,9 @@
 
 #include "op.h"
 
-#define LOSSKIT_OP_SCHEMA                                                                          \
-  "(int kernel, int code, Tensor a, Tensor? b, Tensor? c, Tensor? d, Tensor? weight, "             \
-  "Tensor? sample_weight, Tensor? mask, Tensor? upstream, float[] numbers) -> (Tensor?, Tensor?, " \
-  "Tensor?, Tensor?, Tensor?, int)"
+#define LOSSKIT_OP_SCHEMA                                                                           \
+  "(int kernel, int code, Tensor[] operands, Tensor? weight, Tensor? sample_weight, Tensor? mask, " \
+  "Tensor? upstream, float[] numbers) -> (Tensor?, Tensor[], int)"
 
 // Register `losskit::name`, a function of this namespace.
 #define LOSSKIT_OP(name)                                                                    \
@@ -65,11 +64,6 @@ inline Tensor allocate(int64_t dims, const int64_t* sizes, const int64_t* stride
   return tensor;
 }
 
-inline MaybeTensor& gradient_of(Result& result, int operand) {
-  MaybeTensor* outputs[] = {&std::get<1>(result), &std::get<2>(result), &std::get<3>(result), &std::get<4>(result)};
-  return *outputs[operand];
-}
-
 // Memory for the gradient by an operand, in the operand's dtype, if it is wanted.
 inline void allocate_gradient(Call& call, Result& result, int operand, int64_t dims, const int64_t* sizes,
                               const int64_t* strides) {
@@ -79,7 +73,7 @@ inline void allocate_gradient(Call& call, Result& result, int operand, int64_t d
     dtype = DType::kFloat;
   int64_t numel = 1;
   for (int64_t i = 0; i < dims; ++i) numel *= sizes[i];
-  MaybeTensor& gradient = gradient_of(result, operand);
+  MaybeTensor& gradient = result.gradients[operand];
   gradient = allocate(dims, sizes, strides, call.gradient_dtypes[operand], numel);
   call.gradients[operand] = static_cast<char*>(gradient->data_ptr());
   call.gradient_sizes[operand] = numel;
@@ -88,12 +82,12 @@ inline void allocate_gradient(Call& call, Result& result, int operand, int64_t d
 // Memory for the loss: a scalar, or an element for each element of the walk; none in backward.
 inline void allocate_loss(Call& call, Result& result) {
   if (call.options.reduction != kElements) {
-    std::get<0>(result) = allocate(0, nullptr, nullptr, call.result, 1);
+    result.loss = allocate(0, nullptr, nullptr, call.result, 1);
   } else if (!call.sources[kUpstream].present()) {
     const Walk& walk = call.walk;
     const auto strides = dense_strides(walk);
-    std::get<0>(result) = allocate(walk.tensor_dims, walk.tensor_sizes.data(), strides.data(), call.result, walk.numel);
-    call.values = static_cast<char*>(std::get<0>(result)->data_ptr());
+    result.loss = allocate(walk.tensor_dims, walk.tensor_sizes.data(), strides.data(), call.result, walk.numel);
+    call.values = static_cast<char*>(result.loss->data_ptr());
   }
 }
 
@@ -140,7 +134,7 @@ inline void finish(Call& call, Result& result) {
       if (call.gradient_sizes[k] > 0)
         std::memset(call.gradients[k], 0, call.gradient_sizes[k] * size_of(call.gradient_dtypes[k]));
   }
-  write_run(call.result, &value, 1, std::get<0>(result)->data_ptr());
+  write_run(call.result, &value, 1, result.loss->data_ptr());
 }
 
 // The weights of rows, the mask and the upstream gradient as sources of the walk.
@@ -170,13 +164,12 @@ inline Tensor record_of(const Sighting& seen) {
 }
 
 template <class Job> Result drive(Job& job, const Inputs& in) {
-  Result result{{}, {}, {}, {}, {}, kDeclined};
-  int64_t& status = std::get<5>(result);
+  Result result;
   job.kernel = reinterpret_cast<const Kernel*>(in.kernel);
   job.options = Options(in.code);
   const Options& options = job.options;
   if (!complete(in.numbers, Job::kFirstParameter) || !job.read(in) || !read_extras(job, in)) return result;
-  status = 0;
+  result.status = 0;
   std::copy(in.numbers.begin() + Job::kFirstParameter, in.numbers.end(), job.parameters);
   if (options.result_dtype >= 0) job.result = static_cast<DType>(options.result_dtype);
   job.outputs(in, result);
@@ -195,8 +188,8 @@ template <class Job> Result drive(Job& job, const Inputs& in) {
   run_parallel(work.blocks, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work.cost)), work.run, &job);
   job.conclude();
 
-  if (job.first.violation) return {record_of(job.first), {}, {}, {}, {}, job.first.violation};
-  if (options.checks != kOff && (job.suspicious || job.odd())) status = kSuspicious;
+  if (job.first.violation) return {record_of(job.first), {}, job.first.violation};
+  if (options.checks != kOff && (job.suspicious || job.odd())) result.status = kSuspicious;
   finish(job, result);
   return result;
 }
@@ -213,26 +206,31 @@ inline bool stored(const Tensor& tensor) {
   return (last + 1) * size_of(dtype) <= bytes;
 }
 
-// An op, called if all its tensors can be read.
+// An op, called if all its tensors can be read; the gradients are those that were wanted, in order.
 template <auto op>
-Result guarded(int64_t kernel, int64_t code, Tensor a, MaybeTensor b, MaybeTensor c, MaybeTensor d, MaybeTensor weight,
-               MaybeTensor sample_weight, MaybeTensor mask, MaybeTensor upstream, std::vector<double> numbers) {
+std::tuple<MaybeTensor, std::vector<Tensor>, int64_t> guarded(int64_t kernel, int64_t code,
+                                                              std::vector<Tensor> operands, MaybeTensor weight,
+                                                              MaybeTensor sample_weight, MaybeTensor mask,
+                                                              MaybeTensor upstream, std::vector<double> numbers) {
+  if (operands.empty() || operands.size() > kOperands) return {{}, {}, kDeclined};
+  for (const Tensor& tensor : operands)
+    if (!stored(tensor)) return {{}, {}, kFreed};
+  for (const MaybeTensor* tensor : {&weight, &sample_weight, &mask, &upstream})
+    if (*tensor && !stored(**tensor)) return {{}, {}, kFreed};
   const Inputs in{kernel,
                   code,
-                  std::move(a),
-                  std::move(b),
-                  std::move(c),
-                  std::move(d),
+                  std::move(operands),
                   std::move(weight),
                   std::move(sample_weight),
                   std::move(mask),
                   std::move(upstream),
                   std::move(numbers)};
-  if (!stored(in.a)) return {{}, {}, {}, {}, {}, kFreed};
-  for (const MaybeTensor* tensor : {&in.b, &in.c, &in.d, &in.weight, &in.sample_weight, &in.mask, &in.upstream})
-    if (*tensor && !stored(**tensor)) return {{}, {}, {}, {}, {}, kFreed};
   try {
-    return op(in);
+    Result result = op(in);
+    std::vector<Tensor> wanted;
+    for (MaybeTensor& gradient : result.gradients)
+      if (gradient) wanted.push_back(std::move(*gradient));
+    return {std::move(result.loss), std::move(wanted), result.status};
   } catch (const std::bad_alloc&) {
     throw OutOfMemory(0);
   }

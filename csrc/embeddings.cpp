@@ -221,9 +221,9 @@ bool read_statistics(Job& job) {
 }
 
 bool Job::read(const Inputs& in) {
-  const Tensor& a = in.a;
+  const Tensor& a = in.operands[0];
   const int dims = static_cast<int>(a.dim()) - 1;
-  if (dims < 0 || dims > kDims || kernel->abi != kAbi || !in.b || !read_statistics(*this)) return false;
+  if (dims < 0 || dims > kDims || kernel->abi != kAbi || !read_statistics(*this)) return false;
   p = in.numbers[wire::embeddings::kP], eps = in.numbers[wire::embeddings::kEps];
   usual = cosine || p == 2.0 || p == 1.0;
   const auto sizes = a.sizes();
@@ -231,12 +231,10 @@ bool Job::read(const Inputs& in) {
   width = sizes[dims];
   eights = usual && width < kLanes;
 
-  const Tensor* tensors[] = {&a, &*in.b, in.c ? &*in.c : nullptr, in.d ? &*in.d : nullptr};
-  for (int k = 0; k < kOperands; ++k)
-    if ((tensors[k] != nullptr) != (k < embeddings + targeted)) return false;
+  if (in.operands.size() != static_cast<size_t>(embeddings + targeted)) return false;
   for (int k = 0; k < embeddings; ++k) {
     Source& source = sources[k];
-    const Tensor& tensor = *tensors[k];
+    const Tensor& tensor = in.operands[k];
     source.dtype = gradient_dtypes[k] = dtype_of(tensor);
     const auto own_sizes = tensor.sizes(), own_strides = tensor.strides();
     if (!floating(source.dtype) || !tensor.is_cpu() || own_sizes.size() != sizes.size() ||
@@ -249,7 +247,7 @@ bool Job::read(const Inputs& in) {
     compute = promote(compute, source.dtype);
   }
   if (targeted) {
-    if (!attach(walk, *tensors[embeddings], false, sources[embeddings])) return false;
+    if (!attach(walk, in.operands[embeddings], false, sources[embeddings])) return false;
     compute = promote(compute, sources[embeddings].dtype);
   }
   result = compute;
@@ -262,7 +260,8 @@ void Job::outputs(const Inputs& in, Result& out) {
   std::array<int64_t, kDims + 1> strides{};
   for (int i = 0; i < dims; ++i) strides[i] = rows[i] * std::max<int64_t>(width, 1);
   strides[dims] = 1;
-  for (int k = 0; k < embeddings; ++k) allocate_gradient(*this, out, k, dims + 1, in.a.sizes().data(), strides.data());
+  for (int k = 0; k < embeddings; ++k)
+    allocate_gradient(*this, out, k, dims + 1, in.operands[0].sizes().data(), strides.data());
 }
 
 Work Job::divide() {

@@ -29,8 +29,8 @@
 namespace losskit {
 
 constexpr int64_t kBlock = 1024;
-constexpr int kOperands = 4;
-constexpr int32_t kAbi = 1;
+constexpr int kOperands = 8;
+constexpr int32_t kAbi = 2;
 
 // Which gradients a block function writes beside the value.
 enum Gradients { kNone = 0, kPredictions = 1, kAll = 2 };
@@ -39,7 +39,8 @@ enum Gradients { kNone = 0, kPredictions = 1, kAll = 2 };
 enum DomainKind : int32_t { kAnything = 0, kInterval = 1, kSigns = 2 };
 struct Domain {
   int32_t kind;
-  int32_t open;  // bit 0: low is excluded; bit 1: high is excluded
+  int16_t open;  // bit 0: low is excluded; bit 1: high is excluded
+  int16_t back;  // not 0: it is the difference from the operand so many places before that must be in the domain
   double low, high;
 };
 

@@ -57,11 +57,11 @@ bool given_mask(const Job& job, Weights& scratch) {
 }
 
 bool Job::read(const Inputs& in) {
-  const Tensor& a = in.a;
+  const Tensor& a = in.operands[0];
   many = wire::margins::many(options.family);
   const int dims = static_cast<int>(a.dim());
-  if (!in.b || in.c || in.d || dims < 1 || dims > 2 || !a.is_cpu() || !in.b->is_cpu()) return false;
-  const Tensor& b = *in.b;
+  if (in.operands.size() != 2 || dims < 1 || dims > 2 || !a.is_cpu() || !in.operands[1].is_cpu()) return false;
+  const Tensor& b = in.operands[1];
   const auto sizes = a.sizes(), target_sizes = b.sizes();
   const auto strides = a.strides(), target_strides = b.strides();
   result = score_dtype = gradient_dtypes[0] = dtype_of(a);
@@ -94,10 +94,11 @@ bool Job::read(const Inputs& in) {
 }
 
 void Job::outputs(const Inputs& in, Result& out) {
-  const int dims = static_cast<int>(in.a.dim());
-  const auto sizes = in.a.sizes();
+  const Tensor& a = in.operands[0];
+  const int dims = static_cast<int>(a.dim());
+  const auto sizes = a.sizes();
   Walk layout;
-  start(layout, dims, sizes.data(), in.a.strides().data());
+  start(layout, dims, sizes.data(), a.strides().data());
   const auto dense = dense_strides(layout);
   allocate_gradient(*this, out, 0, dims, sizes.data(), dense.data());
   gradient_steps[0] = dims == 2 ? dense[0] : 0;

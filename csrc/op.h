@@ -3,8 +3,8 @@
 //
 // Every op has the same signature and the same result, so that one autograd node in Python serves them all:
 //
-//   op(int kernel, int code, Tensor a, Tensor? b, Tensor? c, Tensor? d, Tensor? weight, Tensor? sample_weight,
-//      Tensor? mask, Tensor? upstream, float[] numbers) -> (loss, gradients by a to d, status)
+//   op(int kernel, int code, Tensor[] operands, Tensor? weight, Tensor? sample_weight, Tensor? mask,
+//      Tensor? upstream, float[] numbers) -> (loss, those gradients by the operands that were wanted, status)
 //
 // 1. `kernel` is the address of the formula's block functions (kernel.h), 0 for families that need none.
 // 2. `code` holds everything that is not a tensor or a number; see Options. How it is packed says kernels/wire.py, from
@@ -40,16 +40,16 @@ using torch::stable::Tensor;
 
 using enum wire::Reduction;
 using enum wire::Checks;
+using enum wire::Rows;
 using wire::kDeclined, wire::kFreed, wire::kSuspicious, wire::kMaxParameters;
 using wire::kNormalizer, wire::kFactor;
 static_assert(kOperands == wire::kMaxOperands);  // kernel.h goes to users, and wire.h does not
 
 // Everything about a call that is not a tensor or a number.
 struct Options {
-  int64_t reduction, gradients, checks;
+  int64_t reduction, gradients, checks, rows;
   bool empty_is_zero;   // the mean over nothing: 0 instead of NaN
   bool weight_in_mean;  // `weight` counts in the denominator of the mean
-  bool rows;            // a row's loss is the mean over its last dimension
   int result_dtype;     // -1: that of the operands
   int64_t broadcast;    // bits of the operands that may be broadcast
   int64_t family;       // what else the op's own family needs to know
@@ -57,9 +57,9 @@ struct Options {
       : reduction(wire::options::reduction(code)),
         gradients(wire::options::gradients(code)),
         checks(wire::options::checks(code)),
+        rows(wire::options::rows(code)),
         empty_is_zero(wire::options::empty_is_zero(code)),
         weight_in_mean(wire::options::weight_in_mean(code)),
-        rows(wire::options::rows(code)),
         result_dtype(static_cast<int>(wire::options::result(code)) - 1),
         broadcast(wire::options::broadcast(code)),
         family(wire::options::family(code)) {}
@@ -268,12 +268,13 @@ inline DType promote(DType a, DType b) {
   return DType::kFloat;
 }
 
-// A tensor as a source of the walk, before merge(). False if it does not fit (a size of 1 may stretch if `stretch`).
-inline bool attach(const Walk& walk, const Tensor& tensor, bool stretch, Source& source) {
+// A tensor, but its last `left` dimensions, as a source of the walk, before merge(). False if it does not fit (a size
+// of 1 may stretch if `stretch`).
+inline bool attach(const Walk& walk, const Tensor& tensor, bool stretch, Source& source, int left = 0) {
   source.dtype = dtype_of(tensor);
   if (!known(source.dtype) || !tensor.is_cpu()) return false;
   const auto sizes = tensor.sizes(), strides = tensor.strides();
-  const int missing = walk.tensor_dims - static_cast<int>(sizes.size());
+  const int missing = walk.tensor_dims - (static_cast<int>(sizes.size()) - left);
   if (missing < 0 || (missing > 0 && !stretch)) return false;
   for (int i = 0; i < walk.tensor_dims; ++i) {
     const int own = walk.order[i] - missing;
@@ -287,14 +288,17 @@ inline bool attach(const Walk& walk, const Tensor& tensor, bool stretch, Source&
 }
 
 using MaybeTensor = std::optional<Tensor>;
-// The loss, gradients by the operands, and a status: 0, kDeclined, or what was violated.
-using Result = std::tuple<MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, int64_t>;
+// What an op finds. The status is 0, kDeclined, or what was violated.
+struct Result {
+  MaybeTensor loss, gradients[kOperands];
+  int64_t status = kDeclined;
+};
 
 // What an op is given, in the order of its schema.
 struct Inputs {
   int64_t kernel, code;
-  Tensor a;
-  MaybeTensor b, c, d, weight, sample_weight, mask, upstream;
+  std::vector<Tensor> operands;
+  MaybeTensor weight, sample_weight, mask, upstream;
   std::vector<double> numbers;
 };
 

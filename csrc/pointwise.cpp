@@ -8,6 +8,8 @@
 // 4. The family's bits name operands whose violations are told but change nothing, and operands that are scores, and
 //    look like probabilities if their first elements are all in [0, 1].
 // 5. Denominators that depend on data (weights, masks) are summed first, so gradients are written scaled.
+// 6. A tensor may be composed: its last dimension is components (the corners of a box), each an operand of the formula.
+//    What Python says of a tensor holds for all its components.
 #include "drive.h"
 
 namespace losskit {
@@ -15,10 +17,20 @@ namespace {
 
 struct Job : Call {
   static constexpr size_t kFirstParameter = wire::pointwise::kFirstParameter;
-  DType compute = DType::kByte;  // the operands' dtypes, promoted
-  bool advised(int operand) const { return (wire::pointwise::advised(options.family) >> operand) & 1; }
-  bool of_scores(int operand) const { return (wire::pointwise::scores(options.family) >> operand) & 1; }
+  DType compute = DType::kByte;   // the operands' dtypes, promoted
+  int tensors[kOperands] = {};    // of an operand: the tensor that it is, or is a component of
+  int64_t steps[kOperands] = {};  // of an operand: how many components its tensor has
+  int64_t width = 1;              // of rows
+  int wanted = 0;                 // bits of the operands whose gradients are wanted
+  int components(int tensor) const {
+    const bool composed = (wire::pointwise::composed(options.family) >> tensor) & 1;
+    return composed ? static_cast<int>(wire::pointwise::components(options.family)) : 1;
+  }
+  bool advised(int operand) const { return (wire::pointwise::advised(options.family) >> tensors[operand]) & 1; }
+  bool of_scores(int operand) const { return (wire::pointwise::scores(options.family) >> tensors[operand]) & 1; }
   bool read(const Inputs& in);
+  bool read_tensor(const Tensor& tensor, int place);
+  double counted() const { return Call::counted() / static_cast<double>(options.rows == kAdded ? width : 1); }
   void outputs(const Inputs& in, Result& result);
   Work divide();
   bool odd() const;
@@ -27,7 +39,7 @@ struct Job : Call {
 template <class T> struct Scratch : Weights {
   alignas(64) T operands[kOperands][kBlock];
   alignas(64) T gradients[kOperands][kBlock];
-  alignas(64) T values[kBlock];
+  alignas(64) T values[kBlock], difference[kBlock];
 };
 
 // --------------------------------------------------------------------------------------------------------
@@ -57,14 +69,26 @@ LOSSKIT_CLONES bool violates(const Domain& domain, const double* x, const float*
 
 // Report the first of a block's values that are outside the domain of an operand.
 template <class T> void report_block(Job& job, int operand, const T* x, const float* mask, int64_t begin, int64_t n) {
-  int64_t first = std::numeric_limits<int64_t>::max(), at = begin;
+  int64_t first = std::numeric_limits<int64_t>::max(), at = 0;
   for (int64_t i = 0; i < n; ++i) {
     if (!outside(job.kernel->domains[operand], x[i]) || (mask && mask[i] == 0.0f)) continue;
     const int64_t place = place_of(job.walk, begin + i);
-    if (place < first) first = place, at = begin + i;
+    if (place < first) first = place, at = i;
   }
-  double value;
-  job.report({operand, first, operand + 1, first, *fetch(job.walk, job.sources[operand], at, 1, &value)});
+  double value = static_cast<double>(x[at]);  // settled, or a difference
+  if (!job.kernel->domains[operand].back) value = *fetch(job.walk, job.sources[operand], begin + at, 1, &value);
+  int component = 0;
+  while (component < operand && job.tensors[operand - component - 1] == job.tensors[operand]) ++component;
+  const int64_t place = first * job.steps[operand] + component;
+  job.report({operand, first, job.tensors[operand] + 1, place, value});
+}
+
+// What must be in the domain of an operand: itself, or its difference from another.
+template <class T> const T* checked(const Job& job, int operand, const T* const* x, int64_t n, Scratch<T>& scratch) {
+  const int back = job.kernel->domains[operand].back;
+  if (!back) return x[operand];
+  for (int64_t i = 0; i < n; ++i) scratch.difference[i] = x[operand][i] - x[operand - back][i];
+  return scratch.difference;
 }
 
 template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) {
@@ -83,16 +107,16 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
     bool told = false;
     for (int k = job.operands - 1; k >= 0; --k) {
       const Domain& domain = job.kernel->domains[k];
-      if (domain.kind == kAnything || !violates(domain, x[k], mask, n)) continue;
+      if (domain.kind == kAnything || !violates(domain, checked(job, k, x, n, scratch), mask, n)) continue;
       if (job.advised(k)) {
         told = true;
         continue;
       }
-      x[k] = settled(domain, slack_of(job.sources[k].dtype), x[k], n, scratch.operands[k]);
-      if (violates(domain, x[k], mask, n)) violation = k + 1;
+      if (!domain.back) x[k] = settled(domain, slack_of(job.sources[k].dtype), x[k], n, scratch.operands[k]);
+      if (violates(domain, checked(job, k, x, n, scratch), mask, n)) violation = k + 1;
     }
     if (violation && options.checks == kRaise)
-      return report_block(job, violation - 1, x[violation - 1], mask, begin, n);
+      return report_block(job, violation - 1, checked(job, violation - 1, x, n, scratch), mask, begin, n);
     if (told && !violation) job.suspicious = true;
   }
 
@@ -102,14 +126,12 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   if (job.values && plain && job.result == own) value = reinterpret_cast<T*>(job.values) + begin;
   T* gradient[kOperands];
   for (int k = 0; k < kOperands; ++k) {
-    const bool in_place = job.gradients[k] && plain && job.gradient_dtypes[k] == own;
+    const bool in_place = job.gradients[k] && plain && job.gradient_dtypes[k] == own && job.steps[k] == 1;
     gradient[k] = in_place ? reinterpret_cast<T*>(job.gradients[k]) + begin : scratch.gradients[k];
   }
   T parameters[kMaxParameters];
   for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
-  const int variant = options.gradients == 0                         ? kNone
-                      : options.gradients & ~job.kernel->predictions ? kAll
-                                                                     : kPredictions;
+  const int variant = job.wanted == 0 ? kNone : job.wanted & ~job.kernel->predictions ? kAll : kPredictions;
   const auto& function = [&] {
     if constexpr (sizeof(T) == 4)
       return job.kernel->f32;
@@ -119,12 +141,14 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   function(n, x, parameters, plain ? job.scale : 1.0, value, gradient);
 
   if (violation) {  // checks("nan"): bad elements set their own results to NaN
-    for (int64_t i = 0; i < n; ++i)
-      for (int k = 0; k < job.operands; ++k)
-        if (!job.advised(k) && outside(job.kernel->domains[k], x[k][i])) {
+    for (int k = 0; k < job.operands; ++k) {
+      const T* tested = checked(job, k, x, n, scratch);
+      for (int64_t i = 0; i < n; ++i)
+        if (!job.advised(k) && outside(job.kernel->domains[k], tested[i])) {
           value[i] = std::numeric_limits<T>::quiet_NaN();
           for (int g = 0; g < kOperands; ++g) gradient[g][i] = value[i];
         }
+    }
   }
   if (!job.sources[kUpstream].present()) {
     if (!plain) weigh(value, factor, mask, 1.0, n, value);
@@ -136,7 +160,11 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   for (int k = 0; k < job.operands; ++k) {
     if (!job.gradients[k] || gradient[k] != scratch.gradients[k]) continue;
     if (!plain) weigh(gradient[k], factor, mask, job.scale, n, gradient[k]);
-    write_run(job.gradient_dtypes[k], gradient[k], n, job.gradients[k] + begin * size_of(job.gradient_dtypes[k]));
+    char* to = job.gradients[k] + begin * job.steps[k] * size_of(job.gradient_dtypes[k]);
+    if (job.steps[k] == 1)
+      write_run(job.gradient_dtypes[k], gradient[k], n, to);
+    else
+      write_apart(job.gradient_dtypes[k], gradient[k], n, job.steps[k], to);
   }
 }
 
@@ -158,31 +186,62 @@ bool in_unit_interval(const Job& job, int operand) {
   return true;
 }
 
-bool Job::read(const Inputs& in) {
-  const Tensor& a = in.a;
-  if (a.dim() > kDims || (options.rows && a.dim() == 0)) return false;
-  start(walk, static_cast<int>(a.dim()), a.sizes().data(), a.strides().data());
-  const Tensor* given[kOperands] = {&a, in.b ? &*in.b : nullptr, in.c ? &*in.c : nullptr, in.d ? &*in.d : nullptr};
-  for (; operands < kOperands && given[operands]; ++operands) {
-    const int k = operands;
-    if (!attach(walk, *given[k], (options.broadcast >> k) & 1, sources[k])) return false;
-    compute = promote(compute, sources[k].dtype);
-    gradient_dtypes[k] = sources[k].dtype;
-    // The gradient's sum over broadcast dimensions must be rounded once, so Python passes a float in place of the half.
-    const bool summed = (options.gradients >> k) & 1 && given[k]->numel() != walk.numel;
-    if (summed && is_half(sources[k].dtype)) return false;
+// A tensor as the operands that it is from `place` on.
+bool Job::read_tensor(const Tensor& tensor, int place) {
+  const int own = components(place);
+  const bool composed = own > 1;
+  if (operands + own > kOperands || (composed && (tensor.dim() == 0 || tensor.sizes()[tensor.dim() - 1] != own)))
+    return false;
+  Source& first = sources[operands];
+  if (!attach(walk, tensor, (options.broadcast >> place) & 1, first, composed)) return false;
+  compute = promote(compute, first.dtype);
+  const bool differentiated = (options.gradients >> place) & 1;
+  // The gradient's sum over broadcast dimensions must be rounded once, so Python passes a float in place of the half.
+  if (differentiated && tensor.numel() != walk.numel * own && is_half(first.dtype)) return false;
+  const int64_t step = composed ? tensor.strides()[tensor.dim() - 1] * size_of(first.dtype) : 0;
+  for (int component = 0; component < own; ++component, ++operands) {
+    Source& source = sources[operands] = first;
+    source.data += component * step;
+    tensors[operands] = place, steps[operands] = own;
+    wanted |= differentiated << operands;
   }
+  return true;
+}
+
+bool Job::read(const Inputs& in) {
+  const Tensor& a = in.operands[0];
+  const int composed = components(0) > 1;
+  const int dims = static_cast<int>(a.dim()) - composed;
+  if (dims < 0 || dims > kDims || (options.rows && dims == 0)) return false;
+  start(walk, dims, a.sizes().data(), a.strides().data());
+  for (size_t k = 0; k < in.operands.size(); ++k)
+    if (!read_tensor(in.operands[k], static_cast<int>(k))) return false;
   if (operands != kernel->operands || !floating(sources[0].dtype) || kernel->abi != kAbi) return false;
   if (in.weight && !attach(walk, *in.weight, true, sources[kWeight])) return false;
   result = compute;
-  if (options.rows) row = static_cast<double>(a.sizes()[a.dim() - 1]);
-  return row != 0.0;  // else each row's loss is a mean over nothing
+  if (options.rows) width = a.sizes()[dims - 1];
+  if (options.rows == kAveraged) row = static_cast<double>(width);
+  return width != 0;  // else each row's loss is a mean over nothing
 }
 
-void Job::outputs(const Inputs&, Result& out) {
-  const auto strides = dense_strides(walk);
-  for (int k = 0; k < operands; ++k)
-    allocate_gradient(*this, out, k, walk.tensor_dims, walk.tensor_sizes.data(), strides.data());
+void Job::outputs(const Inputs& in, Result& out) {
+  auto strides = dense_strides(walk);
+  std::array<int64_t, kDims + 1> sizes{}, spread{};
+  for (int k = 0; k < operands; k += static_cast<int>(steps[k])) {
+    const int dims = walk.tensor_dims, own = static_cast<int>(steps[k]), tensor = tensors[k];
+    for (int d = 0; d < dims; ++d) sizes[d] = walk.tensor_sizes[d], spread[d] = strides[d] * own;
+    sizes[dims] = own, spread[dims] = 1;
+    gradient_dtypes[tensor] = sources[k].dtype;
+    allocate_gradient(*this, out, tensor, dims + (own > 1), sizes.data(), spread.data());
+  }
+  // From tensors to their operands, from the last on: a tensor stands before its operands.
+  for (int k = operands - 1; k >= 0; --k) {
+    const int tensor = tensors[k];
+    int component = 0;
+    while (component < k && tensors[k - component - 1] == tensor) ++component;
+    gradient_dtypes[k] = gradient_dtypes[tensor], gradient_sizes[k] = component ? 0 : gradient_sizes[tensor];
+    gradients[k] = gradients[tensor] ? gradients[tensor] + component * size_of(gradient_dtypes[k]) : nullptr;
+  }
 }
 
 Work Job::divide() {

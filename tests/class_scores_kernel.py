@@ -28,9 +28,13 @@ def call(a, b, *, red=NONE, grads=0, checks=RAISE, plain=True, picked=False, sta
         reduction=red, gradients=grads, checks=checks, empty_is_zero=zero, result=result + 1, family=family
     )
     numbers = [normalizer, factor, eps, float(ignore), *params]
-    return torch.ops.losskit.class_scores(
-        kernel, code, a, b, shift, None, weight, sample_weight, mask, upstream, numbers
+    operands = [x for x in (a, b, shift) if x is not None]
+    loss, gradients, status = torch.ops.losskit.class_scores(
+        kernel, code, operands, weight, sample_weight, mask, upstream, numbers
     )
+    one = iter(gradients)
+    dz, dt = (next(one, None) if grads >> operand & 1 else None for operand in range(2))
+    return loss, dz, dt, status
 
 
 def row_truth(z: list[float], q: list[float]) -> tuple[Any, list[Any], list[Any], list[Any]]:

@@ -202,8 +202,8 @@ class TestRefusedDeclarations:
             ("pass", "a static method `value`"),
             ("@staticmethod\ndef value(input, new):\n    return input", "cannot be called new in C++"),
             ("@staticmethod\ndef value(input_):\n    return input_", "cannot be called input_"),
-            ("@staticmethod\ndef value():\n    return 1.0", "must take 1 to 4 tensors, got 0"),
-            ("@staticmethod\ndef value(a, b, c, d, e):\n    return a", "must take 1 to 4 tensors, got 5"),
+            ("@staticmethod\ndef value():\n    return 1.0", "must take 1 to 8 tensors, got 0"),
+            ("@staticmethod\ndef value(a, b, c, d, e, f, g, h, k):\n    return a", "must take 1 to 8 tensors, got 9"),
             (
                 "".join(f"a{i}: float = param(default=1.0, doc='')\n" for i in range(9))
                 + f"@staticmethod\ndef value(input, {', '.join(f'a{i}' for i in range(9))}):\n    return input",

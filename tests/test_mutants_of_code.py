@@ -55,7 +55,7 @@ def afterwards(init, change):
 
 def attempted(change):
     """A mutant of `fused.attempt`, by its arguments as a dict."""
-    names = ("plan", "numbers", "a", "b", "c", "d", "weight", "sample_weight", "mask")
+    names = ("plan", "numbers", "operands", "weight", "sample_weight", "mask")
 
     def patching(patch):
         def wrap(attempt):
@@ -93,7 +93,12 @@ def dropped(name):
 
 def _count_masked(given):
     if given["mask"] is not None and math.isnan(given["numbers"][0]):
-        given["numbers"] = [float(given["a"].numel()), *given["numbers"][1:]]
+        given["numbers"] = [float(given["operands"][0].numel()), *given["numbers"][1:]]
+
+
+def _exchange(given):
+    first, second, *rest = (*given["operands"], None)
+    given["operands"] = [x for x in (second, first, *rest) if x is not None]
 
 
 def count_masked_eagerly(patch):
@@ -128,16 +133,16 @@ MUTANTS |= {
     "the sum is a mean": packed(lambda r, *rest: ("mean" if r == "sum" else r, *rest)),
     "weight not in the denominator": packed(lambda r, w, *rest: (r, False, *rest)),
     "weight always in the denominator": packed(lambda r, w, *rest: (r, True, *rest)),
-    "rows forgotten": packed(lambda r, w, rows, s: (r, w, False, s)),
-    "everything is rows": packed(lambda r, w, rows, s: (r, w, True, s)),
-    "every operand broadcasts": packed(lambda r, w, rows, s: (r, w, rows, 15)),
+    "rows forgotten": packed(lambda r, w, rows, s: (r, w, 0, s)),
+    "everything is rows": packed(lambda r, w, rows, s: (r, w, 1, s)),
+    "every operand broadcasts": packed(lambda r, w, rows, s: (r, w, rows, 255)),
     "weight ignored": attempted(dropped("weight")),
     "sample_weight ignored": attempted(dropped("sample_weight")),
     "mask ignored": attempted(dropped("mask")),
     "normalizer ignored": attempted(lambda given: given.update(numbers=[math.nan, *given["numbers"][1:]])),
     "masked elements counted": attempted(_count_masked),
     "sample_weight for weight": attempted(lambda g: g.update(weight=g["sample_weight"], sample_weight=g["weight"])),
-    "input and target exchanged": attempted(lambda given: given.update(a=given["b"], b=given["a"])),
+    "input and target exchanged": attempted(_exchange),
     "parameters reversed": attempted(lambda g: g.update(numbers=[g["numbers"][0], *(2 * x for x in g["numbers"][1:])])),
     "eager: weight ignored": reduced(lambda values, kwargs: kwargs.update(weight=None)),
     "eager: sample_weight ignored": reduced(lambda values, kwargs: kwargs.update(sample_weight=None)),
@@ -153,9 +158,9 @@ MUTANTS |= {
 def gradient_not_scaled_by_what_comes_from_above(patch):
     def backward(ctx, upstream):
         if ctx.gradients is None:
-            return None, *fused._again(ctx, upstream), None, None, None
+            return fused._placed(ctx, fused._again(ctx, upstream))
         gradients, ctx.gradients = ctx.gradients, None
-        return None, *gradients, None, None, None
+        return fused._placed(ctx, gradients)
 
     patch.setattr(fused.Fused, "backward", staticmethod(backward))
 
@@ -298,7 +303,7 @@ def result_in_the_dtype_of_the_input(patch):
     def wrap(attempt):
         def broken(*args, **kwargs):
             result = attempt(*args, **kwargs)
-            return result if result is None else result.to(args[2].dtype)
+            return result if result is None else result.to(args[2][0].dtype)
 
         return broken
 

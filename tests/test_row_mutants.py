@@ -44,7 +44,7 @@ def op(family, change):
 
 
 def result(family, change):
-    """A mutant of what the op of a family gives: the loss, four gradients, the status."""
+    """A mutant of what the op of a family gives: the loss, the gradients, the status."""
 
     def break_it(patch):
         real = getattr(torch.ops.losskit, family).default._op
@@ -64,14 +64,23 @@ def formula(owner, name, wrap):
     return lambda patch: patch.setattr(owner, name, wrap(getattr(owner, name)))
 
 
-# The kernel's arguments: kernel, code, a, b, c, d, weight, sample_weight, mask, upstream, numbers
-CODE, A, B, C, D, WEIGHT, SAMPLE_WEIGHT, MASK, UPSTREAM, NUMBERS = range(1, 11)
+# The kernel's arguments: kernel, code, operands, weight, sample_weight, mask, upstream, numbers
+CODE, OPERANDS, WEIGHT, SAMPLE_WEIGHT, MASK, UPSTREAM, NUMBERS = range(1, 8)
+A, B, C, D = range(4)  # the operands
 
 
 def put(position, make):
     def change(args):
         if args[position] is not None:
             args[position] = make(args[position])
+
+    return change
+
+
+def operand(which, make):
+    def change(args):
+        if which < len(args[OPERANDS]):
+            args[OPERANDS] = [make(x) if i == which else x for i, x in enumerate(args[OPERANDS])]
 
     return change
 
@@ -87,18 +96,19 @@ def bit(family, name, on=False):
 
 
 def flipped(found, args):
-    if found[1] is not None:
-        found[1] = -found[1]
+    found[1] = [-found[1][0], *found[1][1:]] if found[1] else []
 
 
 def first_row_lost(found, args):
-    if found[1] is not None:
-        found[1].view(-1)[0] = 0.0
+    if found[1]:
+        found[1][0].view(-1)[0] = 0.0
 
 
 def exchange(args):
-    if args[C] is not None and args[C].ndim > 1:
-        args[B], args[C] = args[C], args[B]
+    operands = list(args[OPERANDS])
+    if len(operands) > C and operands[C].ndim > 1:
+        operands[B], operands[C] = operands[C], operands[B]
+        args[OPERANDS] = operands
 
 
 for family in ("class_scores", "margins", "embeddings", "ctc"):
@@ -119,16 +129,16 @@ MUTANTS |= {
     "smoothing over the other classes only": op("class_scores", number(2, lambda s: s * 5 / 4)),
     "ignore_index off by one": op("class_scores", number(3, lambda i: i + 1)),
     "ignore_index off by one below": op("class_scores", number(3, lambda i: i - 1)),
-    "target class shifted": op("class_scores", put(B, lambda t: t if t.is_floating_point() else (t + 1) % 5)),
+    "target class shifted": op("class_scores", operand(B, lambda t: t if t.is_floating_point() else (t + 1) % 5)),
     "NLL takes a softmax": bit("class_scores", "log_probabilities"),
-    "multi_margin: target shifted": op("margins", put(B, lambda t: t if t.ndim > 1 else (t + 1) % 5)),
-    "multilabel_margin: terminator ignored": op("margins", put(B, lambda t: t.clamp(min=0) if t.ndim > 1 else t)),
+    "multi_margin: target shifted": op("margins", operand(B, lambda t: t if t.ndim > 1 else (t + 1) % 5)),
+    "multilabel_margin: terminator ignored": op("margins", operand(B, lambda t: t.clamp(min=0) if t.ndim > 1 else t)),
     "multilabel_margin: first label only": op(
-        "margins", put(B, lambda t: torch.where(torch.arange(t.shape[-1]) > 0, -1, t) if t.ndim > 1 else t)
+        "margins", operand(B, lambda t: torch.where(torch.arange(t.shape[-1]) > 0, -1, t) if t.ndim > 1 else t)
     ),
     "margin lost": op("margins", put(NUMBERS, lambda n: [*n[:2], *(0.0 for _ in n[2:])])),
     "class weight of margins lost": op("margins", put(WEIGHT, lambda w: None)),
-    "cosine target inverted": op("embeddings", put(C, lambda c: -c if c.ndim == 1 else c)),
+    "cosine target inverted": op("embeddings", operand(C, lambda c: -c if c.ndim == 1 else c)),
     "positive and negative exchanged": op("embeddings", exchange),
     "eps lost": op("embeddings", number(3, lambda eps: 0.0)),
     "p is 2": op("embeddings", number(2, lambda p: 2.0)),
@@ -137,8 +147,8 @@ MUTANTS |= {
     "zero_infinity lost": bit("ctc", "zero_infinity"),
     "always the exact gradient": bit("ctc", "exact_gradient", on=True),
     "log-softmax lost": bit("ctc", "from_scores"),
-    "one frame fewer": op("ctc", put(C, lambda lengths: lengths - 1)),
-    "one label fewer": op("ctc", put(D, lambda lengths: (lengths - 1).clamp(min=0))),
+    "one frame fewer": op("ctc", operand(C, lambda lengths: lengths - 1)),
+    "one label fewer": op("ctc", operand(D, lambda lengths: (lengths - 1).clamp(min=0))),
     "formula: log-probabilities of the wrong row": formula(
         class_scores_plan, "row_statistics", lambda f: lambda *x: tuple(s.roll(1, 0) for s in f(*x))
     ),

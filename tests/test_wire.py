@@ -141,8 +141,8 @@ def code(reduction="sum", **options):
 
 
 def call(op, a, b, options, numbers, kernel=0):
-    outputs = getattr(torch.ops.losskit, op)(kernel, options, a, b, None, None, None, None, None, None, numbers)
-    return outputs[0], outputs[5]
+    outputs = getattr(torch.ops.losskit, op)(kernel, options, [a, b], None, None, None, None, numbers)
+    return outputs[0], outputs[2]
 
 
 def pointwise(a, b, reduction="sum", parameters=(), **options):

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_binary_cross_entropy_849774c42f0b_block {
+namespace losskit_binary_cross_entropy_d813238b48cf_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -59,8 +59,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_849774c42f0b, 2, 0, 1,
-    {losskit::kInterval, 0, 0.0, 1.0},
-    {losskit::kInterval, 0, 0.0, 1.0})
+LOSSKIT_KERNEL(losskit_binary_cross_entropy_d813238b48cf, 2, 0, 1,
+    {losskit::kInterval, 0, 0, 0.0, 1.0},
+    {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace

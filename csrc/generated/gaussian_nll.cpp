@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gaussian_nll_loss_8c59008928cf_block {
+namespace losskit_gaussian_nll_loss_9f152ac9ebc1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -73,15 +73,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_8c59008928cf, 3, 1, 5,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_9f152ac9ebc1, 3, 1, 5,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With full
-namespace losskit_gaussian_nll_loss_3a69ad35f5b7_block {
+namespace losskit_gaussian_nll_loss_bf0d3954c886_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -149,9 +149,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_3a69ad35f5b7, 3, 1, 5,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
+LOSSKIT_KERNEL(losskit_gaussian_nll_loss_bf0d3954c886, 3, 1, 5,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hinge_embedding_loss_5a74c65767c4_block {
+namespace losskit_hinge_embedding_loss_162a3ddb4ef9_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -53,8 +53,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_hinge_embedding_loss_5a74c65767c4, 2, 1, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kSigns, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_hinge_embedding_loss_162a3ddb4ef9, 2, 1, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kSigns, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_huber_loss_63bd17f5b433_block {
+namespace losskit_huber_loss_4ebc2f21d61b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -51,8 +51,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_huber_loss_63bd17f5b433, 2, 1, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_huber_loss_4ebc2f21d61b, 2, 1, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_kl_div_714a22698db0_block {
+namespace losskit_kl_div_33af5e98f592_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -49,14 +49,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_714a22698db0, 2, 0, 1,
-    {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
+LOSSKIT_KERNEL(losskit_kl_div_33af5e98f592, 2, 0, 1,
+    {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_30aaa41de0c4_block {
+namespace losskit_kl_div_e4bbee65a5dd_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -111,8 +111,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_30aaa41de0c4, 2, 0, 1,
-    {losskit::kInterval, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
-    {losskit::kAnything, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_kl_div_e4bbee65a5dd, 2, 0, 1,
+    {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
+    {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

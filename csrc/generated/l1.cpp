@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_l1_loss_be33d9aee1c4_block {
+namespace losskit_l1_loss_6d097bbb10c2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -50,8 +50,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_l1_loss_be33d9aee1c4, 2, 0, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_l1_loss_6d097bbb10c2, 2, 0, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_margin_ranking_loss_176c16531341_block {
+namespace losskit_margin_ranking_loss_a750bf5c99b6_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -62,9 +62,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_margin_ranking_loss_176c16531341, 3, 1, 3,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kSigns, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_margin_ranking_loss_a750bf5c99b6, 3, 1, 3,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kSigns, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_mse_loss_1beae2f9428d_block {
+namespace losskit_mse_loss_8417d76c0501_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -51,8 +51,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_mse_loss_1beae2f9428d, 2, 0, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_mse_loss_8417d76c0501, 2, 0, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

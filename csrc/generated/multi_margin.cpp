@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multi_margin_loss_2fc2d12e9e61_block {
+namespace losskit_multi_margin_loss_d61f0b0e3d64_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -36,7 +36,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_multi_margin_loss_2fc2d12e9e61, 1, 2, 1,
-    {losskit::kAnything, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_multi_margin_loss_d61f0b0e3d64, 1, 2, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

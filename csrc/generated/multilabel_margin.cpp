@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multilabel_margin_loss_0adff6412555_block {
+namespace losskit_multilabel_margin_loss_04b243d29e95_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -33,7 +33,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_multilabel_margin_loss_0adff6412555, 1, 0, 1,
-    {losskit::kAnything, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_multilabel_margin_loss_04b243d29e95, 1, 0, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multilabel_soft_margin_loss_14999366adc7_block {
+namespace losskit_multilabel_soft_margin_loss_c86ac3cb9cbd_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -55,8 +55,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_multilabel_soft_margin_loss_14999366adc7, 2, 0, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kInterval, 0, 0.0, 1.0})
+LOSSKIT_KERNEL(losskit_multilabel_soft_margin_loss_c86ac3cb9cbd, 2, 0, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With stirling
-namespace losskit_poisson_nll_loss_e20f3cff002b_block {
+namespace losskit_poisson_nll_loss_ebced3342a8a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -56,14 +56,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_e20f3cff002b, 2, 1, 1,
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()},
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_ebced3342a8a, 2, 1, 1,
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_962b6024334d_block {
+namespace losskit_poisson_nll_loss_8d0705ae76b2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -117,14 +117,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_962b6024334d, 2, 1, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_8d0705ae76b2, 2, 1, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_11f4c06c09b4_block {
+namespace losskit_poisson_nll_loss_3e22f50e5385_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -187,8 +187,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_11f4c06c09b4, 2, 1, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kInterval, 0, 0.0, std::numeric_limits<double>::infinity()})
+LOSSKIT_KERNEL(losskit_poisson_nll_loss_3e22f50e5385, 2, 1, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace

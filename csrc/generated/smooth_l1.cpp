@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_smooth_l1_loss_cf47e4ab9567_block {
+namespace losskit_smooth_l1_loss_7c9bc19432d4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -58,8 +58,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_smooth_l1_loss_cf47e4ab9567, 2, 1, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_smooth_l1_loss_7c9bc19432d4, 2, 1, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

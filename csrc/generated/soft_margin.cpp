@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_soft_margin_loss_de6f18b03d2b_block {
+namespace losskit_soft_margin_loss_5b09ff9d63f3_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -50,8 +50,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_soft_margin_loss_de6f18b03d2b, 2, 0, 1,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kSigns, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_soft_margin_loss_5b09ff9d63f3, 2, 0, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kSigns, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_triplet_margin_loss_98e9c3e77236_block {
+namespace losskit_triplet_margin_loss_84d90782f448_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -39,8 +39,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_triplet_margin_loss_98e9c3e77236, 2, 1, 3,
-    {losskit::kAnything, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0.0, 0.0})
+LOSSKIT_KERNEL(losskit_triplet_margin_loss_84d90782f448, 2, 1, 3,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -5,11 +5,11 @@
 #include <cstdint>
 
 // A symbol of the library, by which Python knows that it was built from this file.
-#define LOSSKIT_WIRE losskit_wire_eb3ac037fe15
+#define LOSSKIT_WIRE losskit_wire_55b464fb7324
 
 namespace losskit::wire {
 
-constexpr int kMaxOperands = 4;
+constexpr int kMaxOperands = 8;
 constexpr int kMaxParameters = 16;
 constexpr int kMaxDims = 16;
 constexpr int64_t kDeclined = -1;
@@ -33,24 +33,27 @@ enum class DType : int32_t {
 };
 enum Reduction { kElements = 0, kMean = 1, kSum = 2 };
 enum Checks { kOff = 0, kNan = 1, kRaise = 2 };
+enum Rows { kAbsent = 0, kAveraged = 1, kAdded = 2 };
 enum Number : size_t { kNormalizer = 0, kFactor = 1 };
 
 namespace options {
 constexpr int64_t reduction(int64_t bits) { return bits & 3; }
-constexpr int64_t gradients(int64_t bits) { return (bits >> 2) & 15; }
-constexpr int64_t checks(int64_t bits) { return (bits >> 6) & 3; }
-constexpr bool empty_is_zero(int64_t bits) { return (bits >> 8) & 1; }
-constexpr bool weight_in_mean(int64_t bits) { return (bits >> 9) & 1; }
-constexpr bool rows(int64_t bits) { return (bits >> 10) & 1; }
-constexpr int64_t result(int64_t bits) { return (bits >> 11) & 63; }
-constexpr int64_t broadcast(int64_t bits) { return (bits >> 17) & 15; }
-constexpr int64_t family(int64_t bits) { return (bits >> 21) & 4294967295; }
+constexpr int64_t gradients(int64_t bits) { return (bits >> 2) & 255; }
+constexpr int64_t checks(int64_t bits) { return (bits >> 10) & 3; }
+constexpr bool empty_is_zero(int64_t bits) { return (bits >> 12) & 1; }
+constexpr bool weight_in_mean(int64_t bits) { return (bits >> 13) & 1; }
+constexpr int64_t rows(int64_t bits) { return (bits >> 14) & 3; }
+constexpr int64_t result(int64_t bits) { return (bits >> 16) & 63; }
+constexpr int64_t broadcast(int64_t bits) { return (bits >> 22) & 255; }
+constexpr int64_t family(int64_t bits) { return (bits >> 30) & 4294967295; }
 }  // namespace options
 
 namespace pointwise {
 enum Number : size_t { kFirstParameter = 2 };
-constexpr int64_t advised(int64_t bits) { return bits & 15; }
-constexpr int64_t scores(int64_t bits) { return (bits >> 4) & 15; }
+constexpr int64_t advised(int64_t bits) { return bits & 255; }
+constexpr int64_t scores(int64_t bits) { return (bits >> 8) & 255; }
+constexpr int64_t composed(int64_t bits) { return (bits >> 16) & 255; }
+constexpr int64_t components(int64_t bits) { return (bits >> 24) & 15; }
 }  // namespace pointwise
 
 namespace class_scores {
@@ -84,7 +87,7 @@ enum Number : size_t { kP = 2, kEps = 3, kFirstParameter = 4 };
 constexpr Statistic statistics(int64_t bits, int operand) {
   return static_cast<Statistic>((bits >> (3 * operand)) & 7);
 }
-constexpr bool swap(int64_t bits) { return (bits >> 12) & 1; }
+constexpr bool swap(int64_t bits) { return (bits >> 24) & 1; }
 }  // namespace embeddings
 
 namespace ctc {

@@ -26,6 +26,7 @@ class Interval:
     low_open: bool = False
     high_open: bool = False
     typical: float = 0.5  # a harmless member: stands in for masked elements
+    back: int = 0  # not 0: of the difference from the component so many places before
 
     def includes(self, value: float) -> bool:
         """Whether a parameter may have this value; here NaN is refused."""
@@ -103,12 +104,12 @@ class Interval:
     def cpp(self) -> str:
         """The domain as an initialiser of `losskit::Domain`."""
         if self.everything:
-            return "{losskit::kAnything, 0, 0.0, 0.0}"
+            return "{losskit::kAnything, 0, 0, 0.0, 0.0}"
         limits = [
             repr(x) if math.isfinite(x) else f"{'-' if x < 0 else ''}std::numeric_limits<double>::infinity()"
             for x in (self.low, self.high)
         ]
-        return f"{{losskit::kInterval, {self.low_open | self.high_open << 1}, {limits[0]}, {limits[1]}}}"
+        return f"{{losskit::kInterval, {self.low_open | self.high_open << 1}, {self.back}, {limits[0]}, {limits[1]}}}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Signs:
 
     description: str = "-1 or 1"
     typical: float = 1.0
+    back: int = 0
     everything: bool = False
     settles: bool = False
 
@@ -139,7 +141,7 @@ class Signs:
         return [0.0, 2.0]
 
     def cpp(self) -> str:
-        return "{losskit::kSigns, 0, 0.0, 0.0}"
+        return "{losskit::kSigns, 0, 0, 0.0, 0.0}"
 
 
 Domain = Interval | Signs

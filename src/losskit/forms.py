@@ -14,7 +14,6 @@ import torch
 
 from losskit.declaration import Operand
 from losskit.errors import error
-from losskit.kernels.wire import MAX_OPERANDS
 from losskit.loss import Loss, suggestion
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -47,9 +46,11 @@ def _operand_type(loss: Any, name: str) -> str:
 
 
 def _run_arguments(loss: Any, prefix: str, class_name: str) -> str:
-    """The operands of `run`, always four."""
-    names = loss._slots(prefix, class_name)
-    return ", ".join(names + ["None"] * (MAX_OPERANDS - len(names)))
+    """The tensors that `run` is given, as source: those of the call, then the parameters that are tensors now."""
+    parameters = [prefix + p.name for p in loss._plan_params() if p.kind == "tensor"]
+    more = [f"*tensors({', '.join(parameters)})"] if parameters and not loss._statistics else []
+    slots = [*loss._slots(prefix, class_name), *more]
+    return f"({', '.join(slots)}{'' if len(slots) > 1 else ','})"
 
 
 def signature_source(loss: Any, annotated: bool, unknown: str = "") -> str:

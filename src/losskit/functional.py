@@ -43,7 +43,7 @@ from losskit.losses import (
     SoftMarginLoss,
     TripletMarginLoss,
 )
-from losskit.plans import plan_of
+from losskit.plans import plan_of, tensors
 from losskit.registry import missing
 
 
@@ -120,7 +120,7 @@ def binary_cross_entropy(
         reduction = legacy_reduction("binary_cross_entropy", size_average, reduce, reduction)
     try:
         plan = plan_of(BCELoss, reduction)
-        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -198,7 +198,7 @@ def binary_cross_entropy_with_logits(
         reduction = legacy_reduction("binary_cross_entropy_with_logits", size_average, reduce, reduction)
     try:
         plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
-        return run(plan, input, target, pos_weight, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target, *tensors(pos_weight)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -276,7 +276,7 @@ def cosine_embedding_loss(
         reduction = legacy_reduction("cosine_embedding_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(CosineEmbeddingLoss, reduction, margin)
-        return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input1, input2, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -360,7 +360,7 @@ def cross_entropy(
         reduction = legacy_reduction("cross_entropy", size_average, reduce, reduction)
     try:
         plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
-        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -441,7 +441,7 @@ def ctc_loss(
         raise misspelt(CTCLoss, unknown)
     try:
         plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
-        return run(plan, log_probs, targets, input_lengths, target_lengths, None, sample_weight, mask, normalizer)
+        return run(plan, (log_probs, targets, input_lengths, target_lengths), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -519,7 +519,7 @@ def gaussian_nll_loss(
         raise misspelt(GaussianNLLLoss, unknown)
     try:
         plan = plan_of(GaussianNLLLoss, reduction, full, eps)
-        return run(plan, input, target, var, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input, target, var), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -594,7 +594,7 @@ def hinge_embedding_loss(
         reduction = legacy_reduction("hinge_embedding_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(HingeEmbeddingLoss, reduction, margin)
-        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -664,7 +664,7 @@ def huber_loss(
         raise misspelt(HuberLoss, unknown)
     try:
         plan = plan_of(HuberLoss, reduction, delta)
-        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -743,7 +743,7 @@ def kl_div(
         reduction = legacy_reduction("kl_div", size_average, reduce, reduction)
     try:
         plan = plan_of(KLDivLoss, reduction, log_target)
-        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -819,7 +819,7 @@ def l1_loss(
         reduction = legacy_reduction("l1_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(L1Loss, reduction)
-        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -897,7 +897,7 @@ def margin_ranking_loss(
         reduction = legacy_reduction("margin_ranking_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(MarginRankingLoss, reduction, margin)
-        return run(plan, input1, input2, target, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input1, input2, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -972,7 +972,7 @@ def mse_loss(
         reduction = legacy_reduction("mse_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(MSELoss, reduction)
-        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1053,7 +1053,7 @@ def multi_margin_loss(
         reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(MultiMarginLoss, reduction, p, margin)
-        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1126,7 +1126,7 @@ def multilabel_margin_loss(
         reduction = legacy_reduction("multilabel_margin_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(MultiLabelMarginLoss, reduction)
-        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1203,7 +1203,7 @@ def multilabel_soft_margin_loss(
         reduction = legacy_reduction("multilabel_soft_margin_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(MultiLabelSoftMarginLoss, reduction)
-        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1281,7 +1281,7 @@ def nll_loss(
         reduction = legacy_reduction("nll_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(NLLLoss, reduction, ignore_index)
-        return run(plan, input, target, None, None, weight, sample_weight, mask, normalizer)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1369,7 +1369,7 @@ def poisson_nll_loss(
         reduction = legacy_reduction("poisson_nll_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(PoissonNLLLoss, reduction, log_input, full, eps, stirling)
-        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1444,7 +1444,7 @@ def smooth_l1_loss(
         reduction = legacy_reduction("smooth_l1_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(SmoothL1Loss, reduction, beta)
-        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1516,7 +1516,7 @@ def soft_margin_loss(
         reduction = legacy_reduction("soft_margin_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(SoftMarginLoss, reduction)
-        return run(plan, input, target, None, None, None, sample_weight, mask, normalizer)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1603,7 +1603,7 @@ def triplet_margin_loss(
         reduction = legacy_reduction("triplet_margin_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
-        return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+        return run(plan, (anchor, positive, negative), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 

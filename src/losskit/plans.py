@@ -52,6 +52,11 @@ def plan_of(loss: Any, reduction: str, *values: Any) -> Plan:
     return plan
 
 
+def tensors(*parameters: Any) -> list[Tensor]:
+    """The parameters that are tensors, which a call takes as operands."""
+    return [x for x in parameters if isinstance(x, Tensor)]
+
+
 def _constant(value: Any) -> Any:
     """A number that Dynamo may have made a symbol, as the number that it is now."""
     if isinstance(value, (int, float)):  # Dynamo of torch 2.10 knows no union here

@@ -34,7 +34,7 @@ from losskit.kernels.wire import MAX_DECLARED, MAX_OPERANDS
 from losskit.loss import Loss, legacy_reduction
 from losskit.names import check_argument
 from losskit.plan import OPEN, Opened, Plan
-from losskit.plans import Plans, plan_of
+from losskit.plans import Plans, plan_of, tensors
 from losskit.printing import run_source
 from losskit.traced import Formula
 from losskit_guide.card import Curve, Equation, Rows, Variant
@@ -106,7 +106,7 @@ class Family(Loss, abstract=True):
         sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
         scope: dict[str, Any] = {
             "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
-            "refuse_more": refuse_more,
+            "refuse_more": refuse_more, "tensors": tensors,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
             "Literal": Literal, "Tensor": Tensor, "LossError": LossError, "strict": strict, "misspelt": misspelt,
         }  # fmt: skip
@@ -260,8 +260,8 @@ class Family(Loss, abstract=True):
 
     @classmethod
     def _slots(cls, prefix: str, class_name: str) -> list[str]:
-        """The tensors that `run` is given, as source; tensor parameters come after the operands of the call."""
-        return cls._call_operands() + [prefix + p.name for p in cls._plan_params() if p.kind == "tensor"]
+        """The tensors that `run` is given beside tensor parameters, as source."""
+        return cls._call_operands()
 
     def _slot_params(self) -> list[Tensor]:
         """The tensor parameters that are present."""

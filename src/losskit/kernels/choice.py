@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -54,7 +52,5 @@ def from_kernel(plan: Plan, arguments: Arguments, result: torch.dtype | None = N
     if arguments.normalizer is not None:
         numbers = list(numbers)
         numbers[wire.Number.NORMALIZER] = float(arguments.normalizer)
-    padded: list[Any] = [*arguments.operands, None, None, None]
-    a, b, c, d = padded[:4]
     extras = arguments.weight, arguments.sample_weight, arguments.mask
-    return fused.attempt(plan, numbers, a, b, c, d, *extras, result)
+    return fused.attempt(plan, numbers, arguments.operands, *extras, result)

@@ -10,6 +10,7 @@ arguments validated, promoted and broadcast by the plan of the loss, once, for a
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -29,59 +30,55 @@ from losskit.spaces import tell
 
 def run(
     plan: Plan,
-    a: Any,
-    b: Any,
-    c: Any,
-    d: Any,
+    operands: Sequence[Any],
     weight: Tensor | None,
     sample_weight: Tensor | None,
     mask: Tensor | None,
     normalizer: Tensor | float | None,
 ) -> Tensor:
-    """The loss of operands `a` to `d` (None where the family takes fewer)."""
+    """The loss of these operands."""
     plain = (
         plan.direct
         and sample_weight is None
         and mask is None
         and normalizer is None
-        and type(a) in PLAIN
-        and (b is None or type(b) in PLAIN)
-        and (c is None or type(c) in PLAIN)
-        and (d is None or type(d) in PLAIN)
         and (weight is None or (type(weight) in PLAIN and not weight.requires_grad))
         and not torch.compiler.is_compiling()
         and (not state.nan_asked or state.nan == "pass")
         and not observed()
     )
+    if plain:
+        for x in operands:
+            if type(x) not in PLAIN:
+                plain = False
+                break
     template = None
-    if plain and a.is_cpu and not gpu.interpreted and library.available(plan.formula):
-        result = fused.attempt(plan, plan.numbers, a, b, c, d, weight, None, None)
+    if plain and operands[0].is_cpu and not gpu.interpreted and library.available(plan.formula):
+        result = fused.attempt(plan, plan.numbers, operands, weight, None, None)
         if result is not None:
             return result
-    elif plain and gpu.takes(a):
-        given = [x for x in (a, b, c, d) if x is not None]
-        template = gpu.template_of(plan, given, weight)
+    elif plain and gpu.takes(operands[0]):
+        template = gpu.template_of(plan, operands, weight)
         if template is not None and template.call is not None:
-            return gpu.alike(template, given, weight)
+            return gpu.alike(template, operands, weight)
     if isinstance(plan, Opened):
         own = len(plan.plan.names) - len(plan.tensors)
-        a, b, c, d = [*(a, b, c, d)[:own], *plan.tensors, None, None, None][:4]
-        return run(plan.plan, a, b, c, d, weight, sample_weight, mask, normalizer)
-    if sharded.involved(a, b, c, d, weight, sample_weight, mask, normalizer):
-        return sharded.run(plan, (a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+        return run(plan.plan, [*operands[:own], *plan.tensors], weight, sample_weight, mask, normalizer)
+    if sharded.involved(*operands, weight, sample_weight, mask, normalizer):
+        return sharded.run(plan, operands, weight, sample_weight, mask, normalizer)
     if not torch.compiler.is_compiling() and tracing_state() is not None:
         with warnings.catch_warnings():
             # torch.jit.trace warns whenever Python reads a shape that the shape becomes a constant. Here it may.
             warnings.simplefilter("ignore", TracerWarning)
-            args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+            args = plan.validated(operands, weight, sample_weight, mask, normalizer)
             return plan.eager(args, state.checks)
-    args = plan.validated((a, b, c, d)[: len(plan.names)], weight, sample_weight, mask, normalizer)
+    args = plan.validated(operands, weight, sample_weight, mask, normalizer)
     if state.nan == "raise" and _visible(args):
         refuse_nan(plan, args)
     if why_eager(plan, args) is None:
-        if template is not None and _unchanged(args, given, weight):
+        if template is not None and _unchanged(args, operands, weight):
             template.call = gpu.call_of(plan, args)._replace(operands=(), weight=None)
-            return gpu.alike(template, given, weight)
+            return gpu.alike(template, operands, weight)
         result = plan.fused(from_kernel, args)
         if result is not None:
             return result
@@ -90,7 +87,7 @@ def run(
     return plan.eager(args, state.checks)
 
 
-def _unchanged(args: Arguments, operands: list[Tensor], weight: Tensor | None) -> bool:
+def _unchanged(args: Arguments, operands: Sequence[Tensor], weight: Tensor | None) -> bool:
     """Whether validation has left the tensors of a call as they were given."""
     same = len(args.operands) == len(operands) and all(map(is_, args.operands, operands))
     return same and args.weight is weight and args.result is None

@@ -38,9 +38,7 @@ _EMPTY_IS_ZERO = wire.OPTIONS.pack(empty_is_zero=True)
 _GRADIENTS = wire.OPTIONS.shift("gradients")
 
 
-def pack(
-    reduction: str, *, weight_in_mean: bool = False, rows: bool = False, broadcast: int = 0, family: int = 0
-) -> int:
+def pack(reduction: str, *, weight_in_mean: bool = False, rows: int = 0, broadcast: int = 0, family: int = 0) -> int:
     """The part of the code that a plan fixes."""
     return wire.OPTIONS.pack(
         reduction=_REDUCTIONS[reduction], weight_in_mean=weight_in_mean, rows=rows, broadcast=broadcast, family=family
@@ -54,10 +52,7 @@ class DeclinedError(Exception):
 def attempt(
     plan: Plan,
     numbers: list[float],
-    a: Tensor,
-    b: Tensor | None,
-    c: Tensor | None,
-    d: Tensor | None,
+    operands: Sequence[Tensor],
     weight: Tensor | None,
     sample_weight: Tensor | None,
     mask: Tensor | None,
@@ -68,25 +63,23 @@ def attempt(
     code = plan.code | _CHECK_BITS[checks_of_block.get() or state.process_checks]
     if (empty_of_block.get() or state.process_empty) == "zero":
         code |= _EMPTY_IS_ZERO
-    if result is None and a.dtype in dtypes.HALVES:
-        result = dtypes.autocast(dtypes.result_dtype(_present(a, b, c, d)), a.device)
+    if result is None and operands[0].dtype in dtypes.HALVES:
+        result = dtypes.autocast(dtypes.result_dtype(operands), operands[0].device)
     if result is not None:
         code |= _RESULT[result]
     run, wanted = _forward, 0
     if torch.is_grad_enabled():
-        wanted = int(a.requires_grad)
-        if b is not None and b.requires_grad:
-            wanted |= 2
-        if c is not None and c.requires_grad:
-            wanted |= 4
-        if d is not None and d.requires_grad:
-            wanted |= 8
+        bit = 1
+        for x in operands:
+            if x.requires_grad:
+                wanted |= bit
+            bit += bit
         if wanted & ~plan.gradients:
             return None
         if wanted:
             run, code = _apply, code | wanted << _GRADIENTS
     try:
-        outputs = run((plan, code, numbers), a, b, c, d, weight, sample_weight, mask)
+        outputs = run((plan, code, numbers), weight, sample_weight, mask, *operands)
     except (DeclinedError, NotImplementedError):  # the op exists for dense CPU tensors only
         return None
     return outputs if wanted else outputs[0]
@@ -94,28 +87,25 @@ def attempt(
 
 def _forward(
     call: tuple[Plan, int, list[float]],
-    a: Tensor,
-    b: Tensor | None,
-    c: Tensor | None,
-    d: Tensor | None,
     weight: Tensor | None,
     sample_weight: Tensor | None,
     mask: Tensor | None,
+    *operands: Tensor,
 ) -> Any:
-    """The loss, four gradients and the status from the op, or the error that the status stands for."""
+    """The loss, the gradients that are wanted and the status from the op, or the error that the status stands for."""
     plan, code, numbers = call
-    outputs = _op(plan)(library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, None, numbers)
-    status = outputs[5]
+    outputs = _op(plan)(library.address(plan.formula), code, operands, weight, sample_weight, mask, None, numbers)
+    status = outputs[2]
     if status:
         if status == wire.FREED:
-            operands = dict(zip(plan.names, (a, b, c, d), strict=False))
-            raise _freed(plan, operands | {"weight": weight, "sample_weight": sample_weight, "mask": mask})
+            extras = {"weight": weight, "sample_weight": sample_weight, "mask": mask}
+            raise _freed(plan, dict(zip(plan.names, operands, strict=False)) | extras)
         if status < 0:
             raise DeclinedError
         if status < wire.SUSPICIOUS:
             place, value = outputs[0].tolist()
-            plan.refuse(_present(a, b, c, d), mask, (status, int(place), value))
-        tell(plan.spaces(_present(a, b, c, d), mask))
+            plan.refuse(operands, mask, (status, int(place), value))
+        tell(plan.spaces(operands, mask))
     return outputs
 
 
@@ -129,10 +119,6 @@ def _freed(plan: Plan, tensors: dict[str, Tensor | None]) -> Exception:
     return error("freed", loss=plan.name, argument="a tensor", got="", bytes=0)
 
 
-def _present(*operands: Tensor | None) -> list[Tensor]:
-    return [x for x in operands if x is not None]
-
-
 class Fused(torch.autograd.Function):
     """The autograd node around the kernel. Operands are dense CPU tensors that the kernel accepts."""
 
@@ -140,17 +126,14 @@ class Fused(torch.autograd.Function):
     def forward(
         ctx: Any,
         call: tuple[Plan, int, list[float]],
-        a: Tensor,
-        b: Tensor | None,
-        c: Tensor | None,
-        d: Tensor | None,
         weight: Tensor | None,
         sample_weight: Tensor | None,
         mask: Tensor | None,
+        *operands: Tensor,
     ) -> Tensor:
-        outputs = _forward(call, a, b, c, d, weight, sample_weight, mask)
-        ctx.save_for_backward(a, b, c, d, weight, sample_weight, mask)
-        ctx.gradients = outputs[1:5]
+        outputs = _forward(call, weight, sample_weight, mask, *operands)
+        ctx.save_for_backward(weight, sample_weight, mask, *operands)
+        ctx.gradients = outputs[1]
         ctx.call, ctx.masked = call, mask is not None
         return outputs[0]
 
@@ -158,38 +141,49 @@ class Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = ctx.gradients
         if gradients is None or torch.is_grad_enabled() or batched(upstream):
-            return None, *_again(ctx, upstream), None, None, None
+            return _placed(ctx, _again(ctx, upstream))
         ctx.gradients = None
         if ctx.call[0].reduction == "none":
-            return None, *_times(ctx, gradients, upstream), None, None, None
+            return _placed(ctx, _times(ctx, gradients, upstream))
         scale = upstream.item()
         if scale != 1.0:
-            if any(gradient is not None and gradient.dtype in dtypes.HALVES for gradient in gradients):
+            if any(gradient.dtype in dtypes.HALVES for gradient in gradients):
                 gradients = _again(ctx, upstream)  # a half times 1/N may have underflowed, despite a loss scaler
             else:
                 for gradient in gradients:
-                    if gradient is not None:
-                        gradient.mul_(scale)
-        return None, *gradients, None, None, None
+                    gradient.mul_(scale)
+        return _placed(ctx, gradients)
 
 
-def _times(ctx: Any, gradients: Sequence[Tensor | None], upstream: Tensor) -> list[Tensor | None]:
+def _placed(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradients that are wanted, at the places of what they are gradients by."""
+    wanted = ctx.call[1] >> _GRADIENTS
+    placed: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+    place = 4
+    for gradient in gradients:
+        while not wanted & 1:
+            place, wanted = place + 1, wanted >> 1
+        placed[place] = gradient
+        place, wanted = place + 1, wanted >> 1
+    return tuple(placed)
+
+
+def _times(ctx: Any, gradients: Sequence[Tensor], upstream: Tensor) -> Sequence[Tensor]:
     """Gradients of the elements' own losses, multiplied by the upstream in place; elements that do not count stay 0."""
     factor = ctx.call[0].spread(upstream)
     with_zeros = ctx.masked or factor is not upstream  # a mask, or rows that may be ignored
     unsafe = with_zeros and not math.isfinite(upstream.sum().item())
-    found: list[Tensor | None] = []
     for gradient in gradients:
-        if gradient is not None:
-            nothing = gradient == 0 if unsafe else None
-            gradient = gradient.mul_(factor) if nothing is None else gradient.mul_(factor).masked_fill_(nothing, 0.0)
-        found.append(gradient)
-    return found
+        nothing = gradient == 0 if unsafe else None
+        gradient.mul_(factor)
+        if nothing is not None:
+            gradient.masked_fill_(nothing, 0.0)
+    return gradients
 
 
 def _again(ctx: Any, upstream: Tensor) -> Any:
     """Gradients computed in backward: with reduction 'none', for a second backward, or differentiably."""
-    a, b, c, d, weight, sample_weight, mask = ctx.saved_tensors
+    weight, sample_weight, mask, *operands = ctx.saved_tensors
     plan, code, numbers = ctx.call
     # The mode is that of the forward pass. If forward moved values onto their bounds, this pass must too.
     checks = code & _ALL_CHECKS
@@ -198,24 +192,24 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
         given = numbers[wire.Number.NORMALIZER]
         normalizer = None if given != given else given
         extras = weight, sample_weight, mask, normalizer
-        return differentiable(plan, (a, b, c, d), extras, poisoned, upstream, ctx.needs_input_grad[1:5])
+        found = differentiable(plan, operands, extras, poisoned, upstream, ctx.needs_input_grad[4:])
+        return [gradient for gradient in found if gradient is not None]
     # Values were checked in forward.
     code = code & ~_ALL_CHECKS | (_CHECK_BITS["nan"] if poisoned else 0)
-    if plan.reduction == "none":
-        return _op(plan)(
-            library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, upstream, numbers
-        )[1:5]
-    numbers = list(numbers)
-    numbers[wire.Number.FACTOR] = upstream.item()
-    return _op(plan)(library.address(plan.formula), code, a, b, c, d, weight, sample_weight, mask, None, numbers)[1:5]
+    each = plan.reduction == "none"
+    if not each:
+        numbers = list(numbers)
+        numbers[wire.Number.FACTOR] = upstream.item()
+    extras = weight, sample_weight, mask, upstream if each else None
+    return _op(plan)(library.address(plan.formula), code, operands, *extras, numbers)[1]
 
 
 def differentiable(
-    plan: Plan, operands: Sequence[Tensor | None], extras: Sequence[Any], poisoned: bool, upstream: Tensor,
+    plan: Plan, operands: Sequence[Tensor], extras: Sequence[Any], poisoned: bool, upstream: Tensor,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:  # fmt: skip
     """Gradients as functions of the operands and the upstream gradient, for derivatives of them."""
-    inputs = [x for x, want in zip(operands, wanted, strict=True) if want and x is not None]
+    inputs = [x for x, want in zip(operands, wanted, strict=True) if want]
     with torch.enable_grad():
         loss = plan.eager(plan.of_saved(operands, *extras), "nan" if poisoned else "off")
         found = torch.autograd.grad(

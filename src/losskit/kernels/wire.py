@@ -20,7 +20,7 @@ from losskit.domains import SLACK_ULPS, log_probability
 
 # -- limits -----------------------------------------------------------------------------------------------
 
-MAX_OPERANDS = 4  # tensors that a formula takes
+MAX_OPERANDS = 8  # tensors that a formula takes
 MAX_DECLARED = 8  # numbers among the parameters of a declaration
 MAX_PARAMETERS = 16  # numbers that a kernel takes: those declared, and what is computed from them
 MAX_DIMS = 16  # dimensions of a CPU tensor
@@ -71,6 +71,14 @@ class Checks(IntEnum):
     OFF = 0
     NAN = 1
     RAISE = 2
+
+
+class Rows(IntEnum):
+    """What the loss of a row makes of its elements, the last dimension."""
+
+    ABSENT = 0  # there are no rows
+    AVERAGED = 1
+    ADDED = 2
 
 
 class Number(IntEnum):
@@ -197,7 +205,7 @@ OPTIONS = Layout(
     checks=2,  # Checks
     empty_is_zero=1,  # the mean over nothing is 0 instead of NaN
     weight_in_mean=1,  # `weight` counts in the denominator of the mean
-    rows=1,  # a row's loss is the mean over its last dimension
+    rows=2,  # Rows
     result=6,  # of SCALAR_TYPES, plus one; 0: that of the operands
     broadcast=MAX_OPERANDS,  # that may be broadcast
     family=32,  # what else the op's own family needs to know
@@ -206,6 +214,8 @@ POINTWISE = Op(
     Layout(
         advised=MAX_OPERANDS,  # violations are told but change nothing
         scores=MAX_OPERANDS,  # they look like probabilities if their first elements are all in [0, 1]
+        composed=MAX_OPERANDS,  # their last dimension is the components, each an operand of the formula
+        components=4,  # how many of them
     ),
 )
 CLASS_SCORES = Op(
@@ -298,7 +308,7 @@ def _contract() -> str:
     lines += [f"constexpr double kMostLogProbability = {log_probability.high!r};"]
     lines += [f"constexpr double kSlackUlps = {SLACK_ULPS!r};"]
     lines += [_enum("class DType : int32_t", {f"k{name}": value for name, value in SCALAR_TYPES.items()})]
-    enums = {"Reduction": Reduction, "Checks": Checks, "Number : size_t": Number}
+    enums = {"Reduction": Reduction, "Checks": Checks, "Rows": Rows, "Number : size_t": Number}
     lines += [*(_enum(head, _members(members)) for head, members in enums.items()), ""]
     lines += _namespace("options", _readers(OPTIONS))
     for name, op in OPS.items():

@@ -234,11 +234,11 @@ def triplet_margin_with_distance_loss(
         )  # fmt: skip
     if distance_function is None:
         plan = plan_of(TripletMarginLoss, reduction, 2.0, 1e-6, swap, margin)
-        return run(plan, anchor, positive, negative, None, None, sample_weight, mask, normalizer)
+        return run(plan, (anchor, positive, negative), None, sample_weight, mask, normalizer)
     near, far = distance_function(anchor, positive), distance_function(anchor, negative)
     if swap:
         far = minimum(far, distance_function(positive, negative))
-    return run(plan_of(_OfDistances, reduction, margin), near, far, None, None, None, sample_weight, mask, normalizer)
+    return run(plan_of(_OfDistances, reduction, margin), (near, far), None, sample_weight, mask, normalizer)
 
 
 TripletMarginWithDistanceLoss.functional = staticmethod(triplet_margin_with_distance_loss)
