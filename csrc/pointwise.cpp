@@ -77,10 +77,7 @@ template <class T> void report_block(Job& job, int operand, const T* x, const fl
   }
   double value = static_cast<double>(x[at]);  // settled, or a difference
   if (!job.kernel->domains[operand].back) value = *fetch(job.walk, job.sources[operand], begin + at, 1, &value);
-  int component = 0;
-  while (component < operand && job.tensors[operand - component - 1] == job.tensors[operand]) ++component;
-  const int64_t place = first * job.steps[operand] + component;
-  job.report({operand, first, job.tensors[operand] + 1, place, value});
+  job.report({operand, first, operand + 1, first, value});
 }
 
 // What must be in the domain of an operand: itself, or its difference from another.

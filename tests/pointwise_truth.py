@@ -110,7 +110,7 @@ def fused(setup: Setup) -> Compute:
     def compute(operands: Sequence[torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         formula = formula_of(setup)
         # A class per row, so that the mean over classes is that of one element.
-        leaves = [x.detach().clone().reshape(-1, *[1] * setup.loss.rows).requires_grad_() for x in operands]
+        leaves = [x.detach().clone().reshape(-1, *[1] * bool(setup.loss.rows)).requires_grad_() for x in operands]
         calls = len(setup.loss._call_operands())
         tensors = dict(zip(formula.operands[calls:], leaves[calls:]))
         loss = setup.loss.functional(*leaves[:calls], **{**setup.params, **tensors}, reduction="none")
@@ -141,7 +141,7 @@ def torchs(setup: Setup) -> Compute | None:
     formula, calls = formula_of(setup), len(setup.loss._call_operands())
 
     def with_gradients(operands: Sequence[torch.Tensor], differentiable: int) -> Any:
-        leaves = [x.detach().clone().reshape(-1, *[1] * setup.loss.rows) for x in operands]
+        leaves = [x.detach().clone().reshape(-1, *[1] * bool(setup.loss.rows)) for x in operands]
         leaves = [x.requires_grad_(i < differentiable) for i, x in enumerate(leaves)]
         given = {**known_there, **dict(zip(formula.operands[calls:], leaves[calls:], strict=True))}
         loss = function(*leaves[:calls], **given, reduction="none")

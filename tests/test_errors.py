@@ -8,6 +8,7 @@ import torch
 import losskit
 import losskit.functional as LF
 from losskit import plans
+from losskit.declaration import OPEN
 from losskit.errors import MESSAGES
 
 x, t = torch.randn(4, 3), torch.randn(4, 3)
@@ -161,9 +162,15 @@ MISTAKES = {
     ],
     "open": [
         (
-            lambda: plans._checked(losskit.CrossEntropyLoss, [-100, "open"]),
+            lambda: plans._checked(losskit.CrossEntropyLoss, [-100, OPEN]),
             "cross_entropy: label_smoothing must be a number in a compiled function, got a tensor. Use a number: each new "
             "one compiles again.",
+        ),
+    ],
+    "components": [
+        (
+            lambda: BoxesOfTest()(torch.zeros(3, 5), torch.zeros(3, 5)),
+            "boxes_of_test: the last dimension of input must be the 2 numbers x1, x2, got shape (3, 5).",
         ),
     ],
     "by_keyword": [

@@ -221,7 +221,7 @@ class TestRefusedDeclarations:
             ),
             (
                 "a: list = param(default=1, doc='')\n@staticmethod\ndef value(input, a):\n    return input",
-                "annotate a with float, int, bool or Tensor | None",
+                "annotate a with float, int, bool, str, Tensor",
             ),
             (
                 "a: float = param(default=-1.0, domain=positive, doc='')\n"

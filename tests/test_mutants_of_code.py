@@ -235,7 +235,7 @@ def eager_checks_ignore_the_mask(patch):
         patch,
         pointwise.PointwisePlan,
         "_bad",
-        lambda bad: lambda plan, operands, mask, mode: bad(plan, operands, None, mode),
+        lambda bad: lambda plan, operands, mask, *rest: bad(plan, operands, None, *rest),
     )
 
 

@@ -95,7 +95,8 @@ def functional() -> str:
         "from typing import TYPE_CHECKING, Literal, NoReturn",
         "from torch import Tensor\nfrom torch.overrides import handle_torch_function, has_torch_function_variadic",
         "from losskit.errors import LossError\n"
-        "from losskit.plans import plan_of, tensors\n"
+        "from losskit.declaration import OPEN\n"
+        "from losskit.plans import plan_of, present, tensors\n"
         "from losskit.forms import misspelt, strict\n"
         "from losskit.kernels.dispatch import run\n"
         f"from losskit.losses import {classes}\n"

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from losskit.domains import Domain, real
+
+REQUIRED: Any = inspect.Parameter.empty  # in place of the default of a parameter that has none
+POSITION = "position"  # the argument of a formula that is the place of an element in its row, from 0 on
+OPEN = "a tensor of the call"  # in place of the value of a parameter that is a tensor of the call
 
 
 @dataclass(frozen=True)
@@ -16,21 +23,65 @@ class Param:
     default: Any
     domain: Domain
     doc: str
+    choices: tuple[str, ...] = ()
     name: str = ""
-    kind: str = ""  # "float", "int", "bool" or "tensor"
+    kind: str = ""  # "float", "int", "bool", "tensor" or "choice"
+    tensor: bool = False  # whether a number may be a tensor, too
+    none: bool = False  # whether it may be None
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is REQUIRED
+
+    @property
+    def selects(self) -> bool:
+        """Whether it selects the formula: a switch, a word, or something that may be missing."""
+        return self.kind in ("bool", "tensor", "choice") or self.tensor or self.none
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What it may be for a formula. A number is False, a missing one None; a tensor for it changes nothing."""
+        if self.kind == "choice":
+            return self.choices
+        if self.kind == "bool":
+            return False, True
+        if self.kind == "tensor":
+            return (False, True) if self.none else (True,)
+        return (False, None) if self.none else (False,)
+
+    def key(self, value: Any) -> Any:
+        """What a plan knows of a value: of a tensor, that it is there."""
+        if self.kind == "tensor":
+            return value is not None
+        return OPEN if self.tensor and isinstance(value, Tensor) else value
+
+    def setting(self, key: Any) -> Any:
+        """What a value is for the formula, by the value's key."""
+        return key if self.kind != "float" or key is None or key is OPEN else False
 
 
-def param(*, default: Any, domain: Domain = real, doc: str) -> Any:
+def param(*, default: Any = REQUIRED, domain: Domain = real, doc: str, choices: Sequence[str] = ()) -> Any:
     """Declare a parameter: a constructor argument, an attribute, an argument of `value`.
 
-    Annotate it with `float`, `int`, `bool` (a switch that `value` may branch on) or `Tensor | None`.
+    Annotate it with
+
+    - `float` or `int`;
+    - `float | Tensor`, in element-wise losses: a number, or a tensor that broadcasts to the operands. So there may be
+      one number for each class, it may be learned, and it may change with every step of a compiled function;
+    - `bool`: a switch that `value` may branch on;
+    - `str`, with `choices`: one of these words, which `value` may compare;
+    - `Tensor`.
+
+    `| None` after a tensor says that it may be missing; `value` then gets None, and may branch on that.
 
     Args:
-        default: The value when the user gives none.
+        default: The value when the user gives none. Without it, the user has to give one.
         domain: The allowed values; `losskit.domains` has the usual ones.
         doc: What it means, in one sentence.
+        choices: The words that a `str` may be.
     """
-    return Param(default=default, domain=domain, doc=doc)
+    return Param(default=default, domain=domain, doc=doc, choices=tuple(choices))
 
 
 @dataclass(frozen=True)
@@ -41,6 +92,10 @@ class Operand:
         off, the loss is defined outside the domain too, and only warns.
     broadcast: whether dimensions of size 1 stretch to the shape of the first operand.
     per_row: whether a missing last dimension means one value for each row.
+    optional: whether a call may leave it out, or give None; `value` then gets None, and may branch on that.
+    differentiable: whether there is a gradient by it; for labels, and for what the formula takes as given.
+    components: the numbers that stand next to each other in its last dimension, and their domains. Each is an argument
+        of the formula: `input` with the components x and y is `input_x` and `input_y`.
     hint: the way out when a value is refused.
     kind: what the numbers are, where plots and comparisons need to know: "logit", "distance".
     type: what a caller may pass, where it is more than a tensor.
@@ -52,9 +107,16 @@ class Operand:
     only_with: str = ""
     broadcast: bool = False
     per_row: bool = False
+    optional: bool = False
+    differentiable: bool = True
+    components: Mapping[str, Domain] = field(default_factory=dict)
     hint: str = ""
     kind: str = ""
     type: str = "Tensor"
+
+    def advised(self, switches: Mapping[str, Any]) -> bool:
+        """Whether a value outside the domain only warns."""
+        return bool(self.only_with) and not switches[self.only_with]
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     "mask_dtype": (LossTypeError, "{loss}: mask must be boolean (True = counts), got {got}. Use mask.bool()."),
     "device": (LossValueError, "{loss}: {argument} is on {got} but {first} is on {expected}."),
     "shapes": (LossValueError, "{loss}: {first} {expected} and {argument} {got} must have the same shape.{hint}"),
+    "components": (
+        LossValueError,
+        "{loss}: the last dimension of {argument} must be the {count} numbers {expected}, got shape {got}.",
+    ),
     "not_broadcastable": (LossValueError, "{loss}: {argument} {got} must broadcast to {expected}.{hint}"),
     "no_class_dimension": (LossIndexError, "{loss}: {argument} must have a dimension of classes, got a scalar."),
     "no_features": (LossIndexError, "{loss}: {argument} must have a dimension of features, got a scalar."),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from losskit.declaration import Operand
+from losskit.declaration import Operand, Param
 from losskit.errors import error
 from losskit.loss import Loss, suggestion
 
@@ -24,10 +24,7 @@ _EXTRA_DOCS = {
     "mask": "Boolean, True = counts; masked elements are exact zeros, also from NaN.",
     "normalizer": 'Denominator of "mean": a number or a tensor with one element.',
 }
-_TYPES = {
-    "float": "float", "int": "int", "bool": "bool", "tensor": "Tensor | None",
-    "size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None",
-}  # fmt: skip
+_TYPES = {"size_average": "bool | None", "reduce": "bool | None", "weight": "Tensor | None", "tensor": "Tensor"}
 
 
 # -- signatures -------------------------------------------------------------------------------------------
@@ -36,44 +33,73 @@ _TYPES = {
 def _type(loss: type[Loss], name: str) -> str:
     if name == "reduction":
         return f"Literal[{', '.join(map(repr, loss.reductions))}]"
-    return _TYPES[loss.params[name].kind if name in loss.params else name]
+    if name not in loss.params:
+        return _TYPES[name]
+    p = loss.params[name]
+    own = f"Literal[{', '.join(map(repr, p.choices))}]" if p.kind == "choice" else _TYPES.get(p.kind, p.kind)
+    return f"{own}{' | Tensor' if p.tensor else ''}{' | None' if p.none else ''}"
 
 
 def _operand_type(loss: Any, name: str) -> str:
     # torch takes a Python number as variance; so does every operand that may broadcast, except the target.
     operand = loss.operands.get(name, Operand(name))
-    return "Tensor | float" if operand.broadcast and name != "target" else operand.type
+    own = "Tensor | float" if operand.broadcast and name != "target" else operand.type
+    return f"{own} | None = None" if operand.optional else own
 
 
-def _run_arguments(loss: Any, prefix: str, class_name: str) -> str:
+def _with_default(loss: Any, name: str, type: str = "") -> str:
+    """An argument of a signature: with its type, if that is told, and its default, if there is one."""
+    typed = f"{name}: {type}" if type else name
+    if name in loss.params and loss.params[name].required:
+        return typed
+    return f"{typed}{' = ' if type else '='}{loss._default(name)!r}"
+
+
+def _slots(loss: Any, prefix: str, class_name: str) -> str:
     """The tensors that `run` is given, as source: those of the call, then the parameters that are tensors now."""
-    parameters = [prefix + p.name for p in loss._plan_params() if p.kind == "tensor"]
-    more = [f"*tensors({', '.join(parameters)})"] if parameters and not loss._statistics else []
-    slots = [*loss._slots(prefix, class_name), *more]
+    optional = loss._optional_operands()
+    slots = [name for name in loss._call_operands() if name not in optional]
+    slots += [f"*present({', '.join(optional)})"] if optional else []
+    slots += loss._made_slots(prefix, class_name)
+    parameters = [prefix + p.name for p in loss._operand_params()]
+    slots += [f"*tensors({', '.join(parameters)})"] if parameters else []
     return f"({', '.join(slots)}{'' if len(slots) > 1 else ','})"
 
 
 def signature_source(loss: Any, annotated: bool, unknown: str = "") -> str:
     """The first line of the functional form; unknown: what takes arguments that it does not have."""
     names = loss.arguments.split()
-    defaults = {name: loss._default(name) for name in names} | dict.fromkeys(_EXTRAS)
-    signature = [f"{name}: {_operand_type(loss, name)}" if annotated else name for name in loss._call_operands()]
-    types = {name: _type(loss, name) for name in names}
-    for name, kind in (types | {"*": ""} | _EXTRAS).items():
-        typed = f"{name}: {kind} = " if annotated else f"{name}="
-        signature.append("*" if name == "*" else f"{typed}{defaults[name]!r}")
+    typed = [f"{name}: {_operand_type(loss, name)}" for name in loss._call_operands()]
+    signature = typed if annotated else _bare(loss)
+    signature += [_with_default(loss, name, _type(loss, name) if annotated else "") for name in names]
+    signature += ["*", *(f"{name}: {kind} = None" if annotated else f"{name}=None" for name, kind in _EXTRAS.items())]
     signature += [unknown] if unknown else []
     return f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}"
+
+
+def _key(p: Param) -> str:
+    """What a plan is found by, as source: `Param.key`, which torch.compile would have to trace."""
+    if p.kind == "tensor":
+        return f"{p.name} is not None"
+    return f"OPEN if isinstance({p.name}, Tensor) else {p.name}" if p.tensor else p.name
+
+
+def _bare(loss: Any) -> list[str]:
+    """The operands of a call, without types."""
+    optional = loss._optional_operands()
+    return [f"{name}=None" if name in optional else name for name in loss._call_operands()]
 
 
 def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False) -> str:
     """The functional form as Python source."""
     names, operands = loss.arguments.split(), loss._call_operands()
-    tensors = [*operands, *(p.name for p in loss.params.values() if p.kind == "tensor" and p.name in names)]
+    own = [p.name for p in loss.params.values() if p.name in names and (p.kind == "tensor" or p.tensor)]
+    tensors = [*operands, *own]
     tensors += ["weight"] if "weight" in names and "weight" not in tensors else []
     passed = [*operands, *(f"{name}={name}" for name in [*names, *_EXTRAS])]
     weight = "weight" if "weight" in names else "None"
-    given = [f"{p.name} is not None" if p.kind == "tensor" else p.name for p in loss._plan_params()]
+    given = [_key(p) for p in loss._plan_params()]
+    given += [f"{name} is not None" for name in loss._optional_operands()]
     legacy = [
         "    if size_average is not None or reduce is not None:",
         f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
@@ -88,7 +114,7 @@ def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False
         *(legacy if "size_average" in names else []),
         "    try:",
         f"        plan = plan_of({', '.join([class_name, 'reduction', *given])})",
-        f"        return run(plan, {_run_arguments(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
+        f"        return run(plan, {_slots(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
         *_RAISED,
     ])  # fmt: skip
 
@@ -100,18 +126,20 @@ _RAISED = ["    except LossError as problem:", "        raise problem.with_trace
 def forward_source(loss: Any) -> str:
     """`forward` as Python source; ONNX's exporter of traced graphs gives a None by position for each of the extras."""
     operands = ", ".join(loss._call_operands())
+    there = ", ".join(f"{name} is not None" for name in loss._optional_operands())
     weight = "self.weight" if "weight" in loss.params else "None"
     extras = "sample_weight, mask, normalizer"
     return "\n".join([
         "@strict",
-        f"def forward(self, {operands}, *more, sample_weight=None, mask=None, normalizer=None, **unknown):",
+        f"def forward(self, {', '.join(_bare(loss))}, *more, sample_weight=None, mask=None, normalizer=None, "
+        "**unknown):",
         "    if more or unknown:",
         "        refuse_more(self, more, unknown)",
         f"    if has_torch_function_variadic({operands}):",
         f"        return overridden(self, ({operands},), {extras})",
         "    try:",
-        "        plan = self._plan or self._planned()",
-        f"        return run(plan, {_run_arguments(loss, 'self.', 'Loss')}, {weight}, {extras})",
+        f"        plan = self._planned({there})" if there else "        plan = self._plan or self._planned()",
+        f"        return run(plan, {_slots(loss, 'self.', 'Loss')}, {weight}, {extras})",
         *_RAISED,
     ])  # fmt: skip
 
@@ -150,7 +178,7 @@ def refuse_more(loss: Loss, more: Sequence[Any], unknown: Mapping[str, Any]) -> 
 def constructor_source(loss: type[Loss]) -> str:
     """`__init__` as Python source; annotations are objects, which tools that build losses from configurations read."""
     names = [name for name in loss.arguments.split() if name != "weight" or "weight" in loss.params]
-    signature = ", ".join(f"{name}: {_type(loss, name)} = {loss._default(name)!r}" for name in names)
+    signature = ", ".join(_with_default(loss, name, _type(loss, name)) for name in names)
     given = ", ".join(f"{name!r}: {name}" for name in names)
     return f"def __init__(self, {signature}) -> None:\n    self._set_up({{{given}}})"
 
@@ -234,8 +262,7 @@ def _formula(loss: Any) -> list[str]:
         return []
     from losskit.printing import print_expr
 
-    switches = [loss.params[name].default for name in loss._switches()]
-    formula = loss._formulas[tuple(x is not None if not isinstance(x, bool) else x for x in switches)]
+    formula = loss._formulas[loss._usual_setting()]
     book = formula.traced(loss.textbook) if loss.textbook else formula.value
     return [print_expr(book, "python")]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from losskit.declaration import OPEN
 from losskit.errors import LossError
 from losskit.forms import misspelt, strict
 from losskit.kernels.dispatch import run
@@ -28,6 +29,7 @@ from losskit.losses import (
     CrossEntropyLoss,
     CTCLoss,
     GaussianNLLLoss,
+    GeneralizedBoxIoULoss,
     HingeEmbeddingLoss,
     HuberLoss,
     KLDivLoss,
@@ -43,7 +45,7 @@ from losskit.losses import (
     SoftMarginLoss,
     TripletMarginLoss,
 )
-from losskit.plans import plan_of, tensors
+from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
 
 
@@ -520,6 +522,79 @@ def gaussian_nll_loss(
     try:
         plan = plan_of(GaussianNLLLoss, reduction, full, eps)
         return run(plan, (input, target, var), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def generalized_box_iou_loss(
+    input: Tensor,
+    target: Tensor,
+    eps: float = 1e-07,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Generalised IoU loss of boxes: 1 - IoU, plus the empty share of the smallest box around both.
+
+    Choose it to train the boxes of a detector: it sees the size of the error as IoU does, and has a gradient also where
+    the boxes do not overlap.
+    Prefer DistanceBoxIoULoss or CompleteBoxIoULoss for faster convergence, SmoothL1Loss for offsets from anchors.
+
+    The unreduced loss is one number for each box. Boxes of the same place and size have the loss 0, boxes that are far
+    apart nearly 2.
+
+    Args:
+        input: Predicted boxes (..., 4), as (x1, y1, x2, y2).
+        target: True boxes. Of the shape of input, or with dimensions of size 1.
+        eps: Added to every denominator, for boxes without an area. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        1.0 - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))) / ((input_x2 - input_x1) * (input_y2 - input_y1) + (target_x2 - target_x1) * (target_y2 - target_y1) - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))) + eps) + ((where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2,
+            maximum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, minimum(input_x1, target_x1))) * (where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, maximum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, minimum(input_y1, target_y1))) - ((input_x2 - input_x1) * (input_y2 - input_y1) + (target_x2 - target_x1) * (target_y2 - target_y1) - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))))) / ((where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, maximum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1,
+            minimum(input_x1, target_x1))) * (where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, maximum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, minimum(input_y1, target_y1))) + eps)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import generalized_box_iou_loss
+        >>> generalized_box_iou_loss(torch.tensor([[[0.0, 0.0, 2.0, 2.0]]]), torch.tensor([[[1.0, 1.0, 3.0, 4.0]]]), eps=0.0)
+        tensor(1.1389)
+
+    Source: Rezatofighi, H. et al. (2019). Generalized intersection over union. CVPR. arXiv:1902.09630.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            generalized_box_iou_loss,
+            (input, target),
+            input,
+            target,
+            eps=eps,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GeneralizedBoxIoULoss, unknown)
+    try:
+        plan = plan_of(GeneralizedBoxIoULoss, reduction, eps)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1167,8 +1242,8 @@ def multilabel_soft_margin_loss(
         -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
 
     Returns:
-        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
-            promoted; halves are computed in float32 and rounded once.
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
 
     Raises:
         TypeError: An argument is not a tensor, or of a dtype that makes no sense.
@@ -1616,6 +1691,7 @@ for _loss in (
     CosineEmbeddingLoss,
     CrossEntropyLoss,
     GaussianNLLLoss,
+    GeneralizedBoxIoULoss,
     HingeEmbeddingLoss,
     HuberLoss,
     KLDivLoss,

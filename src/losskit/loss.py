@@ -17,9 +17,10 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,8 @@ from losskit.reduction import REDUCTIONS, check_reduction, short
 registered: dict[str, type[Loss]] = {}  # every loss by its function name; see losskit.registry
 
 _CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_KINDS = {"float": "float", "int": "int", "bool": "bool", "Tensor | None": "tensor", "Tensor": "tensor"}
-_PYTHON_TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "tensor": Tensor | None}
+_KINDS = {"float": "float", "int": "int", "bool": "bool", "str": "choice", "Tensor": "tensor"}
+_PYTHON_TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "tensor": Tensor}
 
 
 @dataclass_transform(field_specifiers=(param,))
@@ -78,7 +79,11 @@ class Loss(nn.Module):
             cls.name = _CLASS_WORDS.sub("_", cls.__name__).lower()
         own = _collect(cls)
         if "arguments" not in cls.__dict__:
-            cls.arguments = " ".join(["reduction", *own, *cls.params])
+            needed = [name for name, p in own.items() if p.required]
+            cls.arguments = " ".join(dict.fromkeys([*needed, "reduction", *own, *cls.params]))
+        order = [name in own and own[name].required for name in cls.arguments.split()]
+        if order != sorted(order, reverse=True):
+            raise DeclarationError(f"{cls.__name__}: in `arguments`, parameters without a default come first")
         missing = set(own) - set(cls.arguments.split())
         inherited = {name: p for name, p in cls.params.items() if name in cls.arguments.split()}
         cls.params = inherited | own
@@ -98,7 +103,7 @@ class Loss(nn.Module):
         constructor = inspect.signature(cls.__init__)
         cls.__signature__ = constructor.replace(parameters=list(constructor.parameters.values())[1:])
         # As objects: a string would have to be evaluated where it was written.
-        cls.__annotations__ = {name: _PYTHON_TYPES[p.kind] for name, p in cls.params.items()} | {"reduction": str}
+        cls.__annotations__ = {name: _python_type(p) for name, p in cls.params.items()} | {"reduction": str}
         registered[cls.name] = cls
 
     @classmethod
@@ -139,7 +144,8 @@ class Loss(nn.Module):
         nn.Module.__init__(self)
         cls = type(self)
         first = next(iter(given))
-        if first != "reduction" and isinstance(given[first], str):
+        words = first in cls.params and cls.params[first].kind == "choice"
+        if first != "reduction" and isinstance(given[first], str) and not words:
             # torch silently takes MSELoss("sum") as the mean: the string lands in size_average.
             given |= {"reduction": given[first], first: cls._default(first)}
         legacy = given.pop("size_average", None), given.pop("reduce", None)
@@ -154,7 +160,13 @@ class Loss(nn.Module):
         if name == "reduction":
             value = check_reduction(type(self).name, value, type(self).reductions, number_hint(type(self), value))
         elif name in type(self).params:
-            value = validate(type(self).name, type(self).params[name], value, type(self))
+            declared = type(self).params[name]
+            value = validate(type(self).name, declared, value, type(self))
+            if declared.tensor:  # which was a number, and may become a tensor, or the other way round
+                for kept in (self.__dict__, self._parameters, self._buffers):
+                    kept.pop(name, None)
+                if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                    self.register_buffer(name, value)
         super().__setattr__(name, value)
         self.__dict__["_plan"] = None
 
@@ -233,10 +245,15 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
         kind = _kind(annotations.get(name))
         if kind is None:
             raise DeclarationError(
-                f"{cls.__name__}: annotate {name} with float, int, bool or Tensor | None, got {annotations.get(name)!r}"
+                f"{cls.__name__}: annotate {name} with float, int, bool, str, Tensor, float | Tensor, or one of the "
+                f"last two and | None, got {annotations.get(name)!r}"
             )
-        params[name] = Param(declared.default, declared.domain, declared.doc, name, kind)
-        validate(cls.__name__, params[name], declared.default)
+        kind["none"] |= kind["kind"] == "tensor" and declared.default is None
+        params[name] = replace(declared, name=name, **kind)
+        if (params[name].kind == "choice") != bool(declared.choices):
+            raise DeclarationError(f"{cls.__name__}: {name}: str goes with choices=(...), the words that it may be")
+        if not declared.required:
+            validate(cls.__name__, params[name], declared.default)
         delattr(cls, name)  # from now on a field is an attribute of instances
     return params
 
@@ -251,9 +268,25 @@ def _text(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
 
 
-def _kind(annotation: Any) -> str | None:
-    """The kind of parameter that an annotation means."""
-    return _KINDS.get(_text(annotation).replace("torch.", "").replace("Optional[Tensor]", "Tensor | None"))
+def _kind(annotation: Any) -> dict[str, Any] | None:
+    """The kind of parameter that an annotation means, and whether a number may be a tensor, and it may be None."""
+    text = _text(annotation).replace("torch.", "").replace("Optional[Tensor]", "Tensor | None")
+    first, *more = text.split(" | ")
+    several = (
+        more in (["None"], []) if first == "Tensor" else first == "float" and more in (["Tensor"], ["Tensor", "None"])
+    )
+    if first not in _KINDS or (more and not several):
+        return None
+    return {"kind": _KINDS[first], "tensor": "Tensor" in more, "none": "None" in more}
+
+
+def _python_type(p: Param) -> Any:
+    """The annotation of a parameter, as an object."""
+    if p.kind == "choice":
+        return Literal[p.choices]
+    own = _PYTHON_TYPES[p.kind]
+    own = own | Tensor if p.tensor else own
+    return own | None if p.none else own
 
 
 def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) -> Any:
@@ -267,10 +300,18 @@ def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) 
         if isinstance(value, bool):
             return value
         raise wrong("True or False")
-    if param.kind == "tensor":
-        if value is None or isinstance(value, Tensor):
+    if param.none and value is None:
+        return value
+    if param.kind == "choice":
+        if value in param.choices:
             return value
-        raise wrong("a tensor or None", _as_tensor(param.name, value))
+        raise wrong(", ".join(map(repr, param.choices)), _close(value, param.choices))
+    if param.kind == "tensor":
+        if isinstance(value, Tensor):
+            return value
+        raise wrong("a tensor or None" if param.none else "a tensor", _as_tensor(param.name, value))
+    if param.tensor and isinstance(value, Tensor) and (value.is_floating_point() or value.dtype in _INTEGERS):
+        return value
     number: Any = value
     if isinstance(value, Tensor) and torch.compiler.is_compiling():
         return value
@@ -281,11 +322,22 @@ def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) 
     whole = param.kind == "int"
     right = isinstance(number, Integral) if whole else isinstance(number, Real)  # NumPy's scalars are, too
     if isinstance(number, bool) or not right:
-        raise wrong("an integer" if whole else "a number", _number(param.name, value) or hint)
+        kinds = f"{'an integer' if whole else 'a number'}{' or a tensor of numbers' if param.tensor else ''}"
+        hint = _as_tensor(param.name, value) if param.tensor else hint
+        raise wrong(kinds, _number(param.name, value) or hint)
     number = int(number) if whole else float(number)
     if not param.domain.includes(number):
         raise error("parameter", loss=loss, argument=param.name, expected=param.domain.description, got=_short(value))
     return number
+
+
+_INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+
+
+def _close(value: Any, words: Sequence[str]) -> str:
+    """The word that was meant by a similar one."""
+    close = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _as_tensor(name: str, value: Any) -> str:
@@ -348,7 +400,7 @@ def refuse_operands(loss: type[Loss], given: Mapping[str, Any], more: Sequence[A
     several = sum(x.numel() != 1 for x in tensors.values()) > 1
     for name, value in [*tensors.items(), *(("one argument too many", x) for x in more if isinstance(x, Tensor))]:
         declared = loss.params.get(name)
-        if declared and (declared.kind == "tensor" or value.numel() == 1 or not several):
+        if declared and (declared.kind == "tensor" or declared.tensor or value.numel() == 1 or not several):
             continue  # a parameter, right or wrong
         operands = ", ".join(loss._call_operands())
         call = f"{loss.__name__}()({operands})"

@@ -43,6 +43,7 @@ class Plan:
     weight_in_mean = False  # whether `weight` counts in the denominator of the mean
     gradients = (1 << MAX_OPERANDS) - 1  # bits of the operands by which the kernel gives a gradient
     settles = False  # whether values are put onto a bound that they are beyond by a few ULP, unless checks are off
+    ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too
 
@@ -111,8 +112,8 @@ class Plan:
         weight = arguments.weight
         return [] if weight is None or not self.weight_in_mean else [weight], arguments.mask
 
-    def spread(self, upstream: Tensor) -> Tensor:
-        """A gradient by the unreduced losses, such that it broadcasts to the gradients by the operands."""
+    def spread(self, upstream: Tensor, ndim: int) -> Tensor:
+        """A gradient by the unreduced losses, such that it broadcasts to a gradient by an operand of `ndim` dimensions."""
         return upstream.unsqueeze(-1)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
@@ -129,7 +130,6 @@ class Plan:
 
 
 Kernel = Callable[[Plan, Arguments, torch.dtype | None], Tensor | None]  # a call of it
-OPEN = "open"  # in place of the value of a parameter that is a tensor of the call
 
 
 class Opened(Plan):

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit.declaration import OPEN
 from losskit.errors import error
 from losskit.kernels.torch_internals import constant
 from losskit.loss import number_hint, validate
-from losskit.plan import OPEN, Opened, Plan
+from losskit.plan import Opened, Plan
 from losskit.reduction import check_reduction
 from losskit.registry import get
 
@@ -27,7 +28,10 @@ class Plans(dict[tuple[Any, ...], Plan]):
 
 
 def plan_of(loss: Any, reduction: str, *values: Any) -> Plan:
-    """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`)."""
+    """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`).
+
+    After the parameters comes, for each optional operand, whether it is there.
+    """
     if torch.compiler.is_compiling():
         # Dynamo can neither trace the construction of a plan nor use an object without a source. So the plan is built
         # while tracing, stored as an attribute, and read back by name. Its numbers become constants: another number
@@ -57,6 +61,11 @@ def tensors(*parameters: Any) -> list[Tensor]:
     return [x for x in parameters if isinstance(x, Tensor)]
 
 
+def present(*operands: Any) -> list[Any]:
+    """The optional operands that are there."""
+    return [x for x in operands if x is not None]
+
+
 def _constant(value: Any) -> Any:
     """A number that Dynamo may have made a symbol, as the number that it is now."""
     if isinstance(value, (int, float)):  # Dynamo of torch 2.10 knows no union here
@@ -77,13 +86,15 @@ def _new_plan(loss: Any, reduction: str, *values: Any) -> Plan:
 
 
 def _checked(loss: Any, values: Iterable[Any]) -> dict[str, Any]:
-    """The parameters by name, validated."""
+    """The parameters by name, validated; then, for each optional operand, whether it is there."""
     checked = dict[str, Any]()
-    for p, value in zip(loss._plan_params(), values, strict=True):
+    values = list(values)
+    declared = loss._plan_params()
+    for p, value in zip(declared, values, strict=False):
         if value is OPEN and (loss._statistics is not None or p.kind != "float" or p not in loss._formula_params()):
             raise error("open", loss=loss.name, argument=p.name)
         checked[p.name] = value if p.kind == "tensor" or value is OPEN else validate(loss.name, p, value)
-    return checked
+    return checked | dict(zip(loss._optional_operands(), values[len(declared) :], strict=True))
 
 
 _plans = SimpleNamespace()  # of compiled calls

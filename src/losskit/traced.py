@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from losskit.calculus import Differentiable, derivative, guarded, number, parametric
-from losskit.declaration import Operand
+from losskit.declaration import OPEN, POSITION, Operand
 from losskit.domains import Domain, real
 from losskit.errors import DeclarationError
 from losskit.formula import PRIMITIVES
@@ -34,14 +34,16 @@ class Formula:
     why_no_kernel = ""
     triton: Any = None  # the functions of a GPU's kernel
 
-    def __init__(self, loss: Any, switches: dict[str, bool], opened: Sequence[str] = ()) -> None:
-        """opened: parameters that are tensors of the call, after the operands."""
+    def __init__(self, loss: Any, switches: dict[str, Any], opened: Sequence[str] = ()) -> None:
+        """switches: the setting of each of `loss._switches()`; opened: more numbers that are tensors of the call."""
         self.loss, self.switches = loss, switches
-        taken = [name for name in inspect.signature(loss.value).parameters if name not in loss.params] + [
-            p.name for p in loss._formula_params() if p.kind == "tensor" and switches[p.name]
-        ]
-        self.operands = [*taken, *opened]
-        of_formula = [p for p in loss._formula_params() if p.kind in ("float", "int")]
+        of_call = [name for name in inspect.signature(loss.value).parameters if name not in loss.params]
+        declared = loss._formula_params()
+        tensors = [p.name for p in declared if switches.get(p.name) is (True if p.kind == "tensor" else OPEN)]
+        opened = [*tensors, *opened]
+        last = [POSITION] if POSITION in of_call else []
+        self.operands = [x for x in of_call if switches.get(x, x != POSITION)] + opened + last
+        of_formula = [p for p in declared if p.kind in ("float", "int") and switches.get(p.name, 0) is not None]
         numbers = {p.name: p for p in of_formula if p.name not in opened}
         self.numbers = list(numbers)
         self.trace = Trace({name: not p.domain.includes(0.0) for name, p in numbers.items()})
@@ -58,13 +60,12 @@ class Formula:
         """What a function of the declaration returns for symbols, or the sentence that says what is wrong with it."""
         arguments: dict[str, Any] = {}
         for name in inspect.signature(self.loss.value).parameters:
-            declared = self.loss.params.get(name)
-            if declared is not None and declared.kind == "bool":
-                arguments[name] = self.switches[name]
-            elif declared is not None and declared.kind == "tensor" and not self.switches[name]:
-                arguments[name] = None
-            else:
+            if name in self.operands or name in self.numbers:
                 arguments[name] = self.trace.variable(name)
+            else:
+                declared = self.loss.params.get(name)
+                switch = declared is not None and declared.kind in ("bool", "choice")
+                arguments[name] = self.switches[name] if switch else None
         place = f"{self.loss.__name__}.{function.__name__}"
         try:
             result = function(**arguments)
@@ -96,8 +97,9 @@ class Formula:
         """The derivative by each operand: the author's where `grad` gives one, else derived."""
         return tuple(
             own if own is not None else derivative(self.value, self.trace.variable(name))
-            for name, own in zip(self.operands, self._given, strict=True)
-        )
+            if operand.differentiable else self.trace.constant(0.0)
+            for (name, operand), own in zip(self.declared.items(), self._given, strict=True)
+        )  # fmt: skip
 
     @cached_property
     def guarded(self) -> tuple[Expr, ...]:
@@ -140,17 +142,34 @@ class Formula:
 
     @cached_property
     def declared(self) -> dict[str, Operand]:
-        """How each operand was declared, under these switches; a tensor parameter broadcasts."""
-        result = {}
+        """How each operand was declared, under these switches; a component has its own domain."""
+        parts = components(self.loss.operands)
+        found = {}
         for name in self.operands:
-            of_param = self.loss.params.get(name)
-            if of_param is not None:
-                result[name] = Operand(of_param.doc, of_param.domain, broadcast=True)
-                continue
-            operand = self.loss.operands.get(name, Operand(name))
-            off = operand.unless and self.switches[operand.unless]
-            result[name] = replace(operand, domain=real, hint="", only_with="") if off else operand
-        return result
+            if name in parts:
+                tensor, domain = parts[name]
+                found[name] = replace(self.loss.operands[tensor], domain=domain, components={})
+            else:
+                found[name] = self._declared(name)
+        return found
+
+    @cached_property
+    def tensors(self) -> dict[str, Operand]:
+        """The tensors that a call has, by name: an operand each, or components of one."""
+        parts = components(self.loss.operands)
+        names = dict.fromkeys(parts[name][0] if name in parts else name for name in self.operands if name != POSITION)
+        return {name: self._declared(name) for name in names}
+
+    def _declared(self, name: str) -> Operand:
+        """How an operand was declared, under these switches; a tensor parameter broadcasts."""
+        of_param = self.loss.params.get(name)
+        if of_param is not None:
+            return Operand(of_param.doc, of_param.domain, broadcast=True)
+        if name == POSITION:
+            return Operand("Place of the element in its row, from 0 on.", broadcast=True, differentiable=False)
+        operand: Operand = self.loss.operands.get(name, Operand(name))
+        off = operand.unless and self.switches[operand.unless]
+        return replace(operand, domain=real, hint="", only_with="") if off else operand
 
     @cached_property
     def domains(self) -> list[Domain]:
@@ -165,13 +184,19 @@ class Formula:
     @cached_property
     def advised(self) -> list[bool]:
         """For each operand, whether a value outside its declared domain only warns."""
-        return [bool(x.only_with) and not self.switches[x.only_with] for x in self.declared.values()]
+        return [x.advised(self.switches) for x in self.declared.values()]
 
     def differentiable(self, numbers: dict[str, float]) -> Differentiable:
         """The formula with its parameters fixed."""
         fixed = Differentiable(self.value, self.operands, numbers, self.guarded)
         self.prepare(fixed)
         return fixed
+
+    def counts(self, numbers: dict[str, float]) -> Differentiable | None:
+        """What the mean divides by, a number for each element, where the declaration says so."""
+        if getattr(self.loss, "counts", None) is None:
+            return None
+        return Differentiable(self.traced(self.loss.counts), self.operands, numbers)
 
     def prepare(self, formula: Differentiable) -> None:
         """Make what torch.compile cannot trace the making of."""
@@ -180,8 +205,18 @@ class Formula:
     @property
     def predictions(self) -> int:
         """Bits of the operands that models usually produce: all but the target and tensor parameters."""
-        fixed = {"target", *self.loss.params}
+        fixed = {"target", *self.loss.params, *(name for name, x in self.declared.items() if not x.differentiable)}
+        fixed |= {name for name, (tensor, _) in components(self.loss.operands).items() if tensor == "target"}
         return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
+
+
+def components(operands: Mapping[str, Operand]) -> dict[str, tuple[str, Domain]]:
+    """The components of operands, as a formula calls them: whose they are, and their domains."""
+    return {
+        f"{name}_{part}": (name, domain)
+        for name, operand in operands.items()
+        for part, domain in operand.components.items()
+    }
 
 
 def _exact(node: Expr) -> bool:

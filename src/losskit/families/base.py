@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from losskit.declaration import Operand, Param
+from losskit.declaration import OPEN, Operand, Param
 from losskit.display import Mathematics, Statistic, Writer, written_of
 from losskit.draw import Draw
 from losskit.errors import DeclarationError, LossError
@@ -33,30 +33,30 @@ from losskit.kernels.dispatch import run
 from losskit.kernels.wire import MAX_DECLARED, MAX_OPERANDS
 from losskit.loss import Loss, legacy_reduction
 from losskit.names import check_argument
-from losskit.plan import OPEN, Opened, Plan
-from losskit.plans import Plans, plan_of, tensors
+from losskit.plan import Opened, Plan
+from losskit.plans import Plans, plan_of, present, tensors
 from losskit.printing import run_source
 from losskit.traced import Formula
 from losskit_guide.card import Curve, Equation, Rows, Variant
 
 
-class Formulas(dict[tuple[bool, ...], Formula]):
+class Formulas(dict[tuple[Any, ...], Formula]):
     """The formulas of a declaration, one for each setting of its switches; made anew in another process."""
 
     def __init__(self, loss: type[Family]) -> None:
         super().__init__()
         self.loss = loss
 
-    def __missing__(self, setting: tuple[bool, ...]) -> Formula:
+    def __missing__(self, setting: tuple[Any, ...]) -> Formula:
         formula = self[setting] = Formula(self.loss, dict(zip(self.loss._switches(), setting, strict=True)))
         return formula
 
     def all(self) -> list[Formula]:
-        switches = self.loss._switches()
-        return [self[setting] for setting in itertools.product((False, True), repeat=len(switches))]
+        return [self[setting] for setting in itertools.product(*self.loss._settings().values())]
 
     def usual(self) -> list[Formula]:
-        """Those at the default switches, and at each switch alone changed: 1 + n of the 2^n settings of n switches.
+        """Those at the default switches, and at each switch alone changed: 1 + n of the 2^n settings of n switches. Of
+        words only the default, since nobody uses all of them.
 
         Their kernels are in the package's library; the others are compiled on first use, since switches multiply. A
         kernel in the library costs 0.9 s of processor time and 32 KB (22 kernels of today), and with the formulas of
@@ -70,9 +70,12 @@ class Formulas(dict[tuple[bool, ...], Formula]):
             40 kernels of coming families       35 s              1.0 MB    an estimate, by margins and embeddings
             loops of 5 coming families         100 s              2.5 MB    an estimate, by today's
         """
-        usual = tuple(self.loss.params[name].default is True for name in self.loss._switches())
-        changed = [(*usual[:i], not usual[i], *usual[i + 1 :]) for i in range(len(usual))]
-        return [self[setting] for setting in (usual, *changed)]
+        usual = self.loss._usual_setting()
+        found = [usual]
+        for i, (name, settings) in enumerate(self.loss._settings().items()):
+            if name not in self.loss.params or self.loss.params[name].kind != "choice":
+                found += [(*usual[:i], other, *usual[i + 1 :]) for other in settings if other != usual[i]]
+        return [self[setting] for setting in found]
 
     def __reduce__(self) -> Any:
         return Formulas, (self.loss,)
@@ -106,7 +109,7 @@ class Family(Loss, abstract=True):
         sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
         scope: dict[str, Any] = {
             "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
-            "refuse_more": refuse_more, "tensors": tensors,
+            "refuse_more": refuse_more, "tensors": tensors, "present": present, "OPEN": OPEN,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
             "Literal": Literal, "Tensor": Tensor, "LossError": LossError, "strict": strict, "misspelt": misspelt,
         }  # fmt: skip
@@ -146,6 +149,11 @@ class Family(Loss, abstract=True):
                 raise DeclarationError(
                     f"{cls.__name__}: `value` may speak of {known} and its parameters, not of {name}"
                 )
+        for p in cls._formula_params():
+            if p.tensor and cls._statistics is not None:
+                raise DeclarationError(
+                    f"{cls.__name__}: {p.name} must be float: only element-wise losses take a tensor for a number"
+                )
         for name in cls.params:
             if name not in taken and name not in cls._family_params | cls._used_elsewhere():
                 raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
@@ -162,12 +170,12 @@ class Family(Loss, abstract=True):
                     f"{cls.__name__}: a loss may have {MAX_DECLARED} numbers, got {len(formula.numbers)}"
                 )
 
-    def _planned(self) -> Plan:
-        """What runs this loss with its present parameters."""
-        if self._plan is None:
-            values = [(p, getattr(self, p.name)) for p in self._plan_params()]
-            keys = [value is not None if p.kind == "tensor" else value for p, value in values]
-            plan = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys)
+    def _planned(self, *present: bool) -> Plan:
+        """What runs this loss with its present parameters; present: for each optional operand, whether it is there."""
+        optional = len(self._optional_operands())
+        if self._plan is None or optional:
+            keys = [p.key(getattr(self, p.name)) for p in self._plan_params()]
+            plan = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys, *(present or [False] * optional))
             if isinstance(plan, Opened):  # with tensors of this call
                 return plan
             self.__dict__["_plan"] = plan
@@ -239,18 +247,42 @@ class Family(Loss, abstract=True):
         return [p for p in cls.params.values() if p.name in taken]
 
     @classmethod
+    def _settings(cls) -> dict[str, tuple[Any, ...]]:
+        """What selects the formula, and what each may be: switches, words, whether a tensor is there."""
+        own = {p.name: p.settings for p in cls._formula_params() if p.selects}
+        return own | dict.fromkeys(cls._optional_operands(), (False, True))
+
+    @classmethod
     def _switches(cls) -> list[str]:
-        """The switches that select the formula: boolean parameters, and whether a tensor parameter is present."""
-        return [p.name for p in cls._formula_params() if p.kind in ("bool", "tensor")]
+        """The names of what selects the formula."""
+        return list(cls._settings())
+
+    @classmethod
+    def _usual_setting(cls) -> tuple[Any, ...]:
+        """The setting at the defaults, without optional operands."""
+        params = cls.params
+        return tuple(params[x].setting(params[x].key(params[x].default)) if x in params else False for x in cls._switches())
+
+    @classmethod
+    def _optional_operands(cls) -> list[str]:
+        """The tensors that a call may leave out."""
+        return [name for name in cls._call_operands() if name in cls.operands and cls.operands[name].optional]
+
+    @classmethod
+    def _operand_params(cls) -> list[Param]:
+        """The parameters that a call takes as operands where they are tensors."""
+        return [p for p in cls._formula_params() if p.kind == "tensor" or p.tensor]
 
     @classmethod
     def _formula_of(cls, parameters: dict[str, Any]) -> tuple[Formula, dict[str, float]]:
         """The formula that these parameters select, and the numbers that it takes."""
-        opened = [name for name, value in parameters.items() if value is OPEN]
+        params = cls.params
+        setting = tuple(params[x].setting(parameters[x]) if x in params else parameters[x] for x in cls._switches())
+        opened = [name for name, value in parameters.items() if value is OPEN and not params[name].tensor]
         if opened:
-            formula = Formula(cls, {name: parameters[name] for name in cls._switches()}, opened)
+            formula = Formula(cls, dict(zip(cls._switches(), setting, strict=True)), opened)
         else:
-            formula = cls._formulas[tuple(parameters[name] for name in cls._switches())]
+            formula = cls._formulas[setting]
         return formula, formula.kernel_values(parameters)
 
     @classmethod
@@ -259,14 +291,13 @@ class Family(Loss, abstract=True):
         return set()
 
     @classmethod
-    def _slots(cls, prefix: str, class_name: str) -> list[str]:
-        """The tensors that `run` is given beside tensor parameters, as source."""
-        return cls._call_operands()
+    def _made_slots(cls, prefix: str, class_name: str) -> list[str]:
+        """What `run` is given beside the operands and tensor parameters, as source."""
+        return []
 
     def _slot_params(self) -> list[Tensor]:
-        """The tensor parameters that are present."""
-        tensors = [getattr(self, p.name) for p in self._plan_params() if p.kind == "tensor"]
-        return [x for x in tensors if x is not None]
+        """The parameters that `run` is given as operands."""
+        return tensors(*(getattr(self, p.name) for p in self._operand_params()))
 
 
 def _arguments(cls: type[Family], method: str) -> list[str]:

@@ -219,15 +219,15 @@ class ClassScoresLoss(Family, abstract=True):
         return set() if cls.shift is None else set(inspect.signature(cls.shift).parameters)
 
     @classmethod
-    def _slots(cls, prefix: str, class_name: str) -> list[str]:
+    def _made_slots(cls, prefix: str, class_name: str) -> list[str]:
         if cls.shift is None:
-            return cls._call_operands()
+            return []
         names = inspect.signature(cls.shift).parameters
         arguments = [
             f"{class_name}._in_domain({name!r}, {prefix}{name})" if cls.params[name].kind == "tensor" else prefix + name
             for name in names
         ]
-        return [*cls._call_operands(), f"{class_name}.shift({', '.join(arguments)})"]
+        return [f"{class_name}.shift({', '.join(arguments)})"]
 
     def _slot_params(self) -> list[Tensor]:
         shift = type(self).shift

@@ -237,7 +237,7 @@ class ClassScoresPlan(Plan):
         bad = part.agreed(lambda: eager.apply_checks(self, bad, [input, target], mask, checks))
         return bad if bad is None else part.ranks.reduced(bad.to(torch.uint8), "MAX") > 0
 
-    def spread(self, upstream: Tensor) -> Tensor:
+    def spread(self, upstream: Tensor, ndim: int) -> Tensor:
         return upstream.unsqueeze(min(1, upstream.ndim))
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:

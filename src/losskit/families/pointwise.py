@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from losskit import curves
-from losskit.declaration import param
+from losskit.declaration import POSITION, param
 from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, letter, symbol
 from losskit.draw import Draw
 from losskit.families.base import Family
 from losskit.families.pointwise_plan import PointwisePlan
 from losskit.reduction import Reduction
+from losskit.traced import components
 from losskit_guide.card import Curve, Equation
 
 
@@ -29,6 +31,9 @@ class PointwiseLoss(Family, abstract=True):
     - optionally `grad` with the same arguments: the derivative by the first operand, or a tuple, one entry per
       operand (None: derive it);
     - `operands`: what each operand means and which values it may have;
+    - where a row along the last dimension has one loss, `rows = "mean"` or `rows = "sum"`. Then `value` may take
+      `position`, the place of the element in its row, as its last operand; and `counts`, a static method with the
+      arguments of `value`, may say how often an element counts in the denominator of "mean", where that is not a row;
     - `facts`, `cases`, `deviations`, `reference`, `best_for`, `not_for`.
 
     Instances are called with the operands and, by keyword, `sample_weight` (broadcasts to the unreduced loss),
@@ -41,7 +46,8 @@ class PointwiseLoss(Family, abstract=True):
     )
 
     weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
-    rows: ClassVar[bool] = False  # the unreduced loss is the mean over the last dimension
+    rows: ClassVar[str] = ""  # "mean" or "sum": what a row's loss makes of the losses along the last dimension
+    counts: ClassVar[Callable[..., Any] | None] = None  # how often an element counts in the denominator of the mean
     _plan_class = PointwisePlan
 
     _label = "pointwise"
@@ -62,15 +68,15 @@ class PointwiseLoss(Family, abstract=True):
         if cls.rows:
             letters = {name: letter(name) for name in formula.operands}
             write.letters = {name: Written(f"{x.latex}_j", f"{x.plain}ⱼ") for name, x in letters.items()}
-        labels = Written(r"\frac{1}{C} \sum_j ", "1/C Σⱼ ") if cls.rows else NOTHING
-        share = Written(r"\frac{1}{C} ", "1/C ") if cls.rows else NOTHING
+        average = Written(r"\frac{1}{C} ", "1/C ") if cls.rows == "mean" else NOTHING
+        labels = Written(rf"{average.latex}\sum_j ", f"{average.plain}Σⱼ ") if cls.rows else NOTHING
         predictions = [name for name in formula.operands if name not in cls.params and name != "target"]
         equations = [write.equation("loss", LOSS, write.value, labels)]
         for name in predictions or formula.operands[:1]:
             by = write.write(formula.trace.variable(name))
-            equations.append(write.equation(f"gradient by {name}", gradient_by(by), write.slope(name), share))
+            equations.append(write.equation(f"gradient by {name}", gradient_by(by), write.slope(name), average))
         symbols = [symbol(name, operand.doc, write.letters.get(name)) for name, operand in formula.declared.items()]
-        classes = [symbol("C", "number of labels in a row", Written("C", "C"))] if cls.rows else []
+        classes = [symbol("C", "number of elements in a row", Written("C", "C"))] if cls.rows == "mean" else []
         return Mathematics(
             equations, symbols + [symbol(name, cls.params[name].doc) for name in formula.numbers] + classes
         )
@@ -88,8 +94,17 @@ class PointwiseLoss(Family, abstract=True):
 
     @classmethod
     def _call_operands(cls) -> list[str]:
-        return [name for name in inspect.signature(cls.value).parameters if name not in cls.params]
+        parts = components(cls.operands)
+        taken = [x for x in inspect.signature(cls.value).parameters if x not in cls.params and x != POSITION]
+        return list(dict.fromkeys(parts[name][0] if name in parts else name for name in taken))
+
+    @classmethod
+    def _composed(cls) -> bool:
+        """Whether the first operand's last dimension is components."""
+        first = cls._call_operands()[0]
+        return first in cls.operands and bool(cls.operands[first].components)
 
     @classmethod
     def _unreduced(cls) -> str:
-        return f"a tensor of the shape of {cls._call_operands()[0]}{' without the classes' if cls.rows else ''}"
+        inner = " without the last dimension" if cls.rows or cls._composed() else ""
+        return f"a tensor of the shape of {cls._call_operands()[0]}{inner}"

@@ -6,7 +6,7 @@ What a formula of the family speaks of is said in `pointwise.py`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from numbers import Real
 from typing import Any, NoReturn
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from losskit import dtypes
+from losskit.declaration import POSITION
 from losskit.domains import Domain, probability, shortest, signs, slack_of
 from losskit.errors import error
 from losskit.kernels import eager, fused, search, wire
@@ -26,38 +27,48 @@ from losskit.spaces import like_sigmoids
 from losskit.traced import Formula
 from losskit.validation import broadcasts, check_extras, check_floating, check_tensor, shape_hint, swapped_hint, unravel
 
+ROWS = {"": wire.Rows.ABSENT, "mean": wire.Rows.AVERAGED, "sum": wire.Rows.ADDED}
+
 
 class PointwisePlan(Plan):
     """A pointwise loss with its parameters fixed."""
 
     op = "pointwise"
+    ignores = False
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)
         self.batchmean = reduction == "batchmean"
         reduction = "mean" if self.batchmean else reduction
-        broadcast = sum(1 << i for i, name in enumerate(formula.operands) if name in loss.params)
-        scores = sum(1 << i for i, declared in enumerate(formula.declared.values()) if declared.kind == "logit")
-        advised = sum(1 << i for i, bit in enumerate(formula.advised) if bit)
-        family = wire.POINTWISE.family.pack(advised=advised, scores=scores)
-        code = fused.pack(
-            reduction, weight_in_mean=loss.weight_in_mean, rows=loss.rows, broadcast=broadcast, family=family
+        tensors = formula.tensors
+        self.position = POSITION in formula.operands
+        self.parts = [len(x.components) or 1 for x in tensors.values()]
+        broadcast = _bits(name in loss.params for name in tensors) | self.position << len(tensors)
+        family = wire.POINTWISE.family.pack(
+            advised=_bits(x.advised(formula.switches) for x in tensors.values()),
+            scores=_bits(x.kind == "logit" for x in tensors.values()),
+            composed=_bits(part > 1 for part in self.parts), components=max(self.parts),
         )  # fmt: skip
-        super().__init__(loss, reduction, code, formula.operands, wire.POINTWISE.given(numbers.values()))
+        rows = ROWS[loss.rows]
+        code = fused.pack(
+            reduction, weight_in_mean=loss.weight_in_mean, rows=rows, broadcast=broadcast, family=family
+        )  # fmt: skip
+        super().__init__(loss, reduction, code, tensors, wire.POINTWISE.given(numbers.values()))
         self.formula: Formula = formula
         self.differentiable = formula.differentiable(numbers)
         self.domains = formula.required
         self.settles = any(domain.settles for domain in formula.required)
         self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
-        self.rows = loss.rows
+        self.rows = rows
+        self.counts = formula.counts(numbers) if self.reduction == "mean" else None
         self.weight_in_mean = loss.weight_in_mean
         # Raw arguments that need work first cannot go to the kernel.
-        self.direct = not (self.batchmean or (self.rows and self.reduction == "none"))
+        self.direct = not (self.batchmean or self.position or self.counts or (rows and self.reduction == "none"))
 
     def elementwise(self) -> PointwisePlan:
-        """The same formula without the mean over rows."""
+        """The same formula, a loss for each element of a row."""
         plan = copy.copy(self)
-        plan.rows = False
+        plan.rows, plan.position = wire.Rows.ABSENT, False
         return plan
 
     def validated(
@@ -70,18 +81,22 @@ class PointwisePlan(Plan):
     ) -> Arguments:
         first = operands[0]
         for name, x in zip(self.names, operands, strict=True):
-            declared = self.formula.declared[name]
+            declared = self.formula.tensors[name]
             if not (declared.broadcast and isinstance(x, int | float | Real) and not isinstance(x, bool)):
                 check_tensor(self.name, name, x, self.names[0], first)
         target = dict(zip(self.names, operands, strict=True)).get("target")
         check_floating(self.name, self.names[0], first, target, "scores" if self._labels() else "")
+        for name, x, part in zip(self.names, operands, self.parts, strict=True):
+            if part > 1 and (not x.ndim or x.shape[-1] != part):
+                told = ", ".join(self.formula.tensors[name].components)
+                raise error("components", loss=self.name, argument=name, expected=told, got=tuple(x.shape), count=part)
         if self.rows and first.ndim == 0:
             raise error("no_class_dimension", loss=self.name, argument=self.names[0])
         tensors = [
             x if isinstance(x, Tensor) else torch.full((), x, dtype=first.dtype, device=first.device) for x in operands
         ]
         shaped, result = self._match_shapes(tensors)
-        shape = shaped[0].shape
+        shape = self.shapes(shaped)
         loss_shape = shape[:-1] if self.rows else shape
         normalizer = check_extras(self, first, loss_shape, weight, shape, sample_weight, mask, normalizer)
         if self.batchmean and normalizer is None:
@@ -92,7 +107,7 @@ class PointwisePlan(Plan):
         shape = tensors[0].shape
         matched = [tensors[0]]
         for name, x in zip(self.names[1:], tensors[1:], strict=True):
-            declared = self.formula.declared[name]
+            declared = self.formula.tensors[name]
             if declared.per_row and x.ndim > 0 and x.shape != shape and x.shape == shape[:-1]:
                 x = x.unsqueeze(-1)
             if x.shape != shape and state.checks != "off":
@@ -108,21 +123,29 @@ class PointwisePlan(Plan):
             shape = torch.broadcast_shapes(*(x.shape for x in matched))
         return dtypes.stretched(matched, shape)
 
+    def shapes(self, operands: Sequence[Tensor]) -> tuple[int, ...]:
+        """The shape of what the formula computes: without components."""
+        shape = tuple(operands[0].shape)
+        return shape[:-1] if self.parts[0] > 1 else shape
+
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
-        return operands[0].shape[:-1] if self.rows else operands[0].shape
+        shape = self.shapes(operands)
+        return shape[:-1] if self.rows else shape
 
     def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
         full = arguments.operands[0].shape
+        inner = self.rows or max(self.parts) > 1  # the last dimension is not one of the loss
         found = []
         for x, name in zip(tensors, [*self.names, ""], strict=True):
             ndim = x.ndim if isinstance(x, Tensor) else 0
             dims: Dims = trailing(ndim, len(full))
-            if name and self.formula.declared[name].per_row and ndim and x.shape != full and x.shape == full[:-1]:
+            if name and self.formula.tensors[name].per_row and ndim and x.shape != full and x.shape == full[:-1]:
                 dims = tuple(range(ndim))
-            found.append(tuple(None if self.rows and dim == len(full) - 1 else dim for dim in dims))
+            found.append(tuple(None if inner and dim == len(full) - 1 else dim for dim in dims))
         return found
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
+        arguments = self._completed(arguments)
         if not self.rows:
             return kernel(self, arguments, result)
         sample_weight, mask = _per_row(arguments.sample_weight), _per_row(arguments.mask)
@@ -131,19 +154,52 @@ class PointwisePlan(Plan):
             return kernel(self, arguments, result)
         if arguments.operands[0].shape[-1] == 0:
             return None
-        # A row's loss, the mean of its elements, must be rounded once: the elements stay in the compute type.
+        # A row's loss must be rounded once: its elements stay in the compute type.
         elements = kernel(self.elementwise(), arguments, dtypes.compute_dtype(arguments.operands))
         if elements is None:
             return None
         # torch's sum varies with the thread count in its last bits; rounding from float64 hides that.
-        mean = elements.mean(-1, dtype=torch.float64)
-        return mean.to(dtypes.autocast(arguments.result or dtypes.result_dtype(arguments.operands), mean.device))
+        whole = elements.mean if self.rows == wire.Rows.AVERAGED else elements.sum
+        row = whole(-1, dtype=torch.float64)
+        return row.to(dtypes.autocast(arguments.result or dtypes.result_dtype(arguments.operands), row.device))
 
-    def spread(self, upstream: Tensor) -> Tensor:
-        return upstream
+    def _completed(self, arguments: Arguments) -> Arguments:
+        """With what the formula takes besides what the caller gives: places in the row, what the mean divides by."""
+        if not (self.position or self.counts):
+            return arguments
+        first = arguments.operands[0]
+        place = torch.arange(first.shape[-1], device=first.device)
+        if self.counts and arguments.normalizer is None:
+            weights, kept = self.counted(arguments)
+            weights += [] if arguments.sample_weight is None else [arguments.sample_weight]
+            counts = torch.ones((), dtype=torch.float64, device=first.device)
+            for w in weights:
+                counts = counts * w.to(torch.float64)
+            counts = counts.expand(self.unreduced_shape(arguments.operands))
+            arguments = arguments._replace(
+                normalizer=(counts if kept is None else torch.where(kept, counts, 0.0)).sum()
+            )
+        return arguments._replace(operands=[*arguments.operands, place]) if self.position else arguments
+
+    def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
+        if not self.counts:
+            return super().counted(arguments)
+        with torch.no_grad():
+            place = torch.arange(arguments.operands[0].shape[-1], device=arguments.operands[0].device)
+            own = [x.detach().to(torch.float64) for x in arguments.operands]
+            full = torch.broadcast_tensors(*self._apart(own), *([place.to(torch.float64)] if self.position else []))
+            return [self.counts(*full).expand(full[0].shape).sum(-1)], arguments.mask
+
+    def _apart(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The operands of the formula: a tensor, or each of its components."""
+        pairs = zip(tensors, self.parts, strict=True)
+        return [x if part == 1 else x[..., i] for x, part in pairs for i in range(part)]
+
+    def spread(self, upstream: Tensor, ndim: int) -> Tensor:
+        return upstream.unsqueeze(-1) if ndim > upstream.ndim else upstream
 
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
-        taken = [x for x in operands if x is not None]
+        taken = [x for x in operands if x is not None][: len(self.names)]
         full = [x if x.shape == taken[0].shape else x.expand(taken[0].shape) for x in taken]
         weight, sample_weight, mask, normalizer = extras
         if self.rows:  # the kernel got these per element
@@ -151,16 +207,17 @@ class PointwisePlan(Plan):
         return Arguments(full, weight, sample_weight, mask, normalizer)
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        operands, weight, sample_weight, mask, normalizer, result = arguments
-        dtype = result or dtypes.result_dtype(operands)
-        wide = dtypes.compute_dtype(operands)
+        given, weight, sample_weight, mask, normalizer, result = self._completed(arguments)
+        dtype = result or dtypes.result_dtype(given)
+        wide = dtypes.compute_dtype(given)
+        operands = [*self._apart(given[: len(self.names)]), *given[len(self.names) :]]
         cast = [x.to(wide) for x in operands]
         if checks != "off":
             cast = [
                 domain.settled(x, slack_of(own.dtype)) if domain.settles and own.is_floating_point() else x
                 for x, own, domain in zip(cast, operands, self.domains, strict=True)
             ]
-        bad = self._bad(cast, self._of_elements(mask), checks)
+        bad = self._bad(cast, self._of_elements(mask), checks, given)
         shape = cast[0].shape[:-1] if self.rows else cast[0].shape
         counted = weight if self.weight_in_mean else None
         mask, normalizer = counting(
@@ -175,7 +232,8 @@ class PointwisePlan(Plan):
         if self.rows:
             if weight is not None:
                 values = values * weight.to(wide)
-            values, weight = mean_of_rows(values, self.reduction), None
+            added = self.rows == wire.Rows.ADDED
+            values, weight = values.sum(-1) if added else mean_of_rows(values, self.reduction), None
         loss = reduce_eagerly(
             values, self.reduction, weight=weight, weight_in_mean=self.weight_in_mean, sample_weight=sample_weight,
             mask=mask, normalizer=normalizer,
@@ -185,23 +243,24 @@ class PointwisePlan(Plan):
     def _of_elements(self, mask: Tensor | None) -> Tensor | None:
         return mask.unsqueeze(-1) if mask is not None and self.rows and mask.ndim else mask
 
-    def _bad(self, operands: Sequence[Tensor], mask: Tensor | None, checks: str) -> Tensor | None:
+    def _bad(
+        self, operands: Sequence[Tensor], mask: Tensor | None, checks: str, given: Sequence[Tensor]
+    ) -> Tensor | None:
         """Where operands leave their domains, None if nothing is checked; under "raise" this raises."""
         if checks == "off" or not self.checked:
             return None
-        outside = [domain.outside(operands[i].detach()) for i, domain in self.checked]
+        outside = [domain.outside(_tested(operands, i, domain).detach()) for i, domain in self.checked]
         bad = outside[0]
         for more in outside[1:]:
             bad = bad | more
-        return eager.apply_checks(self, bad if mask is None else bad & mask, operands, mask, checks)
+        return eager.apply_checks(self, bad if mask is None else bad & mask, given, mask, checks)
 
     def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
         found = []
-        declared = self.formula.declared.items()
-        for x, (name, own), advised in zip(operands, declared, self.formula.advised, strict=True):
+        for x, (name, own) in zip(operands, self.formula.tensors.items(), strict=False):
             if own.kind == "logit" and like_sigmoids(x.detach()):
                 found.append(error("sigmoid", loss=self.name, argument=name))
-            if advised:
+            if own.advised(self.formula.switches):
                 outside = own.domain.outside(x.detach())
                 if bool((outside if mask is None else outside & mask).any()):
                     hint = f" {own.hint}" if own.hint else ""
@@ -211,7 +270,7 @@ class PointwisePlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
         operand, place, value = found or self.find(operands, mask)
-        full, own = operands[0].shape, operands[operand - 1].shape
+        full, own = self.shapes(operands), self._apart(operands[: len(self.names)])[operand - 1].shape
         own = own if mask is None else torch.broadcast_shapes(own, mask.shape)
         index = unravel(place, full)[len(full) - len(own) :]
         index = tuple(i if size > 1 else 0 for i, size in zip(index, own, strict=True))
@@ -219,22 +278,27 @@ class PointwisePlan(Plan):
 
     def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         wide = dtypes.compute_dtype(operands)
-        for operand, (x, domain) in enumerate(zip(operands, self.domains, strict=True), 1):
-            taken = [x.detach()] if mask is None else list(torch.broadcast_tensors(x.detach(), mask))
+        apart = self._apart([x.detach() for x in operands[: len(self.names)]])
+        for operand, (x, domain) in enumerate(zip(apart, self.domains, strict=False), 1):
+            x = _tested(apart, operand - 1, domain)
+            taken = [x] if mask is None else list(torch.broadcast_tensors(x, mask))
             index = search.first(partial(_outside, domain, wide, slack_of(x.dtype)), taken)
             if index is not None:
-                return operand, search.place(index, operands[0].shape), taken[0][index].item()
+                return operand, search.place(index, self.shapes(operands)), taken[0][index].item()
         raise AssertionError("there is no bad value")
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         return self._refusal(operand, value, unravel(place, shape), "")
 
     def _refusal(self, operand: int, value: float, index: tuple[int, ...], hint: str) -> Exception:
-        name = self.names[operand - 1]
-        declared = self.formula.declared[name]
+        tensors = self.formula.tensors.items()
+        named = [
+            (name, declared) for (name, declared), part in zip(tensors, self.parts, strict=True) for _ in range(part)
+        ]
+        name, declared = named[operand - 1]
         return error(
-            "domain", loss=self.name, argument=name, expected=declared.domain.description, got=shortest(value),
-            index=index, hint=hint or (f" {declared.hint}" if declared.hint else ""),
+            "domain", loss=self.name, argument=name, expected=self.domains[operand - 1].description,
+            got=shortest(value), index=index, hint=hint or (f" {declared.hint}" if declared.hint else ""),
         )  # fmt: skip
 
     def _outside(self, operands: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -250,9 +314,9 @@ class PointwisePlan(Plan):
 
     def _swapped(self, operands: Sequence[Tensor]) -> str:
         """The hint that input and target are swapped, if they would be right in the other order."""
-        if self.names[1:] != ["target"]:
+        if self.names[1:] != ["target"] or max(self.parts) > 1:
             return ""
-        input, target = (search.head(x.detach()) for x in operands)
+        input, target = (search.head(x.detach()) for x in operands[:2])
         two = bool((input != input.flatten()[0]).any())
         either = ((input == 0) | (input == 1)).all() | ((input == -1) | (input == 1)).all()
         if self._labels() and two and bool(either):
@@ -267,6 +331,16 @@ def _outside(domain: Domain, wide: torch.dtype, slack: float, x: Tensor, counts:
     """Where a block is outside a domain, compared in the dtype that the kernel compares in."""
     outside = domain.outside(x.to(wide), slack)
     return outside if counts is None else outside & counts
+
+
+def _tested(operands: Sequence[Tensor], place: int, domain: Domain) -> Tensor:
+    """What must be in a domain: an operand, or its difference from a component before it."""
+    x = operands[place]
+    return x - operands[place - domain.back] if domain.back else x
+
+
+def _bits(flags: Iterable[bool]) -> int:
+    return sum(1 << i for i, flag in enumerate(flags) if flag)
 
 
 def _per_row(x: Tensor | None) -> Tensor | None:

@@ -62,8 +62,7 @@ def run(
         if template is not None and template.call is not None:
             return gpu.alike(template, operands, weight)
     if isinstance(plan, Opened):
-        own = len(plan.plan.names) - len(plan.tensors)
-        return run(plan.plan, [*operands[:own], *plan.tensors], weight, sample_weight, mask, normalizer)
+        return run(plan.plan, [*operands, *plan.tensors], weight, sample_weight, mask, normalizer)
     if sharded.involved(*operands, weight, sample_weight, mask, normalizer):
         return sharded.run(plan, operands, weight, sample_weight, mask, normalizer)
     if not torch.compiler.is_compiling() and tracing_state() is not None:

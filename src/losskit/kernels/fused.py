@@ -170,12 +170,12 @@ def _placed(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
 
 def _times(ctx: Any, gradients: Sequence[Tensor], upstream: Tensor) -> Sequence[Tensor]:
     """Gradients of the elements' own losses, multiplied by the upstream in place; elements that do not count stay 0."""
-    factor = ctx.call[0].spread(upstream)
-    with_zeros = ctx.masked or factor is not upstream  # a mask, or rows that may be ignored
+    plan = ctx.call[0]
+    with_zeros = ctx.masked or plan.ignores  # a mask, or rows that may be ignored
     unsafe = with_zeros and not math.isfinite(upstream.sum().item())
     for gradient in gradients:
         nothing = gradient == 0 if unsafe else None
-        gradient.mul_(factor)
+        gradient.mul_(plan.spread(upstream, gradient.ndim))
         if nothing is not None:
             gradient.masked_fill_(nothing, 0.0)
     return gradients

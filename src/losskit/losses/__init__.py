@@ -10,6 +10,7 @@ from losskit.losses.cosine_embedding import CosineEmbeddingLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.ctc import CTCLoss
 from losskit.losses.gaussian_nll import GaussianNLLLoss
+from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
 from losskit.losses.kl_div import KLDivLoss
@@ -33,6 +34,7 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "GaussianNLLLoss",
+    "GeneralizedBoxIoULoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
     "KLDivLoss",

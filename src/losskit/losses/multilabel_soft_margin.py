@@ -22,7 +22,7 @@ class MultiLabelSoftMarginLoss(PointwiseLoss, nn.MultiLabelSoftMarginLoss):
 
     name = "multilabel_soft_margin_loss"
     arguments = "weight size_average reduce reduction"
-    rows = True
+    rows = "mean"
     operands = {
         "input": Operand("Predicted scores, classes last.", kind="logit"),
         "target": Operand(

@@ -3,11 +3,16 @@
 1. Tensors with the result's memory order are read straight on. The others (a mask of rows, a weight of classes, a
    transposed target) are addressed by up to three dimensions, after dimensions that follow each other in all of these
    tensors are merged; tensors that need more are copied.
-2. A program takes several blocks if there are many. A single program finishes the sum by itself, which saves a launch;
+2. A tensor whose last dimension is components is an operand for each of them, a view with its strides; its gradient is
+   written as it is stored.
+3. A program takes several blocks if there are many. A single program finishes the sum by itself, which saves a launch;
    up to four blocks' elements are one program's.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -19,6 +24,7 @@ from losskit.kernels.gpu import formulas
 from losskit.kernels.gpu.frame import Frame, Outputs, conclude, factor_of
 from losskit.kernels.gpu.shared import TYPES, cdiv, index_type
 from losskit.kernels.gpu.violations import report
+from losskit.kernels.wire import MAX_OPERANDS, Rows
 
 BLOCK = 1024  # elements, eight for each thread
 PROGRAMS = 4096  # at most: a few times what the multiprocessors hold, so that few programs start, end and leave a sum
@@ -39,8 +45,8 @@ def fetch(x, at, inside, inner, innermost, strides, K: tl.constexpr, PLAIN: tl.c
 
 
 @triton.jit
-def operands_at(x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T: tl.constexpr, PLAIN: tl.constexpr,
-                WHOLE: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def operands_at(x0, x1, x2, x3, x4, x5, x6, x7, mask, start, numel, inner, innermost, strides, T: tl.constexpr,
+                PLAIN: tl.constexpr, WHOLE: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """A block of the operands: where it lies, which of its elements exist, which count, and their values."""
     at = start + tl.arange(0, BLOCK).to(INDEX)
     if WHOLE:
@@ -48,26 +54,44 @@ def operands_at(x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T
     else:
         inside = at < numel
     a = fetch(x0, at, inside, inner, innermost, strides, 0, PLAIN, INDEX).to(T)
-    b, c, d = a, a, a
+    b, c, d, e, f, g, h = a, a, a, a, a, a, a
     if x1 is not None:
         b = fetch(x1, at, inside, inner, innermost, strides, 1, PLAIN, INDEX).to(T)
     if x2 is not None:
         c = fetch(x2, at, inside, inner, innermost, strides, 2, PLAIN, INDEX).to(T)
     if x3 is not None:
         d = fetch(x3, at, inside, inner, innermost, strides, 3, PLAIN, INDEX).to(T)
+    if x4 is not None:
+        e = fetch(x4, at, inside, inner, innermost, strides, 4, PLAIN, INDEX).to(T)
+    if x5 is not None:
+        f = fetch(x5, at, inside, inner, innermost, strides, 5, PLAIN, INDEX).to(T)
+    if x6 is not None:
+        g = fetch(x6, at, inside, inner, innermost, strides, 6, PLAIN, INDEX).to(T)
+    if x7 is not None:
+        h = fetch(x7, at, inside, inner, innermost, strides, 7, PLAIN, INDEX).to(T)
     counts = inside
     if mask is not None:
-        counts = inside & (fetch(mask, at, inside, inner, innermost, strides, 6, PLAIN, INDEX) != 0)
-    return at, inside, counts, a, b, c, d
+        counts = inside & (fetch(mask, at, inside, inner, innermost, strides, 10, PLAIN, INDEX) != 0)
+    return at, inside, counts, a, b, c, d, e, f, g, h
+
+
+@triton.jit
+def store(gradient, at, slope, inside, counts, K: tl.constexpr, COMPOSED: tl.constexpr, STEP: tl.constexpr):
+    """A block of the gradient by operand K, whose elements may lie apart; 0 where an element does not count."""
+    step: tl.constexpr = STEP if (COMPOSED >> K) & 1 else 1
+    if gradient is not None:
+        value = tl.where(counts, slope, 0.0).to(gradient.dtype.element_ty)
+        tl.store(gradient + at * step, value, mask=inside)
 
 
 @triton.jit(do_not_specialize=["divisor", "number"])
 def pointwise_kernel(
-    x0, x1, x2, x3, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
-    values, sums, loss, g0, g1, g2, g3,
+    x0, x1, x2, x3, x4, x5, x6, x7, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
+    values, sums, loss, g0, g1, g2, g3, g4, g5, g6, g7,
     numel, divisor, number, inner, innermost, strides,
     EVALUATE: tl.constexpr, VIOLATION: tl.constexpr, SETTLED: tl.constexpr, S0: tl.constexpr, S1: tl.constexpr,
-    S2: tl.constexpr, S3: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
+    S2: tl.constexpr, S3: tl.constexpr, S4: tl.constexpr, S5: tl.constexpr, S6: tl.constexpr, S7: tl.constexpr,
+    COMPOSED: tl.constexpr, STEP: tl.constexpr, T: tl.constexpr, PLAIN: tl.constexpr, CHECKED: tl.constexpr,
     REWRITE: tl.constexpr, WHOLE: tl.constexpr, EMPTY: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     needed = True
@@ -79,24 +103,42 @@ def pointwise_kernel(
         total = tl.zeros((BLOCK,), tl.float64 if reduced else T)
         first, step = tl.program_id(0).to(INDEX) * BLOCK, tl.num_programs(0).to(INDEX) * BLOCK
         for start in range(first, numel, step):
-            at, inside, counts, a, b, c, d = operands_at(
-                x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
+            at, inside, counts, a, b, c, d, e, f, g, h = operands_at(
+                x0,
+                x1,
+                x2,
+                x3,
+                x4,
+                x5,
+                x6,
+                x7,
+                mask,
+                start,
+                numel,
+                inner,
+                innermost,
+                strides,
+                T,
+                PLAIN,
+                WHOLE,
+                INDEX,
+                BLOCK,
             )
             if SETTLED is not None:
-                a, b, c, d = SETTLED(a, b, c, d, S0, S1, S2, S3)
-            value, da, db, dc, dd = EVALUATE(a, b, c, d, numbers, T)
+                a, b, c, d, e, f, g, h = SETTLED(a, b, c, d, e, f, g, h, S0, S1, S2, S3, S4, S5, S6, S7)
+            value, da, db, dc, dd, de, df, dg, dh = EVALUATE(a, b, c, d, e, f, g, h, numbers, T)
             weigh = tl.full((BLOCK,), 1.0, T)
             if weight is not None:
-                weigh *= fetch(weight, at, inside, inner, innermost, strides, 4, PLAIN, INDEX).to(T)
+                weigh *= fetch(weight, at, inside, inner, innermost, strides, 8, PLAIN, INDEX).to(T)
             if sample_weight is not None:
-                own = fetch(sample_weight, at, inside, inner, innermost, strides, 5, PLAIN, INDEX)
+                own = fetch(sample_weight, at, inside, inner, innermost, strides, 9, PLAIN, INDEX)
                 weigh *= own.to(T)
             value *= weigh
             slope = weigh * factor
             if each_upstream is not None:
-                slope *= fetch(each_upstream, at, inside, inner, innermost, strides, 7, PLAIN, INDEX).to(T)
+                slope *= fetch(each_upstream, at, inside, inner, innermost, strides, 11, PLAIN, INDEX).to(T)
             if CHECKED:
-                which, _ = VIOLATION(a, b, c, d)
+                which, _ = VIOLATION(a, b, c, d, e, f, g, h)
                 value = tl.where(which > 0, float("nan"), value).to(T)
                 slope = tl.where(which > 0, float("nan"), slope).to(T)
             value = tl.where(counts, value, 0.0).to(T)
@@ -105,14 +147,14 @@ def pointwise_kernel(
             total += value.to(total.dtype)
             if denominator is not None:  # a mean over nothing has no gradient
                 counts = counts & (at < tl.where(factor == 0, 0, numel))
-            if g0 is not None:
-                tl.store(g0 + at, tl.where(counts, da * slope, 0.0).to(g0.dtype.element_ty), mask=inside)
-            if g1 is not None:
-                tl.store(g1 + at, tl.where(counts, db * slope, 0.0).to(g1.dtype.element_ty), mask=inside)
-            if g2 is not None:
-                tl.store(g2 + at, tl.where(counts, dc * slope, 0.0).to(g2.dtype.element_ty), mask=inside)
-            if g3 is not None:
-                tl.store(g3 + at, tl.where(counts, dd * slope, 0.0).to(g3.dtype.element_ty), mask=inside)
+            store(g0, at, da * slope, inside, counts, 0, COMPOSED, STEP)
+            store(g1, at, db * slope, inside, counts, 1, COMPOSED, STEP)
+            store(g2, at, dc * slope, inside, counts, 2, COMPOSED, STEP)
+            store(g3, at, dd * slope, inside, counts, 3, COMPOSED, STEP)
+            store(g4, at, de * slope, inside, counts, 4, COMPOSED, STEP)
+            store(g5, at, df * slope, inside, counts, 5, COMPOSED, STEP)
+            store(g6, at, dg * slope, inside, counts, 6, COMPOSED, STEP)
+            store(g7, at, dh * slope, inside, counts, 7, COMPOSED, STEP)
         if reduced or values is not None:
             whole = tl.sum(total, 0)
             if sums is not None:
@@ -121,46 +163,86 @@ def pointwise_kernel(
                 conclude(whole, divisor, denominator, loss, EMPTY)
             if CHECKED and whole != whole:  # the bad value is sought only now: good calls do not pay for it
                 for start in range(first, numel, step):
-                    at, _, counts, a, b, c, d = operands_at(
-                        x0, x1, x2, x3, mask, start, numel, inner, innermost, strides, T, PLAIN, WHOLE, INDEX, BLOCK
+                    at, _, counts, a, b, c, d, e, f, g, h = operands_at(
+                        x0,
+                        x1,
+                        x2,
+                        x3,
+                        x4,
+                        x5,
+                        x6,
+                        x7,
+                        mask,
+                        start,
+                        numel,
+                        inner,
+                        innermost,
+                        strides,
+                        T,
+                        PLAIN,
+                        WHOLE,
+                        INDEX,
+                        BLOCK,
                     )
                     if SETTLED is not None:
-                        a, b, c, d = SETTLED(a, b, c, d, S0, S1, S2, S3)
-                    which, found = VIOLATION(a, b, c, d)
+                        a, b, c, d, e, f, g, h = SETTLED(a, b, c, d, e, f, g, h, S0, S1, S2, S3, S4, S5, S6, S7)
+                    which, found = VIOLATION(a, b, c, d, e, f, g, h)
                     report(record, tl.where(counts, which, 0), found, at, number)
 
 
 def run(frame: Frame, wanted: int) -> Outputs:
     """Value and gradients."""
-    call, first = frame.call, frame.call.operands[0]
-    plan, shape, numel = call.plan, first.shape, first.numel()
-    row = shape[-1] if plan.rows else 1  # rows are the unit of sums and of the normalizer
+    call = frame.call
+    plan, parts = call.plan, call.plan.parts
+    operands = _apart(call.operands, parts)
+    first = operands[0]
+    shape, numel = first.shape, first.numel()
+    width = shape[-1] if plan.rows else 1
     # Results are dense, and lie in the order of the first operand.
     like = first if first.is_contiguous() else torch.empty_like(first, device="meta")
-    block, warps = (4 * BLOCK, 16) if BLOCK < numel <= 4 * BLOCK else (BLOCK, 4)  # see note 2
+    block, warps = (4 * BLOCK, 16) if BLOCK < numel <= 4 * BLOCK else (BLOCK, 4)  # see note 3
     programs = min(cdiv(numel, block), PROGRAMS)
-    frame.divide_by(numel, max(row, 1))
-    frame.write(wanted, [like] * len(call.operands), like)
+    if plan.rows == Rows.ADDED:
+        frame.divide_by(numel // max(width, 1))
+    else:  # averaged rows are the unit of sums and of the normalizer
+        frame.divide_by(numel, max(width, 1))
+    frame.write(wanted, [_spread(like, part) for part in parts], like)
     frame.add_up(programs, alone=True)
     if numel:
-        slots: list[Tensor | None] = [*call.operands, *[None] * (4 - len(call.operands))]
+        missing: list[None] = [None] * (MAX_OPERANDS - len(operands))
+        slots: list[Tensor | None] = [*operands, *missing]
         slots += [call.weight, call.sample_weight, call.mask, frame.each_upstream]
         slots, plain, inner, innermost, strides = _layout(like, slots)
         odd = [x for k, x in enumerate(slots) if x is not None and not plain >> k & 1]
-        reach = max([numel, *map(_extent, odd)])
-        evaluate, violation, settled = formulas.functions(plan.formula)
+        reach = max([numel * max(parts), *map(_extent, odd)])
+        evaluate, violation, settled = formulas.functions(plan.formula, MAX_OPERANDS)
         checked = call.checked and bool(plan.checked)
-        slack = [slack_of(x.dtype) for x in call.operands] + [0.0] * (4 - len(call.operands))
+        slack = [slack_of(x.dtype) for x in operands] + [0.0] * len(missing)
+        of_parts = [part for part in parts for _ in range(part)]
+        composed = sum(1 << k for k, part in enumerate(of_parts) if part > 1)
         frame.launch(
             pointwise_kernel, (programs,),
             *slots, frame.upstream, frame.denominator, frame.numbers, frame.record,
-            frame.values, frame.sums, frame.loss, *frame.gradients, *[None] * (4 - len(frame.gradients)),
+            frame.values, frame.sums, frame.loss, *_apart(frame.gradients, parts), *missing,
             numel, frame.divisor, frame.number(shape) if checked else 0, inner, innermost, strides,
-            evaluate, violation, settled if checked and plan.settles else None, *slack,
+            evaluate, violation, settled if checked and plan.settles else None, *slack, composed, max(parts),
             TYPES[call.compute], plain, checked, frame.rewrite, numel % block == 0,
             "" if frame.loss is None else frame.of_nothing(), index_type(reach), block, num_warps=warps,
         )  # fmt: skip
     return frame.outputs()
+
+
+def _apart(tensors: Sequence[Any], parts: Sequence[int]) -> list[Any]:
+    """The tensors as the operands of the formula: components are views."""
+    pairs = zip(tensors, parts, strict=True)
+    return [x if part == 1 or x is None else x.select(-1, component) for x, part in pairs for component in range(part)]
+
+
+def _spread(like: Tensor, part: int) -> Tensor:
+    """What the gradient by a tensor lies like, with its components next to each other."""
+    if part == 1:
+        return like
+    return torch.empty_strided((*like.shape, part), (*(step * part for step in like.stride()), 1), device="meta")
 
 
 def _layout(like: Tensor, slots: list[Tensor | None]) -> tuple[list[Tensor | None], int, int, int, tuple[int, ...]]:
