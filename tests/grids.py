@@ -37,14 +37,7 @@ def proof_of(setup: Setup) -> proofs.PointwiseProof:
 
 def formula_of(setup: Setup) -> Formula:
     """The traced formula that the switches of a setup select."""
-    return setup.loss._formulas[tuple(bool(setting(setup, name)) for name in setup.loss._switches())]
-
-
-def setting(setup: Setup, name: str) -> Any:
-    """The value of a parameter; numbers stand for tensor parameters that are there, False for those that are not."""
-    declared = setup.loss.params[name]
-    value = setup.params.get(name, declared.default)
-    return False if value is None else value
+    return setup.formula
 
 
 def parameters(setup: Setup, dtype: torch.dtype) -> dict[str, Any]:
@@ -52,18 +45,19 @@ def parameters(setup: Setup, dtype: torch.dtype) -> dict[str, Any]:
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     found = {}
     for name, declared in setup.loss.params.items():
-        if declared.kind == "bool":
-            found[name] = setting(setup, name)
+        value = setup.setting(name)
+        if declared.kind in ("bool", "choice") or value is None:
+            found[name] = value
         elif declared.kind == "float":
-            found[name] = torch.tensor(setting(setup, name), dtype=wide).item()
+            found[name] = torch.tensor(value, dtype=wide).item()
     return found
 
 
 def plan_for(setup: Setup, reduction: str = "none") -> Plan:
     """The plan of a setup."""
     declared = [p for p in setup.loss.params.values() if p.name != "weight"]
-    values = [setting(setup, p.name) for p in declared]
-    return plan_of(setup.loss, reduction, *(bool(v) if p.kind == "tensor" else v for p, v in zip(declared, values)))
+    there = [name in setup.names for name in setup.loss._optional_operands()]
+    return plan_of(setup.loss, reduction, *(setup.setting(p.name) for p in declared), *there)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -108,7 +102,7 @@ def on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def kinks(setup: Setup, dtype: torch.dtype) -> list[float]:
     """Where formulas change course: at their parameters, and at 1 (counts, probabilities)."""
-    numbers = [x for x in parameters(setup, dtype).values() if not isinstance(x, bool)]
+    numbers = [x for x in parameters(setup, dtype).values() if isinstance(x, float)]
     return [0.0, 1.0, *numbers]
 
 

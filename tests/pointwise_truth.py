@@ -111,9 +111,8 @@ def fused(setup: Setup) -> Compute:
         formula = formula_of(setup)
         # A class per row, so that the mean over classes is that of one element.
         leaves = [x.detach().clone().reshape(-1, *[1] * bool(setup.loss.rows)).requires_grad_() for x in operands]
-        calls = len(setup.loss._call_operands())
-        tensors = dict(zip(formula.operands[calls:], leaves[calls:]))
-        loss = setup.loss.functional(*leaves[:calls], **{**setup.params, **tensors}, reduction="none")
+        given = {k: v for k, v in setup.params.items() if k in setup.loss.params} | dict(zip(formula.operands, leaves))
+        loss = setup.loss.functional(**given, reduction="none")
         return _with_gradients(formula, loss.reshape(-1), leaves)
 
     return compute
@@ -138,7 +137,7 @@ def torchs(setup: Setup) -> Compute | None:
     if function is None or "stirling" in setup.params:
         return None
 
-    formula, calls = formula_of(setup), len(setup.loss._call_operands())
+    formula, calls = formula_of(setup), len(setup.names)
 
     def with_gradients(operands: Sequence[torch.Tensor], differentiable: int) -> Any:
         leaves = [x.detach().clone().reshape(-1, *[1] * bool(setup.loss.rows)) for x in operands]

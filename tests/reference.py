@@ -157,7 +157,7 @@ def exact(formula: Callable[..., Result], operands: dict[str, float], parameters
     """Value and gradients of a loss at one point, each as terms with 66 digits."""
     with mpmath.workdps(DIGITS):
         numbers = {key: mpf(x) for key, x in operands.items()}
-        settings = {key: x if isinstance(x, bool) else mpf(x) for key, x in parameters.items()}
+        settings = {key: mpf(x) if isinstance(x, float) else x for key, x in parameters.items()}
         return formula(Exact, **numbers, **settings)
 
 

@@ -1,4 +1,4 @@
-"""Arguments for the losses whose unreduced loss is one number per row: class scores, margins, embeddings, sequences."""
+"""Arguments for the losses whose unreduced loss is one number per row: class scores, margins, boxes, sequences."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import proofs
 import torch
 from proofs import Variant
+from samples import of_rows
 from torch import Tensor
 
 import losskit
-from losskit import PointwiseLoss
 from losskit.families.base import Family
 from losskit.kernels import library
 
@@ -73,4 +73,4 @@ def everything(rest: str | None = None) -> list[Any]:
 def losses() -> list[Any]:
     """The built-in losses of the families of rows."""
     found = [cls for cls in losskit.list_losses().values() if cls.__module__.startswith("losskit.")]
-    return [cls for cls in found if issubclass(cls, Family) and not issubclass(cls, PointwiseLoss)]
+    return [cls for cls in found if issubclass(cls, Family) and of_rows(cls)]

@@ -27,17 +27,38 @@ class Setup:
     def operands(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.Tensor]:
         """Random operands inside their domains, at ordinary scale; the same numbers on every device."""
         generator, device = torch.Generator().manual_seed(seed), torch.get_default_device()
-        return [self.domain(name).sample(shape, generator).to(device, dtype) for name in self.loss._call_operands()]
+        return [self.domain(name).sample(shape, generator).to(device, dtype) for name in self.names]
+
+    @property
+    def names(self) -> list[str]:
+        """The operands of the call: all, but an optional one that is None in the parameters."""
+        return [name for name in self.loss._call_operands() if self.params.get(name, 0) is not None]
+
+    def setting(self, name: str) -> Any:
+        """The value of a parameter; numbers stand for tensor parameters that are there. Of an operand, whether it is."""
+        if name not in self.loss.params:
+            return name in self.names
+        declared = self.loss.params[name]
+        value = self.params.get(name, declared.default)
+        return value is not None if declared.kind == "tensor" else value
+
+    @property
+    def formula(self) -> Any:
+        """The traced formula that the switches select."""
+        params = self.loss.params
+        own = {name: self.setting(name) for name in self.loss._switches()}
+        return self.loss._formulas[tuple(params[k].setting(x) if k in params else x for k, x in own.items())]
 
     def domain(self, operand: str) -> Any:
-        switches = {name: bool(self.params.get(name, p.default)) for name, p in self.loss.params.items()}
         declared = self.loss.operands[operand]
-        return losskit.real if declared.unless and switches[declared.unless] else declared.domain
+        return losskit.real if declared.unless and self.setting(declared.unless) else declared.domain
 
     def kwargs(self, like: torch.Tensor | None = None) -> dict[str, Any]:
         """Parameters as keyword arguments; numbers for tensor parameters become tensors of the dtype of `like`."""
         result = {}
         for name, value in self.params.items():
+            if name not in self.loss.params:
+                continue
             if self.loss.params[name].kind == "tensor" and like is not None:
                 value = torch.full(like.shape[-1:], value, dtype=like.dtype, device=like.device)
             result[name] = value
@@ -48,9 +69,14 @@ class Setup:
 
 
 def built_in() -> list[type[PointwiseLoss]]:
-    """The built-in losses of the element-wise family; the other families have files of tests of their own."""
+    """The built-in losses of single elements; those of rows have files of tests of their own."""
     found = losskit.list_losses().values()
-    return [cls for cls in found if cls.__module__.startswith("losskit.") and issubclass(cls, PointwiseLoss)]
+    return [cls for cls in found if cls.__module__.startswith("losskit.") and not of_rows(cls)]
+
+
+def of_rows(cls: type[losskit.Loss]) -> bool:
+    """Whether the loss of a row is more than that of its elements: another family, components, a sum."""
+    return not issubclass(cls, PointwiseLoss) or cls._composed() or cls.rows == "sum"
 
 
 def variants(loss: type[PointwiseLoss]) -> list[dict[str, Any]]:

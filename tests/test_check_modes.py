@@ -63,7 +63,7 @@ def test_settings_restore_what_was_before():
 @pytest.mark.parametrize("setup", samples.everything())
 def test_every_domain_is_enforced(setup):
     """Values just outside each domain, from the domain itself: in operands, fused and eager, and in parameters."""
-    names = setup.loss._call_operands()
+    names = setup.names
     for position, name in enumerate(names):
         only_with = setup.loss.operands[name].only_with
         if only_with and not setup.params.get(only_with):

@@ -169,8 +169,8 @@ MISTAKES = {
     ],
     "components": [
         (
-            lambda: BoxesOfTest()(torch.zeros(3, 5), torch.zeros(3, 5)),
-            "boxes_of_test: the last dimension of input must be the 2 numbers x1, x2, got shape (3, 5).",
+            lambda: LF.generalized_box_iou_loss(torch.zeros(3, 5), torch.zeros(3, 5)),
+            "generalized_box_iou_loss: the last dimension of input must be the 4 numbers x1, y1, x2, y2, got shape (3, 5).",
         ),
     ],
     "by_keyword": [

@@ -108,7 +108,7 @@ def check_lipschitz(setup, claim):
     if claim is None:
         assert found > 1e6, f"{setup}: lipschitz=None, but no gradient is larger than {found}"
         return
-    numbers = {name: grids.setting(setup, name) for name in setup.loss.params}
+    numbers = {name: setup.setting(name) for name in setup.loss.params}
     want = dataclasses.replace(setup.loss.facts, lipschitz=claim).steepest(numbers)
     assert found == pytest.approx(want, rel=1e-12), f"{setup}: lipschitz={claim}, the steepest gradient is {found}"
 

@@ -152,13 +152,13 @@ def test_latex_and_javascript_of_a_loss():
 def test_printed_python_is_the_formula(setup):
     """What is printed computes what the author's own function computes."""
     operands = setup.operands((50,))
-    switches = tuple(bool(setup.params.get(name, setup.loss.params[name].default)) for name in setup.loss._switches())
-    traced = setup.loss._formulas[switches]
+    traced = setup.formula
     numbers = {name: setup.params.get(name, setup.loss.params[name].default) for name in traced.numbers}
     operands += [torch.full((50,), setup.params[name]) for name in traced.operands if name in setup.loss.params]
     printed = function(traced.value, [*traced.operands, *numbers])(*operands, *numbers.values())
     arguments = dict(zip(traced.operands, operands, strict=True)) | numbers
-    arguments |= {name: on for name, on in traced.switches.items() if setup.loss.params[name].kind == "bool"}
+    words = [name for name, p in setup.loss.params.items() if p.kind in ("bool", "choice")]
+    arguments |= {name: setting for name, setting in traced.switches.items() if name in words}
     own = setup.loss.value(**{
         name: arguments.get(name) if name in arguments else None
         for name in setup.loss.value.__code__.co_varnames[: setup.loss.value.__code__.co_argcount]

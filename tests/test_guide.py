@@ -102,13 +102,18 @@ def test_curves_are_what_the_function_computes(name):
     names = [operand["name"] for operand in card.operands]
     for x in points(card.curve.low, card.curve.high, 7):
         given = {g.name: g.value for g in card.curve.given}
-        tensors = [torch.tensor([x if n == names[0] else given[n]], dtype=torch.float64) for n in names]
-        tensors[0].requires_grad_()
-        loss = getattr(losskit.functional, name)(*tensors, reduction="sum")
+        given[card.curve.variable] = x
+        cls = losskit.get(name)
+        parts = {n: [f"{n}_{part}" for part in cls.operands[n].components] or [n] for n in names}
+        given = {n: [given[part] for part in own] for n, own in parts.items() if own[0] in given}
+        tensors = {n: torch.tensor(own, dtype=torch.float64, requires_grad=True) for n, own in given.items()}
+        loss = getattr(losskit.functional, name)(**tensors, reduction="sum")
         loss.backward()
         value, slope = line(name).at(x)
         assert value == pytest.approx(loss.item(), rel=1e-12, abs=1e-14)
-        assert slope == pytest.approx(tensors[0].grad.item(), rel=1e-12, abs=1e-14)
+        place = [part for n in tensors for part in parts[n]].index(card.curve.variable)
+        gradients = torch.cat([x.grad for x in tensors.values()])
+        assert slope == pytest.approx(gradients[place].item(), rel=1e-12, abs=1e-14)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

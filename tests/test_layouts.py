@@ -216,7 +216,7 @@ def integers(setup: Setup, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("floating", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_integer_targets(setup, floating):
     """Integer and boolean targets are numbers, contiguous or not; the result has the dtype of the floats."""
-    place = setup.loss._call_operands().index("target")
+    place = setup.names.index("target")
     for dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool):
         operands = setup.operands((5, 7), floating)
         operands[place] = integers(setup, dtype)
@@ -229,8 +229,8 @@ def test_integer_targets(setup, floating):
 @ALL_DTYPES
 def test_bounds_of_domains(setup, dtype):
     """A closed bound of a domain, rounded to the dtype of the operand, is inside: fused and eager, alone and masked."""
-    for name, others in zip(setup.loss._call_operands(), itertools.repeat(setup.operands((1, 3), dtype))):
-        domain, place = setup.domain(name), setup.loss._call_operands().index(name)
+    for name, others in zip(setup.names, itertools.repeat(setup.operands((1, 3), dtype))):
+        domain, place = setup.domain(name), setup.names.index(name)
         bounds = [getattr(domain, end, math.inf) for end in ("low", "high")]
         opened = [getattr(domain, end, False) for end in ("low_open", "high_open")]
         for bound in (b for b, is_open in zip(bounds, opened, strict=True) if math.isfinite(b) and not is_open):

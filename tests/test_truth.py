@@ -254,6 +254,7 @@ def test_long_sums(dtype):
 def evaluate(function, loss, arguments, of, dtype):
     """The value of a function of one-element tensors, or its gradient by an operand."""
     names = [*loss._call_operands(), *(name for name, p in loss.params.items() if p.kind == "tensor")]
+    arguments = {k: v for k, v in arguments.items() if v is not None or k in loss.params}
     shape = (1, 1) if loss.rows else (1,)
     tensors = {k: torch.full(shape, v, dtype=dtype) for k, v in arguments.items() if k in names}
     if of != "value":

@@ -20,16 +20,17 @@ from losskit_guide.card import Curve, CurveVariant, Given, Limits
 
 
 def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
-    """The curve over the first operand, the others at harmless values."""
+    """The curve over the first operand, or the first of its components that has a side to grow; the others stay."""
     variants = []
-    variable = formulas[0].operands[0]
+    place = next((i for i, domain in enumerate(formulas[0].domains) if domain.back), 0)
+    variable = formulas[0].operands[place]
     for formula in formulas:
         names = [*formula.operands, *formula.numbers]
         x = formula.trace.variable(variable)
         domains = dict(zip(names, [*formula.required, *(cls.params[n].domain for n in formula.numbers)], strict=True))
-        variants.append(curve_variant(formula.switches, domains, formula.value, formula.gradients[0], x, cls))
+        variants.append(curve_variant(formula.switches, domains, formula.value, formula.gradients[place], x, cls))
     first = max(formulas, key=lambda formula: len(formula.operands))
-    operand = cls.operands.get(variable, Operand(variable))
+    operand = cls.operands.get(variable, first.declared[variable])
     domain = formulas[-1].declared[variable].domain if operand.unless else operand.domain
     low, high = limits_of(domain)
     if operand.kind == "distance":
@@ -37,7 +38,7 @@ def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
     kinds = {"in [0, 1]": "probability", "a log-probability (at most 0)": "log_probability"}
     kind = operand.kind or kinds.get(domain.description, "prediction")
     numbers = [of_param(p) for p in cls.params.values() if p.name in first.numbers]
-    return Curve(variable, operand.doc, kind, low, high, given_of(first, 1) + numbers, variants)
+    return Curve(variable, operand.doc, kind, low, high, given_of(first, variable) + numbers, variants)
 
 
 def of_trace(
@@ -97,10 +98,10 @@ def allowed(domain: Domain, whole: bool = False) -> Limits:
     return Limits(domain.description, low, high, domain.low_open, domain.high_open, choices)
 
 
-def given_of(formula: Formula, start: int, only: tuple[str, ...] = ()) -> list[Given]:
-    """What stays fixed along a curve: the other operands, at harmless values."""
+def given_of(formula: Formula, variable: str = "", only: tuple[str, ...] = ()) -> list[Given]:
+    """What stays fixed along a curve over a variable: the other operands, at harmless values."""
     result = []
-    for name in [name for name in formula.operands[start:] if not only or name in only]:
+    for name in [name for name in formula.operands if name != variable and (not only or name in only)]:
         operand = formula.declared[name]
         if isinstance(operand.domain, Signs):
             result.append(Given(name, operand.doc, 1.0, -1.0, 1.0, [-1.0, 1.0]))

@@ -155,5 +155,6 @@ class Deviation:
 # What the built-in losses are for; the first three have continuous outputs, the others discrete ones.
 TASKS = (
     "regression", "likelihood", "divergence",
-    "binary", "multi-class", "multi-label", "ranking", "metric learning", "sequence",
+    "binary", "multi-class", "multi-label", "ordinal", "survival", "ranking", "metric learning", "detection",
+    "preference", "sequence",
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ class Written(NamedTuple):
 
 
 LOSS = Written(r"\ell", "ℓ")
+LONG = 320  # characters of a formula, from which on what it repeats gets letters
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 NOTHING = Written("", "")
 
 # The letters of usual operands and parameters; others are written out.
@@ -55,6 +58,11 @@ def letter(name: str) -> Written:
     return Written(name if len(name) == 1 else rf"\mathrm{{{name}}}".replace("_", r"\_"), name)
 
 
+def letter_index(number: object) -> str:
+    """A number below a letter, in plain text."""
+    return str(number).translate(_SUBSCRIPTS)
+
+
 @dataclass(frozen=True)
 class Statistic:
     """A number that the formulas of a family speak of: how it is written, what it means, what it may be."""
@@ -71,6 +79,7 @@ class Writer:
     def __init__(self, cls: Any, formula: Formula) -> None:
         self.cls, self.formula, self.trace = cls, formula, formula.trace
         self.letters: dict[str, Written] = {}  # a family's own, by variable
+        self.parts: dict[Expr, Written] = {}  # letters for what long equations have in common
 
         book = formula.traced(cls.textbook) if cls.textbook else formula.value
         self.value: Expr = with_powers(book)  # as books have it
@@ -123,15 +132,35 @@ class Writer:
                         if domain.includes(kink):
                             yield kink, *others, *setting
 
+    # -- long formulas ------------------------------------------------------------------------------------
+
+    def split(self, roots: Sequence[Expr]) -> None:
+        """Give letters to what stands more than once in these formulas, if they are long."""
+        if max(len(print_expr(root, "plain")) for root in roots) <= LONG:
+            return
+        parents = Counter(arg for node in topological(roots) for arg in node.args)
+        shared = [node for node in topological(roots) if parents[node] > 1 and node.size >= 4 and not node.is_condition]
+        self.parts = {node: Written(f"a_{{{i}}}", f"a{letter_index(i)}") for i, node in enumerate(shared, 1)}
+
+    def wheres(self) -> list[Equation]:
+        """What the letters of parts stand for."""
+        found = []
+        for node, written in self.parts.items():
+            text = self.write(node, whole=node)
+            found.append(Equation("where", f"{written.latex} = {text.latex}", f"{written.plain} = {text.plain}"))
+        return found
+
     # -- writing ------------------------------------------------------------------------------------------
 
-    def write(self, root: Any, bound: bool = False) -> Written:
-        """A formula; bound: in parentheses where something before it would not hold it together."""
+    def write(self, root: Any, bound: bool = False, whole: Expr | None = None) -> Written:
+        """A formula; bound: in parentheses where something before it would not hold it together; whole: a part that is
+        written out, although it has a letter."""
         root = self.trace.lift(root)
         found = []
         for which, language in enumerate(("latex", "plain")):
             nodes = (node for node in topological([root]) if node.op == "variable")
             names = {node: self.letters.get(node.value, letter(node.value))[which] for node in nodes}
+            names |= {node: written[which] for node, written in self.parts.items() if node is not whole}
             text, loose = print_part(root, language, names)
             pair = ("\\left(", "\\right)") if language == "latex" else ("(", ")")
             found.append(text.join(pair) if bound and (loose or text.startswith(("-", "−"))) else text)

@@ -113,7 +113,7 @@ class Plan:
         return [] if weight is None or not self.weight_in_mean else [weight], arguments.mask
 
     def spread(self, upstream: Tensor, ndim: int) -> Tensor:
-        """A gradient by the unreduced losses, such that it broadcasts to a gradient by an operand of `ndim` dimensions."""
+        """A gradient by the unreduced losses that broadcasts to one by an operand of `ndim` dimensions."""
         return upstream.unsqueeze(-1)
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:

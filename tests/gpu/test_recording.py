@@ -57,8 +57,11 @@ def results(case, reduction, seed):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_is_the_call_that_it_repeats(case, reduction, seen, monkeypatch):
     repeated = [results(case, reduction, seed) for seed in (0, 1)]
+    composed = issubclass(case.loss, losskit.PointwiseLoss) and case.loss._composed()  # each component is a view
     if str(case) == "multilabel_soft_margin_loss" and reduction == "none":  # torch takes the mean of its elements
         assert seen == {"noted": 0, "repeated": 0}
+    elif composed:
+        assert seen["repeated"] == 0
     else:
         assert seen["repeated"] == seen["noted"] == (2 if reduction == "none" else 1)
     monkeypatch.setattr(gpu, "template_of", lambda *_: None)

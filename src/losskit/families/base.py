@@ -261,7 +261,9 @@ class Family(Loss, abstract=True):
     def _usual_setting(cls) -> tuple[Any, ...]:
         """The setting at the defaults, without optional operands."""
         params = cls.params
-        return tuple(params[x].setting(params[x].key(params[x].default)) if x in params else False for x in cls._switches())
+        return tuple(
+            params[x].setting(params[x].key(params[x].default)) if x in params else False for x in cls._switches()
+        )
 
     @classmethod
     def _optional_operands(cls) -> list[str]:

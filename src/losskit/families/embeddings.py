@@ -72,7 +72,7 @@ def curve_of(cls: Any) -> Curve:
     """The loss over the cosine, or over the first distance."""
     formulas = cls._formulas.all()
     operands, meaning = formulas[0].operands, {x.name: x.meaning for x in SPOKEN}
-    labels = curves.given_of(formulas[0], 0, ("target",))
+    labels = curves.given_of(formulas[0], only=("target",))
     if "cosine" in operands or "cosine_distance" in operands:
         ways = [(f.switches, f.numbers, _of_cosine) for f in formulas]
         return curves.of_trace(cls, "cosine", "cosine", (-1.0, 1.0), labels, ways, meaning["cosine"])

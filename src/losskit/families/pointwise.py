@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from losskit import curves
-from losskit.declaration import POSITION, param
-from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, letter, symbol
+from losskit.declaration import POSITION, Operand, param
+from losskit.display import LOSS, NOTHING, Mathematics, Writer, Written, gradient_by, letter, letter_index, symbol
 from losskit.draw import Draw
 from losskit.families.base import Family
 from losskit.families.pointwise_plan import PointwisePlan
@@ -58,27 +60,35 @@ class PointwiseLoss(Family, abstract=True):
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
-        plan = cls()._planned()
-        domains = dict(zip(plan.names, plan.formula.domains, strict=True))  # type: ignore[union-attr]
-        return [draw.members(domains[name], shape) for name in cls._call_operands()]
+        tensors = cls._formulas[cls._usual_setting()].tensors
+        return [_member(tensors[name], shape, draw) for name in cls._call_operands() if name in tensors]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
         formula = write.formula
+        parts = components(cls.operands)
+        write.letters = {name: _of_component(name, tensor) for name, (tensor, _) in parts.items()}
         if cls.rows:
             letters = {name: letter(name) for name in formula.operands}
             write.letters = {name: Written(f"{x.latex}_j", f"{x.plain}ⱼ") for name, x in letters.items()}
+            write.letters[POSITION] = Written("j", "j")
         average = Written(r"\frac{1}{C} ", "1/C ") if cls.rows == "mean" else NOTHING
         labels = Written(rf"{average.latex}\sum_j ", f"{average.plain}Σⱼ ") if cls.rows else NOTHING
-        predictions = [name for name in formula.operands if name not in cls.params and name != "target"]
+        wanted = [name for name, x in formula.declared.items() if x.differentiable and name not in cls.params]
+        wanted = [name for name in wanted if parts.get(name, [name])[0] != "target"] or formula.operands[:1]
+        slopes = {name: write.slope(name) for name in wanted}
+        write.split([write.value, *slopes.values()])
         equations = [write.equation("loss", LOSS, write.value, labels)]
-        for name in predictions or formula.operands[:1]:
+        for name, slope in slopes.items():
             by = write.write(formula.trace.variable(name))
-            equations.append(write.equation(f"gradient by {name}", gradient_by(by), write.slope(name), average))
-        symbols = [symbol(name, operand.doc, write.letters.get(name)) for name, operand in formula.declared.items()]
+            equations.append(write.equation(f"gradient by {name}", gradient_by(by), slope, average))
+        symbols = [symbol(name, x.doc, _letter_of(name, x, write)) for name, x in formula.tensors.items()]
+        if cls.rows:
+            symbols.append(symbol("j", "place in the row, from 0 on", Written("j", "j")))
         classes = [symbol("C", "number of elements in a row", Written("C", "C"))] if cls.rows == "mean" else []
         return Mathematics(
-            equations, symbols + [symbol(name, cls.params[name].doc) for name in formula.numbers] + classes
+            equations + write.wheres(),
+            symbols + [symbol(name, cls.params[name].doc) for name in formula.numbers] + classes,
         )
 
     @classmethod
@@ -108,3 +118,31 @@ class PointwiseLoss(Family, abstract=True):
     def _unreduced(cls) -> str:
         inner = " without the last dimension" if cls.rows or cls._composed() else ""
         return f"a tensor of the shape of {cls._call_operands()[0]}{inner}"
+
+
+def _member(operand: Operand, shape: tuple[int, ...], draw: Draw) -> Tensor:
+    """A random tensor that an operand may be."""
+    if not operand.components:
+        return draw.members(operand.domain, shape)
+    parts: list[Tensor] = []
+    for domain in operand.components.values():
+        own = draw.members(domain, shape[:-1])
+        parts.append(parts[len(parts) - domain.back] + own if domain.back else own)
+    return torch.stack(parts, -1)
+
+
+def _of_component(name: str, tensor: str) -> Written:
+    """How a component is written: those of the target with a prime."""
+    part, number = re.fullmatch(r"(\w*?)(\d*)", name.removeprefix(f"{tensor}_")).groups()  # type: ignore[union-attr]
+    own = letter(part)
+    prime = "'" if tensor == "target" else ""
+    subscript = f"_{number}" if number else ""
+    return Written(f"{own.latex}{prime}{subscript}", f"{own.plain}{prime.replace(chr(39), '′')}{letter_index(number)}")
+
+
+def _letter_of(name: str, operand: Operand, write: Writer) -> Written | None:
+    """How an operand is written: one of components as all of them."""
+    if not operand.components:
+        return write.letters.get(name)
+    parts = [write.letters[f"{name}_{part}"] for part in operand.components]
+    return Written(*(f"({', '.join(texts)})" for texts in zip(*parts, strict=True)))
