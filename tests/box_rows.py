@@ -25,10 +25,19 @@ around_h = torch.maximum(y2, v2) - torch.minimum(y1, v1)
 """
 
 
-def example(formula: str, before: str = "", more: str = "") -> Example:
-    """The worked example of a loss of boxes, whose formula speaks of iou, union and the sides of the box around both."""
-    lines = f"{BY_HAND}around = around_w * around_h\n{before}by_hand = {formula}"
-    return Example(data=DATA, by_hand=lines, operands="predicted, true", more=more)
+STEPS = {
+    "around": "around = around_w * around_h",
+    "distance": "distance = ((x1 + x2 - u1 - u2) / 2) ** 2 + ((y1 + y2 - v1 - v2) / 2) ** 2",
+    "diagonal": "diagonal = around_w**2 + around_h**2",
+    "aspect": "turned = torch.atan2(u2 - u1, v2 - v1) - torch.atan2(x2 - x1, y2 - y1)\naspect = 4 / torch.pi**2 * turned**2",
+    "weight": "weight = aspect / (1.0 - iou + aspect + eps)",
+}
+
+
+def example(formula: str, steps: str, more: str = "") -> Example:
+    """The worked example of a loss of boxes, whose formula speaks of iou, union and some of STEPS."""
+    lines = [*(STEPS[name] for name in steps.split(", ")), f"by_hand = {formula}"]
+    return Example(data=DATA, by_hand=BY_HAND + "\n".join(lines), operands="predicted, true", more=more)
 
 
 def boxes(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
@@ -69,6 +78,23 @@ class Corners:
         self.overlap = self.inner[0] * self.inner[1]
         self.union = sum(w * h for w, h in self.sizes) - self.overlap
         self.around = self.outer[0] * self.outer[1]
+
+    def distance_iou(self, eps: Any) -> tuple[tuple[Any, ...], dict[int, list[Any]]]:
+        """The distance IoU loss as terms, and its derivatives by both boxes."""
+        input, target = self.boxes
+        u, diagonal = self.union + eps, self.outer[0] ** 2 + self.outer[1] ** 2 + eps
+        centre = [(input[i] + input[i + 2] - target[i] - target[i + 2]) / 2 for i in (0, 1)]
+        distance = centre[0] ** 2 + centre[1] ** 2
+        slopes: dict[int, list[Any]] = {}
+        for which in (0, 1):
+            slopes[which] = []
+            for i in range(4):
+                overlap, area, _ = self.slopes(which, i)
+                by_iou = (-overlap / u, self.overlap * area / u**2, -self.overlap * overlap / u**2)
+                moved = (1 - 2 * which) * centre[i % 2] / diagonal
+                grown = -distance * 2 * self.outer[i % 2] * self.side(which, i)[2] / diagonal**2
+                slopes[which].append((*by_iou, moved, grown))
+        return (self.m.one, -self.overlap / u, distance / diagonal), slopes
 
     def side(self, which: int, corner: int) -> tuple[Any, Any, Any]:
         """How the sides of the overlap, of the box itself and of the box around both grow with a coordinate."""

@@ -98,6 +98,10 @@ class Exact:
         return mp.sqrt(x)
 
     @staticmethod
+    def atan2(y: Any, x: Any) -> Any:
+        return mp.atan2(y, x)
+
+    @staticmethod
     def sum(numbers: Iterable[Any]) -> Any:
         return mp.fsum(numbers)
 

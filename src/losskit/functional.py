@@ -25,9 +25,11 @@ from losskit.loss import legacy_reduction
 from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
+    CompleteBoxIoULoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
     CTCLoss,
+    DistanceBoxIoULoss,
     GaussianNLLLoss,
     GeneralizedBoxIoULoss,
     HingeEmbeddingLoss,
@@ -201,6 +203,79 @@ def binary_cross_entropy_with_logits(
     try:
         plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
         return run(plan, (input, target, *tensors(pos_weight)), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def complete_box_iou_loss(
+    input: Tensor,
+    target: Tensor,
+    eps: float = 1e-07,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Complete IoU loss of boxes: the distance IoU loss, plus a term for the difference of their aspect ratios.
+
+    Choose it to train the boxes of a detector whose shape matters: it is the loss of the YOLO family.
+    Prefer DistanceBoxIoULoss where shapes are alike, GeneralizedBoxIoULoss to compare with older results.
+
+    The weight of the aspect term is a constant for differentiation, as in the paper, so the gradient is not that of the
+    value. The unreduced loss is one number for each box.
+
+    Args:
+        input: Predicted boxes (..., 4), as (x1, y1, x2, y2).
+        target: True boxes. Of the shape of input, or with dimensions of size 1.
+        eps: Added to every denominator, for boxes without an area. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        1.0 - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))) / ((input_x2 - input_x1) * (input_y2 - input_y1) + (target_x2 - target_x1) * (target_y2 - target_y1) - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))) + eps) + (0.5 * (input_x1 - target_x1 + (input_x2 - target_x2)) * (0.5 *
+            (input_x1 - target_x1 + (input_x2 - target_x2))) + 0.5 * (input_y1 - target_y1 + (input_y2 - target_y2)) * (0.5 * (input_y1 - target_y1 + (input_y2 - target_y2)))) / ((where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, maximum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, minimum(input_x1, target_x1))) * (where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, maximum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, minimum(input_x1, target_x1))) + (where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, maximum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, minimum(input_y1, target_y1))) * (where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, maximum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, minimum(input_y1, target_y1))) + eps) + stop(0.4052847345693511 * (atan2(target_x2 -
+            target_x1, target_y2 - target_y1) - atan2(input_x2 - input_x1, input_y2 - input_y1)) * (atan2(target_x2 - target_x1, target_y2 - target_y1) - atan2(input_x2 - input_x1, input_y2 - input_y1)) / (1.0 - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))) / ((input_x2 - input_x1) * (input_y2 - input_y1) + (target_x2 - target_x1) * (target_y2 - target_y1) - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2,
+            minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))) + eps) + 0.4052847345693511 * (atan2(target_x2 - target_x1, target_y2 - target_y1) - atan2(input_x2 - input_x1, input_y2 - input_y1)) * (atan2(target_x2 - target_x1, target_y2 - target_y1) - atan2(input_x2 - input_x1, input_y2 - input_y1)) + eps)) * (0.4052847345693511 * (atan2(target_x2 - target_x1, target_y2 - target_y1) - atan2(input_x2 - input_x1, input_y2 - input_y1)) * (atan2(target_x2 - target_x1, target_y2 - target_y1) - atan2(input_x2 - input_x1, input_y2 - input_y1)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import complete_box_iou_loss
+        >>> complete_box_iou_loss(torch.tensor([[[0.0, 0.0, 2.0, 2.0]]]), torch.tensor([[[1.0, 1.0, 3.0, 4.0]]]), eps=0.0)
+        tensor(1.0192)
+
+    Source: Zheng, Z. et al. (2020). Distance-IoU loss. AAAI. arXiv:1911.08287.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            complete_box_iou_loss,
+            (input, target),
+            input,
+            target,
+            eps=eps,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CompleteBoxIoULoss, unknown)
+    try:
+        plan = plan_of(CompleteBoxIoULoss, reduction, eps)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -444,6 +519,76 @@ def ctc_loss(
     try:
         plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
         return run(plan, (log_probs, targets, input_lengths, target_lengths), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def distance_box_iou_loss(
+    input: Tensor,
+    target: Tensor,
+    eps: float = 1e-07,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Distance IoU loss of boxes: 1 - IoU, plus the squared distance of the centres over that of the outermost corners.
+
+    Choose it to train the boxes of a detector: it moves a box straight to the true one, also where they do not overlap.
+    Prefer CompleteBoxIoULoss where the shape of boxes matters, GeneralizedBoxIoULoss to compare with older results.
+
+    The unreduced loss is one number for each box, less than 2.
+
+    Args:
+        input: Predicted boxes (..., 4), as (x1, y1, x2, y2).
+        target: True boxes. Of the shape of input, or with dimensions of size 1.
+        eps: Added to every denominator, for boxes without an area. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        1.0 - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))) / ((input_x2 - input_x1) * (input_y2 - input_y1) + (target_x2 - target_x1) * (target_y2 - target_y1) - maximum(0.0, where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, minimum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, maximum(input_x1, target_x1))) * maximum(0.0, where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, minimum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, maximum(input_y1, target_y1))) + eps) + (0.5 * (input_x1 - target_x1 + (input_x2 - target_x2)) * (0.5 *
+            (input_x1 - target_x1 + (input_x2 - target_x2))) + 0.5 * (input_y1 - target_y1 + (input_y2 - target_y2)) * (0.5 * (input_y1 - target_y1 + (input_y2 - target_y2)))) / ((where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, maximum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, minimum(input_x1, target_x1))) * (where(input_x2 == target_x2, 0.5 * input_x2 + 0.5 * target_x2, maximum(input_x2, target_x2)) - where(input_x1 == target_x1, 0.5 * input_x1 + 0.5 * target_x1, minimum(input_x1, target_x1))) + (where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, maximum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, minimum(input_y1, target_y1))) * (where(input_y2 == target_y2, 0.5 * input_y2 + 0.5 * target_y2, maximum(input_y2, target_y2)) - where(input_y1 == target_y1, 0.5 * input_y1 + 0.5 * target_y1, minimum(input_y1, target_y1))) + eps)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import distance_box_iou_loss
+        >>> distance_box_iou_loss(torch.tensor([[[0.0, 0.0, 2.0, 2.0]]]), torch.tensor([[[1.0, 1.0, 3.0, 4.0]]]), eps=0.0)
+        tensor(1.0189)
+
+    Source: Zheng, Z. et al. (2020). Distance-IoU loss. AAAI. arXiv:1911.08287.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            distance_box_iou_loss,
+            (input, target),
+            input,
+            target,
+            eps=eps,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(DistanceBoxIoULoss, unknown)
+    try:
+        plan = plan_of(DistanceBoxIoULoss, reduction, eps)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1688,8 +1833,10 @@ for _loss in (
     BCELoss,
     BCEWithLogitsLoss,
     CTCLoss,
+    CompleteBoxIoULoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
+    DistanceBoxIoULoss,
     GaussianNLLLoss,
     GeneralizedBoxIoULoss,
     HingeEmbeddingLoss,

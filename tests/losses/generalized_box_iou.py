@@ -30,6 +30,7 @@ proof = RowProof(
     variants=[Variant("corners", boxes, gradients=(0, 1)), Variant("eps", boxes, {"eps": 0.01}, gradients=(0, 1))],
     example=example(
         "1.0 - iou + (around - union) / (around + eps)",
+        "around",
         more="""loss = losskit.GeneralizedBoxIoULoss(reduction="none")
 assert torch.allclose(loss(true, true), torch.zeros(5), atol=1e-6)  # a perfect fit costs nothing""",
     ),

@@ -6,9 +6,11 @@ import sys
 
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
+from losskit.losses.complete_box_iou import CompleteBoxIoULoss
 from losskit.losses.cosine_embedding import CosineEmbeddingLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.ctc import CTCLoss
+from losskit.losses.distance_box_iou import DistanceBoxIoULoss
 from losskit.losses.gaussian_nll import GaussianNLLLoss
 from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
@@ -31,8 +33,10 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CTCLoss",
+    "CompleteBoxIoULoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "DistanceBoxIoULoss",
     "GaussianNLLLoss",
     "GeneralizedBoxIoULoss",
     "HingeEmbeddingLoss",

@@ -36,6 +36,8 @@ class Pair(NamedTuple):
     target_h: Any
     around_w: Any
     around_h: Any
+    centre_x: Any  # from that of one box to that of the other
+    centre_y: Any
 
 
 def larger(a: Any, b: Any) -> Any:
@@ -56,4 +58,11 @@ def pair(x1: Any, y1: Any, x2: Any, y2: Any, u1: Any, v1: Any, u2: Any, v2: Any,
     union = w * h + target_w * target_h - overlap
     around_w, around_h = larger(x2, u2) - smaller(x1, u1), larger(y2, v2) - smaller(y1, v1)
     missed = 1.0 - overlap / (union + eps)
-    return Pair(missed, overlap, union, w, h, target_w, target_h, around_w, around_h)
+    centre_x, centre_y = 0.5 * ((x1 - u1) + (x2 - u2)), 0.5 * ((y1 - v1) + (y2 - v2))
+    return Pair(missed, overlap, union, w, h, target_w, target_h, around_w, around_h, centre_x, centre_y)
+
+
+def apart(boxes: Pair, eps: Any) -> Any:
+    """The squared distance of the centres, as a share of the squared diagonal of the box around both."""
+    distance = boxes.centre_x * boxes.centre_x + boxes.centre_y * boxes.centre_y
+    return distance / (boxes.around_w * boxes.around_w + boxes.around_h * boxes.around_h + eps)
