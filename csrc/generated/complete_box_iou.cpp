@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_complete_box_iou_loss_f3b5113aeade_block {
+namespace losskit_complete_box_iou_loss_dc13a571180c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -105,17 +105,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product6 = T(2.0) * product2 * T(0.5);
       const T product7 = T(2.0) * difference8;
       const T hypot_value = lk::hypot(difference3, difference4);
-      const bool both_value = (hypot_value > T(0.0)) & (hypot_value < std::numeric_limits<T>::infinity());
-      const T minus = -lk::where(both_value, difference4 / hypot_value / hypot_value, T(0.0));
+      const bool above2 = hypot_value > T(0.0);
+      const T minus = -lk::where(above2, lk::where(lk::absolute(difference4) < std::numeric_limits<T>::infinity(), difference4, T(0.0)) / hypot_value / hypot_value, T(0.0));
       const T minus2 = -minus;
-      const bool above2 = T(0.0) >= difference2;
-      const T times_value2 = lk::times(lk::where(above2, T(0.0), -lk::where(equal4, T(0.5), lk::where(input_y1 >= target_y1, T(1.0), T(0.0)))), maximum_value);
+      const bool above3 = T(0.0) >= difference2;
+      const T times_value2 = lk::times(lk::where(above3, T(0.0), -lk::where(equal4, T(0.5), lk::where(input_y1 >= target_y1, T(1.0), T(0.0)))), maximum_value);
       const T product8 = T(2.0) * product3 * T(0.5);
       const T product9 = T(2.0) * difference9;
-      const T minus3 = -(-lk::where(both_value, difference3 / hypot_value / hypot_value, T(0.0)));
+      const T minus3 = -(-lk::where(above2, lk::where(lk::absolute(difference3) < std::numeric_limits<T>::infinity(), difference3, T(0.0)) / hypot_value / hypot_value, T(0.0)));
       const T minus4 = -minus3;
       const T times_value3 = lk::times(lk::where(above, T(0.0), lk::where(equal, T(0.5), lk::where(input_x2 <= target_x2, T(1.0), T(0.0)))), maximum_value2);
-      const T times_value4 = lk::times(lk::where(above2, T(0.0), lk::where(equal3, T(0.5), lk::where(input_y2 <= target_y2, T(1.0), T(0.0)))), maximum_value);
+      const T times_value4 = lk::times(lk::where(above3, T(0.0), lk::where(equal3, T(0.5), lk::where(input_y2 <= target_y2, T(1.0), T(0.0)))), maximum_value);
       values_[i_] = difference7 + ratio2 + stop_value * product5;
       input_x1_out_[i_] = lk::scaled<T>(-((times_value - lk::mute(ratio, -difference4 - times_value)) / sum5) + (product6 - lk::mute(ratio2, lk::times(-lk::where(equal2, T(0.5), lk::where(input_x1 <= target_x1, T(1.0), T(0.0))), product7))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus2) + lk::times(product4, minus2)), factor_);
       input_y1_out_[i_] = lk::scaled<T>(-((times_value2 - lk::mute(ratio, -difference3 - times_value2)) / sum5) + (product8 - lk::mute(ratio2, lk::times(-lk::where(equal4, T(0.5), lk::where(input_y1 <= target_y1, T(1.0), T(0.0))), product9))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus4) + lk::times(product4, minus4)), factor_);
@@ -180,50 +180,50 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool below = input_x1 <= target_x1;
       const T product8 = T(2.0) * difference8;
       const T hypot_value = lk::hypot(difference3, difference4);
-      const bool both_value = (hypot_value > T(0.0)) & (hypot_value < std::numeric_limits<T>::infinity());
-      const T minus = -lk::where(both_value, difference4 / hypot_value / hypot_value, T(0.0));
+      const bool above3 = hypot_value > T(0.0);
+      const T minus = -lk::where(above3, lk::where(lk::absolute(difference4) < std::numeric_limits<T>::infinity(), difference4, T(0.0)) / hypot_value / hypot_value, T(0.0));
       const T minus2 = -minus;
-      const bool above3 = T(0.0) >= difference2;
-      const bool above4 = input_y1 >= target_y1;
-      const T times_value2 = lk::times(lk::where(above3, T(0.0), -lk::where(equal4, T(0.5), lk::where(above4, T(1.0), T(0.0)))), maximum_value);
+      const bool above4 = T(0.0) >= difference2;
+      const bool above5 = input_y1 >= target_y1;
+      const T times_value2 = lk::times(lk::where(above4, T(0.0), -lk::where(equal4, T(0.5), lk::where(above5, T(1.0), T(0.0)))), maximum_value);
       const T product9 = T(2.0) * product3;
       const T product10 = product9 * T(0.5);
       const bool below2 = input_y1 <= target_y1;
       const T product11 = T(2.0) * difference9;
-      const T minus3 = -(-lk::where(both_value, difference3 / hypot_value / hypot_value, T(0.0)));
+      const T minus3 = -(-lk::where(above3, lk::where(lk::absolute(difference3) < std::numeric_limits<T>::infinity(), difference3, T(0.0)) / hypot_value / hypot_value, T(0.0)));
       const T minus4 = -minus3;
       const bool below3 = input_x2 <= target_x2;
       const T times_value3 = lk::times(lk::where(above, T(0.0), lk::where(equal, T(0.5), lk::where(below3, T(1.0), T(0.0)))), maximum_value2);
-      const bool above5 = input_x2 >= target_x2;
+      const bool above6 = input_x2 >= target_x2;
       const bool below4 = input_y2 <= target_y2;
-      const T times_value4 = lk::times(lk::where(above3, T(0.0), lk::where(equal3, T(0.5), lk::where(below4, T(1.0), T(0.0)))), maximum_value);
-      const bool above6 = input_y2 >= target_y2;
+      const T times_value4 = lk::times(lk::where(above4, T(0.0), lk::where(equal3, T(0.5), lk::where(below4, T(1.0), T(0.0)))), maximum_value);
+      const bool above7 = input_y2 >= target_y2;
       const T times_value5 = lk::times(lk::where(above, T(0.0), -lk::where(equal2, T(0.5), lk::where(above2, T(0.0), T(1.0)))), maximum_value2);
       const T product12 = product6 * -T(0.5);
       const T hypot_value2 = lk::hypot(difference5, difference6);
-      const bool both_value2 = (hypot_value2 > T(0.0)) & (hypot_value2 < std::numeric_limits<T>::infinity());
-      const T chosen = lk::where(both_value2, difference6 / hypot_value2 / hypot_value2, T(0.0));
+      const bool above8 = hypot_value2 > T(0.0);
+      const T chosen = lk::where(above8, lk::where(lk::absolute(difference6) < std::numeric_limits<T>::infinity(), difference6, T(0.0)) / hypot_value2 / hypot_value2, T(0.0));
       const T minus5 = -chosen;
-      const T times_value6 = lk::times(lk::where(above3, T(0.0), -lk::where(equal4, T(0.5), lk::where(above4, T(0.0), T(1.0)))), maximum_value);
+      const T times_value6 = lk::times(lk::where(above4, T(0.0), -lk::where(equal4, T(0.5), lk::where(above5, T(0.0), T(1.0)))), maximum_value);
       const T product13 = product9 * -T(0.5);
-      const T minus6 = -lk::where(both_value2, difference5 / hypot_value2 / hypot_value2, T(0.0));
+      const T minus6 = -lk::where(above8, lk::where(lk::absolute(difference5) < std::numeric_limits<T>::infinity(), difference5, T(0.0)) / hypot_value2 / hypot_value2, T(0.0));
       const T minus7 = -minus6;
       const T times_value7 = lk::times(lk::where(above, T(0.0), lk::where(equal, T(0.5), lk::where(below3, T(0.0), T(1.0)))), maximum_value2);
-      const T times_value8 = lk::times(lk::where(above3, T(0.0), lk::where(equal3, T(0.5), lk::where(below4, T(0.0), T(1.0)))), maximum_value);
+      const T times_value8 = lk::times(lk::where(above4, T(0.0), lk::where(equal3, T(0.5), lk::where(below4, T(0.0), T(1.0)))), maximum_value);
       values_[i_] = difference7 + ratio2 + stop_value * product5;
       input_x1_out_[i_] = lk::scaled<T>(-((times_value - lk::mute(ratio, -difference4 - times_value)) / sum5) + (product7 - lk::mute(ratio2, lk::times(-lk::where(equal2, T(0.5), lk::where(below, T(1.0), T(0.0))), product8))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus2) + lk::times(product4, minus2)), factor_);
       input_y1_out_[i_] = lk::scaled<T>(-((times_value2 - lk::mute(ratio, -difference3 - times_value2)) / sum5) + (product10 - lk::mute(ratio2, lk::times(-lk::where(equal4, T(0.5), lk::where(below2, T(1.0), T(0.0))), product11))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus4) + lk::times(product4, minus4)), factor_);
-      input_x2_out_[i_] = lk::scaled<T>(-((times_value3 - lk::mute(ratio, difference4 - times_value3)) / sum5) + (product7 - lk::mute(ratio2, lk::times(lk::where(equal, T(0.5), lk::where(above5, T(1.0), T(0.0))), product8))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus) + lk::times(product4, minus)), factor_);
-      input_y2_out_[i_] = lk::scaled<T>(-((times_value4 - lk::mute(ratio, difference3 - times_value4)) / sum5) + (product10 - lk::mute(ratio2, lk::times(lk::where(equal3, T(0.5), lk::where(above6, T(1.0), T(0.0))), product11))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus3) + lk::times(product4, minus3)), factor_);
+      input_x2_out_[i_] = lk::scaled<T>(-((times_value3 - lk::mute(ratio, difference4 - times_value3)) / sum5) + (product7 - lk::mute(ratio2, lk::times(lk::where(equal, T(0.5), lk::where(above6, T(1.0), T(0.0))), product8))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus) + lk::times(product4, minus)), factor_);
+      input_y2_out_[i_] = lk::scaled<T>(-((times_value4 - lk::mute(ratio, difference3 - times_value4)) / sum5) + (product10 - lk::mute(ratio2, lk::times(lk::where(equal3, T(0.5), lk::where(above7, T(1.0), T(0.0))), product11))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus3) + lk::times(product4, minus3)), factor_);
       target_x1_out_[i_] = lk::scaled<T>(-((times_value5 - lk::mute(ratio, -difference6 - times_value5)) / sum5) + (product12 - lk::mute(ratio2, lk::times(-lk::where(equal2, T(0.5), lk::where(below, T(0.0), T(1.0))), product8))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus5) + lk::times(product4, minus5)), factor_);
       target_y1_out_[i_] = lk::scaled<T>(-((times_value6 - lk::mute(ratio, -difference5 - times_value6)) / sum5) + (product13 - lk::mute(ratio2, lk::times(-lk::where(equal4, T(0.5), lk::where(below2, T(0.0), T(1.0))), product11))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus7) + lk::times(product4, minus7)), factor_);
-      target_x2_out_[i_] = lk::scaled<T>(-((times_value7 - lk::mute(ratio, difference6 - times_value7)) / sum5) + (product12 - lk::mute(ratio2, lk::times(lk::where(equal, T(0.5), lk::where(above5, T(0.0), T(1.0))), product8))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * chosen) + lk::times(product4, chosen)), factor_);
-      target_y2_out_[i_] = lk::scaled<T>(-((times_value8 - lk::mute(ratio, difference5 - times_value8)) / sum5) + (product13 - lk::mute(ratio2, lk::times(lk::where(equal3, T(0.5), lk::where(above6, T(0.0), T(1.0))), product11))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus6) + lk::times(product4, minus6)), factor_);
+      target_x2_out_[i_] = lk::scaled<T>(-((times_value7 - lk::mute(ratio, difference6 - times_value7)) / sum5) + (product12 - lk::mute(ratio2, lk::times(lk::where(equal, T(0.5), lk::where(above6, T(0.0), T(1.0))), product8))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * chosen) + lk::times(product4, chosen)), factor_);
+      target_y2_out_[i_] = lk::scaled<T>(-((times_value8 - lk::mute(ratio, difference5 - times_value8)) / sum5) + (product13 - lk::mute(ratio2, lk::times(lk::where(equal3, T(0.5), lk::where(above7, T(0.0), T(1.0))), product11))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus6) + lk::times(product4, minus6)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL(losskit_complete_box_iou_loss_f3b5113aeade, 8, 1, 15,
+LOSSKIT_KERNEL(losskit_complete_box_iou_loss_dc13a571180c, 8, 1, 15,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 2, 0.0, std::numeric_limits<double>::infinity()},
