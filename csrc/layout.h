@@ -89,6 +89,31 @@ template <int N> void merge(Walk& walk, std::array<Source, N>& sources) {
   walk.dims = kept;
 }
 
+constexpr int64_t kShort = 64;  // rows of fewer numbers are not worth a call each
+
+// Elements [begin, begin + n) of rows of up to kShort elements: each row its own number, or all rows the same ones.
+template <class T> const T* repeat(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
+  constexpr int64_t kMost = 1026;  // rows that a block of 1024 elements touches
+  const int64_t width = walk.sizes[1], first = begin / width;
+  const int64_t rows = std::min((begin + n - 1) / width - first + 1, kMost);
+  T numbers[kMost];
+  if (source.strides[1] == 0)
+    read_run(source.dtype, source.data + first * source.strides[0] * size_of(source.dtype), source.strides[0], rows,
+             numbers);
+  else
+    read_run(source.dtype, source.data, source.strides[1], width, numbers);
+  int64_t at = begin % width;
+  for (int64_t done = 0, row = 0; done < n; ++row, at = 0) {
+    const int64_t run = std::min(width - at, n - done);
+    if (source.strides[1] == 0)
+      for (int64_t i = 0; i < run; ++i) buffer[done + i] = numbers[row];
+    else
+      for (int64_t i = 0; i < run; ++i) buffer[done + i] = numbers[at + i];
+    done += run;
+  }
+  return buffer;
+}
+
 // Elements [begin, begin + n) of the walk as contiguous T: in place if they are, else in `buffer`.
 template <class T> const T* fetch(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
@@ -101,6 +126,8 @@ template <class T> const T* fetch(const Walk& walk, const Source& source, int64_
     return buffer;
   }
   const int inner = walk.dims - 1;
+  if (walk.dims == 2 && walk.sizes[1] < kShort && (source.strides[0] == 0 || source.strides[1] == 0))
+    return repeat(walk, source, begin, n, buffer);
   std::array<int64_t, kDims> index{};
   int64_t rest = begin;
   int64_t offset = 0;

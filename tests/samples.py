@@ -79,6 +79,11 @@ def of_rows(cls: type[losskit.Loss]) -> bool:
     return not issubclass(cls, PointwiseLoss) or cls._composed() or cls.rows == "sum"
 
 
+def stopped(cls: type[losskit.Loss]) -> bool:
+    """Whether the gradient is not that of the value, since part of the value is a constant for differentiation."""
+    return any(formula.stopped for formula in cls._compiled_formulas())
+
+
 def variants(loss: type[PointwiseLoss]) -> list[dict[str, Any]]:
     """Settings worth testing beside the defaults: the proof's. Without a proof none; `test_truth` asks for one."""
     proof = proofs.pointwise().get(loss.name)

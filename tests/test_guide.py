@@ -72,6 +72,8 @@ def test_primitives_of_floats_are_torch_s(name):
 
 @pytest.mark.parametrize(("name", "number"), CURVES)
 def test_slope_and_curvature_are_derivatives(name, number):
+    if samples.stopped(losskit.get(name)):
+        pytest.skip("its gradient is not that of its value")
     one = lines(name, number)
     variant, curve = one.variant, one.curve
     functions = [

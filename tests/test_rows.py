@@ -10,6 +10,7 @@ import pickle
 import pytest
 import torch
 from row_samples import ROWS, SAMPLES, everything, losses, without_kernels
+from samples import stopped
 from tiers import rest
 from torch.func import grad as func_grad
 from torch.func import jvp, vmap
@@ -259,6 +260,8 @@ def test_threads(sample):
 @SOME
 def test_calculus(sample):
     """gradcheck, gradgradcheck and forward mode, by the operands that models produce."""
+    if stopped(sample.loss):
+        pytest.skip("its gradient is not that of its value")
     for reduction, extra in (("none", {}), ("mean", {"sample_weight": torch.rand(3, dtype=torch.float64) + 0.5})):
         operands = sample.operands(3, seed=5)
         leaves = [operands[i].requires_grad_() for i in sample.gradients]

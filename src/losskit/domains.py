@@ -27,6 +27,7 @@ class Interval:
     high_open: bool = False
     typical: float = 0.5  # a harmless member: stands in for masked elements
     back: int = 0  # not 0: of the difference from the component so many places before
+    whole: bool = False  # tensors must have whole numbers
 
     def includes(self, value: float) -> bool:
         """Whether a parameter may have this value; here NaN is refused."""
@@ -38,6 +39,8 @@ class Interval:
         """Where a tensor leaves the domain; closed bounds let through what is beyond them by `slack` at most."""
         low = values <= self.low if self.low_open else values < self.low - slack
         high = values >= self.high if self.high_open else values > self.high + slack
+        if self.whole and values.is_floating_point():
+            return low | high | ((values != values.floor()) & (values == values))
         return low | high
 
     @property

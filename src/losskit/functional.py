@@ -26,6 +26,8 @@ from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
     CompleteBoxIoULoss,
+    CORALLoss,
+    CORNLoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
     CTCLoss,
@@ -36,6 +38,7 @@ from losskit.losses import (
     HuberLoss,
     KLDivLoss,
     L1Loss,
+    LogisticHazardLoss,
     MarginRankingLoss,
     MSELoss,
     MultiLabelMarginLoss,
@@ -275,6 +278,144 @@ def complete_box_iou_loss(
         raise misspelt(CompleteBoxIoULoss, unknown)
     try:
         plan = plan_of(CompleteBoxIoULoss, reduction, eps)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def coral_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Consistent rank logits: K ordered classes as K - 1 questions, is the class above k?
+
+    Choose it for grades, ages and other classes with an order, when the model's last layer has one weight for all
+    questions and a bias for each, which keeps the answers in order.
+    Prefer CORNLoss for a last layer without this restriction, CrossEntropyLoss where the order means nothing.
+
+    The loss of a row is the sum of the binary cross entropies of its questions. The predicted class is the number of
+    questions whose score is above 0. It is not the "deep CORAL" of domain adaptation.
+
+    Args:
+        input: Scores of shape (N, K - 1) for K classes: of the class being above 0, above 1, ...
+        target: Classes from 0 to K - 1, of shape (N,). Of the shape of input, or with dimensions of size 1. One for
+            each row, or a number, will do.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        softplus(where(target > position, -input, input))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import coral_loss
+        >>> coral_loss(torch.tensor([[[2.0, 0.5, -1.0]]]), torch.tensor([[2]]))
+        tensor(0.9143)
+
+    Source: Cao, W., Mirjalili, V. and Raschka, S. (2020). Rank consistent ordinal regression for neural networks. Pattern Recognition Letters 140, 325-331. arXiv:1901.07884.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            coral_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CORALLoss, unknown)
+    try:
+        plan = plan_of(CORALLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def corn_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Conditional ordinal regression: K ordered classes as K - 1 questions, is the class above k if it is above k - 1?
+
+    Choose it for grades, ages and other classes with an order, with any last layer: the product of the answers is in
+    order by itself.
+    Prefer CORALLoss to compare with its results, CrossEntropyLoss where the order means nothing.
+
+    The loss of a row is the sum of the binary cross entropies of the questions that its class is asked: those up to the
+    class. The mean divides by the number of questions asked in the whole batch, not by the number of rows.
+
+    Args:
+        input: Scores of shape (N, K - 1) for K classes: of the class being above 0, above 1, ...
+        target: Classes from 0 to K - 1, of shape (N,). Of the shape of input, or with dimensions of size 1. One for
+            each row, or a number, will do.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        where(target >= position, softplus(where(target > position, -input, input)), 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import corn_loss
+        >>> corn_loss(torch.tensor([[[2.0, 0.5, -1.0], [-1.0, 0.0, 1.0]]]), torch.tensor([[2, 0]]))
+        tensor(1.2275)
+
+    Source: Shi, X., Cao, W. and Raschka, S. (2023). Deep neural networks for rank-consistent ordinal regression based on conditional probabilities. Pattern Analysis and Applications 26, 941-955. arXiv:2111.08851.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            corn_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CORNLoss, unknown)
+    try:
+        plan = plan_of(CORNLoss, reduction)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -1040,6 +1181,79 @@ def l1_loss(
     try:
         plan = plan_of(L1Loss, reduction)
         return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def logistic_hazard_loss(
+    input: Tensor,
+    interval: Tensor | float,
+    event: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of discrete-time survival: an interval's score is the logit of its hazard.
+
+    Choose it for times to an event, some of which are censored, cut into intervals; hazards may change as they like.
+    Prefer a Cox model for one score per subject, MSELoss when nothing is censored.
+
+    The loss of a row is the sum over the intervals up to its own: of surviving those before, and of the event, or of
+    surviving the interval where there was none. A censored subject has survived its interval in full, as in pycox; where
+    that is not so, give the interval before.
+
+    Args:
+        input: Logits of the hazards of K intervals, of shape (N, K).
+        interval: The interval of the event or of the censoring, from 0 to K - 1, of shape (N,). Of the shape of
+            input, or with dimensions of size 1. One for each row, or a number, will do.
+        event: 1 where the event was seen, 0 where the subject is censored, of shape (N,). Of the shape of input, or
+            with dimensions of size 1. One for each row, or a number, will do. Must be in [0, 1].
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        where(position <= interval, (1.0 - where(position == interval, event, 0.0)) * softplus(input) + where(position == interval, event, 0.0) * softplus(-input), 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import logistic_hazard_loss
+        >>> logistic_hazard_loss(torch.tensor([[[-1.0, 0.0, 0.5]]]), torch.tensor([[1]]), torch.tensor([[1.0]]))
+        tensor(1.0064)
+
+    Source: Gensheimer, M. F. and Narasimhan, B. (2019). A scalable discrete-time survival model for neural networks. PeerJ 7, e6257. arXiv:1805.00917. Kvamme, H. and Borgan, O. (2019), arXiv:1910.06724.
+    """
+    if has_torch_function_variadic(input, interval, event):
+        return handle_torch_function(
+            logistic_hazard_loss,
+            (input, interval, event),
+            input,
+            interval,
+            event,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LogisticHazardLoss, unknown)
+    try:
+        plan = plan_of(LogisticHazardLoss, reduction)
+        return run(plan, (input, interval, event), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1832,6 +2046,8 @@ def triplet_margin_loss(
 for _loss in (
     BCELoss,
     BCEWithLogitsLoss,
+    CORALLoss,
+    CORNLoss,
     CTCLoss,
     CompleteBoxIoULoss,
     CosineEmbeddingLoss,
@@ -1843,6 +2059,7 @@ for _loss in (
     HuberLoss,
     KLDivLoss,
     L1Loss,
+    LogisticHazardLoss,
     MSELoss,
     MarginRankingLoss,
     MultiLabelMarginLoss,

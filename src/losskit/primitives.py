@@ -209,7 +209,9 @@ def _d_atan2(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -
     y, x = args
     radius = hypot(y, x)
 
-    def slope(side: Expr) -> Any:  # side / radius^2 without overflow; 0 at infinity and at the origin, which has no angle
+    def slope(
+        side: Expr,
+    ) -> Any:  # side / radius^2 without overflow; 0 at infinity and at the origin, which has no angle
         # One comparison a choice: GCC does not vectorise those that ask two things of `radius`.
         return where(radius > 0.0, where(absolute(side) < math.inf, side, 0.0) / radius / radius, 0.0)
 

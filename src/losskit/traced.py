@@ -171,6 +171,11 @@ class Formula:
         off = operand.unless and self.switches[operand.unless]
         return replace(operand, domain=real, hint="", only_with="") if off else operand
 
+    @property
+    def stopped(self) -> bool:
+        """Whether part of the value is a constant for differentiation, so that the gradient is not that of the value."""
+        return any(node.op == "stop" for node in topological([self.value]))
+
     @cached_property
     def domains(self) -> list[Domain]:
         """The domain that each operand is meant to be in, under these switches."""

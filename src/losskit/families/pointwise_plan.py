@@ -16,9 +16,9 @@ from torch import Tensor
 
 from losskit import dtypes
 from losskit.declaration import POSITION
-from losskit.domains import Domain, probability, shortest, signs, slack_of
+from losskit.domains import Domain, Interval, probability, shortest, signs, slack_of
 from losskit.errors import error
-from losskit.kernels import eager, fused, search, wire
+from losskit.kernels import eager, fused, gpu, search, wire
 from losskit.kernels.sharded import trailing
 from losskit.plan import Arguments, Dims, Found, Kernel, Plan
 from losskit.policy import state
@@ -58,6 +58,7 @@ class PointwisePlan(Plan):
         self.differentiable = formula.differentiable(numbers)
         self.domains = formula.required
         self.settles = any(domain.settles for domain in formula.required)
+        self.places = {i: x.places for i, x in enumerate(formula.declared.values()) if x.places is not None}
         self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
         self.rows = rows
         self.counts = formula.counts(numbers) if self.reduction == "mean" else None
@@ -146,6 +147,11 @@ class PointwisePlan(Plan):
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         arguments = self._completed(arguments)
+        if self.places and state.checks != "off":
+            checked = self._with_places(arguments)
+            if checked is None:
+                return None
+            arguments = checked
         if not self.rows:
             return kernel(self, arguments, result)
         sample_weight, mask = _per_row(arguments.sample_weight), _per_row(arguments.mask)
@@ -168,27 +174,54 @@ class PointwisePlan(Plan):
         if not (self.position or self.counts):
             return arguments
         first = arguments.operands[0]
-        place = torch.arange(first.shape[-1], device=first.device)
         if self.counts and arguments.normalizer is None:
-            weights, kept = self.counted(arguments)
-            weights += [] if arguments.sample_weight is None else [arguments.sample_weight]
-            counts = torch.ones((), dtype=torch.float64, device=first.device)
-            for w in weights:
-                counts = counts * w.to(torch.float64)
-            counts = counts.expand(self.unreduced_shape(arguments.operands))
-            arguments = arguments._replace(
-                normalizer=(counts if kept is None else torch.where(kept, counts, 0.0)).sum()
-            )
-        return arguments._replace(operands=[*arguments.operands, place]) if self.position else arguments
+            counts = self._counts(arguments)
+            if arguments.sample_weight is not None:
+                counts = counts * arguments.sample_weight.to(counts.dtype).unsqueeze(-1)
+            if arguments.mask is not None:
+                counts = torch.where(arguments.mask.unsqueeze(-1), counts, 0.0)
+            arguments = arguments._replace(normalizer=counts.sum(dtype=torch.float64))
+        if not self.position:
+            return arguments
+        place = torch.arange(first.shape[-1], device=first.device)
+        return arguments._replace(operands=[*arguments.operands, place])
+
+    def _with_places(self, arguments: Arguments) -> Arguments | None:
+        """The arguments, None where the CPU has seen a place that is none; on a GPU, which must not wait, it is NaN."""
+        operands = list(arguments.operands)
+        mask = self._of_elements(arguments.mask)
+        for i, domain in self._of_places(self.shapes(operands)):
+            x = operands[i].detach()
+            bad = domain.outside(x[..., :1] if x.stride(-1) == 0 else x)  # one for each row has been stretched
+            if x.is_cpu and not gpu.takes(x):
+                if bool((bad if mask is None else bad & mask).any()):
+                    return None
+            else:
+                operands[i] = torch.where(bad, float("nan"), operands[i])
+        return arguments._replace(operands=operands)
+
+    def _of_places(self, shape: Sequence[int]) -> list[tuple[int, Domain]]:
+        """What operands that are places in a row may be."""
+        found: list[tuple[int, Domain]] = []
+        for i, beyond in self.places.items():
+            last = shape[-1] - 1 + beyond
+            found.append((i, Interval(f"a whole number from 0 to {last}", low=0.0, high=float(last), whole=True)))
+        return found
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         if not self.counts:
             return super().counted(arguments)
-        with torch.no_grad():
-            place = torch.arange(arguments.operands[0].shape[-1], device=arguments.operands[0].device)
-            own = [x.detach().to(torch.float64) for x in arguments.operands]
-            full = torch.broadcast_tensors(*self._apart(own), *([place.to(torch.float64)] if self.position else []))
-            return [self.counts(*full).expand(full[0].shape).sum(-1)], arguments.mask
+        return [self._counts(arguments).sum(-1, dtype=torch.float64)], arguments.mask
+
+    def _counts(self, arguments: Arguments) -> Tensor:
+        """How often each element counts. What that does not depend on is not read."""
+        operands = [x.detach() for x in arguments.operands]
+        first, wide, used = operands[0], dtypes.compute_dtype(operands), self.counts.root.variables
+        places = [torch.arange(first.shape[-1], device=first.device)] if self.position else []
+        own = [x[..., :1] if x.stride(-1) == 0 else x for x in (*operands, *places)]  # not stretched along the row
+        named = zip(self.formula.operands, own, strict=True)
+        counts = self.counts(*(x.to(wide) if name in used else x for name, x in named))
+        return counts.expand(first.shape)
 
     def _apart(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The operands of the formula: a tensor, or each of its components."""
@@ -247,9 +280,10 @@ class PointwisePlan(Plan):
         self, operands: Sequence[Tensor], mask: Tensor | None, checks: str, given: Sequence[Tensor]
     ) -> Tensor | None:
         """Where operands leave their domains, None if nothing is checked; under "raise" this raises."""
-        if checks == "off" or not self.checked:
+        checked = self.checked + self._of_places(operands[0].shape)
+        if checks == "off" or not checked:
             return None
-        outside = [domain.outside(_tested(operands, i, domain).detach()) for i, domain in self.checked]
+        outside = [domain.outside(_tested(operands, i, domain).detach()) for i, domain in checked]
         bad = outside[0]
         for more in outside[1:]:
             bad = bad | more
@@ -274,12 +308,15 @@ class PointwisePlan(Plan):
         own = own if mask is None else torch.broadcast_shapes(own, mask.shape)
         index = unravel(place, full)[len(full) - len(own) :]
         index = tuple(i if size > 1 else 0 for i, size in zip(index, own, strict=True))
-        raise self._refusal(operand, value, index, self._swapped(operands))
+        if operand - 1 in self.places:
+            index = index[:-1]  # one for each row
+        raise self._refusal(operand, value, index, full, self._swapped(operands))
 
     def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         wide = dtypes.compute_dtype(operands)
         apart = self._apart([x.detach() for x in operands[: len(self.names)]])
-        for operand, (x, domain) in enumerate(zip(apart, self.domains, strict=False), 1):
+        domains = dict(enumerate(self.domains[: len(apart)])) | dict(self._of_places(self.shapes(operands)))
+        for operand, domain in ((i + 1, domain) for i, domain in domains.items()):
             x = _tested(apart, operand - 1, domain)
             taken = [x] if mask is None else list(torch.broadcast_tensors(x, mask))
             index = search.first(partial(_outside, domain, wide, slack_of(x.dtype)), taken)
@@ -288,17 +325,21 @@ class PointwisePlan(Plan):
         raise AssertionError("there is no bad value")
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
-        return self._refusal(operand, value, unravel(place, shape), "")
+        return self._refusal(operand, value, unravel(place, shape), shape, "")
 
-    def _refusal(self, operand: int, value: float, index: tuple[int, ...], hint: str) -> Exception:
+    def _refusal(
+        self, operand: int, value: float, index: tuple[int, ...], shape: Sequence[int], hint: str
+    ) -> Exception:
         tensors = self.formula.tensors.items()
         named = [
             (name, declared) for (name, declared), part in zip(tensors, self.parts, strict=True) for _ in range(part)
         ]
         name, declared = named[operand - 1]
+        domain = dict(self._of_places(shape)).get(operand - 1, self.domains[operand - 1])
+        got = f"a difference of {shortest(value)}" if domain.back else shortest(value)
         return error(
-            "domain", loss=self.name, argument=name, expected=self.domains[operand - 1].description,
-            got=shortest(value), index=index, hint=hint or (f" {declared.hint}" if declared.hint else ""),
+            "domain", loss=self.name, argument=name, expected=domain.description, got=got, index=index,
+            hint=hint or (f" {declared.hint}" if declared.hint else ""),
         )  # fmt: skip
 
     def _outside(self, operands: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -7,6 +7,8 @@ import sys
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
 from losskit.losses.complete_box_iou import CompleteBoxIoULoss
+from losskit.losses.coral import CORALLoss
+from losskit.losses.corn import CORNLoss
 from losskit.losses.cosine_embedding import CosineEmbeddingLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.ctc import CTCLoss
@@ -17,6 +19,7 @@ from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
 from losskit.losses.kl_div import KLDivLoss
 from losskit.losses.l1 import L1Loss
+from losskit.losses.logistic_hazard import LogisticHazardLoss
 from losskit.losses.margin_ranking import MarginRankingLoss
 from losskit.losses.mse import MSELoss
 from losskit.losses.multi_margin import MultiMarginLoss
@@ -32,6 +35,8 @@ from losskit.registry import CallablePackage
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CORALLoss",
+    "CORNLoss",
     "CTCLoss",
     "CompleteBoxIoULoss",
     "CosineEmbeddingLoss",
@@ -43,6 +48,7 @@ __all__ = [
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LogisticHazardLoss",
     "MSELoss",
     "MarginRankingLoss",
     "MultiLabelMarginLoss",
