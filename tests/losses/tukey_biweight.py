@@ -2,9 +2,9 @@
 
 import math
 
-import numpy as np
 import torch
 from proofs import Bars, Example, PointwiseProof
+from reference import Wide
 
 
 def exact(m, input, target, c):
@@ -30,8 +30,8 @@ def scale(what, operands, given):
     """
     if what == "value":
         return 0.0
-    d = np.minimum(abs(operands["input"] - operands["target"]), given["c"])
-    return d * np.maximum(1.0 - (d / given["c"]) ** 2, 2.0**-23)
+    d = -Wide.maximum(-abs(operands["input"] - operands["target"]), -given["c"])
+    return d * Wide.maximum(1.0 - (d / given["c"]) ** 2, 2.0**-23)
 
 
 proof = PointwiseProof(

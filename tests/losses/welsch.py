@@ -1,7 +1,7 @@
 """The truth about Welsch's loss: one less a bell curve."""
 
-import numpy as np
 from proofs import Bars, Example, PointwiseProof
+from reference import Wide
 
 
 def exact(m, input, target, scale):
@@ -14,8 +14,8 @@ def scale(what, operands, given):
     """The residual is rounded before an exponential is taken of its square: an error of u^2 times a rounding."""
     if what == "value":
         return 0.0
-    u = np.minimum(abs(operands["input"] - operands["target"]) / given["scale"], 1e3)
-    return u**3 / given["scale"] * np.exp(-0.5 * u * u)
+    u = -Wide.maximum(-abs(operands["input"] - operands["target"]) / given["scale"], -1e3)
+    return u**3 / given["scale"] * Wide.exp(-0.5 * u * u)
 
 
 proof = PointwiseProof(

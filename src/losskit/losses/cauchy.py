@@ -55,6 +55,6 @@ class CauchyLoss(PointwiseLoss):
     best_for = "Data with many far outliers."
     not_for = "A first fit from a bad start; likelihoods, for which the scale would have to be learned."
     reference = (
-        "Black, M. J. and Anandan, P. (1996). The robust estimation of multiple motions. Comput. Vis. Image Underst. 63, "
-        "75-104."
+        "Black, M. J. and Anandan, P. (1996). The robust estimation of multiple motions. Comput. Vis. Image Underst. "
+        "63, 75-104."
     )

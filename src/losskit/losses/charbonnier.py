@@ -41,6 +41,6 @@ class CharbonnierLoss(PointwiseLoss):
     best_for = "Image restoration and super-resolution."
     not_for = "Losses that are compared with 0: it never is."
     reference = (
-        "Charbonnier, P. et al. (1994). Two deterministic half-quadratic regularization algorithms for computed imaging. "
-        "ICIP; Lai, W.-S. et al. (2017). Deep Laplacian pyramid networks. arXiv:1704.03915."
+        "Charbonnier, P. et al. (1994). Two deterministic half-quadratic regularization algorithms for computed "
+        "imaging. ICIP; Lai, W.-S. et al. (2017). Deep Laplacian pyramid networks. arXiv:1704.03915."
     )

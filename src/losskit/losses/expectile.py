@@ -12,7 +12,7 @@ LEVELS = Interval("between 0 and 1", low=0.0, high=1.0, low_open=True, high_open
 
 
 class ExpectileLoss(PointwiseLoss):
-    """The squared error, `expectile` times where the prediction is too low and 1 - expectile times where it is too high.
+    """The squared error, times `expectile` where the prediction is too low, times 1 - expectile where it is too high.
 
     Choose it for a cautious or a hopeful mean: the value function of offline reinforcement learning, a risk measure.
     Prefer PinballLoss where the answer must be a quantile or targets are wild, MSELoss for the mean itself, which is
@@ -55,4 +55,7 @@ class ExpectileLoss(PointwiseLoss):
     task = "regression"
     best_for = "Cautious or hopeful means; values in offline reinforcement learning."
     not_for = "Quantiles; targets with wild outliers."
-    reference = "Newey, W. K. and Powell, J. L. (1987). Asymmetric least squares estimation and testing. Econometrica 55, 819-847."
+    reference = (
+        "Newey, W. K. and Powell, J. L. (1987). Asymmetric least squares estimation and testing. Econometrica 55, "
+        "819-847."
+    )

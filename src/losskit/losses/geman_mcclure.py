@@ -11,8 +11,8 @@ class GemanMcClureLoss(PointwiseLoss):
     """Half the squared error near zero, at most 2 far out, without an exponential.
 
     Choose it for registration and reconstruction with gross outliers, after a start near the solution.
-    Prefer HuberLoss for a first fit: it is convex. Prefer CauchyLoss where far residuals must keep more pull, WelschLoss
-    where they must keep less. The classical u^2 / (1 + u^2) is half of this loss at half the scale.
+    Prefer HuberLoss for a first fit: it is convex. Prefer CauchyLoss where far residuals must keep more pull,
+    WelschLoss where they must keep less. The classical u^2 / (1 + u^2) is half of this loss at half the scale.
     """
 
     name = "geman_mcclure_loss"

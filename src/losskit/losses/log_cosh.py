@@ -52,4 +52,7 @@ class LogCoshLoss(PointwiseLoss):
     task = "regression"
     best_for = "Robust regression that stays smooth, as second-order methods and boosted trees need."
     not_for = "Data whose noise is far from 1: divide by its scale first."
-    reference = "Green, P. J. (1990). Bayesian reconstructions from emission tomography data. IEEE Trans. Med. Imaging 9, 84-93."
+    reference = (
+        "Green, P. J. (1990). Bayesian reconstructions from emission tomography data using a modified EM algorithm. "
+        "IEEE Trans. Med. Imaging 9, 84-93."
+    )

@@ -58,6 +58,6 @@ class MASELoss(PointwiseLoss):
     best_for = "Many time series of different units, in one model."
     not_for = "Series without a history."
     reference = (
-        "Hyndman, R. J. and Koehler, A. B. (2006). Another look at measures of forecast accuracy. Int. J. Forecasting 22, "
-        "679-688."
+        "Hyndman, R. J. and Koehler, A. B. (2006). Another look at measures of forecast accuracy. Int. J. Forecasting "
+        "22, 679-688."
     )

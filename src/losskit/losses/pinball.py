@@ -12,7 +12,7 @@ LEVELS = Interval("between 0 and 1", low=0.0, high=1.0, low_open=True, high_open
 
 
 class PinballLoss(PointwiseLoss):
-    """The absolute error, `quantile` times where the prediction is too low and 1 - quantile times where it is too high.
+    """The absolute error, times `quantile` where the prediction is too low, times 1 - quantile where it is too high.
 
     Choose it to predict a quantile: the mean of the loss is smallest at the quantile of the targets.
     Prefer L1Loss for the median alone, of which it is half at 0.5; ExpectileLoss where a smooth loss matters more

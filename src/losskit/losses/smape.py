@@ -28,7 +28,7 @@ class SMAPELoss(PointwiseLoss):
         shrink = where(plain == math.inf, 0.5, 1.0)  # the sum may overflow where the fraction does not
         a, b = shrink * input, shrink * target
         difference, total = absolute(a - b), absolute(a) + absolute(b)
-        return where(difference == total, 2.0 * sign(total), 2.0 * (difference / total))
+        return where(difference == total, where(total == 0.0, 0.0, 2.0), 2.0 * (difference / total))
 
     @staticmethod
     def grad(input, target):
