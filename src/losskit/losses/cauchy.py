@@ -6,7 +6,7 @@ from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, log, log1p, sqrt, where
+from losskit.formula import absolute, log, log1p, where
 
 
 class CauchyLoss(PointwiseLoss):
@@ -28,16 +28,16 @@ class CauchyLoss(PointwiseLoss):
     @staticmethod
     def value(input, target, scale):
         u = absolute(input - target) / scale
-        near = u < 1e15  # beyond, where squares and u itself overflow, the logarithm of u^2 / 2 from that of u's root
-        root = sqrt(absolute(0.5 * input - 0.5 * target)) * sqrt(2.0 / scale)
-        return where(near, 1.0, 4.0) * log1p(where(near, 0.5 * u * u, root - 1.0)) - where(near, 0.0, math.log(2.0))
+        near = u < 1e15  # beyond, where the square and u itself overflow, log(u^2 / 2) from 2^-49 u
+        small = absolute(0.5 * input - 0.5 * target) * (2.0**-48 / scale)
+        loss = log1p(where(near, 0.5 * u * u, small - 1.0))
+        return where(near, loss, 2.0 * loss + 97.0 * math.log(2.0))
 
     @staticmethod
     def grad(input, target, scale):
-        d, half = input - target, 0.5 * input - 0.5 * target
-        u = d / scale
-        near = absolute(u) < 1.0  # 2 u / (u^2 + 2) as it is, or with both divided by u: no square overflows
-        slope = where(near, u, 1.0) / where(near, scale + 0.5 * d * u, half + scale / u)
+        u, half = (input - target) / scale, 0.5 * input - 0.5 * target
+        near = absolute(u) < 1e15  # beyond, 2 / residual to the last digit
+        slope = where(near, u, 1.0) / where(near, 1.0 + 0.5 * u * u, half) * where(near, 1.0 / scale, 1.0)
         return slope, -slope
 
     @staticmethod

@@ -1,10 +1,12 @@
 """CharbonnierLoss: the absolute error with a round tip."""
 
+import math
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import hypot, sqrt
+from losskit.formula import absolute, hypot, sign, sqrt, where
 
 
 class CharbonnierLoss(PointwiseLoss):
@@ -25,6 +27,12 @@ class CharbonnierLoss(PointwiseLoss):
     @staticmethod
     def value(input, target, eps):
         return hypot(input - target, eps)
+
+    @staticmethod
+    def grad(input, target, eps):
+        d = input - target
+        slope = where(absolute(d) == math.inf, sign(d), d / hypot(d, eps))
+        return slope, -slope
 
     @staticmethod
     def textbook(input, target, eps):

@@ -4,7 +4,7 @@ from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import exp, expm1, times
+from losskit.formula import clamp, exp, expm1
 
 
 class WelschLoss(PointwiseLoss):
@@ -30,9 +30,9 @@ class WelschLoss(PointwiseLoss):
 
     @staticmethod
     def grad(input, target, scale):
-        u = (input - target) / scale
+        u = clamp((input - target) / scale, -1e3, 1e3)  # beyond, the slope is 0 in every dtype
         root = exp(-0.25 * u * u)  # its square may be subnormal, and would lose digits
-        slope = times(root, times(root, u / scale))
+        slope = root * (root * (u / scale))
         return slope, -slope
 
     @staticmethod
