@@ -21,6 +21,8 @@ DEFAULTS_ONLY = {
     ("smooth_l1_loss", "smooth"),  # with beta = 0 it is the absolute error
     ("pinball_loss", "symmetric"),  # at 0.5 alone
     ("expectile_loss", "symmetric"),  # at 0.5 alone
+    ("general_robust_loss", "convex"),  # where alpha is at least 1
+    ("general_robust_loss", "lipschitz"),  # where alpha is at most 1, a number that depends on alpha
 }
 
 
