@@ -34,6 +34,7 @@ def scale(what, operands, given):
     b = abs(alpha - 2.0) or 1.0
     far = half > 1e150
     log = Wide.where(far, Wide.log(half + 1.0) + math.log(2.0 / math.sqrt(b)), 0.5 * Wide.log1p(4.0 / b * half * half))
+    log = -Wide.maximum(-log, -750.0)  # that of the largest number
     power, times = (alpha, b / abs(alpha or 1.0)) if what == "value" else (alpha - 1.0, math.sqrt(b) / width)
     return times * abs(power) * log * Wide.exp(-Wide.maximum(-power * log, -700.0))
 
@@ -47,6 +48,7 @@ proof = PointwiseProof(
         {"alpha": 0.5},
         {"alpha": -2.0},
         {"alpha": 2.0},
+        {"alpha": 3.0},
         {"alpha": float("-inf"), "scale": 2.0},
     ],
     scale=scale,
