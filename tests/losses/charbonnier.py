@@ -22,7 +22,7 @@ eps = 1e-3""",
         by_hand="by_hand = ((output - target) ** 2 + eps**2).sqrt()",
         operands="output, target",
         arguments="eps=eps, ",
-        more="""# The pseudo-Huber loss with delta = eps is eps times as high, and 0 at a perfect prediction.
+        more="""# The pseudo-Huber loss with delta = eps is eps times as high, and 0 at the target.
 pseudo = losskit.PseudoHuberLoss(eps)(output, target)
 torch.testing.assert_close(pseudo / eps + eps, by_hand.mean())
 print("a perfect prediction costs", losskit.CharbonnierLoss(eps)(target, target))""",

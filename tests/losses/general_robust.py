@@ -63,8 +63,15 @@ by_hand = b / alpha * ((((output - target) / scale) ** 2 / b + 1) ** (alpha / 2)
         operands="output, target",
         arguments="alpha=alpha, scale=scale, ",
         more="""# Its members have names of their own.
-for alpha, member in {1.0: losskit.PseudoHuberLoss(), 0.0: losskit.CauchyLoss(), -2.0: losskit.GemanMcClureLoss(),
-                      float("-inf"): losskit.WelschLoss()}.items():
-    torch.testing.assert_close(losskit.GeneralRobustLoss(alpha)(output, target), member(output, target))""",
+members = {
+    1.0: losskit.PseudoHuberLoss(),
+    0.0: losskit.CauchyLoss(),
+    -2.0: losskit.GemanMcClureLoss(),
+    -torch.inf: losskit.WelschLoss(),
+}
+for alpha, member in members.items():
+    loss = losskit.GeneralRobustLoss(alpha)(output, target)
+    torch.testing.assert_close(loss, member(output, target))
+    print("alpha", alpha, loss)""",
     ),
 )

@@ -25,7 +25,8 @@ by_hand = torch.maximum(quantile * d, (quantile - 1) * d)""",
         more="""# The constant with the smallest mean loss is the quantile of the targets.
 targets = torch.arange(1.0, 101.0)
 guesses = torch.arange(1.0, 101.0)
-losses = torch.stack([losskit.PinballLoss(0.895)(guess.expand(100), targets) for guess in guesses])
+criterion = losskit.PinballLoss(0.895)
+losses = torch.stack([criterion(guess.expand(100), targets) for guess in guesses])
 assert guesses[losses.argmin()] == 90
 print("the best constant", guesses[losses.argmin()])""",
     ),

@@ -27,7 +27,8 @@ delta = 0.5""",
         arguments="delta=delta, ",
         more="""# Far out it is Huber's line, delta^2 / 2 lower.
 far = torch.tensor([1e4])
-huber, pseudo = losskit.HuberLoss(delta=delta)(far, 0 * far), losskit.PseudoHuberLoss(delta)(far, 0 * far)
+huber = losskit.HuberLoss(delta=delta)(far, 0 * far)
+pseudo = losskit.PseudoHuberLoss(delta)(far, 0 * far)
 torch.testing.assert_close(huber - pseudo, torch.tensor(delta**2 / 2), rtol=0, atol=1e-3)
 print("Huber", huber, "pseudo-Huber", pseudo)""",
     ),
