@@ -33,9 +33,10 @@ def parts(input, target, alpha, scale):
     logarithm = log1p(where(finite, square, far - 1.0))
     logarithm = where(finite, 0.5 * logarithm, logarithm + math.log(SHIFT))
 
-    # An infinite alpha has the exponential of u^2 / 2. Of half of that, which is squared: it may be subnormal.
+    # An infinite alpha has the exponential of u^2 / 2. What falls is the square of a power: it may be subnormal.
     short = clamp(y, -1e3, 1e3)
-    multiple = times(absolute(where(steep, alpha - 1.0, alpha)), logarithm)
+    squared = endless | falling
+    multiple = times(absolute(where(steep, alpha - 1.0, alpha)) * where(squared, 0.5, 1.0), logarithm)
     exponent = where(endless, 0.25 * short * short, multiple)
     more = expm1(exponent)
     grown = 1.0 + more
@@ -45,23 +46,25 @@ def parts(input, target, alpha, scale):
 
     root = sqrt(1.0 + square)
     excess = where(finite, square / (1.0 + root), SHIFT * far)  # v - 1
-    loss = ratio * where(falling, -less, more) * where(endless, 1.0 + grown, 1.0)
+    again = where(squared, grown, 1.0)
+    loss = ratio * where(falling, -less, more) * where(squared, 1.0 + grown, 1.0)
     loss = where(steep, ratio * excess + times(more, ratio * (1.0 + excess)), loss)
-    loss = where(alpha == 0.0, b * logarithm, loss)
+    loss = where((multiple < 2.0**-60) & (alpha < 1.0), b * logarithm, loss)  # near 0, and for alpha = 0 anywhere
 
     way = sign(d)
     above = where(finite, y, way * where(steep, 1.0, 1.0 / SHIFT))
     below = where(steep, where(finite, root, 1.0), where(finite, 1.0 + square, far))
-    slope = times(above / below, grown) * sqrt(b)
+    slope = times(above / below, grown) * again * sqrt(b)
     slope = where(alpha == 2.0, where(finite, y, way * (SHIFT * far)), slope)
-    return loss, where(endless, short * grown * grown, slope) / scale
+    return loss, where(endless, short * grown * again, slope) / scale
 
 
 class GeneralRobustLoss(PointwiseLoss):
-    """A family in one number: the parabola at `alpha` 2, Charbonnier's loss at 1, Cauchy's at 0, Welsch's at -inf.
+    """A family in one number: the parabola at `alpha` 2, the pseudo-Huber loss at 1, Cauchy's at 0, Welsch's at -inf.
 
     Choose it to try how robust a regression should be: the smaller `alpha`, the less an outlier counts.
-    Prefer the member itself where alpha is known: it is faster. At 1 this is PseudoHuberLoss, at -2 GemanMcClureLoss.
+    Prefer the member itself where alpha is known, for it is faster: PseudoHuberLoss, which is scale^2 times as high,
+    CauchyLoss, GemanMcClureLoss (alpha -2), WelschLoss.
     """
 
     alpha: float = param(default=1.0, doc="Shape: 2 is half the square, from 1 down outliers count less.")
