@@ -60,5 +60,6 @@ class GemanMcClureLoss(PointwiseLoss):
     best_for = "Registration and reconstruction with gross outliers."
     not_for = "A first fit from a bad start."
     reference = (
-        "Geman, S. and McClure, D. E. (1985). Bayesian image analysis. Proc. ASA Statistical Computing Section, 12-18."
+        "Geman, S. and McClure, D. E. (1985). Bayesian image analysis: an application to single photon emission "
+        "tomography. Proc. ASA, Statistical Computing Section, 12-18."
     )
