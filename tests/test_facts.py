@@ -19,6 +19,10 @@ import losskit
 DEFAULTS_ONLY = {
     ("binary_cross_entropy_with_logits", "lipschitz"),  # pos_weight scales the gradient of positive labels
     ("smooth_l1_loss", "smooth"),  # with beta = 0 it is the absolute error
+    ("pinball_loss", "symmetric"),  # at 0.5 alone
+    ("expectile_loss", "symmetric"),  # at 0.5 alone
+    ("general_robust_loss", "convex"),  # where alpha is at least 1
+    ("general_robust_loss", "lipschitz"),  # where alpha is at most 1, a number that depends on alpha
 }
 
 
@@ -30,7 +34,7 @@ def interval(setup):
     """
     domain = grids.formula_of(setup).domains[0]
     bounded = math.isfinite(domain.low) and math.isfinite(domain.high)
-    low, high = max(domain.low, -20.0), min(domain.high, 20.0)
+    low, high = max(domain.low + 1e-3 * domain.low_open, -20.0), min(domain.high, 20.0)
     return (1e-3, 1.0 - 1e-3) if bounded else (low, high)
 
 
