@@ -25,6 +25,8 @@ from losskit.loss import legacy_reduction
 from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
+    CauchyLoss,
+    CharbonnierLoss,
     CompleteBoxIoULoss,
     CORALLoss,
     CORNLoss,
@@ -32,23 +34,37 @@ from losskit.losses import (
     CrossEntropyLoss,
     CTCLoss,
     DistanceBoxIoULoss,
+    EpsilonInsensitiveLoss,
+    ExpectileLoss,
     GaussianNLLLoss,
+    GemanMcClureLoss,
     GeneralizedBoxIoULoss,
+    GeneralRobustLoss,
     HingeEmbeddingLoss,
     HuberLoss,
     KLDivLoss,
     L1Loss,
+    LogCoshLoss,
     LogisticHazardLoss,
+    MAPELoss,
     MarginRankingLoss,
+    MASELoss,
     MSELoss,
+    MSLELoss,
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     NLLLoss,
+    PinballLoss,
     PoissonNLLLoss,
+    PseudoHuberLoss,
+    SMAPELoss,
     SmoothL1Loss,
     SoftMarginLoss,
+    SquaredEpsilonInsensitiveLoss,
     TripletMarginLoss,
+    TukeyBiweightLoss,
+    WelschLoss,
 )
 from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
@@ -206,6 +222,141 @@ def binary_cross_entropy_with_logits(
     try:
         plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
         return run(plan, (input, target, *tensors(pos_weight)), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def cauchy_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Half the squared error near zero, a logarithm far out: the further an outlier, the smaller its pull.
+
+    Choose it when outliers are common and far, after a start near the solution.
+    Prefer HuberLoss or LogCoshLoss for a first fit: they are convex, and this one is not beyond 1.4 times the scale.
+    Prefer WelschLoss or TukeyBiweightLoss where far outliers should not count at all.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        scale: Size of a usual residual; beyond it the pull falls. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        log(1.0 + 0.5 * ((input - target) / scale * ((input - target) / scale)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import cauchy_loss
+        >>> cauchy_loss(torch.tensor([2.0]), torch.tensor([0.0]))
+        tensor(1.0986)
+
+    Source: Black, M. J. and Anandan, P. (1996). The robust estimation of multiple motions. Comput. Vis. Image Underst. 63, 75-104.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            cauchy_loss,
+            (input, target),
+            input,
+            target,
+            scale=scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CauchyLoss, unknown)
+    try:
+        plan = plan_of(CauchyLoss, reduction, scale)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def charbonnier_loss(
+    input: Tensor,
+    target: Tensor,
+    eps: float = 0.001,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The absolute error with a round tip of radius `eps`; a perfect prediction costs `eps`.
+
+    Choose it for image restoration and super-resolution, where the squared error blurs.
+    Prefer L1Loss where a kink does no harm, PseudoHuberLoss for a loss that is 0 at a perfect prediction.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        eps: Radius of the tip, and the smallest loss. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        sqrt((input - target) * (input - target) + eps * eps)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import charbonnier_loss
+        >>> charbonnier_loss(torch.tensor([0.002]), torch.tensor([0.0]))
+        tensor(0.0022)
+
+    Source: Charbonnier, P. et al. (1994). Two deterministic half-quadratic regularization algorithms for computed imaging. ICIP; Lai, W.-S. et al. (2017). Deep Laplacian pyramid networks. arXiv:1704.03915.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            charbonnier_loss,
+            (input, target),
+            input,
+            target,
+            eps=eps,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CharbonnierLoss, unknown)
+    try:
+        plan = plan_of(CharbonnierLoss, reduction, eps)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -735,6 +886,141 @@ def distance_box_iou_loss(
 
 
 @strict
+def epsilon_insensitive_loss(
+    input: Tensor,
+    target: Tensor,
+    epsilon: float = 0.1,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Nothing within `epsilon` of the target, beyond it the absolute error less epsilon: support vector regression.
+
+    Choose it where errors below a tolerance do not matter.
+    Prefer L1Loss where every error counts, SquaredEpsilonInsensitiveLoss for a smooth edge.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        epsilon: Residual up to which an error costs nothing. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(absolute(input - target) - epsilon, 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import epsilon_insensitive_loss
+        >>> epsilon_insensitive_loss(torch.tensor([1.0]), torch.tensor([0.5]))
+        tensor(0.4000)
+
+    Source: Vapnik, V. N. (1995). The Nature of Statistical Learning Theory. Springer.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            epsilon_insensitive_loss,
+            (input, target),
+            input,
+            target,
+            epsilon=epsilon,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(EpsilonInsensitiveLoss, unknown)
+    try:
+        plan = plan_of(EpsilonInsensitiveLoss, reduction, epsilon)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def expectile_loss(
+    input: Tensor,
+    target: Tensor,
+    expectile: float = 0.5,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The squared error, times `expectile` where the prediction is too low, times 1 - expectile where it is too high.
+
+    Choose it for a cautious or a hopeful mean: the value function of offline reinforcement learning, a risk measure.
+    Prefer PinballLoss where the answer must be a quantile or targets are wild, MSELoss for the mean itself, which is
+    twice this loss at 0.5.
+
+    Args:
+        input: Predicted expectiles, any real numbers.
+        target: True values. Of the shape of input.
+        expectile: The expectile that is estimated. Between 0 and 1.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        where(input - target > 0.0, 1.0 - expectile, expectile) * ((input - target) * (input - target))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import expectile_loss
+        >>> expectile_loss(torch.tensor([1.0]), torch.tensor([3.0]), expectile=0.75)
+        tensor(3.)
+
+    Source: Newey, W. K. and Powell, J. L. (1987). Asymmetric least squares estimation and testing. Econometrica 55, 819-847.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            expectile_loss,
+            (input, target),
+            input,
+            target,
+            expectile=expectile,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ExpectileLoss, unknown)
+    try:
+        plan = plan_of(ExpectileLoss, reduction, expectile)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -808,6 +1094,145 @@ def gaussian_nll_loss(
     try:
         plan = plan_of(GaussianNLLLoss, reduction, full, eps)
         return run(plan, (input, target, var), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def geman_mcclure_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Half the squared error near zero, at most 2 far out, without an exponential.
+
+    Choose it for registration and reconstruction with gross outliers, after a start near the solution.
+    Prefer HuberLoss for a first fit: it is convex. Prefer CauchyLoss where far residuals must keep more pull,
+    WelschLoss where they must keep less. The classical u^2 / (1 + u^2) is half of this loss at half the scale.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        scale: Size of a usual residual; beyond it the pull falls. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        2.0 * ((input - target) / scale * ((input - target) / scale)) / ((input - target) / scale * ((input - target) / scale) + 4.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import geman_mcclure_loss
+        >>> geman_mcclure_loss(torch.tensor([2.0]), torch.tensor([0.0]))
+        tensor(1.)
+
+    Source: Geman, S. and McClure, D. E. (1985). Bayesian image analysis: an application to single photon emission tomography. Proc. ASA, Statistical Computing Section, 12-18.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            geman_mcclure_loss,
+            (input, target),
+            input,
+            target,
+            scale=scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GemanMcClureLoss, unknown)
+    try:
+        plan = plan_of(GemanMcClureLoss, reduction, scale)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def general_robust_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: float = 1.0,
+    scale: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """A family in one number: the parabola at `alpha` 2, the pseudo-Huber loss at 1, Cauchy's at 0, Welsch's at -inf.
+
+    Choose it to try how robust a regression should be: the smaller `alpha`, the less an outlier counts.
+    Prefer the member itself where alpha is known, for it is faster: PseudoHuberLoss, which is scale^2 times as high,
+    CauchyLoss, GemanMcClureLoss (alpha -2), WelschLoss.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        alpha: Shape: 2 is half the square, from 1 down outliers count less.
+        scale: Size of a usual residual, where the curve bends. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        absolute(alpha - 2.0) / alpha * (power((input - target) / scale * ((input - target) / scale) / absolute(alpha - 2.0) + 1.0, 0.5 * alpha) - 1.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import general_robust_loss
+        >>> general_robust_loss(torch.tensor([2.0]), torch.tensor([0.0]))
+        tensor(1.2361)
+
+    Source: Barron, J. T. (2019). A general and adaptive robust loss function. CVPR. arXiv:1701.03077.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            general_robust_loss,
+            (input, target),
+            input,
+            target,
+            alpha=alpha,
+            scale=scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GeneralRobustLoss, unknown)
+    try:
+        plan = plan_of(GeneralRobustLoss, reduction, alpha, scale)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1186,6 +1611,70 @@ def l1_loss(
 
 
 @strict
+def log_cosh_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Half the squared error near zero, the absolute error less log 2 far out, and smooth of every order between.
+
+    Choose it for regression with occasional wild targets, where the optimiser uses second derivatives.
+    Prefer HuberLoss or PseudoHuberLoss where the change to the line must depend on the unit: this one has no scale.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        log(0.5 * exp(input - target) + 0.5 * exp(-(input - target)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import log_cosh_loss
+        >>> log_cosh_loss(torch.tensor([1.0]), torch.tensor([0.0]))
+        tensor(0.4338)
+
+    Source: Green, P. J. (1990). Bayesian reconstructions from emission tomography data using a modified EM algorithm. IEEE Trans. Med. Imaging 9, 84-93.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            log_cosh_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LogCoshLoss, unknown)
+    try:
+        plan = plan_of(LogCoshLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def logistic_hazard_loss(
     input: Tensor,
     interval: Tensor | float,
@@ -1254,6 +1743,74 @@ def logistic_hazard_loss(
     try:
         plan = plan_of(LogisticHazardLoss, reduction)
         return run(plan, (input, interval, event), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def mape_loss(
+    input: Tensor,
+    target: Tensor,
+    eps: float = 1.1920928955078125e-07,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The absolute error as a fraction of the target's magnitude: 0.1 is 10 percent.
+
+    Choose it for forecasts of positive quantities that are judged in percent.
+    Prefer MASELoss where targets may be 0, MSLELoss or SMAPELoss where too high and too low should count alike: this
+    one favours predictions that are too low. Mask targets of 0, for there the fraction is only kept finite by `eps`.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values; mask those that are 0. Of the shape of input.
+        eps: Smallest magnitude of a target. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        absolute(input - target) / maximum(absolute(target), eps)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import mape_loss
+        >>> mape_loss(torch.tensor([90.0]), torch.tensor([100.0]))
+        tensor(0.1000)
+
+    Source: Makridakis, S. (1993). Accuracy measures: theoretical and practical concerns. Int. J. Forecasting 9, 527-529.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            mape_loss,
+            (input, target),
+            input,
+            target,
+            eps=eps,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(MAPELoss, unknown)
+    try:
+        plan = plan_of(MAPELoss, reduction, eps)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1337,6 +1894,78 @@ def margin_ranking_loss(
 
 
 @strict
+def mase_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The absolute error divided by `scale`, the mean absolute error of a naive forecast on the history of the series.
+
+    Choose it to train one model on series of different units, or with zeros: below 1 is better than the naive forecast.
+    Prefer L1Loss for one series, MAPELoss where errors are reported in percent.
+
+    `scale` may have dimensions of size 1 where `input` does not, may lack the last dimension (one number per series),
+    or may be one number. For a history `h` and a season of m steps it is the mean of |h[m:] - h[:-m]|; take it from the
+    history alone, so that nothing of the target leaks.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        scale: Mean absolute error of the naive forecast, for each series. Of the shape of input, or with dimensions
+            of size 1. One for each row, or a number, will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        absolute(input - target) / scale
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import mase_loss
+        >>> mase_loss(torch.tensor([4.0]), torch.tensor([5.0]), torch.tensor([0.5]))
+        tensor(2.)
+
+    Source: Hyndman, R. J. and Koehler, A. B. (2006). Another look at measures of forecast accuracy. Int. J. Forecasting 22, 679-688.
+    """
+    if has_torch_function_variadic(input, target, scale):
+        return handle_torch_function(
+            mase_loss,
+            (input, target, scale),
+            input,
+            target,
+            scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(MASELoss, unknown)
+    try:
+        plan = plan_of(MASELoss, reduction)
+        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -1407,6 +2036,71 @@ def mse_loss(
     try:
         plan = plan_of(MSELoss, reduction)
         return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def msle_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The squared difference of log(1 + input) and log(1 + target): an error counts as a ratio.
+
+    Choose it for counts and prices of many magnitudes, where twice as much is as wrong as half.
+    Prefer PoissonNLLLoss for small counts, MAPELoss where the error is reported in percent. It is not convex: far above
+    the target its slope falls.
+
+    Args:
+        input: Predictions, above -1. Must be above -1.
+        target: True values, above -1. Of the shape of input. Must be above -1.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        (log1p(input) - log1p(target)) * (log1p(input) - log1p(target))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import msle_loss
+        >>> msle_loss(torch.tensor([2.0]), torch.tensor([5.0]))
+        tensor(0.4805)
+
+    Source: scikit-learn, user guide, section on the mean squared logarithmic error.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            msle_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(MSLELoss, unknown)
+    try:
+        plan = plan_of(MSLELoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1721,6 +2415,74 @@ def nll_loss(
 
 
 @strict
+def pinball_loss(
+    input: Tensor,
+    target: Tensor,
+    quantile: float = 0.5,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The absolute error, times `quantile` where the prediction is too low, times 1 - quantile where it is too high.
+
+    Choose it to predict a quantile: the mean of the loss is smallest at the quantile of the targets.
+    Prefer L1Loss for the median alone, of which it is half at 0.5; ExpectileLoss where a smooth loss matters more
+    than a quantile.
+
+    Args:
+        input: Predicted quantiles, any real numbers.
+        target: True values. Of the shape of input.
+        quantile: The quantile that is estimated. Between 0 and 1.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(quantile * (target - input), (quantile - 1.0) * (target - input))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import pinball_loss
+        >>> pinball_loss(torch.tensor([1.0]), torch.tensor([3.0]), quantile=0.75)
+        tensor(1.5000)
+
+    Source: Koenker, R. and Bassett, G. (1978). Regression quantiles. Econometrica 46, 33-50.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            pinball_loss,
+            (input, target),
+            input,
+            target,
+            quantile=quantile,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(PinballLoss, unknown)
+    try:
+        plan = plan_of(PinballLoss, reduction, quantile)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -1803,6 +2565,139 @@ def poisson_nll_loss(
         reduction = legacy_reduction("poisson_nll_loss", size_average, reduce, reduction)
     try:
         plan = plan_of(PoissonNLLLoss, reduction, log_input, full, eps, stirling)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def pseudo_huber_loss(
+    input: Tensor,
+    target: Tensor,
+    delta: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Half the squared error near zero, lines of slope `delta` far out, and smooth of every order between.
+
+    Choose it for regression with outliers, where the optimiser uses second derivatives.
+    Prefer HuberLoss where residuals below delta must count exactly as squares, CharbonnierLoss for the absolute error
+    with a round tip.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        delta: Residual around which the parabola becomes a line. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        delta * delta * (sqrt(1.0 + (input - target) / delta * ((input - target) / delta)) - 1.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import pseudo_huber_loss
+        >>> pseudo_huber_loss(torch.tensor([3.0]), torch.tensor([1.0]))
+        tensor(1.2361)
+
+    Source: Hartley, R. and Zisserman, A. (2003). Multiple View Geometry in Computer Vision, appendix 6.8. Cambridge.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            pseudo_huber_loss,
+            (input, target),
+            input,
+            target,
+            delta=delta,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(PseudoHuberLoss, unknown)
+    try:
+        plan = plan_of(PseudoHuberLoss, reduction, delta)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def smape_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The absolute error as a fraction of the mean magnitude of prediction and target, between 0 and 2.
+
+    Choose it where a forecast is scored by sMAPE, as in the M3 and M4 competitions.
+    Prefer MASELoss where prediction and target may differ in sign: there this loss is 2 and has no slope. Two zeros
+    cost nothing.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        2.0 * absolute(input - target) / (absolute(input) + absolute(target))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import smape_loss
+        >>> smape_loss(torch.tensor([90.0]), torch.tensor([100.0]))
+        tensor(0.1053)
+
+    Source: Makridakis, S. (1993). Accuracy measures: theoretical and practical concerns. Int. J. Forecasting 9, 527-529.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            smape_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SMAPELoss, unknown)
+    try:
+        plan = plan_of(SMAPELoss, reduction)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -1956,6 +2851,73 @@ def soft_margin_loss(
 
 
 @strict
+def squared_epsilon_insensitive_loss(
+    input: Tensor,
+    target: Tensor,
+    epsilon: float = 0.1,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Nothing within `epsilon` of the target, beyond it the square of what is more: no half, as in MSELoss.
+
+    Choose it where errors below a tolerance do not matter and the loss should be smooth.
+    Prefer EpsilonInsensitiveLoss when targets have outliers, MSELoss where every error counts.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        epsilon: Residual up to which an error costs nothing. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(absolute(input - target) - epsilon, 0.0) * maximum(absolute(input - target) - epsilon, 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import squared_epsilon_insensitive_loss
+        >>> squared_epsilon_insensitive_loss(torch.tensor([1.0]), torch.tensor([0.5]))
+        tensor(0.1600)
+
+    Source: Vapnik, V. N. (1995). The Nature of Statistical Learning Theory. Springer.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            squared_epsilon_insensitive_loss,
+            (input, target),
+            input,
+            target,
+            epsilon=epsilon,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SquaredEpsilonInsensitiveLoss, unknown)
+    try:
+        plan = plan_of(SquaredEpsilonInsensitiveLoss, reduction, epsilon)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -2042,6 +3004,143 @@ def triplet_margin_loss(
         raise problem.with_traceback(None) from None
 
 
+@strict
+def tukey_biweight_loss(
+    input: Tensor,
+    target: Tensor,
+    c: float = 4.685,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Half the squared error near zero, constant from a residual of `c` on: what is further away has no pull at all.
+
+    Choose it to ignore gross outliers, after a start near the solution. The default `c` is for noise of variance 1, of
+    which it keeps 95 percent of the efficiency: divide by the scale of the noise, or multiply `c` with it.
+    Prefer HuberLoss or LogCoshLoss for a first fit: they are convex. Prefer WelschLoss for a bounded loss whose slope
+    never is exactly 0.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        c: Residual from which the loss is constant. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        c * c / 6.0 * (1.0 - power(1.0 - minimum((input - target) / c * ((input - target) / c), 1.0), 3.0))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import tukey_biweight_loss
+        >>> tukey_biweight_loss(torch.tensor([1.0]), torch.tensor([0.0]), c=2.0)
+        tensor(0.3854)
+
+    Source: Beaton, A. E. and Tukey, J. W. (1974). The fitting of power series, meaning polynomials, illustrated on band-spectroscopic data. Technometrics 16, 147-185.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            tukey_biweight_loss,
+            (input, target),
+            input,
+            target,
+            c=c,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(TukeyBiweightLoss, unknown)
+    try:
+        plan = plan_of(TukeyBiweightLoss, reduction, c)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def welsch_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Half the squared error near zero, at most 1 far out: the pull of an outlier vanishes.
+
+    Choose it to ignore gross outliers, after a start within a few scales of the solution.
+    Prefer HuberLoss or LogCoshLoss for a first fit: they are convex. Prefer CauchyLoss where far residuals must keep
+    some pull.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values. Of the shape of input.
+        scale: Size of a usual residual; beyond it the pull falls. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        1.0 - exp(-0.5 * ((input - target) / scale * ((input - target) / scale)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import welsch_loss
+        >>> welsch_loss(torch.tensor([2.0]), torch.tensor([0.0]))
+        tensor(0.8647)
+
+    Source: Dennis, J. E. and Welsch, R. E. (1978). Techniques for nonlinear least squares and robust regression. Commun. Stat. Simul. Comput. 7, 345-359.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            welsch_loss,
+            (input, target),
+            input,
+            target,
+            scale=scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(WelschLoss, unknown)
+    try:
+        plan = plan_of(WelschLoss, reduction, scale)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
 # One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
     BCELoss,
@@ -2049,27 +3148,43 @@ for _loss in (
     CORALLoss,
     CORNLoss,
     CTCLoss,
+    CauchyLoss,
+    CharbonnierLoss,
     CompleteBoxIoULoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
     DistanceBoxIoULoss,
+    EpsilonInsensitiveLoss,
+    ExpectileLoss,
     GaussianNLLLoss,
+    GemanMcClureLoss,
+    GeneralRobustLoss,
     GeneralizedBoxIoULoss,
     HingeEmbeddingLoss,
     HuberLoss,
     KLDivLoss,
     L1Loss,
+    LogCoshLoss,
     LogisticHazardLoss,
+    MAPELoss,
+    MASELoss,
     MSELoss,
+    MSLELoss,
     MarginRankingLoss,
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     NLLLoss,
+    PinballLoss,
     PoissonNLLLoss,
+    PseudoHuberLoss,
+    SMAPELoss,
     SmoothL1Loss,
     SoftMarginLoss,
+    SquaredEpsilonInsensitiveLoss,
     TripletMarginLoss,
+    TukeyBiweightLoss,
+    WelschLoss,
 ):
     _loss.functional = staticmethod(globals()[_loss.name])
 

@@ -6,6 +6,8 @@ import sys
 
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
+from losskit.losses.cauchy import CauchyLoss
+from losskit.losses.charbonnier import CharbonnierLoss
 from losskit.losses.complete_box_iou import CompleteBoxIoULoss
 from losskit.losses.coral import CORALLoss
 from losskit.losses.corn import CORNLoss
@@ -13,23 +15,37 @@ from losskit.losses.cosine_embedding import CosineEmbeddingLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.ctc import CTCLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
+from losskit.losses.epsilon_insensitive import EpsilonInsensitiveLoss
+from losskit.losses.expectile import ExpectileLoss
 from losskit.losses.gaussian_nll import GaussianNLLLoss
+from losskit.losses.geman_mcclure import GemanMcClureLoss
+from losskit.losses.general_robust import GeneralRobustLoss
 from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
 from losskit.losses.kl_div import KLDivLoss
 from losskit.losses.l1 import L1Loss
+from losskit.losses.log_cosh import LogCoshLoss
 from losskit.losses.logistic_hazard import LogisticHazardLoss
+from losskit.losses.mape import MAPELoss
 from losskit.losses.margin_ranking import MarginRankingLoss
+from losskit.losses.mase import MASELoss
 from losskit.losses.mse import MSELoss
+from losskit.losses.msle import MSLELoss
 from losskit.losses.multi_margin import MultiMarginLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
 from losskit.losses.nll import NLLLoss
+from losskit.losses.pinball import PinballLoss
 from losskit.losses.poisson_nll import PoissonNLLLoss
+from losskit.losses.pseudo_huber import PseudoHuberLoss
+from losskit.losses.smape import SMAPELoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
 from losskit.losses.soft_margin import SoftMarginLoss
+from losskit.losses.squared_epsilon_insensitive import SquaredEpsilonInsensitiveLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
+from losskit.losses.tukey_biweight import TukeyBiweightLoss
+from losskit.losses.welsch import WelschLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
@@ -38,27 +54,43 @@ __all__ = [
     "CORALLoss",
     "CORNLoss",
     "CTCLoss",
+    "CauchyLoss",
+    "CharbonnierLoss",
     "CompleteBoxIoULoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "DistanceBoxIoULoss",
+    "EpsilonInsensitiveLoss",
+    "ExpectileLoss",
     "GaussianNLLLoss",
+    "GemanMcClureLoss",
+    "GeneralRobustLoss",
     "GeneralizedBoxIoULoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LogCoshLoss",
     "LogisticHazardLoss",
+    "MAPELoss",
+    "MASELoss",
     "MSELoss",
+    "MSLELoss",
     "MarginRankingLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "PinballLoss",
     "PoissonNLLLoss",
+    "PseudoHuberLoss",
+    "SMAPELoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SquaredEpsilonInsensitiveLoss",
     "TripletMarginLoss",
+    "TukeyBiweightLoss",
+    "WelschLoss",
 ]
 
 sys.modules[__name__].__class__ = CallablePackage
