@@ -67,6 +67,10 @@ class Exact:
         return mp.exp(x)
 
     @staticmethod
+    def expm1(x: Any) -> Any:
+        return mp.expm1(x)
+
+    @staticmethod
     def softplus(x: Any) -> Any:
         if x != x:
             return x
@@ -127,6 +131,7 @@ class Wide:
     where = staticmethod(np.where)
     maximum = staticmethod(np.maximum)
     exp = staticmethod(np.exp)
+    expm1 = staticmethod(np.expm1)
     log = staticmethod(np.log)
     log1p = staticmethod(np.log1p)
     sign = staticmethod(np.sign)

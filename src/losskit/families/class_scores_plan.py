@@ -75,8 +75,9 @@ class ClassScoresPlan(Plan):
         mask: Tensor | None,
         normalizer: Tensor | float | None,
     ) -> Arguments:
+        operands = [x for i, x in enumerate(operands) if i < 2 or x is not None]  # a shift may be None
         input, target, *shift = operands
-        for name, x in zip(self.names, operands, strict=True):
+        for name, x in zip(self.names, operands, strict=False):
             check_tensor(self.name, name, x, "input", input)
         check_floating(self.name, "input", input, target, "scores")
         if input.ndim == 0:
