@@ -51,7 +51,7 @@ proof = PointwiseProof(
     exact=exact,
     variants=[{"beta": 0.5, "desirable_weight": 1.5}, {"undesirable_weight": 3.0}],
     # Two products of a weight, a label and a sigmoid, and their sum.
-    bars=Bars(value=2.2, gradient=3.0, eager_value=2.8, eager_gradient=3.3),
+    bars=Bars(value=2.3, gradient=3.0, eager_value=2.8, eager_gradient=3.3),
     others={"ref_log_prob": [0.0, -1.0, -30.0, -400.0], "target": [1.0, 0.0, 0.25, 0.0], "kl": [0.0, 0.5, 3.0, 0.1]},
     scale=scale,
     undecided=undecided,

@@ -9,8 +9,8 @@ from losskit.families.pointwise import PointwiseLoss
 class IPOLoss(PointwiseLoss):
     """Identity preference optimisation: the gap to the reference shall be 1 / (2 beta), neither less nor more.
 
-    Choose it to train a language model on pairs of answers where DPOLoss overfits. That one's gap grows without end when
-    a choice is always the same; this one has a target.
+    Choose it to train a language model on pairs of answers where DPOLoss overfits. Its gap grows without end when a
+    choice is always the same; this one has a target.
     Prefer DPOLoss when people's choices contradict each other, SimPOLoss without a reference model.
 
     It takes means over the tokens of an answer, as TRL does; the paper's equation can be read as sums. `ref_chosen` and

@@ -11,11 +11,11 @@ class KTOLoss(PointwiseLoss):
     """Kahneman-Tversky optimisation: desirable answers shall be likelier than under the reference, others less likely.
 
     Choose it to train a language model on single answers with thumbs up or down.
-    Prefer DPOLoss for pairs of answers to the same prompt.
+    Prefer DPOLoss for pairs of answers to the same prompt, BradleyTerryLoss to learn what makes an answer desirable.
 
     It takes sums over the tokens of an answer. `kl` says how far the model is from the reference: an estimate from
-    answers to other prompts, as a rule one number for all. Pass it, and `ref_log_prob`, without gradients. When desirable
-    answers are rarer, let the weights times the numbers of answers be alike.
+    answers to other prompts, as a rule one number for all. Pass it, and `ref_log_prob`, without gradients. When
+    desirable answers are rarer, let the weights times the numbers of answers be alike.
     """
 
     beta: float = param(default=0.1, domain=positive, doc="How closely the reference is kept.")

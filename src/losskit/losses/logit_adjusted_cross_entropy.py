@@ -41,7 +41,10 @@ class LogitAdjustedCrossEntropyLoss(ClassScoresLoss):
 
     @staticmethod
     def shift(prior, tau):
-        return None if prior is None else tau * torch.log(prior / prior.sum())
+        if prior is None:
+            return None
+        prior = prior.to(torch.promote_types(prior.dtype, torch.float32))  # a sum of halves is none
+        return tau * torch.log(prior / prior.sum())
 
     facts = Facts(convex=True, smooth=True, lipschitz=2.0**0.5, minimum=0.0, symmetric=False)
     cases = [

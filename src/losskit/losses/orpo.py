@@ -13,7 +13,7 @@ MEANS = Interval("a mean log-probability (at most 0)", high=0.0, typical=-1.0)
 
 def parts(chosen, rejected):
     """What either probability misses to 1, their quotient, and either probability over the larger one."""
-    c, r = absolute(expm1(chosen)), absolute(expm1(rejected))  # -expm1(0) would be -0
+    c, r = 0.0 - expm1(chosen), 0.0 - expm1(rejected)  # of 0 not -0, by which a quotient would be -inf
     apart = exp(-absolute(chosen - rejected))
     return c, r, c / r, where(chosen < rejected, apart, 1.0), where(chosen < rejected, 1.0, apart)
 

@@ -10,12 +10,11 @@ from losskit.formula import exp, expm1, expm1m, where
 class PolyCrossEntropyLoss(ClassScoresLoss):
     """Cross entropy of class scores plus epsilon times the missing probability (poly-1).
 
-    Cross entropy is the sum of (1 - p) ** k / k for k from 1 on; epsilon is added to the factor of the first power.
-
     Choose it when CrossEntropyLoss is the right loss and one number may be tuned: a positive epsilon raises the
     gradient of rows that are almost right, a negative one lowers it.
     Prefer CrossEntropyLoss without the time to tune, SoftmaxFocalLoss to count easy rows less by orders of magnitude.
 
+    Cross entropy is the sum of (1 - p) ** k / k for k from 1 on; epsilon is added to the factor of the first power.
     Probabilities as target count this loss of every class by its share.
     """
 

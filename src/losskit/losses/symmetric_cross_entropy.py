@@ -10,11 +10,10 @@ from losskit.formula import exp, expm1
 class SymmetricCrossEntropyLoss(ClassScoresLoss):
     """A share of cross entropy of class scores, and of the reverse, whose log 0 is a number.
 
-    The reverse exchanges prediction and label: for a class as label it is -log_zero times the missing probability.
-
     Choose it when some labels are wrong: the reverse is bounded, and the share of cross entropy keeps it learning.
     Prefer CrossEntropyLoss for clean labels, GeneralizedCrossEntropyLoss for a loss that is bounded as a whole.
 
+    The reverse exchanges prediction and label: for a class as label it is -log_zero times the missing probability.
     Probabilities as target count this loss of every class by its share.
     """
 
