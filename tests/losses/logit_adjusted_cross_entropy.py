@@ -34,7 +34,7 @@ def scale(what, largest, row, given, dtype):
     """The sum of a score and a logarithm is rounded before its exponential is taken; that of floats is a double."""
     input, _ = row
     apart = max(input) - min(x for x in input if x > -1e300)
-    return largest * max(1, apart) if dtype == torch.float64 and given.get("prior") else largest
+    return largest * max(1, apart) if dtype == torch.float64 else largest
 
 
 proof = RowProof(

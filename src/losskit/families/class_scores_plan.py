@@ -43,6 +43,7 @@ class ClassScoresPlan(Plan):
 
     op = "class_scores"
     gradients = 3
+    telling = 2
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)

@@ -1,5 +1,7 @@
 """BradleyTerryLoss: the reward of the answer that people chose, against that of the one they rejected."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
@@ -17,7 +19,9 @@ class BradleyTerryLoss(PointwiseLoss):
     Only differences of rewards count, so their level may drift: a small `center_coefficient`, say 0.01, holds it at 0.
     """
 
-    margin: float = param(default=0.0, doc="How far the chosen reward should be above the rejected one.")
+    margin: float | Tensor = param(
+        default=0.0, doc="How far the chosen reward should be above the rejected one; a tensor: one for each pair."
+    )
     center_coefficient: float = param(
         default=0.0, domain=nonnegative, doc="Weight of the squared sum of both rewards, which holds their level at 0."
     )
