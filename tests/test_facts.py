@@ -21,6 +21,7 @@ DEFAULTS_ONLY = {
     ("bradley_terry_loss", "lipschitz"),  # the square that holds the level grows without end
     ("sigmoid_focal_loss", "lipschitz"),  # where the gradient is largest has no closed form
     ("asymmetric_loss", "lipschitz"),  # the same
+    ("sigmoid_focal_loss", "convex"),  # with gamma = 0 it is cross entropy
     ("smooth_l1_loss", "smooth"),  # with beta = 0 it is the absolute error
 }
 
@@ -142,7 +143,7 @@ def check_minimum(setup, claim):
     if claim is not None:
         assert low == pytest.approx(claim, abs=1e-12), f"{setup}: minimum={claim}, the smallest value is {low}"
         return
-    targets = dict.fromkeys(grids.others(setup)["target"])
+    targets = dict.fromkeys(grids.others(setup).get("target", [None]))
     by_target = [smallest(setup, target) for target in targets]
     variants = [s for s in samples.setups() if s.loss is setup.loss and "full" not in s.params]
     by_parameter = [smallest(variant) for variant in variants]

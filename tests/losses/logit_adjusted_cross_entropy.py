@@ -41,7 +41,7 @@ proof = RowProof(
     name="logit_adjusted_cross_entropy",
     exact=exact,
     # The logarithm of a share, and the sum with a score, are rounded before the logarithm of the sum.
-    bars=Bars(value=3.0, gradient=3.3, eager_value=2.0, eager_gradient=2.7),
+    bars=Bars(value=3.8, gradient=4.0, eager_value=2.0, eager_gradient=1.7),
     points={"scores": scores},
     formula_at={"scores": 64.0},
     scale=scale,

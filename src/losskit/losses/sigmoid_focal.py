@@ -78,7 +78,8 @@ class SigmoidFocalLoss(PointwiseLoss):
         share_of_wrong = where(input > 0.0, 1.0 - target, target) / where(missed > 0.0, missed, 1.0)
         cost = where(missed > 0.0, near / missed, 1.0) + times(share_of_wrong, absolute(input))
         by_share = where(alpha < 0.0, 0.0, 2.0 * alpha - 1.0)
-        by_target = times(weighted * gamma * (q - p), cost) - times(weighted, input) + times(by_share * focus, entropy)
+        # In this order, for the first two may have opposite signs.
+        by_target = times(by_share * focus, entropy) - times(weighted, input) + times(weighted * gamma * (q - p), cost)
         return weighted * slope, by_target
 
     @staticmethod
