@@ -116,6 +116,7 @@ template <class T> struct Scratch : Weights {
   alignas(64) double base[kRows];    // what shift_scores took from the scores, 0 without a shift
   alignas(64) T kept[kRows], maximum[kRows], magic[kRows], limit[kRows], own_score[kRows];
   alignas(64) T narrow_a[kRows], narrow_b[kRows], narrow_own[kRows];
+  alignas(64) T largest[kRows], at_score[kRows], at_shift[kRows];  // of the sums of scores and their shift
   alignas(64) T values[kRows], operands[3][kRows], derivatives[3][kRows];
   alignas(64) Index<T> own[kRows];
   alignas(64) Bits<T> keep[kRows];
@@ -125,7 +126,7 @@ template <class T> struct Scratch : Weights {
   Runs runs[kSlots];
   // Whether the excluded class's exponential is too small for a quotient.
   bool faint(int64_t j) const { return double(kept[j]) < others[j] * 0x1p-512; }
-  Buffer<T> scores, target, exponentials, products;
+  Buffer<T> scores, target, exponentials, products, apart;
   Buffer<double> wide;
 };
 

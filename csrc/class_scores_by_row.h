@@ -95,7 +95,8 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
   if (!job.general()) {
     T* const buffer = s.scores.get(job.padded);
     z = read_row(job, kScores, offsets[kScores], -infinity<T>, buffer);
-    if (!job.shift.empty()) s.base[j] = shift_scores(buffer, 1, job.shift.data(), job.classes);
+    if (!job.shift.empty())
+      s.base[j] = row_shift(buffer, job.shift.data(), job.classes, s.apart.get(job.padded));
     m = row_maximum(z, job.padded);
   }
   if (!(std::abs(m) < infinity<T>)) {

@@ -23,8 +23,7 @@ template <class T> struct TileBlock {
 
   void run() {
     z = read_tile(job, kScores, runs_of<T>(job, kScores, begin, n, s.runs[kScores]), n, s.scores);
-    for (int64_t j = 0; j < n && !job.shift.empty(); ++j)
-      s.base[j] = shift_scores(s.scores.data.get() + j, z.stride, job.shift.data(), classes);
+    if (!job.shift.empty()) tile_shift(s.scores.data.get(), z.stride, job.shift.data(), classes, n, s);
     if (job.probabilities) read_probabilities();
     const bool far = maxima(z, s.maximum);
     if (job.probabilities) argmaxima(z, s.maximum, s.own);

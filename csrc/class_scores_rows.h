@@ -114,6 +114,26 @@ template <class T> LOSSKIT_INLINE int64_t first_of(const T* z, T m, int64_t n) {
 }
 template <class T> LOSSKIT_CLONES int64_t row_find(const T* z, T m, int64_t n) { return first_of(z, m, n); }
 
+template <class T> LOSSKIT_CLONES void row_apart(const T* z, const T* shift, T score, T own, int64_t n, T* to) {
+  for (int64_t c = 0; c < n; ++c) to[c] = (z[c] - score) + (shift[c] - own);
+}
+
+// As shift_scores, in loops that vectorise; `to` has room for the row.
+template <class T> double row_shift(T* z, const T* shift, int64_t n, T* to) {
+  row_apart(z, shift, T(0), T(0), n, to);
+  T m = row_maximum(to, n), score = 0, own = 0;
+  const bool finite = std::abs(m) < infinity<T>;
+  // Once from the largest sum, and again where another is larger by less than the sum's digits.
+  for (int time = 0; time < 2 && finite && (time == 0 || m > 0); ++time) {
+    const int64_t p = row_find(to, m, n);
+    score = z[p], own = shift[p];
+    row_apart(z, shift, score, own, n, to);
+    m = row_maximum(to, n);
+  }
+  std::copy(to, to + n, z);
+  return double(score) + double(own);
+}
+
 // e_c for a chunk; returns their sum. The entry `own`, if here, goes to `kept` instead.
 template <class T, bool far>
 LOSSKIT_CLONES double row_exp(const T* z, int64_t n, const Pivot<T>& p, int64_t own, T* e, T* kept) {

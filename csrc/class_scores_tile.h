@@ -124,6 +124,44 @@ template <class T> LOSSKIT_CLONES void argmaxima(const Tile<T>& tile, const T* m
   }
 }
 
+// As shift_scores, for all positions of a tile.
+template <class T>
+LOSSKIT_CLONES void tile_shift(T* z, int64_t step, const T* shift, int64_t classes, int64_t n, Scratch<T>& s) {
+  T *const m = s.largest, *const score = s.at_score, *const own = s.at_shift, *const score2 = s.narrow_a,
+           *const own2 = s.narrow_b;
+  for (int64_t j = 0; j < n; ++j) m[j] = -infinity<T>, score[j] = own[j] = 0;
+  for (int64_t c = 0; c < classes; ++c) {
+    const T *const x = z + c * step, a = shift[c];
+#pragma GCC ivdep
+    for (int64_t j = 0; j < n; ++j) {
+      const T sum = x[j] + a;
+      const bool more = sum > m[j];
+      m[j] = where(more, sum, m[j]), score[j] = where(more, x[j], score[j]), own[j] = where(more, a, own[j]);
+    }
+  }
+  for (int64_t j = 0; j < n; ++j) {  // without a finite one nothing is subtracted
+    const bool finite = absolute(m[j]) < infinity<T>;
+    m[j] = where(finite, T(0), infinity<T>);
+    score2[j] = score[j] = where(finite, score[j], T(0)), own2[j] = own[j] = where(finite, own[j], T(0));
+  }
+  for (int64_t c = 0; c < classes; ++c) {
+    const T *const x = z + c * step, a = shift[c];
+#pragma GCC ivdep
+    for (int64_t j = 0; j < n; ++j) {
+      const T apart = (x[j] - score[j]) + (a - own[j]);
+      const bool more = apart > m[j];
+      m[j] = where(more, apart, m[j]), score2[j] = where(more, x[j], score2[j]), own2[j] = where(more, a, own2[j]);
+    }
+  }
+  for (int64_t c = 0; c < classes; ++c) {
+    T* const x = z + c * step;
+    const T a = shift[c];
+#pragma GCC ivdep
+    for (int64_t j = 0; j < n; ++j) x[j] = (x[j] - score2[j]) + (a - own2[j]);
+  }
+  for (int64_t j = 0; j < n; ++j) s.base[j] = double(score2[j]) + double(own2[j]);
+}
+
 // sum += x; `low` collects the rounding errors of doubles.
 template <class T> LOSSKIT_INLINE void accumulate(double& sum, double& low, T x) {
   if constexpr (std::is_same_v<T, float>) {

@@ -11,21 +11,9 @@ from section import Picture, Section, Table, listed, must_beat, percent
 from training import most_frequent, network, right, train
 
 import losskit
-from losskit import ClassScoresLoss, nonnegative, param
-from losskit.formula import expm1, power
 
 STEPS, BATCH, RATE = 270, 128, 0.003
 SEEDS = (0, 1, 2)  # of the network's first weights; the scores are means
-
-
-class SoftmaxFocalLoss(ClassScoresLoss):
-    """Cross entropy that counts well-classified rows less."""
-
-    gamma: float = param(default=2.0, domain=nonnegative, doc="How much less.")
-
-    @staticmethod
-    def value(log_probability, gamma):
-        return power(-expm1(log_probability), gamma) * -log_probability
 
 
 @dataclass(frozen=True)
@@ -45,8 +33,8 @@ def ways(data):
     return [
         Way("plain cross entropy", losskit.CrossEntropyLoss(), "orange", "o"),
         Way("class weights", losskit.CrossEntropyLoss(weight=weight), "blue", "D"),
-        Way("focal loss", SoftmaxFocalLoss(gamma=2.0), "green", "^"),
-        Way("focal loss with class weights", SoftmaxFocalLoss(gamma=2.0, weight=weight), "purple", "s"),
+        Way("focal loss", losskit.SoftmaxFocalLoss(gamma=2.0), "green", "^"),
+        Way("focal loss with class weights", losskit.SoftmaxFocalLoss(gamma=2.0, weight=weight), "purple", "s"),
     ]
 
 
@@ -118,14 +106,14 @@ def run(scale, tick):
     gain = scores[both].rare - scores[stronger].rare
     lead = [
         f"With {sets.RARE_SAMPLES} training images of each of three digits, the recall of these is {rare[plain]} with "
-        f"plain cross entropy, {rare[weighted]} with class weights, {rare[focal]} with a focal loss of our own, and "
+        f"plain cross entropy, {rare[weighted]} with class weights, {rare[focal]} with a focal loss, and "
         f"{rare[both]} with both.",
         f"The rare digits are {listed(map(str, sets.RARE))}; the test part has as many of them as of the others. "
         f"The better one of the two remedies is here {stronger.name}, not {weaker.name}; both together are "
         + (f"{100 * gain:.1f} points above it" if round(100 * gain, 1) > 0 else "not above it")
         + f". The best accuracy of all digits is that of {first.name}, {percent(scores[first].accuracy)}.",
         "A focal loss counts hard rows more, whichever class they are of; weights count rare classes more. Class "
-        "weights are a parameter of every loss of class scores, also of one's own.",
+        "weights are a parameter of every loss of class scores.",
     ]
     rows = []
     for way, result in scores.items():

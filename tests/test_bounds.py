@@ -30,10 +30,14 @@ CLOSED = [
 ]
 
 
-def beyond(bound, dtype, ulps):
-    """A number beyond a bound by so many ULP of 1."""
-    sign = 1.0 if bound > 0 else -1.0
+def beyond(bound, dtype, ulps, domain=losskit.probability):
+    """A number beyond a bound of a domain by so many ULP of 1."""
+    sign = 1.0 if bound == domain.high else -1.0
     return torch.tensor(bound, dtype=dtype) + sign * ulps * torch.finfo(dtype).eps
+
+
+def domain_of(setup, operand):
+    return setup.domain(setup.names[operand])
 
 
 def value_and_gradients(setup, operands, **extra):
@@ -48,7 +52,7 @@ def value_and_gradients(setup, operands, **extra):
 def test_a_few_ulp_beyond_a_bound_are_the_bound(setup, operand, bound, dtype):
     at, over = (setup.operands((3, 4), dtype) for _ in range(2))
     at[operand][1, 2] = bound
-    over[operand][1, 2] = beyond(bound, dtype, 4)
+    over[operand][1, 2] = beyond(bound, dtype, 4, domain_of(setup, operand))
     eager = {"sample_weight": torch.ones((), requires_grad=True)}
     for extra in ({}, {"reduction": "none"}, {**eager, "reduction": "none"}, eager):
         if setup.loss.rows and extra.get("reduction") == "none":
@@ -65,13 +69,13 @@ def test_a_few_ulp_beyond_a_bound_are_the_bound(setup, operand, bound, dtype):
 @pytest.mark.parametrize(("setup", "operand", "bound"), CLOSED)
 def test_more_is_refused_and_printed_so_that_it_is_seen(setup, operand, bound, dtype):
     operands = setup.operands((3, 4), dtype)
-    value = beyond(bound, dtype, 8)
+    value = beyond(bound, dtype, 8, domain_of(setup, operand))
     operands[operand][1, 2] = value
     for extra in ({}, {"sample_weight": torch.ones((), requires_grad=True)}):
         with pytest.raises(ValueError, match="must be") as refused:
             setup(*operands, **extra)
         told = float(str(refused.value).split(" got ")[1].split(" at ")[0])
-        assert not setup.domain(setup.names[operand]).includes(told)
+        assert not domain_of(setup, operand).includes(told)
         assert told == pytest.approx(float(value), rel=1e-7)
 
 

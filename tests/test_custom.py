@@ -107,7 +107,7 @@ def test_without_a_kernel_the_formula_runs_and_says_so_once(tmp_path, obstacle):
     assert out.count("losskit: eager formula instead of a fused kernel") == 1
 
 
-class AsymmetricLoss(losskit.PointwiseLoss):
+class LopsidedLoss(losskit.PointwiseLoss):
     """Squared error that punishes falling short more; with a switch, three operands and hand-written gradient."""
 
     factor: float = losskit.param(default=3.0, domain=losskit.positive, doc="Weight of falling short.")
@@ -129,21 +129,21 @@ def test_a_custom_loss_has_everything(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     x = torch.tensor([0.0, 2.0, 5.0], dtype=torch.float64, requires_grad=True)
     t, spread = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
-    criterion = AsymmetricLoss("none", factor=2.0)
-    assert repr(criterion) == "AsymmetricLoss(reduction='none', factor=2.0, rooted=False)"
+    criterion = LopsidedLoss("none", factor=2.0)
+    assert repr(criterion) == "LopsidedLoss(reduction='none', factor=2.0, rooted=False)"
     assert (
         losskit.create(criterion.config())(x, t, spread).tolist()
         == criterion(x, t, spread).tolist()
         == [0.5, 0.25, 4.0]
     )
-    assert losskit.get("asymmetric_loss") is losskit.get("AsymmetricLoss") is AsymmetricLoss
-    assert AsymmetricLoss.functional(x, t, spread, reduction="sum", rooted=True).item() == 3.0 * 0.5 + 0.5 + 2.0
+    assert losskit.get("lopsided_loss") is losskit.get("LopsidedLoss") is LopsidedLoss
+    assert LopsidedLoss.functional(x, t, spread, reduction="sum", rooted=True).item() == 3.0 * 0.5 + 0.5 + 2.0
     weight = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
     torch.autograd.gradcheck(lambda *args: criterion(*args, sample_weight=weight), [x, t, spread])
-    with pytest.raises(ValueError, match="asymmetric_loss: spread must be positive, got 0 at index"):
+    with pytest.raises(ValueError, match="lopsided_loss: spread must be positive, got 0 at index"):
         criterion(x, t, torch.zeros(3, dtype=torch.float64))
     assert losskit.why(criterion, x, t, spread).implementation == "fused CPU kernel"
-    half = AsymmetricLoss()(x.detach().bfloat16(), t.bfloat16(), 2.0)
+    half = LopsidedLoss()(x.detach().bfloat16(), t.bfloat16(), 2.0)
     assert half.dtype == torch.bfloat16
 
 

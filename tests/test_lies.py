@@ -35,7 +35,7 @@ def lies(loss, fact):
     if truth is None:
         return [0.0, -1e3]
     # That it depends on the target is no lie where labels may be soft: it is their entropy, and 0 for hard ones.
-    soft = loss.operands["target"].domain is probability
+    soft = "target" in loss.operands and loss.operands["target"].domain is probability
     return [truth + 0.1, truth - 0.1, *([] if soft else [None])]
 
 

@@ -44,6 +44,7 @@ def test_proofs_do_not_know_the_declarations(path):
         "itertools",
         "math",
         "mpmath",
+        "numpy",
         "torch",
         "losses",
         "proofs",

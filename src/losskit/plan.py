@@ -42,6 +42,7 @@ class Plan:
     formula: Formula | None = None  # what the family's kernel evaluates, where it takes a formula
     weight_in_mean = False  # whether `weight` counts in the denominator of the mean
     gradients = (1 << MAX_OPERANDS) - 1  # bits of the operands by which the kernel gives a gradient
+    telling = MAX_OPERANDS  # how many operands tell the dtype of the loss; those after them are made of parameters
     settles = False  # whether values are put onto a bound that they are beyond by a few ULP, unless checks are off
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments

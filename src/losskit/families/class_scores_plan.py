@@ -43,6 +43,7 @@ class ClassScoresPlan(Plan):
 
     op = "class_scores"
     gradients = 3
+    telling = 2
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)
@@ -75,8 +76,9 @@ class ClassScoresPlan(Plan):
         mask: Tensor | None,
         normalizer: Tensor | float | None,
     ) -> Arguments:
+        operands = [x for i, x in enumerate(operands) if i < 2 or x is not None]  # a shift may be None
         input, target, *shift = operands
-        for name, x in zip(self.names, operands, strict=True):
+        for name, x in zip(self.names, operands, strict=False):
             check_tensor(self.name, name, x, "input", input)
         check_floating(self.name, "input", input, target, "scores")
         if input.ndim == 0:

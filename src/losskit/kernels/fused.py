@@ -64,7 +64,7 @@ def attempt(
     if (empty_of_block.get() or state.process_empty) == "zero":
         code |= _EMPTY_IS_ZERO
     if result is None and operands[0].dtype in dtypes.HALVES:
-        result = dtypes.autocast(dtypes.result_dtype(operands), operands[0].device)
+        result = dtypes.autocast(dtypes.result_dtype(operands[: plan.telling]), operands[0].device)
     if result is not None:
         code |= _RESULT[result]
     run, wanted = _forward, 0

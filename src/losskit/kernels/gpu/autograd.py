@@ -103,6 +103,6 @@ def call_of(
             normalizer = torch.full((), normalizer, dtype=torch.float64, device=device)
         normalizer = normalizer.detach().to(device, torch.float64).reshape(())
     if result is None:
-        result = dtypes.autocast(dtypes.result_dtype(operands), device)
+        result = dtypes.autocast(dtypes.result_dtype(operands[: plan.telling]), device)
     return Call(plan, operands, weight, sample_weight, mask, normalizer, checked, empty_is_zero,
                 dtypes.compute_dtype(operands), result)  # fmt: skip

@@ -1,0 +1,57 @@
+"""SoftmaxFocalLoss: cross entropy of class scores that counts easy rows less."""
+
+from losskit.declaration import Case, Operand, param
+from losskit.domains import nonnegative
+from losskit.facts import Facts
+from losskit.families.class_scores import ClassScoresLoss
+from losskit.formula import exp, expm1, power, times, where
+
+
+class SoftmaxFocalLoss(ClassScoresLoss):
+    """Cross entropy of class scores, times the missing probability to the power gamma: easy rows count less.
+
+    Choose it for classes that exclude each other where easy rows outweigh the hard ones, as the background does in
+    segmentation and detection.
+    Prefer CrossEntropyLoss when probabilities must be calibrated, LogitAdjustedCrossEntropyLoss for rare classes,
+    SigmoidFocalLoss when several classes may be right at once.
+
+    With gamma = 0 it is CrossEntropyLoss. Probabilities as target count this loss of every class by its share.
+    """
+
+    gamma: float = param(default=2.0, domain=nonnegative, doc="How much less an easy row counts; 0: not at all.")
+
+    arguments = "gamma weight ignore_index reduction label_smoothing"
+    operands = {
+        "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
+        "target": Operand(
+            "Class indices in [0, C) of any integer dtype, of the shape of input without C; "
+            "or probabilities of the shape of input."
+        ),
+    }
+
+    @staticmethod
+    def value(log_probability, gamma):
+        return times(power(-expm1(log_probability), gamma), -log_probability)
+
+    @staticmethod
+    def grad(log_probability, gamma):
+        # No power of gamma - 1: a certain row misses nothing, and there the ratio is 1.
+        missed = -expm1(log_probability)
+        ratio = where(missed > 0.0, -log_probability / missed, 1.0)
+        return -power(missed, gamma) * (1.0 + gamma * times(exp(log_probability), ratio))
+
+    facts = Facts(convex=False, smooth=True, lipschitz=1.596623379391057, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=[2.0, 0.0, -1.0], target=0, value=0.00414426, grad=[-0.0108052, 0.00789925, 0.00290597],
+             source="mpmath"),
+        Case(input=[2.0, 0.0, -1.0], target=1, value=1.70257, grad=[1.03249, -1.08390, 0.0514048], source="mpmath"),
+        Case(input=[12.0, 0.0, -5.0], target=0, value=2.36669e-16, grad=[-7.10003e-16, 7.05251e-16, 4.75195e-18],
+             source="mpmath"),
+        Case(input=[0.0, 0.0], target=0, gamma=1.0, value=0.34657359027997264, grad=[-0.423287, 0.423287],
+             source="log(2) / 2"),
+    ]  # fmt: skip
+    aliases = "multiclass_focal categorical_focal categorical_focal_crossentropy"
+    task = "multi-class"
+    best_for = "Classes that exclude each other, when easy rows outweigh the hard ones."
+    not_for = "Several right classes at once; calibrated probabilities."
+    reference = "Lin, T.-Y. et al. (2017). Focal loss for dense object detection. ICCV. arXiv:1708.02002."
