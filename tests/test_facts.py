@@ -23,6 +23,10 @@ DEFAULTS_ONLY = {
     ("asymmetric_loss", "lipschitz"),  # the same
     ("sigmoid_focal_loss", "convex"),  # with gamma = 0 it is cross entropy
     ("smooth_l1_loss", "smooth"),  # with beta = 0 it is the absolute error
+    ("dpo_loss", "convex"),  # the types of the loss are different losses
+    ("dpo_loss", "smooth"),
+    ("dpo_loss", "lipschitz"),
+    ("dpo_loss", "minimum"),
     ("pinball_loss", "symmetric"),  # at 0.5 alone
     ("expectile_loss", "symmetric"),  # at 0.5 alone
     ("general_robust_loss", "convex"),  # where alpha is at least 1
