@@ -52,7 +52,7 @@ def exact(m, chosen, rejected, ref_chosen, ref_rejected, beta, loss_type, label_
     else:
         value, slope = of_gap(m, beta * (u - v), loss_type, label_smoothing, tau)
         up, down = tuple(beta * x for x in slope), tuple(-beta * x for x in slope)
-    nothing = (0 * beta,)
+    nothing = (0 * (u - v),)
     return value, {"chosen": up, "rejected": down, "ref_chosen": nothing, "ref_rejected": nothing}
 
 

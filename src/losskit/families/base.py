@@ -18,7 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from losskit.declaration import OPEN, Operand, Param
 from losskit.display import Mathematics, Statistic, Writer, written_of
 from losskit.draw import Draw
-from losskit.errors import DeclarationError, LossError
+from losskit.errors import DeclarationError, LossError, error
 from losskit.forms import (
     constructor_source,
     docstring,
@@ -285,7 +285,21 @@ class Family(Loss, abstract=True):
             formula = Formula(cls, dict(zip(cls._switches(), setting, strict=True)), opened)
         else:
             formula = cls._formulas[setting]
+        for name in formula.unused:
+            if parameters[name] is not OPEN and parameters[name] != params[name].default:
+                cls._refuse_unused(name, parameters[name], setting)
         return formula, formula.kernel_values(parameters)
+
+    @classmethod
+    def _refuse_unused(cls, name: str, value: Any, setting: tuple[Any, ...]) -> None:
+        """Refuse a number that has no effect because of a word, or of an operand that is not there."""
+        for i, (switch, settings) in enumerate(cls._settings().items()):
+            word = switch in cls.params and cls.params[switch].kind == "choice"
+            others = [cls._formulas[(*setting[:i], other, *setting[i + 1 :])] for other in settings]
+            if (word or switch not in cls.params) and any(name not in other.unused for other in others):
+                why = f"with {switch}={setting[i]!r}" if word else f"without {switch}"
+                expected = f"{cls.params[name].default!r} {why}"
+                raise error("parameter", loss=cls.name, argument=name, expected=expected, got=repr(value))
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:

@@ -112,7 +112,7 @@ class DPOLoss(PointwiseLoss):
         elif loss_type == "robust":
             pull = sigmoid(-h) + label_smoothing / (1.0 - 2.0 * label_smoothing)
         elif loss_type == "hinge":
-            pull = where(h < 1.0, 1.0, 0.0)
+            pull = where(h < 1.0, 1.0, maximum(0.0, 1.0 - h))  # NaN is NaN
         elif loss_type == "exo_pair":
             goal = log1p(-share(label_smoothing)) - log(share(label_smoothing))
             pull = times(sigmoid(h) * sigmoid(-h), goal - h)
