@@ -60,8 +60,7 @@ test("primitives equal Python's", (t) => {
 
 test("NaN in gives NaN out", () => {
   const own = [lk.erf, lk.erfc, lk.expm1m, lk.minus_log1p, lk.log1mexp, lk.stop, lk.lgamma, lk.digamma, lk.trigamma];
-  for (const f of [lk.softplus, lk.sigmoid, lk.log_sigmoid, ...own])
-    assert.ok(Number.isNaN(f(NaN)), f.name);
+  for (const f of [lk.softplus, lk.sigmoid, lk.log_sigmoid, ...own]) assert.ok(Number.isNaN(f(NaN)), f.name);
   for (const f of [lk.times, lk.xlogy, lk.logaddexp]) assert.ok(Number.isNaN(f(NaN, 0.5)) && Number.isNaN(f(0.5, NaN)));
 });
 

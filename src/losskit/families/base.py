@@ -266,6 +266,17 @@ class Family(Loss, abstract=True):
         )
 
     @classmethod
+    def _shown(cls, switches: dict[str, Any] | None = None) -> dict[str, bool | str]:
+        """A setting, the usual one if none is given, as cards have it.
+
+        What can be only one thing is left out; what may be missing is there or not.
+        """
+        switches = switches or dict(zip(cls._switches(), cls._usual_setting(), strict=True))
+        several = [name for name, settings in cls._settings().items() if len(settings) > 1]
+        there = [name for name in several if name in cls.params and cls.params[name].tensor]
+        return {name: switches[name] is not None if name in there else switches[name] for name in several}
+
+    @classmethod
     def _optional_operands(cls) -> list[str]:
         """The tensors that a call may leave out."""
         return [name for name in cls._call_operands() if name in cls.operands and cls.operands[name].optional]

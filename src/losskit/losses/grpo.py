@@ -1,11 +1,12 @@
 """GRPOLoss: group-relative policy optimisation, a clipped policy gradient for each token."""
 
 from losskit.declaration import Case, Operand, param
-from losskit.domains import log_probability, nonnegative, probability
+from losskit.domains import Interval, log_probability, nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import clamp, exp, expm1, expm1m, maximum, minimum, stop, times, where
 
+ANY = Interval("any real number", typical=1.0)
 HINT = "Pass log_softmax of the scores, at the tokens."
 
 
@@ -38,8 +39,8 @@ class GRPOLoss(PointwiseLoss):
         "log_prob": Operand("Log-probabilities of the tokens.", domain=log_probability, hint=HINT),
         "old_log_prob": Operand("Those when the answers were given.", domain=log_probability, hint=HINT,
                                 differentiable=False),
-        "advantage": Operand("Advantages of the answers, or of their tokens.", broadcast=True, per_row=True,
-                             differentiable=False),
+        "advantage": Operand("Advantages of the answers, or of their tokens.", domain=ANY, broadcast=True,
+                             per_row=True, differentiable=False),
         "ref_log_prob": Operand("Log-probabilities by the reference model.", domain=log_probability, hint=HINT,
                                 optional=True, differentiable=False),
     }  # fmt: skip
