@@ -66,7 +66,8 @@ test("NaN in gives NaN out", () => {
 
 test("derivatives by an axis are those of differences", () => {
   const step = 1e-4;
-  for (const card of cards) {
+  const stopped = (card) => String(variantOf(card, {}).bind).includes("lk.stop("); // constants for differentiation
+  for (const card of cards.filter((known) => !stopped(known))) {
     for (const axis of ["own", "probability", "logit"]) {
       const f = over(card, { name: card.name, given: {}, switches: {} }, axis, "axis");
       if (!f) {

@@ -28,6 +28,7 @@ def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
         x = formula.trace.variable(variable)
         domains = dict(zip(formula.operands, formula.required, strict=True))
         domains |= {name: cls.params[name].domain for name in formula.numbers if name not in formula.unused}
+        domains = {variable: domains[variable], **domains}  # the variable is the first argument
         variants.append(curve_variant(formula.switches, domains, formula.value, formula.gradients[place], x, cls))
     first = max(formulas, key=lambda formula: len(formula.operands))
     operand = cls.operands.get(variable, first.declared[variable])
