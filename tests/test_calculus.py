@@ -18,6 +18,8 @@ def prediction(setup, shape=(3, 4)):
 
 @pytest.mark.parametrize("setup", samples.everything())
 def test_first_and_second_derivatives(setup):
+    if setup.formula.stopped:
+        pytest.skip("its gradient is not that of its value")
     x, loss = prediction(setup)
     torch.autograd.gradcheck(loss, [x], check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(loss, [x], check_batched_grad=True)
@@ -32,6 +34,8 @@ def test_other_reductions(setup, reduction):
 
 @pytest.mark.parametrize("setup", samples.everything())
 def test_gradient_by_every_operand(setup):
+    if setup.formula.stopped:
+        pytest.skip("its gradient is not that of its value")
     operands = setup.operands((2, 3), seed=3)
     for x, name in zip(operands, setup.names):
         x.requires_grad_(setup.loss.operands[name].differentiable)

@@ -36,8 +36,9 @@ def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
     low, high = limits_of(domain)
     if operand.kind == "distance":
         low = 0.0
-    kinds = {"in [0, 1]": "probability", "a log-probability (at most 0)": "log_probability"}
-    kind = operand.kind or kinds.get(domain.description, "prediction")
+    kinds = {"in [0, 1]": "probability", "log-probability (at most 0)": "log_probability"}
+    told = (kind for description, kind in kinds.items() if domain.description.endswith(description))
+    kind = operand.kind or next(told, "prediction")
     numbers = [of_param(p, cls) for p in cls.params.values() if p.name in first.numbers]
     return Curve(variable, operand.doc, kind, low, high, given_of(first, variable) + numbers, variants)
 

@@ -14,7 +14,7 @@ def of_gap(m, h, loss_type, e, tau):
         k = 1 / (1 - 2 * e)
         return (k * (1 - e) * m.softplus(-h), -k * m.times(e, m.softplus(h))), (-k * (1 - e) * q, -k * e * p)
     if loss_type == "hinge":
-        return (m.maximum(1 - h, 0 * e),), (-m.where(h < 1, 1 + 0 * e, 0 * e),)
+        return (m.maximum(1 - h, 0 * e),), (-m.where(h < 1, 1 + 0 * e, m.where(h >= 1, 0 * e, h)),)
     if loss_type == "exo_pair":
         e = e if e != 0 else e + 1 / (1000 + 0 * e)
         right, wrong = m.log1p(-e), m.log(e)

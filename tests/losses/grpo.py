@@ -22,7 +22,7 @@ def exact(m, log_prob, old_log_prob, advantage, ref_log_prob=None, *, epsilon_lo
     gradients = {"old_log_prob": nothing, "advantage": nothing}
     if ref_log_prob is not None:
         ahead = ref_log_prob - log_prob
-        value += (m.times(beta, m.expm1(ahead) - ahead),)
+        value += (m.times(beta, m.where(ahead == m.inf, ahead, m.expm1(ahead) - ahead)),)
         slope += (-m.times(beta, m.expm1(ahead)),)
         gradients["ref_log_prob"] = nothing
     return value, {"log_prob": slope, **gradients}
@@ -93,8 +93,8 @@ proof = PointwiseProof(
     undecided=undecided,
     example=Example(
         data="""log_prob = -3 * torch.rand(4, 6)  # of 6 tokens of 4 answers
-old_log_prob = log_prob + 0.4 * torch.randn(4, 6)  # when the answers were given
-ref_log_prob = log_prob + 0.1 * torch.randn(4, 6)  # by the reference model
+old_log_prob = (log_prob + 0.4 * torch.randn(4, 6)).clamp(max=0)  # when the answers were given
+ref_log_prob = (log_prob + 0.1 * torch.randn(4, 6)).clamp(max=0)  # by the reference model
 rewards = torch.tensor([1.0, 0.0, 0.0, 1.0])
 advantage = (rewards - rewards.mean()) / (rewards.std() + 1e-4)  # one for each answer""",
         by_hand="""ratio = torch.exp(log_prob - old_log_prob)
