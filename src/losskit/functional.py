@@ -23,6 +23,7 @@ from losskit.layers.triplet_margin_with_distance import (
 )
 from losskit.loss import legacy_reduction
 from losskit.losses import (
+    ArcFaceLoss,
     AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
@@ -81,6 +82,89 @@ from losskit.losses import (
 )
 from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
+
+
+@strict
+def arcface_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 0.5,
+    scale: float = 64.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Additive angular margin: cross entropy of cosines, where the angle to the own class counts as `margin` larger.
+
+    Choose it to train embeddings for recognition (faces, products, places) from class labels: the classes come out as
+    tight bundles.
+    Prefer CosFaceLoss for a gentler margin, CrossEntropyLoss to classify and nothing else.
+
+    The input is the cosines of the embeddings to one vector per class: the product of normalised embeddings and
+    normalised weights. Where angle and margin exceed half a turn, the margin is a number that is subtracted.
+
+    Args:
+        input: Cosines of shape (N, C), of each embedding to each class. Must be a cosine, in [-1, 1].
+        target: Class indices in [0, C) of any integer dtype, of shape (N,).
+        margin: What is added to the angle to the own class, in radians. In [0, pi).
+        scale: By which the cosines are multiplied before the softmax. Positive.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import arcface_loss
+        >>> arcface_loss(torch.tensor([0.7, 0.2, -0.1]), torch.tensor(0))
+        tensor(0.0100)
+
+    Source: Deng, J. et al. (2019). ArcFace: additive angular margin loss for deep face recognition. CVPR. arXiv:1801.07698.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            arcface_loss,
+            (input, target, weight),
+            input,
+            target,
+            margin=margin,
+            scale=scale,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ArcFaceLoss, unknown)
+    try:
+        plan = plan_of(ArcFaceLoss, reduction, ignore_index, label_smoothing, margin, scale)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
 @strict
@@ -2309,11 +2393,7 @@ def logit_adjusted_cross_entropy(
         plan = plan_of(LogitAdjustedCrossEntropyLoss, reduction, ignore_index, label_smoothing, prior is not None, tau)
         return run(
             plan,
-            (
-                input,
-                target,
-                LogitAdjustedCrossEntropyLoss.shift(LogitAdjustedCrossEntropyLoss._in_domain("prior", prior), tau),
-            ),
+            (input, target, LogitAdjustedCrossEntropyLoss._made("shift", input, prior=prior, tau=tau)),
             weight,
             sample_weight,
             mask,
@@ -4185,6 +4265,7 @@ def welsch_loss(
 
 # One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
+    ArcFaceLoss,
     AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,

@@ -4,6 +4,7 @@
 
 import sys
 
+from losskit.losses.arcface import ArcFaceLoss
 from losskit.losses.asymmetric import AsymmetricLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
@@ -62,6 +63,7 @@ from losskit.losses.welsch import WelschLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
+    "ArcFaceLoss",
     "AsymmetricLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
