@@ -118,8 +118,8 @@ class ClassScoresLoss(Family, abstract=True):
       `weight` never counts in the denominator of the mean;
     - optionally `target_score`, a formula of the score of the row's own class, `score`, and parameters: the margin
       losses put it in the place of that score. It may take `own`, what the static method `own` gives for that class;
-    - optionally `scaled_by`, the name of the parameter, or of an operand with a number for each row, by which all scores
-      are multiplied then.
+    - optionally `scaled_by`, the name of the parameter, or of an operand with a number for each row, by which all
+      scores are multiplied then.
 
     The input is (N, C), (N, C, d1, ...) or (C,); the target is class indices, of the shape of the input without C, or
     probabilities of the shape of the input. Class `weight`, `ignore_index` and `label_smoothing` work for every loss
@@ -263,7 +263,7 @@ class ClassScoresLoss(Family, abstract=True):
     @classmethod
     def _in_domain(cls, name: str, x: Any) -> Any:
         """A tensor parameter of a hook, checked like an operand: an error, or NaN where it is bad."""
-        domain = cls.params[name].domain
+        domain = cls.params[name].domain if name in cls.params else cls.operands[name].domain
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
             return x
         outside = domain.outside(x.detach())

@@ -90,9 +90,14 @@ class ClassScoresPlan(Plan):
         self._check_target(input, target, rows)
         weight = class_weight(self, weight, input, classes)
         for x in shift:
-            check_per_class(self, "shift", x, input, classes)
+            check_per_class(self, self.told("shift"), x, input, classes)
         normalizer = check_extras(self, input, rows, None, (), sample_weight, mask, normalizer)
         return Arguments([input, target, *shift], weight, sample_weight, mask, normalizer)
+
+    def told(self, hook: str) -> str:
+        """The parameter that is meant where what a hook makes of it is wrong."""
+        names = self.loss._hooks()[hook]
+        return next((x for x in names if self.loss.params[x].kind == "tensor"), hook)
 
     def _check_target(self, input: Tensor, target: Tensor, rows: Sequence[int]) -> None:
         expected = tuple(rows)
