@@ -82,6 +82,7 @@ from losskit.losses import (
     TripletMarginLoss,
     TukeyBiweightLoss,
     WelschLoss,
+    ZLoss,
 )
 from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
@@ -4534,6 +4535,71 @@ def welsch_loss(
         raise problem.with_traceback(None) from None
 
 
+@strict
+def z_loss(
+    input: Tensor,
+    coefficient: float = 0.0001,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The squared log-sum-exp of class scores, times a small number: it keeps scores from drifting.
+
+    Choose it beside CrossEntropyLoss when a large model is trained in half precision, or for the router of a mixture of
+    experts: add the two losses, with the same mask.
+    It is no loss by itself: it has no target.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,).
+        coefficient: What the square is multiplied by. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        coefficient * log_sum_exp * log_sum_exp
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import z_loss
+        >>> z_loss(torch.tensor([2.0, 0.0, -1.0]))
+        tensor(0.0005)
+
+    Source: Chowdhery, A. et al. (2022). PaLM: scaling language modeling with pathways. arXiv:2204.02311. Zoph, B. et al. (2022), arXiv:2202.08906.
+    """
+    if has_torch_function_variadic(input):
+        return handle_torch_function(
+            z_loss,
+            (input),
+            input,
+            coefficient=coefficient,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ZLoss, unknown)
+    try:
+        plan = plan_of(ZLoss, reduction, coefficient)
+        return run(plan, (input, ZLoss._no_target(input)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
 # One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
     ArcFaceLoss,
@@ -4595,6 +4661,7 @@ for _loss in (
     TripletMarginLoss,
     TukeyBiweightLoss,
     WelschLoss,
+    ZLoss,
 ):
     _loss.functional = staticmethod(globals()[_loss.name])
 

@@ -48,7 +48,7 @@ class ClassScoresPlan(Plan):
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)
         self.smoothing = parameters.get("label_smoothing", 0.0)
-        self.ignored = parameters["ignore_index"]
+        self.ignored = parameters.get("ignore_index", -100)
         as_it_is = plain(formula)
         family = wire.CLASS_SCORES.family.pack(
             plain=as_it_is, log_probabilities=loss.log_probabilities, statistics=formula.operands

@@ -63,6 +63,7 @@ from losskit.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.tukey_biweight import TukeyBiweightLoss
 from losskit.losses.welsch import WelschLoss
+from losskit.losses.z import ZLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
@@ -125,6 +126,7 @@ __all__ = [
     "TripletMarginLoss",
     "TukeyBiweightLoss",
     "WelschLoss",
+    "ZLoss",
 ]
 
 sys.modules[__name__].__class__ = CallablePackage
