@@ -94,6 +94,14 @@ class Exact:
         return mp.digamma(x)
 
     @staticmethod
+    def erf(x: Any) -> Any:
+        return mp.erf(x) if mp.isfinite(x) else Exact.sign(x)
+
+    @staticmethod
+    def expm1(x: Any) -> Any:
+        return mp.expm1(x)
+
+    @staticmethod
     def sqrt(x: Any) -> Any:
         return mp.sqrt(x)
 
@@ -125,6 +133,8 @@ class Wide:
     exp = staticmethod(np.exp)
     log = staticmethod(np.log)
     log1p = staticmethod(np.log1p)
+    expm1 = staticmethod(np.expm1)
+    sqrt = staticmethod(np.sqrt)
     sign = staticmethod(np.sign)
 
     @staticmethod
@@ -143,6 +153,10 @@ class Wide:
     def sigmoid(x: Any) -> Any:
         e = np.exp(-np.abs(x))
         return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+    @staticmethod
+    def erf(x: Any) -> Any:
+        return torch.erf(torch.as_tensor(x)).numpy()
 
     @staticmethod
     def log_factorial(x: Any) -> Any:
