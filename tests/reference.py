@@ -90,6 +90,10 @@ class Exact:
         return mp.loggamma(1 + x).real
 
     @staticmethod
+    def log_gamma(x: Any) -> Any:
+        return mp.loggamma(x).real
+
+    @staticmethod
     def digamma(x: Any) -> Any:
         return mp.digamma(x)
 
@@ -161,6 +165,10 @@ class Wide:
     @staticmethod
     def log_factorial(x: Any) -> Any:
         return torch.lgamma(1.0 + torch.as_tensor(x)).numpy()
+
+    @staticmethod
+    def log_gamma(x: Any) -> Any:
+        return torch.lgamma(torch.as_tensor(x)).numpy()
 
     @staticmethod
     def digamma(x: Any) -> Any:
