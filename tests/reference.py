@@ -98,6 +98,10 @@ class Exact:
         return mp.digamma(x)
 
     @staticmethod
+    def trigamma(x: Any) -> Any:
+        return mp.psi(1, x)
+
+    @staticmethod
     def erf(x: Any) -> Any:
         return mp.erf(x) if mp.isfinite(x) else Exact.sign(x)
 
@@ -173,6 +177,10 @@ class Wide:
     @staticmethod
     def digamma(x: Any) -> Any:
         return torch.digamma(torch.as_tensor(x)).numpy()
+
+    @staticmethod
+    def trigamma(x: Any) -> Any:
+        return torch.special.polygamma(1, torch.as_tensor(x)).numpy()
 
 
 def exact(formula: Callable[..., Result], operands: dict[str, float], parameters: dict[str, Any]) -> Result:

@@ -6,14 +6,15 @@ from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, exp, expm1, log, times, where
+from losskit.formula import absolute, exp, expm1, log, where
 
 
 def grown(factor, exponent):
     """factor * exp(exponent), where the exponential alone may overflow or be subnormal."""
     far = exponent > 100.0
-    root = exp(0.5 * exponent - where(far, 40.0, 0.0))
-    return times(times(factor * where(far, math.exp(80.0), 1.0), root), root)
+    root = exp(where(far, 0.5 * exponent - 40.0, 0.5 * exponent))
+    product = (factor * where(far, math.exp(80.0), 1.0) * root) * root
+    return where(factor == 0.0, 0.0, product)  # also where the exponential is infinite
 
 
 def close(target, log_mean):

@@ -96,7 +96,7 @@ class StudentTNLLLoss(PointwiseLoss):
 
     @staticmethod
     def value(input, target, scale, df):
-        q, y, w, far, logarithm = standardized(input, target, scale, df)
+        q, y, _, _, logarithm = standardized(input, target, scale, df)
         normal = (df > 1e20) & (y < 1e-10)  # there q^2 / df may be subnormal
         tail = where(normal, 0.5 * where(normal, q, 0.0) * q, 0.5 * (df + 1.0) * logarithm)
         return (gamma_ratio(df) + (log(scale) + 0.5 * math.log(2.0 * math.pi))) + tail
