@@ -57,8 +57,8 @@ class GammaNLLLoss(PointwiseLoss):
     @staticmethod
     def grad(input, target, log_input):
         if log_input:
-            return -excess(target, input), exp(-input)
-        return (1.0 - target / input) / input, 1.0 / input
+            return -excess(target, input), exp(-input) + 0.0 * target
+        return (1.0 - target / input) / input, 1.0 / input + 0.0 * target
 
     @staticmethod
     def textbook(input, target, log_input):

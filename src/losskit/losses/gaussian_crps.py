@@ -50,7 +50,7 @@ class GaussianCRPSLoss(PointwiseLoss):
         q = (input - target) / scale
         return scale * (q * erf(q / math.sqrt(2.0)) + PEAK * exp(-0.5 * q**2) - 1.0 / math.sqrt(math.pi))
 
-    facts = Facts(convex="input", smooth=True, lipschitz=1.0, minimum=0.0, symmetric=True, robust=True)
+    facts = Facts(convex=True, smooth=True, lipschitz=1.0, minimum=0.0, symmetric=True, robust=True)
     cases = [
         Case(input=0.0, target=0.0, scale=1.0, value=0.23369497725510902, grad=0.0,
              source="(sqrt 2 - 1) / sqrt(pi)"),

@@ -133,7 +133,7 @@ class Parts:
         before = n * log1p(3.0 * minimum(self.inverses[0], 1e37))
         after = sums * log1p(3.0 * minimum(self.later[0], 1e37))
         size = where(self.low, (before - after) + self.log_excess, 0.5 * self.log_excess) + series
-        return where(t > 0.0, deviance + ((count + size) + log(where(self.low, later, 1.0) / steps)), none)
+        return where(t == 0.0, none, deviance + ((count + size) + log(where(self.low, later, 1.0) / steps)))
 
     def by_dispersion(self):
         """-n^2 (psi(n) - psi(n + t) + log(1 + t/n)), less n^2 (v - log(1 + v))."""
@@ -214,7 +214,7 @@ class NegativeBinomialNLLLoss(PointwiseLoss):
         choose = lgamma(target + n) - lgamma(n) - lgamma(target + 1.0)
         return (n + target) * softplus(x) - target * x - choose
 
-    facts = Facts(convex="input", smooth=True, lipschitz=None, minimum=0.0, symmetric=False)
+    facts = Facts(convex="input", smooth=True, lipschitz=None, minimum=None, symmetric=False)
     cases = [
         Case(input=0.0, target=0.0, dispersion=1.0, value=0.6931471805599453, grad=0.5, source="log 2"),
         Case(input=0.0, target=2.0, dispersion=1.0, value=2.0794415416798357, grad=-0.5, source="3 log 2"),

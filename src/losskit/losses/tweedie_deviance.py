@@ -39,8 +39,8 @@ class TweedieDevianceLoss(PointwiseLoss):
         # good fit cancels, nor a power near 1 or 2. Only far from the target are the terms taken as they are.
         k, j = 2.0 - p, p - 1.0
         log_mean = input if log_input else log(input)
-        some = target > 0.0
-        log_target = log(where(some, target, 1.0))
+        none = target == 0.0
+        log_target = log(where(none, 1.0, target))
         up, down = k * (log_mean - log_target), j * (log_target - log_mean)
         over, under = up > 2.0, down > 2.0
         top = minimum(maximum(up, down), 1e4)
@@ -48,7 +48,7 @@ class TweedieDevianceLoss(PointwiseLoss):
         close_by, all_of_it = exp(k * log_target), exp(k * log_mean)
         left = where(over, all_of_it * share, close_by * expm1m(where(over, 0.0, up)))
         right = where(under, grown(target, -j * log_mean) * share, close_by * expm1m(where(under, 0.0, down)))
-        return where(some, left * (2.0 / k) + right * (2.0 / j), all_of_it * (2.0 / k))
+        return where(none, all_of_it * (2.0 / k), left * (2.0 / k) + right * (2.0 / j))
 
     @staticmethod
     def grad(input, target, p, log_input):

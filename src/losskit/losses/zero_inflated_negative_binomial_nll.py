@@ -77,7 +77,7 @@ class ZeroInflatedNegativeBinomialNLLLoss(PointwiseLoss):
         zero = -log(sigmoid(gate) + sigmoid(-gate) * exp(-n * softplus(x)))
         return where(target == 0.0, zero, softplus(gate) + (n + target) * softplus(x) - target * x - choose)
 
-    facts = Facts(convex=False, smooth=True, lipschitz=None, minimum=0.0, symmetric=False)
+    facts = Facts(convex=False, smooth=True, lipschitz=None, minimum=None, symmetric=False)
     cases = [
         Case(input=0.0, target=0.0, gate=0.0, dispersion=1.0, value=0.2876820724517809, grad=0.16666666666666666,
              source="log 4/3"),
