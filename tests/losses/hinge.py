@@ -5,7 +5,7 @@ from proofs import Bars, Example, PointwiseProof
 
 def exact(m, input, target):
     short = 1 - target * input
-    active, idle = short >= 0, 0 * target
+    active, idle = short >= 0, m.where(short == short, 0 * target, short)
     value = m.where(active, short, idle)
     return (value,), {"input": (m.where(active, -target, idle),), "target": (m.where(active, -input, idle),)}
 

@@ -1,6 +1,6 @@
 """The truth about the likelihood of a log-normal distribution."""
 
-import numpy as np
+import torch
 from proofs import Bars, Example, PointwiseProof
 
 
@@ -18,10 +18,9 @@ def scale(what, operands, given):
     """The logarithm of the target is rounded before the input is subtracted from it, and the difference squared."""
     if what not in ("value", "scale"):
         return 0.0
-    log_t, s = np.log(operands["target"]), operands["scale"]
-    with np.errstate(all="ignore"):
-        of_value = abs((log_t - operands["input"]) / s * log_t / np.float64(s))
-        return of_value if what == "value" else 2 * of_value / s
+    x, t, s = (torch.as_tensor(operands[name], dtype=torch.float64) for name in ("input", "target", "scale"))
+    of_value = ((t.log() - x) / s * t.log() / s).abs()
+    return (of_value if what == "value" else 2 * of_value / s).nan_to_num(0.0).numpy()[()]
 
 
 proof = PointwiseProof(

@@ -33,17 +33,20 @@ def exact(m, input, target, dispersion, log_input):
     x, t, alpha = input, target, dispersion
     if not log_input:
         x = m.log(input)
-    n, mean = 1 / alpha, m.exp(x) if log_input else input
+    n, log_odds = 1 / alpha, x + m.log(alpha)
+    log_size, log_excess = m.softplus(log_odds), m.log1p(alpha * t)  # log((n + mean) / n), log((n + t) / n)
+    above, below = m.sigmoid(log_odds), m.sigmoid(-log_odds)
+    mean = m.exp(x) if log_input else input
     size, slope = of_size(m, n, t)
-    log_size, log_excess = m.log1p(alpha * mean), m.log1p(alpha * t)  # log((n + mean) / n), log((n + t) / n)
-    v = (t - mean) / (n + mean)
     endless = x > 10**6  # t x, which is left out on both sides, has more digits than there are
     many = m.where(endless, 0 * t, -m.times(t, x)), m.where(endless, n * x + (n + t) * m.log(alpha), (n + t) * log_size)
-    value = (m.log_factorial(t), *many, -(n + t) * log_excess, t + 0 * x, size + 0 * x)
-    by_x = (mean / (1 + alpha * mean) + 0 * t, -t / (1 + alpha * mean))
+    value = (m.log_factorial(t), *many, -(n + t) * log_excess, t, size)
+    by_x = (above / alpha, -t * below)
     by_target = (m.digamma(1 + t), -x, log_size, -m.log(n + t), -m.log(alpha), m.log(n + t) - m.digamma(n + t))
-    small, low = abs(v) < 1e-20, v < -0.5
-    rest = m.where(small, v**2 / 2 - v**3 / 3 + v**4 / 4, v - m.log1p(m.where(low, 0 * v, v)))
+    v = m.where(mean == m.inf, -above, (t - m.where(mean == m.inf, 0 * t, mean)) / (n + mean))
+    small, low = abs(v) < 1e-3, v < -0.5
+    near = m.where(small, v, 0 * v)
+    rest = m.where(small, sum((-near) ** i / i for i in range(2, 25)), v - m.log1p(m.where(low, 0 * v, v)))
     rest = m.where(low, v + log_size - log_excess, rest)  # next to -1 all digits of 1 + v are lost
     return value, {
         "input": by_x if log_input else tuple(term / input for term in by_x),

@@ -1,6 +1,6 @@
 """The truth about the deviance of a Tweedie distribution of a power between 1 and 2."""
 
-import numpy as np
+import torch
 from proofs import Bars, Example, PointwiseProof
 
 
@@ -25,19 +25,17 @@ def scale(what, operands, given):
     The result is exact for a power that differs by a rounding, which counts as often as the logarithm is large.
     """
     k, j = 2.0 - given["p"], given["p"] - 1.0
-    with np.errstate(all="ignore"):
-        x = np.float64(operands["input"]) if given["log_input"] else np.log(operands["input"])
-        log_t = np.log(operands["target"])
-        less = x if what == "input" and not given["log_input"] else 0.0
-        if what == "target":
-            terms = [(x / j, -j * x), (log_t / j, -j * log_t)]
-        elif what == "value":
-            terms = [(x, k * x), (x, log_t - j * x), (log_t / j, k * log_t)]
-        else:
-            terms = [(k * x, k * x - less), (j * x, log_t - j * x - less)]
-        found = [abs(factor) * np.exp(exponent) for factor, exponent in terms]
-        total = sum(np.where(np.isfinite(x), x, 0.0) for x in found)
-        return np.minimum(2.0 * total, 1e308)[()]
+    x, t = (torch.as_tensor(operands[name], dtype=torch.float64) for name in ("input", "target"))
+    x, log_t = x if given["log_input"] else x.log(), t.log()
+    less = x if what == "input" and not given["log_input"] else 0.0
+    if what == "target":
+        terms = [(x / j, -j * x), (log_t / j, -j * log_t)]
+    elif what == "value":
+        terms = [(x, k * x), (x, log_t - j * x), (log_t / j, k * log_t)]
+    else:
+        terms = [(k * x, k * x - less), (j * x, log_t - j * x - less)]
+    found = sum((factor.abs() * exponent.exp()).nan_to_num(0.0, 0.0) for factor, exponent in terms)
+    return (2.0 * found).clamp(max=1e308).numpy()[()]
 
 
 proof = PointwiseProof(
@@ -52,14 +50,14 @@ proof = PointwiseProof(
         data="""log_means = torch.randn(10, 1)  # the model predicts the logarithm of the mean
 target = log_means.exp() * torch.rand(10, 1) * torch.randint(0, 2, (10, 1))
 p = 1.5""",
-        by_hand="""mean = log_means.exp()
-ours = mean ** (2 - p) / (2 - p) + target * mean ** (1 - p) / (p - 1)
+        by_hand="""means = log_means.exp()
+ours = means ** (2 - p) / (2 - p) + target * means ** (1 - p) / (p - 1)
 best = target ** (2 - p) / ((2 - p) * (p - 1))
 by_hand = 2 * (ours - best)""",
         operands="log_means, target",
         arguments="p=p, ",
         more="""# log_input=False takes the mean itself.
-loss = losskit.TweedieDevianceLoss(log_input=False)(mean, target)
+loss = losskit.TweedieDevianceLoss(log_input=False)(means, target)
 torch.testing.assert_close(loss, by_hand.mean())
 
 # Where the power tends to 2 it is the deviance of the gamma distribution.

@@ -1,6 +1,6 @@
 """The truth about the likelihood of a negative binomial distribution some of whose zeros have a cause of their own."""
 
-import numpy as np
+import torch
 from proofs import Bars, Example, PointwiseProof
 
 from losses import negative_binomial_nll
@@ -8,7 +8,7 @@ from losses import negative_binomial_nll
 
 def empty_of(m, input, dispersion, log_input):
     """The loss of a count of 0 without the gate."""
-    return m.log1p(dispersion * (m.exp(input) if log_input else input)) / dispersion
+    return m.softplus((input if log_input else m.log(input)) + m.log(dispersion)) / dispersion
 
 
 def exact(m, input, target, gate, dispersion, log_input):
@@ -34,16 +34,15 @@ def scale(what, operands, given):
         return negative_binomial_nll.scale(what, operands, given)
     if what == "target":
         return 0.0
-    x, gate, alpha = operands["input"], operands["gate"], operands["dispersion"]
-    with np.errstate(all="ignore"):
-        log_odds = (x if given["log_input"] else np.log(x)) + np.log(alpha)
-        empty, mean = np.logaddexp(0.0, log_odds) / alpha, np.exp(log_odds) / alpha
-        share, own = np.exp(-np.logaddexp(0.0, gate + empty)), np.exp(-np.logaddexp(0.0, -gate - empty))
-        slope = mean / (1 + alpha * mean)
-        by_input = slope if given["log_input"] else slope / x
-        size = {"input": share * by_input, "gate": own * share, "dispersion": share * empty / alpha}[what]
-        found = empty * size * (operands["target"] == 0)
-    return np.where(np.isfinite(found), found, 0.0)[()]
+    names = ("input", "target", "gate", "dispersion")
+    x, t, gate, alpha = (torch.as_tensor(operands[name], dtype=torch.float64) for name in names)
+    log_mean = x if given["log_input"] else x.log()
+    empty = torch.logaddexp(torch.zeros_like(x), log_mean + alpha.log()) / alpha
+    share, own = torch.sigmoid(-gate - empty), torch.sigmoid(gate + empty)
+    slope = torch.sigmoid(log_mean + alpha.log()) / alpha
+    by_input = slope if given["log_input"] else slope / x
+    size = {"input": share * by_input, "gate": own * share, "dispersion": share * empty / alpha}[what]
+    return (empty * size * (t == 0)).nan_to_num(0.0, 0.0).numpy()[()]
 
 
 proof = PointwiseProof(

@@ -166,7 +166,9 @@ class Parts:
         """The gradient by the mean itself."""
         above = (self.mean > self.t) & (self.odds < math.inf)
         share = where(above, self.t, 0.0) / self.mean
-        return where(above, (1.0 - share) / (1.0 + self.odds), self.slope / self.mean)
+        endless = self.mean == math.inf
+        below = where(endless, 0.0, self.slope) / self.mean
+        return where(above, (1.0 - share) / (1.0 + self.odds), below)
 
 
 def parts(input, target, dispersion, log_input):
