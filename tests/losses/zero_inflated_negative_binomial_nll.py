@@ -38,7 +38,8 @@ def scale(what, operands, given):
     x, t, gate, alpha = (torch.as_tensor(operands[name], dtype=torch.float64) for name in names)
     log_mean = x if given["log_input"] else x.log()
     empty = torch.logaddexp(torch.zeros_like(x), log_mean + alpha.log()) / alpha
-    share, own = torch.sigmoid(-gate - empty), torch.sigmoid(gate + empty)
+    score, nothing = gate + empty, torch.zeros_like(x)
+    share, own = (torch.exp(-torch.logaddexp(nothing, side)) for side in (score, -score))
     slope = torch.sigmoid(log_mean + alpha.log()) / alpha
     by_input = slope if given["log_input"] else slope / x
     size = {"input": share * by_input, "gate": own * share, "dispersion": share * empty / alpha}[what]
