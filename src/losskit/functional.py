@@ -23,15 +23,18 @@ from losskit.layers.triplet_margin_with_distance import (
 )
 from losskit.loss import legacy_reduction
 from losskit.losses import (
+    ArcFaceLoss,
     AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
+    BetaGaussianNLLLoss,
     BradleyTerryLoss,
     CauchyLoss,
     CharbonnierLoss,
     CompleteBoxIoULoss,
     CORALLoss,
     CORNLoss,
+    CosFaceLoss,
     CosineEmbeddingLoss,
     CPOLoss,
     CrossEntropyLoss,
@@ -39,20 +42,27 @@ from losskit.losses import (
     DistanceBoxIoULoss,
     EpsilonInsensitiveLoss,
     ExpectileLoss,
+    GammaDevianceLoss,
+    GammaNLLLoss,
+    GaussianCRPSLoss,
     GaussianNLLLoss,
     GemanMcClureLoss,
     GeneralizedBoxIoULoss,
     GeneralizedCrossEntropyLoss,
     GeneralRobustLoss,
     HingeEmbeddingLoss,
+    HingeLoss,
     HuberLoss,
     IPOLoss,
     KLDivLoss,
     KTOLoss,
     L1Loss,
+    LaplaceNLLLoss,
+    LDAMLoss,
     LogCoshLoss,
     LogisticHazardLoss,
     LogitAdjustedCrossEntropyLoss,
+    LogNormalNLLLoss,
     MAPELoss,
     MarginRankingLoss,
     MASELoss,
@@ -61,6 +71,7 @@ from losskit.losses import (
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
+    NegativeBinomialNLLLoss,
     NLLLoss,
     ORPOLoss,
     PinballLoss,
@@ -73,14 +84,103 @@ from losskit.losses import (
     SmoothL1Loss,
     SoftMarginLoss,
     SoftmaxFocalLoss,
+    SphereFaceLoss,
     SquaredEpsilonInsensitiveLoss,
+    SquaredHingeLoss,
+    StudentTNLLLoss,
     SymmetricCrossEntropyLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
+    TweedieDevianceLoss,
     WelschLoss,
+    ZeroInflatedNegativeBinomialNLLLoss,
+    ZLoss,
 )
 from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
+
+
+@strict
+def arcface_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 0.5,
+    scale: float = 64.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Additive angular margin: cross entropy of cosines, where the angle to the own class counts as `margin` larger.
+
+    Choose it to train embeddings for recognition (faces, products, places) from class labels: the classes come out as
+    tight bundles.
+    Prefer CosFaceLoss for a gentler margin, CrossEntropyLoss to classify and nothing else.
+
+    The input is the cosines of the embeddings to one vector per class: the product of normalised embeddings and
+    normalised weights. Where angle and margin exceed half a turn, the margin is a number that is subtracted.
+
+    Args:
+        input: Cosines of shape (N, C), of each embedding to each class. Must be a cosine, in [-1, 1].
+        target: Class indices in [0, C) of any integer dtype, of shape (N,).
+        margin: What is added to the angle to the own class, in radians. In [0, pi).
+        scale: By which the cosines are multiplied before the softmax. Positive.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import arcface_loss
+        >>> arcface_loss(torch.tensor([0.7, 0.2, -0.1]), torch.tensor(0))
+        tensor(0.0100)
+
+    Source: Deng, J. et al. (2019). ArcFace: additive angular margin loss for deep face recognition. CVPR. arXiv:1801.07698.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            arcface_loss,
+            (input, target, weight),
+            input,
+            target,
+            margin=margin,
+            scale=scale,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ArcFaceLoss, unknown)
+    try:
+        plan = plan_of(ArcFaceLoss, reduction, ignore_index, label_smoothing, margin, scale)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
 @strict
@@ -156,6 +256,83 @@ def asymmetric_loss(
     try:
         plan = plan_of(AsymmetricLoss, reduction, gamma_neg, gamma_pos, clip)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def beta_gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    beta: float = 0.5,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Gaussian likelihood times var^beta: points that the model calls noisy keep their pull on the mean.
+
+    Choose it when GaussianNLLLoss trains the variance but leaves the mean behind: there the pull of a point is divided
+    by its predicted variance, and a bad fit explains itself as noise.
+    Prefer GaussianNLLLoss where the value must be a likelihood, MSELoss when the variance does not matter.
+
+    The weight var^beta counts as a constant when the loss is differentiated. With beta = 0 the loss is
+    GaussianNLLLoss; with beta = 1 the mean learns as by half of MSELoss. It has nothing to do with the Beta
+    distribution. `target` and `var` may have dimensions of size 1 where `input` does not; `var` may also lack the last
+    dimension (one variance per row) or be one number.
+
+    Args:
+        input: Predicted means, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        var: Predicted variances. Of the shape of input, or with dimensions of size 1. One for each row, or a
+            number, will do. Must be positive.
+        beta: Power of the variance that weights the likelihood. In [0, 1].
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        stop(power(var, beta)) * 0.5 * (log(var) + (input - target) * (input - target) / var)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import beta_gaussian_nll_loss
+        >>> beta_gaussian_nll_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([4.0]))
+        tensor(2.3863)
+
+    Source: Seitzer, M., Tavakoli, A., Antic, D. and Martius, G. (2022). On the pitfalls of heteroscedastic uncertainty estimation with probabilistic neural networks. ICLR. arXiv:2203.09168.
+    """
+    if has_torch_function_variadic(input, target, var):
+        return handle_torch_function(
+            beta_gaussian_nll_loss,
+            (input, target, var),
+            input,
+            target,
+            var,
+            beta=beta,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(BetaGaussianNLLLoss, unknown)
+    try:
+        plan = plan_of(BetaGaussianNLLLoss, reduction, beta)
+        return run(plan, (input, target, var), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -618,7 +795,7 @@ def coral_loss(
     questions whose score is above 0. It is not the "deep CORAL" of domain adaptation.
 
     Args:
-        input: Scores of shape (N, K - 1) for K classes: of the class being above 0, above 1, ...
+        input: Scores of shape (N, K - 1) for K classes: of being above class 0, 1, ...
         target: Classes from 0 to K - 1, of shape (N,). Of the shape of input, or with dimensions of size 1. One for
             each row, or a number, will do.
         reduction: One of 'none', 'mean', 'sum'.
@@ -687,7 +864,7 @@ def corn_loss(
     class. The mean divides by the number of questions asked in the whole batch, not by the number of rows.
 
     Args:
-        input: Scores of shape (N, K - 1) for K classes: of the class being above 0, above 1, ...
+        input: Scores of shape (N, K - 1) for K classes: of being above class 0, 1, ...
         target: Classes from 0 to K - 1, of shape (N,). Of the shape of input, or with dimensions of size 1. One for
             each row, or a number, will do.
         reduction: One of 'none', 'mean', 'sum'.
@@ -731,6 +908,88 @@ def corn_loss(
     try:
         plan = plan_of(CORNLoss, reduction)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def cosface_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 0.35,
+    scale: float = 64.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Additive cosine margin: cross entropy of cosines, where the cosine to the own class counts as `margin` smaller.
+
+    Choose it to train embeddings for recognition (faces, products, places) from class labels, with the simplest margin.
+    Prefer ArcFaceLoss for a margin that is an angle, CrossEntropyLoss to classify and nothing else.
+
+    The input is the cosines of the embeddings to one vector per class: the product of normalised embeddings and
+    normalised weights.
+
+    Args:
+        input: Cosines of shape (N, C), of each embedding to each class. Must be a cosine, in [-1, 1].
+        target: Class indices in [0, C) of any integer dtype, of shape (N,).
+        margin: What is taken from the cosine to the own class. In [0, 1).
+        scale: By which the cosines are multiplied before the softmax. Positive.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import cosface_loss
+        >>> cosface_loss(torch.tensor([0.3, 0.2, -0.1]), torch.tensor(0), scale=10.0)
+        tensor(2.6239)
+
+    Source: Wang, H. et al. (2018). CosFace: large margin cosine loss for deep face recognition. CVPR. arXiv:1801.09414.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            cosface_loss,
+            (input, target, weight),
+            input,
+            target,
+            margin=margin,
+            scale=scale,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CosFaceLoss, unknown)
+    try:
+        plan = plan_of(CosFaceLoss, reduction, ignore_index, label_smoothing, margin, scale)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1260,6 +1519,221 @@ def expectile_loss(
 
 
 @strict
+def gamma_deviance_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Deviance of a gamma distribution: an error in percent of the mean, 0 at a perfect fit.
+
+    Choose it for positive amounts whose spread grows with their mean, where the value is to be read: for small
+    relative errors e it is e^2.
+    Prefer GammaNLLLoss where likelihoods are compared or targets may be 0, TweedieDevianceLoss where many are 0.
+
+    `input` is the logarithm of the mean if `log_input`, else the mean itself. The deviance is twice what GammaNLLLoss
+    is above its smallest value for the target.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: True values. Of the shape of input, or with dimensions of size 1. Must be positive.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        2.0 * (target * exp(-input) - 1.0 - log(target) + input)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import gamma_deviance_loss
+        >>> gamma_deviance_loss(torch.tensor([0.0]), torch.tensor([2.0]))
+        tensor(0.6137)
+
+    Source: McCullagh, P. and Nelder, J. A. (1989). Generalized linear models. Chapman and Hall, chapter 8.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            gamma_deviance_loss,
+            (input, target),
+            input,
+            target,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GammaDevianceLoss, unknown)
+    try:
+        plan = plan_of(GammaDevianceLoss, reduction, log_input)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def gamma_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a gamma distribution: positive targets whose spread is in proportion to their mean.
+
+    Choose it for amounts and durations: claims, waiting times, rainfall on wet days.
+    Prefer GammaDevianceLoss for a value that is 0 at a perfect fit, TweedieDevianceLoss for amounts of which many are
+    0, LogNormalNLLLoss when the spread is to be predicted too.
+
+    `input` is the logarithm of the mean if `log_input`, else the mean itself. The shape of the distribution is 1, and
+    terms of the target alone are left out: any other shape multiplies the gradient by a constant. With shape 1 it is
+    the likelihood of an exponential distribution.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: True values. Of the shape of input, or with dimensions of size 1. Must be non-negative.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        input + target * exp(-input)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import gamma_nll_loss
+        >>> gamma_nll_loss(torch.tensor([0.0]), torch.tensor([2.0]))
+        tensor(2.)
+
+    Source: McCullagh, P. and Nelder, J. A. (1989). Generalized linear models. Chapman and Hall, chapter 8.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            gamma_nll_loss,
+            (input, target),
+            input,
+            target,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GammaNLLLoss, unknown)
+    try:
+        plan = plan_of(GammaNLLLoss, reduction, log_input)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def gaussian_crps_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Continuous ranked probability score of a normal distribution: an absolute error that knows its uncertainty.
+
+    Choose it for forecasts with a mean and a standard deviation, scored in the units of the target; a far target pulls
+    no more than with L1Loss.
+    Prefer GaussianNLLLoss where likelihoods are compared, L1Loss for forecasts of one number.
+
+    Where `scale` tends to 0 the score is the absolute error. `target` and `scale` may have dimensions of size 1 where
+    `input` does not; `scale` may also lack the last dimension (one scale per row) or be one number.
+
+    Args:
+        input: Predicted means, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        scale: Predicted standard deviations. Of the shape of input, or with dimensions of size 1. One for each row,
+            or a number, will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        scale * ((input - target) / scale * erf((input - target) / scale / 1.4142135623730951) + 0.7978845608028654 * exp(-0.5 * ((input - target) / scale * ((input - target) / scale))) - 0.5641895835477563)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import gaussian_crps_loss
+        >>> gaussian_crps_loss(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.2337)
+
+    Source: Gneiting, T. and Raftery, A. E. (2007). Strictly proper scoring rules, prediction, and estimation. J. Am. Stat. Assoc. 102, 359-378.
+    """
+    if has_torch_function_variadic(input, target, scale):
+        return handle_torch_function(
+            gaussian_crps_loss,
+            (input, target, scale),
+            input,
+            target,
+            scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GaussianCRPSLoss, unknown)
+    try:
+        plan = plan_of(GaussianCRPSLoss, reduction)
+        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -1706,6 +2180,70 @@ def hinge_embedding_loss(
 
 
 @strict
+def hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Hinge: a score on the right side of 0 by at least 1 costs nothing, any other what it lacks.
+
+    Choose it for binary classification with a margin, where scores need not become probabilities.
+    Prefer SoftMarginLoss for a smooth loss, BCEWithLogitsLoss for probabilities, MultiMarginLoss for several classes.
+
+    Args:
+        input: Predicted scores, any real numbers.
+        target: Labels -1 and 1. Of the shape of input. Must be -1 or 1.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(1.0 - target * input, 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import hinge_loss
+        >>> hinge_loss(torch.tensor([0.25]), torch.tensor([1.0]))
+        tensor(0.7500)
+
+    Source: Cortes, C. and Vapnik, V. (1995). Support-vector networks. Machine Learning 20, 273-297.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            hinge_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(HingeLoss, unknown)
+    try:
+        plan = plan_of(HingeLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -2093,6 +2631,171 @@ def l1_loss(
 
 
 @strict
+def laplace_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a Laplace distribution: absolute error whose scale is learned as well.
+
+    Choose it when the noise level varies and some targets are far off: a median with its uncertainty.
+    Prefer L1Loss when the scale does not matter, GaussianNLLLoss when the noise is normal.
+
+    `target` and `scale` may have dimensions of size 1 where `input` does not; `scale` may also lack the last dimension
+    (one scale per row) or be one number.
+
+    Args:
+        input: Predicted medians, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        scale: Predicted scales, the expected absolute errors. Of the shape of input, or with dimensions of size 1.
+            One for each row, or a number, will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        absolute(input - target) / scale + log(2.0 * scale)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import laplace_nll_loss
+        >>> laplace_nll_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([0.5]))
+        tensor(4.)
+
+    Source: Laplace, P. S. (1774). Memoire sur la probabilite des causes par les evenements. Savants etrangers 6, 621-656.
+    """
+    if has_torch_function_variadic(input, target, scale):
+        return handle_torch_function(
+            laplace_nll_loss,
+            (input, target, scale),
+            input,
+            target,
+            scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LaplaceNLLLoss, unknown)
+    try:
+        plan = plan_of(LaplaceNLLLoss, reduction)
+        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def ldam_loss(
+    input: Tensor,
+    target: Tensor,
+    counts: Tensor,
+    max_m: float = 0.5,
+    scale: float = 30.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Label-distribution-aware margin: cross entropy of scores of which the own class's is reduced, the more the rarer.
+
+    Choose it for long tails: a class of few samples gets a margin, max_m times the fourth root of the rarest class's
+    count over its own.
+    Prefer LogitAdjustedCrossEntropyLoss for a correction that vanishes at test time, CrossEntropyLoss with `weight` for
+    mild imbalance.
+
+    The scores are cosines in the paper, of normalised features and weights; that is why they are multiplied by `scale`.
+    Its second stage weighs the classes: pass `weight` then, for example of losskit.class_balanced_weights.
+
+    Args:
+        input: Scores of shape (N, C), (N, C, d1, ...) or (C,); cosines in the paper.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C.
+        counts: How many samples each class has, of shape (C,).
+        max_m: The margin of the rarest class. Non-negative.
+        scale: By which the scores are multiplied before the softmax. Positive.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import ldam_loss
+        >>> ldam_loss(torch.tensor([0.6, 0.1, -0.2]), torch.tensor(0), counts=[5000.0, 100.0, 7.0])
+        tensor(5.5686e-06)
+
+    Source: Cao, K. et al. (2019). Learning imbalanced datasets with label-distribution-aware margin loss. NeurIPS. arXiv:1906.07413.
+    """
+    if has_torch_function_variadic(input, target, weight, counts):
+        return handle_torch_function(
+            ldam_loss,
+            (input, target, weight, counts),
+            input,
+            target,
+            counts=counts,
+            max_m=max_m,
+            scale=scale,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LDAMLoss, unknown)
+    try:
+        plan = plan_of(LDAMLoss, reduction, ignore_index, label_smoothing, counts is not None, max_m, scale)
+        return run(
+            plan,
+            (input, target, *present(LDAMLoss._made("own", counts=counts, max_m=max_m))),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def log_cosh_loss(
     input: Tensor,
     target: Tensor,
@@ -2157,6 +2860,78 @@ def log_cosh_loss(
 
 
 @strict
+def log_normal_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a log-normal distribution: positive targets with an error in percent.
+
+    Choose it for prices, durations and sizes, which vary by factors, and where the model predicts how much.
+    Prefer GaussianNLLLoss for targets that may be negative, GammaNLLLoss where the mean itself is to be predicted.
+
+    `input` is the mean of the logarithm of the target and `scale` its standard deviation: exp(input) is the median of
+    the target. `target` and `scale` may have dimensions of size 1 where `input` does not; `scale` may also lack the
+    last dimension (one scale per row) or be one number.
+
+    Args:
+        input: Predicted means of the logarithm, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1. Must be positive.
+        scale: Predicted standard deviations of the logarithm. Of the shape of input, or with dimensions of size 1.
+            One for each row, or a number, will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        0.5 * ((log(target) - input) / scale * ((log(target) - input) / scale)) + log(scale * target) + 0.9189385332046727
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import log_normal_nll_loss
+        >>> log_normal_nll_loss(torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([2.0]))
+        tensor(1.6121)
+
+    Source: Crow, E. L. and Shimizu, K. (1988). Lognormal distributions: theory and applications. Dekker.
+    """
+    if has_torch_function_variadic(input, target, scale):
+        return handle_torch_function(
+            log_normal_nll_loss,
+            (input, target, scale),
+            input,
+            target,
+            scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LogNormalNLLLoss, unknown)
+    try:
+        plan = plan_of(LogNormalNLLLoss, reduction)
+        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def logistic_hazard_loss(
     input: Tensor,
     interval: Tensor | float,
@@ -2174,13 +2949,13 @@ def logistic_hazard_loss(
     Prefer a Cox model for one score per subject, MSELoss when nothing is censored.
 
     The loss of a row is the sum over the intervals up to its own: of surviving those before, and of the event, or of
-    surviving the interval where there was none. A censored subject has survived its interval in full, as in pycox; where
-    that is not so, give the interval before.
+    surviving the interval where there was none. A censored subject has survived its interval in full, as in pycox;
+    where that is not so, give the interval before.
 
     Args:
         input: Logits of the hazards of K intervals, of shape (N, K).
-        interval: The interval of the event or of the censoring, from 0 to K - 1, of shape (N,). Of the shape of
-            input, or with dimensions of size 1. One for each row, or a number, will do.
+        interval: Interval of the event or of the censoring, from 0 to K - 1, of shape (N,). Of the shape of input,
+            or with dimensions of size 1. One for each row, or a number, will do.
         event: 1 where the event was seen, 0 where the subject is censored, of shape (N,). Of the shape of input, or
             with dimensions of size 1. One for each row, or a number, will do. Must be in [0, 1].
         reduction: One of 'none', 'mean', 'sum'.
@@ -2309,11 +3084,7 @@ def logit_adjusted_cross_entropy(
         plan = plan_of(LogitAdjustedCrossEntropyLoss, reduction, ignore_index, label_smoothing, prior is not None, tau)
         return run(
             plan,
-            (
-                input,
-                target,
-                LogitAdjustedCrossEntropyLoss.shift(LogitAdjustedCrossEntropyLoss._in_domain("prior", prior), tau),
-            ),
+            (input, target, *present(LogitAdjustedCrossEntropyLoss._made("shift", prior=prior, tau=tau))),
             weight,
             sample_weight,
             mask,
@@ -2908,6 +3679,83 @@ def multilabel_soft_margin_loss(
     try:
         plan = plan_of(MultiLabelSoftMarginLoss, reduction)
         return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def negative_binomial_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    dispersion: Tensor | float,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a negative binomial distribution: counts that vary more than Poisson's.
+
+    Choose it for counts whose variance is above their mean: sales, visits, reads of genes.
+    Prefer PoissonNLLLoss when the variance is the mean, ZeroInflatedNegativeBinomialNLLLoss when zeros have a cause of
+    their own.
+
+    `input` is the logarithm of the mean if `log_input`, else the mean itself. The variance is
+    mean + dispersion * mean^2; where the dispersion tends to 0 the loss tends to that of a Poisson distribution. The
+    dispersion may be predicted or constant: it may have dimensions of size 1 where `input` does not, may lack the last
+    dimension, or may be one number. To torch's distribution it is 1 / total_count.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: Counts. Of the shape of input, or with dimensions of size 1. Must be non-negative.
+        dispersion: Predicted dispersions. Of the shape of input, or with dimensions of size 1. One for each row, or
+            a number, will do. Must be positive.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        (1.0 / dispersion + target) * softplus(input + log(dispersion)) - target * (input + log(dispersion)) - (lgamma(target + 1.0 / dispersion) - lgamma(1.0 / dispersion) - lgamma(target + 1.0))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import negative_binomial_nll_loss
+        >>> negative_binomial_nll_loss(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.6931)
+
+    Source: Cameron, A. C. and Trivedi, P. K. (1986). Econometric models based on count data. J. Appl. Econometrics 1, 29-53.
+    """
+    if has_torch_function_variadic(input, target, dispersion):
+        return handle_torch_function(
+            negative_binomial_nll_loss,
+            (input, target, dispersion),
+            input,
+            target,
+            dispersion,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(NegativeBinomialNLLLoss, unknown)
+    try:
+        plan = plan_of(NegativeBinomialNLLLoss, reduction, log_input)
+        return run(plan, (input, target, dispersion), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3730,6 +4578,7 @@ def softmax_focal_loss(
     input: Tensor,
     target: Tensor,
     gamma: float = 2.0,
+    alpha: Tensor | None = None,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Literal["none", "mean", "sum"] = "mean",
@@ -3754,6 +4603,7 @@ def softmax_focal_loss(
         target: Class indices in [0, C) of any integer dtype, of the shape of input without C; or probabilities of
             the shape of input.
         gamma: How much less an easy row counts; 0: not at all. Non-negative.
+        alpha: Factor of each class, of shape (C,). Unlike weight it does not count in the denominator of the mean.
         weight: Weight of each class, a tensor of shape (C,).
         ignore_index: Rows with this target do not count.
         reduction: One of 'none', 'mean', 'sum'.
@@ -3781,13 +4631,14 @@ def softmax_focal_loss(
 
     Source: Lin, T.-Y. et al. (2017). Focal loss for dense object detection. ICCV. arXiv:1708.02002.
     """
-    if has_torch_function_variadic(input, target, weight):
+    if has_torch_function_variadic(input, target, weight, alpha):
         return handle_torch_function(
             softmax_focal_loss,
-            (input, target, weight),
+            (input, target, weight, alpha),
             input,
             target,
             gamma=gamma,
+            alpha=alpha,
             weight=weight,
             ignore_index=ignore_index,
             reduction=reduction,
@@ -3800,8 +4651,97 @@ def softmax_focal_loss(
     if unknown:
         raise misspelt(SoftmaxFocalLoss, unknown)
     try:
-        plan = plan_of(SoftmaxFocalLoss, reduction, ignore_index, label_smoothing, gamma)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        plan = plan_of(SoftmaxFocalLoss, reduction, ignore_index, label_smoothing, gamma, alpha is not None)
+        return run(
+            plan,
+            (input, target, *present(SoftmaxFocalLoss._made("factor", alpha=alpha))),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def sphereface_loss(
+    input: Tensor,
+    target: Tensor,
+    norm: Tensor,
+    margin: int = 4,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Multiplicative angular margin: cross entropy of cosines, where the angle to the own class counts `margin` times.
+
+    Choose it to repeat results of the first margin loss for face recognition.
+    Prefer ArcFaceLoss or CosFaceLoss otherwise: they are easier to train.
+
+    The input is the cosines of the embeddings to one vector per class; `norm` is the length of each embedding, by which
+    its cosines are multiplied. The formula of the angle falls without end, by a piece of cosine for each turn.
+
+    Args:
+        input: Cosines of shape (N, C), of each embedding to each class. Must be a cosine, in [-1, 1].
+        target: Class indices in [0, C) of any integer dtype, of shape (N,).
+        norm: Length of each embedding, of shape (N,). Must be positive.
+        margin: By which the angle to the own class is multiplied.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import sphereface_loss
+        >>> sphereface_loss(torch.tensor([[0.7, 0.2, -0.1]]), torch.tensor([0]), torch.tensor([3.0]))
+        tensor(3.9627)
+
+    Source: Liu, W. et al. (2017). SphereFace: deep hypersphere embedding for face recognition. CVPR. arXiv:1704.08063.
+    """
+    if has_torch_function_variadic(input, target, norm, weight):
+        return handle_torch_function(
+            sphereface_loss,
+            (input, target, norm, weight),
+            input,
+            target,
+            norm,
+            margin=margin,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SphereFaceLoss, unknown)
+    try:
+        plan = plan_of(SphereFaceLoss, reduction, ignore_index, label_smoothing, margin)
+        return run(plan, (input, target, norm), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3869,6 +4809,146 @@ def squared_epsilon_insensitive_loss(
     try:
         plan = plan_of(SquaredEpsilonInsensitiveLoss, reduction, epsilon)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def squared_hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Squared hinge: a score on the right side of 0 by at least 1 costs nothing, any other the square of what it lacks.
+
+    Choose it for binary classification with a margin, where the gradient should have no jump.
+    Prefer HingeLoss or SoftMarginLoss when some labels are wrong: here they pull with all their distance.
+
+    Args:
+        input: Predicted scores, any real numbers.
+        target: Labels -1 and 1. Of the shape of input. Must be -1 or 1.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(1.0 - target * input, 0.0) * maximum(1.0 - target * input, 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import squared_hinge_loss
+        >>> squared_hinge_loss(torch.tensor([0.25]), torch.tensor([1.0]))
+        tensor(0.5625)
+
+    Source: Tang, Y. (2013). Deep learning using linear support vector machines. arXiv:1306.0239.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            squared_hinge_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SquaredHingeLoss, unknown)
+    try:
+        plan = plan_of(SquaredHingeLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def student_t_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    df: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of Student's t distribution: a likelihood that expects outliers.
+
+    Choose it when the noise has heavy tails: a far target pulls the less the farther it is.
+    Prefer GaussianNLLLoss for normal noise, LaplaceNLLLoss for a convex loss that forgives outliers as well.
+
+    `df`, the degrees of freedom, says how heavy the tails are: 1 is the Cauchy distribution, and from 30 on it is
+    nearly the normal one. The variance is finite above 2. Scale and degrees of freedom may be predicted or constant:
+    each may have dimensions of size 1 where `input` does not, may lack the last dimension, or may be one number.
+
+    Args:
+        input: Predicted locations, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        scale: Predicted scales. Of the shape of input, or with dimensions of size 1. One for each row, or a number,
+            will do. Must be positive.
+        df: Degrees of freedom. Of the shape of input, or with dimensions of size 1. One for each row, or a number,
+            will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        lgamma(0.5 * df) - lgamma(0.5 * (df + 1.0)) + 0.5 * log(3.141592653589793 * df) + log(scale) + 0.5 * (df + 1.0) * log(1.0 + (input - target) / scale * ((input - target) / scale) / df)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import student_t_nll_loss
+        >>> student_t_nll_loss(torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([1.0]))
+        tensor(1.8379)
+
+    Source: Lange, K. L., Little, R. J. A. and Taylor, J. M. G. (1989). Robust statistical modeling using the t distribution. J. Am. Stat. Assoc. 84, 881-896.
+    """
+    if has_torch_function_variadic(input, target, scale, df):
+        return handle_torch_function(
+            student_t_nll_loss,
+            (input, target, scale, df),
+            input,
+            target,
+            scale,
+            df,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(StudentTNLLLoss, unknown)
+    try:
+        plan = plan_of(StudentTNLLLoss, reduction)
+        return run(plan, (input, target, scale, df), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4116,6 +5196,81 @@ def tukey_biweight_loss(
 
 
 @strict
+def tweedie_deviance_loss(
+    input: Tensor,
+    target: Tensor,
+    p: float = 1.5,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Deviance of a Tweedie distribution: amounts of which many are exactly 0 and the others positive.
+
+    Choose it for claims per policy, rainfall per day, sales per item: sums of a random number of random amounts.
+    Prefer PoissonNLLLoss for counts, GammaDevianceLoss for amounts that are never 0; they are the limits of this loss
+    where `p` tends to 1 and to 2, up to terms of the target.
+
+    The variance grows as mean^p. `input` is the logarithm of the mean if `log_input`, else the mean itself. The
+    value is 0 at a perfect fit; libraries that call half of it without the terms of the target by this name have half
+    the gradient.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: True values. Of the shape of input, or with dimensions of size 1. Must be non-negative.
+        p: The variance is in proportion to the mean to this power. Between 1 and 2.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        2.0 * (power(exp(input), 2.0 - p) / (2.0 - p) + target * power(exp(input), -(p - 1.0)) / (p - 1.0) - power(target, 2.0 - p) / ((2.0 - p) * (p - 1.0)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import tweedie_deviance_loss
+        >>> tweedie_deviance_loss(torch.tensor([0.0]), torch.tensor([0.0]))
+        tensor(4.)
+
+    Source: Jorgensen, B. (1987). Exponential dispersion models. J. R. Stat. Soc. B 49, 127-162.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            tweedie_deviance_loss,
+            (input, target),
+            input,
+            target,
+            p=p,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(TweedieDevianceLoss, unknown)
+    try:
+        plan = plan_of(TweedieDevianceLoss, reduction, p, log_input)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def welsch_loss(
     input: Tensor,
     target: Tensor,
@@ -4183,11 +5338,159 @@ def welsch_loss(
         raise problem.with_traceback(None) from None
 
 
+@strict
+def z_loss(
+    input: Tensor,
+    coefficient: float = 0.0001,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The squared log-sum-exp of class scores, times a small number: it keeps scores from drifting.
+
+    Choose it beside CrossEntropyLoss when a large model is trained in half precision, or for the router of a mixture of
+    experts: add the two losses, with the same mask.
+    Prefer CrossEntropyLoss alone where scores do not drift: this loss knows no target.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,).
+        coefficient: What the square is multiplied by. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        coefficient * log_sum_exp * log_sum_exp
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import z_loss
+        >>> z_loss(torch.tensor([2.0, 0.0, -1.0]))
+        tensor(0.0005)
+
+    Source: Chowdhery, A. et al. (2022). PaLM: scaling language modeling with pathways. arXiv:2204.02311. Zoph, B. et al. (2022), arXiv:2202.08906.
+    """
+    if has_torch_function_variadic(input):
+        return handle_torch_function(
+            z_loss,
+            (input),
+            input,
+            coefficient=coefficient,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ZLoss, unknown)
+    try:
+        plan = plan_of(ZLoss, reduction, coefficient)
+        return run(plan, (input, ZLoss._no_target(input)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def zero_inflated_negative_binomial_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    gate: Tensor | float,
+    dispersion: Tensor | float,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a negative binomial distribution with more zeros: some have a cause of their own.
+
+    Choose it for counts of what may not be there at all: claims of who has no car, genes that are
+    switched off.
+    Prefer NegativeBinomialNLLLoss when a small mean explains the zeros.
+
+    A count is 0 with the probability sigmoid(gate), whatever the mean is; otherwise it has the distribution of
+    NegativeBinomialNLLLoss. `input` is the logarithm of the mean of that distribution if `log_input`, else the mean
+    itself. `gate` and `dispersion` may be predicted or constant: each may have dimensions of size 1 where `input` does
+    not, may lack the last dimension, or may be one number.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: Counts. Of the shape of input, or with dimensions of size 1. Must be non-negative.
+        gate: Predicted scores of a zero with a cause of its own. Of the shape of input, or with dimensions of size
+            1. One for each row, or a number, will do.
+        dispersion: Predicted dispersions. Of the shape of input, or with dimensions of size 1. One for each row, or
+            a number, will do. Must be positive.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        where(target == 0.0, -log(sigmoid(gate) + sigmoid(-gate) * exp(-(1.0 / dispersion) * softplus(input + log(dispersion)))), softplus(gate) + (1.0 / dispersion + target) * softplus(input + log(dispersion)) - target * (input + log(dispersion)) - (lgamma(target + 1.0 / dispersion) - lgamma(1.0 / dispersion) - lgamma(target + 1.0)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import zero_inflated_negative_binomial_nll_loss
+        >>> zero_inflated_negative_binomial_nll_loss(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.2877)
+
+    Source: Greene, W. H. (1994). Accounting for excess zeros and sample selection in Poisson and negative binomial regression models. NYU Stern, working paper EC-94-10.
+    """
+    if has_torch_function_variadic(input, target, gate, dispersion):
+        return handle_torch_function(
+            zero_inflated_negative_binomial_nll_loss,
+            (input, target, gate, dispersion),
+            input,
+            target,
+            gate,
+            dispersion,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ZeroInflatedNegativeBinomialNLLLoss, unknown)
+    try:
+        plan = plan_of(ZeroInflatedNegativeBinomialNLLLoss, reduction, log_input)
+        return run(plan, (input, target, gate, dispersion), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
 # One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
+    ArcFaceLoss,
     AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
+    BetaGaussianNLLLoss,
     BradleyTerryLoss,
     CORALLoss,
     CORNLoss,
@@ -4196,23 +5499,31 @@ for _loss in (
     CauchyLoss,
     CharbonnierLoss,
     CompleteBoxIoULoss,
+    CosFaceLoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
     DistanceBoxIoULoss,
     EpsilonInsensitiveLoss,
     ExpectileLoss,
+    GammaDevianceLoss,
+    GammaNLLLoss,
+    GaussianCRPSLoss,
     GaussianNLLLoss,
     GemanMcClureLoss,
     GeneralRobustLoss,
     GeneralizedBoxIoULoss,
     GeneralizedCrossEntropyLoss,
     HingeEmbeddingLoss,
+    HingeLoss,
     HuberLoss,
     IPOLoss,
     KLDivLoss,
     KTOLoss,
     L1Loss,
+    LDAMLoss,
+    LaplaceNLLLoss,
     LogCoshLoss,
+    LogNormalNLLLoss,
     LogisticHazardLoss,
     LogitAdjustedCrossEntropyLoss,
     MAPELoss,
@@ -4224,6 +5535,7 @@ for _loss in (
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     NLLLoss,
+    NegativeBinomialNLLLoss,
     ORPOLoss,
     PinballLoss,
     PoissonNLLLoss,
@@ -4235,11 +5547,17 @@ for _loss in (
     SmoothL1Loss,
     SoftMarginLoss,
     SoftmaxFocalLoss,
+    SphereFaceLoss,
     SquaredEpsilonInsensitiveLoss,
+    SquaredHingeLoss,
+    StudentTNLLLoss,
     SymmetricCrossEntropyLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
+    TweedieDevianceLoss,
     WelschLoss,
+    ZLoss,
+    ZeroInflatedNegativeBinomialNLLLoss,
 ):
     _loss.functional = staticmethod(globals()[_loss.name])
 

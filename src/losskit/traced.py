@@ -102,8 +102,9 @@ class Formula:
     def gradients(self) -> tuple[Expr, ...]:
         """The derivative by each operand: the author's where `grad` gives one, else derived."""
         return tuple(
-            own if own is not None else derivative(self.value, self.trace.variable(name))
-            if operand.differentiable else self.trace.constant(0.0)
+            self.trace.constant(0.0)
+            if not operand.differentiable
+            else derivative(self.value, self.trace.variable(name)) if own is None else own
             for (name, operand), own in zip(self.declared.items(), self._given, strict=True)
         )  # fmt: skip
 
@@ -178,8 +179,13 @@ class Formula:
         return replace(operand, domain=real, hint="", only_with="") if off else operand
 
     @property
+    def operations(self) -> int:
+        """How many operations value and gradients have together."""
+        return len(topological([self.value, *self.gradients]))
+
+    @property
     def stopped(self) -> bool:
-        """Whether part of the value is a constant for differentiation, so that the gradient is not that of the value."""
+        """Whether part of the value is a constant for differentiation: the gradient is not that of the value."""
         return any(node.op == "stop" for node in topological([self.value]))
 
     @cached_property
@@ -219,6 +225,19 @@ class Formula:
         fixed = {"target", *self.loss.params, *(name for name, x in self.declared.items() if not x.differentiable)}
         fixed |= {name for name, (tensor, _) in components(self.loss.operands).items() if tensor == "target"}
         return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
+
+
+def hook(
+    loss: Any, function: Callable[..., Any], operands: Sequence[str], parameters: dict[str, Any]
+) -> Differentiable:
+    """A formula of a declaration beside `value`, with its parameters fixed."""
+    names = inspect.signature(function).parameters
+    numbers = {name: parameters[name] for name in names if name not in operands}
+    trace = Trace({name: not loss.params[name].domain.includes(0.0) for name in numbers})
+    root = trace.lift(function(**{name: trace.variable(name) for name in names}))
+    made = Differentiable(root, operands, numbers)
+    made.prepare({})
+    return made
 
 
 def components(operands: Mapping[str, Operand]) -> dict[str, tuple[str, Domain]]:

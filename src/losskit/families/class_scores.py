@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -31,13 +31,16 @@ from losskit.domains import Interval, log_probability, real
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.base import Family
+from losskit.families.class_scores_margins import MarginsOfScoresPlan
 from losskit.families.class_scores_plan import STATISTICS, ClassScoresPlan, plain
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr
 from losskit.kernels import search
 from losskit.kernels.torch_internals import transforms_active
+from losskit.plans import present
 from losskit.policy import state
 from losskit.reduction import Reduction
+from losskit.simplify import simplified
 from losskit.traced import Formula
 from losskit_guide.card import Curve, Equation, Given, Rows
 
@@ -104,6 +107,40 @@ _SYMBOLS = [
 ]
 
 
+def _of_changed(equation: Equation) -> Equation:
+    """An equation of scores x as one of what is made of them, z."""
+    latex, plain = equation.latex, equation.plain
+    for old, new in (("x_t", "z_t"), ("x_j", "z_j"), ("(x)", "(z)")):
+        latex = latex.replace(old, new)
+    for old, new in (("xₜ", "zₜ"), ("xⱼ", "zⱼ"), ("(x)", "(z)")):
+        plain = plain.replace(old, new)
+    return Equation(equation.title.replace("by input", "by the changed scores"), latex, plain)
+
+
+def _changes(cls: type[ClassScoresLoss], write: Writer) -> list[Equation]:
+    """What the scores z are that the loss is taken of."""
+    scores = {"x_t": Written("x_t", "xₜ"), "x_j": Written("x_j", "xⱼ"), "own": Written("m_t", "mₜ")}
+    scores["scale"] = Written("r", "r")  # s is label smoothing's
+    write.letters |= scores | {"score": scores["x_t"]}
+    trace = write.trace
+    scale = trace.variable(cls.scaled_by) if cls.scaled_by else trace.constant(1.0)
+    own = trace.variable("x_t")
+    if cls.target_score:
+        own = cls.target_score(
+            **{name: trace.variable(name) for name in inspect.signature(cls.target_score).parameters}
+        )
+    shifts = (r" + \mathrm{shift}_t", " + shiftₜ"), (r" + \mathrm{shift}_j", " + shiftⱼ")
+    found = []
+    for (left, root), shift in zip({"z_t": own, "z_j": trace.variable("x_j")}.items(), shifts, strict=True):
+        right = write.write(simplified(trace.lift(scale * root), [], []))
+        more = shift if cls.shift else ("", "")
+        plain = left.replace("_t", "ₜ").replace("_j", "ⱼ")
+        condition = (r" \quad (j \ne t)", ", j ≠ t") if left == "z_j" else ("", "")
+        latex = f"{left} = {right.latex}{more[0]}{condition[0]}"
+        found.append(Equation("where", latex, f"{plain} = {right.plain}{more[1]}{condition[1]}"))
+    return found
+
+
 class ClassScoresLoss(Family, abstract=True):
     """A loss of rows of class scores; the base class of built-in and custom ones.
 
@@ -111,8 +148,13 @@ class ClassScoresLoss(Family, abstract=True):
 
     - `value`, a static method over the formula language: its arguments are statistics of the row, any of
       `log_probability`, `log_sum_exp` and `mean_log_probability`, and then the parameters;
-    - optionally `shift`, a static method of parameters: a tensor with a number for each class that is added to the
-      scores (logit adjustment). It is an ordinary torch function.
+    - optionally, static methods of parameters that give a tensor with a number for each class, ordinary torch
+      functions: `shift` is added to the scores (logit adjustment); `factor` multiplies the loss of a class, and unlike
+      `weight` never counts in the denominator of the mean;
+    - optionally `target_score`, a formula of the score of the row's own class, `score`, and parameters: the margin
+      losses put it in the place of that score. It may take `own`, what the static method `own` gives for that class;
+    - optionally `scaled_by`, the name of the parameter, or of an operand with a number for each row, by which all
+      scores are multiplied then.
 
     The input is (N, C), (N, C, d1, ...) or (C,); the target is class indices, of the shape of the input without C, or
     probabilities of the shape of the input. Class `weight`, `ignore_index` and `label_smoothing` work for every loss
@@ -129,8 +171,13 @@ class ClassScoresLoss(Family, abstract=True):
 
     _statistics = SPOKEN
     _harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
+    targets: ClassVar[bool] = True  # a call has a target; without, `value` speaks of log_sum_exp alone
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
-    shift: ClassVar[Callable[..., Tensor] | None] = None
+    shift: ClassVar[Callable[..., Any] | None] = None
+    factor: ClassVar[Callable[..., Any] | None] = None
+    own: ClassVar[Callable[..., Any] | None] = None
+    target_score: ClassVar[Callable[..., Any] | None] = None
+    scaled_by: ClassVar[str] = ""
     _plan_class = ClassScoresPlan
 
     _label = "class scores"
@@ -159,7 +206,16 @@ class ClassScoresLoss(Family, abstract=True):
         classes = 1 if len(shape) > 1 else 0
         scores = draw.normal(*shape)
         target = draw.integers(0, shape[classes], *shape[:classes], *shape[classes + 1 :])
-        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target]
+        if not cls.targets:
+            return [scores]
+        if cls.scaled_by:  # cosines
+            scores = torch.tanh(0.3 * scores)
+        more = (
+            [draw.members(cls.operands[cls.scaled_by].domain, tuple(target.shape))]
+            if cls.scaled_by in cls.operands
+            else []
+        )
+        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target, *more]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
@@ -190,11 +246,29 @@ class ClassScoresLoss(Family, abstract=True):
             write.equation("gradient by input", gradient_by(Written("x_j", "xⱼ")), slope),
             *of_rows,
         ]
+        if cls.target_score or cls.scaled_by or cls.shift:
+            equations = [_of_changed(equation) for equation in equations] + _changes(cls, write)
+        if cls.factor:
+            equations.append(Equation("with a factor", r"\ell = f_t \, \ell_t", "ℓ = fₜ·ℓₜ"))
         with_arguments = cls.arguments.split()
         equations += [Equation(f"with {name}", *_WITH[name]) for name in _WITH if name in with_arguments]
-        if not cls.log_probabilities:
+        if cls.targets and not cls.log_probabilities and not cls.target_score:
             equations.append(Equation("with probabilities as target", r"\ell = \sum_j t_j \ell_j", "ℓ = Σⱼ tⱼ ℓⱼ"))
         known = [x for x in _SYMBOLS if x["name"] not in _WITH or x["name"] in with_arguments]
+        known += [
+            symbol(name, cls.operands[name].doc) for name in cls._call_operands() if name not in ("input", "target")
+        ]
+        if not cls.targets:
+            known = [x for x in known if x["name"] not in ("target", "[j = t]")]
+        hooks = {
+            "own": ("m_t", "mₜ", "margin of the row's class"),
+            "factor": ("f_t", "fₜ", "factor of the row's class"),
+        }
+        hooks |= {"shift": (r"\mathrm{shift}_j", "shiftⱼ", "what is added to the score of class j")}
+        known += [symbol(name, hooks[name][2], Written(*hooks[name][:2])) for name in cls._hooks()]
+        of_hooks = inspect.signature(cls.target_score).parameters if cls.target_score else {}
+        more = [name for name in dict.fromkeys([*of_hooks, cls.scaled_by]) if name in cls.params]
+        known += [symbol(x, cls.params[x].doc, write.letters.get(x)) for x in more if x not in write.formula.numbers]
         return Mathematics(equations, known + [symbol(name, cls.params[name].doc) for name in write.formula.numbers])
 
     @classmethod
@@ -204,7 +278,11 @@ class ClassScoresLoss(Family, abstract=True):
 
     @classmethod
     def _call_operands(cls) -> list[str]:
-        return ["input", "target"]
+        return [
+            "input",
+            *(["target"] if cls.targets else []),
+            *([cls.scaled_by] if cls.scaled_by in cls.operands else []),
+        ]
 
     @classmethod
     def _unreduced(cls) -> str:
@@ -215,30 +293,55 @@ class ClassScoresLoss(Family, abstract=True):
         return [formula for formula in cls._formulas.all() if not plain(formula)]
 
     @classmethod
+    def _declare(cls) -> None:
+        if cls.target_score or cls.scaled_by or cls.factor:
+            cls._plan_class = MarginsOfScoresPlan
+        super()._declare()
+
+    @classmethod
+    def _hooks(cls) -> dict[str, list[str]]:
+        """The functions that make a tensor with a number for each class, and their arguments."""
+        found = {"own": cls.own, "factor": cls.factor, "shift": cls.shift}
+        return {name: list(inspect.signature(made).parameters) for name, made in found.items() if made is not None}
+
+    @classmethod
     def _used_elsewhere(cls) -> set[str]:
-        return set() if cls.shift is None else set(inspect.signature(cls.shift).parameters)
+        used = {name for arguments in cls._hooks().values() for name in arguments} | {cls.scaled_by}
+        return used | set(inspect.signature(cls.target_score).parameters if cls.target_score else ())
 
     @classmethod
     def _made_slots(cls, prefix: str, class_name: str) -> list[str]:
-        if cls.shift is None:
-            return []
-        names = inspect.signature(cls.shift).parameters
-        arguments = [
-            f"{class_name}._in_domain({name!r}, {prefix}{name})" if cls.params[name].kind == "tensor" else prefix + name
-            for name in names
+        hooks = [
+            f"{class_name}._made({name!r}, {', '.join(f'{x}={prefix}{x}' for x in arguments)})"
+            for name, arguments in cls._hooks().items()
         ]
-        return [f"{class_name}.shift({', '.join(arguments)})"]
+        target = [] if cls.targets else [f"{class_name}._no_target(input)"]
+        return target + ([f"*present({', '.join(hooks)})"] if hooks else [])
+
+    @classmethod
+    def _no_target(cls, input: Any) -> Any:
+        """A class for each row, for the kernel of a loss that has none."""
+        if not isinstance(input, Tensor):
+            return None
+        return input.new_zeros(input.shape[:1] + input.shape[2:] if input.ndim > 1 else (), dtype=torch.int64)
 
     def _slot_params(self) -> list[Tensor]:
-        shift = type(self).shift
-        if shift is None:
-            return []
-        return [shift(*(self._in_domain(name, getattr(self, name)) for name in inspect.signature(shift).parameters))]
+        made = [self._made(name, **{x: getattr(self, x) for x in names}) for name, names in self._hooks().items()]
+        return present(*made)
+
+    def _with_slots(self, operands: Sequence[Any]) -> list[Any]:
+        return [*operands, *([] if self.targets else [self._no_target(operands[0])]), *self._slot_params()]
+
+    @classmethod
+    def _made(cls, name: str, **parameters: Any) -> Tensor | None:
+        """What a hook makes for each class."""
+        made: Tensor | None = getattr(cls, name)(**{x: cls._in_domain(x, value) for x, value in parameters.items()})
+        return made
 
     @classmethod
     def _in_domain(cls, name: str, x: Any) -> Any:
-        """A tensor parameter of `shift`, checked like an operand: an error, or NaN where it is bad."""
-        domain = cls.params[name].domain
+        """A tensor parameter of a hook, checked like an operand: an error, or NaN where it is bad."""
+        domain = cls.params[name].domain if name in cls.params else cls.operands[name].domain
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
             return x
         outside = domain.outside(x.detach())

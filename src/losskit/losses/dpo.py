@@ -172,7 +172,7 @@ class DPOLoss(PointwiseLoss):
         ),
     ]  # fmt: skip
     aliases = "direct_preference_optimization cdpo slic exo"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on pairs of answers of which one was preferred."
     not_for = "Means of log-probabilities; answers without a counterpart."
     reference = (

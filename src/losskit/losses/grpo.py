@@ -100,7 +100,7 @@ class GRPOLoss(PointwiseLoss):
         ),
     ]  # fmt: skip
     aliases = "group_relative_policy_optimization ppo_clip_loss dapo_loss cispo_loss"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained with rewards of whole answers, in groups of answers to the same prompt."
     not_for = "Answers of another model; pairs without rewards."
     reference = (

@@ -56,7 +56,7 @@ class IPOLoss(PointwiseLoss):
              source="a gap of 1 / 2"),
     ]  # fmt: skip
     aliases = "identity_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on pairs of answers of which each was judged once."
     not_for = "Sums of log-probabilities; answers without a counterpart."
     reference = (

@@ -70,7 +70,7 @@ class KTOLoss(PointwiseLoss):
         ),
     ]  # fmt: skip
     aliases = "kahneman_tversky_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on single answers that are desirable or not."
     not_for = "Means of log-probabilities; pairs of answers to the same prompt."
     reference = (

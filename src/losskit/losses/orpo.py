@@ -63,7 +63,7 @@ class ORPOLoss(PointwiseLoss):
         Case(chosen=-1.25, rejected=-0.5, lam=0.5, value=2.0383384342813398, grad=-1.5559527782433362, source="mpmath"),
     ]
     aliases = "odds_ratio_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Fine-tuning and training on pairs of answers in one stage."
     not_for = "Sums of log-probabilities; answers without a counterpart."
     reference = (
