@@ -122,14 +122,20 @@ class Loss(nn.Module):
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
 
     @classmethod
-    def _needed(cls) -> dict[str, Any]:
-        """The parameters without a default, as the first case has them: what examples are made with."""
+    def _needed(cls, classes: int = 0) -> dict[str, Any]:
+        """The parameters without a default, as the first case has them: what examples are made with.
+
+        classes: how many numbers a tensor has, where it is not the case's number.
+        """
         case: Mapping[str, Any] = cls.cases[0].arguments if cls.cases else {}
         found = {}
         for name, p in cls.params.items():
             if p.required:
                 value = case.get(name, p.choices[0] if p.choices else p.domain.typical)
-                found[name] = torch.tensor(value) if p.kind == "tensor" else value
+                if p.kind == "tensor":
+                    numbers = value if isinstance(value, list) else [value]
+                    value = torch.tensor([numbers[i % len(numbers)] for i in range(classes or len(numbers))])
+                found[name] = value
         return found
 
     @classmethod
