@@ -48,7 +48,7 @@ FITS = [
     Fit("L1Loss", losskit.L1Loss(), "purple", DOTTED),
     Fit("HuberLoss(delta=1)", losskit.HuberLoss(), "green", DASH_DOT),
     Fit("SmoothL1Loss(beta=0.1)", losskit.SmoothL1Loss(beta=0.1), "yellow", LONG),
-    Fit("FadingLoss(scale=1), our own", FadingLoss(scale=0.5), "blue", SOLID),
+    Fit("FadingLoss(scale=1), our own", FadingLoss(scale=1.0), "blue", SOLID),
 ]
 
 
