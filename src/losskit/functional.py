@@ -23,14 +23,18 @@ from losskit.layers.triplet_margin_with_distance import (
 )
 from losskit.loss import legacy_reduction
 from losskit.losses import (
+    ArcFaceLoss,
+    AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
+    BradleyTerryLoss,
     CauchyLoss,
     CharbonnierLoss,
     CompleteBoxIoULoss,
     CORALLoss,
     CORNLoss,
     CosineEmbeddingLoss,
+    CPOLoss,
     CrossEntropyLoss,
     CTCLoss,
     DistanceBoxIoULoss,
@@ -39,13 +43,17 @@ from losskit.losses import (
     GaussianNLLLoss,
     GemanMcClureLoss,
     GeneralizedBoxIoULoss,
+    GeneralizedCrossEntropyLoss,
     GeneralRobustLoss,
     HingeEmbeddingLoss,
     HuberLoss,
+    IPOLoss,
     KLDivLoss,
+    KTOLoss,
     L1Loss,
     LogCoshLoss,
     LogisticHazardLoss,
+    LogitAdjustedCrossEntropyLoss,
     MAPELoss,
     MarginRankingLoss,
     MASELoss,
@@ -55,19 +63,185 @@ from losskit.losses import (
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     NLLLoss,
+    ORPOLoss,
     PinballLoss,
     PoissonNLLLoss,
+    PolyCrossEntropyLoss,
     PseudoHuberLoss,
+    SigmoidFocalLoss,
+    SimPOLoss,
     SMAPELoss,
     SmoothL1Loss,
     SoftMarginLoss,
+    SoftmaxFocalLoss,
     SquaredEpsilonInsensitiveLoss,
+    SymmetricCrossEntropyLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
     WelschLoss,
 )
 from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
+
+
+@strict
+def arcface_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 0.5,
+    scale: float = 64.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Additive angular margin: cross entropy of cosines, where the angle to the own class counts as `margin` larger.
+
+    Choose it to train embeddings for recognition (faces, products, places) from class labels: the classes come out as
+    tight bundles.
+    Prefer CosFaceLoss for a gentler margin, CrossEntropyLoss to classify and nothing else.
+
+    The input is the cosines of the embeddings to one vector per class: the product of normalised embeddings and
+    normalised weights. Where angle and margin exceed half a turn, the margin is a number that is subtracted.
+
+    Args:
+        input: Cosines of shape (N, C), of each embedding to each class. Must be a cosine, in [-1, 1].
+        target: Class indices in [0, C) of any integer dtype, of shape (N,).
+        margin: What is added to the angle to the own class, in radians. In [0, pi).
+        scale: By which the cosines are multiplied before the softmax. Positive.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import arcface_loss
+        >>> arcface_loss(torch.tensor([0.7, 0.2, -0.1]), torch.tensor(0))
+        tensor(0.0100)
+
+    Source: Deng, J. et al. (2019). ArcFace: additive angular margin loss for deep face recognition. CVPR. arXiv:1801.07698.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            arcface_loss,
+            (input, target, weight),
+            input,
+            target,
+            margin=margin,
+            scale=scale,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ArcFaceLoss, unknown)
+    try:
+        plan = plan_of(ArcFaceLoss, reduction, ignore_index, label_smoothing, margin, scale)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def asymmetric_loss(
+    input: Tensor,
+    target: Tensor,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 1.0,
+    clip: float = 0.05,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Binary cross entropy of raw scores whose easy elements count less, by a power of their own for either label.
+
+    Choose it for images with many possible labels, of which few apply.
+    Prefer BCEWithLogitsLoss when positive labels are not rare, SigmoidFocalLoss for one power of both.
+
+    A negative label whose probability is at most `clip` costs nothing and has no gradient. The loss of the paper's
+    code is the sum: `reduction="sum"`.
+
+    Args:
+        input: Predicted scores (logits), any real numbers.
+        target: Labels 0 and 1, or probabilities. Of the shape of input. Must be in [0, 1].
+        gamma_neg: How much less an easy negative label counts. Between 0 and 1 the slope at `clip` is infinite.
+            Non-negative.
+        gamma_pos: How much less an easy positive label counts. Non-negative.
+        clip: What is taken off the probability of a negative label. In [0, 1).
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -(target * power(1.0 - sigmoid(input), gamma_pos) * log(sigmoid(input)) + (1.0 - target) * power(maximum(sigmoid(input) - clip, 0.0), gamma_neg) * log(1.0 - maximum(sigmoid(input) - clip, 0.0)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import asymmetric_loss
+        >>> asymmetric_loss(torch.tensor([0.5]), torch.tensor([1.0]))
+        tensor(0.1790)
+
+    Source: Ridnik, T. et al. (2021). Asymmetric loss for multi-label classification. ICCV. arXiv:2009.14119.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            asymmetric_loss,
+            (input, target),
+            input,
+            target,
+            gamma_neg=gamma_neg,
+            gamma_pos=gamma_pos,
+            clip=clip,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(AsymmetricLoss, unknown)
+    try:
+        plan = plan_of(AsymmetricLoss, reduction, gamma_neg, gamma_pos, clip)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
 @strict
@@ -222,6 +396,79 @@ def binary_cross_entropy_with_logits(
     try:
         plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
         return run(plan, (input, target, *tensors(pos_weight)), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def bradley_terry_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    margin: float | Tensor = 0.0,
+    center_coefficient: float = 0.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Minus the log-probability that the chosen answer wins: log(1 + exp(-(chosen - rejected))).
+
+    Choose it to train a reward model on pairs of answers, or any score on comparisons of two.
+    Prefer MarginRankingLoss when only the order counts and not by how much, DPOLoss to train a language model on the
+    pairs without a reward model.
+
+    Only differences of rewards count, so their level may drift: a small `center_coefficient`, say 0.01, holds it at 0.
+
+    Args:
+        chosen: Rewards of the chosen answers, any real numbers.
+        rejected: Rewards of the rejected answers. Of the shape of chosen.
+        margin: How far the chosen reward should be above the rejected one; a tensor: one for each pair.
+        center_coefficient: Weight of the squared sum of both rewards, which holds their level at 0. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log(sigmoid(chosen - rejected - margin)) + center_coefficient * ((chosen + rejected) * (chosen + rejected))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of chosen. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import bradley_terry_loss
+        >>> bradley_terry_loss(torch.tensor([1.0]), torch.tensor([1.0]))
+        tensor(0.6931)
+
+    Source: Bradley, R. A. and Terry, M. E. (1952). Rank analysis of incomplete block designs: I. The method of paired comparisons. Biometrika 39, 324-345. Reward models: Ouyang, L. et al. (2022), arXiv:2203.02155.
+    """
+    if has_torch_function_variadic(chosen, rejected, margin):
+        return handle_torch_function(
+            bradley_terry_loss,
+            (chosen, rejected, margin),
+            chosen,
+            rejected,
+            margin=margin,
+            center_coefficient=center_coefficient,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(BradleyTerryLoss, unknown)
+    try:
+        plan = plan_of(BradleyTerryLoss, reduction, OPEN if isinstance(margin, Tensor) else margin, center_coefficient)
+        return run(plan, (chosen, rejected, *tensors(margin)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -646,6 +893,82 @@ def cosine_embedding_loss(
     try:
         plan = plan_of(CosineEmbeddingLoss, reduction, margin)
         return run(plan, (input1, input2, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def cpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    nll: Tensor,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Contrastive preference optimisation: the chosen answer shall be likelier than the rejected one, and be learned.
+
+    Choose it to train a language model on pairs without a reference model in memory; it was made for translations.
+    Prefer DPOLoss when the model must stay near a reference, SimPOLoss when answers differ in length.
+
+    It takes sums over the tokens of an answer. The negative log-likelihood is one number for each pair, as a rule the
+    mean over the tokens of the chosen answer.
+
+    Args:
+        chosen: Log-probabilities of the chosen answers, sums over their tokens.
+        rejected: Those of the rejected answers. Of the shape of chosen.
+        nll: Negative log-likelihoods of the chosen answers. Of the shape of chosen. Must be non-negative.
+        beta: Factor of the difference between the sums. Positive.
+        alpha: Weight of the negative log-likelihood. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log(sigmoid(beta * (chosen - rejected))) + alpha * nll
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of chosen. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import cpo_loss
+        >>> cpo_loss(torch.tensor([-12.0]), torch.tensor([-12.0]), torch.tensor([0.0]))
+        tensor(0.6931)
+
+    Source: Xu, H. et al. (2024). Contrastive preference optimization: pushing the boundaries of LLM performance in machine translation. ICML. arXiv:2401.08417.
+    """
+    if has_torch_function_variadic(chosen, rejected, nll):
+        return handle_torch_function(
+            cpo_loss,
+            (chosen, rejected, nll),
+            chosen,
+            rejected,
+            nll,
+            beta=beta,
+            alpha=alpha,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CPOLoss, unknown)
+    try:
+        plan = plan_of(CPOLoss, reduction, beta, alpha)
+        return run(plan, (chosen, rejected, nll), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1311,6 +1634,87 @@ def generalized_box_iou_loss(
 
 
 @strict
+def generalized_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    q: float = 0.7,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Generalised cross entropy of class scores, (1 - p ** q) / q: no row costs more than 1 / q.
+
+    Choose it when some labels are wrong: a row that contradicts its label by far pulls less and less.
+    Prefer CrossEntropyLoss for clean labels, for it learns faster; SymmetricCrossEntropyLoss to keep a share of it.
+
+    The limit for q to 0 is CrossEntropyLoss; with q = 1 it is the missing probability. Probabilities as target count
+    this loss of every class by its share.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C; or probabilities of
+            the shape of input.
+        q: The exponent of the probability: the larger, the more wrong labels it bears, and the slower it learns. In
+            (0, 1].
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        (1.0 - power(exp(log_probability), q)) / q
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import generalized_cross_entropy
+        >>> generalized_cross_entropy(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0))
+        tensor(0.1601)
+
+    Source: Zhang, Z. and Sabuncu, M. R. (2018). Generalized cross entropy loss for training deep neural networks with noisy labels. NeurIPS. arXiv:1805.07836.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            generalized_cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            q=q,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GeneralizedCrossEntropyLoss, unknown)
+    try:
+        plan = plan_of(GeneralizedCrossEntropyLoss, reduction, ignore_index, label_smoothing, q)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -1456,6 +1860,83 @@ def huber_loss(
 
 
 @strict
+def ipo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    beta: float = 0.1,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Identity preference optimisation: the gap to the reference shall be 1 / (2 beta), neither less nor more.
+
+    Choose it to train a language model on pairs of answers where DPOLoss overfits. Its gap grows without end when a
+    choice is always the same; this one has a target.
+    Prefer DPOLoss when people's choices contradict each other, SimPOLoss without a reference model.
+
+    It takes means over the tokens of an answer, as TRL does; the paper's equation can be read as sums. `ref_chosen` and
+    `ref_rejected` come from the reference model, without gradients.
+
+    Args:
+        chosen: Log-probabilities of the chosen answers, means over their tokens.
+        rejected: Those of the rejected answers. Of the shape of chosen.
+        ref_chosen: Those of the chosen answers, by the reference model. Of the shape of chosen.
+        ref_rejected: Those of the rejected answers, by the reference model. Of the shape of chosen.
+        beta: How closely the reference is kept (tau in the paper). Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        (chosen - ref_chosen - (rejected - ref_rejected) - 1.0 / (2.0 * beta)) * (chosen - ref_chosen - (rejected - ref_rejected) - 1.0 / (2.0 * beta))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of chosen. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import ipo_loss
+        >>> ipo_loss(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.25]), torch.tensor([-1.5]))
+        tensor(22.5625)
+
+    Source: Azar, M. G. et al. (2024). A general theoretical paradigm to understand learning from human preferences. AISTATS. arXiv:2310.12036.
+    """
+    if has_torch_function_variadic(chosen, rejected, ref_chosen, ref_rejected):
+        return handle_torch_function(
+            ipo_loss,
+            (chosen, rejected, ref_chosen, ref_rejected),
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            beta=beta,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(IPOLoss, unknown)
+    try:
+        plan = plan_of(IPOLoss, reduction, beta)
+        return run(plan, (chosen, rejected, ref_chosen, ref_rejected), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -1530,6 +2011,91 @@ def kl_div(
     try:
         plan = plan_of(KLDivLoss, reduction, log_target)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def kto_loss(
+    log_prob: Tensor,
+    ref_log_prob: Tensor,
+    target: Tensor,
+    kl: Tensor | float,
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Kahneman-Tversky optimisation: desirable answers shall be likelier than under the reference, others less likely.
+
+    Choose it to train a language model on single answers with thumbs up or down.
+    Prefer DPOLoss for pairs of answers to the same prompt, BradleyTerryLoss to learn what makes an answer desirable.
+
+    It takes sums over the tokens of an answer. `kl` says how far the model is from the reference: an estimate from
+    answers to other prompts, as a rule one number for all. Pass it, and `ref_log_prob`, without gradients. When
+    desirable answers are rarer, let the weights times the numbers of answers be alike.
+
+    Args:
+        log_prob: Log-probabilities of the answers, sums over their tokens.
+        ref_log_prob: Those by the reference model. Of the shape of log_prob.
+        target: 1 for a desirable answer, 0 for another, or a probability. Of the shape of log_prob. Must be in [0,
+            1].
+        kl: Estimate of the divergence from the reference. Of the shape of log_prob, or with dimensions of size 1.
+            One for each row, or a number, will do. Must be non-negative.
+        beta: How closely the reference is kept. Positive.
+        desirable_weight: Weight of the desirable answers. Positive.
+        undesirable_weight: Weight of the others. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        target * (desirable_weight * (1.0 - 1.0 / (1.0 + exp(-(beta * (log_prob - ref_log_prob - kl)))))) + (1.0 - target) * undesirable_weight * (1.0 - 1.0 / (1.0 + exp(beta * (log_prob - ref_log_prob - kl))))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of log_prob. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import kto_loss
+        >>> kto_loss(torch.tensor([-12.0]), torch.tensor([-12.0]), torch.tensor([1.0]), torch.tensor([0.0]))
+        tensor(0.5000)
+
+    Source: Ethayarajh, K. et al. (2024). KTO: model alignment as prospect theoretic optimization. ICML. arXiv:2402.01306.
+    """
+    if has_torch_function_variadic(log_prob, ref_log_prob, target, kl):
+        return handle_torch_function(
+            kto_loss,
+            (log_prob, ref_log_prob, target, kl),
+            log_prob,
+            ref_log_prob,
+            target,
+            kl,
+            beta=beta,
+            desirable_weight=desirable_weight,
+            undesirable_weight=undesirable_weight,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(KTOLoss, unknown)
+    try:
+        plan = plan_of(KTOLoss, reduction, beta, desirable_weight, undesirable_weight)
+        return run(plan, (log_prob, ref_log_prob, target, kl), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1743,6 +2309,96 @@ def logistic_hazard_loss(
     try:
         plan = plan_of(LogisticHazardLoss, reduction)
         return run(plan, (input, interval, event), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def logit_adjusted_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    prior: Tensor | None = None,
+    tau: float = 1.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Cross entropy of class scores to which tau times the logarithm of the classes' frequencies is added.
+
+    Choose it when some classes are much rarer than others and all shall be found alike. At test time, take the scores
+    as they are: the frequencies are not in them.
+    Prefer CrossEntropyLoss when the test has the frequencies of the training data.
+
+    With tau = 1 it is balanced softmax.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C; or probabilities of
+            the shape of input.
+        prior: Frequency of each class, counts or shares, of shape (C,). None: all alike, which is cross entropy.
+        tau: How much of the logarithm of the frequencies is added. Non-negative.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import logit_adjusted_cross_entropy
+        >>> logit_adjusted_cross_entropy(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(2), prior=[0.7, 0.2, 0.1])
+        tensor(4.9907)
+
+    Source: Menon, A. K. et al. (2021). Long-tail learning via logit adjustment. ICLR. arXiv:2007.07314. Balanced softmax: Ren, J. et al. (2020). NeurIPS. arXiv:2007.10740.
+    """
+    if has_torch_function_variadic(input, target, weight, prior):
+        return handle_torch_function(
+            logit_adjusted_cross_entropy,
+            (input, target, weight, prior),
+            input,
+            target,
+            prior=prior,
+            tau=tau,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LogitAdjustedCrossEntropyLoss, unknown)
+    try:
+        plan = plan_of(LogitAdjustedCrossEntropyLoss, reduction, ignore_index, label_smoothing, prior is not None, tau)
+        return run(
+            plan,
+            (input, target, LogitAdjustedCrossEntropyLoss._made("shift", input, prior=prior, tau=tau)),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2415,6 +3071,76 @@ def nll_loss(
 
 
 @strict
+def orpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    lam: float = 0.1,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Odds-ratio preference optimisation: learns the chosen answers and lowers the odds of the rejected ones.
+
+    Choose it to fine-tune a language model and to train it on pairs of answers in one stage, without a reference model.
+    Prefer DPOLoss after a stage of fine-tuning, SimPOLoss when the chosen answers shall not be learned word by word.
+
+    It takes means over the tokens of an answer; the odds are p / (1 - p), with p the exponential of the mean.
+
+    Args:
+        chosen: Log-probabilities of the chosen answers, means over their tokens. Must be a mean log-probability (at
+            most 0).
+        rejected: Those of the rejected answers. Of the shape of chosen. Must be a mean log-probability (at most 0).
+        lam: Weight of the odds ratio (beta in TRL). Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -chosen - lam * log(sigmoid(log(exp(chosen) / (1.0 - exp(chosen))) - log(exp(rejected) / (1.0 - exp(rejected)))))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of chosen. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import orpo_loss
+        >>> orpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]))
+        tensor(1.0693)
+
+    Source: Hong, J. et al. (2024). ORPO: monolithic preference optimization without reference model. EMNLP. arXiv:2403.07691.
+    """
+    if has_torch_function_variadic(chosen, rejected):
+        return handle_torch_function(
+            orpo_loss,
+            (chosen, rejected),
+            chosen,
+            rejected,
+            lam=lam,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ORPOLoss, unknown)
+    try:
+        plan = plan_of(ORPOLoss, reduction, lam)
+        return run(plan, (chosen, rejected), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def pinball_loss(
     input: Tensor,
     target: Tensor,
@@ -2571,6 +3297,87 @@ def poisson_nll_loss(
 
 
 @strict
+def poly_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    epsilon: float = 1.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Cross entropy of class scores plus epsilon times the missing probability (poly-1).
+
+    Choose it when CrossEntropyLoss is the right loss and one number may be tuned: a positive epsilon raises the
+    gradient of rows that are almost right, a negative one lowers it.
+    Prefer CrossEntropyLoss without the time to tune, SoftmaxFocalLoss to count easy rows less by orders of magnitude.
+
+    Cross entropy is the sum of (1 - p) ** k / k for k from 1 on; epsilon is added to the factor of the first power.
+    Probabilities as target count this loss of every class by its share.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C; or probabilities of
+            the shape of input.
+        epsilon: Weight of the missing probability; below -1 a right row would be pushed away. At least -1.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability + epsilon * (1.0 - exp(log_probability))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import poly_cross_entropy
+        >>> poly_cross_entropy(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0))
+        tensor(0.3261)
+
+    Source: Leng, Z. et al. (2022). PolyLoss: a polynomial expansion perspective of classification loss functions. ICLR. arXiv:2204.12511.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            poly_cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            epsilon=epsilon,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(PolyCrossEntropyLoss, unknown)
+    try:
+        plan = plan_of(PolyCrossEntropyLoss, reduction, ignore_index, label_smoothing, epsilon)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def pseudo_huber_loss(
     input: Tensor,
     target: Tensor,
@@ -2634,6 +3441,154 @@ def pseudo_huber_loss(
     try:
         plan = plan_of(PseudoHuberLoss, reduction, delta)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def sigmoid_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Binary cross entropy of raw scores, times the missing probability to the power gamma: easy elements count less.
+
+    Choose it for dense detection and for labels of which few are positive, where easy negatives outweigh the rest.
+    Prefer BCEWithLogitsLoss for balanced labels, AsymmetricLoss for a focus of its own on negatives, SoftmaxFocalLoss
+    for classes that exclude each other.
+
+    With gamma = 0 and alpha = -1 it is BCEWithLogitsLoss. A mean over positive labels, as detectors take it, is
+    `normalizer=` their number.
+
+    Args:
+        input: Predicted scores (logits), any real numbers.
+        target: Labels 0 and 1, or probabilities. Of the shape of input. Must be in [0, 1].
+        alpha: Weight of positive labels, 1 - alpha that of negative ones; -1: no weights. In [0, 1], or -1 for
+            none.
+        gamma: How much less an easy element counts; 0: not at all. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        where(alpha < 0.0, 1.0, alpha * target + (1.0 - alpha) * (1.0 - target)) * power(1.0 - (sigmoid(input) * target + (1.0 - sigmoid(input)) * (1.0 - target)), gamma) * -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import sigmoid_focal_loss
+        >>> sigmoid_focal_loss(torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.0433)
+
+    Source: Lin, T.-Y. et al. (2017). Focal loss for dense object detection. ICCV. arXiv:1708.02002.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            sigmoid_focal_loss,
+            (input, target),
+            input,
+            target,
+            alpha=alpha,
+            gamma=gamma,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SigmoidFocalLoss, unknown)
+    try:
+        plan = plan_of(SigmoidFocalLoss, reduction, alpha, gamma)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def simpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    beta: float = 2.0,
+    gamma: float = 0.5,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Simple preference optimisation: the chosen answer shall be likelier per token than the rejected one, by a margin.
+
+    Choose it to train a language model on pairs of answers without a reference model in memory.
+    Prefer DPOLoss when the model must stay near a reference, ORPOLoss to learn the chosen answers at the same time.
+
+    It takes means over the tokens of an answer, so that long answers do not win by their length; a mean below -30 is
+    nearly certainly a sum. The margin is `gamma`, of differences times `beta`: gamma / beta between the means.
+
+    Args:
+        chosen: Log-probabilities of the chosen answers, means over their tokens.
+        rejected: Those of the rejected answers. Of the shape of chosen.
+        beta: Factor of the difference between the means. Positive.
+        gamma: Margin of the difference times beta. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log(sigmoid(beta * (chosen - rejected) - gamma))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of chosen. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import simpo_loss
+        >>> simpo_loss(torch.tensor([-0.5]), torch.tensor([-0.75]))
+        tensor(0.6931)
+
+    Source: Meng, Y. et al. (2024). SimPO: simple preference optimization with a reference-free reward. NeurIPS. arXiv:2405.14734.
+    """
+    if has_torch_function_variadic(chosen, rejected):
+        return handle_torch_function(
+            simpo_loss,
+            (chosen, rejected),
+            chosen,
+            rejected,
+            beta=beta,
+            gamma=gamma,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SimPOLoss, unknown)
+    try:
+        plan = plan_of(SimPOLoss, reduction, beta, gamma)
+        return run(plan, (chosen, rejected), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2851,6 +3806,87 @@ def soft_margin_loss(
 
 
 @strict
+def softmax_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Cross entropy of class scores, times the missing probability to the power gamma: easy rows count less.
+
+    Choose it for classes that exclude each other where easy rows outweigh the hard ones, as the background does in
+    segmentation and detection.
+    Prefer CrossEntropyLoss when probabilities must be calibrated, LogitAdjustedCrossEntropyLoss for rare classes,
+    SigmoidFocalLoss when several classes may be right at once.
+
+    With gamma = 0 it is CrossEntropyLoss. Probabilities as target count this loss of every class by its share.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C; or probabilities of
+            the shape of input.
+        gamma: How much less an easy row counts; 0: not at all. Non-negative.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        times(power(-expm1(log_probability), gamma), -log_probability)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import softmax_focal_loss
+        >>> softmax_focal_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0))
+        tensor(0.0041)
+
+    Source: Lin, T.-Y. et al. (2017). Focal loss for dense object detection. ICCV. arXiv:1708.02002.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            softmax_focal_loss,
+            (input, target, weight),
+            input,
+            target,
+            gamma=gamma,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SoftmaxFocalLoss, unknown)
+    try:
+        plan = plan_of(SoftmaxFocalLoss, reduction, ignore_index, label_smoothing, gamma)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def squared_epsilon_insensitive_loss(
     input: Tensor,
     target: Tensor,
@@ -2913,6 +3949,92 @@ def squared_epsilon_insensitive_loss(
     try:
         plan = plan_of(SquaredEpsilonInsensitiveLoss, reduction, epsilon)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def symmetric_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    log_zero: float = -4.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """A share of cross entropy of class scores, and of the reverse, whose log 0 is a number.
+
+    Choose it when some labels are wrong: the reverse is bounded, and the share of cross entropy keeps it learning.
+    Prefer CrossEntropyLoss for clean labels, GeneralizedCrossEntropyLoss for a loss that is bounded as a whole.
+
+    The reverse exchanges prediction and label: for a class as label it is -log_zero times the missing probability.
+    Probabilities as target count this loss of every class by its share.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C; or probabilities of
+            the shape of input.
+        alpha: Weight of cross entropy. Non-negative.
+        beta: Weight of the reverse. Non-negative.
+        log_zero: The logarithm that a class without probability is given. Negative.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -alpha * log_probability - beta * log_zero * (1.0 - exp(log_probability))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import symmetric_cross_entropy
+        >>> symmetric_cross_entropy(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0))
+        tensor(0.6418)
+
+    Source: Wang, Y. et al. (2019). Symmetric cross entropy for robust learning with noisy labels. ICCV. arXiv:1908.06112.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            symmetric_cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            alpha=alpha,
+            beta=beta,
+            log_zero=log_zero,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SymmetricCrossEntropyLoss, unknown)
+    try:
+        plan = plan_of(SymmetricCrossEntropyLoss, reduction, ignore_index, label_smoothing, alpha, beta, log_zero)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3143,10 +4265,14 @@ def welsch_loss(
 
 # One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
+    ArcFaceLoss,
+    AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
+    BradleyTerryLoss,
     CORALLoss,
     CORNLoss,
+    CPOLoss,
     CTCLoss,
     CauchyLoss,
     CharbonnierLoss,
@@ -3160,12 +4286,16 @@ for _loss in (
     GemanMcClureLoss,
     GeneralRobustLoss,
     GeneralizedBoxIoULoss,
+    GeneralizedCrossEntropyLoss,
     HingeEmbeddingLoss,
     HuberLoss,
+    IPOLoss,
     KLDivLoss,
+    KTOLoss,
     L1Loss,
     LogCoshLoss,
     LogisticHazardLoss,
+    LogitAdjustedCrossEntropyLoss,
     MAPELoss,
     MASELoss,
     MSELoss,
@@ -3175,13 +4305,19 @@ for _loss in (
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     NLLLoss,
+    ORPOLoss,
     PinballLoss,
     PoissonNLLLoss,
+    PolyCrossEntropyLoss,
     PseudoHuberLoss,
     SMAPELoss,
+    SigmoidFocalLoss,
+    SimPOLoss,
     SmoothL1Loss,
     SoftMarginLoss,
+    SoftmaxFocalLoss,
     SquaredEpsilonInsensitiveLoss,
+    SymmetricCrossEntropyLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
     WelschLoss,

@@ -215,6 +215,19 @@ class Formula:
         return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
 
 
+def hook(
+    loss: Any, function: Callable[..., Any], operands: Sequence[str], parameters: dict[str, Any]
+) -> Differentiable:
+    """A formula of a declaration beside `value`, with its parameters fixed."""
+    names = inspect.signature(function).parameters
+    numbers = {name: parameters[name] for name in names if name not in operands}
+    trace = Trace({name: not loss.params[name].domain.includes(0.0) for name in numbers})
+    root = trace.lift(function(**{name: trace.variable(name) for name in names}))
+    made = Differentiable(root, operands, numbers)
+    made.prepare({})
+    return made
+
+
 def components(operands: Mapping[str, Operand]) -> dict[str, tuple[str, Domain]]:
     """The components of operands, as a formula calls them: whose they are, and their domains."""
     return {

@@ -4,14 +4,18 @@
 
 import sys
 
+from losskit.losses.arcface import ArcFaceLoss
+from losskit.losses.asymmetric import AsymmetricLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
+from losskit.losses.bradley_terry import BradleyTerryLoss
 from losskit.losses.cauchy import CauchyLoss
 from losskit.losses.charbonnier import CharbonnierLoss
 from losskit.losses.complete_box_iou import CompleteBoxIoULoss
 from losskit.losses.coral import CORALLoss
 from losskit.losses.corn import CORNLoss
 from losskit.losses.cosine_embedding import CosineEmbeddingLoss
+from losskit.losses.cpo import CPOLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.ctc import CTCLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
@@ -21,12 +25,16 @@ from losskit.losses.gaussian_nll import GaussianNLLLoss
 from losskit.losses.geman_mcclure import GemanMcClureLoss
 from losskit.losses.general_robust import GeneralRobustLoss
 from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
+from losskit.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
+from losskit.losses.ipo import IPOLoss
 from losskit.losses.kl_div import KLDivLoss
+from losskit.losses.kto import KTOLoss
 from losskit.losses.l1 import L1Loss
 from losskit.losses.log_cosh import LogCoshLoss
 from losskit.losses.logistic_hazard import LogisticHazardLoss
+from losskit.losses.logit_adjusted_cross_entropy import LogitAdjustedCrossEntropyLoss
 from losskit.losses.mape import MAPELoss
 from losskit.losses.margin_ranking import MarginRankingLoss
 from losskit.losses.mase import MASELoss
@@ -36,23 +44,33 @@ from losskit.losses.multi_margin import MultiMarginLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
 from losskit.losses.nll import NLLLoss
+from losskit.losses.orpo import ORPOLoss
 from losskit.losses.pinball import PinballLoss
 from losskit.losses.poisson_nll import PoissonNLLLoss
+from losskit.losses.poly_cross_entropy import PolyCrossEntropyLoss
 from losskit.losses.pseudo_huber import PseudoHuberLoss
+from losskit.losses.sigmoid_focal import SigmoidFocalLoss
+from losskit.losses.simpo import SimPOLoss
 from losskit.losses.smape import SMAPELoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
 from losskit.losses.soft_margin import SoftMarginLoss
+from losskit.losses.softmax_focal import SoftmaxFocalLoss
 from losskit.losses.squared_epsilon_insensitive import SquaredEpsilonInsensitiveLoss
+from losskit.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.tukey_biweight import TukeyBiweightLoss
 from losskit.losses.welsch import WelschLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
+    "ArcFaceLoss",
+    "AsymmetricLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "BradleyTerryLoss",
     "CORALLoss",
     "CORNLoss",
+    "CPOLoss",
     "CTCLoss",
     "CauchyLoss",
     "CharbonnierLoss",
@@ -66,12 +84,16 @@ __all__ = [
     "GemanMcClureLoss",
     "GeneralRobustLoss",
     "GeneralizedBoxIoULoss",
+    "GeneralizedCrossEntropyLoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
+    "IPOLoss",
     "KLDivLoss",
+    "KTOLoss",
     "L1Loss",
     "LogCoshLoss",
     "LogisticHazardLoss",
+    "LogitAdjustedCrossEntropyLoss",
     "MAPELoss",
     "MASELoss",
     "MSELoss",
@@ -81,13 +103,19 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "ORPOLoss",
     "PinballLoss",
     "PoissonNLLLoss",
+    "PolyCrossEntropyLoss",
     "PseudoHuberLoss",
     "SMAPELoss",
+    "SigmoidFocalLoss",
+    "SimPOLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SoftmaxFocalLoss",
     "SquaredEpsilonInsensitiveLoss",
+    "SymmetricCrossEntropyLoss",
     "TripletMarginLoss",
     "TukeyBiweightLoss",
     "WelschLoss",
