@@ -2,6 +2,8 @@
 
 import math
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
@@ -67,8 +69,8 @@ class GeneralRobustLoss(PointwiseLoss):
     CauchyLoss, GemanMcClureLoss (alpha -2), WelschLoss.
     """
 
-    alpha: float = param(default=1.0, doc="Shape: 2 is half the square, from 1 down outliers count less.")
-    scale: float = param(default=1.0, domain=positive, doc="Size of a usual residual, where the curve bends.")
+    alpha: float | Tensor = param(default=1.0, doc="Shape: 2 is half the square, from 1 down outliers count less.")
+    scale: float | Tensor = param(default=1.0, domain=positive, doc="Size of a usual residual, where the curve bends.")
 
     arguments = "alpha scale reduction"
     operands = {
