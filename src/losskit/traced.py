@@ -173,7 +173,7 @@ class Formula:
 
     @property
     def stopped(self) -> bool:
-        """Whether part of the value is a constant for differentiation, so that the gradient is not that of the value."""
+        """Whether part of the value is a constant for differentiation: the gradient is not that of the value."""
         return any(node.op == "stop" for node in topological([self.value]))
 
     @cached_property

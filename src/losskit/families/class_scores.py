@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -118,8 +118,8 @@ class ClassScoresLoss(Family, abstract=True):
       `weight` never counts in the denominator of the mean;
     - optionally `target_score`, a formula of the score of the row's own class, `score`, and parameters: the margin
       losses put it in the place of that score. It may take `own`, what the static method `own` gives for that class;
-    - optionally `scaled_by`, the name of the parameter, or of an operand with a number for each row, by which all scores
-      are multiplied then.
+    - optionally `scaled_by`, the name of the parameter, or of an operand with a number for each row, by which all
+      scores are multiplied then.
 
     The input is (N, C), (N, C, d1, ...) or (C,); the target is class indices, of the shape of the input without C, or
     probabilities of the shape of the input. Class `weight`, `ignore_index` and `label_smoothing` work for every loss
@@ -136,6 +136,7 @@ class ClassScoresLoss(Family, abstract=True):
 
     _statistics = SPOKEN
     _harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
+    targets: ClassVar[bool] = True  # a call has a target; without, `value` speaks of log_sum_exp alone
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
     shift: ClassVar[Callable[..., Any] | None] = None
     factor: ClassVar[Callable[..., Any] | None] = None
@@ -170,7 +171,16 @@ class ClassScoresLoss(Family, abstract=True):
         classes = 1 if len(shape) > 1 else 0
         scores = draw.normal(*shape)
         target = draw.integers(0, shape[classes], *shape[:classes], *shape[classes + 1 :])
-        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target]
+        if not cls.targets:
+            return [scores]
+        if cls.scaled_by:  # cosines
+            scores = torch.tanh(0.3 * scores)
+        more = (
+            [draw.members(cls.operands[cls.scaled_by].domain, tuple(target.shape))]
+            if cls.scaled_by in cls.operands
+            else []
+        )
+        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target, *more]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
@@ -215,7 +225,11 @@ class ClassScoresLoss(Family, abstract=True):
 
     @classmethod
     def _call_operands(cls) -> list[str]:
-        return ["input", "target", *([cls.scaled_by] if cls.scaled_by in cls.operands else [])]
+        return [
+            "input",
+            *(["target"] if cls.targets else []),
+            *([cls.scaled_by] if cls.scaled_by in cls.operands else []),
+        ]
 
     @classmethod
     def _unreduced(cls) -> str:
@@ -248,11 +262,22 @@ class ClassScoresLoss(Family, abstract=True):
             f"{class_name}._made({name!r}, {', '.join(f'{x}={prefix}{x}' for x in arguments)})"
             for name, arguments in cls._hooks().items()
         ]
-        return [f"*present({', '.join(hooks)})"] if hooks else []
+        target = [] if cls.targets else [f"{class_name}._no_target(input)"]
+        return target + ([f"*present({', '.join(hooks)})"] if hooks else [])
+
+    @classmethod
+    def _no_target(cls, input: Any) -> Any:
+        """A class for each row, for the kernel of a loss that has none."""
+        if not isinstance(input, Tensor):
+            return None
+        return input.new_zeros(input.shape[:1] + input.shape[2:] if input.ndim > 1 else (), dtype=torch.int64)
 
     def _slot_params(self) -> list[Tensor]:
         made = [self._made(name, **{x: getattr(self, x) for x in names}) for name, names in self._hooks().items()]
         return present(*made)
+
+    def _with_slots(self, operands: Sequence[Any]) -> list[Any]:
+        return [*operands, *([] if self.targets else [self._no_target(operands[0])]), *self._slot_params()]
 
     @classmethod
     def _made(cls, name: str, **parameters: Any) -> Tensor | None:
@@ -263,7 +288,7 @@ class ClassScoresLoss(Family, abstract=True):
     @classmethod
     def _in_domain(cls, name: str, x: Any) -> Any:
         """A tensor parameter of a hook, checked like an operand: an error, or NaN where it is bad."""
-        domain = cls.params[name].domain
+        domain = cls.params[name].domain if name in cls.params else cls.operands[name].domain
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
             return x
         outside = domain.outside(x.detach())

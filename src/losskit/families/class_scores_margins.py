@@ -25,7 +25,7 @@ from losskit.kernels.torch_internals import transforms_active
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.policy import state
 from losskit.traced import hook
-from losskit.validation import check_extras, check_per_class
+from losskit.validation import broadcasts, check_per_class, check_tensor
 
 
 class MarginsOfScoresPlan(ClassScoresPlan):
@@ -34,12 +34,14 @@ class MarginsOfScoresPlan(ClassScoresPlan):
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         super().__init__(loss, reduction, parameters)
         self.inner = ClassScoresPlan(loss, reduction, parameters)
-        weighed = loss.factor is not None and any(parameters[x] is not None for x in loss._hooks()["factor"])
+        weights = [parameters[x] for x in loss._hooks().get("factor", ())]  # of a tensor, whether it is there
+        weighed = any(x is not None and x is not False for x in weights)
         there = {"own": loss.own is not None, "factor": weighed, "shift": loss.shift is not None}
         self.names = [*loss._call_operands(), *(name for name, is_there in there.items() if is_there)]
         self.scale = parameters.get(loss.scaled_by, 1.0)  # a number, if it is no operand
         self.changes = loss.target_score is not None or bool(loss.scaled_by)
         self.direct = not (self.changes or weighed)
+        self.gradients = 7 if loss.scaled_by in self.names else 3
         self.margin: Differentiable | None = None
         if loss.target_score is not None:
             self.margin = hook(loss, loss.target_score, ["score", "own"] if loss.own else ["score"], parameters)
@@ -59,10 +61,13 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         classes = input.shape[min(1, input.ndim - 1)]
         for name in ("own", "factor"):
             if name in named:
-                check_per_class(self, name, named[name], input, classes)
+                check_per_class(self, self.told(name), named[name], input, classes)
         scale = self._of_rows(named)
-        if scale:
-            check_extras(self, input, rows, None, (), scale[0], None, None)
+        for x in scale:
+            check_tensor(self.name, self.loss.scaled_by, x, "input", input)
+            if not broadcasts(x.shape, rows):
+                raise error("not_one_per_row", loss=self.name, argument=self.loss.scaled_by, expected=tuple(rows),
+                            got=tuple(x.shape), hint="")  # fmt: skip
         return found._replace(operands=[input, target, *scale, *more, *shift])
 
     def _of_rows(self, named: dict[str, Any]) -> list[Any]:
@@ -93,7 +98,9 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         input, target = named["input"], named["target"]
         told = arguments.result or dtypes.result_dtype([input, target])
         if self.changes:
-            own, scale = named.get("own"), (self._of_rows(named) or [self.scale])[0]
+            own, scale = named.get("own"), self.scale
+            for x in self._of_rows(named):
+                scale = self.loss._in_domain(self.loss.scaled_by, x)
             fast = fast and not (own is not None and own.requires_grad)
             given = input, target, scale, own, checks, arguments.mask
             input = _Changed.apply(self, *given) if fast else self.changed(*given)
@@ -138,7 +145,8 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         if place is not None:
             at = (*place[:dim], int(index[place]), *place[dim + 1 :])
             raise error("domain", loss=self.name, argument="input", expected=domain.description,
-                        got=shortest(score[place].item()), index=at, hint=f" {self.loss.operands['input'].hint}")  # fmt: skip
+                        got=shortest(score[place].item()), index=at,
+                        hint=f" {self.loss.operands['input'].hint}")  # fmt: skip
         return dim, index, score
 
     def changed(
@@ -173,13 +181,13 @@ class _Changed(torch.autograd.Function):
         scores = input.to(wide) * factor
         scores.scatter_(dim, index, made * factor)
         ctx.save_for_backward(input, target, scale if isinstance(scale, Tensor) else None, own, mask)
-        ctx.kept = plan, scale, checks, dim, index, slope, made
+        ctx.kept = plan, scale, dim, index, slope, made
         return scores
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         input, target, rows, own, mask = ctx.saved_tensors
-        plan, scale, checks, dim, index, slope, made = ctx.kept
+        plan, scale, dim, index, slope, made = ctx.kept
         if torch.is_grad_enabled():
             wanted = [x for x in (input, rows) if x is not None and x.requires_grad]
             with torch.enable_grad():

@@ -55,4 +55,7 @@ class ArcFaceLoss(ClassScoresLoss):
     task = "metric learning"
     best_for = "Embeddings for recognition, from class labels."
     not_for = "Raw scores; classes that need probabilities."
-    reference = "Deng, J. et al. (2019). ArcFace: additive angular margin loss for deep face recognition. CVPR. arXiv:1801.07698."
+    reference = (
+        "Deng, J. et al. (2019). ArcFace: additive angular margin loss for deep face recognition. CVPR. "
+        "arXiv:1801.07698."
+    )
