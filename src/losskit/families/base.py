@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, cast
 
+import torch
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
@@ -33,7 +34,7 @@ from losskit.kernels.dispatch import run
 from losskit.kernels.wire import MAX_DECLARED, MAX_OPERANDS
 from losskit.loss import Loss, legacy_reduction
 from losskit.names import check_argument
-from losskit.plan import Opened, Plan
+from losskit.plan import Plan
 from losskit.plans import Plans, plan_of, present, tensors
 from losskit.printing import run_source
 from losskit.traced import Formula
@@ -176,7 +177,7 @@ class Family(Loss, abstract=True):
         if self._plan is None or optional:
             keys = [p.key(getattr(self, p.name)) for p in self._plan_params()]
             plan = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys, *(present or [False] * optional))
-            if isinstance(plan, Opened):  # with tensors of this call
+            if torch.compiler.is_compiling():  # what is remembered here would compile the second call again
                 return plan
             self.__dict__["_plan"] = plan
         return self.__dict__["_plan"]
