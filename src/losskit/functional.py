@@ -187,8 +187,8 @@ def arcface_loss(
 def asymmetric_loss(
     input: Tensor,
     target: Tensor,
-    gamma_neg: float | Tensor = 4.0,
-    gamma_pos: float | Tensor = 1.0,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 1.0,
     clip: float = 0.05,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
@@ -236,10 +236,10 @@ def asymmetric_loss(
 
     Source: Ridnik, T. et al. (2021). Asymmetric loss for multi-label classification. ICCV. arXiv:2009.14119.
     """
-    if has_torch_function_variadic(input, target, gamma_neg, gamma_pos):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             asymmetric_loss,
-            (input, target, gamma_neg, gamma_pos),
+            (input, target),
             input,
             target,
             gamma_neg=gamma_neg,
@@ -254,14 +254,8 @@ def asymmetric_loss(
     if unknown:
         raise misspelt(AsymmetricLoss, unknown)
     try:
-        plan = plan_of(
-            AsymmetricLoss,
-            reduction,
-            OPEN if isinstance(gamma_neg, Tensor) else gamma_neg,
-            OPEN if isinstance(gamma_pos, Tensor) else gamma_pos,
-            clip,
-        )
-        return run(plan, (input, target, *tensors(gamma_neg, gamma_pos)), None, sample_weight, mask, normalizer)
+        plan = plan_of(AsymmetricLoss, reduction, gamma_neg, gamma_pos, clip)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -576,7 +570,7 @@ def bradley_terry_loss(
 def cauchy_loss(
     input: Tensor,
     target: Tensor,
-    scale: float | Tensor = 1.0,
+    scale: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -618,10 +612,10 @@ def cauchy_loss(
 
     Source: Black, M. J. and Anandan, P. (1996). The robust estimation of multiple motions. Comput. Vis. Image Underst. 63, 75-104.
     """
-    if has_torch_function_variadic(input, target, scale):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             cauchy_loss,
-            (input, target, scale),
+            (input, target),
             input,
             target,
             scale=scale,
@@ -634,8 +628,8 @@ def cauchy_loss(
     if unknown:
         raise misspelt(CauchyLoss, unknown)
     try:
-        plan = plan_of(CauchyLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
-        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
+        plan = plan_of(CauchyLoss, reduction, scale)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1083,7 +1077,7 @@ def cpo_loss(
     chosen: Tensor,
     rejected: Tensor,
     nll: Tensor,
-    beta: float | Tensor = 0.1,
+    beta: float = 0.1,
     alpha: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
@@ -1130,10 +1124,10 @@ def cpo_loss(
 
     Source: Xu, H. et al. (2024). Contrastive preference optimization: pushing the boundaries of LLM performance in machine translation. ICML. arXiv:2401.08417.
     """
-    if has_torch_function_variadic(chosen, rejected, nll, beta):
+    if has_torch_function_variadic(chosen, rejected, nll):
         return handle_torch_function(
             cpo_loss,
-            (chosen, rejected, nll, beta),
+            (chosen, rejected, nll),
             chosen,
             rejected,
             nll,
@@ -1148,8 +1142,8 @@ def cpo_loss(
     if unknown:
         raise misspelt(CPOLoss, unknown)
     try:
-        plan = plan_of(CPOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta, alpha)
-        return run(plan, (chosen, rejected, nll, *tensors(beta)), None, sample_weight, mask, normalizer)
+        plan = plan_of(CPOLoss, reduction, beta, alpha)
+        return run(plan, (chosen, rejected, nll), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1460,7 +1454,7 @@ def epsilon_insensitive_loss(
 def expectile_loss(
     input: Tensor,
     target: Tensor,
-    expectile: float | Tensor = 0.5,
+    expectile: float = 0.5,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -1502,10 +1496,10 @@ def expectile_loss(
 
     Source: Newey, W. K. and Powell, J. L. (1987). Asymmetric least squares estimation and testing. Econometrica 55, 819-847.
     """
-    if has_torch_function_variadic(input, target, expectile):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             expectile_loss,
-            (input, target, expectile),
+            (input, target),
             input,
             target,
             expectile=expectile,
@@ -1518,8 +1512,8 @@ def expectile_loss(
     if unknown:
         raise misspelt(ExpectileLoss, unknown)
     try:
-        plan = plan_of(ExpectileLoss, reduction, OPEN if isinstance(expectile, Tensor) else expectile)
-        return run(plan, (input, target, *tensors(expectile)), None, sample_weight, mask, normalizer)
+        plan = plan_of(ExpectileLoss, reduction, expectile)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1821,7 +1815,7 @@ def gaussian_nll_loss(
 def geman_mcclure_loss(
     input: Tensor,
     target: Tensor,
-    scale: float | Tensor = 1.0,
+    scale: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -1863,10 +1857,10 @@ def geman_mcclure_loss(
 
     Source: Geman, S. and McClure, D. E. (1985). Bayesian image analysis: an application to single photon emission tomography. Proc. ASA, Statistical Computing Section, 12-18.
     """
-    if has_torch_function_variadic(input, target, scale):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             geman_mcclure_loss,
-            (input, target, scale),
+            (input, target),
             input,
             target,
             scale=scale,
@@ -1879,8 +1873,8 @@ def geman_mcclure_loss(
     if unknown:
         raise misspelt(GemanMcClureLoss, unknown)
     try:
-        plan = plan_of(GemanMcClureLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
-        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
+        plan = plan_of(GemanMcClureLoss, reduction, scale)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1889,8 +1883,8 @@ def geman_mcclure_loss(
 def general_robust_loss(
     input: Tensor,
     target: Tensor,
-    alpha: float | Tensor = 1.0,
-    scale: float | Tensor = 1.0,
+    alpha: float = 1.0,
+    scale: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -1933,10 +1927,10 @@ def general_robust_loss(
 
     Source: Barron, J. T. (2019). A general and adaptive robust loss function. CVPR. arXiv:1701.03077.
     """
-    if has_torch_function_variadic(input, target, alpha, scale):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             general_robust_loss,
-            (input, target, alpha, scale),
+            (input, target),
             input,
             target,
             alpha=alpha,
@@ -1950,13 +1944,8 @@ def general_robust_loss(
     if unknown:
         raise misspelt(GeneralRobustLoss, unknown)
     try:
-        plan = plan_of(
-            GeneralRobustLoss,
-            reduction,
-            OPEN if isinstance(alpha, Tensor) else alpha,
-            OPEN if isinstance(scale, Tensor) else scale,
-        )
-        return run(plan, (input, target, *tensors(alpha, scale)), None, sample_weight, mask, normalizer)
+        plan = plan_of(GeneralRobustLoss, reduction, alpha, scale)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2330,7 +2319,7 @@ def ipo_loss(
     rejected: Tensor,
     ref_chosen: Tensor,
     ref_rejected: Tensor,
-    beta: float | Tensor = 0.1,
+    beta: float = 0.1,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -2377,10 +2366,10 @@ def ipo_loss(
 
     Source: Azar, M. G. et al. (2024). A general theoretical paradigm to understand learning from human preferences. AISTATS. arXiv:2310.12036.
     """
-    if has_torch_function_variadic(chosen, rejected, ref_chosen, ref_rejected, beta):
+    if has_torch_function_variadic(chosen, rejected, ref_chosen, ref_rejected):
         return handle_torch_function(
             ipo_loss,
-            (chosen, rejected, ref_chosen, ref_rejected, beta),
+            (chosen, rejected, ref_chosen, ref_rejected),
             chosen,
             rejected,
             ref_chosen,
@@ -2395,10 +2384,8 @@ def ipo_loss(
     if unknown:
         raise misspelt(IPOLoss, unknown)
     try:
-        plan = plan_of(IPOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta)
-        return run(
-            plan, (chosen, rejected, ref_chosen, ref_rejected, *tensors(beta)), None, sample_weight, mask, normalizer
-        )
+        plan = plan_of(IPOLoss, reduction, beta)
+        return run(plan, (chosen, rejected, ref_chosen, ref_rejected), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2488,7 +2475,7 @@ def kto_loss(
     ref_log_prob: Tensor,
     target: Tensor,
     kl: Tensor | float,
-    beta: float | Tensor = 0.1,
+    beta: float = 0.1,
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
@@ -2541,10 +2528,10 @@ def kto_loss(
 
     Source: Ethayarajh, K. et al. (2024). KTO: model alignment as prospect theoretic optimization. ICML. arXiv:2402.01306.
     """
-    if has_torch_function_variadic(log_prob, ref_log_prob, target, kl, beta):
+    if has_torch_function_variadic(log_prob, ref_log_prob, target, kl):
         return handle_torch_function(
             kto_loss,
-            (log_prob, ref_log_prob, target, kl, beta),
+            (log_prob, ref_log_prob, target, kl),
             log_prob,
             ref_log_prob,
             target,
@@ -2561,10 +2548,8 @@ def kto_loss(
     if unknown:
         raise misspelt(KTOLoss, unknown)
     try:
-        plan = plan_of(
-            KTOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta, desirable_weight, undesirable_weight
-        )
-        return run(plan, (log_prob, ref_log_prob, target, kl, *tensors(beta)), None, sample_weight, mask, normalizer)
+        plan = plan_of(KTOLoss, reduction, beta, desirable_weight, undesirable_weight)
+        return run(plan, (log_prob, ref_log_prob, target, kl), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3927,7 +3912,7 @@ def orpo_loss(
 def pinball_loss(
     input: Tensor,
     target: Tensor,
-    quantile: float | Tensor = 0.5,
+    quantile: float = 0.5,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -3969,10 +3954,10 @@ def pinball_loss(
 
     Source: Koenker, R. and Bassett, G. (1978). Regression quantiles. Econometrica 46, 33-50.
     """
-    if has_torch_function_variadic(input, target, quantile):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             pinball_loss,
-            (input, target, quantile),
+            (input, target),
             input,
             target,
             quantile=quantile,
@@ -3985,8 +3970,8 @@ def pinball_loss(
     if unknown:
         raise misspelt(PinballLoss, unknown)
     try:
-        plan = plan_of(PinballLoss, reduction, OPEN if isinstance(quantile, Tensor) else quantile)
-        return run(plan, (input, target, *tensors(quantile)), None, sample_weight, mask, normalizer)
+        plan = plan_of(PinballLoss, reduction, quantile)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4164,7 +4149,7 @@ def poly_cross_entropy(
 def pseudo_huber_loss(
     input: Tensor,
     target: Tensor,
-    delta: float | Tensor = 1.0,
+    delta: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -4206,10 +4191,10 @@ def pseudo_huber_loss(
 
     Source: Hartley, R. and Zisserman, A. (2003). Multiple View Geometry in Computer Vision, appendix 6.8. Cambridge.
     """
-    if has_torch_function_variadic(input, target, delta):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             pseudo_huber_loss,
-            (input, target, delta),
+            (input, target),
             input,
             target,
             delta=delta,
@@ -4222,8 +4207,8 @@ def pseudo_huber_loss(
     if unknown:
         raise misspelt(PseudoHuberLoss, unknown)
     try:
-        plan = plan_of(PseudoHuberLoss, reduction, OPEN if isinstance(delta, Tensor) else delta)
-        return run(plan, (input, target, *tensors(delta)), None, sample_weight, mask, normalizer)
+        plan = plan_of(PseudoHuberLoss, reduction, delta)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4232,8 +4217,8 @@ def pseudo_huber_loss(
 def sigmoid_focal_loss(
     input: Tensor,
     target: Tensor,
-    alpha: float | Tensor | None = 0.25,
-    gamma: float | Tensor = 2.0,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -4247,13 +4232,14 @@ def sigmoid_focal_loss(
     Prefer BCEWithLogitsLoss for balanced labels, AsymmetricLoss for a focus of its own on negatives, SoftmaxFocalLoss
     for classes that exclude each other.
 
-    With gamma = 0 and alpha = None it is BCEWithLogitsLoss. A mean over positive labels, as detectors take it, is
+    With gamma = 0 and alpha = -1 it is BCEWithLogitsLoss. A mean over positive labels, as detectors take it, is
     `normalizer=` their number.
 
     Args:
         input: Predicted scores (logits), any real numbers.
         target: Labels 0 and 1, or probabilities. Of the shape of input. Must be in [0, 1].
-        alpha: Weight of positive labels, 1 - alpha that of negative ones; None: no weights. In [0, 1].
+        alpha: Weight of positive labels, 1 - alpha that of negative ones; -1: no weights. In [0, 1], or -1 for
+            none.
         gamma: How much less an easy element counts; 0: not at all. Non-negative.
         reduction: One of 'none', 'mean', 'sum'.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
@@ -4261,7 +4247,7 @@ def sigmoid_focal_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Formula:
-        (alpha * target + (1.0 - alpha) * (1.0 - target)) * power(1.0 - (sigmoid(input) * target + (1.0 - sigmoid(input)) * (1.0 - target)), gamma) * -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
+        where(alpha < 0.0, 1.0, alpha * target + (1.0 - alpha) * (1.0 - target)) * power(1.0 - (sigmoid(input) * target + (1.0 - sigmoid(input)) * (1.0 - target)), gamma) * -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
 
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
@@ -4279,10 +4265,10 @@ def sigmoid_focal_loss(
 
     Source: Lin, T.-Y. et al. (2017). Focal loss for dense object detection. ICCV. arXiv:1708.02002.
     """
-    if has_torch_function_variadic(input, target, alpha, gamma):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             sigmoid_focal_loss,
-            (input, target, alpha, gamma),
+            (input, target),
             input,
             target,
             alpha=alpha,
@@ -4296,13 +4282,8 @@ def sigmoid_focal_loss(
     if unknown:
         raise misspelt(SigmoidFocalLoss, unknown)
     try:
-        plan = plan_of(
-            SigmoidFocalLoss,
-            reduction,
-            OPEN if isinstance(alpha, Tensor) else alpha,
-            OPEN if isinstance(gamma, Tensor) else gamma,
-        )
-        return run(plan, (input, target, *tensors(alpha, gamma)), None, sample_weight, mask, normalizer)
+        plan = plan_of(SigmoidFocalLoss, reduction, alpha, gamma)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4311,8 +4292,8 @@ def sigmoid_focal_loss(
 def simpo_loss(
     chosen: Tensor,
     rejected: Tensor,
-    beta: float | Tensor = 2.0,
-    gamma: float | Tensor = 0.5,
+    beta: float = 2.0,
+    gamma: float = 0.5,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -4357,10 +4338,10 @@ def simpo_loss(
 
     Source: Meng, Y. et al. (2024). SimPO: simple preference optimization with a reference-free reward. NeurIPS. arXiv:2405.14734.
     """
-    if has_torch_function_variadic(chosen, rejected, beta, gamma):
+    if has_torch_function_variadic(chosen, rejected):
         return handle_torch_function(
             simpo_loss,
-            (chosen, rejected, beta, gamma),
+            (chosen, rejected),
             chosen,
             rejected,
             beta=beta,
@@ -4374,13 +4355,8 @@ def simpo_loss(
     if unknown:
         raise misspelt(SimPOLoss, unknown)
     try:
-        plan = plan_of(
-            SimPOLoss,
-            reduction,
-            OPEN if isinstance(beta, Tensor) else beta,
-            OPEN if isinstance(gamma, Tensor) else gamma,
-        )
-        return run(plan, (chosen, rejected, *tensors(beta, gamma)), None, sample_weight, mask, normalizer)
+        plan = plan_of(SimPOLoss, reduction, beta, gamma)
+        return run(plan, (chosen, rejected), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5154,7 +5130,7 @@ def triplet_margin_loss(
 def tukey_biweight_loss(
     input: Tensor,
     target: Tensor,
-    c: float | Tensor = 4.685,
+    c: float = 4.685,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -5197,10 +5173,10 @@ def tukey_biweight_loss(
 
     Source: Beaton, A. E. and Tukey, J. W. (1974). The fitting of power series, meaning polynomials, illustrated on band-spectroscopic data. Technometrics 16, 147-185.
     """
-    if has_torch_function_variadic(input, target, c):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             tukey_biweight_loss,
-            (input, target, c),
+            (input, target),
             input,
             target,
             c=c,
@@ -5213,8 +5189,8 @@ def tukey_biweight_loss(
     if unknown:
         raise misspelt(TukeyBiweightLoss, unknown)
     try:
-        plan = plan_of(TukeyBiweightLoss, reduction, OPEN if isinstance(c, Tensor) else c)
-        return run(plan, (input, target, *tensors(c)), None, sample_weight, mask, normalizer)
+        plan = plan_of(TukeyBiweightLoss, reduction, c)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5298,7 +5274,7 @@ def tweedie_deviance_loss(
 def welsch_loss(
     input: Tensor,
     target: Tensor,
-    scale: float | Tensor = 1.0,
+    scale: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -5340,10 +5316,10 @@ def welsch_loss(
 
     Source: Dennis, J. E. and Welsch, R. E. (1978). Techniques for nonlinear least squares and robust regression. Commun. Stat. Simul. Comput. 7, 345-359.
     """
-    if has_torch_function_variadic(input, target, scale):
+    if has_torch_function_variadic(input, target):
         return handle_torch_function(
             welsch_loss,
-            (input, target, scale),
+            (input, target),
             input,
             target,
             scale=scale,
@@ -5356,8 +5332,8 @@ def welsch_loss(
     if unknown:
         raise misspelt(WelschLoss, unknown)
     try:
-        plan = plan_of(WelschLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
-        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
+        plan = plan_of(WelschLoss, reduction, scale)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
