@@ -28,7 +28,7 @@ def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
         names = [*formula.operands, *formula.numbers]
         x = formula.trace.variable(variable)
         domains = dict(zip(names, [*formula.required, *(cls.params[n].domain for n in formula.numbers)], strict=True))
-        variants.append(curve_variant(formula.switches, domains, formula.value, formula.gradients[place], x, cls))
+        variants.append(curve_variant(formula.turned, domains, formula.value, formula.gradients[place], x, cls))
     first = max(formulas, key=lambda formula: len(formula.operands))
     operand = cls.operands.get(variable, first.declared[variable])
     domain = formulas[-1].declared[variable].domain if operand.unless else operand.domain

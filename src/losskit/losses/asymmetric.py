@@ -1,5 +1,7 @@
 """AsymmetricLoss: binary cross entropy of raw scores with a focus for positive labels and another for negative ones."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import Interval, nonnegative, probability
 from losskit.facts import Facts
@@ -47,11 +49,13 @@ class AsymmetricLoss(PointwiseLoss):
     code is the sum: `reduction="sum"`.
     """
 
-    gamma_neg: float = param(
+    gamma_neg: float | Tensor = param(
         default=4.0, domain=nonnegative,
         doc="How much less an easy negative label counts. Between 0 and 1 the slope at `clip` is infinite.",
     )  # fmt: skip
-    gamma_pos: float = param(default=1.0, domain=nonnegative, doc="How much less an easy positive label counts.")
+    gamma_pos: float | Tensor = param(
+        default=1.0, domain=nonnegative, doc="How much less an easy positive label counts."
+    )
     clip: float = param(
         default=0.05, domain=Interval("in [0, 1)", low=0.0, high=1.0, high_open=True, typical=0.05),
         doc="What is taken off the probability of a negative label.",

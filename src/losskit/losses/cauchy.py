@@ -2,6 +2,8 @@
 
 import math
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
@@ -17,7 +19,9 @@ class CauchyLoss(PointwiseLoss):
     Prefer WelschLoss or TukeyBiweightLoss where far outliers should not count at all.
     """
 
-    scale: float = param(default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls.")
+    scale: float | Tensor = param(
+        default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls."
+    )
 
     arguments = "scale reduction"
     operands = {

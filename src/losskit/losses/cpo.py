@@ -1,5 +1,7 @@
 """CPOLoss: contrastive preference optimisation, pairs of answers without a reference model."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
@@ -17,7 +19,7 @@ class CPOLoss(PointwiseLoss):
     mean over the tokens of the chosen answer.
     """
 
-    beta: float = param(default=0.1, domain=positive, doc="Factor of the difference between the sums.")
+    beta: float | Tensor = param(default=0.1, domain=positive, doc="Factor of the difference between the sums.")
     alpha: float = param(default=1.0, domain=nonnegative, doc="Weight of the negative log-likelihood.")
 
     name = "cpo_loss"

@@ -1,5 +1,7 @@
 """GemanMcClureLoss: a bounded ratio of squares."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
@@ -16,7 +18,9 @@ class GemanMcClureLoss(PointwiseLoss):
     """
 
     name = "geman_mcclure_loss"
-    scale: float = param(default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls.")
+    scale: float | Tensor = param(
+        default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls."
+    )
 
     arguments = "scale reduction"
     operands = {

@@ -1,5 +1,7 @@
 """IPOLoss: identity preference optimisation, pairs of answers with a target for the gap."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
@@ -17,7 +19,9 @@ class IPOLoss(PointwiseLoss):
     `ref_rejected` come from the reference model, without gradients.
     """
 
-    beta: float = param(default=0.1, domain=positive, doc="How closely the reference is kept (tau in the paper).")
+    beta: float | Tensor = param(
+        default=0.1, domain=positive, doc="How closely the reference is kept (tau in the paper)."
+    )
 
     name = "ipo_loss"
     arguments = "beta reduction"

@@ -1,5 +1,7 @@
 """KTOLoss: Kahneman-Tversky optimisation, answers that are desirable or not, without pairs."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative, positive, probability
 from losskit.facts import Facts
@@ -18,7 +20,7 @@ class KTOLoss(PointwiseLoss):
     desirable answers are rarer, let the weights times the numbers of answers be alike.
     """
 
-    beta: float = param(default=0.1, domain=positive, doc="How closely the reference is kept.")
+    beta: float | Tensor = param(default=0.1, domain=positive, doc="How closely the reference is kept.")
     desirable_weight: float = param(default=1.0, domain=positive, doc="Weight of the desirable answers.")
     undesirable_weight: float = param(default=1.0, domain=positive, doc="Weight of the others.")
 

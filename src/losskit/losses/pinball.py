@@ -2,6 +2,8 @@
 
 import math
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import Interval
 from losskit.facts import Facts
@@ -19,7 +21,7 @@ class PinballLoss(PointwiseLoss):
     than a quantile.
     """
 
-    quantile: float = param(default=0.5, domain=LEVELS, doc="The quantile that is estimated.")
+    quantile: float | Tensor = param(default=0.5, domain=LEVELS, doc="The quantile that is estimated.")
 
     arguments = "quantile reduction"
     operands = {

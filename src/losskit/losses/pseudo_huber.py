@@ -2,6 +2,8 @@
 
 import math
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
@@ -17,7 +19,9 @@ class PseudoHuberLoss(PointwiseLoss):
     with a round tip.
     """
 
-    delta: float = param(default=1.0, domain=positive, doc="Residual around which the parabola becomes a line.")
+    delta: float | Tensor = param(
+        default=1.0, domain=positive, doc="Residual around which the parabola becomes a line."
+    )
 
     arguments = "delta reduction"
     operands = {

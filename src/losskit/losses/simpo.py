@@ -1,5 +1,7 @@
 """SimPOLoss: simple preference optimisation, pairs of answers without a reference model."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
@@ -17,8 +19,8 @@ class SimPOLoss(PointwiseLoss):
     nearly certainly a sum. The margin is `gamma`, of differences times `beta`: gamma / beta between the means.
     """
 
-    beta: float = param(default=2.0, domain=positive, doc="Factor of the difference between the means.")
-    gamma: float = param(default=0.5, domain=nonnegative, doc="Margin of the difference times beta.")
+    beta: float | Tensor = param(default=2.0, domain=positive, doc="Factor of the difference between the means.")
+    gamma: float | Tensor = param(default=0.5, domain=nonnegative, doc="Margin of the difference times beta.")
 
     name = "simpo_loss"
     arguments = "beta gamma reduction"

@@ -1,5 +1,7 @@
 """TukeyBiweightLoss: a loss that stops growing at c."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
@@ -16,7 +18,7 @@ class TukeyBiweightLoss(PointwiseLoss):
     never is exactly 0.
     """
 
-    c: float = param(default=4.685, domain=positive, doc="Residual from which the loss is constant.")
+    c: float | Tensor = param(default=4.685, domain=positive, doc="Residual from which the loss is constant.")
 
     arguments = "c reduction"
     operands = {

@@ -1,5 +1,7 @@
 """WelschLoss: one less a bell curve of the residual."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
@@ -15,7 +17,9 @@ class WelschLoss(PointwiseLoss):
     some pull.
     """
 
-    scale: float = param(default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls.")
+    scale: float | Tensor = param(
+        default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls."
+    )
 
     arguments = "scale reduction"
     operands = {
