@@ -93,6 +93,12 @@ class Formula:
         return None if result is None else self.trace.lift(result)
 
     @cached_property
+    def unused(self) -> list[str]:
+        """The numbers that say nothing under these switches."""
+        used = {node.value for node in topological([self.value]) if node.op == "variable"}
+        return [name for name in self.numbers if name not in used]
+
+    @cached_property
     def gradients(self) -> tuple[Expr, ...]:
         """The derivative by each operand: the author's where `grad` gives one, else derived."""
         return tuple(
@@ -179,12 +185,6 @@ class Formula:
     def operations(self) -> int:
         """How many operations value and gradients have together."""
         return len(topological([self.value, *self.gradients]))
-
-    @property
-    def turned(self) -> dict[str, Any]:
-        """The switches without numbers, which may be tensors, or missing."""
-        params = self.loss.params
-        return {k: x for k, x in self.switches.items() if k not in params or params[k].kind != "float"}
 
     @property
     def stopped(self) -> bool:
