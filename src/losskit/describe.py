@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from losskit.declaration import Peer
 from losskit.forms import argument_doc, operand_doc
 from losskit.loss import Loss, registered
 from losskit.registry import get
@@ -109,11 +110,17 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
              "dtype": d.dtype}
             for d in cls.deviations
         ],
+        peers=[asdict(peer) | {"here": call_here(cls, peer)} for peer in cls.peers],
         reference=cls.reference,
         curve=cls._curve(),
         rows=cls._rows(),
         values=values or {},
     )  # fmt: skip
+
+
+def call_here(cls: type[Loss], peer: Peer) -> str:
+    """The call of losskit that a peer is compared with."""
+    return peer.here or f"{cls.name}({', '.join(cls._call_operands())})"
 
 
 def parameter(cls: type[Loss], name: str) -> dict[str, Any]:

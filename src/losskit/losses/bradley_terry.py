@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -59,6 +59,18 @@ class BradleyTerryLoss(PointwiseLoss):
             value=1.3415644198788437,
             grad=0.4371765008857981,
             source="mpmath",
+        ),
+    ]
+    peers = [
+        Peer(
+            "torch",
+            "-F.logsigmoid(chosen - rejected).mean()",
+        ),
+        Peer(
+            "torch",
+            "-F.logsigmoid(chosen - rejected - 0.5).mean() + 0.01 * ((chosen + rejected) ** 2).mean()",
+            "bradley_terry_loss(chosen, rejected, margin=0.5, center_coefficient=0.01)",
+            why="The formula of TRL's RewardTrainer, with a margin and center_rewards_coefficient.",
         ),
     ]
     aliases = "reward_modeling reward_model pairwise_reward"

@@ -1,6 +1,6 @@
 """SoftmaxFocalLoss: cross entropy of class scores that counts easy rows less."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -50,6 +50,46 @@ class SoftmaxFocalLoss(ClassScoresLoss):
         Case(input=[0.0, 0.0], target=0, gamma=1.0, value=0.34657359027997264, grad=[-0.423287, 0.423287],
              source="log(2) / 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses._functional.softmax_focal_loss_with_logits(input, target, reduction='mean')",
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.FocalLoss('multiclass')(input[:, :, None], target[:, None])",
+            differs=0.7,
+            gradient_differs=1.0,
+            why="SMP's class is a sum of sigmoid focal losses of the classes, another loss.",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.focal_loss(input[:, :, None], target[:, None], alpha=None, reduction='none').sum((1, 2))",
+            "softmax_focal_loss(input, target, reduction='none')",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.focal_loss(input[:, :, None], target[:, None], alpha=None, reduction='mean')",
+            "softmax_focal_loss(input, target)",
+            differs=0.8,
+            gradient_differs=0.8,
+            why="kornia's mean divides by rows and classes, N C: it is 1 / C of this one.",
+        ),
+        Peer(
+            "keras",
+            "keras.losses.CategoricalFocalCrossentropy(alpha=1.0, from_logits=True)(F.one_hot(target, 5), input)",
+            "softmax_focal_loss(input, target)",
+            agrees=1e-06,
+            why="Keras multiplies every class by alpha = 0.25 by default.",
+        ),
+        Peer(
+            "monai",
+            "monai.losses.FocalLoss(use_softmax=True, reduction='none')(input, F.one_hot(target, 5)).sum(1)",
+            "softmax_focal_loss(input, target, reduction='none')",
+            agrees=1e-06,
+            why="MONAI keeps one number for each class; its mean divides by N C.",
+        ),
+    ]
     aliases = "multiclass_focal categorical_focal categorical_focal_crossentropy"
     task = "multi-class"
     best_for = "Classes that exclude each other, when easy rows outweigh the hard ones."
