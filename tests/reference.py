@@ -98,8 +98,24 @@ class Exact:
         return mp.loggamma(1 + x).real
 
     @staticmethod
+    def log_gamma(x: Any) -> Any:
+        return mp.loggamma(x).real
+
+    @staticmethod
     def digamma(x: Any) -> Any:
         return mp.digamma(x)
+
+    @staticmethod
+    def trigamma(x: Any) -> Any:
+        return mp.psi(1, x)
+
+    @staticmethod
+    def erf(x: Any) -> Any:
+        return mp.erf(x) if mp.isfinite(x) else Exact.sign(x)
+
+    @staticmethod
+    def expm1(x: Any) -> Any:
+        return mp.expm1(x)
 
     @staticmethod
     def sqrt(x: Any) -> Any:
@@ -140,6 +156,8 @@ class Wide:
     sqrt = staticmethod(np.sqrt)
     log = staticmethod(np.log)
     log1p = staticmethod(np.log1p)
+    expm1 = staticmethod(np.expm1)
+    sqrt = staticmethod(np.sqrt)
     sign = staticmethod(np.sign)
 
     @staticmethod
@@ -160,12 +178,24 @@ class Wide:
         return np.where(x >= 0, 1.0, e) / (1.0 + e)
 
     @staticmethod
+    def erf(x: Any) -> Any:
+        return torch.erf(torch.as_tensor(x)).numpy()
+
+    @staticmethod
     def log_factorial(x: Any) -> Any:
         return torch.lgamma(1.0 + torch.as_tensor(x)).numpy()
 
     @staticmethod
+    def log_gamma(x: Any) -> Any:
+        return torch.lgamma(torch.as_tensor(x)).numpy()
+
+    @staticmethod
     def digamma(x: Any) -> Any:
         return torch.digamma(torch.as_tensor(x)).numpy()
+
+    @staticmethod
+    def trigamma(x: Any) -> Any:
+        return torch.special.polygamma(1, torch.as_tensor(x)).numpy()
 
 
 def exact(formula: Callable[..., Result], operands: dict[str, float], parameters: dict[str, Any]) -> Result:

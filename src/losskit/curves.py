@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from losskit.calculus import derivative
-from losskit.declaration import Operand, Param
+from losskit.declaration import Param
 from losskit.display import text_of
 from losskit.domains import Domain, Interval, Signs, real
 from losskit.graph import Expr, Trace

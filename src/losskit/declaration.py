@@ -1,4 +1,4 @@
-"""What a declaration consists of, besides its formula: parameters, operands, worked cases, deviations from torch, peers."""
+"""What a declaration consists of, besides its formula: parameters, operands, cases, deviations from torch, peers."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ class Operand:
     broadcast: whether dimensions of size 1 stretch to the shape of the first operand.
     per_row: whether a missing last dimension means one value for each row.
     optional: whether a call may leave it out, or give None; `value` then gets None, and may branch on that.
-    places: not None: it is a place in the row, from 0 to the last one, or `places` beyond it. Those of K - 1 questions about
-        K ordered classes go to 1 beyond.
+    places: not None: it is a place in the row, from 0 to the last one, or `places` beyond it. Of K ordered classes,
+        which K - 1 questions are about, the last one is 1 beyond.
     differentiable: whether there is a gradient by it; for labels, and for what the formula takes as given.
     components: the numbers that stand next to each other in its last dimension, and their domains. Each is an argument
         of the formula: `input` with the components x and y is `input_x` and `input_y`.

@@ -128,4 +128,5 @@ def parameter(cls: type[Loss], name: str) -> dict[str, Any]:
     declared = cls.params.get(name)
     kind = declared.kind if declared else "choice" if name == "reduction" else "tensor"
     limits = declared.domain.description if declared and kind in ("float", "int") else ""
-    return {"name": name, "kind": kind, "default": cls._default(name), "range": limits, "doc": argument_doc(cls, name)}
+    default = None if declared and declared.required else cls._default(name)
+    return {"name": name, "kind": kind, "default": default, "range": limits, "doc": argument_doc(cls, name)}

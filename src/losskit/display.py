@@ -92,7 +92,8 @@ class Writer:
         """The derivative of `value` by an operand, in its shortest form that says what is computed."""
         computed = self.computed(name) if computed is None else computed
         forms = [self.simplified(root) for root in (derivative(self.value, self.trace.variable(name)), computed)]
-        forms.sort(key=lambda root: len(print_expr(root, "plain")))
+        texts = {root: print_expr(root, "plain") for root in forms}
+        forms.sort(key=lambda root: (texts[root] == "...", len(texts[root])))  # what is too long to print is no text
         return next((form for form in forms if self.agree(form, computed)), computed)
 
     def simplified(self, root: Any) -> Expr:
@@ -110,8 +111,8 @@ class Writer:
         """Whether two formulas have the same values wherever both are ordinary numbers."""
         formula = self.formula
         names = [*formula.operands, *formula.numbers]
-        texts = [[print_expr(root, "python")] for root in (shown, computed)]
-        both = [evaluate(text, names) for text in texts]
+        texts = [print_statements([root], "python", names) for root in (shown, computed)]
+        both = [evaluate([*lines, *result], names) for lines, result in texts]
         for numbers in self._places():
             a, b = (function(*numbers) for function in both)
             if math.isfinite(a) and math.isfinite(b) and not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6):

@@ -23,6 +23,7 @@ from losskit.layers.triplet_margin_with_distance import (
 )
 from losskit.loss import legacy_reduction
 from losskit.losses import (
+    ArcFaceLoss,
     AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
@@ -32,6 +33,7 @@ from losskit.losses import (
     CompleteBoxIoULoss,
     CORALLoss,
     CORNLoss,
+    CosFaceLoss,
     CosineEmbeddingLoss,
     CPOLoss,
     CrossEntropyLoss,
@@ -50,6 +52,7 @@ from losskit.losses import (
     KLDivLoss,
     KTOLoss,
     L1Loss,
+    LDAMLoss,
     LogCoshLoss,
     LogisticHazardLoss,
     LogitAdjustedCrossEntropyLoss,
@@ -73,14 +76,99 @@ from losskit.losses import (
     SmoothL1Loss,
     SoftMarginLoss,
     SoftmaxFocalLoss,
+    SphereFaceLoss,
     SquaredEpsilonInsensitiveLoss,
     SymmetricCrossEntropyLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
     WelschLoss,
+    ZLoss,
 )
 from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
+
+
+@strict
+def arcface_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 0.5,
+    scale: float = 64.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Additive angular margin: cross entropy of cosines, where the angle to the own class counts as `margin` larger.
+
+    Choose it to train embeddings for recognition (faces, products, places) from class labels: the classes come out as
+    tight bundles.
+    Prefer CosFaceLoss for a gentler margin, CrossEntropyLoss to classify and nothing else.
+
+    The input is the cosines of the embeddings to one vector per class: the product of normalised embeddings and
+    normalised weights. Where angle and margin exceed half a turn, the margin is a number that is subtracted.
+
+    Args:
+        input: Cosines of shape (N, C), of each embedding to each class. Must be a cosine, in [-1, 1].
+        target: Class indices in [0, C) of any integer dtype, of shape (N,).
+        margin: What is added to the angle to the own class, in radians. In [0, pi).
+        scale: By which the cosines are multiplied before the softmax. Positive.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import arcface_loss
+        >>> arcface_loss(torch.tensor([0.7, 0.2, -0.1]), torch.tensor(0))
+        tensor(0.0100)
+
+    Source: Deng, J. et al. (2019). ArcFace: additive angular margin loss for deep face recognition. CVPR. arXiv:1801.07698.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            arcface_loss,
+            (input, target, weight),
+            input,
+            target,
+            margin=margin,
+            scale=scale,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ArcFaceLoss, unknown)
+    try:
+        plan = plan_of(ArcFaceLoss, reduction, ignore_index, label_smoothing, margin, scale)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
 @strict
@@ -618,7 +706,7 @@ def coral_loss(
     questions whose score is above 0. It is not the "deep CORAL" of domain adaptation.
 
     Args:
-        input: Scores of shape (N, K - 1) for K classes: of the class being above 0, above 1, ...
+        input: Scores of shape (N, K - 1) for K classes: of being above class 0, 1, ...
         target: Classes from 0 to K - 1, of shape (N,). Of the shape of input, or with dimensions of size 1. One for
             each row, or a number, will do.
         reduction: One of 'none', 'mean', 'sum'.
@@ -687,7 +775,7 @@ def corn_loss(
     class. The mean divides by the number of questions asked in the whole batch, not by the number of rows.
 
     Args:
-        input: Scores of shape (N, K - 1) for K classes: of the class being above 0, above 1, ...
+        input: Scores of shape (N, K - 1) for K classes: of being above class 0, 1, ...
         target: Classes from 0 to K - 1, of shape (N,). Of the shape of input, or with dimensions of size 1. One for
             each row, or a number, will do.
         reduction: One of 'none', 'mean', 'sum'.
@@ -731,6 +819,88 @@ def corn_loss(
     try:
         plan = plan_of(CORNLoss, reduction)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def cosface_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 0.35,
+    scale: float = 64.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Additive cosine margin: cross entropy of cosines, where the cosine to the own class counts as `margin` smaller.
+
+    Choose it to train embeddings for recognition (faces, products, places) from class labels, with the simplest margin.
+    Prefer ArcFaceLoss for a margin that is an angle, CrossEntropyLoss to classify and nothing else.
+
+    The input is the cosines of the embeddings to one vector per class: the product of normalised embeddings and
+    normalised weights.
+
+    Args:
+        input: Cosines of shape (N, C), of each embedding to each class. Must be a cosine, in [-1, 1].
+        target: Class indices in [0, C) of any integer dtype, of shape (N,).
+        margin: What is taken from the cosine to the own class. In [0, 1).
+        scale: By which the cosines are multiplied before the softmax. Positive.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import cosface_loss
+        >>> cosface_loss(torch.tensor([0.3, 0.2, -0.1]), torch.tensor(0), scale=10.0)
+        tensor(2.6239)
+
+    Source: Wang, H. et al. (2018). CosFace: large margin cosine loss for deep face recognition. CVPR. arXiv:1801.09414.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            cosface_loss,
+            (input, target, weight),
+            input,
+            target,
+            margin=margin,
+            scale=scale,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CosFaceLoss, unknown)
+    try:
+        plan = plan_of(CosFaceLoss, reduction, ignore_index, label_smoothing, margin, scale)
+        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2093,6 +2263,100 @@ def l1_loss(
 
 
 @strict
+def ldam_loss(
+    input: Tensor,
+    target: Tensor,
+    counts: Tensor,
+    max_m: float = 0.5,
+    scale: float = 30.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Label-distribution-aware margin: cross entropy of scores of which the own class's is reduced, the more the rarer.
+
+    Choose it for long tails: a class of few samples gets a margin, max_m times the fourth root of the rarest class's
+    count over its own.
+    Prefer LogitAdjustedCrossEntropyLoss for a correction that vanishes at test time, CrossEntropyLoss with `weight` for
+    mild imbalance.
+
+    The scores are cosines in the paper, of normalised features and weights; that is why they are multiplied by `scale`.
+    Its second stage weighs the classes: pass `weight` then, for example of losskit.class_balanced_weights.
+
+    Args:
+        input: Scores of shape (N, C), (N, C, d1, ...) or (C,); cosines in the paper.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C.
+        counts: How many samples each class has, of shape (C,).
+        max_m: The margin of the rarest class. Non-negative.
+        scale: By which the scores are multiplied before the softmax. Positive.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import ldam_loss
+        >>> ldam_loss(torch.tensor([0.6, 0.1, -0.2]), torch.tensor(0), counts=[5000.0, 100.0, 7.0])
+        tensor(5.5686e-06)
+
+    Source: Cao, K. et al. (2019). Learning imbalanced datasets with label-distribution-aware margin loss. NeurIPS. arXiv:1906.07413.
+    """
+    if has_torch_function_variadic(input, target, weight, counts):
+        return handle_torch_function(
+            ldam_loss,
+            (input, target, weight, counts),
+            input,
+            target,
+            counts=counts,
+            max_m=max_m,
+            scale=scale,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LDAMLoss, unknown)
+    try:
+        plan = plan_of(LDAMLoss, reduction, ignore_index, label_smoothing, counts is not None, max_m, scale)
+        return run(
+            plan,
+            (input, target, *present(LDAMLoss._made("own", counts=counts, max_m=max_m))),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def log_cosh_loss(
     input: Tensor,
     target: Tensor,
@@ -2174,13 +2438,13 @@ def logistic_hazard_loss(
     Prefer a Cox model for one score per subject, MSELoss when nothing is censored.
 
     The loss of a row is the sum over the intervals up to its own: of surviving those before, and of the event, or of
-    surviving the interval where there was none. A censored subject has survived its interval in full, as in pycox; where
-    that is not so, give the interval before.
+    surviving the interval where there was none. A censored subject has survived its interval in full, as in pycox;
+    where that is not so, give the interval before.
 
     Args:
         input: Logits of the hazards of K intervals, of shape (N, K).
-        interval: The interval of the event or of the censoring, from 0 to K - 1, of shape (N,). Of the shape of
-            input, or with dimensions of size 1. One for each row, or a number, will do.
+        interval: Interval of the event or of the censoring, from 0 to K - 1, of shape (N,). Of the shape of input,
+            or with dimensions of size 1. One for each row, or a number, will do.
         event: 1 where the event was seen, 0 where the subject is censored, of shape (N,). Of the shape of input, or
             with dimensions of size 1. One for each row, or a number, will do. Must be in [0, 1].
         reduction: One of 'none', 'mean', 'sum'.
@@ -2309,11 +2573,7 @@ def logit_adjusted_cross_entropy(
         plan = plan_of(LogitAdjustedCrossEntropyLoss, reduction, ignore_index, label_smoothing, prior is not None, tau)
         return run(
             plan,
-            (
-                input,
-                target,
-                LogitAdjustedCrossEntropyLoss.shift(LogitAdjustedCrossEntropyLoss._in_domain("prior", prior), tau),
-            ),
+            (input, target, *present(LogitAdjustedCrossEntropyLoss._made("shift", prior=prior, tau=tau))),
             weight,
             sample_weight,
             mask,
@@ -3730,6 +3990,7 @@ def softmax_focal_loss(
     input: Tensor,
     target: Tensor,
     gamma: float = 2.0,
+    alpha: Tensor | None = None,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Literal["none", "mean", "sum"] = "mean",
@@ -3754,6 +4015,7 @@ def softmax_focal_loss(
         target: Class indices in [0, C) of any integer dtype, of the shape of input without C; or probabilities of
             the shape of input.
         gamma: How much less an easy row counts; 0: not at all. Non-negative.
+        alpha: Factor of each class, of shape (C,). Unlike weight it does not count in the denominator of the mean.
         weight: Weight of each class, a tensor of shape (C,).
         ignore_index: Rows with this target do not count.
         reduction: One of 'none', 'mean', 'sum'.
@@ -3781,13 +4043,14 @@ def softmax_focal_loss(
 
     Source: Lin, T.-Y. et al. (2017). Focal loss for dense object detection. ICCV. arXiv:1708.02002.
     """
-    if has_torch_function_variadic(input, target, weight):
+    if has_torch_function_variadic(input, target, weight, alpha):
         return handle_torch_function(
             softmax_focal_loss,
-            (input, target, weight),
+            (input, target, weight, alpha),
             input,
             target,
             gamma=gamma,
+            alpha=alpha,
             weight=weight,
             ignore_index=ignore_index,
             reduction=reduction,
@@ -3800,8 +4063,97 @@ def softmax_focal_loss(
     if unknown:
         raise misspelt(SoftmaxFocalLoss, unknown)
     try:
-        plan = plan_of(SoftmaxFocalLoss, reduction, ignore_index, label_smoothing, gamma)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        plan = plan_of(SoftmaxFocalLoss, reduction, ignore_index, label_smoothing, gamma, alpha is not None)
+        return run(
+            plan,
+            (input, target, *present(SoftmaxFocalLoss._made("factor", alpha=alpha))),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def sphereface_loss(
+    input: Tensor,
+    target: Tensor,
+    norm: Tensor,
+    margin: int = 4,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Multiplicative angular margin: cross entropy of cosines, where the angle to the own class counts `margin` times.
+
+    Choose it to repeat results of the first margin loss for face recognition.
+    Prefer ArcFaceLoss or CosFaceLoss otherwise: they are easier to train.
+
+    The input is the cosines of the embeddings to one vector per class; `norm` is the length of each embedding, by which
+    its cosines are multiplied. The formula of the angle falls without end, by a piece of cosine for each turn.
+
+    Args:
+        input: Cosines of shape (N, C), of each embedding to each class. Must be a cosine, in [-1, 1].
+        target: Class indices in [0, C) of any integer dtype, of shape (N,).
+        norm: Length of each embedding, of shape (N,). Must be positive.
+        margin: By which the angle to the own class is multiplied.
+        weight: Weight of each class, a tensor of shape (C,).
+        ignore_index: Rows with this target do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        label_smoothing: Share of the target that is spread evenly over all classes. In [0, 1].
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import sphereface_loss
+        >>> sphereface_loss(torch.tensor([[0.7, 0.2, -0.1]]), torch.tensor([0]), torch.tensor([3.0]))
+        tensor(3.9627)
+
+    Source: Liu, W. et al. (2017). SphereFace: deep hypersphere embedding for face recognition. CVPR. arXiv:1704.08063.
+    """
+    if has_torch_function_variadic(input, target, norm, weight):
+        return handle_torch_function(
+            sphereface_loss,
+            (input, target, norm, weight),
+            input,
+            target,
+            norm,
+            margin=margin,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SphereFaceLoss, unknown)
+    try:
+        plan = plan_of(SphereFaceLoss, reduction, ignore_index, label_smoothing, margin)
+        return run(plan, (input, target, norm), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4183,8 +4535,74 @@ def welsch_loss(
         raise problem.with_traceback(None) from None
 
 
+@strict
+def z_loss(
+    input: Tensor,
+    coefficient: float = 0.0001,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The squared log-sum-exp of class scores, times a small number: it keeps scores from drifting.
+
+    Choose it beside CrossEntropyLoss when a large model is trained in half precision, or for the router of a mixture of
+    experts: add the two losses, with the same mask.
+    It is no loss by itself: it has no target.
+
+    Args:
+        input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,).
+        coefficient: What the square is multiplied by. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        coefficient * log_sum_exp * log_sum_exp
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import z_loss
+        >>> z_loss(torch.tensor([2.0, 0.0, -1.0]))
+        tensor(0.0005)
+
+    Source: Chowdhery, A. et al. (2022). PaLM: scaling language modeling with pathways. arXiv:2204.02311. Zoph, B. et al. (2022), arXiv:2202.08906.
+    """
+    if has_torch_function_variadic(input):
+        return handle_torch_function(
+            z_loss,
+            (input),
+            input,
+            coefficient=coefficient,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ZLoss, unknown)
+    try:
+        plan = plan_of(ZLoss, reduction, coefficient)
+        return run(plan, (input, ZLoss._no_target(input)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
 # One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
+    ArcFaceLoss,
     AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
@@ -4196,6 +4614,7 @@ for _loss in (
     CauchyLoss,
     CharbonnierLoss,
     CompleteBoxIoULoss,
+    CosFaceLoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
     DistanceBoxIoULoss,
@@ -4212,6 +4631,7 @@ for _loss in (
     KLDivLoss,
     KTOLoss,
     L1Loss,
+    LDAMLoss,
     LogCoshLoss,
     LogisticHazardLoss,
     LogitAdjustedCrossEntropyLoss,
@@ -4235,11 +4655,13 @@ for _loss in (
     SmoothL1Loss,
     SoftMarginLoss,
     SoftmaxFocalLoss,
+    SphereFaceLoss,
     SquaredEpsilonInsensitiveLoss,
     SymmetricCrossEntropyLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
     WelschLoss,
+    ZLoss,
 ):
     _loss.functional = staticmethod(globals()[_loss.name])
 

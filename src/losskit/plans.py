@@ -91,7 +91,11 @@ def _checked(loss: Any, values: Iterable[Any]) -> dict[str, Any]:
     values = list(values)
     declared = loss._plan_params()
     for p, value in zip(declared, values, strict=False):
-        if value is OPEN and (loss._statistics is not None or p.kind != "float" or p not in loss._formula_params()):
+        if (
+            value is OPEN
+            and not p.tensor
+            and (loss._statistics is not None or p.kind != "float" or p not in loss._formula_params())
+        ):
             raise error("open", loss=loss.name, argument=p.name)
         checked[p.name] = value if p.kind == "tensor" or value is OPEN else validate(loss.name, p, value)
     return checked | dict(zip(loss._optional_operands(), values[len(declared) :], strict=True))

@@ -173,7 +173,7 @@ class Formula:
 
     @property
     def stopped(self) -> bool:
-        """Whether part of the value is a constant for differentiation, so that the gradient is not that of the value."""
+        """Whether part of the value is a constant for differentiation: the gradient is not that of the value."""
         return any(node.op == "stop" for node in topological([self.value]))
 
     @cached_property
@@ -213,6 +213,19 @@ class Formula:
         fixed = {"target", *self.loss.params, *(name for name, x in self.declared.items() if not x.differentiable)}
         fixed |= {name for name, (tensor, _) in components(self.loss.operands).items() if tensor == "target"}
         return sum(1 << i for i, name in enumerate(self.operands) if name not in fixed)
+
+
+def hook(
+    loss: Any, function: Callable[..., Any], operands: Sequence[str], parameters: dict[str, Any]
+) -> Differentiable:
+    """A formula of a declaration beside `value`, with its parameters fixed."""
+    names = inspect.signature(function).parameters
+    numbers = {name: parameters[name] for name in names if name not in operands}
+    trace = Trace({name: not loss.params[name].domain.includes(0.0) for name in numbers})
+    root = trace.lift(function(**{name: trace.variable(name) for name in names}))
+    made = Differentiable(root, operands, numbers)
+    made.prepare({})
+    return made
 
 
 def components(operands: Mapping[str, Operand]) -> dict[str, tuple[str, Domain]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor, fx
@@ -296,6 +296,10 @@ class Family(Loss, abstract=True):
     def _made_slots(cls, prefix: str, class_name: str) -> list[str]:
         """What `run` is given beside the operands and tensor parameters, as source."""
         return []
+
+    def _with_slots(self, operands: Sequence[Any]) -> list[Any]:
+        """What `run` is given for these operands of a call."""
+        return [*operands, *self._slot_params()]
 
     def _slot_params(self) -> list[Tensor]:
         """The parameters that `run` is given as operands."""

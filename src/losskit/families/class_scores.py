@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -31,11 +31,13 @@ from losskit.domains import Interval, log_probability, real
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.base import Family
+from losskit.families.class_scores_margins import MarginsOfScoresPlan
 from losskit.families.class_scores_plan import STATISTICS, ClassScoresPlan, plain
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr
 from losskit.kernels import search
 from losskit.kernels.torch_internals import transforms_active
+from losskit.plans import present
 from losskit.policy import state
 from losskit.reduction import Reduction
 from losskit.traced import Formula
@@ -111,8 +113,13 @@ class ClassScoresLoss(Family, abstract=True):
 
     - `value`, a static method over the formula language: its arguments are statistics of the row, any of
       `log_probability`, `log_sum_exp` and `mean_log_probability`, and then the parameters;
-    - optionally `shift`, a static method of parameters: a tensor with a number for each class that is added to the
-      scores (logit adjustment). It is an ordinary torch function.
+    - optionally, static methods of parameters that give a tensor with a number for each class, ordinary torch
+      functions: `shift` is added to the scores (logit adjustment); `factor` multiplies the loss of a class, and unlike
+      `weight` never counts in the denominator of the mean;
+    - optionally `target_score`, a formula of the score of the row's own class, `score`, and parameters: the margin
+      losses put it in the place of that score. It may take `own`, what the static method `own` gives for that class;
+    - optionally `scaled_by`, the name of the parameter, or of an operand with a number for each row, by which all
+      scores are multiplied then.
 
     The input is (N, C), (N, C, d1, ...) or (C,); the target is class indices, of the shape of the input without C, or
     probabilities of the shape of the input. Class `weight`, `ignore_index` and `label_smoothing` work for every loss
@@ -129,8 +136,13 @@ class ClassScoresLoss(Family, abstract=True):
 
     _statistics = SPOKEN
     _harmless = {"log_probability": -1.0, "mean_log_probability": -1.0}
+    targets: ClassVar[bool] = True  # a call has a target; without, `value` speaks of log_sum_exp alone
     log_probabilities: ClassVar[bool] = False  # the input is log-probabilities; only that of the target is read
-    shift: ClassVar[Callable[..., Tensor] | None] = None
+    shift: ClassVar[Callable[..., Any] | None] = None
+    factor: ClassVar[Callable[..., Any] | None] = None
+    own: ClassVar[Callable[..., Any] | None] = None
+    target_score: ClassVar[Callable[..., Any] | None] = None
+    scaled_by: ClassVar[str] = ""
     _plan_class = ClassScoresPlan
 
     _label = "class scores"
@@ -159,7 +171,16 @@ class ClassScoresLoss(Family, abstract=True):
         classes = 1 if len(shape) > 1 else 0
         scores = draw.normal(*shape)
         target = draw.integers(0, shape[classes], *shape[:classes], *shape[classes + 1 :])
-        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target]
+        if not cls.targets:
+            return [scores]
+        if cls.scaled_by:  # cosines
+            scores = torch.tanh(0.3 * scores)
+        more = (
+            [draw.members(cls.operands[cls.scaled_by].domain, tuple(target.shape))]
+            if cls.scaled_by in cls.operands
+            else []
+        )
+        return [scores.log_softmax(classes) if cls.log_probabilities else scores, target, *more]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
@@ -204,7 +225,11 @@ class ClassScoresLoss(Family, abstract=True):
 
     @classmethod
     def _call_operands(cls) -> list[str]:
-        return ["input", "target"]
+        return [
+            "input",
+            *(["target"] if cls.targets else []),
+            *([cls.scaled_by] if cls.scaled_by in cls.operands else []),
+        ]
 
     @classmethod
     def _unreduced(cls) -> str:
@@ -215,30 +240,55 @@ class ClassScoresLoss(Family, abstract=True):
         return [formula for formula in cls._formulas.all() if not plain(formula)]
 
     @classmethod
+    def _declare(cls) -> None:
+        if cls.target_score or cls.scaled_by or cls.factor:
+            cls._plan_class = MarginsOfScoresPlan
+        super()._declare()
+
+    @classmethod
+    def _hooks(cls) -> dict[str, list[str]]:
+        """The functions that make a tensor with a number for each class, and their arguments."""
+        found = {"own": cls.own, "factor": cls.factor, "shift": cls.shift}
+        return {name: list(inspect.signature(made).parameters) for name, made in found.items() if made is not None}
+
+    @classmethod
     def _used_elsewhere(cls) -> set[str]:
-        return set() if cls.shift is None else set(inspect.signature(cls.shift).parameters)
+        used = {name for arguments in cls._hooks().values() for name in arguments} | {cls.scaled_by}
+        return used | set(inspect.signature(cls.target_score).parameters if cls.target_score else ())
 
     @classmethod
     def _made_slots(cls, prefix: str, class_name: str) -> list[str]:
-        if cls.shift is None:
-            return []
-        names = inspect.signature(cls.shift).parameters
-        arguments = [
-            f"{class_name}._in_domain({name!r}, {prefix}{name})" if cls.params[name].kind == "tensor" else prefix + name
-            for name in names
+        hooks = [
+            f"{class_name}._made({name!r}, {', '.join(f'{x}={prefix}{x}' for x in arguments)})"
+            for name, arguments in cls._hooks().items()
         ]
-        return [f"{class_name}.shift({', '.join(arguments)})"]
+        target = [] if cls.targets else [f"{class_name}._no_target(input)"]
+        return target + ([f"*present({', '.join(hooks)})"] if hooks else [])
+
+    @classmethod
+    def _no_target(cls, input: Any) -> Any:
+        """A class for each row, for the kernel of a loss that has none."""
+        if not isinstance(input, Tensor):
+            return None
+        return input.new_zeros(input.shape[:1] + input.shape[2:] if input.ndim > 1 else (), dtype=torch.int64)
 
     def _slot_params(self) -> list[Tensor]:
-        shift = type(self).shift
-        if shift is None:
-            return []
-        return [shift(*(self._in_domain(name, getattr(self, name)) for name in inspect.signature(shift).parameters))]
+        made = [self._made(name, **{x: getattr(self, x) for x in names}) for name, names in self._hooks().items()]
+        return present(*made)
+
+    def _with_slots(self, operands: Sequence[Any]) -> list[Any]:
+        return [*operands, *([] if self.targets else [self._no_target(operands[0])]), *self._slot_params()]
+
+    @classmethod
+    def _made(cls, name: str, **parameters: Any) -> Tensor | None:
+        """What a hook makes for each class."""
+        made: Tensor | None = getattr(cls, name)(**{x: cls._in_domain(x, value) for x, value in parameters.items()})
+        return made
 
     @classmethod
     def _in_domain(cls, name: str, x: Any) -> Any:
-        """A tensor parameter of `shift`, checked like an operand: an error, or NaN where it is bad."""
-        domain = cls.params[name].domain
+        """A tensor parameter of a hook, checked like an operand: an error, or NaN where it is bad."""
+        domain = cls.params[name].domain if name in cls.params else cls.operands[name].domain
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
             return x
         outside = domain.outside(x.detach())

@@ -48,7 +48,7 @@ class ClassScoresPlan(Plan):
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)
         self.smoothing = parameters.get("label_smoothing", 0.0)
-        self.ignored = parameters["ignore_index"]
+        self.ignored = parameters.get("ignore_index", -100)
         as_it_is = plain(formula)
         family = wire.CLASS_SCORES.family.pack(
             plain=as_it_is, log_probabilities=loss.log_probabilities, statistics=formula.operands
@@ -90,9 +90,14 @@ class ClassScoresPlan(Plan):
         self._check_target(input, target, rows)
         weight = class_weight(self, weight, input, classes)
         for x in shift:
-            check_per_class(self, "shift", x, input, classes)
+            check_per_class(self, self.told("shift"), x, input, classes)
         normalizer = check_extras(self, input, rows, None, (), sample_weight, mask, normalizer)
         return Arguments([input, target, *shift], weight, sample_weight, mask, normalizer)
+
+    def told(self, hook: str) -> str:
+        """The parameter that is meant where what a hook makes of it is wrong."""
+        names = self.loss._hooks()[hook]
+        return next((x for x in names if self.loss.params[x].kind == "tensor"), hook)
 
     def _check_target(self, input: Tensor, target: Tensor, rows: Sequence[int]) -> None:
         expected = tuple(rows)

@@ -138,7 +138,7 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     """
     plan = loss._planned()
     weight = getattr(loss, "weight", None) if weight is None else weight
-    given = [*operands, *loss._slot_params()]
+    given = loss._with_slots(operands)
     together = ""
     if sharded.involved(*given, weight, sample_weight, mask, normalizer):
         reason, together = sharded.why(plan, given, weight, sample_weight, mask, normalizer)

@@ -8,7 +8,7 @@ and mask still run in the fused kernel. Without a distance it is TripletMarginLo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, minimum, nn
@@ -143,9 +143,9 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
             return plan_of(TripletMarginLoss, str(self.reduction), 2.0, 1e-6, self.swap, self.margin)
         return plan_of(_OfDistances, str(self.reduction), self.margin)
 
-    def _slot_params(self) -> list[Tensor]:
+    def _with_slots(self, operands: Sequence[Any]) -> list[Any]:
         """No parameter is a tensor."""
-        return []
+        return list(operands)
 
     @strict
     def forward(

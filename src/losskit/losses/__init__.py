@@ -4,6 +4,7 @@
 
 import sys
 
+from losskit.losses.arcface import ArcFaceLoss
 from losskit.losses.asymmetric import AsymmetricLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
@@ -13,6 +14,7 @@ from losskit.losses.charbonnier import CharbonnierLoss
 from losskit.losses.complete_box_iou import CompleteBoxIoULoss
 from losskit.losses.coral import CORALLoss
 from losskit.losses.corn import CORNLoss
+from losskit.losses.cosface import CosFaceLoss
 from losskit.losses.cosine_embedding import CosineEmbeddingLoss
 from losskit.losses.cpo import CPOLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
@@ -31,6 +33,7 @@ from losskit.losses.ipo import IPOLoss
 from losskit.losses.kl_div import KLDivLoss
 from losskit.losses.kto import KTOLoss
 from losskit.losses.l1 import L1Loss
+from losskit.losses.ldam import LDAMLoss
 from losskit.losses.log_cosh import LogCoshLoss
 from losskit.losses.logistic_hazard import LogisticHazardLoss
 from losskit.losses.logit_adjusted_cross_entropy import LogitAdjustedCrossEntropyLoss
@@ -54,14 +57,17 @@ from losskit.losses.smape import SMAPELoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
 from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.softmax_focal import SoftmaxFocalLoss
+from losskit.losses.sphereface import SphereFaceLoss
 from losskit.losses.squared_epsilon_insensitive import SquaredEpsilonInsensitiveLoss
 from losskit.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.tukey_biweight import TukeyBiweightLoss
 from losskit.losses.welsch import WelschLoss
+from losskit.losses.z import ZLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
+    "ArcFaceLoss",
     "AsymmetricLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
@@ -73,6 +79,7 @@ __all__ = [
     "CauchyLoss",
     "CharbonnierLoss",
     "CompleteBoxIoULoss",
+    "CosFaceLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "DistanceBoxIoULoss",
@@ -89,6 +96,7 @@ __all__ = [
     "KLDivLoss",
     "KTOLoss",
     "L1Loss",
+    "LDAMLoss",
     "LogCoshLoss",
     "LogisticHazardLoss",
     "LogitAdjustedCrossEntropyLoss",
@@ -112,11 +120,13 @@ __all__ = [
     "SmoothL1Loss",
     "SoftMarginLoss",
     "SoftmaxFocalLoss",
+    "SphereFaceLoss",
     "SquaredEpsilonInsensitiveLoss",
     "SymmetricCrossEntropyLoss",
     "TripletMarginLoss",
     "TukeyBiweightLoss",
     "WelschLoss",
+    "ZLoss",
 ]
 
 sys.modules[__name__].__class__ = CallablePackage

@@ -104,13 +104,13 @@ class AsymmetricLoss(PointwiseLoss):
             "timm",
             "timm.loss.AsymmetricLossMultiLabel(reduction='none')(input, target)",
             "asymmetric_loss(input, target, reduction='none')",
-            agrees=1e-06,
+            agrees=1e-6,
         ),
         Peer(
             "timm",
             "timm.loss.AsymmetricLossMultiLabel()(input, target)",
             "asymmetric_loss(input, target, reduction='sum') / len(input)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="timm divides the sum by the number of rows, the paper's code by nothing; the mean is over elements.",
         ),
     ]

@@ -79,7 +79,7 @@ class BCELoss(PointwiseLoss, nn.BCELoss):
         Peer(
             "keras",
             "keras.losses.BinaryCrossentropy()(target, input)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras keeps probabilities 1e-7 away from 0 and 1.",
         ),
         Peer(

@@ -87,13 +87,13 @@ class BCEWithLogitsLoss(PointwiseLoss, nn.BCEWithLogitsLoss):
         Peer(
             "keras",
             "keras.losses.BinaryCrossentropy(from_logits=True)(target, input)",
-            agrees=1e-06,
+            agrees=1e-6,
         ),
         Peer(
             "keras",
             "keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1)(target, input)",
             "binary_cross_entropy_with_logits(input, 0.9 * target + 0.05)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Smoothing moves the labels towards 1/2; here you move them.",
         ),
         Peer(

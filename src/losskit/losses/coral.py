@@ -20,7 +20,7 @@ class CORALLoss(PointwiseLoss):
     name = "coral_loss"
     rows = "sum"
     operands = {
-        "input": Operand("Scores of shape (N, K - 1) for K classes: of the class being above 0, above 1, ...", kind="logit"),
+        "input": Operand("Scores of shape (N, K - 1) for K classes: of being above class 0, 1, ...", kind="logit"),
         "target": Operand("Classes from 0 to K - 1, of shape (N,).", per_row=True, broadcast=True, differentiable=False,
                           places=1),
     }  # fmt: skip
@@ -39,7 +39,7 @@ class CORALLoss(PointwiseLoss):
         Peer(
             "coral-pytorch",
             "coral_pytorch.losses.coral_loss(input, coral_pytorch.dataset.levels_from_labelbatch(target, 6))",
-            agrees=1e-06,
+            agrees=1e-6,
             why="coral-pytorch wants rows of levels; here are classes. Its levels are float32.",
         ),
     ]

@@ -20,7 +20,7 @@ class CORNLoss(PointwiseLoss):
     name = "corn_loss"
     rows = "sum"
     operands = {
-        "input": Operand("Scores of shape (N, K - 1) for K classes: of the class being above 0, above 1, ...", kind="logit"),
+        "input": Operand("Scores of shape (N, K - 1) for K classes: of being above class 0, 1, ...", kind="logit"),
         "target": Operand("Classes from 0 to K - 1, of shape (N,).", per_row=True, broadcast=True, differentiable=False,
                           places=1),
     }  # fmt: skip

@@ -64,7 +64,7 @@ class CosineEmbeddingLoss(EmbeddingsLoss, nn.CosineEmbeddingLoss):
             "keras",
             "keras.losses.CosineSimilarity()(input1, input2)",
             "cosine_embedding_loss(input1, input2, torch.ones(6)) - 1",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras gives minus the cosine, 1 less.",
         ),
         Peer(

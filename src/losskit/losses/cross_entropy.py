@@ -64,13 +64,13 @@ class CrossEntropyLoss(ClassScoresLoss, nn.CrossEntropyLoss):
         Peer(
             "keras",
             "keras.losses.SparseCategoricalCrossentropy(from_logits=True)(target, input)",
-            agrees=1e-06,
+            agrees=1e-6,
         ),
         Peer(
             "keras",
             "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)(F.one_hot(target, 5), input)",
             "cross_entropy(input, target, label_smoothing=0.1)",
-            agrees=1e-06,
+            agrees=1e-6,
         ),
         Peer(
             "optax",

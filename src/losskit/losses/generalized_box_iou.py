@@ -48,7 +48,7 @@ class GeneralizedBoxIoULoss(PointwiseLoss):
         Peer(
             "monai",
             "monai.losses.BoxGIoULoss()(input, target)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="MONAI computes in float32.",
         ),
     ]

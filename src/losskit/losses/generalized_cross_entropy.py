@@ -58,7 +58,7 @@ class GeneralizedCrossEntropyLoss(ClassScoresLoss):
             "keras",
             "keras.losses.CategoricalGeneralizedCrossEntropy(q=0.7)(target, input.softmax(-1))",
             "generalized_cross_entropy(input, target)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras takes probabilities, and q is 0.5 by default.",
         ),
     ]

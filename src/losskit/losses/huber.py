@@ -60,7 +60,7 @@ class HuberLoss(PointwiseLoss, nn.HuberLoss):
             "keras",
             "keras.losses.Huber(delta=2.0)(target, input)",
             "huber_loss(input, target, delta=2.0)",
-            agrees=1e-06,
+            agrees=1e-6,
         ),
         Peer(
             "optax",

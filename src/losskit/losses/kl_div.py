@@ -83,7 +83,7 @@ class KLDivLoss(PointwiseLoss, nn.KLDivLoss):
             "keras",
             "keras.losses.KLDivergence()(F.softmax(target, -1), F.softmax(input, -1))",
             "kl_div(F.log_softmax(input, -1), F.softmax(target, -1), reduction='batchmean')",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras takes probabilities of both; its mean is that of rows, here 'batchmean'.",
         ),
         Peer(

@@ -37,7 +37,7 @@ class L1Loss(PointwiseLoss, nn.L1Loss):
         Peer(
             "keras",
             "keras.losses.MeanAbsoluteError()(target, input)",
-            agrees=1e-06,
+            agrees=1e-6,
         ),
         Peer(
             "scikit-learn",

@@ -52,7 +52,7 @@ class LogCoshLoss(PointwiseLoss):
         Peer(
             "keras",
             "keras.losses.LogCosh()(target, input)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras's form loses small residuals: in float32, 0.0001 gives 0.",
         ),
         Peer(

@@ -14,15 +14,15 @@ class LogisticHazardLoss(PointwiseLoss):
     Prefer a Cox model for one score per subject, MSELoss when nothing is censored.
 
     The loss of a row is the sum over the intervals up to its own: of surviving those before, and of the event, or of
-    surviving the interval where there was none. A censored subject has survived its interval in full, as in pycox; where
-    that is not so, give the interval before.
+    surviving the interval where there was none. A censored subject has survived its interval in full, as in pycox;
+    where that is not so, give the interval before.
     """
 
     name = "logistic_hazard_loss"
     rows = "sum"
     operands = {
         "input": Operand("Logits of the hazards of K intervals, of shape (N, K).", kind="logit"),
-        "interval": Operand("The interval of the event or of the censoring, from 0 to K - 1, of shape (N,).", per_row=True,
+        "interval": Operand("Interval of the event or of the censoring, from 0 to K - 1, of shape (N,).", per_row=True,
                             broadcast=True, differentiable=False, places=0),
         "event": Operand("1 where the event was seen, 0 where the subject is censored, of shape (N,).",
                          domain=probability, per_row=True, broadcast=True, differentiable=False),
@@ -51,6 +51,6 @@ class LogisticHazardLoss(PointwiseLoss):
     best_for = "Times to an event in intervals, some censored."
     not_for = "Continuous times; one score per subject."
     reference = (
-        "Gensheimer, M. F. and Narasimhan, B. (2019). A scalable discrete-time survival model for neural networks. PeerJ "
-        "7, e6257. arXiv:1805.00917. Kvamme, H. and Borgan, O. (2019), arXiv:1910.06724."
+        "Gensheimer, M. F. and Narasimhan, B. (2019). A scalable discrete-time survival model for neural networks. "
+        "PeerJ 7, e6257. arXiv:1805.00917. Kvamme, H. and Borgan, O. (2019), arXiv:1910.06724."
     )

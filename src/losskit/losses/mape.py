@@ -59,7 +59,7 @@ class MAPELoss(PointwiseLoss):
         Peer(
             "keras",
             "keras.losses.MeanAbsolutePercentageError()(target, input) / 100",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras gives percent; here it is a fraction.",
         ),
         Peer(
@@ -70,7 +70,7 @@ class MAPELoss(PointwiseLoss):
             "pytorch-forecasting",
             "pytorch_forecasting.metrics.MAPE().loss(input, target)",
             "mape_loss(input, target, reduction='none')",
-            agrees=1e-06,
+            agrees=1e-6,
             why="1e-8 is added to the target there.",
         ),
     ]

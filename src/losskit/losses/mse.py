@@ -40,7 +40,7 @@ class MSELoss(PointwiseLoss, nn.MSELoss):
         Peer(
             "keras",
             "keras.losses.MeanSquaredError()(target, input)",
-            agrees=1e-06,
+            agrees=1e-6,
         ),
         Peer(
             "scikit-learn",

@@ -61,7 +61,7 @@ class MSLELoss(PointwiseLoss):
         Peer(
             "keras",
             "keras.losses.MeanSquaredLogarithmicError()(target, input)",
-            agrees=1e-06,
+            agrees=1e-6,
             given={"input": [0.5, 2.0, 10.0], "target": [1.0, 1.5, 30.0]},
             why="Keras takes numbers below 1e-7 for 1e-7.",
         ),

@@ -67,7 +67,7 @@ class ORPOLoss(PointwiseLoss):
             "trl",
             "trl.experimental.orpo.ORPOTrainer.odds_ratio_loss(trainer(beta=0.1), chosen, rejected)[0]",
             "-chosen - orpo_loss(chosen, rejected, lam=0.1, reduction='none')",
-            agrees=1e-06,
+            agrees=1e-6,
             why=(
                 "The part of the odds, which TRL subtracts from the likelihood of the chosen answer; it computes "
                 "in float32."

@@ -108,7 +108,7 @@ class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
             "keras",
             "keras.losses.Poisson()(target, input.exp())",
             "poisson_nll_loss(input, target, log_input=True)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras takes the rate and adds 1e-7 to it; here is its logarithm, unless log_input=False.",
         ),
         Peer(

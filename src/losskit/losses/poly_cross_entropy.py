@@ -65,7 +65,7 @@ class PolyCrossEntropyLoss(ClassScoresLoss):
             "timm",
             "timm.loss.PolyCrossEntropy()(input, target)",
             "poly_cross_entropy(input, target, epsilon=2.0)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="epsilon is 2 by default in timm, which computes in float32.",
         ),
     ]

@@ -111,7 +111,7 @@ class SigmoidFocalLoss(PointwiseLoss):
         Peer(
             "keras",
             "keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True, from_logits=True)(target, input)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras takes probabilities and no alpha unless told otherwise.",
         ),
         Peer(
@@ -122,7 +122,7 @@ class SigmoidFocalLoss(PointwiseLoss):
         Peer(
             "monai",
             "monai.losses.FocalLoss(gamma=2.0, alpha=0.25)(input, target)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Without alpha by default in MONAI.",
         ),
         Peer(

@@ -63,7 +63,7 @@ class SMAPELoss(PointwiseLoss):
             "pytorch-forecasting",
             "pytorch_forecasting.metrics.SMAPE().loss(input, target)",
             "smape_loss(input, target, reduction='none')",
-            agrees=1e-06,
+            agrees=1e-6,
             why="1e-8 is added to the denominator there.",
         ),
     ]

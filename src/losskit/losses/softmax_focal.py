@@ -1,5 +1,7 @@
 """SoftmaxFocalLoss: cross entropy of class scores that counts easy rows less."""
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
@@ -19,8 +21,12 @@ class SoftmaxFocalLoss(ClassScoresLoss):
     """
 
     gamma: float = param(default=2.0, domain=nonnegative, doc="How much less an easy row counts; 0: not at all.")
+    alpha: Tensor | None = param(
+        default=None, domain=nonnegative,
+        doc="Factor of each class, of shape (C,). Unlike weight it does not count in the denominator of the mean.",
+    )  # fmt: skip
 
-    arguments = "gamma weight ignore_index reduction label_smoothing"
+    arguments = "gamma alpha weight ignore_index reduction label_smoothing"
     operands = {
         "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
         "target": Operand(
@@ -40,6 +46,10 @@ class SoftmaxFocalLoss(ClassScoresLoss):
         ratio = where(missed > 0.0, -log_probability / missed, 1.0)
         return -power(missed, gamma) * (1.0 + gamma * times(exp(log_probability), ratio))
 
+    @staticmethod
+    def factor(alpha):
+        return alpha
+
     facts = Facts(convex=False, smooth=True, lipschitz=1.596623379391057, minimum=0.0, symmetric=False)
     cases = [
         Case(input=[2.0, 0.0, -1.0], target=0, value=0.00414426, grad=[-0.0108052, 0.00789925, 0.00290597],
@@ -49,6 +59,8 @@ class SoftmaxFocalLoss(ClassScoresLoss):
              source="mpmath"),
         Case(input=[0.0, 0.0], target=0, gamma=1.0, value=0.34657359027997264, grad=[-0.423287, 0.423287],
              source="log(2) / 2"),
+        Case(input=[0.0, 0.0], target=0, gamma=1.0, alpha=[0.5, 2.0], value=0.17328679513998632,
+             grad=[-0.211643, 0.211643], source="log(2) / 4"),
     ]  # fmt: skip
     peers = [
         Peer(
@@ -79,14 +91,14 @@ class SoftmaxFocalLoss(ClassScoresLoss):
             "keras",
             "keras.losses.CategoricalFocalCrossentropy(alpha=1.0, from_logits=True)(F.one_hot(target, 5), input)",
             "softmax_focal_loss(input, target)",
-            agrees=1e-06,
+            agrees=1e-6,
             why="Keras multiplies every class by alpha = 0.25 by default.",
         ),
         Peer(
             "monai",
             "monai.losses.FocalLoss(use_softmax=True, reduction='none')(input, F.one_hot(target, 5)).sum(1)",
             "softmax_focal_loss(input, target, reduction='none')",
-            agrees=1e-06,
+            agrees=1e-6,
             why="MONAI keeps one number for each class; its mean divides by N C.",
         ),
     ]

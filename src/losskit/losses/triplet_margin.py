@@ -60,7 +60,7 @@ class TripletMarginLoss(EmbeddingsLoss, nn.TripletMarginLoss):
             "optax",
             "optax.losses.triplet_margin_loss(anchor, positive, negative)",
             "triplet_margin_loss(anchor, positive, negative, reduction='none')",
-            agrees=1e-05,
+            agrees=1e-5,
             why="1e-6 is added inside the root there, to each difference here, as in torch.",
         ),
     ]

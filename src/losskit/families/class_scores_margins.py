@@ -1,0 +1,209 @@
+"""A call of a class-scores loss that changes the scores of its rows, or weighs classes, before the loss is taken.
+
+1. `target_score` is a formula of one number, the score of the row's own class: only that one is changed, and all scores
+   are multiplied by `scaled_by` in the same pass. The kernel takes what comes out as its scores.
+2. It comes out in float32 at least: a cosine times 64 has no digits left in a half.
+3. `factor` multiplies the loss of a class and never counts in the denominator of the mean, as a class weight does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losskit import dtypes
+from losskit.calculus import Differentiable
+from losskit.domains import shortest, slack_of
+from losskit.errors import error
+from losskit.families.class_scores_plan import ClassScoresPlan
+from losskit.families.class_scores_statistics import within
+from losskit.kernels import eager, search
+from losskit.kernels.torch_internals import transforms_active
+from losskit.plan import Arguments, Dims, Kernel
+from losskit.policy import state
+from losskit.traced import hook
+from losskit.validation import broadcasts, check_per_class, check_tensor
+
+
+class MarginsOfScoresPlan(ClassScoresPlan):
+    """A class-scores loss with `target_score`, `scaled_by` or `factor`; `inner` is the same loss of what they make."""
+
+    def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
+        super().__init__(loss, reduction, parameters)
+        self.inner = ClassScoresPlan(loss, reduction, parameters)
+        weights = [parameters[x] for x in loss._hooks().get("factor", ())]  # of a tensor, whether it is there
+        weighed = any(x is not None and x is not False for x in weights)
+        there = {"own": loss.own is not None, "factor": weighed, "shift": loss.shift is not None}
+        self.names = [*loss._call_operands(), *(name for name, is_there in there.items() if is_there)]
+        self.scale = parameters.get(loss.scaled_by, 1.0)  # a number, if it is no operand
+        self.changes = loss.target_score is not None or bool(loss.scaled_by)
+        self.direct = not (self.changes or weighed)
+        self.gradients = 7 if loss.scaled_by in self.names else 3
+        self.margin: Differentiable | None = None
+        if loss.target_score is not None:
+            self.margin = hook(loss, loss.target_score, ["score", "own"] if loss.own else ["score"], parameters)
+
+    def validated(
+        self, operands: Sequence[Any], weight: Any, sample_weight: Any, mask: Any, normalizer: Any
+    ) -> Arguments:
+        named = dict(zip(self.names, operands, strict=False))
+        more = [named[name] for name in ("own", "factor") if name in named]
+        given = [named["input"], named["target"], *([named["shift"]] if "shift" in named else [])]
+        found = super().validated(given, weight, sample_weight, mask, normalizer)
+        input, target, *shift = found.operands
+        rows = self.unreduced_shape(found.operands)
+        if self.margin is not None and target.is_floating_point():
+            raise error("class_indices", loss=self.name, rows=tuple(rows), input=tuple(input.shape),
+                        dtype=target.dtype, got=tuple(target.shape), hint="")  # fmt: skip
+        classes = input.shape[min(1, input.ndim - 1)]
+        for name in ("own", "factor"):
+            if name in named:
+                check_per_class(self, self.told(name), named[name], input, classes)
+        scale = self._of_rows(named)
+        for x in scale:
+            check_tensor(self.name, self.loss.scaled_by, x, "input", input)
+            if not broadcasts(x.shape, rows):
+                raise error("not_one_per_row", loss=self.name, argument=self.loss.scaled_by, expected=tuple(rows),
+                            got=tuple(x.shape), hint="")  # fmt: skip
+        return found._replace(operands=[input, target, *scale, *more, *shift])
+
+    def _of_rows(self, named: dict[str, Any]) -> list[Any]:
+        """The operand that multiplies the scores, one for each row, if there is one."""
+        return [named[self.loss.scaled_by]] if self.loss.scaled_by in named else []
+
+    def class_dimension(self, ndim: int) -> int:
+        return -1 if self.changes else super().class_dimension(ndim)  # the class of a row would be on one of the ranks
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        input, target, *others = tensors
+        found = super().dims_of_rows([input, target], arguments)
+        for name, x in zip([*self.names[2:], ""], others, strict=False):
+            of_rows = name == self.loss.scaled_by and isinstance(x, Tensor)
+            found.append(tuple(range(x.ndim)) if of_rows else (None,))
+        return found
+
+    def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
+        return self.inner.fused(kernel, self._completed(arguments, state.checks, fast=True), result)
+
+    def eager(self, arguments: Arguments, checks: str, part: Any = None) -> Tensor:
+        return self.inner.eager(self._completed(arguments, checks, fast=False), checks, part)
+
+    def _completed(self, arguments: Arguments, checks: str, fast: bool) -> Arguments:
+        """The arguments of the loss without hooks."""
+        named = dict(zip(self.names, arguments.operands, strict=False))
+        self.inner.key = self.key
+        input, target = named["input"], named["target"]
+        told = arguments.result or dtypes.result_dtype([input, target])
+        if self.changes:
+            own, scale = named.get("own"), self.scale
+            for x in self._of_rows(named):
+                scale = self.loss._in_domain(self.loss.scaled_by, x)
+            fast = fast and not (own is not None and own.requires_grad)
+            given = input, target, scale, own, checks, arguments.mask
+            input = _Changed.apply(self, *given) if fast else self.changed(*given)
+        arguments = self._with_factor(arguments, named.get("factor"))
+        shift = [named["shift"]] if "shift" in named else []
+        return arguments._replace(operands=[input, target, *shift], result=told)
+
+    def _with_factor(self, arguments: Arguments, factor: Tensor | None) -> Arguments:
+        """The factor as part of the weight, and the mean's denominator without it."""
+        if factor is None:
+            return arguments
+        input, weight = arguments.operands[0], arguments.weight
+        normalizer = arguments.normalizer
+        if self.reduction == "mean" and normalizer is None:
+            weights, kept = self.counted(arguments)
+            rows = self.unreduced_shape(arguments.operands)
+            counts = torch.ones((), dtype=torch.float64, device=input.device).expand(rows)
+            for w in [*weights, *([] if arguments.sample_weight is None else [arguments.sample_weight])]:
+                counts = counts * w.to(torch.float64)
+            normalizer = (counts if kept is None else torch.where(kept, counts, 0.0)).sum()
+        return arguments._replace(weight=factor if weight is None else weight * factor, normalizer=normalizer)
+
+    def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
+        return super().counted(arguments._replace(operands=arguments.operands[:2]))
+
+    # -- the scores -----------------------------------------------------------------------------------------
+
+    def picked(self, input: Tensor, target: Tensor, checks: str, mask: Tensor | None) -> tuple[int, Tensor, Tensor]:
+        """The dimension of the classes, the index of each row's own one, and its score, checked."""
+        dim = min(1, input.ndim - 1)
+        index = within(target, input.shape[dim]).unsqueeze(dim)
+        score = input.gather(dim, index)
+        domain = self.loss.operands["input"].domain
+        if checks == "off" or domain.everything:
+            return dim, index, score
+        kept = target != self.ignored if mask is None else (target != self.ignored) & mask
+        bad = domain.outside(score.detach(), slack_of(input.dtype)) & kept.unsqueeze(dim)
+        hidden = torch.compiler.is_compiling() or transforms_active() or not input.is_cpu
+        if checks == "nan" or hidden:
+            return dim, index, torch.where(bad, float("nan"), score)
+        place = search.first(lambda x: x, [bad])
+        if place is not None:
+            at = (*place[:dim], int(index[place]), *place[dim + 1 :])
+            raise error("domain", loss=self.name, argument="input", expected=domain.description,
+                        got=shortest(score[place].item()), index=at,
+                        hint=f" {self.loss.operands['input'].hint}")  # fmt: skip
+        return dim, index, score
+
+    def changed(
+        self, input: Tensor, target: Tensor, scale: Any, own: Tensor | None, checks: str, mask: Tensor | None
+    ) -> Tensor:
+        """The scores that the loss takes, in torch operations that can be differentiated to any order."""
+        wide = dtypes.compute_dtype([input])
+        dim, index, score = self.picked(input, target, checks, mask)
+        made = score.to(wide)
+        if self.margin is not None:
+            taken = [made, *([] if own is None else [own.to(wide)[index]])]
+            made = eager.apply(self.margin, taken)
+        scores = input.to(wide).scatter(dim, index, made)
+        return scores * (scale.to(wide).unsqueeze(dim) if isinstance(scale, Tensor) else scale)
+
+
+class _Changed(torch.autograd.Function):
+    """`changed` in two passes over the scores, one forward and one backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: MarginsOfScoresPlan, input: Tensor, target: Tensor, scale: Any, own: Tensor | None, checks: str,
+        mask: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        wide = dtypes.compute_dtype([input])
+        dim, index, score = plan.picked(input, target, checks, mask)
+        made, slope = score.to(wide), None
+        if plan.margin is not None:
+            taken = [made, *([] if own is None else [own.to(wide)[index]])]
+            made, slope = plan.margin(*taken), plan.margin.gradients()[0](*taken)
+        factor = scale.to(wide).unsqueeze(dim) if isinstance(scale, Tensor) else scale
+        scores = input.to(wide) * factor
+        scores.scatter_(dim, index, made * factor)
+        ctx.save_for_backward(input, target, scale if isinstance(scale, Tensor) else None, own, mask)
+        ctx.kept = plan, scale, dim, index, slope, made
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        input, target, rows, own, mask = ctx.saved_tensors
+        plan, scale, dim, index, slope, made = ctx.kept
+        if torch.is_grad_enabled():
+            wanted = [x for x in (input, rows) if x is not None and x.requires_grad]
+            with torch.enable_grad():
+                again = plan.changed(input, target, scale if rows is None else rows, own, "off", mask)
+                found = iter(torch.autograd.grad(again, wanted, upstream, create_graph=True))
+            of_input = next(found) if input.requires_grad else None
+            of_scale = next(found) if rows is not None and rows.requires_grad else None
+            return None, of_input, None, of_scale, None, None, None
+        of_scale = None
+        if rows is not None and ctx.needs_input_grad[3]:
+            own_part = upstream.gather(dim, index) * (made - input.gather(dim, index).to(made.dtype))
+            of_scale = ((upstream * input).sum(dim, keepdim=True) + own_part).squeeze(dim)
+            of_scale = of_scale.sum_to_size(rows.shape).to(rows.dtype)
+        factor = rows.to(upstream.dtype).unsqueeze(dim) if rows is not None else scale
+        gradient = upstream * factor
+        if slope is not None:
+            slope = slope if isinstance(slope, Tensor) else torch.full_like(made, slope)
+            gradient.scatter_(dim, index, gradient.gather(dim, index) * slope)
+        return None, gradient.to(input.dtype), None, of_scale, None, None, None

@@ -1,0 +1,61 @@
+"""ArcFaceLoss: cross entropy of cosines, the angle to the own class widened by a margin."""
+
+from losskit.declaration import Case, Operand, param
+from losskit.domains import Interval, positive
+from losskit.facts import Facts
+from losskit.families.class_scores import ClassScoresLoss
+from losskit.formula import cos, maximum, sin, sqrt, where
+
+
+class ArcFaceLoss(ClassScoresLoss):
+    """Additive angular margin: cross entropy of cosines, where the angle to the own class counts as `margin` larger.
+
+    Choose it to train embeddings for recognition (faces, products, places) from class labels: the classes come out as
+    tight bundles.
+    Prefer CosFaceLoss for a gentler margin, CrossEntropyLoss to classify and nothing else.
+
+    The input is the cosines of the embeddings to one vector per class: the product of normalised embeddings and
+    normalised weights. Where angle and margin exceed half a turn, the margin is a number that is subtracted.
+    """
+
+    margin: float = param(
+        default=0.5, domain=Interval("in [0, pi)", low=0.0, high=3.141592653589793, high_open=True),
+        doc="What is added to the angle to the own class, in radians.",
+    )  # fmt: skip
+    scale: float = param(default=64.0, domain=positive, doc="By which the cosines are multiplied before the softmax.")
+
+    name = "arcface_loss"
+    arguments = "margin scale weight ignore_index reduction label_smoothing"
+    scaled_by = "scale"
+    operands = {
+        "input": Operand("Cosines of shape (N, C), of each embedding to each class.",
+                         domain=Interval("a cosine, in [-1, 1]", low=-1.0, high=1.0, typical=0.0),
+                         hint="Normalise embeddings and class vectors before their product."),
+        "target": Operand("Class indices in [0, C) of any integer dtype, of shape (N,)."),
+    }  # fmt: skip
+
+    @staticmethod
+    def value(log_probability):
+        return -log_probability
+
+    @staticmethod
+    def target_score(score, margin):
+        sine = sqrt(maximum((1.0 - score) * (1.0 + score), 1e-14))  # at 0 and half a turn the slope would be infinite
+        turned = score * cos(margin) - sine * sin(margin)
+        return where(score >= -cos(margin), turned, score - margin * sin(margin))
+
+    facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=[0.7, 0.2, -0.1], target=0, value=0.00996702, grad=[-0.855295, 0.634721, 2.91158e-09],
+             source="mpmath"),
+        Case(input=[0.3, 0.2, -0.1], target=0, scale=10.0, value=4.00761, grad=[-10.0966, 9.35259, 0.465638],
+             source="mpmath"),
+    ]  # fmt: skip
+    aliases = "additive_angular_margin"
+    task = "metric learning"
+    best_for = "Embeddings for recognition, from class labels."
+    not_for = "Raw scores; classes that need probabilities."
+    reference = (
+        "Deng, J. et al. (2019). ArcFace: additive angular margin loss for deep face recognition. CVPR. "
+        "arXiv:1801.07698."
+    )

@@ -1,0 +1,56 @@
+"""CosFaceLoss: cross entropy of cosines, that of the own class reduced by a margin."""
+
+from losskit.declaration import Case, Operand, param
+from losskit.domains import Interval, positive
+from losskit.facts import Facts
+from losskit.families.class_scores import ClassScoresLoss
+
+
+class CosFaceLoss(ClassScoresLoss):
+    """Additive cosine margin: cross entropy of cosines, where the cosine to the own class counts as `margin` smaller.
+
+    Choose it to train embeddings for recognition (faces, products, places) from class labels, with the simplest margin.
+    Prefer ArcFaceLoss for a margin that is an angle, CrossEntropyLoss to classify and nothing else.
+
+    The input is the cosines of the embeddings to one vector per class: the product of normalised embeddings and
+    normalised weights.
+    """
+
+    margin: float = param(
+        default=0.35, domain=Interval("in [0, 1)", low=0.0, high=1.0, high_open=True),
+        doc="What is taken from the cosine to the own class.",
+    )  # fmt: skip
+    scale: float = param(default=64.0, domain=positive, doc="By which the cosines are multiplied before the softmax.")
+
+    name = "cosface_loss"
+    arguments = "margin scale weight ignore_index reduction label_smoothing"
+    scaled_by = "scale"
+    operands = {
+        "input": Operand("Cosines of shape (N, C), of each embedding to each class.",
+                         domain=Interval("a cosine, in [-1, 1]", low=-1.0, high=1.0, typical=0.0),
+                         hint="Normalise embeddings and class vectors before their product."),
+        "target": Operand("Class indices in [0, C) of any integer dtype, of shape (N,)."),
+    }  # fmt: skip
+
+    @staticmethod
+    def value(log_probability):
+        return -log_probability
+
+    @staticmethod
+    def target_score(score, margin):
+        return score - margin
+
+    facts = Facts(convex=True, smooth=True, lipschitz=None, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=[0.3, 0.2, -0.1], target=0, scale=10.0, value=2.62387, grad=[-9.27479, 8.83492, 0.439865],
+             source="mpmath"),
+        Case(input=[0.0, 0.0], target=0, margin=0.0, scale=10.0, value=0.6931471805599453, grad=[-5.0, 5.0],
+             source="log 2"),
+    ]  # fmt: skip
+    aliases = "am_softmax additive_margin_softmax large_margin_cosine"
+    task = "metric learning"
+    best_for = "Embeddings for recognition, from class labels."
+    not_for = "Raw scores; classes that need probabilities."
+    reference = (
+        "Wang, H. et al. (2018). CosFace: large margin cosine loss for deep face recognition. CVPR. arXiv:1801.09414."
+    )
