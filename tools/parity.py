@@ -22,6 +22,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,10 +70,10 @@ def operands(cls: Any, given: Any) -> dict[str, torch.Tensor]:
     """Numbers for every operand, in its domain; what is `given` as numbers or lists becomes tensors."""
     generator = torch.Generator().manual_seed(7)
     made = {}
-    for name in cls._call_operands():
-        made[name] = _operand(cls, name, generator)
-        if name in given:
-            made[name] = _tensor(given[name])
+    if not set(given) >= set(cls._call_operands()):
+        for name in getattr(cls, "operands", {}):
+            drawn = _operand(cls, name, generator)
+            made[name] = _tensor(given[name]) if name in given else drawn
     return made | {name: _tensor(x) for name, x in given.items() if name not in made}
 
 
@@ -129,9 +130,16 @@ def trainer(**fields: Any) -> SimpleNamespace:
     return SimpleNamespace(accelerator=SimpleNamespace(device="cpu"), **fields)
 
 
+def with_classes(loss: torch.nn.Module, classes: torch.Tensor) -> torch.nn.Module:
+    """A loss with learned vectors of the classes, given them."""
+    del loss.W
+    loss.W = classes
+    return loss
+
+
 def evaluate(source: str, names: dict[str, Any], more: dict[str, Any]) -> Any:
     """The value of a call."""
-    own = {"torch": torch, "F": F, "losskit": losskit, "trainer": trainer} | more
+    own = {"torch": torch, "F": F, "losskit": losskit, "trainer": trainer, "with_classes": with_classes} | more
     return eval(source, modules(source, names | own) | own | names)
 
 
@@ -226,7 +234,13 @@ def digit(x: float | None) -> float | None:
 
 def key(cls: Any, peer: Peer) -> dict[str, str]:
     """What a result belongs to."""
-    return {"loss": cls.name, "library": peer.library, "there": peer.there, "here": call_here(cls, peer)}
+    return {"loss": cls.name, "library": peer.library, "there": peer.there, "here": call_here(cls, peer)} | (
+        {"given": peer.given} if peer.given else {}
+    )
+
+
+def _key(call: Mapping[str, Any]) -> str:
+    return json.dumps({name: x for name, x in call.items() if name not in ("value", "gradient")}, sort_keys=True)
 
 
 def prepared() -> None:
@@ -251,7 +265,7 @@ def main() -> int:
     with quiet():
         prepared()
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"versions": {}, "calls": []}
-    kept = {tuple(call[k] for k in ("loss", "library", "there", "here")): call for call in before["calls"]}
+    kept = {_key(call): call for call in before["calls"]}
     versions, calls, wrong, absent = dict(before["versions"]), [], [], set()
     for cls in the_losses():
         for peer in cls.peers:
@@ -260,8 +274,8 @@ def main() -> int:
             if version is None or (asked.losses and cls.name not in asked.losses):
                 if version is None:
                     absent.add(peer.library)
-                if tuple(one.values()) in kept:
-                    calls.append(kept[tuple(one.values())])
+                if _key(one) in kept:
+                    calls.append(kept[_key(one)])
                 continue
             try:
                 found = compare(cls, peer)

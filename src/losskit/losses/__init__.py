@@ -8,6 +8,7 @@ from losskit.losses.arcface import ArcFaceLoss
 from losskit.losses.asymmetric import AsymmetricLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
+from losskit.losses.beta_gaussian_nll import BetaGaussianNLLLoss
 from losskit.losses.bradley_terry import BradleyTerryLoss
 from losskit.losses.cauchy import CauchyLoss
 from losskit.losses.charbonnier import CharbonnierLoss
@@ -22,19 +23,25 @@ from losskit.losses.ctc import CTCLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
 from losskit.losses.epsilon_insensitive import EpsilonInsensitiveLoss
 from losskit.losses.expectile import ExpectileLoss
+from losskit.losses.gamma_deviance import GammaDevianceLoss
+from losskit.losses.gamma_nll import GammaNLLLoss
+from losskit.losses.gaussian_crps import GaussianCRPSLoss
 from losskit.losses.gaussian_nll import GaussianNLLLoss
 from losskit.losses.geman_mcclure import GemanMcClureLoss
 from losskit.losses.general_robust import GeneralRobustLoss
 from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
+from losskit.losses.hinge import HingeLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
 from losskit.losses.ipo import IPOLoss
 from losskit.losses.kl_div import KLDivLoss
 from losskit.losses.kto import KTOLoss
 from losskit.losses.l1 import L1Loss
+from losskit.losses.laplace_nll import LaplaceNLLLoss
 from losskit.losses.ldam import LDAMLoss
 from losskit.losses.log_cosh import LogCoshLoss
+from losskit.losses.log_normal_nll import LogNormalNLLLoss
 from losskit.losses.logistic_hazard import LogisticHazardLoss
 from losskit.losses.logit_adjusted_cross_entropy import LogitAdjustedCrossEntropyLoss
 from losskit.losses.mape import MAPELoss
@@ -45,6 +52,7 @@ from losskit.losses.msle import MSLELoss
 from losskit.losses.multi_margin import MultiMarginLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
+from losskit.losses.negative_binomial_nll import NegativeBinomialNLLLoss
 from losskit.losses.nll import NLLLoss
 from losskit.losses.orpo import ORPOLoss
 from losskit.losses.pinball import PinballLoss
@@ -59,11 +67,15 @@ from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.softmax_focal import SoftmaxFocalLoss
 from losskit.losses.sphereface import SphereFaceLoss
 from losskit.losses.squared_epsilon_insensitive import SquaredEpsilonInsensitiveLoss
+from losskit.losses.squared_hinge import SquaredHingeLoss
+from losskit.losses.student_t_nll import StudentTNLLLoss
 from losskit.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.tukey_biweight import TukeyBiweightLoss
+from losskit.losses.tweedie_deviance import TweedieDevianceLoss
 from losskit.losses.welsch import WelschLoss
 from losskit.losses.z import ZLoss
+from losskit.losses.zero_inflated_negative_binomial_nll import ZeroInflatedNegativeBinomialNLLLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
@@ -71,6 +83,7 @@ __all__ = [
     "AsymmetricLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "BetaGaussianNLLLoss",
     "BradleyTerryLoss",
     "CORALLoss",
     "CORNLoss",
@@ -85,19 +98,25 @@ __all__ = [
     "DistanceBoxIoULoss",
     "EpsilonInsensitiveLoss",
     "ExpectileLoss",
+    "GammaDevianceLoss",
+    "GammaNLLLoss",
+    "GaussianCRPSLoss",
     "GaussianNLLLoss",
     "GemanMcClureLoss",
     "GeneralRobustLoss",
     "GeneralizedBoxIoULoss",
     "GeneralizedCrossEntropyLoss",
     "HingeEmbeddingLoss",
+    "HingeLoss",
     "HuberLoss",
     "IPOLoss",
     "KLDivLoss",
     "KTOLoss",
     "L1Loss",
     "LDAMLoss",
+    "LaplaceNLLLoss",
     "LogCoshLoss",
+    "LogNormalNLLLoss",
     "LogisticHazardLoss",
     "LogitAdjustedCrossEntropyLoss",
     "MAPELoss",
@@ -109,6 +128,7 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "NegativeBinomialNLLLoss",
     "ORPOLoss",
     "PinballLoss",
     "PoissonNLLLoss",
@@ -122,11 +142,15 @@ __all__ = [
     "SoftmaxFocalLoss",
     "SphereFaceLoss",
     "SquaredEpsilonInsensitiveLoss",
+    "SquaredHingeLoss",
+    "StudentTNLLLoss",
     "SymmetricCrossEntropyLoss",
     "TripletMarginLoss",
     "TukeyBiweightLoss",
+    "TweedieDevianceLoss",
     "WelschLoss",
     "ZLoss",
+    "ZeroInflatedNegativeBinomialNLLLoss",
 ]
 
 sys.modules[__name__].__class__ = CallablePackage

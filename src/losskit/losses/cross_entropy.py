@@ -103,6 +103,11 @@ class CrossEntropyLoss(ClassScoresLoss, nn.CrossEntropyLoss):
             "smp.losses.SoftCrossEntropyLoss(smooth_factor=0.1)(input, target)",
             "cross_entropy(input, target, label_smoothing=0.1)",
         ),
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.log_loss(target, scipy.special.softmax(input, -1), labels=range(5))",
+            why="scikit-learn takes probabilities.",
+        ),
     ]
     aliases = "ce xent softmax_cross_entropy categorical_cross_entropy sparse_categorical_cross_entropy"
     task = "multi-class"

@@ -101,6 +101,10 @@ class SoftmaxFocalLoss(ClassScoresLoss):
             agrees=1e-6,
             why="MONAI keeps one number for each class; its mean divides by N C.",
         ),
+        Peer(
+            "torch-uncertainty",
+            "torch_uncertainty.losses.FocalLoss(gamma=2)(input, target)",
+        ),
     ]
     aliases = "multiclass_focal categorical_focal categorical_focal_crossentropy"
     task = "multi-class"
