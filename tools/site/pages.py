@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import beside
 import command
 import worked
 from plots import coloured, held
@@ -62,6 +63,7 @@ def loss_page(card: Card) -> str:
         "Properties": _properties(card),
         "Numerical notes": "\n".join(f"- {linked(note, card.class_name)}" for note in card.notes),
         "Where it differs from torch": _deviations(card),
+        "In other libraries": beside.section(card),
         "Accuracy": _accuracy(card),
         "Signatures": _signatures(card),
         "Reference": card.reference,
