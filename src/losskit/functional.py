@@ -27,6 +27,7 @@ from losskit.losses import (
     AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
+    BetaGaussianNLLLoss,
     BradleyTerryLoss,
     CauchyLoss,
     CharbonnierLoss,
@@ -41,21 +42,27 @@ from losskit.losses import (
     DistanceBoxIoULoss,
     EpsilonInsensitiveLoss,
     ExpectileLoss,
+    GammaDevianceLoss,
+    GammaNLLLoss,
+    GaussianCRPSLoss,
     GaussianNLLLoss,
     GemanMcClureLoss,
     GeneralizedBoxIoULoss,
     GeneralizedCrossEntropyLoss,
     GeneralRobustLoss,
     HingeEmbeddingLoss,
+    HingeLoss,
     HuberLoss,
     IPOLoss,
     KLDivLoss,
     KTOLoss,
     L1Loss,
+    LaplaceNLLLoss,
     LDAMLoss,
     LogCoshLoss,
     LogisticHazardLoss,
     LogitAdjustedCrossEntropyLoss,
+    LogNormalNLLLoss,
     MAPELoss,
     MarginRankingLoss,
     MASELoss,
@@ -64,6 +71,7 @@ from losskit.losses import (
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
+    NegativeBinomialNLLLoss,
     NLLLoss,
     ORPOLoss,
     PinballLoss,
@@ -78,10 +86,14 @@ from losskit.losses import (
     SoftmaxFocalLoss,
     SphereFaceLoss,
     SquaredEpsilonInsensitiveLoss,
+    SquaredHingeLoss,
+    StudentTNLLLoss,
     SymmetricCrossEntropyLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
+    TweedieDevianceLoss,
     WelschLoss,
+    ZeroInflatedNegativeBinomialNLLLoss,
     ZLoss,
 )
 from losskit.plans import plan_of, present, tensors
@@ -244,6 +256,83 @@ def asymmetric_loss(
     try:
         plan = plan_of(AsymmetricLoss, reduction, gamma_neg, gamma_pos, clip)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def beta_gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    beta: float = 0.5,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Gaussian likelihood times var^beta: points that the model calls noisy keep their pull on the mean.
+
+    Choose it when GaussianNLLLoss trains the variance but leaves the mean behind: there the pull of a point is divided
+    by its predicted variance, and a bad fit explains itself as noise.
+    Prefer GaussianNLLLoss where the value must be a likelihood, MSELoss when the variance does not matter.
+
+    The weight var^beta counts as a constant when the loss is differentiated. With beta = 0 the loss is
+    GaussianNLLLoss; with beta = 1 the mean learns as by half of MSELoss. It has nothing to do with the Beta
+    distribution. `target` and `var` may have dimensions of size 1 where `input` does not; `var` may also lack the last
+    dimension (one variance per row) or be one number.
+
+    Args:
+        input: Predicted means, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        var: Predicted variances. Of the shape of input, or with dimensions of size 1. One for each row, or a
+            number, will do. Must be positive.
+        beta: Power of the variance that weights the likelihood. In [0, 1].
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        stop(power(var, beta)) * 0.5 * (log(var) + (input - target) * (input - target) / var)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import beta_gaussian_nll_loss
+        >>> beta_gaussian_nll_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([4.0]))
+        tensor(2.3863)
+
+    Source: Seitzer, M., Tavakoli, A., Antic, D. and Martius, G. (2022). On the pitfalls of heteroscedastic uncertainty estimation with probabilistic neural networks. ICLR. arXiv:2203.09168.
+    """
+    if has_torch_function_variadic(input, target, var):
+        return handle_torch_function(
+            beta_gaussian_nll_loss,
+            (input, target, var),
+            input,
+            target,
+            var,
+            beta=beta,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(BetaGaussianNLLLoss, unknown)
+    try:
+        plan = plan_of(BetaGaussianNLLLoss, reduction, beta)
+        return run(plan, (input, target, var), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1430,6 +1519,221 @@ def expectile_loss(
 
 
 @strict
+def gamma_deviance_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Deviance of a gamma distribution: an error in percent of the mean, 0 at a perfect fit.
+
+    Choose it for positive amounts whose spread grows with their mean, where the value is to be read: for small
+    relative errors e it is e^2.
+    Prefer GammaNLLLoss where likelihoods are compared or targets may be 0, TweedieDevianceLoss where many are 0.
+
+    `input` is the logarithm of the mean if `log_input`, else the mean itself. The deviance is twice what GammaNLLLoss
+    is above its smallest value for the target.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: True values. Of the shape of input, or with dimensions of size 1. Must be positive.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        2.0 * (target * exp(-input) - 1.0 - log(target) + input)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import gamma_deviance_loss
+        >>> gamma_deviance_loss(torch.tensor([0.0]), torch.tensor([2.0]))
+        tensor(0.6137)
+
+    Source: McCullagh, P. and Nelder, J. A. (1989). Generalized linear models. Chapman and Hall, chapter 8.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            gamma_deviance_loss,
+            (input, target),
+            input,
+            target,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GammaDevianceLoss, unknown)
+    try:
+        plan = plan_of(GammaDevianceLoss, reduction, log_input)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def gamma_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a gamma distribution: positive targets whose spread is in proportion to their mean.
+
+    Choose it for amounts and durations: claims, waiting times, rainfall on wet days.
+    Prefer GammaDevianceLoss for a value that is 0 at a perfect fit, TweedieDevianceLoss for amounts of which many are
+    0, LogNormalNLLLoss when the spread is to be predicted too.
+
+    `input` is the logarithm of the mean if `log_input`, else the mean itself. The shape of the distribution is 1, and
+    terms of the target alone are left out: any other shape multiplies the gradient by a constant. With shape 1 it is
+    the likelihood of an exponential distribution.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: True values. Of the shape of input, or with dimensions of size 1. Must be non-negative.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        input + target * exp(-input)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import gamma_nll_loss
+        >>> gamma_nll_loss(torch.tensor([0.0]), torch.tensor([2.0]))
+        tensor(2.)
+
+    Source: McCullagh, P. and Nelder, J. A. (1989). Generalized linear models. Chapman and Hall, chapter 8.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            gamma_nll_loss,
+            (input, target),
+            input,
+            target,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GammaNLLLoss, unknown)
+    try:
+        plan = plan_of(GammaNLLLoss, reduction, log_input)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def gaussian_crps_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Continuous ranked probability score of a normal distribution: an absolute error that knows its uncertainty.
+
+    Choose it for forecasts with a mean and a standard deviation, scored in the units of the target; a far target pulls
+    no more than with L1Loss.
+    Prefer GaussianNLLLoss where likelihoods are compared, L1Loss for forecasts of one number.
+
+    Where `scale` tends to 0 the score is the absolute error. `target` and `scale` may have dimensions of size 1 where
+    `input` does not; `scale` may also lack the last dimension (one scale per row) or be one number.
+
+    Args:
+        input: Predicted means, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        scale: Predicted standard deviations. Of the shape of input, or with dimensions of size 1. One for each row,
+            or a number, will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        scale * ((input - target) / scale * erf((input - target) / scale / 1.4142135623730951) + 0.7978845608028654 * exp(-0.5 * ((input - target) / scale * ((input - target) / scale))) - 0.5641895835477563)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import gaussian_crps_loss
+        >>> gaussian_crps_loss(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.2337)
+
+    Source: Gneiting, T. and Raftery, A. E. (2007). Strictly proper scoring rules, prediction, and estimation. J. Am. Stat. Assoc. 102, 359-378.
+    """
+    if has_torch_function_variadic(input, target, scale):
+        return handle_torch_function(
+            gaussian_crps_loss,
+            (input, target, scale),
+            input,
+            target,
+            scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GaussianCRPSLoss, unknown)
+    try:
+        plan = plan_of(GaussianCRPSLoss, reduction)
+        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -1876,6 +2180,70 @@ def hinge_embedding_loss(
 
 
 @strict
+def hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Hinge: a score on the right side of 0 by at least 1 costs nothing, any other what it lacks.
+
+    Choose it for binary classification with a margin, where scores need not become probabilities.
+    Prefer SoftMarginLoss for a smooth loss, BCEWithLogitsLoss for probabilities, MultiMarginLoss for several classes.
+
+    Args:
+        input: Predicted scores, any real numbers.
+        target: Labels -1 and 1. Of the shape of input. Must be -1 or 1.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(1.0 - target * input, 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import hinge_loss
+        >>> hinge_loss(torch.tensor([0.25]), torch.tensor([1.0]))
+        tensor(0.7500)
+
+    Source: Cortes, C. and Vapnik, V. (1995). Support-vector networks. Machine Learning 20, 273-297.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            hinge_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(HingeLoss, unknown)
+    try:
+        plan = plan_of(HingeLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -2263,6 +2631,77 @@ def l1_loss(
 
 
 @strict
+def laplace_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a Laplace distribution: absolute error whose scale is learned as well.
+
+    Choose it when the noise level varies and some targets are far off: a median with its uncertainty.
+    Prefer L1Loss when the scale does not matter, GaussianNLLLoss when the noise is normal.
+
+    `target` and `scale` may have dimensions of size 1 where `input` does not; `scale` may also lack the last dimension
+    (one scale per row) or be one number.
+
+    Args:
+        input: Predicted medians, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        scale: Predicted scales, the expected absolute errors. Of the shape of input, or with dimensions of size 1.
+            One for each row, or a number, will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        absolute(input - target) / scale + log(2.0 * scale)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import laplace_nll_loss
+        >>> laplace_nll_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([0.5]))
+        tensor(4.)
+
+    Source: Laplace, P. S. (1774). Memoire sur la probabilite des causes par les evenements. Savants etrangers 6, 621-656.
+    """
+    if has_torch_function_variadic(input, target, scale):
+        return handle_torch_function(
+            laplace_nll_loss,
+            (input, target, scale),
+            input,
+            target,
+            scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LaplaceNLLLoss, unknown)
+    try:
+        plan = plan_of(LaplaceNLLLoss, reduction)
+        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def ldam_loss(
     input: Tensor,
     target: Tensor,
@@ -2416,6 +2855,78 @@ def log_cosh_loss(
     try:
         plan = plan_of(LogCoshLoss, reduction)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def log_normal_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a log-normal distribution: positive targets with an error in percent.
+
+    Choose it for prices, durations and sizes, which vary by factors, and where the model predicts how much.
+    Prefer GaussianNLLLoss for targets that may be negative, GammaNLLLoss where the mean itself is to be predicted.
+
+    `input` is the mean of the logarithm of the target and `scale` its standard deviation: exp(input) is the median of
+    the target. `target` and `scale` may have dimensions of size 1 where `input` does not; `scale` may also lack the
+    last dimension (one scale per row) or be one number.
+
+    Args:
+        input: Predicted means of the logarithm, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1. Must be positive.
+        scale: Predicted standard deviations of the logarithm. Of the shape of input, or with dimensions of size 1.
+            One for each row, or a number, will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        0.5 * ((log(target) - input) / scale * ((log(target) - input) / scale)) + log(scale * target) + 0.9189385332046727
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import log_normal_nll_loss
+        >>> log_normal_nll_loss(torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([2.0]))
+        tensor(1.6121)
+
+    Source: Crow, E. L. and Shimizu, K. (1988). Lognormal distributions: theory and applications. Dekker.
+    """
+    if has_torch_function_variadic(input, target, scale):
+        return handle_torch_function(
+            log_normal_nll_loss,
+            (input, target, scale),
+            input,
+            target,
+            scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LogNormalNLLLoss, unknown)
+    try:
+        plan = plan_of(LogNormalNLLLoss, reduction)
+        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3168,6 +3679,83 @@ def multilabel_soft_margin_loss(
     try:
         plan = plan_of(MultiLabelSoftMarginLoss, reduction)
         return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def negative_binomial_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    dispersion: Tensor | float,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a negative binomial distribution: counts that vary more than Poisson's.
+
+    Choose it for counts whose variance is above their mean: sales, visits, reads of genes.
+    Prefer PoissonNLLLoss when the variance is the mean, ZeroInflatedNegativeBinomialNLLLoss when zeros have a cause of
+    their own.
+
+    `input` is the logarithm of the mean if `log_input`, else the mean itself. The variance is
+    mean + dispersion * mean^2; where the dispersion tends to 0 the loss tends to that of a Poisson distribution. The
+    dispersion may be predicted or constant: it may have dimensions of size 1 where `input` does not, may lack the last
+    dimension, or may be one number. To torch's distribution it is 1 / total_count.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: Counts. Of the shape of input, or with dimensions of size 1. Must be non-negative.
+        dispersion: Predicted dispersions. Of the shape of input, or with dimensions of size 1. One for each row, or
+            a number, will do. Must be positive.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        (1.0 / dispersion + target) * softplus(input + log(dispersion)) - target * (input + log(dispersion)) - (lgamma(target + 1.0 / dispersion) - lgamma(1.0 / dispersion) - lgamma(target + 1.0))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import negative_binomial_nll_loss
+        >>> negative_binomial_nll_loss(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.6931)
+
+    Source: Cameron, A. C. and Trivedi, P. K. (1986). Econometric models based on count data. J. Appl. Econometrics 1, 29-53.
+    """
+    if has_torch_function_variadic(input, target, dispersion):
+        return handle_torch_function(
+            negative_binomial_nll_loss,
+            (input, target, dispersion),
+            input,
+            target,
+            dispersion,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(NegativeBinomialNLLLoss, unknown)
+    try:
+        plan = plan_of(NegativeBinomialNLLLoss, reduction, log_input)
+        return run(plan, (input, target, dispersion), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4226,6 +4814,146 @@ def squared_epsilon_insensitive_loss(
 
 
 @strict
+def squared_hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Squared hinge: a score on the right side of 0 by at least 1 costs nothing, any other the square of what it lacks.
+
+    Choose it for binary classification with a margin, where the gradient should have no jump.
+    Prefer HingeLoss or SoftMarginLoss when some labels are wrong: here they pull with all their distance.
+
+    Args:
+        input: Predicted scores, any real numbers.
+        target: Labels -1 and 1. Of the shape of input. Must be -1 or 1.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(1.0 - target * input, 0.0) * maximum(1.0 - target * input, 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import squared_hinge_loss
+        >>> squared_hinge_loss(torch.tensor([0.25]), torch.tensor([1.0]))
+        tensor(0.5625)
+
+    Source: Tang, Y. (2013). Deep learning using linear support vector machines. arXiv:1306.0239.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            squared_hinge_loss,
+            (input, target),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SquaredHingeLoss, unknown)
+    try:
+        plan = plan_of(SquaredHingeLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def student_t_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    df: Tensor | float,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of Student's t distribution: a likelihood that expects outliers.
+
+    Choose it when the noise has heavy tails: a far target pulls the less the farther it is.
+    Prefer GaussianNLLLoss for normal noise, LaplaceNLLLoss for a convex loss that forgives outliers as well.
+
+    `df`, the degrees of freedom, says how heavy the tails are: 1 is the Cauchy distribution, and from 30 on it is
+    nearly the normal one. The variance is finite above 2. Scale and degrees of freedom may be predicted or constant:
+    each may have dimensions of size 1 where `input` does not, may lack the last dimension, or may be one number.
+
+    Args:
+        input: Predicted locations, any real numbers.
+        target: True values. Of the shape of input, or with dimensions of size 1.
+        scale: Predicted scales. Of the shape of input, or with dimensions of size 1. One for each row, or a number,
+            will do. Must be positive.
+        df: Degrees of freedom. Of the shape of input, or with dimensions of size 1. One for each row, or a number,
+            will do. Must be positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        lgamma(0.5 * df) - lgamma(0.5 * (df + 1.0)) + 0.5 * log(3.141592653589793 * df) + log(scale) + 0.5 * (df + 1.0) * log(1.0 + (input - target) / scale * ((input - target) / scale) / df)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import student_t_nll_loss
+        >>> student_t_nll_loss(torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([1.0]))
+        tensor(1.8379)
+
+    Source: Lange, K. L., Little, R. J. A. and Taylor, J. M. G. (1989). Robust statistical modeling using the t distribution. J. Am. Stat. Assoc. 84, 881-896.
+    """
+    if has_torch_function_variadic(input, target, scale, df):
+        return handle_torch_function(
+            student_t_nll_loss,
+            (input, target, scale, df),
+            input,
+            target,
+            scale,
+            df,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(StudentTNLLLoss, unknown)
+    try:
+        plan = plan_of(StudentTNLLLoss, reduction)
+        return run(plan, (input, target, scale, df), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def symmetric_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -4468,6 +5196,81 @@ def tukey_biweight_loss(
 
 
 @strict
+def tweedie_deviance_loss(
+    input: Tensor,
+    target: Tensor,
+    p: float = 1.5,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Deviance of a Tweedie distribution: amounts of which many are exactly 0 and the others positive.
+
+    Choose it for claims per policy, rainfall per day, sales per item: sums of a random number of random amounts.
+    Prefer PoissonNLLLoss for counts, GammaDevianceLoss for amounts that are never 0; they are the limits of this loss
+    where `p` tends to 1 and to 2, up to terms of the target.
+
+    The variance grows as mean^p. `input` is the logarithm of the mean if `log_input`, else the mean itself. The
+    value is 0 at a perfect fit; libraries that call half of it without the terms of the target by this name have half
+    the gradient.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: True values. Of the shape of input, or with dimensions of size 1. Must be non-negative.
+        p: The variance is in proportion to the mean to this power. Between 1 and 2.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        2.0 * (power(exp(input), 2.0 - p) / (2.0 - p) + target * power(exp(input), -(p - 1.0)) / (p - 1.0) - power(target, 2.0 - p) / ((2.0 - p) * (p - 1.0)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import tweedie_deviance_loss
+        >>> tweedie_deviance_loss(torch.tensor([0.0]), torch.tensor([0.0]))
+        tensor(4.)
+
+    Source: Jorgensen, B. (1987). Exponential dispersion models. J. R. Stat. Soc. B 49, 127-162.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            tweedie_deviance_loss,
+            (input, target),
+            input,
+            target,
+            p=p,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(TweedieDevianceLoss, unknown)
+    try:
+        plan = plan_of(TweedieDevianceLoss, reduction, p, log_input)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def welsch_loss(
     input: Tensor,
     target: Tensor,
@@ -4600,12 +5403,94 @@ def z_loss(
         raise problem.with_traceback(None) from None
 
 
+@strict
+def zero_inflated_negative_binomial_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    gate: Tensor | float,
+    dispersion: Tensor | float,
+    log_input: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a negative binomial distribution with more zeros: some have a cause of their own.
+
+    Choose it for counts of what may not be there at all: claims of who has no car, genes that are
+    switched off.
+    Prefer NegativeBinomialNLLLoss when a small mean explains the zeros.
+
+    A count is 0 with the probability sigmoid(gate), whatever the mean is; otherwise it has the distribution of
+    NegativeBinomialNLLLoss. `input` is the logarithm of the mean of that distribution if `log_input`, else the mean
+    itself. `gate` and `dispersion` may be predicted or constant: each may have dimensions of size 1 where `input` does
+    not, may lack the last dimension, or may be one number.
+
+    Args:
+        input: Predicted log-means, or means without log_input. Must be positive, unless log_input.
+        target: Counts. Of the shape of input, or with dimensions of size 1. Must be non-negative.
+        gate: Predicted scores of a zero with a cause of its own. Of the shape of input, or with dimensions of size
+            1. One for each row, or a number, will do.
+        dispersion: Predicted dispersions. Of the shape of input, or with dimensions of size 1. One for each row, or
+            a number, will do. Must be positive.
+        log_input: Whether input is the logarithm of the mean.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        where(target == 0.0, -log(sigmoid(gate) + sigmoid(-gate) * exp(-(1.0 / dispersion) * softplus(input + log(dispersion)))), softplus(gate) + (1.0 / dispersion + target) * softplus(input + log(dispersion)) - target * (input + log(dispersion)) - (lgamma(target + 1.0 / dispersion) - lgamma(1.0 / dispersion) - lgamma(target + 1.0)))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import zero_inflated_negative_binomial_nll_loss
+        >>> zero_inflated_negative_binomial_nll_loss(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]))
+        tensor(0.2877)
+
+    Source: Greene, W. H. (1994). Accounting for excess zeros and sample selection in Poisson and negative binomial regression models. NYU Stern, working paper EC-94-10.
+    """
+    if has_torch_function_variadic(input, target, gate, dispersion):
+        return handle_torch_function(
+            zero_inflated_negative_binomial_nll_loss,
+            (input, target, gate, dispersion),
+            input,
+            target,
+            gate,
+            dispersion,
+            log_input=log_input,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ZeroInflatedNegativeBinomialNLLLoss, unknown)
+    try:
+        plan = plan_of(ZeroInflatedNegativeBinomialNLLLoss, reduction, log_input)
+        return run(plan, (input, target, gate, dispersion), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
 # One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
     ArcFaceLoss,
     AsymmetricLoss,
     BCELoss,
     BCEWithLogitsLoss,
+    BetaGaussianNLLLoss,
     BradleyTerryLoss,
     CORALLoss,
     CORNLoss,
@@ -4620,19 +5505,25 @@ for _loss in (
     DistanceBoxIoULoss,
     EpsilonInsensitiveLoss,
     ExpectileLoss,
+    GammaDevianceLoss,
+    GammaNLLLoss,
+    GaussianCRPSLoss,
     GaussianNLLLoss,
     GemanMcClureLoss,
     GeneralRobustLoss,
     GeneralizedBoxIoULoss,
     GeneralizedCrossEntropyLoss,
     HingeEmbeddingLoss,
+    HingeLoss,
     HuberLoss,
     IPOLoss,
     KLDivLoss,
     KTOLoss,
     L1Loss,
     LDAMLoss,
+    LaplaceNLLLoss,
     LogCoshLoss,
+    LogNormalNLLLoss,
     LogisticHazardLoss,
     LogitAdjustedCrossEntropyLoss,
     MAPELoss,
@@ -4644,6 +5535,7 @@ for _loss in (
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     NLLLoss,
+    NegativeBinomialNLLLoss,
     ORPOLoss,
     PinballLoss,
     PoissonNLLLoss,
@@ -4657,11 +5549,15 @@ for _loss in (
     SoftmaxFocalLoss,
     SphereFaceLoss,
     SquaredEpsilonInsensitiveLoss,
+    SquaredHingeLoss,
+    StudentTNLLLoss,
     SymmetricCrossEntropyLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
+    TweedieDevianceLoss,
     WelschLoss,
     ZLoss,
+    ZeroInflatedNegativeBinomialNLLLoss,
 ):
     _loss.functional = staticmethod(globals()[_loss.name])
 
