@@ -62,6 +62,9 @@ AMBIGUOUS: dict[str, dict[str, str]] = {
         "GeneralRobustLoss": "all of the family", "HuberLoss": "convex", "CauchyLoss": "far outliers count little",
         "TukeyBiweightLoss": "far outliers count nothing",
     },
+    "BinaryFocalCrossentropy": {"SigmoidFocalLoss": "alpha=-1 is Keras's default"},
+    "CategoricalFocalCrossentropy": {"SoftmaxFocalLoss": "times 0.25 is Keras's default"},
+    "MulticlassHingeLoss": {"MultiMarginLoss": "the mean of all violations, as in torch, not the largest"},
     "LabelSmoothingLoss": _SMOOTHED,
     "LabelSmoothingCrossEntropyLoss": _SMOOTHED,
 }  # fmt: skip

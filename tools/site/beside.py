@@ -21,14 +21,14 @@ TITLES = {
     "coral-pytorch": "coral-pytorch", "keras": "Keras", "liger-kernel": "Liger", "monai": "MONAI", "optax": "Optax",
     "pytorch-forecasting": "PyTorch Forecasting", "pytorch-metric-learning": "PyTorch Metric Learning",
     "scikit-learn": "scikit-learn", "scipy": "SciPy", "segmentation-models-pytorch": "Segmentation Models PyTorch",
-    "torch": "formulas in torch", "torch-uncertainty": "TorchUncertainty", "torchmetrics": "TorchMetrics",
+    "torch": "plain torch", "torch-uncertainty": "TorchUncertainty", "torchmetrics": "TorchMetrics",
     "trl": "TRL",
 }  # fmt: skip
 NOTES = {
     "keras": "Keras runs with its torch backend; its reductions compute in float32, so that both sides agree to some "
     "1e-8. It takes the target first. `F` is `torch.nn.functional`.",
-    "liger-kernel": "These are the formulas in Liger's fused heads, which take hidden states and the weight of the last "
-    "layer. They divide by the length of the batch that they are told: `torch.empty(60)` is 30 pairs.",
+    "liger-kernel": "These are the formulas in Liger's fused heads, which take hidden states and the weight of the "
+    "last layer. They divide by the length of the batch that they are told: `torch.empty(60)` is 30 pairs.",
     "optax": "Optax reduces nothing: the losses here are called with `reduction='none'`. `jnp` is `jax.numpy`.",
     "pytorch-metric-learning": "`with_classes(loss, classes)` stands for a loss that has learned these vectors of the "
     "classes, of shape (D, C).",
@@ -122,19 +122,13 @@ def page(library: str, cards: list[Card]) -> str:
     ]
     return "\n\n".join(filter(None, [
         f"# Coming from {name}",
-        f"{count(len(rows), 'call')} of {name} {version}, and the {'call' if len(rows) == 1 else 'calls'} here that "
-        f"{'does' if len(rows) == 1 else 'do'} the same, computed on the same numbers. The functions here are those of "
-        "`losskit.functional`; each has a class with the same parameters. What is \"equal to 2e-16\" differs by no more, "
-        "divided by the largest number.",
+        f"Calls of {name} {version} beside those of losskit, computed on the same numbers. The functions here are "
+        "those of `losskit.functional`; each has a class with the same parameters. What is \"equal to 2e-16\" differs "
+        "by no more, divided by the largest number.",
         NOTES.get(library, ""),
         table(["loss", name, *HEAD], rows),
         "All libraries, and how this is measured: [coming from another library](index.md).",
     ])) + "\n"  # fmt: skip
-
-
-def count(number: int, what: str) -> str:
-    """One call, 2 calls."""
-    return f"One {what}" if number == 1 else f"{number} {what}s"
 
 
 def overview(cards: list[Card]) -> str:
@@ -161,12 +155,11 @@ def overview(cards: list[Card]) -> str:
     return "\n\n".join([
         "# Coming from another library",
         "The same losses in other libraries. Each declaration names the calls there and the calls here; `make parity` "
-        "computes both on the same numbers, in float64 where the library can, with their gradients, and fails where they "
-        "are further apart than the declaration says. The libraries that are installed for the test suite are compared "
-        "there, too.",
+        "computes both on the same numbers, in float64 where the library can, with their gradients, and fails where "
+        "they are further apart than the declaration says. What the test suite installs is compared there, too.",
         table(["library", "version", "losses", "calls that are equal", "calls that differ"], rows),
-        "A call that differs is there because people take it for the same: its row says why, and most have a row with the "
-        "call that is the same.",
+        "A call that differs is there because people take it for the same: its row says why, and most have a row with "
+        "the call that is the same.",
         "## Names that mean several losses",
         "`losskit.get`, `losskit.create` and the command refuse these names, and say what they may mean.",
         table(["name", "what it may mean"], several),

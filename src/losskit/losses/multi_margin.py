@@ -66,7 +66,7 @@ class MultiMarginLoss(MarginsLoss, nn.MultiMarginLoss):
             why="Only the largest violation counts there; here the mean of all, as in torch.",
         ),
     ]
-    aliases = "multi_class_hinge multi_class_margin"
+    aliases = "multi_class_margin"
     task = "multi-class"
     best_for = "Large-margin classifiers, support vector machines."
     not_for = "Probabilities."

@@ -139,7 +139,7 @@ class SigmoidFocalLoss(PointwiseLoss):
             why="Targets between 0 and 1: SMP's p_t is exp(-cross entropy), here the mean of both, as in torchvision.",
         ),
     ]
-    aliases = "binary_focal sigmoid_focal_cross_entropy binary_focal_crossentropy retinanet"
+    aliases = "binary_focal sigmoid_focal_cross_entropy retinanet"
     task = "binary"
     best_for = "Dense detection; few positive labels among many easy negative ones."
     not_for = "Balanced labels; calibrated probabilities."

@@ -106,7 +106,7 @@ class SoftmaxFocalLoss(ClassScoresLoss):
             "torch_uncertainty.losses.FocalLoss(gamma=2)(input, target)",
         ),
     ]
-    aliases = "multiclass_focal categorical_focal categorical_focal_crossentropy"
+    aliases = "multiclass_focal categorical_focal"
     task = "multi-class"
     best_for = "Classes that exclude each other, when easy rows outweigh the hard ones."
     not_for = "Several right classes at once; calibrated probabilities."
