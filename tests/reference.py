@@ -114,10 +114,6 @@ class Exact:
         return mp.erf(x) if mp.isfinite(x) else Exact.sign(x)
 
     @staticmethod
-    def expm1(x: Any) -> Any:
-        return mp.expm1(x)
-
-    @staticmethod
     def sqrt(x: Any) -> Any:
         return mp.sqrt(x)
 
