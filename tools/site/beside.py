@@ -78,21 +78,13 @@ def equal(card: Card, peer: dict[str, Any], what: str) -> str:
         return "none there"
     if peer["differs" if what == "value" else "gradient_differs"]:
         return f"differs by {x:g}"
-    return "equal" if x == 0.0 else f"equal to {x:.0e}".replace("e-0", "e-")
+    return "equal" if x == 0.0 else f'equal to <span class="number">{x:.0e}</span>'.replace("e-0", "e-")
 
 
 def cells(card: Card, peer: dict[str, Any]) -> list[str]:
-    """The two calls, what both give, and what to know."""
-    return [
-        f"`{peer['there']}`",
-        f"`{peer['here']}`",
-        equal(card, peer, "value"),
-        equal(card, peer, "gradient"),
-        peer["why"],
-    ]
-
-
-HEAD = ["call here", "value", "gradient", "what to know"]
+    """The two calls, one below the other, and what both give."""
+    calls = f"`{peer['there']}`<br>`{peer['here']}`"
+    return [calls, equal(card, peer, "value"), equal(card, peer, "gradient")]
 
 
 def section(card: Card) -> str:
@@ -103,11 +95,13 @@ def section(card: Card) -> str:
     for peer in card.peers:
         library = peer["library"]
         version = results()["versions"].get(library, "")
-        rows.append([f"[{title(library)} {version}](../peers/{library}.md)".replace(" ]", "]"), *cells(card, peer)])
+        calls, *same = cells(card, peer)  # a page of a loss has room for four columns
+        name = f"[{title(library)} {version}](../peers/{library}.md)".replace(" ]", "]")
+        rows.append([name, "<br>".join(filter(None, [calls, peer["why"]])), *same])
     return (
         "Both calls were computed on the same numbers, and their gradients. What differs is the largest difference "
         "divided by the largest number; functions here are those of `losskit.functional`.\n\n"
-        + table(["library", "call there", *HEAD], rows)
+        + table(["library", "the call there, and here", "value", "gradient"], rows)
     )
 
 
@@ -115,7 +109,7 @@ def page(library: str, cards: list[Card]) -> str:
     """Coming from a library: its losses, with the call here."""
     name, version = title(library), results()["versions"].get(library, "")
     rows = [
-        [f"[{card.class_name}](../loss/{card.name}.md)", *cells(card, peer)]
+        [f"[{card.class_name}](../loss/{card.name}.md)", *cells(card, peer), peer["why"]]
         for card in cards
         for peer in card.peers
         if peer["library"] == library
@@ -126,7 +120,7 @@ def page(library: str, cards: list[Card]) -> str:
         "those of `losskit.functional`; each has a class with the same parameters. What is \"equal to 2e-16\" differs "
         "by no more, divided by the largest number.",
         NOTES.get(library, ""),
-        table(["loss", name, *HEAD], rows),
+        table(["loss", f"the call of {name}, and here", "value", "gradient", "what to know"], rows),
         "All libraries, and how this is measured: [coming from another library](index.md).",
     ])) + "\n"  # fmt: skip
 
