@@ -40,6 +40,7 @@ from losskit.kernels.torch_internals import transforms_active
 from losskit.plans import present
 from losskit.policy import state
 from losskit.reduction import Reduction
+from losskit.simplify import simplified
 from losskit.traced import Formula
 from losskit_guide.card import Curve, Equation, Given, Rows
 
@@ -104,6 +105,40 @@ _SYMBOLS = [
     symbol("weight", "that of the class of the row", Written("w_t", "wₜ")),
     symbol("label_smoothing", "over C classes", Written("s", "s")),
 ]
+
+
+def _of_changed(equation: Equation) -> Equation:
+    """An equation of scores x as one of what is made of them, z."""
+    latex, plain = equation.latex, equation.plain
+    for old, new in (("x_t", "z_t"), ("x_j", "z_j"), ("(x)", "(z)")):
+        latex = latex.replace(old, new)
+    for old, new in (("xₜ", "zₜ"), ("xⱼ", "zⱼ"), ("(x)", "(z)")):
+        plain = plain.replace(old, new)
+    return Equation(equation.title.replace("by input", "by the changed scores"), latex, plain)
+
+
+def _changes(cls: type[ClassScoresLoss], write: Writer) -> list[Equation]:
+    """What the scores z are that the loss is taken of."""
+    scores = {"x_t": Written("x_t", "xₜ"), "x_j": Written("x_j", "xⱼ"), "own": Written("m_t", "mₜ")}
+    scores["scale"] = Written("r", "r")  # s is label smoothing's
+    write.letters |= scores | {"score": scores["x_t"]}
+    trace = write.trace
+    scale = trace.variable(cls.scaled_by) if cls.scaled_by else trace.constant(1.0)
+    own = trace.variable("x_t")
+    if cls.target_score:
+        own = cls.target_score(
+            **{name: trace.variable(name) for name in inspect.signature(cls.target_score).parameters}
+        )
+    shifts = (r" + \mathrm{shift}_t", " + shiftₜ"), (r" + \mathrm{shift}_j", " + shiftⱼ")
+    found = []
+    for (left, root), shift in zip({"z_t": own, "z_j": trace.variable("x_j")}.items(), shifts, strict=True):
+        right = write.write(simplified(trace.lift(scale * root), [], []))
+        more = shift if cls.shift else ("", "")
+        plain = left.replace("_t", "ₜ").replace("_j", "ⱼ")
+        condition = (r" \quad (j \ne t)", ", j ≠ t") if left == "z_j" else ("", "")
+        latex = f"{left} = {right.latex}{more[0]}{condition[0]}"
+        found.append(Equation("where", latex, f"{plain} = {right.plain}{more[1]}{condition[1]}"))
+    return found
 
 
 class ClassScoresLoss(Family, abstract=True):
@@ -211,11 +246,29 @@ class ClassScoresLoss(Family, abstract=True):
             write.equation("gradient by input", gradient_by(Written("x_j", "xⱼ")), slope),
             *of_rows,
         ]
+        if cls.target_score or cls.scaled_by or cls.shift:
+            equations = [_of_changed(equation) for equation in equations] + _changes(cls, write)
+        if cls.factor:
+            equations.append(Equation("with a factor", r"\ell = f_t \, \ell_t", "ℓ = fₜ·ℓₜ"))
         with_arguments = cls.arguments.split()
         equations += [Equation(f"with {name}", *_WITH[name]) for name in _WITH if name in with_arguments]
-        if not cls.log_probabilities:
+        if cls.targets and not cls.log_probabilities and not cls.target_score:
             equations.append(Equation("with probabilities as target", r"\ell = \sum_j t_j \ell_j", "ℓ = Σⱼ tⱼ ℓⱼ"))
         known = [x for x in _SYMBOLS if x["name"] not in _WITH or x["name"] in with_arguments]
+        known += [
+            symbol(name, cls.operands[name].doc) for name in cls._call_operands() if name not in ("input", "target")
+        ]
+        if not cls.targets:
+            known = [x for x in known if x["name"] not in ("target", "[j = t]")]
+        hooks = {
+            "own": ("m_t", "mₜ", "margin of the row's class"),
+            "factor": ("f_t", "fₜ", "factor of the row's class"),
+        }
+        hooks |= {"shift": (r"\mathrm{shift}_j", "shiftⱼ", "what is added to the score of class j")}
+        known += [symbol(name, hooks[name][2], Written(*hooks[name][:2])) for name in cls._hooks()]
+        of_hooks = inspect.signature(cls.target_score).parameters if cls.target_score else {}
+        more = [name for name in dict.fromkeys([*of_hooks, cls.scaled_by]) if name in cls.params]
+        known += [symbol(x, cls.params[x].doc, write.letters.get(x)) for x in more if x not in write.formula.numbers]
         return Mathematics(equations, known + [symbol(name, cls.params[name].doc) for name in write.formula.numbers])
 
     @classmethod
