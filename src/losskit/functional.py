@@ -5353,7 +5353,7 @@ def z_loss(
 
     Choose it beside CrossEntropyLoss when a large model is trained in half precision, or for the router of a mixture of
     experts: add the two losses, with the same mask.
-    It is no loss by itself: it has no target.
+    Prefer CrossEntropyLoss alone where scores do not drift: this loss knows no target.
 
     Args:
         input: Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,).

@@ -74,7 +74,7 @@ class BradleyTerryLoss(PointwiseLoss):
         ),
     ]
     aliases = "reward_modeling reward_model pairwise_reward bpr bayesian_personalized_ranking"
-    task = "ranking"
+    task = "preference"
     best_for = "Reward models, and other scores that are learned from comparisons of two."
     not_for = "More than two answers in an order."
     reference = (

@@ -87,7 +87,7 @@ class CPOLoss(PointwiseLoss):
         ),
     ]
     aliases = "contrastive_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Translation models, and other language models, trained on pairs of answers without a reference model."
     not_for = "Means of log-probabilities; answers without a counterpart."
     reference = (

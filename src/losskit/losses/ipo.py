@@ -66,7 +66,7 @@ class IPOLoss(PointwiseLoss):
         ),
     ]
     aliases = "identity_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on pairs of answers of which each was judged once."
     not_for = "Sums of log-probabilities; answers without a counterpart."
     reference = (

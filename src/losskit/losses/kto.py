@@ -87,7 +87,7 @@ class KTOLoss(PointwiseLoss):
         ),
     ]
     aliases = "kahneman_tversky_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on single answers that are desirable or not."
     not_for = "Means of log-probabilities; pairs of answers to the same prompt."
     reference = (

@@ -84,7 +84,7 @@ class ORPOLoss(PointwiseLoss):
         ),
     ]
     aliases = "odds_ratio_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Fine-tuning and training on pairs of answers in one stage."
     not_for = "Sums of log-probabilities; answers without a counterpart."
     reference = (

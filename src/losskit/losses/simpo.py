@@ -77,7 +77,7 @@ class SimPOLoss(PointwiseLoss):
         ),
     ]
     aliases = "simple_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on pairs of answers without a reference model."
     not_for = "Sums of log-probabilities; answers without a counterpart."
     reference = (
