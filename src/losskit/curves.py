@@ -117,8 +117,7 @@ def of_param(p: Param) -> Given:
     low, high = limits_of(p.domain)
     if p.name == "p":
         low, high = 1.0, 2.0
-    choices = [1.0, 2.0] if p.name == "p" and p.domain.includes(1.0) else []  # of a norm; Tweedie's lies between
-    return Given(p.name, p.doc, float(p.default), min(low, p.default), high, choices)
+    return Given(p.name, p.doc, float(p.default), min(low, p.default), high, [1.0, 2.0] if p.name == "p" else [])
 
 
 def limits_of(domain: Domain) -> tuple[float, float]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from losskit.declaration import Peer
 from losskit.forms import argument_doc, operand_doc
 from losskit.loss import Loss, registered
 from losskit.registry import get
@@ -24,6 +23,8 @@ from losskit_guide.render import ShownCard
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from losskit.declaration import Peer
 
 Declaration = Any  # a class of a family, or one written by hand with the same attributes
 

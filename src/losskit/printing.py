@@ -138,8 +138,7 @@ def _text(
         if language in ("latex", "plain"):
             loose |= position > 0 and 4 <= precedence < 7 and text.startswith(("-", "−"))
             loose &= not (node.op == "neg" and _FOR_PEOPLE.get(arg.op) == _FOR_PEOPLE["mul"])
-            if node.op == "power" and language == "latex":  # what is raised must not be raised already
-                loose = position == 0 and (loose or (arg.op in ("exp", "power") and arg not in names))
+            loose &= not (node.op == "power" and position > 0 and language == "latex")
         # In Python, & and | bind more tightly than comparisons.
         if precedence < _ATOM and (loose or (arg.is_condition and node.op in ("both", "either"))):
             text = rf"\left({text}\right)" if language == "latex" else f"({text})"
