@@ -87,7 +87,9 @@ def curve_variant(
     whole = {name for name, p in cls.params.items() if p.kind == "int"}
     limits = {name: allowed(domain, name in whole) for name, domain in domains.items()}
     texts = [text_of(root, names) for root in (value, slope, derivative(slope, x))]
-    return CurveVariant(cls._shown(switches), names, limits, *({k: t[k] for k in ("python", "javascript")} for t in texts))
+    return CurveVariant(
+        cls._shown(switches), names, limits, *({k: t[k] for k in ("python", "javascript")} for t in texts)
+    )
 
 
 def allowed(domain: Domain, whole: bool = False) -> Limits:

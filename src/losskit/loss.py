@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform  # typing's since Python 3.11; torch needs the package anyway
 
-from losskit.declaration import Case, Deviation, Param, param
+from losskit.declaration import Case, Deviation, Param, Peer, param
 from losskit.errors import DeclarationError, error
 from losskit.facts import Facts
 from losskit.reduction import REDUCTIONS, check_reduction, short
@@ -50,6 +50,7 @@ class Loss(nn.Module):
     facts: ClassVar[Facts]
     cases: ClassVar[tuple[Case, ...] | list[Case]] = ()
     deviations: ClassVar[tuple[Deviation, ...] | list[Deviation]] = ()
+    peers: ClassVar[tuple[Peer, ...] | list[Peer]] = ()
     reference: ClassVar[str] = ""
     textbook: ClassVar[Callable[..., Any] | None] = None  # `value` as books have it, where accuracy asks for more
     aliases: ClassVar[str] = ""  # other names that people know it by, for `losskit.get` and the command

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -103,6 +103,21 @@ class AsymmetricLoss(PointwiseLoss):
         Case(input=0.0, target=0.0, gamma_neg=0.0, gamma_pos=0.0, clip=0.0, value=0.6931471805599453, grad=0.5,
              source="log 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "timm",
+            "timm.loss.AsymmetricLossMultiLabel(reduction='none')(input, target)",
+            "asymmetric_loss(input, target, reduction='none')",
+            agrees=1e-6,
+        ),
+        Peer(
+            "timm",
+            "timm.loss.AsymmetricLossMultiLabel()(input, target)",
+            "asymmetric_loss(input, target, reduction='sum') / len(input)",
+            agrees=1e-6,
+            why="timm divides the sum by the number of rows, the paper's code by nothing; the mean is over elements.",
+        ),
+    ]
     aliases = "asl asymmetric_focal"
     task = "multi-label"
     best_for = "Images with many possible labels, of which few apply."

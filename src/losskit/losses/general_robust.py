@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -121,6 +121,28 @@ class GeneralRobustLoss(PointwiseLoss):
              source="WelschLoss"),
         Case(input=2.0, target=0.0, alpha=2.0, scale=0.5, value=8.0, grad=8.0, source="half the square"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "kornia",
+            "kornia.losses.geman_mcclure_loss(input, target)",
+            "general_robust_loss(input, target, alpha=-2.0, reduction='none')",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.welsch_loss(input, target)",
+            "general_robust_loss(input, target, alpha=float('-inf'), reduction='none')",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.cauchy_loss(input, target)",
+            "general_robust_loss(input, target, alpha=0.0, reduction='none')",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.charbonnier_loss(input, target)",
+            "general_robust_loss(input, target, alpha=1.0, reduction='none')",
+        ),
+    ]
     aliases = "barron generalized_charbonnier"
     task = "regression"
     best_for = "Finding how robust a regression should be."

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -101,7 +101,51 @@ class SigmoidFocalLoss(PointwiseLoss):
         Case(input=20.0, target=1.0, value=2.189127679393809e-27, grad=-6.5673830269011058e-27, source="mpmath"),
         Case(input=0.0, target=1.0, alpha=None, gamma=0.0, value=0.6931471805599453, grad=-0.5, source="log 2"),
     ]
-    aliases = "binary_focal sigmoid_focal_cross_entropy binary_focal_crossentropy retinanet"
+    peers = [
+        Peer(
+            "torchvision",
+            "torchvision.ops.sigmoid_focal_loss(input, target)",
+            "sigmoid_focal_loss(input, target, reduction='none')",
+            why="torchvision's reduction is 'none' by default.",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.sigmoid_focal_loss(input, target, alpha=0.25, gamma=2.0)",
+            "sigmoid_focal_loss(input, target, reduction='none')",
+            why="Without alpha by default in optax.",
+        ),
+        Peer(
+            "keras",
+            "keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True, from_logits=True)(target, input)",
+            agrees=1e-6,
+            why="Keras takes probabilities and no alpha unless told otherwise.",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.binary_focal_loss_with_logits(input, target, alpha=0.25, reduction='mean')",
+            why="kornia's reduction is 'none' by default.",
+        ),
+        Peer(
+            "monai",
+            "monai.losses.FocalLoss(gamma=2.0, alpha=0.25)(input, target)",
+            agrees=1e-6,
+            why="Without alpha by default in MONAI.",
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.FocalLoss('binary', alpha=0.25)(input, target)",
+            why="Without alpha by default in SMP.",
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.FocalLoss('binary', alpha=0.25)(input, target)",
+            differs=0.3,
+            gradient_differs=0.5,
+            given={"input": [2.0, -1.0, 0.5], "target": [0.3, 0.6, 0.9]},
+            why="Targets between 0 and 1: SMP's p_t is exp(-cross entropy), here the mean of both, as in torchvision.",
+        ),
+    ]
+    aliases = "binary_focal sigmoid_focal_cross_entropy retinanet"
     task = "binary"
     best_for = "Dense detection; few positive labels among many easy negative ones."
     not_for = "Balanced labels; calibrated probabilities."
