@@ -114,16 +114,28 @@ class Exact:
         return mp.erf(x) if mp.isfinite(x) else Exact.sign(x)
 
     @staticmethod
-    def expm1(x: Any) -> Any:
-        return mp.expm1(x)
-
-    @staticmethod
     def sqrt(x: Any) -> Any:
         return mp.sqrt(x)
 
     @staticmethod
     def atan2(y: Any, x: Any) -> Any:
         return mp.atan2(y, x)
+
+    @staticmethod
+    def cos(x: Any) -> Any:
+        return mp.cos(x)
+
+    @staticmethod
+    def sin(x: Any) -> Any:
+        return mp.sin(x)
+
+    @staticmethod
+    def acos(x: Any) -> Any:
+        return mp.acos(x)
+
+    @staticmethod
+    def floor(x: Any) -> Any:
+        return mp.floor(x)
 
     @staticmethod
     def sum(numbers: Iterable[Any]) -> Any:
@@ -154,10 +166,12 @@ class Wide:
     expm1 = staticmethod(np.expm1)
     tanh = staticmethod(np.tanh)
     sqrt = staticmethod(np.sqrt)
+    cos = staticmethod(np.cos)
+    sin = staticmethod(np.sin)
+    acos = staticmethod(np.arccos)
+    floor = staticmethod(np.floor)
     log = staticmethod(np.log)
     log1p = staticmethod(np.log1p)
-    expm1 = staticmethod(np.expm1)
-    sqrt = staticmethod(np.sqrt)
     sign = staticmethod(np.sign)
 
     @staticmethod

@@ -2,7 +2,8 @@
 
 1. `target_score` is a formula of one number, the score of the row's own class: only that one is changed, and all scores
    are multiplied by `scaled_by` in the same pass. The kernel takes what comes out as its scores.
-2. It comes out in float32 at least: a cosine times 64 has no digits left in a half.
+2. It comes out in float64, for halves in float32: a cosine times 64 is rounded once more, and its exponential shows
+   that. Of floats it would cost 30 ULP; the kernel is as fast with doubles.
 3. `factor` multiplies the loss of a class and never counts in the denominator of the mean, as a class weight does.
 """
 
@@ -153,14 +154,24 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         self, input: Tensor, target: Tensor, scale: Any, own: Tensor | None, checks: str, mask: Tensor | None
     ) -> Tensor:
         """The scores that the loss takes, in torch operations that can be differentiated to any order."""
-        wide = dtypes.compute_dtype([input])
         dim, index, score = self.picked(input, target, checks, mask)
+        wide, narrow = _double(input), _of_scores(input)
         made = score.to(wide)
         if self.margin is not None:
             taken = [made, *([] if own is None else [own.to(wide)[index]])]
             made = eager.apply(self.margin, taken)
-        scores = input.to(wide).scatter(dim, index, made)
-        return scores * (scale.to(wide).unsqueeze(dim) if isinstance(scale, Tensor) else scale)
+        scores = input.to(narrow).scatter(dim, index, made.to(narrow))
+        return scores * (scale.to(narrow).unsqueeze(dim) if isinstance(scale, Tensor) else scale)
+
+
+def _double(input: Tensor) -> torch.dtype:
+    """The dtype of what is computed for a row."""
+    return torch.float32 if input.device.type == "mps" else torch.float64
+
+
+def _of_scores(input: Tensor) -> torch.dtype:
+    """The dtype of changed scores."""
+    return torch.float32 if input.dtype in dtypes.HALVES else _double(input)
 
 
 class _Changed(torch.autograd.Function):
@@ -171,15 +182,15 @@ class _Changed(torch.autograd.Function):
         ctx: Any, plan: MarginsOfScoresPlan, input: Tensor, target: Tensor, scale: Any, own: Tensor | None, checks: str,
         mask: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        wide = dtypes.compute_dtype([input])
         dim, index, score = plan.picked(input, target, checks, mask)
+        wide, narrow = _double(input), _of_scores(input)
         made, slope = score.to(wide), None
         if plan.margin is not None:
             taken = [made, *([] if own is None else [own.to(wide)[index]])]
             made, slope = plan.margin(*taken), plan.margin.gradients()[0](*taken)
         factor = scale.to(wide).unsqueeze(dim) if isinstance(scale, Tensor) else scale
-        scores = input.to(wide) * factor
-        scores.scatter_(dim, index, made * factor)
+        scores = input.to(narrow, copy=True).mul_(factor)
+        scores.scatter_(dim, index, (made * factor).to(narrow))
         ctx.save_for_backward(input, target, scale if isinstance(scale, Tensor) else None, own, mask)
         ctx.kept = plan, scale, dim, index, slope, made
         return scores
@@ -199,11 +210,12 @@ class _Changed(torch.autograd.Function):
         of_scale = None
         if rows is not None and ctx.needs_input_grad[3]:
             own_part = upstream.gather(dim, index) * (made - input.gather(dim, index).to(made.dtype))
-            of_scale = ((upstream * input).sum(dim, keepdim=True) + own_part).squeeze(dim)
+            of_scale = ((upstream * input).sum(dim, keepdim=True, dtype=made.dtype) + own_part).squeeze(dim)
             of_scale = of_scale.sum_to_size(rows.shape).to(rows.dtype)
-        factor = rows.to(upstream.dtype).unsqueeze(dim) if rows is not None else scale
-        gradient = upstream * factor
+        gradient = upstream  # the kernel has made it for this function alone
         if slope is not None:
             slope = slope if isinstance(slope, Tensor) else torch.full_like(made, slope)
-            gradient.scatter_(dim, index, gradient.gather(dim, index) * slope)
+            own_part = (gradient.gather(dim, index) * slope).to(gradient.dtype)
+            gradient.scatter_(dim, index, own_part)
+        gradient = gradient.mul_(rows.to(made.dtype).unsqueeze(dim) if rows is not None else scale)
         return None, gradient.to(input.dtype), None, of_scale, None, None, None
