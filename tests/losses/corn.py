@@ -15,9 +15,9 @@ def exact(m, input, target):
 proof = RowProof(
     name="corn_loss",
     exact=exact,
-    bars=Bars(value=1.2, gradient=1.2, eager_value=1.2, eager_gradient=1.4),
+    bars=Bars(value=1.3, gradient=1.2, eager_value=1.2, eager_gradient=1.4),
     points={"sizes": sizes},
-    formula_at={"sizes": 1.8},
+    formula_at={"sizes": 2.1},
     variants=[
         Variant("grades", grades),
         Variant("numbers", lambda n, g: (lambda x, y: (x, y.double()))(*grades(n, g))),
