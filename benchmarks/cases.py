@@ -1,14 +1,17 @@
 """What is timed: every loss with the example operands of its family, and beside these rows what is special.
 
 A new loss has its row by itself: operands, width of a row and gradients come from the declaration, and its peer is
-torch's function of the same name, or the formula in torch operations where torch has none. By hand are other widths of
+torch's function of the same name, or where torch has none a composition of its operations (compositions.py), or the
+textbook's formula. By hand are other widths of
 class scores, options, data that the family does not draw, and what is asked of a row.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 
+import compositions
 import torch.nn.functional as torch_functional
 
 import losskit
@@ -97,8 +100,9 @@ class Case:
         operands = dict(zip(names, self.loss._example(shape, draw), strict=True))
         operands |= {name: DATA[entry](shape, draw) for name, entry in self.data.items()}
         operands = {name: x.to(device) for name, x in operands.items()}
+        constant = ["target", "targets", *(k for k, x in self.loss.operands.items() if not x.differentiable)]
         for name, x in operands.items():
-            x.requires_grad_(x.is_floating_point() and name not in ("target", "targets"))
+            x.requires_grad_(x.is_floating_point() and name not in constant)
         options = {k: DATA[x](shape, draw) if isinstance(x, str) else x for k, x in self.options.items()}
         return [*operands.values()], options
 
@@ -108,6 +112,10 @@ DATA = {
     "distribution": lambda shape, draw: draw.normal(*shape).softmax(-1),
     "log_distribution": lambda shape, draw: draw.normal(*shape).log_softmax(-1),
     "column_weight": lambda shape, draw: draw.normal(shape[-1]).abs() + 0.5,
+    "labels": lambda shape, draw: (draw.normal(*shape) > 1.0).to(draw.dtype),
+    "counts": lambda shape, draw: torch_functional.softplus(2.0 * draw.normal(*shape)).round(),
+    "counts_of_classes": lambda shape, draw: 1.0 + 1000.0 * draw.normal(shape[1]).abs(),
+    "degrees": lambda shape, draw: 1.0 + 5.0 * draw.normal(*shape).abs(),
     "variance": lambda shape, draw: torch_functional.softplus(draw.normal(*shape)) + 0.01,
 }
 
@@ -142,6 +150,8 @@ def optax_of_probabilities(scores, probabilities):
 
 _SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": ("small", "1M"), "compiles": False}
 _LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
+_BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
+_RANKS = {"shape": rows_of(10)}
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
     "mse": {"asked": 1.3, "asked_16m": 1.5},
@@ -164,6 +174,20 @@ KNOWN = {
     "cosine_embedding": {"asked": 6},
     "triplet_margin": {"asked": 6},
     "ctc": _SEQUENCES,
+    "sigmoid_focal": {"data": {"target": "labels"}, "asked": 6},
+    "asymmetric": {"data": {"target": "labels"}, "asked": 5},
+    "softmax_focal": {"asked": 4},
+    "negative_binomial_nll": {"data": {"target": "counts", "dispersion": "variance"}, "asked": 4},
+    "zero_inflated_negative_binomial_nll": {"data": {"target": "counts", "dispersion": "variance"}, "asked": 3},
+    "gaussian_crps": {"data": {"scale": "variance"}, "asked": 3},
+    "student_t_nll": {"data": {"scale": "variance", "df": "degrees"}, "asked": 3},
+    "generalized_box_iou": {**_BOXES, "asked": 15},
+    "distance_box_iou": {**_BOXES, "asked": 6},
+    "complete_box_iou": {**_BOXES, "asked": 6},
+    "ldam": {"options": {"counts": "counts_of_classes"}},
+    "coral": _RANKS,
+    "corn": _RANKS,
+    "logistic_hazard": _RANKS,
 }
 _V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
 _NOT_16M = ("small", "1M")
@@ -222,12 +246,20 @@ CASES = cases()
 
 
 def torch_way(case, options):
-    """torch's function for a case with its options; where torch has none, the formula in torch operations."""
+    """torch's function for a case with its options; where torch has none, the loss as people write it in torch: a
+    composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    if hasattr(torch_functional, case.function):
-        return getattr(torch_functional, case.function), options
+    for module in (torch_functional, compositions):
+        if hasattr(module, case.function):
+            return getattr(module, case.function), options
     loss = case.loss(**options)
+    if issubclass(case.loss, losskit.PointwiseLoss) and not options:
+        fields = {
+            name: getattr(loss, name) for name in case.loss.params if name in signature(case.loss.value).parameters
+        }
+        book = case.loss.textbook or case.loss.value
+        return (lambda *operands: book(*operands, **fields).mean()), {}
     plan, parameters = loss._planned(), loss._slot_params()
 
     def formula(*operands):

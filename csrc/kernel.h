@@ -83,18 +83,25 @@ template <class T> LOSSKIT_INLINE T scaled(T gradient, Scale<T> scale) {
     block<T, gradients>(n, operands, parameters, scale, value, out);                                                \
   }
 
-#define LOSSKIT_KERNEL(symbol, operands, parameters, predictions, ...)                     \
-  LOSSKIT_BLOCK(float, value_f32, losskit::kNone)                                          \
-  LOSSKIT_BLOCK(float, predictions_f32, losskit::kPredictions)                             \
-  LOSSKIT_BLOCK(float, all_f32, losskit::kAll)                                             \
-  LOSSKIT_BLOCK(double, value_f64, losskit::kNone)                                         \
-  LOSSKIT_BLOCK(double, predictions_f64, losskit::kPredictions)                            \
-  LOSSKIT_BLOCK(double, all_f64, losskit::kAll)                                            \
-  extern "C" __attribute__((visibility("default")))                                        \
-  const losskit::Kernel symbol = {losskit::kAbi,                                           \
-                                  operands,                                                \
-                                  parameters,                                              \
-                                  predictions,                                             \
-                                  {block_value_f32, block_predictions_f32, block_all_f32}, \
-                                  {block_value_f64, block_predictions_f64, block_all_f64}, \
+#define LOSSKIT_KERNEL_OF_ALL(symbol, operands, parameters, bits, ...) \
+  LOSSKIT_BLOCK(float, all_f32, losskit::kAll)                         \
+  LOSSKIT_BLOCK(double, all_f64, losskit::kAll)                        \
+  LOSSKIT_KERNEL(symbol, operands, parameters, bits, all, __VA_ARGS__)
+
+// Where all operands are predictions, one function serves both.
+#define LOSSKIT_KERNEL_OF_PREDICTIONS(symbol, operands, parameters, bits, ...) \
+  LOSSKIT_KERNEL(symbol, operands, parameters, bits, predictions, __VA_ARGS__)
+
+#define LOSSKIT_KERNEL(symbol, operands, parameters, bits, of_all, ...)                           \
+  LOSSKIT_BLOCK(float, value_f32, losskit::kNone)                                                 \
+  LOSSKIT_BLOCK(float, predictions_f32, losskit::kPredictions)                                    \
+  LOSSKIT_BLOCK(double, value_f64, losskit::kNone)                                                \
+  LOSSKIT_BLOCK(double, predictions_f64, losskit::kPredictions)                                   \
+  extern "C" __attribute__((visibility("default")))                                               \
+  const losskit::Kernel symbol = {losskit::kAbi,                                                  \
+                                  operands,                                                       \
+                                  parameters,                                                     \
+                                  bits,                                                           \
+                                  {block_value_f32, block_predictions_f32, block_##of_all##_f32}, \
+                                  {block_value_f64, block_predictions_f64, block_##of_all##_f64}, \
                                   {__VA_ARGS__}};

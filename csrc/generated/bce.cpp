@@ -59,7 +59,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_d813238b48cf, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_d813238b48cf, 2, 0, 1,
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

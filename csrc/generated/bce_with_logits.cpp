@@ -56,7 +56,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_c86ac3cb9cbd, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_c86ac3cb9cbd, 2, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
@@ -130,7 +130,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_binary_cross_entropy_with_logits_1cb9e06d3ea0, 3, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_1cb9e06d3ea0, 3, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

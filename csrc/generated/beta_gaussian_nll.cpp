@@ -83,7 +83,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_beta_gaussian_nll_loss_dd16c2896c9a, 3, 1, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_dd16c2896c9a, 3, 1, 5,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

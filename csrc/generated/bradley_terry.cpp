@@ -43,7 +43,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_bradley_terry_loss_f8f25657949d, 2, 2, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_f8f25657949d, 2, 2, 3,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

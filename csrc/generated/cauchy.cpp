@@ -67,7 +67,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_cauchy_loss_c5c1fb5fd241, 2, 3, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_c5c1fb5fd241, 2, 3, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

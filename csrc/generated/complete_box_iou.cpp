@@ -223,7 +223,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_complete_box_iou_loss_dc13a571180c, 8, 1, 15,
+LOSSKIT_KERNEL_OF_ALL(losskit_complete_box_iou_loss_dc13a571180c, 8, 1, 15,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 2, 0.0, std::numeric_limits<double>::infinity()},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_coral_loss_a7a019baea95_block {
+namespace losskit_coral_loss_bd5bce7a3082_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,7 +24,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T position = position_at_[i_];
       values_[i_] = lk::softplus(lk::where(target > position, -input, input));
     }
-  } else if constexpr (wanted_ == losskit::kPredictions) {
+  } else {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
@@ -38,32 +38,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       values_[i_] = softplus_value;
       input_out_[i_] = lk::scaled<T>(lk::where(((target != target) | (position != position)) & (softplus_value != softplus_value), std::numeric_limits<T>::quiet_NaN(), lk::sigmoid(chosen) * lk::where(above, T(-1.0), T(1.0))), factor_);
     }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const target_out_ = gradients_[1];
-    T* const position_out_ = gradients_[2];
-    const lk::Scale<T> factor_(scale_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T position = position_at_[i_];
-      const bool above = target > position;
-      const T chosen = lk::where(above, -input, input);
-      const T softplus_value = lk::softplus(chosen);
-      const bool unequal = target != target;
-      const bool unequal2 = position != position;
-      const bool unequal3 = softplus_value != softplus_value;
-      const T chosen2 = lk::where((((input != input) | (unequal)) | (unequal2)) & (unequal3), std::numeric_limits<T>::quiet_NaN(), T(0.0));
-      values_[i_] = softplus_value;
-      input_out_[i_] = lk::scaled<T>(lk::where(((unequal) | (unequal2)) & (unequal3), std::numeric_limits<T>::quiet_NaN(), lk::sigmoid(chosen) * lk::where(above, T(-1.0), T(1.0))), factor_);
-      target_out_[i_] = lk::scaled<T>(chosen2, factor_);
-      position_out_[i_] = lk::scaled<T>(chosen2, factor_);
-    }
   }
 }
 
-LOSSKIT_KERNEL(losskit_coral_loss_a7a019baea95, 3, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_coral_loss_bd5bce7a3082, 3, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

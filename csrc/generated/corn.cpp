@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_corn_loss_9442dad83db3_block {
+namespace losskit_corn_loss_c63c2ad606a4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,7 +24,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T position = position_at_[i_];
       values_[i_] = lk::where(target >= position, lk::softplus(lk::where(target > position, -input, input)), T(0.0));
     }
-  } else if constexpr (wanted_ == losskit::kPredictions) {
+  } else {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
@@ -39,31 +39,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       values_[i_] = chosen2;
       input_out_[i_] = lk::scaled<T>(lk::where((((input != input) | (target != target)) | (position != position)) & (chosen2 != chosen2), std::numeric_limits<T>::quiet_NaN(), lk::where(above, lk::sigmoid(chosen) * lk::where(above2, T(-1.0), T(1.0)), T(0.0))), factor_);
     }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const target_out_ = gradients_[1];
-    T* const position_out_ = gradients_[2];
-    const lk::Scale<T> factor_(scale_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T position = position_at_[i_];
-      const bool above = target >= position;
-      const bool above2 = target > position;
-      const T chosen = lk::where(above2, -input, input);
-      const T chosen2 = lk::where(above, lk::softplus(chosen), T(0.0));
-      const bool both_value = (((input != input) | (target != target)) | (position != position)) & (chosen2 != chosen2);
-      const T chosen3 = lk::where(both_value, std::numeric_limits<T>::quiet_NaN(), T(0.0));
-      values_[i_] = chosen2;
-      input_out_[i_] = lk::scaled<T>(lk::where(both_value, std::numeric_limits<T>::quiet_NaN(), lk::where(above, lk::sigmoid(chosen) * lk::where(above2, T(-1.0), T(1.0)), T(0.0))), factor_);
-      target_out_[i_] = lk::scaled<T>(chosen3, factor_);
-      position_out_[i_] = lk::scaled<T>(chosen3, factor_);
-    }
   }
 }
 
-LOSSKIT_KERNEL(losskit_corn_loss_9442dad83db3, 3, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_corn_loss_c63c2ad606a4, 3, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

@@ -52,7 +52,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_epsilon_insensitive_loss_b65d54320d95, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_epsilon_insensitive_loss_b65d54320d95, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -56,7 +56,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gamma_deviance_loss_1d472fffe3ac, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_1d472fffe3ac, 2, 0, 1,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 
@@ -126,7 +126,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gamma_deviance_loss_2d50e2802d4a, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_2d50e2802d4a, 2, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 

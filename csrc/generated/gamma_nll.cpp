@@ -50,7 +50,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gamma_nll_loss_c8446751be24, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_c8446751be24, 2, 0, 1,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
@@ -113,7 +113,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gamma_nll_loss_cb6c29ae9d76, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_cb6c29ae9d76, 2, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -74,7 +74,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_crps_loss_04f85dc46196, 3, 0, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_crps_loss_04f85dc46196, 3, 0, 5,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -73,7 +73,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_9f152ac9ebc1, 3, 1, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_nll_loss_9f152ac9ebc1, 3, 1, 5,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
@@ -149,7 +149,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_gaussian_nll_loss_bf0d3954c886, 3, 1, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_nll_loss_bf0d3954c886, 3, 1, 5,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -67,7 +67,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_geman_mcclure_loss_a669cd410fa0, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_geman_mcclure_loss_a669cd410fa0, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

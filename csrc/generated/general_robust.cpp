@@ -119,7 +119,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_general_robust_loss_5a4f9f740fd4, 2, 9, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_5a4f9f740fd4, 2, 9, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -49,7 +49,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_33af5e98f592, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_33af5e98f592, 2, 0, 1,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
@@ -111,7 +111,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_kl_div_e4bbee65a5dd, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_e4bbee65a5dd, 2, 0, 1,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -50,7 +50,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_l1_loss_6d097bbb10c2, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_l1_loss_6d097bbb10c2, 2, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

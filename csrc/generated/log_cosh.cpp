@@ -64,7 +64,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_log_cosh_loss_6159b5d96191, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_log_cosh_loss_6159b5d96191, 2, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

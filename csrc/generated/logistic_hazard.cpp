@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_logistic_hazard_loss_170d231e4b16_block {
+namespace losskit_logistic_hazard_loss_a67fafe5cdc9_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -27,7 +27,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen = lk::where(position == interval, event, T(0.0));
       values_[i_] = lk::where(position <= interval, (T(1.0) - chosen) * lk::softplus(input) + chosen * lk::softplus(-input), T(0.0));
     }
-  } else if constexpr (wanted_ == losskit::kPredictions) {
+  } else {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     #pragma GCC ivdep
@@ -43,34 +43,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       values_[i_] = chosen2;
       input_out_[i_] = lk::scaled<T>(lk::where(((((input != input) | (interval != interval)) | (event != event)) | (position != position)) & (chosen2 != chosen2), std::numeric_limits<T>::quiet_NaN(), lk::where(below, lk::times(lk::sigmoid(input), difference) + lk::times(-lk::sigmoid(-input), chosen), T(0.0))), factor_);
     }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const interval_out_ = gradients_[1];
-    T* const event_out_ = gradients_[2];
-    T* const position_out_ = gradients_[3];
-    const lk::Scale<T> factor_(scale_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T interval = interval_at_[i_];
-      const T event = event_at_[i_];
-      const T position = position_at_[i_];
-      const bool below = position <= interval;
-      const T chosen = lk::where(position == interval, event, T(0.0));
-      const T difference = T(1.0) - chosen;
-      const T chosen2 = lk::where(below, difference * lk::softplus(input) + chosen * lk::softplus(-input), T(0.0));
-      const bool both_value = ((((input != input) | (interval != interval)) | (event != event)) | (position != position)) & (chosen2 != chosen2);
-      const T chosen3 = lk::where(both_value, std::numeric_limits<T>::quiet_NaN(), T(0.0));
-      values_[i_] = chosen2;
-      input_out_[i_] = lk::scaled<T>(lk::where(both_value, std::numeric_limits<T>::quiet_NaN(), lk::where(below, lk::times(lk::sigmoid(input), difference) + lk::times(-lk::sigmoid(-input), chosen), T(0.0))), factor_);
-      interval_out_[i_] = lk::scaled<T>(chosen3, factor_);
-      event_out_[i_] = lk::scaled<T>(chosen3, factor_);
-      position_out_[i_] = lk::scaled<T>(chosen3, factor_);
-    }
   }
 }
 
-LOSSKIT_KERNEL(losskit_logistic_hazard_loss_170d231e4b16, 4, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_logistic_hazard_loss_a67fafe5cdc9, 4, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},

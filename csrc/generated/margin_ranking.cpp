@@ -62,7 +62,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_margin_ranking_loss_a750bf5c99b6, 3, 1, 3,
+LOSSKIT_KERNEL_OF_ALL(losskit_margin_ranking_loss_a750bf5c99b6, 3, 1, 3,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})

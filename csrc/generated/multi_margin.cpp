@@ -36,7 +36,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_multi_margin_loss_d61f0b0e3d64, 1, 2, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_margin_loss_d61f0b0e3d64, 1, 2, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

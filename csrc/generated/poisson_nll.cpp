@@ -56,7 +56,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_ebced3342a8a, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_ebced3342a8a, 2, 1, 1,
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
@@ -117,7 +117,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_8d0705ae76b2, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_8d0705ae76b2, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
@@ -187,7 +187,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_poisson_nll_loss_3e22f50e5385, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_3e22f50e5385, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

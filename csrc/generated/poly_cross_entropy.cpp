@@ -36,7 +36,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_poly_cross_entropy_b693c3641deb, 1, 3, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_poly_cross_entropy_b693c3641deb, 1, 3, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -60,7 +60,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_pseudo_huber_loss_a7306a7a2634, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_pseudo_huber_loss_a7306a7a2634, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -108,7 +108,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_sigmoid_focal_loss_97a0473f2664, 2, 6, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_97a0473f2664, 2, 6, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

@@ -40,7 +40,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_simpo_loss_15237f060d6e, 2, 2, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_15237f060d6e, 2, 2, 3,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

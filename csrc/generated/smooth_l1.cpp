@@ -58,7 +58,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_smooth_l1_loss_7c9bc19432d4, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_smooth_l1_loss_7c9bc19432d4, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

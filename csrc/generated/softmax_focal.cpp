@@ -34,7 +34,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_softmax_focal_loss_e2832821582d, 1, 1, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_softmax_focal_loss_e2832821582d, 1, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -51,7 +51,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_squared_hinge_loss_2edad09209d3, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_squared_hinge_loss_2edad09209d3, 2, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})
 

@@ -210,7 +210,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_student_t_nll_loss_e7d3a5a9d5b0, 4, 0, 13,
+LOSSKIT_KERNEL_OF_ALL(losskit_student_t_nll_loss_e7d3a5a9d5b0, 4, 0, 13,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},

@@ -35,7 +35,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_symmetric_cross_entropy_62f09706f268, 1, 4, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_symmetric_cross_entropy_62f09706f268, 1, 4, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

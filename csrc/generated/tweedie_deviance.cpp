@@ -102,7 +102,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_tweedie_deviance_loss_899bfa8580a7, 2, 6, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_899bfa8580a7, 2, 6, 1,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
@@ -207,7 +207,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_tweedie_deviance_loss_711acd482fda, 2, 6, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_711acd482fda, 2, 6, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

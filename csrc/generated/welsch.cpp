@@ -55,7 +55,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_welsch_loss_f33944d5097c, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_f33944d5097c, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

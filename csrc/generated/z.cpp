@@ -33,7 +33,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL(losskit_z_loss_e4bb413786ae, 1, 1, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_z_loss_e4bb413786ae, 1, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

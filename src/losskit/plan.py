@@ -44,6 +44,7 @@ class Plan:
     gradients = (1 << MAX_OPERANDS) - 1  # bits of the operands by which the kernel gives a gradient
     telling = MAX_OPERANDS  # how many operands tell the dtype of the loss; those after them are made of parameters
     settles = False  # whether values are put onto a bound that they are beyond by a few ULP, unless checks are off
+    constants = 0  # bits of the operands by which there is no gradient
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too

@@ -96,8 +96,9 @@ class Formula:
     def gradients(self) -> tuple[Expr, ...]:
         """The derivative by each operand: the author's where `grad` gives one, else derived."""
         return tuple(
-            own if own is not None else derivative(self.value, self.trace.variable(name))
-            if operand.differentiable else self.trace.constant(0.0)
+            self.trace.constant(0.0)
+            if not operand.differentiable
+            else derivative(self.value, self.trace.variable(name)) if own is None else own
             for (name, operand), own in zip(self.declared.items(), self._given, strict=True)
         )  # fmt: skip
 
@@ -170,6 +171,11 @@ class Formula:
         operand: Operand = self.loss.operands.get(name, Operand(name))
         off = operand.unless and self.switches[operand.unless]
         return replace(operand, domain=real, hint="", only_with="") if off else operand
+
+    @property
+    def operations(self) -> int:
+        """How many operations value and gradients have together."""
+        return len(topological([self.value, *self.gradients]))
 
     @property
     def stopped(self) -> bool:

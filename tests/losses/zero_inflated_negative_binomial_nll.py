@@ -22,7 +22,7 @@ def exact(m, input, target, gate, dispersion, log_input):
     by_gate = m.where(zero, -m.sigmoid(gate + empty) * rest * above, own)
     return value, {
         "input": tuple(m.times(share, term) for term in slopes["input"]),
-        "target": tuple(m.where(zero, idle, term) for term in slopes["target"]),
+        "target": slopes["target"],
         "gate": (by_gate,),
         "dispersion": tuple(m.times(share, term) for term in slopes["dispersion"]),
     }

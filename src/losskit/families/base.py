@@ -39,6 +39,8 @@ from losskit.printing import run_source
 from losskit.traced import Formula
 from losskit_guide.card import Curve, Equation, Rows, Variant
 
+LONG = 150  # operations of a formula and its gradients, from which on other settings than the default are rare
+
 
 class Formulas(dict[tuple[Any, ...], Formula]):
     """The formulas of a declaration, one for each setting of its switches; made anew in another process."""
@@ -56,7 +58,7 @@ class Formulas(dict[tuple[Any, ...], Formula]):
 
     def usual(self) -> list[Formula]:
         """Those at the default switches, and at each switch alone changed: 1 + n of the 2^n settings of n switches. Of
-        words only the default, since nobody uses all of them.
+        words only the default, since nobody uses all of them; of long formulas, too.
 
         Their kernels are in the package's library; the others are compiled on first use, since switches multiply. A
         kernel in the library costs 0.9 s of processor time and 32 KB (22 kernels of today), and with the formulas of
@@ -75,7 +77,8 @@ class Formulas(dict[tuple[Any, ...], Formula]):
         for i, (name, settings) in enumerate(self.loss._settings().items()):
             if name not in self.loss.params or self.loss.params[name].kind != "choice":
                 found += [(*usual[:i], other, *usual[i + 1 :]) for other in settings if other != usual[i]]
-        return [self[setting] for setting in found]
+        first, *others = (self[setting] for setting in found)
+        return [first, *(formula for formula in others if first.operations <= LONG)]
 
     def __reduce__(self) -> Any:
         return Formulas, (self.loss,)

@@ -61,7 +61,11 @@ class PointwiseLoss(Family, abstract=True):
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
         tensors = cls._formulas[cls._usual_setting()].tensors
-        return [_member(tensors[name], shape, draw) for name in cls._call_operands() if name in tensors]
+        of_rows = [bool(cls.rows) and operand.per_row for operand in tensors.values()]
+        pairs = zip(tensors.items(), of_rows, strict=True)
+        return [
+            _member(operand, shape, draw, of_row) for (name, operand), of_row in pairs if name in cls._call_operands()
+        ]
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
@@ -120,8 +124,11 @@ class PointwiseLoss(Family, abstract=True):
         return f"a tensor of the shape of {cls._call_operands()[0]}{inner}"
 
 
-def _member(operand: Operand, shape: tuple[int, ...], draw: Draw) -> Tensor:
-    """A random tensor that an operand may be."""
+def _member(operand: Operand, shape: tuple[int, ...], draw: Draw, of_row: bool) -> Tensor:
+    """A random tensor that an operand may be; of_row: one for each row."""
+    if operand.places is not None:
+        return draw.integers(0, shape[-1] + operand.places, *shape[:-1])
+    shape = shape[:-1] if of_row else shape
     if not operand.components:
         return draw.members(operand.domain, shape)
     parts: list[Tensor] = []

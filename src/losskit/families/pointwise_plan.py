@@ -55,6 +55,7 @@ class PointwisePlan(Plan):
         )  # fmt: skip
         super().__init__(loss, reduction, code, tensors, wire.POINTWISE.given(numbers.values()))
         self.formula: Formula = formula
+        self.constants = _bits(not x.differentiable for x in tensors.values())
         self.differentiable = formula.differentiable(numbers)
         self.domains = formula.required
         self.settles = any(domain.settles for domain in formula.required)

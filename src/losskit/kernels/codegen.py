@@ -29,7 +29,7 @@ def cpp(formula: Formula) -> tuple[str, str]:
     lines += [f"  const T* const {name}_at_ = operands_[{i}];" for i, name in enumerate(operands)]
     wanted = formula.predictions
     predictions = [i for i in range(len(operands)) if wanted >> i & 1]
-    everything = list(range(len(operands)))
+    everything = [i for i, x in enumerate(formula.declared.values()) if x.differentiable]
     variants = [("losskit::kNone", []), ("losskit::kPredictions", predictions)]
     variants += [("losskit::kAll", everything)] if everything != predictions else []
     for position, (variant, which) in enumerate(variants):
@@ -45,7 +45,8 @@ def cpp(formula: Formula) -> tuple[str, str]:
     # The digest covers what is written below, too.
     digest = hashlib.sha256(f"{body}{domains}{wanted}".encode()).hexdigest()[:12]
     symbol = f"losskit_{formula.loss.name}_{digest}"
-    kernel = f"LOSSKIT_KERNEL({symbol}, {len(operands)}, {len(numbers)}, {wanted},\n    {domains})"
+    of_all = "all" if everything != predictions else "predictions"
+    kernel = f"LOSSKIT_KERNEL_OF_{of_all.upper()}({symbol}, {len(operands)}, {len(numbers)}, {wanted},\n    {domains})"
     return symbol, f"namespace {symbol}_block {{\nnamespace lk = losskit;\n\n{body}\n\n{kernel}\n\n}}  // namespace\n"
 
 

@@ -74,6 +74,7 @@ def attempt(
             if x.requires_grad:
                 wanted |= bit
             bit += bit
+        wanted &= ~plan.constants
         if wanted & ~plan.gradients:
             return None
         if wanted:

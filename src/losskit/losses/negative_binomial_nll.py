@@ -9,12 +9,10 @@ from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import (
     absolute,
-    digamma,
     exp,
     lgamma,
     log,
     log1p,
-    maximum,
     minimum,
     minus_log1p,
     softplus,
@@ -153,15 +151,6 @@ class Parts:
         many = self.t * series / (1.0 + self.alpha * where(self.low, 0.0, self.t))
         return where(self.low, n * steps, many) - where(large, poor, fit)
 
-    def by_count(self):
-        excess = self.alpha * self.t
-        inverse = where(excess > 1e30, 1.0 / maximum(self.t, 1e-37), self.alpha / (1.0 + excess))
-        z = self.n + self.t
-        large = z > 1e8
-        near = digamma(1.0 + where(large, 1.0, z)) - (self.log_excess - log(self.alpha)) - inverse
-        apart = where(large, -0.5 * inverse, near)
-        return digamma(self.t + 1.0) + (self.log_share - self.log_excess) - apart
-
     def by_mean(self):
         """The gradient by the mean itself."""
         above = (self.mean > self.t) & (self.odds < math.inf)
@@ -195,7 +184,7 @@ class NegativeBinomialNLLLoss(PointwiseLoss):
     operands = {
         "input": Operand("Predicted log-means, or means without log_input.", domain=positive, unless="log_input",
                          hint="Pass log_input=True for log-means."),
-        "target": Operand("Counts.", domain=nonnegative, broadcast=True,
+        "target": Operand("Counts.", domain=nonnegative, broadcast=True, differentiable=False,
                           hint="A negative binomial distribution gives no probability to what is below 0."),
         "dispersion": Operand("Predicted dispersions.", domain=positive, broadcast=True, per_row=True,
                               hint="Predict log(dispersion) and pass its exponential."),
@@ -208,7 +197,7 @@ class NegativeBinomialNLLLoss(PointwiseLoss):
     @staticmethod
     def grad(input, target, dispersion, log_input):
         own = parts(input, target, dispersion, log_input)
-        return own.slope if log_input else own.by_mean(), own.by_count(), own.by_dispersion()
+        return own.slope if log_input else own.by_mean(), None, own.by_dispersion()
 
     @staticmethod
     def textbook(input, target, dispersion, log_input):

@@ -43,7 +43,7 @@ class ZeroInflatedNegativeBinomialNLLLoss(PointwiseLoss):
     operands = {
         "input": Operand("Predicted log-means, or means without log_input.", domain=positive, unless="log_input",
                          hint="Pass log_input=True for log-means."),
-        "target": Operand("Counts.", domain=nonnegative, broadcast=True,
+        "target": Operand("Counts.", domain=nonnegative, broadcast=True, differentiable=False,
                           hint="A negative binomial distribution gives no probability to what is below 0."),
         "gate": Operand("Predicted scores of a zero with a cause of its own.", broadcast=True, per_row=True,
                         kind="logit"),
@@ -68,7 +68,7 @@ class ZeroInflatedNegativeBinomialNLLLoss(PointwiseLoss):
         share = where(empty, open_, 1.0)
         by_input = times(share, own.slope if log_input else own.by_mean())
         by_gate = where(empty, gated * sigmoid(-gate) * expm1(-none), sigmoid(gate))
-        return by_input, where(empty, 0.0, own.by_count()), by_gate, times(share, own.by_dispersion())
+        return by_input, None, by_gate, times(share, own.by_dispersion())
 
     @staticmethod
     def textbook(input, target, gate, dispersion, log_input):
