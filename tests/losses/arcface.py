@@ -61,8 +61,9 @@ cosines = embeddings @ classes.T
 target = torch.randint(0, 5, (10,))
 margin, scale = 0.5, 16.0""",
         by_hand="""rows = torch.arange(10)
-own = cosines[rows, target]
-widened = torch.where(own > -math.cos(margin), (own.acos() + margin).cos(), own - margin * math.sin(margin))
+angle = cosines[rows, target].acos()
+beyond = angle + margin > torch.pi  # half a turn: there a number is subtracted
+widened = torch.where(beyond, angle.cos() - margin * torch.tensor(margin).sin(), (angle + margin).cos())
 scores = cosines.clone()
 scores[rows, target] = widened
 by_hand = -(scale * scores).log_softmax(dim=1)[rows, target]""",

@@ -69,7 +69,7 @@ target = torch.randint(0, 5, (10,))
 margin = 4""",
         by_hand="""rows = torch.arange(10)
 angle = margin * cosines[rows, target].acos()
-turns = (angle / math.pi).floor()
+turns = (angle / torch.pi).floor()
 scores = cosines.clone()
 scores[rows, target] = (-1) ** turns * angle.cos() - 2 * turns
 by_hand = -(norm.unsqueeze(1) * scores).log_softmax(dim=1)[rows, target]""",

@@ -33,6 +33,7 @@ from losskit.errors import error
 from losskit.families.base import Family
 from losskit.families.class_scores_margins import MarginsOfScoresPlan
 from losskit.families.class_scores_plan import STATISTICS, ClassScoresPlan, plain
+from losskit.families.class_scores_statistics import itself
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr
 from losskit.kernels import search
@@ -104,6 +105,15 @@ _SYMBOLS = [
     symbol("weight", "that of the class of the row", Written("w_t", "wₜ")),
     symbol("label_smoothing", "over C classes", Written("s", "s")),
 ]
+
+
+_MARGIN, _SCALE = Written("m_t", "mₜ"), Written("r", "r")
+
+
+def _of_changed(texts: Sequence[str]) -> tuple[str, str]:
+    """What is written of scores, written of what the softmax takes instead of them."""
+    latex, plain = (text.replace("(x)", "(z)").replace("x_", "z_") for text in texts)
+    return latex, plain.replace("xₜ", "zₜ").replace("xⱼ", "zⱼ")
 
 
 class ClassScoresLoss(Family, abstract=True):
@@ -185,18 +195,20 @@ class ClassScoresLoss(Family, abstract=True):
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
         trace, used = write.trace, write.formula.operands
-        value, of_rows = write.value, [Equation("where", *_WRITTEN[name]) for name in STATISTICS[1:] if name in used]
-        write.letters = dict(_LETTERS)
+        changed = bool(cls.target_score or cls.scaled_by)
+        taken = _of_changed if changed else itself
+        value = write.value
+        of_rows = [Equation("where", *taken(_WRITTEN[name])) for name in STATISTICS[1:] if name in used]
+        write.letters = {name: Written(*taken(x)) for name, x in _LETTERS.items()}
         probability = trace.variable("p_")
         slopes = {name: write.slope(name) for name in used}
         if cls.log_probabilities:
             write.letters["log_probability"] = Written("x_t", "xₜ")
         elif list(used) == ["log_probability"] and uses(value, "log_probability") == 1:
-            write.letters["log_probability"] = Written(
-                r"\log \frac{e^{x_t}}{\sum_j e^{x_j}}", "log(exp(xₜ) / Σⱼ exp(xⱼ))"
-            )
+            ratio = r"\log \frac{e^{x_t}}{\sum_j e^{x_j}}", "log(exp(xₜ) / Σⱼ exp(xⱼ))"
+            write.letters["log_probability"] = Written(*taken(ratio))
         elif "log_probability" in used:  # a function of the probability
-            of_rows.insert(0, Equation("where", *_WRITTEN["p_"]))
+            of_rows.insert(0, Equation("where", *taken(_WRITTEN["p_"])))
             value = write.simplified(write.replaced(value, "log_probability", log(probability)))
             slopes = {name: write.replaced(x, "log_probability", log(probability)) for name, x in slopes.items()}
         softmax, hot, share = trace.variable("softmax_"), trace.variable("hot_"), 1.0 / trace.variable("classes_")
@@ -206,17 +218,47 @@ class ClassScoresLoss(Family, abstract=True):
             "mean_log_probability": softmax - share,
         }  # with the sign that leaves what pushes a score down positive
         slope = write.simplified(sum(write.simplified(-x) * inner[name] for name, x in slopes.items()))
+        by = Written(*taken(("x_j", "xⱼ")))
         equations = [
             write.equation("loss", LOSS, value),
-            write.equation("gradient by input", gradient_by(Written("x_j", "xⱼ")), slope),
+            write.equation(
+                "gradient by what the softmax takes" if changed else "gradient by input", gradient_by(by), slope
+            ),
             *of_rows,
+            *(cls._changes(write) if changed else []),
         ]
         with_arguments = cls.arguments.split()
         equations += [Equation(f"with {name}", *_WITH[name]) for name in _WITH if name in with_arguments]
-        if not cls.log_probabilities:
+        if cls.targets and not cls.log_probabilities and not changed:
             equations.append(Equation("with probabilities as target", r"\ell = \sum_j t_j \ell_j", "ℓ = Σⱼ tⱼ ℓⱼ"))
         known = [x for x in _SYMBOLS if x["name"] not in _WITH or x["name"] in with_arguments]
-        return Mathematics(equations, known + [symbol(name, cls.params[name].doc) for name in write.formula.numbers])
+        known = [x for x in known if cls.targets or x["name"] not in ("target", "[j = t]")]
+        numbers = [*write.formula.numbers, *(x for x in cls.params if changed and x in cls._used_elsewhere())]
+        more = [symbol(x, cls.operands[x].doc) for x in [cls.scaled_by] if x in cls.operands]
+        if cls.scaled_by in numbers:
+            numbers.remove(cls.scaled_by)
+            more.append(symbol(cls.scaled_by, cls.params[cls.scaled_by].doc, _SCALE))
+        if cls.own:
+            more.append(symbol("own", "margin of the class of the row", _MARGIN))
+        return Mathematics(equations, known + [symbol(name, cls.params[name].doc) for name in numbers] + more)
+
+    @classmethod
+    def _changes(cls, write: Writer) -> list[Equation]:
+        """What the softmax takes, of the scores."""
+        trace = write.trace
+        write.letters |= {"score": Written("x_t", "xₜ"), "score_": Written("x_j", "xⱼ"), "own": _MARGIN}
+        if cls.scaled_by in cls.params:
+            write.letters[cls.scaled_by] = _SCALE
+        factor = trace.variable(cls.scaled_by) if cls.scaled_by else 1.0
+        own: Any = trace.variable("score")
+        if cls.target_score:
+            own = cls.target_score(**{x: trace.variable(x) for x in inspect.signature(cls.target_score).parameters})
+        return [
+            write.equation(
+                "where, of another class", Written("z_j", "zⱼ"), write.simplified(factor * trace.variable("score_"))
+            ),
+            write.equation("and of the class of the row", Written("z_t", "zₜ"), write.simplified(factor * own)),
+        ]
 
     @classmethod
     def _means(cls) -> list[Equation]:

@@ -11,6 +11,8 @@ class ZLoss(ClassScoresLoss):
 
     Choose it beside CrossEntropyLoss when a large model is trained in half precision, or for the router of a mixture of
     experts: add the two losses, with the same mask.
+    Prefer CrossEntropyLoss alone where scores do not drift, losskit.soft_cap for a bound on scores instead of a pull.
+
     It is no loss by itself: it has no target.
     """
 
