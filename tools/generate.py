@@ -39,6 +39,7 @@ import losskit  # noqa: E402
 from losskit.describe import card  # noqa: E402
 from losskit.families.base import Family  # noqa: E402
 from losskit.forms import docstring, function_source  # noqa: E402
+from losskit.helpers import SoftCap  # noqa: E402
 from losskit.kernels import codegen, wire  # noqa: E402
 from losskit.loss import Loss  # noqa: E402
 
@@ -124,7 +125,7 @@ def functional() -> str:
 
 def kernels(cls: type[Family]) -> str:
     """The C++ of a loss: one kernel for each usual setting of its switches."""
-    parts = [f"// {HEADER}\n// Source: src/losskit/losses/{source_file(cls)}.py"]
+    parts = [f"// {HEADER}\n// Source: src/{cls.__module__.replace('.', '/')}.py"]
     parts.append('#include "kernel.h"\n#include "primitives.h"')
     sources: dict[str, list[str]] = {}  # switches that do not matter give the same source
     for formula in cls._built_in_formulas():
@@ -220,6 +221,7 @@ def products() -> dict[Path, str]:
     for cls in built_in():
         if cls._compiled_formulas():
             files[ROOT / f"csrc/generated/{source_file(cls)}.cpp"] = kernels(cls)
+    files[ROOT / "csrc/generated/soft_cap.cpp"] = kernels(SoftCap)
     return files
 
 

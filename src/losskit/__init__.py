@@ -19,6 +19,7 @@ from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
+from losskit.helpers import class_balanced_weights, soft_cap
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
 from losskit.layers import *  # noqa: F403
@@ -55,6 +56,7 @@ __all__ = [
     "PointwiseLoss",
     "SpaceWarning",
     "checks",
+    "class_balanced_weights",
     "create",
     "empty",
     "explain",
@@ -69,6 +71,7 @@ __all__ = [
     "probability",
     "real",
     "signs",
+    "soft_cap",
     "why",
 ]
 __all__ += losses.__all__

@@ -4,7 +4,7 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
-from losskit.formula import cos, maximum, sin, sqrt, where
+from losskit.formula import cos, sin, sqrt, where
 
 
 class ArcFaceLoss(ClassScoresLoss):
@@ -40,7 +40,9 @@ class ArcFaceLoss(ClassScoresLoss):
 
     @staticmethod
     def target_score(score, margin):
-        sine = sqrt(maximum((1.0 - score) * (1.0 + score), 1e-14))  # at 0 and half a turn the slope would be infinite
+        square = (1.0 - score) * (1.0 + score)
+        # At 0 and at half a turn the slope of the sine is infinite; there it does not count.
+        sine = where(square > 0.0, sqrt(where(square > 0.0, square, 1.0)), 0.0)
         turned = score * cos(margin) - sine * sin(margin)
         return where(score >= -cos(margin), turned, score - margin * sin(margin))
 

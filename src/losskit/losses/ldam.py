@@ -1,5 +1,6 @@
 """LDAMLoss: cross entropy in which rare classes have a margin."""
 
+import torch
 from torch import Tensor
 
 from losskit.declaration import Case, Operand, Peer, param
@@ -38,6 +39,7 @@ class LDAMLoss(ClassScoresLoss):
 
     @staticmethod
     def own(counts, max_m):
+        counts = counts.to(torch.float32 if counts.device.type == "mps" else torch.float64)
         return max_m * (counts.min() / counts) ** 0.25
 
     @staticmethod

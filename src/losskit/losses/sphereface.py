@@ -6,7 +6,7 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
-from losskit.formula import acos, cos, floor
+from losskit.formula import acos, cos, floor, where
 
 
 class SphereFaceLoss(ClassScoresLoss):
@@ -40,10 +40,15 @@ class SphereFaceLoss(ClassScoresLoss):
 
     @staticmethod
     def target_score(score, margin):
-        angle = margin * acos(score)
+        # Of the obtuse angle what it lacks to half a turn: near that its cosine's digits are.
+        size = where(score >= 0.0, score, -score)
+        angle = margin * acos(where(size < 1.0, size, 0.5))
         turns = floor(angle / math.pi)
         odd = turns - 2.0 * floor(0.5 * turns)
-        return (1.0 - 2.0 * odd) * cos(angle) - 2.0 * turns
+        acute = (1.0 - 2.0 * odd) * cos(angle) - 2.0 * turns
+        # At 0 the sine of the angle, by which the slope is divided, is 0; the limit is the margin squared.
+        acute = where(size < 1.0, acute, 1.0 + margin * margin * (size - 1.0))
+        return where(score >= 0.0, acute, -acute - 2.0 * (margin - 1.0))
 
     facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [

@@ -11,7 +11,9 @@ class ZLoss(ClassScoresLoss):
 
     Choose it beside CrossEntropyLoss when a large model is trained in half precision, or for the router of a mixture of
     experts: add the two losses, with the same mask.
-    Prefer CrossEntropyLoss alone where scores do not drift: this loss knows no target.
+    Prefer CrossEntropyLoss alone where scores do not drift, losskit.soft_cap for a bound on scores instead of a pull.
+
+    It is no loss by itself: it has no target.
     """
 
     coefficient: float = param(default=1e-4, domain=nonnegative, doc="What the square is multiplied by.")
