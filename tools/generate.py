@@ -195,7 +195,7 @@ def overview() -> str:
         "|---|---|---|---|---|---|",
     ]
     for cls in [*built_in(), *by_hand()]:
-        parameters = ", ".join(f"`{name}={p.default!r}`" for name, p in cls.params.items())
+        parameters = ", ".join(f"`{x}`" if p.required else f"`{x}={p.default!r}`" for x, p in cls.params.items())
         cells = [f"`{cls.__name__}`", f"`{cls.name}`", parameters, ", ".join(card(cls).properties)]
         lines.append(f"| {' | '.join([*cells, cls.best_for, cls.not_for])} |")
     return "\n".join(lines) + "\n"

@@ -124,7 +124,8 @@ class Writer:
         formula, generator = self.formula, torch.Generator().manual_seed(0)
         numbers = [self.cls.params[name] for name in formula.numbers]
         columns = [_column(domain, generator) for domain in formula.domains]
-        for setting in itertools.islice(itertools.product(*(_settings(p.default, p.domain) for p in numbers)), 16):
+        settings = (_settings(self.cls._ordinary(p.name), p.domain) for p in numbers)
+        for setting in itertools.islice(itertools.product(*settings), 16):
             for operands in zip(*columns, strict=True):
                 yield *operands, *setting
                 others, domain = operands[1:], formula.domains[0]
@@ -250,7 +251,7 @@ def variant_of(cls: Any, formula: Formula, written: Mathematics) -> Variant:
     arguments = [*formula.operands, *formula.numbers]
     gradients = dict(zip(formula.operands, formula.gradients, strict=True))
     return Variant(
-        switches=formula.switches,
+        switches=cls._shown(formula.switches),
         equations=written.equations,
         arguments=arguments,
         value=text_of(formula.value, arguments),

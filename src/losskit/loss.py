@@ -122,6 +122,25 @@ class Loss(nn.Module):
         """The default of an argument, a declared one or one of torch's."""
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
 
+    @classmethod
+    def _needed(cls) -> dict[str, Any]:
+        """The parameters without a default, as the first case has them: what examples are made with."""
+        case: Mapping[str, Any] = cls.cases[0].arguments if cls.cases else {}
+        found = {}
+        for name, p in cls.params.items():
+            if p.required:
+                value = case.get(name, p.choices[0] if p.choices else p.domain.typical)
+                found[name] = torch.tensor(value) if p.kind == "tensor" else value
+        return found
+
+    @classmethod
+    def _ordinary(cls, name: str) -> float:
+        """The number that a parameter usually is: its default, or where there is none what examples take."""
+        p = cls.params[name]
+        if p.required:
+            return float(cls._needed()[name])
+        return float(p.domain.typical if p.default is None else p.default)
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse arguments that the constructor does not have; Python's own message knows no suggestion."""
         if cls.declared is not None and cls.__init__ is cls.declared.__init__ and (args or kwargs):

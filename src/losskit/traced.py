@@ -93,6 +93,12 @@ class Formula:
         return None if result is None else self.trace.lift(result)
 
     @cached_property
+    def unused(self) -> list[str]:
+        """The numbers that say nothing under these switches."""
+        used = {node.value for node in topological([self.value]) if node.op == "variable"}
+        return [name for name in self.numbers if name not in used]
+
+    @cached_property
     def gradients(self) -> tuple[Expr, ...]:
         """The derivative by each operand: the author's where `grad` gives one, else derived."""
         return tuple(

@@ -164,11 +164,15 @@ def _worked(card: Card) -> str:
 def _parameters(card: Card) -> str:
     rows = []
     for p in card.parameters:
-        allowed = {"choice": "", "bool": "`True`, `False`", "tensor": "a tensor or `None`"}.get(p["kind"], p["range"])
+        tensor = "a tensor or `None`" if p["none"] else "a tensor"
+        allowed = {"bool": "`True`, `False`", "tensor": tensor}.get(p["kind"], p["range"])
+        if p["kind"] == "choice":
+            allowed = ", ".join(f"`{word}`" for word in filter(None, allowed.split(", ")))
         if p["kind"] == "int" and allowed == "any real number":
             allowed = "any integer"
-        kind = {"choice": "str", "tensor": "Tensor"}.get(p["kind"], p["kind"])
-        rows.append([f"`{p['name']}`", kind, f"`{p['default']!r}`", allowed, p["doc"]])
+        kind = {"choice": "str", "tensor": "Tensor"}.get(p["kind"], p["kind"]) + " or Tensor" * p["tensor"]
+        default = "none, it must be given" if p["required"] else f"`{p['default']!r}`"
+        rows.append([f"`{p['name']}`", kind, default, allowed, p["doc"]])
     extras = "By keyword, a call also takes `sample_weight`, `mask` and `normalizer`: see " \
              "[weights, masks, denominators](../guides/weights.md)."  # fmt: skip
     return f"{table(['name', 'type', 'default', 'range', 'meaning'], rows)}\n\n{extras}"
