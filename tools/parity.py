@@ -191,7 +191,7 @@ def compare(cls: Any, peer: Peer) -> dict[str, Any]:
     wanted = [
         name for name, x in data.items()
         if x.is_floating_point() and (name not in cls.operands or cls.operands[name].differentiable)
-        and name not in ("target", "kl", "event") and not name.startswith("ref_")
+        and name not in ("target", "kl", "event", "mask") and not name.startswith("ref_")
     ]  # fmt: skip
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
