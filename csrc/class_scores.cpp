@@ -101,6 +101,16 @@ template <class T> void report_probabilities(Job<T>& job, int64_t begin, int64_t
   }
 }
 
+// What changes the scores of a block.
+template <class T> void read_changes(const Job<T>& job, int64_t begin, int64_t n, const double* factor, Scratch<T>& s) {
+  const auto into = [&](int source, double* to) {
+    const double* from = fetch(job.walk, job.sources[source], begin, n, to);
+    if (from != to) std::copy(from, from + n, to);
+  };
+  into(kOwnScore, s.own_given), into(kSlope, s.slope), into(kMultiple, s.multiple);
+  for (int64_t j = 0; j < n; ++j) s.scale[j] = (factor ? factor[j] : 1.0) * job.scale * s.multiple[j];
+}
+
 template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   const int64_t begin = block * job.block_rows, n = std::min(job.block_rows, job.walk.numel - begin);
   const Options& options = job.options;
@@ -109,6 +119,7 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   const bool raises = options.checks == kRaise;
   if (factor)
     for (int64_t j = 0; j < n; ++j) s.scale[j] = factor[j] * job.scale;
+  if (job.changed) read_changes(job, begin, n, factor, s);
   if (job.probabilities) {
     for (int64_t j = 0; j < n; ++j) s.state[j] = mask && mask[j] == 0.0f ? kMasked : kCounts;
     s.uniform = !mask;
@@ -125,6 +136,12 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
     run_rows(job, begin, n, s);
   else
     TileBlock<T>{job, s, begin, n}.run();
+  if (job.by_multiple()) {
+    for (int64_t j = 0; j < n; ++j)
+      if (s.state[j] & (kMasked | kBad)) s.by_multiple[j] = s.state[j] == kBad ? not_a_number<double> : 0.0;
+    char* const to = job.gradients[kMultiplePosition] + begin * size_of(job.gradient_dtypes[kMultiplePosition]);
+    write_run(job.gradient_dtypes[kMultiplePosition], s.by_multiple, n, to);
+  }
   if (job.probabilities && raises && !s.uniform) report_probabilities(job, begin, n, s);
   if (job.sources[kUpstream].present()) return;
   losses(job, n, factor, s);
@@ -227,7 +244,7 @@ template <class T> bool read_classes(Job<T>& job, const Inputs& in) {
     for (const double w : job.weights) total.add(w);
     job.total_weight = total.value();
   }
-  return in.operands.size() < 3 || class_vector(in.operands[2], job.classes, job.shift);
+  return job.changed || in.operands.size() < 3 || class_vector(in.operands[2], job.classes, job.shift);
 }
 
 // The sizes or strides of a tensor without those of its classes.
@@ -281,6 +298,13 @@ template <class T> bool Job<T>::read(const Inputs& in) {
   } else {
     if (target == DType::kBool || b.dim() != dims - 1 || !attach(walk, b, false, sources[kTarget])) return false;
   }
+  changed = wire::class_scores::changed(options.family);
+  if (changed) {
+    const bool by_multiple = (options.gradients >> kMultiplePosition) & 1;
+    if (probabilities || picked || (by_multiple && !(plain && options.gradients & 1))) return false;
+    for (int k = 2; k <= kMultiplePosition; ++k)
+      if (!attach(walk, in.operands[k], true, sources[kOwnScore - 2 + k])) return false;
+  }
   return read_classes(*this, in);
 }
 
@@ -296,6 +320,11 @@ template <class T> void Job<T>::outputs(const Inputs& in, Result& out) {
     if (picked && gradient_sizes[k] > 0) std::memset(gradients[k], 0, gradient_sizes[k] * size_of(gradient_dtypes[k]));
     place(*this, kScoresGradient + k, dense, gradient_dtypes[k], gradients[k]);
     if (!gradients[k]) gradients[k] = reinterpret_cast<char*>(this);
+  }
+  if (changed && (options.gradients >> kMultiplePosition) & 1) {
+    gradient_dtypes[kMultiplePosition] = sources[kMultiple].dtype;
+    const auto dense = dense_strides(walk);
+    allocate_gradient(*this, out, kMultiplePosition, walk.tensor_dims, walk.tensor_sizes.data(), dense.data());
   }
 }
 
@@ -327,13 +356,14 @@ template <class T> Result run(const Inputs& in) {
 
 Result class_scores(const Inputs& in) {
   const size_t given = in.operands.size();
-  if (given < 2 || given > 3) return {};
+  const bool changed = wire::class_scores::changed(Options(in.code).family);
+  if (given < 2 || (changed ? given <= kMultiplePosition : given > 3)) return {};
   const Tensor &a = in.operands[0], &b = in.operands[1];
   const DType dtype = dtype_of(a);
   if (a.dim() == 0 || a.dim() > kDims || !a.is_cpu() || !b.is_cpu()) return {};
   if (!known(dtype) || !floating(dtype) || !known(dtype_of(b))) return {};
-  // Shifted scores are distances that need the digits of a double.
-  const bool wide = dtype == DType::kDouble || dtype_of(b) == DType::kDouble || given == 3;
+  // Shifted scores are distances that need the digits of a double, and so do scores that are multiplied.
+  const bool wide = dtype == DType::kDouble || dtype_of(b) == DType::kDouble || given >= 3;
   return wide ? run<double>(in) : run<float>(in);
 }
 

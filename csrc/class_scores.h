@@ -27,6 +27,7 @@
 //   swift        one pass for ordinary rows of plain cross entropy in float (`swift_rows`)
 //   narrow, wide numbers in T; arithmetic in double where T would lose digits
 //   general      the slow row that takes any formula and any scores (class_scores_general.h)
+//   changed      the own class's score is given, those of the others are multiplied by a number of the row
 #pragma once
 
 #include <cstdlib>
@@ -42,6 +43,10 @@ namespace {
 
 // Positions of the sources: scores and target are operands; the gradients lie where the other operands would.
 enum { kScores, kTarget, kScoresGradient, kTargetGradient, kSlots };
+// Of changed scores, a number for each row: the own class's score and its slope, what multiplies the others. The last
+// is an operand with a gradient, at the same position.
+enum { kOwnScore = kSlots, kSlope, kMultiple };
+constexpr int kMultiplePosition = 4;  // among the operands; those before are two behind their source
 constexpr int64_t kRows = 512;         // in a block, at most
 constexpr int64_t kLanes = 16;         // entries of a row, at least; shorter rows are padded with -inf
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
@@ -60,7 +65,7 @@ template <class T> struct Job : Call {
   static constexpr size_t kFirstParameter = wire::class_scores::kFirstParameter;
   int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
   int64_t class_strides[kSlots] = {};
-  bool probabilities = false, plain = false, picked = false, by_row = false, swift = false;
+  bool probabilities = false, plain = false, picked = false, by_row = false, swift = false, changed = false;
   bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
   int places[3] = {};       // and which operand each of them is
   double smoothing = 0.0, total_weight = 0.0;
@@ -74,6 +79,8 @@ template <class T> struct Job : Call {
   Work divide();
   bool odd() const;
   bool general() const { return !plain && (probabilities || smoothing != 0.0); }
+  bool copied(int slot) const { return slot == kScores && (changed || !shift.empty()); }  // to be written to
+  bool by_multiple() const { return gradients[kMultiplePosition] != nullptr; }
   double weight(int64_t c) const { return weights.empty() ? 1.0 : weights[c]; }
 };
 
@@ -114,6 +121,8 @@ template <class T> struct Scratch : Weights {
   alignas(64) double a[kRows], b[kRows], own_gradient[kRows], row_weight[kRows];
   alignas(64) double offset[kRows];  // Pivot's; of tiles only after offsets()
   alignas(64) double base[kRows];    // what shift_scores took from the scores, 0 without a shift
+  alignas(64) double own_given[kRows], slope[kRows], multiple[kRows];  // of changed scores
+  alignas(64) double by_multiple[kRows];                               // the gradient
   alignas(64) T kept[kRows], maximum[kRows], magic[kRows], limit[kRows], own_score[kRows];
   alignas(64) T narrow_a[kRows], narrow_b[kRows], narrow_own[kRows];
   alignas(64) T largest[kRows], at_score[kRows], at_shift[kRows];  // of the sums of scores and their shift
@@ -145,6 +154,17 @@ template <class T> double shift_scores(T* z, int64_t step, const T* shift, int64
   const T score = finite ? z[p * step] : T(0), own = finite ? shift[p] : T(0);
   for (int64_t c = 0; c < classes; ++c) z[c * step] = (z[c * step] - score) + (shift[c] - own);
   return double(score) + double(own);
+}
+
+template <class T> LOSSKIT_CLONES void change_row(T* z, double multiple, int64_t classes) {
+  for (int64_t c = 0; c < classes; ++c) z[c] = T(z[c] * multiple);
+}
+
+// The gradient by the multiple m, from those by the scores m x, times m; the own class's is not yet times its slope.
+template <class T> LOSSKIT_CLONES double by_multiple_of(const T* g, const T* z, double multiple, int64_t classes) {
+  double sum = 0;
+  for (int64_t c = 0; c < classes; ++c) sum += g[c] == 0 ? 0.0 : double(g[c]) * double(z[c]);
+  return sum / (multiple * multiple);
 }
 
 // --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ namespace losskit {
 namespace {
 
 template <class T>
-void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, T* e, const T* q, Scratch<T>& s) {
+void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, const T* z, T* e, const T* q, Scratch<T>& s) {
   const double a = s.a[j];
   T* const direct = row_in_place(job, kScoresGradient, offset);
   T* const out = direct ? direct : e;
@@ -18,6 +18,10 @@ void write_gradient_row(const Job<T>& job, int64_t j, int64_t offset, T* e, cons
   else
     row_combine(e, weights, static_cast<T>(a), static_cast<T>(s.b[j]), job.padded, out);
   out[s.own[j]] = static_cast<T>(s.own_gradient[j]);
+  if (job.changed) {
+    if (job.by_multiple()) s.by_multiple[j] = by_multiple_of(out, z, s.multiple[j], job.classes);
+    out[s.own[j]] = static_cast<T>(s.own_gradient[j] * s.slope[j]);
+  }
   if (!direct) write_row(job, kScoresGradient, offset, out);
 }
 
@@ -97,6 +101,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
     z = read_row(job, kScores, offsets[kScores], -infinity<T>, buffer);
     if (!job.shift.empty())
       s.base[j] = row_shift(buffer, job.shift.data(), job.classes, s.apart.get(job.padded));
+    if (job.changed) change_row(buffer, s.multiple[j], job.classes), buffer[s.own[j]] = T(s.own_given[j]);
     m = row_maximum(z, job.padded);
   }
   if (!(std::abs(m) < infinity<T>)) {
@@ -141,7 +146,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
     const double inverse = s.scale[j] / (s.others[j] + double(s.kept[j]));
     s.a[j] = s.total[j] * inverse;
     s.own_gradient[j] = (s.rest[j] * double(s.kept[j]) - s.mine[j] * s.others[j]) * inverse;
-    write_gradient_row(job, j, offsets[kScoresGradient], e, q, s);
+    write_gradient_row(job, j, offsets[kScoresGradient], z, e, q, s);
   }
 }
 
@@ -177,7 +182,7 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     coefficients(s, n, false);
     add_extra(s, n);
     for (int64_t j = 0; j < n; ++j)
-      if (s.state[j] == kCounts) write_gradient_row<T>(job, j, gradient_rows[j], exponentials_of(j), nullptr, s);
+      if (s.state[j] == kCounts) write_gradient_row<T>(job, j, gradient_rows[j], nullptr, exponentials_of(j), nullptr, s);
   }
 }
 

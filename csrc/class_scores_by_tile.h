@@ -24,6 +24,7 @@ template <class T> struct TileBlock {
   void run() {
     z = read_tile(job, kScores, runs_of<T>(job, kScores, begin, n, s.runs[kScores]), n, s.scores);
     if (!job.shift.empty()) tile_shift(s.scores.data.get(), z.stride, job.shift.data(), classes, n, s);
+    if (job.changed) tile_change(s.scores.data.get(), z.stride, classes, n, s);
     if (job.probabilities) read_probabilities();
     const bool far = maxima(z, s.maximum);
     if (job.probabilities) argmaxima(z, s.maximum, s.own);
@@ -125,6 +126,10 @@ template <class T> struct TileBlock {
     if (!finished) {
       coefficients(s, n, dotted && job.plain);
       if (!job.plain) add_extra(s, n);
+      for (int64_t j = 0; j < n && job.changed; ++j) {
+        s.by_multiple[j] = s.own_gradient[j] * s.own_given[j];
+        s.own_gradient[j] *= s.slope[j];
+      }
       wide = narrow_coefficients(s, n);
     }
     for (int64_t j = 0; j < n && !s.uniform; ++j)
@@ -145,6 +150,7 @@ template <class T> struct TileBlock {
         tile_combine(row, probabilities(c), keep, narrow_smooth, class_weight(c), index, n, s);
       if (!in_place && !by_rows) store_class(kScoresGradient, to, c, row);
     }
+    if (job.by_multiple()) tile_by_multiple(z, e, step, s);
     if (by_rows)
       tile_to_rows(e, step, n, classes, reinterpret_cast<T*>(row_of(job, kScoresGradient, to.offsets[0])), to.stride);
   }

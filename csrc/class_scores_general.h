@@ -123,6 +123,7 @@ template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t*
   double base = 0.0;
   if constexpr (sizeof(T) == 8)
     if (!job.shift.empty()) base = shift_scores(z, 1, job.shift.data(), n);
+  if (job.changed) change_row(z, s.multiple[j], n), z[s.own[j]] = s.own_given[j];
   std::fill(z + n, z + stride, -infinity<double>);
   if (job.probabilities) {
     read_run(job.sources[kTarget].dtype, row_of(job, kTarget, offsets[kTarget]), job.class_strides[kTarget], n, q);
@@ -135,6 +136,10 @@ template <class T> void special_row(const Job<T>& job, int64_t j, const int64_t*
   const bool by_scores = job.gradients[0], by_target = job.gradients[1];
   s.dots[j] =
       general_row(job, z, base, q, s.scale[j], wide + 4 * stride, by_scores ? dz : nullptr, by_target ? dt : nullptr);
+  if (job.changed && by_scores) {
+    if (job.by_multiple()) s.by_multiple[j] = by_multiple_of(dz, z, s.multiple[j], n);
+    dz[s.own[j]] *= s.slope[j];
+  }
   if (by_scores) write_row(job, kScoresGradient, offsets[kScoresGradient], dz);
   if (by_target) write_row(job, kTargetGradient, offsets[kTargetGradient], dt);
   s.state[j] = kDone;

@@ -58,13 +58,12 @@ template <class T> char* row_of(const Job<T>& job, int slot, int64_t offset) {
   return const_cast<char*>(job.sources[slot].data) + offset * size_of(job.sources[slot].dtype);
 }
 
-// A row as contiguous numbers: in place if it is contiguous T and gets no shift, else copied to `buffer`. Rows shorter
+// A row as contiguous numbers: in place if it is contiguous T and stays as it is, else copied to `buffer`. Rows shorter
 // than kLanes are filled up with `padding`.
 template <class T> const T* read_row(const Job<T>& job, int slot, int64_t offset, T padding, T* buffer) {
   const Source& source = job.sources[slot];
-  const bool shifted = slot == kScores && !job.shift.empty();
   const char* data = row_of(job, slot, offset);
-  if (job.class_strides[slot] == 1 && source.dtype == kOwn<T> && !shifted && job.padded == job.classes)
+  if (job.class_strides[slot] == 1 && source.dtype == kOwn<T> && !job.copied(slot) && job.padded == job.classes)
     return reinterpret_cast<const T*>(data);
   read_run(source.dtype, data, job.class_strides[slot], job.classes, buffer);
   std::fill(buffer + job.classes, buffer + job.padded, padding);
@@ -93,13 +92,12 @@ template <class T> void fill_row(const Job<T>& job, int slot, int64_t offset, T 
 // A block as a tile: in place if its positions are contiguous T, else copied.
 template <class T> Tile<T> read_tile(const Job<T>& job, int slot, const Runs& runs, int64_t n, Buffer<T>& buffer) {
   const Source& source = job.sources[slot];
-  const bool shifted = slot == kScores && !job.shift.empty();
   const char* data = row_of(job, slot, runs.offsets[0]);
-  if (runs.count == 1 && (runs.stride == 1 || n == 1) && source.dtype == kOwn<T> && !shifted)
+  if (runs.count == 1 && (runs.stride == 1 || n == 1) && source.dtype == kOwn<T> && !job.copied(slot))
     return {reinterpret_cast<const T*>(data), job.class_strides[slot], job.classes, n};
   const int64_t step = (job.block_rows + kLanes - 1) & ~(kLanes - 1);
   T* const tile = buffer.get(step * job.classes);
-  if (runs.count == 1 && job.class_strides[slot] == 1 && source.dtype == kOwn<T> && !shifted) {
+  if (runs.count == 1 && job.class_strides[slot] == 1 && source.dtype == kOwn<T>) {
     rows_to_tile(reinterpret_cast<const T*>(data), runs.stride, n, job.classes, tile, step);
     return {tile, step, job.classes, n};
   }

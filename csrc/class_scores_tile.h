@@ -162,6 +162,26 @@ LOSSKIT_CLONES void tile_shift(T* z, int64_t step, const T* shift, int64_t class
   for (int64_t j = 0; j < n; ++j) s.base[j] = double(score2[j]) + double(own2[j]);
 }
 
+// The scores of a tile multiplied by a number of their position, and the own class's as given.
+template <class T>
+LOSSKIT_CLONES void tile_change(T* z, int64_t step, int64_t classes, int64_t n, const Scratch<T>& s) {
+  for (int64_t c = 0; c < classes; ++c, z += step)
+#pragma GCC ivdep
+    for (int64_t j = 0; j < n; ++j)
+      z[j] = where(s.own[j] == Index<T>(c), T(s.own_given[j]), T(double(z[j]) * s.multiple[j]));
+}
+
+// As by_multiple_of, for all positions of a tile; the own class's part is there already.
+template <class T> LOSSKIT_CLONES void tile_by_multiple(const Tile<T>& tile, const T* g, int64_t step, Scratch<T>& s) {
+  for (int64_t c = 0; c < tile.classes; ++c, g += step) {
+    const T* const z = tile.z + c * tile.stride;
+#pragma GCC ivdep
+    for (int64_t j = 0; j < tile.n; ++j)
+      s.by_multiple[j] += (s.own[j] == Index<T>(c)) | (g[j] == 0) ? 0.0 : double(g[j]) * double(z[j]);
+  }
+  for (int64_t j = 0; j < tile.n; ++j) s.by_multiple[j] /= s.multiple[j] * s.multiple[j];
+}
+
 // sum += x; `low` collects the rounding errors of doubles.
 template <class T> LOSSKIT_INLINE void accumulate(double& sum, double& low, T x) {
   if constexpr (std::is_same_v<T, float>) {

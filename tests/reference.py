@@ -122,6 +122,22 @@ class Exact:
         return mp.atan2(y, x)
 
     @staticmethod
+    def cos(x: Any) -> Any:
+        return mp.cos(x)
+
+    @staticmethod
+    def sin(x: Any) -> Any:
+        return mp.sin(x)
+
+    @staticmethod
+    def acos(x: Any) -> Any:
+        return mp.acos(x)
+
+    @staticmethod
+    def floor(x: Any) -> Any:
+        return mp.floor(x)
+
+    @staticmethod
     def sum(numbers: Iterable[Any]) -> Any:
         return mp.fsum(numbers)
 
@@ -150,10 +166,12 @@ class Wide:
     expm1 = staticmethod(np.expm1)
     tanh = staticmethod(np.tanh)
     sqrt = staticmethod(np.sqrt)
+    cos = staticmethod(np.cos)
+    sin = staticmethod(np.sin)
+    acos = staticmethod(np.arccos)
+    floor = staticmethod(np.floor)
     log = staticmethod(np.log)
     log1p = staticmethod(np.log1p)
-    expm1 = staticmethod(np.expm1)
-    sqrt = staticmethod(np.sqrt)
     sign = staticmethod(np.sign)
 
     @staticmethod

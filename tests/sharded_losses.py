@@ -89,6 +89,7 @@ def _random() -> dict[str, Tensor]:
         "mask": uniform(ROWS) > 0.3, "element_mask": uniform(ROWS, CLASSES) > 0.3, "column": uniform(ROWS, 1) + 0.5,
         "frames": normal(6, ROWS, CLASSES).log_softmax(2), "texts": torch.randint(1, CLASSES, (ROWS, 2), generator=g),
         "text": torch.randint(1, CLASSES, (2 * ROWS,), generator=g),
+        "cosines": torch.tanh(normal(ROWS, CLASSES)), "events": (uniform(ROWS) > 0.5).float(),
         "frame_counts": torch.full((ROWS,), 6), "lengths": torch.tensor([2, 1, 2, 0, 2, 2, 1]),
     }  # fmt: skip
 
@@ -136,6 +137,15 @@ LOSSES: dict[str, Entry] = {
     "own, scores": (OwnScoresLoss.functional, ["scores", "ignored"], {"label_smoothing": 0.2}, {"weight": "per_class"}, OF_ROWS),
     "own, soft scores": (OwnScoresLoss.functional, ["scores", "soft"], {}, {}, OF_ROWS),
     "own, shifted scores": (OwnShiftedLoss.functional, ["scores", "labels"], {}, {"prior": "per_class"}, OF_ROWS),
+    "arcface": (LF.arcface_loss, ["cosines", "ignored"], {"label_smoothing": 0.2}, {"weight": "per_class"}, OF_ROWS),
+    "cosface": (LF.cosface_loss, ["cosines", "labels"], {}, {}, OF_ROWS),
+    "sphereface": (LF.sphereface_loss, ["cosines", "ignored", "per_row"], {}, {}, OF_ROWS),
+    "ldam": (LF.ldam_loss, ["x", "labels"], {}, {"counts": "per_class"}, OF_ROWS),
+    "softmax_focal, alpha": (LF.softmax_focal_loss, ["scores", "ignored"], {}, {"alpha": "per_class"}, OF_ROWS),
+    "z": (LF.z_loss, ["scores"], {"coefficient": 0.1}, {}, OF_ROWS),
+    "coral": (LF.coral_loss, ["x", "labels"], {}, {}, OF_ROWS),
+    "corn": (LF.corn_loss, ["x", "labels"], {}, {}, OF_ROWS),
+    "logistic_hazard": (LF.logistic_hazard_loss, ["x", "labels", "events"], {}, {}, OF_ROWS),
     "multi_margin": (LF.multi_margin_loss, ["x", "labels"], {"p": 2}, {"weight": "per_class"}, OF_ROWS),
     "multilabel_margin": (LF.multilabel_margin_loss, ["x", "lists"], {}, {}, OF_ROWS),
     "own, margins": (OwnMarginsLoss.functional, ["x", "labels"], {}, {}, OF_ROWS),

@@ -316,6 +316,10 @@ MISTAKES = {
     "unknown_loss": [
         (lambda: losskit.get("hubber_loss"), "\"no loss is called 'hubber_loss'. Did you mean huber_loss?\""),
     ],
+    "several_losses": [
+        (lambda: losskit.get("FocalLoss"), "\"no loss is called 'FocalLoss'; it may mean SigmoidFocalLoss (a label for each "
+         "score) or SoftmaxFocalLoss (one class of several).\""),
+    ],
     "config": [
         (lambda: losskit.create("mse"), "create: config must be a dict with a 'name', got 'mse'."),
     ],

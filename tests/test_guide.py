@@ -181,6 +181,6 @@ def test_a_missing_attribute_names_what_was_meant(module):
     for name in ("MSE", "l2", "mse", "MSELos"):
         with pytest.raises(AttributeError, match=hint):
             getattr(module, name)
-    with pytest.raises(AttributeError, match=r"has no attribute 'focal_loss'$"):
-        _ = module.focal_loss
+    with pytest.raises(AttributeError, match=r"has no attribute 'qqq'$"):
+        _ = module.qqq
     assert not hasattr(module, "__mse__")

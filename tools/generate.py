@@ -6,6 +6,7 @@
     csrc/generated/wire.h       what kernels/wire.py says, for C++
     docs/losses.md              the losses side by side
     docs/deviations.md          where losskit differs from torch, and why
+    docs/peers/<library>.md     the same losses in other libraries, as docs/parity.json has measured them
     src/losskit_guide/catalogue.json   all that is known about the losses, for the command line, the docs, the explorer
 
 They are committed, so that reading and building the project needs no generator; CI runs `--check`.
@@ -27,15 +28,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES = ROOT / "src/losskit/losses"
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tools/site")]
 for product in ("losskit.functional", "losskit.losses"):
     sys.modules[product] = types.ModuleType(product)
 sys.modules["losskit.losses"].__dict__.update(__path__=[str(LOSSES)], __all__=[])
+
+import beside  # noqa: E402
 
 import losskit  # noqa: E402
 from losskit.describe import card  # noqa: E402
 from losskit.families.base import Family  # noqa: E402
 from losskit.forms import docstring, function_source  # noqa: E402
+from losskit.helpers import SoftCap  # noqa: E402
 from losskit.kernels import codegen, wire  # noqa: E402
 from losskit.loss import Loss  # noqa: E402
 
@@ -121,7 +125,7 @@ def functional() -> str:
 
 def kernels(cls: type[Family]) -> str:
     """The C++ of a loss: one kernel for each usual setting of its switches."""
-    parts = [f"// {HEADER}\n// Source: src/losskit/losses/{source_file(cls)}.py"]
+    parts = [f"// {HEADER}\n// Source: src/{cls.__module__.replace('.', '/')}.py"]
     parts.append('#include "kernel.h"\n#include "primitives.h"')
     sources: dict[str, list[str]] = {}  # switches that do not matter give the same source
     for formula in cls._built_in_formulas():
@@ -204,6 +208,7 @@ def catalogue() -> str:
 
 
 def products() -> dict[Path, str]:
+    cards = [card(cls) for cls in losskit.list_losses().values()]
     files = {
         LOSSES / "__init__.py": package(),
         ROOT / "src/losskit/functional.py": functional(),
@@ -212,9 +217,11 @@ def products() -> dict[Path, str]:
         ROOT / "csrc/generated/wire.h": wire_header(),
         ROOT / "src/losskit_guide/catalogue.json": catalogue(),
     }
+    files |= {ROOT / "docs/peers" / name: f"<!-- {HEADER} -->\n{text}" for name, text in beside.pages(cards).items()}
     for cls in built_in():
         if cls._compiled_formulas():
             files[ROOT / f"csrc/generated/{source_file(cls)}.cpp"] = kernels(cls)
+    files[ROOT / "csrc/generated/soft_cap.cpp"] = kernels(SoftCap)
     return files
 
 
@@ -233,7 +240,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail if a committed file is stale")
     check = parser.parse_args().check
     files = {path: formatted(path, text) for path, text in products().items()}
-    extra = set((ROOT / "csrc/generated").glob("*.cpp")) - set(files)
+    printed = {*(ROOT / "csrc/generated").glob("*.cpp"), *(ROOT / "docs/peers").glob("*.md")}
+    extra = printed - set(files)
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text] + sorted(extra)
     for path in stale:
         print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from losskit import functional, layers, losses
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.describe import explain, plot
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
@@ -19,6 +19,7 @@ from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
+from losskit.helpers import class_balanced_weights, soft_cap
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
 from losskit.layers import *  # noqa: F403
@@ -51,9 +52,11 @@ __all__ = [
     "LossValueError",
     "MarginsLoss",
     "Operand",
+    "Peer",
     "PointwiseLoss",
     "SpaceWarning",
     "checks",
+    "class_balanced_weights",
     "create",
     "empty",
     "explain",
@@ -68,6 +71,7 @@ __all__ = [
     "probability",
     "real",
     "signs",
+    "soft_cap",
     "why",
 ]
 __all__ += losses.__all__

@@ -25,6 +25,8 @@ from losskit_guide.render import ShownCard
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from losskit.declaration import Peer
+
 Declaration = Any  # a class of a family, or one written by hand with the same attributes
 
 
@@ -113,12 +115,18 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
              "dtype": d.dtype}
             for d in cls.deviations
         ],
+        peers=[asdict(peer) | {"here": call_here(cls, peer)} for peer in cls.peers],
         reference=cls.reference,
         curve=cls._curve(),
         rows=cls._rows(),
         values=values or {},
         usual=cls._shown(),
     )  # fmt: skip
+
+
+def call_here(cls: type[Loss], peer: Peer) -> str:
+    """The call of losskit that a peer is compared with."""
+    return peer.here or f"{cls.name}({', '.join(cls._call_operands())})"
 
 
 def parameter(cls: type[Loss], name: str) -> dict[str, Any]:

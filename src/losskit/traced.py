@@ -124,9 +124,12 @@ class Formula:
         if self.loss.grad is not None:
             result = self.traced(self.loss.grad)
             given = result if isinstance(result, tuple) else (result,)
-            if len(given) > len(self.operands):
-                raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
-        return given + (None,) * (len(self.operands) - len(given))
+        names = [name for name in self.operands if name not in self.loss.params and name != POSITION]
+        names += [p.name for p in self.loss._operand_params() if p.name in (*self.operands, *self.numbers)]
+        if len(given) > len(names):
+            raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
+        by_name = dict(zip(names, given, strict=False))
+        return tuple(by_name.get(name) for name in self.operands)
 
     @cached_property
     def hoisted(self) -> dict[Expr, str]:

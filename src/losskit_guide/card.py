@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from losskit_guide.names import close_name, find_name
+from losskit_guide.names import choices, close_name, find_name
 
 LANGUAGES = ("python", "cpp", "triton", "javascript")  # that compute
 Text = dict[str, list[str]]  # by language: statements, the last of which is the result
@@ -154,6 +154,7 @@ class Card:
     facts: dict[str, Any]
     cases: list[dict[str, Any]]
     deviations: list[dict[str, Any]]
+    peers: list[dict[str, Any]]  # calls of other libraries: library, there, here, differs, why
     reference: str
     curve: Curve | None
     rows: Rows | None = None
@@ -248,6 +249,9 @@ def find(name: str) -> Card:
     names = [(card.name, card.class_name, *card.aliases) for card in catalogue().values()]
     found = find_name(name, names)
     if found is None:
+        several = choices(name, names)
+        if several:
+            raise LookupError(f"there is no loss called {name!r}; it may mean {several}.")
         close = close_name(name, names)
         hint = f" Did you mean {close}?" if close else " `losskit list` names them all."
         raise LookupError(f"there is no loss called {name!r}.{hint}")

@@ -132,6 +132,8 @@ def page(card: Card, width: int = 72) -> RenderableType:
     about = ", ".join(filter(None, [card.task, card.family]))
     title = Text.assemble((card.class_name, "bold"), "  ", (card.name, "cyan"), "  ", (about, "dim"))
     parts: list[RenderableType] = [title]
+    if card.aliases:
+        parts.append(Text(f"also called {', '.join(name.replace('_', ' ') for name in card.aliases)}", style="dim"))
     for heading, lines in sections(card).items():
         above = [Text(), Text(heading, style="bold yellow")] if heading else []
         style = "cyan" if heading.startswith("Formula") else ""
@@ -167,8 +169,16 @@ def sections(card: Card) -> dict[str, list[str]]:
         f"{d['losskit']})"
         for d in card.deviations
     ]
+    found["In other libraries"] = [line for peer in card.peers for line in beside(peer)]
     found["Source"] = [card.reference] if card.reference else []
     return {title: lines for title, lines in found.items() if lines}
+
+
+def beside(peer: dict[str, Any]) -> list[str]:
+    """The call of another library and the call here, and what a user has to know."""
+    relation = "differs from" if peer["differs"] else "is"
+    why = f"  {peer['why']}" if peer["why"] else ""
+    return [f"{peer['library']}: {peer['there']} {relation} {peer['here']}", *([why] if why else [])]
 
 
 def formulas(card: Card) -> list[tuple[str, list[Equation]]]:

@@ -8,14 +8,17 @@ from row_operands import CLASSES, WEIGHT, indices, normal
 
 from losses.cross_entropy import scores
 
+ALPHA = torch.linspace(0.75, 0.25, CLASSES, dtype=torch.float64)
 
-def exact(m, input, target, gamma=2, weight=None, ignore_index=-100, label_smoothing=0.0):
+
+def exact(m, input, target, gamma=2, alpha=None, weight=None, ignore_index=-100, label_smoothing=0.0):
     classes = len(input)
     by_class = isinstance(target, int)
     if by_class and target == ignore_index:
         return (m.zero,), {0: [m.zero] * classes}
     right = [m.one if c == target else m.zero for c in range(classes)] if by_class else target
     weight = weight or [m.one] * classes
+    weight = [w * a for w, a in zip(weight, alpha)] if alpha else weight
     share = [w * ((1 - label_smoothing) * t + label_smoothing / classes) for w, t in zip(weight, right)]
     p, missing, log_p = m.softmax(input)
     cost = [m.times(missing(c) ** gamma, -log_p(c)) for c in range(classes)]
@@ -62,6 +65,8 @@ proof = RowProof(
         Variant("indices", indices),
         Variant("gamma", indices, {"gamma": 0.5}),
         Variant("weight_smoothing", indices, {"weight": WEIGHT, "ignore_index": 1, "label_smoothing": 0.2}),
+        Variant("alpha", indices, {"alpha": ALPHA}),
+        Variant("alpha_weight", indices, {"alpha": ALPHA, "weight": WEIGHT, "label_smoothing": 0.1}),
         Variant("probabilities", probabilities, {"gamma": 3.0}, gradients=(0, 1)),
     ],
     example=Example(

@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import beside
 import command
+import torch
 import worked
 from plots import coloured, held
 
@@ -62,6 +64,7 @@ def loss_page(card: Card) -> str:
         "Properties": _properties(card),
         "Numerical notes": "\n".join(f"- {linked(note, card.class_name)}" for note in card.notes),
         "Where it differs from torch": _deviations(card),
+        "In other libraries": beside.section(card),
         "Accuracy": _accuracy(card),
         "Signatures": _signatures(card),
         "Reference": card.reference,
@@ -196,6 +199,8 @@ def _deviations(card: Card) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in d["arguments"].items())
         of = "value" if d["of"] == "value" else f"gradient by `{d['of']}`"
         rows.append([of, d["dtype"], f"`{arguments}`", torchs, ours, d["reason"]])
+    if not rows and not hasattr(torch.nn.functional, card.name):
+        return ""
     if not rows:
         return "Nowhere that is known: values and gradients are torch's, up to rounding."
     return (
@@ -309,6 +314,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The registry, the settings, and what tells you about a loss. The losses themselves are in "
         "[classes](losses.md) and [functions](functional.md).",
         ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
+         "class_balanced_weights", "soft_cap",
          "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning"),
     ),
     "declaring": (
@@ -316,7 +322,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The vocabulary of a declaration; [custom losses](../guides/custom.md) shows it at work, and "
         "[the formula language](formula.md) is what `value` is written in.",
         ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "param", "Operand", "Facts",
-         "Case", "Deviation", "Interval", "real", "positive", "nonnegative", "probability", "signs",
+         "Case", "Deviation", "Peer", "Interval", "real", "positive", "nonnegative", "probability", "signs",
          "DeclarationError"),
     ),
 }  # fmt: skip

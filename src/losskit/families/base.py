@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, cast
 
+import torch
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
@@ -33,7 +34,7 @@ from losskit.kernels.dispatch import run
 from losskit.kernels.wire import MAX_DECLARED, MAX_OPERANDS
 from losskit.loss import Loss, legacy_reduction
 from losskit.names import check_argument
-from losskit.plan import Opened, Plan
+from losskit.plan import Plan
 from losskit.plans import Plans, plan_of, present, tensors
 from losskit.printing import run_source
 from losskit.traced import Formula
@@ -55,6 +56,12 @@ class Formulas(dict[tuple[Any, ...], Formula]):
 
     def all(self) -> list[Formula]:
         return [self[setting] for setting in itertools.product(*self.loss._settings().values())]
+
+    def shown(self) -> list[Formula]:
+        """Those that cards have: of a number that may be missing, as its default is."""
+        usual = dict(zip(self.loss._switches(), self.loss._usual_setting(), strict=True))
+        numbers = [name for name in usual if name in self.loss.params and self.loss.params[name].kind == "float"]
+        return [formula for formula in self.all() if all(formula.switches[x] is usual[x] for x in numbers)]
 
     def usual(self) -> list[Formula]:
         """Those at the default switches, and at each switch alone changed: 1 + n of the 2^n settings of n switches. Of
@@ -179,7 +186,7 @@ class Family(Loss, abstract=True):
         if self._plan is None or optional:
             keys = [p.key(getattr(self, p.name)) for p in self._plan_params()]
             plan = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys, *(present or [False] * optional))
-            if isinstance(plan, Opened):  # with tensors of this call
+            if torch.compiler.is_compiling():  # what is remembered here would compile the second call again
                 return plan
             self.__dict__["_plan"] = plan
         return self.__dict__["_plan"]

@@ -1,9 +1,12 @@
 """A call of a class-scores loss that changes the scores of its rows, or weighs classes, before the loss is taken.
 
-1. `target_score` is a formula of one number, the score of the row's own class: only that one is changed, and all scores
-   are multiplied by `scaled_by` in the same pass. The kernel takes what comes out as its scores.
-2. It comes out in float32 at least: a cosine times 64 has no digits left in a half.
-3. `factor` multiplies the loss of a class and never counts in the denominator of the mean, as a class weight does.
+1. `target_score` is a formula of one number, the score of the row's own class. torch computes that number for each row,
+   and its slope; the kernel of the CPU takes both in place of the score, and multiplies the others by `scaled_by`.
+2. That is done in float64: a cosine times 64 is rounded once more, and its exponential shows it. Of floats it would
+   cost 30 ULP. The kernel is as fast with doubles as with floats.
+3. Everywhere else the changed scores are a tensor, which the kernel or the formula of the loss without hooks takes: in
+   float64, of halves in float32, for the memory.
+4. `factor` multiplies the loss of a class and never counts in the denominator of the mean, as a class weight does.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from losskit.domains import shortest, slack_of
 from losskit.errors import error
 from losskit.families.class_scores_plan import ClassScoresPlan
 from losskit.families.class_scores_statistics import within
-from losskit.kernels import eager, search
+from losskit.kernels import eager, gpu, search, wire
 from losskit.kernels.torch_internals import transforms_active
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.policy import state
@@ -41,7 +44,11 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         self.scale = parameters.get(loss.scaled_by, 1.0)  # a number, if it is no operand
         self.changes = loss.target_score is not None or bool(loss.scaled_by)
         self.direct = not (self.changes or weighed)
-        self.gradients = 7 if loss.scaled_by in self.names else 3
+        # By what multiplies the scores, where it is an operand of the call, and where it is one of the kernel.
+        self.gradients = 0b10111 if loss.scaled_by in self.names else 0b11
+        self._of_kernel = self.changes and not there["shift"]  # the kernel of the CPU changes scores itself
+        if self._of_kernel:
+            self.code |= wire.OPTIONS.pack(family=wire.CLASS_SCORES.family.pack(changed=True))
         self.margin: Differentiable | None = None
         if loss.target_score is not None:
             self.margin = hook(loss, loss.target_score, ["score", "own"] if loss.own else ["score"], parameters)
@@ -86,10 +93,46 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         return found
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
+        input, target, *_ = arguments.operands
+        if self._of_kernel and input.is_cpu and not (gpu.takes(input) or target.is_floating_point()):
+            loss = kernel(self, self._for_kernel(arguments), result)
+            if loss is not None:
+                return loss
         return self.inner.fused(kernel, self._completed(arguments, state.checks, fast=True), result)
 
     def eager(self, arguments: Arguments, checks: str, part: Any = None) -> Tensor:
         return self.inner.eager(self._completed(arguments, checks, fast=False), checks, part)
+
+    def _for_kernel(self, arguments: Arguments) -> Arguments:
+        """With the own class's score, its slope and what multiplies the others, as the kernel takes them."""
+        named = dict(zip(self.names, arguments.operands, strict=True))
+        input, target, own = named["input"], named["target"], named.get("own")
+        _, index, score = self.picked(input.detach(), target, state.checks, arguments.mask)
+        dim = min(1, input.ndim - 1)
+        made, slope = self._made(score.to(torch.float64), own, index)
+        made, slope = made.squeeze(dim), slope.squeeze(dim)
+        multiple = torch.full((), self.scale, dtype=torch.float64, device=input.device)
+        for x in self._of_rows(named):
+            multiple = self.loss._in_domain(self.loss.scaled_by, x).expand(made.shape)
+        made = made * multiple.detach().to(torch.float64)
+        operands = [input, target, made, slope, multiple, *([] if own is None else [own])]
+        return self._with_factor(arguments, named.get("factor"))._replace(operands=operands)
+
+    def _made(self, score: Tensor, own: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
+        """What is in the place of the own class's score, and its slope."""
+        if self.margin is None:
+            return score, torch.ones_like(score)
+        taken = [score, *([] if own is None else [own.detach().to(score.dtype)[index]])]
+        slope = self.margin.gradients()[0](*taken)
+        return self.margin(*taken), slope if isinstance(slope, Tensor) else torch.full_like(score, slope)
+
+    def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
+        input, target, _, _, multiple, *own = [x for x in operands if x is not None]
+        of_rows = [multiple] if self.loss.scaled_by in self.names else []
+        return Arguments([input, target, *of_rows, *own], *extras)
+
+    def spread(self, upstream: Tensor, ndim: int) -> Tensor:
+        return super().spread(upstream, ndim) if ndim > upstream.ndim else upstream
 
     def _completed(self, arguments: Arguments, checks: str, fast: bool) -> Arguments:
         """The arguments of the loss without hooks."""
@@ -101,9 +144,11 @@ class MarginsOfScoresPlan(ClassScoresPlan):
             own, scale = named.get("own"), self.scale
             for x in self._of_rows(named):
                 scale = self.loss._in_domain(self.loss.scaled_by, x)
-            fast = fast and not (own is not None and own.requires_grad)
+            fast = fast and not (target.is_floating_point() or (own is not None and own.requires_grad))
             given = input, target, scale, own, checks, arguments.mask
             input = _Changed.apply(self, *given) if fast else self.changed(*given)
+        if self.changes and arguments.weight is not None:  # the kernel takes no halves beside wider scores
+            arguments = arguments._replace(weight=arguments.weight.to(input.dtype))
         arguments = self._with_factor(arguments, named.get("factor"))
         shift = [named["shift"]] if "shift" in named else []
         return arguments._replace(operands=[input, target, *shift], result=told)
@@ -153,14 +198,23 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         self, input: Tensor, target: Tensor, scale: Any, own: Tensor | None, checks: str, mask: Tensor | None
     ) -> Tensor:
         """The scores that the loss takes, in torch operations that can be differentiated to any order."""
-        wide = dtypes.compute_dtype([input])
-        dim, index, score = self.picked(input, target, checks, mask)
-        made = score.to(wide)
+        wide, narrow = _double(input), _of_scores(input)
+        scores, dim = input.to(narrow), min(1, input.ndim - 1)
         if self.margin is not None:
-            taken = [made, *([] if own is None else [own.to(wide)[index]])]
-            made = eager.apply(self.margin, taken)
-        scores = input.to(wide).scatter(dim, index, made)
-        return scores * (scale.to(wide).unsqueeze(dim) if isinstance(scale, Tensor) else scale)
+            dim, index, score = self.picked(input, target, checks, mask)
+            taken = [score.to(wide), *([] if own is None else [own.to(wide)[index]])]
+            scores = scores.scatter(dim, index, eager.apply(self.margin, taken).to(narrow))
+        return scores * (scale.to(narrow).unsqueeze(dim) if isinstance(scale, Tensor) else scale)
+
+
+def _double(input: Tensor) -> torch.dtype:
+    """The dtype of what is computed for a row."""
+    return torch.float32 if input.device.type == "mps" else torch.float64
+
+
+def _of_scores(input: Tensor) -> torch.dtype:
+    """The dtype of changed scores."""
+    return torch.float32 if input.dtype in dtypes.HALVES else _double(input)
 
 
 class _Changed(torch.autograd.Function):
@@ -171,15 +225,12 @@ class _Changed(torch.autograd.Function):
         ctx: Any, plan: MarginsOfScoresPlan, input: Tensor, target: Tensor, scale: Any, own: Tensor | None, checks: str,
         mask: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        wide = dtypes.compute_dtype([input])
         dim, index, score = plan.picked(input, target, checks, mask)
-        made, slope = score.to(wide), None
-        if plan.margin is not None:
-            taken = [made, *([] if own is None else [own.to(wide)[index]])]
-            made, slope = plan.margin(*taken), plan.margin.gradients()[0](*taken)
+        wide, narrow = _double(input), _of_scores(input)
+        made, slope = plan._made(score.to(wide), own, index)
         factor = scale.to(wide).unsqueeze(dim) if isinstance(scale, Tensor) else scale
-        scores = input.to(wide) * factor
-        scores.scatter_(dim, index, made * factor)
+        scores = input.to(narrow, copy=True).mul_(factor)
+        scores.scatter_(dim, index, (made * factor).to(narrow))
         ctx.save_for_backward(input, target, scale if isinstance(scale, Tensor) else None, own, mask)
         ctx.kept = plan, scale, dim, index, slope, made
         return scores
@@ -199,11 +250,10 @@ class _Changed(torch.autograd.Function):
         of_scale = None
         if rows is not None and ctx.needs_input_grad[3]:
             own_part = upstream.gather(dim, index) * (made - input.gather(dim, index).to(made.dtype))
-            of_scale = ((upstream * input).sum(dim, keepdim=True) + own_part).squeeze(dim)
+            of_scale = ((upstream * input).sum(dim, keepdim=True, dtype=made.dtype) + own_part).squeeze(dim)
             of_scale = of_scale.sum_to_size(rows.shape).to(rows.dtype)
-        factor = rows.to(upstream.dtype).unsqueeze(dim) if rows is not None else scale
-        gradient = upstream * factor
-        if slope is not None:
-            slope = slope if isinstance(slope, Tensor) else torch.full_like(made, slope)
-            gradient.scatter_(dim, index, gradient.gather(dim, index) * slope)
+        gradient = upstream  # the kernel has made it for this function alone
+        own_part = (gradient.gather(dim, index) * slope).to(gradient.dtype)
+        gradient.scatter_(dim, index, own_part)
+        gradient = gradient.mul_(rows.to(made.dtype).unsqueeze(dim) if rows is not None else scale)
         return None, gradient.to(input.dtype), None, of_scale, None, None, None

@@ -147,11 +147,11 @@ class ClassScoresPlan(Plan):
         return self.eager(arguments, checks, part)
 
     def eager(self, arguments: Arguments, checks: str, part: Part | None = None) -> Tensor:
-        (input, target, *shift), weight, sample_weight, mask, normalizer, _ = arguments
+        (input, target, *shift), weight, sample_weight, mask, normalizer, told = arguments
         wide = dtypes.compute_dtype([input, target])
         if shift and input.device.type != "mps":  # as the kernel
             wide = torch.float64
-        dtype = dtypes.result_dtype([input, target])
+        dtype = told or dtypes.result_dtype([input, target])
         soft = target.is_floating_point()
         target = target if soft else target.long()
         scores = input.to(wide).movedim(min(1, input.ndim - 1), -1)

@@ -14,7 +14,7 @@ from losskit.kernels import eager
 from losskit.kernels.ranks import Part
 
 
-def itself(x: Tensor) -> Tensor:
+def itself(x: Any) -> Any:
     return x
 
 

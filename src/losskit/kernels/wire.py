@@ -223,6 +223,7 @@ CLASS_SCORES = Op(
         plain=1,  # the loss is -log_probability: no formula is called
         log_probabilities=1,  # the input is log-probabilities: there is no softmax
         statistics=ClassScoresStatistic,  # the operands of the formula
+        changed=1,  # operands 2 to 4: the own class's score and its slope, what multiplies the others
     ),
     numbers=("smoothing", "ignore_index"),
     violations=ClassScoresViolation,

@@ -1,6 +1,6 @@
 """DPOLoss: direct preference optimisation and its relatives, pairs of answers with a reference model."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -171,6 +171,114 @@ class DPOLoss(PointwiseLoss):
             value=0.6931471805599453, grad=-0.05, source="log 2, without a reference",
         ),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten())[0]"
+            ),
+        ),
+        Peer(
+            "trl",
+            (
+                "trl.experimental.cpo.CPOTrainer.cpo_loss(trainer(beta=0.1, loss_type='sigmoid', alpha=0.0, "
+                "label_smoothing=0.1), chosen - ref_chosen, rejected - ref_rejected)[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, label_smoothing=0.1, reduction='none')",
+            why="cDPO; TRL's DPOTrainer ignores label_smoothing for 'sigmoid'.",
+        ),
+        Peer(
+            "trl",
+            (
+                "trl.experimental.cpo.CPOTrainer.cpo_loss(trainer(beta=0.1, loss_type='hinge', alpha=0.0), chosen - "
+                "ref_chosen, rejected - ref_rejected)[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='hinge', reduction='none')",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), loss_type='hinge')[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='hinge')",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='robust', label_smoothing=0.1)[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='robust', label_smoothing=0.1)",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='exo_pair', label_smoothing=0.001)[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='exo_pair', label_smoothing=0.001)",
+            agrees=1e-6,
+            why="Liger takes the logarithm of label_smoothing in float32.",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='nca_pair')[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='nca_pair')",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='bco_pair')[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='bco_pair')",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='sppo_hard')[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='sppo_hard')",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='apo_zero')[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='apo_zero')",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='apo_down')[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='apo_down')",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='discopop')[0]"
+            ),
+            "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='discopop')",
+        ),
+    ]
     aliases = "direct_preference_optimization cdpo slic exo"
     task = "preference"
     best_for = "Language models trained on pairs of answers of which one was preferred."

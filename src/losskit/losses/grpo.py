@@ -1,6 +1,6 @@
 """GRPOLoss: group-relative policy optimisation, a clipped policy gradient for each token."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, log_probability, nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -104,6 +104,63 @@ class GRPOLoss(PointwiseLoss):
             source="a ratio of 1.65, held at 1.2, times 2, times -1",
         ),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.grpo_loss.LigerFusedLinearGRPOFunction.ppo_loss_fn(log_prob, mask, "
+                "advantage, mask, ref_log_prob, old_log_prob, epsilon_high=0.28, loss_type='bnpo')[0]"
+            ),
+            "grpo_loss(log_prob, old_log_prob, advantage, ref_log_prob, epsilon_high=0.28, beta=0.04, mask=mask > 0)",
+            given={
+                "mask": [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]],
+                "advantage": [0.7, -1.2],
+                "log_prob": [[-1.2, -0.3, -2.0, -0.7], [-0.5, -1.5, -0.9, -1.1]],
+                "old_log_prob": [[-1.0, -0.8, -2.1, -0.6], [-0.6, -1.1, -0.7, -1.0]],
+                "ref_log_prob": [[-1.1, -0.5, -1.9, -0.9], [-0.4, -1.6, -0.8, -1.2]],
+            },
+            why="beta is 0.04 by default in Liger, 0 here.",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.grpo_loss.LigerFusedLinearGRPOFunction.ppo_loss_fn(log_prob, mask, "
+                "advantage, mask, ref_log_prob, old_log_prob, epsilon_high=0.28, loss_type='dr_grpo', "
+                "max_completion_length=8)[0]"
+            ),
+            (
+                "grpo_loss(log_prob, old_log_prob, advantage, ref_log_prob, epsilon_high=0.28, beta=0.04, "
+                "reduction='sum', mask=mask > 0) / (2 * 8)"
+            ),
+            given={
+                "mask": [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]],
+                "advantage": [0.7, -1.2],
+                "log_prob": [[-1.2, -0.3, -2.0, -0.7], [-0.5, -1.5, -0.9, -1.1]],
+                "old_log_prob": [[-1.0, -0.8, -2.1, -0.6], [-0.6, -1.1, -0.7, -1.0]],
+                "ref_log_prob": [[-1.1, -0.5, -1.9, -0.9], [-0.4, -1.6, -0.8, -1.2]],
+            },
+            why="Dr. GRPO divides by the longest completion times the number of answers: normalizer=16 does the same.",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.grpo_loss.LigerFusedLinearGRPOFunction.ppo_loss_fn(log_prob, mask, "
+                "advantage, mask, ref_log_prob, old_log_prob, epsilon_high=0.28, loss_type='grpo')[0]"
+            ),
+            (
+                "grpo_loss(log_prob, old_log_prob, advantage, ref_log_prob, epsilon_high=0.28, beta=0.04, "
+                "reduction='none', mask=mask > 0).sum(1).div(mask.sum(1)).mean()"
+            ),
+            given={
+                "mask": [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]],
+                "advantage": [0.7, -1.2],
+                "log_prob": [[-1.2, -0.3, -2.0, -0.7], [-0.5, -1.5, -0.9, -1.1]],
+                "old_log_prob": [[-1.0, -0.8, -2.1, -0.6], [-0.6, -1.1, -0.7, -1.0]],
+                "ref_log_prob": [[-1.1, -0.5, -1.9, -0.9], [-0.4, -1.6, -0.8, -1.2]],
+            },
+            why="GRPO takes the mean of each answer first.",
+        ),
+    ]
     aliases = "group_relative_policy_optimization ppo_clip_loss dapo_loss cispo_loss"
     task = "preference"
     best_for = "Language models trained with rewards of whole answers, in groups of answers to the same prompt."

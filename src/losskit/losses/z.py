@@ -1,6 +1,6 @@
 """ZLoss: how far the scores of a row are from being log-probabilities already."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -11,7 +11,9 @@ class ZLoss(ClassScoresLoss):
 
     Choose it beside CrossEntropyLoss when a large model is trained in half precision, or for the router of a mixture of
     experts: add the two losses, with the same mask.
-    Prefer CrossEntropyLoss alone where scores do not drift: this loss knows no target.
+    Prefer CrossEntropyLoss alone where scores do not drift, losskit.soft_cap for a bound on scores instead of a pull.
+
+    It is no loss by itself: it has no target.
     """
 
     coefficient: float = param(default=1e-4, domain=nonnegative, doc="What the square is multiplied by.")
@@ -31,6 +33,12 @@ class ZLoss(ClassScoresLoss):
         Case(input=[0.0, 0.0, 0.0, 0.0], coefficient=1.0, value=1.9218120556728056,
              grad=[0.693147, 0.693147, 0.693147, 0.693147], source="(log 4)²"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "torch",
+            "1e-4 * torch.logsumexp(input, -1).square().mean()",
+        ),
+    ]
     aliases = "router_z lse_square logsumexp_regularizer"
     task = "multi-class"
     best_for = "Scores that drift while a large model is trained."

@@ -1,0 +1,151 @@
+"""What is used beside losses: weights of classes from their counts, and scores that cannot grow without end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from losskit.declaration import Operand, Param, param
+from losskit.domains import Interval, positive, shortest
+from losskit.dtypes import FLOATS
+from losskit.errors import error
+from losskit.families.base import Formulas
+from losskit.families.pointwise import PointwiseLoss
+from losskit.formula import absolute, exp, tanh, where
+from losskit.kernels.dispatch import run
+from losskit.parameters import validate
+from losskit.plans import Plans, plan_of
+from losskit.policy import state
+
+_BETA = Param(
+    default=0.9999, domain=Interval("in [0, 1)", low=0.0, high=1.0, high_open=True), doc="", name="beta", kind="float"
+)
+
+
+def class_balanced_weights(samples_per_class: Sequence[float] | Tensor, beta: float = 0.9999) -> Tensor:
+    """Weights of classes by their effective numbers of samples: the rarer a class, the larger its weight.
+
+    Choose it for the `weight` of CrossEntropyLoss, LDAMLoss and others, when the inverse of the counts is too much:
+    more samples of a class say less and less that is new.
+
+    A class of n samples has the effective number (1 - beta^n) / (1 - beta). Its weight is the inverse, and all of them
+    are multiplied by a number that makes their sum the number of classes.
+
+    Args:
+        samples_per_class: How many samples each class has: a sequence, or a tensor of shape (C,). Positive.
+        beta: How slowly further samples stop to count: 0 gives equal weights, nearly 1 the inverse of the counts.
+            In [0, 1).
+
+    Returns:
+        A tensor of shape (C,), without a gradient, on the device of the counts. Its dtype is that of floating counts,
+            else torch's default.
+
+    Raises:
+        TypeError: The counts, or beta, are no numbers.
+        ValueError: There are no counts, one of them is not positive, or beta is out of range.
+
+    Example:
+        >>> import losskit
+        >>> losskit.class_balanced_weights([5000, 100, 7], beta=0.999)
+        tensor([0.0195, 0.2036, 2.7769])
+
+    Source: Cui, Y. et al. (2019). Class-balanced loss based on effective number of samples. CVPR. arXiv:1901.05555.
+    """
+    beta = validate("class_balanced_weights", _BETA, beta)
+    counts = _counts(samples_per_class)
+    if counts.ndim != 1 or not len(counts):
+        raise _wrong("parameter", "a number for each class", f"shape {tuple(counts.shape)}")
+    bad = ~((counts > 0.0) & (counts < math.inf))
+    if bool(bad.any()):
+        index = int(bad.nonzero()[0])
+        got = shortest(counts[index].item())
+        raise error("domain", loss="class_balanced_weights", argument="samples_per_class",
+                    expected="positive and finite", got=got, index=(index,), hint="")  # fmt: skip
+    # Without the factor 1 - beta, which cancels, a beta near 1 costs no digits. beta = 0: all have seen enough.
+    effective = -torch.expm1(counts * math.log(beta)) if beta else torch.ones_like(counts)
+    weights = effective.min() / effective
+    weights = weights * (len(weights) / weights.sum())
+    if isinstance(samples_per_class, Tensor):
+        own = samples_per_class.dtype
+        return weights.to(samples_per_class.device, own if own in FLOATS else torch.get_default_dtype())
+    return weights.to(torch.get_default_dtype())
+
+
+def _counts(given: Any) -> Tensor:
+    """The counts as a tensor of doubles, on the CPU."""
+    try:
+        found = given.detach() if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise _wrong("parameter_type", "numbers", type(given).__name__) from None
+    if found.is_complex() or found.dtype == torch.bool:
+        raise _wrong("parameter_type", "numbers", str(found.dtype))
+    return found.to("cpu", torch.float64)
+
+
+def _wrong(kind: str, expected: str, got: str) -> Exception:
+    return error(kind, loss="class_balanced_weights", argument="samples_per_class", expected=expected, got=got, hint="")
+
+
+class SoftCap(PointwiseLoss, abstract=True):
+    """The formula of `soft_cap`, which kernels compute as that of an element-wise loss."""
+
+    name = "soft_cap"
+    cap: float = param(default=30.0, domain=positive, doc="")
+    operands = {"input": Operand("")}
+    _plans = Plans()
+
+    @staticmethod
+    def value(input, cap):
+        share = input / cap
+        # Where the quotient is small it may be subnormal, and the tangent is the line.
+        return where(absolute(share) < 1e-8, input, cap * tanh(share))
+
+    @staticmethod
+    def grad(input, cap):
+        # sech², not 1 - tanh², which has no digits left where tanh is nearly 1.
+        e = exp(-2.0 * absolute(input / cap))
+        return 4.0 * e / ((1.0 + e) * (1.0 + e))
+
+
+SoftCap._formulas = Formulas(SoftCap)
+
+
+def soft_cap(input: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(input / cap): small scores as they are, large ones bent so that none is beyond the cap.
+
+    Choose it between a model and its loss where scores grow without end, as for the output of a large language model.
+    Prefer ZLoss for a pull on the scores instead of a bound.
+
+    Args:
+        input: Scores of any shape, floating point.
+        cap: What no score exceeds, up or down. Positive; None gives the input itself.
+
+    Returns:
+        A tensor of the shape and dtype of input. Halves are computed in float32 and rounded once. Its gradient is
+            sech²(input / cap), with its digits also where that is nearly 0.
+
+    Raises:
+        TypeError: The input is no floating tensor, or the cap is no number.
+        ValueError: The cap is not positive.
+
+    Example:
+        >>> import torch, losskit
+        >>> losskit.soft_cap(torch.tensor([0.1, 15.0, 300.0]), 30.0)
+        tensor([ 0.1000, 13.8635, 30.0000])
+
+    Source: Bello, I. et al. (2016). Neural combinatorial optimization with reinforcement learning. arXiv:1611.09940.
+        Gemma Team (2024). Gemma 2: improving open language models at a practical size. arXiv:2408.00118.
+    """
+    if has_torch_function((input,)):
+        return handle_torch_function(soft_cap, (input,), input, cap)
+    if cap is None:
+        return input
+    plan = plan_of(SoftCap, "none", cap)
+    if torch.compiler.is_compiling():  # the compiler makes one pass of it
+        return plan.eager(plan.validated((input,), None, None, None, None), state.checks)
+    return run(plan, (input,), None, None, None, None)
