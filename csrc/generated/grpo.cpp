@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With loss_type
-namespace losskit_grpo_loss_9ae51bdac200_block {
+namespace losskit_grpo_loss_906330c53851_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -14,7 +14,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   const T epsilon_low = parameters_[0];
   const T epsilon_high = parameters_[1];
   const T beta = parameters_[2];
-  const T number0_ = parameters_[3];  // 1.0 - epsilon_low
+  const T number0_ = parameters_[3];  // epsilon_low - 1.0
   const T number1_ = parameters_[4];  // 1.0 + epsilon_high
   const T* const log_prob_at_ = operands_[0];
   const T* const old_log_prob_at_ = operands_[1];
@@ -27,8 +27,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T log_prob = log_prob_at_[i_];
       const T old_log_prob = old_log_prob_at_[i_];
       const T advantage = advantage_at_[i_];
+      const bool below = advantage < T(0.0);
       const T exponential = lk::exp(log_prob - old_log_prob);
-      values_[i_] = -lk::times(advantage, lk::where(advantage < T(0.0), lk::maximum(exponential, number0_), lk::minimum(exponential, number1_)));
+      values_[i_] = -lk::times(lk::absolute(advantage), lk::minimum(lk::where(below, -exponential, exponential), lk::where(below, number0_, number1_)));
     }
   } else {
     T* const log_prob_out_ = gradients_[0];
@@ -38,15 +39,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T log_prob = log_prob_at_[i_];
       const T old_log_prob = old_log_prob_at_[i_];
       const T advantage = advantage_at_[i_];
+      const T magnitude = lk::absolute(advantage);
       const bool below = advantage < T(0.0);
       const T exponential = lk::exp(log_prob - old_log_prob);
-      values_[i_] = -lk::times(advantage, lk::where(below, lk::maximum(exponential, number0_), lk::minimum(exponential, number1_)));
-      log_prob_out_[i_] = lk::scaled<T>(-lk::times(advantage, lk::where(lk::where(below, exponential - number0_, number1_ - exponential) < T(0.0), T(0.0), exponential)), factor_);
+      const T chosen = lk::where(below, -exponential, exponential);
+      const T chosen2 = lk::where(below, number0_, number1_);
+      values_[i_] = -lk::times(magnitude, lk::minimum(chosen, chosen2));
+      log_prob_out_[i_] = lk::scaled<T>(-lk::times(magnitude, lk::where(chosen > chosen2, T(0.0), chosen)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_9ae51bdac200, 3, 5, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_906330c53851, 3, 5, 1,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
@@ -54,7 +58,7 @@ LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_9ae51bdac200, 3, 5, 1,
 }  // namespace
 
 // With loss_type and ref_log_prob
-namespace losskit_grpo_loss_6c8d195868ff_block {
+namespace losskit_grpo_loss_f6e1307ca803_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -63,7 +67,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   const T epsilon_low = parameters_[0];
   const T epsilon_high = parameters_[1];
   const T beta = parameters_[2];
-  const T number0_ = parameters_[3];  // 1.0 - epsilon_low
+  const T number0_ = parameters_[3];  // epsilon_low - 1.0
   const T number1_ = parameters_[4];  // 1.0 + epsilon_high
   const T* const log_prob_at_ = operands_[0];
   const T* const old_log_prob_at_ = operands_[1];
@@ -78,8 +82,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T old_log_prob = old_log_prob_at_[i_];
       const T advantage = advantage_at_[i_];
       const T ref_log_prob = ref_log_prob_at_[i_];
+      const bool below = advantage < T(0.0);
       const T exponential = lk::exp(log_prob - old_log_prob);
-      values_[i_] = lk::times(beta, lk::expm1m(ref_log_prob - log_prob)) - lk::times(advantage, lk::where(advantage < T(0.0), lk::maximum(exponential, number0_), lk::minimum(exponential, number1_)));
+      values_[i_] = lk::times(beta, lk::expm1m(ref_log_prob - log_prob)) - lk::times(lk::absolute(advantage), lk::minimum(lk::where(below, -exponential, exponential), lk::where(below, number0_, number1_)));
     }
   } else {
     T* const log_prob_out_ = gradients_[0];
@@ -91,15 +96,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T advantage = advantage_at_[i_];
       const T ref_log_prob = ref_log_prob_at_[i_];
       const T difference = ref_log_prob - log_prob;
+      const T magnitude = lk::absolute(advantage);
       const bool below = advantage < T(0.0);
       const T exponential = lk::exp(log_prob - old_log_prob);
-      values_[i_] = lk::times(beta, lk::expm1m(difference)) - lk::times(advantage, lk::where(below, lk::maximum(exponential, number0_), lk::minimum(exponential, number1_)));
-      log_prob_out_[i_] = lk::scaled<T>(-lk::times(advantage, lk::where(lk::where(below, exponential - number0_, number1_ - exponential) < T(0.0), T(0.0), exponential)) - lk::times(beta, lk::expm1(difference)), factor_);
+      const T chosen = lk::where(below, -exponential, exponential);
+      const T chosen2 = lk::where(below, number0_, number1_);
+      values_[i_] = lk::times(beta, lk::expm1m(difference)) - lk::times(magnitude, lk::minimum(chosen, chosen2));
+      log_prob_out_[i_] = lk::scaled<T>(-lk::times(magnitude, lk::where(chosen > chosen2, T(0.0), chosen)) - lk::times(beta, lk::expm1(difference)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_6c8d195868ff, 4, 5, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_f6e1307ca803, 4, 5, 1,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

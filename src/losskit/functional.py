@@ -2297,7 +2297,7 @@ def grpo_loss(
             log_prob,
             old_log_prob,
             advantage,
-            ref_log_prob,
+            ref_log_prob=ref_log_prob,
             epsilon_low=epsilon_low,
             epsilon_high=epsilon_high,
             beta=beta,

@@ -100,13 +100,13 @@ class SoftCap(PointwiseLoss, abstract=True):
     _plans = Plans()
 
     @staticmethod
-    def value(input, cap):
+    def value(input: Any, cap: Any) -> Any:
         share = input / cap
         # Where the quotient is small it may be subnormal, and the tangent is the line.
         return where(absolute(share) < 1e-8, input, cap * tanh(share))
 
     @staticmethod
-    def grad(input, cap):
+    def grad(input: Any, cap: Any) -> Any:
         # sech², not 1 - tanh², which has no digits left where tanh is nearly 1.
         e = exp(-2.0 * absolute(input / cap))
         return 4.0 * e / ((1.0 + e) * (1.0 + e))

@@ -6,16 +6,13 @@ import difflib
 import re
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from losskit.declaration import Param
 from losskit.errors import error
-
-if TYPE_CHECKING:
-    from losskit.loss import Loss
 
 _KINDS = {"float": "float", "int": "int", "bool": "bool", "str": "choice", "Tensor": "tensor"}
 _PYTHON_TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "tensor": Tensor}
@@ -46,7 +43,7 @@ def text_of(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
 
 
-def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) -> Any:
+def validate(loss: str, param: Param, value: Any, of: Any = None) -> Any:
     """A parameter's value as its kind, or the error that says what is allowed; of: the loss, where there is one."""
     hint = "" if of is None else number_hint(of, value, param.name)
 
@@ -113,7 +110,7 @@ def _number(name: str, value: Any) -> str:
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
-def number_hint(loss: type[Loss], value: Any, own: str = "reduction") -> str:
+def number_hint(loss: Any, value: Any, own: str = "reduction") -> str:
     """The parameter that was meant by a number in the place of one that is none: the first that is a number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return ""

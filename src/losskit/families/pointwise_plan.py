@@ -216,6 +216,7 @@ class PointwisePlan(Plan):
 
     def _counts(self, arguments: Arguments) -> Tensor:
         """How often each element counts. What that does not depend on is not read."""
+        assert self.counts is not None
         operands = [x.detach() for x in arguments.operands]
         first, wide, used = operands[0], dtypes.compute_dtype(operands), self.counts.root.variables
         places = [torch.arange(first.shape[-1], device=first.device)] if self.position else []

@@ -99,8 +99,8 @@ def _forward(
     status = outputs[2]
     if status:
         if status == wire.FREED:
-            extras = {"weight": weight, "sample_weight": sample_weight, "mask": mask}
-            raise _freed(plan, dict(zip(plan.names, operands, strict=False)) | extras)
+            named: dict[str, Tensor | None] = dict(zip(plan.names, operands, strict=False))
+            raise _freed(plan, named | {"weight": weight, "sample_weight": sample_weight, "mask": mask})
         if status < 0:
             raise DeclinedError
         if status < wire.SUSPICIOUS:

@@ -200,7 +200,8 @@ class DPOLoss(PointwiseLoss):
             "liger-kernel",
             (
                 "liger_kernel.chunked_loss.dpo_loss.LigerFusedLinearDPOFunction.preference_loss_fn(chosen.flatten(), "
-                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), loss_type='hinge')[0]"
+                "rejected.flatten(), torch.empty(60), ref_chosen.flatten(), ref_rejected.flatten(), "
+                "loss_type='hinge')[0]"
             ),
             "dpo_loss(chosen, rejected, ref_chosen, ref_rejected, loss_type='hinge')",
         ),
