@@ -113,10 +113,17 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         made, slope = made.squeeze(dim), slope.squeeze(dim)
         multiple = torch.full((), self.scale, dtype=torch.float64, device=input.device)
         for x in self._of_rows(named):
-            multiple = self.loss._in_domain(self.loss.scaled_by, x).expand(made.shape)
+            multiple = self._kept(x, target, arguments.mask).expand(made.shape)
         made = made * multiple.detach().to(torch.float64)
         operands = [input, target, made, slope, multiple, *([] if own is None else [own])]
         return self._with_factor(arguments, named.get("factor"))._replace(operands=operands)
+
+    def _kept(self, x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """The operand that multiplies the scores, checked where a row counts, and harmless elsewhere."""
+        kept = target != self.ignored if mask is None else (target != self.ignored) & mask
+        x = torch.where(kept, x, self.loss.operands[self.loss.scaled_by].domain.typical)
+        checked: Tensor = self.loss._in_domain(self.loss.scaled_by, x)
+        return checked
 
     def _made(self, score: Tensor, own: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         """What is in the place of the own class's score, and its slope."""
@@ -127,6 +134,8 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         return self.margin(*taken), slope if isinstance(slope, Tensor) else torch.full_like(score, slope)
 
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
+        if not self._of_kernel:
+            return super().of_saved(operands, *extras)
         input, target, _, _, multiple, *own = [x for x in operands if x is not None]
         of_rows = [multiple] if self.loss.scaled_by in self.names else []
         return Arguments([input, target, *of_rows, *own], *extras)
@@ -143,7 +152,7 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         if self.changes:
             own, scale = named.get("own"), self.scale
             for x in self._of_rows(named):
-                scale = self.loss._in_domain(self.loss.scaled_by, x)
+                scale = self._kept(x, target, arguments.mask)
             fast = fast and not (target.is_floating_point() or (own is not None and own.requires_grad))
             given = input, target, scale, own, checks, arguments.mask
             input = _Changed.apply(self, *given) if fast else self.changed(*given)
