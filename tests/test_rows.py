@@ -116,14 +116,12 @@ def test_reductions_of_rows(sample):
     assert_same([sample(*operands, reduction="none", sample_weight=weight, mask=mask)], [rows * weight * mask], "none")
     if sample.name == "ctc_loss":  # torch's mean is that of losses per label
         rows = rows / operands[3].clamp(min=1)
-    asked = (
-        (operands[1].clamp(max=3) + 1).sum() if sample.name == "corn_loss" else ROWS
-    )  # its mean is that of questions
+    counts = operands[1].clamp(max=3) + 1 if sample.name == "corn_loss" else torch.ones(ROWS)  # questions asked
     assert_same([sample(*operands, normalizer=3.5)], [rows.sum() / 3.5], "normalizer")
     plain = sample.kwargs(torch.float64)
     if not isinstance(plain.get("weight"), torch.Tensor):
-        assert_same([sample(*operands)], [rows.sum() / asked], "mean")
-        expected = (rows * weight * mask).sum() / (weight * mask).sum()
+        assert_same([sample(*operands)], [rows.sum() / counts.sum()], "mean")
+        expected = (rows * weight * mask).sum() / (weight * mask * counts).sum()
         assert_same([sample(*operands, sample_weight=weight, mask=mask)], [expected], "weighted mean")
 
 

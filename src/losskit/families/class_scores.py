@@ -37,7 +37,7 @@ from losskit.families.class_scores_statistics import itself
 from losskit.formula import log, softplus, times
 from losskit.graph import Expr
 from losskit.kernels import search
-from losskit.kernels.torch_internals import transforms_active
+from losskit.kernels.torch_internals import observed
 from losskit.plans import present
 from losskit.policy import state
 from losskit.reduction import Reduction
@@ -334,7 +334,7 @@ class ClassScoresLoss(Family, abstract=True):
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
             return x
         outside = domain.outside(x.detach())
-        hidden = torch.compiler.is_compiling() or transforms_active() or not x.is_cpu
+        hidden = torch.compiler.is_compiling() or observed() or not x.is_cpu
         if state.checks == "nan" or hidden:
             return torch.where(outside, float("nan"), x)
         index = search.first(domain.outside, [x.detach()])

@@ -24,7 +24,7 @@ from losskit.errors import error
 from losskit.families.class_scores_plan import ClassScoresPlan
 from losskit.families.class_scores_statistics import within
 from losskit.kernels import eager, gpu, search, wire
-from losskit.kernels.torch_internals import transforms_active
+from losskit.kernels.torch_internals import exporting, observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.policy import state
 from losskit.traced import hook
@@ -192,7 +192,7 @@ class MarginsOfScoresPlan(ClassScoresPlan):
             return dim, index, score
         kept = target != self.ignored if mask is None else (target != self.ignored) & mask
         bad = domain.outside(score.detach(), slack_of(input.dtype)) & kept.unsqueeze(dim)
-        hidden = torch.compiler.is_compiling() or transforms_active() or not input.is_cpu
+        hidden = torch.compiler.is_compiling() or observed() or not input.is_cpu
         if checks == "nan" or hidden:
             return dim, index, torch.where(bad, float("nan"), score)
         place = search.first(lambda x: x, [bad])
@@ -217,8 +217,9 @@ class MarginsOfScoresPlan(ClassScoresPlan):
 
 
 def _double(input: Tensor) -> torch.dtype:
-    """The dtype of what is computed for a row."""
-    return torch.float32 if input.device.type == "mps" else torch.float64
+    """The dtype of what is computed for a row. Graphs for other software keep to floats: it may know no others."""
+    single = input.device.type == "mps" or exporting()
+    return dtypes.compute_dtype([input]) if single else torch.float64
 
 
 def _of_scores(input: Tensor) -> torch.dtype:

@@ -214,7 +214,12 @@ class PointwisePlan(Plan):
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         if not self.counts:
             return super().counted(arguments)
-        return [self._counts(arguments).sum(-1, dtype=torch.float64)], arguments.mask
+        first, *others = arguments.operands  # of a rank's part, one for each row is not stretched yet
+        others = [x.unsqueeze(-1) if x.shape == first.shape[:-1] else x for x in others]
+        stretched = [x.expand(first.shape) for x in others]
+        return [
+            self._counts(arguments._replace(operands=[first, *stretched])).sum(-1, dtype=torch.float64)
+        ], arguments.mask
 
     def _counts(self, arguments: Arguments) -> Tensor:
         """How often each element counts. What that does not depend on is not read."""
