@@ -186,12 +186,12 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         """The dimension of the classes, the index of each row's own one, and its score, checked."""
         dim = min(1, input.ndim - 1)
         index = within(target, input.shape[dim]).unsqueeze(dim)
-        score = input.gather(dim, index)
+        kept = (target != self.ignored if mask is None else (target != self.ignored) & mask).unsqueeze(dim)
         domain = self.loss.operands["input"].domain
+        score = torch.where(kept, input.gather(dim, index), domain.typical)  # 0 times a slope of NaN would be NaN
         if checks == "off" or domain.everything:
             return dim, index, score
-        kept = target != self.ignored if mask is None else (target != self.ignored) & mask
-        bad = domain.outside(score.detach(), slack_of(input.dtype)) & kept.unsqueeze(dim)
+        bad = domain.outside(score.detach(), slack_of(input.dtype)) & kept
         hidden = torch.compiler.is_compiling() or observed() or not input.is_cpu
         if checks == "nan" or hidden:
             return dim, index, torch.where(bad, float("nan"), score)

@@ -216,10 +216,8 @@ class PointwisePlan(Plan):
             return super().counted(arguments)
         first, *others = arguments.operands  # of a rank's part, one for each row is not stretched yet
         others = [x.unsqueeze(-1) if x.shape == first.shape[:-1] else x for x in others]
-        stretched = [x.expand(first.shape) for x in others]
-        return [
-            self._counts(arguments._replace(operands=[first, *stretched])).sum(-1, dtype=torch.float64)
-        ], arguments.mask
+        arguments = arguments._replace(operands=[first, *(x.expand(first.shape) for x in others)])
+        return [self._counts(arguments).sum(-1, dtype=torch.float64)], arguments.mask
 
     def _counts(self, arguments: Arguments) -> Tensor:
         """How often each element counts. What that does not depend on is not read."""
