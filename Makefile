@@ -9,13 +9,14 @@ PIP = $(1)/bin/python -m pip --quiet --disable-pip-version-check
 DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 HOSTS := .venv-hosts
+PEERS := .parity
 BUILT_FROM := pyproject.toml setup.py $(wildcard backend/*.py csrc/*.h csrc/*.cpp csrc/generated/*) \
 	src/losskit/kernels/compiler.py
 PAGE := src/losskit_guide/explorer/index.html
 PAGE_FROM := $(shell find explorer -type f -not -path '*/node_modules/*' -not -path '*/generated/*') \
 	src/losskit_guide/catalogue.json
 
-.PHONY: help setup demo test test-all test-gpu mutants versions hosts check bench bench-gpu docs site explorer browser wheel clean
+.PHONY: help setup demo test test-all test-gpu mutants versions hosts parity check bench bench-gpu docs site explorer browser wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +65,19 @@ $(HOSTS)/.ready: $(BUILT_FROM)
 	@$(call PIP,$(HOSTS)) install $(TORCH) --group hosts
 	@$(call PIP,$(HOSTS)) install --no-build-isolation --no-deps --editable .
 	@touch $(HOSTS)/.ready
+
+parity: $(PEERS)/.ready ## compute the same losses in other libraries (keras, monai, torchvision ...): docs/parity.json, docs/peers/
+	$(PEERS)/bin/python tools/parity.py
+	$(if $(wildcard $(READY)),$(BIN)/python tools/generate.py)
+
+# torchvision is named with the torch that it belongs to: without that pip would fetch the newest of both.
+$(PEERS)/.ready: $(BUILT_FROM)
+	@test -x $(PEERS)/bin/python || { $(PYTHON) -m venv $(PEERS); \
+		echo "Installing $(TORCH) and the libraries in $(PEERS): five minutes, 3 GB on disk ..."; }
+	@$(call PIP,$(PEERS)) install $(TORCH) "pip>=25.1" "setuptools>=77"
+	@$(call PIP,$(PEERS)) install $(TORCH) --group parity
+	@$(call PIP,$(PEERS)) install --no-build-isolation --no-deps --editable .
+	@touch $(PEERS)/.ready
 
 check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/ruff check .
@@ -117,4 +131,4 @@ $(PAGE): $(PAGE_FROM)
 	@cd explorer && npm ci --silent && npm run --silent build
 
 clean: ## remove what was built
-	rm -rf $(VENV) $(HOSTS) .versions build dist site src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated
+	rm -rf $(VENV) $(HOSTS) $(PEERS) .versions build dist site src/losskit/lib src/losskit_guide/explorer src/*.egg-info demo_output explorer/node_modules explorer/generated

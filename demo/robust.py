@@ -21,15 +21,15 @@ WRONG = 600.0  # what they become; the largest true one is 346
 STEPS = 400
 
 
-class CauchyLoss(PointwiseLoss):
-    """Log of one plus the square: far outliers stop mattering."""
+class FadingLoss(PointwiseLoss):
+    """Log of one plus a log of the square: far outliers stop mattering."""
 
     scale: float = param(default=1.0, domain=positive, doc="Residual at which the curve bends.")
 
     @staticmethod
     def value(input, target, scale):
         u = (input - target) / scale
-        return log1p(0.5 * u * u)
+        return log1p(log1p(0.5 * u * u))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ FITS = [
     Fit("L1Loss", losskit.L1Loss(), "purple", DOTTED),
     Fit("HuberLoss(delta=1)", losskit.HuberLoss(), "green", DASH_DOT),
     Fit("SmoothL1Loss(beta=0.1)", losskit.SmoothL1Loss(beta=0.1), "yellow", LONG),
-    Fit("CauchyLoss(scale=0.5), our own", CauchyLoss(scale=0.5), "blue", SOLID),
+    Fit("FadingLoss(scale=1), our own", FadingLoss(scale=1.0), "blue", SOLID),
 ]
 
 
@@ -151,7 +151,7 @@ def run(scale, tick):
         f"{best.name}, and {errors[mse]:.1f} with {mse.name}; guessing has {guess:.1f}.",
         f"The wrong targets are put in: the {len(bad)} leanest training patients get a progression of {WRONG:.0f}. "
         "The picture on the right is why the lines differ: the gradient of the squared error grows with the residual, "
-        "that of the absolute error stays, and that of Cauchy's loss goes back towards 0, so the far rows stop "
+        "that of the absolute error stays, and that of our own loss goes back towards 0, so the far rows stop "
         "mattering. The wrong targets move the line of "
         f"{least.name} least, by {moved[least]:.1f} on the test patients (root mean square), and that of "
         f"{max(FITS, key=moved.get).name} most, by {max(moved.values()):.1f}.",

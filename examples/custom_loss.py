@@ -10,20 +10,20 @@ from losskit import PointwiseLoss, param, positive
 from losskit.formula import log1p
 
 
-class CauchyLoss(PointwiseLoss):
-    """Log of one plus the square: far outliers stop mattering."""
+class FadingLoss(PointwiseLoss):
+    """Log of one plus a log of the square: far outliers stop mattering."""
 
     scale: float = param(default=1.0, domain=positive, doc="Residual at which the curve bends.")
 
     @staticmethod
     def value(input, target, scale):
         u = (input - target) / scale
-        return log1p(0.5 * u * u)
+        return log1p(log1p(0.5 * u * u))
 
 
 torch.manual_seed(0)
 prediction, target = torch.randn(1000, requires_grad=True), torch.randn(1000)
-criterion = CauchyLoss(scale=2.0)
+criterion = FadingLoss(scale=2.0)
 loss = criterion(prediction, target, mask=target > -1)
 loss.backward()
 print(f"loss {loss:.4f}, norm of the gradient {prediction.grad.norm():.4f}")

@@ -74,8 +74,10 @@ function properties({ convex, lipschitz, minimum, ...facts }) {
 function cardText(card) {
   const { curve } = card;
   const switches = Object.keys(curve.variants[0].switches).map((name) => {
-    const declared = card.parameters.find((parameter) => parameter.name === name);
-    return { name, label: declared.doc, value: declared.default === true };
+    const declared = [...card.parameters, ...card.operands].find((known) => known.name === name);
+    const values = [...new Set(curve.variants.map((variant) => variant.switches[name]))];
+    const words = values.every((value) => typeof value === "string") ? values : [];
+    return { name, label: declared.doc, value: card.usual[name], words };
   });
   const equation = ({ title, latex }) => ({ title, mathml: mathml(latex) });
   const formulas = card.variants.map(({ switches, equations }) => ({ switches, equations: equations.map(equation) }));

@@ -18,6 +18,8 @@ def prediction(setup, shape=(3, 4)):
 
 @pytest.mark.parametrize("setup", samples.everything())
 def test_first_and_second_derivatives(setup):
+    if setup.formula.stopped:
+        pytest.skip("its gradient is not that of its value")
     x, loss = prediction(setup)
     torch.autograd.gradcheck(loss, [x], check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(loss, [x], check_batched_grad=True)
@@ -32,7 +34,11 @@ def test_other_reductions(setup, reduction):
 
 @pytest.mark.parametrize("setup", samples.everything())
 def test_gradient_by_every_operand(setup):
-    operands = [x.requires_grad_() for x in setup.operands((2, 3), seed=3)]
+    if setup.formula.stopped:
+        pytest.skip("its gradient is not that of its value")
+    operands = setup.operands((2, 3), seed=3)
+    for x, name in zip(operands, setup.names):
+        x.requires_grad_(setup.loss.operands[name].differentiable)
     if "target" in setup.loss.operands and setup.domain("target") is losskit.signs:
         operands[-1].requires_grad_(False)  # labels are not continuous
     if "eps" in setup.params and setup.loss is losskit.GaussianNLLLoss:

@@ -79,17 +79,17 @@ def test_formulas_read_as_in_books(name, title, text):
 
 
 def test_losses_of_one_s_own_read_as_well():
-    class CauchyLoss(PointwiseLoss):
-        """Log of one plus the square."""
+    class FadingLoss(PointwiseLoss):
+        """Log of one plus a log of the square."""
 
         scale: float = param(default=1.0, domain=positive, doc="Scale.")
 
         @staticmethod
         def value(input, target, scale):
             u = (input - target) / scale
-            return log1p(0.5 * u * u)
+            return log1p(log1p(0.5 * u * u))
 
-    class FocalLoss(ClassScoresLoss):
+    class HardFirstLoss(ClassScoresLoss):
         """Counts well-classified rows less."""
 
         gamma: float = param(default=2.0, domain=nonnegative, doc="How much less.")
@@ -98,11 +98,14 @@ def test_losses_of_one_s_own_read_as_well():
         def value(log_probability, gamma):
             return power(-expm1(log_probability), gamma) * -log_probability
 
-    assert plain(CauchyLoss) == "ℓ = log(1 + ½((x − t) / s)²)"
-    assert plain(CauchyLoss, "gradient by input") == "∂ℓ/∂x = 2(x − t) / ((x − t)² + 2·s²)"
-    assert plain(FocalLoss) == "ℓ = −(1 − pₜ)ᵞ·log(pₜ)"
-    assert "(softmax(x)ⱼ − [j = t])" in plain(FocalLoss, "gradient by input")
-    assert plain(FocalLoss, "where") == "pₜ = exp(xₜ) / Σⱼ exp(xⱼ)"
+    assert plain(FadingLoss) == "ℓ = log(1 + log(1 + ½((x − t) / s)²))"
+    assert (
+        plain(FadingLoss, "gradient by input")
+        == "∂ℓ/∂x = (x − t) / ((1 + ½(x − t)² / s²)·(1 + log(1 + ½(x − t)² / s²))·s²)"
+    )
+    assert plain(HardFirstLoss) == "ℓ = −(1 − pₜ)ᵞ·log(pₜ)"
+    assert "(softmax(x)ⱼ − [j = t])" in plain(HardFirstLoss, "gradient by input")
+    assert plain(HardFirstLoss, "where") == "pₜ = exp(xₜ) / Σⱼ exp(xⱼ)"
 
 
 def test_reductions_are_part_of_the_card():

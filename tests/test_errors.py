@@ -228,6 +228,14 @@ MISTAKES = {
         (lambda: losskit.HuberLoss("sum", 1.0, 2.0), "HuberLoss: too many positional arguments."),
     ],
     "parameter": [
+        (
+            lambda: LF.dpo_loss(x, x, x, x, loss_type="hinge", label_smoothing=0.1),
+            "dpo_loss: label_smoothing must be 0.0 with loss_type='hinge', got 0.1.",
+        ),
+        (
+            lambda: LF.grpo_loss(-p, -p, x, beta=0.04),
+            "grpo_loss: beta must be 0.0 without ref_log_prob, got 0.04.",
+        ),
         (lambda: losskit.HuberLoss(delta=0), "huber_loss: delta must be positive, got 0."),
         (lambda: LF.smooth_l1_loss(x, t, beta=-1.0), "smooth_l1_loss: beta must be non-negative, got -1.0."),
         (lambda: LF.huber_loss(x, t, delta=float("nan")), "huber_loss: delta must be positive, got nan."),
@@ -307,6 +315,10 @@ MISTAKES = {
     ],
     "unknown_loss": [
         (lambda: losskit.get("hubber_loss"), "\"no loss is called 'hubber_loss'. Did you mean huber_loss?\""),
+    ],
+    "several_losses": [
+        (lambda: losskit.get("FocalLoss"), "\"no loss is called 'FocalLoss'; it may mean SigmoidFocalLoss (a label for each "
+         "score) or SoftmaxFocalLoss (one class of several).\""),
     ],
     "config": [
         (lambda: losskit.create("mse"), "create: config must be a dict with a 'name', got 'mse'."),

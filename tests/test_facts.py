@@ -27,6 +27,11 @@ DEFAULTS_ONLY = {
     ("negative_binomial_nll_loss", "convex"),
     ("tweedie_deviance_loss", "convex"),
     ("smooth_l1_loss", "smooth"),  # with beta = 0 it is the absolute error
+    ("dpo_loss", "convex"),  # the types of the loss are different losses
+    ("dpo_loss", "smooth"),
+    ("dpo_loss", "lipschitz"),
+    ("dpo_loss", "minimum"),
+    ("grpo_loss", "smooth"),  # the divergence is so steep that the kink is not found beside it
     ("pinball_loss", "symmetric"),  # at 0.5 alone
     ("expectile_loss", "symmetric"),  # at 0.5 alone
     ("general_robust_loss", "convex"),  # where alpha is at least 1
@@ -175,7 +180,8 @@ def check_symmetric(setup, claim):
         return
     points = [x for x in (-3.0, -1.0, 0.25, 0.5, 1.0, 2.0) if formula.domains[0].includes(x)]
     pairs = torch.cartesian_prod(*[torch.tensor(points, dtype=torch.float64)] * 2)
-    columns = [torch.ones(len(pairs), dtype=torch.float64) for _ in names]
+    others = [1.0 if domain.includes(1.0) else domain.typical for domain in formula.domains]
+    columns = [torch.full((len(pairs),), x, dtype=torch.float64) for x in others]
     columns[0], columns[second] = pairs.unbind(1)
     swapped = list(columns)
     swapped[0], swapped[second] = columns[second], columns[0]

@@ -108,14 +108,15 @@ def test_curves_are_what_the_function_computes(name):
         cls = losskit.get(name)
         parts = {n: [f"{n}_{part}" for part in cls.operands[n].components] or [n] for n in names}
         given = {n: [given[part] for part in own] for n, own in parts.items() if own[0] in given}
-        tensors = {n: torch.tensor(own, dtype=torch.float64, requires_grad=True) for n, own in given.items()}
+        of_rows = {n: bool(cls.rows) and not cls.operands[n].per_row for n in given}
+        made = {n: torch.tensor(own, dtype=torch.float64) for n, own in given.items()}
+        tensors = {n: (x[None] if of_rows[n] else x).requires_grad_() for n, x in made.items()}
         loss = getattr(losskit.functional, name)(**tensors, reduction="sum")
         loss.backward()
         value, slope = line(name).at(x)
         assert value == pytest.approx(loss.item(), rel=1e-12, abs=1e-14)
         place = [part for n in tensors for part in parts[n]].index(card.curve.variable)
-        slopes = (torch.zeros_like(x) if x.grad is None else x.grad for x in tensors.values())
-        gradients = torch.cat(list(slopes))
+        gradients = torch.cat([torch.zeros(1) if x.grad is None else x.grad.reshape(-1) for x in tensors.values()])
         assert slope == pytest.approx(gradients[place].item(), rel=1e-12, abs=1e-14)
 
 
@@ -180,6 +181,6 @@ def test_a_missing_attribute_names_what_was_meant(module):
     for name in ("MSE", "l2", "mse", "MSELos"):
         with pytest.raises(AttributeError, match=hint):
             getattr(module, name)
-    with pytest.raises(AttributeError, match=r"has no attribute 'focal_loss'$"):
-        _ = module.focal_loss
+    with pytest.raises(AttributeError, match=r"has no attribute 'qqq'$"):
+        _ = module.qqq
     assert not hasattr(module, "__mse__")

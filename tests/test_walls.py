@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 ROOMS = {
     "language": "losskit.graph losskit.language losskit.implementations losskit.primitives losskit.formula losskit.printing losskit.calculus losskit.simplify",
     "words": "losskit.errors losskit.policy losskit.spaces losskit.dtypes losskit.domains losskit.facts",
-    "declaration": "losskit.declaration losskit.loss losskit.names losskit.traced losskit.forms losskit.registry losskit.reduction",
+    "declaration": "losskit.declaration losskit.parameters losskit.loss losskit.names losskit.traced losskit.forms losskit.registry losskit.reduction",
     "call": "losskit.plan losskit.plans losskit.validation",
     "torch's private names": "losskit.kernels.torch_internals",
     "wire": "losskit.kernels.wire",

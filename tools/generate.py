@@ -6,6 +6,7 @@
     csrc/generated/wire.h       what kernels/wire.py says, for C++
     docs/losses.md              the losses side by side
     docs/deviations.md          where losskit differs from torch, and why
+    docs/peers/<library>.md     the same losses in other libraries, as docs/parity.json has measured them
     src/losskit_guide/catalogue.json   all that is known about the losses, for the command line, the docs, the explorer
 
 They are committed, so that reading and building the project needs no generator; CI runs `--check`.
@@ -27,10 +28,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES = ROOT / "src/losskit/losses"
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tools/site")]
 for product in ("losskit.functional", "losskit.losses"):
     sys.modules[product] = types.ModuleType(product)
 sys.modules["losskit.losses"].__dict__.update(__path__=[str(LOSSES)], __all__=[])
+
+import beside  # noqa: E402
 
 import losskit  # noqa: E402
 from losskit.describe import card  # noqa: E402
@@ -193,7 +196,7 @@ def overview() -> str:
         "|---|---|---|---|---|---|",
     ]
     for cls in [*built_in(), *by_hand()]:
-        parameters = ", ".join(f"`{name}={p.default!r}`" for name, p in cls.params.items())
+        parameters = ", ".join(f"`{x}`" if p.required else f"`{x}={p.default!r}`" for x, p in cls.params.items())
         cells = [f"`{cls.__name__}`", f"`{cls.name}`", parameters, ", ".join(card(cls).properties)]
         lines.append(f"| {' | '.join([*cells, cls.best_for, cls.not_for])} |")
     return "\n".join(lines) + "\n"
@@ -205,6 +208,7 @@ def catalogue() -> str:
 
 
 def products() -> dict[Path, str]:
+    cards = [card(cls) for cls in losskit.list_losses().values()]
     files = {
         LOSSES / "__init__.py": package(),
         ROOT / "src/losskit/functional.py": functional(),
@@ -213,6 +217,7 @@ def products() -> dict[Path, str]:
         ROOT / "csrc/generated/wire.h": wire_header(),
         ROOT / "src/losskit_guide/catalogue.json": catalogue(),
     }
+    files |= {ROOT / "docs/peers" / name: f"<!-- {HEADER} -->\n{text}" for name, text in beside.pages(cards).items()}
     for cls in built_in():
         if cls._compiled_formulas():
             files[ROOT / f"csrc/generated/{source_file(cls)}.cpp"] = kernels(cls)
@@ -235,7 +240,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail if a committed file is stale")
     check = parser.parse_args().check
     files = {path: formatted(path, text) for path, text in products().items()}
-    extra = set((ROOT / "csrc/generated").glob("*.cpp")) - set(files)
+    printed = {*(ROOT / "csrc/generated").glob("*.cpp"), *(ROOT / "docs/peers").glob("*.md")}
+    extra = printed - set(files)
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text] + sorted(extra)
     for path in stale:
         print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")

@@ -33,7 +33,8 @@ HOW = (
 TASKS = {  # in the order in which people look for them
     "regression": "regression", "likelihood": "likelihoods, counts", "divergence": "distributions, distillation",
     "binary": "yes or no", "multi-class": "one of many classes", "multi-label": "several labels",
-    "ranking": "ranking", "metric learning": "embeddings", "sequence": "sequences",
+    "ordinal": "ordered classes", "survival": "times to an event", "detection": "boxes",
+    "ranking": "ranking", "preference": "preferences", "metric learning": "embeddings", "sequence": "sequences",
 }  # fmt: skip
 
 

@@ -200,7 +200,8 @@ def walk() -> list[Cell]:
 def of_loss(card: Card) -> list[Cell]:
     """Formula, advice and parameters; the example by hand, by the class, and what else is worth trying."""
     head = [f"#### {card.class_name}", pages.capital(card.summary), pages.formula_section(card)]
-    rows = [[f"`{p['name']}`", f"`{p['default']!r}`", p["doc"]] for p in card.parameters]
+    defaults = ["" if p["required"] else f"`{p['default']!r}`" for p in card.parameters]
+    rows = [[f"`{p['name']}`", default, p["doc"]] for p, default in zip(card.parameters, defaults, strict=True)]
     tail = [
         pages.table(["parameter", "default", "meaning"], rows),
         f"**Best used for:** {card.best_for}\n\n**Not recommended for:** {card.not_for}",

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_general_robust_loss_5a4f9f740fd4_block {
+namespace losskit_general_robust_loss_62d45e5cb283_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -12,7 +12,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
                           T* values_, T* const* gradients_) {
   const T alpha = parameters_[0];
   const T scale = parameters_[1];
-  const T number0_ = parameters_[2];  // absolute(where((alpha >= 1.0) & (alpha < inf), alpha - 1.0, alpha)) * where((absolute(alpha) == inf) | (alpha < 0.0), 0.5, 1.0)
+  const T number0_ = parameters_[2];  // where((alpha >= 1.0) & (alpha < inf), alpha - 1.0, where(alpha < 0.0, -alpha, alpha)) * where((absolute(alpha) == inf) | (alpha < 0.0), 0.5, 1.0)
   const T number1_ = parameters_[3];  // where((absolute(alpha) == inf) | (alpha == 2.0), 1.0, absolute(alpha - 2.0))
   const T number2_ = parameters_[4];  // sqrt(where((absolute(alpha) == inf) | (alpha == 2.0), 1.0, absolute(alpha - 2.0)))
   const T number3_ = parameters_[5];  // scale * sqrt(where((absolute(alpha) == inf) | (alpha == 2.0), 1.0, absolute(alpha - 2.0)))
@@ -43,7 +43,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool below2 = alpha < T(0.0);
       const T sum = T(1.0) + expm1_value;
       const T ratio2 = T(1.0) / sum;
-      values_[i_] = lk::where((times_value < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * chosen, lk::where((alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity()), number5_ * chosen2 + lk::times(expm1_value, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(chosen3 < T(1.0), expm1_value * ratio2, T(1.0) - ratio2), expm1_value) * lk::where((equal) | (below2), T(1.0) + lk::where(below2, ratio2, sum), T(1.0))));
+      values_[i_] = lk::where((times_value < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where((alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity()), number5_ * chosen2 + lk::times(expm1_value, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(chosen3 < T(1.0), expm1_value * ratio2, T(1.0) - ratio2), expm1_value) * lk::where((equal) | (below2), T(1.0) + lk::where(below2, ratio2, sum), T(1.0))));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -76,7 +76,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen4 = lk::where(below2, ratio2, sum2);
       const T chosen5 = lk::where(either_value, chosen4, T(1.0));
       const T sign_value = lk::sign(difference);
-      values_[i_] = lk::where((times_value < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * chosen, lk::where(both_value, number5_ * chosen2 + lk::times(expm1_value, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(chosen3 < T(1.0), expm1_value * ratio2, T(1.0) - ratio2), expm1_value) * lk::where(either_value, T(1.0) + chosen4, T(1.0))));
+      values_[i_] = lk::where((times_value < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(expm1_value, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(chosen3 < T(1.0), expm1_value * ratio2, T(1.0) - ratio2), expm1_value) * lk::where(either_value, T(1.0) + chosen4, T(1.0))));
       input_out_[i_] = lk::scaled<T>(lk::where(equal, clamp_value * chosen4 * chosen5, lk::where(alpha == T(2.0), lk::where(below, ratio, sign_value * product3), lk::times(lk::where(below, ratio, sign_value * number6_) / lk::where(both_value, lk::where(below, root, T(1.0)), lk::where(below, sum, product2)), chosen4) * chosen5 * number2_)) / scale, factor_);
     }
   } else {
@@ -112,14 +112,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen5 = lk::where(either_value, chosen4, T(1.0));
       const T sign_value = lk::sign(difference);
       const T ratio3 = lk::where(equal, clamp_value * chosen4 * chosen5, lk::where(alpha == T(2.0), lk::where(below, ratio, sign_value * product3), lk::times(lk::where(below, ratio, sign_value * number6_) / lk::where(both_value, lk::where(below, root, T(1.0)), lk::where(below, sum, product2)), chosen4) * chosen5 * number2_)) / scale;
-      values_[i_] = lk::where((times_value < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * chosen, lk::where(both_value, number5_ * chosen2 + lk::times(expm1_value, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(chosen3 < T(1.0), expm1_value * ratio2, T(1.0) - ratio2), expm1_value) * lk::where(either_value, T(1.0) + chosen4, T(1.0))));
+      values_[i_] = lk::where((times_value < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(expm1_value, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(chosen3 < T(1.0), expm1_value * ratio2, T(1.0) - ratio2), expm1_value) * lk::where(either_value, T(1.0) + chosen4, T(1.0))));
       input_out_[i_] = lk::scaled<T>(ratio3, factor_);
       target_out_[i_] = lk::scaled<T>(-ratio3, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_5a4f9f740fd4, 2, 9, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_62d45e5cb283, 2, 9, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

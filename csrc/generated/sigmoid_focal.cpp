@@ -4,7 +4,8 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_sigmoid_focal_loss_97a0473f2664_block {
+// With the defaults off
+namespace losskit_sigmoid_focal_loss_3609929b48d8_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -15,7 +16,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   const T number0_ = parameters_[2];  // 1.0 - alpha
   const T number1_ = parameters_[3];  // floor(256.0 * gamma) / 256.0
   const T number2_ = parameters_[4];  // gamma - floor(256.0 * gamma) / 256.0
-  const T number3_ = parameters_[5];  // where(alpha < 0.0, 0.0, 2.0 * alpha - 1.0)
+  const T number3_ = parameters_[5];  // 2.0 * alpha - 1.0
   const T* const input_at_ = operands_[0];
   const T* const target_at_ = operands_[1];
   if constexpr (wanted_ == losskit::kNone) {
@@ -37,7 +38,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(chosen * lk::sigmoid(magnitude) + (T(1.0) - chosen) * lk::sigmoid(minus)));
       const T sum2 = product + sum;
       const T exponential = lk::exp(-sum2);
-      values_[i_] = lk::times(lk::where(alpha < T(0.0), T(1.0), alpha * target + number0_ * difference) * (exponential - exponential * (product - sum2 + sum)), softplus_value + lk::times(chosen, magnitude));
+      values_[i_] = lk::times((alpha * target + number0_ * difference) * (exponential - exponential * (product - sum2 + sum)), softplus_value + lk::times(chosen, magnitude));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -62,7 +63,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum2 = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(sum));
       const T sum3 = product + sum2;
       const T exponential = lk::exp(-sum3);
-      const T product2 = lk::where(alpha < T(0.0), T(1.0), alpha * target + number0_ * difference) * (exponential - exponential * (product - sum3 + sum2));
+      const T product2 = (alpha * target + number0_ * difference) * (exponential - exponential * (product - sum3 + sum2));
       const T sum4 = softplus_value + lk::times(chosen, magnitude);
       const T chosen3 = lk::where(above, sigmoid_value, sigmoid_value2);
       const T chosen4 = lk::where(above, sigmoid_value2, sigmoid_value);
@@ -95,7 +96,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum3 = product + sum2;
       const T exponential = lk::exp(-sum3);
       const T difference2 = exponential - exponential * (product - sum3 + sum2);
-      const T product2 = lk::where(alpha < T(0.0), T(1.0), alpha * target + number0_ * difference) * difference2;
+      const T product2 = (alpha * target + number0_ * difference) * difference2;
       const T sum4 = softplus_value + lk::times(chosen, magnitude);
       const T chosen3 = lk::where(above, sigmoid_value, sigmoid_value2);
       const T chosen4 = lk::where(above, sigmoid_value2, sigmoid_value);
@@ -108,7 +109,113 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_97a0473f2664, 2, 6, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_3609929b48d8, 2, 6, 1,
+    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kInterval, 0, 0, 0.0, 1.0})
+
+}  // namespace
+
+// With the defaults off
+namespace losskit_sigmoid_focal_loss_b47dfb0cca05_block {
+namespace lk = losskit;
+
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T gamma = parameters_[0];
+  const T number0_ = parameters_[1];  // floor(256.0 * gamma) / 256.0
+  const T number1_ = parameters_[2];  // gamma - floor(256.0 * gamma) / 256.0
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      const bool equal = chosen == T(0.0);
+      const T magnitude = lk::absolute(input);
+      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
+      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+      const T product = number0_ * ratio;
+      const T minus = -magnitude;
+      const T softplus_value = lk::softplus(minus);
+      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(chosen * lk::sigmoid(magnitude) + (T(1.0) - chosen) * lk::sigmoid(minus)));
+      const T sum2 = product + sum;
+      const T exponential = lk::exp(-sum2);
+      values_[i_] = lk::times(exponential - exponential * (product - sum2 + sum), softplus_value + lk::times(chosen, magnitude));
+    }
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const bool above = input > T(0.0);
+      const T difference = T(1.0) - target;
+      const T chosen = lk::where(above, difference, target);
+      const bool equal = chosen == T(0.0);
+      const T magnitude = lk::absolute(input);
+      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
+      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+      const T product = number0_ * ratio;
+      const T minus = -magnitude;
+      const T softplus_value = lk::softplus(minus);
+      const T sigmoid_value = lk::sigmoid(magnitude);
+      const T sigmoid_value2 = lk::sigmoid(minus);
+      const T sum = chosen * sigmoid_value + (T(1.0) - chosen) * sigmoid_value2;
+      const T sum2 = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(sum));
+      const T sum3 = product + sum2;
+      const T exponential = lk::exp(-sum3);
+      const T difference2 = exponential - exponential * (product - sum3 + sum2);
+      const T sum4 = softplus_value + lk::times(chosen, magnitude);
+      const T chosen3 = lk::where(above, sigmoid_value, sigmoid_value2);
+      const T chosen4 = lk::where(above, sigmoid_value2, sigmoid_value);
+      const bool equal2 = target == T(1.0);
+      values_[i_] = lk::times(difference2, sum4);
+      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen3 - target * chosen4 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal2), lk::where(equal2, chosen3, chosen4), sigmoid_value * (sigmoid_value2 / sum)), sum4)), factor_);
+    }
+  } else {
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const bool above = input > T(0.0);
+      const T difference = T(1.0) - target;
+      const T chosen = lk::where(above, difference, target);
+      const bool equal = chosen == T(0.0);
+      const T magnitude = lk::absolute(input);
+      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
+      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+      const T product = number0_ * ratio;
+      const T minus = -magnitude;
+      const T softplus_value = lk::softplus(minus);
+      const T sigmoid_value = lk::sigmoid(magnitude);
+      const T sigmoid_value2 = lk::sigmoid(minus);
+      const T sum = chosen * sigmoid_value + (T(1.0) - chosen) * sigmoid_value2;
+      const T sum2 = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(sum));
+      const T sum3 = product + sum2;
+      const T exponential = lk::exp(-sum3);
+      const T difference2 = exponential - exponential * (product - sum3 + sum2);
+      const T sum4 = softplus_value + lk::times(chosen, magnitude);
+      const T chosen3 = lk::where(above, sigmoid_value, sigmoid_value2);
+      const T chosen4 = lk::where(above, sigmoid_value2, sigmoid_value);
+      const bool equal2 = target == T(1.0);
+      const bool above2 = sum > T(0.0);
+      values_[i_] = lk::times(difference2, sum4);
+      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen3 - target * chosen4 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal2), lk::where(equal2, chosen3, chosen4), sigmoid_value * (sigmoid_value2 / sum)), sum4)), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(difference2 * gamma * (chosen4 - chosen3), lk::where(above2, softplus_value / sum, T(1.0)) + lk::times(chosen / lk::where(above2, sum, T(1.0)), magnitude)) - lk::times(difference2, input), factor_);
+    }
+  }
+}
+
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_b47dfb0cca05, 2, 3, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

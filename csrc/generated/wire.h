@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // A symbol of the library, by which Python knows that it was built from this file.
-#define LOSSKIT_WIRE losskit_wire_55b464fb7324
+#define LOSSKIT_WIRE losskit_wire_7112ee450781
 
 namespace losskit::wire {
 
@@ -65,6 +65,7 @@ constexpr bool log_probabilities(int64_t bits) { return (bits >> 1) & 1; }
 constexpr Statistic statistics(int64_t bits, int operand) {
   return static_cast<Statistic>((bits >> (2 + 3 * operand)) & 7);
 }
+constexpr bool changed(int64_t bits) { return (bits >> 26) & 1; }
 }  // namespace class_scores
 
 namespace margins {

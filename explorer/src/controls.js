@@ -42,27 +42,13 @@ function ends({ low, high, value, domain }) {
  */
 export function panel(card, chosen, open, on) {
   const rows = givenOf(card, chosen).map((g) => control(card, chosen, g, on));
-  const switches = card.switches.map((s) =>
-    h(
-      "label",
-      { class: "switch", title: s.label },
-      h("input", {
-        type: "checkbox",
-        checked: chosen.switches[s.name] ?? s.value,
-        onchange: (e) => {
-          if (e.target.checked === s.value) delete chosen.switches[s.name];
-          else chosen.switches[s.name] = e.target.checked;
-          on.rebuild(s.name);
-        },
-        "data-switch": s.name,
-      }),
-      ` ${s.name}`,
-    ),
-  );
+  const words = card.switches.filter((s) => s.words.length).map((s) => select(chosen, s, on));
+  const switches = card.switches.filter((s) => !s.words.length).map((s) => box(chosen, s, on));
   return h(
     "details",
     { class: "panel", open, "data-name": card.name },
     h("summary", {}, swatch(chosen.slot), card.title),
+    words,
     rows,
     switches.length > 0 && h("div", { class: "switches" }, switches),
     h(
@@ -79,6 +65,40 @@ export function panel(card, chosen, open, on) {
         "Remove",
       ),
     ),
+  );
+}
+
+function turn(chosen, { name, value }, to, on) {
+  if (to === value) delete chosen.switches[name];
+  else chosen.switches[name] = to;
+  on.rebuild(name);
+}
+
+/** What is on or off, or there or not. */
+const box = (chosen, s, on) =>
+  h(
+    "label",
+    { class: "switch", title: s.label },
+    h("input", {
+      type: "checkbox",
+      checked: chosen.switches[s.name] ?? s.value,
+      onchange: (e) => turn(chosen, s, e.target.checked, on),
+      "data-switch": s.name,
+    }),
+    ` ${s.name}`,
+  );
+
+/** One of several words. */
+function select(chosen, s, on) {
+  const id = `${chosen.slot}-${s.name}`;
+  const value = chosen.switches[s.name] ?? s.value;
+  const options = s.words.map((word) => h("option", { value: word, selected: word === value }, word));
+  const onchange = (e) => turn(chosen, s, e.target.value, on);
+  return h(
+    "div",
+    { class: "given" },
+    h("label", { for: id, title: s.label }, s.name),
+    h("select", { id, onchange, "data-switch": s.name }, options),
   );
 }
 

@@ -33,7 +33,10 @@ export const logaddexp = (a, b) => (a === b ? a + Math.LN2 : Math.max(a, b) + Ma
 export const stop = (x) => x;
 
 const horner = (x, coefficients) => coefficients.reduceRight((sum, c) => sum * x + c, 0);
-const EXPM1M = Array.from({ length: 19 }, (_, k) => 1 / Array.from({ length: k + 2 }, (_, i) => i + 1).reduce((a, b) => a * b));
+const EXPM1M = Array.from(
+  { length: 19 },
+  (_, k) => 1 / Array.from({ length: k + 2 }, (_, i) => i + 1).reduce((a, b) => a * b),
+);
 const MINUS_LOG1P = Array.from({ length: 18 }, (_, k) => 2 / (2 * k + 3));
 
 /** exp(x) - 1 - x, by the series near 0. */

@@ -1,7 +1,7 @@
 /**
  * What the page shows, as the part of its address behind the #: a link restores the view.
  *
- * #loss=poisson_nll_loss:target=2,-log_input,+full&loss=mse_loss&axis=logit&by=own&from=-3&to=3&x=1
+ * #loss=poisson_nll_loss:target=2,-log_input,+full&loss=dpo_loss:loss_type=hinge&axis=logit&by=own&from=-3&to=3&x=1
  * Only what differs from the defaults is written. What a link says and the page does not know is named, not guessed;
  * what the library would refuse is left out. `embed` shows a loss inside another page, `theme=dark` in its colours.
  */
@@ -19,13 +19,15 @@ export const empty = () => ({
   theme: null,
 });
 
-/** A loss of the catalogue with nothing changed: numbers that are given, and switches, by name. */
+/** A loss of the catalogue with nothing changed: numbers that are given, and switches and words, by name. */
 export const choose = (card) => ({ name: card.name, given: {}, switches: {} });
 
 export function write(state) {
   const parts = state.losses.map(({ name, given, switches }) => {
     const numbers = Object.entries(given).map(([key, x]) => `${key}=${x}`);
-    const flags = Object.entries(switches).map(([key, on]) => (on ? "+" : "-") + key);
+    const flags = Object.entries(switches).map(([key, on]) =>
+      typeof on === "string" ? `${key}=${on}` : (on ? "+" : "-") + key,
+    );
     const settings = [...numbers, ...flags].join(",");
     return `loss=${name}${settings && `:${settings}`}`;
   });
@@ -94,9 +96,11 @@ function readLoss(text, cards, state, problems) {
   const chosen = choose(card);
   for (const setting of settings.split(",").filter(Boolean)) {
     const [key, value] = setting.split("=");
-    if (value === undefined && /^[+-]/.test(key) && card.switches.some((s) => s.name === key.slice(1))) {
-      chosen.switches[key.slice(1)] = key[0] === "+";
-    } else if (value !== undefined && card.curve.given.some((g) => g.name === key)) {
+    const word = card.switches.find((s) => s.name === key && s.words.length);
+    const flag = card.switches.find((s) => s.name === key.slice(1) && !s.words.length);
+    if (value === undefined && /^[+-]/.test(key) && flag) chosen.switches[flag.name] = key[0] === "+";
+    else if (word?.words.includes(value)) chosen.switches[key] = value;
+    else if (value !== undefined && card.curve.given.some((g) => g.name === key)) {
       const x = number(value, `${key} of ${name}`, problems);
       if (x !== null) chosen.given[key] = x;
     } else problems.push(`The link sets “${setting}” of ${name}, which this page does not know.`);

@@ -182,7 +182,9 @@ try {
       const row = rows[30 + 2 * 9]; // inside the range, parameters by chance
       const settings = [
         ...Object.entries(row.given).map(([key, x]) => `${key}=${x}`),
-        ...Object.entries(switches).map(([key, on]) => (on ? "+" : "-") + key),
+        ...Object.entries(switches).map(([key, on]) =>
+          typeof on === "string" ? `${key}=${on}` : (on ? "+" : "-") + key,
+        ),
       ];
       await tab.evaluate((hash) => (location.hash = hash), `loss=${name}:${settings.join(",")}&x=${row.x}`);
       await settle(tab);

@@ -60,14 +60,14 @@ test("primitives equal Python's", (t) => {
 
 test("NaN in gives NaN out", () => {
   const own = [lk.erf, lk.erfc, lk.expm1m, lk.minus_log1p, lk.log1mexp, lk.stop, lk.lgamma, lk.digamma, lk.trigamma];
-  for (const f of [lk.softplus, lk.sigmoid, lk.log_sigmoid, ...own])
-    assert.ok(Number.isNaN(f(NaN)), f.name);
+  for (const f of [lk.softplus, lk.sigmoid, lk.log_sigmoid, ...own]) assert.ok(Number.isNaN(f(NaN)), f.name);
   for (const f of [lk.times, lk.xlogy, lk.logaddexp]) assert.ok(Number.isNaN(f(NaN, 0.5)) && Number.isNaN(f(0.5, NaN)));
 });
 
 test("derivatives by an axis are those of differences", () => {
   const step = 1e-4;
-  for (const card of cards) {
+  const stopped = (card) => String(variantOf(card, {}).bind).includes("lk.stop("); // constants for differentiation
+  for (const card of cards.filter((known) => !stopped(known))) {
     for (const axis of ["own", "probability", "logit"]) {
       const f = over(card, { name: card.name, given: {}, switches: {} }, axis, "axis");
       if (!f) {

@@ -5,7 +5,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { cards } from "../generated/catalogue.js";
 import { atCursor, ofCurves } from "../src/describe.js";
-import { limits, nameOf, over, settle, show } from "../src/formulas.js";
+import { givenOf, limits, nameOf, over, settle, show } from "../src/formulas.js";
 import { letter, places } from "../src/letters.js";
 import { presets } from "../src/presets.js";
 import { choose, empty, read, write } from "../src/state.js";
@@ -35,6 +35,7 @@ test("a link restores what it was made of", () => {
       { name: "huber_loss", given: { delta: 2.5, target: -1 }, switches: {} },
       { name: "poisson_nll_loss", given: { eps: 1e-8 }, switches: { log_input: false, full: true } },
       { name: "binary_cross_entropy_with_logits", given: { pos_weight: 3 }, switches: { pos_weight: true } },
+      { name: "dpo_loss", given: { beta: 0.5 }, switches: { loss_type: "hinge" } },
     ],
     axis: "logit",
     by: "own",
@@ -48,6 +49,31 @@ test("a link restores what it was made of", () => {
   assert.deepEqual(problems, []);
   assert.deepEqual(found, state);
   assert.deepEqual(read(`#${encodeURIComponent(write(state))}`, cards).state, state);
+});
+
+test("a word selects the formula, and what it does not use is not asked for", () => {
+  const dpo = card("dpo_loss");
+  assert.deepEqual(dpo.switches[0].words.slice(0, 3), ["sigmoid", "robust", "hinge"]);
+  const names = (word) => givenOf(dpo, { given: {}, switches: word ? { loss_type: word } : {} }).map((g) => g.name);
+  assert.ok(names("discopop").includes("tau"));
+  assert.ok(!names(null).includes("tau"));
+  const { state, problems } = read("#loss=dpo_loss:loss_type=apo_zero&loss=dpo_loss:loss_type=apo,+loss_type", cards);
+  assert.deepEqual(
+    state.losses.map(({ switches }) => switches),
+    [{ loss_type: "apo_zero" }, {}],
+  );
+  assert.deepEqual(problems, [
+    "The link sets “loss_type=apo” of dpo_loss, which this page does not know.",
+    "The link sets “+loss_type” of dpo_loss, which this page does not know.",
+  ]);
+  assert.match(nameOf(dpo, state.losses[0]), /loss_type=apo_zero\)$/);
+});
+
+test("an operand that may be missing is there when it is switched on", () => {
+  const grpo = card("grpo_loss");
+  const names = (switches) => givenOf(grpo, { given: {}, switches }).map((g) => g.name);
+  assert.ok(!names({}).includes("ref_log_prob") && !names({}).includes("beta"));
+  assert.ok(names({ ref_log_prob: true }).includes("ref_log_prob") && names({ ref_log_prob: true }).includes("beta"));
 });
 
 test("a link's unknown parts are named and the rest is kept", () => {

@@ -158,6 +158,7 @@ test("class scores give the losses that the cards have worked out, with the leng
       const { input, target, ...numbers } = given;
       const labels = Array.isArray(target) ? target.slice(0, target.indexOf(-1)) : [target];
       if (Array.isArray(target) && !target.includes(-1)) continue; // probabilities of the classes
+      if (Object.values(numbers).some(Array.isArray)) continue; // a number for each class, which the page does not ask
       const header = `${input.map((_, i) => `${name === "nll_loss" ? "log_prob" : "score"}${i}`).join()},label`;
       const found = read(`${header}\n${input.join()},${labels.join("|")}`, pair(name, { given: numbers }), {
         classes: input.length,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from losskit import functional, layers, losses
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.describe import explain, plot
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
@@ -52,6 +52,7 @@ __all__ = [
     "LossValueError",
     "MarginsLoss",
     "Operand",
+    "Peer",
     "PointwiseLoss",
     "SpaceWarning",
     "checks",

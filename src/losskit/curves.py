@@ -25,9 +25,10 @@ def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
     place = next((i for i, domain in enumerate(formulas[0].domains) if domain.back), 0)
     variable = formulas[0].operands[place]
     for formula in formulas:
-        names = [*formula.operands, *formula.numbers]
         x = formula.trace.variable(variable)
-        domains = dict(zip(names, [*formula.required, *(cls.params[n].domain for n in formula.numbers)], strict=True))
+        domains = dict(zip(formula.operands, formula.required, strict=True))
+        domains |= {name: cls.params[name].domain for name in formula.numbers if name not in formula.unused}
+        domains = {variable: domains[variable], **domains}  # the variable is the first argument
         variants.append(curve_variant(formula.switches, domains, formula.value, formula.gradients[place], x, cls))
     first = max(formulas, key=lambda formula: len(formula.operands))
     operand = cls.operands.get(variable, first.declared[variable])
@@ -35,9 +36,10 @@ def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
     low, high = limits_of(domain)
     if operand.kind == "distance":
         low = 0.0
-    kinds = {"in [0, 1]": "probability", "a log-probability (at most 0)": "log_probability"}
-    kind = operand.kind or kinds.get(domain.description, "prediction")
-    numbers = [of_param(p) for p in cls.params.values() if p.name in first.numbers]
+    kinds = {"in [0, 1]": "probability", "log-probability (at most 0)": "log_probability"}
+    told = (kind for description, kind in kinds.items() if domain.description.endswith(description))
+    kind = operand.kind or next(told, "prediction")
+    numbers = [of_param(p, cls) for p in cls.params.values() if p.name in first.numbers]
     return Curve(variable, operand.doc, kind, low, high, given_of(first, variable) + numbers, variants)
 
 
@@ -47,7 +49,7 @@ def of_trace(
     kind: str,
     limits: tuple[float, float],
     given: list[Given],
-    ways: Sequence[tuple[dict[str, bool], list[str], Callable[[Expr], dict[str, Any]]]],
+    ways: Sequence[tuple[dict[str, Any], list[str], Callable[[Expr], dict[str, Any]]]],
     label: str,
 ) -> Curve:
     """A curve from `value` traced anew over the natural variable; each way is switches, numbers, statistics."""
@@ -69,7 +71,7 @@ def of_trace(
         domains |= {name: cls.operands[name].domain for name in names if name in cls.operands}
         variants.append(curve_variant(switches, domains, root, derivative(root, x), x, cls))
     declared = [p for p in cls.params.values() if any(p.name in way[1] for way in ways)]
-    return Curve(variable, label, kind, *limits, given + [of_param(p) for p in declared], variants)
+    return Curve(variable, label, kind, *limits, given + [of_param(p, cls) for p in declared], variants)
 
 
 def as_they_are(formulas: Sequence[Formula]) -> list[Any]:
@@ -78,14 +80,16 @@ def as_they_are(formulas: Sequence[Formula]) -> list[Any]:
 
 
 def curve_variant(
-    switches: dict[str, bool], domains: dict[str, Domain], value: Expr, slope: Expr, x: Expr, cls: Any
+    switches: dict[str, Any], domains: dict[str, Domain], value: Expr, slope: Expr, x: Expr, cls: Any
 ) -> CurveVariant:
     """Value, slope and curvature as texts, with what each argument may be."""
     names = list(domains)
     whole = {name for name, p in cls.params.items() if p.kind == "int"}
     limits = {name: allowed(domain, name in whole) for name, domain in domains.items()}
     texts = [text_of(root, names) for root in (value, slope, derivative(slope, x))]
-    return CurveVariant(switches, names, limits, *({k: t[k] for k in ("python", "javascript")} for t in texts))
+    return CurveVariant(
+        cls._shown(switches), names, limits, *({k: t[k] for k in ("python", "javascript")} for t in texts)
+    )
 
 
 def allowed(domain: Domain, whole: bool = False) -> Limits:
@@ -107,17 +111,18 @@ def given_of(formula: Formula, variable: str = "", only: tuple[str, ...] = ()) -
             result.append(Given(name, operand.doc, 1.0, -1.0, 1.0, [-1.0, 1.0]))
             continue
         low, high = limits_of(operand.domain)
-        value = 0.0 if operand.domain.everything else 1.0 if operand.domain.includes(1.0) else operand.domain.typical
+        value = 0.0 if operand.domain is real else 1.0 if operand.domain.includes(1.0) else operand.domain.typical
         result.append(Given(name, operand.doc, value, low, high))
     return result
 
 
-def of_param(p: Param) -> Given:
+def of_param(p: Param, cls: Any) -> Given:
     """A parameter as what is given along a curve."""
     low, high = limits_of(p.domain)
+    default = cls._ordinary(p.name)
     if p.name == "p":
         low, high = 1.0, 2.0
-    return Given(p.name, p.doc, float(p.default), min(low, p.default), high, [1.0, 2.0] if p.name == "p" else [])
+    return Given(p.name, p.doc, default, min(low, default), high, [1.0, 2.0] if p.name == "p" else [])
 
 
 def limits_of(domain: Domain) -> tuple[float, float]:

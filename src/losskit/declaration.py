@@ -1,4 +1,4 @@
-"""What a declaration consists of, besides its formula: parameters, operands, worked cases, deviations from torch."""
+"""What a declaration consists of, besides its formula: parameters, operands, cases, deviations from torch, peers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from losskit.domains import Domain, real
+from losskit.errors import DeclarationError
 
 REQUIRED: Any = inspect.Parameter.empty  # in place of the default of a parameter that has none
 POSITION = "position"  # the argument of a formula that is the place of an element in its row, from 0 on
@@ -153,6 +154,34 @@ class Deviation:
     losskit: float
     of: str = "value"
     dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The same loss in another library: the call there, the call here, and whether both give the same.
+
+    library: its name on PyPI.
+    there: the call of that library, as its user writes it, with the operands and parameters of this loss as names.
+    here: the call of losskit.functional that does the same; by default the operands and nothing else.
+    agrees: the largest relative difference allowed of values and gradients. What computes in float32 has 1e-6.
+    differs: the relative difference of the values where they do differ, to one digit; `why` has the reason.
+    gradient_differs: the same of the gradients.
+    why: what a user has to know: a factor, another default, another name.
+    given: operands that must be something special; lists and numbers stand for tensors, others are drawn.
+    """
+
+    library: str
+    there: str
+    here: str = ""
+    agrees: float = 1e-12
+    differs: float = 0.0
+    gradient_differs: float = 0.0
+    why: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.differs or self.gradient_differs) and not self.why:
+            raise DeclarationError(f"a peer that differs needs a `why`: {self.there}")
 
 
 # What the built-in losses are for; the first three have continuous outputs, the others discrete ones.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from losskit.declaration import REQUIRED
 from losskit.forms import argument_doc, operand_doc
 from losskit.loss import Loss, registered
 from losskit.registry import get
@@ -23,6 +24,8 @@ from losskit_guide.render import ShownCard
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from losskit.declaration import Peer
 
 Declaration = Any  # a class of a family, or one written by hand with the same attributes
 
@@ -42,7 +45,10 @@ def explain(loss: str | Loss | type[Loss]) -> Card:
     if isinstance(loss, type):
         return card(loss)
     changed = {name: getattr(loss, name) for name in type(loss).params}
-    return card(type(loss), {name: x for name, x in changed.items() if not isinstance(x, Tensor) and x is not None})
+    return card(type(loss), {
+        name: x for name, x in changed.items()
+        if not isinstance(x, Tensor) and (x is not None or type(loss).params[name].default is not None)
+    })  # fmt: skip
 
 
 def plot(
@@ -109,11 +115,18 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
              "dtype": d.dtype}
             for d in cls.deviations
         ],
+        peers=[asdict(peer) | {"here": call_here(cls, peer)} for peer in cls.peers],
         reference=cls.reference,
         curve=cls._curve(),
         rows=cls._rows(),
         values=values or {},
+        usual=cls._shown(),
     )  # fmt: skip
+
+
+def call_here(cls: type[Loss], peer: Peer) -> str:
+    """The call of losskit that a peer is compared with."""
+    return peer.here or f"{cls.name}({', '.join(cls._call_operands())})"
 
 
 def parameter(cls: type[Loss], name: str) -> dict[str, Any]:
@@ -121,5 +134,11 @@ def parameter(cls: type[Loss], name: str) -> dict[str, Any]:
     declared = cls.params.get(name)
     kind = declared.kind if declared else "choice" if name == "reduction" else "tensor"
     limits = declared.domain.description if declared and kind in ("float", "int") else ""
-    default = None if declared and declared.required else cls._default(name)
-    return {"name": name, "kind": kind, "default": default, "range": limits, "doc": argument_doc(cls, name)}
+    limits = ", ".join(map(repr, declared.choices)) if declared and declared.choices else limits
+    tensor, none = (declared.tensor, declared.none) if declared else (False, False)
+    default = cls._default(name)
+    required = default is REQUIRED
+    return {
+        "name": name, "kind": kind, "required": required, "default": None if required else default, "range": limits,
+        "tensor": tensor, "none": none, "doc": argument_doc(cls, name),
+    }  # fmt: skip

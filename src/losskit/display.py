@@ -124,7 +124,8 @@ class Writer:
         formula, generator = self.formula, torch.Generator().manual_seed(0)
         numbers = [self.cls.params[name] for name in formula.numbers]
         columns = [_column(domain, generator) for domain in formula.domains]
-        for setting in itertools.islice(itertools.product(*(_settings(p.default, p.domain) for p in numbers)), 16):
+        settings = (_settings(self.cls._ordinary(p.name), p.domain) for p in numbers)
+        for setting in itertools.islice(itertools.product(*settings), 16):
             for operands in zip(*columns, strict=True):
                 yield *operands, *setting
                 others, domain = operands[1:], formula.domains[0]
@@ -250,7 +251,7 @@ def variant_of(cls: Any, formula: Formula, written: Mathematics) -> Variant:
     arguments = [*formula.operands, *formula.numbers]
     gradients = dict(zip(formula.operands, formula.gradients, strict=True))
     return Variant(
-        switches=formula.switches,
+        switches=cls._shown(formula.switches),
         equations=written.equations,
         arguments=arguments,
         value=text_of(formula.value, arguments),
@@ -264,6 +265,6 @@ def variant_of(cls: Any, formula: Formula, written: Mathematics) -> Variant:
 
 def written_of(cls: Any) -> tuple[list[Variant], list[dict[str, str]]]:
     """The formulas of a declaration under each setting of its switches, and what their letters stand for."""
-    pairs = [(formula, cls._mathematics(Writer(cls, formula))) for formula in cls._formulas.all()]
+    pairs = [(formula, cls._mathematics(Writer(cls, formula))) for formula in cls._formulas.shown()]
     symbols = {entry["name"]: entry for _, written in pairs for entry in written.symbols}
     return [variant_of(cls, formula, written) for formula, written in pairs], list(symbols.values())

@@ -158,6 +158,7 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     # -- settings and the registry ------------------------------------------------------------------------
     "setting": (LossValueError, "{setting}: mode must be one of {expected}, got {got}."),
     "unknown_loss": (UnknownLossError, "no loss is called {got}.{hint}"),
+    "several_losses": (UnknownLossError, "no loss is called {got}; it may mean {choices}."),
     "config": (LossTypeError, "create: config must be a dict with a 'name', got {got}."),
 }  # fmt: skip
 

@@ -40,6 +40,7 @@ from losskit.losses import (
     CrossEntropyLoss,
     CTCLoss,
     DistanceBoxIoULoss,
+    DPOLoss,
     EpsilonInsensitiveLoss,
     ExpectileLoss,
     GammaDevianceLoss,
@@ -50,6 +51,7 @@ from losskit.losses import (
     GeneralizedBoxIoULoss,
     GeneralizedCrossEntropyLoss,
     GeneralRobustLoss,
+    GRPOLoss,
     HingeEmbeddingLoss,
     HingeLoss,
     HuberLoss,
@@ -187,8 +189,8 @@ def arcface_loss(
 def asymmetric_loss(
     input: Tensor,
     target: Tensor,
-    gamma_neg: float = 4.0,
-    gamma_pos: float = 1.0,
+    gamma_neg: float | Tensor = 4.0,
+    gamma_pos: float | Tensor = 1.0,
     clip: float = 0.05,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
@@ -236,10 +238,10 @@ def asymmetric_loss(
 
     Source: Ridnik, T. et al. (2021). Asymmetric loss for multi-label classification. ICCV. arXiv:2009.14119.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, gamma_neg, gamma_pos):
         return handle_torch_function(
             asymmetric_loss,
-            (input, target),
+            (input, target, gamma_neg, gamma_pos),
             input,
             target,
             gamma_neg=gamma_neg,
@@ -254,8 +256,14 @@ def asymmetric_loss(
     if unknown:
         raise misspelt(AsymmetricLoss, unknown)
     try:
-        plan = plan_of(AsymmetricLoss, reduction, gamma_neg, gamma_pos, clip)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(
+            AsymmetricLoss,
+            reduction,
+            OPEN if isinstance(gamma_neg, Tensor) else gamma_neg,
+            OPEN if isinstance(gamma_pos, Tensor) else gamma_pos,
+            clip,
+        )
+        return run(plan, (input, target, *tensors(gamma_neg, gamma_pos)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -570,7 +578,7 @@ def bradley_terry_loss(
 def cauchy_loss(
     input: Tensor,
     target: Tensor,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -612,10 +620,10 @@ def cauchy_loss(
 
     Source: Black, M. J. and Anandan, P. (1996). The robust estimation of multiple motions. Comput. Vis. Image Underst. 63, 75-104.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             cauchy_loss,
-            (input, target),
+            (input, target, scale),
             input,
             target,
             scale=scale,
@@ -628,8 +636,8 @@ def cauchy_loss(
     if unknown:
         raise misspelt(CauchyLoss, unknown)
     try:
-        plan = plan_of(CauchyLoss, reduction, scale)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(CauchyLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
+        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1077,7 +1085,7 @@ def cpo_loss(
     chosen: Tensor,
     rejected: Tensor,
     nll: Tensor,
-    beta: float = 0.1,
+    beta: float | Tensor = 0.1,
     alpha: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
@@ -1124,10 +1132,10 @@ def cpo_loss(
 
     Source: Xu, H. et al. (2024). Contrastive preference optimization: pushing the boundaries of LLM performance in machine translation. ICML. arXiv:2401.08417.
     """
-    if has_torch_function_variadic(chosen, rejected, nll):
+    if has_torch_function_variadic(chosen, rejected, nll, beta):
         return handle_torch_function(
             cpo_loss,
-            (chosen, rejected, nll),
+            (chosen, rejected, nll, beta),
             chosen,
             rejected,
             nll,
@@ -1142,8 +1150,8 @@ def cpo_loss(
     if unknown:
         raise misspelt(CPOLoss, unknown)
     try:
-        plan = plan_of(CPOLoss, reduction, beta, alpha)
-        return run(plan, (chosen, rejected, nll), None, sample_weight, mask, normalizer)
+        plan = plan_of(CPOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta, alpha)
+        return run(plan, (chosen, rejected, nll, *tensors(beta)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1384,6 +1392,110 @@ def distance_box_iou_loss(
 
 
 @strict
+def dpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor | float,
+    ref_rejected: Tensor | float,
+    beta: float = 0.1,
+    loss_type: Literal[
+        "sigmoid",
+        "robust",
+        "hinge",
+        "exo_pair",
+        "discopop",
+        "nca_pair",
+        "bco_pair",
+        "sppo_hard",
+        "apo_zero",
+        "apo_down",
+    ] = "sigmoid",
+    label_smoothing: float = 0.0,
+    tau: float = 0.05,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Direct preference optimisation: the chosen answer shall gain more on the reference than the rejected one.
+
+    Choose it to train a language model on pairs of answers, after a stage of fine-tuning.
+    Prefer IPOLoss where each pair was judged once and the gap must not grow without end, KTOLoss for answers without a
+    counterpart, SimPOLoss or ORPOLoss without a reference model.
+
+    It takes sums over the tokens of an answer. The references come from the reference model, without gradients; 0.0 for
+    both is a loss without a reference.
+
+    Let u and v be what the chosen and the rejected answer gained on the reference, and h = beta (u - v). Of h are
+    'sigmoid', with `label_smoothing` cDPO; 'robust', without the bias of wrong choices; 'hinge', SLiC; 'exo_pair', EXO,
+    which takes 0.001 for a `label_smoothing` of 0; and 'discopop'. Of u and v are 'nca_pair', 'bco_pair' (without BCO's
+    running shift), 'sppo_hard', 'apo_zero' and 'apo_down'. TRL's 'sigmoid' ignores its `label_smoothing`.
+
+    Args:
+        chosen: Log-probabilities of the chosen answers, sums over their tokens.
+        rejected: Those of the rejected answers. Of the shape of chosen.
+        ref_chosen: Those of the chosen answers, by the reference model. Of the shape of chosen, or with dimensions
+            of size 1.
+        ref_rejected: Those of the rejected answers, by the reference model. Of the shape of chosen, or with
+            dimensions of size 1.
+        beta: How closely the reference is kept. Positive.
+        loss_type: Which loss of the two gains.
+        label_smoothing: Share of wrong choices, for 'sigmoid', 'robust' and 'exo_pair'. In [0, 1/2).
+        tau: Temperature of the blend, for 'discopop'. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -(1.0 - label_smoothing) * log(sigmoid(beta * (chosen - ref_chosen - (rejected - ref_rejected)))) - label_smoothing * log(sigmoid(-(beta * (chosen - ref_chosen - (rejected - ref_rejected)))))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of chosen. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import dpo_loss
+        >>> dpo_loss(torch.tensor([-12.0]), torch.tensor([-15.0]), torch.tensor([-13.0]), torch.tensor([-14.0]))
+        tensor(0.5981)
+
+    Source: Rafailov, R. et al. (2023). Direct preference optimization: your language model is secretly a reward model. NeurIPS. arXiv:2305.18290. The types: robust 2403.00409, hinge 2305.10425, exo_pair 2402.00856, discopop 2406.08414, nca_pair 2402.05369, bco_pair 2404.04656, sppo_hard 2405.00675, apo_zero and apo_down 2408.06266.
+    """
+    if has_torch_function_variadic(chosen, rejected, ref_chosen, ref_rejected):
+        return handle_torch_function(
+            dpo_loss,
+            (chosen, rejected, ref_chosen, ref_rejected),
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            beta=beta,
+            loss_type=loss_type,
+            label_smoothing=label_smoothing,
+            tau=tau,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(DPOLoss, unknown)
+    try:
+        plan = plan_of(DPOLoss, reduction, beta, loss_type, label_smoothing, tau)
+        return run(plan, (chosen, rejected, ref_chosen, ref_rejected), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def epsilon_insensitive_loss(
     input: Tensor,
     target: Tensor,
@@ -1454,7 +1566,7 @@ def epsilon_insensitive_loss(
 def expectile_loss(
     input: Tensor,
     target: Tensor,
-    expectile: float = 0.5,
+    expectile: float | Tensor = 0.5,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -1496,10 +1608,10 @@ def expectile_loss(
 
     Source: Newey, W. K. and Powell, J. L. (1987). Asymmetric least squares estimation and testing. Econometrica 55, 819-847.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, expectile):
         return handle_torch_function(
             expectile_loss,
-            (input, target),
+            (input, target, expectile),
             input,
             target,
             expectile=expectile,
@@ -1512,8 +1624,8 @@ def expectile_loss(
     if unknown:
         raise misspelt(ExpectileLoss, unknown)
     try:
-        plan = plan_of(ExpectileLoss, reduction, expectile)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(ExpectileLoss, reduction, OPEN if isinstance(expectile, Tensor) else expectile)
+        return run(plan, (input, target, *tensors(expectile)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1815,7 +1927,7 @@ def gaussian_nll_loss(
 def geman_mcclure_loss(
     input: Tensor,
     target: Tensor,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -1857,10 +1969,10 @@ def geman_mcclure_loss(
 
     Source: Geman, S. and McClure, D. E. (1985). Bayesian image analysis: an application to single photon emission tomography. Proc. ASA, Statistical Computing Section, 12-18.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             geman_mcclure_loss,
-            (input, target),
+            (input, target, scale),
             input,
             target,
             scale=scale,
@@ -1873,8 +1985,8 @@ def geman_mcclure_loss(
     if unknown:
         raise misspelt(GemanMcClureLoss, unknown)
     try:
-        plan = plan_of(GemanMcClureLoss, reduction, scale)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(GemanMcClureLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
+        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1883,8 +1995,8 @@ def geman_mcclure_loss(
 def general_robust_loss(
     input: Tensor,
     target: Tensor,
-    alpha: float = 1.0,
-    scale: float = 1.0,
+    alpha: float | Tensor = 1.0,
+    scale: float | Tensor = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -1927,10 +2039,10 @@ def general_robust_loss(
 
     Source: Barron, J. T. (2019). A general and adaptive robust loss function. CVPR. arXiv:1701.03077.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, alpha, scale):
         return handle_torch_function(
             general_robust_loss,
-            (input, target),
+            (input, target, alpha, scale),
             input,
             target,
             alpha=alpha,
@@ -1944,8 +2056,13 @@ def general_robust_loss(
     if unknown:
         raise misspelt(GeneralRobustLoss, unknown)
     try:
-        plan = plan_of(GeneralRobustLoss, reduction, alpha, scale)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(
+            GeneralRobustLoss,
+            reduction,
+            OPEN if isinstance(alpha, Tensor) else alpha,
+            OPEN if isinstance(scale, Tensor) else scale,
+        )
+        return run(plan, (input, target, *tensors(alpha, scale)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2100,6 +2217,104 @@ def generalized_cross_entropy(
     try:
         plan = plan_of(GeneralizedCrossEntropyLoss, reduction, ignore_index, label_smoothing, q)
         return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def grpo_loss(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantage: Tensor | float,
+    ref_log_prob: Tensor | None = None,
+    epsilon_low: float = 0.2,
+    epsilon_high: float = 0.2,
+    beta: float = 0.0,
+    loss_type: Literal["clip", "cispo"] = "clip",
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Group-relative policy optimisation: what has more advantage than its group becomes likelier, within limits.
+
+    Choose it to train a language model with rewards, on answers that an earlier state of it gave.
+    Prefer DPOLoss for pairs of answers without rewards, KTOLoss for thumbs up or down.
+
+    It is the loss of a token. `mask` tells the tokens of the answers from padding, and what "mean" divides by is the
+    method: alone it is DAPO and BNPO, with `sample_weight` one over the answer's length GRPO, with `normalizer` answers
+    times the largest length Dr. GRPO. GSPO is this loss of means over the tokens of each answer.
+
+    The ratio is of the probabilities now and when the answer was given, held above 1 - `epsilon_low` where the
+    advantage is negative, and below 1 + `epsilon_high` elsewhere. Type 'cispo' takes the ratio, held below
+    1 + `epsilon_high`, as a constant weight of the log-probability. TRL's 'cispo' wants the limit itself in place of
+    `epsilon_high`.
+
+    With `beta` and the reference's log-probabilities it adds their k3 estimate of the divergence.
+
+    Args:
+        log_prob: Log-probabilities of the tokens. Must be a log-probability (at most 0).
+        old_log_prob: Those when the answers were given. Of the shape of log_prob. Must be a log-probability (at
+            most 0).
+        advantage: Advantages of the answers, or of their tokens. Of the shape of log_prob, or with dimensions of
+            size 1. One for each row, or a number, will do.
+        ref_log_prob: Log-probabilities by the reference model. Of the shape of log_prob. Must be a log-probability
+            (at most 0).
+        epsilon_low: How far below 1 the ratio counts, for 'clip'. In [0, 1].
+        epsilon_high: How far above 1 the ratio counts. Non-negative.
+        beta: Weight of the divergence from the reference. Non-negative.
+        loss_type: What a ratio beyond the limits does.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -minimum(exp(log_prob - old_log_prob) * advantage, clamp(exp(log_prob - old_log_prob), 1.0 - epsilon_low, 1.0 + epsilon_high) * advantage)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of log_prob. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import grpo_loss
+        >>> grpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]), torch.tensor([1.0]))
+        tensor(-1.)
+
+    Source: Shao, Z. et al. (2024). DeepSeekMath: pushing the limits of mathematical reasoning in open language models. arXiv:2402.03300. Dr. GRPO: 2503.20783. DAPO: 2503.14476. GSPO: 2507.18071. CISPO: 2506.13585. The clipped ratio: Schulman, J. et al. (2017), arXiv:1707.06347.
+    """
+    if has_torch_function_variadic(log_prob, old_log_prob, advantage, ref_log_prob):
+        return handle_torch_function(
+            grpo_loss,
+            (log_prob, old_log_prob, advantage, ref_log_prob),
+            log_prob,
+            old_log_prob,
+            advantage,
+            ref_log_prob,
+            epsilon_low=epsilon_low,
+            epsilon_high=epsilon_high,
+            beta=beta,
+            loss_type=loss_type,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GRPOLoss, unknown)
+    try:
+        plan = plan_of(GRPOLoss, reduction, epsilon_low, epsilon_high, beta, loss_type, ref_log_prob is not None)
+        return run(
+            plan, (log_prob, old_log_prob, advantage, *present(ref_log_prob)), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2319,7 +2534,7 @@ def ipo_loss(
     rejected: Tensor,
     ref_chosen: Tensor,
     ref_rejected: Tensor,
-    beta: float = 0.1,
+    beta: float | Tensor = 0.1,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -2366,10 +2581,10 @@ def ipo_loss(
 
     Source: Azar, M. G. et al. (2024). A general theoretical paradigm to understand learning from human preferences. AISTATS. arXiv:2310.12036.
     """
-    if has_torch_function_variadic(chosen, rejected, ref_chosen, ref_rejected):
+    if has_torch_function_variadic(chosen, rejected, ref_chosen, ref_rejected, beta):
         return handle_torch_function(
             ipo_loss,
-            (chosen, rejected, ref_chosen, ref_rejected),
+            (chosen, rejected, ref_chosen, ref_rejected, beta),
             chosen,
             rejected,
             ref_chosen,
@@ -2384,8 +2599,10 @@ def ipo_loss(
     if unknown:
         raise misspelt(IPOLoss, unknown)
     try:
-        plan = plan_of(IPOLoss, reduction, beta)
-        return run(plan, (chosen, rejected, ref_chosen, ref_rejected), None, sample_weight, mask, normalizer)
+        plan = plan_of(IPOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta)
+        return run(
+            plan, (chosen, rejected, ref_chosen, ref_rejected, *tensors(beta)), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2475,7 +2692,7 @@ def kto_loss(
     ref_log_prob: Tensor,
     target: Tensor,
     kl: Tensor | float,
-    beta: float = 0.1,
+    beta: float | Tensor = 0.1,
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
@@ -2528,10 +2745,10 @@ def kto_loss(
 
     Source: Ethayarajh, K. et al. (2024). KTO: model alignment as prospect theoretic optimization. ICML. arXiv:2402.01306.
     """
-    if has_torch_function_variadic(log_prob, ref_log_prob, target, kl):
+    if has_torch_function_variadic(log_prob, ref_log_prob, target, kl, beta):
         return handle_torch_function(
             kto_loss,
-            (log_prob, ref_log_prob, target, kl),
+            (log_prob, ref_log_prob, target, kl, beta),
             log_prob,
             ref_log_prob,
             target,
@@ -2548,8 +2765,10 @@ def kto_loss(
     if unknown:
         raise misspelt(KTOLoss, unknown)
     try:
-        plan = plan_of(KTOLoss, reduction, beta, desirable_weight, undesirable_weight)
-        return run(plan, (log_prob, ref_log_prob, target, kl), None, sample_weight, mask, normalizer)
+        plan = plan_of(
+            KTOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta, desirable_weight, undesirable_weight
+        )
+        return run(plan, (log_prob, ref_log_prob, target, kl, *tensors(beta)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3912,7 +4131,7 @@ def orpo_loss(
 def pinball_loss(
     input: Tensor,
     target: Tensor,
-    quantile: float = 0.5,
+    quantile: float | Tensor = 0.5,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -3954,10 +4173,10 @@ def pinball_loss(
 
     Source: Koenker, R. and Bassett, G. (1978). Regression quantiles. Econometrica 46, 33-50.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, quantile):
         return handle_torch_function(
             pinball_loss,
-            (input, target),
+            (input, target, quantile),
             input,
             target,
             quantile=quantile,
@@ -3970,8 +4189,8 @@ def pinball_loss(
     if unknown:
         raise misspelt(PinballLoss, unknown)
     try:
-        plan = plan_of(PinballLoss, reduction, quantile)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(PinballLoss, reduction, OPEN if isinstance(quantile, Tensor) else quantile)
+        return run(plan, (input, target, *tensors(quantile)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4149,7 +4368,7 @@ def poly_cross_entropy(
 def pseudo_huber_loss(
     input: Tensor,
     target: Tensor,
-    delta: float = 1.0,
+    delta: float | Tensor = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -4191,10 +4410,10 @@ def pseudo_huber_loss(
 
     Source: Hartley, R. and Zisserman, A. (2003). Multiple View Geometry in Computer Vision, appendix 6.8. Cambridge.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, delta):
         return handle_torch_function(
             pseudo_huber_loss,
-            (input, target),
+            (input, target, delta),
             input,
             target,
             delta=delta,
@@ -4207,8 +4426,8 @@ def pseudo_huber_loss(
     if unknown:
         raise misspelt(PseudoHuberLoss, unknown)
     try:
-        plan = plan_of(PseudoHuberLoss, reduction, delta)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(PseudoHuberLoss, reduction, OPEN if isinstance(delta, Tensor) else delta)
+        return run(plan, (input, target, *tensors(delta)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4217,8 +4436,8 @@ def pseudo_huber_loss(
 def sigmoid_focal_loss(
     input: Tensor,
     target: Tensor,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
+    alpha: float | Tensor | None = 0.25,
+    gamma: float | Tensor = 2.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -4232,14 +4451,13 @@ def sigmoid_focal_loss(
     Prefer BCEWithLogitsLoss for balanced labels, AsymmetricLoss for a focus of its own on negatives, SoftmaxFocalLoss
     for classes that exclude each other.
 
-    With gamma = 0 and alpha = -1 it is BCEWithLogitsLoss. A mean over positive labels, as detectors take it, is
+    With gamma = 0 and alpha = None it is BCEWithLogitsLoss. A mean over positive labels, as detectors take it, is
     `normalizer=` their number.
 
     Args:
         input: Predicted scores (logits), any real numbers.
         target: Labels 0 and 1, or probabilities. Of the shape of input. Must be in [0, 1].
-        alpha: Weight of positive labels, 1 - alpha that of negative ones; -1: no weights. In [0, 1], or -1 for
-            none.
+        alpha: Weight of positive labels, 1 - alpha that of negative ones; None: no weights. In [0, 1].
         gamma: How much less an easy element counts; 0: not at all. Non-negative.
         reduction: One of 'none', 'mean', 'sum'.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
@@ -4247,7 +4465,7 @@ def sigmoid_focal_loss(
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
     Formula:
-        where(alpha < 0.0, 1.0, alpha * target + (1.0 - alpha) * (1.0 - target)) * power(1.0 - (sigmoid(input) * target + (1.0 - sigmoid(input)) * (1.0 - target)), gamma) * -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
+        (alpha * target + (1.0 - alpha) * (1.0 - target)) * power(1.0 - (sigmoid(input) * target + (1.0 - sigmoid(input)) * (1.0 - target)), gamma) * -(target * log(sigmoid(input)) + (1.0 - target) * log(1.0 - sigmoid(input)))
 
     Returns:
         A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
@@ -4265,10 +4483,10 @@ def sigmoid_focal_loss(
 
     Source: Lin, T.-Y. et al. (2017). Focal loss for dense object detection. ICCV. arXiv:1708.02002.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, alpha, gamma):
         return handle_torch_function(
             sigmoid_focal_loss,
-            (input, target),
+            (input, target, alpha, gamma),
             input,
             target,
             alpha=alpha,
@@ -4282,8 +4500,13 @@ def sigmoid_focal_loss(
     if unknown:
         raise misspelt(SigmoidFocalLoss, unknown)
     try:
-        plan = plan_of(SigmoidFocalLoss, reduction, alpha, gamma)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(
+            SigmoidFocalLoss,
+            reduction,
+            OPEN if isinstance(alpha, Tensor) else alpha,
+            OPEN if isinstance(gamma, Tensor) else gamma,
+        )
+        return run(plan, (input, target, *tensors(alpha, gamma)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4292,8 +4515,8 @@ def sigmoid_focal_loss(
 def simpo_loss(
     chosen: Tensor,
     rejected: Tensor,
-    beta: float = 2.0,
-    gamma: float = 0.5,
+    beta: float | Tensor = 2.0,
+    gamma: float | Tensor = 0.5,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -4338,10 +4561,10 @@ def simpo_loss(
 
     Source: Meng, Y. et al. (2024). SimPO: simple preference optimization with a reference-free reward. NeurIPS. arXiv:2405.14734.
     """
-    if has_torch_function_variadic(chosen, rejected):
+    if has_torch_function_variadic(chosen, rejected, beta, gamma):
         return handle_torch_function(
             simpo_loss,
-            (chosen, rejected),
+            (chosen, rejected, beta, gamma),
             chosen,
             rejected,
             beta=beta,
@@ -4355,8 +4578,13 @@ def simpo_loss(
     if unknown:
         raise misspelt(SimPOLoss, unknown)
     try:
-        plan = plan_of(SimPOLoss, reduction, beta, gamma)
-        return run(plan, (chosen, rejected), None, sample_weight, mask, normalizer)
+        plan = plan_of(
+            SimPOLoss,
+            reduction,
+            OPEN if isinstance(beta, Tensor) else beta,
+            OPEN if isinstance(gamma, Tensor) else gamma,
+        )
+        return run(plan, (chosen, rejected, *tensors(beta, gamma)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5130,7 +5358,7 @@ def triplet_margin_loss(
 def tukey_biweight_loss(
     input: Tensor,
     target: Tensor,
-    c: float = 4.685,
+    c: float | Tensor = 4.685,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -5173,10 +5401,10 @@ def tukey_biweight_loss(
 
     Source: Beaton, A. E. and Tukey, J. W. (1974). The fitting of power series, meaning polynomials, illustrated on band-spectroscopic data. Technometrics 16, 147-185.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, c):
         return handle_torch_function(
             tukey_biweight_loss,
-            (input, target),
+            (input, target, c),
             input,
             target,
             c=c,
@@ -5189,8 +5417,8 @@ def tukey_biweight_loss(
     if unknown:
         raise misspelt(TukeyBiweightLoss, unknown)
     try:
-        plan = plan_of(TukeyBiweightLoss, reduction, c)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(TukeyBiweightLoss, reduction, OPEN if isinstance(c, Tensor) else c)
+        return run(plan, (input, target, *tensors(c)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5274,7 +5502,7 @@ def tweedie_deviance_loss(
 def welsch_loss(
     input: Tensor,
     target: Tensor,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     *,
     sample_weight: Tensor | None = None,
@@ -5316,10 +5544,10 @@ def welsch_loss(
 
     Source: Dennis, J. E. and Welsch, R. E. (1978). Techniques for nonlinear least squares and robust regression. Commun. Stat. Simul. Comput. 7, 345-359.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             welsch_loss,
-            (input, target),
+            (input, target, scale),
             input,
             target,
             scale=scale,
@@ -5332,8 +5560,8 @@ def welsch_loss(
     if unknown:
         raise misspelt(WelschLoss, unknown)
     try:
-        plan = plan_of(WelschLoss, reduction, scale)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        plan = plan_of(WelschLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
+        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5353,6 +5581,8 @@ def z_loss(
 
     Choose it beside CrossEntropyLoss when a large model is trained in half precision, or for the router of a mixture of
     experts: add the two losses, with the same mask.
+    Prefer CrossEntropyLoss alone where scores do not drift, losskit.soft_cap for a bound on scores instead of a pull.
+
     It is no loss by itself: it has no target.
 
     Args:
@@ -5502,9 +5732,11 @@ for _loss in (
     CosFaceLoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
+    DPOLoss,
     DistanceBoxIoULoss,
     EpsilonInsensitiveLoss,
     ExpectileLoss,
+    GRPOLoss,
     GammaDevianceLoss,
     GammaNLLLoss,
     GaussianCRPSLoss,

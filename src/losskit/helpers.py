@@ -18,7 +18,7 @@ from losskit.families.base import Formulas
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, exp, tanh, where
 from losskit.kernels.dispatch import run
-from losskit.loss import validate
+from losskit.parameters import validate
 from losskit.plans import Plans, plan_of
 from losskit.policy import state
 

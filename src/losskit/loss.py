@@ -18,24 +18,22 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral, Real
 from types import FrameType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform  # typing's since Python 3.11; torch needs the package anyway
 
-from losskit.declaration import Case, Deviation, Param, param
+from losskit.declaration import Case, Deviation, Param, Peer, param
 from losskit.errors import DeclarationError, error
 from losskit.facts import Facts
+from losskit.parameters import kind_of, number_hint, python_type, text_of, told, validate
 from losskit.reduction import REDUCTIONS, check_reduction, short
 
 registered: dict[str, type[Loss]] = {}  # every loss by its function name; see losskit.registry
 
 _CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_KINDS = {"float": "float", "int": "int", "bool": "bool", "str": "choice", "Tensor": "tensor"}
-_PYTHON_TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "tensor": Tensor}
 
 
 @dataclass_transform(field_specifiers=(param,))
@@ -50,6 +48,7 @@ class Loss(nn.Module):
     facts: ClassVar[Facts]
     cases: ClassVar[tuple[Case, ...] | list[Case]] = ()
     deviations: ClassVar[tuple[Deviation, ...] | list[Deviation]] = ()
+    peers: ClassVar[tuple[Peer, ...] | list[Peer]] = ()
     reference: ClassVar[str] = ""
     textbook: ClassVar[Callable[..., Any] | None] = None  # `value` as books have it, where accuracy asks for more
     aliases: ClassVar[str] = ""  # other names that people know it by, for `losskit.get` and the command
@@ -103,7 +102,7 @@ class Loss(nn.Module):
         constructor = inspect.signature(cls.__init__)
         cls.__signature__ = constructor.replace(parameters=list(constructor.parameters.values())[1:])
         # As objects: a string would have to be evaluated where it was written.
-        cls.__annotations__ = {name: _python_type(p) for name, p in cls.params.items()} | {"reduction": str}
+        cls.__annotations__ = {name: python_type(p) for name, p in cls.params.items()} | {"reduction": str}
         registered[cls.name] = cls
 
     @classmethod
@@ -120,6 +119,25 @@ class Loss(nn.Module):
     def _default(cls, name: str) -> Any:
         """The default of an argument, a declared one or one of torch's."""
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
+
+    @classmethod
+    def _needed(cls) -> dict[str, Any]:
+        """The parameters without a default, as the first case has them: what examples are made with."""
+        case: Mapping[str, Any] = cls.cases[0].arguments if cls.cases else {}
+        found = {}
+        for name, p in cls.params.items():
+            if p.required:
+                value = case.get(name, p.choices[0] if p.choices else p.domain.typical)
+                found[name] = torch.tensor(value) if p.kind == "tensor" else value
+        return found
+
+    @classmethod
+    def _ordinary(cls, name: str) -> float:
+        """The number that a parameter usually is: its default, or where there is none what examples take."""
+        p = cls.params[name]
+        if p.required:
+            return float(cls._needed()[name])
+        return float(p.domain.typical if p.default is None else p.default)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse arguments that the constructor does not have; Python's own message knows no suggestion."""
@@ -178,7 +196,7 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         names = [name for name in type(self).arguments.split() if name == "reduction" or name in type(self).params]
-        return ", ".join(f"{name}={_short(getattr(self, name))}" for name in names)
+        return ", ".join(f"{name}={told(getattr(self, name))}" for name in names)
 
     def config(self) -> dict[str, Any]:
         """The loss as a dict that `losskit.create` turns back into it."""
@@ -210,10 +228,6 @@ def _unpickled() -> bool:
     return False
 
 
-def _short(value: Any) -> str:
-    return f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-
-
 def _collect(cls: type[Loss]) -> dict[str, Param]:
     params: dict[str, Param] = {}
     annotations = inspect.get_annotations(cls)
@@ -225,11 +239,11 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
     for name, annotation in annotations.items():
         declared = cls.__dict__.get(name)
         inherited = any(hasattr(base, name) for base in cls.__mro__[1:])
-        kind = _kind(annotation)
+        kind = kind_of(annotation)
         if kind is not None and not inherited and not isinstance(declared, Param):
             default = "..." if declared is None and name not in cls.__dict__ else repr(declared)
             raise DeclarationError(
-                f"{cls.__name__}: {name} is no parameter yet; write {name}: {_text(annotation)} = "
+                f"{cls.__name__}: {name} is no parameter yet; write {name}: {text_of(annotation)} = "
                 f"param(default={default}, doc=...)"
             )
         if isinstance(declared, Param) and inherited and name != "reduction":
@@ -242,7 +256,7 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
         if name == "reduction":  # whose values are those of `reductions`
             delattr(cls, name)
             continue
-        kind = _kind(annotations.get(name))
+        kind = kind_of(annotations.get(name))
         if kind is None:
             raise DeclarationError(
                 f"{cls.__name__}: annotate {name} with float, int, bool, str, Tensor, float | Tensor, or one of the "
@@ -262,98 +276,6 @@ _FORMS = frozenset(  # what the generated functions call
     "run plan_of forward legacy_reduction Loss overridden refuse_more strict misspelt LossError handle_torch_function "
     "has_torch_function_variadic".split()
 )
-
-
-def _text(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-
-
-def _kind(annotation: Any) -> dict[str, Any] | None:
-    """The kind of parameter that an annotation means, and whether a number may be a tensor, and it may be None."""
-    text = _text(annotation).replace("torch.", "").replace("Optional[Tensor]", "Tensor | None")
-    first, *more = text.split(" | ")
-    several = (
-        more in (["None"], []) if first == "Tensor" else first == "float" and more in (["Tensor"], ["Tensor", "None"])
-    )
-    if first not in _KINDS or (more and not several):
-        return None
-    return {"kind": _KINDS[first], "tensor": "Tensor" in more, "none": "None" in more}
-
-
-def _python_type(p: Param) -> Any:
-    """The annotation of a parameter, as an object."""
-    if p.kind == "choice":
-        return Literal[p.choices]
-    own = _PYTHON_TYPES[p.kind]
-    own = own | Tensor if p.tensor else own
-    return own | None if p.none else own
-
-
-def validate(loss: str, param: Param, value: Any, of: type[Loss] | None = None) -> Any:
-    """A parameter's value as its kind, or the error that says what is allowed; of: the loss, where there is one."""
-    hint = "" if of is None else number_hint(of, value, param.name)
-
-    def wrong(expected: str, hint: str = hint) -> Exception:
-        return error("parameter_type", loss=loss, argument=param.name, expected=expected, got=_short(value), hint=hint)
-
-    if param.kind == "bool":
-        if isinstance(value, bool):
-            return value
-        raise wrong("True or False")
-    if param.none and value is None:
-        return value
-    if param.kind == "choice":
-        if value in param.choices:
-            return value
-        raise wrong(", ".join(map(repr, param.choices)), _close(value, param.choices))
-    if param.kind == "tensor":
-        if isinstance(value, Tensor):
-            return value
-        raise wrong("a tensor or None" if param.none else "a tensor", _as_tensor(param.name, value))
-    if param.tensor and isinstance(value, Tensor) and (value.is_floating_point() or value.dtype in _INTEGERS):
-        return value
-    number: Any = value
-    if isinstance(value, Tensor) and torch.compiler.is_compiling():
-        return value
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
-        if value.requires_grad:
-            raise wrong("a number", f" It has no gradient here: pass {param.name}.item().")
-        number = value.item()
-    whole = param.kind == "int"
-    right = isinstance(number, Integral) if whole else isinstance(number, Real)  # NumPy's scalars are, too
-    if isinstance(number, bool) or not right:
-        kinds = f"{'an integer' if whole else 'a number'}{' or a tensor of numbers' if param.tensor else ''}"
-        hint = _as_tensor(param.name, value) if param.tensor else hint
-        raise wrong(kinds, _number(param.name, value) or hint)
-    number = int(number) if whole else float(number)
-    if not param.domain.includes(number):
-        raise error("parameter", loss=loss, argument=param.name, expected=param.domain.description, got=_short(value))
-    return number
-
-
-_INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
-
-
-def _close(value: Any, words: Sequence[str]) -> str:
-    """The word that was meant by a similar one."""
-    close = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _as_tensor(name: str, value: Any) -> str:
-    array = callable(getattr(type(value), "__array__", None)) or isinstance(value, list | tuple)
-    return f" Use torch.as_tensor({name})." if array else ""
-
-
-def _number(name: str, value: Any) -> str:
-    """How an array or a string becomes a number."""
-    if isinstance(value, str):
-        return f" Use float({name})." if _NUMBER.fullmatch(value) else ""
-    one = getattr(value, "size", None) == 1 and callable(getattr(value, "item", None))
-    return f" Use {name}.item()." if one else ""
-
-
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def legacy_reduction(loss: str, size_average: object, reduce: object, reduction: str) -> Any:
@@ -381,17 +303,6 @@ def _meant_by_deprecated(loss: str, value: object) -> str:
         return " Weights are given by name: weight=... or sample_weight=..."
     own = next((cls for cls in registered.values() if loss in (cls.name, cls.__name__)), None)
     return "" if own is None else number_hint(own, value)
-
-
-def number_hint(loss: type[Loss], value: Any, own: str = "reduction") -> str:
-    """The parameter that was meant by a number in the place of one that is none: the first that is a number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return ""
-    numbers = [name for name in loss.arguments.split() if name in loss.params and loss.params[name].kind == "float"]
-    meant = next((name for name in numbers if name != own), None)
-    if meant is None or (own in loss.params and loss.params[own].kind in ("float", "int")):
-        return ""
-    return f" Did you mean {meant}={value}?"
 
 
 def refuse_operands(loss: type[Loss], given: Mapping[str, Any], more: Sequence[Any] = ()) -> None:

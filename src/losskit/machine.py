@@ -67,7 +67,8 @@ def reason(name: str, dtype: str, device: str, shape: str) -> Choice:
     """What `losskit why` says."""
     tensors = arguments(name, dtype_of(dtype), device, shape_of(shape, usual_shape(name)))
     tensors[0].requires_grad_()
-    return losskit.why(losskit.get(name)(), *tensors)
+    cls = losskit.get(name)
+    return losskit.why(cls(**cls._needed()), *tensors)
 
 
 def facts() -> dict[str, str]:
@@ -139,6 +140,8 @@ def duel(name: str, dtype: str, shape: str, threads: int, rounds: int = 21) -> d
     sizes = shape_of(shape, usual_shape(name))
     tensors = arguments(name, dtype_of(dtype), "cpu", sizes)
     tensors = [x.requires_grad_() if x.is_floating_point() and i == 0 else x for i, x in enumerate(tensors)]
+    if not hasattr(torch.nn.functional, name):
+        raise ValueError(f"torch has no {name} to compare with")
     losses = {"torch": getattr(torch.nn.functional, name), "losskit": getattr(losskit.functional, name)}
 
     def seconds(which: str) -> float:

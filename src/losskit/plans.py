@@ -14,7 +14,7 @@ from torch import Tensor
 from losskit.declaration import OPEN
 from losskit.errors import error
 from losskit.kernels.torch_internals import constant
-from losskit.loss import number_hint, validate
+from losskit.parameters import number_hint, validate
 from losskit.plan import Opened, Plan
 from losskit.reduction import check_reduction
 from losskit.registry import get

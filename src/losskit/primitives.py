@@ -147,8 +147,8 @@ def _tame(x: Expr) -> bool:
 
 def ratio(side: Expr, root: Expr) -> Expr:
     """The slope of the root of a sum of squares by a side: 0 where all are 0, 1 where the side is infinite."""
-    ends = (root == 0.0) | (absolute(side) == math.inf)
-    return where(ends, sign(side), side / root)
+    # One comparison a choice: GCC does not vectorise a loop whose choice asks two things.
+    return where(absolute(side) == math.inf, sign(side), where(root == 0.0, sign(side), side / root))
 
 
 def _d_product(args: Sequence[Expr], tangents: Sequence[Expr | None], out: Expr) -> Expr | None:

@@ -139,6 +139,8 @@ def _text(
             loose |= position > 0 and 4 <= precedence < 7 and text.startswith(("-", "−"))
             loose &= not (node.op == "neg" and _FOR_PEOPLE.get(arg.op) == _FOR_PEOPLE["mul"])
             loose &= not (node.op == "power" and position > 0 and language == "latex")
+            # TeX refuses a raised power of a power, and of a fraction it is read as one of the numerator.
+            loose |= node.op == "power" and position == 0 and language == "latex" and arg.op in ("exp", "div")
         # In Python, & and | bind more tightly than comparisons.
         if precedence < _ATOM and (loose or (arg.is_condition and node.op in ("both", "either"))):
             text = rf"\left({text}\right)" if language == "latex" else f"({text})"

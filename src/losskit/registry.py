@@ -8,7 +8,7 @@ from typing import Any
 
 from losskit.errors import error
 from losskit.loss import Loss, registered
-from losskit_guide.names import Names, close_name, find_name
+from losskit_guide.names import Names, choices, close_name, find_name
 
 
 def list_losses() -> dict[str, type[Loss]]:
@@ -27,6 +27,9 @@ def get(name: str) -> type[Loss]:
     """
     found = find_name(name, names())
     if found is None:
+        several = choices(name, names())
+        if several:
+            raise error("several_losses", got=repr(name), choices=several)
         close = close_name(name, names())
         raise error("unknown_loss", got=repr(name), hint=f" Did you mean {close}?" if close else "")
     return registered[found]
@@ -41,7 +44,10 @@ def missing(module: str, name: str) -> AttributeError:
     """The error of an attribute that a module of losskit does not have, with what was probably meant."""
     sentence = f"module {module!r} has no attribute {name!r}"
     own = [known for known in names() if registered[known[0]].__module__.startswith("losskit.")]
-    meant = find_name(name, own) or find_name(close_name(name, own) or "", own)
+    several = choices(name, own)
+    meant = find_name(name, own) or (None if several else find_name(close_name(name, own) or "", own))
+    if several and not meant:
+        sentence += f"; it may mean {several}."
     if meant and not name.startswith("_"):
         sentence += f". Did you mean losskit.{registered[meant].__name__}, or losskit.functional.{meant}?"
     return AttributeError(sentence)

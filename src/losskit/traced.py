@@ -93,6 +93,12 @@ class Formula:
         return None if result is None else self.trace.lift(result)
 
     @cached_property
+    def unused(self) -> list[str]:
+        """The numbers that say nothing under these switches."""
+        used = {node.value for node in topological([self.value]) if node.op == "variable"}
+        return [name for name in self.numbers if name not in used]
+
+    @cached_property
     def gradients(self) -> tuple[Expr, ...]:
         """The derivative by each operand: the author's where `grad` gives one, else derived."""
         return tuple(
@@ -118,9 +124,12 @@ class Formula:
         if self.loss.grad is not None:
             result = self.traced(self.loss.grad)
             given = result if isinstance(result, tuple) else (result,)
-            if len(given) > len(self.operands):
-                raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
-        return given + (None,) * (len(self.operands) - len(given))
+        names = [name for name in self.operands if name not in self.loss.params and name != POSITION]
+        names += [p.name for p in self.loss._operand_params() if p.name in (*self.operands, *self.numbers)]
+        if len(given) > len(names):
+            raise DeclarationError(f"{self.loss.__name__}: `grad` returns more entries than there are operands")
+        by_name = dict(zip(names, given, strict=False))
+        return tuple(by_name.get(name) for name in self.operands)
 
     @cached_property
     def hoisted(self) -> dict[Expr, str]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from losskit_guide.names import close_name, find_name
+from losskit_guide.names import choices, close_name, find_name
 
 LANGUAGES = ("python", "cpp", "triton", "javascript")  # that compute
 Text = dict[str, list[str]]  # by language: statements, the last of which is the result
+Switches = dict[str, bool | str]  # what selects a formula: a word, whether a switch is on, whether something is there
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Variant:
     compute, by what the formula speaks of.
     """
 
-    switches: dict[str, bool]
+    switches: Switches
     equations: list[Equation]
     arguments: list[str]
     value: Text
@@ -67,7 +69,7 @@ class Limits:
 class CurveVariant:
     """Value, slope and curvature over the natural variable under one setting of the switches."""
 
-    switches: dict[str, bool]
+    switches: Switches
     arguments: list[str]  # the variable, what is given, the parameters
     domains: dict[str, Limits]  # of each argument
     value: Text
@@ -104,9 +106,10 @@ class Curve:
     variants: list[CurveVariant]
 
     @property
-    def switches(self) -> list[str]:
-        """What selects the variant."""
-        return list(self.variants[0].switches)
+    def switches(self) -> dict[str, list[bool | str]]:
+        """What selects the variant, and what each may be."""
+        names = self.variants[0].switches
+        return {name: list(dict.fromkeys(v.switches[name] for v in self.variants)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,21 @@ class Card:
     facts: dict[str, Any]
     cases: list[dict[str, Any]]
     deviations: list[dict[str, Any]]
+    peers: list[dict[str, Any]]  # calls of other libraries: library, there, here, differs, why
     reference: str
     curve: Curve | None
     rows: Rows | None = None
     values: dict[str, Any] = field(default_factory=dict)  # of the parameters, where they are not the defaults
+    usual: Switches = field(default_factory=dict)  # at the defaults, without operands that may be missing
 
     def to_dict(self) -> dict[str, Any]:
         """The card as plain data that JSON can hold: infinities and NaN are texts."""
         return plain(asdict(self))
+
+    def setting(self, values: Mapping[str, Any]) -> Switches:
+        """The setting of the switches under these values of parameters and operands."""
+        own = {name: x for name, x in values.items() if name in self.usual}
+        return self.usual | {name: x if isinstance(x, bool | str) else x is not None for name, x in own.items()}
 
     @property
     def properties(self) -> list[str]:
@@ -239,6 +249,9 @@ def find(name: str) -> Card:
     names = [(card.name, card.class_name, *card.aliases) for card in catalogue().values()]
     found = find_name(name, names)
     if found is None:
+        several = choices(name, names)
+        if several:
+            raise LookupError(f"there is no loss called {name!r}; it may mean {several}.")
         close = close_name(name, names)
         hint = f" Did you mean {close}?" if close else " `losskit list` names them all."
         raise LookupError(f"there is no loss called {name!r}.{hint}")

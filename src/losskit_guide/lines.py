@@ -37,11 +37,8 @@ class Line:
     @property
     def variant(self) -> CurveVariant:
         """The formula that the switches select; a tensor parameter is there if it is set."""
-        defaults = {p["name"]: bool(p["default"]) for p in self.card.parameters}
-        for variant in self.curve.variants:
-            if all(bool(self.settings.get(k, defaults.get(k, False))) == on for k, on in variant.switches.items()):
-                return variant
-        raise ValueError(f"{self.card.name} has no formula for {self.settings}")
+        wanted = self.card.setting(self.settings)
+        return next(variant for variant in self.curve.variants if variant.switches == wanted)
 
     @property
     def label(self) -> str:
@@ -56,7 +53,8 @@ class Line:
     @property
     def numbers(self) -> dict[str, float]:
         """What is given and the parameters, as they are set."""
-        return {g.name: g.value for g in self.curve.given} | {k: float(v) for k, v in self.settings.items()}
+        own = {name: float(x) for name, x in self.settings.items() if isinstance(x, int | float)}
+        return {g.name: g.value for g in self.curve.given} | own
 
     def allows(self, x: float, axis: str = "own") -> bool:
         """Whether the loss is defined at a point of an axis."""
@@ -99,7 +97,10 @@ def line(text: str, **given: Any) -> Line:
             hint = f" Did you mean {close[0]}?" if close else f" It has {', '.join(names) or 'none'}."
             raise ValueError(f"{card.name} has no parameter {key!r} to set here.{hint}")
         settings[key] = value
-    found = Line(card, {key: _number(card.name, key, value, key not in numbers) for key, value in settings.items()})
+    found = Line(card, {
+        key: _number(card.name, key, x) if key in numbers else _switch(card.name, key, x, switches[key])
+        for key, x in settings.items()
+    })  # fmt: skip
     allowed = found.variant.domains if card.curve else {}
     for key, number in found.numbers.items() if card.curve else ():
         if key in allowed and not allowed[key].includes(number):
@@ -158,24 +159,38 @@ def link(lines: Sequence[Line]) -> str:
     parts = []
     for one in lines:
         given = [name for name in _settable(one.card)[0] if name in one.settings]
-        texts = [f"{name}={_short(one.settings[name])}" for name in given]
-        texts += [f"{'+' if on else '-'}{name}" for name, on in one.settings.items() if name not in given]
+        texts = [f"{name}={_short(one.settings[name])}" for name in given if one.settings[name] is not None]
+        wanted = one.card.setting(one.settings)
+        for name in [name for name in one.settings if name in wanted and wanted[name] != one.card.usual[name]]:
+            on = wanted[name]
+            texts.append(f"{name}={on}" if isinstance(on, str) else f"{'+' if on else '-'}{name}")
         parts.append(f"loss={one.card.name}{':' + ','.join(texts) if texts else ''}")
     return f"#{'&'.join(parts)}" if parts else ""
 
 
-def _settable(card: Card) -> tuple[list[str], list[str]]:
-    """The names of numbers and of switches that a line may set."""
-    return ([g.name for g in card.curve.given], card.curve.switches) if card.curve else ([], [])
+def _settable(card: Card) -> tuple[list[str], dict[str, list[bool | str]]]:
+    """The names of numbers that a line may set, and its switches with what they may be."""
+    return ([g.name for g in card.curve.given], card.curve.switches) if card.curve else ([], {})
 
 
-def _number(loss: str, key: str, value: Any, switch: bool) -> Any:
-    """A setting as it is computed with; on the command line it is a text."""
-    if switch:
-        truth = {"true": True, "false": False}.get(str(value).lower())
-        if truth is None:
-            raise ValueError(f"{loss}: {key} must be True or False, got {value!r}")
-        return truth
+def _switch(loss: str, key: str, value: Any, allowed: Sequence[bool | str]) -> bool | str:
+    """A setting of a switch; on the command line it is a text."""
+    text = str(value)
+    known = {str(x) if isinstance(x, str) else str(x).lower(): x for x in allowed}
+    found = known.get(text, known.get(text.lower()))
+    if found is not None:
+        return found
+    if not all(isinstance(x, str) for x in allowed):
+        raise ValueError(f"{loss}: {key} must be True or False, got {value!r}")
+    close = difflib.get_close_matches(text, known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise ValueError(f"{loss}: {key} must be one of {', '.join(known)}, got {value!r}.{hint}")
+
+
+def _number(loss: str, key: str, value: Any) -> Any:
+    """A number as it is computed with; on the command line it is a text. None is none."""
+    if value is None or str(value).lower() == "none":
+        return None
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -132,6 +132,8 @@ def page(card: Card, width: int = 72) -> RenderableType:
     about = ", ".join(filter(None, [card.task, card.family]))
     title = Text.assemble((card.class_name, "bold"), "  ", (card.name, "cyan"), "  ", (about, "dim"))
     parts: list[RenderableType] = [title]
+    if card.aliases:
+        parts.append(Text(f"also called {', '.join(name.replace('_', ' ') for name in card.aliases)}", style="dim"))
     for heading, lines in sections(card).items():
         above = [Text(), Text(heading, style="bold yellow")] if heading else []
         style = "cyan" if heading.startswith("Formula") else ""
@@ -153,7 +155,7 @@ def sections(card: Card) -> dict[str, list[str]]:
         *(line for equation in card.reductions for line in told(equation)),
     ]
     found["Called with"] = [f"{operand['name']}: {operand['doc']}" for operand in card.operands]
-    found["Parameters"] = [f"{p['name']} = {setting(card, p)}: {p['doc']}" for p in card.parameters]
+    found["Parameters"] = [f"{p['name']}{setting(card, p)}: {p['doc']}" for p in card.parameters]
     found["Facts"] = facts(card)
     found["When"] = [
         *card.advice,
@@ -167,14 +169,22 @@ def sections(card: Card) -> dict[str, list[str]]:
         f"{d['losskit']})"
         for d in card.deviations
     ]
+    found["In other libraries"] = [line for peer in card.peers for line in beside(peer)]
     found["Source"] = [card.reference] if card.reference else []
     return {title: lines for title, lines in found.items() if lines}
 
 
+def beside(peer: dict[str, Any]) -> list[str]:
+    """The call of another library and the call here, and what a user has to know."""
+    relation = "differs from" if peer["differs"] else "is"
+    why = f"  {peer['why']}" if peer["why"] else ""
+    return [f"{peer['library']}: {peer['there']} {relation} {peer['here']}", *([why] if why else [])]
+
+
 def formulas(card: Card) -> list[tuple[str, list[Equation]]]:
     """The equations under each setting of the switches, the card's own first; settings that share them are one."""
-    usual = {p["name"]: bool(p["default"]) for p in card.parameters} | {k: bool(v) for k, v in card.values.items()}
-    ordered = sorted(card.variants, key=lambda v: sum(on != usual.get(name, False) for name, on in v.switches.items()))
+    own = card.setting(card.values)
+    ordered = sorted(card.variants, key=lambda v: sum(on != own[name] for name, on in v.switches.items()))
     found: dict[tuple[Equation, ...], Variant] = {}
     for variant in ordered:
         found.setdefault(tuple(variant.equations), variant)
@@ -197,8 +207,9 @@ def _differ_in(one: Variant, other: Variant) -> list[str]:
     return [name for name, on in one.switches.items() if other.switches[name] != on]
 
 
-def _told(card: Card, name: str, on: bool) -> str:
-    return f"{name}={on}" if _is_switch(card, name) else f"{'with' if on else 'without'} {name}"
+def _told(card: Card, name: str, on: bool | str) -> str:
+    named = isinstance(on, str) or any(p["name"] == name and p["kind"] == "bool" for p in card.parameters)
+    return f"{name}={on!r}" if named else f"{'with' if on else 'without'} {name}"
 
 
 def told(equation: Equation) -> list[str]:
@@ -218,10 +229,13 @@ def named(card: Card, symbol: dict[str, str]) -> str:
 
 
 def setting(card: Card, parameter: dict[str, Any]) -> str:
-    """The value of a parameter, with its default where that is another one."""
+    """The value of a parameter, if it has one, with its default where that is another one, and the words it may be."""
     name, default = parameter["name"], parameter["default"]
     value = card.values.get(name, default)
-    return repr(value) if value == default else f"{value!r} (by default {default!r})"
+    words = f", one of {parameter['range']}" if parameter["kind"] == "choice" and parameter["range"] else ""
+    if parameter["required"]:
+        return f" = {value!r}{words}" if name in card.values else f" (no default){words}"
+    return f" = {value!r}{words}" if value == default else f" = {value!r} (by default {default!r}){words}"
 
 
 def facts(card: Card) -> list[str]:
@@ -246,13 +260,8 @@ def facts(card: Card) -> list[str]:
 
 def when(card: Card, variant: Variant) -> str:
     """The setting of a variant's switches, in parentheses."""
-    on = ", ".join(f"{k}={v}" if _is_switch(card, k) else f"{'with' if v else 'without'} {k}"
-                   for k, v in variant.switches.items())  # fmt: skip
+    on = ", ".join(_told(card, name, x) for name, x in variant.switches.items())
     return f" ({on})" if on else ""
-
-
-def _is_switch(card: Card, name: str) -> bool:
-    return any(p["name"] == name and p["kind"] == "bool" for p in card.parameters)
 
 
 def plot(card: Card, width: int = 72, height: int = 12) -> RenderableType:

@@ -14,8 +14,8 @@ def exact(m, input, target, alpha, gamma):
     missed = t * q + (1 - t) * p
     focus = missed**gamma
     entropy = m.times(t, m.softplus(-x)) + m.times(1 - t, m.softplus(x))
-    weight = 1 + 0 * t if alpha < 0 else alpha * t + (1 - alpha) * (1 - t)
-    by_weight = 0 if alpha < 0 else 2 * alpha - 1
+    weight = 1 + 0 * t if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+    by_weight = 0 if alpha is None else 2 * alpha - 1
     hard = (t == 0) | (t == 1)
     ratio = m.where(hard, m.where(t == 1, p, q), m.div(p * q, m.where(missed == 0, 1 + 0 * t, missed)))
     scale = weight * focus
@@ -44,7 +44,7 @@ def scale(what, operands, given):
         missed = t * q + (1 - t) * p
         soft = (t != 0) & (t != 1)
         entropy = t * np.logaddexp(0.0, -x) + (1 - t) * np.logaddexp(0.0, x)
-        weight = 1.0 if alpha < 0 else alpha * t + (1 - alpha) * (1 - t)
+        weight = 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
         lost = missed**gamma * (gamma * np.where(soft, 1 - np.log(missed), np.log1p(np.exp(-np.abs(x)))))
         size = {
             "value": weight * lost * entropy,
@@ -82,7 +82,7 @@ def points(given, dtype):
 proof = PointwiseProof(
     name="sigmoid_focal_loss",
     exact=exact,
-    variants=[{"gamma": 0.5, "alpha": -1.0}, {"gamma": 3.0, "alpha": 0.7}, {"gamma": 0.0}],
+    variants=[{"gamma": 0.5, "alpha": None}, {"gamma": 3.0, "alpha": 0.7}, {"gamma": 0.0}],
     # The product of a weight, a power and a sum, each good to 1 ULP, where the label is a probability.
     bars=Bars(value=3.8, gradient=3.2, eager_value=3.8, eager_gradient=3.8),
     others={"target": [0.0, 1.0, 0.5, 0.1]},
@@ -108,7 +108,7 @@ torch.testing.assert_close(loss, by_hand.sum() / positives)
 print("over positives", loss)
 
 # Without alpha and gamma it is binary cross entropy.
-plain = losskit.SigmoidFocalLoss(alpha=-1, gamma=0)(logits, target)
+plain = losskit.SigmoidFocalLoss(alpha=None, gamma=0)(logits, target)
 torch.testing.assert_close(plain, entropy.mean())""",
     ),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import beside
 import home
 import plots
 from formulas import TEMML, Formulas
@@ -36,6 +37,10 @@ def on_config(config: Any) -> Any:
         entries = [{card.class_name: f"loss/{card.name}.md"} for card in cards if card.task == task]
         if entries:
             losses.append({task[:1].upper() + task[1:]: entries})
+    peers = next(entry["Coming from"] for entry in config.nav if "Coming from" in entry)
+    pages = {beside.title(path.stem): f"peers/{path.name}" for path in Path(config.docs_dir, "peers").glob("*.md")}
+    pages.pop("index")
+    peers += [{name: pages[name]} for name in sorted(pages, key=str.lower)]
     return config
 
 
@@ -58,7 +63,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     The name of a plot is that of a loss, whose value and slope are drawn, or of a comparison in `plots.DRAWN`. That of
     a part is in `home.PARTS`.
     """
-    if page.file.src_uri in ("accuracy.md", "deviations.md", "losses.md"):
+    if page.file.src_uri in ("accuracy.md", "deviations.md", "losses.md") or page.file.src_uri.startswith("peers/"):
         page.meta["hide"] = ["toc"]
     markdown = re.sub(r"<!-- part: (\w+) -->", lambda match: home.PARTS[match[1]](), markdown)
     return re.sub(r"<!-- plot: (\w+) -->", lambda match: plots.named(match[1]), markdown)

@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import beside
 import command
+import torch
 import worked
 from plots import coloured, held
 
@@ -62,6 +64,7 @@ def loss_page(card: Card) -> str:
         "Properties": _properties(card),
         "Numerical notes": "\n".join(f"- {linked(note, card.class_name)}" for note in card.notes),
         "Where it differs from torch": _deviations(card),
+        "In other libraries": beside.section(card),
         "Accuracy": _accuracy(card),
         "Signatures": _signatures(card),
         "Reference": card.reference,
@@ -161,11 +164,15 @@ def _worked(card: Card) -> str:
 def _parameters(card: Card) -> str:
     rows = []
     for p in card.parameters:
-        allowed = {"choice": "", "bool": "`True`, `False`", "tensor": "a tensor or `None`"}.get(p["kind"], p["range"])
+        tensor = "a tensor or `None`" if p["none"] else "a tensor"
+        allowed = {"bool": "`True`, `False`", "tensor": tensor}.get(p["kind"], p["range"])
+        if p["kind"] == "choice":
+            allowed = ", ".join(f"`{word}`" for word in filter(None, allowed.split(", ")))
         if p["kind"] == "int" and allowed == "any real number":
             allowed = "any integer"
-        kind = {"choice": "str", "tensor": "Tensor"}.get(p["kind"], p["kind"])
-        rows.append([f"`{p['name']}`", kind, f"`{p['default']!r}`", allowed, p["doc"]])
+        kind = {"choice": "str", "tensor": "Tensor"}.get(p["kind"], p["kind"]) + " or Tensor" * p["tensor"]
+        default = "none, it must be given" if p["required"] else f"`{p['default']!r}`"
+        rows.append([f"`{p['name']}`", kind, default, allowed, p["doc"]])
     extras = "By keyword, a call also takes `sample_weight`, `mask` and `normalizer`: see " \
              "[weights, masks, denominators](../guides/weights.md)."  # fmt: skip
     return f"{table(['name', 'type', 'default', 'range', 'meaning'], rows)}\n\n{extras}"
@@ -192,6 +199,8 @@ def _deviations(card: Card) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in d["arguments"].items())
         of = "value" if d["of"] == "value" else f"gradient by `{d['of']}`"
         rows.append([of, d["dtype"], f"`{arguments}`", torchs, ours, d["reason"]])
+    if not rows and not hasattr(torch.nn.functional, card.name):
+        return ""
     if not rows:
         return "Nowhere that is known: values and gradients are torch's, up to rounding."
     return (
@@ -313,7 +322,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The vocabulary of a declaration; [custom losses](../guides/custom.md) shows it at work, and "
         "[the formula language](formula.md) is what `value` is written in.",
         ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "param", "Operand", "Facts",
-         "Case", "Deviation", "Interval", "real", "positive", "nonnegative", "probability", "signs",
+         "Case", "Deviation", "Peer", "Interval", "real", "positive", "nonnegative", "probability", "signs",
          "DeclarationError"),
     ),
 }  # fmt: skip

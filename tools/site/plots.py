@@ -32,6 +32,7 @@ VARIED: dict[str, tuple[str, Sequence[float]]] = {
     "gaussian_nll_loss": ("var", (0.5, 1.0, 2.0)),
     "poisson_nll_loss": ("target", (0.0, 1.0, 3.0)),
     "kl_div": ("target", (0.2, 0.5, 1.0)),
+    "tweedie_deviance_loss": ("p", (1.2, 1.5, 1.8)),
     "triplet_margin_loss": ("negative_distance", (1.0, 2.0, 3.0)),
     "triplet_margin_with_distance_loss": ("negative_distance", (1.0, 2.0, 3.0)),
 }
@@ -76,10 +77,8 @@ def of_loss(card: Card) -> str:
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for value in values:
         fixed = {g.name: g.value for g in curve.given} | ({name: value} if name else {})
-        rest = [fixed[a] for a in variant.arguments[1:]]
-        both = [
-            [evaluate(t["python"], variant.arguments)(x, *rest) for x in xs] for t in (variant.value, variant.slope)
-        ]
+        points = [[(fixed | {curve.variable: x})[a] for a in variant.arguments] for x in xs]
+        both = [[evaluate(t["python"], variant.arguments)(*p) for p in points] for t in (variant.value, variant.slope)]
         lines[f"{name.replace('_', ' ')} = {value:g}" if name else ""] = (both[0], both[1])
     label = curve.variable.replace("_", " ")
     figure, axes = _panels(("loss", f"derivative by {label}"), label)

@@ -12,13 +12,14 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, cast
 
+import torch
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from losskit.declaration import OPEN, Operand, Param
 from losskit.display import Mathematics, Statistic, Writer, written_of
 from losskit.draw import Draw
-from losskit.errors import DeclarationError, LossError
+from losskit.errors import DeclarationError, LossError, error
 from losskit.forms import (
     constructor_source,
     docstring,
@@ -33,7 +34,7 @@ from losskit.kernels.dispatch import run
 from losskit.kernels.wire import MAX_DECLARED, MAX_OPERANDS
 from losskit.loss import Loss, legacy_reduction
 from losskit.names import check_argument
-from losskit.plan import Opened, Plan
+from losskit.plan import Plan
 from losskit.plans import Plans, plan_of, present, tensors
 from losskit.printing import run_source
 from losskit.traced import Formula
@@ -55,6 +56,12 @@ class Formulas(dict[tuple[Any, ...], Formula]):
 
     def all(self) -> list[Formula]:
         return [self[setting] for setting in itertools.product(*self.loss._settings().values())]
+
+    def shown(self) -> list[Formula]:
+        """Those that cards have: of a number that may be missing, as its default is."""
+        usual = dict(zip(self.loss._switches(), self.loss._usual_setting(), strict=True))
+        numbers = [name for name in usual if name in self.loss.params and self.loss.params[name].kind == "float"]
+        return [formula for formula in self.all() if all(formula.switches[x] is usual[x] for x in numbers)]
 
     def usual(self) -> list[Formula]:
         """Those at the default switches, and at each switch alone changed: 1 + n of the 2^n settings of n switches. Of
@@ -179,7 +186,7 @@ class Family(Loss, abstract=True):
         if self._plan is None or optional:
             keys = [p.key(getattr(self, p.name)) for p in self._plan_params()]
             plan = plan_of(cast(Any, type(self).declared), str(self.reduction), *keys, *(present or [False] * optional))
-            if isinstance(plan, Opened):  # with tensors of this call
+            if torch.compiler.is_compiling():  # what is remembered here would compile the second call again
                 return plan
             self.__dict__["_plan"] = plan
         return self.__dict__["_plan"]
@@ -269,6 +276,17 @@ class Family(Loss, abstract=True):
         )
 
     @classmethod
+    def _shown(cls, switches: dict[str, Any] | None = None) -> dict[str, bool | str]:
+        """A setting, the usual one if none is given, as cards have it.
+
+        What can be only one thing is left out; what may be missing is there or not.
+        """
+        switches = switches or dict(zip(cls._switches(), cls._usual_setting(), strict=True))
+        several = [name for name, settings in cls._settings().items() if len(settings) > 1]
+        there = [name for name in several if name in cls.params and cls.params[name].tensor]
+        return {name: switches[name] is not None if name in there else switches[name] for name in several}
+
+    @classmethod
     def _optional_operands(cls) -> list[str]:
         """The tensors that a call may leave out."""
         return [name for name in cls._call_operands() if name in cls.operands and cls.operands[name].optional]
@@ -288,7 +306,21 @@ class Family(Loss, abstract=True):
             formula = Formula(cls, dict(zip(cls._switches(), setting, strict=True)), opened)
         else:
             formula = cls._formulas[setting]
+        for name in formula.unused:
+            if parameters[name] is not OPEN and parameters[name] != params[name].default:
+                cls._refuse_unused(name, parameters[name], setting)
         return formula, formula.kernel_values(parameters)
+
+    @classmethod
+    def _refuse_unused(cls, name: str, value: Any, setting: tuple[Any, ...]) -> None:
+        """Refuse a number that has no effect because of a word, or of an operand that is not there."""
+        for i, (switch, settings) in enumerate(cls._settings().items()):
+            word = switch in cls.params and cls.params[switch].kind == "choice"
+            others = [cls._formulas[(*setting[:i], other, *setting[i + 1 :])] for other in settings]
+            if (word or switch not in cls.params) and any(name not in other.unused for other in others):
+                why = f"with {switch}={setting[i]!r}" if word else f"without {switch}"
+                expected = f"{cls.params[name].default!r} {why}"
+                raise error("parameter", loss=cls.name, argument=name, expected=expected, got=repr(value))
 
     @classmethod
     def _used_elsewhere(cls) -> set[str]:

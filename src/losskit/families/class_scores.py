@@ -26,15 +26,15 @@ from torch import Tensor
 
 from losskit import curves
 from losskit.declaration import param
-from losskit.display import LOSS, Mathematics, Statistic, Writer, Written, gradient_by, symbol, uses
-from losskit.domains import Interval, log_probability, real
+from losskit.display import Mathematics, Writer
+from losskit.domains import Interval, real
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.base import Family
 from losskit.families.class_scores_margins import MarginsOfScoresPlan
-from losskit.families.class_scores_plan import STATISTICS, ClassScoresPlan, plain
-from losskit.families.class_scores_statistics import itself
-from losskit.formula import log, softplus, times
+from losskit.families.class_scores_plan import ClassScoresPlan, plain
+from losskit.families.class_scores_written import SPOKEN, mathematics
+from losskit.formula import softplus, times
 from losskit.graph import Expr
 from losskit.kernels import search
 from losskit.kernels.torch_internals import observed
@@ -65,55 +65,6 @@ def _two_classes(cls: type[ClassScoresLoss], formula: Formula) -> Callable[[Expr
         return {"result": times(1.0 - share, cls.value(**own)) + times(share, cls.value(**other))}
 
     return statistics
-
-
-SPOKEN = (
-    Statistic(
-        "log_probability", Written(r"\log p_t", "log pₜ"), "log-probability of the target class", log_probability
-    ),
-    Statistic(
-        "log_sum_exp",
-        Written(r"\operatorname{lse}(x)", "lse(x)"),
-        "logarithm of the sum of the exponentials of the scores",
-    ),
-    Statistic(
-        "mean_log_probability", Written(r"\overline{\log p}", "mean(log p)"), "mean log-probability over the classes"
-    ),
-)
-# How people write what the family adds to it.
-_LETTERS = {
-    **{statistic.name: statistic.letter for statistic in SPOKEN}, "p_": Written("p_t", "pₜ"),
-    "softmax_": Written(r"\operatorname{softmax}(x)_j", "softmax(x)ⱼ"), "hot_": Written("[j = t]", "[j = t]"),
-    "classes_": Written("C", "C"),
-}  # fmt: skip
-_WRITTEN = {
-    "p_": (r"p_t = \frac{e^{x_t}}{\sum_j e^{x_j}}", "pₜ = exp(xₜ) / Σⱼ exp(xⱼ)"),
-    "log_sum_exp": (r"\operatorname{lse}(x) = \log \sum_j e^{x_j}", "lse(x) = log Σⱼ exp(xⱼ)"),
-    "mean_log_probability": (
-        r"\overline{\log p} = \frac{1}{C} \sum_j \log \operatorname{softmax}(x)_j",
-        "mean(log p) = 1/C Σⱼ log softmax(x)ⱼ",
-    ),
-}
-_WITH = {
-    "weight": (r"\ell = w_t \ell_t", "ℓ = wₜ ℓₜ"),
-    "label_smoothing": (r"\ell = (1 - s) \, \ell_t + \frac{s}{C} \sum_j \ell_j", "ℓ = (1 − s) ℓₜ + s/C Σⱼ ℓⱼ"),
-}
-_SYMBOLS = [
-    symbol("input", "score of class j in the row", Written("x_j", "xⱼ")),
-    symbol("target", "class of the row", Written("t", "t")),
-    symbol("[j = t]", "1 for the class of the row, 0 for the others", Written("[j = t]", "[j = t]")),
-    symbol("weight", "that of the class of the row", Written("w_t", "wₜ")),
-    symbol("label_smoothing", "over C classes", Written("s", "s")),
-]
-
-
-_MARGIN, _SCALE = Written("m_t", "mₜ"), Written("r", "r")
-
-
-def _of_changed(texts: Sequence[str]) -> tuple[str, str]:
-    """What is written of scores, written of what the softmax takes instead of them."""
-    latex, plain = (text.replace("(x)", "(z)").replace("x_", "z_") for text in texts)
-    return latex, plain.replace("xₜ", "zₜ").replace("xⱼ", "zⱼ")
 
 
 class ClassScoresLoss(Family, abstract=True):
@@ -194,71 +145,7 @@ class ClassScoresLoss(Family, abstract=True):
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
-        trace, used = write.trace, write.formula.operands
-        changed = bool(cls.target_score or cls.scaled_by)
-        taken = _of_changed if changed else itself
-        value = write.value
-        of_rows = [Equation("where", *taken(_WRITTEN[name])) for name in STATISTICS[1:] if name in used]
-        write.letters = {name: Written(*taken(x)) for name, x in _LETTERS.items()}
-        probability = trace.variable("p_")
-        slopes = {name: write.slope(name) for name in used}
-        if cls.log_probabilities:
-            write.letters["log_probability"] = Written("x_t", "xₜ")
-        elif list(used) == ["log_probability"] and uses(value, "log_probability") == 1:
-            ratio = r"\log \frac{e^{x_t}}{\sum_j e^{x_j}}", "log(exp(xₜ) / Σⱼ exp(xⱼ))"
-            write.letters["log_probability"] = Written(*taken(ratio))
-        elif "log_probability" in used:  # a function of the probability
-            of_rows.insert(0, Equation("where", *taken(_WRITTEN["p_"])))
-            value = write.simplified(write.replaced(value, "log_probability", log(probability)))
-            slopes = {name: write.replaced(x, "log_probability", log(probability)) for name, x in slopes.items()}
-        softmax, hot, share = trace.variable("softmax_"), trace.variable("hot_"), 1.0 / trace.variable("classes_")
-        inner = {
-            "log_probability": -hot if cls.log_probabilities else softmax - hot,
-            "log_sum_exp": -softmax,
-            "mean_log_probability": softmax - share,
-        }  # with the sign that leaves what pushes a score down positive
-        slope = write.simplified(sum(write.simplified(-x) * inner[name] for name, x in slopes.items()))
-        by = Written(*taken(("x_j", "xⱼ")))
-        equations = [
-            write.equation("loss", LOSS, value),
-            write.equation(
-                "gradient by what the softmax takes" if changed else "gradient by input", gradient_by(by), slope
-            ),
-            *of_rows,
-            *(cls._changes(write) if changed else []),
-        ]
-        with_arguments = cls.arguments.split()
-        equations += [Equation(f"with {name}", *_WITH[name]) for name in _WITH if name in with_arguments]
-        if cls.targets and not cls.log_probabilities and not changed:
-            equations.append(Equation("with probabilities as target", r"\ell = \sum_j t_j \ell_j", "ℓ = Σⱼ tⱼ ℓⱼ"))
-        known = [x for x in _SYMBOLS if x["name"] not in _WITH or x["name"] in with_arguments]
-        known = [x for x in known if cls.targets or x["name"] not in ("target", "[j = t]")]
-        numbers = [*write.formula.numbers, *(x for x in cls.params if changed and x in cls._used_elsewhere())]
-        more = [symbol(x, cls.operands[x].doc) for x in [cls.scaled_by] if x in cls.operands]
-        if cls.scaled_by in numbers:
-            numbers.remove(cls.scaled_by)
-            more.append(symbol(cls.scaled_by, cls.params[cls.scaled_by].doc, _SCALE))
-        if cls.own:
-            more.append(symbol("own", "margin of the class of the row", _MARGIN))
-        return Mathematics(equations, known + [symbol(name, cls.params[name].doc) for name in numbers] + more)
-
-    @classmethod
-    def _changes(cls, write: Writer) -> list[Equation]:
-        """What the softmax takes, of the scores."""
-        trace = write.trace
-        write.letters |= {"score": Written("x_t", "xₜ"), "score_": Written("x_j", "xⱼ"), "own": _MARGIN}
-        if cls.scaled_by in cls.params:
-            write.letters[cls.scaled_by] = _SCALE
-        factor = trace.variable(cls.scaled_by) if cls.scaled_by else 1.0
-        own: Any = trace.variable("score")
-        if cls.target_score:
-            own = cls.target_score(**{x: trace.variable(x) for x in inspect.signature(cls.target_score).parameters})
-        return [
-            write.equation(
-                "where, of another class", Written("z_j", "zⱼ"), write.simplified(factor * trace.variable("score_"))
-            ),
-            write.equation("and of the class of the row", Written("z_t", "zₜ"), write.simplified(factor * own)),
-        ]
+        return mathematics(cls, write)
 
     @classmethod
     def _means(cls) -> list[Equation]:

@@ -31,7 +31,7 @@ class PointwiseLoss(Family, abstract=True):
     - `value`, a static method over the formula language: its arguments are the operands (tensors, by the names
       that callers use) and then the parameters;
     - optionally `grad` with the same arguments: the derivative by the first operand, or a tuple, one entry per
-      operand (None: derive it);
+      operand and then per parameter that may be a tensor (None, or nothing at the end: derive it);
     - `operands`: what each operand means and which values it may have;
     - where a row along the last dimension has one loss, `rows = "mean"` or `rows = "sum"`. Then `value` may take
       `position`, the place of the element in its row, as its last operand; and `counts`, a static method with the
@@ -56,7 +56,7 @@ class PointwiseLoss(Family, abstract=True):
 
     @classmethod
     def _curve(cls) -> Curve | None:
-        return curves.of_elements(cls, cls._formulas.all())
+        return curves.of_elements(cls, cls._formulas.shown())
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:

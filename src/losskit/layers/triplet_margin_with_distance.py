@@ -65,6 +65,7 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
         "negative": Operand("What should be far from it."),
     }
     arguments = "margin swap reduction"
+    _shown = TripletMarginLoss._shown
 
     def __init__(
         self,

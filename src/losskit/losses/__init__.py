@@ -21,6 +21,7 @@ from losskit.losses.cpo import CPOLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.ctc import CTCLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
+from losskit.losses.dpo import DPOLoss
 from losskit.losses.epsilon_insensitive import EpsilonInsensitiveLoss
 from losskit.losses.expectile import ExpectileLoss
 from losskit.losses.gamma_deviance import GammaDevianceLoss
@@ -31,6 +32,7 @@ from losskit.losses.geman_mcclure import GemanMcClureLoss
 from losskit.losses.general_robust import GeneralRobustLoss
 from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
+from losskit.losses.grpo import GRPOLoss
 from losskit.losses.hinge import HingeLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
@@ -95,9 +97,11 @@ __all__ = [
     "CosFaceLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "DPOLoss",
     "DistanceBoxIoULoss",
     "EpsilonInsensitiveLoss",
     "ExpectileLoss",
+    "GRPOLoss",
     "GammaDevianceLoss",
     "GammaNLLLoss",
     "GaussianCRPSLoss",

@@ -1,6 +1,6 @@
 """ArcFaceLoss: cross entropy of cosines, the angle to the own class widened by a margin."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -53,6 +53,22 @@ class ArcFaceLoss(ClassScoresLoss):
         Case(input=[0.3, 0.2, -0.1], target=0, scale=10.0, value=4.00761, grad=[-10.0966, 9.35259, 0.465638],
              source="mpmath"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "pytorch-metric-learning",
+            (
+                "with_classes(pytorch_metric_learning.losses.ArcFaceLoss(5, 3, margin=28.64788975654116, scale=64), "
+                "classes)(embeddings, target)"
+            ),
+            "arcface_loss(F.normalize(embeddings) @ F.normalize(classes, dim=0), target)",
+            given={
+                "embeddings": [[0.5, -1.0, 2.0], [1.0, 0.3, -0.2], [-0.4, 0.8, 0.1]],
+                "target": [0, 3, 4],
+                "classes": [[0.3, -1.2, 0.8, 0.1, -0.5], [1.1, 0.4, -0.6, 0.9, 0.2], [-0.7, 0.5, 0.2, -1.3, 1.0]],
+            },
+            why="PML computes the cosines and takes degrees, 28.6; here are cosines, and radians.",
+        ),
+    ]
     aliases = "additive_angular_margin"
     task = "metric learning"
     best_for = "Embeddings for recognition, from class labels."

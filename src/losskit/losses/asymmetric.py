@@ -1,6 +1,8 @@
 """AsymmetricLoss: binary cross entropy of raw scores with a focus for positive labels and another for negative ones."""
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -47,11 +49,13 @@ class AsymmetricLoss(PointwiseLoss):
     code is the sum: `reduction="sum"`.
     """
 
-    gamma_neg: float = param(
+    gamma_neg: float | Tensor = param(
         default=4.0, domain=nonnegative,
         doc="How much less an easy negative label counts. Between 0 and 1 the slope at `clip` is infinite.",
     )  # fmt: skip
-    gamma_pos: float = param(default=1.0, domain=nonnegative, doc="How much less an easy positive label counts.")
+    gamma_pos: float | Tensor = param(
+        default=1.0, domain=nonnegative, doc="How much less an easy positive label counts."
+    )
     clip: float = param(
         default=0.05, domain=Interval("in [0, 1)", low=0.0, high=1.0, high_open=True, typical=0.05),
         doc="What is taken off the probability of a negative label.",
@@ -99,6 +103,21 @@ class AsymmetricLoss(PointwiseLoss):
         Case(input=0.0, target=0.0, gamma_neg=0.0, gamma_pos=0.0, clip=0.0, value=0.6931471805599453, grad=0.5,
              source="log 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "timm",
+            "timm.loss.AsymmetricLossMultiLabel(reduction='none')(input, target)",
+            "asymmetric_loss(input, target, reduction='none')",
+            agrees=1e-6,
+        ),
+        Peer(
+            "timm",
+            "timm.loss.AsymmetricLossMultiLabel()(input, target)",
+            "asymmetric_loss(input, target, reduction='sum') / len(input)",
+            agrees=1e-6,
+            why="timm divides the sum by the number of rows, the paper's code by nothing; the mean is over elements.",
+        ),
+    ]
     aliases = "asl asymmetric_focal"
     task = "multi-label"
     best_for = "Images with many possible labels, of which few apply."

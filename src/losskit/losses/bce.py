@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -73,6 +73,18 @@ class BCELoss(PointwiseLoss, nn.BCELoss):
             torch=0.0,
             losskit=1.0,
             of="input",
+        ),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.BinaryCrossentropy()(target, input)",
+            agrees=1e-6,
+            why="Keras keeps probabilities 1e-7 away from 0 and 1.",
+        ),
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.log_loss(target.flatten(), input.flatten())",
         ),
     ]
     aliases = "log_loss"

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -81,6 +81,44 @@ class BCEWithLogitsLoss(PointwiseLoss, nn.BCEWithLogitsLoss):
             arguments={"input": float("inf"), "target": 1.0},
             torch=float("nan"),
             losskit=0.0,
+        ),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.BinaryCrossentropy(from_logits=True)(target, input)",
+            agrees=1e-6,
+        ),
+        Peer(
+            "keras",
+            "keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1)(target, input)",
+            "binary_cross_entropy_with_logits(input, 0.9 * target + 0.05)",
+            agrees=1e-6,
+            why="Smoothing moves the labels towards 1/2; here you move them.",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.sigmoid_binary_cross_entropy(input, target)",
+            "binary_cross_entropy_with_logits(input, target, reduction='none')",
+        ),
+        Peer(
+            "timm",
+            "timm.loss.BinaryCrossEntropy(smoothing=0.1, smooth_dense=True)(input, target)",
+            "binary_cross_entropy_with_logits(input, 0.9 * target + 0.05)",
+            why="timm smooths by 0.1 unless told otherwise.",
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.SoftBCEWithLogitsLoss()(input, target)",
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.SoftBCEWithLogitsLoss(ignore_index=-1)(input, target)",
+            "binary_cross_entropy_with_logits(input, target, mask=target != -1)",
+            differs=0.3,
+            gradient_differs=0.3,
+            given={"input": [0.5, -1.0, 2.0], "target": [1.0, 0.0, -1.0]},
+            why="Ignored elements stay in SMP's denominator: pass normalizer=target.numel() for its number.",
         ),
     ]
     aliases = "bce_logits sigmoid_cross_entropy"

@@ -1,6 +1,6 @@
 """BetaGaussianNLLLoss: the likelihood of a normal distribution, weighted by a power of the predicted variance."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -63,6 +63,12 @@ class BetaGaussianNLLLoss(PointwiseLoss):
         Case(input=1.0, target=3.0, var=4.0, beta=0.0, value=1.1931471805599454, grad=-0.5, source="0.5 * (log 4 + 1)"),
         Case(input=1.0, target=3.0, var=4.0, beta=1.0, value=4.772588722239782, grad=-2.0, source="2 * (log 4 + 1)"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "torch-uncertainty",
+            "torch_uncertainty.losses.BetaNLL(beta=0.5)(input, target, var)",
+        ),
+    ]
     aliases = "beta_nll"
     task = "likelihood"
     best_for = "A mean and a variance learned together."

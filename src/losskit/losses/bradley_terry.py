@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -61,8 +61,20 @@ class BradleyTerryLoss(PointwiseLoss):
             source="mpmath",
         ),
     ]
-    aliases = "reward_modeling reward_model pairwise_reward"
-    task = "ranking"
+    peers = [
+        Peer(
+            "torch",
+            "-F.logsigmoid(chosen - rejected).mean()",
+        ),
+        Peer(
+            "torch",
+            "-F.logsigmoid(chosen - rejected - 0.5).mean() + 0.01 * ((chosen + rejected) ** 2).mean()",
+            "bradley_terry_loss(chosen, rejected, margin=0.5, center_coefficient=0.01)",
+            why="The formula of TRL's RewardTrainer, with a margin and center_rewards_coefficient.",
+        ),
+    ]
+    aliases = "reward_modeling reward_model pairwise_reward bpr bayesian_personalized_ranking"
+    task = "preference"
     best_for = "Reward models, and other scores that are learned from comparisons of two."
     not_for = "More than two answers in an order."
     reference = (

@@ -2,7 +2,9 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -17,7 +19,9 @@ class CauchyLoss(PointwiseLoss):
     Prefer WelschLoss or TukeyBiweightLoss where far outliers should not count at all.
     """
 
-    scale: float = param(default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls.")
+    scale: float | Tensor = param(
+        default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls."
+    )
 
     arguments = "scale reduction"
     operands = {
@@ -49,6 +53,19 @@ class CauchyLoss(PointwiseLoss):
         Case(input=2.0, target=0.0, value=1.0986122886681097, grad=0.66666666666666667, source="log 3"),
         Case(input=2.0, target=0.0, scale=0.5, value=2.1972245773362194, grad=0.88888888888888889, source="log 9"),
         Case(input=-1.0, target=-1.0, value=0.0, grad=0.0, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "kornia",
+            "kornia.losses.cauchy_loss(input, target, reduction='mean')",
+            why="kornia's reduction is 'none' by default.",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.cauchy_loss(input / 0.5, target / 0.5)",
+            "cauchy_loss(input, target, scale=0.5, reduction='none')",
+            why="kornia has no scale: divide both by it.",
+        ),
     ]
     aliases = "lorentzian"
     task = "regression"

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -43,6 +43,14 @@ class CharbonnierLoss(PointwiseLoss):
         Case(input=0.002, target=0.0, value=0.0022360679774997897, grad=0.89442719099991588, source="sqrt(5) / 1000"),
         Case(input=3.0, target=1.0, eps=1.0, value=2.2360679774997897, grad=0.89442719099991588, source="sqrt(5)"),
         Case(input=0.0, target=4.0, eps=3.0, value=5.0, grad=-0.8, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "kornia",
+            "kornia.losses.charbonnier_loss(input, target) + 1",
+            "charbonnier_loss(input, target, eps=1.0, reduction='none')",
+            why="kornia's is sqrt(1 + r ** 2) - 1, which is PseudoHuberLoss; image restoration subtracts nothing.",
+        ),
     ]
     aliases = "l1_charbonnier"
     task = "regression"

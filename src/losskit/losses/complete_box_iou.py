@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case
+from losskit.declaration import Case, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import atan2, stop
@@ -42,6 +42,14 @@ class CompleteBoxIoULoss(PointwiseLoss):
         Case(input=[[0.0, 0.0, 1.0, 1.0]], target=[[2.0, 2.0, 4.0, 3.0]], eps=0.0, value=1.4116906,
              grad=[[0.036450784, 0.013149216, -0.10525078, -0.074749216]], source="mpmath; the boxes are disjoint"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "torchvision",
+            "torchvision.ops.complete_box_iou_loss(input, target)",
+            "complete_box_iou_loss(input, target, reduction='none')",
+            why="torchvision's reduction is 'none' by default.",
+        ),
+    ]
     aliases = "ciou ciou_loss complete_iou"
     task = "detection"
     best_for = "Boxes of a detector whose shape matters."

@@ -1,6 +1,6 @@
 """CORALLoss: ordered classes as a row of yes-or-no questions, with one weight for all of them."""
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import softplus, where
@@ -35,6 +35,14 @@ class CORALLoss(PointwiseLoss):
              grad=[[-0.11920292, -0.37754067, 0.26894142]], source="mpmath"),
         Case(input=[[0.0, 0.0]], target=[0], value=1.3862943611198906, grad=[[0.5, 0.5]], source="2 log 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "coral-pytorch",
+            "coral_pytorch.losses.coral_loss(input, coral_pytorch.dataset.levels_from_labelbatch(target, 6))",
+            agrees=1e-6,
+            why="coral-pytorch wants rows of levels; here are classes. Its levels are float32.",
+        ),
+    ]
     aliases = "consistent_rank_logits"
     task = "ordinal"
     best_for = "Ordered classes, with a last layer of one weight."

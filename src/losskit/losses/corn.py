@@ -1,6 +1,6 @@
 """CORNLoss: ordered classes as a row of yes-or-no questions, each asked where the answers before it were yes."""
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import softplus, where
@@ -39,6 +39,12 @@ class CORNLoss(PointwiseLoss):
              grad=[[-0.11920292, -0.37754067, 0.26894142], [0.26894142, 0.0, 0.0]], source="mpmath"),
         Case(input=[[0.0, 0.0]], target=[0], value=0.6931471805599453, grad=[[0.5, 0.0]], source="log 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "coral-pytorch",
+            "coral_pytorch.losses.corn_loss(input, target, num_classes=6)",
+        ),
+    ]
     aliases = "conditional_ordinal_regression"
     task = "ordinal"
     best_for = "Ordered classes, with any last layer."

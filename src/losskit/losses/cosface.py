@@ -1,6 +1,6 @@
 """CosFaceLoss: cross entropy of cosines, that of the own class reduced by a margin."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -47,6 +47,19 @@ class CosFaceLoss(ClassScoresLoss):
         Case(input=[0.0, 0.0], target=0, margin=0.0, scale=10.0, value=0.6931471805599453, grad=[-5.0, 5.0],
              source="log 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "pytorch-metric-learning",
+            "with_classes(pytorch_metric_learning.losses.CosFaceLoss(5, 3), classes)(embeddings, target)",
+            "cosface_loss(F.normalize(embeddings) @ F.normalize(classes, dim=0), target)",
+            given={
+                "embeddings": [[0.5, -1.0, 2.0], [1.0, 0.3, -0.2], [-0.4, 0.8, 0.1]],
+                "target": [0, 3, 4],
+                "classes": [[0.3, -1.2, 0.8, 0.1, -0.5], [1.1, 0.4, -0.6, 0.9, 0.2], [-0.7, 0.5, 0.2, -1.3, 1.0]],
+            },
+            why="PML computes the cosines; here they are the input.",
+        ),
+    ]
     aliases = "am_softmax additive_margin_softmax large_margin_cosine"
     task = "metric learning"
     best_for = "Embeddings for recognition, from class labels."

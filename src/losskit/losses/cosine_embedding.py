@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.embeddings import EmbeddingsLoss
@@ -59,6 +59,20 @@ class CosineEmbeddingLoss(EmbeddingsLoss, nn.CosineEmbeddingLoss):
                   {"input1": [[3e20, 4e20]], "input2": [[4e20, 3e20]], "target": [1.0]}, torch=float("nan"),
                   losskit=0.04),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.CosineSimilarity()(input1, input2)",
+            "cosine_embedding_loss(input1, input2, torch.ones(6)) - 1",
+            agrees=1e-6,
+            why="Keras gives minus the cosine, 1 less.",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.cosine_distance(input1, input2)",
+            "cosine_embedding_loss(input1, input2, torch.ones(6), reduction='none')",
+        ),
+    ]
     aliases = "cosine"
     task = "metric learning"
     best_for = "Pairs of embeddings whose length means nothing."

@@ -1,6 +1,8 @@
 """CPOLoss: contrastive preference optimisation, pairs of answers without a reference model."""
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -17,7 +19,7 @@ class CPOLoss(PointwiseLoss):
     mean over the tokens of the chosen answer.
     """
 
-    beta: float = param(default=0.1, domain=positive, doc="Factor of the difference between the sums.")
+    beta: float | Tensor = param(default=0.1, domain=positive, doc="Factor of the difference between the sums.")
     alpha: float = param(default=1.0, domain=nonnegative, doc="Weight of the negative log-likelihood.")
 
     name = "cpo_loss"
@@ -67,8 +69,27 @@ class CPOLoss(PointwiseLoss):
             source="mpmath",
         ),
     ]
+    peers = [
+        Peer(
+            "trl",
+            (
+                "trl.experimental.cpo.CPOTrainer.cpo_loss(trainer(beta=0.1, loss_type='sigmoid', alpha=0.0, "
+                "label_smoothing=0.0), chosen, rejected)[0]"
+            ),
+            "cpo_loss(chosen, rejected, nll, alpha=0.0, reduction='none')",
+            why="TRL adds cpo_alpha times the log-likelihood of the chosen tokens elsewhere; here alpha does.",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.cpo_loss.LigerFusedLinearCPOFunction.preference_loss_fn(chosen.flatten(), "
+                "rejected.flatten(), torch.empty(60))[0]"
+            ),
+            "cpo_loss(chosen, rejected, nll, alpha=0.0)",
+        ),
+    ]
     aliases = "contrastive_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Translation models, and other language models, trained on pairs of answers without a reference model."
     not_for = "Means of log-probabilities; answers without a counterpart."
     reference = (

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand
+from losskit.declaration import Case, Deviation, Operand, Peer
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 
@@ -58,6 +58,55 @@ class CrossEntropyLoss(ClassScoresLoss, nn.CrossEntropyLoss):
             arguments={"input": [[0.0, float("-inf")]], "target": [[1.0, 0.0]]},
             torch=float("nan"),
             losskit=0.0,
+        ),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.SparseCategoricalCrossentropy(from_logits=True)(target, input)",
+            agrees=1e-6,
+        ),
+        Peer(
+            "keras",
+            "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)(F.one_hot(target, 5), input)",
+            "cross_entropy(input, target, label_smoothing=0.1)",
+            agrees=1e-6,
+        ),
+        Peer(
+            "optax",
+            "optax.losses.softmax_cross_entropy_with_integer_labels(input, target)",
+            "cross_entropy(input, target, reduction='none')",
+        ),
+        Peer(
+            "timm",
+            "timm.loss.LabelSmoothingCrossEntropy()(input, target)",
+            "cross_entropy(input, target, label_smoothing=0.1)",
+            why="timm smooths by 0.1 unless told otherwise.",
+        ),
+        Peer(
+            "timm",
+            "timm.loss.SoftTargetCrossEntropy()(input, target)",
+            "cross_entropy(input, target)",
+            given={
+                "target": [
+                    [0.7, 0.3, 0.0, 0.0, 0.0],
+                    [0.7, 0.3, 0.0, 0.0, 0.0],
+                    [0.7, 0.3, 0.0, 0.0, 0.0],
+                    [0.7, 0.3, 0.0, 0.0, 0.0],
+                    [0.7, 0.3, 0.0, 0.0, 0.0],
+                    [0.7, 0.3, 0.0, 0.0, 0.0],
+                ]
+            },
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.SoftCrossEntropyLoss(smooth_factor=0.1)(input, target)",
+            "cross_entropy(input, target, label_smoothing=0.1)",
+        ),
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.log_loss(target, scipy.special.softmax(input, -1), labels=range(5))",
+            why="scikit-learn takes probabilities.",
         ),
     ]
     aliases = "ce xent softmax_cross_entropy categorical_cross_entropy sparse_categorical_cross_entropy"

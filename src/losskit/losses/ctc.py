@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.sequence import SequenceLoss
@@ -70,6 +70,43 @@ class CTCLoss(SequenceLoss, nn.CTCLoss):
             0.7, float("nan"),
         ),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "optax",
+            "optax.losses.ctc_loss(scores.transpose(1, 0, 2), jnp.zeros((2, 4)), targets, jnp.zeros((2, 2)))",
+            "ctc_loss(scores.log_softmax(-1), targets, torch.tensor([4, 4]), torch.tensor([2, 2]), reduction='none')",
+            agrees=1e-6,
+            given={
+                "scores": [
+                    [[0.1, 1.0, -0.5], [0.4, -0.3, 0.2]],
+                    [[0.7, 0.2, 0.1], [1.2, 0.5, -1.0]],
+                    [[-0.2, 0.3, 0.9], [0.0, 0.8, 0.6]],
+                    [[0.5, -0.7, 1.1], [0.3, 0.1, -0.4]],
+                ],
+                "targets": [[1, 2], [2, 1]],
+            },
+            why="optax takes scores of samples first, and paddings in place of lengths.",
+        ),
+        Peer(
+            "keras",
+            "keras.losses.CTC()(targets, scores.transpose(0, 1))",
+            (
+                "ctc_loss(scores.log_softmax(-1), targets, torch.tensor([4, 4]), torch.tensor([2, 2]), "
+                "reduction='sum') / 2"
+            ),
+            agrees=1e-6,
+            given={
+                "scores": [
+                    [[0.1, 1.0, -0.5], [0.4, -0.3, 0.2]],
+                    [[0.7, 0.2, 0.1], [1.2, 0.5, -1.0]],
+                    [[-0.2, 0.3, 0.9], [0.0, 0.8, 0.6]],
+                    [[0.5, -0.7, 1.1], [0.3, 0.1, -0.4]],
+                ],
+                "targets": [[1, 2], [2, 1]],
+            },
+            why="Keras divides by the number of samples; torch's mean divides each by the length of its target first.",
+        ),
+    ]
     aliases = "connectionist_temporal_classification"
     task = "sequence"
     best_for = "Speech and handwriting recognition without alignments."

@@ -1,6 +1,6 @@
 """DistanceBoxIoULoss: how little two boxes overlap, and how far apart their centres are."""
 
-from losskit.declaration import Case
+from losskit.declaration import Case, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.losses._boxes import EPS, OPERANDS, apart, pair
@@ -35,6 +35,14 @@ class DistanceBoxIoULoss(PointwiseLoss):
         Case(input=[[0.0, 0.0, 1.0, 1.0]], target=[[2.0, 2.0, 4.0, 3.0]], eps=0.0, value=1.41,
              grad=[[0.0312, 0.0184, -0.1, -0.08]], source="mpmath; the boxes are disjoint"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "torchvision",
+            "torchvision.ops.distance_box_iou_loss(input, target)",
+            "distance_box_iou_loss(input, target, reduction='none')",
+            why="torchvision's reduction is 'none' by default.",
+        ),
+    ]
     aliases = "diou diou_loss distance_iou"
     task = "detection"
     best_for = "Boxes of a detector, with fast convergence."

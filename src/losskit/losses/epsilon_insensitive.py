@@ -1,6 +1,6 @@
 """EpsilonInsensitiveLoss: nothing within epsilon, the absolute error beyond."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -38,6 +38,17 @@ class EpsilonInsensitiveLoss(PointwiseLoss):
         Case(input=1.0, target=1.05, value=0.0, grad=0.0, source="by hand"),
         Case(input=1.0, target=2.5, epsilon=1.0, value=0.5, grad=-1.0, source="by hand"),
         Case(input=1.0, target=1.5, epsilon=0.5, value=0.0, grad=0.0, source="the edge itself costs nothing"),
+    ]
+    peers = [
+        Peer(
+            "scikit-learn",
+            (
+                "np.array([[sklearn.linear_model._sgd_fast.EpsilonInsensitive(0.5).py_loss(x, t) for x, t in zip(xs, "
+                "ts)] for xs, ts in zip(input, target)])"
+            ),
+            "epsilon_insensitive_loss(input, target, epsilon=0.5, reduction='none')",
+            why="The loss of SGDRegressor(loss='epsilon_insensitive'), which scikit-learn keeps private.",
+        ),
     ]
     aliases = "svr support_vector_regression dead_zone"
     task = "regression"

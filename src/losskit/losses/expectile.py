@@ -2,6 +2,8 @@
 
 import math
 
+from torch import Tensor
+
 from losskit.declaration import Case, Operand, param
 from losskit.domains import Interval
 from losskit.facts import Facts
@@ -19,7 +21,7 @@ class ExpectileLoss(PointwiseLoss):
     twice this loss at 0.5.
     """
 
-    expectile: float = param(default=0.5, domain=LEVELS, doc="The expectile that is estimated.")
+    expectile: float | Tensor = param(default=0.5, domain=LEVELS, doc="The expectile that is estimated.")
 
     arguments = "expectile reduction"
     operands = {

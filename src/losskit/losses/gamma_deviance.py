@@ -1,6 +1,6 @@
 """GammaDevianceLoss: likelihood of positive targets, 0 at a perfect fit."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -65,6 +65,13 @@ class GammaDevianceLoss(PointwiseLoss):
         Case(input=3.0, target=2.0, log_input=False, value=0.14426354954966219, grad=0.2222222222222222,
              source="2 * (log 1.5 - 1 / 3)"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.mean_gamma_deviance(target.flatten(), np.exp(input.flatten()))",
+            why="scikit-learn takes the mean; here it is its logarithm, unless log_input=False.",
+        ),
+    ]
     aliases = "mean_gamma_deviance"
     task = "likelihood"
     best_for = "Relative errors of positive amounts."

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -71,6 +71,22 @@ class GammaNLLLoss(PointwiseLoss):
         Case(input=3.0, target=2.0, log_input=False, value=1.7652789553347764, grad=0.1111111111111111,
              source="log 3 + 2 / 3"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "torch",
+            "-torch.distributions.Exponential((-input).exp()).log_prob(target).mean()",
+            why="A gamma distribution of shape 1 is an exponential one.",
+        ),
+        Peer(
+            "scikit-learn",
+            "sklearn._loss.HalfGammaLoss().loss(target.flatten(), input.flatten())",
+            "gamma_nll_loss(input, target, reduction='none').flatten()",
+            why=(
+                "The loss of GammaRegressor and of HistGradientBoostingRegressor(loss='gamma'), which "
+                "scikit-learn keeps private."
+            ),
+        ),
+    ]
     aliases = "gamma exponential_nll"
     task = "likelihood"
     best_for = "Positive amounts whose spread grows with their mean."

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -56,6 +56,13 @@ class GaussianCRPSLoss(PointwiseLoss):
              source="(sqrt 2 - 1) / sqrt(pi)"),
         Case(input=0.0, target=1.5, scale=1.0, value=0.9944239530480265, grad=-0.8663855974622838, source="mpmath"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "scoringrules",
+            "scoringrules.crps_normal(target, input, scale)",
+            "gaussian_crps_loss(input, target, scale, reduction='none')",
+        ),
+    ]
     aliases = "crps continuous_ranked_probability_score"
     task = "likelihood"
     best_for = "Probabilistic forecasts in the units of the target."

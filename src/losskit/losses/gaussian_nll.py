@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -81,6 +81,19 @@ class GaussianNLLLoss(PointwiseLoss, nn.GaussianNLLLoss):
             torch=float("nan"),
             losskit=-9.210340372,
             dtype="float16",
+        ),
+    ]
+    peers = [
+        Peer(
+            "scipy",
+            "-scipy.stats.norm.logpdf(target, input, np.sqrt(var))",
+            "gaussian_nll_loss(input, target, var, full=True, reduction='none')",
+            why="With full=True it is the whole log-density.",
+        ),
+        Peer(
+            "torch",
+            "-torch.distributions.Normal(input, var.sqrt()).log_prob(target).mean()",
+            "gaussian_nll_loss(input, target, var, full=True)",
         ),
     ]
     aliases = "gaussian normal_nll"

@@ -1,6 +1,8 @@
 """GemanMcClureLoss: a bounded ratio of squares."""
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -16,7 +18,9 @@ class GemanMcClureLoss(PointwiseLoss):
     """
 
     name = "geman_mcclure_loss"
-    scale: float = param(default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls.")
+    scale: float | Tensor = param(
+        default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls."
+    )
 
     arguments = "scale reduction"
     operands = {
@@ -55,6 +59,19 @@ class GemanMcClureLoss(PointwiseLoss):
         Case(input=2.0, target=0.0, value=1.0, grad=0.5, source="by hand"),
         Case(input=2.0, target=0.0, scale=0.5, value=1.6, grad=0.32, source="by hand"),
         Case(input=1.0, target=3.0, scale=2.0, value=0.4, grad=-0.32, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "kornia",
+            "kornia.losses.geman_mcclure_loss(input, target, reduction='mean')",
+            why="kornia's reduction is 'none' by default.",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.geman_mcclure_loss(input / 2, target / 2)",
+            "geman_mcclure_loss(input, target, scale=2.0, reduction='none')",
+            why="kornia has no scale: divide both by it.",
+        ),
     ]
     task = "regression"
     best_for = "Registration and reconstruction with gross outliers."

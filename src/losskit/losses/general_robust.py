@@ -2,17 +2,19 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, clamp, expm1, log1p, sign, sqrt, times, where
+from losskit.formula import absolute, clamp, exp, expm1, expm1m, log1p, sign, sqrt, times, where
 
 SHIFT = 2.0**20  # a far v is computed by this smaller: it may overflow where its logarithm and its powers do not
 
 
 def parts(input, target, alpha, scale):
-    """The loss, and its slope by the input.
+    """The loss, and its slopes by the input, the scale and alpha.
 
     With b = |alpha - 2|, y = u / sqrt(b) and v = sqrt(1 + y^2) they are (b / alpha) (v^alpha - 1) and
     sqrt(b) y v^(alpha - 2) / scale. The power is the exponential of a positive multiple of log v, of which a negative
@@ -36,7 +38,8 @@ def parts(input, target, alpha, scale):
     # An infinite alpha has the exponential of u^2 / 2. What falls is the square of a power: it may be subnormal.
     short = clamp(y, -1e3, 1e3)
     squared = endless | falling
-    multiple = times(absolute(where(steep, alpha - 1.0, alpha)) * where(squared, 0.5, 1.0), logarithm)
+    power = where(steep, alpha - 1.0, where(falling, -alpha, alpha))  # not its absolute value: it has a slope at 0
+    multiple = times(power * where(squared, 0.5, 1.0), logarithm)
     exponent = where(endless, 0.25 * short * short, multiple)
     more = expm1(exponent)
     grown = 1.0 + more
@@ -49,14 +52,32 @@ def parts(input, target, alpha, scale):
     again = where(squared, grown, 1.0)
     loss = ratio * where(falling, -less, more) * where(squared, 1.0 + grown, 1.0)
     loss = where(steep, ratio * excess + times(more, ratio * (1.0 + excess)), loss)
-    loss = where((multiple < 2.0**-60) & (alpha < 1.0), b * logarithm, loss)  # near 0, and for alpha = 0 anywhere
+    near = b * (logarithm * (1.0 + times(0.5 * alpha, logarithm)))
+    loss = where((multiple < 2.0**-60) & (alpha < 1.0), near, loss)  # near 0, and for alpha = 0 anywhere
 
     way = sign(d)
     above = where(finite, y, way * where(steep, 1.0, 1.0 / SHIFT))
     below = where(steep, where(finite, root, 1.0), where(finite, 1.0 + square, far))
     slope = times(above / below, grown) * again * sqrt(b)
     slope = where(alpha == 2.0, where(finite, y, way * (SHIFT * far)), slope)
-    return loss, where(endless, short * grown * again, slope) / scale
+    slope = where(endless, short * grown * again, slope) / scale
+    return loss, slope, times(-(y * sqrt(b)), slope), where(endless, 0.0, by_alpha(alpha, logarithm))
+
+
+def by_alpha(alpha, logarithm):
+    """The slope by alpha, of log v; 0 at alpha = 2, where there is none.
+
+    With m = alpha log v and s = sign(alpha - 2) it is the sum of (b / alpha^2) (m e^m - e^m + 1) and
+    s ((e^m - 1) / alpha - e^m (1 - v^-2) / 2).
+    """
+    m = alpha * logarithm
+    b, way, lost, grown = absolute(alpha - 2.0), sign(alpha - 2.0), 0.5 * expm1(-2.0 * logarithm), exp(m)
+    small = absolute(m) < 1e-7
+    safe = where(small, 1.0, alpha)
+    first = where(small, logarithm * (1.0 - 0.5 * m), -expm1(-m) / safe)
+    second = where(small, 0.5 * logarithm * logarithm * (1.0 - m / 3.0), expm1m(-m) / safe / safe)
+    fallen = b * (times(grown, m) - expm1(m)) / safe / safe + way * (expm1(m) / safe + grown * lost)
+    return where(m > -1.0, times(b * second + way * (first + lost), grown), fallen)
 
 
 class GeneralRobustLoss(PointwiseLoss):
@@ -67,8 +88,8 @@ class GeneralRobustLoss(PointwiseLoss):
     CauchyLoss, GemanMcClureLoss (alpha -2), WelschLoss.
     """
 
-    alpha: float = param(default=1.0, doc="Shape: 2 is half the square, from 1 down outliers count less.")
-    scale: float = param(default=1.0, domain=positive, doc="Size of a usual residual, where the curve bends.")
+    alpha: float | Tensor = param(default=1.0, doc="Shape: 2 is half the square, from 1 down outliers count less.")
+    scale: float | Tensor = param(default=1.0, domain=positive, doc="Size of a usual residual, where the curve bends.")
 
     arguments = "alpha scale reduction"
     operands = {
@@ -82,8 +103,8 @@ class GeneralRobustLoss(PointwiseLoss):
 
     @staticmethod
     def grad(input, target, alpha, scale):
-        _, slope = parts(input, target, alpha, scale)
-        return slope, -slope
+        _, slope, by_scale, by_alpha = parts(input, target, alpha, scale)
+        return slope, -slope, by_alpha, by_scale
 
     @staticmethod
     def textbook(input, target, alpha, scale):
@@ -100,6 +121,28 @@ class GeneralRobustLoss(PointwiseLoss):
              source="WelschLoss"),
         Case(input=2.0, target=0.0, alpha=2.0, scale=0.5, value=8.0, grad=8.0, source="half the square"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "kornia",
+            "kornia.losses.geman_mcclure_loss(input, target)",
+            "general_robust_loss(input, target, alpha=-2.0, reduction='none')",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.welsch_loss(input, target)",
+            "general_robust_loss(input, target, alpha=float('-inf'), reduction='none')",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.cauchy_loss(input, target)",
+            "general_robust_loss(input, target, alpha=0.0, reduction='none')",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.charbonnier_loss(input, target)",
+            "general_robust_loss(input, target, alpha=1.0, reduction='none')",
+        ),
+    ]
     aliases = "barron generalized_charbonnier"
     task = "regression"
     best_for = "Finding how robust a regression should be."

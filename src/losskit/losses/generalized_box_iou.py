@@ -1,6 +1,6 @@
 """GeneralizedBoxIoULoss: how little two boxes overlap, and how far apart they are."""
 
-from losskit.declaration import Case
+from losskit.declaration import Case, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.losses._boxes import EPS, OPERANDS, pair
@@ -38,6 +38,20 @@ class GeneralizedBoxIoULoss(PointwiseLoss):
         Case(input=[[0.0, 0.0, 1.0, 1.0]], target=[[2.0, 2.0, 4.0, 3.0]], eps=0.0, value=1.75,
              grad=[[0.020833333, 0.0, -0.083333333, -0.083333333]], source="mpmath; the boxes are disjoint"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "torchvision",
+            "torchvision.ops.generalized_box_iou_loss(input, target)",
+            "generalized_box_iou_loss(input, target, reduction='none')",
+            why="torchvision's reduction is 'none' by default.",
+        ),
+        Peer(
+            "monai",
+            "monai.losses.BoxGIoULoss()(input, target)",
+            agrees=1e-6,
+            why="MONAI computes in float32.",
+        ),
+    ]
     aliases = "giou giou_loss generalized_iou"
     task = "detection"
     best_for = "Boxes of a detector."

@@ -1,6 +1,6 @@
 """GeneralizedCrossEntropyLoss: between cross entropy and the missing probability, robust against wrong labels."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -52,6 +52,15 @@ class GeneralizedCrossEntropyLoss(ClassScoresLoss):
         Case(input=[2.0, 0.0, -1.0], target=0, value=0.160138, grad=[-0.138695, 0.101394, 0.0373009], source="mpmath"),
         Case(input=[2.0, 0.0, -1.0], target=1, value=1.11578, grad=[0.184752, -0.193951, 0.00919828], source="mpmath"),
         Case(input=[0.0, 0.0], target=0, q=1.0, value=0.5, grad=[-0.25, 0.25], source="1 - 1/2"),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.CategoricalGeneralizedCrossEntropy(q=0.7)(target, input.softmax(-1))",
+            "generalized_cross_entropy(input, target)",
+            agrees=1e-6,
+            why="Keras takes probabilities, and q is 0.5 by default.",
+        ),
     ]
     aliases = "gce lq"
     task = "multi-class"

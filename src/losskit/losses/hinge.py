@@ -1,6 +1,6 @@
 """HingeLoss: the loss of support vector machines, on labels -1 and 1."""
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -37,6 +37,23 @@ class HingeLoss(PointwiseLoss):
         Case(input=0.25, target=-1.0, value=1.25, grad=1.0, source="by hand"),
         Case(input=1.0, target=1.0, value=0.0, grad=-1.0, source="the subgradient of torch's margins"),
         Case(input=2.0, target=1.0, value=0.0, grad=0.0, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.Hinge()(target, input)",
+            agrees=1e-6,
+            why="Keras takes labels 0 and 1 for -1 and 1 where all of a batch are so; here they are refused.",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.hinge_loss(input, target)",
+            "hinge_loss(input, target, reduction='none')",
+        ),
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.hinge_loss(target.flatten(), input.flatten())",
+        ),
     ]
     aliases = "svm max_margin"
     task = "binary"

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -53,6 +53,29 @@ class HuberLoss(PointwiseLoss, nn.HuberLoss):
             arguments={"input": 3e38, "target": -3e38, "delta": 1e-3, "reduction": "sum"},
             torch=float("inf"),
             losskit=6e35,
+        ),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.Huber(delta=2.0)(target, input)",
+            "huber_loss(input, target, delta=2.0)",
+            agrees=1e-6,
+        ),
+        Peer(
+            "optax",
+            "optax.losses.huber_loss(input, target, delta=2.0)",
+            "huber_loss(input, target, delta=2.0, reduction='none')",
+        ),
+        Peer(
+            "scipy",
+            "scipy.special.huber(2.0, input - target)",
+            "huber_loss(input, target, delta=2.0, reduction='none')",
+        ),
+        Peer(
+            "statsmodels",
+            "statsmodels.api.robust.norms.HuberT(t=1.345).rho(input - target)",
+            "huber_loss(input, target, delta=1.345, reduction='none')",
         ),
     ]
     task = "regression"

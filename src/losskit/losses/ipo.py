@@ -1,6 +1,8 @@
 """IPOLoss: identity preference optimisation, pairs of answers with a target for the gap."""
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -17,7 +19,9 @@ class IPOLoss(PointwiseLoss):
     `ref_rejected` come from the reference model, without gradients.
     """
 
-    beta: float = param(default=0.1, domain=positive, doc="How closely the reference is kept (tau in the paper).")
+    beta: float | Tensor = param(
+        default=0.1, domain=positive, doc="How closely the reference is kept (tau in the paper)."
+    )
 
     name = "ipo_loss"
     arguments = "beta reduction"
@@ -55,8 +59,18 @@ class IPOLoss(PointwiseLoss):
         Case(chosen=-1.0, rejected=-1.5, ref_chosen=-1.5, ref_rejected=-1.5, beta=1.0, value=0.0, grad=0.0,
              source="a gap of 1 / 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "trl",
+            (
+                "trl.experimental.cpo.CPOTrainer.cpo_loss(trainer(beta=0.1, loss_type='ipo', alpha=0.0), chosen - "
+                "ref_chosen, rejected - ref_rejected)[0]"
+            ),
+            "ipo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1, reduction='none')",
+        ),
+    ]
     aliases = "identity_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on pairs of answers of which each was judged once."
     not_for = "Sums of log-probabilities; answers without a counterpart."
     reference = (

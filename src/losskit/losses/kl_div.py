@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import log_probability, nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -76,6 +76,26 @@ class KLDivLoss(PointwiseLoss, nn.KLDivLoss):
             torch=float("nan"),
             losskit=float("-inf"),
             of="target",
+        ),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.KLDivergence()(F.softmax(target, -1), F.softmax(input, -1))",
+            "kl_div(F.log_softmax(input, -1), F.softmax(target, -1), reduction='batchmean')",
+            agrees=1e-6,
+            why="Keras takes probabilities of both; its mean is that of rows, here 'batchmean'.",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.kl_divergence(jax.nn.log_softmax(input), jax.nn.softmax(target))",
+            "kl_div(F.log_softmax(input, -1), F.softmax(target, -1), reduction='none').sum(-1)",
+        ),
+        Peer(
+            "scipy",
+            "scipy.special.rel_entr(target, np.exp(input))",
+            "kl_div(input, target, reduction='none')",
+            why="scipy.special.kl_div is another function: it adds the difference of the two.",
         ),
     ]
     aliases = "kl kld kl_divergence kullback_leibler"

@@ -1,6 +1,8 @@
 """KTOLoss: Kahneman-Tversky optimisation, answers that are desirable or not, without pairs."""
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -18,7 +20,7 @@ class KTOLoss(PointwiseLoss):
     desirable answers are rarer, let the weights times the numbers of answers be alike.
     """
 
-    beta: float = param(default=0.1, domain=positive, doc="How closely the reference is kept.")
+    beta: float | Tensor = param(default=0.1, domain=positive, doc="How closely the reference is kept.")
     desirable_weight: float = param(default=1.0, domain=positive, doc="Weight of the desirable answers.")
     undesirable_weight: float = param(default=1.0, domain=positive, doc="Weight of the others.")
 
@@ -69,8 +71,25 @@ class KTOLoss(PointwiseLoss):
             value=1.1243530017715961, grad=0.24613408273759835, source="mpmath",
         ),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.kto_loss.LigerFusedLinearKTOFunction.preference_loss_fn(log_prob, target "
+                "> 0.5, torch.empty(6), ref_log_prob, beta=0.1, kl=kl)[0]"
+            ),
+            "kto_loss(log_prob, ref_log_prob, target, kl)",
+            given={
+                "log_prob": [-12.0, -9.0, -15.0, -7.5, -11.0, -8.0],
+                "ref_log_prob": [-13.0, -9.5, -12.0, -7.0, -14.0, -8.5],
+                "target": [1.0, 0.0, 0.0, 1.0, 1.0, 0.0],
+                "kl": [0.7, 0.7, 0.7, 0.7, 0.7, 0.7],
+            },
+            why="Liger has no weights of desirable and other answers.",
+        ),
+    ]
     aliases = "kahneman_tversky_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on single answers that are desirable or not."
     not_for = "Means of log-probabilities; pairs of answers to the same prompt."
     reference = (

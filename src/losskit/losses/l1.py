@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute
@@ -32,6 +32,22 @@ class L1Loss(PointwiseLoss, nn.L1Loss):
         Case(input=3.0, target=1.0, value=2.0, grad=1.0, source="by hand"),
         Case(input=-0.5, target=0.25, value=0.75, grad=-1.0, source="by hand"),
         Case(input=1.0, target=1.0, value=0.0, grad=0.0, source="torch's subgradient at a tie"),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.MeanAbsoluteError()(target, input)",
+            agrees=1e-6,
+        ),
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.mean_absolute_error(target, input)",
+        ),
+        Peer(
+            "pytorch-forecasting",
+            "pytorch_forecasting.metrics.MAE().loss(input, target)",
+            "l1_loss(input, target, reduction='none')",
+        ),
     ]
     aliases = "mae mean_absolute_error absolute_error"
     task = "regression"

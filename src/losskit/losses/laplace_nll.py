@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -49,6 +49,17 @@ class LaplaceNLLLoss(PointwiseLoss):
     cases = [
         Case(input=1.0, target=3.0, scale=0.5, value=4.0, grad=-2.0, source="by hand"),
         Case(input=0.0, target=0.25, scale=1.0, value=0.9431471805599453, grad=-1.0, source="0.25 + log 2"),
+    ]
+    peers = [
+        Peer(
+            "scipy",
+            "-scipy.stats.laplace.logpdf(target, input, scale)",
+            "laplace_nll_loss(input, target, scale, reduction='none')",
+        ),
+        Peer(
+            "torch",
+            "-torch.distributions.Laplace(input, scale).log_prob(target).mean()",
+        ),
     ]
     aliases = "laplacian double_exponential"
     task = "likelihood"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -53,6 +53,16 @@ class LDAMLoss(ClassScoresLoss):
         Case(input=[0.1, 0.2, 0.5], target=2, counts=[5000.0, 100.0, 7.0], value=6.05095,
              grad=[1.41942, 28.5099, -29.9293], source="mpmath"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "pytorch-optimizer",
+            "pytorch_optimizer.loss.LDAMLoss([50, 20, 10, 5, 2])(input, target)",
+            "ldam_loss(input, target, counts)",
+            agrees=1e-6,
+            given={"counts": [50.0, 20.0, 10.0, 5.0, 2.0]},
+            why="pytorch-optimizer keeps the margins in float32.",
+        ),
+    ]
     aliases = "label_distribution_aware_margin"
     task = "multi-class"
     best_for = "Rare classes, with normalised features and weights."

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, exp, expm1, log, log1p, minimum, sign, where
@@ -47,6 +47,23 @@ class LogCoshLoss(PointwiseLoss):
         Case(input=1.0, target=0.0, value=0.43378083048302719, grad=0.76159415595576489, source="mpmath"),
         Case(input=0.001, target=0.0, value=4.9999991666668891e-7, grad=0.00099999966666680002, source="mpmath"),
         Case(input=-100.0, target=0.0, value=99.306852819440055, grad=-1.0, source="100 - log 2"),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.LogCosh()(target, input)",
+            agrees=1e-6,
+            why="Keras's form loses small residuals: in float32, 0.0001 gives 0.",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.log_cosh(input, target)",
+            "log_cosh_loss(input, target, reduction='none')",
+        ),
+        Peer(
+            "torchmetrics",
+            "torchmetrics.functional.log_cosh_error(input.flatten(), target.flatten())",
+        ),
     ]
     aliases = "logcosh log_hyperbolic_cosine"
     task = "regression"

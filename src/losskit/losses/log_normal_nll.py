@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -51,6 +51,18 @@ class LogNormalNLLLoss(PointwiseLoss):
     cases = [
         Case(input=0.0, target=1.0, scale=2.0, value=1.612085713764618, grad=0.0, source="log 2 + 0.5 * log(2 pi)"),
         Case(input=0.0, target=2.0, scale=1.0, value=1.852312220743569, grad=-0.6931471805599453, source="mpmath"),
+    ]
+    peers = [
+        Peer(
+            "scipy",
+            "-scipy.stats.lognorm.logpdf(target, scale, scale=np.exp(input))",
+            "log_normal_nll_loss(input, target, scale, reduction='none')",
+            why="scipy's scale is the exponential of the mean.",
+        ),
+        Peer(
+            "torch",
+            "-torch.distributions.LogNormal(input, scale).log_prob(target).mean()",
+        ),
     ]
     aliases = "lognormal"
     task = "likelihood"

@@ -1,6 +1,6 @@
 """LogisticHazardLoss: the time of an event as a row of intervals, each with the chance that it ends there."""
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -40,6 +40,12 @@ class LogisticHazardLoss(PointwiseLoss):
         Case(input=[[-1.0, 0.0, 0.5]], interval=[1], event=[0.0], value=1.0064088,
              grad=[[0.26894142, 0.5, 0.0]], source="mpmath; censored"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "pycox",
+            "pycox.models.loss.nll_logistic_hazard(input, interval, event)",
+        ),
+    ]
     aliases = "nnet_survival discrete_hazard discrete_time_survival"
     task = "survival"
     best_for = "Times to an event in intervals, some censored."

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -55,6 +55,15 @@ class LogitAdjustedCrossEntropyLoss(ClassScoresLoss):
         Case(input=[0.0, 0.0], target=0, prior=[3.0, 1.0], tau=2.0, value=0.10536051565782628, grad=[-0.1, 0.1],
              source="-log 0.9"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "torch",
+            "F.cross_entropy(input + torch.log(prior), target)",
+            "logit_adjusted_cross_entropy(input, target, prior)",
+            given={"prior": [0.5, 0.2, 0.15, 0.1, 0.05]},
+            why="At tau = 1, also called balanced softmax.",
+        ),
+    ]
     aliases = "balanced_softmax logit_adjustment"
     task = "multi-class"
     best_for = "Rare classes that shall be found as often as the others."

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -50,6 +50,29 @@ class MAPELoss(PointwiseLoss):
         Case(input=90.0, target=100.0, value=0.1, grad=-0.01, source="by hand"),
         Case(input=3.0, target=-2.0, value=2.5, grad=0.5, source="by hand"),
         Case(input=1.0, target=0.0, eps=0.5, value=2.0, grad=2.0, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.mean_absolute_percentage_error(target, input)",
+        ),
+        Peer(
+            "keras",
+            "keras.losses.MeanAbsolutePercentageError()(target, input) / 100",
+            agrees=1e-6,
+            why="Keras gives percent; here it is a fraction.",
+        ),
+        Peer(
+            "torchmetrics",
+            "torchmetrics.functional.mean_absolute_percentage_error(input, target)",
+        ),
+        Peer(
+            "pytorch-forecasting",
+            "pytorch_forecasting.metrics.MAPE().loss(input, target)",
+            "mape_loss(input, target, reduction='none')",
+            agrees=1e-6,
+            why="1e-8 is added to the target there.",
+        ),
     ]
     aliases = "mean_absolute_percentage_error"
     task = "regression"

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -52,6 +52,15 @@ class MASELoss(PointwiseLoss):
         Case(input=4.0, target=5.0, scale=0.5, value=2.0, grad=-2.0, source="history 1, 1.5, 2, 2.5"),
         Case(input=6.0, target=5.0, scale=0.5, value=2.0, grad=2.0, source="history 1, 1.5, 2, 2.5"),
         Case(input=5.0, target=5.0, scale=0.5, value=0.0, grad=0.0, source="a tie has no slope, as in L1Loss"),
+    ]
+    peers = [
+        Peer(
+            "sktime",
+            "sktime.performance_metrics.forecasting.mean_absolute_scaled_error(target, input, y_train=history, sp=1)",
+            "mase_loss(input, target, (history[1:] - history[:-1]).abs().mean())",
+            given={"input": [2.5, 3.5, 4.0, 6.0], "target": [3.0, 3.0, 5.0, 5.5], "history": [1.0, 2.0, 1.5, 3.0, 2.0]},
+            why="sktime takes the history; here you take the mean of its steps once.",
+        ),
     ]
     aliases = "mean_absolute_scaled_error"
     task = "regression"

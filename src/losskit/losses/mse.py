@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 
@@ -35,6 +35,28 @@ class MSELoss(PointwiseLoss, nn.MSELoss):
     cases = [
         Case(input=3.0, target=1.0, value=4.0, grad=4.0, source="by hand"),
         Case(input=-0.5, target=0.25, value=0.5625, grad=-1.5, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.MeanSquaredError()(target, input)",
+            agrees=1e-6,
+        ),
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.mean_squared_error(target, input)",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.squared_error(input, target)",
+            "mse_loss(input, target, reduction='none')",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.l2_loss(input, target)",
+            "0.5 * mse_loss(input, target, reduction='none')",
+            why="optax.l2_loss is half the square.",
+        ),
     ]
     aliases = "l2 mean_squared_error squared_error"
     task = "regression"

@@ -1,6 +1,6 @@
 """MSLELoss: the squared difference of logarithms."""
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -52,6 +52,23 @@ class MSLELoss(PointwiseLoss):
         Case(input=2.0, target=5.0, value=0.48045301391820142, grad=-0.46209812037329687, source="log(2)^2"),
         Case(input=0.0, target=1.0, value=0.48045301391820142, grad=-1.3862943611198906, source="log(2)^2"),
         Case(input=3.0, target=3.0, value=0.0, grad=0.0, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.mean_squared_log_error(target, input)",
+        ),
+        Peer(
+            "keras",
+            "keras.losses.MeanSquaredLogarithmicError()(target, input)",
+            agrees=1e-6,
+            given={"input": [0.5, 2.0, 10.0], "target": [1.0, 1.5, 30.0]},
+            why="Keras takes numbers below 1e-7 for 1e-7.",
+        ),
+        Peer(
+            "torchmetrics",
+            "torchmetrics.functional.mean_squared_log_error(input, target)",
+        ),
     ]
     aliases = "mean_squared_logarithmic_error squared_log_error"
     task = "regression"

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.margins import MarginsLoss
@@ -56,7 +56,17 @@ class MultiMarginLoss(MarginsLoss, nn.MultiMarginLoss):
             losskit=float("nan"),
         ),
     ]
-    aliases = "multi_class_hinge multi_class_margin"
+    peers = [
+        Peer(
+            "optax",
+            "optax.losses.multiclass_hinge_loss(input, target)",
+            "multi_margin_loss(input, target, reduction='none')",
+            differs=0.5,
+            gradient_differs=0.8,
+            why="Only the largest violation counts there; here the mean of all, as in torch.",
+        ),
+    ]
+    aliases = "multi_class_margin"
     task = "multi-class"
     best_for = "Large-margin classifiers, support vector machines."
     not_for = "Probabilities."

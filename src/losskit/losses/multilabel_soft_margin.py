@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -57,6 +57,13 @@ class MultiLabelSoftMarginLoss(PointwiseLoss, nn.MultiLabelSoftMarginLoss):
             arguments={"input": float("inf"), "target": 1.0},
             torch=float("nan"),
             losskit=0.0,
+        ),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.BinaryCrossentropy(from_logits=True)(target, input)",
+            agrees=1e-6,
         ),
     ]
     task = "multi-label"

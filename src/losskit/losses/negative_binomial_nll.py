@@ -3,7 +3,7 @@
 import math
 from typing import final
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -212,6 +212,23 @@ class NegativeBinomialNLLLoss(PointwiseLoss):
         Case(input=4.0, target=3.0, dispersion=0.5, log_input=False, value=2.027325540540822,
              grad=0.08333333333333333, source="mpmath"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "scipy",
+            "-scipy.stats.nbinom.logpmf(target, 1 / dispersion, 1 / (1 + dispersion * np.exp(input)))",
+            "negative_binomial_nll_loss(input, target, dispersion, reduction='none')",
+            given={"input": [0.5, 1.0, -0.5, 2.0], "target": [0.0, 3.0, 1.0, 12.0], "dispersion": [0.5, 1.5, 0.1, 0.8]},
+            why="scipy counts failures before n successes: n = 1 / dispersion, p = 1 / (1 + dispersion * mean).",
+        ),
+        Peer(
+            "torch",
+            (
+                "-torch.distributions.NegativeBinomial(1 / dispersion, logits=input + "
+                "dispersion.log()).log_prob(target).mean()"
+            ),
+            given={"input": [0.5, 1.0, -0.5, 2.0], "target": [0.0, 3.0, 1.0, 12.0], "dispersion": [0.5, 1.5, 0.1, 0.8]},
+        ),
+    ]
     aliases = "nb2 negbin"
     task = "likelihood"
     best_for = "Counts that vary more than Poisson's."

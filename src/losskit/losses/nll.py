@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 
@@ -30,6 +30,14 @@ class NLLLoss(ClassScoresLoss, nn.NLLLoss):
     cases = [
         Case(input=[-0.5, -1.0, -3.0], target=1, value=1.0, grad=[0.0, -1.0, 0.0], source="by hand"),
         Case(input=[-0.5, -1.0, -3.0], target=0, value=0.5, grad=[-1.0, 0.0, 0.0], source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.log_loss(target, scipy.special.softmax(input, -1), labels=range(5))",
+            "nll_loss(F.log_softmax(input, -1), target)",
+            why="scikit-learn takes probabilities.",
+        ),
     ]
     aliases = "negative_log_likelihood"
     task = "multi-class"

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -62,8 +62,29 @@ class ORPOLoss(PointwiseLoss):
         Case(chosen=-0.5, rejected=-1.25, value=0.5231504304082901, grad=-1.0525226994691188, source="mpmath"),
         Case(chosen=-1.25, rejected=-0.5, lam=0.5, value=2.0383384342813398, grad=-1.5559527782433362, source="mpmath"),
     ]
+    peers = [
+        Peer(
+            "trl",
+            "trl.experimental.orpo.ORPOTrainer.odds_ratio_loss(trainer(beta=0.1), chosen, rejected)[0]",
+            "-chosen - orpo_loss(chosen, rejected, lam=0.1, reduction='none')",
+            agrees=1e-6,
+            why=(
+                "The part of the odds, which TRL subtracts from the likelihood of the chosen answer; it computes "
+                "in float32."
+            ),
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.orpo_loss.LigerFusedLinearORPOFunction.preference_loss_fn(chosen.flatten("
+                "), rejected.flatten(), torch.empty(60), beta=0.1)[0]"
+            ),
+            "orpo_loss(chosen, rejected, lam=0.1) + chosen.mean()",
+            why="Without the likelihood of the chosen answer.",
+        ),
+    ]
     aliases = "odds_ratio_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Fine-tuning and training on pairs of answers in one stage."
     not_for = "Sums of log-probabilities; answers without a counterpart."
     reference = (

@@ -2,7 +2,9 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -19,7 +21,7 @@ class PinballLoss(PointwiseLoss):
     than a quantile.
     """
 
-    quantile: float = param(default=0.5, domain=LEVELS, doc="The quantile that is estimated.")
+    quantile: float | Tensor = param(default=0.5, domain=LEVELS, doc="The quantile that is estimated.")
 
     arguments = "quantile reduction"
     operands = {
@@ -57,6 +59,24 @@ class PinballLoss(PointwiseLoss):
         Case(input=3.0, target=1.0, quantile=0.75, value=0.5, grad=0.25, source="by hand"),
         Case(input=2.0, target=2.5, value=0.25, grad=-0.5, source="half the absolute error"),
         Case(input=2.0, target=2.0, quantile=0.75, value=0.0, grad=0.0, source="a tie has no slope, as in L1Loss"),
+    ]
+    peers = [
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.mean_pinball_loss(target, input, alpha=0.9)",
+            "pinball_loss(input, target, quantile=0.9)",
+        ),
+        Peer(
+            "pytorch-forecasting",
+            "pytorch_forecasting.metrics.QuantileLoss([0.9]).loss(input[..., None], target)[..., 0] / 2",
+            "pinball_loss(input, target, quantile=0.9, reduction='none')",
+            why="QuantileLoss there is twice the pinball loss.",
+        ),
+        Peer(
+            "torch-uncertainty",
+            "torch_uncertainty.losses.PinballLoss(quantile=0.9)(input, target)",
+            "pinball_loss(input, target, quantile=0.9)",
+        ),
     ]
     aliases = "quantile quantile_regression check tilted_absolute"
     task = "regression"

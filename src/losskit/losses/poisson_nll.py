@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -101,6 +101,21 @@ class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
             arguments={"input": 0.0, "target": 0.0, "log_input": False, "eps": 0.0},
             torch=float("nan"),
             losskit=0.0,
+        ),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.Poisson()(target, input.exp())",
+            "poisson_nll_loss(input, target, log_input=True)",
+            agrees=1e-6,
+            why="Keras takes the rate and adds 1e-7 to it; here is its logarithm, unless log_input=False.",
+        ),
+        Peer(
+            "scipy",
+            "-scipy.stats.poisson.logpmf(target, np.exp(input))",
+            "poisson_nll_loss(input, target, full=True, stirling=False, reduction='none')",
+            given={"target": [0.0, 1.0, 2.0, 3.0, 7.0], "input": [0.3, -1.0, 0.5, 1.5, 2.0]},
         ),
     ]
     aliases = "poisson"

@@ -1,6 +1,6 @@
 """PolyCrossEntropyLoss: cross entropy whose first term, by powers of the missing probability, is weighted."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -54,6 +54,21 @@ class PolyCrossEntropyLoss(ClassScoresLoss):
         Case(input=[2.0, 0.0, -1.0], target=1, value=3.05565, grad=[0.940152, -0.986959, 0.0468074], source="mpmath"),
         Case(input=[0.0, 0.0], target=1, epsilon=2.0, value=1.6931471805599454, grad=[1.0, -1.0], source="log(2) + 1"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "optax",
+            "optax.losses.poly_loss_cross_entropy(input, jax.nn.one_hot(target, 5), epsilon=2.0)",
+            "poly_cross_entropy(input, target, epsilon=2.0, reduction='none')",
+            why="epsilon is 2 by default in optax.",
+        ),
+        Peer(
+            "timm",
+            "timm.loss.PolyCrossEntropy()(input, target)",
+            "poly_cross_entropy(input, target, epsilon=2.0)",
+            agrees=1e-6,
+            why="epsilon is 2 by default in timm, which computes in float32.",
+        ),
+    ]
     aliases = "poly1 polyloss poly1_cross_entropy"
     task = "multi-class"
     best_for = "Classes that exclude each other, with one number to tune."

@@ -2,7 +2,9 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -17,7 +19,9 @@ class PseudoHuberLoss(PointwiseLoss):
     with a round tip.
     """
 
-    delta: float = param(default=1.0, domain=positive, doc="Residual around which the parabola becomes a line.")
+    delta: float | Tensor = param(
+        default=1.0, domain=positive, doc="Residual around which the parabola becomes a line."
+    )
 
     arguments = "delta reduction"
     operands = {
@@ -50,6 +54,18 @@ class PseudoHuberLoss(PointwiseLoss):
              source="(sqrt(17) - 1) / 4"),
         Case(input=-4.0, target=0.0, delta=3.0, value=6.0, grad=-2.4, source="by hand"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "kornia",
+            "kornia.losses.charbonnier_loss(input, target, reduction='mean')",
+            why="kornia calls it Charbonnier loss; delta is 1 there.",
+        ),
+        Peer(
+            "scipy",
+            "scipy.special.pseudo_huber(0.7, input - target)",
+            "pseudo_huber_loss(input, target, delta=0.7, reduction='none')",
+        ),
+    ]
     aliases = "smooth_huber"
     task = "regression"
     best_for = "Regression with moderate outliers where second derivatives are used."

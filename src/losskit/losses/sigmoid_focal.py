@@ -1,15 +1,17 @@
 """SigmoidFocalLoss: binary cross entropy of raw scores that counts easy elements less."""
 
-from losskit.declaration import Case, Operand, param
-from losskit.domains import Interval, nonnegative, probability
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
+from losskit.domains import nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, exp, floor, log, minimum, sigmoid, softplus, times, where
 
 
-def share(target, alpha):
-    """The weight of an element."""
-    return where(alpha < 0.0, 1.0, alpha * target + (1.0 - alpha) * (1.0 - target))
+def weighted(target, alpha, focus):
+    """The focus times the weight of an element."""
+    return focus if alpha is None else (alpha * target + (1.0 - alpha) * (1.0 - target)) * focus
 
 
 def parts(input, target, gamma):
@@ -40,15 +42,17 @@ class SigmoidFocalLoss(PointwiseLoss):
     Prefer BCEWithLogitsLoss for balanced labels, AsymmetricLoss for a focus of its own on negatives, SoftmaxFocalLoss
     for classes that exclude each other.
 
-    With gamma = 0 and alpha = -1 it is BCEWithLogitsLoss. A mean over positive labels, as detectors take it, is
+    With gamma = 0 and alpha = None it is BCEWithLogitsLoss. A mean over positive labels, as detectors take it, is
     `normalizer=` their number.
     """
 
-    alpha: float = param(
-        default=0.25, domain=Interval("in [0, 1], or -1 for none", low=-1.0, high=1.0, typical=0.25),
-        doc="Weight of positive labels, 1 - alpha that of negative ones; -1: no weights.",
+    alpha: float | Tensor | None = param(
+        default=0.25, domain=probability,
+        doc="Weight of positive labels, 1 - alpha that of negative ones; None: no weights.",
     )  # fmt: skip
-    gamma: float = param(default=2.0, domain=nonnegative, doc="How much less an easy element counts; 0: not at all.")
+    gamma: float | Tensor = param(
+        default=2.0, domain=nonnegative, doc="How much less an easy element counts; 0: not at all."
+    )
 
     arguments = "alpha gamma reduction"
     operands = {
@@ -63,13 +67,13 @@ class SigmoidFocalLoss(PointwiseLoss):
     @staticmethod
     def value(input, target, alpha, gamma):
         focus, _, _, _, near, wrong = parts(input, target, gamma)
-        return times(share(target, alpha) * focus, near + wrong)
+        return times(weighted(target, alpha, focus), near + wrong)
 
     @staticmethod
     def grad(input, target, alpha, gamma):
         focus, likely, rare, missed, near, wrong = parts(input, target, gamma)
         p, q = where(input > 0.0, likely, rare), where(input > 0.0, rare, likely)
-        entropy, weighted = near + wrong, share(target, alpha) * focus
+        entropy, scale = near + wrong, weighted(target, alpha, focus)
         # No power of gamma - 1: what is missed may be 0. A label's p * q / missed is p or q.
         hard = (target == 0.0) | (target == 1.0)
         ratio = where(hard, where(target == 1.0, p, q), likely * (rare / missed))
@@ -77,25 +81,71 @@ class SigmoidFocalLoss(PointwiseLoss):
         # The cross entropy over what is missed: 1 where that is 0.
         share_of_wrong = where(input > 0.0, 1.0 - target, target) / where(missed > 0.0, missed, 1.0)
         cost = where(missed > 0.0, near / missed, 1.0) + times(share_of_wrong, absolute(input))
-        by_share = where(alpha < 0.0, 0.0, 2.0 * alpha - 1.0)
+        by_target = times(scale * gamma * (q - p), cost)
+        if alpha is None:
+            return scale * slope, by_target - times(scale, input)
         # In this order, for the first two may have opposite signs.
-        by_target = times(by_share * focus, entropy) - times(weighted, input) + times(weighted * gamma * (q - p), cost)
-        return weighted * slope, by_target
+        by_target = times((2.0 * alpha - 1.0) * focus, entropy) - times(scale, input) + by_target
+        return scale * slope, by_target
 
     @staticmethod
     def textbook(input, target, alpha, gamma):
         p = sigmoid(input)
         entropy = -(target * log(p) + (1.0 - target) * log(1.0 - p))
-        return share(target, alpha) * (1.0 - (p * target + (1.0 - p) * (1.0 - target))) ** gamma * entropy
+        return weighted(target, alpha, (1.0 - (p * target + (1.0 - p) * (1.0 - target))) ** gamma) * entropy
 
     facts = Facts(convex=False, smooth=True, lipschitz=0.8467374139262986, minimum=0.0, symmetric=False)
     cases = [
         Case(input=0.0, target=1.0, value=0.043321698784996582, grad=-0.074571698784996582, source="log(2) / 16"),
         Case(input=2.0, target=0.0, value=1.2375586345660567, grad=0.80753529783636146, source="mpmath"),
         Case(input=20.0, target=1.0, value=2.189127679393809e-27, grad=-6.5673830269011058e-27, source="mpmath"),
-        Case(input=0.0, target=1.0, alpha=-1.0, gamma=0.0, value=0.6931471805599453, grad=-0.5, source="log 2"),
+        Case(input=0.0, target=1.0, alpha=None, gamma=0.0, value=0.6931471805599453, grad=-0.5, source="log 2"),
     ]
-    aliases = "binary_focal sigmoid_focal_cross_entropy binary_focal_crossentropy retinanet"
+    peers = [
+        Peer(
+            "torchvision",
+            "torchvision.ops.sigmoid_focal_loss(input, target)",
+            "sigmoid_focal_loss(input, target, reduction='none')",
+            why="torchvision's reduction is 'none' by default.",
+        ),
+        Peer(
+            "optax",
+            "optax.losses.sigmoid_focal_loss(input, target, alpha=0.25, gamma=2.0)",
+            "sigmoid_focal_loss(input, target, reduction='none')",
+            why="Without alpha by default in optax.",
+        ),
+        Peer(
+            "keras",
+            "keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True, from_logits=True)(target, input)",
+            agrees=1e-6,
+            why="Keras takes probabilities and no alpha unless told otherwise.",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.binary_focal_loss_with_logits(input, target, alpha=0.25, reduction='mean')",
+            why="kornia's reduction is 'none' by default.",
+        ),
+        Peer(
+            "monai",
+            "monai.losses.FocalLoss(gamma=2.0, alpha=0.25)(input, target)",
+            agrees=1e-6,
+            why="Without alpha by default in MONAI.",
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.FocalLoss('binary', alpha=0.25)(input, target)",
+            why="Without alpha by default in SMP.",
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.FocalLoss('binary', alpha=0.25)(input, target)",
+            differs=0.3,
+            gradient_differs=0.5,
+            given={"input": [2.0, -1.0, 0.5], "target": [0.3, 0.6, 0.9]},
+            why="Targets between 0 and 1: SMP's p_t is exp(-cross entropy), here the mean of both, as in torchvision.",
+        ),
+    ]
+    aliases = "binary_focal sigmoid_focal_cross_entropy retinanet"
     task = "binary"
     best_for = "Dense detection; few positive labels among many easy negative ones."
     not_for = "Balanced labels; calibrated probabilities."

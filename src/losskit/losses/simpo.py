@@ -1,6 +1,8 @@
 """SimPOLoss: simple preference optimisation, pairs of answers without a reference model."""
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -17,8 +19,8 @@ class SimPOLoss(PointwiseLoss):
     nearly certainly a sum. The margin is `gamma`, of differences times `beta`: gamma / beta between the means.
     """
 
-    beta: float = param(default=2.0, domain=positive, doc="Factor of the difference between the means.")
-    gamma: float = param(default=0.5, domain=nonnegative, doc="Margin of the difference times beta.")
+    beta: float | Tensor = param(default=2.0, domain=positive, doc="Factor of the difference between the means.")
+    gamma: float | Tensor = param(default=0.5, domain=nonnegative, doc="Margin of the difference times beta.")
 
     name = "simpo_loss"
     arguments = "beta gamma reduction"
@@ -56,8 +58,28 @@ class SimPOLoss(PointwiseLoss):
             source="mpmath",
         ),
     ]
+    peers = [
+        Peer(
+            "trl",
+            (
+                "trl.experimental.cpo.CPOTrainer.cpo_loss(trainer(beta=2.0, simpo_gamma=0.5, loss_type='simpo', "
+                "alpha=0.0, label_smoothing=0.0), chosen, rejected)[0]"
+            ),
+            "simpo_loss(chosen, rejected, beta=2.0, gamma=0.5, reduction='none')",
+            why="beta is 0.1 by default in TRL, which is another loss; the authors take 2 to 2.5.",
+        ),
+        Peer(
+            "liger-kernel",
+            (
+                "liger_kernel.chunked_loss.simpo_loss.LigerFusedLinearSimPOFunction.preference_loss_fn("
+                "chosen.flatten(), rejected.flatten(), torch.empty(60), beta=2.0, gamma=0.5)[0]"
+            ),
+            "simpo_loss(chosen, rejected, beta=2.0, gamma=0.5)",
+            why="beta is 0.1 by default in Liger.",
+        ),
+    ]
     aliases = "simple_preference_optimization"
-    task = "ranking"
+    task = "preference"
     best_for = "Language models trained on pairs of answers without a reference model."
     not_for = "Sums of log-probabilities; answers without a counterpart."
     reference = (

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, sign, where
@@ -53,6 +53,19 @@ class SMAPELoss(PointwiseLoss):
         Case(input=110.0, target=100.0, value=0.095238095238095238, grad=0.0090702947845804989, source="2 / 21"),
         Case(input=-1.0, target=2.0, value=2.0, grad=0.0, source="by hand"),
         Case(input=0.0, target=0.0, value=0.0, grad=0.0, source="two zeros agree"),
+    ]
+    peers = [
+        Peer(
+            "torchmetrics",
+            "torchmetrics.functional.symmetric_mean_absolute_percentage_error(input, target)",
+        ),
+        Peer(
+            "pytorch-forecasting",
+            "pytorch_forecasting.metrics.SMAPE().loss(input, target)",
+            "smape_loss(input, target, reduction='none')",
+            agrees=1e-6,
+            why="1e-8 is added to the denominator there.",
+        ),
     ]
     aliases = "symmetric_mean_absolute_percentage_error"
     task = "regression"

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -46,6 +46,14 @@ class SmoothL1Loss(PointwiseLoss, nn.SmoothL1Loss):
         Case(input=1.25, target=1.0, beta=0.5, value=0.0625, grad=0.5, source="by hand"),
         Case(input=1.0, target=1.0, beta=0.0, value=0.0, grad=0.0, source="L1 at a tie"),
         Case(input=-2.0, target=1.0, beta=0.0, value=3.0, grad=-1.0, source="L1"),
+    ]
+    peers = [
+        Peer(
+            "optax",
+            "optax.losses.huber_loss(input, target, delta=0.5) / 0.5",
+            "smooth_l1_loss(input, target, beta=0.5, reduction='none')",
+            why="Huber's loss divided by its delta.",
+        ),
     ]
     task = "regression"
     best_for = "Object detection and bounding boxes."

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand
+from losskit.declaration import Case, Deviation, Operand, Peer
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -53,6 +53,14 @@ class SoftMarginLoss(PointwiseLoss, nn.SoftMarginLoss):
             torch=float("nan"),
             losskit=-1.0,
             of="input",
+        ),
+    ]
+    peers = [
+        Peer(
+            "optax",
+            "optax.losses.sigmoid_binary_cross_entropy(input, 0.5 + 0.5 * target)",
+            "soft_margin_loss(input, target, reduction='none')",
+            why="Labels are 0 and 1 there, -1 and 1 here.",
         ),
     ]
     aliases = "logistic"

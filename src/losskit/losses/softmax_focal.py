@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -62,7 +62,51 @@ class SoftmaxFocalLoss(ClassScoresLoss):
         Case(input=[0.0, 0.0], target=0, gamma=1.0, alpha=[0.5, 2.0], value=0.17328679513998632,
              grad=[-0.211643, 0.211643], source="log(2) / 4"),
     ]  # fmt: skip
-    aliases = "multiclass_focal categorical_focal categorical_focal_crossentropy"
+    peers = [
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses._functional.softmax_focal_loss_with_logits(input, target, reduction='mean')",
+        ),
+        Peer(
+            "segmentation-models-pytorch",
+            "smp.losses.FocalLoss('multiclass')(input[:, :, None], target[:, None])",
+            differs=0.7,
+            gradient_differs=1.0,
+            why="SMP's class is a sum of sigmoid focal losses of the classes, another loss.",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.focal_loss(input[:, :, None], target[:, None], alpha=None, reduction='none').sum((1, 2))",
+            "softmax_focal_loss(input, target, reduction='none')",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.focal_loss(input[:, :, None], target[:, None], alpha=None, reduction='mean')",
+            "softmax_focal_loss(input, target)",
+            differs=0.8,
+            gradient_differs=0.8,
+            why="kornia's mean divides by rows and classes, N C: it is 1 / C of this one.",
+        ),
+        Peer(
+            "keras",
+            "keras.losses.CategoricalFocalCrossentropy(alpha=1.0, from_logits=True)(F.one_hot(target, 5), input)",
+            "softmax_focal_loss(input, target)",
+            agrees=1e-6,
+            why="Keras multiplies every class by alpha = 0.25 by default.",
+        ),
+        Peer(
+            "monai",
+            "monai.losses.FocalLoss(use_softmax=True, reduction='none')(input, F.one_hot(target, 5)).sum(1)",
+            "softmax_focal_loss(input, target, reduction='none')",
+            agrees=1e-6,
+            why="MONAI keeps one number for each class; its mean divides by N C.",
+        ),
+        Peer(
+            "torch-uncertainty",
+            "torch_uncertainty.losses.FocalLoss(gamma=2)(input, target)",
+        ),
+    ]
+    aliases = "multiclass_focal categorical_focal"
     task = "multi-class"
     best_for = "Classes that exclude each other, when easy rows outweigh the hard ones."
     not_for = "Several right classes at once; calibrated probabilities."

@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -57,6 +57,19 @@ class SphereFaceLoss(ClassScoresLoss):
         Case(input=[[0.0, 0.0]], target=[0], norm=[2.0], margin=1, value=0.6931471805599453, grad=[[-1.0, 1.0]],
              source="log 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "pytorch-metric-learning",
+            "with_classes(pytorch_metric_learning.losses.SphereFaceLoss(5, 3), classes)(embeddings, target)",
+            "sphereface_loss(F.normalize(embeddings) @ F.normalize(classes, dim=0), target, embeddings.norm(dim=1))",
+            given={
+                "embeddings": [[0.5, -1.0, 2.0], [1.0, 0.3, -0.2], [-0.4, 0.8, 0.1]],
+                "target": [0, 3, 4],
+                "classes": [[0.3, -1.2, 0.8, 0.1, -0.5], [1.1, 0.4, -0.6, 0.9, 0.2], [-0.7, 0.5, 0.2, -1.3, 1.0]],
+            },
+            why="PML computes cosines and lengths; here they are the input.",
+        ),
+    ]
     aliases = "a_softmax angular_softmax multiplicative_angular_margin"
     task = "metric learning"
     best_for = "Results that compare with the first margin loss."

@@ -1,6 +1,6 @@
 """SquaredEpsilonInsensitiveLoss: nothing within epsilon, a parabola beyond."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -38,6 +38,17 @@ class SquaredEpsilonInsensitiveLoss(PointwiseLoss):
         Case(input=1.0, target=0.5, value=0.16, grad=0.8, source="by hand"),
         Case(input=1.0, target=1.05, value=0.0, grad=0.0, source="by hand"),
         Case(input=1.0, target=2.5, epsilon=1.0, value=0.25, grad=-1.0, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "scikit-learn",
+            (
+                "np.array([[sklearn.linear_model._sgd_fast.SquaredEpsilonInsensitive(0.5).py_loss(x, t) for x, t in "
+                "zip(xs, ts)] for xs, ts in zip(input, target)])"
+            ),
+            "squared_epsilon_insensitive_loss(input, target, epsilon=0.5, reduction='none')",
+            why="The loss of SGDRegressor(loss='squared_epsilon_insensitive'), which scikit-learn keeps private.",
+        ),
     ]
     aliases = "l2_svr"
     task = "regression"

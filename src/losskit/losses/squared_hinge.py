@@ -1,6 +1,6 @@
 """SquaredHingeLoss: the square of the hinge, on labels -1 and 1."""
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import signs
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -39,6 +39,14 @@ class SquaredHingeLoss(PointwiseLoss):
         Case(input=0.25, target=1.0, value=0.5625, grad=-1.5, source="by hand"),
         Case(input=0.25, target=-1.0, value=1.5625, grad=2.5, source="by hand"),
         Case(input=2.0, target=1.0, value=0.0, grad=0.0, source="by hand"),
+    ]
+    peers = [
+        Peer(
+            "keras",
+            "keras.losses.SquaredHinge()(target, input)",
+            agrees=1e-6,
+            why="Keras takes labels 0 and 1 for -1 and 1 where all of a batch are so; here they are refused.",
+        ),
     ]
     aliases = "l2_svm"
     task = "binary"

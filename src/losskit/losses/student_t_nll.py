@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand
+from losskit.declaration import Case, Operand, Peer
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -126,6 +126,17 @@ class StudentTNLLLoss(PointwiseLoss):
     cases = [
         Case(input=0.0, target=1.0, scale=1.0, df=1.0, value=1.8378770664093453, grad=-1.0, source="log pi + log 2"),
         Case(input=0.0, target=2.0, scale=1.0, df=3.0, value=2.6954774, grad=-1.1428571428571428, source="mpmath"),
+    ]
+    peers = [
+        Peer(
+            "scipy",
+            "-scipy.stats.t.logpdf(target, df, input, scale)",
+            "student_t_nll_loss(input, target, scale, df, reduction='none')",
+        ),
+        Peer(
+            "torch",
+            "-torch.distributions.StudentT(df, input, scale).log_prob(target).mean()",
+        ),
     ]
     aliases = "student_t t_distribution"
     task = "likelihood"

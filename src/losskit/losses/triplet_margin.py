@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand, param
+from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import positive as above_zero
 from losskit.facts import Facts
 from losskit.families.embeddings import EmbeddingsLoss
@@ -55,6 +55,15 @@ class TripletMarginLoss(EmbeddingsLoss, nn.TripletMarginLoss):
                   {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[5.0, 6.0]], "p": 1e-6},
                   torch=float("nan"), losskit=0.0),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "optax",
+            "optax.losses.triplet_margin_loss(anchor, positive, negative)",
+            "triplet_margin_loss(anchor, positive, negative, reduction='none')",
+            agrees=1e-5,
+            why="1e-6 is added inside the root there, to each difference here, as in torch.",
+        ),
+    ]
     aliases = "triplet"
     task = "metric learning"
     best_for = "Metric learning with triplets."

@@ -1,6 +1,8 @@
 """TukeyBiweightLoss: a loss that stops growing at c."""
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -16,7 +18,7 @@ class TukeyBiweightLoss(PointwiseLoss):
     never is exactly 0.
     """
 
-    c: float = param(default=4.685, domain=positive, doc="Residual from which the loss is constant.")
+    c: float | Tensor = param(default=4.685, domain=positive, doc="Residual from which the loss is constant.")
 
     arguments = "c reduction"
     operands = {
@@ -57,6 +59,13 @@ class TukeyBiweightLoss(PointwiseLoss):
         Case(input=1.0, target=0.0, value=0.47756610005714006, grad=0.91095629550292002, source="mpmath"),
         Case(input=4.0, target=0.0, value=3.5853605413986628, grad=0.29386130234309395, source="mpmath"),
         Case(input=9.0, target=0.0, value=3.6582041666666667, grad=0.0, source="c^2 / 6"),
+    ]
+    peers = [
+        Peer(
+            "statsmodels",
+            "statsmodels.api.robust.norms.TukeyBiweight(c=4.685).rho(input - target)",
+            "tukey_biweight_loss(input, target, c=4.685, reduction='none')",
+        ),
     ]
     aliases = "bisquare tukey biweight"
     task = "regression"

@@ -1,6 +1,6 @@
 """TweedieDevianceLoss: amounts of which many are 0."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -81,6 +81,22 @@ class TweedieDevianceLoss(PointwiseLoss):
         Case(input=1.0, target=4.0, p=1.25, log_input=False, value=3.8286281337301926, grad=-6.0,
              source="mpmath"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "scikit-learn",
+            "sklearn.metrics.mean_tweedie_deviance(target.flatten(), np.exp(input.flatten()), power=1.5)",
+            why="scikit-learn takes the mean; here it is its logarithm, unless log_input=False.",
+        ),
+        Peer(
+            "pytorch-forecasting",
+            "pytorch_forecasting.metrics.TweedieLoss(p=1.5).loss(input, target)",
+            "0.5 * tweedie_deviance_loss(input, target, reduction='none') + 4 * target**0.5",
+            why=(
+                "Half the deviance without the term of the target, so that a perfect fit is not 0: the gradient "
+                "is half."
+            ),
+        ),
+    ]
     aliases = "tweedie compound_poisson_gamma"
     task = "likelihood"
     best_for = "Amounts of which many are 0: claims, rainfall, sales."

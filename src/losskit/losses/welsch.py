@@ -1,6 +1,8 @@
 """WelschLoss: one less a bell curve of the residual."""
 
-from losskit.declaration import Case, Operand, param
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -15,7 +17,9 @@ class WelschLoss(PointwiseLoss):
     some pull.
     """
 
-    scale: float = param(default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls.")
+    scale: float | Tensor = param(
+        default=1.0, domain=positive, doc="Size of a usual residual; beyond it the pull falls."
+    )
 
     arguments = "scale reduction"
     operands = {
@@ -46,6 +50,19 @@ class WelschLoss(PointwiseLoss):
              source="1 - exp(-1 / 8)"),
         Case(input=0.0, target=1e6, value=1.0, grad=0.0, source="by hand"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "kornia",
+            "kornia.losses.welsch_loss(input, target, reduction='mean')",
+            why="kornia's reduction is 'none' by default.",
+        ),
+        Peer(
+            "kornia",
+            "kornia.losses.welsch_loss(input / 2, target / 2)",
+            "welsch_loss(input, target, scale=2.0, reduction='none')",
+            why="kornia has no scale: divide both by it.",
+        ),
+    ]
     aliases = "leclerc correntropy"
     task = "regression"
     best_for = "Fits that ignore gross outliers."

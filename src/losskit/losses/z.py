@@ -1,6 +1,6 @@
 """ZLoss: how far the scores of a row are from being log-probabilities already."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -33,6 +33,12 @@ class ZLoss(ClassScoresLoss):
         Case(input=[0.0, 0.0, 0.0, 0.0], coefficient=1.0, value=1.9218120556728056,
              grad=[0.693147, 0.693147, 0.693147, 0.693147], source="(log 4)²"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "torch",
+            "1e-4 * torch.logsumexp(input, -1).square().mean()",
+        ),
+    ]
     aliases = "router_z lse_square logsumexp_regularizer"
     task = "multi-class"
     best_for = "Scores that drift while a large model is trained."

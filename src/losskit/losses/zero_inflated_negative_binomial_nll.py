@@ -2,7 +2,7 @@
 
 import math
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
@@ -83,6 +83,22 @@ class ZeroInflatedNegativeBinomialNLLLoss(PointwiseLoss):
              source="log 4/3"),
         Case(input=0.0, target=2.0, gate=0.0, dispersion=1.0, value=2.772588722239781, grad=-0.5, source="4 log 2"),
     ]  # fmt: skip
+    peers = [
+        Peer(
+            "scipy",
+            (
+                "-np.log(scipy.special.expit(gate) * (target == 0) + scipy.special.expit(-gate) * "
+                "scipy.stats.nbinom.pmf(target, 1 / dispersion, 1 / (1 + dispersion * np.exp(input))))"
+            ),
+            "zero_inflated_negative_binomial_nll_loss(input, target, gate, dispersion, reduction='none')",
+            given={
+                "input": [0.5, 1.0, -0.5, 2.0],
+                "target": [0.0, 3.0, 1.0, 12.0],
+                "gate": [-1.0, 0.5, 0.0, -2.0],
+                "dispersion": [0.5, 1.5, 0.1, 0.8],
+            },
+        ),
+    ]
     aliases = "zinb"
     task = "likelihood"
     best_for = "Counts with more zeros than their spread explains."
