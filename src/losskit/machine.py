@@ -68,7 +68,8 @@ def reason(name: str, dtype: str, device: str, shape: str) -> Choice:
     tensors = arguments(name, dtype_of(dtype), device, shape_of(shape, usual_shape(name)))
     tensors[0].requires_grad_()
     cls = losskit.get(name)
-    return losskit.why(cls(**cls._needed()), *tensors)
+    classes = tensors[0].shape[min(1, tensors[0].ndim - 1)]
+    return losskit.why(cls(**cls._needed(classes)), *tensors)
 
 
 def facts() -> dict[str, str]:
