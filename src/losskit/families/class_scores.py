@@ -211,6 +211,8 @@ class ClassScoresLoss(Family, abstract=True):
     @classmethod
     def _made(cls, name: str, **parameters: Any) -> Tensor | None:
         """What a hook makes for each class."""
+        if name == "own":  # it may compare classes, of which a rank may have none
+            parameters = {x: v.full_tensor() if hasattr(v, "full_tensor") else v for x, v in parameters.items()}
         made: Tensor | None = getattr(cls, name)(**{x: cls._in_domain(x, value) for x, value in parameters.items()})
         return made
 
