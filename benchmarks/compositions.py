@@ -171,3 +171,13 @@ def logistic_hazard_loss(input, interval, event):
     index = interval.unsqueeze(1)
     seen = torch.zeros_like(input).scatter(1, index, event.unsqueeze(1))
     return F.binary_cross_entropy_with_logits(input, seen, reduction="none").cumsum(1).gather(1, index).mean()
+
+
+def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
+    return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))).mean()
+
+
+def grpo_loss(log_prob, old_log_prob, advantage, epsilon_low=0.2, epsilon_high=0.2):
+    ratio = torch.exp(log_prob - old_log_prob)
+    held = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
+    return -torch.minimum(ratio * advantage, held * advantage).mean()

@@ -68,3 +68,9 @@ def test_the_reference_may_be_missing():
         losskit.GRPOLoss(beta=0.04)(now, old, advantage)
     with pytest.raises(ValueError, match=r"epsilon_low must be 0\.2 with loss_type='cispo', got 0\.1"):
         losskit.GRPOLoss(epsilon_low=0.1, loss_type="cispo")(now, old, advantage)
+
+
+def test_why_knows_whether_the_reference_is_there():
+    x = now.clone().requires_grad_()
+    assert losskit.why(losskit.GRPOLoss(beta=0.04), x, old, advantage, ref).implementation == "fused CPU kernel"
+    assert losskit.why(losskit.GRPOLoss(), x, old, advantage, None).implementation == "fused CPU kernel"

@@ -72,6 +72,7 @@ def signature_source(loss: Any, annotated: bool, unknown: str = "") -> str:
     typed = [f"{name}: {_operand_type(loss, name)}" for name in loss._call_operands()]
     signature = typed if annotated else _bare(loss)
     signature += [_with_default(loss, name, _type(loss, name) if annotated else "") for name in names]
+    signature.sort(key=lambda text: "=" in text)  # an operand that may be missing follows what must be given
     signature += ["*", *(f"{name}: {kind} = None" if annotated else f"{name}=None" for name, kind in _EXTRAS.items())]
     signature += [unknown] if unknown else []
     return f"def {loss.name}({', '.join(signature)}){' -> Tensor' if annotated else ''}"
@@ -96,7 +97,9 @@ def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False
     own = [p.name for p in loss.params.values() if p.name in names and (p.kind == "tensor" or p.tensor)]
     tensors = [*operands, *own]
     tensors += ["weight"] if "weight" in names and "weight" not in tensors else []
-    passed = [*operands, *(f"{name}={name}" for name in [*names, *_EXTRAS])]
+    optional = loss._optional_operands()
+    passed = [name for name in operands if name not in optional]
+    passed += [f"{name}={name}" for name in [*optional, *names, *_EXTRAS]]
     weight = "weight" if "weight" in names else "None"
     given = [_key(p) for p in loss._plan_params()]
     given += [f"{name} is not None" for name in loss._optional_operands()]

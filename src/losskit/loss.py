@@ -121,19 +121,20 @@ class Loss(nn.Module):
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
 
     @classmethod
-    def _needed(cls, classes: int | None = None) -> dict[str, Any]:
+    def _needed(cls, classes: int = 0) -> dict[str, Any]:
         """The parameters without a default, as the first case has them: what examples are made with.
 
-        classes: for how many of them a parameter has a number each, where that is not as in the case.
+        classes: how many numbers a tensor has, where it is not the case's number.
         """
         case: Mapping[str, Any] = cls.cases[0].arguments if cls.cases else {}
         found = {}
         for name, p in cls.params.items():
             if p.required:
                 value = case.get(name, p.choices[0] if p.choices else p.domain.typical)
-                found[name] = torch.tensor(value) if p.kind == "tensor" else value
-                if p.kind == "tensor" and classes is not None:
-                    found[name] = found[name].repeat(classes)[:classes]
+                if p.kind == "tensor":
+                    numbers = value if isinstance(value, list) else [value]
+                    value = torch.tensor([numbers[i % len(numbers)] for i in range(classes or len(numbers))])
+                found[name] = value
         return found
 
     @classmethod

@@ -68,7 +68,7 @@ def reason(name: str, dtype: str, device: str, shape: str) -> Choice:
     tensors = arguments(name, dtype_of(dtype), device, shape_of(shape, usual_shape(name)))
     tensors[0].requires_grad_()
     cls = losskit.get(name)
-    classes = tensors[0].shape[min(1, tensors[0].ndim - 1)]
+    classes = tensors[0].shape[1] if tensors[0].dim() > 1 else 0
     return losskit.why(cls(**cls._needed(classes)), *tensors)
 
 

@@ -108,8 +108,8 @@ class Curve:
     @property
     def switches(self) -> dict[str, list[bool | str]]:
         """What selects the variant, and what each may be."""
-        names = self.variants[0].switches
-        return {name: list(dict.fromkeys(v.switches[name] for v in self.variants)) for name in names}
+        found = {name: [v.switches[name] for v in self.variants] for name in self.variants[0].switches}
+        return {k: [False, True] if isinstance(x[0], bool) else list(dict.fromkeys(x)) for k, x in found.items()}
 
 
 @dataclass(frozen=True)

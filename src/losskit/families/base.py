@@ -373,4 +373,6 @@ def overridden(loss: Family, operands: tuple[Any, ...], sample_weight: Any, mask
             return tracer.create_proxy("call_module", tracer.path_of_module(loss), operands, given)
     cls = type(loss)
     fields = {name: getattr(loss, name) for name in cls.arguments.split() if name == "reduction" or name in cls.params}
-    return cls.functional(*operands, **fields, **extras)
+    optional = cls._optional_operands()
+    named = {name: x for name, x in zip(cls._call_operands(), operands, strict=True) if name in optional}
+    return cls.functional(*operands[: len(operands) - len(named)], **named, **fields, **extras)

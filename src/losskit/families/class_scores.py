@@ -124,6 +124,8 @@ class ClassScoresLoss(Family, abstract=True):
 
     @classmethod
     def _rows(cls) -> Rows | None:
+        if cls.own or cls.target_score or cls.scaled_by or not cls.targets:
+            return None  # the scores are changed before the formula speaks of them, or no class is the right one
         scores = "log-probabilities" if cls.log_probabilities else "scores"
         return Rows(scores, softmax=not cls.log_probabilities, terms="class")
 

@@ -136,7 +136,10 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     >>> print(losskit.why(losskit.MSELoss(), torch.zeros(3), torch.zeros(3)))
     fused CPU kernel: one pass over float32 operands, the gradient written in forward
     """
-    plan = loss._planned()
+    by_name = dict(zip(loss._call_operands(), operands, strict=False))
+    optional = getattr(loss, "_optional_operands", list)()
+    plan = loss._planned(*(by_name.get(name) is not None for name in optional))
+    operands = tuple(x for x in operands if x is not None or not optional)
     weight = getattr(loss, "weight", None) if weight is None else weight
     given = loss._with_slots(operands)
     together = ""

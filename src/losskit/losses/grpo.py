@@ -4,10 +4,16 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, log_probability, nonnegative, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import clamp, exp, expm1, expm1m, maximum, minimum, stop, times, where
+from losskit.formula import absolute, clamp, exp, expm1, expm1m, minimum, stop, times, where
 
 ANY = Interval("any real number", typical=1.0)
 HINT = "Pass log_softmax of the scores, at the tokens."
+
+
+def limited(ratio, advantage, epsilon_low, epsilon_high):
+    """The ratio with the sign of the advantage, and how large that may be."""
+    negative = advantage < 0.0
+    return where(negative, -ratio, ratio), where(negative, epsilon_low - 1.0, 1.0 + epsilon_high)
 
 
 class GRPOLoss(PointwiseLoss):
@@ -48,22 +54,21 @@ class GRPOLoss(PointwiseLoss):
     @staticmethod
     def value(log_prob, old_log_prob, advantage, ref_log_prob, epsilon_low, epsilon_high, beta, loss_type):
         ratio = exp(log_prob - old_log_prob)
-        low, high = 1.0 - epsilon_low, 1.0 + epsilon_high
         if loss_type == "clip":
-            gain = times(advantage, where(advantage < 0.0, maximum(ratio, low), minimum(ratio, high)))
+            signed, limit = limited(ratio, advantage, epsilon_low, epsilon_high)
+            gain = times(absolute(advantage), minimum(signed, limit))
         else:
-            gain = times(advantage, stop(minimum(ratio, high)) * log_prob)
+            gain = times(advantage, stop(minimum(ratio, 1.0 + epsilon_high)) * log_prob)
         return -gain if ref_log_prob is None else times(beta, expm1m(ref_log_prob - log_prob)) - gain
 
     @staticmethod
     def grad(log_prob, old_log_prob, advantage, ref_log_prob, epsilon_low, epsilon_high, beta, loss_type):
         ratio = exp(log_prob - old_log_prob)
-        low, high = 1.0 - epsilon_low, 1.0 + epsilon_high
         if loss_type == "clip":
-            counts = where(where(advantage < 0.0, ratio - low, high - ratio) < 0.0, 0.0, ratio)
+            signed, limit = limited(ratio, advantage, epsilon_low, epsilon_high)
+            slope = -times(absolute(advantage), where(signed > limit, 0.0, signed))
         else:
-            counts = minimum(ratio, high)
-        slope = -times(advantage, counts)
+            slope = -times(advantage, minimum(ratio, 1.0 + epsilon_high))
         return slope if ref_log_prob is None else slope - times(beta, expm1(ref_log_prob - log_prob))
 
     @staticmethod
