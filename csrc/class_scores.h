@@ -46,7 +46,7 @@ enum { kScores, kTarget, kScoresGradient, kTargetGradient, kSlots };
 // Of changed scores, a number for each row: the own class's score and its slope, what multiplies the others. The last
 // is an operand with a gradient, at the same position.
 enum { kOwnScore = kSlots, kSlope, kMultiple };
-constexpr int kMultiplePosition = 4;  // among the operands; those before are two behind their source
+constexpr int kMultiplePosition = 4;   // among the operands; those before are two behind their source
 constexpr int64_t kRows = 512;         // in a block, at most
 constexpr int64_t kLanes = 16;         // entries of a row, at least; shorter rows are padded with -inf
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache

@@ -99,8 +99,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
   if (!job.general()) {
     T* const buffer = s.scores.get(job.padded);
     z = read_row(job, kScores, offsets[kScores], -infinity<T>, buffer);
-    if (!job.shift.empty())
-      s.base[j] = row_shift(buffer, job.shift.data(), job.classes, s.apart.get(job.padded));
+    if (!job.shift.empty()) s.base[j] = row_shift(buffer, job.shift.data(), job.classes, s.apart.get(job.padded));
     if (job.changed) change_row(buffer, s.multiple[j], job.classes), buffer[s.own[j]] = T(s.own_given[j]);
     m = row_maximum(z, job.padded);
   }
@@ -182,7 +181,8 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     coefficients(s, n, false);
     add_extra(s, n);
     for (int64_t j = 0; j < n; ++j)
-      if (s.state[j] == kCounts) write_gradient_row<T>(job, j, gradient_rows[j], nullptr, exponentials_of(j), nullptr, s);
+      if (s.state[j] == kCounts)
+        write_gradient_row<T>(job, j, gradient_rows[j], nullptr, exponentials_of(j), nullptr, s);
   }
 }
 

@@ -216,18 +216,18 @@ def test_the_way_out(number):
 # Every loss: the constructor refuses the tensors of a call, and a misspelt name finds the right one.
 @pytest.mark.parametrize("loss", [cls for cls in losskit.losses().values() if cls.__module__.startswith("losskit.")])
 def test_every_loss_says_so(loss):
-    operands = [torch.ones(2, 3) for _ in loss._call_operands()]
+    operands, needed = [torch.ones(2, 3) for _ in loss._call_operands()], loss._needed()
     if loss.name != "triplet_margin_with_distance_loss":  # keyword-only, and its own function
         with pytest.raises(TypeError, match=rf"{loss.__name__}\(\)\({operands and loss._call_operands()[0]}"):
             loss(*operands, *operands)
         with pytest.raises(TypeError, match="Did you mean reduction"):
-            loss.functional(*operands, reducton="sum")
+            loss.functional(*operands, **needed, reducton="sum")
         with pytest.raises(TypeError, match="Did you mean sample_weight"):
-            loss()(*operands, sample_wieght=operands[0])
+            loss(**needed)(*operands, sample_wieght=operands[0])
         for function in (loss.functional, getattr(LF, loss.name), loss.forward):
             assert not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
         with pytest.raises(TypeError, match="Did you mean reduction"):
-            loss(reducton="sum")
+            loss(**needed, reducton="sum")
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False
         # No value is a NoReturn: a type checker refuses what the call would.
         "@strict", f"{signature_source(loss, annotated, '**unknown: NoReturn' if annotated else '**unknown')}:",
         f"    if has_torch_function_variadic({', '.join(tensors)}):",
-        f"        return handle_torch_function({loss.name}, ({', '.join(tensors)}), {', '.join(passed)}, **unknown)",
+        f"        return handle_torch_function({loss.name}, ({', '.join(tensors)},), {', '.join(passed)}, **unknown)",
         "    if unknown:",
         f"        raise misspelt({class_name}, unknown)",
         *(legacy if "size_average" in names else []),

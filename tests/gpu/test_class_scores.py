@@ -25,7 +25,11 @@ from losskit.kernels.gpu.frame import Call
 from .conftest import ON_GPU
 
 INF, NAN = math.inf, math.nan
-TAKEN = {"cross_entropy-weight", "cross_entropy-smoothing", "cross_entropy-probabilities_weight", "nll_loss-weight"}
+TAKEN = {
+    "cross_entropy-weight", "cross_entropy-smoothing", "cross_entropy-probabilities_weight", "nll_loss-weight",
+    "arcface_loss-weight_smoothing", "sphereface_loss-embeddings", "ldam_loss-scores", "softmax_focal_loss-alpha_weight",
+    "z_loss-scores", "coral_loss-grades", "corn_loss-grades", "logistic_hazard_loss-times",
+}  # fmt: skip
 SAMPLES = [s for s in row_samples.SAMPLES if str(s) in TAKEN]
 
 

@@ -37,7 +37,7 @@ from losskit.families.class_scores_written import SPOKEN, mathematics
 from losskit.formula import softplus, times
 from losskit.graph import Expr
 from losskit.kernels import search
-from losskit.kernels.torch_internals import transforms_active
+from losskit.kernels.torch_internals import observed
 from losskit.plans import present
 from losskit.policy import state
 from losskit.reduction import Reduction
@@ -213,6 +213,8 @@ class ClassScoresLoss(Family, abstract=True):
     @classmethod
     def _made(cls, name: str, **parameters: Any) -> Tensor | None:
         """What a hook makes for each class."""
+        if name == "own":  # it may compare classes, of which a rank may have none
+            parameters = {x: v.full_tensor() if hasattr(v, "full_tensor") else v for x, v in parameters.items()}
         made: Tensor | None = getattr(cls, name)(**{x: cls._in_domain(x, value) for x, value in parameters.items()})
         return made
 
@@ -223,7 +225,7 @@ class ClassScoresLoss(Family, abstract=True):
         if state.checks == "off" or domain.everything or not isinstance(x, Tensor):
             return x
         outside = domain.outside(x.detach())
-        hidden = torch.compiler.is_compiling() or transforms_active() or not x.is_cpu
+        hidden = torch.compiler.is_compiling() or observed() or not x.is_cpu
         if state.checks == "nan" or hidden:
             return torch.where(outside, float("nan"), x)
         index = search.first(domain.outside, [x.detach()])

@@ -24,7 +24,7 @@ from losskit.errors import error
 from losskit.families.class_scores_plan import ClassScoresPlan
 from losskit.families.class_scores_statistics import within
 from losskit.kernels import eager, gpu, search, wire
-from losskit.kernels.torch_internals import transforms_active
+from losskit.kernels.torch_internals import exporting, observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.policy import state
 from losskit.traced import hook
@@ -113,10 +113,17 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         made, slope = made.squeeze(dim), slope.squeeze(dim)
         multiple = torch.full((), self.scale, dtype=torch.float64, device=input.device)
         for x in self._of_rows(named):
-            multiple = self.loss._in_domain(self.loss.scaled_by, x).expand(made.shape)
+            multiple = self._kept(x, target, arguments.mask).expand(made.shape)
         made = made * multiple.detach().to(torch.float64)
         operands = [input, target, made, slope, multiple, *([] if own is None else [own])]
         return self._with_factor(arguments, named.get("factor"))._replace(operands=operands)
+
+    def _kept(self, x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """The operand that multiplies the scores, checked where a row counts, and harmless elsewhere."""
+        kept = target != self.ignored if mask is None else (target != self.ignored) & mask
+        x = torch.where(kept, x, self.loss.operands[self.loss.scaled_by].domain.typical)
+        checked: Tensor = self.loss._in_domain(self.loss.scaled_by, x)
+        return checked
 
     def _made(self, score: Tensor, own: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         """What is in the place of the own class's score, and its slope."""
@@ -127,6 +134,8 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         return self.margin(*taken), slope if isinstance(slope, Tensor) else torch.full_like(score, slope)
 
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
+        if not self._of_kernel:
+            return super().of_saved(operands, *extras)
         input, target, _, _, multiple, *own = [x for x in operands if x is not None]
         of_rows = [multiple] if self.loss.scaled_by in self.names else []
         return Arguments([input, target, *of_rows, *own], *extras)
@@ -143,7 +152,7 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         if self.changes:
             own, scale = named.get("own"), self.scale
             for x in self._of_rows(named):
-                scale = self.loss._in_domain(self.loss.scaled_by, x)
+                scale = self._kept(x, target, arguments.mask)
             fast = fast and not (target.is_floating_point() or (own is not None and own.requires_grad))
             given = input, target, scale, own, checks, arguments.mask
             input = _Changed.apply(self, *given) if fast else self.changed(*given)
@@ -177,13 +186,13 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         """The dimension of the classes, the index of each row's own one, and its score, checked."""
         dim = min(1, input.ndim - 1)
         index = within(target, input.shape[dim]).unsqueeze(dim)
-        score = input.gather(dim, index)
+        kept = (target != self.ignored if mask is None else (target != self.ignored) & mask).unsqueeze(dim)
         domain = self.loss.operands["input"].domain
+        score = torch.where(kept, input.gather(dim, index), domain.typical)  # 0 times a slope of NaN would be NaN
         if checks == "off" or domain.everything:
             return dim, index, score
-        kept = target != self.ignored if mask is None else (target != self.ignored) & mask
-        bad = domain.outside(score.detach(), slack_of(input.dtype)) & kept.unsqueeze(dim)
-        hidden = torch.compiler.is_compiling() or transforms_active() or not input.is_cpu
+        bad = domain.outside(score.detach(), slack_of(input.dtype)) & kept
+        hidden = torch.compiler.is_compiling() or observed() or not input.is_cpu
         if checks == "nan" or hidden:
             return dim, index, torch.where(bad, float("nan"), score)
         place = search.first(lambda x: x, [bad])
@@ -208,8 +217,9 @@ class MarginsOfScoresPlan(ClassScoresPlan):
 
 
 def _double(input: Tensor) -> torch.dtype:
-    """The dtype of what is computed for a row."""
-    return torch.float32 if input.device.type == "mps" else torch.float64
+    """The dtype of what is computed for a row. Graphs for other software keep to floats: it may know no others."""
+    single = input.device.type == "mps" or exporting()
+    return dtypes.compute_dtype([input]) if single else torch.float64
 
 
 def _of_scores(input: Tensor) -> torch.dtype:

@@ -61,6 +61,7 @@ class PointwisePlan(Plan):
         self.settles = any(domain.settles for domain in formula.required)
         self.places = {i: x.places for i, x in enumerate(formula.declared.values()) if x.places is not None}
         self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
+        self.given = len(tensors)  # operands that `eager` takes
         self.rows = rows
         self.counts = formula.counts(numbers) if self.reduction == "mean" else None
         self.weight_in_mean = loss.weight_in_mean
@@ -71,6 +72,7 @@ class PointwisePlan(Plan):
         """The same formula, a loss for each element of a row."""
         plan = copy.copy(self)
         plan.rows, plan.position = wire.Rows.ABSENT, False
+        plan.given = len(self.names) + self.position  # the place in the row is an operand then
         return plan
 
     def validated(
@@ -212,6 +214,9 @@ class PointwisePlan(Plan):
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         if not self.counts:
             return super().counted(arguments)
+        first, *others = arguments.operands  # of a rank's part, one for each row is not stretched yet
+        others = [x.unsqueeze(-1) if x.shape == first.shape[:-1] else x for x in others]
+        arguments = arguments._replace(operands=[first, *(x.expand(first.shape) for x in others)])
         return [self._counts(arguments).sum(-1, dtype=torch.float64)], arguments.mask
 
     def _counts(self, arguments: Arguments) -> Tensor:
@@ -234,7 +239,7 @@ class PointwisePlan(Plan):
         return upstream.unsqueeze(-1) if ndim > upstream.ndim else upstream
 
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
-        taken = [x for x in operands if x is not None][: len(self.names)]
+        taken = [x for x in operands if x is not None][: self.given]
         full = [x if x.shape == taken[0].shape else x.expand(taken[0].shape) for x in taken]
         weight, sample_weight, mask, normalizer = extras
         if self.rows:  # the kernel got these per element

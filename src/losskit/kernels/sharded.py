@@ -283,7 +283,7 @@ def run(plan: Plan, operands: Sequence[Any], *extras: Any) -> Tensor:
         result = plan.eager_part(_widened(arguments, wide), agreed.checks, part)
     else:
         result = agreed(lambda: _computed(plan, arguments, wide, agreed.checks))
-    told = layout.whole.result or dtypes.result_dtype(layout.whole.operands)
+    told = layout.whole.result or dtypes.result_dtype(layout.whole.operands[: plan.telling])
     dtype = dtypes.autocast(told, result.device)
     everywhere: list[Any] = [Replicate()] * layout.mesh.ndim
     if plan.reduction != "none":

@@ -193,7 +193,8 @@ def pointwise_kernel(
 def run(frame: Frame, wanted: int) -> Outputs:
     """Value and gradients."""
     call = frame.call
-    plan, parts = call.plan, call.plan.parts
+    plan = call.plan
+    parts = [*plan.parts, *[1] * (len(call.operands) - len(plan.parts))]  # the place in the row comes last
     operands = _apart(call.operands, parts)
     first = operands[0]
     shape, numel = first.shape, first.numel()

@@ -1,0 +1,128 @@
+"""Scores with a margin: the kernel, which is given the own class's score, against the formula of changed scores."""
+
+import math
+
+import pytest
+import torch
+from row_samples import without_kernels
+
+import losskit
+import losskit.functional as LF
+
+CLASSES = [3, 16, 70, 300]  # tiles and rows
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def cosines(*shape, dtype=torch.float64):
+    return torch.tanh(torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).to(dtype)
+
+
+def labels(rows, classes):
+    return torch.arange(rows) * 7 % classes
+
+
+CALLS = {
+    "arcface": lambda x, y, n, **more: LF.arcface_loss(x, y, **more),
+    "cosface": lambda x, y, n, **more: LF.cosface_loss(x, y, scale=9.0, **more),
+    "sphereface": lambda x, y, n, **more: LF.sphereface_loss(x, y, n, **more),
+    "ldam": lambda x, y, n, **more: LF.ldam_loss(x, y, torch.arange(1.0, x.shape[1] + 1), **more),
+}
+OPTIONS = {
+    "plain": lambda rows, classes: {},
+    "smoothing": lambda rows, classes: {"label_smoothing": 0.1},
+    "weights": lambda rows, classes: {"weight": torch.linspace(0.5, 2.0, classes), "ignore_index": 0},
+    "mask": lambda rows, classes: {
+        "mask": torch.arange(rows) % 3 != 1,
+        "sample_weight": torch.linspace(0.1, 1.0, rows),
+    },
+    "none": lambda rows, classes: {"reduction": "none"},
+}
+
+
+def results(call, x, y, n, **more):
+    x, n = x.detach().requires_grad_(), n.detach().requires_grad_()
+    loss = call(x, y, n, **more)
+    upstream = torch.linspace(0.5, 1.5, loss.numel()).view(loss.shape).to(loss.dtype)
+    found = torch.autograd.grad(loss, [x, n], upstream, allow_unused=True, materialize_grads=True)
+    return [loss.detach(), *found]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", CALLS)
+def test_the_kernel_is_the_formula(name, options, classes, dtype, monkeypatch):
+    x, y = cosines(11, classes, dtype=dtype), labels(11, classes)
+    n, more = torch.linspace(0.5, 4.0, 11).to(dtype), OPTIONS[options](11, classes)
+    more = {k: v.to(dtype) if k == "weight" else v for k, v in more.items()}
+    got = results(CALLS[name], x, y, n, **more)
+    without_kernels(monkeypatch)
+    # Doubles that are multiplied are rounded, and their exponentials show it.
+    tolerance = (256 if dtype == torch.float64 else 16) * torch.finfo(dtype).eps
+    for a, b in zip(got, results(CALLS[name], x, y, n, **more), strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "made", [lambda x: x.t().contiguous().t(), lambda x: x.repeat(1, 2)[:, ::2], lambda x: x.flip(0)]
+)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_layouts(classes, made):
+    x, y, n = cosines(11, classes), labels(11, classes), torch.linspace(0.5, 4.0, 11, dtype=torch.float64)
+    x = made(x)
+    for a, b in zip(
+        results(CALLS["sphereface"], x, y, n), results(CALLS["sphereface"], x.contiguous(), y, n), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
+
+
+def test_pixels(monkeypatch):
+    x, y = torch.randn(2, 5, 3, 4), torch.randint(0, 5, (2, 3, 4))
+    counts = torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0])
+    rows = x.movedim(1, -1).reshape(-1, 5)
+    one = LF.ldam_loss(x, y, counts, reduction="none")
+    torch.testing.assert_close(one.flatten(), LF.ldam_loss(rows, y.flatten(), counts, reduction="none"))
+    torch.testing.assert_close(one[0, 1, 2], LF.ldam_loss(x[0, :, 1, 2], y[0, 1, 2], counts))
+
+
+def test_a_norm_for_all_rows():
+    """It broadcasts, and its gradient is the sum of those of the rows."""
+    x, y = cosines(6, 4), labels(6, 4)
+    one = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    each = torch.full((6,), 3.0, dtype=torch.float64, requires_grad=True)
+    LF.sphereface_loss(x.requires_grad_(), y, one).backward()
+    LF.sphereface_loss(x, y, each).backward()
+    torch.testing.assert_close(one.grad, each.grad.sum())
+    (alone,) = torch.autograd.grad(LF.sphereface_loss(x.detach(), y, each), each)
+    torch.testing.assert_close(alone, each.grad)
+
+
+def test_it_is_one_pass():
+    for criterion, more in (
+        (losskit.ArcFaceLoss(), ()),
+        (losskit.SphereFaceLoss(), (torch.ones(6),)),
+        (losskit.LDAMLoss(torch.ones(4)), ()),
+    ):
+        x = cosines(6, 4, dtype=torch.float32).requires_grad_()
+        assert losskit.why(criterion, x, labels(6, 4), *more).implementation == "fused CPU kernel"
+        loss = criterion(x, labels(6, 4), *more)
+        assert type(loss.grad_fn).__name__ == "FusedBackward"
+
+
+@pytest.mark.parametrize("bad", [1.5, -2.0, math.inf])
+def test_cosines_that_are_none(bad):
+    """The own class's score is told; under "nan" the row is NaN."""
+    x = cosines(4, 3)
+    x[2, 1] = bad
+    y = torch.tensor([0, 1, 1, 2])
+    with pytest.raises(
+        ValueError, match=r"arcface_loss: input must be a cosine, in \[-1, 1\], got .* at index \(2, 1\)"
+    ):
+        LF.arcface_loss(x, y)
+    with losskit.checks("nan"):
+        assert LF.arcface_loss(x, y, reduction="none").isnan().tolist() == [False, False, True, False]
+    y[2] = -100
+    assert LF.arcface_loss(x, y).isfinite()
+    with pytest.raises(ValueError, match=r"sphereface_loss: norm must be positive, got -1 at index \(1,\)"):
+        LF.sphereface_loss(cosines(2, 3), y[:2], torch.tensor([1.0, -1.0]))
