@@ -162,7 +162,11 @@ def arcface_loss(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             arcface_loss,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             margin=margin,
@@ -241,7 +245,12 @@ def asymmetric_loss(
     if has_torch_function_variadic(input, target, gamma_neg, gamma_pos):
         return handle_torch_function(
             asymmetric_loss,
-            (input, target, gamma_neg, gamma_pos),
+            (
+                input,
+                target,
+                gamma_neg,
+                gamma_pos,
+            ),
             input,
             target,
             gamma_neg=gamma_neg,
@@ -325,7 +334,11 @@ def beta_gaussian_nll_loss(
     if has_torch_function_variadic(input, target, var):
         return handle_torch_function(
             beta_gaussian_nll_loss,
-            (input, target, var),
+            (
+                input,
+                target,
+                var,
+            ),
             input,
             target,
             var,
@@ -400,7 +413,11 @@ def binary_cross_entropy(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             binary_cross_entropy,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             weight=weight,
@@ -477,7 +494,12 @@ def binary_cross_entropy_with_logits(
     if has_torch_function_variadic(input, target, weight, pos_weight):
         return handle_torch_function(
             binary_cross_entropy_with_logits,
-            (input, target, weight, pos_weight),
+            (
+                input,
+                target,
+                weight,
+                pos_weight,
+            ),
             input,
             target,
             weight=weight,
@@ -554,7 +576,11 @@ def bradley_terry_loss(
     if has_torch_function_variadic(chosen, rejected, margin):
         return handle_torch_function(
             bradley_terry_loss,
-            (chosen, rejected, margin),
+            (
+                chosen,
+                rejected,
+                margin,
+            ),
             chosen,
             rejected,
             margin=margin,
@@ -623,7 +649,11 @@ def cauchy_loss(
     if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             cauchy_loss,
-            (input, target, scale),
+            (
+                input,
+                target,
+                scale,
+            ),
             input,
             target,
             scale=scale,
@@ -690,7 +720,10 @@ def charbonnier_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             charbonnier_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             eps=eps,
@@ -763,7 +796,10 @@ def complete_box_iou_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             complete_box_iou_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             eps=eps,
@@ -833,7 +869,10 @@ def coral_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             coral_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             reduction=reduction,
@@ -902,7 +941,10 @@ def corn_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             corn_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             reduction=reduction,
@@ -979,7 +1021,11 @@ def cosface_loss(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             cosface_loss,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             margin=margin,
@@ -1056,7 +1102,11 @@ def cosine_embedding_loss(
     if has_torch_function_variadic(input1, input2, target):
         return handle_torch_function(
             cosine_embedding_loss,
-            (input1, input2, target),
+            (
+                input1,
+                input2,
+                target,
+            ),
             input1,
             input2,
             target,
@@ -1135,7 +1185,12 @@ def cpo_loss(
     if has_torch_function_variadic(chosen, rejected, nll, beta):
         return handle_torch_function(
             cpo_loss,
-            (chosen, rejected, nll, beta),
+            (
+                chosen,
+                rejected,
+                nll,
+                beta,
+            ),
             chosen,
             rejected,
             nll,
@@ -1215,7 +1270,11 @@ def cross_entropy(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             cross_entropy,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             weight=weight,
@@ -1297,7 +1356,12 @@ def ctc_loss(
     if has_torch_function_variadic(log_probs, targets, input_lengths, target_lengths):
         return handle_torch_function(
             ctc_loss,
-            (log_probs, targets, input_lengths, target_lengths),
+            (
+                log_probs,
+                targets,
+                input_lengths,
+                target_lengths,
+            ),
             log_probs,
             targets,
             input_lengths,
@@ -1372,7 +1436,10 @@ def distance_box_iou_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             distance_box_iou_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             eps=eps,
@@ -1471,7 +1538,12 @@ def dpo_loss(
     if has_torch_function_variadic(chosen, rejected, ref_chosen, ref_rejected):
         return handle_torch_function(
             dpo_loss,
-            (chosen, rejected, ref_chosen, ref_rejected),
+            (
+                chosen,
+                rejected,
+                ref_chosen,
+                ref_rejected,
+            ),
             chosen,
             rejected,
             ref_chosen,
@@ -1543,7 +1615,10 @@ def epsilon_insensitive_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             epsilon_insensitive_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             epsilon=epsilon,
@@ -1611,7 +1686,11 @@ def expectile_loss(
     if has_torch_function_variadic(input, target, expectile):
         return handle_torch_function(
             expectile_loss,
-            (input, target, expectile),
+            (
+                input,
+                target,
+                expectile,
+            ),
             input,
             target,
             expectile=expectile,
@@ -1682,7 +1761,10 @@ def gamma_deviance_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             gamma_deviance_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             log_input=log_input,
@@ -1754,7 +1836,10 @@ def gamma_nll_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             gamma_nll_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             log_input=log_input,
@@ -1826,7 +1911,11 @@ def gaussian_crps_loss(
     if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             gaussian_crps_loss,
-            (input, target, scale),
+            (
+                input,
+                target,
+                scale,
+            ),
             input,
             target,
             scale,
@@ -1902,7 +1991,11 @@ def gaussian_nll_loss(
     if has_torch_function_variadic(input, target, var):
         return handle_torch_function(
             gaussian_nll_loss,
-            (input, target, var),
+            (
+                input,
+                target,
+                var,
+            ),
             input,
             target,
             var,
@@ -1972,7 +2065,11 @@ def geman_mcclure_loss(
     if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             geman_mcclure_loss,
-            (input, target, scale),
+            (
+                input,
+                target,
+                scale,
+            ),
             input,
             target,
             scale=scale,
@@ -2042,7 +2139,12 @@ def general_robust_loss(
     if has_torch_function_variadic(input, target, alpha, scale):
         return handle_torch_function(
             general_robust_loss,
-            (input, target, alpha, scale),
+            (
+                input,
+                target,
+                alpha,
+                scale,
+            ),
             input,
             target,
             alpha=alpha,
@@ -2121,7 +2223,10 @@ def generalized_box_iou_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             generalized_box_iou_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             eps=eps,
@@ -2199,7 +2304,11 @@ def generalized_cross_entropy(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             generalized_cross_entropy,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             q=q,
@@ -2293,7 +2402,12 @@ def grpo_loss(
     if has_torch_function_variadic(log_prob, old_log_prob, advantage, ref_log_prob):
         return handle_torch_function(
             grpo_loss,
-            (log_prob, old_log_prob, advantage, ref_log_prob),
+            (
+                log_prob,
+                old_log_prob,
+                advantage,
+                ref_log_prob,
+            ),
             log_prob,
             old_log_prob,
             advantage,
@@ -2371,7 +2485,10 @@ def hinge_embedding_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             hinge_embedding_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             margin=margin,
@@ -2440,7 +2557,10 @@ def hinge_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             hinge_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             reduction=reduction,
@@ -2508,7 +2628,11 @@ def huber_loss(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             huber_loss,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             reduction=reduction,
@@ -2584,7 +2708,13 @@ def ipo_loss(
     if has_torch_function_variadic(chosen, rejected, ref_chosen, ref_rejected, beta):
         return handle_torch_function(
             ipo_loss,
-            (chosen, rejected, ref_chosen, ref_rejected, beta),
+            (
+                chosen,
+                rejected,
+                ref_chosen,
+                ref_rejected,
+                beta,
+            ),
             chosen,
             rejected,
             ref_chosen,
@@ -2663,7 +2793,10 @@ def kl_div(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             kl_div,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             size_average=size_average,
@@ -2748,7 +2881,13 @@ def kto_loss(
     if has_torch_function_variadic(log_prob, ref_log_prob, target, kl, beta):
         return handle_torch_function(
             kto_loss,
-            (log_prob, ref_log_prob, target, kl, beta),
+            (
+                log_prob,
+                ref_log_prob,
+                target,
+                kl,
+                beta,
+            ),
             log_prob,
             ref_log_prob,
             target,
@@ -2826,7 +2965,11 @@ def l1_loss(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             l1_loss,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             size_average=size_average,
@@ -2901,7 +3044,11 @@ def laplace_nll_loss(
     if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             laplace_nll_loss,
-            (input, target, scale),
+            (
+                input,
+                target,
+                scale,
+            ),
             input,
             target,
             scale,
@@ -2983,7 +3130,12 @@ def ldam_loss(
     if has_torch_function_variadic(input, target, weight, counts):
         return handle_torch_function(
             ldam_loss,
-            (input, target, weight, counts),
+            (
+                input,
+                target,
+                weight,
+                counts,
+            ),
             input,
             target,
             counts=counts,
@@ -3060,7 +3212,10 @@ def log_cosh_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             log_cosh_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             reduction=reduction,
@@ -3131,7 +3286,11 @@ def log_normal_nll_loss(
     if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             log_normal_nll_loss,
-            (input, target, scale),
+            (
+                input,
+                target,
+                scale,
+            ),
             input,
             target,
             scale,
@@ -3204,7 +3363,11 @@ def logistic_hazard_loss(
     if has_torch_function_variadic(input, interval, event):
         return handle_torch_function(
             logistic_hazard_loss,
-            (input, interval, event),
+            (
+                input,
+                interval,
+                event,
+            ),
             input,
             interval,
             event,
@@ -3283,7 +3446,12 @@ def logit_adjusted_cross_entropy(
     if has_torch_function_variadic(input, target, weight, prior):
         return handle_torch_function(
             logit_adjusted_cross_entropy,
-            (input, target, weight, prior),
+            (
+                input,
+                target,
+                weight,
+                prior,
+            ),
             input,
             target,
             prior=prior,
@@ -3362,7 +3530,10 @@ def mape_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             mape_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             eps=eps,
@@ -3435,7 +3606,11 @@ def margin_ranking_loss(
     if has_torch_function_variadic(input1, input2, target):
         return handle_torch_function(
             margin_ranking_loss,
-            (input1, input2, target),
+            (
+                input1,
+                input2,
+                target,
+            ),
             input1,
             input2,
             target,
@@ -3512,7 +3687,11 @@ def mase_loss(
     if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             mase_loss,
-            (input, target, scale),
+            (
+                input,
+                target,
+                scale,
+            ),
             input,
             target,
             scale,
@@ -3583,7 +3762,11 @@ def mse_loss(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             mse_loss,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             size_average=size_average,
@@ -3653,7 +3836,10 @@ def msle_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             msle_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             reduction=reduction,
@@ -3727,7 +3913,11 @@ def multi_margin_loss(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             multi_margin_loss,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             p=p,
@@ -3803,7 +3993,10 @@ def multilabel_margin_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             multilabel_margin_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             size_average=size_average,
@@ -3879,7 +4072,11 @@ def multilabel_soft_margin_loss(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             multilabel_soft_margin_loss,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             weight=weight,
@@ -3959,7 +4156,11 @@ def negative_binomial_nll_loss(
     if has_torch_function_variadic(input, target, dispersion):
         return handle_torch_function(
             negative_binomial_nll_loss,
-            (input, target, dispersion),
+            (
+                input,
+                target,
+                dispersion,
+            ),
             input,
             target,
             dispersion,
@@ -4033,7 +4234,11 @@ def nll_loss(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             nll_loss,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             weight=weight,
@@ -4108,7 +4313,10 @@ def orpo_loss(
     if has_torch_function_variadic(chosen, rejected):
         return handle_torch_function(
             orpo_loss,
-            (chosen, rejected),
+            (
+                chosen,
+                rejected,
+            ),
             chosen,
             rejected,
             lam=lam,
@@ -4176,7 +4384,11 @@ def pinball_loss(
     if has_torch_function_variadic(input, target, quantile):
         return handle_torch_function(
             pinball_loss,
-            (input, target, quantile),
+            (
+                input,
+                target,
+                quantile,
+            ),
             input,
             target,
             quantile=quantile,
@@ -4257,7 +4469,10 @@ def poisson_nll_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             poisson_nll_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             log_input=log_input,
@@ -4342,7 +4557,11 @@ def poly_cross_entropy(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             poly_cross_entropy,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             epsilon=epsilon,
@@ -4413,7 +4632,11 @@ def pseudo_huber_loss(
     if has_torch_function_variadic(input, target, delta):
         return handle_torch_function(
             pseudo_huber_loss,
-            (input, target, delta),
+            (
+                input,
+                target,
+                delta,
+            ),
             input,
             target,
             delta=delta,
@@ -4486,7 +4709,12 @@ def sigmoid_focal_loss(
     if has_torch_function_variadic(input, target, alpha, gamma):
         return handle_torch_function(
             sigmoid_focal_loss,
-            (input, target, alpha, gamma),
+            (
+                input,
+                target,
+                alpha,
+                gamma,
+            ),
             input,
             target,
             alpha=alpha,
@@ -4564,7 +4792,12 @@ def simpo_loss(
     if has_torch_function_variadic(chosen, rejected, beta, gamma):
         return handle_torch_function(
             simpo_loss,
-            (chosen, rejected, beta, gamma),
+            (
+                chosen,
+                rejected,
+                beta,
+                gamma,
+            ),
             chosen,
             rejected,
             beta=beta,
@@ -4636,7 +4869,10 @@ def smape_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             smape_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             reduction=reduction,
@@ -4706,7 +4942,10 @@ def smooth_l1_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             smooth_l1_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             size_average=size_average,
@@ -4779,7 +5018,10 @@ def soft_margin_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             soft_margin_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             size_average=size_average,
@@ -4862,7 +5104,12 @@ def softmax_focal_loss(
     if has_torch_function_variadic(input, target, weight, alpha):
         return handle_torch_function(
             softmax_focal_loss,
-            (input, target, weight, alpha),
+            (
+                input,
+                target,
+                weight,
+                alpha,
+            ),
             input,
             target,
             gamma=gamma,
@@ -4951,7 +5198,12 @@ def sphereface_loss(
     if has_torch_function_variadic(input, target, norm, weight):
         return handle_torch_function(
             sphereface_loss,
-            (input, target, norm, weight),
+            (
+                input,
+                target,
+                norm,
+                weight,
+            ),
             input,
             target,
             norm,
@@ -5022,7 +5274,10 @@ def squared_epsilon_insensitive_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             squared_epsilon_insensitive_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             epsilon=epsilon,
@@ -5087,7 +5342,10 @@ def squared_hinge_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             squared_hinge_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             reduction=reduction,
@@ -5161,7 +5419,12 @@ def student_t_nll_loss(
     if has_torch_function_variadic(input, target, scale, df):
         return handle_torch_function(
             student_t_nll_loss,
-            (input, target, scale, df),
+            (
+                input,
+                target,
+                scale,
+                df,
+            ),
             input,
             target,
             scale,
@@ -5243,7 +5506,11 @@ def symmetric_cross_entropy(
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             symmetric_cross_entropy,
-            (input, target, weight),
+            (
+                input,
+                target,
+                weight,
+            ),
             input,
             target,
             alpha=alpha,
@@ -5327,7 +5594,11 @@ def triplet_margin_loss(
     if has_torch_function_variadic(anchor, positive, negative):
         return handle_torch_function(
             triplet_margin_loss,
-            (anchor, positive, negative),
+            (
+                anchor,
+                positive,
+                negative,
+            ),
             anchor,
             positive,
             negative,
@@ -5404,7 +5675,11 @@ def tukey_biweight_loss(
     if has_torch_function_variadic(input, target, c):
         return handle_torch_function(
             tukey_biweight_loss,
-            (input, target, c),
+            (
+                input,
+                target,
+                c,
+            ),
             input,
             target,
             c=c,
@@ -5478,7 +5753,10 @@ def tweedie_deviance_loss(
     if has_torch_function_variadic(input, target):
         return handle_torch_function(
             tweedie_deviance_loss,
-            (input, target),
+            (
+                input,
+                target,
+            ),
             input,
             target,
             p=p,
@@ -5547,7 +5825,11 @@ def welsch_loss(
     if has_torch_function_variadic(input, target, scale):
         return handle_torch_function(
             welsch_loss,
-            (input, target, scale),
+            (
+                input,
+                target,
+                scale,
+            ),
             input,
             target,
             scale=scale,
@@ -5615,7 +5897,7 @@ def z_loss(
     if has_torch_function_variadic(input):
         return handle_torch_function(
             z_loss,
-            (input),
+            (input,),
             input,
             coefficient=coefficient,
             reduction=reduction,
@@ -5693,7 +5975,12 @@ def zero_inflated_negative_binomial_nll_loss(
     if has_torch_function_variadic(input, target, gate, dispersion):
         return handle_torch_function(
             zero_inflated_negative_binomial_nll_loss,
-            (input, target, gate, dispersion),
+            (
+                input,
+                target,
+                gate,
+                dispersion,
+            ),
             input,
             target,
             gate,
