@@ -316,7 +316,8 @@ class Family(Loss, abstract=True):
         """Refuse a number that has no effect because of a word, or of an operand that is not there."""
         for i, (switch, settings) in enumerate(cls._settings().items()):
             word = switch in cls.params and cls.params[switch].kind == "choice"
-            others = [cls._formulas[(*setting[:i], other, *setting[i + 1 :])] for other in settings]
+            keys = [(*setting[:i], other, *setting[i + 1 :]) for other in settings]
+            others = [cls._formulas[key] for key in keys]
             if (word or switch not in cls.params) and any(name not in other.unused for other in others):
                 why = f"with {switch}={setting[i]!r}" if word else f"without {switch}"
                 expected = f"{cls.params[name].default!r} {why}"
