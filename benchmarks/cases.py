@@ -96,7 +96,7 @@ class Case:
     def arguments(self, shape, dtype, device="cpu"):
         """The operands, the same ones each time, and the options. What is no target has a gradient."""
         draw = Draw(dtype, device)
-        names = self.loss._call_operands()
+        names = [name for name in self.loss._call_operands() if name not in self.loss._optional_operands()]
         operands = dict(zip(names, self.loss._example(shape, draw), strict=True))
         operands |= {name: DATA[entry](shape, draw) for name, entry in self.data.items()}
         operands = {name: x.to(device) for name, x in operands.items()}

@@ -317,7 +317,7 @@ def autocast_ignored(patch):
 
 @mutant
 def shapes_not_matched(patch):
-    broadcast = lambda plan, tensors: list(torch.broadcast_tensors(*tensors))
+    broadcast = lambda plan, tensors: (list(torch.broadcast_tensors(*tensors)), None)
     patch.setattr(pointwise.PointwisePlan, "_match_shapes", broadcast)
 
 

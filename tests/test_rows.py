@@ -16,7 +16,7 @@ from torch.func import grad as func_grad
 from torch.func import jvp, vmap
 
 import losskit
-from losskit.kernels import fused, wire
+from losskit.kernels import fused, library, wire
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 REDUCTIONS = ("none", "mean", "sum")
@@ -360,6 +360,7 @@ def test_backward(sample):
 
 
 def test_no_gradient_work_without_grad(monkeypatch):
+    assert library.loaded()
     for sample in SAMPLES:
         codes = []
         op = sample.loss._plan_class.op

@@ -189,7 +189,8 @@ class Formula:
     @property
     def stopped(self) -> bool:
         """Whether part of the value is a constant for differentiation: the gradient is not that of the value."""
-        return any(node.op == "stop" for node in topological([self.value]))
+        book = [self.traced(self.loss.textbook)] if self.loss.textbook else []
+        return any(node.op == "stop" for node in topological([self.value, *book]))
 
     @cached_property
     def domains(self) -> list[Domain]:

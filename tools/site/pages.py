@@ -1,7 +1,6 @@
 """The generated pages: one for each loss from its card, the overview tables, the API reference.
 
-Everything that a page says is in the card (the declaration), in docs/accuracy.md (measured), or printed by the worked
-example, which runs when the page is made. Nothing is typed twice.
+What a page says is in the card, measured in docs/accuracy.md, or printed by the worked example, which runs for it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import exp, expm1m, log, maximum, minimum, minus_log1p, where
-from losskit.losses.gamma_nll import excess, grown
+from losskit.losses.gamma_nll import excess, multiplied
 
 
 class GammaDevianceLoss(PointwiseLoss):
@@ -34,7 +34,7 @@ class GammaDevianceLoss(PointwiseLoss):
         if log_input:
             d = log(target) - input
             far = d > 1.0  # the rounding of the logarithm would grow with its exponential
-            return 2.0 * where(far, (grown(target, -input) - 1.0) - minimum(d, 1e5), expm1m(where(far, 0.0, d)))
+            return 2.0 * where(far, (multiplied(target, -input) - 1.0) - minimum(d, 1e5), expm1m(where(far, 0.0, d)))
         low = target < 0.5 * input
         logs = (target / input - 1.0) - (log(target) - log(input))
         return 2.0 * where(low, logs, minus_log1p(where(low, 0.0, (target - input) / input)))

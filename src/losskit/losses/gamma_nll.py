@@ -9,12 +9,16 @@ from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, exp, expm1, log, where
 
 
-def grown(factor, exponent):
-    """factor * exp(exponent), where the exponential alone may overflow or be subnormal."""
+def multiplied(factor, exponent):
+    """factor * exp(exponent) of a factor that is not 0, where the exponential alone may overflow or be subnormal."""
     far = exponent > 100.0
     root = exp(where(far, 0.5 * exponent - 40.0, 0.5 * exponent))
-    product = (factor * where(far, math.exp(80.0), 1.0) * root) * root
-    return where(factor == 0.0, 0.0, product)  # also where the exponential is infinite
+    return (factor * where(far, math.exp(80.0), 1.0) * root) * root
+
+
+def grown(factor, exponent):
+    """The same of any factor; 0 of 0, also where the exponential is infinite."""
+    return where(factor == 0.0, 0.0, multiplied(factor, exponent))
 
 
 def close(target, log_mean):

@@ -19,7 +19,7 @@ from losskit.formula import (
     sqrt,
     where,
 )
-from losskit.losses.gamma_nll import grown
+from losskit.losses.gamma_nll import multiplied
 from losskit.losses.student_t_nll import polynomial
 
 # In 1/z^2 from z = 3 on, good to 2^-54: z * s(z) of Stirling's formula, lgamma(z) = (z - 1/2) log(z) - z + log(2 pi)/2
@@ -60,7 +60,7 @@ class Parts:
     def __init__(self, log_mean, mean, target, dispersion):
         self.t, self.alpha = target, dispersion
         self.n = 1.0 / dispersion
-        self.odds = grown(dispersion, log_mean) if mean is None else dispersion * mean  # m / n
+        self.odds = multiplied(dispersion, log_mean) if mean is None else dispersion * mean  # m / n
         endless = self.odds == math.inf
         sum_ = where(endless, dispersion, 1.0 + self.odds)
         logarithm = log(sum_)
