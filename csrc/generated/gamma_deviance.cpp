@@ -63,7 +63,7 @@ LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_1d472fffe3ac, 2, 0, 1,
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_deviance_loss_76a7aa7f0399_block {
+namespace losskit_gamma_deviance_loss_b96923238e5d_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -98,10 +98,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool above2 = -input > T(100.0);
       const T product = T(0.5) * -input;
       const T exponential = lk::exp(lk::where(above2, product - T(40.0), product));
-      const T product2 = target * lk::where(above2, T(5.54062238439351e+34), T(1.0)) * exponential * exponential;
+      const T difference2 = target * lk::where(above2, T(5.54062238439351e+34), T(1.0)) * exponential * exponential - T(1.0);
       const bool below = lk::absolute(input) < T(1.0);
-      values_[i_] = T(2.0) * lk::where(above, product2 - T(1.0) - lk::minimum(difference, T(100000.0)), lk::expm1m(lk::where(above, T(0.0), difference)));
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(below, target - T(1.0) + target * lk::expm1(-lk::where(below, input, T(0.0))), lk::where(target == T(0.0), T(0.0), product2) - T(1.0)), factor_);
+      values_[i_] = T(2.0) * lk::where(above, difference2 - lk::minimum(difference, T(100000.0)), lk::expm1m(lk::where(above, T(0.0), difference)));
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(below, target - T(1.0) + target * lk::expm1(-lk::where(below, input, T(0.0))), difference2), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -116,17 +116,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool above2 = -input > T(100.0);
       const T product = T(0.5) * -input;
       const T exponential = lk::exp(lk::where(above2, product - T(40.0), product));
-      const T product2 = target * lk::where(above2, T(5.54062238439351e+34), T(1.0)) * exponential * exponential;
+      const T difference2 = target * lk::where(above2, T(5.54062238439351e+34), T(1.0)) * exponential * exponential - T(1.0);
       const bool below = lk::absolute(input) < T(1.0);
-      const T chosen = lk::where(below, target - T(1.0) + target * lk::expm1(-lk::where(below, input, T(0.0))), lk::where(target == T(0.0), T(0.0), product2) - T(1.0));
-      values_[i_] = T(2.0) * lk::where(above, product2 - T(1.0) - lk::minimum(difference, T(100000.0)), lk::expm1m(lk::where(above, T(0.0), difference)));
+      const T chosen = lk::where(below, target - T(1.0) + target * lk::expm1(-lk::where(below, input, T(0.0))), difference2);
+      values_[i_] = T(2.0) * lk::where(above, difference2 - lk::minimum(difference, T(100000.0)), lk::expm1m(lk::where(above, T(0.0), difference)));
       input_out_[i_] = lk::scaled<T>(T(-2.0) * chosen, factor_);
       target_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(chosen > T(1.0), lk::exp(-input) * (T(1.0) - T(1.0) / (chosen + T(1.0))), chosen / target), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_76a7aa7f0399, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_b96923238e5d, 2, 0, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 

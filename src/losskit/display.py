@@ -265,6 +265,6 @@ def variant_of(cls: Any, formula: Formula, written: Mathematics) -> Variant:
 
 def written_of(cls: Any) -> tuple[list[Variant], list[dict[str, str]]]:
     """The formulas of a declaration under each setting of its switches, and what their letters stand for."""
-    pairs = [(formula, cls._mathematics(Writer(cls, formula))) for formula in cls._formulas.shown()]
+    pairs = [(formula, cls._mathematics(Writer(cls, formula))) for formula in cls._formulas.all()]
     symbols = {entry["name"]: entry for _, written in pairs for entry in written.symbols}
     return [variant_of(cls, formula, written) for formula, written in pairs], list(symbols.values())

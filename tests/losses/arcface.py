@@ -63,7 +63,8 @@ margin, scale = 0.5, 16.0""",
         by_hand="""rows = torch.arange(10)
 angle = cosines[rows, target].acos()
 beyond = angle + margin > torch.pi  # half a turn: there a number is subtracted
-widened = torch.where(beyond, angle.cos() - margin * torch.tensor(margin).sin(), (angle + margin).cos())
+less = angle.cos() - margin * torch.tensor(margin).sin()
+widened = torch.where(beyond, less, (angle + margin).cos())
 scores = cosines.clone()
 scores[rows, target] = widened
 by_hand = -(scale * scores).log_softmax(dim=1)[rows, target]""",

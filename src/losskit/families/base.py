@@ -57,12 +57,6 @@ class Formulas(dict[tuple[Any, ...], Formula]):
     def all(self) -> list[Formula]:
         return [self[setting] for setting in itertools.product(*self.loss._settings().values())]
 
-    def shown(self) -> list[Formula]:
-        """Those that cards have: of a number that may be missing, as its default is."""
-        usual = dict(zip(self.loss._switches(), self.loss._usual_setting(), strict=True))
-        numbers = [name for name in usual if name in self.loss.params and self.loss.params[name].kind == "float"]
-        return [formula for formula in self.all() if all(formula.switches[x] is usual[x] for x in numbers)]
-
     def usual(self) -> list[Formula]:
         """Those at the default switches, and at each switch alone changed: 1 + n of the 2^n settings of n switches. Of
         words only the default, since nobody uses all of them; of long formulas, too.

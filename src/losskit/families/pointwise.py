@@ -56,7 +56,7 @@ class PointwiseLoss(Family, abstract=True):
 
     @classmethod
     def _curve(cls) -> Curve | None:
-        return curves.of_elements(cls, cls._formulas.shown())
+        return curves.of_elements(cls, cls._formulas.all())
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:

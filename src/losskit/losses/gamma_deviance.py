@@ -47,7 +47,7 @@ class GammaDevianceLoss(PointwiseLoss):
             by_input = where(low, part, d / input) / input
             by_target = where(low, part, d / maximum(input, target)) / minimum(input, target)
             return -2.0 * by_input, 2.0 * by_target
-        more = excess(target, input)
+        more = excess(target, input, multiplied)
         many = more > 1.0  # the mean may be so small that the ratio overflows
         inverse = exp(-input)
         return -2.0 * more, 2.0 * where(many, inverse * (1.0 - 1.0 / (more + 1.0)), more / target)

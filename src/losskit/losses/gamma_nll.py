@@ -26,7 +26,7 @@ def close(target, log_mean):
     return (target - 1.0) + target * expm1(-log_mean)
 
 
-def excess(target, log_mean):
+def excess(target, log_mean, grown=grown):
     """target / mean - 1, given the logarithm of the mean."""
     near = absolute(log_mean) < 1.0
     return where(near, close(target, where(near, log_mean, 0.0)), grown(target, -log_mean) - 1.0)
