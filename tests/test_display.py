@@ -160,7 +160,7 @@ def number(root, known):
     return evaluate([print_expr(root, "python")], names)(*(known[name] for name in names))
 
 
-class Focal(ClassScoresLoss):
+class FocusOfTest(ClassScoresLoss):
     """Counts well-classified rows less."""
 
     gamma: float = param(default=2.0, domain=nonnegative, doc="How much less.")
@@ -178,7 +178,7 @@ class WithZ(ClassScoresLoss):
         return -log_probability + 0.01 * log_sum_exp * log_sum_exp - 0.1 * mean_log_probability
 
 
-@pytest.mark.parametrize("cls", [losskit.CrossEntropyLoss, losskit.NLLLoss, Focal, WithZ])
+@pytest.mark.parametrize("cls", [losskit.CrossEntropyLoss, losskit.NLLLoss, FocusOfTest, WithZ])
 def test_the_gradient_of_class_scores(cls):
     x = torch.tensor([[0.3, -1.2, 2.0, 0.5]], dtype=torch.float64)
     x = (x.log_softmax(1) if cls is losskit.NLLLoss else x).requires_grad_()
@@ -220,7 +220,7 @@ def test_the_gradient_of_margins(cls):
         assert summed("gradient by another score", [(t, j) for t in targets]) == pytest.approx(x.grad[0, j].item())
 
 
-class Contrastive(EmbeddingsLoss):
+class ApartOfTest(EmbeddingsLoss):
     """Near pairs and far pairs."""
 
     margin: float = param(default=1.0, domain=positive, doc="Margin.")
@@ -235,7 +235,7 @@ class Contrastive(EmbeddingsLoss):
 @pytest.mark.parametrize(
     ("cls", "label"),
     [(losskit.CosineEmbeddingLoss, 1.0), (losskit.CosineEmbeddingLoss, -1.0), (losskit.TripletMarginLoss, None),
-     (Contrastive, 1.0), (Contrastive, -1.0)],
+     (ApartOfTest, 1.0), (ApartOfTest, -1.0)],
 )  # fmt: skip
 def test_the_gradient_of_embeddings(cls, label):
     """The derivative of each statistic is autograd's; what is shown puts them together."""
