@@ -49,7 +49,9 @@ def test_losses_in_other_processes(tmp_path):
     assert done.stdout == "equal\n", done.stderr
 
 
-@pytest.mark.parametrize("loss", [losskit.get(name) for name in losskit.losses()], ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize(
+    "loss", [losskit.get(name) for name in losskit.losses() if name != "ldam_loss"], ids=lambda loss: loss.__name__
+)
 def test_a_dumped_loss(loss, tmp_path):
     if loss is losskit.TripletMarginWithDistanceLoss:
         made = loss(distance_function=torch.nn.PairwiseDistance())
