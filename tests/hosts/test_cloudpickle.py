@@ -75,16 +75,15 @@ def test_a_loss_of_a_script_reaches_another_process(tmp_path):
     run("-c", RECEIVER, str(tmp_path / "sent"))
 
 
-@pytest.mark.parametrize(
-    "loss", [losskit.get(name) for name in losskit.losses() if name != "ldam_loss"], ids=lambda loss: loss.__name__
-)
+@pytest.mark.parametrize("loss", [losskit.get(name) for name in losskit.losses()], ids=lambda loss: loss.__name__)
 def test_a_built_in_loss_goes_by_name(loss):
     sent = cloudpickle.dumps(loss)
     assert cloudpickle.loads(sent) is loss
     assert len(sent) < 200
     if loss is not losskit.TripletMarginWithDistanceLoss:
-        again = cloudpickle.loads(cloudpickle.dumps(loss()))
-        assert again.config() == loss().config()
+        made = loss(**loss._needed())
+        again = cloudpickle.loads(cloudpickle.dumps(made))
+        assert str(again.config()) == str(made.config())  # tensors have no == that is one answer
 
 
 def test_a_loss_in_a_closure():
