@@ -86,6 +86,16 @@ def test_pixels(monkeypatch):
     torch.testing.assert_close(one[0, 1, 2], LF.ldam_loss(x[0, :, 1, 2], y[0, 1, 2], counts))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16, torch.uint32], ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_labels_of_any_integers(name, dtype):
+    """156 is -100, the index that is ignored, modulo 256."""
+    x, y, n = cosines(4, 200), torch.tensor([156, 3, 100, 28]), torch.linspace(0.5, 4.0, 4)
+    right = results(CALLS[name], x, y, n, reduction="none")
+    for got, expected in zip(results(CALLS[name], x, y.to(dtype), n, reduction="none"), right, strict=True):
+        assert torch.equal(got, expected)
+
+
 def test_a_norm_for_all_rows():
     """It broadcasts, and its gradient is the sum of those of the rows."""
     x, y = cosines(6, 4), labels(6, 4)

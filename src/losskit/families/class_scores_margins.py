@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from losskit.kernels import eager, gpu, search, wire
 from losskit.kernels.torch_internals import exporting, observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.policy import state
+from losskit.reduction import counting
 from losskit.traced import hook
 from losskit.validation import broadcasts, check_per_class, check_tensor
 
@@ -120,8 +122,7 @@ class MarginsOfScoresPlan(ClassScoresPlan):
 
     def _kept(self, x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """The operand that multiplies the scores, checked where a row counts, and harmless elsewhere."""
-        kept = target != self.ignored if mask is None else (target != self.ignored) & mask
-        x = torch.where(kept, x, self.loss.operands[self.loss.scaled_by].domain.typical)
+        x = torch.where(self.kept(target, mask), x, self.loss.operands[self.loss.scaled_by].domain.typical)
         checked: Tensor = self.loss._in_domain(self.loss.scaled_by, x)
         return checked
 
@@ -170,11 +171,13 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         normalizer = arguments.normalizer
         if self.reduction == "mean" and normalizer is None:
             weights, kept = self.counted(arguments)
-            rows = self.unreduced_shape(arguments.operands)
-            counts = torch.ones((), dtype=torch.float64, device=input.device).expand(rows)
-            for w in [*weights, *([] if arguments.sample_weight is None else [arguments.sample_weight])]:
-                counts = counts * w.to(torch.float64)
-            normalizer = (counts if kept is None else torch.where(kept, counts, 0.0)).sum()
+            rows, like = self.unreduced_shape(arguments.operands), input.new_empty((), dtype=_double(input))
+            _, normalizer = counting(
+                "mean", rows, like, weight=weights[0] if weights else None, sample_weight=arguments.sample_weight,
+                mask=kept, normalizer=None,
+            )  # fmt: skip
+            if normalizer is None:
+                normalizer = like.new_full((), math.prod(rows))
         return arguments._replace(weight=factor if weight is None else weight * factor, normalizer=normalizer)
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
@@ -186,7 +189,7 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         """The dimension of the classes, the index of each row's own one, and its score, checked."""
         dim = min(1, input.ndim - 1)
         index = within(target, input.shape[dim]).unsqueeze(dim)
-        kept = (target != self.ignored if mask is None else (target != self.ignored) & mask).unsqueeze(dim)
+        kept = self.kept(target, mask).unsqueeze(dim)
         domain = self.loss.operands["input"].domain
         score = torch.where(kept, input.gather(dim, index), domain.typical)  # 0 times a slope of NaN would be NaN
         if checks == "off" or domain.everything:

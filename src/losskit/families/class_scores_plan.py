@@ -134,14 +134,16 @@ class ClassScoresPlan(Plan):
     def class_dimension(self, ndim: int) -> int:
         return min(1, ndim - 1)
 
+    def kept(self, target: Tensor, mask: Tensor | None) -> Tensor:
+        """The rows of class indices that count."""
+        kept = target.long() != self.ignored  # a target of bytes would take -100 for 156
+        return kept if mask is None else mask & kept
+
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         (_, target, *_), weight, _, mask, *_ = arguments
         if target.is_floating_point():
             return [], mask
-        target = target.long()
-        kept = target != self.ignored
-        kept = kept if mask is None else mask & kept
-        return [] if weight is None else [weight[within(target, len(weight))]], kept
+        return [] if weight is None else [weight[within(target, len(weight))]], self.kept(target, mask)
 
     def eager_part(self, arguments: Arguments, checks: str, part: Part) -> Tensor:
         return self.eager(arguments, checks, part)
@@ -156,9 +158,6 @@ class ClassScoresPlan(Plan):
         target = target if soft else target.long()
         scores = input.to(wide).movedim(min(1, input.ndim - 1), -1)
         bad = self._bad(input, target, mask, checks, part)
-        kept = mask
-        if not soft:
-            kept = target != self.ignored if mask is None else mask & (target != self.ignored)
         classes = scores.shape[-1] if part is None else part.total
         own = itself if part is None else part.own
         each = torch.ones(classes, dtype=wide, device=scores.device) if weight is None else weight.to(wide)
@@ -167,7 +166,7 @@ class ClassScoresPlan(Plan):
             of_right = each[right]
         kept, normalizer = counting(
             self.reduction, scores.shape[:-1], scores, weight=None if weight is None or soft else of_right,
-            sample_weight=sample_weight, mask=kept, normalizer=normalizer,
+            sample_weight=sample_weight, mask=mask if soft else self.kept(target, mask), normalizer=normalizer,
         )  # fmt: skip
         if kept is not None:
             scores = torch.where(kept.unsqueeze(-1), scores, 0.0)  # a NaN behind the mask must not reach the gradient
@@ -196,7 +195,7 @@ class ClassScoresPlan(Plan):
             values = eager.apply(OF_VALUE, torch.broadcast_tensors(values, endless))
         loss = reduce_eagerly(
             eager.nan_where(values, bad), self.reduction, weight=None, weight_in_mean=False,
-            sample_weight=sample_weight, mask=kept, normalizer=normalizer,
+            sample_weight=sample_weight, mask=mask if soft else self.kept(target, mask), normalizer=normalizer,
         )  # fmt: skip
         return loss.to(dtypes.autocast(dtype, loss.device))
 
@@ -263,10 +262,7 @@ class ClassScoresPlan(Plan):
     def counting(self, arguments: Arguments) -> list[Tensor | None]:
         input, target, *shift = arguments.operands
         rows = self.unreduced_shape(arguments.operands)
-        if target.is_floating_point():
-            counts = arguments.mask
-        else:
-            counts = target != self.ignored if arguments.mask is None else (target != self.ignored) & arguments.mask
+        counts = arguments.mask if target.is_floating_point() else self.kept(target, arguments.mask)
         of_input = None if counts is None else counts.expand(rows).unsqueeze(min(1, input.ndim - 1))
         return [of_input, of_input if target.is_floating_point() else None, *[None for _ in shift]]
 
@@ -287,7 +283,7 @@ class ClassScoresPlan(Plan):
             return Violation.CLASS_INDEX, search.place(index, target.shape), int(target[index])
 
         def too_large(y: Tensor, kept: Tensor, scores: Tensor) -> Tensor:
-            kept = kept & (y.long() != self.ignored)
+            kept = self.kept(y, kept)
             picked = scores.gather(-1, torch.where(kept, y.long(), 0).unsqueeze(-1)).squeeze(-1)
             return log_probability.outside(picked) & kept
 

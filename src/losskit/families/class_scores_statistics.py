@@ -20,7 +20,8 @@ def itself(x: Any) -> Any:
 
 def within(target: Tensor, classes: int) -> Tensor:
     """Class indices, with 0 in place of an index that is no class."""
-    return torch.where((target >= 0) & (target < classes), target, 0).long()
+    target = target.long()  # torch compares no unsigned integers but bytes
+    return torch.where((target >= 0) & (target < classes), target, 0)
 
 
 def pick(x: Tensor, index: Tensor, part: Part | None) -> Tensor:
