@@ -1,10 +1,11 @@
 """ArcFaceLoss: cross entropy of cosines, the angle to the own class widened by a margin."""
 
-from losskit.declaration import Case, Operand, Peer, param
-from losskit.domains import Interval, positive
+from losskit.declaration import Case, Peer, param
+from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.formula import cos, sin, sqrt, where
+from losskit.losses._scores import COSINES, SCALE
 
 
 class ArcFaceLoss(ClassScoresLoss):
@@ -22,17 +23,12 @@ class ArcFaceLoss(ClassScoresLoss):
         default=0.5, domain=Interval("in [0, pi)", low=0.0, high=3.141592653589793, high_open=True),
         doc="What is added to the angle to the own class, in radians.",
     )  # fmt: skip
-    scale: float = param(default=64.0, domain=positive, doc="By which the cosines are multiplied before the softmax.")
+    scale: float = SCALE
 
     name = "arcface_loss"
     arguments = "margin scale weight ignore_index reduction label_smoothing"
     scaled_by = "scale"
-    operands = {
-        "input": Operand("Cosines of shape (N, C), of each embedding to each class.",
-                         domain=Interval("a cosine, in [-1, 1]", low=-1.0, high=1.0, typical=0.0),
-                         hint="Normalise embeddings and class vectors before their product."),
-        "target": Operand("Class indices in [0, C) of any integer dtype, of shape (N,)."),
-    }  # fmt: skip
+    operands = COSINES
 
     @staticmethod
     def value(log_probability):

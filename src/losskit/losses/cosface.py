@@ -1,9 +1,10 @@
 """CosFaceLoss: cross entropy of cosines, that of the own class reduced by a margin."""
 
-from losskit.declaration import Case, Operand, Peer, param
-from losskit.domains import Interval, positive
+from losskit.declaration import Case, Peer, param
+from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
+from losskit.losses._scores import COSINES, SCALE
 
 
 class CosFaceLoss(ClassScoresLoss):
@@ -20,17 +21,12 @@ class CosFaceLoss(ClassScoresLoss):
         default=0.35, domain=Interval("in [0, 1)", low=0.0, high=1.0, high_open=True),
         doc="What is taken from the cosine to the own class.",
     )  # fmt: skip
-    scale: float = param(default=64.0, domain=positive, doc="By which the cosines are multiplied before the softmax.")
+    scale: float = SCALE
 
     name = "cosface_loss"
     arguments = "margin scale weight ignore_index reduction label_smoothing"
     scaled_by = "scale"
-    operands = {
-        "input": Operand("Cosines of shape (N, C), of each embedding to each class.",
-                         domain=Interval("a cosine, in [-1, 1]", low=-1.0, high=1.0, typical=0.0),
-                         hint="Normalise embeddings and class vectors before their product."),
-        "target": Operand("Class indices in [0, C) of any integer dtype, of shape (N,)."),
-    }  # fmt: skip
+    operands = COSINES
 
     @staticmethod
     def value(log_probability):

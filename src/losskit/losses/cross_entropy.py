@@ -2,9 +2,10 @@
 
 from torch import nn
 
-from losskit.declaration import Case, Deviation, Operand, Peer
+from losskit.declaration import Case, Deviation, Peer
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
+from losskit.losses._scores import LOGITS
 
 
 class CrossEntropyLoss(ClassScoresLoss, nn.CrossEntropyLoss):
@@ -18,13 +19,7 @@ class CrossEntropyLoss(ClassScoresLoss, nn.CrossEntropyLoss):
 
     name = "cross_entropy"
     arguments = "weight size_average ignore_index reduce reduction label_smoothing"
-    operands = {
-        "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
-        "target": Operand(
-            "Class indices in [0, C) of any integer dtype, of the shape of input without C; "
-            "or probabilities of the shape of input."
-        ),
-    }
+    operands = LOGITS
 
     @staticmethod
     def value(log_probability):

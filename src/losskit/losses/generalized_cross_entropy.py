@@ -1,10 +1,11 @@
 """GeneralizedCrossEntropyLoss: between cross entropy and the missing probability, robust against wrong labels."""
 
-from losskit.declaration import Case, Operand, Peer, param
+from losskit.declaration import Case, Peer, param
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.formula import exp, expm1, power
+from losskit.losses._scores import LOGITS
 
 
 class GeneralizedCrossEntropyLoss(ClassScoresLoss):
@@ -24,13 +25,7 @@ class GeneralizedCrossEntropyLoss(ClassScoresLoss):
 
     name = "generalized_cross_entropy"
     arguments = "q weight ignore_index reduction label_smoothing"
-    operands = {
-        "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
-        "target": Operand(
-            "Class indices in [0, C) of any integer dtype, of the shape of input without C; "
-            "or probabilities of the shape of input."
-        ),
-    }
+    operands = LOGITS
 
     @staticmethod
     def value(log_probability, q):

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, Peer, param
+from losskit.declaration import Case, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
+from losskit.losses._scores import LOGITS
 
 
 class LogitAdjustedCrossEntropyLoss(ClassScoresLoss):
@@ -27,13 +28,7 @@ class LogitAdjustedCrossEntropyLoss(ClassScoresLoss):
 
     name = "logit_adjusted_cross_entropy"
     arguments = "prior tau weight ignore_index reduction label_smoothing"
-    operands = {
-        "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
-        "target": Operand(
-            "Class indices in [0, C) of any integer dtype, of the shape of input without C; "
-            "or probabilities of the shape of input."
-        ),
-    }
+    operands = LOGITS
 
     @staticmethod
     def value(log_probability):

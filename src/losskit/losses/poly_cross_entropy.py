@@ -1,10 +1,11 @@
 """PolyCrossEntropyLoss: cross entropy whose first term, by powers of the missing probability, is weighted."""
 
-from losskit.declaration import Case, Operand, Peer, param
+from losskit.declaration import Case, Peer, param
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.formula import exp, expm1, expm1m, where
+from losskit.losses._scores import LOGITS
 
 
 class PolyCrossEntropyLoss(ClassScoresLoss):
@@ -25,13 +26,7 @@ class PolyCrossEntropyLoss(ClassScoresLoss):
 
     name = "poly_cross_entropy"
     arguments = "epsilon weight ignore_index reduction label_smoothing"
-    operands = {
-        "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
-        "target": Operand(
-            "Class indices in [0, C) of any integer dtype, of the shape of input without C; "
-            "or probabilities of the shape of input."
-        ),
-    }
+    operands = LOGITS
 
     @staticmethod
     def value(log_probability, epsilon):

@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from losskit.declaration import Case, Operand, Peer, param
+from losskit.declaration import Case, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.formula import exp, expm1, power, times, where
+from losskit.losses._scores import LOGITS
 
 
 class SoftmaxFocalLoss(ClassScoresLoss):
@@ -27,13 +28,7 @@ class SoftmaxFocalLoss(ClassScoresLoss):
     )  # fmt: skip
 
     arguments = "gamma alpha weight ignore_index reduction label_smoothing"
-    operands = {
-        "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
-        "target": Operand(
-            "Class indices in [0, C) of any integer dtype, of the shape of input without C; "
-            "or probabilities of the shape of input."
-        ),
-    }
+    operands = LOGITS
 
     @staticmethod
     def value(log_probability, gamma):

@@ -7,6 +7,7 @@ from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.formula import acos, cos, floor, where
+from losskit.losses._scores import COSINES
 
 
 class SphereFaceLoss(ClassScoresLoss):
@@ -26,13 +27,7 @@ class SphereFaceLoss(ClassScoresLoss):
     name = "sphereface_loss"
     arguments = "margin weight ignore_index reduction label_smoothing"
     scaled_by = "norm"
-    operands = {
-        "input": Operand("Cosines of shape (N, C), of each embedding to each class.",
-                         domain=Interval("a cosine, in [-1, 1]", low=-1.0, high=1.0, typical=0.0),
-                         hint="Normalise embeddings and class vectors before their product."),
-        "target": Operand("Class indices in [0, C) of any integer dtype, of shape (N,)."),
-        "norm": Operand("Length of each embedding, of shape (N,).", domain=positive),
-    }  # fmt: skip
+    operands = COSINES | {"norm": Operand("Length of each embedding, of shape (N,).", domain=positive)}
 
     @staticmethod
     def value(log_probability):

@@ -1,10 +1,11 @@
 """SymmetricCrossEntropyLoss: a share of cross entropy and its reverse, which wrong labels cannot dominate."""
 
-from losskit.declaration import Case, Operand, param
+from losskit.declaration import Case, param
 from losskit.domains import Interval, nonnegative
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.formula import exp, expm1
+from losskit.losses._scores import LOGITS
 
 
 class SymmetricCrossEntropyLoss(ClassScoresLoss):
@@ -26,13 +27,7 @@ class SymmetricCrossEntropyLoss(ClassScoresLoss):
 
     name = "symmetric_cross_entropy"
     arguments = "alpha beta log_zero weight ignore_index reduction label_smoothing"
-    operands = {
-        "input": Operand("Scores (logits) of shape (N, C), (N, C, d1, ...) or (C,); not probabilities."),
-        "target": Operand(
-            "Class indices in [0, C) of any integer dtype, of the shape of input without C; "
-            "or probabilities of the shape of input."
-        ),
-    }
+    operands = LOGITS
 
     @staticmethod
     def value(log_probability, alpha, beta, log_zero):
