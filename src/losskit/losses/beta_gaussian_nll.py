@@ -5,7 +5,7 @@ from losskit.domains import positive, probability
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import log, power, sqrt, stop, where
-from losskit.losses.gaussian_nll import residual
+from losskit.losses._exact import residual
 
 
 def parts(weight, var):

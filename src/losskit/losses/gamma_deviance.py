@@ -5,7 +5,7 @@ from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import exp, expm1m, log, maximum, minimum, minus_log1p, where
-from losskit.losses.gamma_nll import excess, multiplied
+from losskit.losses._exact import excess, multiplied
 
 
 class GammaDevianceLoss(PointwiseLoss):
@@ -47,7 +47,7 @@ class GammaDevianceLoss(PointwiseLoss):
             by_input = where(low, part, d / input) / input
             by_target = where(low, part, d / maximum(input, target)) / minimum(input, target)
             return -2.0 * by_input, 2.0 * by_target
-        more = excess(target, input, multiplied)
+        more = excess(target, input, multiplied(target, -input))
         many = more > 1.0  # the mean may be so small that the ratio overflows
         inverse = exp(-input)
         return -2.0 * more, 2.0 * where(many, inverse * (1.0 - 1.0 / (more + 1.0)), more / target)

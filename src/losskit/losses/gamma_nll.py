@@ -1,35 +1,11 @@
 """GammaNLLLoss: likelihood of positive targets whose spread grows with their mean."""
 
-import math
-
 from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, exp, expm1, log, where
-
-
-def multiplied(factor, exponent):
-    """factor * exp(exponent) of a factor that is not 0, where the exponential alone may overflow or be subnormal."""
-    far = exponent > 100.0
-    root = exp(where(far, 0.5 * exponent - 40.0, 0.5 * exponent))
-    return (factor * where(far, math.exp(80.0), 1.0) * root) * root
-
-
-def grown(factor, exponent):
-    """The same of any factor; 0 of 0, also where the exponential is infinite."""
-    return where(factor == 0.0, 0.0, multiplied(factor, exponent))
-
-
-def close(target, log_mean):
-    """target / mean - 1 with the digits of a small difference, where the logarithm of the mean is within 1."""
-    return (target - 1.0) + target * expm1(-log_mean)
-
-
-def excess(target, log_mean, grown=grown):
-    """target / mean - 1, given the logarithm of the mean."""
-    near = absolute(log_mean) < 1.0
-    return where(near, close(target, where(near, log_mean, 0.0)), grown(target, -log_mean) - 1.0)
+from losskit.formula import exp, log
+from losskit.losses._exact import excess, grown
 
 
 class GammaNLLLoss(PointwiseLoss):
@@ -61,7 +37,7 @@ class GammaNLLLoss(PointwiseLoss):
     @staticmethod
     def grad(input, target, log_input):
         if log_input:
-            return -excess(target, input), exp(-input) + 0.0 * target
+            return -excess(target, input, grown(target, -input)), exp(-input) + 0.0 * target
         return (1.0 - target / input) / input, 1.0 / input + 0.0 * target
 
     @staticmethod

@@ -7,7 +7,7 @@ from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import erf, exp, expm1
-from losskit.losses.gaussian_nll import residual
+from losskit.losses._exact import residual
 
 PEAK, LEAST = math.sqrt(2.0 / math.pi), (math.sqrt(2.0) - 1.0) / math.sqrt(math.pi)
 

@@ -8,14 +8,8 @@ from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import absolute, log, maximum, where
-
-
-def residual(input, target):
-    """The difference d and a factor k of it: k * d is input - target, also where that would overflow."""
-    d = input - target
-    huge = absolute(d) == math.inf
-    return where(huge, 0.5 * input - 0.5 * target, d), where(huge, 2.0, 1.0)
+from losskit.formula import log, maximum, where
+from losskit.losses._exact import residual
 
 
 class GaussianNLLLoss(PointwiseLoss, nn.GaussianNLLLoss):

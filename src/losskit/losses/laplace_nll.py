@@ -7,7 +7,7 @@ from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, log, sign, where
-from losskit.losses.gaussian_nll import residual
+from losskit.losses._exact import residual
 
 
 class LaplaceNLLLoss(PointwiseLoss):

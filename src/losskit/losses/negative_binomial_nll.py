@@ -19,8 +19,7 @@ from losskit.formula import (
     sqrt,
     where,
 )
-from losskit.losses.gamma_nll import multiplied
-from losskit.losses.student_t_nll import polynomial
+from losskit.losses._exact import multiplied, polynomial
 
 # In 1/z^2 from z = 3 on, good to 2^-54: z * s(z) of Stirling's formula, lgamma(z) = (z - 1/2) log(z) - z + log(2 pi)/2
 # + s(z), and z^2 * r(z) of its derivative, log(z) - 1/(2 z) - r(z).

@@ -7,7 +7,7 @@ from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, lgamma, log, log1p, minus_log1p, sqrt, where
-from losskit.losses.gaussian_nll import residual
+from losskit.losses._exact import polynomial, residual
 
 # a * c(a) as a polynomial in 1/a^2 from a = 6 on, good to 2^-54; and -a^2 * c'(a), where c is `gamma_ratio`.
 RATIO = (
@@ -18,14 +18,6 @@ SLOPE = (
     0.125, -0.015624999999992145, 0.007812499992401366, -0.008300778400259534, 0.015136178394848987,
     -0.04211692462062723, 0.1628624446270596, -0.7357019973245473, 2.47831794290817,
 )  # fmt: skip
-
-
-def polynomial(x, coefficients):
-    """c0 + x (c1 + x (c2 + ...))."""
-    result = coefficients[-1]
-    for c in reversed(coefficients[:-1]):
-        result = c + x * result
-    return result
 
 
 def gamma_ratio(df):

@@ -5,7 +5,7 @@ from losskit.domains import Interval, nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, exp, expm1, expm1m, log, maximum, minimum, power, where
-from losskit.losses.gamma_nll import close, grown
+from losskit.losses._exact import close, grown
 
 
 class TweedieDevianceLoss(PointwiseLoss):
