@@ -11,7 +11,7 @@ from proofs import Example, Point
 from torch import Tensor
 
 DATA = """true = torch.rand(5, 4)
-true[:, 2:] += true[:, :2] + 0.5  # (x1, y1, x2, y2): the second corner is right of the first, and below
+true[:, 2:] += true[:, :2] + 0.5  # (x1, y1, x2, y2): the second corner is right and below
 predicted = true + 0.1 * torch.randn(5, 4)
 eps = 1e-7"""
 BY_HAND = """x1, y1, x2, y2 = predicted.unbind(-1)

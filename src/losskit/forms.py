@@ -277,7 +277,10 @@ def _example(loss: Any, function: bool) -> list[str]:
     case, names = loss.cases[0], loss._call_operands()
     tensor = "torch.tensor([{}])" if _of_elements(loss) else "torch.tensor({})"
     operands = ", ".join(tensor.format(value) for name, value in case.arguments.items() if name in names)
-    fields = ", ".join(f"{name}={value}" for name, value in case.arguments.items() if name not in names)
+    given = {name: value for name, value in case.arguments.items() if name not in names}
+    given = {name: f"torch.tensor({x})" if loss.params[name].kind == "tensor" else x for name, x in given.items()}
+    given |= {"reduction": repr("sum")} if "counts" in loss.__dict__ else {}  # the value of a case is a sum
+    fields = ", ".join(f"{name}={value}" for name, value in given.items())
     if function:
         imports = [">>> import torch", f">>> from losskit.functional import {loss.name}"]
         call = f"{loss.name}({operands}{', ' if fields else ''}{fields})"

@@ -933,7 +933,7 @@ def corn_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import corn_loss
-        >>> corn_loss(torch.tensor([[[2.0, 0.5, -1.0], [-1.0, 0.0, 1.0]]]), torch.tensor([[2, 0]]))
+        >>> corn_loss(torch.tensor([[[2.0, 0.5, -1.0], [-1.0, 0.0, 1.0]]]), torch.tensor([[2, 0]]), reduction='sum')
         tensor(1.2275)
 
     Source: Shi, X., Cao, W. and Raschka, S. (2023). Deep neural networks for rank-consistent ordinal regression based on conditional probabilities. Pattern Analysis and Applications 26, 941-955. arXiv:2111.08851.
@@ -3122,7 +3122,7 @@ def ldam_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import ldam_loss
-        >>> ldam_loss(torch.tensor([0.6, 0.1, -0.2]), torch.tensor(0), counts=[5000.0, 100.0, 7.0])
+        >>> ldam_loss(torch.tensor([0.6, 0.1, -0.2]), torch.tensor(0), counts=torch.tensor([5000.0, 100.0, 7.0]))
         tensor(5.5686e-06)
 
     Source: Cao, K. et al. (2019). Learning imbalanced datasets with label-distribution-aware margin loss. NeurIPS. arXiv:1906.07413.
@@ -3438,7 +3438,7 @@ def logit_adjusted_cross_entropy(
     Example:
         >>> import torch
         >>> from losskit.functional import logit_adjusted_cross_entropy
-        >>> logit_adjusted_cross_entropy(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(2), prior=[0.7, 0.2, 0.1])
+        >>> logit_adjusted_cross_entropy(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(2), prior=torch.tensor([0.7, 0.2, 0.1]))
         tensor(4.9907)
 
     Source: Menon, A. K. et al. (2021). Long-tail learning via logit adjustment. ICLR. arXiv:2007.07314. Balanced softmax: Ren, J. et al. (2020). NeurIPS. arXiv:2007.10740.

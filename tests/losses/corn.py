@@ -31,7 +31,7 @@ each = torch.nn.functional.binary_cross_entropy_with_logits(scores, above, reduc
 by_hand = (each * asked).sum(dim=1)""",
         operands="scores, target",
         mean="by_hand.sum() / asked.sum()",
-        more="""above_each = scores.sigmoid().cumprod(dim=1)  # the probability of being above 0, above 1, ...
+        more="""above_each = scores.sigmoid().cumprod(dim=1)  # probabilities of being above 0, above 1, ...
 predicted = (above_each > 0.5).sum(dim=1)
 print("predicted classes", predicted.tolist())""",
     ),

@@ -167,8 +167,8 @@ proof = PointwiseProof(
     undecided=undecided,
     points=points,
     example=Example(
-        data="""chosen, rejected = -20 * torch.rand(10), -20 * torch.rand(10)  # log-probabilities of whole answers
-ref_chosen, ref_rejected = -20 * torch.rand(10), -20 * torch.rand(10)  # by the reference model
+        data="""chosen, rejected = -20 * torch.rand(10), -20 * torch.rand(10)  # of whole answers
+ref_chosen, ref_rejected = -20 * torch.rand(10), -20 * torch.rand(10)  # by the reference
 beta = 0.1""",
         by_hand="""gap = (chosen - ref_chosen) - (rejected - ref_rejected)
 by_hand = -torch.log(torch.sigmoid(beta * gap))""",

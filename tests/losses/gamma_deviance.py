@@ -37,7 +37,7 @@ proof = PointwiseProof(
     exact=exact,
     variants=[{"log_input": False}],
     # The product with the inverse mean is two roundings and that of the exponential, taken of half the logarithm.
-    bars=Bars(value=2.5, gradient=2.7, eager_value=2.5, eager_gradient=2.7),
+    bars=Bars(value=2.5, gradient=2.5, eager_value=2.5, eager_gradient=2.7),
     others={"target": [0.5, 1.0, 3.0, 40.0]},
     points=points,
     example=Example(
@@ -46,10 +46,11 @@ target = log_means.exp() * (torch.rand(10, 1) + 0.5)""",
         by_hand="""ratio = target / log_means.exp()
 by_hand = 2 * (ratio - 1 - ratio.log())""",
         operands="log_means, target",
-        more="""# Twice what the likelihood is above its smallest value, which it has where the mean is the target.
+        more="""# Twice what the likelihood is above its smallest value, where the mean is the target.
 likelihood = losskit.GammaNLLLoss(reduction="none")
 above = likelihood(log_means, target) - likelihood(target.log(), target)
-torch.testing.assert_close(losskit.GammaDevianceLoss(reduction="none")(log_means, target), 2 * above, atol=1e-5, rtol=1e-5)
+deviance = losskit.GammaDevianceLoss(reduction="none")(log_means, target)
+torch.testing.assert_close(deviance, 2 * above, atol=1e-5, rtol=1e-5)
 
 # log_input=False takes the mean itself.
 means = losskit.GammaDevianceLoss(log_input=False)(log_means.exp(), target)

@@ -32,6 +32,6 @@ proof = RowProof(
         "1.0 - iou + (around - union) / (around + eps)",
         "around",
         more="""loss = losskit.GeneralizedBoxIoULoss(reduction="none")
-assert torch.allclose(loss(true, true), torch.zeros(5), atol=1e-6)  # a perfect fit costs nothing""",
+assert torch.allclose(loss(true, true), torch.zeros(5), atol=1e-6)  # perfect fits: nothing""",
     ),
 )

@@ -93,7 +93,7 @@ proof = PointwiseProof(
     undecided=undecided,
     example=Example(
         data="""log_prob = -3 * torch.rand(4, 6)  # of 6 tokens of 4 answers
-old_log_prob = (log_prob + 0.4 * torch.randn(4, 6)).clamp(max=0)  # when the answers were given
+old_log_prob = (log_prob + 0.4 * torch.randn(4, 6)).clamp(max=0)  # of when they were given
 ref_log_prob = (log_prob + 0.1 * torch.randn(4, 6)).clamp(max=0)  # by the reference model
 rewards = torch.tensor([1.0, 0.0, 0.0, 1.0])
 advantage = (rewards - rewards.mean()) / (rewards.std() + 1e-4)  # one for each answer""",
@@ -110,7 +110,8 @@ length = mask.sum(1, keepdim=True)
 criterion = losskit.GRPOLoss(epsilon_high=0.28, beta=0.04)
 call = (log_prob, old_log_prob, advantage, ref_log_prob)
 dapo = criterion(*call, mask=mask)  # tokens; TRL's bnpo, too
-grpo = criterion(*call, mask=mask, sample_weight=1 / length, normalizer=len(mask))  # means of answers
+# Means of answers.
+grpo = criterion(*call, mask=mask, sample_weight=1 / length, normalizer=len(mask))
 dr_grpo = criterion(*call, mask=mask, normalizer=4 * 6)  # answers times the largest length
 assert torch.allclose(dapo, (by_hand * mask).sum() / mask.sum())
 assert torch.allclose(grpo, ((by_hand * mask).sum(1) / length[:, 0]).mean())

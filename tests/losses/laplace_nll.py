@@ -28,6 +28,7 @@ torch.testing.assert_close(losskit.LaplaceNLLLoss("none")(output, target, scale)
 
 # With a constant scale of 1 it is the absolute error and log(2).
 constant = losskit.LaplaceNLLLoss()(output, target, 1.0)
-torch.testing.assert_close(constant, losskit.L1Loss()(output, target) + torch.log(torch.tensor(2.0)))""",
+absolute = losskit.L1Loss()(output, target)
+torch.testing.assert_close(constant, absolute + torch.log(torch.tensor(2.0)))""",
     ),
 )

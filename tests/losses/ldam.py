@@ -49,9 +49,9 @@ proof = RowProof(
         Variant("balanced", indices, {"counts": torch.full((CLASSES,), 7.0, dtype=torch.float64), "scale": 1.0}),
     ],
     example=Example(
-        data="""scores = torch.tanh(torch.randn(10, 5))  # (B, C): cosines, of normalised features and weights
+        data="""scores = torch.tanh(torch.randn(10, 5))  # (B, C): cosines of features and weights
 target = torch.randint(0, 5, (10,))
-counts = torch.tensor([800.0, 100.0, 50.0, 40.0, 10.0])  # samples of each class in the training data
+counts = torch.tensor([800.0, 100.0, 50.0, 40.0, 10.0])  # training samples of each class
 max_m, scale = 0.5, 30.0""",
         by_hand="""margins = max_m * (counts.min() / counts) ** 0.25
 own = torch.nn.functional.one_hot(target, 5)  # 1 for the class of the row

@@ -37,8 +37,10 @@ scale = torch.rand(10, 1) + 0.1  # predicted standard deviations of the logarith
 target = torch.randn(10, 1).exp()""",
         by_hand="by_hand = -torch.distributions.LogNormal(output, scale).log_prob(target)",
         operands="output, target, scale",
-        more="""# It is the likelihood of the logarithm under a normal distribution, and the logarithm itself.
-normal = losskit.GaussianNLLLoss(full=True, reduction="none")(output, target.log(), scale**2)
-torch.testing.assert_close(losskit.LogNormalNLLLoss("none")(output, target, scale), normal + target.log())""",
+        more="""# The likelihood of the logarithm under a normal distribution, and the logarithm itself.
+criterion = losskit.GaussianNLLLoss(full=True, reduction="none")
+normal = criterion(output, target.log(), scale**2)
+ours = losskit.LogNormalNLLLoss("none")(output, target, scale)
+torch.testing.assert_close(ours, normal + target.log())""",
     ),
 )

@@ -56,7 +56,7 @@ ends = (places == interval.unsqueeze(1)) * event.unsqueeze(1)
 likelihood = torch.where(ends > 0, hazard, 1 - hazard)
 by_hand = -(likelihood.log() * (places <= interval.unsqueeze(1))).sum(dim=1)""",
         operands="logits, interval, event",
-        more="""survival = (1 - hazard).cumprod(dim=1)  # the probability of no event up to the end of each interval
+        more="""survival = (1 - hazard).cumprod(dim=1)  # no event up to the end of each interval
 print("chance to survive all intervals", survival[:, -1])""",
     ),
 )

@@ -57,7 +57,7 @@ proof = RowProof(
     example=Example(
         data="""logits = torch.randn(10, 5)  # (B, C): a score for each of 5 classes
 target = torch.randint(0, 5, (10,))
-counts = torch.tensor([800.0, 100.0, 50.0, 40.0, 10.0])  # samples of each class in the training data
+counts = torch.tensor([800.0, 100.0, 50.0, 40.0, 10.0])  # training samples of each class
 tau = 1.0""",
         by_hand="""adjusted = logits + tau * (counts / counts.sum()).log()
 log_p = adjusted - adjusted.exp().sum(dim=1, keepdim=True).log()

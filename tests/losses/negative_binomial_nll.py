@@ -75,7 +75,8 @@ target = torch.poisson(torch.full((10, 1), 2.0))  # counts""",
         by_hand="""size = 1 / dispersion
 odds = log_means + dispersion.log()
 by_hand = (size + target) * torch.nn.functional.softplus(odds) - target * odds
-by_hand = by_hand - torch.lgamma(target + size) + torch.lgamma(size) + torch.lgamma(target + 1)""",
+by_hand = by_hand + torch.lgamma(size) + torch.lgamma(target + 1)
+by_hand = by_hand - torch.lgamma(target + size)""",
         operands="log_means, target, dispersion",
         more="""# It is minus the logarithm of the probability of torch's distribution.
 counts = torch.distributions.NegativeBinomial(total_count=size, logits=odds)

@@ -63,7 +63,7 @@ proof = RowProof(
     example=Example(
         data="""embeddings = torch.randn(10, 8)
 norm = embeddings.norm(dim=1)
-classes = torch.nn.functional.normalize(torch.randn(5, 8), dim=1)  # a vector for each of 5 classes
+classes = torch.nn.functional.normalize(torch.randn(5, 8), dim=1)  # a vector for each class
 cosines = embeddings @ classes.T / norm.unsqueeze(1)
 target = torch.randint(0, 5, (10,))
 margin = 4""",

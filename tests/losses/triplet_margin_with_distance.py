@@ -29,6 +29,6 @@ def manhattan(x, y):
         by_hand="""near, far = manhattan(anchor, positive), manhattan(anchor, negative)
 by_hand = (near - far + margin).clamp(min=0)""",
         operands="anchor, positive, negative",
-        arguments="\n        distance_function=manhattan, margin=margin, ",
+        arguments="distance_function=manhattan, margin=margin, ",
     ),
 )

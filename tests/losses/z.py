@@ -47,9 +47,10 @@ coefficient = 1e-4""",
         by_hand="""by_hand = coefficient * logits.exp().sum(dim=1).log() ** 2""",
         operands="logits",
         arguments="coefficient=coefficient, ",
-        more="""# Beside cross entropy, which does not change when all scores of a row grow by the same number.
+        more="""# Beside cross entropy, which does not change when all scores of a row grow alike.
 target = torch.randint(0, 5, (10,))
-loss = losskit.CrossEntropyLoss()(logits, target) + losskit.ZLoss(coefficient=coefficient)(logits)
+price = losskit.ZLoss(coefficient=coefficient)(logits)
+loss = losskit.CrossEntropyLoss()(logits, target) + price
 print("with cross entropy", loss)""",
     ),
 )

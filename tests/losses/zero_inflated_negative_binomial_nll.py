@@ -60,12 +60,15 @@ dispersion = torch.rand(10, 1) + 0.1  # how much more than Poisson's the counts 
 gate = torch.randn(10, 1)  # and the score of a zero with a cause of its own
 target = torch.poisson(torch.full((10, 1), 1.0))  # counts""",
         by_hand="""size = 1 / dispersion
-counts = torch.distributions.NegativeBinomial(total_count=size, logits=log_means + dispersion.log())
-probability = torch.sigmoid(-gate) * counts.log_prob(target).exp() + torch.sigmoid(gate) * (target == 0)
+logits = log_means + dispersion.log()
+counts = torch.distributions.NegativeBinomial(total_count=size, logits=logits)
+probability = torch.sigmoid(-gate) * counts.log_prob(target).exp()
+probability = probability + torch.sigmoid(gate) * (target == 0)
 by_hand = -probability.log()""",
         operands="log_means, target, gate, dispersion",
         more="""# With a gate that is shut it is the negative binomial distribution itself.
 shut = losskit.ZeroInflatedNegativeBinomialNLLLoss()(log_means, target, -100.0, dispersion)
-torch.testing.assert_close(shut, losskit.NegativeBinomialNLLLoss()(log_means, target, dispersion))""",
+plain = losskit.NegativeBinomialNLLLoss()(log_means, target, dispersion)
+torch.testing.assert_close(shut, plain)""",
     ),
 )

@@ -34,7 +34,7 @@ reductions = {{"none": by_hand, "mean": mean, "sum": by_hand.sum()}}
 
 # By losskit.
 for reduction, expected in reductions.items():
-    criterion = losskit.{class_name}({arguments}reduction=reduction{end})
+    criterion = losskit.{class_name}({start}{arguments}reduction=reduction{end})
     loss = criterion({operands})
     torch.testing.assert_close(loss, expected)
     for who, x in ("by hand", expected), ("losskit", loss):
@@ -51,11 +51,12 @@ CELLS = (
     """mean = {mean}
 reductions = {{"none": by_hand, "mean": mean, "sum": by_hand.sum()}}
 for reduction, expected in reductions.items():
-    criterion = losskit.{class_name}({arguments}reduction=reduction{end})
+    criterion = losskit.{class_name}({start}{arguments}reduction=reduction{end})
     agree(reduction, expected, criterion({operands}))""",
 )
 
 
+LONG = 47  # characters of a class and its arguments; with more of them the line would not fit the page
 EXAMPLES = {name: proof.example for name, proof in proofs.every().items()}
 
 
@@ -65,7 +66,8 @@ def code(name: str, class_name: str, template: tuple[str, ...] = (PAGE,)) -> lis
         raise LookupError(f"{name} has no worked example: write it by hand in plain torch in its file of tests/losses/")
     example = EXAMPLES[name]
     parts = {field: getattr(example, field) for field in ("data", "by_hand", "operands", "arguments", "mean")}
-    parts["end"] = "\n    " if "\n" in example.arguments else ""
+    long = len(class_name) + len(example.arguments) > LONG
+    parts |= {"start": "\n        " if long else "", "end": "\n    " if long else ""}
     filled = [re.sub(r"\n{4,}", "\n\n\n", part.format(class_name=class_name, **parts)).rstrip() for part in template]
     return [*filled, *filter(None, [example.more])]
 
