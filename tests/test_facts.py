@@ -31,6 +31,7 @@ DEFAULTS_ONLY = {
     ("dpo_loss", "smooth"),
     ("dpo_loss", "lipschitz"),
     ("dpo_loss", "minimum"),
+    ("evidential_regression_loss", "smooth"),  # without a price it has no kink
     ("grpo_loss", "smooth"),  # the divergence is so steep that the kink is not found beside it
     ("pinball_loss", "symmetric"),  # at 0.5 alone
     ("expectile_loss", "symmetric"),  # at 0.5 alone

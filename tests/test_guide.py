@@ -106,12 +106,13 @@ def test_curves_are_what_the_function_computes(name):
         given = {g.name: g.value for g in card.curve.given}
         given[card.curve.variable] = x
         cls = losskit.get(name)
+        required = {n: torch.tensor([given[n]], dtype=torch.float64) for n, p in cls.params.items() if p.required}
         parts = {n: [f"{n}_{part}" for part in cls.operands[n].components] or [n] for n in names}
         given = {n: [given[part] for part in own] for n, own in parts.items() if own[0] in given}
         of_rows = {n: bool(cls.rows) and not cls.operands[n].per_row for n in given}
         made = {n: torch.tensor(own, dtype=torch.float64) for n, own in given.items()}
         tensors = {n: (x[None] if of_rows[n] else x).requires_grad_() for n, x in made.items()}
-        loss = getattr(losskit.functional, name)(**tensors, reduction="sum")
+        loss = getattr(losskit.functional, name)(**tensors, **required, reduction="sum")
         loss.backward()
         value, slope = line(name).at(x)
         assert value == pytest.approx(loss.item(), rel=1e-12, abs=1e-14)

@@ -75,14 +75,14 @@ class Interval:
         return self.low == -math.inf and self.high == math.inf and not (self.low_open or self.high_open)
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Random float64 members, at ordinary scale."""
+        """Random float64 members, at ordinary scale; rounded to half precision they are members, too."""
         normal = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device) * 2.0
         if math.isfinite(self.low) and math.isfinite(self.high):
             return self.low + (self.high - self.low) * torch.sigmoid(normal)
         if math.isfinite(self.low):
-            return self.low + normal.abs() + (1e-3 if self.low_open else 0.0)
+            return self.low + normal.abs() + (max(1e-3, abs(self.low) / 64) if self.low_open else 0.0)
         if math.isfinite(self.high):
-            return self.high - normal.abs() - (1e-3 if self.high_open else 0.0)
+            return self.high - normal.abs() - (max(1e-3, abs(self.high) / 64) if self.high_open else 0.0)
         return normal
 
     def edges(self) -> list[float]:

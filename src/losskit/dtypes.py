@@ -19,7 +19,7 @@ def stretched(operands: Sequence[Tensor], shape: Sequence[int]) -> tuple[list[Te
     """
     full: list[Tensor] = []
     for x in operands:
-        if x.shape != shape:
+        if len(x.shape) != len(shape) or x.shape != shape:
             summed = x.dtype in HALVES and x.requires_grad and torch.is_grad_enabled()
             x = (x.float() if summed else x).expand(shape)
         full.append(x)

@@ -42,6 +42,7 @@ from losskit.losses import (
     DistanceBoxIoULoss,
     DPOLoss,
     EpsilonInsensitiveLoss,
+    EvidentialRegressionLoss,
     ExpectileLoss,
     GammaDevianceLoss,
     GammaNLLLoss,
@@ -73,6 +74,7 @@ from losskit.losses import (
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
+    MultiQuantileLoss,
     NegativeBinomialNLLLoss,
     NLLLoss,
     ORPOLoss,
@@ -1633,6 +1635,92 @@ def epsilon_insensitive_loss(
     try:
         plan = plan_of(EpsilonInsensitiveLoss, reduction, epsilon)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def evidential_regression_loss(
+    gamma: Tensor,
+    target: Tensor,
+    nu: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    reg_weight: float = 0.01,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Negative log-likelihood of a normal distribution whose mean and variance are unknown, with a price on evidence.
+
+    Choose it when one pass of one model shall tell its own ignorance from the noise of the data: beta / (alpha - 1) is
+    the noise, and that over nu the ignorance.
+    Prefer GaussianNLLLoss for the noise alone, StudentTNLLLoss for heavy tails, an ensemble where ignorance decides.
+
+    The four predictions are the outputs of one model, as a rule its last dimension. The price is
+    `reg_weight` |gamma - target| (2 nu + alpha): evidence where the prediction is wrong.
+
+    Args:
+        gamma: Predicted values, any real numbers.
+        target: True values. Of the shape of gamma.
+        nu: Evidence for the value, as a number of observations. Of the shape of gamma. Must be positive.
+        alpha: Evidence for the noise. Of the shape of gamma. Must be above 1.
+        beta: Sum of squares of the noise. Of the shape of gamma. Must be positive.
+        reg_weight: Price of evidence where the prediction is wrong. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        0.5 * log(3.141592653589793 / nu) + lgamma(alpha) - lgamma(alpha + 0.5) + ((alpha + 0.5) * log(nu * ((gamma - target) * (gamma - target)) + 2.0 * beta * (1.0 + nu)) - alpha * log(2.0 * beta * (1.0 + nu))) + reg_weight * absolute(gamma - target) * (2.0 * nu + alpha)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of gamma. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import evidential_regression_loss
+        >>> evidential_regression_loss(torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([1.0]), reg_weight=0.0)
+        tensor(1.5387)
+
+    Source: Amini, A. et al. (2020). Deep evidential regression. NeurIPS. arXiv:1910.02600.
+    """
+    if has_torch_function_variadic(gamma, target, nu, alpha, beta):
+        return handle_torch_function(
+            evidential_regression_loss,
+            (
+                gamma,
+                target,
+                nu,
+                alpha,
+                beta,
+            ),
+            gamma,
+            target,
+            nu,
+            alpha,
+            beta,
+            reg_weight=reg_weight,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(EvidentialRegressionLoss, unknown)
+    try:
+        plan = plan_of(EvidentialRegressionLoss, reduction, reg_weight)
+        return run(plan, (gamma, target, nu, alpha, beta), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3943,6 +4031,82 @@ def multi_margin_loss(
 
 
 @strict
+def multi_quantile_loss(
+    input: Tensor,
+    target: Tensor,
+    quantiles: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The mean of the pinball losses of several quantiles, which the last dimension of the predictions holds.
+
+    Choose it for prediction intervals and for forecasts with their uncertainty, without a distribution to believe in.
+    Prefer PinballLoss for one quantile, GaussianCRPSLoss or StudentTNLLLoss where a distribution fits.
+
+    With evenly spaced quantiles, twice this loss tends to the continuous ranked probability score. Nothing here keeps
+    the quantiles in order: a price of q on crossing is
+    `q * losskit.MarginRankingLoss()(input[..., 1:], input[..., :-1], torch.ones_like(input[..., 1:]))`.
+
+    Args:
+        input: Predicted quantiles, of shape (..., Q).
+        target: True values, of shape (...). Of the shape of input, or with dimensions of size 1. One for each row,
+            or a number, will do.
+        quantiles: The quantiles that are estimated, of shape (Q,).
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(quantiles * (target - input), (quantiles - 1.0) * (target - input))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import multi_quantile_loss
+        >>> multi_quantile_loss(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.tensor([[2.5]]), quantiles=torch.tensor([0.1, 0.5, 0.9]))
+        tensor(0.1833)
+
+    Source: Wen, R. et al. (2017). A multi-horizon quantile recurrent forecaster. arXiv:1711.11053. The loss of each: Koenker, R. and Bassett, G. (1978). Regression quantiles. Econometrica 46, 33-50.
+    """
+    if has_torch_function_variadic(input, target, quantiles):
+        return handle_torch_function(
+            multi_quantile_loss,
+            (
+                input,
+                target,
+                quantiles,
+            ),
+            input,
+            target,
+            quantiles=quantiles,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(MultiQuantileLoss, unknown)
+    try:
+        plan = plan_of(MultiQuantileLoss, reduction, quantiles is not None)
+        return run(plan, (input, target, *tensors(quantiles)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -6022,6 +6186,7 @@ for _loss in (
     DPOLoss,
     DistanceBoxIoULoss,
     EpsilonInsensitiveLoss,
+    EvidentialRegressionLoss,
     ExpectileLoss,
     GRPOLoss,
     GammaDevianceLoss,
@@ -6053,6 +6218,7 @@ for _loss in (
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
+    MultiQuantileLoss,
     NLLLoss,
     NegativeBinomialNLLLoss,
     ORPOLoss,

@@ -20,11 +20,26 @@ def sigmoid_torch(x: Tensor) -> Tensor:
     return torch.where(x >= 0, torch.ones_like(e), e) / (1.0 + e)
 
 
-def times_torch(weight: Tensor, x: Tensor) -> Tensor:
+def _tensors(a: Tensor | float, b: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Two operands, of which one may be a number: a condition of numbers would be none that graphs know."""
+    if not isinstance(a, Tensor):
+        a = torch.full((), a, dtype=b.dtype, device=b.device)  # type: ignore[union-attr]
+    return a, b if isinstance(b, Tensor) else torch.full((), b, dtype=a.dtype, device=a.device)
+
+
+def times_torch(weight: Tensor | float, x: Tensor | float) -> Tensor:
+    weight, x = _tensors(weight, x)
     return torch.where((weight == 0) & (x == x), torch.zeros_like(weight * x), weight * x)
 
 
-def mute_torch(a: Tensor, b: Tensor) -> Tensor:
+def times_finite(weight: Tensor | float, x: Tensor | float) -> Tensor:
+    """The same without a product that is NaN, which would stay in torch's own gradient."""
+    weight, x = _tensors(weight, x)
+    return weight * torch.where((weight == 0) & x.isinf(), torch.zeros_like(x), x)
+
+
+def mute_torch(a: Tensor | float, b: Tensor | float) -> Tensor:
+    a, b = _tensors(a, b)
     product = a * b
     return torch.where(((a == 0) | (b == 0)) & (a == a) & (b == b), torch.zeros_like(product), product)
 

@@ -32,6 +32,7 @@ from losskit.implementations import (
     mute_torch,
     sigmoid_torch,
     softplus_torch,
+    times_finite,
     times_torch,
 )
 from losskit.language import (
@@ -369,5 +370,5 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "softplus": lambda x: -torch.nn.functional.logsigmoid(-x),
     "sigmoid": torch.sigmoid,
     "log_sigmoid": torch.nn.functional.logsigmoid,
-    "times": lambda weight, x: weight * torch.where((weight == 0) & x.isinf(), torch.zeros_like(x), x),
+    "times": times_finite,
 }

@@ -27,7 +27,7 @@ def simplified(root: Expr, names: Sequence[str] = (), signs: Iterable[str] = ())
     root = _settled(root)
     condition = _first_condition(root, signs)
     if condition is None:
-        return _shortest(root, names, signs) if root.size <= _LARGEST else root
+        return root if root.size > _LARGEST or _is_fitted(root) else _shortest(root, names, signs)
     if root.size > 4 * _LARGEST:
         return root
     yes, no = (simplified(_assumed(root, condition, truth, signs), names, signs) for truth in (True, False))
@@ -129,6 +129,11 @@ def _assumed(root: Expr, condition: Expr, truth: bool, signs: Iterable[str]) -> 
     return _settled(rebuilt(root, change))
 
 
+def _is_fitted(root: Expr) -> bool:
+    """Whether it has the coefficients of a fitted polynomial: nobody reads it, and sympy factors it for hours."""
+    return sum(node.op == "constant" and not _is_small(node.value) for node in topological([root])) > 6
+
+
 # ---------------------------------------------------------------------------------------------------------
 # One case, by sympy
 
@@ -189,8 +194,12 @@ def _exact(value: float) -> Any:
 
     if not math.isfinite(value):
         raise _UnknownError(str(value))
-    small = float(value * 64).is_integer() and abs(value) < 1e6
-    return sympy.Rational(int(value * 64), 64) if small else sympy.Float(value)
+    return sympy.Rational(int(value * 64), 64) if _is_small(value) else sympy.Float(value)
+
+
+def _is_small(value: float) -> bool:
+    """Whether a number is a fraction of small numbers."""
+    return float(value * 64).is_integer() and abs(value) < 1e6
 
 
 def _sigmoid(x: Any) -> Any:

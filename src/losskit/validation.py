@@ -116,7 +116,12 @@ def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     """Whether a tensor of one shape stretches to another."""
     if len(shape) > len(to):
         return False
-    return all(own in (1, full) for own, full in zip(reversed(shape), reversed(to), strict=False))
+    return all(own == 1 or own == full for own, full in zip(reversed(shape), reversed(to), strict=False))
+
+
+def same_shape(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes are equal. Lengths come first: a graph would else be bound to sizes that happen to agree."""
+    return len(shape) == len(other) and shape == other
 
 
 def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:

@@ -1,7 +1,5 @@
 """Calls that are repeated: launched as a call before them was, when their tensors differ only in their place."""
 
-import inspect
-
 import pytest
 import row_samples
 import samples
@@ -56,12 +54,15 @@ def results(case, reduction, seed):
 
 
 def prepared(case):
-    """Whether each call makes tensors first: changed scores, weights with a factor, places in the row."""
+    """Whether each call makes tensors first: changed scores, weights with a factor, what a row has one of."""
     loss = case.loss
     changed = issubclass(loss, losskit.ClassScoresLoss) and (loss.target_score or loss.scaled_by)
-    formula = getattr(loss, "value", None)
-    placed = formula is not None and "position" in inspect.signature(formula).parameters
-    return changed or placed or (loss.name == "softmax_focal_loss" and "alpha" in case.params)
+    stretched = (
+        issubclass(loss, losskit.PointwiseLoss)
+        and loss.rows
+        and any(operand.per_row for operand in loss.operands.values())
+    )
+    return changed or stretched or (loss.name == "softmax_focal_loss" and "alpha" in case.params)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -23,6 +23,7 @@ from losskit.losses.ctc import CTCLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
 from losskit.losses.dpo import DPOLoss
 from losskit.losses.epsilon_insensitive import EpsilonInsensitiveLoss
+from losskit.losses.evidential_regression import EvidentialRegressionLoss
 from losskit.losses.expectile import ExpectileLoss
 from losskit.losses.gamma_deviance import GammaDevianceLoss
 from losskit.losses.gamma_nll import GammaNLLLoss
@@ -52,6 +53,7 @@ from losskit.losses.mase import MASELoss
 from losskit.losses.mse import MSELoss
 from losskit.losses.msle import MSLELoss
 from losskit.losses.multi_margin import MultiMarginLoss
+from losskit.losses.multi_quantile import MultiQuantileLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
 from losskit.losses.negative_binomial_nll import NegativeBinomialNLLLoss
@@ -100,6 +102,7 @@ __all__ = [
     "DPOLoss",
     "DistanceBoxIoULoss",
     "EpsilonInsensitiveLoss",
+    "EvidentialRegressionLoss",
     "ExpectileLoss",
     "GRPOLoss",
     "GammaDevianceLoss",
@@ -131,6 +134,7 @@ __all__ = [
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
+    "MultiQuantileLoss",
     "NLLLoss",
     "NegativeBinomialNLLLoss",
     "ORPOLoss",

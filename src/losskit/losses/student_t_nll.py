@@ -9,7 +9,7 @@ from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, lgamma, log, log1p, minus_log1p, sqrt, where
 from losskit.losses._exact import polynomial, residual
 
-# a * c(a) as a polynomial in 1/a^2 from a = 6 on, good to 2^-54; and -a^2 * c'(a), where c is `gamma_ratio`.
+# a * c(a) as a polynomial in 1/a^2 from a = 6 on, good to 2^-54; and -a^2 * c'(a), where c is `ratio_of_gammas`.
 RATIO = (
     0.125, -0.005208333333324703, 0.0015624999934272384, -0.0011858239727633726, 0.0016815794708908483,
     -0.0038118741546116133, 0.011802321941028239, -0.03289960296800081,
@@ -20,27 +20,32 @@ SLOPE = (
 )  # fmt: skip
 
 
-def gamma_ratio(df):
-    """c(a) = lgamma(a) - lgamma(a + 1/2) + log(a)/2 of a = df/2, of which for large a nothing would be left.
+def ratio_of_gammas(a):
+    """c(a) = lgamma(a) - lgamma(a + 1/2) + log(a)/2, of which for large a nothing would be left.
 
     c(a) - c(a + 1) is log1p(1 / (4 a (a + 1))) / 2: six such steps, all of them positive, lead to 6, from where on the
     asymptotic series is exact.
     """
-    a = 0.5 * df
-    low, tiny = a < 6.0, df < 1e-18
-    x = where(low & (df >= 1e-18), a, 1.0)
+    low = a < 6.0
+    x = where(low, a, 1.0)
     product, more = 1.0, 0.0  # of the x (x + 1), and of 1 + 1 / (4 x (x + 1)) what is above 1, times the former
     for i in range(6):
         step = (x + float(i)) * (x + float(i + 1))
         product, more = product * step, more * (step + 0.25) + 0.25 * product
     u = 1.0 / where(low, a + 6.0, a)
     steps = where(low, 0.5 * log1p(more / product), 0.0)
+    return u * polynomial(u * u, RATIO) + steps
+
+
+def gamma_ratio(df):
+    """c(df / 2) of every df, also where the steps would overflow."""
+    tiny = df < 1e-18
     near_zero = -0.5 * (log(where(tiny, df, 1.0)) + math.log(0.5 * math.pi))
-    return where(tiny, near_zero, u * polynomial(u * u, RATIO) + steps)
+    return where(tiny, near_zero, ratio_of_gammas(where(tiny, 1.0, 0.5 * df)))
 
 
 def slope_of_ratio(a):
-    """The derivative of c(a), see `gamma_ratio`."""
+    """The derivative of c(a), see `ratio_of_gammas`."""
     low = a < 6.0
     x = where(low, a, 1.0)
     product, total = 1.0, 0.0  # the sum of 1 / (x (x + 1/2) (x + 1)), as one quotient, without its first term
