@@ -106,6 +106,7 @@ def functional() -> str:
         f"from losskit.losses import {classes}\n"
         "from losskit.loss import legacy_reduction\nfrom losskit.registry import missing",
         "\n".join(f"from {cls.__module__} import {cls.name} as {cls.name}" for cls in by_hand()),
+        "from losskit.layers.linear import linear_cross_entropy as linear_cross_entropy",
     ]
     for cls in built_in():
         head, _, body = function_source(cls, cls.__name__, annotated=True).partition(":\n")

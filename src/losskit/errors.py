@@ -91,6 +91,11 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         LossValueError,
         "{loss}: {argument} must have one entry for each of {classes} classes, got shape {got}.",
     ),
+    "head": (LossValueError, "{loss}: {argument} must have the shape {expected} for input {input}, got {got}."),
+    "head_dtype": (
+        LossTypeError,
+        "{loss}: {argument} is {got} but input is {expected}. Use {argument}.to(input.dtype), or autocast.",
+    ),
     "weight_dtype": (LossTypeError, "{loss}: weight is {got} but input is {expected}. Use weight.to(input.dtype)."),
     "freed": (
         LossValueError,

@@ -18,6 +18,7 @@ from losskit.declaration import OPEN
 from losskit.errors import LossError
 from losskit.forms import misspelt, strict
 from losskit.kernels.dispatch import run
+from losskit.layers.linear import linear_cross_entropy as linear_cross_entropy
 from losskit.layers.triplet_margin_with_distance import (
     triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
 )
