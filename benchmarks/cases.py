@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 
 import compositions
+import torch
 import torch.nn.functional as torch_functional
 
 import losskit
@@ -114,6 +115,7 @@ DATA = {
     "column_weight": lambda shape, draw: draw.normal(shape[-1]).abs() + 0.5,
     "labels": lambda shape, draw: (draw.normal(*shape) > 1.0).to(draw.dtype),
     "counts": lambda shape, draw: torch_functional.softplus(2.0 * draw.normal(*shape)).round(),
+    "levels": lambda shape, draw: ((torch.arange(shape[1]) + 0.5) / shape[1]).to(draw.dtype),
     "counts_of_classes": lambda shape, draw: 1.0 + 1000.0 * draw.normal(shape[1]).abs(),
     "degrees": lambda shape, draw: 1.0 + 5.0 * draw.normal(*shape).abs(),
     "variance": lambda shape, draw: torch_functional.softplus(draw.normal(*shape)) + 0.01,
@@ -185,6 +187,7 @@ KNOWN = {
     "distance_box_iou": {**_BOXES, "asked": 6},
     "complete_box_iou": {**_BOXES, "asked": 6},
     "ldam": {"options": {"counts": "counts_of_classes"}},
+    "multi_quantile": {**_RANKS, "options": {"quantiles": "levels"}, "asked": 3},
     "coral": _RANKS,
     "corn": _RANKS,
     "logistic_hazard": _RANKS,
@@ -253,7 +256,7 @@ def torch_way(case, options):
     for module in (torch_functional, compositions):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
-    loss = case.loss(**options)
+    loss = case.loss(**(case.loss._needed() | options))
     if issubclass(case.loss, losskit.PointwiseLoss) and not options:
         fields = {
             name: getattr(loss, name) for name in case.loss.params if name in signature(case.loss.value).parameters

@@ -155,6 +155,11 @@ def complete_box_iou_loss(input, target, eps=1e-7):
     return (loss + alpha * v).mean()
 
 
+def multi_quantile_loss(input, target, quantiles):
+    error = target.unsqueeze(1) - input
+    return torch.maximum(quantiles * error, (quantiles - 1) * error).mean()
+
+
 def coral_loss(input, target):
     levels = (target.unsqueeze(1) > torch.arange(input.shape[1])).to(input.dtype)
     return F.binary_cross_entropy_with_logits(input, levels, reduction="none").sum(1).mean()

@@ -90,7 +90,7 @@ def _operand(cls: Any, name: str, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(0, CLASSES, (ROWS,), generator=generator)
     if declared.places is not None:
         return torch.randint(0, CLASSES + declared.places, (ROWS,), generator=generator)
-    shape = (ROWS,) if declared.per_row and (not declared.broadcast or cls.rows == "sum") else (ROWS, CLASSES)
+    shape = (ROWS,) if declared.per_row and (not declared.broadcast or cls.rows) else (ROWS, CLASSES)
     drawn = declared.domain.sample(shape, generator)
     labels = declared.domain is losskit.probability and name in ("target", "event")
     return (drawn > 0.5).double() if labels else drawn

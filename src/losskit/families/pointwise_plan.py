@@ -25,7 +25,7 @@ from losskit.policy import state
 from losskit.reduction import counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
 from losskit.traced import Formula
-from losskit.validation import (
+from losskit.validation import (  # fmt: skip
     broadcasts,
     check_extras,
     check_floating,
@@ -59,9 +59,7 @@ class PointwisePlan(Plan):
             composed=_bits(part > 1 for part in self.parts), components=max(self.parts),
         )  # fmt: skip
         rows = ROWS[loss.rows]
-        code = fused.pack(
-            reduction, weight_in_mean=loss.weight_in_mean, rows=rows, broadcast=broadcast, family=family
-        )  # fmt: skip
+        code = fused.pack(reduction, weight_in_mean=loss.weight_in_mean, rows=rows, broadcast=broadcast, family=family)
         super().__init__(loss, reduction, code, tensors, wire.POINTWISE.given(numbers.values()))
         self.formula: Formula = formula
         self.constants = _bits(not x.differentiable for x in tensors.values())
@@ -75,7 +73,8 @@ class PointwisePlan(Plan):
         self.counts = formula.counts(numbers) if self.reduction == "mean" else None
         self.weight_in_mean = loss.weight_in_mean
         # Raw arguments that need work first cannot go to the kernel.
-        self.direct = not (self.batchmean or self.position or self.counts or (rows and self.reduction == "none"))
+        one_each = any(x.per_row for x in tensors.values())  # has fewer dimensions than the op takes
+        self.direct = not (self.batchmean or self.counts or (rows and (one_each or self.reduction == "none")))
 
     def elementwise(self) -> PointwisePlan:
         """The same formula, a loss for each element of a row."""
@@ -166,7 +165,8 @@ class PointwisePlan(Plan):
             arguments = checked
         if not self.rows:
             return kernel(self, arguments, result)
-        sample_weight, mask = _per_row(arguments.sample_weight), _per_row(arguments.mask)
+        extras = arguments.sample_weight, arguments.mask
+        sample_weight, mask = (x if x is None or x.ndim == 0 else x.unsqueeze(-1) for x in extras)
         arguments = arguments._replace(sample_weight=sample_weight, mask=mask)
         if self.reduction != "none":
             return kernel(self, arguments, result)
@@ -398,7 +398,3 @@ def _tested(operands: Sequence[Tensor], place: int, domain: Domain) -> Tensor:
 
 def _bits(flags: Iterable[bool]) -> int:
     return sum(1 << i for i, flag in enumerate(flags) if flag)
-
-
-def _per_row(x: Tensor | None) -> Tensor | None:
-    return x if x is None or x.ndim == 0 else x.unsqueeze(-1)

@@ -56,8 +56,10 @@ class MultiQuantileLoss(PointwiseLoss):
     peers = [
         Peer(
             "pytorch-forecasting",
-            "pytorch_forecasting.metrics.QuantileLoss([0.1, 0.5, 0.9]).loss(input, target[..., None]).mean(-1) / 2",
-            "multi_quantile_loss(input, target, torch.tensor([0.1, 0.5, 0.9]), reduction='none')",
+            "pytorch_forecasting.metrics.QuantileLoss([0.125, 0.25, 0.5, 0.75, 0.875])"
+            ".loss(input[:, None], target[:, None])[:, 0].mean(-1) / 2",
+            "multi_quantile_loss(input, target, quantiles, reduction='none')",
+            given={"quantiles": [0.125, 0.25, 0.5, 0.75, 0.875]},
             why="QuantileLoss there is twice the pinball loss.",
         ),
     ]
