@@ -208,6 +208,24 @@ def check_tensor_parallel(mesh: DeviceMesh) -> None:
         torch.testing.assert_close(model[0].weight.grad.full_tensor(), right)
 
 
+def check_heads(mesh: DeviceMesh) -> None:
+    """Features times weights of which each rank has some classes, or features of which each has some rows."""
+    if mesh.ndim > 1:
+        return
+    x, weight, target = T["x"], torch.randn(8, T["x"].shape[1]), T["labels"]
+    weights = torch.rand(8)
+    for criterion in (losskit.CrossEntropyLoss(weights, label_smoothing=0.1), losskit.SoftmaxFocalLoss()):
+        leaves = [leaf.clone().requires_grad_() for leaf in (x, weight)]
+        expected = losskit.linear(criterion)(*leaves, target)
+        right = torch.autograd.grad(expected, leaves)
+        for of_input, of_weight in ((Replicate(), Shard(0)), (Shard(0), Replicate())):
+            parts = [spread(leaf, mesh, [how]).requires_grad_() for leaf, how in ((x, of_input), (weight, of_weight))]
+            loss = losskit.linear(criterion)(*parts, spread(target, mesh, [of_input]))
+            torch.testing.assert_close(whole(loss), expected)
+            for found, wanted in zip(torch.autograd.grad(loss, parts), right, strict=True):
+                torch.testing.assert_close(whole(found), wanted)
+
+
 def check_memory(mesh: DeviceMesh) -> None:
     """Classes are never gathered: what goes from rank to rank is a number a row, or less."""
     if mesh.ndim > 1:
@@ -345,7 +363,7 @@ CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
         check.__name__: check
         for check in (
             check_bad_values, check_other_modes, check_messages, check_failure_elsewhere, check_tensor_parallel,
-            check_memory, check_edges, check_second_derivatives, check_why, check_compiled,
+            check_heads, check_memory, check_edges, check_second_derivatives, check_why, check_compiled,
             check_plain_first, check_partial, check_broadcasting,
         )
     },

@@ -23,6 +23,7 @@ from losskit.helpers import class_balanced_weights, soft_cap
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
 from losskit.layers import *  # noqa: F403
+from losskit.layers.linear import linear
 from losskit.loss import Loss
 from losskit.losses import *  # noqa: F403
 from losskit.policy import checks, empty
@@ -63,6 +64,7 @@ __all__ = [
     "functional",
     "get",
     "last_violation",
+    "linear",
     "list_losses",
     "nonnegative",
     "param",

@@ -300,9 +300,9 @@ def overview() -> str:
         head = ["loss", "task", "properties", "best used for", "not recommended for"]
         parts += [f"## {title}", table(head, rows)]
     parts += [
-        "## A layer with a loss in it",
-        "`AdaptiveLogSoftmaxWithLoss` is a layer with weights of its own, and so not in these tables: see "
-        "[its reference](api/losses.md).",
+        "## Layers with a loss in them",
+        "`AdaptiveLogSoftmaxWithLoss` and `LinearCrossEntropyLoss` are layers with weights of their own, and so not in "
+        "these tables: see [their reference](api/losses.md).",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -313,7 +313,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The registry, the settings, and what tells you about a loss. The losses themselves are in "
         "[classes](losses.md) and [functions](functional.md).",
         ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
-         "class_balanced_weights", "soft_cap",
+         "linear", "class_balanced_weights", "soft_cap",
          "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning"),
     ),
     "declaring": (

@@ -1,13 +1,7 @@
-"""Losses that are no declaration of one formula: a layer with a loss, and triplets under any distance."""
+"""Losses that are no declaration of one formula: layers with a loss, and triplets under any distance."""
 
 from losskit.layers.adaptive_log_softmax import AdaptiveLogSoftmaxWithLoss
-from losskit.layers.linear import LinearCrossEntropyLoss, LinearLoss, linear
+from losskit.layers.linear import LinearCrossEntropyLoss, LinearLoss
 from losskit.layers.triplet_margin_with_distance import TripletMarginWithDistanceLoss
 
-__all__ = [
-    "AdaptiveLogSoftmaxWithLoss",
-    "LinearCrossEntropyLoss",
-    "LinearLoss",
-    "TripletMarginWithDistanceLoss",
-    "linear",
-]
+__all__ = ["AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss", "LinearLoss", "TripletMarginWithDistanceLoss"]
