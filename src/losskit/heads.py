@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from losskit import dtypes
 from losskit.errors import LossError, error
 from losskit.helpers import soft_cap
-from losskit.kernels import dispatch, sharded
+from losskit.kernels import dispatch, gpu, sharded
 from losskit.kernels.choice import PLAIN, from_kernel, why_eager
 from losskit.kernels.torch_internals import batched, observed
 from losskit.policy import state
@@ -175,7 +175,7 @@ class _Chunked(torch.autograd.Function):
             work = _Work(ctx.call, head)
             work.losses(wanted, upstream)
             gradients = work.gradients()
-        elif not head.input.is_cpu or upstream.item() != 1.0:
+        elif _unseen(head.input) or upstream.item() != 1.0:
             gradients = [x if x is None else x.mul_(upstream) for x in gradients]
         return None, *gradients
 
@@ -329,9 +329,14 @@ def _flat(x: Tensor, shape: tuple[int, ...], lead: int) -> Tensor:
     return x.reshape(-1, *shape[lead:]) if lead != 1 else x
 
 
+def _unseen(x: Tensor) -> bool:
+    """Whether the host would have to wait for numbers."""
+    return not x.is_cpu or gpu.takes(x)
+
+
 def _check_classes(plan: Any, scores: Tensor, operands: Sequence[Tensor], mask: Tensor | None, classes: int) -> None:
     """Refuse indices that are no classes, before rows lose their places."""
-    if not operands or operands[0].is_floating_point() or state.checks != "raise" or not scores.is_cpu:
+    if not operands or operands[0].is_floating_point() or state.checks != "raise" or _unseen(scores):
         return
     target = operands[0]
     if torch.compiler.is_compiling() or observed() or type(target) not in PLAIN:
