@@ -204,6 +204,19 @@ MISTAKES = {
             "cross_entropy: weight must have one entry for each of 5 classes, got shape (4,).",
         ),
     ],
+    "head": [
+        (
+            lambda: LF.linear_cross_entropy(torch.ones(3, 4), torch.ones(5, 2), classes),
+            "cross_entropy: linear_weight must have the shape (C, 4) for input (3, 4), got (5, 2).",
+        ),
+    ],
+    "head_dtype": [
+        (
+            lambda: LF.linear_cross_entropy(torch.ones(3, 4), torch.ones(5, 4).double(), classes),
+            "cross_entropy: linear_weight is torch.float64 but input is torch.float32. Use "
+            "linear_weight.to(input.dtype), or autocast.",
+        ),
+    ],
     "weight_dtype": [
         (
             lambda: LF.cross_entropy(scores, classes, torch.ones(5).half()),

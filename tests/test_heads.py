@@ -11,7 +11,7 @@ from torch.func import grad, jvp, vmap
 
 import losskit
 import losskit.functional as LF
-from losskit import heads
+from losskit.layers import heads
 
 CLASSES, WIDTH = 11, 5
 WEIGHT = torch.linspace(0.5, 2.0, CLASSES, dtype=torch.float64)

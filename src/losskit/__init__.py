@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from losskit import functional, layers, losses
 from losskit.declaration import Case, Deviation, Operand, Peer, param
+from losskit.denominators import count, normalizer
 from losskit.describe import explain, plot
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "SpaceWarning",
     "checks",
     "class_balanced_weights",
+    "count",
     "create",
     "empty",
     "explain",
@@ -67,6 +69,7 @@ __all__ = [
     "linear",
     "list_losses",
     "nonnegative",
+    "normalizer",
     "param",
     "plot",
     "positive",

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 import losskit
 import losskit.functional as LF
-from losskit import heads
 from losskit.families.class_scores_plan import ClassScoresPlan
+from losskit.layers import heads
 
 
 @pytest.fixture(autouse=True)

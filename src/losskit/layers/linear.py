@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from losskit import heads
 from losskit.declaration import Param
 from losskit.domains import nonnegative, positive
 from losskit.errors import LossError, error
 from losskit.families.class_scores import ClassScoresLoss
+from losskit.layers import heads
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.z import ZLoss
 from losskit.parameters import validate
