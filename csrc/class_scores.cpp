@@ -207,7 +207,7 @@ template <class T> bool class_vector(const Tensor& tensor, int64_t classes, std:
 
 // Whether there is but one class, or the first row is in [0, 1] and sums to about 1.
 template <class T> bool Job<T>::odd() const {
-  if (picked || walk.numel == 0 || classes == 1) return !picked && classes == 1;
+  if (picked || overwrite || walk.numel == 0 || classes == 1) return !picked && classes == 1;
   double sum = 0;
   for (int64_t c = 0; c < classes; ++c) {
     T x;
@@ -299,6 +299,8 @@ template <class T> bool Job<T>::read(const Inputs& in) {
     if (target == DType::kBool || b.dim() != dims - 1 || !attach(walk, b, false, sources[kTarget])) return false;
   }
   changed = wire::class_scores::changed(options.family);
+  overwrite = wire::class_scores::overwrite(options.family) && options.gradients == 1 &&
+              options.reduction != kElements && dims == 2 && !picked && classes >= kRowClasses && a.is_contiguous();
   if (changed) {
     const bool by_multiple = (options.gradients >> kMultiplePosition) & 1;
     if (probabilities || picked || (by_multiple && !(plain && options.gradients & 1))) return false;
@@ -316,6 +318,13 @@ template <class T> void Job<T>::outputs(const Inputs& in, Result& out) {
     start(whole, dims, in.operands[0].sizes().data(), in.operands[k].strides().data());
     const auto dense = dense_strides(whole);
     gradient_dtypes[k] = sources[k].dtype;
+    if (overwrite) {
+      out.gradients[k] = in.operands[k];
+      gradients[k] = const_cast<char*>(sources[k].data);
+      gradient_sizes[k] = in.operands[k].numel();
+      place(*this, kScoresGradient, dense, gradient_dtypes[k], gradients[k]);
+      continue;
+    }
     allocate_gradient(*this, out, k, dims, in.operands[0].sizes().data(), dense.data());
     if (picked && gradient_sizes[k] > 0) std::memset(gradients[k], 0, gradient_sizes[k] * size_of(gradient_dtypes[k]));
     place(*this, kScoresGradient + k, dense, gradient_dtypes[k], gradients[k]);

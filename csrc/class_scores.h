@@ -66,6 +66,7 @@ template <class T> struct Job : Call {
   int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
   int64_t class_strides[kSlots] = {};
   bool probabilities = false, plain = false, picked = false, by_row = false, swift = false, changed = false;
+  bool overwrite = false;   // the gradient is written over the scores
   bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
   int places[3] = {};       // and which operand each of them is
   double smoothing = 0.0, total_weight = 0.0;
@@ -79,7 +80,7 @@ template <class T> struct Job : Call {
   Work divide();
   bool odd() const;
   bool general() const { return !plain && (probabilities || smoothing != 0.0); }
-  bool copied(int slot) const { return slot == kScores && (changed || !shift.empty()); }  // to be written to
+  bool copied(int slot) const { return slot == kScores && (changed || overwrite || !shift.empty()); }
   bool by_multiple() const { return gradients[kMultiplePosition] != nullptr; }
   double weight(int64_t c) const { return weights.empty() ? 1.0 : weights[c]; }
 };

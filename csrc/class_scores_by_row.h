@@ -42,7 +42,9 @@ template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T*
     const bool gradient = job.gradients[0], soft = job.probabilities;
     if (!job.swift || z->count != 1 || (soft && t->count != 1) || (gradient && e->count != 1)) return j;
     const auto begin = [&](int slot) { return reinterpret_cast<float*>(row_of(job, slot, s.runs[slot].offsets[0])); };
+    float* const copy = job.overwrite ? s.scores.get(job.padded) : nullptr;
     const Swift rows{begin(kScores),
+                     copy,
                      soft ? begin(kTarget) : nullptr,
                      gradient ? begin(kScoresGradient) : exponentials,
                      z->stride,

@@ -204,8 +204,10 @@ LOSSKIT_CLONES void row_losses(const T* z, T m, T logarithm, const T* w, double 
 // Plain cross entropy of rows of floats, in place
 
 struct Swift {
-  const float *z, *t;  // t: probabilities; null for indices
-  float* e;            // the gradient, or, where it is not wanted, room for a chunk
+  const float* z;
+  float* copy;     // of a row, where its gradient is written over it; else null
+  const float* t;  // probabilities; null for indices
+  float* e;        // the gradient, or, where it is not wanted, room for a chunk
   int64_t z_step, t_step, e_step, classes;
   bool gradient, checked;
 };
@@ -307,19 +309,24 @@ template <bool soft> LOSSKIT_CLONES int64_t swift_rows(const Swift& rows, int64_
   constexpr double least = 16.0 * double(std::numeric_limits<float>::min());
   const int64_t classes = rows.classes;
   for (; j < n && s.state[j] == kCounts; ++j) {
-    const float *const z = rows.z + j * rows.z_step, *const t = soft ? rows.t + j * rows.t_step : nullptr;
+    const float *z = rows.z + j * rows.z_step, *const t = soft ? rows.t + j * rows.t_step : nullptr;
     float* const e = rows.e + j * rows.e_step;
     const float m = maximum_of(z, classes);
     if (!(absolute(m) <= float(kNear))) return j;
+    if (rows.copy) z = static_cast<const float*>(std::memcpy(rows.copy, z, classes * sizeof(float)));
+    const auto unusual = [&] {  // the row is as it was
+      if (rows.copy) std::memcpy(e, rows.copy, classes * sizeof(float));
+      return j;
+    };
     const int64_t own = soft ? first_of(z, m, classes) : s.own[j];
     const Pivot<float> p = pivot<float, false>(m);
     const SwiftSums sums = swift_sums<soft>(rows, z, t, e, p, own);
     const double mine = soft ? double(t[own]) : s.row_weight[j], total = soft ? sums.rest + mine : mine;
     if (soft && rows.checked && !(sums.low >= 0.0f && sums.high <= 1.0f && !(t[own] < 0.0f) && !(t[own] > 1.0f)))
-      return j;
+      return unusual();
     const double inverse = s.scale[j] / (sums.others + double(sums.kept)), a = total * inverse;
     if (rows.gradient) {
-      if (a != 0.0 && !(absolute(a) >= least)) return j;
+      if (a != 0.0 && !(absolute(a) >= least)) return unusual();
       swift_combine<soft>(e, t, static_cast<float>(a), static_cast<float>(-s.scale[j]), classes);
       e[own] = static_cast<float>(soft ? (sums.rest * double(sums.kept) - mine * sums.others) * inverse
                                        : -(a * sums.others));

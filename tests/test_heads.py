@@ -263,6 +263,40 @@ def test_a_row_is_told_by_its_chunk():
         wrong(x, weight, (x @ weight.T).argmax(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("classes", [11, 64, 65, 100, 1050, 2000])
+def test_a_gradient_over_its_scores_has_the_same_bits(classes, dtype):
+    """Also of rows that the fast loop leaves: far from 0, infinite, missing, masked, too certain."""
+    generator = torch.Generator().manual_seed(classes)
+    scores = torch.randn(40, classes, generator=generator).to(dtype)
+    target = torch.randint(0, classes, (40,), generator=generator)
+    target[3] = -100
+    inf = float("inf")
+    for row, x in ((5, 200.0), (6, -3e4), (7, inf), (8, float("nan")), (9, 60.0), (10, 90.0)):
+        scores[row, row % classes] = x
+    scores[11], scores[12, 1:], scores[13, : classes // 2] = -inf, -inf, -inf
+    mask = torch.arange(40) != 20
+    weight = torch.rand(classes, generator=generator, dtype=torch.float64) + 0.5
+    prior, soft = weight.clone(), torch.rand(40, classes, generator=generator).softmax(1).to(dtype)
+    plain = [(losskit.CrossEntropyLoss(), target), (losskit.CrossEntropyLoss(), soft)]
+    others = [
+        losskit.CrossEntropyLoss(weight.to(dtype), label_smoothing=0.1), losskit.SoftmaxFocalLoss(),
+        losskit.SoftmaxFocalLoss(label_smoothing=0.1), losskit.PolyCrossEntropyLoss(reduction="sum"),
+        losskit.LogitAdjustedCrossEntropyLoss(prior=prior),
+    ]  # fmt: skip
+    for criterion, labels_ in [*plain, *((other, target) for other in others)]:
+        term = heads.Term(criterion._planned(), criterion._slot_params(), criterion.weight)
+        call = heads.Call([term], None, (classes,), [labels_], None, mask, 1.0 / 3.0)
+        leaf, given = scores.clone().requires_grad_(), scores.clone()
+        loss = call.of(leaf)
+        (expected,) = torch.autograd.grad(loss, leaf)
+        found = call.over(given, loss.dtype)
+        assert found is not None
+        assert torch.equal(found[0].nan_to_num(), loss.nan_to_num())
+        assert torch.equal(found[1].nan_to_num(), expected.nan_to_num())
+        assert (found[1].data_ptr() == given.data_ptr()) == (classes >= 64)
+
+
 def test_no_rows():
     loss = LF.linear_cross_entropy(torch.randn(0, 5, requires_grad=True), W, T[:0], reduction="sum")
     loss.backward()

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // A symbol of the library, by which Python knows that it was built from this file.
-#define LOSSKIT_WIRE losskit_wire_7112ee450781
+#define LOSSKIT_WIRE losskit_wire_7874c4396723
 
 namespace losskit::wire {
 
@@ -66,6 +66,7 @@ constexpr Statistic statistics(int64_t bits, int operand) {
   return static_cast<Statistic>((bits >> (2 + 3 * operand)) & 7);
 }
 constexpr bool changed(int64_t bits) { return (bits >> 26) & 1; }
+constexpr bool overwrite(int64_t bits) { return (bits >> 27) & 1; }
 }  // namespace class_scores
 
 namespace margins {

@@ -36,6 +36,7 @@ _CHECK_BITS |= {mode + REFUSES_NAN: bits for mode, bits in _CHECK_BITS.items()}
 _ALL_CHECKS = wire.OPTIONS.mask("checks")
 _EMPTY_IS_ZERO = wire.OPTIONS.pack(empty_is_zero=True)
 _GRADIENTS = wire.OPTIONS.shift("gradients")
+_OVERWRITE = wire.OPTIONS.pack(gradients=1, family=wire.CLASS_SCORES.family.pack(overwrite=True))
 
 
 def pack(reduction: str, *, weight_in_mean: bool = False, rows: int = 0, broadcast: int = 0, family: int = 0) -> int:
@@ -59,14 +60,7 @@ def attempt(
     result: torch.dtype | None = None,
 ) -> Tensor | None:
     """The loss from the fused kernel, or None where it declines."""
-    # As `state.checks` and `state.empty` do, without their frames.
-    code = plan.code | _CHECK_BITS[checks_of_block.get() or state.process_checks]
-    if (empty_of_block.get() or state.process_empty) == "zero":
-        code |= _EMPTY_IS_ZERO
-    if result is None and operands[0].dtype in dtypes.HALVES:
-        result = dtypes.autocast(dtypes.result_dtype(operands[: plan.telling]), operands[0].device)
-    if result is not None:
-        code |= _RESULT[result]
+    code = _code(plan, operands, result)
     run, wanted = _forward, 0
     if torch.is_grad_enabled():
         bit = 1
@@ -84,6 +78,34 @@ def attempt(
     except (DeclinedError, NotImplementedError):  # the op exists for dense CPU tensors only
         return None
     return outputs if wanted else outputs[0]
+
+
+def _code(plan: Plan, operands: Sequence[Tensor], result: torch.dtype | None) -> int:
+    # As `state.checks` and `state.empty` do, without their frames.
+    code = plan.code | _CHECK_BITS[checks_of_block.get() or state.process_checks]
+    if (empty_of_block.get() or state.process_empty) == "zero":
+        code |= _EMPTY_IS_ZERO
+    if result is None and operands[0].dtype in dtypes.HALVES:
+        result = dtypes.autocast(dtypes.result_dtype(operands[: plan.telling]), operands[0].device)
+    return code if result is None else code | _RESULT[result]
+
+
+def overwriting(
+    plan: Plan,
+    numbers: list[float],
+    operands: Sequence[Tensor],
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
+    result: torch.dtype | None,
+) -> tuple[Tensor, Tensor] | None:
+    """The loss of scores that nobody needs afterwards, and the gradient by them, written over them if it can be."""
+    code = _code(plan, operands, result) | _OVERWRITE
+    try:
+        loss, (gradient,), _ = _forward((plan, code, numbers), weight, sample_weight, mask, *operands)
+    except (DeclinedError, NotImplementedError):
+        return None
+    return loss, gradient
 
 
 def _forward(

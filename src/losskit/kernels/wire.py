@@ -224,6 +224,7 @@ CLASS_SCORES = Op(
         log_probabilities=1,  # the input is log-probabilities: there is no softmax
         statistics=ClassScoresStatistic,  # the operands of the formula
         changed=1,  # operands 2 to 4: the own class's score and its slope, what multiplies the others
+        overwrite=1,  # the gradient by contiguous rows of scores is written over them, where that can be
     ),
     numbers=("smoothing", "ignore_index"),
     violations=ClassScoresViolation,

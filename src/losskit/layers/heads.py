@@ -23,14 +23,14 @@ from torch.nn import functional as F
 from losskit import dtypes
 from losskit.errors import LossError, error
 from losskit.helpers import soft_cap
-from losskit.kernels import dispatch, gpu, sharded
+from losskit.kernels import dispatch, fused, gpu, sharded, wire
 from losskit.kernels.choice import PLAIN, from_kernel, why_eager
 from losskit.kernels.torch_internals import batched, observed
 from losskit.policy import state
 from losskit.reduction import counting
 from losskit.validation import check_floating, check_tensor
 
-_CHUNK = 1 << 24  # bytes of the scores of a chunk; their gradient takes as many
+_CHUNK = 1 << 25  # bytes of the scores of a chunk; products of fewer rows are slower
 _BLOCK = 1 << 22  # bytes of a product that is added to the gradient by the weights; it should stay in cache
 
 
@@ -87,6 +87,21 @@ class Call:
         scores = soft_cap(scores.unflatten(-1, self.shape) if len(self.shape) > 1 else scores, self.cap)
         losses = [self._term(term, scores, result) for term in self.terms]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
+
+    def over(self, scores: Tensor, result: torch.dtype | None) -> tuple[Tensor, Tensor] | None:
+        """The loss of a chunk's scores and its gradient, written over them; None where the kernel cannot do that."""
+        term, *more = self.terms
+        if more or self.cap is not None or len(self.shape) > 1 or not term.plan.direct or gpu.takes(scores):
+            return None
+        operands = [scores, *term.operands(scores, self.operands), *term.slots]
+        args = term.plan.validated(operands, term.weight, self.sample_weight, self.mask, self.normalizer)
+        if why_eager(term.plan, args) is not None:
+            return None
+        numbers = list(term.plan.numbers)
+        if args.normalizer is not None:
+            numbers[wire.Number.NORMALIZER] = float(args.normalizer)
+        extras = args.weight, args.sample_weight, args.mask
+        return fused.overwriting(term.plan, numbers, args.operands, *extras, result)
 
     def _term(self, term: Term, scores: Tensor, result: torch.dtype | None) -> Tensor:
         operands = [scores, *term.operands(scores, self.operands), *term.slots]
@@ -210,13 +225,10 @@ class _Work:
         result = torch.float32 if input.dtype in dtypes.HALVES and not each else None
         losses = []
         for begin, end, scores in self._chunks():
-            with torch.set_grad_enabled(any(wanted)):
-                loss = self._loss(begin, end, scores.requires_grad_(any(wanted)), result)
-            losses.append(loss.detach())
-            if any(wanted):
-                given = upstream[begin:end] if each and upstream is not None else upstream
-                given = None if given is None else given.to(loss.dtype)
-                (gradient,) = torch.autograd.grad(loss, scores, given)
+            given = upstream[begin:end] if each and upstream is not None else upstream
+            loss, gradient = self._loss(begin, end, scores, result, given, any(wanted))
+            losses.append(loss)
+            if gradient is not None:
                 self._take(gradient, begin, end, wanted)
         if each:
             return torch.cat(losses)
@@ -224,13 +236,25 @@ class _Work:
         told = dtypes.result_dtype([input, *self.call.operands[:1]])
         return total.to(dtypes.autocast(told, total.device))
 
-    def _loss(self, begin: int, end: int, scores: Tensor, result: torch.dtype | None) -> Tensor:
+    def _loss(
+        self, begin: int, end: int, scores: Tensor, result: torch.dtype | None, upstream: Tensor | None, wanted: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss of a chunk, and its gradient by the scores if it is wanted."""
+        call = self.call.rows(begin, end)
         try:
-            return self.call.rows(begin, end).of(scores, result)
+            found = call.over(scores, result) if wanted and upstream is None else None
+            if found is not None:
+                return found
+            with torch.set_grad_enabled(wanted):
+                loss = call.of(scores.requires_grad_(wanted), result)
         except LossError as problem:
             if not begin:
                 raise
             raise type(problem)(f"{problem} Rows are counted from row {begin} on.") from None
+        if not wanted:
+            return loss, None
+        given = None if upstream is None else upstream.to(loss.dtype)
+        return loss.detach(), torch.autograd.grad(loss, scores, given)[0]
 
     def _chunks(self) -> Iterator[tuple[int, int, Tensor]]:
         """Begin and end of each chunk, and its scores; the memory is that of the chunk before."""
