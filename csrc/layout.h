@@ -103,23 +103,35 @@ template <class T> const T* repeat(const Walk& walk, const Source& source, int64
   else
     read_run(source.dtype, source.data, source.strides[1], width, numbers);
   int64_t at = begin % width;
-  for (int64_t done = 0, row = 0; done < n; ++row, at = 0) {
-    const int64_t run = std::min(width - at, n - done);
-    if (source.strides[1] == 0)
+  if (source.strides[1] == 0) {
+    for (int64_t done = 0, row = 0; done < n; ++row, at = 0) {
+      const int64_t run = std::min(width - at, n - done);
       for (int64_t i = 0; i < run; ++i) buffer[done + i] = numbers[row];
-    else
-      for (int64_t i = 0; i < run; ++i) buffer[done + i] = numbers[at + i];
-    done += run;
+      done += run;
+    }
+    return buffer;
   }
+  for (int64_t i = 0; i < std::min(width, n); ++i) buffer[i] = numbers[(at + i) % width];
+  for (int64_t done = width; done < n; done *= 2)  // what is there once more
+    std::copy(buffer, buffer + std::min(done, n - done), buffer + done);
   return buffer;
+}
+
+// Whether neighbouring elements of the walk are neighbours in the source.
+inline bool dense(const Walk& walk, const Source& source) {
+  int64_t step = 1;
+  for (int d = walk.dims - 1; d >= 0; step *= walk.sizes[d--])
+    if (source.strides[d] != step) return false;
+  return true;
 }
 
 // Elements [begin, begin + n) of the walk as contiguous T: in place if they are, else in `buffer`.
 template <class T> const T* fetch(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const int64_t item = size_of(source.dtype);
-  if (walk.dims <= 1) {
-    const int64_t stride = walk.dims == 0 ? 0 : source.strides[0];
+  // Beside a source that is broadcast, one that is not keeps its dimensions.
+  if (walk.dims <= 1 || dense(walk, source)) {
+    const int64_t stride = walk.dims == 0 ? 0 : source.strides[walk.dims - 1];
     const char* data = source.data + begin * stride * item;
     if (stride == 1 && source.dtype == own) return reinterpret_cast<const T*>(data);
     read_run(source.dtype, data, stride, n, buffer);
