@@ -22,7 +22,7 @@ from losskit import dtypes
 from losskit.errors import error
 from losskit.kernels import library, wire
 from losskit.kernels.torch_internals import batched
-from losskit.plan import Plan
+from losskit.plan import Arguments, Plan
 from losskit.policy import REFUSES_NAN, checks_of_block, empty_of_block, state
 from losskit.spaces import tell
 
@@ -90,16 +90,12 @@ def _code(plan: Plan, operands: Sequence[Tensor], result: torch.dtype | None) ->
     return code if result is None else code | _RESULT[result]
 
 
-def overwriting(
-    plan: Plan,
-    numbers: list[float],
-    operands: Sequence[Tensor],
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    mask: Tensor | None,
-    result: torch.dtype | None,
-) -> tuple[Tensor, Tensor] | None:
+def overwriting(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> tuple[Tensor, Tensor] | None:
     """The loss of scores that nobody needs afterwards, and the gradient by them, written over them if it can be."""
+    operands, weight, sample_weight, mask, normalizer, _ = arguments
+    numbers = list(plan.numbers)
+    if normalizer is not None:
+        numbers[wire.Number.NORMALIZER] = float(normalizer)
     code = _code(plan, operands, result) | _OVERWRITE
     try:
         loss, (gradient,), _ = _forward((plan, code, numbers), weight, sample_weight, mask, *operands)

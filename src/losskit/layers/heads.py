@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from losskit import dtypes
 from losskit.errors import LossError, error
 from losskit.helpers import soft_cap
-from losskit.kernels import dispatch, fused, gpu, sharded, wire
+from losskit.kernels import dispatch, fused, gpu, sharded
 from losskit.kernels.choice import PLAIN, from_kernel, why_eager
 from losskit.kernels.torch_internals import batched, observed
 from losskit.policy import state
@@ -95,13 +95,7 @@ class Call:
             return None
         operands = [scores, *term.operands(scores, self.operands), *term.slots]
         args = term.plan.validated(operands, term.weight, self.sample_weight, self.mask, self.normalizer)
-        if why_eager(term.plan, args) is not None:
-            return None
-        numbers = list(term.plan.numbers)
-        if args.normalizer is not None:
-            numbers[wire.Number.NORMALIZER] = float(args.normalizer)
-        extras = args.weight, args.sample_weight, args.mask
-        return fused.overwriting(term.plan, numbers, args.operands, *extras, result)
+        return None if why_eager(term.plan, args) is not None else fused.overwriting(term.plan, args, result)
 
     def _term(self, term: Term, scores: Tensor, result: torch.dtype | None) -> Tensor:
         operands = [scores, *term.operands(scores, self.operands), *term.slots]
