@@ -75,7 +75,7 @@ def built_in() -> list[type[PointwiseLoss]]:
 
 
 def of_rows(cls: type[losskit.Loss]) -> bool:
-    """Whether the loss of a row is more than that of alike elements: another family, components, a sum, numbers given."""
+    """Whether the loss of a row is more than that of alike elements: another family, components, a sum, parameters."""
     required = any(p.required for p in cls.params.values())
     return not issubclass(cls, PointwiseLoss) or cls._composed() or cls.rows == "sum" or required
 

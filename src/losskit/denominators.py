@@ -14,8 +14,8 @@ from losskit.families.pointwise import PointwiseLoss
 from losskit.layers.linear import LinearCrossEntropyLoss, LinearLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.plan import Arguments
-from losskit.reduction import counting
-from losskit.validation import broadcasts, check_tensor
+from losskit.reduction import denominator
+from losskit.validation import check_extras, check_tensor
 
 
 def count(criterion: Any, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -56,21 +56,13 @@ def count(criterion: Any, target: Tensor, *, sample_weight: Tensor | None = None
     else:
         raise error("parameter_type", loss="count", argument="criterion", got=name, hint="",
                     expected="a loss of elements or class scores whose mean depends on the target alone")  # fmt: skip
-    for argument, x in (("sample_weight", sample_weight), ("mask", mask)):
-        if x is not None and not broadcasts(x.shape, shape):
-            raise error("not_broadcastable", loss=name, argument=argument, got=tuple(x.shape), expected=tuple(shape),
-                        hint="")  # fmt: skip
-    if mask is not None and mask.dtype != torch.bool:
-        raise error("mask_dtype", loss=name, got=mask.dtype)
     plan = criterion._planned(*(True for _ in criterion._optional_operands()))
+    check_extras(plan, target, shape, None, (), sample_weight, mask, None)
     weights, kept = plan.counted(Arguments([target, target], weight, sample_weight, mask, None))
     wide = torch.float32 if target.device.type == "mps" else torch.float64
     like = torch.empty((), dtype=wide, device=target.device)
-    _, found = counting(
-        "mean", shape, like, weight=weights[0] if weights else None, sample_weight=sample_weight, mask=kept,
-        normalizer=None,
-    )  # fmt: skip
-    return like.new_full((), shape.numel()) if found is None else found.detach()
+    of_class = weights[0] if weights else None
+    return denominator(shape, like, weight=of_class, sample_weight=sample_weight, mask=kept).detach()
 
 
 def _of_scores(criterion: Any) -> Any:
@@ -87,8 +79,8 @@ def normalizer(*counts: Tensor, group: Any = None, averaged: bool = True) -> Ten
     """The `normalizer` that makes the losses of several micro-batches and ranks add up to the mean over all of them.
 
     Choose it with gradient accumulation and with data-parallel training where batches do not count alike: padding,
-    masks, `ignore_index`, class weights. Every rank must call it, as often.
-    Prefer nothing at all on one rank without accumulation.
+    masks, `ignore_index`, class weights. Every rank must call it, and equally often.
+    Prefer reduction="mean" alone on one rank without accumulation.
 
     Args:
         counts: What each micro-batch of this rank counts, see `losskit.count`.

@@ -11,6 +11,7 @@ This is the eager form of what the fused loop does in `csrc/pointwise.cpp`; both
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -62,6 +63,16 @@ def counting(
         denominator = counts.sum() if mask is None else torch.where(mask, counts, 0.0).sum()
     something = denominator != 0
     return something if mask is None else mask & something, denominator
+
+
+def denominator(
+    shape: Sequence[int], like: Tensor, *, weight: Tensor | None, sample_weight: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """What a mean of losses of this shape divides by, in the dtype of `like`."""
+    _, found = counting(
+        "mean", shape, like, weight=weight, sample_weight=sample_weight, mask=mask, normalizer=None
+    )  # fmt: skip
+    return like.new_full((), math.prod(shape)) if found is None else found
 
 
 def mean_of_rows(values: Tensor, reduction: str) -> Tensor:

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from losskit.kernels import eager, gpu, search, wire
 from losskit.kernels.torch_internals import exporting, observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.policy import state
-from losskit.reduction import counting
+from losskit.reduction import denominator
 from losskit.traced import hook
 from losskit.validation import broadcasts, check_per_class, check_tensor
 
@@ -172,12 +171,8 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         if self.reduction == "mean" and normalizer is None:
             weights, kept = self.counted(arguments)
             rows, like = self.unreduced_shape(arguments.operands), input.new_empty((), dtype=_double(input))
-            _, normalizer = counting(
-                "mean", rows, like, weight=weights[0] if weights else None, sample_weight=arguments.sample_weight,
-                mask=kept, normalizer=None,
-            )  # fmt: skip
-            if normalizer is None:
-                normalizer = like.new_full((), math.prod(rows))
+            of_right = weights[0] if weights else None
+            normalizer = denominator(rows, like, weight=of_right, sample_weight=arguments.sample_weight, mask=kept)
         return arguments._replace(weight=factor if weight is None else weight * factor, normalizer=normalizer)
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:

@@ -1,8 +1,8 @@
 """Features times weights: a loss of class scores on the last layer of a model, without ever storing the scores.
 
 1. Rows are taken in chunks. The scores of a chunk are made, the loss's own kernel turns them into their gradient, and
-   two matrix products take that to the features and to the weights; then the next chunk uses the same memory. So the
-   gradient is there after the forward pass, in which the scores are, and backward hands it over.
+   two matrix products make of it the gradients by features and weights. The next chunk uses the same memory. So the
+   forward pass, in which the scores exist, makes the gradients, and backward hands them over.
 2. Where the upstream gradient must go in first, backward makes the scores again: with reduction 'none', for float16
    (its gradients divided by a large N would underflow before a loss scaler multiplies them), for a second backward.
 3. Gradients by the weights are added up over the chunks in float32 at least.
@@ -27,7 +27,7 @@ from losskit.kernels import dispatch, fused, gpu, sharded
 from losskit.kernels.choice import PLAIN, from_kernel, why_eager
 from losskit.kernels.torch_internals import batched, observed
 from losskit.policy import state
-from losskit.reduction import counting
+from losskit.reduction import denominator
 from losskit.validation import check_floating, check_tensor
 
 _CHUNK = 1 << 25  # bytes of the scores of a chunk; products of fewer rows are slower
@@ -152,11 +152,8 @@ def _denominator(call: Call, rows: int, device: torch.device) -> Tensor | float:
     operands = [scores, *term.operands(scores, call.operands), *term.slots]
     args = term.plan.validated(operands, None, call.sample_weight, call.mask, None)
     weights, kept = term.plan.counted(args._replace(weight=term.weight))
-    _, denominator = counting(
-        "mean", (rows, *more), scores.new_empty(()), weight=weights[0] if weights else None,
-        sample_weight=call.sample_weight, mask=kept, normalizer=None,
-    )  # fmt: skip
-    return float(rows * torch.Size(more).numel()) if denominator is None else denominator
+    weight, like = weights[0] if weights else None, scores.new_empty(())
+    return denominator((rows, *more), like, weight=weight, sample_weight=call.sample_weight, mask=kept)
 
 
 # ---------------------------------------------------------------------------------------------------------

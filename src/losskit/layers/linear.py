@@ -235,14 +235,14 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)): 
     ) -> None:
         nn.Module.__init__(self)  # torch's class is the base so that isinstance knows this one
         CrossEntropyLoss(reduction=reduction, label_smoothing=label_smoothing)  # refuses what is none
-        LinearLoss(CrossEntropyLoss(), soft_cap=soft_cap, z_loss=z_loss)
         if weight is not None and tuple(weight.shape) != (num_classes,):
             raise error("per_class", loss="linear_cross_entropy", argument="weight", classes=num_classes,
                         got=tuple(weight.shape))  # fmt: skip
         self.register_buffer("weight", weight)
         self.num_classes, self.out_features = num_classes, tuple(out_features)
         self.reduction, self.ignore_index, self.label_smoothing = reduction, ignore_index, label_smoothing
-        self.options, self.soft_cap, self.z_loss = options, soft_cap, z_loss
+        self.options, self.soft_cap = options, validate("linear_cross_entropy", _CAP, soft_cap)
+        self.z_loss = validate("linear_cross_entropy", _PRICE, z_loss)
         outputs = math.prod(self.out_features, start=num_classes)
         self.linear = nn.Linear(in_features, outputs, bias=bias, device=device, dtype=dtype)
 
