@@ -167,33 +167,58 @@ def measure(case, size, dtype, clock, bandwidth, left_out, rounds):
     return result
 
 
-def linear_case(clock, rounds, dtype):
-    """A language model's head: the product with the vocabulary and cross entropy, against cut cross entropy."""
-    rows, width, vocabulary = (4096, 2048, 32000) if clock.on_gpu else (8, 4, 10)
+HEADS = ((4096, 2048, 32000), (8192, 4096, 128256))  # rows, width, vocabulary
+
+
+def head_peers():
+    """A language model's head and its cross entropy as other libraries have it, of features, weights and targets."""
+    functional = torch.nn.functional
+    peers = {
+        "torch": lambda x, w, t: functional.cross_entropy(functional.linear(x, w), t),
+        "losskit_scores": lambda x, w, t: losskit_functional.cross_entropy(functional.linear(x, w), t),
+        "losskit": losskit_functional.linear_cross_entropy,
+    }
+    if hasattr(functional, "linear_cross_entropy"):  # of torch 2.13
+        options = torch.nn.LinearCrossEntropyOptions()
+        peers["torch_chunks"] = lambda x, w, t: functional.linear_cross_entropy(x, w, t, options=options)
+    try:
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+        peers["liger"] = liger_fused_linear_cross_entropy
+    except ImportError:
+        pass
+    try:
+        from cut_cross_entropy import linear_cross_entropy
+
+        peers["cut_cross_entropy"] = linear_cross_entropy
+    except ImportError:
+        pass
+    return peers
+
+
+def measure_head(shape, dtype, clock, rounds):
+    """A head at one size: times and peaks of memory."""
+    rows, width, vocabulary = shape
     with clock.device:
         hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
         matrix = (torch.randn(vocabulary, width, dtype=dtype) / width**0.5).requires_grad_()
         target = torch.randint(0, vocabulary, (rows,))
-    leaves = [hidden, matrix, target]
-    peers = {
-        "torch": make_step(lambda h, m, t: torch.nn.functional.cross_entropy(h @ m.T, t), leaves, {}),
-        "losskit": make_step(lambda h, m, t: losskit_functional.cross_entropy(h @ m.T, t), leaves, {}),
-    }
-    if clock.on_gpu:
-        try:
-            from cut_cross_entropy import linear_cross_entropy
-        except ImportError:
-            pass
-        else:
-            peers["cut_cross_entropy"] = make_step(lambda h, m, t: linear_cross_entropy(h, m, t), leaves, {})
+    functions = head_peers()
+    wanted = loss_and_gradients(functions["torch"], [hidden, matrix, target], {}, torch.float32)
+    found = loss_and_gradients(functions["losskit"], [hidden, matrix, target], {}, None)
+    compare("linear_cross_entropy", "losskit", wanted, found, {torch.bfloat16: "bf16"}.get(dtype, "f32"))
+    del wanted, found
+    peers = {n: make_step(function, [hidden, matrix, target], {}) for n, function in functions.items()}
     seconds = clock.turns(peers, rounds)
     result = {
-        "case": "linear_cross_entropy", "size": f"{rows}x{width}x{vocabulary}", "dtype": str(dtype),
+        "case": "linear_cross_entropy", "size": "x".join(map(str, shape)), "dtype": str(dtype),
         "microseconds": {n: statistics.median(s) * 1e6 for n, s in seconds.items()},
         "over_losskit": {n: median_ratio(s, seconds["losskit"]) for n, s in seconds.items() if n != "losskit"},
     }  # fmt: skip
     if clock.on_gpu:
         result["peak_bytes"] = {n: memory_of(step) for n, step in peers.items()}
+        products = 3 * 2 * math.prod(shape)
+        result["operations_per_s"] = {n: products / statistics.median(s) for n, s in seconds.items()}
     return result
 
 
@@ -257,8 +282,15 @@ def main():
                     keep(result)
                     ratios = {n: round(x, 2) for n, x in result["over_losskit"].items()}
                     console.print(case.name, size, dtype, ratios, highlight=False)
-    if "" in options.only:
-        keep(linear_case(clock, options.rounds, torch.float32 if options.rehearse else torch.bfloat16))
+    if any(part in "linear_cross_entropy" for part in options.only):
+        for shape in HEADS if clock.on_gpu else [(8, 4, 10)]:
+            try:
+                keep(measure_head(shape, torch.bfloat16 if clock.on_gpu else torch.float32, clock, options.rounds))
+            except (SystemExit, RuntimeError) as error:
+                failed.append(f"linear_cross_entropy {shape}: {str(error).strip()[:500]}")
+            else:
+                heads = results[-1]
+                console.print(heads["case"], heads["size"], heads["over_losskit"], heads.get("peak_bytes"), highlight=False)
     console.print(table_of(results, bandwidth))
     if failed:
         raise SystemExit("\n".join(["Not measured:", *failed]))

@@ -14,6 +14,7 @@ from losskit.layers import heads
 def _small_chunks(monkeypatch):
     """A few rows of scores in a chunk, and no formula in the place of the kernel."""
     monkeypatch.setattr(heads, "_CHUNK", 5 * 40 * 4)
+    monkeypatch.setattr(heads, "_CHUNK_ON_GPU", 5 * 40 * 4)
     monkeypatch.setattr(ClassScoresPlan, "eager", lambda *args: pytest.fail("the eager formula ran"))
 
 

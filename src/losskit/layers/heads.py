@@ -31,6 +31,7 @@ from losskit.reduction import denominator
 from losskit.validation import check_floating, check_tensor
 
 _CHUNK = 1 << 25  # bytes of the scores of a chunk; products of fewer rows are slower
+_CHUNK_ON_GPU = 1 << 29
 _BLOCK = 1 << 22  # bytes of a product that is added to the gradient by the weights; it should stay in cache
 
 
@@ -91,11 +92,13 @@ class Call:
     def over(self, scores: Tensor, result: torch.dtype | None) -> tuple[Tensor, Tensor] | None:
         """The loss of a chunk's scores and its gradient, written over them; None where the kernel cannot do that."""
         term, *more = self.terms
-        if more or self.cap is not None or len(self.shape) > 1 or not term.plan.direct or gpu.takes(scores):
+        if more or self.cap is not None or len(self.shape) > 1 or not term.plan.direct:
             return None
         operands = [scores, *term.operands(scores, self.operands), *term.slots]
         args = term.plan.validated(operands, term.weight, self.sample_weight, self.mask, self.normalizer)
-        return None if why_eager(term.plan, args) is not None else fused.overwriting(term.plan, args, result)
+        if why_eager(term.plan, args) is not None:
+            return None
+        return (gpu if gpu.takes(scores) else fused).overwriting(term.plan, args, result)
 
     def _term(self, term: Term, scores: Tensor, result: torch.dtype | None) -> Tensor:
         operands = [scores, *term.operands(scores, self.operands), *term.slots]
@@ -181,6 +184,10 @@ class _Chunked(torch.autograd.Function):
             work = _Work(ctx.call, head)
             work.losses(wanted, upstream)
             gradients = work.gradients()
+        elif gpu.takes(head.input):
+            for x in gradients:
+                if x is not None:
+                    gpu.scale(x, upstream)
         elif _unseen(head.input) or upstream.item() != 1.0:
             gradients = [x if x is None else x.mul_(upstream) for x in gradients]
         return None, *gradients
@@ -251,7 +258,8 @@ class _Work:
         """Begin and end of each chunk, and its scores; the memory is that of the chunk before."""
         input, weight, bias = self.head
         rows, classes = len(input), len(weight)
-        most = max(1, min(rows, _CHUNK // max(1, classes * input.element_size())))
+        bytes = _CHUNK_ON_GPU if input.is_cuda else _CHUNK
+        most = max(1, min(rows, bytes // max(1, classes * input.element_size())))
         size = -(-rows // -(-rows // most))  # chunks are of about one size
         memory = input.new_empty(size, classes)
         for begin in range(0, rows, size):
@@ -282,6 +290,11 @@ class _Work:
         total = self.by_weight
         if weight.dtype == self.wide:
             torch.mm(gradient.t(), features, out=total) if first else total.addmm_(gradient.t(), features)
+            return
+        if total.is_cuda:
+            torch.mm(gradient.t(), features, self.wide, out=total) if first else torch.addmm(
+                total, gradient.t(), features, self.wide, out=total
+            )
             return
         # A product of halves is rounded to halves: it is added in float32, some classes at a time.
         step = max(1, _BLOCK // (features.shape[1] * features.element_size()))

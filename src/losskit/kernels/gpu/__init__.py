@@ -68,6 +68,17 @@ def attempt(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> Ten
     return module_of("autograd").attempt(call)
 
 
+def overwriting(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """The loss of dense scores that nobody needs afterwards, and the gradient by them, written over them."""
+    found: tuple[Tensor, Tensor] = module_of("autograd").overwriting(call_of(plan, arguments, result))
+    return found
+
+
+def scale(gradient: Tensor, upstream: Tensor) -> None:
+    """Multiply a dense gradient by the upstream gradient, a scalar; it is left alone where that is 1."""
+    module_of("frame").scale(gradient, upstream)
+
+
 def call_of(plan: Plan, arguments: Arguments, result: torch.dtype | None = None) -> Any:
     """A call under the settings of the moment."""
     return module_of("autograd").call_of(plan, *arguments[:5], result, state.checks != "off", state.empty == "zero")

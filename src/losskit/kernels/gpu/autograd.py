@@ -56,6 +56,15 @@ def _run(frame: Frame, wanted: int) -> Outputs:
     return gpu.module_of(frame.call.plan.op).run(frame, wanted)
 
 
+def overwriting(call: Call) -> tuple[Tensor, Tensor]:
+    """The loss of dense scores that nobody needs afterwards, and the gradient by them, written over them: a program
+    has read what it writes over, and its rows are no other program's."""
+    scores, *rest = call.operands
+    loss = run(call, 1, into=[scores, *(None for _ in rest)]).loss
+    assert loss is not None
+    return loss, scores
+
+
 class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, wanted: int, template: Template | None, *operands: Tensor) -> Any:

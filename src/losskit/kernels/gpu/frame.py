@@ -68,12 +68,12 @@ class Frame:
 
     def __init__(self, call: Call, upstream: Tensor | None, into: Sequence[Tensor | None] | None) -> None:
         """upstream: given in backward, where only gradients are wanted: new ones, or those in `into`, rewritten where
-        the upstream gradient is not 1."""
+        the upstream gradient is not 1. In forward, `into` is where the gradients are written."""
         self.call, self.into = call, into
         self.recorder: Any = None  # notes what is made and launched, where a call may be repeated
         self.device = call.operands[0].device
         self.each = call.plan.reduction == "none"
-        self.forward, self.rewrite = upstream is None, into is not None
+        self.forward, self.rewrite = upstream is None, upstream is not None and into is not None
         self.each_upstream = upstream if self.each else None
         self.upstream = None if self.each else upstream
         self.numbers, self.record = numbers_of(call.plan, self.device), record_of(self.device)
