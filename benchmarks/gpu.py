@@ -290,7 +290,9 @@ def main():
                 failed.append(f"linear_cross_entropy {shape}: {str(error).strip()[:500]}")
             else:
                 heads = results[-1]
-                console.print(heads["case"], heads["size"], heads["over_losskit"], heads.get("peak_bytes"), highlight=False)
+                console.print(
+                    heads["case"], heads["size"], heads["over_losskit"], heads.get("peak_bytes"), highlight=False
+                )
     console.print(table_of(results, bandwidth))
     if failed:
         raise SystemExit("\n".join(["Not measured:", *failed]))

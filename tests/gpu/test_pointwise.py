@@ -38,12 +38,14 @@ def on_device(setup, device):
     return call
 
 
-@pytest.mark.parametrize("region", ["ordinary", "tiny", "huge", "infinite"])  # NVIDIA's exp and log flush subnormals
+@pytest.mark.parametrize("region", ["ordinary", "tiny", "huge", "infinite"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("setup", SETUPS)
 def test_accuracy(setup, dtype, region, device):
+    """NVIDIA's functions may be off by some ULP more than the CPU's."""
     found = pointwise_truth.measure(setup, dtype, on_device(setup, device), region)
-    bad = [str(worst) for worst in found if not worst.error <= 5.5]
+    bars = grids.proof_of(setup).bars
+    bad = [str(x) for x in found if not x.error <= max(5.5, 3.0 + (bars.value if x.what == "value" else bars.gradient))]
     assert not bad, f"{setup}, {dtype}:\n" + "\n".join(bad)
 
 
@@ -60,7 +62,7 @@ def test_halves(setup, dtype, device):
     for got, want in zip(*results):
         assert got.dtype == dtype
         exact = want.to(torch.float64)
-        error = (got.to(torch.float64) - exact).abs()
+        error = torch.where(got == want.to(dtype), 0.0, (got.to(torch.float64) - exact).abs())
         allowed = 1.0 if dtype == torch.bfloat16 and not ON_GPU else 0.5
         assert (error <= allowed * torch.finfo(dtype).eps * exact.abs() + torch.finfo(dtype).tiny).all()
 
@@ -253,8 +255,10 @@ def test_a_bad_value_is_nan_and_told(setup):
 def refusal(setup, operands):
     """What the CPU raises."""
     plan = grids.plan_for(setup)
+    given = [*(x.cpu() for x in operands), *setup.kwargs(operands[0].cpu()).values()]
+    tensors = [x for x in given if isinstance(x, torch.Tensor)]
     with pytest.raises(ValueError, match=f"^{plan.name}: ") as refused:
-        plan.refuse([x.cpu() for x in operands], None)
+        plan.refuse(tensors, None)
     return str(refused.value)
 
 

@@ -134,7 +134,19 @@ def logaddexp(a, b):
 
 @triton.jit
 def hypot(a, b):
-    return libdevice.hypot(a, b)
+    """A power of two keeps the squares in range. libdevice's is infinite next to the largest number."""
+    single: tl.constexpr = (a + b).dtype == tl.float32
+    high: tl.constexpr = 2.0**63 if single else 2.0**511
+    low: tl.constexpr = 2.0**-40 if single else 2.0**-400
+    shrink: tl.constexpr = 2.0**-80 if single else 2.0**-600
+    grow: tl.constexpr = 2.0**100 if single else 2.0**700
+    x, y = tl.abs(a), tl.abs(b)
+    largest = tl.where(x > y, x, y)
+    u = tl.where(largest > high, x * shrink, tl.where(largest < low, x * grow, x))
+    v = tl.where(largest > high, y * shrink, tl.where(largest < low, y * grow, y))
+    root = sqrt(u * u + v * v)
+    root = tl.where(largest > high, root * (1.0 / shrink), tl.where(largest < low, root * (1.0 / grow), root))
+    return tl.where((x == float("inf")) | (y == float("inf")), float("inf"), root).to(root.dtype)
 
 
 @triton.jit

@@ -11,8 +11,9 @@ import triton.language as tl
 
 from losskit.kernels import wire
 
-# The order of operations is the formula's: the compiler must not contract to fused multiply-adds.
-OPTIONS = {"enable_fp_fusion": False}
+# The order of operations is the formula's: the compiler must not contract to fused multiply-adds. Without the second
+# option NVIDIA's functions take subnormal arguments for 0 and give 0 for subnormal results.
+OPTIONS = {"enable_fp_fusion": False} | ({} if torch.version.hip else {"enable_reflect_ftz": False})
 TYPES = {
     torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64
 }  # fmt: skip
