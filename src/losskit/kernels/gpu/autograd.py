@@ -27,7 +27,8 @@ def attempt(call: Call, template: Template | None = None) -> Tensor:
     """The loss from the kernel of the plan's family. template: of the calls that are like this one."""
     wanted = wanted_by(call)
     if wanted:
-        return _Kernel.apply(call, wanted, template, *call.operands)
+        loss: Tensor = _apply(call, wanted, template, *call.operands)
+        return loss
     loss = run(call, 0, template=template).loss
     assert loss is not None
     return loss
@@ -93,6 +94,10 @@ class _Kernel(torch.autograd.Function):
                 if gradient is not None:
                     scale(gradient, upstream)
         return None, None, None, *gradients[: len(ctx.needs_input_grad) - 3]
+
+
+# What dispatch has looked for already (functorch transforms) is not looked for again, as in `kernels/fused.py`.
+_apply = super(torch.autograd.Function, _Kernel).apply
 
 
 def _saved(ctx: Any) -> Call:

@@ -102,59 +102,46 @@ def pointwise_kernel(
         reduced: tl.constexpr = sums is not None or loss is not None
         total = tl.zeros((BLOCK,), tl.float64 if reduced else T)
         first, step = tl.program_id(0).to(INDEX) * BLOCK, tl.num_programs(0).to(INDEX) * BLOCK
-        for start in range(first, numel, step):
-            at, inside, counts, a, b, c, d, e, f, g, h = operands_at(
-                x0,
-                x1,
-                x2,
-                x3,
-                x4,
-                x5,
-                x6,
-                x7,
-                mask,
-                start,
-                numel,
-                inner,
-                innermost,
-                strides,
-                T,
-                PLAIN,
-                WHOLE,
-                INDEX,
-                BLOCK,
-            )
-            if SETTLED is not None:
-                a, b, c, d, e, f, g, h = SETTLED(a, b, c, d, e, f, g, h, S0, S1, S2, S3, S4, S5, S6, S7)
-            value, da, db, dc, dd, de, df, dg, dh = EVALUATE(a, b, c, d, e, f, g, h, numbers, T)
-            weigh = tl.full((BLOCK,), 1.0, T)
-            if weight is not None:
-                weigh *= fetch(weight, at, inside, inner, innermost, strides, 8, PLAIN, INDEX).to(T)
-            if sample_weight is not None:
-                own = fetch(sample_weight, at, inside, inner, innermost, strides, 9, PLAIN, INDEX)
-                weigh *= own.to(T)
-            value *= weigh
-            slope = weigh * factor
-            if each_upstream is not None:
-                slope *= fetch(each_upstream, at, inside, inner, innermost, strides, 11, PLAIN, INDEX).to(T)
-            if CHECKED:
-                which, _ = VIOLATION(a, b, c, d, e, f, g, h)
-                value = tl.where(which > 0, float("nan"), value).to(T)
-                slope = tl.where(which > 0, float("nan"), slope).to(T)
-            value = tl.where(counts, value, 0.0).to(T)
-            if values is not None:
-                tl.store(values + at, value.to(values.dtype.element_ty), mask=inside)
-            total += value.to(total.dtype)
-            if denominator is not None:  # a mean over nothing has no gradient
-                counts = counts & (at < tl.where(factor == 0, 0, numel))
-            store(g0, at, da * slope, inside, counts, 0, COMPOSED, STEP)
-            store(g1, at, db * slope, inside, counts, 1, COMPOSED, STEP)
-            store(g2, at, dc * slope, inside, counts, 2, COMPOSED, STEP)
-            store(g3, at, dd * slope, inside, counts, 3, COMPOSED, STEP)
-            store(g4, at, de * slope, inside, counts, 4, COMPOSED, STEP)
-            store(g5, at, df * slope, inside, counts, 5, COMPOSED, STEP)
-            store(g6, at, dg * slope, inside, counts, 6, COMPOSED, STEP)
-            store(g7, at, dh * slope, inside, counts, 7, COMPOSED, STEP)
+        # Whole blocks need no mask, so their loads and stores are 16 bytes wide; the last program takes what is left.
+        end = numel // BLOCK * BLOCK
+        for part in tl.static_range(1 if WHOLE else 2):
+            begin = first if part == 0 else tl.where(tl.program_id(0) == tl.num_programs(0) - 1, end, numel)
+            for start in range(begin, end if part == 0 else numel, step):
+                at, inside, counts, a, b, c, d, e, f, g, h = operands_at(
+                    x0, x1, x2, x3, x4, x5, x6, x7, mask, start, numel, inner, innermost, strides,
+                    T, PLAIN, part == 0, INDEX, BLOCK,
+                )  # fmt: skip
+                if SETTLED is not None:
+                    a, b, c, d, e, f, g, h = SETTLED(a, b, c, d, e, f, g, h, S0, S1, S2, S3, S4, S5, S6, S7)
+                value, da, db, dc, dd, de, df, dg, dh = EVALUATE(a, b, c, d, e, f, g, h, numbers, T)
+                weigh = tl.full((BLOCK,), 1.0, T)
+                if weight is not None:
+                    weigh *= fetch(weight, at, inside, inner, innermost, strides, 8, PLAIN, INDEX).to(T)
+                if sample_weight is not None:
+                    own = fetch(sample_weight, at, inside, inner, innermost, strides, 9, PLAIN, INDEX)
+                    weigh *= own.to(T)
+                value *= weigh
+                slope = weigh * factor
+                if each_upstream is not None:
+                    slope *= fetch(each_upstream, at, inside, inner, innermost, strides, 11, PLAIN, INDEX).to(T)
+                if CHECKED:
+                    which, _ = VIOLATION(a, b, c, d, e, f, g, h)
+                    value = tl.where(which > 0, float("nan"), value).to(T)
+                    slope = tl.where(which > 0, float("nan"), slope).to(T)
+                value = tl.where(counts, value, 0.0).to(T)
+                if values is not None:
+                    tl.store(values + at, value.to(values.dtype.element_ty), mask=inside)
+                total += value.to(total.dtype)
+                if denominator is not None:  # a mean over nothing has no gradient
+                    counts = counts & (at < tl.where(factor == 0, 0, numel))
+                store(g0, at, da * slope, inside, counts, 0, COMPOSED, STEP)
+                store(g1, at, db * slope, inside, counts, 1, COMPOSED, STEP)
+                store(g2, at, dc * slope, inside, counts, 2, COMPOSED, STEP)
+                store(g3, at, dd * slope, inside, counts, 3, COMPOSED, STEP)
+                store(g4, at, de * slope, inside, counts, 4, COMPOSED, STEP)
+                store(g5, at, df * slope, inside, counts, 5, COMPOSED, STEP)
+                store(g6, at, dg * slope, inside, counts, 6, COMPOSED, STEP)
+                store(g7, at, dh * slope, inside, counts, 7, COMPOSED, STEP)
         if reduced or values is not None:
             whole = tl.sum(total, 0)
             if sums is not None:
@@ -164,26 +151,9 @@ def pointwise_kernel(
             if CHECKED and whole != whole:  # the bad value is sought only now: good calls do not pay for it
                 for start in range(first, numel, step):
                     at, _, counts, a, b, c, d, e, f, g, h = operands_at(
-                        x0,
-                        x1,
-                        x2,
-                        x3,
-                        x4,
-                        x5,
-                        x6,
-                        x7,
-                        mask,
-                        start,
-                        numel,
-                        inner,
-                        innermost,
-                        strides,
-                        T,
-                        PLAIN,
-                        WHOLE,
-                        INDEX,
-                        BLOCK,
-                    )
+                        x0, x1, x2, x3, x4, x5, x6, x7, mask, start, numel, inner, innermost, strides,
+                        T, PLAIN, False, INDEX, BLOCK,
+                    )  # fmt: skip
                     if SETTLED is not None:
                         a, b, c, d, e, f, g, h = SETTLED(a, b, c, d, e, f, g, h, S0, S1, S2, S3, S4, S5, S6, S7)
                     which, found = VIOLATION(a, b, c, d, e, f, g, h)
