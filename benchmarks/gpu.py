@@ -247,7 +247,7 @@ def main():
     parser.add_argument("--without", nargs="+", default=[], choices=PEERS, help="peers to leave out")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--rehearse", action="store_true", help="run on the CPU with interpreted kernels")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/gpu.json"))
+    parser.add_argument("--json", type=Path, default=Path("docs/gpu.json"))
     options = parser.parse_args()
     if options.rehearse:
         sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -1,9 +1,10 @@
-"""The parts of README and of the home page that are printed: python tools/readme.py [--check]
+"""The parts of README, of the home page and of the GPU's guide that are printed: python tools/readme.py [--check]
 
     measured    what losskit gains, from docs/measured.json (benchmarks/summary.py) and docs/accuracy.md
     caption     what the picture shows, from the numbers that are drawn (tools/picture.py)
     durations   how long commands take and what they leave, from docs/measured.json (tools/durations.py)
     losses      all losses by task, from the cards
+    card        what a GPU takes, from docs/gpu.json (benchmarks/gpu.py)
 
 They stand between <!-- name --> and <!-- /name -->. No number in them is typed.
 """
@@ -11,6 +12,8 @@ They stand between <!-- name --> and <!-- /name -->. No number in them is typed.
 from __future__ import annotations
 
 import json
+import math
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,12 @@ HOW = (
     "Speed is torch eager over losskit, forward and backward of the loss alone, one thread, float32: the geometric "
     "mean over all losses and their usual settings, on {cpu} with torch {torch}."
 )
+SIZES = {"1k": "a thousand", "16M": "16 million", "256M": "256 million"}
+HEADS = {
+    "losskit": "`linear_cross_entropy`", "losskit_scores": "losskit's cross entropy of all scores",
+    "torch": "torch's cross entropy of all scores", "torch_chunks": "torch's chunks", "liger": "Liger",
+    "cut_cross_entropy": "cut cross entropy",
+}  # fmt: skip
 TASKS = {  # in the order in which people look for them
     "regression": "regression", "likelihood": "likelihoods, counts", "divergence": "distributions, distillation",
     "binary": "yes or no", "multi-class": "one of many classes", "multi-label": "several labels",
@@ -126,30 +135,69 @@ def durations() -> str:
     )
 
 
-PARTS = {"caption": caption, "measured": measured, "durations": durations, "losses": losses}
+def card() -> str:
+    """What was measured on a GPU."""
+    known = json.loads((ROOT / "docs" / "gpu.json").read_text())
+    losses = [r for r in known["results"] if "of_copy_bandwidth" in r]
+    heads = [r for r in known["results"] if "operations_per_s" in r]
+    means = {size: f"{mean([r['over_losskit']['torch'] for r in losses if r['size'] == size]):.1f}" for size in SIZES}
+    lines = [
+        f"On an {known['card']} with torch {known['torch']} and Triton {known['triton']}, forward and backward, "
+        f"torch eager takes {listed([*means.values()])} times as long as losskit at {listed([*SIZES.values()])} "
+        "numbers: the geometric mean over the losses below, in float32 and bfloat16. A copy moves "
+        f"{known['copy_bytes_per_s'] / 1e12:.1f} TB/s there.",
+        "",
+        "| 256M numbers | of a copy, f32 | torch / losskit | of a copy, bf16 | torch / losskit | Liger / losskit |",
+        "|---|---|---|---|---|---|",
+    ]
+    large = {(r["case"], r["dtype"]): r for r in losses if r["size"] == "256M"}
+    for case in dict.fromkeys(case for case, _ in large):
+        cells = [f"`{case}`"]
+        for result in (large[case, dtype] for dtype in ("f32", "bf16")):
+            cells += [f"{result['of_copy_bandwidth']['losskit']:.2f}", f"{result['over_losskit']['torch']:.1f}"]
+        liger = large[case, "bf16"]["over_losskit"].get("liger")
+        lines.append(f"| {' | '.join([*cells, '' if liger is None else f'{liger:.1f}'])} |")
+    lines += ["", "| a head in bfloat16: rows x width x classes | time | memory beside the operands |", "|---|---|---|"]
+    for result in heads:
+        for who, told in HEADS.items():
+            if who in result["microseconds"]:
+                time = f"{result['microseconds'][who] / 1e3:.1f} ms"
+                lines.append(f"| {result['size']}, {told} | {time} | {result['peak_bytes'][who] / 1e9:.2f} GB |")
+    return "\n".join(lines)
 
 
-def printed(text: str) -> str:
-    """README with its parts made anew."""
-    for name, part in PARTS.items():
+def mean(ratios: list[float]) -> float:
+    """The geometric mean."""
+    return math.exp(statistics.fmean(map(math.log, ratios)))
+
+
+PARTS = {
+    README: {"caption": caption, "measured": measured, "durations": durations, "losses": losses},
+    ROOT / "docs" / "guides" / "gpu.md": {"card": card},
+}
+
+
+def printed(page: Path) -> str:
+    """A page with its parts made anew."""
+    text = page.read_text()
+    for name, part in PARTS[page].items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
         if not (start and end):
-            raise SystemExit(f"README must have <!-- {name} --> and <!-- /{name} -->")
+            raise SystemExit(f"{page.name} must have <!-- {name} --> and <!-- /{name} -->")
         text = f"{before}{start}{part()}\n{end}{after}"
     return text
 
 
 def main() -> int:
-    """Write README, or with --check say whether it is what would be written."""
-    old = README.read_text()
-    new = printed(old)
-    if "--check" in sys.argv[1:]:
-        if new != old:
-            print("stale: README.md; run python tools/readme.py")
-        return int(new != old)
-    README.write_text(new)
-    return 0
+    """Write the pages, or with --check say whether they are what would be written."""
+    stale = [page for page in PARTS if printed(page) != page.read_text()]
+    for page in stale:
+        if "--check" in sys.argv[1:]:
+            print(f"stale: {page.relative_to(ROOT)}; run python tools/readme.py")
+        else:
+            page.write_text(printed(page))
+    return int("--check" in sys.argv[1:] and bool(stale))
 
 
 if __name__ == "__main__":

@@ -26,10 +26,8 @@ from losskit.kernels.torch_internals import batched
 def attempt(call: Call, template: Template | None = None) -> Tensor:
     """The loss from the kernel of the plan's family. template: of the calls that are like this one."""
     wanted = wanted_by(call)
-    if wanted:
-        loss: Tensor = _apply(call, wanted, template, *call.operands)
-        return loss
-    loss = run(call, 0, template=template).loss
+    loss: Tensor | None
+    loss = _apply(call, wanted, template, *call.operands) if wanted else run(call, 0, template=template).loss
     assert loss is not None
     return loss
 

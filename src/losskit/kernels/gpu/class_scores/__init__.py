@@ -33,7 +33,9 @@ from losskit.kernels.gpu.shared import TYPES, cdiv, index_type, limits_of, power
 from losskit.plan import Arguments
 
 ROW = 32768  # float32 numbers that the registers of a program hold
-BLOCK = 8192  # numbers of a long row that a program reads at once
+# Float32 numbers of a long row that a program reads at once, four times as many halves: of 4,096 to 16,384 numbers the
+# fastest on an H200, by 5 %.
+BLOCK = 4096
 PROGRAMS = 8192  # at most, about: few sums must be left to `finish`
 COUNTED = 8192  # rows that one program counts for the denominator
 
@@ -162,7 +164,7 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
     long = rows * classes > limit
     rows = min(32 if long and layout.along else rows, power_of_2(layout.rows))
     if long:
-        return Tile(rows, max(1, (BLOCK * most // 32 >> double << (size == 2)) // rows), 32, True)
+        return Tile(rows, max(1, (BLOCK * most // 32 >> double << 2 * (size == 2)) // rows), 32, True)
     return Tile(rows, classes, max(1, min(32, rows * classes // (32 * most))), False)
 
 
