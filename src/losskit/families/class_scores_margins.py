@@ -22,8 +22,9 @@ from losskit.calculus import Differentiable
 from losskit.domains import shortest, slack_of
 from losskit.errors import error
 from losskit.families.class_scores_plan import ClassScoresPlan
-from losskit.families.class_scores_statistics import within
+from losskit.families.class_scores_statistics import pick, within
 from losskit.kernels import eager, gpu, search, wire
+from losskit.kernels.ranks import Part
 from losskit.kernels.torch_internals import exporting, observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.policy import state
@@ -82,9 +83,6 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         """The operand that multiplies the scores, one for each row, if there is one."""
         return [named[self.loss.scaled_by]] if self.loss.scaled_by in named else []
 
-    def class_dimension(self, ndim: int) -> int:
-        return -1 if self.changes else super().class_dimension(ndim)  # the class of a row would be on one of the ranks
-
     def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
         input, target, *others = tensors
         found = super().dims_of_rows([input, target], arguments)
@@ -101,8 +99,8 @@ class MarginsOfScoresPlan(ClassScoresPlan):
                 return loss
         return self.inner.fused(kernel, self._completed(arguments, state.checks, fast=True), result)
 
-    def eager(self, arguments: Arguments, checks: str, part: Any = None) -> Tensor:
-        return self.inner.eager(self._completed(arguments, checks, fast=False), checks, part)
+    def eager(self, arguments: Arguments, checks: str, part: Part | None = None) -> Tensor:
+        return self.inner.eager(self._completed(arguments, checks, fast=False, part=part), checks, part)
 
     def _for_kernel(self, arguments: Arguments) -> Arguments:
         """With the own class's score, its slope and what multiplies the others, as the kernel takes them."""
@@ -143,7 +141,7 @@ class MarginsOfScoresPlan(ClassScoresPlan):
     def spread(self, upstream: Tensor, ndim: int) -> Tensor:
         return super().spread(upstream, ndim) if ndim > upstream.ndim else upstream
 
-    def _completed(self, arguments: Arguments, checks: str, fast: bool) -> Arguments:
+    def _completed(self, arguments: Arguments, checks: str, fast: bool, part: Part | None = None) -> Arguments:
         """The arguments of the loss without hooks."""
         named = dict(zip(self.names, arguments.operands, strict=False))
         self.inner.key = self.key
@@ -155,7 +153,7 @@ class MarginsOfScoresPlan(ClassScoresPlan):
                 scale = self._kept(x, target, arguments.mask)
             fast = fast and not (target.is_floating_point() or (own is not None and own.requires_grad))
             given = input, target, scale, own, checks, arguments.mask
-            input = _Changed.apply(self, *given) if fast else self.changed(*given)
+            input = _Changed.apply(self, *given) if fast else self.changed(*given, part)
         if self.changes and arguments.weight is not None:  # the kernel takes no halves beside wider scores
             arguments = arguments._replace(weight=arguments.weight.to(input.dtype))
         arguments = self._with_factor(arguments, named.get("factor"))
@@ -180,13 +178,16 @@ class MarginsOfScoresPlan(ClassScoresPlan):
 
     # -- the scores -----------------------------------------------------------------------------------------
 
-    def picked(self, input: Tensor, target: Tensor, checks: str, mask: Tensor | None) -> tuple[int, Tensor, Tensor]:
+    def picked(
+        self, input: Tensor, target: Tensor, checks: str, mask: Tensor | None, part: Part | None = None
+    ) -> tuple[int, Tensor, Tensor]:
         """The dimension of the classes, the index of each row's own one, and its score, checked."""
         dim = min(1, input.ndim - 1)
-        index = within(target, input.shape[dim]).unsqueeze(dim)
+        index = within(target, input.shape[dim] if part is None else part.total).unsqueeze(dim)
         kept = self.kept(target, mask).unsqueeze(dim)
         domain = self.loss.operands["input"].domain
-        score = torch.where(kept, input.gather(dim, index), domain.typical)  # 0 times a slope of NaN would be NaN
+        score = pick(input.movedim(dim, -1), index.movedim(dim, -1), part).movedim(-1, dim)
+        score = torch.where(kept, score, domain.typical)  # 0 times a slope of NaN would be NaN
         if checks == "off" or domain.everything:
             return dim, index, score
         bad = domain.outside(score.detach(), slack_of(input.dtype)) & kept
@@ -202,15 +203,19 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         return dim, index, score
 
     def changed(
-        self, input: Tensor, target: Tensor, scale: Any, own: Tensor | None, checks: str, mask: Tensor | None
-    ) -> Tensor:
+        self, input: Tensor, target: Tensor, scale: Any, own: Tensor | None, checks: str, mask: Tensor | None,
+        part: Part | None = None,
+    ) -> Tensor:  # fmt: skip
         """The scores that the loss takes, in torch operations that can be differentiated to any order."""
         wide, narrow = _double(input), _of_scores(input)
         scores, dim = input.to(narrow), min(1, input.ndim - 1)
         if self.margin is not None:
-            dim, index, score = self.picked(input, target, checks, mask)
+            dim, index, score = self.picked(input, target, checks, mask, part)
             taken = [score.to(wide), *([] if own is None else [own.to(wide)[index]])]
-            scores = scores.scatter(dim, index, eager.apply(self.margin, taken).to(narrow))
+            made = eager.apply(self.margin, taken).to(narrow)
+            scores = scores.scatter(dim, index, made) if part is None else part.placed(scores, dim, index, made)
+        if part is not None and isinstance(scale, Tensor):
+            scale = part.ranks.copy(scale)
         return scores * (scale.to(narrow).unsqueeze(dim) if isinstance(scale, Tensor) else scale)
 
 

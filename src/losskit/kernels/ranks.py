@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+
+from losskit.errors import error
+from losskit.policy import state
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -58,6 +61,57 @@ class _Copy(torch.autograd.Function):
         return _Sum.apply(upstream, ctx.ranks), None
 
 
+class Agreement:
+    """Runs what may find a bad value, and raises on all ranks what it raises on one."""
+
+    def __init__(
+        self, loss: str, ranks: Ranks, on_host: bool, told: Callable[[Exception], tuple[str | None, Any]]
+    ) -> None:
+        """told: the kind and context of an error of losskit, or None and what an error of others says."""
+        self.loss, self.ranks, self.told = loss, ranks, told
+        # A compiled graph cannot branch on what ranks agree on: there a bad value is NaN, on all of them.
+        traced = torch.compiler.is_compiling() and ranks.groups and state.checks == "raise"
+        self.checks = "nan" if traced else state.checks
+        self.needed = ranks.groups and self.checks == "raise" and on_host  # else nothing is raised
+
+    def __call__(self, check: Callable[[], Any]) -> Any:
+        if not self.needed:
+            return check()
+        result, problem = None, None
+        try:
+            result = check()
+        except Exception as found:  # whatever it is, the others must not wait for this rank
+            problem = found
+        if int(self.ranks.reduced(torch.tensor(int(problem is not None)), "MAX")):
+            self._raise(problem)
+        return result
+
+    def _raise(self, problem: Exception | None) -> NoReturn:
+        """Raise what the first rank with a problem found."""
+        import torch.distributed as dist
+
+        own = dist.get_rank()
+        told: list[Any] = [] if problem is None else [(own, *self.told(problem))]
+        for group in self.ranks.groups:
+            parts: list[Any] = [None] * dist.get_world_size(group)
+            dist.all_gather_object(parts, told, group=group)
+            told = [one for part in parts for one in part]
+        rank, kind, told_context = min(told, key=lambda one: one[0])
+        if kind is not None:
+            raise error(kind, **told_context)
+        if problem is not None:
+            raise problem
+        raise error("elsewhere", loss=self.loss, rank=rank, got=told_context)
+
+
+def told(problem: Exception) -> tuple[str | None, Any]:
+    """The kind and context of an error of losskit; else None and what it says."""
+    kind, context = vars(problem).get("kind"), vars(problem).get("context")
+    if kind is None or context is None:
+        return None, f"{type(problem).__name__}: {problem}"
+    return kind, context
+
+
 class Defined(torch.autograd.Function):
     """The same tensor; its gradient is zero where a kernel gives none, which DTensor's redistribution cannot take."""
 
@@ -90,6 +144,15 @@ class Part(NamedTuple):
         place = index - self.start
         found = (place >= 0) & (place < self.size)
         return self.ranks.sum(torch.where(found, x.gather(-1, place.clamp(0, self.size - 1)), 0.0))
+
+    def placed(self, x: Tensor, dim: int, index: Tensor, made: Tensor) -> Tensor:
+        """The entries of these classes (dimension `dim`), with `made`, the same on all ranks, for the class `index`."""
+        made = self.ranks.copy(made)
+        if self.size == 0:
+            return x + made.sum() * 0.0  # its gradient is added up over all ranks
+        place = index - self.start
+        found, place = (place >= 0) & (place < self.size), place.clamp(0, self.size - 1)
+        return x.scatter(dim, place, torch.where(found, made, x.gather(dim, place)))
 
     def largest(self, x: Tensor) -> Tensor:
         """The first of the classes (last dimension) with the largest entry, of each row."""

@@ -18,9 +18,10 @@ torch.distributed.tensor is imported when a DTensor arrives.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +29,8 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.errors import error
 from losskit.kernels.choice import from_kernel, why_eager
-from losskit.kernels.ranks import Defined, Part, Ranks
+from losskit.kernels.ranks import Agreement, Defined, Part, Ranks, told
 from losskit.plan import Arguments, Dims, Plan
-from losskit.policy import state
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -204,62 +204,22 @@ def _stand_in(x: Any, shape: Sequence[int] | None = None) -> Any:
 # An error on one rank is raised on all
 
 
-class Agreement:
-    """Runs what may find a bad value, and raises on all ranks what it raises on one."""
-
-    def __init__(self, plan: Plan, layout: Layout) -> None:
-        self.plan, self.layout = plan, layout
-        self.ranks = layout.ranks([*layout.over_rows, *layout.classes])
-        # A compiled graph cannot branch on what ranks agree on: there a bad value is NaN, on all of them.
-        traced = torch.compiler.is_compiling() and self.ranks.groups and state.checks == "raise"
-        self.checks = "nan" if traced else state.checks
-
-    def __call__(self, check: Callable[[], Any]) -> Any:
-        on_host = self.layout.mesh.device_type == "cpu"
-        if not self.ranks.groups or self.checks != "raise" or not on_host:
-            return check()  # nothing is raised, or all ranks have the same values
-        result, problem = None, None
-        try:
-            result = check()
-        except Exception as found:  # whatever it is, the others must not wait for this rank
-            problem = found
-        if int(self.ranks.reduced(torch.tensor(int(problem is not None)), "MAX")):
-            self._raise(problem)
-        return result
-
-    def _raise(self, problem: Exception | None) -> NoReturn:
-        """Raise what the first rank with a problem found."""
-        import torch.distributed as dist
-
-        own = dist.get_rank()
-        told: list[Any] = [] if problem is None else [(own, *self._whole_index(problem))]
-        for group in self.ranks.groups:
-            parts: list[Any] = [None] * dist.get_world_size(group)
-            dist.all_gather_object(parts, told, group=group)
-            told = [one for part in parts for one in part]
-        rank, kind, told_context = min(told, key=lambda one: one[0])
-        if kind is not None:
-            raise error(kind, **told_context)
-        if problem is not None:
-            raise problem
-        raise error("elsewhere", loss=self.plan.name, rank=rank, got=told_context)
-
-    def _whole_index(self, problem: Exception) -> tuple[str | None, Any]:
-        """The kind and context of an error of losskit, its index that of the whole tensor; else what it says."""
-        kind, context = vars(problem).get("kind"), vars(problem).get("context")
-        if kind is None or context is None:
-            return None, f"{type(problem).__name__}: {problem}"
-        index = context.get("index", ())
-        name = context.get("argument", "target")
-        number = self.plan.names.index(name) if name in self.plan.names else 0
-        if len(self.layout.dims[number]) != len(index):
-            number = 0  # the index of an operand that broadcasts is told in the shape of the first
-        if len(self.layout.dims[number]) == len(index):
-            starts = [0 if dim is None else self.layout.rows_here(dim)[0] for dim in self.layout.dims[number]]
-            if number == 1 and self.layout.has_classes(1):
-                starts[self.layout.class_dim] = self.layout.classes_here()[0]
-            context = {**context, "index": tuple(i + start for i, start in zip(index, starts, strict=True))}
+def _whole_index(plan: Plan, layout: Layout, problem: Exception) -> tuple[str | None, Any]:
+    """The kind and context of an error of losskit, its index that of the whole tensor; else what it says."""
+    kind, context = told(problem)
+    if kind is None:
         return kind, context
+    index = context.get("index", ())
+    name = context.get("argument", "target")
+    number = plan.names.index(name) if name in plan.names else 0
+    if len(layout.dims[number]) != len(index):
+        number = 0  # the index of an operand that broadcasts is told in the shape of the first
+    if len(layout.dims[number]) == len(index):
+        starts = [0 if dim is None else layout.rows_here(dim)[0] for dim in layout.dims[number]]
+        if number == 1 and layout.has_classes(1):
+            starts[layout.class_dim] = layout.classes_here()[0]
+        context = {**context, "index": tuple(i + start for i, start in zip(index, starts, strict=True))}
+    return kind, context
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -272,7 +232,8 @@ def run(plan: Plan, operands: Sequence[Any], *extras: Any) -> Tensor:
 
     layout = layout_of(plan, operands, *extras)
     arguments = _local_arguments(plan, layout, extras[3])
-    agreed = Agreement(plan, layout)
+    ranks = layout.ranks([*layout.over_rows, *layout.classes])
+    agreed = Agreement(plan.name, ranks, layout.mesh.device_type == "cpu", partial(_whole_index, plan, layout))
     rows = layout.ranks(layout.over_rows)
     # Ranks add up their shares of a sum in the compute type, so that the sum is rounded once.
     wide = dtypes.compute_dtype(layout.whole.operands) if layout.over_rows and plan.reduction != "none" else None
