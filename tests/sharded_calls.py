@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from sharded_head_calls import check_groups, check_groups_that_disagree, check_heads
 from sharded_losses import CLASSES, LOSSES, ROWS, Call, OwnScoresLoss, T
-from sharded_operands import OF_ONE_DIMENSION, OF_TWO, VARIANTS, spread, whole
+from sharded_operands import OF_ONE_DIMENSION, OF_TWO, VARIANTS, backward, message, spread, whole
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
@@ -30,12 +31,6 @@ from losskit.errors import MESSAGES
 
 # ---------------------------------------------------------------------------------------------------------
 # Right values and gradients
-
-
-def backward(loss: Tensor) -> None:
-    """With a gradient for each entry that differs."""
-    c = torch.linspace(1.0, 2.0, max(loss.numel(), 1)).reshape(loss.shape).to(loss.dtype)
-    loss.backward(spread(c, loss.device_mesh, loss.placements) if isinstance(loss, DTensor) else c)
 
 
 def compare(what: str, call: Call, given: dict[str, Any], spread_out: dict[str, Any], every: bool) -> None:
@@ -97,15 +92,6 @@ def check_loss(mesh: DeviceMesh, name: str) -> None:
 
 # ---------------------------------------------------------------------------------------------------------
 # The rest
-
-
-def message(call: Callable[[], Any]) -> str:
-    """What a call raises: the kind of error and the sentence."""
-    try:
-        call()
-    except Exception as problem:
-        return f"{type(problem).__name__} {vars(problem).get('kind')}: {problem}"
-    return "nothing"
 
 
 def check_bad_values(mesh: DeviceMesh) -> None:
@@ -206,24 +192,6 @@ def check_tensor_parallel(mesh: DeviceMesh) -> None:
         with context():
             losskit.CrossEntropyLoss()(model(T["x"]), T["labels"]).backward()
         torch.testing.assert_close(model[0].weight.grad.full_tensor(), right)
-
-
-def check_heads(mesh: DeviceMesh) -> None:
-    """Features times weights of which each rank has some classes, or features of which each has some rows."""
-    if mesh.ndim > 1:
-        return
-    x, weight, target = T["x"], torch.randn(8, T["x"].shape[1]), T["labels"]
-    weights = torch.rand(8)
-    for criterion in (losskit.CrossEntropyLoss(weights, label_smoothing=0.1), losskit.SoftmaxFocalLoss()):
-        leaves = [leaf.clone().requires_grad_() for leaf in (x, weight)]
-        expected = losskit.linear(criterion)(*leaves, target)
-        right = torch.autograd.grad(expected, leaves)
-        for of_input, of_weight in ((Replicate(), Shard(0)), (Shard(0), Replicate())):
-            parts = [spread(leaf, mesh, [how]).requires_grad_() for leaf, how in ((x, of_input), (weight, of_weight))]
-            loss = losskit.linear(criterion)(*parts, spread(target, mesh, [of_input]))
-            torch.testing.assert_close(whole(loss), expected)
-            for found, wanted in zip(torch.autograd.grad(loss, parts), right, strict=True):
-                torch.testing.assert_close(whole(found), wanted)
 
 
 def check_memory(mesh: DeviceMesh) -> None:
@@ -363,7 +331,7 @@ CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
         check.__name__: check
         for check in (
             check_bad_values, check_other_modes, check_messages, check_failure_elsewhere, check_tensor_parallel,
-            check_heads, check_memory, check_edges, check_second_derivatives, check_why, check_compiled,
+            check_heads, check_groups, check_groups_that_disagree, check_memory, check_edges, check_second_derivatives, check_why, check_compiled,
             check_plain_first, check_partial, check_broadcasting,
         )
     },

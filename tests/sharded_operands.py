@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
@@ -38,3 +39,18 @@ def spread(x: Tensor, mesh: DeviceMesh, placements: Sequence[Any]) -> DTensor:
 
 def whole(x: Any) -> Any:
     return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def backward(loss: Tensor) -> None:
+    """With a gradient for each entry that differs."""
+    c = torch.linspace(1.0, 2.0, max(loss.numel(), 1)).reshape(loss.shape).to(loss.dtype)
+    loss.backward(spread(c, loss.device_mesh, loss.placements) if isinstance(loss, DTensor) else c)
+
+
+def message(call: Callable[[], Any]) -> str:
+    """What a call raises: the kind of error and the sentence."""
+    try:
+        call()
+    except Exception as problem:
+        return f"{type(problem).__name__} {vars(problem).get('kind')}: {problem}"
+    return "nothing"

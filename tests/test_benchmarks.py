@@ -16,8 +16,10 @@ WARM_UP = """
 import json, sys, warnings
 sys.path.insert(0, sys.argv[1])
 warnings.filterwarnings("ignore", message="reduction: 'mean' divides the total loss")
+import heads
 from cases import CASES, takes
 from peers import DTYPES, make_peers
+heads.check(heads.REHEARSED, sys.argv[2])
 found = {}
 for case in CASES:
     if "small" in case.shapes and takes(case, DTYPES[sys.argv[2]]):
@@ -61,3 +63,23 @@ def test_the_benchmark_runs(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     assert [(r["case"], r["shape"]) for r in results] == [("cross_entropy_c2", [32, 2]), ("mse", [32, 10])]
     assert "--rehearse" in run(BENCHMARKS / "gpu.py", "--help")
+
+
+def test_the_benchmark_of_heads_runs(tmp_path):
+    """Beside what run.py measured here; what other versions measured is dropped, and each row is there once."""
+    path, few = tmp_path / "results.json", ("--rehearse", "--dtypes", "f32", "--threads", "1")
+    other = {"case": "mse", "dtype": "f32", "threads": 1}
+    path.write_text(json.dumps({"facts": {"torch": "2.0"}, "results": [other]}))
+    printed = run(BENCHMARKS / "heads.py", *few, "--json", path)
+    assert "2 figures have a maximum" in printed
+    document = json.loads(path.read_text())
+    (result,) = document["results"]
+    assert (result["case"], result["shape"]) == ("linear_cross_entropy_c1000", [256, 8, 1000])
+    assert {"torch", "losskit_scores", "losskit"} <= {*result["milliseconds"]}
+    # The plain path has three tensors of scores, one of them in losskit's chunk.
+    scores = 256 * 1000 * 4
+    assert result["peak_bytes"]["torch"] > 2 * scores
+    assert 0.5 * scores < result["peak_bytes"]["losskit"] < 1.5 * scores
+    path.write_text(json.dumps({**document, "results": [other, result]}))
+    run(BENCHMARKS / "heads.py", *few, "--quick", "--json", path)
+    assert [r["case"] for r in json.loads(path.read_text())["results"]] == ["mse", "linear_cross_entropy_c1000"]

@@ -337,7 +337,8 @@ MISTAKES = {
         (lambda: losskit.create("mse"), "create: config must be a dict with a 'name', got 'mse'."),
     ],
 }  # fmt: skip
-OF_RANKS = {"mesh", "part", "not_plain", "elsewhere"}  # of DTensors: told, and tested, in sharded_calls.py
+# Of DTensors and groups: told, and tested, in sharded_calls.py and sharded_head_calls.py.
+OF_RANKS = {"mesh", "part", "not_plain", "elsewhere", "ranks", "settings", "sequences"}
 
 
 def test_every_kind_is_tested():

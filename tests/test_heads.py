@@ -11,7 +11,7 @@ from torch.func import grad, jvp, vmap
 
 import losskit
 import losskit.functional as LF
-from losskit.layers import heads
+from losskit.layers import head_calls, heads
 
 CLASSES, WIDTH = 11, 5
 WEIGHT = torch.linspace(0.5, 2.0, CLASSES, dtype=torch.float64)
@@ -285,8 +285,8 @@ def test_a_gradient_over_its_scores_has_the_same_bits(classes, dtype):
         losskit.LogitAdjustedCrossEntropyLoss(prior=prior),
     ]  # fmt: skip
     for criterion, labels_ in [*plain, *((other, target) for other in others)]:
-        term = heads.Term(criterion._planned(), criterion._slot_params(), criterion.weight)
-        call = heads.Call([term], None, (classes,), [labels_], None, mask, 1.0 / 3.0)
+        term = head_calls.Term(criterion._planned(), criterion._slot_params(), criterion.weight)
+        call = head_calls.Call([term], None, (classes,), [labels_], None, mask, 1.0 / 3.0)
         leaf, given = scores.clone().requires_grad_(), scores.clone()
         loss = call.of(leaf)
         (expected,) = torch.autograd.grad(loss, leaf)

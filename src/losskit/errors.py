@@ -146,6 +146,21 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "DTensor.from_local.",
     ),
     "not_plain": (LossTypeError, "{loss}: {argument} must be a plain tensor, got a DTensor. Use {hint}."),
+    "ranks": (
+        LossValueError,
+        "{loss}: rank {rank} of the group has {got} {what}, rank 0 has {expected}. Ranks that share classes call with "
+        "the same features and targets; with sequence_parallel=True each with its own rows.",
+    ),
+    "settings": (
+        LossValueError,
+        "{loss}: rank {rank} of the group calls with other settings than rank 0: the loss and its parameters, dtypes, "
+        "the target's dimensions, which arguments are given and which want gradients must be the same on all ranks.",
+    ),
+    "sequences": (
+        LossValueError,
+        "{loss}: with sequence_parallel=True the target must be class indices. Probabilities need the features of all "
+        "rows: gather them, and leave sequence_parallel out.",
+    ),
     "elsewhere": (RankError, "{loss}: rank {rank} stopped with {got}"),
     # -- parameters ---------------------------------------------------------------------------------------
     "parameter": (LossValueError, "{loss}: {argument} must be {expected}, got {got}.{hint}"),

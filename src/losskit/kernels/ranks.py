@@ -68,7 +68,7 @@ class Agreement:
         self, loss: str, ranks: Ranks, on_host: bool, told: Callable[[Exception], tuple[str | None, Any]]
     ) -> None:
         """told: the kind and context of an error of losskit, or None and what an error of others says."""
-        self.loss, self.ranks, self.told = loss, ranks, told
+        self.loss, self.ranks, self.on_host, self.told = loss, ranks, on_host, told
         # A compiled graph cannot branch on what ranks agree on: there a bad value is NaN, on all of them.
         traced = torch.compiler.is_compiling() and ranks.groups and state.checks == "raise"
         self.checks = "nan" if traced else state.checks
@@ -83,10 +83,10 @@ class Agreement:
         except Exception as found:  # whatever it is, the others must not wait for this rank
             problem = found
         if int(self.ranks.reduced(torch.tensor(int(problem is not None)), "MAX")):
-            self._raise(problem)
+            self.refuse(problem)
         return result
 
-    def _raise(self, problem: Exception | None) -> NoReturn:
+    def refuse(self, problem: Exception | None) -> NoReturn:
         """Raise what the first rank with a problem found."""
         import torch.distributed as dist
 
@@ -131,7 +131,7 @@ class Part(NamedTuple):
     start: int
     size: int
     total: int
-    agreed: Callable[[Callable[[], Any]], Any]  # runs a check, and raises on all ranks what it raises on one
+    agreed: Agreement
 
     def own(self, x: Tensor) -> Tensor:
         """The entries of these classes, of a vector with one for each class."""

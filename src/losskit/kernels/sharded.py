@@ -18,7 +18,7 @@ torch.distributed.tensor is imported when a DTensor arrives.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,25 +70,15 @@ class Layout(NamedTuple):
 
     def ranks(self, mesh_dims: Sequence[int]) -> Ranks:
         """The ranks that differ in these dimensions of the mesh."""
-        return Ranks([self.mesh.get_group(i) for i in mesh_dims if self.mesh.size(i) > 1])
-
-    def span(self, mesh_dims: Sequence[int], size: int) -> tuple[int, int]:
-        """Where this rank's part of a dimension begins, and its size: that of torch.chunk, again for each mesh_dim."""
-        place = self.mesh.get_coordinate() or [0] * self.mesh.ndim
-        start = 0
-        for i in mesh_dims:
-            step = -(-size // self.mesh.size(i))
-            first = min(place[i] * step, size)
-            start, size = start + first, min(step, size - first)
-        return start, size
+        return ranks_of(self.mesh, mesh_dims)
 
     def rows_here(self, dim: int) -> tuple[int, int]:
         """Where this rank's part of a dimension of the loss begins, and its size."""
-        return self.span([i for i, over in enumerate(self.rows) if over == dim], self.shape[dim])
+        return span(self.mesh, [i for i, over in enumerate(self.rows) if over == dim], self.shape[dim])
 
     def classes_here(self) -> tuple[int, int]:
         """The first of this rank's classes, and how many there are."""
-        return self.span(self.classes, self.tensors[0].shape[self.class_dim])
+        return span(self.mesh, self.classes, self.tensors[0].shape[self.class_dim])
 
     def has_classes(self, number: int) -> bool:
         """Whether a tensor is sharded by class: the first operand, and probabilities of its shape."""
@@ -97,7 +87,7 @@ class Layout(NamedTuple):
 
     def local(self, number: int) -> Any:
         """This rank's part of a tensor, whose gradient finds its way back."""
-        from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+        from torch.distributed.tensor import Partial, Replicate, Shard
 
         x = self.tensors[number]
         if not isinstance(x, Tensor):
@@ -111,13 +101,36 @@ class Layout(NamedTuple):
                 own = [self.class_dim]
             placements.append(Shard(own[0]) if own else Replicate())
             gradients.append(Shard(own[0]) if own else Replicate() if row is None else Partial())
-        everywhere = [Replicate()] * self.mesh.ndim
-        if not isinstance(x, DTensor):
-            if placements == everywhere and (gradients == everywhere or not x.requires_grad):
-                return x
-            x = DTensor.from_local(x, self.mesh, everywhere, run_check=False)
-        local = x.redistribute(self.mesh, placements).to_local(grad_placements=gradients)
-        return Defined.apply(local) if local.requires_grad else local
+        return local_part(x, self.mesh, placements, gradients)
+
+
+def ranks_of(mesh: DeviceMesh, mesh_dims: Sequence[int]) -> Ranks:
+    """The ranks that differ in these dimensions of a mesh."""
+    return Ranks([mesh.get_group(i) for i in mesh_dims if mesh.size(i) > 1])
+
+
+def span(mesh: DeviceMesh, mesh_dims: Sequence[int], size: int) -> tuple[int, int]:
+    """Where this rank's part of a dimension begins, and its size: that of torch.chunk, again for each mesh_dim."""
+    place = mesh.get_coordinate() or [0] * mesh.ndim
+    start = 0
+    for i in mesh_dims:
+        step = -(-size // mesh.size(i))
+        first = min(place[i] * step, size)
+        start, size = start + first, min(step, size - first)
+    return start, size
+
+
+def local_part(x: Tensor, mesh: DeviceMesh, placements: Sequence[Any], gradients: Sequence[Any]) -> Tensor:
+    """This rank's part of a tensor, whose gradient, of these placements, finds its way back."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    everywhere = [Replicate()] * mesh.ndim
+    if not isinstance(x, DTensor):
+        if placements == everywhere and (gradients == everywhere or not x.requires_grad):
+            return x
+        x = DTensor.from_local(x, mesh, everywhere, run_check=False)
+    local = x.redistribute(mesh, placements).to_local(grad_placements=gradients)
+    return Defined.apply(local) if local.requires_grad else local
 
 
 def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
@@ -126,7 +139,8 @@ def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
     extras: the weight, sample weight, mask and normalizer.
     """
     given = [*operands, *extras]
-    mesh = _mesh_of(plan, given)
+    names = [*plan.names, "weight", "sample_weight", "mask", "normalizer"]
+    mesh = mesh_of(plan.name, zip(names, given, strict=True))
     count = len(operands)
     stand_ins = [_stand_in(x) for x in given]
     try:
@@ -166,16 +180,15 @@ def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
 _OF_SHAPES = {"shapes", "not_broadcastable", "not_one_per_row", "class_indices", "class_probabilities", "parameter"}
 
 
-def _mesh_of(plan: Plan, given: Sequence[Any]) -> DeviceMesh:
+def mesh_of(loss: str, named: Iterable[tuple[str, Any]]) -> DeviceMesh:
     """The mesh that all DTensors are on."""
     from torch.distributed.tensor import DTensor
 
-    names = [*plan.names, "weight", "sample_weight", "mask", "normalizer"]
-    found = [(name, x.device_mesh) for name, x in zip(names, given, strict=True) if isinstance(x, DTensor)]
+    found = [(name, x.device_mesh) for name, x in named if isinstance(x, DTensor)]
     first, mesh = found[0]
     for name, other in found[1:]:
         if other != mesh:
-            raise error("mesh", loss=plan.name, argument=name, first=first)
+            raise error("mesh", loss=loss, argument=name, first=first)
     return mesh
 
 

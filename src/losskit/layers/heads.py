@@ -7,107 +7,31 @@
    (its gradients divided by a large N would underflow before a loss scaler multiplies them), for a second backward.
 3. Gradients by the weights are added up over the chunks in float32 at least.
 4. What a chunk cannot do runs on all scores at once, as the last layer and the loss would: derivatives of derivatives,
-   torch.func, torch.compile, DTensors, gradients by anything else than features, weights and bias.
+   torch.func, torch.compile, gradients by anything else than features, weights and bias.
+5. Where ranks share the classes (`shared_heads.py`), a chunk is that of this rank's classes. The family's formula,
+   which knows what other ranks have, stands in the place of the kernel. All ranks take chunks of the same rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from losskit import dtypes
-from losskit.errors import LossError, error
-from losskit.helpers import soft_cap
-from losskit.kernels import dispatch, fused, gpu, sharded
-from losskit.kernels.choice import PLAIN, from_kernel, why_eager
+from losskit.errors import LossError
+from losskit.kernels import gpu, sharded
+from losskit.kernels.choice import PLAIN
 from losskit.kernels.torch_internals import batched, observed
-from losskit.policy import state
+from losskit.layers.head_calls import Call, Head, unseen
 from losskit.reduction import denominator
-from losskit.validation import check_floating, check_tensor
 
 _CHUNK = 1 << 25  # bytes of the scores of a chunk; products of fewer rows are slower
 _CHUNK_ON_GPU = 1 << 29
 _BLOCK = 1 << 22  # bytes of a product that is added to the gradient by the weights; it should stay in cache
-
-
-class Head(NamedTuple):
-    """Features (N, D), and the weights (C, D) and bias (C,) of a last layer."""
-
-    input: Tensor
-    weight: Tensor
-    bias: Tensor | None
-
-    def scores(self) -> Tensor:
-        return F.linear(*self)
-
-
-@dataclass(frozen=True)
-class Term:
-    """A loss of the scores: its plan, the tensors of its parameters, the weight of the classes."""
-
-    plan: Any  # a plan of class scores
-    slots: list[Tensor]
-    weight: Tensor | None
-    targets: bool = True  # whether it takes the operands of the call
-
-    def operands(self, scores: Tensor, given: Sequence[Any]) -> list[Any]:
-        """What it takes after the scores."""
-        return list(given) if self.targets else [self.plan.loss._no_target(scores)]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call without features and weights: the losses that are added, and tensors with an entry for each row."""
-
-    terms: list[Term]
-    cap: float | None
-    shape: tuple[int, ...]  # of the scores of a row
-    operands: list[Tensor]
-    sample_weight: Tensor | None
-    mask: Tensor | None
-    normalizer: Tensor | float | None
-
-    @property
-    def reduction(self) -> str:
-        return str(self.terms[0].plan.reduction)
-
-    def rows(self, begin: int, end: int) -> Call:
-        """The call of some of the rows."""
-        sample_weight, mask = (None if x is None else x[begin:end] for x in (self.sample_weight, self.mask))
-        return replace(
-            self, operands=[x[begin:end] for x in self.operands], sample_weight=sample_weight, mask=mask
-        )  # fmt: skip
-
-    def of(self, scores: Tensor, result: torch.dtype | None = None) -> Tensor:
-        """The loss of these scores."""
-        scores = soft_cap(scores.unflatten(-1, self.shape) if len(self.shape) > 1 else scores, self.cap)
-        losses = [self._term(term, scores, result) for term in self.terms]
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
-
-    def over(self, scores: Tensor, result: torch.dtype | None) -> tuple[Tensor, Tensor] | None:
-        """The loss of a chunk's scores and its gradient, written over them; None where the kernel cannot do that."""
-        term, *more = self.terms
-        if more or self.cap is not None or len(self.shape) > 1 or not term.plan.direct:
-            return None
-        operands = [scores, *term.operands(scores, self.operands), *term.slots]
-        args = term.plan.validated(operands, term.weight, self.sample_weight, self.mask, self.normalizer)
-        if why_eager(term.plan, args) is not None:
-            return None
-        return (gpu if gpu.takes(scores) else fused).overwriting(term.plan, args, result)
-
-    def _term(self, term: Term, scores: Tensor, result: torch.dtype | None) -> Tensor:
-        operands = [scores, *term.operands(scores, self.operands), *term.slots]
-        extras = self.sample_weight, self.mask, self.normalizer
-        if result is None:
-            return dispatch.run(term.plan, operands, term.weight, *extras)
-        args = term.plan.validated(operands, term.weight, *extras)._replace(result=result)
-        loss = term.plan.fused(from_kernel, args) if why_eager(term.plan, args) is None else None
-        return term.plan.eager(args, state.checks) if loss is None else loss
 
 
 def run(call: Call, head: Head) -> Tensor:
@@ -119,7 +43,7 @@ def run(call: Call, head: Head) -> Tensor:
         head = Head(head.input.to(narrow), head.weight.to(narrow), bias)
     whole = why_whole(call, head) is not None
     if call.reduction == "mean" and (not whole or len(call.terms) > 1):
-        call = replace(call, normalizer=_denominator(call, len(head.input), head.input.device))
+        call = replace(call, normalizer=denominator_of(call, len(head.input), head.input.device))
     if whole:
         return call.of(head.scores())
     loss: Tensor = _Chunked.apply(call, *head)
@@ -144,19 +68,16 @@ def why_whole(call: Call, head: Head) -> str | None:
     return None
 
 
-def _denominator(call: Call, rows: int, device: torch.device) -> Tensor | float:
+def denominator_of(call: Call, rows: int, device: torch.device) -> Tensor | float:
     """What a mean over all rows divides by."""
     term = call.terms[0]
     if call.normalizer is not None:
         return call.normalizer
-    classes, *more = call.shape
-    scores = torch.zeros((), dtype=torch.float64, device=device)
-    scores = scores.expand(rows, classes, *more)
-    operands = [scores, *term.operands(scores, call.operands), *term.slots]
-    args = term.plan.validated(operands, None, call.sample_weight, call.mask, None)
+    like = torch.zeros((), dtype=torch.float64, device=device)
+    args = call.of_nobody(term, rows, like, None)
     weights, kept = term.plan.counted(args._replace(weight=term.weight))
-    weight, like = weights[0] if weights else None, scores.new_empty(())
-    return denominator((rows, *more), like, weight=weight, sample_weight=call.sample_weight, mask=kept)
+    weight = weights[0] if weights else None
+    return denominator((rows, *call.shape[1:]), like, weight=weight, sample_weight=call.sample_weight, mask=kept)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -188,7 +109,7 @@ class _Chunked(torch.autograd.Function):
             for x in gradients:
                 if x is not None:
                     gpu.scale(x, upstream)
-        elif _unseen(head.input) or upstream.item() != 1.0:
+        elif unseen(head.input) or upstream.item() != 1.0:
             gradients = [x if x is None else x.mul_(upstream) for x in gradients]
         return None, *gradients
 
@@ -231,8 +152,8 @@ class _Work:
         if each:
             return torch.cat(losses)
         total = torch.stack(losses).sum(dtype=torch.float32 if input.device.type == "mps" else torch.float64)
-        told = dtypes.result_dtype([input, *self.call.operands[:1]])
-        return total.to(dtypes.autocast(told, total.device))
+        told = dtypes.autocast(dtypes.result_dtype([input, *self.call.operands[:1]]), total.device)
+        return total.to(self.call.told or told)
 
     def _loss(
         self, begin: int, end: int, scores: Tensor, result: torch.dtype | None, upstream: Tensor | None, wanted: bool
@@ -259,7 +180,7 @@ class _Work:
         input, weight, bias = self.head
         rows, classes = len(input), len(weight)
         bytes = _CHUNK_ON_GPU if input.is_cuda else _CHUNK
-        most = max(1, min(rows, bytes // max(1, classes * input.element_size())))
+        most = max(1, min(rows, bytes // max(1, max(classes, self.call.widest) * input.element_size())))
         size = -(-rows // -(-rows // most))  # chunks are of about one size
         memory = input.new_empty(size, classes)
         for begin in range(0, rows, size):
@@ -302,73 +223,3 @@ class _Work:
             part = torch.mm(gradient[:, begin : begin + step].t(), features)
             into = total[begin : begin + step]
             into.copy_(part) if first else into.add_(part)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# From the arguments of a call
-
-
-def flattened(
-    loss: str, terms: list[Term], cap: float | None, input: Tensor, weight: Tensor, bias: Tensor | None,
-    operands: Sequence[Tensor], sample_weight: Tensor | None, mask: Tensor | None, normalizer: Tensor | float | None,
-) -> tuple[Call, Head, tuple[int, ...]]:  # fmt: skip
-    """A call with its rows in one dimension, the last layer, and the shape of the unreduced loss."""
-    check_tensor(loss, "input", input, "input", input)
-    check_tensor(loss, "linear_weight", weight, "input", input)
-    check_floating(loss, "input", input)
-    if bias is not None:
-        check_tensor(loss, "linear_bias", bias, "input", input)
-    if input.ndim == 0:
-        raise error("no_features", loss=loss, argument="input")
-    classes, *more = weight.shape[:-1] if weight.ndim > 1 else (0,)
-    if weight.ndim < 2 or weight.shape[-1] != input.shape[-1] or (more and input.ndim != 2):
-        raise error("head", loss=loss, argument="linear_weight", expected=f"(C, {input.shape[-1]})",
-                    got=tuple(weight.shape), input=tuple(input.shape))  # fmt: skip
-    if bias is not None and bias.shape != weight.shape[:-1]:
-        raise error("head", loss=loss, argument="linear_bias", expected=tuple(weight.shape[:-1]),
-                    got=tuple(bias.shape), input=tuple(input.shape))  # fmt: skip
-    for name, x in (("linear_weight", weight), ("linear_bias", bias)):
-        if x is not None and x.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-            raise error("head_dtype", loss=loss, argument=name, got=x.dtype, expected=input.dtype)
-    lead = tuple(input.shape[:-1])
-    rows = (*lead, *more)
-    term = terms[0]
-    # Scores that nobody has made: whatever does not fit is told in the words of the loss.
-    scores = input.new_zeros(()).expand(*lead, classes, *more).movedim(len(lead), min(1, len(rows)))
-    target = operands[:1]
-    soft = bool(target) and isinstance(target[0], Tensor) and target[0].is_floating_point()
-    given = [target[0].movedim(-1, 1)] if soft and target[0].ndim == len(lead) + 1 > 2 and not more else target
-    taken = [scores, *term.operands(scores, [*given, *operands[1:]]), *term.slots]
-    args = term.plan.validated(taken, term.weight, sample_weight, mask, normalizer)
-    _check_classes(term.plan, scores, given, args.mask, classes)
-    if len(terms) > 1 and target and not soft:  # what is added knows no classes to be ignored
-        mask = term.plan.kept(target[0], mask)
-    flat = [_flat(x, (*lead, classes, *more), len(lead)) if soft else x.reshape(-1, *more) for x in target]
-    flat += [_flat(x.expand(rows), rows, len(lead)) for x in operands[1:]]
-    extras = [None if x is None else _flat(x.expand(rows), rows, len(lead)) for x in (sample_weight, mask)]
-    call = Call(terms, cap, (classes, *more), flat, extras[0], extras[1], args.normalizer)
-    width = input.shape[-1]
-    head = Head(input.reshape(-1, width), weight.reshape(-1, width), None if bias is None else bias.reshape(-1))
-    return call, head, rows
-
-
-def _flat(x: Tensor, shape: tuple[int, ...], lead: int) -> Tensor:
-    """With one dimension in the place of the first `lead`."""
-    return x.reshape(-1, *shape[lead:]) if lead != 1 else x
-
-
-def _unseen(x: Tensor) -> bool:
-    """Whether the host would have to wait for numbers."""
-    return not x.is_cpu or gpu.takes(x)
-
-
-def _check_classes(plan: Any, scores: Tensor, operands: Sequence[Tensor], mask: Tensor | None, classes: int) -> None:
-    """Refuse indices that are no classes, before rows lose their places."""
-    if not operands or operands[0].is_floating_point() or state.checks != "raise" or _unseen(scores):
-        return
-    target = operands[0]
-    if torch.compiler.is_compiling() or observed() or type(target) not in PLAIN:
-        return
-    bad = plan._no_classes(target.long(), classes)
-    if bool((bad if mask is None else bad & mask).any()):
-        plan.refuse([scores, target], mask)

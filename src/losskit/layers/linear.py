@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,17 @@ from losskit.declaration import Param
 from losskit.domains import nonnegative, positive
 from losskit.errors import LossError, error
 from losskit.families.class_scores import ClassScoresLoss
-from losskit.layers import heads
+from losskit.kernels import sharded
+from losskit.layers import heads, sharded_heads, shared_heads
+from losskit.layers.head_calls import Term, flattened
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.z import ZLoss
 from losskit.parameters import validate
 from losskit.plans import plan_of
 from losskit.reduction import Reduction
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _CAP = Param(default=None, domain=positive, doc="", name="soft_cap", kind="float", none=True)
 _PRICE = Param(default=0.0, domain=nonnegative, doc="", name="z_loss", kind="float")
@@ -27,14 +32,19 @@ _PRICE = Param(default=0.0, domain=nonnegative, doc="", name="z_loss", kind="flo
 class LinearLoss(nn.Module):
     """A loss of class scores that is called with features and weights: what `losskit.linear` gives."""
 
-    def __init__(self, criterion: ClassScoresLoss, *, soft_cap: float | None = None, z_loss: float = 0.0) -> None:
+    def __init__(
+        self, criterion: ClassScoresLoss, *, soft_cap: float | None = None, z_loss: float = 0.0,
+        group: ProcessGroup | None = None, sequence_parallel: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.criterion = criterion
         self.soft_cap: float | None = validate("linear", _CAP, soft_cap)
         self.z_loss: float = validate("linear", _PRICE, z_loss)
+        self.group, self.sequence_parallel = _checked_group("linear", group, sequence_parallel), sequence_parallel
 
     def extra_repr(self) -> str:
-        more = {"soft_cap": self.soft_cap, "z_loss": self.z_loss or None}
+        shared = None if self.group is None else f"of {self.group.size()} ranks"
+        more = {"soft_cap": self.soft_cap, "z_loss": self.z_loss or None, "group": shared}
         return ", ".join(f"{name}={x}" for name, x in more.items() if x is not None)
 
     def forward(
@@ -62,23 +72,52 @@ class LinearLoss(nn.Module):
             raise error("by_keyword", loss=f"linear({cls.__name__})", got=2 + len(operands),
                         expected=", ".join(["input", "linear_weight", *names]))  # fmt: skip
         own = getattr(self.criterion, "weight", None)
-        term = heads.Term(self.criterion._planned(), self.criterion._slot_params(), own, cls.targets)
-        return _loss(term, self.soft_cap, self.z_loss, input, weight, bias, operands, extras)
+        term = Term(self.criterion._planned(), self.criterion._slot_params(), own, cls.targets)
+        ranks = self.group, self.sequence_parallel
+        return _loss(term, self.soft_cap, self.z_loss, input, weight, bias, operands, extras, *ranks)
 
 
 def _loss(
-    term: heads.Term, cap: float | None, price: float, input: Tensor, weight: Tensor, bias: Tensor | None,
-    operands: tuple[Tensor, ...], extras: tuple[Any, ...],
+    term: Term, cap: float | None, price: float, input: Tensor, weight: Tensor, bias: Tensor | None,
+    operands: tuple[Tensor, ...], extras: tuple[Any, ...], group: ProcessGroup | None, sequence_parallel: bool,
 ) -> Tensor:  # fmt: skip
     """The loss of a term, and what its scores cost."""
-    reduction = term.plan.reduction
-    terms = [term, *([heads.Term(plan_of(ZLoss, reduction, price), [], None, targets=False)] if price else [])]
-    call, head, rows = heads.flattened(term.plan.name, terms, cap, input, weight, bias, operands, *extras)
+    name, reduction = term.plan.name, term.plan.reduction
+    terms = [term, *([Term(plan_of(ZLoss, reduction, price), [], None, targets=False)] if price else [])]
+    spread = sharded.involved(input, weight, bias, *operands, *extras)
+    if group is not None and spread:
+        raise error(
+            "not_plain", loss=name, argument="an argument", hint="no group: placements say who has which classes"
+        )
+    if spread and sharded_heads.takes(input, weight, [*operands, *extras, term.weight, *term.slots]):
+        return sharded_heads.run(name, terms, cap, input, weight, bias, operands, extras)
+    if group is not None:
+        taken = name, terms, cap, input, weight, bias, operands, extras
+        return shared_heads.over_group(*taken, group, sequence_parallel)
+    call, head, rows = flattened(name, terms, cap, input, weight, bias, operands, *extras)
     loss = heads.run(call, head)
     return loss.reshape(rows) if reduction == "none" else loss
 
 
-def linear(criterion: ClassScoresLoss, *, soft_cap: float | None = None, z_loss: float = 0.0) -> LinearLoss:
+def _checked_group(loss: str, group: Any, sequence_parallel: bool) -> ProcessGroup | None:
+    """The ranks that share the classes."""
+    if group is None:
+        if sequence_parallel:
+            expected = "False without a group"
+            raise error("parameter", loss=loss, argument="sequence_parallel", expected=expected, got=True, hint="")
+        return None
+    from torch.distributed import ProcessGroup, get_rank
+
+    if not isinstance(group, ProcessGroup) or get_rank(group) < 0:
+        raise error("parameter_type", loss=loss, argument="group", got=type(group).__name__, hint="",
+                    expected="a torch.distributed.ProcessGroup that this rank belongs to")  # fmt: skip
+    return group
+
+
+def linear(
+    criterion: ClassScoresLoss, *, soft_cap: float | None = None, z_loss: float = 0.0,
+    group: ProcessGroup | None = None, sequence_parallel: bool = False,
+) -> LinearLoss:  # fmt: skip
     """A loss of class scores as a loss of features and the weights of the last layer, which never stores the scores.
 
     Choose it where the scores are larger than everything else: language models, and other layers with ten thousand
@@ -91,6 +130,12 @@ def linear(criterion: ClassScoresLoss, *, soft_cap: float | None = None, z_loss:
         soft_cap: The scores are bent so that none is beyond it, see `losskit.soft_cap`. Positive; None: not at all.
         z_loss: The coefficient of the squared log-sum-exp that is added to the loss of each row, see ZLoss; class
             weights do not multiply it. Not negative.
+        group: Ranks that share the classes, in their order: each calls with the weights (and bias) of its classes and
+            with the same features, indices of all classes, and class weights of all; of probabilities each has those
+            of its classes. All ranks get the whole loss, and the whole gradient by the features. DTensors need no
+            group: their placements say who has what.
+        sequence_parallel: Each rank of the group has some of the rows (of the first dimension) and their targets; what
+            it gets is the loss of all rows, or with 'none' of its own, and the gradient by its features.
 
     Returns:
         A module. It is called with features (..., D), weights (C, D) as `nn.Linear(D, C)` has them, and what the
@@ -115,7 +160,9 @@ def linear(criterion: ClassScoresLoss, *, soft_cap: float | None = None, z_loss:
             hint, known = f" Use {known}().", f"the class {known}"
         raise error("parameter_type", loss="linear", argument="criterion", expected="a loss of class scores", got=known,
                     hint=hint)  # fmt: skip
-    return LinearLoss(criterion, soft_cap=soft_cap, z_loss=z_loss)
+    return LinearLoss(
+        criterion, soft_cap=soft_cap, z_loss=z_loss, group=group, sequence_parallel=sequence_parallel
+    )  # fmt: skip
 
 
 def linear_cross_entropy(
@@ -134,6 +181,8 @@ def linear_cross_entropy(
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
     normalizer: Tensor | float | None = None,
+    group: ProcessGroup | None = None,
+    sequence_parallel: bool = False,
 ) -> Tensor:
     """Cross entropy of features times weights, without ever storing the scores: torch's name for `losskit.linear`.
 
@@ -155,6 +204,8 @@ def linear_cross_entropy(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+        group: Ranks that share the classes, see `losskit.linear`.
+        sequence_parallel: Each rank of the group has some of the rows, see `losskit.linear`.
 
     Returns:
         A scalar; with 'none' a tensor of the shape of class indices.
@@ -175,13 +226,15 @@ def linear_cross_entropy(
         return handle_torch_function(
             linear_cross_entropy, tensors, *tensors, linear_bias=linear_bias, weight=weight, reduction=reduction,
             ignore_index=ignore_index, label_smoothing=label_smoothing, options=options, soft_cap=soft_cap,
-            z_loss=z_loss, sample_weight=sample_weight, mask=mask, normalizer=normalizer,
+            z_loss=z_loss, sample_weight=sample_weight, mask=mask, normalizer=normalizer, group=group,
+            sequence_parallel=sequence_parallel,
         )  # fmt: skip
     try:
         cap, price = validate("linear_cross_entropy", _CAP, soft_cap), validate("linear_cross_entropy", _PRICE, z_loss)
         plan = plan_of(CrossEntropyLoss, reduction, -100 if ignore_index is None else ignore_index, label_smoothing)
         extras = sample_weight, mask, normalizer
-        return _loss(heads.Term(plan, [], weight), cap, price, input, linear_weight, linear_bias, (target,), extras)
+        ranks = _checked_group("linear_cross_entropy", group, sequence_parallel), sequence_parallel
+        return _loss(Term(plan, [], weight), cap, price, input, linear_weight, linear_bias, (target,), extras, *ranks)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
