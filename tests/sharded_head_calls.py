@@ -65,6 +65,8 @@ def check_heads(mesh: DeviceMesh) -> None:
         parts = spread(x, mesh, of_input), spread(weight, mesh, of_weight), spread(wrong, mesh, [no] * mesh.ndim)
         told = message(lambda parts=parts: LF.linear_cross_entropy(*parts))
         assert "must be a class in [0, 11), got 30 at row (4, 2)" in told, told
+    told = message(lambda: LF.linear_cross_entropy(x, parts[1], target))
+    assert "linear_weight is a DTensor but input is a plain tensor" in told, told
     with loss_parallel():
         loss = LF.linear_cross_entropy(spread(x, mesh, places[0][0]), spread(weight, mesh, places[0][1]), target)
     torch.testing.assert_close(whole(loss), LF.linear_cross_entropy(x, weight, target))

@@ -47,13 +47,14 @@ def test_list():
     def found(*words):
         return {card["name"] for card in json.loads(run("list", *words, "--json").stdout)}
 
-    assert found() == set(NAMES)
+    assert found() == {*NAMES, "linear_cross_entropy"}
     assert found("--robust") == {n for n in NAMES if losskit.get(n).facts.robust}
     assert found("--task", "ranking") == {"margin_ranking_loss"}
     assert found("--family", "margins") == {"multi_margin_loss", "multilabel_margin_loss"}
     assert "gaussian_nll_loss" not in found("--convex")
     assert found("--convex", "--smooth", "--symmetric") >= {"mse_loss", "huber_loss"}
-    lines = run("list").stdout.splitlines()
+    *lines, head = run("list").stdout.splitlines()
+    assert head.startswith("linear_cross_entropy ")
     assert len(lines) == len(NAMES)
     assert all(
         f"{name} " in line and losskit.get(name).__name__ in line for name, line in zip(NAMES, lines, strict=True)
@@ -284,3 +285,18 @@ def test_curves_differ_in_dashes_and_colours():
     assert len({(str(one.get_linestyle()), one.get_color()) for one in drawn}) == 5
     shown = run("show", "mse_loss").stdout
     assert "value" in shown.splitlines()[-1]
+
+
+def test_a_head_is_shown_explained_and_made_like_a_loss():
+    assert "linear_weight: Weights of shape (C, D)" in run("show", "flce").stdout
+    assert "rows at a time" in run("why", "linear_cross_entropy", "--shape", "64,8").stdout
+    assert losskit.get("LinearCrossEntropyLoss") is losskit.LinearCrossEntropyLoss
+    head = losskit.create({"name": "linear", "criterion": {"name": "softmax_focal_loss", "gamma": 1}, "z_loss": 1e-4})
+    assert (head.criterion.gamma, head.z_loss) == (1.0, 1e-4)
+    card = losskit.explain(head)
+    assert card.class_name == "linear(SoftmaxFocalLoss)"
+    assert [x["name"] for x in card.operands] == ["input", "linear_weight", "target"]
+    x, weight, target = torch.zeros(6, 3), torch.zeros(4, 3), torch.zeros(6, dtype=torch.int64)
+    assert "6 of 6 rows" in str(losskit.why(losskit.linear(losskit.CrossEntropyLoss()), x, weight, target))
+    wanted = losskit.CrossEntropyLoss(torch.ones(4, requires_grad=True))
+    assert losskit.why(losskit.linear(wanted), x, weight, target).implementation == "all scores at once"

@@ -338,7 +338,7 @@ MISTAKES = {
     ],
 }  # fmt: skip
 # Of DTensors and groups: told, and tested, in sharded_calls.py and sharded_head_calls.py.
-OF_RANKS = {"mesh", "part", "not_plain", "elsewhere", "ranks", "settings", "sequences"}
+OF_RANKS = {"mesh", "part", "not_plain", "elsewhere", "ranks", "settings", "sequences", "features"}
 
 
 def test_every_kind_is_tested():

@@ -36,7 +36,7 @@ sys.modules["losskit.losses"].__dict__.update(__path__=[str(LOSSES)], __all__=[]
 import beside  # noqa: E402
 
 import losskit  # noqa: E402
-from losskit.describe import card  # noqa: E402
+from losskit.describe import card, head_card  # noqa: E402
 from losskit.families.base import Family  # noqa: E402
 from losskit.forms import docstring, function_source  # noqa: E402
 from losskit.helpers import SoftCap  # noqa: E402
@@ -205,7 +205,7 @@ def overview() -> str:
 
 def catalogue() -> str:
     cards = [card(cls).to_dict() for _, cls in sorted(losskit.list_losses().items())]
-    return json.dumps({"losses": cards}, indent=1, allow_nan=False) + "\n"
+    return json.dumps({"losses": cards, "heads": [head_card().to_dict()]}, indent=1, allow_nan=False) + "\n"
 
 
 def products() -> dict[Path, str]:

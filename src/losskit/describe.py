@@ -7,15 +7,18 @@ speaks of. Class scores are two classes and the margin between them, so that eve
 
 from __future__ import annotations
 
+import inspect
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from losskit.declaration import REQUIRED
 from losskit.forms import argument_doc, operand_doc
-from losskit.loss import Loss, registered
+from losskit.layers.linear import LinearCrossEntropyLoss, LinearLoss, linear_cross_entropy
+from losskit.loss import Loss, heads, registered
+from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.registry import get
 from losskit_guide import figures
 from losskit_guide.card import Card
@@ -42,6 +45,10 @@ def explain(loss: str | Loss | type[Loss]) -> Card:
     """
     if isinstance(loss, str):
         loss = get(loss)
+    if isinstance(loss, LinearLoss):
+        return head_card(loss)
+    if loss is LinearCrossEntropyLoss:
+        return head_card()
     if isinstance(loss, type):
         return card(loss)
     changed = {name: getattr(loss, name) for name in type(loss).params}
@@ -122,6 +129,50 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         values=values or {},
         usual=cls._shown(),
     )  # fmt: skip
+
+
+def head_card(loss: LinearLoss | None = None) -> Card:
+    """The card of cross entropy on features and weights, or of another loss on them."""
+    criterion: Any = CrossEntropyLoss if loss is None else type(loss.criterion)
+    of = card(criterion) if loss is None else explain(loss.criterion)
+    about, _, rest = inspect.cleandoc(linear_cross_entropy.__doc__ or "").partition("\n\n")
+    advice, _, told = rest.partition("\n\n")
+    docs = dict(re.findall(r"^    (\w+): ((?:.+\n(?:        .+\n)*))", told.partition("Returns:")[0], re.M))
+    docs = {name: re.sub(r"\s+", " ", doc).strip() for name, doc in docs.items()}
+    taken = inspect.signature(linear_cross_entropy).parameters
+    operands = ["input", "linear_weight", *(name for name in criterion._call_operands()[1:])]
+    operand = {"input": docs["input"], "linear_weight": docs["linear_weight"]}
+    own = of.parameters if loss is not None else [
+        {**_OPTION, "name": name, "default": x.default, "doc": docs[name]}
+        for name, x in taken.items() if x.kind is x.KEYWORD_ONLY
+    ]  # fmt: skip
+    defaults = (f"{name}={x.default!r}" for name, x in taken.items() if x.kind is x.KEYWORD_ONLY)
+    signature = f"linear_cross_entropy({', '.join([*operands, '*', *defaults])})"
+    return replace(
+        of,
+        name="linear_cross_entropy" if loss is None else f"linear({of.name})",
+        class_name="LinearCrossEntropyLoss" if loss is None else f"linear({of.class_name})",
+        aliases=list(heads["linear_cross_entropy"][2:]) if loss is None else [],
+        summary=about.replace("\n", " ") if loss is None else f"{of.summary} On features and weights of a last layer.",
+        advice=advice.split("\n") if loss is None else of.advice,
+        notes=[*of.notes, HEAD_NOTE],
+        alternatives=[of.name],
+        signature=signature if loss is None else of.signature,
+        operands=[{"name": x, "doc": operand.get(x) or docs.get(x) or operand_doc(criterion, x)} for x in operands],
+        parameters=own,
+        peers=[],
+        cases=[],
+        deviations=[],
+        facts={**of.facts, "convex": False, "lipschitz": None},  # of features and weights, whose product it is
+    )
+
+
+HEAD_NOTE = (
+    "The scores of some rows are made, their gradient is written over them and multiplied into the gradients by "
+    "features and weights, and the next rows take the same memory. losskit.linear(criterion) does it for any loss of "
+    "class scores."
+)
+_OPTION = {"kind": "tensor", "required": False, "range": "", "tensor": False, "none": False}
 
 
 def call_here(cls: type[Loss], peer: Peer) -> str:

@@ -156,6 +156,12 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "{loss}: rank {rank} of the group calls with other settings than rank 0: the loss and its parameters, dtypes, "
         "the target's dimensions, which arguments are given and which want gradients must be the same on all ranks.",
     ),
+    "features": (
+        LossTypeError,
+        "{loss}: linear_weight is a DTensor but input is a plain tensor, which may differ between ranks. Features that "
+        "are the same on all ranks are DTensor.from_local(input, mesh, [Replicate()]); with FSDP call the loss in the "
+        "forward of the module that has the weights.",
+    ),
     "sequences": (
         LossValueError,
         "{loss}: with sequence_parallel=True the target must be class indices. Probabilities need the features of all "

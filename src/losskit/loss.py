@@ -32,6 +32,7 @@ from losskit.parameters import kind_of, number_hint, python_type, text_of, told,
 from losskit.reduction import REDUCTIONS, check_reduction, short
 
 registered: dict[str, type[Loss]] = {}  # every loss by its function name; see losskit.registry
+heads: dict[str, tuple[Any, ...]] = {}  # what makes a loss of features and weights, and its other names
 
 _CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 

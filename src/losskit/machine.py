@@ -67,7 +67,9 @@ def reason(name: str, dtype: str, device: str, shape: str) -> Choice:
     """What `losskit why` says."""
     tensors = arguments(name, dtype_of(dtype), device, shape_of(shape, usual_shape(name)))
     tensors[0].requires_grad_()
-    cls = losskit.get(name)
+    cls: Any = losskit.get(name)
+    if not issubclass(cls, losskit.Loss):
+        return losskit.why(losskit.linear(losskit.CrossEntropyLoss()), *tensors)
     classes = tensors[0].shape[1] if tensors[0].dim() > 1 else 0
     return losskit.why(cls(**cls._needed(classes)), *tensors)
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from losskit.errors import error
-from losskit.loss import Loss, registered
+from losskit.loss import Loss, heads, registered
 from losskit_guide.names import Names, choices, close_name, find_name
 
 
@@ -27,6 +27,10 @@ def get(name: str) -> type[Loss]:
     """
     found = find_name(name, names())
     if found is None:
+        head = find_name(name, [(made, *aliases) for made, (_, *aliases) in heads.items()])
+        if head is not None:
+            cls: type[Loss] = heads[head][0]
+            return cls
         several = choices(name, names())
         if several:
             raise error("several_losses", got=repr(name), choices=several)
@@ -53,16 +57,22 @@ def missing(module: str, name: str) -> AttributeError:
     return AttributeError(sentence)
 
 
-def create(config: Mapping[str, Any]) -> Loss:
-    """A loss from a dict: its name and its fields.
+def create(config: Mapping[str, Any]) -> Any:
+    """A loss from a dict: its name and its fields. "linear" makes `losskit.linear` of a `criterion`, a dict as well.
 
     >>> import losskit
     >>> losskit.create({"name": "huber_loss", "delta": 2})
     HuberLoss(reduction='mean', delta=2.0)
+    >>> head = losskit.create({"name": "linear", "criterion": {"name": "cross_entropy"}, "soft_cap": 30})
+    >>> head.soft_cap
+    30.0
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
         raise error("config", got=repr(config))
     fields = {key: value for key, value in config.items() if key != "name"}
+    if config["name"] == "linear":
+        criterion: Any = fields.pop("criterion", None)
+        return heads["linear"][0](create(criterion) if isinstance(criterion, Mapping) else criterion, **fields)
     return get(config["name"])(**fields)
 
 

@@ -240,13 +240,25 @@ def _curve_variant(data: dict[str, Any]) -> CurveVariant:
 @cache
 def catalogue() -> dict[str, Card]:
     """The cards of the built-in losses by function name."""
+    return {data["name"]: card_of(data) for data in _cards("losses")}
+
+
+@cache
+def heads() -> dict[str, Card]:
+    """The cards of losses that are called with features and the weights of a last layer."""
+    return {data["name"]: card_of(data) for data in _cards("heads")}
+
+
+def _cards(which: str) -> list[dict[str, Any]]:
     text = files("losskit_guide").joinpath("catalogue.json").read_text(encoding="utf-8")
-    return {data["name"]: card_of(data) for data in json.loads(text)["losses"]}
+    found: list[dict[str, Any]] = json.loads(text)[which]
+    return found
 
 
 def find(name: str) -> Card:
     """The card of a built-in loss by the name of its function or class, or an alias."""
-    names = [(card.name, card.class_name, *card.aliases) for card in catalogue().values()]
+    cards = catalogue() | heads()
+    names = [(card.name, card.class_name, *card.aliases) for card in cards.values()]
     found = find_name(name, names)
     if found is None:
         several = choices(name, names)
@@ -255,4 +267,4 @@ def find(name: str) -> Card:
         close = close_name(name, names)
         hint = f" Did you mean {close}?" if close else " `losskit list` names them all."
         raise LookupError(f"there is no loss called {name!r}.{hint}")
-    return catalogue()[found]
+    return cards[found]

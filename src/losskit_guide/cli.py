@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from losskit_guide.card import Card, catalogue, find, plain
+from losskit_guide.card import Card, catalogue, find, heads, plain
 
 
 class OneSentence(typer.core.TyperGroup):
@@ -49,7 +49,7 @@ console = Console()
 
 def names(incomplete: str) -> list[str]:
     """The losses whose names begin so, for the shell's completion."""
-    return [name for name in catalogue() if name.startswith(incomplete)]
+    return [name for name in catalogue() | heads() if name.startswith(incomplete)]
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print data instead of a table.")]
@@ -135,7 +135,7 @@ def list_(
     csv_: Csv = False,
 ) -> None:
     """One line for every loss or for some: its function, its class, its task, what it is."""
-    cards = list(catalogue().values())
+    cards = list((catalogue() | heads()).values())
     for what, wanted in (("family", family), ("task", task)):
         known = sorted({getattr(card, what) for card in cards})
         if wanted and wanted not in known:

@@ -30,6 +30,7 @@ HOSTS = {
     "test_jsonargparse.py": "jsonargparse",
     "test_lightning.py": "lightning",
     "test_monai.py": "monai",
+    "test_ranks.py": "torch",
     "test_segmentation_models.py": "segmentation-models-pytorch",
     "test_sentence_transformers.py": "sentence-transformers",
     "test_skorch.py": "skorch",

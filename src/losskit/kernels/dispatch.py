@@ -136,6 +136,10 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     >>> print(losskit.why(losskit.MSELoss(), torch.zeros(3), torch.zeros(3)))
     fused CPU kernel: one pass over float32 operands, the gradient written in forward
     """
+    own = getattr(loss, "_why", None)
+    if own is not None:
+        found: Choice = own(*operands, sample_weight=sample_weight, mask=mask, normalizer=normalizer)
+        return found
     by_name = dict(zip(loss._call_operands(), operands, strict=False))
     optional: list[str] = getattr(loss, "_optional_operands", list)()
     plan = loss._planned(*(by_name.get(name) is not None for name in optional))

@@ -24,7 +24,7 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.errors import LossError
 from losskit.kernels import gpu, sharded
-from losskit.kernels.choice import PLAIN
+from losskit.kernels.choice import PLAIN, why_eager
 from losskit.kernels.torch_internals import batched, observed
 from losskit.layers.head_calls import Call, Head, unseen
 from losskit.reduction import denominator
@@ -66,6 +66,29 @@ def why_whole(call: Call, head: Head) -> str | None:
     if not len(head.input):
         return "there are no rows"
     return None
+
+
+def why_chunks(call: Call, head: Head) -> tuple[str, str]:
+    """What makes the loss of a chunk, and how large chunks are."""
+    term = call.terms[0]
+    args = call.of_nobody(term, len(head.input), head.input, term.weight)
+    reason = why_eager(term.plan, args)
+    size = rows_of_chunk(call, head)
+    megabytes = size * len(head.weight) * head.input.element_size() / 1e6
+    told = f"{size} of {len(head.input)} rows at a time, {megabytes:.0f} MB"
+    if reason is not None:
+        return "eager formula", f"{told}; {reason}"
+    kernel = "fused GPU kernel" if gpu.takes(head.input) else "fused CPU kernel"
+    over = len(call.terms) == 1 and call.cap is None and len(call.shape) == 1 and term.plan.direct
+    return kernel, f"{told}; the gradient is written {'over the scores' if over else 'beside the scores'} in forward"
+
+
+def rows_of_chunk(call: Call, head: Head) -> int:
+    """The rows of a chunk; chunks are of about one size."""
+    rows, classes = len(head.input), max(len(head.weight), call.widest)
+    bytes = _CHUNK_ON_GPU if head.input.is_cuda else _CHUNK
+    most = max(1, min(rows, bytes // max(1, classes * head.input.element_size())))
+    return -(-rows // -(-rows // most))
 
 
 def denominator_of(call: Call, rows: int, device: torch.device) -> Tensor | float:
@@ -178,11 +201,8 @@ class _Work:
     def _chunks(self) -> Iterator[tuple[int, int, Tensor]]:
         """Begin and end of each chunk, and its scores; the memory is that of the chunk before."""
         input, weight, bias = self.head
-        rows, classes = len(input), len(weight)
-        bytes = _CHUNK_ON_GPU if input.is_cuda else _CHUNK
-        most = max(1, min(rows, bytes // max(1, max(classes, self.call.widest) * input.element_size())))
-        size = -(-rows // -(-rows // most))  # chunks are of about one size
-        memory = input.new_empty(size, classes)
+        rows, size = len(input), rows_of_chunk(self.call, self.head)
+        memory = input.new_empty(size, len(weight))
         for begin in range(0, rows, size):
             features = input[begin : begin + size]
             scores = memory[: len(features)]

@@ -11,11 +11,14 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from losskit.declaration import Param
 from losskit.domains import nonnegative, positive
+from losskit.draw import Draw
 from losskit.errors import LossError, error
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.kernels import sharded
+from losskit.kernels.dispatch import Choice
 from losskit.layers import heads, sharded_heads, shared_heads
 from losskit.layers.head_calls import Term, flattened
+from losskit.loss import heads as heads_by_name
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.z import ZLoss
 from losskit.parameters import validate
@@ -75,6 +78,19 @@ class LinearLoss(nn.Module):
         term = Term(self.criterion._planned(), self.criterion._slot_params(), own, cls.targets)
         ranks = self.group, self.sequence_parallel
         return _loss(term, self.soft_cap, self.z_loss, input, weight, bias, operands, extras, *ranks)
+
+    def _why(self, input: Tensor, linear_weight: Tensor, *operands: Tensor, **extras: Any) -> Choice:
+        """What `losskit.why` says."""
+        cls: Any = type(self.criterion)
+        given = extras.get("sample_weight"), extras.get("mask"), extras.get("normalizer")
+        own = getattr(self.criterion, "weight", None)
+        term = Term(self.criterion._planned(), self.criterion._slot_params(), own, cls.targets)
+        taken = term.plan.name, [term], self.soft_cap, input, linear_weight, None, operands, *given
+        call, head, _ = flattened(*taken)
+        reason = heads.why_whole(call, head)
+        if reason is not None:
+            return Choice("all scores at once", reason)
+        return Choice(*heads.why_chunks(call, head))
 
 
 def _loss(
@@ -269,6 +285,15 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)): 
         ValueError: Shapes do not match, or a label is no class.
     """
 
+    name = "linear_cross_entropy"
+    _usual_shape = (2048, 512)
+
+    @staticmethod
+    def _example(shape: tuple[int, ...], draw: Draw, classes: int = 32000) -> list[Tensor]:
+        """Features of a shape, weights and targets, as the function takes them."""
+        *rows, width = shape
+        return [draw.normal(*shape), draw.normal(classes, width) / width**0.5, draw.integers(0, classes, *rows)]
+
     def __init__(
         self,
         in_features: int,
@@ -320,3 +345,9 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)): 
             reduction=self.reduction, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing,
             soft_cap=self.soft_cap, z_loss=self.z_loss, sample_weight=sample_weight, mask=mask, normalizer=normalizer,
         )  # fmt: skip
+
+
+heads_by_name["linear"] = (linear, "LinearLoss")
+heads_by_name["linear_cross_entropy"] = (
+    LinearCrossEntropyLoss, "LinearCrossEntropyLoss", "fused linear cross entropy", "cut cross entropy", "flce"
+)  # fmt: skip

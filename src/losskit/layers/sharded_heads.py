@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from losskit import dtypes
+from losskit.errors import error
 from losskit.kernels.ranks import Agreement, Part, told
 from losskit.kernels.sharded import local_part, mesh_of, ranks_of, span
 from losskit.kernels.torch_internals import observed
@@ -38,6 +39,8 @@ def run(
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
     names = ["input", "linear_weight", "linear_bias", *(f"operand {i}" for i, _ in enumerate(operands, 1))]
+    if isinstance(weight, DTensor) and not isinstance(input, DTensor):
+        raise error("features", loss=loss)
     given = [input, weight, bias, *operands, *extras]
     mesh = mesh_of(loss, zip([*names, "sample_weight", "mask", "normalizer"], given, strict=True))
     whole: list[Any] = [_stand_in(x) for x in given]
