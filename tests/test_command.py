@@ -62,7 +62,7 @@ def test_list():
     assert "best for: Regression with moderate outliers." in " ".join(run("list", "--long").stdout.split())
     head, *rows = csv.reader(io.StringIO(run("list", "--csv").stdout))
     assert head[:2] == ["name", "class_name"]
-    assert [row[0] for row in rows] == NAMES
+    assert [row[0] for row in rows] == [*NAMES, "linear_cross_entropy"]
 
 
 def test_compare_writes_a_picture_and_a_table(tmp_path):

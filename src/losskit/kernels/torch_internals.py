@@ -53,6 +53,14 @@ def hidden(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or type(x) is not Tensor or x.is_meta or observed()
 
 
+def differentiating() -> Any:
+    """A context in which autograd records again, within a custom op: torch switches it off there."""
+    autograd = torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)
+    autograd = autograd.add(torch._C.DispatchKey.ADInplaceOrView)
+    excluded = torch._C._dispatch_tls_local_exclude_set() - autograd
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+
+
 def batched(x: Tensor) -> bool:
     """Whether vmap, of torch.func or of autograd's `is_grads_batched`, has wrapped a tensor."""
     return torch._C._functorch.is_legacy_batchedtensor(x) or torch._C._functorch.is_batchedtensor(x)

@@ -7,7 +7,7 @@
    (its gradients divided by a large N would underflow before a loss scaler multiplies them), for a second backward.
 3. Gradients by the weights are added up over the chunks in float32 at least.
 4. What a chunk cannot do runs on all scores at once, as the last layer and the loss would: derivatives of derivatives,
-   torch.func, torch.compile, gradients by anything else than features, weights and bias.
+   torch.func, exported graphs, gradients by anything else than features, weights and bias.
 5. Where ranks share the classes (`shared_heads.py`), a chunk is that of this rank's classes. The family's formula,
    which knows what other ranks have, stands in the place of the kernel. All ranks take chunks of the same rows.
 """
@@ -25,7 +25,7 @@ from losskit import dtypes
 from losskit.errors import LossError
 from losskit.kernels import gpu, sharded
 from losskit.kernels.choice import PLAIN, why_eager
-from losskit.kernels.torch_internals import batched, observed
+from losskit.kernels.torch_internals import batched, exporting, observed, transforms_active
 from losskit.layers.head_calls import Call, Head, unseen
 from losskit.reduction import denominator
 
@@ -46,6 +46,10 @@ def run(call: Call, head: Head) -> Tensor:
         call = replace(call, normalizer=denominator_of(call, len(head.input), head.input.device))
     if whole:
         return call.of(head.scores())
+    if torch.compiler.is_compiling():
+        from losskit.layers.compiled_heads import loss_of
+
+        return loss_of(call, head)
     loss: Tensor = _Chunked.apply(call, *head)
     return loss
 
@@ -55,11 +59,14 @@ def why_whole(call: Call, head: Head) -> str | None:
     others = [*call.operands, *(x for term in call.terms for x in (*term.slots, term.weight) if x is not None)]
     others += [x for x in (call.sample_weight, call.mask, call.normalizer) if isinstance(x, Tensor)]
     if torch.compiler.is_compiling():
-        return "torch.compile traces the scores"
+        if exporting():
+            return "an exported graph consists of torch's own operators"
+        if transforms_active() or call.part is not None:
+            return "torch.func is active, or ranks share the classes: torch.compile traces the scores"
     given = [x for x in head if x is not None]
     if sharded.involved(*given, *others) or any(type(x) not in PLAIN for x in (*given, *others)):
         return "an argument is a tensor subclass"
-    if observed():
+    if not torch.compiler.is_compiling() and observed():
         return "torch.func, forward-mode AD, a dispatch mode or torch.jit.trace is active"
     if torch.is_grad_enabled() and any(x.requires_grad for x in others):
         return "a gradient by something else than features, weights and bias is wanted"
@@ -103,6 +110,16 @@ def denominator_of(call: Call, rows: int, device: torch.device) -> Tensor | floa
     return denominator((rows, *call.shape[1:]), like, weight=weight, sample_weight=call.sample_weight, mask=kept)
 
 
+def told(call: Call, input: Tensor) -> torch.dtype:
+    """The dtype of the loss."""
+    return dtypes.autocast(dtypes.result_dtype([input, *call.operands[:1]]), input.device)
+
+
+def is_late(call: Call, head: Head) -> bool:
+    """Whether gradients are made in backward, since the upstream gradient must go in first."""
+    return call.reduction == "none" or head.input.dtype == torch.float16
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Chunks
 
@@ -112,8 +129,8 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, call: Call, *head: Tensor | None) -> Tensor:
         ctx.save_for_backward(*head)
         ctx.call, wanted = call, ctx.needs_input_grad[1:]
-        late = call.reduction == "none" or head[0].dtype == torch.float16  # type: ignore[union-attr]
-        work = _Work(call, Head(*head))  # type: ignore[arg-type]
+        work = Work(call, Head(*head))  # type: ignore[arg-type]
+        late = is_late(call, work.head)
         loss = work.losses([want and not late for want in wanted])
         ctx.gradients = None if late else work.gradients()
         return loss
@@ -125,7 +142,7 @@ class _Chunked(torch.autograd.Function):
         if torch.is_grad_enabled() or batched(upstream):
             gradients = _differentiable(ctx.call, head, wanted, upstream)
         elif gradients is None:
-            work = _Work(ctx.call, head)
+            work = Work(ctx.call, head)
             work.losses(wanted, upstream)
             gradients = work.gradients()
         elif gpu.takes(head.input):
@@ -146,7 +163,7 @@ def _differentiable(call: Call, head: Head, wanted: Sequence[bool], upstream: Te
     return [next(found) if want else None for want in wanted]
 
 
-class _Work:
+class Work:
     """The loop over chunks, and the gradients that it fills."""
 
     def __init__(self, call: Call, head: Head) -> None:
@@ -175,8 +192,7 @@ class _Work:
         if each:
             return torch.cat(losses)
         total = torch.stack(losses).sum(dtype=torch.float32 if input.device.type == "mps" else torch.float64)
-        told = dtypes.autocast(dtypes.result_dtype([input, *self.call.operands[:1]]), total.device)
-        return total.to(self.call.told or told)
+        return total.to(self.call.told or told(self.call, input))
 
     def _loss(
         self, begin: int, end: int, scores: Tensor, result: torch.dtype | None, upstream: Tensor | None, wanted: bool

@@ -142,7 +142,7 @@ def linear(
 
     Args:
         criterion: Any loss of class scores, your own included. Its parameters must not want gradients: where they do,
-            or under torch.compile and torch.func, all scores are made at once.
+            or under torch.func and for derivatives of derivatives, all scores are made at once.
         soft_cap: The scores are bent so that none is beyond it, see `losskit.soft_cap`. Positive; None: not at all.
         z_loss: The coefficient of the squared log-sum-exp that is added to the loss of each row, see ZLoss; class
             weights do not multiply it. Not negative.

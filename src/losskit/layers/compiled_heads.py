@@ -1,0 +1,132 @@
+"""Heads under torch.compile: two custom ops, one for value and gradients and one for gradients alone.
+
+Ops take no objects: a call's plans travel as their keys, its tensors as a list with the numbers of each kind. Without
+an op all scores would be stored; Inductor knows no chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losskit.kernels.torch_internals import differentiating
+from losskit.layers import heads
+from losskit.layers.head_calls import Call, Head, Term
+from losskit.plans import plan_by
+
+
+def packed(call: Call) -> tuple[str, list[int], list[Tensor]]:
+    """The keys of a call's plans, the numbers of its tensors, and these."""
+    extras = [x for x in (call.sample_weight, call.mask, call.normalizer) if isinstance(x, Tensor)]
+    counts = [
+        len(call.operands),
+        *(int(isinstance(x, Tensor)) for x in (call.sample_weight, call.mask, call.normalizer)),
+    ]
+    tensors = [*call.operands, *extras]
+    for term in call.terms:
+        own = [] if term.weight is None else [term.weight]
+        counts += [len(term.slots), len(own), int(term.targets)]
+        tensors += [*term.slots, *own]
+    return "\n".join([term.plan.key for term in call.terms]), counts, tensors
+
+
+def unpacked(
+    keys: str, counts: Sequence[int], tensors: Sequence[Tensor], shape: Sequence[int], cap: float | None,
+    normalizer: float | None,
+) -> Call:  # fmt: skip
+    """The call that was packed."""
+    rest, (operands, *extras), terms = iter(tensors), counts[:4], []
+    taken = [next(rest) for _ in range(operands)]
+    sample_weight, mask, denominator = (next(rest) if there else None for there in extras)
+    for key, place in zip(keys.split("\n"), range(4, len(counts), 3), strict=True):
+        slots, weighed, targets = counts[place : place + 3]
+        own = [next(rest) for _ in range(slots)]
+        terms.append(Term(plan_by(key), own, next(rest) if weighed else None, bool(targets)))
+    by = normalizer if denominator is None else denominator
+    return Call(terms, cap, tuple(shape), taken, sample_weight, mask, by)
+
+
+def _gradients_like(head: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor]:
+    """Gradients of the promised layout. An op cannot return None: an empty tensor stands for one that is not wanted."""
+    like = next(x for x in head if x is not None)
+    return [
+        torch.empty_like(x, memory_format=torch.contiguous_format) if want and x is not None else like.new_empty(0)
+        for x, want in zip(head, wanted, strict=True)
+    ]
+
+
+@torch.library.custom_op("losskit::head_loss", mutates_args=())
+def head_loss(
+    keys: str, counts: Sequence[int], shape: Sequence[int], cap: float | None, normalizer: float | None,
+    input: Tensor, weight: Tensor, bias: Tensor | None, tensors: Sequence[Tensor], wanted: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
+    work = heads.Work(unpacked(keys, counts, tensors, shape, cap, normalizer), Head(input, weight, bias))
+    with differentiating():
+        loss = work.losses(wanted)
+    found = zip(work.gradients(), _gradients_like([input, weight, bias], wanted), strict=True)
+    return [loss, *(promised if x is None else x for x, promised in found)]
+
+
+@head_loss.register_fake
+def _(
+    keys: str, counts: Any, shape: Sequence[int], cap: Any, normalizer: Any, input: Tensor, weight: Tensor, bias: Any,
+    tensors: Sequence[Tensor], wanted: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
+    call = unpacked(keys, counts, tensors, shape, cap, normalizer)
+    of_loss = (input.shape[0], *shape[1:]) if call.reduction == "none" else ()
+    return [input.new_empty(of_loss, dtype=heads.told(call, input)), *_gradients_like([input, weight, bias], wanted)]
+
+
+@torch.library.custom_op("losskit::head_gradients", mutates_args=())
+def head_gradients(
+    keys: str, counts: Sequence[int], shape: Sequence[int], cap: float | None, normalizer: float | None,
+    input: Tensor, weight: Tensor, bias: Tensor | None, tensors: Sequence[Tensor], wanted: Sequence[bool],
+    upstream: Tensor,
+) -> list[Tensor]:  # fmt: skip
+    work = heads.Work(unpacked(keys, counts, tensors, shape, cap, normalizer), Head(input, weight, bias))
+    with differentiating():
+        work.losses(wanted, upstream)
+    found = zip(work.gradients(), _gradients_like([input, weight, bias], wanted), strict=True)
+    return [promised if x is None else x for x, promised in found]
+
+
+@head_gradients.register_fake
+def _(
+    keys: str, counts: Any, shape: Any, cap: Any, normalizer: Any, input: Tensor, weight: Tensor, bias: Any,
+    tensors: Any, wanted: Sequence[bool], upstream: Any,
+) -> list[Tensor]:  # fmt: skip
+    return _gradients_like([input, weight, bias], wanted)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    *fixed, input, weight, bias, tensors, wanted = inputs
+    ctx.fixed, ctx.early, ctx.count = fixed, any(wanted), len(tensors)
+    ctx.save_for_backward(input, weight, bias, *tensors, *output[1:])
+
+
+def _backward(ctx: Any, upstreams: Sequence[Tensor]) -> Any:
+    input, weight, bias, *rest = ctx.saved_tensors
+    tensors, early, upstream = rest[: ctx.count], rest[ctx.count :], upstreams[0]
+    given = zip((input, weight, bias), ctx.needs_input_grad[5:8], strict=True)
+    needed = [bool(x is not None and need) for x, need in given]
+    if ctx.early:
+        found = [x * upstream.to(x.dtype) if need else None for x, need in zip(early, needed, strict=True)]
+    else:
+        made = head_gradients(*ctx.fixed, input, weight, bias, tensors, needed, upstream)
+        found = [x if need else None for x, need in zip(made, needed, strict=True)]
+    return *[None] * 5, *found, [None] * ctx.count, None
+
+
+head_loss.register_autograd(_backward, setup_context=_setup_context)
+
+
+def loss_of(call: Call, head: Head) -> Tensor:
+    """The loss of a call as an op that torch.compile sees."""
+    keys, counts, tensors = packed(call)
+    normalizer = None if isinstance(call.normalizer, Tensor) else call.normalizer
+    late = heads.is_late(call, head) or not torch.is_grad_enabled()
+    wanted = [x is not None and x.requires_grad and not late for x in head]
+    return head_loss(keys, counts, call.shape, call.cap, normalizer, *head, tensors, wanted)[0]
