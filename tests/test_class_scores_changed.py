@@ -136,3 +136,18 @@ def test_cosines_that_are_none(bad):
     assert LF.arcface_loss(x, y).isfinite()
     with pytest.raises(ValueError, match=r"sphereface_loss: norm must be positive, got -1 at index \(1,\)"):
         LF.sphereface_loss(cosines(2, 3), y[:2], torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_weight_beside_a_factor(reduction):
+    """Both multiply the loss of a class; the mean divides by the weights alone."""
+    alpha, weight = torch.tensor([0.25, 1.0, 2.0]), torch.tensor([3.0, 0.5, 1.5])
+    x, y = torch.randn(9, 3, generator=torch.Generator().manual_seed(2), requires_grad=True), labels(9, 3)
+    loss = LF.softmax_focal_loss(x, y, weight=weight, alpha=alpha, reduction=reduction)
+    p = x.softmax(-1).gather(1, y[:, None]).squeeze(1)
+    each = -alpha[y] * weight[y] * (1.0 - p) ** 2 * p.log()
+    expected = {"none": each, "sum": each.sum(), "mean": each.sum() / weight[y].sum()}[reduction]
+    torch.testing.assert_close(loss, expected)
+    upstream = torch.ones_like(loss)
+    pair = [torch.autograd.grad(of, x, upstream, retain_graph=True)[0] for of in (loss, expected)]
+    torch.testing.assert_close(*pair)

@@ -68,13 +68,18 @@ def test_halves_by_inductor(dtype):
 
 
 def test_one_graph_serves_any_number_of_rows():
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(LF.linear_cross_entropy, backend=counter, fullgraph=True, dynamic=True)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(LF.linear_cross_entropy, backend=backend, fullgraph=True, dynamic=True)
     _, weight, _ = leaves()
     for rows in (3, 7, 12):
         x, target = torch.randn(rows, 8, requires_grad=True), torch.arange(rows)
         torch.testing.assert_close(compiled(x, weight, target), LF.linear_cross_entropy(x, weight, target))
-    assert counter.frame_count == 1
+    assert len(graphs) == 1
 
 
 def test_denominators():
