@@ -333,6 +333,11 @@ MISTAKES = {
         (lambda: losskit.get("FocalLoss"), "\"no loss is called 'FocalLoss'; it may mean SigmoidFocalLoss (a label for each "
          "score) or SoftmaxFocalLoss (one class of several).\""),
     ],
+    "sum_shapes": [
+        (lambda: (losskit.MSELoss() + losskit.L1Loss(reduction="none"))(x, t),
+         "weighted_sum: the parts have losses of different shapes: mse_loss (), l1_loss (4, 3). Give all parts the same "
+         "reduction."),
+    ],
     "config": [
         (lambda: losskit.create("mse"), "create: config must be a dict with a 'name', got 'mse'."),
     ],

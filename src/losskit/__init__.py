@@ -29,6 +29,7 @@ from losskit.loss import Loss
 from losskit.losses import *  # noqa: F403
 from losskit.policy import checks, empty
 from losskit.registry import create, get, list_losses, missing
+from losskit.sums import WeightedSum
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ __all__ = [
     "Peer",
     "PointwiseLoss",
     "SpaceWarning",
+    "WeightedSum",
     "checks",
     "class_balanced_weights",
     "count",

@@ -71,7 +71,7 @@ def _of_scores(criterion: Any) -> Any:
         return criterion.criterion
     if isinstance(criterion, LinearCrossEntropyLoss):
         ignored = -100 if criterion.ignore_index is None else criterion.ignore_index
-        return CrossEntropyLoss(criterion.weight, ignore_index=ignored)
+        return CrossEntropyLoss(weight=criterion.weight, ignore_index=ignored)
     return criterion
 
 

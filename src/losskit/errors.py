@@ -162,6 +162,10 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "are the same on all ranks are DTensor.from_local(input, mesh, [Replicate()]); with FSDP call the loss in the "
         "forward of the module that has the weights.",
     ),
+    "sum_shapes": (
+        LossValueError,
+        "{loss}: the parts have losses of different shapes: {got}. Give all parts the same reduction.",
+    ),
     "sequences": (
         LossValueError,
         "{loss}: with sequence_parallel=True the target must be class indices. Probabilities need the features of all "

@@ -30,15 +30,17 @@ from losskit.errors import DeclarationError, error
 from losskit.facts import Facts
 from losskit.parameters import kind_of, number_hint, python_type, text_of, told, validate
 from losskit.reduction import REDUCTIONS, check_reduction, short
+from losskit.sums import Summand, WeightedSum
 
 registered: dict[str, type[Loss]] = {}  # every loss by its function name; see losskit.registry
-heads: dict[str, tuple[Any, ...]] = {}  # what makes a loss of features and weights, and its other names
+# What makes a loss under another name: of features and weights, of other losses; with other names for it.
+heads: dict[str, tuple[Any, ...]] = {"weighted_sum": (WeightedSum, "WeightedSum", "loss sum")}
 
 _CLASS_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @dataclass_transform(field_specifiers=(param,))
-class Loss(nn.Module):
+class Loss(Summand):
     """Base of all losses: fields, constructor, registry, `repr`, `config`."""
 
     name: ClassVar[str] = ""

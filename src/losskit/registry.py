@@ -58,7 +58,7 @@ def missing(module: str, name: str) -> AttributeError:
 
 
 def create(config: Mapping[str, Any]) -> Any:
-    """A loss from a dict: its name and its fields. "linear" makes `losskit.linear` of a `criterion`, a dict as well.
+    """A loss from a dict: its name and its fields. Fields that are losses ("linear", "weighted_sum") are dicts, too.
 
     >>> import losskit
     >>> losskit.create({"name": "huber_loss", "delta": 2})
@@ -70,10 +70,17 @@ def create(config: Mapping[str, Any]) -> Any:
     if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
         raise error("config", got=repr(config))
     fields = {key: value for key, value in config.items() if key != "name"}
-    if config["name"] == "linear":
-        criterion: Any = fields.pop("criterion", None)
-        return heads["linear"][0](create(criterion) if isinstance(criterion, Mapping) else criterion, **fields)
+    if config["name"] in heads:
+        fields = {key: _made(value) for key, value in fields.items()}
+        return heads[config["name"]][0](**fields)
     return get(config["name"])(**fields)
+
+
+def _made(value: Any) -> Any:
+    """The losses that a config contains."""
+    if isinstance(value, Mapping):
+        return create(value)
+    return [_made(x) for x in value] if isinstance(value, list | tuple) else value
 
 
 class CallablePackage(ModuleType):

@@ -123,8 +123,11 @@ def _backward(ctx: Any, upstreams: Sequence[Tensor]) -> Any:
 head_loss.register_autograd(_backward, setup_context=_setup_context)
 
 
-def loss_of(call: Call, head: Head) -> Tensor:
-    """The loss of a call as an op that torch.compile sees."""
+def run(call: Call, head: Head) -> Tensor:
+    """The loss of a call on a last layer, its chunks an op that torch.compile sees."""
+    call, head, whole = heads.prepared(call, head)
+    if whole:
+        return call.of(head.scores())
     keys, counts, tensors = packed(call)
     normalizer = None if isinstance(call.normalizer, Tensor) else call.normalizer
     late = heads.is_late(call, head) or not torch.is_grad_enabled()

@@ -36,6 +36,15 @@ _BLOCK = 1 << 22  # bytes of a product that is added to the gradient by the weig
 
 def run(call: Call, head: Head) -> Tensor:
     """The loss of a call on a last layer."""
+    call, head, whole = prepared(call, head)
+    if whole:
+        return call.of(head.scores())
+    loss: Tensor = _Chunked.apply(call, *head)
+    return loss
+
+
+def prepared(call: Call, head: Head) -> tuple[Call, Head, bool]:
+    """Under autocast, with the denominator of all chunks; and whether all scores are made at once."""
     kind = head.input.device.type
     if torch.is_autocast_enabled(kind):
         narrow = torch.get_autocast_dtype(kind)
@@ -44,14 +53,7 @@ def run(call: Call, head: Head) -> Tensor:
     whole = why_whole(call, head) is not None
     if call.reduction == "mean" and (not whole or len(call.terms) > 1):
         call = replace(call, normalizer=denominator_of(call, len(head.input), head.input.device))
-    if whole:
-        return call.of(head.scores())
-    if torch.compiler.is_compiling():
-        from losskit.layers.compiled_heads import loss_of
-
-        return loss_of(call, head)
-    loss: Tensor = _Chunked.apply(call, *head)
-    return loss
+    return call, head, whole
 
 
 def why_whole(call: Call, head: Head) -> str | None:

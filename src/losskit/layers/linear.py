@@ -16,7 +16,7 @@ from losskit.errors import LossError, error
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.kernels import sharded
 from losskit.kernels.dispatch import Choice
-from losskit.layers import heads, sharded_heads, shared_heads
+from losskit.layers import compiled_heads, heads, sharded_heads, shared_heads
 from losskit.layers.head_calls import Term, flattened
 from losskit.loss import heads as heads_by_name
 from losskit.losses.cross_entropy import CrossEntropyLoss
@@ -24,6 +24,7 @@ from losskit.losses.z import ZLoss
 from losskit.parameters import validate
 from losskit.plans import plan_of
 from losskit.reduction import Reduction
+from losskit.sums import Summand
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -32,7 +33,7 @@ _CAP = Param(default=None, domain=positive, doc="", name="soft_cap", kind="float
 _PRICE = Param(default=0.0, domain=nonnegative, doc="", name="z_loss", kind="float")
 
 
-class LinearLoss(nn.Module):
+class LinearLoss(Summand):
     """A loss of class scores that is called with features and weights: what `losskit.linear` gives."""
 
     def __init__(
@@ -44,6 +45,15 @@ class LinearLoss(nn.Module):
         self.soft_cap: float | None = validate("linear", _CAP, soft_cap)
         self.z_loss: float = validate("linear", _PRICE, z_loss)
         self.group, self.sequence_parallel = _checked_group("linear", group, sequence_parallel), sequence_parallel
+
+    def config(self) -> dict[str, Any]:
+        """The loss as a dict that `losskit.create` turns back into it; ranks have none."""
+        more = {"soft_cap": self.soft_cap, "z_loss": self.z_loss}
+        return {"name": "linear", "criterion": self.criterion.config(), **more}
+
+    def _call_operands(self) -> list[str]:
+        cls: Any = type(self.criterion)
+        return ["input", "linear_weight", *cls._call_operands()[1:]]
 
     def extra_repr(self) -> str:
         shared = None if self.group is None else f"of {self.group.size()} ranks"
@@ -70,10 +80,9 @@ class LinearLoss(nn.Module):
         self, input: Tensor, weight: Tensor, operands: tuple[Tensor, ...], bias: Tensor | None, extras: tuple[Any, ...]
     ) -> Tensor:
         cls: Any = type(self.criterion)
-        names = cls._call_operands()[1:]
-        if len(operands) != len(names):
-            raise error("by_keyword", loss=f"linear({cls.__name__})", got=2 + len(operands),
-                        expected=", ".join(["input", "linear_weight", *names]))  # fmt: skip
+        names = self._call_operands()
+        if 2 + len(operands) != len(names):
+            raise error("by_keyword", loss=f"linear({cls.__name__})", got=2 + len(operands), expected=", ".join(names))
         own = getattr(self.criterion, "weight", None)
         term = Term(self.criterion._planned(), self.criterion._slot_params(), own, cls.targets)
         ranks = self.group, self.sequence_parallel
@@ -111,7 +120,7 @@ def _loss(
         taken = name, terms, cap, input, weight, bias, operands, extras
         return shared_heads.over_group(*taken, group, sequence_parallel)
     call, head, rows = flattened(name, terms, cap, input, weight, bias, operands, *extras)
-    loss = heads.run(call, head)
+    loss = (compiled_heads if torch.compiler.is_compiling() else heads).run(call, head)
     return loss.reshape(rows) if reduction == "none" else loss
 
 
@@ -255,7 +264,7 @@ def linear_cross_entropy(
         raise problem.with_traceback(None) from None
 
 
-class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):  # of torch 2.13
+class LinearCrossEntropyLoss(Summand, getattr(nn, "LinearCrossEntropyLoss", nn.Module)):  # of torch 2.13
     """A last layer and its cross entropy in one, without ever storing the scores.
 
     Choose it for language models and other last layers with ten thousand classes and more.
@@ -286,6 +295,7 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)): 
     """
 
     name = "linear_cross_entropy"
+    weight: Tensor | None
     _usual_shape = (2048, 512)
 
     @staticmethod
