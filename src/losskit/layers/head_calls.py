@@ -150,7 +150,7 @@ def flattened(
     every = classes if part is None else part.total
     scores = input.new_zeros(()).expand(*lead, every, *more).movedim(len(lead), min(1, len(rows)))
     target = operands[:1]
-    soft = bool(target) and isinstance(target[0], Tensor) and target[0].is_floating_point()
+    soft = len(target) > 0 and isinstance(target[0], Tensor) and target[0].is_floating_point()
     told = target
     if soft and part is not None:
         if target[0].shape != (*lead, classes):
