@@ -90,6 +90,7 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 bench: $(READY) ## measure against torch eager, torch.compile and JAX on this machine, and README's speed and memory
 	@$(call PIP,$(VENV)) install --group peers
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/summary.py
 
 bench-gpu: $(READY) ## measure the GPU kernels against torch, torch.compile, Liger and cut cross entropy

@@ -32,13 +32,13 @@ if "--rehearse" in sys.argv:  # read when Triton is imported, which torch may do
 import torch
 import triton
 from cases import CASES, takes, torch_way
+from heads import head_arguments, head_peers
 from peers import DTYPES, compare, loss_and_gradients, make_step
 from rich.console import Console
 from rich.table import Table
 from run import median_ratio, quartiles
 
 import losskit
-from losskit import functional as losskit_functional
 
 SIZES = {"1k": 2**10, "16k": 2**14, "256k": 2**18, "4M": 2**22, "16M": 2**24, "64M": 2**26, "256M": 2**28}
 ROUNDS, TURN_SECONDS = 15, 0.01
@@ -170,17 +170,9 @@ def measure(case, size, dtype, clock, bandwidth, left_out, rounds):
 HEADS = ((4096, 2048, 32000), (8192, 4096, 128256))  # rows, width, vocabulary
 
 
-def head_peers():
-    """A language model's head and its cross entropy as other libraries have it, of features, weights and targets."""
-    functional = torch.nn.functional
-    peers = {
-        "torch": lambda x, w, t: functional.cross_entropy(functional.linear(x, w), t),
-        "losskit_scores": lambda x, w, t: losskit_functional.cross_entropy(functional.linear(x, w), t),
-        "losskit": losskit_functional.linear_cross_entropy,
-    }
-    if hasattr(functional, "linear_cross_entropy"):  # of torch 2.13
-        options = torch.nn.LinearCrossEntropyOptions()
-        peers["torch_chunks"] = lambda x, w, t: functional.linear_cross_entropy(x, w, t, options=options)
+def all_head_peers():
+    """The peers of heads.py, and those that are for GPUs."""
+    peers = head_peers()
     try:
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
@@ -198,17 +190,13 @@ def head_peers():
 
 def measure_head(shape, dtype, clock, rounds):
     """A head at one size: times and peaks of memory."""
-    rows, width, vocabulary = shape
-    with clock.device:
-        hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
-        matrix = (torch.randn(vocabulary, width, dtype=dtype) / width**0.5).requires_grad_()
-        target = torch.randint(0, vocabulary, (rows,))
-    functions = head_peers()
-    wanted = loss_and_gradients(functions["torch"], [hidden, matrix, target], {}, torch.float32)
-    found = loss_and_gradients(functions["losskit"], [hidden, matrix, target], {}, None)
+    arguments = head_arguments(shape, dtype, clock.device)
+    functions = all_head_peers()
+    wanted = loss_and_gradients(functions["torch"], arguments, {}, torch.float32)
+    found = loss_and_gradients(functions["losskit"], arguments, {}, None)
     compare("linear_cross_entropy", "losskit", wanted, found, {torch.bfloat16: "bf16"}.get(dtype, "f32"))
     del wanted, found
-    peers = {n: make_step(function, [hidden, matrix, target], {}) for n, function in functions.items()}
+    peers = {n: make_step(function, arguments, {}) for n, function in functions.items()}
     seconds = clock.turns(peers, rounds)
     result = {
         "case": "linear_cross_entropy", "size": "x".join(map(str, shape)), "dtype": str(dtype),
