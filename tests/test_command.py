@@ -290,6 +290,8 @@ def test_curves_differ_in_dashes_and_colours():
 def test_a_head_is_shown_explained_and_made_like_a_loss():
     assert "linear_weight: Weights of shape (C, D)" in run("show", "flce").stdout
     assert "rows at a time" in run("why", "linear_cross_entropy", "--shape", "64,8").stdout
+    assert "any loss of class scores" in " ".join(run("show", "linear").stdout.split())
+    assert losskit.get("linear") is losskit.LinearLoss
     assert losskit.get("LinearCrossEntropyLoss") is losskit.LinearCrossEntropyLoss
     head = losskit.create({"name": "linear", "criterion": {"name": "softmax_focal_loss", "gamma": 1}, "z_loss": 1e-4})
     assert (head.criterion.gamma, head.z_loss) == (1.0, 1e-4)

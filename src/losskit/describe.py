@@ -47,7 +47,7 @@ def explain(loss: str | Loss | type[Loss]) -> Card:
         loss = get(loss)
     if isinstance(loss, LinearLoss):
         return head_card(loss)
-    if loss is LinearCrossEntropyLoss:
+    if loss in (LinearCrossEntropyLoss, LinearLoss):
         return head_card()
     if isinstance(loss, type):
         return card(loss)
@@ -152,7 +152,7 @@ def head_card(loss: LinearLoss | None = None) -> Card:
         of,
         name="linear_cross_entropy" if loss is None else f"linear({of.name})",
         class_name="LinearCrossEntropyLoss" if loss is None else f"linear({of.class_name})",
-        aliases=list(heads["linear_cross_entropy"][2:]) if loss is None else [],
+        aliases=["linear", *heads["linear_cross_entropy"][2:]] if loss is None else [],
         summary=about.replace("\n", " ") if loss is None else f"{of.summary} On features and weights of a last layer.",
         advice=advice.split("\n") if loss is None else of.advice,
         notes=[*of.notes, HEAD_NOTE],

@@ -41,6 +41,7 @@ class LinearLoss(Summand):
         group: ProcessGroup | None = None, sequence_parallel: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        _check_criterion(criterion)
         self.criterion = criterion
         self.soft_cap: float | None = validate("linear", _CAP, soft_cap)
         self.z_loss: float = validate("linear", _PRICE, z_loss)
@@ -124,6 +125,18 @@ def _loss(
     return loss.reshape(rows) if reduction == "none" else loss
 
 
+def _check_criterion(criterion: Any) -> None:
+    """Refuse what is no loss of class scores."""
+    if not isinstance(criterion, ClassScoresLoss) or criterion.log_probabilities:
+        hint, known = "", getattr(criterion, "__name__", type(criterion).__name__)
+        if isinstance(criterion, ClassScoresLoss):
+            hint = " A linear layer gives no log-probabilities: use CrossEntropyLoss()."
+        elif isinstance(criterion, type) and issubclass(criterion, ClassScoresLoss):
+            hint, known = f" Use {known}().", f"the class {known}"
+        raise error("parameter_type", loss="linear", argument="criterion", expected="a loss of class scores", got=known,
+                    hint=hint)  # fmt: skip
+
+
 def _checked_group(loss: str, group: Any, sequence_parallel: bool) -> ProcessGroup | None:
     """The ranks that share the classes."""
     if group is None:
@@ -177,14 +190,6 @@ def linear(
         >>> losskit.linear(losskit.CrossEntropyLoss())(features, weight, torch.tensor([0, 1]))
         tensor(0.2201)
     """
-    if not isinstance(criterion, ClassScoresLoss) or criterion.log_probabilities:
-        hint, known = "", getattr(criterion, "__name__", type(criterion).__name__)
-        if isinstance(criterion, ClassScoresLoss):
-            hint = " A linear layer gives no log-probabilities: use CrossEntropyLoss()."
-        elif isinstance(criterion, type) and issubclass(criterion, ClassScoresLoss):
-            hint, known = f" Use {known}().", f"the class {known}"
-        raise error("parameter_type", loss="linear", argument="criterion", expected="a loss of class scores", got=known,
-                    hint=hint)  # fmt: skip
     return LinearLoss(
         criterion, soft_cap=soft_cap, z_loss=z_loss, group=group, sequence_parallel=sequence_parallel
     )  # fmt: skip
@@ -357,7 +362,7 @@ class LinearCrossEntropyLoss(Summand, getattr(nn, "LinearCrossEntropyLoss", nn.M
         )  # fmt: skip
 
 
-heads_by_name["linear"] = (linear, "LinearLoss")
+heads_by_name["linear"] = (LinearLoss, "LinearLoss")
 heads_by_name["linear_cross_entropy"] = (
     LinearCrossEntropyLoss, "LinearCrossEntropyLoss", "fused linear cross entropy", "cut cross entropy", "flce"
 )  # fmt: skip
