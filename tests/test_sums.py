@@ -65,6 +65,7 @@ def test_a_weight_that_follows_the_steps():
     again = copy.deepcopy(criterion)
     again.load_state_dict(criterion.state_dict())
     assert again.steps == 3
+    assert not (losskit.MSELoss() + losskit.L1Loss()).state_dict()
     with pytest.raises(TypeError, match="a function of the step"):
         criterion.config()
 

@@ -175,17 +175,27 @@ class WeightedSum(Summand):
         told = [f"weight_{i}" if x is None else getattr(x, "__name__", f"{x}") for i, x in enumerate(self.weights)]
         return f"weights=[{', '.join(told)}]{', uncertainty=True' if self.uncertainty else ''}"
 
-    def get_extra_state(self) -> dict[str, int]:
-        """The number of steps, as part of the state dict."""
-        return {"steps": self.steps}
+    def _counts(self) -> bool:
+        return any(callable(weight) for weight in self.weights)
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Continue at a number of steps."""
-        self.steps = int(state["steps"])
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._counts():  # else a checkpoint of other losses would lack it
+            destination[f"{prefix}steps"] = torch.tensor(self.steps)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str],
+        unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        lists = missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+        if self._counts() and f"{prefix}steps" in state_dict:
+            self.steps = int(state_dict[f"{prefix}steps"])
+            unexpected_keys[:] = [key for key in unexpected_keys if key != f"{prefix}steps"]
 
     def config(self) -> dict[str, Any]:
         """The sum as a dict that `losskit.create` turns back into it. Weights that are functions have none."""
-        if any(callable(weight) for weight in self.weights):
+        if self._counts():
             raise error("parameter_type", loss="config", argument="weights", got="a function of the step", hint="",
                         expected="numbers or tensors")  # fmt: skip
         configs = [cast(Any, loss).config() for loss in self.losses]
