@@ -147,6 +147,14 @@ def check_groups_that_disagree(mesh: DeviceMesh) -> None:
         given = {"input": x, "linear_weight": weight, "target": target} | (changed if last else {})
         told = message(lambda given=given: LF.linear_cross_entropy(**given, group=group))
         assert what in told, told
+    for what, changed in [
+        ("target must have the shape (6,)", {"target": target[:5]}), ("sample_weight must have the shape (6,)", {"sample_weight": torch.ones(4)}),
+        ("must be a class", {"target": target + 99}), ("features", wrong[1][1]),
+    ]:  # fmt: skip
+        given = {"input": x, "linear_weight": weight, "target": target, "sample_weight": torch.ones(6)}
+        given |= changed if last else {}
+        told = message(lambda given=given: LF.linear_cross_entropy(**given, group=group, sequence_parallel=True))
+        assert what in told, told
     told = message(lambda: LF.linear_cross_entropy(x, weight, torch.rand(6, 5), group=group, sequence_parallel=True))
     assert "sequences" in told, told
     loss = LF.linear_cross_entropy(x, weight, target, group=group)  # and nobody is left behind

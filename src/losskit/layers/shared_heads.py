@@ -27,7 +27,7 @@ from losskit.kernels.ranks import Agreement, Part, Ranks, told
 from losskit.layers import heads
 from losskit.layers.head_calls import Term, flattened
 from losskit.policy import state
-from losskit.validation import check_tensor
+from losskit.validation import broadcasts, check_tensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -60,9 +60,9 @@ def over_group(
     agreed = Agreement(loss, ranks, isinstance(input, Tensor) and input.is_cpu, told)
     shares = _exchanged(loss, terms, cap, input, weight, bias, operands, extras, agreed, sequence_parallel)
     part = Part(ranks, shares.begin(shares.classes), shares.classes[shares.rank], sum(shares.classes), agreed)
-    lead = input.shape[:-1]
     if sequence_parallel:
-        operands = [_gathered(x, shares) for x in operands]
+        lead = input.shape[:-1]
+        operands = [_gathered(x.expand(lead), shares) for x in operands]
         extras = [*(x if x is None else _gathered(x.expand(lead), shares) for x in extras[:2]), extras[2]]
         input = _Gathered.apply(input, shares)
     else:
@@ -97,20 +97,14 @@ def _exchanged(
             torch.is_grad_enabled(), *(x is not None and x.requires_grad for x in (input, weight, bias)),
             tuple(input.shape[1:-1]),
         ]  # fmt: skip
-        if sequence_parallel and any(x.is_floating_point() for x in operands[:1]):
-            raise error("sequences", loss=loss)
-        own = [
-            0,
-            weight.shape[0],
-            input.shape[0],
-            input.shape[-1],
-            _DTYPES.index(input.dtype),
-            crc32(repr(settings).encode()),
-        ]
+        if sequence_parallel:
+            _check_rows(loss, input, operands, extras)
+        code = crc32(repr(settings).encode())
+        own = [0, weight.shape[0], input.shape[0], input.shape[-1], _DTYPES.index(input.dtype), code]
     except Exception as found:  # whatever it is, the others must not wait for this rank
         problem = found
-    key = group, sequence_parallel, *own
-    if key in _met:
+    key = group, *own
+    if not sequence_parallel and key in _met:  # a rank does not know when the rows of another one change
         return _met[key]
     device = torch.device("cpu") if agreed.on_host else torch.device("cuda", torch.cuda.current_device())
     table = torch.zeros(size, len(own), dtype=torch.int64, device=device)
@@ -125,9 +119,21 @@ def _exchanged(
         if line[4:] != told_by[0][4:]:
             raise error("settings", loss=loss, rank=other)
     shares = Shares(group, rank, [line[2] for line in told_by], [line[1] for line in told_by])
-    if not agreed.on_host:
+    if not (agreed.on_host or sequence_parallel):
         _met[key] = shares
     return shares
+
+
+def _check_rows(loss: str, input: Tensor, operands: Sequence[Tensor], extras: Sequence[Any]) -> None:
+    """Refuse what does not fit to this rank's rows, before they are sent."""
+    rows = tuple(input.shape[:-1])
+    for i, x in enumerate([*operands, *extras[:2]]):
+        if i == 0 and x.is_floating_point():
+            raise error("sequences", loss=loss)
+        if x is not None and (tuple(x.shape) != rows if i == 0 else not broadcasts(x.shape, rows)):
+            argument = ["sample_weight", "mask"][i - len(operands)] if i >= len(operands) else "target"
+            raise error("head", loss=loss, argument=argument, expected=rows, got=tuple(x.shape),
+                        input=tuple(input.shape))  # fmt: skip
 
 
 def _lines(ranks: Ranks, table: Tensor) -> list[list[int]]:
