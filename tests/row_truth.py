@@ -21,7 +21,7 @@ import reference
 import torch
 from grids import on_cpu
 from mpmath import mpf
-from pointwise_truth import Quantity, quantity
+from pointwise_truth import OTHER_PROCESSORS, Quantity, quantity
 from row_samples import SAMPLES, Sample, without_kernels
 from torch import Tensor
 
@@ -139,7 +139,8 @@ class Errors:
 
     def above(self, proof: proofs.RowProof, eager: bool) -> list[str]:
         """What is above the bars of a proof."""
-        bars = {"value": proof.bars[2 * eager], "gradient": proof.bars[2 * eager + 1]}
+        more = OTHER_PROCESSORS if eager else 0.0
+        bars = {"value": proof.bars[2 * eager] + more, "gradient": proof.bars[2 * eager + 1] + more}
         if proof.each is not None and not eager:
             bars["each"] = proof.each
         return [f"{what}: {self.where[what]}" for what, bar in bars.items() if not getattr(self, what) <= bar]

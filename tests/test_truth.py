@@ -38,7 +38,8 @@ def implementation(setup, path):
 
 def bar(setup, path, what):
     """The bar of a value or gradient."""
-    return grids.proof_of(setup).bars[(path == "eager") * 2 + (what != "value")]
+    own = grids.proof_of(setup).bars[(path == "eager") * 2 + (what != "value")]
+    return own + (pointwise_truth.OTHER_PROCESSORS if path == "eager" else 0.0)
 
 
 def check_accuracy(setup, dtype, path, region=None, compute=None):
@@ -83,7 +84,8 @@ def test_the_fused_path_is_the_kernel():
 
 @pytest.mark.parametrize("name", proofs.pointwise())
 def test_bars_are_tight(name):
-    """A bar that is far above the errors found says nothing: each is within 0.5 ULP of the worst of its region."""
+    """A bar that is far above the errors found says nothing: each is within 0.5 ULP of the worst of its region, but for
+    what processors differ by."""
     proof, seen = proofs.pointwise()[name], [0.0] * 4
     for setup in (s for s in samples.setups() if s.loss.name == name):
         for dtype in WIDE:
@@ -91,7 +93,8 @@ def test_bars_are_tight(name):
                 for worst in pointwise_truth.measure(setup, dtype, implementation(setup, path), "ordinary"):
                     i = 2 * position + (worst.what != "value")
                     seen[i] = max(seen[i], worst.error)
-    assert all(allowed - error <= 0.5 for allowed, error in zip(proof.bars, seen)), (
+    above = [0.5, 0.5, *[0.5 + pointwise_truth.OTHER_PROCESSORS] * 2]
+    assert all(allowed - error <= most for allowed, error, most in zip(proof.bars, seen, above)), (
         f"{name}: {proof.bars}, worst {seen}"
     )
 
