@@ -171,7 +171,7 @@ HEADS = ((4096, 2048, 32000), (8192, 4096, 128256))  # rows, width, vocabulary
 
 
 def all_head_peers():
-    """The peers of heads.py, and those that are for GPUs."""
+    """The peers of heads.py, and those that are for GPUs; a library that is not installed is no peer."""
     peers = head_peers()
     try:
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy

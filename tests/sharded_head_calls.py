@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from unittest import mock
 
 import torch
 from sharded_operands import backward, message, spread, whole
@@ -75,18 +76,14 @@ def check_heads(mesh: DeviceMesh) -> None:
 @contextlib.contextmanager
 def chunks_of(rows: int) -> Iterator[None]:
     """Chunks of so many rows of eleven classes, whoever has them; and no rank may make all scores."""
-    bytes, heads._CHUNK = heads._CHUNK, rows * 11 * 4
     scores = Head.scores
 
     def of_no_rows(head: Head) -> Tensor:
         assert not len(head.input), "all scores were made"
         return scores(head)
 
-    Head.scores = of_no_rows  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(heads, "_CHUNK", rows * 11 * 4), mock.patch.object(Head, "scores", of_no_rows):
         yield
-    finally:
-        heads._CHUNK, Head.scores = bytes, scores  # type: ignore[method-assign]
 
 
 def check_groups(mesh: DeviceMesh) -> None:

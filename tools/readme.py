@@ -12,7 +12,6 @@ They stand between <!-- name --> and <!-- /name -->. No number in them is typed.
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import sys
 from pathlib import Path
@@ -140,10 +139,11 @@ def card() -> str:
     known = json.loads((ROOT / "docs" / "gpu.json").read_text())
     losses = [r for r in known["results"] if "of_copy_bandwidth" in r]
     heads = [r for r in known["results"] if "operations_per_s" in r]
-    means = {size: f"{mean([r['over_losskit']['torch'] for r in losses if r['size'] == size]):.1f}" for size in SIZES}
+    ratios = {size: [r["over_losskit"]["torch"] for r in losses if r["size"] == size] for size in SIZES}
+    means = [f"{statistics.geometric_mean(of_size):.1f}" for of_size in ratios.values()]
     lines = [
         f"On an {known['card']} with torch {known['torch']} and Triton {known['triton']}, forward and backward, "
-        f"torch eager takes {listed([*means.values()])} times as long as losskit at {listed([*SIZES.values()])} "
+        f"torch eager takes {listed(means)} times as long as losskit at {listed([*SIZES.values()])} "
         "numbers: the geometric mean over the losses below, in float32 and bfloat16. A copy moves "
         f"{known['copy_bytes_per_s'] / 1e12:.1f} TB/s there.",
         "",
@@ -164,11 +164,6 @@ def card() -> str:
                 time = f"{result['microseconds'][who] / 1e3:.1f} ms"
                 lines.append(f"| {result['size']}, {told} | {time} | {result['peak_bytes'][who] / 1e9:.2f} GB |")
     return "\n".join(lines)
-
-
-def mean(ratios: list[float]) -> float:
-    """The geometric mean."""
-    return math.exp(statistics.fmean(map(math.log, ratios)))
 
 
 PARTS = {

@@ -139,31 +139,38 @@ def head_card(loss: LinearLoss | None = None) -> Card:
     advice, _, told = rest.partition("\n\n")
     docs = dict(re.findall(r"^    (\w+): ((?:.+\n(?:        .+\n)*))", told.partition("Returns:")[0], re.M))
     docs = {name: re.sub(r"\s+", " ", doc).strip() for name, doc in docs.items()}
-    taken = inspect.signature(linear_cross_entropy).parameters
-    operands = ["input", "linear_weight", *(name for name in criterion._call_operands()[1:])]
-    operand = {"input": docs["input"], "linear_weight": docs["linear_weight"]}
-    own = of.parameters if loss is not None else [
-        {**_OPTION, "name": name, "default": x.default, "doc": docs[name]}
-        for name, x in taken.items() if x.kind is x.KEYWORD_ONLY
-    ]  # fmt: skip
-    defaults = (f"{name}={x.default!r}" for name, x in taken.items() if x.kind is x.KEYWORD_ONLY)
-    signature = f"linear_cross_entropy({', '.join([*operands, '*', *defaults])})"
-    return replace(
+    after = criterion._call_operands()[1:]
+    of_head = replace(
         of,
-        name="linear_cross_entropy" if loss is None else f"linear({of.name})",
-        class_name="LinearCrossEntropyLoss" if loss is None else f"linear({of.class_name})",
-        aliases=["linear", *heads["linear_cross_entropy"][2:]] if loss is None else [],
-        summary=about.replace("\n", " ") if loss is None else f"{of.summary} On features and weights of a last layer.",
-        advice=advice.split("\n") if loss is None else of.advice,
+        name=f"linear({of.name})",
+        class_name=f"linear({of.class_name})",
+        aliases=[],
+        summary=f"{of.summary} On features and weights of a last layer.",
         notes=[*of.notes, HEAD_NOTE],
         alternatives=[of.name],
-        signature=signature if loss is None else of.signature,
-        operands=[{"name": x, "doc": operand.get(x) or docs.get(x) or operand_doc(criterion, x)} for x in operands],
-        parameters=own,
+        operands=[
+            *({"name": name, "doc": docs[name]} for name in ("input", "linear_weight")),
+            *({"name": name, "doc": docs.get(name) or operand_doc(criterion, name)} for name in after),
+        ],
         peers=[],
         cases=[],
         deviations=[],
         facts={**of.facts, "convex": False, "lipschitz": None},  # of features and weights, whose product it is
+    )
+    if loss is not None:
+        return of_head
+    taken = {name: x.default for name, x in inspect.signature(linear_cross_entropy).parameters.items()}
+    options = {name: default for name, default in taken.items() if default is not inspect.Parameter.empty}
+    called = ["input", "linear_weight", *after, "*", *(f"{name}={default!r}" for name, default in options.items())]
+    return replace(
+        of_head,
+        name="linear_cross_entropy",
+        class_name="LinearCrossEntropyLoss",
+        aliases=["linear", *heads["linear_cross_entropy"][2:]],
+        summary=about.replace("\n", " "),
+        advice=advice.split("\n"),
+        signature=f"linear_cross_entropy({', '.join(called)})",
+        parameters=[{**_OPTION, "name": name, "default": x, "doc": docs[name]} for name, x in options.items()],
     )
 
 

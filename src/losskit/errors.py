@@ -158,8 +158,8 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     ),
     "features": (
         LossTypeError,
-        "{loss}: linear_weight is a DTensor but input is a plain tensor, which may differ between ranks. Features that "
-        "are the same on all ranks are DTensor.from_local(input, mesh, [Replicate()]); with FSDP call the loss in the "
+        "{loss}: linear_weight is a DTensor but input is a plain tensor, which may differ between ranks. If it is the "
+        "same on all ranks, pass DTensor.from_local(input, mesh, [Replicate()]). With FSDP, call the loss in the "
         "forward of the module that has the weights.",
     ),
     "sum_shapes": (

@@ -101,6 +101,7 @@ class WeightedSum(Summand):
         if self.uncertainty:
             self.log_variances = nn.Parameter(torch.zeros(len(self.losses)))
         self._names = _named(self.losses)
+        self._taken = [operands_of(loss) for loss in self.losses]
 
     def _take(self, loss: Any, weight: Any) -> None:
         """One more part; a sum of numbers times losses becomes its parts."""
@@ -149,14 +150,15 @@ class WeightedSum(Summand):
 
     def _call_operands(self) -> list[str]:
         """The operands of all parts, in the order in which they are named."""
-        return list(dict.fromkeys(name for loss in self.losses for name in operands_of(loss)))
+        return list(dict.fromkeys(name for names in self._taken for name in names))
 
     def forward(self, *operands: Any, **extras: Any) -> Tensor:
         names = self._call_operands()
         if len(operands) != len(names):
             raise error("by_keyword", loss=self.name, got=len(operands), expected=", ".join(names))
         given = dict(zip(names, operands, strict=True))
-        losses = [loss(*(given[name] for name in operands_of(loss)), **extras) for loss in self.losses]
+        parts = zip(self.losses, self._taken, strict=True)
+        losses = [loss(*(given[name] for name in taken), **extras) for loss, taken in parts]
         shapes = {tuple(x.shape) for x in losses}
         if len(shapes) > 1:
             told = (f"{name} {tuple(x.shape)}" for name, x in zip(self._names, losses, strict=True))

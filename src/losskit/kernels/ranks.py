@@ -91,17 +91,17 @@ class Agreement:
         import torch.distributed as dist
 
         own = dist.get_rank()
-        told: list[Any] = [] if problem is None else [(own, *self.told(problem))]
+        found: list[Any] = [] if problem is None else [(own, *self.told(problem))]
         for group in self.ranks.groups:
             parts: list[Any] = [None] * dist.get_world_size(group)
-            dist.all_gather_object(parts, told, group=group)
-            told = [one for part in parts for one in part]
-        rank, kind, told_context = min(told, key=lambda one: one[0])
+            dist.all_gather_object(parts, found, group=group)
+            found = [one for part in parts for one in part]
+        rank, kind, context = min(found, key=lambda one: one[0])
         if kind is not None:
-            raise error(kind, **told_context)
+            raise error(kind, **context)
         if problem is not None:
             raise problem
-        raise error("elsewhere", loss=self.loss, rank=rank, got=told_context)
+        raise error("elsewhere", loss=self.loss, rank=rank, got=context)
 
 
 def told(problem: Exception) -> tuple[str | None, Any]:

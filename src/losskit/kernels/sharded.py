@@ -142,7 +142,7 @@ def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
     names = [*plan.names, "weight", "sample_weight", "mask", "normalizer"]
     mesh = mesh_of(plan.name, zip(names, given, strict=True))
     count = len(operands)
-    stand_ins = [_stand_in(x) for x in given]
+    stand_ins = [stand_in(x) for x in given]
     try:
         whole = plan.validated(stand_ins[:count], *stand_ins[count:])
     except ValueError as problem:
@@ -152,14 +152,14 @@ def layout_of(plan: Plan, operands: Sequence[Any], *extras: Any) -> Layout:
     taken = [of if isinstance(x, list | tuple) else x for x, of in zip(operands, whole.operands, strict=True)]
     tensors = [*taken, *extras[:3]]
     shape = tuple(plan.unreduced_shape(whole.operands))
-    dims = plan.dims_of_rows([_stand_in(x) for x in tensors[: count + 1]], whole)
+    dims = plan.dims_of_rows([stand_in(x) for x in tensors[: count + 1]], whole)
     dims += [() if x is None else trailing(x.ndim, len(shape)) for x in extras[1:3]]
     class_dim = plan.class_dimension(tensors[0].ndim)
     rows: list[int | None] = [None] * mesh.ndim
     classes = []
     for i in range(mesh.ndim):
         for number, (x, of) in enumerate(zip(tensors, dims, strict=True)):
-            over = _sharded(x, i)
+            over = sharded_over(x, i)
             if over is None:
                 continue
             if number == 0 and over == class_dim:
@@ -192,7 +192,7 @@ def mesh_of(loss: str, named: Iterable[tuple[str, Any]]) -> DeviceMesh:
     return mesh
 
 
-def _sharded(x: Any, mesh_dim: int) -> int | None:
+def sharded_over(x: Any, mesh_dim: int) -> int | None:
     """The dimension of a tensor that is sharded over a dimension of the mesh."""
     from torch.distributed.tensor import DTensor, Shard
 
@@ -205,11 +205,11 @@ def trailing(ndim: int, full: int) -> Dims:
     return tuple(range(full - ndim, full))
 
 
-def _stand_in(x: Any, shape: Sequence[int] | None = None) -> Any:
+def stand_in(x: Any, shape: Sequence[int] | None = None) -> Any:
     """A tensor of the same dtype and device that takes no memory; what is no dense tensor as it is."""
     if not isinstance(x, Tensor) or x.layout != torch.strided:
         return x
-    stand_in = torch.empty((), dtype=x.dtype, device=x.device).expand(x.shape if shape is None else shape)
+    stand_in = torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape if shape is None else shape)
     return stand_in.requires_grad_(x.requires_grad)
 
 
@@ -343,7 +343,7 @@ def why(plan: Plan, operands: Sequence[Any], *extras: Any) -> tuple[str | None, 
     for x, dims in zip(layout.tensors, layout.dims, strict=True):
         shape = x.shape if isinstance(x, Tensor) else ()
         parts = [sizes[d] if d is not None and n == layout.shape[d] else n for d, n in zip(dims, shape, strict=False)]
-        local.append(_stand_in(x, parts) if isinstance(x, Tensor) else x)
+        local.append(stand_in(x, parts) if isinstance(x, Tensor) else x)
     count = len(operands)
     weight, sample_weight, mask = local[count:]
     args = plan.validated(local[:count], weight, sample_weight, mask, layout.whole.normalizer)

@@ -20,12 +20,9 @@ from losskit.plans import plan_by
 
 def packed(call: Call) -> tuple[str, list[int], list[Tensor]]:
     """The keys of a call's plans, the numbers of its tensors, and these."""
-    extras = [x for x in (call.sample_weight, call.mask, call.normalizer) if isinstance(x, Tensor)]
-    counts = [
-        len(call.operands),
-        *(int(isinstance(x, Tensor)) for x in (call.sample_weight, call.mask, call.normalizer)),
-    ]
-    tensors = [*call.operands, *extras]
+    extras = call.sample_weight, call.mask, call.normalizer
+    counts = [len(call.operands), *(int(isinstance(x, Tensor)) for x in extras)]
+    tensors = [*call.operands, *(x for x in extras if isinstance(x, Tensor))]
     for term in call.terms:
         own = [] if term.weight is None else [term.weight]
         counts += [len(term.slots), len(own), int(term.targets)]
@@ -50,12 +47,17 @@ def unpacked(
 
 
 def _gradients_like(head: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor]:
-    """Gradients of the promised layout. An op cannot return None: an empty tensor stands for one that is not wanted."""
+    """Stand-ins of the gradients. An op cannot return None: an empty tensor stands for one that is not wanted."""
     like = next(x for x in head if x is not None)
     return [
         torch.empty_like(x, memory_format=torch.contiguous_format) if want and x is not None else like.new_empty(0)
         for x, want in zip(head, wanted, strict=True)
     ]
+
+
+def _given(work: heads.Work) -> list[Tensor]:
+    """The gradients of an op as it returns them."""
+    return [work.head.input.new_empty(0) if x is None else x for x in work.gradients()]
 
 
 @torch.library.custom_op("losskit::head_loss", mutates_args=())
@@ -66,8 +68,7 @@ def head_loss(
     work = heads.Work(unpacked(keys, counts, tensors, shape, cap, normalizer), Head(input, weight, bias))
     with differentiating():
         loss = work.losses(wanted)
-    found = zip(work.gradients(), _gradients_like([input, weight, bias], wanted), strict=True)
-    return [loss, *(promised if x is None else x for x, promised in found)]
+    return [loss, *_given(work)]
 
 
 @head_loss.register_fake
@@ -89,8 +90,7 @@ def head_gradients(
     work = heads.Work(unpacked(keys, counts, tensors, shape, cap, normalizer), Head(input, weight, bias))
     with differentiating():
         work.losses(wanted, upstream)
-    found = zip(work.gradients(), _gradients_like([input, weight, bias], wanted), strict=True)
-    return [promised if x is None else x for x, promised in found]
+    return _given(work)
 
 
 @head_gradients.register_fake

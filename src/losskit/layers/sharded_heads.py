@@ -1,7 +1,8 @@
 """Heads of DTensors: who has which rows and which classes is said by the placements of features and weights.
 
-Each rank computes its rows, or its classes of them, in chunks of plain tensors. What the redistribution of DTensors
-does not do is left to `shared_heads`' way: ranks that share classes add up a few numbers for each row.
+Each rank computes its rows, or its classes of them, in chunks of plain tensors. DTensor's redistribution moves features
+and gradients to the ranks that need them. Ranks that share classes add up a few numbers for each row, as in
+`shared_heads.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.errors import error
 from losskit.kernels.ranks import Agreement, Part, told
-from losskit.kernels.sharded import local_part, mesh_of, ranks_of, span
+from losskit.kernels.sharded import local_part, mesh_of, ranks_of, sharded_over, span, stand_in
 from losskit.kernels.torch_internals import observed
 from losskit.layers import heads
 from losskit.layers.head_calls import Term, flattened
@@ -38,16 +39,16 @@ def run(
     """The loss of arguments among which a DTensor is, as a DTensor."""
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-    names = ["input", "linear_weight", "linear_bias", *(f"operand {i}" for i, _ in enumerate(operands, 1))]
+    names = ["input", "linear_weight", "linear_bias", *terms[0].plan.names[1 : 1 + len(operands)]]
     if isinstance(weight, DTensor) and not isinstance(input, DTensor):
         raise error("features", loss=loss)
     given = [input, weight, bias, *operands, *extras]
     mesh = mesh_of(loss, zip([*names, "sample_weight", "mask", "normalizer"], given, strict=True))
-    whole: list[Any] = [_stand_in(x) for x in given]
+    whole: list[Any] = [stand_in(x) for x in given]
     every = len(whole[1])
-    lead = flattened(loss, terms, cap, *whole[:3], whole[3:-3], *whole[-3:])[2]  # type: ignore[call-arg]
+    lead = flattened(loss, terms, cap, whole[0], whole[1], whole[2], whole[3:-3], *whole[-3:])[2]
 
-    over_classes = [i for i in range(mesh.ndim) if _sharded(weight, i) == 0]
+    over_classes = [i for i in range(mesh.ndim) if sharded_over(weight, i) == 0]
     rows: list[int | None] = [None if i in over_classes else _row(input, i) for i in range(mesh.ndim)]
     over_rows = [i for i, dim in enumerate(rows) if dim is not None]
     everywhere = [Replicate()] * mesh.ndim
@@ -94,10 +95,9 @@ def run(
     ranks = ranks_of(mesh, over_rows)
     if over_rows and call.reduction != "none":
         call = replace(call, told=torch.float64 if dtype == torch.float64 else torch.float32)
-        if call.reduction == "mean":
+        if call.reduction == "mean" and call.normalizer is None:
             count = torch.as_tensor(heads.denominator_of(call, len(head.input), head.input.device))
-            given_one = call.normalizer is not None
-            call = replace(call, normalizer=count if given_one else ranks.reduced(count.to(torch.float64), "SUM"))
+            call = replace(call, normalizer=ranks.reduced(count.to(torch.float64), "SUM"))
     of_rank = Agreement(loss, ranks, on_host, partial(_told, starts))
     result = of_rank(lambda: heads.run(call, head))
     if call.reduction != "none":
@@ -108,22 +108,9 @@ def run(
     return DTensor.from_local(result, mesh, of_rows, run_check=False, shape=torch.Size(lead), stride=strides)
 
 
-def _stand_in(x: Any) -> Any:
-    """A tensor of the same shape, dtype and device that takes no memory."""
-    return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape) if isinstance(x, Tensor) else x
-
-
-def _sharded(x: Any, mesh_dim: int) -> int | None:
-    """The dimension of a tensor that is sharded over a dimension of the mesh."""
-    from torch.distributed.tensor import DTensor, Shard
-
-    placement = x.placements[mesh_dim] if isinstance(x, DTensor) else None
-    return placement.dim % x.ndim if type(placement) is Shard else None
-
-
 def _row(input: Any, mesh_dim: int) -> int | None:
     """The dimension of rows that is sharded over a dimension of the mesh; features are exchanged for whole rows."""
-    dim = _sharded(input, mesh_dim)
+    dim = sharded_over(input, mesh_dim)
     return None if dim == input.ndim - 1 else dim
 
 

@@ -6,7 +6,7 @@
    rank's own, and stays there.
 3. Ranks that call with what does not belong together would wait for each other without an end. So they exchange what
    they were called with: on a CPU each time, elsewhere, where the host would have to wait, once for each kind of call.
-4. Of DTensors the placements say who has which classes and rows. All ranks have the whole loss.
+4. All ranks have the whole loss.
 
 torch.distributed is imported when ranks share something.
 """
@@ -109,7 +109,7 @@ def _exchanged(
     device = torch.device("cpu") if agreed.on_host else torch.device("cuda", torch.cuda.current_device())
     table = torch.zeros(size, len(own), dtype=torch.int64, device=device)
     table[rank] = torch.tensor(own)
-    told_by = _lines(agreed.ranks, table)
+    told_by: list[list[int]] = agreed.ranks.reduced(table, "SUM").tolist()  # a line of each rank
     if any(line[0] for line in told_by):
         agreed.refuse(problem)
     for other, line in enumerate(told_by):
@@ -125,7 +125,7 @@ def _exchanged(
 
 
 def _check_rows(loss: str, input: Tensor, operands: Sequence[Tensor], extras: Sequence[Any]) -> None:
-    """Refuse what does not fit to this rank's rows, before they are sent."""
+    """Refuse targets, weights and masks that do not fit this rank's rows, before another rank waits for them."""
     rows = tuple(input.shape[:-1])
     for i, x in enumerate([*operands, *extras[:2]]):
         if i == 0 and x.is_floating_point():
@@ -134,12 +134,6 @@ def _check_rows(loss: str, input: Tensor, operands: Sequence[Tensor], extras: Se
             argument = ["sample_weight", "mask"][i - len(operands)] if i >= len(operands) else "target"
             raise error("head", loss=loss, argument=argument, expected=rows, got=tuple(x.shape),
                         input=tuple(input.shape))  # fmt: skip
-
-
-def _lines(ranks: Ranks, table: Tensor) -> list[list[int]]:
-    """A table of which each rank has filled a line."""
-    lines: list[list[int]] = ranks.reduced(table, "SUM").tolist()
-    return lines
 
 
 # ---------------------------------------------------------------------------------------------------------

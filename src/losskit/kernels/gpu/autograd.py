@@ -56,8 +56,10 @@ def _run(frame: Frame, wanted: int) -> Outputs:
 
 
 def overwriting(call: Call) -> tuple[Tensor, Tensor]:
-    """The loss of dense scores that nobody needs afterwards, and the gradient by them, written over them: a program
-    has read what it writes over, and its rows are no other program's."""
+    """The loss of dense scores that nobody needs afterwards, and the gradient by them, written over them.
+
+    This is safe: a program of the kernel reads its rows before it writes them, and no other program reads these rows.
+    """
     scores, *rest = call.operands
     loss = run(call, 1, into=[scores, *(None for _ in rest)]).loss
     assert loss is not None
