@@ -37,6 +37,7 @@ def work(rank, store):
     if rank == 0:
         print("one normalizer equals the whole batch:", torch.allclose(right, whole))
         print("a mean per rank equals the whole batch:", torch.allclose(naive, whole))
+    dist.barrier()  # a rank that leaves first would end the connection of the other
     dist.destroy_process_group()
 
 
