@@ -83,6 +83,7 @@ def ranks(rank, store, out):
         criterion(model(x[0]), target[0], normalizer=whole).backward()
     criterion(model(x[1]), target[1], normalizer=whole).backward()
     torch.save(model.module.weight.grad, f"{out}/{rank}")
+    dist.barrier()  # a rank that leaves first would end the connection of the other
     dist.destroy_process_group()
 
 
