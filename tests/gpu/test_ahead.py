@@ -11,7 +11,7 @@ from tiers import full
 
 HOPPER = "90"
 DTYPES = ["bf16", pytest.param("f32 bf16 f16 f64", marks=full("gpu: machine code of every dtype"))]
-A_FEW = 32  # bytes: what a thread that holds 32 scores of a row may have to put away for a moment
+A_FEW = 64  # bytes: what a thread that holds 32 scores of a row may have to put away for a moment
 
 
 @pytest.fixture(scope="module", params=DTYPES)

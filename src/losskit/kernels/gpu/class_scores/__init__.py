@@ -164,7 +164,7 @@ def _tile(layout: Layout, size: int, double: bool, shared: bool, picked: bool) -
     long = rows * classes > limit
     rows = min(32 if long and layout.along else rows, power_of_2(layout.rows))
     if long:
-        return Tile(rows, max(1, (BLOCK * most // 32 >> double << 2 * (size == 2)) // rows), 32, True)
+        return Tile(rows, max(1, (BLOCK * most // 32 << 2 * (size == 2)) // rows), 32, True)
     return Tile(rows, classes, max(1, min(32, rows * classes // (32 * most))), False)
 
 
