@@ -55,6 +55,7 @@ class Loss(Summand):
     reference: ClassVar[str] = ""
     textbook: ClassVar[Callable[..., Any] | None] = None  # `value` as books have it, where accuracy asks for more
     aliases: ClassVar[str] = ""  # other names that people know it by, for `losskit.get` and the command
+    refused_by_torch: ClassVar[tuple[str, ...]] = ()  # operands whose domains torch checks; "shapes" that must match
     task: ClassVar[str] = ""  # one of TASKS, or a word of the author's own
     best_for: ClassVar[str] = ""
     not_for: ClassVar[str] = ""
@@ -117,6 +118,11 @@ class Loss(Summand):
     def _call_operands(cls) -> list[str]:
         """The tensors that a call takes, in order."""
         raise NotImplementedError
+
+    @classmethod
+    def of_torch(cls) -> bool:
+        """Whether torch has this loss."""
+        return any(base.__module__ == "torch.nn.modules.loss" for base in cls.__mro__)
 
     @classmethod
     def _default(cls, name: str) -> Any:

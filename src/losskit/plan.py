@@ -48,6 +48,9 @@ class Plan:
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
     key = ""  # what finds this plan again, in another process too
+    # The violations that torch's function of this name refuses, too; None: torch has none, and all are refused.
+    refused_by_torch: frozenset[int] | None = None
+    shapes_of_torch = False  # whether that function refuses shapes that do not match
 
     def __init__(self, loss: Any, reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]) -> None:
         """loss: the declaration; code: from `fused.pack`; names: of the tensors; numbers: from `Op.given`."""
@@ -74,6 +77,18 @@ class Plan:
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
         """Raise the error that names the first bad value: what the CPU kernel found, or what is looked for here."""
         raise self.sighted(self.shapes(operands), *(found or self.find(operands, mask)))
+
+    def checks(self, mode: str) -> str:
+        """The mode of the checks of values: "off" where torch's function checks none and decides."""
+        return "off" if mode == "torch" and self.refused_by_torch == frozenset() else mode
+
+    def strict(self, mode: str) -> bool:
+        """Whether shapes must match; else they broadcast."""
+        return mode != "off" and (mode != "torch" or self.refused_by_torch is None or self.shapes_of_torch)
+
+    def refuses(self, violation: int, mode: str) -> bool:
+        """Whether a bad value is an error."""
+        return mode != "torch" or self.refused_by_torch is None or violation in self.refused_by_torch
 
     def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         """The first bad value. For the eager formula, which knows only that there is one."""

@@ -18,7 +18,7 @@ import torch
 
 from losskit.errors import error
 
-CHECKS = ("off", "nan", "raise")  # in the order of the kernel's enum
+CHECKS = ("off", "nan", "raise", "torch")
 EMPTY = ("nan", "zero")
 REFUSES_NAN = "!"  # a suffix of the mode of the checks: a NaN is refused
 
@@ -112,9 +112,10 @@ class checks(_Setting):  # noqa: N801  # used like a function
     """What happens to values outside their domain: labels, ranges, probabilities.
 
     "raise" (the default): a `ValueError` that names the argument, the value and its index. "nan": the result of
-    a bad value is NaN. "off": no check, and mismatched shapes broadcast silently, as in torch. On a GPU "raise" is
-    "nan", since the host would have to wait for the device; `losskit.last_violation()` gives the sentence. In a graph
-    that is exported or traced it is "nan", too.
+    a bad value is NaN. "off": no check, and mismatched shapes broadcast silently, as in torch. "torch": what torch's
+    function of the same name refuses is refused, and nothing else; a loss that torch lacks is checked as by "raise".
+    On a GPU "raise" is "nan", since the host would have to wait for the device; `losskit.last_violation()` gives the
+    sentence. In a graph that is exported or traced it is "nan", too.
 
     A call holds for the process; a `with` block for its own thread or task, until it ends.
 
@@ -134,7 +135,7 @@ class checks(_Setting):  # noqa: N801  # used like a function
     def __init__(self, mode: str | None = None, *, nan: str | None = None) -> None:
         if nan not in (None, "pass", "raise"):
             raise error("setting", setting="checks(nan=...)", expected="'pass', 'raise'", got=repr(nan))
-        refused = (nan or ("pass" if mode == "off" else state.nan)) == "raise"
+        refused = (nan or ("pass" if mode in ("off", "torch") else state.nan)) == "raise"
         state.nan_asked |= refused
         super().__init__(state.checks if mode is None and nan is not None else mode, REFUSES_NAN if refused else "")
 

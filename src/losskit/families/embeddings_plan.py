@@ -37,6 +37,7 @@ class EmbeddingsPlan(Plan):
         given = wire.EMBEDDINGS.given(map(float, numbers.values()), p=self.p, eps=self.eps)
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
         self.formula: Formula = formula
+        self.refused_by_torch = frozenset() if loss.of_torch() else None
         self.embeddings = len(names) - ("target" in names)
         self.differentiable = formula.differentiable(numbers)
 
@@ -60,7 +61,7 @@ class EmbeddingsPlan(Plan):
         target = list(operands[self.embeddings :])
         for x in target:
             if x.shape != shape[:-1]:
-                if state.checks != "off":
+                if self.strict(state.checks):
                     raise error(
                         "not_one_per_row", loss=self.name, argument="target", expected=tuple(shape[:-1]),
                         got=tuple(x.shape), hint=shape_hint("target", x.shape, shape[:-1]),
@@ -74,7 +75,7 @@ class EmbeddingsPlan(Plan):
 
     def _common_shape(self, rows: Sequence[Tensor]) -> torch.Size:
         """The shape that the embeddings broadcast to."""
-        if state.checks == "off":
+        if not self.strict(state.checks):
             return torch.broadcast_shapes(*(x.shape for x in rows))
         shape = rows[0].shape
         for name, x in zip(self.names[1:], rows[1:], strict=False):

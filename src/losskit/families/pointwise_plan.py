@@ -70,6 +70,10 @@ class PointwisePlan(Plan):
         self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
         self.given = len(tensors)  # operands that `eager` takes
         self.rows = rows
+        if loss.of_torch():
+            apart = [name for name, part in zip(tensors, self.parts, strict=True) for _ in range(part)]
+            self.refused_by_torch = frozenset(i for i, name in enumerate(apart, 1) if name in loss.refused_by_torch)
+            self.shapes_of_torch = "shapes" in loss.refused_by_torch
         self.counts = formula.counts(numbers) if self.reduction == "mean" else None
         self.weight_in_mean = loss.weight_in_mean
         # Raw arguments that need work first cannot go to the kernel.
@@ -122,7 +126,7 @@ class PointwisePlan(Plan):
             declared = self.formula.tensors[name]
             if declared.per_row and x.ndim > 0 and same_shape(x.shape, shape[:-1]):
                 x = x.unsqueeze(-1)
-            if not same_shape(x.shape, shape) and state.checks != "off":
+            if not same_shape(x.shape, shape) and self.strict(state.checks):
                 free = declared.broadcast and (name in self.loss.params or x.ndim in (0, len(shape)))
                 if not (free and broadcasts(x.shape, shape)):
                     kind = "not_broadcastable" if declared.broadcast else "shapes"

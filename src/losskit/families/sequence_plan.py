@@ -42,6 +42,7 @@ class SequencePlan(Plan):
         )
         given = wire.CTC.given(blank=self.blank)
         super().__init__(loss, reduction, fused.pack(reduction, family=family), loss._call_operands(), given)
+        self.refused_by_torch = frozenset({Violation.LABEL, Violation.INPUT_LENGTH, Violation.TARGET_LENGTH})
 
     # -- validation ---------------------------------------------------------------------------------------
 

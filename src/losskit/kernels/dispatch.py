@@ -70,7 +70,7 @@ def run(
             # torch.jit.trace warns whenever Python reads a shape that the shape becomes a constant. Here it may.
             warnings.simplefilter("ignore", TracerWarning)
             args = plan.validated(operands, weight, sample_weight, mask, normalizer)
-            return plan.eager(args, state.checks)
+            return plan.eager(args, plan.checks(state.checks))
     args = plan.validated(operands, weight, sample_weight, mask, normalizer)
     if state.nan == "raise" and _visible(args):
         refuse_nan(plan, args)
@@ -81,9 +81,9 @@ def run(
         result = plan.fused(from_kernel, args)
         if result is not None:
             return result
-    elif state.checks != "off" and args.operands[0].is_cpu and _visible(args):
+    elif state.checks not in ("off", "torch") and args.operands[0].is_cpu and _visible(args):
         tell(plan.spaces(args.operands, args.mask))
-    return plan.eager(args, state.checks)
+    return plan.eager(args, plan.checks(state.checks))
 
 
 def _unchanged(args: Arguments, operands: Sequence[Tensor], weight: Tensor | None) -> bool:

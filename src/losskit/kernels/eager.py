@@ -84,13 +84,21 @@ def apply_checks(
 
     bad: True where a value that is not masked is outside its domain; it has the shape of the results.
     """
-    if checks == "raise" and bad.device.type == "cpu" and not exporting():
+    if checks in ("raise", "torch") and bad.device.type == "cpu" and not exporting():
         if torch.compiler.is_compiling() or transforms_active() or type(bad) is not Tensor:
-            return bad | _refuse_if(bad.any(), [x.detach() for x in operands], mask, plan.key)
+            refused = _refuse_if(bad.any(), [x.detach() for x in operands], mask, plan.key, checks)
+            return bad | refused if checks == "raise" else bad & refused
         if bool(bad.any()):
-            plan.refuse(operands, mask)
+            _refuse(plan, operands, mask, checks)
         return None
     return bad
+
+
+def _refuse(plan: Plan, operands: Sequence[Tensor], mask: Tensor | None, checks: str) -> None:
+    """Raise the error of a bad value, unless torch takes it and decides."""
+    found = plan.find(operands, mask)
+    if plan.refuses(found[0], checks):
+        plan.refuse(operands, mask, found)
 
 
 def nan_where(values: Tensor, bad: Tensor | None) -> Tensor:
@@ -99,19 +107,19 @@ def nan_where(values: Tensor, bad: Tensor | None) -> Tensor:
 
 
 @torch.library.custom_op("losskit::refuse_if", mutates_args=())
-def _refuse_if(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, key: str) -> Tensor:
-    """`Plan.refuse` as an op, for graphs that cannot branch on data; returns `bad` where it does not raise."""
+def _refuse_if(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, key: str, checks: str) -> Tensor:
+    """`_refuse` as an op, for graphs that cannot branch on data; what it does not raise is not bad."""
     if bool(bad):
-        plan_by(key).refuse(operands, mask)
-    return bad.clone()
+        _refuse(plan_by(key), operands, mask, checks)
+    return torch.zeros_like(bad)
 
 
 @_refuse_if.register_fake
-def _(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, key: str) -> Tensor:
+def _(bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None, key: str, checks: str) -> Tensor:
     return torch.empty_like(bad)
 
 
 @_refuse_if.register_vmap
 def _(info: Any, in_dims: Any, bad: Tensor, operands: Sequence[Tensor], mask: Tensor | None,
-      key: str) -> tuple[Tensor, None]:  # fmt: skip
-    return _refuse_if(bad.any(), operands, mask, key), None
+      key: str, checks: str) -> tuple[Tensor, None]:  # fmt: skip
+    return _refuse_if(bad.any(), operands, mask, key, checks), None

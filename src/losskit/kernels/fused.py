@@ -32,6 +32,7 @@ _REDUCTIONS = {"none": wire.Reduction.ELEMENTS, "mean": wire.Reduction.MEAN, "su
 _TORCHS = {torch.float16: "Half", torch.float32: "Float", torch.float64: "Double", torch.bfloat16: "BFloat16"}
 _RESULT = {dtype: wire.OPTIONS.pack(result=wire.SCALAR_TYPES[name] + 1) for dtype, name in _TORCHS.items()}
 _CHECK_BITS = {mode: wire.OPTIONS.pack(checks=wire.Checks[mode.upper()]) for mode in ("off", "nan", "raise")}
+_CHECK_BITS["torch"] = _CHECK_BITS["raise"]
 _CHECK_BITS |= {mode + REFUSES_NAN: bits for mode, bits in _CHECK_BITS.items()}
 _ALL_CHECKS = wire.OPTIONS.mask("checks")
 _EMPTY_IS_ZERO = wire.OPTIONS.pack(empty_is_zero=True)
@@ -82,7 +83,10 @@ def attempt(
 
 def _code(plan: Plan, operands: Sequence[Tensor], result: torch.dtype | None) -> int:
     # As `state.checks` and `state.empty` do, without their frames.
-    code = plan.code | _CHECK_BITS[checks_of_block.get() or state.process_checks]
+    mode = checks_of_block.get() or state.process_checks
+    code = plan.code | _CHECK_BITS[mode]
+    if mode == "torch" and not plan.refused_by_torch and plan.refused_by_torch is not None:
+        code &= ~_ALL_CHECKS
     if (empty_of_block.get() or state.process_empty) == "zero":
         code |= _EMPTY_IS_ZERO
     if result is None and operands[0].dtype in dtypes.HALVES:
@@ -122,9 +126,12 @@ def _forward(
         if status < 0:
             raise DeclinedError
         if status < wire.SUSPICIOUS:
+            if not plan.refuses(status, state.checks):
+                raise DeclinedError
             place, value = outputs[0].tolist()
             plan.refuse(operands, mask, (status, int(place), value))
-        tell(plan.spaces(operands, mask))
+        if state.checks != "torch":
+            tell(plan.spaces(operands, mask))
     return outputs
 
 

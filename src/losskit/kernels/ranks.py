@@ -70,8 +70,9 @@ class Agreement:
         """told: the kind and context of an error of losskit, or None and what an error of others says."""
         self.loss, self.ranks, self.on_host, self.told = loss, ranks, on_host, told
         # A compiled graph cannot branch on what ranks agree on: there a bad value is NaN, on all of them.
-        traced = torch.compiler.is_compiling() and ranks.groups and state.checks == "raise"
-        self.checks = "nan" if traced else state.checks
+        mode = "raise" if state.checks == "torch" else state.checks
+        traced = torch.compiler.is_compiling() and ranks.groups and mode == "raise"
+        self.checks = "nan" if traced else mode
         self.needed = ranks.groups and self.checks == "raise" and on_host  # else nothing is raised
 
     def __call__(self, check: Callable[[], Any]) -> Any:

@@ -117,7 +117,7 @@ class Call:
             return dispatch.run(term.plan, operands, term.weight, *extras)
         args = term.plan.validated(operands, term.weight, *extras)._replace(result=result)
         found = term.plan.fused(from_kernel, args) if why_eager(term.plan, args) is None else None
-        return term.plan.eager(args, state.checks) if found is None else found
+        return term.plan.eager(args, term.plan.checks(state.checks)) if found is None else found
 
 
 def flattened(
@@ -179,7 +179,7 @@ def _flat(x: Tensor, shape: tuple[int, ...], lead: int) -> Tensor:
 
 def _check_classes(plan: Any, scores: Tensor, operands: Sequence[Tensor], mask: Tensor | None, classes: int) -> None:
     """Refuse indices that are no classes, before rows lose their places."""
-    if not operands or operands[0].is_floating_point() or state.checks != "raise" or unseen(scores):
+    if not operands or operands[0].is_floating_point() or state.checks in ("off", "nan") or unseen(scores):
         return
     target = operands[0]
     if torch.compiler.is_compiling() or observed() or type(target) not in PLAIN:

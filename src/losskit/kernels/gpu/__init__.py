@@ -81,7 +81,8 @@ def scale(gradient: Tensor, upstream: Tensor) -> None:
 
 def call_of(plan: Plan, arguments: Arguments, result: torch.dtype | None = None) -> Any:
     """A call under the settings of the moment."""
-    return module_of("autograd").call_of(plan, *arguments[:5], result, state.checks != "off", state.empty == "zero")
+    checked = plan.checks(state.checks) != "off"
+    return module_of("autograd").call_of(plan, *arguments[:5], result, checked, state.empty == "zero")
 
 
 def template_of(plan: Plan, operands: Sequence[Tensor], weight: Tensor | None) -> Any:

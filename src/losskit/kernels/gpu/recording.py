@@ -71,7 +71,7 @@ class Template:
 def template_of(plan: Plan, operands: Sequence[Tensor], weight: Tensor | None) -> Template:
     """The template of a call, empty if it is the first of its kind."""
     key = (
-        torch.is_grad_enabled(), torch.is_autocast_enabled("cuda"), state.checks == "off", state.empty, forgotten(),
+        torch.is_grad_enabled(), torch.is_autocast_enabled("cuda"), state.checks, state.empty, forgotten(),
         None if weight is None else _likeness(weight), *map(_likeness, operands),
     )  # fmt: skip
     found = plan.templates.get(key)
