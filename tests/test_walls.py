@@ -25,6 +25,7 @@ ROOMS = {
     "layers": "losskit.layers",
     "helpers": "losskit.helpers",
     "denominators": "losskit.denominators",
+    "acceleration": "losskit.acceleration losskit.__main__",
     "functions": "losskit.functional",
     "guide": "losskit_guide",
     "card": "losskit.describe losskit.machine",
@@ -49,8 +50,9 @@ MAY_IMPORT = {
     "helpers": {"families", "kernels", "call", "declaration", "language", "words"},
     "denominators": {"layers", "losses", "families", "call", "declaration", "words"},
     "guide": set(),
+    "acceleration": {"functions", "kernels", "words", "torch's private names", "guide"},
     "card": {"package", "layers", "losses", "kernels", "for people", "declaration", "language", "words", "guide"},
-    "package": {"sums", "card", "functions", "denominators", "helpers", "losses", "layers", "families", "kernels", "declaration", "language", "words"},
+    "package": {"acceleration", "sums", "card", "functions", "denominators", "helpers", "losses", "layers", "families", "kernels", "declaration", "language", "words"},
 }  # fmt: skip
 # What crosses a wall, and why.
 EXCEPTIONS = {

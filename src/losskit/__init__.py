@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from losskit import functional, layers, losses
+from losskit.acceleration import accelerate
 from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.denominators import count, normalizer
 from losskit.describe import explain, plot
@@ -59,6 +60,7 @@ __all__ = [
     "PointwiseLoss",
     "SpaceWarning",
     "WeightedSum",
+    "accelerate",
     "checks",
     "class_balanced_weights",
     "count",

@@ -9,6 +9,7 @@ arguments validated, promoted and broadcast by the plan of the loss, once, for a
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from operator import is_
@@ -74,16 +75,29 @@ def run(
     args = plan.validated(operands, weight, sample_weight, mask, normalizer)
     if state.nan == "raise" and _visible(args):
         refuse_nan(plan, args)
-    if why_eager(plan, args) is None:
+    reason = why_eager(plan, args)
+    if reason is None:
         if template is not None and _unchanged(args, operands, weight):
             template.call = gpu.call_of(plan, args)._replace(operands=(), weight=None)
             return gpu.alike(template, operands, weight)
         result = plan.fused(from_kernel, args)
         if result is not None:
             return result
+        reason = "the kernel declines these tensors"
     elif state.checks not in ("off", "torch") and args.operands[0].is_cpu and _visible(args):
         tell(plan.spaces(args.operands, args.mask))
+    if not torch.compiler.is_compiling():
+        eagerly.reason = reason
     return plan.eager(args, plan.checks(state.checks))
+
+
+class _Eagerly(threading.local):
+    """Why the last call of this thread that was no kernel's ran the formula."""
+
+    reason: str | None = None
+
+
+eagerly = _Eagerly()
 
 
 def _unchanged(args: Arguments, operands: Sequence[Tensor], weight: Tensor | None) -> bool:

@@ -14,6 +14,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # Bound to names once: `observed` runs in every call.
 transforms_active = torch._C._are_functorch_transforms_active
 tracing_state = torch._C._get_tracing_state
+function_modes = torch._C._len_torch_function_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
@@ -23,6 +24,14 @@ def constant(function: _Function) -> _Function:
     As `torch.compiler.assume_constant_result` does, which imports Dynamo, sympy and Triton (1.7 s) to set an attribute.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def untraced(function: _Function) -> _Function:
+    """Have Dynamo leave a function as it is. As `torch.compiler.disable` does, which imports Dynamo."""
+    frames: Any = torch._C._dynamo.eval_frame
+    skipped = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+    frames.set_code_exec_strategy(function.__code__, skipped)
     return function
 
 
