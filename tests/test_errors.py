@@ -322,7 +322,7 @@ MISTAKES = {
         ),
     ],
     "setting": [
-        (lambda: losskit.checks("on"), "checks: mode must be one of 'off', 'nan', 'raise', got 'on'."),
+        (lambda: losskit.checks("on"), "checks: mode must be one of 'off', 'nan', 'raise', 'torch', got 'on'."),
         (lambda: losskit.checks(nan="stop"), "checks(nan=...): mode must be one of 'pass', 'raise', got 'stop'."),
         (lambda: losskit.empty("0"), "empty: mode must be one of 'nan', 'zero', got '0'."),
     ],

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "helpers": {"families", "kernels", "call", "declaration", "language", "words"},
     "denominators": {"layers", "losses", "families", "call", "declaration", "words"},
     "guide": set(),
-    "acceleration": {"functions", "kernels", "words", "torch's private names", "guide"},
+    "acceleration": {"functions", "losses", "kernels", "words", "torch's private names", "guide"},
     "card": {"package", "layers", "losses", "kernels", "for people", "declaration", "language", "words", "guide"},
     "package": {"acceleration", "sums", "card", "functions", "denominators", "helpers", "losses", "layers", "families", "kernels", "declaration", "language", "words"},
 }  # fmt: skip

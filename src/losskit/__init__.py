@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from losskit import functional, layers, losses
 from losskit.acceleration import accelerate
+from losskit.acceleration.trainers import compute_loss_func
 from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.denominators import count, normalizer
 from losskit.describe import explain, plot
@@ -63,6 +64,7 @@ __all__ = [
     "accelerate",
     "checks",
     "class_balanced_weights",
+    "compute_loss_func",
     "count",
     "create",
     "empty",

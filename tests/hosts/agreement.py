@@ -1,60 +1,34 @@
 """The same steps with torch's losses and with losskit's, and what is compared afterwards.
 
-`losskit_for_torch` puts losskit's functions where a host finds torch's. It is a test's tool: it replaces attributes of
-`torch.nn.functional`, and the names under which modules that are loaded have imported them.
+The hosts are not edited: `losskit.accelerate` puts losskit's functions where they find torch's.
 """
 
 from __future__ import annotations
 
-import functools
 import random
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-import torch.nn.functional as F  # its usual name
 from torch import Tensor, nn
 
-from losskit import functional as LF
+import losskit
+import losskit.acceleration
 
 # Of the greatest entry. Seen were 9e-7, and 7e-6 for the one model whose own gradient of float32 lies 9e-6 away from that
 # of float64. A term that is lost, or a denominator that is off by one, is a thousand times as large. In bfloat16: one rounding.
 FLOAT32, BFLOAT16 = 2e-5, 4e-3
 
-SHARED = [name for name, function in vars(LF).items() if isinstance(function, FunctionType) and hasattr(F, name)]
-OWN = ("losskit", "torch.", "agreement")
 
-
-@contextmanager
-def losskit_for_torch() -> Iterator[Counter[str]]:
-    """Inside the block hosts that call torch's losses call losskit's; the counter says which, and how often."""
+def asked(report: losskit.acceleration.Acceleration) -> Counter[str]:
+    """Which functions losskit computed in torch's place, and how often."""
     calls: Counter[str] = Counter()
-
-    def counted(name: str) -> Callable[..., Any]:
-        ours = getattr(LF, name)
-
-        @functools.wraps(ours)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            calls[name] += 1
-            return ours(*args, **kwargs)
-
-        return call
-
-    substitutes = {getattr(F, name): counted(name) for name in SHARED}
-    with pytest.MonkeyPatch.context() as patch:
-        for module in list(sys.modules.values()):
-            if module is F or not getattr(module, "__name__", "torch.").startswith(OWN):
-                for name, value in list(vars(module).items()):
-                    if isinstance(value, FunctionType) and value in substitutes:
-                        patch.setattr(module, name, substitutes[value])
-        yield calls
+    for site in report.sites:
+        calls[site.function] += site.calls - site.torch.total()
+    return +calls
 
 
 @dataclass
@@ -99,10 +73,10 @@ def both(
 ) -> tuple[Training, Training]:
     """The unchanged host, and the host whose losses are losskit's."""
     theirs = train(make, loss_of, **options)
-    with losskit_for_torch() as calls:
+    with losskit.accelerate() as report:
         ours = train(make, loss_of, **options)
-    ours.calls = calls
-    assert calls, "no loss of torch.nn.functional was called: the host computes its own"
+    ours.calls = asked(report)
+    assert ours.calls, "no loss of torch.nn.functional was called: the host computes its own"
     return ours, theirs
 
 

@@ -37,6 +37,7 @@ HOSTS = {
     "test_timm.py": "timm",
     "test_transformers.py": "transformers",
     "test_transformers_trainer.py": "transformers",
+    "test_trl.py": "trl",
 }
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F  # its usual name
-from agreement import FLOAT32, assert_near, assert_same, both, losskit_for_torch, train
+from agreement import FLOAT32, asked, assert_near, assert_same, both, train
 from torch import nn
 
 import losskit
@@ -26,11 +26,11 @@ def test_names_that_a_host_has_imported_are_replaced_and_restored(monkeypatch):
     host.loss_of_mine = F.cross_entropy
     monkeypatch.setitem(sys.modules, "a_host", host)
     of_torch = F.cross_entropy
-    with losskit_for_torch() as calls:
+    with losskit.accelerate() as report:
         host.loss_of_mine(INPUT, LABELS)
         F.cross_entropy(INPUT, LABELS)
         nn.CrossEntropyLoss()(INPUT, LABELS)
-        assert calls == {"cross_entropy": 3}
+        assert asked(report) == {"cross_entropy": 3}
     assert host.loss_of_mine is F.cross_entropy is of_torch
 
 

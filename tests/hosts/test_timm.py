@@ -80,3 +80,12 @@ def test_timms_losses_on_losskits_functions(loss):
 def test_binary_cross_entropy_of_mixed_targets():
     images, target = mixed()
     assert_same(*both(vit, lambda model: BinaryCrossEntropy(smoothing=0)(model(images), target)))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_its_own_formulas_are_replaced(soft):
+    images, target = mixed() if soft else (IMAGES, LABELS)
+    loss = SoftTargetCrossEntropy() if soft else LabelSmoothingCrossEntropy(0.1)
+    ours, theirs = both(vit, lambda model: loss(model(images), target))
+    assert_same(ours, theirs)
+    assert ours.calls == {f"{type(loss).__name__}.forward": 3}

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from agreement import BFLOAT16, FLOAT32, assert_near, flat, losskit_for_torch
+from agreement import BFLOAT16, FLOAT32, asked, assert_near, flat
 from torch.nn.functional import pad
 
 import losskit
@@ -51,10 +51,10 @@ def trained(folder, *, batch: int, accumulate: int, swap: bool = False, loss=Non
     )
     trainer = transformers.Trainer(model=model, args=arguments, train_dataset=sentences(), compute_loss_func=loss)
     trainer.remove_callback(transformers.PrinterCallback)
-    with losskit_for_torch() if swap else nullcontext({}) as calls:
+    with losskit.accelerate() if swap else nullcontext() as report:
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return torch.tensor(losses), flat(model.parameters()) - start, calls
+    return torch.tensor(losses), flat(model.parameters()) - start, asked(report) if swap else {}
 
 
 def assert_same(ours, theirs, tolerance: float = FLOAT32) -> None:
@@ -91,7 +91,16 @@ def of_module(outputs, labels, num_items_in_batch=None):
     )
 
 
-@pytest.mark.parametrize("loss", [of_function, of_module])
+@pytest.mark.parametrize("batch, accumulate", [(8, 1), (2, 4)])
+def test_label_smoothing(tmp_path, batch, accumulate):
+    """The Trainer's own formula, which calls none of torch's functions."""
+    theirs = trained(tmp_path, batch=batch, accumulate=accumulate, label_smoothing_factor=0.1)
+    ours = trained(tmp_path, batch=batch, accumulate=accumulate, swap=True, label_smoothing_factor=0.1)
+    assert_same(ours, theirs)
+    assert ours[2]["LabelSmoother.__call__"] == 4 * accumulate
+
+
+@pytest.mark.parametrize("loss", [of_function, of_module, losskit.compute_loss_func()])
 def test_compute_loss_func_divides_by_the_items_of_the_whole_batch(tmp_path, loss):
     """`normalizer=num_items_in_batch`: four micro-batches make the same step as the batch at once."""
     theirs = trained(tmp_path, batch=8, accumulate=1)

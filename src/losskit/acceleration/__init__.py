@@ -106,7 +106,7 @@ class Acceleration:
             self._replace(F, name, ours)
         for module in list(sys.modules.values()):
             self._rebind(module)
-        programs.adapt(self._replace)
+        programs.adapt(self._replace, self._calls)
         _present.append(self)
 
     def _rebind(self, module: ModuleType) -> None:

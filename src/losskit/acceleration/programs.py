@@ -12,20 +12,21 @@ from types import ModuleType
 from typing import Any
 
 from losskit import functional as LF
+from losskit.acceleration.calls import Calls, Function
 from losskit.acceleration.imports import After
-from losskit.errors import LossError
 
-Replace = Callable[[Any, str, Any], None]
 _waiting: list[After] = []
 
 
-def adapt(replace: Replace) -> None:
+def adapt(replace: Callable[[Any, str, Any], None], calls: Calls) -> None:
     """Replace the formulas of the programs that are loaded, and those of others when they are."""
     for name, formulas in _PROGRAMS.items():
-        _waiting.append(After(name, functools.partial(_adapt, formulas, replace)))
+        _waiting.append(After(name, functools.partial(_adapt, formulas, replace, calls)))
 
 
-def _adapt(formulas: Mapping[str, Callable[..., Any]], replace: Replace, module: ModuleType) -> None:
+def _adapt(
+    formulas: Mapping[str, Function], replace: Callable[[Any, str, Any], None], calls: Calls, module: ModuleType
+) -> None:
     for path, formula in formulas.items():
         *parents, name = path.split(".")
         owner: Any = module
@@ -33,24 +34,13 @@ def _adapt(formulas: Mapping[str, Callable[..., Any]], replace: Replace, module:
             owner = vars(owner).get(parent)
         own = None if owner is None else vars(owner).get(name)
         if own is not None:
-            replace(owner, name, _or_own(own, formula))
+            replace(owner, name, calls.replaced(path, own, formula))
 
 
 def forget() -> None:
     """Wait for no program any more."""
     while _waiting:
         _waiting.pop().forget()
-
-
-def _or_own(own: Callable[..., Any], formula: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(own)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return formula(*args, **kwargs)
-        except (LossError, TypeError):  # of another version of the program, say
-            return own(*args, **kwargs)
-
-    return method
 
 
 def _label_smoother(
@@ -80,13 +70,11 @@ def _soft_targets(self: Any, x: Any, target: Any) -> Any:
 
 def _log_probabilities(logits: Any, index: Any) -> Any:
     """trl: the log-probability of each token."""
-    if index.ndim != logits.ndim - 1:
-        raise TypeError
     return -LF.cross_entropy(logits.flatten(0, -2), index.flatten(), reduction="none").reshape(index.shape)
 
 
 # Modules of programs, and the formulas in them by their place.
-_PROGRAMS: dict[str, dict[str, Callable[..., Any]]] = {
+_PROGRAMS: dict[str, dict[str, Function]] = {
     "transformers.trainer_pt_utils": {"LabelSmoother.__call__": _label_smoother},
     "timm.loss.cross_entropy": {
         "LabelSmoothingCrossEntropy.forward": _smoothed, "SoftTargetCrossEntropy.forward": _soft_targets
