@@ -103,13 +103,17 @@ def _left_to_torch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         return "torch.jit.trace records torch's operators"
     for x in (*args, *kwargs.values()):
         kind = type(x)
-        if kind not in _ORDINARY and (isinstance(x, Tensor) or callable(getattr(kind, "__torch_function__", None))):
+        if kind in _ORDINARY:
+            continue
+        defines = getattr(kind, "__torch_function__", None)
+        if (defines is not None or isinstance(x, Tensor)) and getattr(defines, "__module__", "") not in _KEEP_TYPES:
             return f"{kind.__name__} defines what functions do with it"
     if function_modes() and any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack()):
         return "a TorchFunctionMode is active"
     return None
 
 
+_KEEP_TYPES = {"fastai.torch_core"}  # whose tensors do with functions nothing but give results their type
 _ORDINARY = PLAIN | {type(None), bool, int, float, str}
 
 
