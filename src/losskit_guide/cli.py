@@ -354,6 +354,14 @@ def bench(
     )
 
 
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def accelerate(context: typer.Context) -> None:
+    """Run a script, unedited, with losskit in the place of torch's losses; also in the processes that it starts."""
+    from losskit.acceleration.script import main
+
+    main(context.args)
+
+
 @app.command()
 def explore(
     losses: Annotated[list[str] | None, Names] = None,
