@@ -8,7 +8,9 @@
 3. A unit without a loss (a list in which nothing is relevant) is like a masked one. `value` then returns a pair: the
    losses, and which units have one. The losses of the others must be finite, and so their gradients.
 4. What a padded list has in place of elements is hidden, too: the operand `element_mask` says which elements count.
-5. There is no trace, so people read what the declaration gives: `equations` and `letters`.
+5. Autograd differentiates `value`. Where a gradient by hand is worth it, `value_and_grad` gives both at once; it must
+   be finite where a unit has no loss. It runs in ordinary calls, `value` in transforms and for higher derivatives.
+6. There is no trace, so people read what the declaration gives: `equations` and `letters`.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class ComposedLoss(Family, abstract=True):
     - `unit`: the shape of the unreduced loss in the same letters, "(N,)", or "()" for one number;
     - `value(...)`: the unreduced loss, of operands and parameters by name, in torch operations. A pair is the loss, and
       the units that have one, boolean;
+    - `value_and_grad(...)`, optional: what `value` gives, and the gradients of each unit's loss by name, of all that
+      have one; it may read the numbers, and need not be differentiable;
     - `least(...)`: the smallest sizes, by letter, of parameters by name; 1 where it says nothing;
     - `equations`: LaTeX and plain text by title, "loss" first; `letters`: LaTeX, plain text and meaning of what stands
       there; for an operand or a parameter the meaning may be "", which is its doc.
@@ -54,6 +58,7 @@ class ComposedLoss(Family, abstract=True):
     reduction: Reduction = param(default="mean", doc="'none': the unreduced loss; 'mean': its mean; 'sum': its sum.")
 
     unit: ClassVar[str] = ""
+    value_and_grad: ClassVar[Callable[..., Any] | None] = None
     least: ClassVar[Callable[..., Mapping[str, int]] | None] = None
     equations: ClassVar[Mapping[str, tuple[str, str]]] = {}
     letters: ClassVar[Mapping[str, tuple[str, str, str]]] = {}
@@ -67,7 +72,7 @@ class ComposedLoss(Family, abstract=True):
 
     @classmethod
     def _declare(cls) -> None:
-        for method in ("value", "least"):
+        for method in ("value", "value_and_grad", "least"):
             if not isinstance(cls.__dict__.get(method, staticmethod(len)), staticmethod):
                 raise DeclarationError(f"{cls.__name__}.{method} must be a @staticmethod")
         if "value" not in cls.__dict__:
@@ -75,6 +80,8 @@ class ComposedLoss(Family, abstract=True):
         cls._taken = list(arguments_of(cls, "value"))
         for name in dict.fromkeys([*cls._taken, *cls.params, *cls.operands]):
             check_argument(cls, name)
+        if cls.value_and_grad is not None and list(arguments_of(cls, "value_and_grad")) != cls._taken:
+            raise DeclarationError(f"{cls.__name__}: `value_and_grad` must take the arguments of `value`")
         cls._check_names()
         cls._shapes = {name: cls._shape(name, declared.shape) for name, declared in cls.operands.items()}
         cls._unit = cls._shape("unit", cls.unit)

@@ -17,6 +17,7 @@ from losskit.domains import Domain, Interval, shortest, slack_of
 from losskit.errors import error
 from losskit.families.shapes import DOTS, Shape, arranged, filled, named
 from losskit.kernels import eager, fused, search
+from losskit.kernels.torch_internals import hidden
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, reduce_eagerly
 from losskit.validation import (
@@ -48,6 +49,30 @@ class Dimensions(NamedTuple):
     def of_unit(self, i: int) -> bool:
         """Whether an operand has all dimensions of the unreduced loss, so that a unit has its own numbers there."""
         return all(name in self.own[i] for name in self.unit)
+
+
+class _WithGradient(torch.autograd.Function):
+    """The unreduced losses, and with them their gradients, which backward only multiplies."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Any, given: dict[str, Any], dims: dict[str, list[str]], *tensors: Tensor) -> Any:
+        result, gradients = loss.value_and_grad(**given)
+        ctx.loss, ctx.given, ctx.dims = loss, given, dims
+        ctx.save_for_backward(*tensors, *(gradients[name] for name in dims if name != "unit"))
+        if isinstance(result, tuple):
+            ctx.mark_non_differentiable(result[1])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
+        unit, *names = ctx.dims
+        tensors, gradients = ctx.saved_tensors[: len(names)], ctx.saved_tensors[len(names) :]
+        if torch.is_grad_enabled():  # a derivative of the gradient is wanted, which `value` has
+            result = ctx.loss.value(**{**ctx.given, **dict(zip(names, tensors, strict=True))})
+            losses = result[0] if isinstance(result, tuple) else result
+            return None, None, None, *torch.autograd.grad(losses, tensors, upstream, create_graph=True)
+        spread = (arranged(upstream, ctx.dims[unit], ctx.dims[name]) for name in names)
+        return None, None, None, *(x * up for x, up in zip(gradients, spread, strict=True))
 
 
 class ComposedPlan(Plan):
@@ -225,7 +250,15 @@ class ComposedPlan(Plan):
                 if declared is not None and not declared.differentiable:
                     x = x.detach()
             given[name] = x
-        result = self.loss.value(**{name: given[name] for name in self.loss._taken})
+        given = {name: given[name] for name in self.loss._taken}
+        wanted = [name for name, x in given.items() if isinstance(x, Tensor) and x.requires_grad]
+        alone = self.loss.value_and_grad is not None and torch.is_grad_enabled()
+        if alone and wanted and all(name in self.operands for name in wanted) and not hidden(given[wanted[0]]):
+            own = dict(zip(self.names, dims.own, strict=True))
+            names = {"unit": dims.unit} | {name: own[name] for name in wanted}
+            result = _WithGradient.apply(self.loss, given, names, *(given[name] for name in wanted))
+        else:
+            result = self.loss.value(**given)
         return result if isinstance(result, tuple) else (result, None)
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:

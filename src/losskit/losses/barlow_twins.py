@@ -36,11 +36,23 @@ class BarlowTwinsLoss(ComposedLoss):
 
     @staticmethod
     def value(input1, input2, lambd, eps):
-        a, b = (_standardised(x, eps) for x in (input1, input2))
-        correlation = a.mT @ b / a.shape[-2]
-        on = correlation.diagonal(dim1=-2, dim2=-1)
-        off = correlation - torch.diag_embed(on)
-        return (on - 1.0).square().sum(-1) + lambd * off.square().sum((-2, -1))
+        (a, of_a), (b, of_b) = (_standardised(x, eps) for x in (input1, input2))
+        off = _correlation(a, b)
+        off = off - torch.diag_embed(off.diagonal(dim1=-2, dim2=-1))
+        return _missing(a, b, of_a, of_b, eps).square().sum(-1) + lambd * off.square().sum((-2, -1))
+
+    @staticmethod
+    def value_and_grad(input1, input2, lambd, eps):
+        n = input1.shape[-2]
+        a, of_a = _standardised(input1, eps)
+        b, of_b = _standardised(input2, eps)
+        off = _correlation(a, b)
+        missing = _missing(a, b, of_a, of_b, eps)
+        off.diagonal(dim1=-2, dim2=-1).zero_()
+        loss = missing.square().sum(-1) + lambd * torch.linalg.vector_norm(off, dim=(-2, -1)).square()
+        on, off = -2.0 / n * missing.unsqueeze(-2), off.mul_(2.0 * lambd / n)
+        by_a = _unstandardised((b * on).add_(b @ off.mT), a, of_a)
+        return loss, {"input1": by_a, "input2": _unstandardised((a * on).add_(a @ off), b, of_b)}
 
     equations = {
         "loss": (
@@ -97,5 +109,23 @@ class BarlowTwinsLoss(ComposedLoss):
 
 
 def _standardised(x, eps):
+    """Columns of mean 0 and variance 1, and the deviation that they had."""
     centred = x - x.mean(-2, keepdim=True)
-    return centred / (centred.square().mean(-2, keepdim=True) + eps).sqrt()
+    deviation = (centred.square().mean(-2, keepdim=True) + eps).sqrt()
+    return centred / deviation, deviation
+
+
+def _correlation(a, b):
+    return a.mT @ b / a.shape[-2]
+
+
+def _missing(a, b, of_a, of_b, eps):
+    """What the diagonal of the correlation misses to 1, as a sum in which nothing cancels."""
+    short = (of_a.square().reciprocal() + of_b.square().reciprocal()).squeeze(-2)
+    return 0.5 * ((a - b).square().mean(-2) + eps * short)
+
+
+def _unstandardised(gradient, standardised, deviation):
+    """The gradient by what was standardised. That of its mean is 0: the columns of both views add up to 0."""
+    along = (gradient * standardised).mean(-2, keepdim=True)
+    return gradient.sub_(standardised * along).div_(deviation)
