@@ -19,6 +19,7 @@ from losskit.errors import (
 )
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
+from losskit.families.composed import ComposedLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
@@ -45,6 +46,7 @@ if not TYPE_CHECKING:  # a type checker would take any attribute
 __all__ = [
     "Case",
     "ClassScoresLoss",
+    "ComposedLoss",
     "DeclarationError",
     "Deviation",
     "EmbeddingsLoss",
