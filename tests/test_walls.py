@@ -23,7 +23,7 @@ ROOMS = {
     "families": "losskit.families",
     "losses": "losskit.losses",
     "layers": "losskit.layers",
-    "helpers": "losskit.helpers",
+    "helpers": "losskit.helpers losskit.distances",
     "denominators": "losskit.denominators",
     "functions": "losskit.functional",
     "guide": "losskit_guide",

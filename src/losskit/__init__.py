@@ -6,6 +6,7 @@ from losskit import functional, layers, losses
 from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.denominators import count, normalizer
 from losskit.describe import explain, plot
+from losskit.distances import distance_field, signed_distance
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
     DeclarationError,
@@ -63,6 +64,7 @@ __all__ = [
     "class_balanced_weights",
     "count",
     "create",
+    "distance_field",
     "empty",
     "explain",
     "functional",
@@ -77,6 +79,7 @@ __all__ = [
     "positive",
     "probability",
     "real",
+    "signed_distance",
     "signs",
     "soft_cap",
     "why",

@@ -314,6 +314,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "[classes](losses.md) and [functions](functional.md).",
         ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
          "linear", "WeightedSum", "count", "normalizer", "class_balanced_weights", "soft_cap",
+         "signed_distance", "distance_field",
          "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning"),
     ),
     "declaring": (
