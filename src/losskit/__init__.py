@@ -18,6 +18,7 @@ from losskit.errors import (
 )
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
+from losskit.families.composed import ComposedLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
@@ -44,6 +45,7 @@ if not TYPE_CHECKING:  # a type checker would take any attribute
 __all__ = [
     "Case",
     "ClassScoresLoss",
+    "ComposedLoss",
     "DeclarationError",
     "Deviation",
     "EmbeddingsLoss",

@@ -99,6 +99,9 @@ class Operand:
     differentiable: whether there is a gradient by it; for labels, and for what the formula takes as given.
     components: the numbers that stand next to each other in its last dimension, and their domains. Each is an argument
         of the formula: `input` with the components x and y is `input_x` and `input_y`.
+    shape: in composed losses, its shape in letters, "(N, C, ...) or (C,)": see `losskit.ComposedLoss`.
+    index: in composed losses, not "": its numbers are integers, places along the dimension of this letter.
+    boolean: in composed losses, whether it is a mask.
     hint: the way out when a value is refused.
     kind: what the numbers are, where plots and comparisons need to know: "logit", "distance".
     type: what a caller may pass, where it is more than a tensor.
@@ -114,6 +117,9 @@ class Operand:
     places: int | None = None
     differentiable: bool = True
     components: Mapping[str, Domain] = field(default_factory=dict)
+    shape: str = ""
+    index: str = ""
+    boolean: bool = False
     hint: str = ""
     kind: str = ""
     type: str = "Tensor"

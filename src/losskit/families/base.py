@@ -137,7 +137,7 @@ class Family(Loss, abstract=True):
         for method in ("value", "grad"):
             if method in cls.__dict__ and not isinstance(cls.__dict__[method], staticmethod):
                 raise DeclarationError(f"{cls.__name__}.{method} must be a @staticmethod")
-        taken = _arguments(cls, "value")
+        taken = arguments_of(cls, "value")
         for name in dict.fromkeys([*taken, *cls.params, *cls.operands]):
             check_argument(cls, name)
         for name in taken:
@@ -161,7 +161,7 @@ class Family(Loss, abstract=True):
         for name in cls.params:
             if name not in taken and name not in cls._family_params | cls._used_elsewhere():
                 raise DeclarationError(f"{cls.__name__}: `value` does not take the parameter {name}")
-        if cls.grad is not None and list(_arguments(cls, "grad")) != list(taken):
+        if cls.grad is not None and list(arguments_of(cls, "grad")) != list(taken):
             raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {', '.join(taken)}")
         for formula in cls._formulas.all():
             if not 1 <= len(formula.operands) <= MAX_OPERANDS:
@@ -336,7 +336,7 @@ class Family(Loss, abstract=True):
         return tensors(*(getattr(self, p.name) for p in self._operand_params()))
 
 
-def _arguments(cls: type[Family], method: str) -> list[str]:
+def arguments_of(cls: type[Family], method: str) -> list[str]:
     """The arguments of `value` or `grad`, which are all named, in order."""
     function = getattr(cls, method)
     try:

@@ -15,6 +15,8 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 def why_eager(plan: Plan, args: Arguments) -> str | None:
     """Why the eager formula must run; None if the fused kernel can."""
+    if plan.no_kernel:
+        return plan.no_kernel
     tensors = [*args.operands, *(x for x in args[1:4] if x is not None)]
     on_gpu = gpu.takes(args.operands[0])
     if torch.compiler.is_compiling():

@@ -1,0 +1,57 @@
+"""Shapes as declarations write them: "(N, D)", "(N, C, ...) or (C,)".
+
+A letter is a size, the same in all operands of a call; dots are any number of dimensions, the same ones everywhere.
+Where there are several shapes, with "or" between them, the operands of a call all have the first, or all the second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor
+
+DOTS = "..."
+_SHAPE = re.compile(r"\(((\w+|\.\.\.), ?)*(\w+|\.\.\.)?\)")
+
+
+class Shape:
+    """A declared shape, or several of which a call has one."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        parts = text.split(" or ")
+        if not all(_SHAPE.fullmatch(part) and part.count(DOTS) <= 1 for part in parts):
+            raise ValueError(f"{text!r} is no shape like '(N, C, ...) or (C,)'")
+        self.forms = [tuple(re.findall(r"\w+|\.\.\.", part)) for part in parts]
+
+    def form(self, which: int) -> tuple[str, ...]:
+        """The form that goes with this one of the first operand; a shape with one form goes with all."""
+        return self.forms[which if len(self.forms) > 1 else 0]
+
+    def fitting(self, ndim: int) -> int | None:
+        """The first form that a tensor of so many dimensions has."""
+        fits = (i for i, form in enumerate(self.forms) if len(form) == ndim or (DOTS in form and ndim >= len(form) - 1))
+        return next(fits, None)
+
+
+def named(form: Sequence[str], ndim: int) -> list[str]:
+    """A name for each of so many dimensions: letters, and "...0", "...1" for dots."""
+    if DOTS not in form:
+        return list(form)
+    at, more = form.index(DOTS), ndim - len(form) + 1
+    return [*form[:at], *(f"{DOTS}{i}" for i in range(more)), *form[at + 1 :]]
+
+
+def filled(form: Sequence[str], dots: int) -> list[str]:
+    """The names of the dimensions of a form where dots stand for so many."""
+    return named(form, len(form) - 1 + dots) if DOTS in form else list(form)
+
+
+def arranged(x: Tensor, own: Sequence[str], as_in: Sequence[str]) -> Tensor:
+    """A tensor with its dimensions in the order of other names, of size 1 where it has none of that name."""
+    x = x.permute([own.index(name) for name in as_in if name in own])
+    for i, name in enumerate(as_in):
+        if name not in own:
+            x = x.unsqueeze(i)
+    return x

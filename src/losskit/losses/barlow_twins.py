@@ -1,0 +1,131 @@
+"""BarlowTwinsLoss: two views of the same samples agree, and no two features say the same."""
+
+import torch
+
+from losskit.declaration import Case, Operand, Peer, param
+from losskit.domains import nonnegative, positive
+from losskit.facts import Facts
+from losskit.families.composed import ComposedLoss
+
+
+class BarlowTwinsLoss(ComposedLoss):
+    """Self-supervised: the cross-correlation matrix of the features of two views should be the identity.
+
+    Choose it to learn features without labels and without negative pairs: small batches do, and many features help.
+    Prefer VICRegLoss where the two branches differ, in architecture or in modality.
+
+    The features are standardised over the batch inside of the loss: give it the projector's output as it is. On several
+    devices gather the features first, since the correlation is that of the whole batch.
+    """
+
+    lambd: float = param(default=5e-3, domain=nonnegative, doc="Weight of the entries off the diagonal.")
+    eps: float = param(default=1e-5, domain=positive, doc="Added to each variance, which divides by N.")
+
+    arguments = "lambd eps reduction"
+    operands = {
+        "input1": Operand(
+            "Features (N, D) of one view; dimensions before them are of other batches.", shape="(..., N, D)"
+        ),
+        "input2": Operand("Features of the other view, of the same samples in the same order.", shape="(..., N, D)"),
+    }
+    unit = "(...)"
+
+    @staticmethod
+    def least():
+        return {"N": 2}
+
+    @staticmethod
+    def value(input1, input2, lambd, eps):
+        (a, of_a), (b, of_b) = (_standardised(x, eps) for x in (input1, input2))
+        off = _correlation(a, b)
+        off = off - torch.diag_embed(off.diagonal(dim1=-2, dim2=-1))
+        return _missing(a, b, of_a, of_b, eps).square().sum(-1) + lambd * off.square().sum((-2, -1))
+
+    @staticmethod
+    def value_and_grad(input1, input2, lambd, eps):
+        n = input1.shape[-2]
+        a, of_a = _standardised(input1, eps)
+        b, of_b = _standardised(input2, eps)
+        off = _correlation(a, b)
+        missing = _missing(a, b, of_a, of_b, eps)
+        off.diagonal(dim1=-2, dim2=-1).zero_()
+        loss = missing.square().sum(-1) + lambd * torch.linalg.vector_norm(off, dim=(-2, -1)).square()
+        on, off = -2.0 / n * missing.unsqueeze(-2), off.mul_(2.0 * lambd / n)
+        by_a = _unstandardised((b * on).add_(b @ off.mT), a, of_a)
+        return loss, {"input1": by_a, "input2": _unstandardised((a * on).add_(a @ off), b, of_b)}
+
+    equations = {
+        "loss": (
+            r"\ell = \sum_i (C_{ii} - 1)^2 + \lambda \sum_{i \ne j} C_{ij}^2",
+            "ℓ = Σᵢ (Cᵢᵢ − 1)² + λ Σ(i ≠ j) Cᵢⱼ²",
+        ),
+        "where": (
+            r"C = \frac{1}{N} \hat{a}^\top \hat{b}, \quad "
+            r"\hat{a}_{ni} = \frac{a_{ni} - \bar{a}_i}{\sqrt{\frac{1}{N} \sum_m (a_{mi} - \bar{a}_i)^2 + \varepsilon}}",
+            "C = âᵀb̂ / N, âₙᵢ = (aₙᵢ − āᵢ) / √(1/N Σₘ (aₘᵢ − āᵢ)² + ε)",
+        ),
+        "gradient by the standardised features": (
+            r"\frac{\partial \ell}{\partial \hat{a}} = \frac{1}{N} \hat{b} K^\top, \quad "
+            r"K_{ii} = 2 (C_{ii} - 1), \; K_{ij} = 2 \lambda C_{ij}",
+            "∂ℓ/∂â = b̂Kᵀ / N, Kᵢᵢ = 2(Cᵢᵢ − 1), Kᵢⱼ = 2λCᵢⱼ",
+        ),
+    }
+    letters = {
+        "input1": ("a", "a", ""),
+        "input2": ("b", "b", ""),
+        "lambd": (r"\lambda", "λ", ""),
+        "C": ("C_{ij}", "Cᵢⱼ", "correlation of feature i of one view with feature j of the other"),
+    }
+
+    facts = Facts(convex=False, smooth=True, lipschitz=None, minimum=0.0, symmetric=True, robust=False)
+    cases = [
+        Case(input1=[[1.0, 0.0], [0.0, 2.0], [2.0, 1.0]], input2=[[1.0, 1.0], [0.0, 2.0], [3.0, 0.0]],
+             value=0.255868, source="mpmath"),
+    ]  # fmt: skip
+    peers = [
+        Peer(
+            "lightly",
+            "lightly.loss.BarlowTwinsLoss(lambda_param=5e-3)(input1, input2)",
+            "barlow_twins_loss(input1, input2)",
+            agrees=1e-12,
+        ),
+        Peer(
+            "monai",
+            "monai.losses.BarlowTwinsLoss(lambd=5e-3)(input1, input2)",
+            "barlow_twins_loss(input1, input2)",
+            differs=0.003,
+            gradient_differs=0.003,
+            why="MONAI divides by the unbiased deviation and by N, so that the diagonal cannot reach 1.",
+        ),
+    ]
+    aliases = "barlow"
+    task = "metric learning"
+    best_for = "Self-supervised features from two views of each sample, without negatives."
+    not_for = "Batches of a few samples: the correlations are then noise."
+    reference = (
+        "Zbontar, J., Jing, L., Misra, I., LeCun, Y. and Deny, S. (2021). Barlow Twins: self-supervised learning via "
+        "redundancy reduction. ICML. arXiv:2103.03230."
+    )
+
+
+def _standardised(x, eps):
+    """Columns of mean 0 and variance 1, and the deviation that they had."""
+    centred = x - x.mean(-2, keepdim=True)
+    deviation = (centred.square().mean(-2, keepdim=True) + eps).sqrt()
+    return centred / deviation, deviation
+
+
+def _correlation(a, b):
+    return a.mT @ b / a.shape[-2]
+
+
+def _missing(a, b, of_a, of_b, eps):
+    """What the diagonal of the correlation misses to 1, as a sum in which nothing cancels."""
+    short = (of_a.square().reciprocal() + of_b.square().reciprocal()).squeeze(-2)
+    return 0.5 * ((a - b).square().mean(-2) + eps * short)
+
+
+def _unstandardised(gradient, standardised, deviation):
+    """The gradient by what was standardised. That of its mean is 0: the columns of both views add up to 0."""
+    along = (gradient * standardised).mean(-2, keepdim=True)
+    return gradient.sub_(standardised * along).div_(deviation)

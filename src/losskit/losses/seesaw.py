@@ -1,0 +1,116 @@
+"""SeesawLoss: cross entropy in which frequent classes punish rare ones less."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from losskit.declaration import Case, Operand, param
+from losskit.domains import Interval, nonnegative
+from losskit.facts import Facts
+from losskit.families.composed import ComposedLoss
+
+
+class SeesawLoss(ComposedLoss):
+    """Cross entropy whose gradient on the scores of rarer classes is reduced, and raised again where they are mistaken.
+
+    Choose it for long tails in detection and segmentation, where samples of frequent classes push the scores of rare
+    ones down all the time.
+    Prefer LogitAdjustedCrossEntropyLoss for one correction that is undone at test time, LDAMLoss for margins.
+
+    `counts` is a buffer of the module: give the counts of the training data, or add to it while you train, for example
+    `criterion.counts += torch.bincount(target, minlength=C)`, from ones on. The factors are constants for the gradient.
+    """
+
+    counts: Tensor = param(domain=Interval("at least 1", low=1.0, typical=1.0),
+                           doc="How many samples each class has, of shape (C,).")  # fmt: skip
+    p: float = param(default=0.8, domain=nonnegative, doc="How much a rarer class is spared: 0 spares none.")
+    q: float = param(
+        default=2.0, domain=nonnegative, doc="How much a mistaken class is punished again: 0 is not at all."
+    )
+
+    arguments = "counts p q reduction"
+    operands = {
+        "input": Operand("Scores of shape (N, C), (N, C, d1, ...) or (C,).", shape="(N, C, ...) or (C,)", kind="logit"),
+        "target": Operand("Class indices in [0, C) of any integer dtype, of the shape of input without C.",
+                          differentiable=False, shape="(N, ...) or ()", index="C"),
+    }  # fmt: skip
+    unit = "(N, ...) or ()"
+
+    @staticmethod
+    def value(input, target, counts, p, q):
+        ahead, own = _ahead(input, target)
+        ahead = ahead + _factors(ahead.detach(), own, target, counts, p, q)
+        ahead = torch.where(own, -math.inf, ahead)
+        others = ahead.logsumexp(-1)
+        return torch.logaddexp(others, torch.zeros_like(others))
+
+    @staticmethod
+    def value_and_grad(input, target, counts, p, q):
+        ahead, own = _ahead(input, target)
+        ahead += _factors(ahead, own, target, counts, p, q)
+        ahead.masked_fill_(own, -math.inf)
+        others = ahead.logsumexp(-1)
+        loss = torch.logaddexp(others, torch.zeros_like(others))
+        gradient = ahead.masked_fill_(own, 0.0).softmax(-1).masked_fill_(own, 0.0)
+        gradient.scatter_(-1, target.unsqueeze(-1), -gradient.sum(-1, keepdim=True))
+        return loss, {"input": gradient.movedim(-1, 1) if input.ndim > 1 else gradient}
+
+    equations = {
+        "loss": (
+            r"\ell = -x_t + \log\Big(e^{x_t} + \sum_{j \ne t} S_{tj} e^{x_j}\Big)",
+            "ℓ = −xₜ + log(exp(xₜ) + Σ(j ≠ t) Sₜⱼ exp(xⱼ))",
+        ),
+        "where": (
+            r"S_{tj} = \min\Big(1, \frac{n_j}{n_t}\Big)^p \max\Big(1, \frac{p_j}{\max(p_t, 0.01)}\Big)^q",
+            "Sₜⱼ = min(1, nⱼ/nₜ)^p · max(1, pⱼ/max(pₜ, 0.01))^q",
+        ),
+        "gradient by input": (
+            r"\frac{\partial \ell}{\partial x_j} = \mathrm{softmax}(x + \log S_t)_j - [j = t]",
+            "∂ℓ/∂xⱼ = softmax(x + log Sₜ)ⱼ − [j = t]",
+        ),
+    }
+    letters = {
+        "input": ("x_j", "xⱼ", "score of class j in the row"),
+        "target": ("t", "t", "class of the row"),
+        "counts": ("n_j", "nⱼ", "number of samples of class j"),
+        "p": ("p", "p", ""),
+        "q": ("q", "q", ""),
+        "probability": ("p_j", "pⱼ", "probability of class j, the softmax of the scores"),
+        "S": ("S_{tj}", "Sₜⱼ", "a constant for the gradient"),
+    }
+
+    facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=[2.0, 0.0, -1.0], target=0, counts=[5000.0, 100.0, 7.0], value=0.00615924,
+             grad=[-0.00614031, 0.00588248, 0.000257836], source="mpmath"),
+        Case(input=[2.0, 0.0, -1.0], target=1, counts=[5000.0, 100.0, 7.0], value=6.00258,
+             grad=[0.997419, -0.997528, 0.000108366], source="mpmath"),
+    ]  # fmt: skip
+    task = "multi-class"
+    best_for = "Detection and segmentation with a long tail of classes."
+    not_for = "Balanced classes: with p = q = 0 it is cross entropy, which is faster."
+    reference = (
+        "Wang, J., Zhang, W., Zang, Y., Cao, Y., Pang, J., Gong, T., Chen, K., Liu, Z., Loy, C. C. and Lin, D. (2021). "
+        "Seesaw loss for long-tailed instance segmentation. CVPR. arXiv:2008.10032."
+    )
+
+
+_FLOOR = math.log(0.01)  # what the probability of the label is at least, where it is divided by
+
+
+def _ahead(input, target):
+    """How far each class's score is ahead of the label's, classes last; which class is the label."""
+    scores = input.movedim(1, -1) if input.ndim > 1 else input
+    index = target.unsqueeze(-1)
+    own = torch.arange(scores.shape[-1], device=scores.device) == index
+    return scores - scores.gather(-1, index), own
+
+
+def _factors(ahead, own, target, counts, p, q):
+    """The logarithm of S, from how far scores are ahead."""
+    others = torch.where(own, -math.inf, ahead).logsumexp(-1, keepdim=True)
+    short = -torch.logaddexp(others, torch.zeros_like(others)) - _FLOOR  # of the label's log-probability to the floor
+    logs = counts.log()
+    rarer = (logs - logs[target].unsqueeze(-1)).clamp(max=0.0)
+    return p * rarer + q * (ahead + short.clamp(max=0.0)).clamp(min=0.0)
