@@ -337,7 +337,7 @@ def test_nan_gives_nan(name, arity):
 LINEAR = {
     "binary_cross_entropy": "target", "binary_cross_entropy_with_logits": "target", "kl_div": "input",
     "poisson_nll_loss": "target", "multilabel_soft_margin_loss": "target", "hinge_embedding_loss": "target",
-    "asymmetric_loss": "target", "kto_loss": "target", "cpo_loss": "nll",
+    "asymmetric_loss": "target", "kto_loss": "target", "cpo_loss": "nll", "boundary_loss": "input",
 }  # fmt: skip
 
 

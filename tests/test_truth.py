@@ -218,10 +218,12 @@ def check_reduction(setup, dtype, reduction, size=5003):
 def check_mean_gradient(setup, dtype, size=1031):
     """The gradient of the mean is that of the element losses by N: one more rounding, and that of 1/N."""
     operands = leaves(setup, size, dtype)
-    of_mean = torch.autograd.grad(setup(*operands, reduction="mean"), operands)
-    of_sum = torch.autograd.grad(setup(*operands, reduction="sum"), operands)
+    constant = [name in setup.loss.operands and not setup.loss.operands[name].differentiable for name in setup.names]
+    wanted = [x for x, given in itertools.zip_longest(operands, constant) if not given]
+    of_mean = torch.autograd.grad(setup(*operands, reduction="mean"), wanted)
+    of_sum = torch.autograd.grad(setup(*operands, reduction="sum"), wanted)
     elements = setup(*operands, reduction="none")
-    of_each = torch.autograd.grad(elements, operands, torch.ones_like(elements))
+    of_each = torch.autograd.grad(elements, wanted, torch.ones_like(elements))
     for mean, total, each in zip(of_mean, of_sum, of_each):
         assert torch.equal(total, each), f"{setup}, {dtype}: the gradient of the sum is not that of the elements"
         errors = [

@@ -23,7 +23,7 @@ ROOMS = {
     "families": "losskit.families",
     "losses": "losskit.losses",
     "layers": "losskit.layers",
-    "helpers": "losskit.helpers",
+    "helpers": "losskit.helpers losskit.distances",
     "denominators": "losskit.denominators",
     "acceleration": "losskit.acceleration losskit.__main__",
     "functions": "losskit.functional",

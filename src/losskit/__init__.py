@@ -8,6 +8,7 @@ from losskit.acceleration.trainers import compute_loss_func
 from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.denominators import count, normalizer
 from losskit.describe import explain, plot
+from losskit.distances import distance_field, signed_distance
 from losskit.domains import Interval, nonnegative, positive, probability, real, signs
 from losskit.errors import (
     DeclarationError,
@@ -69,6 +70,7 @@ __all__ = [
     "compute_loss_func",
     "count",
     "create",
+    "distance_field",
     "empty",
     "explain",
     "functional",
@@ -83,6 +85,7 @@ __all__ = [
     "positive",
     "probability",
     "real",
+    "signed_distance",
     "signs",
     "soft_cap",
     "why",

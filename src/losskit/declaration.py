@@ -194,5 +194,5 @@ class Peer:
 TASKS = (
     "regression", "likelihood", "divergence",
     "binary", "multi-class", "multi-label", "ordinal", "survival", "ranking", "metric learning", "detection",
-    "preference", "sequence",
+    "segmentation", "images", "preference", "sequence",
 )  # fmt: skip

@@ -315,6 +315,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
          "accelerate", "compute_loss_func",
          "linear", "WeightedSum", "count", "normalizer", "class_balanced_weights", "soft_cap",
+         "signed_distance", "distance_field",
          "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning"),
     ),
     "declaring": (
