@@ -188,5 +188,5 @@ class Peer:
 TASKS = (
     "regression", "likelihood", "divergence",
     "binary", "multi-class", "multi-label", "ordinal", "survival", "ranking", "metric learning", "detection",
-    "preference", "sequence",
+    "segmentation", "preference", "sequence",
 )  # fmt: skip
