@@ -11,8 +11,6 @@
 //    formula is evaluated in double, too, since there are few regions.
 // 5. Labels are compared with the class of a row; there is no one-hot target.
 // 6. With reduction 'none' there is no gradient in forward: through a softmax a score has a part in several losses.
-#include "transpose.h"
-
 #include "regions_tile.h"
 
 namespace losskit {
@@ -103,14 +101,15 @@ template <class T> void add_blocks(int64_t begin, int64_t end, void* context) {
     for (int64_t c = 0; c < job.own; ++c) alive |= job.counts[job.unit_of(sample, c)] != 0;
     if (!alive) continue;  // what the mask hides is not read
     each_tile(job, scratch, block, [&](Tile<T>& tile) {
+      tile.prefetch(false);
       const int found = tile.look();
       job.seen[block] |= (found & 4) != 0;
       tile.add(regions);
       Inspection<T> inspection{job, tile, regions};
       if (found & 2) inspection.labels();
       if (checked && job.soft && job.tensors[kShares].dtype != DType::kBool) inspection.numbers(kShares, kTarget);
-      if (checked && job.activation == kNone) inspection.numbers(kScores, kProbability);
-      if (checked && block == 0 && tile.at == 0 && job.activation != kNone)
+      if (checked && job.activation == wire::Activation::kNone) inspection.numbers(kScores, kProbability);
+      if (checked && block == 0 && tile.at == 0 && job.activation != wire::Activation::kNone)
         job.looks_odd = like_probabilities(job, tile);
     });
   }
@@ -121,6 +120,7 @@ template <class T> void write_blocks(int64_t begin, int64_t end, void* context) 
   Scratch<T> scratch(job);
   for (int64_t block = begin; block < end; ++block)
     each_tile(job, scratch, block, [&](Tile<T>& tile) {
+      tile.prefetch(true);
       tile.look();
       tile.write(&job.slopes[block / job.blocks * job.classes]);
     });
@@ -192,7 +192,8 @@ bool Job::read(const Inputs& in) {
   int loss_dims = 0;
   if (!batch) shape[loss_dims++] = sizes[0];
   if (!pooled) shape[loss_dims++] = own;
-  for (int d = loss_dims - 1; d >= 0; --d) steps[d] = d + 1 < loss_dims ? steps[d + 1] * std::max<int64_t>(shape[d + 1], 1) : 1;
+  for (int d = loss_dims - 1; d >= 0; --d)
+    steps[d] = d + 1 < loss_dims ? steps[d + 1] * std::max<int64_t>(shape[d + 1], 1) : 1;
   start(walk, loss_dims, shape, steps);
   return read_weights(in);
 }
@@ -241,7 +242,8 @@ void Job::outputs(const Inputs& in, Result& out) {
   merge<kTensors>(pixels, tensors);
   inner = pixels.dims ? pixels.sizes[pixels.dims - 1] : std::min<int64_t>(1, pixels.numel);
   outer = inner ? pixels.numel / inner : 0;
-  width = std::max<int64_t>(1, std::min({inner, kLongest, std::max<int64_t>(16, kRoom / std::max<int64_t>(classes, 1) / 16 * 16)}));
+  width = std::max<int64_t>(
+      1, std::min({inner, kLongest, std::max<int64_t>(16, kRoom / std::max<int64_t>(classes, 1) / 16 * 16)}));
   strips = (inner + width - 1) / width;
   together = std::max<int64_t>(1, kGrain / (width * std::max<int64_t>(classes, 1)));
   blocks = (outer * strips + together - 1) / together;
@@ -341,7 +343,8 @@ void Job::evaluate() {
       total.add(losses[unit]);
       if (!wanted || !counts[unit]) continue;
       double by[6] = {};
-      for (int k = 0; k < count; ++k) by[static_cast<int>(wire::regions::statistics(options.family, k))] += derivatives[k][i];
+      for (int k = 0; k < count; ++k)
+        by[static_cast<int>(wire::regions::statistics(options.family, k))] += derivatives[k][i];
       const double overlap = by[1], predicted = by[2], positives = by[4], negatives = by[5];
       const double weigh = (factor ? factor[i] : 1.0) * scale;
       for (int64_t c = single; c < (pooled ? own : single + 1); ++c) {

@@ -7,13 +7,14 @@
 namespace losskit {
 namespace {
 
-using enum wire::Activation;
+using wire::Activation::kSigmoid, wire::Activation::kSoftmax;
 using enum wire::regions::Violation;
 using Spoken = wire::regions::Statistic;
 
-constexpr int kSums = 4;          // of a region: see Region
-constexpr int64_t kRoom = 6144;   // numbers of a tile, all classes of some pixels, that stay in L1 with what is made of them
-constexpr int64_t kLongest = 512;  // pixels of a tile
+constexpr int kSums = 4;  // of a region: see Region
+constexpr int64_t kRoom =
+    4096;  // numbers of a tile, all classes of some pixels: they stay in L1 with what is made of them
+constexpr int64_t kLongest = 256;                              // pixels of a tile
 template <class T> using Index = std::make_signed_t<Bits<T>>;  // as wide as T, for loops with both
 
 // Tensors that are walked by pixels.
@@ -35,7 +36,7 @@ struct Job : Call {
   static constexpr size_t kFirstParameter = wire::regions::kFirstParameter;
   int64_t samples = 1, classes = 1, own = 1;  // own: classes that have a loss
   int64_t background = 0;                     // classes without one, before the others
-  int64_t pixels_each = 1;                               // of a region
+  int64_t pixels_each = 1;                    // of a region
   int64_t activation = 0, ignored = 0;
   bool batch = false, pooled = false, squares = false, soft = false;
   DType compute = DType::kFloat;
@@ -44,14 +45,14 @@ struct Job : Call {
   int64_t by_sample[kTensors] = {}, by_class[kTensors] = {};
   int64_t inner = 1, outer = 1, width = 1, strips = 1, blocks = 1;  // pixels; strips of a row; blocks of a sample
   int64_t together = 1;                                             // strips of a block
-  std::vector<Region> partial;        // by block and class
-  std::vector<uint8_t> seen;          // by block: whether a pixel counts
+  std::vector<Region> partial;                                      // by block and class
+  std::vector<uint8_t> seen;                                        // by block: whether a pixel counts
   bool summed = false;
-  std::vector<Region> regions;   // by sample and class
-  std::vector<uint8_t> counts;   // by unit: whether it has a loss that is not masked
-  std::vector<double> pool;      // by sample and class, where classes are pooled
-  std::vector<Slopes> slopes;    // by sample and class
-  std::vector<double> losses;    // by unit
+  std::vector<Region> regions;  // by sample and class
+  std::vector<uint8_t> counts;  // by unit: whether it has a loss that is not masked
+  std::vector<double> pool;     // by sample and class, where classes are pooled
+  std::vector<Slopes> slopes;   // by sample and class
+  std::vector<double> losses;   // by unit
 
   int64_t units() const { return pooled ? samples : samples * own; }
   int64_t unit_of(int64_t sample, int64_t c) const { return pooled ? sample : sample * own + c; }
@@ -150,8 +151,7 @@ template <class T> struct Added {
   T terms[kSums];
 };
 
-template <class T, bool squares, class Share>
-LOSSKIT_INLINE Added<T> added(T p, T q, const Share& share) {
+template <class T, bool squares, class Share> LOSSKIT_INLINE Added<T> added(T p, T q, const Share& share) {
   const T t = share;
   if constexpr (squares) {
     const T apart = p * (1 - t) - q * t;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "regions.h"
+#include "transpose.h"
 
 namespace losskit {
 namespace {
@@ -43,6 +44,21 @@ template <class T> struct Tile {
   const char* data(int k, int64_t c = 0) const {
     const Source& source = job.tensors[k];
     return source.data + (offsets[k] + c * job.by_class[k]) * size_of(source.dtype);
+  }
+
+  // Fetches what the next tile reads, and what it writes: rows are too short for the processor to foresee.
+  void prefetch(bool writes) const {
+    if (at % job.inner + 2 * n > job.inner) return;
+    const auto row = [&](int k, int64_t c) {
+      const int64_t bytes = n * step(k) * size_of(job.tensors[k].dtype);
+      const char* const from = data(k, c) + bytes;
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+    };
+    for (const int k : {kScores, kShares, kGradient}) {
+      if (k == kGradient && !writes) continue;
+      const bool joint = job.by_class[k] == 1 || job.by_class[k] == 0;
+      for (int64_t c = 0; c < (joint ? 1 : job.classes); ++c) row(k, c);
+    }
   }
 
   // The rows of all classes as T, `apart` numbers from one to the next: in place if they are there, else in `to`.
@@ -125,8 +141,8 @@ template <class T> struct Tile {
       activate(z + c * apart, c, p, dropped);
       Sum* const sums = regions[c].sums;
       if (!job.soft) {
-        (job.squares ? sums_of_labels<T, true> : sums_of_labels<T, false>)(p, s.q, s.label, static_cast<Index<T>>(c),
-                                                                          n, sums);
+        (job.squares ? sums_of_labels<T, true> : sums_of_labels<T, false>)(p, s.q, s.label, static_cast<Index<T>>(c), n,
+                                                                           sums);
         continue;
       }
       const T* t = target + c * target_apart;
@@ -174,19 +190,19 @@ template <class T> struct Tile {
   }
   void write_labels(const T* p, Index<T> c, const double* f, T* out) {
     if (job.squares)
-      (job.activation == kSigmoid ? slopes_of_labels<T, true, true> : slopes_of_labels<T, true, false>)(
-          p, s.q, s.label, c, n, f, out);
+      (job.activation == kSigmoid ? slopes_of_labels<T, true, true> : slopes_of_labels<T, true, false>)(p, s.q, s.label,
+                                                                                                        c, n, f, out);
     else
-      (job.activation == kSigmoid ? slopes_of_labels<T, false, true> : slopes_of_labels<T, false, false>)(
-          p, s.q, s.label, c, n, f, out);
+      (job.activation == kSigmoid ? slopes_of_labels<T, false, true>
+                                  : slopes_of_labels<T, false, false>)(p, s.q, s.label, c, n, f, out);
   }
   void write_shares(const T* p, const T* t, const double* f, T* out) {
     if (job.squares)
-      (job.activation == kSigmoid ? slopes_of_shares<T, true, true> : slopes_of_shares<T, true, false>)(p, s.q, t, n,
-                                                                                                       f, out);
+      (job.activation == kSigmoid ? slopes_of_shares<T, true, true> : slopes_of_shares<T, true, false>)(p, s.q, t, n, f,
+                                                                                                        out);
     else
       (job.activation == kSigmoid ? slopes_of_shares<T, false, true> : slopes_of_shares<T, false, false>)(p, s.q, t, n,
-                                                                                                         f, out);
+                                                                                                          f, out);
   }
 
   // The rows of the gradient, to where they belong.
