@@ -42,7 +42,7 @@ TASKS = {  # in the order in which people look for them
     "regression": "regression", "likelihood": "likelihoods, counts", "divergence": "distributions, distillation",
     "binary": "yes or no", "multi-class": "one of many classes", "multi-label": "several labels",
     "ordinal": "ordered classes", "survival": "times to an event", "detection": "boxes",
-    "segmentation": "masks of objects", "images": "images",
+    "segmentation": "masks of images", "images": "images",
     "ranking": "ranking", "preference": "preferences", "metric learning": "embeddings", "sequence": "sequences",
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ from losskit.families.composed import ComposedLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
+from losskit.families.regions import RegionsLoss
 from losskit.helpers import class_balanced_weights, soft_cap
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
@@ -62,6 +63,7 @@ __all__ = [
     "Operand",
     "Peer",
     "PointwiseLoss",
+    "RegionsLoss",
     "SpaceWarning",
     "WeightedSum",
     "accelerate",

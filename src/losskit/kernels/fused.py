@@ -3,7 +3,8 @@
 1. The gradient is written in the forward pass and handed over in backward, scaled only where the upstream gradient is
    not 1. So operands may be changed in place after the call, as after torch's losses (those that save results).
    With 'none' it is the gradient of each element's own loss, and backward multiplies it by the upstream gradient in
-   place. Gradients of halves stay in float32 until then, so that they are rounded once.
+   place; where an element has a part in several losses, the op gives none in forward. Gradients of halves stay in
+   float32 until then, so that they are rounded once.
 2. A gradient is handed over once. The tensor becomes the user's `.grad`, which later backward passes add to in
    place, so a second backward (retain_graph) computes it anew instead of giving the same memory away twice.
 3. Double backward and batched upstream gradients run the eager formula.
@@ -166,7 +167,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = ctx.gradients
-        if gradients is None or torch.is_grad_enabled() or batched(upstream):
+        if not gradients or torch.is_grad_enabled() or batched(upstream):  # none yet, or handed over
             return _placed(ctx, _again(ctx, upstream))
         ctx.gradients = None
         if ctx.call[0].reduction == "none":

@@ -43,6 +43,12 @@ class MarginsViolation(IntEnum):
     MASK_GIVEN = 3  # all targets are rows of 0 and 1
 
 
+class RegionsViolation(IntEnum):
+    PROBABILITY = 1  # an input outside [0, 1] that should be probabilities
+    CLASS_INDEX = 2  # a target that is no class
+    TARGET = 3  # a target outside [0, 1]
+
+
 class SequenceViolation(IntEnum):
     """Numbered as the operands are."""
 
@@ -103,6 +109,22 @@ class EmbeddingsStatistic(IntEnum):
     POSITIVE_DISTANCE = 3
     NEGATIVE_DISTANCE = 4
     TARGET = 5
+
+
+class RegionsStatistic(IntEnum):
+    OVERLAP = 1
+    PREDICTED = 2
+    ACTUAL = 3
+    FALSE_POSITIVES = 4
+    FALSE_NEGATIVES = 5
+
+
+class Activation(IntEnum):
+    """How the scores of regions become probabilities."""
+
+    NONE = 0
+    SIGMOID = 1
+    SOFTMAX = 2
 
 
 def names(members: type[IntEnum]) -> tuple[str, ...]:
@@ -237,6 +259,19 @@ EMBEDDINGS = Op(
     Layout(statistics=EmbeddingsStatistic, swap=1),
     numbers=("p", "eps"),
 )
+REGIONS = Op(
+    Layout(
+        statistics=RegionsStatistic,  # the operands of the formula
+        activation=2,  # Activation
+        squares=1,  # sums are of squares
+        batch=1,  # a region is of all samples
+        background=1,  # class 0 has a loss
+        masked=1,  # the operand after the target tells the pixels that count
+        pooled=1,  # the last operand weighs the classes, which are one region together
+    ),
+    numbers=("ignore_index",),
+    violations=RegionsViolation,
+)
 CTC = Op(
     Layout(
         from_scores=1,  # the argument is raw scores: the log-softmax belongs to the loss
@@ -247,7 +282,8 @@ CTC = Op(
     violations=SequenceViolation,
 )
 OPS: Mapping[str, Op] = {
-    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "ctc": CTC
+    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS,
+    "regions": REGIONS, "ctc": CTC,
 }  # fmt: skip
 
 
@@ -310,7 +346,8 @@ def _contract() -> str:
     lines += [f"constexpr double kMostLogProbability = {log_probability.high!r};"]
     lines += [f"constexpr double kSlackUlps = {SLACK_ULPS!r};"]
     lines += [_enum("class DType : int32_t", {f"k{name}": value for name, value in SCALAR_TYPES.items()})]
-    enums = {"Reduction": Reduction, "Checks": Checks, "Rows": Rows, "Number : size_t": Number}
+    enums = {"Reduction": Reduction, "Checks": Checks, "Rows": Rows, "Activation": Activation,
+             "Number : size_t": Number}  # fmt: skip
     lines += [*(_enum(head, _members(members)) for head, members in enums.items()), ""]
     lines += _namespace("options", _readers(OPTIONS))
     for name, op in OPS.items():
