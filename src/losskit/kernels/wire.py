@@ -43,6 +43,12 @@ class MarginsViolation(IntEnum):
     MASK_GIVEN = 3  # all targets are rows of 0 and 1
 
 
+class OrderedViolation(IntEnum):
+    CLASS_INDEX = 2
+    PROBABILITY = 3  # a target outside [0, 1]
+    LABEL = 4  # a target or an event that is neither 0 nor 1
+
+
 class SequenceViolation(IntEnum):
     """Numbered as the operands are."""
 
@@ -103,6 +109,13 @@ class EmbeddingsStatistic(IntEnum):
     POSITIVE_DISTANCE = 3
     NEGATIVE_DISTANCE = 4
     TARGET = 5
+
+
+class OrderedStatistic(IntEnum):
+    LOG_SHARE = 1
+    SCAN = 2
+    ERROR = 3
+    STEP = 4
 
 
 def names(members: type[IntEnum]) -> tuple[str, ...]:
@@ -237,6 +250,21 @@ EMBEDDINGS = Op(
     Layout(statistics=EmbeddingsStatistic, swap=1),
     numbers=("p", "eps"),
 )
+ORDERED = Op(
+    Layout(
+        statistics=OrderedStatistic,
+        descending=1,  # the order by a key
+        events=1,  # elements have a loss where the third operand is 1
+        tied=1,  # elements with the same key have the sums at the end of the tie
+        efron=1,  # and each event of a tie leaves out a part of the tie
+        whole=1,  # one set for the whole batch, not one for each image
+        classes=1,  # the elements are errors of a softmax over classes
+        absent=1,  # classes without an element count, too
+        masks=1,  # the last operand says which elements count
+    ),
+    numbers=("ignore_index",),
+    violations=OrderedViolation,
+)
 CTC = Op(
     Layout(
         from_scores=1,  # the argument is raw scores: the log-softmax belongs to the loss
@@ -247,7 +275,8 @@ CTC = Op(
     violations=SequenceViolation,
 )
 OPS: Mapping[str, Op] = {
-    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "ctc": CTC
+    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "ctc": CTC,
+    "ordered": ORDERED,
 }  # fmt: skip
 
 
