@@ -8,14 +8,19 @@ from row_operands import CLASSES, indices, normal
 def exact(m, input, target):
     p, _, _ = m.softmax(input)
     n = len(input)
+    below, above = [m.sum(p[: k + 1]) for k in range(n)], [m.sum(p[k + 1 :]) for k in range(n)]
+    # Running sums in two parts that may cancel, where the target is probabilities.
     if isinstance(target, list):
-        above = [(m.sum(p[: k + 1]), -m.sum(target[: k + 1])) for k in range(n)]
+        parts = [(below[k], -m.sum(target[: k + 1])) for k in range(n)]
     else:
-        above = [(m.sum(p[: k + 1]),) if k < target else (-m.sum(p[k + 1 :]),) for k in range(n)]
-    sums = [m.sum(parts) for parts in above]
-    tails = [2 * m.sum(sums[c:]) for c in range(n)]
-    level = m.sum(x * t for x, t in zip(p, tails))
-    return tuple(s * s for s in sums), {0: [(p[c] * tails[c], -p[c] * level) for c in range(n)]}
+        parts = [(below[k], 0) if k < target else (0, -above[k]) for k in range(n)]
+    value = zip(*((a * a, 2 * a * b, b * b) for a, b in parts))
+    gradient = []
+    for c in range(n):
+        gained = [2 * p[c] * m.sum(parts[k][i] * above[k] for k in range(c, n)) for i in (0, 1)]
+        lost = [-2 * p[c] * m.sum(parts[k][i] * below[k] for k in range(c)) for i in (0, 1)]
+        gradient.append((*gained, *lost))
+    return tuple(map(m.sum, value)), {0: gradient}
 
 
 def distributions(n, g):
