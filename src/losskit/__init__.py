@@ -23,6 +23,7 @@ from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.composed import ComposedLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
+from losskit.families.ordered import OrderedLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.families.regions import RegionsLoss
 from losskit.helpers import class_balanced_weights, soft_cap
@@ -61,6 +62,7 @@ __all__ = [
     "LossValueError",
     "MarginsLoss",
     "Operand",
+    "OrderedLoss",
     "Peer",
     "PointwiseLoss",
     "RegionsLoss",

@@ -49,6 +49,12 @@ class RegionsViolation(IntEnum):
     TARGET = 3  # a target outside [0, 1]
 
 
+class OrderedViolation(IntEnum):
+    CLASS_INDEX = 2
+    PROBABILITY = 3  # a target outside [0, 1]
+    LABEL = 4  # a target or an event that is neither 0 nor 1
+
+
 class SequenceViolation(IntEnum):
     """Numbered as the operands are."""
 
@@ -125,6 +131,13 @@ class Activation(IntEnum):
     NONE = 0
     SIGMOID = 1
     SOFTMAX = 2
+
+
+class OrderedStatistic(IntEnum):
+    LOG_SHARE = 1
+    SCAN = 2
+    ERROR = 3
+    STEP = 4
 
 
 def names(members: type[IntEnum]) -> tuple[str, ...]:
@@ -272,6 +285,21 @@ REGIONS = Op(
     numbers=("ignore_index",),
     violations=RegionsViolation,
 )
+ORDERED = Op(
+    Layout(
+        statistics=OrderedStatistic,
+        descending=1,  # the order by a key
+        events=1,  # elements have a loss where the third operand is 1
+        tied=1,  # elements with the same key have the sums at the end of the tie
+        efron=1,  # and each event of a tie leaves out a part of the tie
+        whole=1,  # one set for the whole batch, not one for each image
+        classes=1,  # the elements are errors of a softmax over classes
+        absent=1,  # classes without an element count, too
+        masks=1,  # the last operand says which elements count
+    ),
+    numbers=("ignore_index",),
+    violations=OrderedViolation,
+)
 CTC = Op(
     Layout(
         from_scores=1,  # the argument is raw scores: the log-softmax belongs to the loss
@@ -283,7 +311,7 @@ CTC = Op(
 )
 OPS: Mapping[str, Op] = {
     "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS,
-    "regions": REGIONS, "ctc": CTC,
+    "regions": REGIONS, "ordered": ORDERED, "ctc": CTC,
 }  # fmt: skip
 
 

@@ -1,0 +1,144 @@
+// Rows of ordered classes: the running sums of their probabilities less those of the target.
+//
+// 1. Rows are taken together up to the size of a block, so that passes over arrays have long loops.
+// 2. The sum up to a class and that of the classes above are added up apart: neither is 1 less the other. Up to the
+// class
+//    of the target the running sum is the first, from there on minus the second. Of a target of probabilities it is the
+//    difference of two sums.
+// 3. The slope by a score is its probability times what the running sums from it on gain by the probability above them,
+//    less what those before it lose by the probability below.
+#pragma once
+
+#include "ordered_lists.h"
+
+namespace losskit {
+namespace {
+
+struct ClassesScratch {
+  Buffer<double> p, below, above, sums, slopes, values, unused, target;
+};
+
+// Row by row: probabilities from exponentials, their sums from both ends.
+LOSSKIT_CLONES inline void sums_of_rows(double* p, int64_t rows, int64_t width, double* below, double* above) {
+  for (int64_t r = 0; r < rows; ++r) {
+    double *const own = p + r * width, *const up = below + r * width, *const down = above + r * width;
+    double total = 0.0;
+    for (int64_t c = 0; c < width; ++c) up[c] = total += own[c];
+    double rest = 0.0;
+    for (int64_t c = width - 1; c >= 0; --c) {
+      down[c] = rest;
+      rest += own[c];
+    }
+    const double inverse = 1.0 / total;
+    for (int64_t c = 0; c < width; ++c) own[c] *= inverse, up[c] *= inverse, down[c] *= inverse;
+  }
+}
+
+LOSSKIT_CLONES inline void slopes_of_row(const double* p, const double* below, const double* above,
+                                         const double* slopes, double factor, int64_t width, double* out) {
+  double gained = 0.0;
+  for (int64_t c = width - 1; c >= 0; --c) out[c] = gained += slopes[c] * above[c];
+  double lost = 0.0;
+  for (int64_t c = 0; c < width; ++c) {
+    out[c] = p[c] * (out[c] - lost) * factor;
+    lost += slopes[c] * below[c];
+  }
+}
+
+struct ClassRows {
+  Job& job;
+  ClassesScratch& scratch;
+  int64_t first, count;
+
+  void run(Sum& sum) {
+    const int64_t width = job.width, n = count * width;
+    double* const p = scratch.p.get(n);
+    double *const below = scratch.below.get(n), *const above = scratch.above.get(n), *const sums = scratch.sums.get(n);
+    bool lost[kBlock];
+    for (int64_t r = 0; r < count; ++r) read_scores(r, p + r * width, below + r * width);
+    exponentials(p, n);
+    if (job.input_dtype == DType::kDouble) corrected(p, below, n);
+    sums_of_rows(p, count, width, below, above);
+    for (int64_t r = 0; r < count; ++r) lost[r] = !running(r, below + r * width, above + r * width, sums + r * width);
+
+    double *const values = scratch.values.get(n), *const slopes = scratch.slopes.get(n),
+                  *const unused = scratch.unused.get(n);
+    for (int64_t at = 0; at < n; at += kBlock)
+      evaluate(job, std::min(kBlock, n - at), sums + at, nullptr, values + at, slopes + at, unused);
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t unit = first + r, at = r * width;
+      if (!counts(job, unit)) {
+        deliver(job, unit, 0.0, sum);
+        fill_gradient(job, 0.0, width, unit * width);
+        continue;
+      }
+      Sum total;
+      for (int64_t c = 0; c < width; c += kBlock) total.add(sum_block(values + at + c, std::min(kBlock, width - c)));
+      deliver(job, unit, (lost[r] ? kNaN : total.value()) * weight_of(job, unit), sum);
+      if (!job.options.gradients) continue;
+      const double factor = lost[r] ? kNaN : factor_of(job, unit);
+      slopes_of_row(p + at, below + at, above + at, slopes + at, factor, width, sums + at);
+      write_gradient(job, sums + at, width, unit * width);
+    }
+  }
+
+  // Scores as distances to the largest of them, and their rounding errors.
+  void read_scores(int64_t r, double* out, double* errors) {
+    const int64_t width = job.width, begin = (first + r) * width;
+    double block[kBlock];
+    for (int64_t at = 0; at < width; at += kBlock) {
+      const int64_t m = std::min(kBlock, width - at);
+      const double* const part = fetch(job.elements, job.own[0], begin + at, m, block);
+      std::copy(part, part + m, out + at);
+    }
+    const double high = extremes(out, width).high;
+    distances(out, high, width, errors);
+  }
+
+  // The running sums of a row. False: the row has a bad value.
+  bool running(int64_t r, const double* below, const double* above, double* sums) {
+    const int64_t width = job.width, unit = first + r;
+    const bool wanted = counts(job, unit);
+    if (!job.soft) {
+      int64_t label;
+      label = *fetch(job.walk, job.labels, unit, 1, &label);
+      const bool fine = label >= 0 && label < job.classes;
+      if (!fine && wanted && job.options.checks == kRaise)
+        job.report({0, unit, static_cast<int64_t>(Violation::kClassIndex), unit, label});
+      const int64_t split = std::clamp<int64_t>(label, 0, width);
+      std::copy(below, below + split, sums);
+      for (int64_t c = split; c < width; ++c) sums[c] = -above[c];
+      return fine;
+    }
+    const double slack = slack_of(job.own[1].dtype);
+    double block[kBlock], total = 0.0;
+    bool fine = true;
+    for (int64_t at = 0; at < width; at += kBlock) {
+      const int64_t m = std::min(kBlock, width - at);
+      const double* const target = fetch(job.elements, job.own[1], unit * width + at, m, block);
+      for (int64_t c = 0; c < m; ++c) {
+        const bool inside = !(target[c] < -slack || target[c] > 1.0 + slack);
+        if (!inside && wanted && job.options.checks == kRaise) {
+          const int64_t place = unit * width + at + c;
+          job.report({0, place, static_cast<int64_t>(Violation::kProbability), place, target[c]});
+        }
+        fine &= inside;
+        total += target[c];
+        sums[at + c] = below[at + c] - total;
+      }
+    }
+    return fine || job.options.checks == kOff;
+  }
+};
+
+inline void run_classes(int64_t begin, int64_t end, void* context) {
+  Job& job = *static_cast<Job*>(context);
+  const auto scratch = std::make_unique<ClassesScratch>();
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * job.rows;
+    ClassRows{job, *scratch, first, std::min(job.rows, job.units - first)}.run(job.sums[block]);
+  }
+}
+
+}  // namespace
+}  // namespace losskit
