@@ -19,6 +19,7 @@ from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
+from losskit.families.pairs import PairsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.helpers import class_balanced_weights, soft_cap
 from losskit.kernels.dispatch import why
@@ -55,6 +56,7 @@ __all__ = [
     "LossValueError",
     "MarginsLoss",
     "Operand",
+    "PairsLoss",
     "Peer",
     "PointwiseLoss",
     "SpaceWarning",
