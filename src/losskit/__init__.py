@@ -21,7 +21,7 @@ from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pairs import PairsLoss
 from losskit.families.pointwise import PointwiseLoss
-from losskit.helpers import class_balanced_weights, soft_cap
+from losskit.helpers import class_balanced_weights, gather_rows, soft_cap
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
 from losskit.layers import *  # noqa: F403
@@ -68,6 +68,7 @@ __all__ = [
     "empty",
     "explain",
     "functional",
+    "gather_rows",
     "get",
     "last_violation",
     "linear",

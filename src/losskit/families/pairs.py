@@ -166,7 +166,7 @@ class PairsLoss(Family, abstract=True):
     # -- what is asked for ----------------------------------------------------------------------------------
 
     @classmethod
-    @cache  # noqa: B019  # a class is never freed
+    @cache  # a class is never freed
     def _terms(cls) -> dict[str, Formula]:
         """The formulas of one pair, by side, where there are any."""
         found = {}
@@ -220,7 +220,7 @@ class PairsLoss(Family, abstract=True):
 
         def statistics(x: Expr) -> dict[str, Any]:
             pairs = {"positive": x, "negative": x.trace.variable(f"negative_{measured}")}
-            found = {}
+            found: dict[str, Any] = {}
             for side, s in pairs.items():
                 for name in scales:
                     number = x.trace.variable(name)
@@ -246,7 +246,9 @@ class PairsLoss(Family, abstract=True):
     def _mathematics(cls, write: Writer) -> Mathematics:
         write.letters = {x.name: x.letter for x in SPOKEN}
         equations = [write.equation("loss", Written(rf"{LOSS.latex}_i", f"{LOSS.plain}ᵢ"), write.value)]
-        equations += [cls._slope(write, side) for side in SIDES if any(x.startswith(side) for x in write.formula.operands)]
+        equations += [
+            cls._slope(write, side) for side in SIDES if any(x.startswith(side) for x in write.formula.operands)
+        ]
         equations += [_definition(write, name) for name in write.formula.operands]
         equations += cls._similarity(write)
         names = [*write.formula.numbers, *(p.name for p in cls.params.values() if p.name in cls._used_elsewhere())]
@@ -317,7 +319,10 @@ def _definition(write: Writer, name: str) -> Equation:
     latex, plain = {
         "log_sum_exp": (rf"\log \sum_{{{index} \in {letter}}} e^{{{t}}}", f"log Σ({index}∈{letter}) e^{plain_t}"),
         "sum": (rf"\sum_{{{index} \in {letter}}} {t}", f"Σ({index}∈{letter}) {plain_t}"),
-        "mean": (rf"\frac{{1}}{{|{letter}|}} \sum_{{{index} \in {letter}}} {t}", f"1/|{letter}| Σ({index}∈{letter}) {plain_t}"),
+        "mean": (
+            rf"\frac{{1}}{{|{letter}|}} \sum_{{{index} \in {letter}}} {t}",
+            f"1/|{letter}| Σ({index}∈{letter}) {plain_t}",
+        ),
         "max": (rf"\max_{{{index} \in {letter}}} {t}", f"max({index}∈{letter}) {plain_t}"),
         "min": (rf"\min_{{{index} \in {letter}}} {t}", f"min({index}∈{letter}) {plain_t}"),
     }[aggregate]

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from losskit import dtypes
 from losskit.families.pairs_measures import Similarities, by_distances, distances, inverse
-from losskit.kernels import fused, library
-from losskit.kernels.torch_internals import batched
+from losskit.kernels import library
+from losskit.kernels.choice import PLAIN
+from losskit.kernels.torch_internals import batched, observed
 from losskit.plan import Arguments
 from losskit.policy import state
 
-# Bytes of a block, measured: below a megabyte products are slower, above it the block leaves the cache. Fewer than 128
-# rows of many columns would write the gradient of all columns too often.
+# Bytes of a block, measured: below a megabyte products are slower, above it the block leaves the cache. Fewer than
+# 128 rows of many columns would write the gradient of all columns too often.
 _BLOCK, _FEWEST, _MOST = 1 << 20, 128, 1 << 26
 _ON_GPU = 1 << 28
 
@@ -37,6 +38,16 @@ def rows_of_block(rows: int, columns: int, size: int, on_gpu: bool) -> int:
     row = max(1, columns * size)
     most = _ON_GPU // row if on_gpu else max(_BLOCK // row, min(_FEWEST, _MOST // row))
     return max(1, min(rows, most))
+
+
+def takes(arguments: Arguments) -> bool:
+    """Whether blocks serve a call on a device without a kernel: nothing transforms it, and weights want no gradient."""
+    tensors = [x for x in (*arguments.operands, *arguments[1:5]) if isinstance(x, Tensor)]
+    if torch.compiler.is_compiling() or any(type(x) not in PLAIN for x in tensors) or observed():
+        return False
+    extras = [x for x in arguments[1:5] if isinstance(x, Tensor)]
+    first = arguments.operands[0]
+    return not (first.is_cpu or first.is_meta or (torch.is_grad_enabled() and any(x.requires_grad for x in extras)))
 
 
 def loss(plan: Any, arguments: Arguments, result: torch.dtype | None) -> Tensor:
@@ -77,13 +88,25 @@ class _Blocks(torch.autograd.Function):
         operands, wanted = list(ctx.saved_tensors[: len(ctx.needs_input_grad) - 1]), ctx.needs_input_grad[1:]
         gradients, ctx.gradients = ctx.gradients, None
         if torch.is_grad_enabled() or batched(upstream):
-            return None, *fused.differentiable(plan, operands, (None, *extras), False, upstream, wanted)
+            return None, *_differentiable(plan, Arguments(operands, None, *extras), upstream, wanted)
         if gradients is None:
             gradients = Work(plan, Arguments(operands, None, *extras)).again(upstream)
         elif not upstream.is_cpu or upstream.item() != 1.0:
             gradients = [x * upstream for x in gradients]
         pairs = zip(gradients, operands, wanted, strict=True)
         return None, *(x.to(like.dtype).reshape(like.shape) if want else None for x, like, want in pairs)
+
+
+def _differentiable(plan: Any, arguments: Arguments, upstream: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients as functions of the operands and the upstream gradient, by the whole matrix."""
+    inputs = [x for x, want in zip(arguments.operands, wanted, strict=True) if want]
+    with torch.enable_grad():
+        loss = plan.whole(arguments)
+        found = torch.autograd.grad(
+            loss, inputs, upstream.to(loss.dtype), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+    one = iter(found)
+    return [next(one) if want else None for want in wanted]
 
 
 class Side(NamedTuple):
@@ -101,6 +124,7 @@ class Side(NamedTuple):
 
 def _side(rows: Tensor, columns: Tensor, row_labels: Tensor, column_labels: Tensor, own: bool) -> Side:
     ordered, order = torch.sort(column_labels, stable=True)
+    row_labels = row_labels.contiguous()
     first = torch.searchsorted(ordered, row_labels)
     last = torch.searchsorted(ordered, row_labels, right=True)
     return Side(rows, columns, row_labels, column_labels, order, first, last, own)
@@ -125,14 +149,16 @@ class Work:
             others = None if others is None else others[places]
         parts = [x for x in (rows, others, more) if x is not None]
         self.lengths: list[Tensor | None] = [None] * len(parts)
-        if plan.measure == "cosine":
-            parts, self.lengths = map(list, zip(*(self._unit(x) for x in parts), strict=True))
+        self.fused = rows.is_cpu and library.loaded()
         self.parts = parts = [x.to(compute).contiguous() for x in parts]
+        if plan.measure == "cosine":
+            units = [self._unit(x) for x in parts]
+            self.parts = parts = [x for x, _ in units]
+            self.lengths = [length for _, length in units]
         columns = parts[1] if others is not None else torch.cat(parts) if more is not None else parts[0]
         self.side = _side(parts[0], columns, row_labels, column_labels, given.own)
         scale, bias = plan.scale_and_bias(operands, self.double)
-        on_host = rows.is_cpu
-        self.scale, self.bias = (x.item() if isinstance(x, Tensor) and on_host else x for x in (scale, bias))
+        self.scale, self.bias = (x.item() if isinstance(x, Tensor) and rows.is_cpu else x for x in (scale, bias))
         size = len(column_labels)
         positives = self.side.last - self.side.first
         self.counts = positives > int(given.own)
@@ -141,10 +167,13 @@ class Work:
         elif plan.needs == "nothing":
             self.counts = torch.ones_like(self.counts)
         self.weight = self._per_row(self.arguments.sample_weight)
-        self.fused = on_host and library.loaded()
 
     def _unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of length 1, and what their lengths were; a row of zeros stays."""
+        """Rows of length 1, and by what they were multiplied; a row of zeros stays."""
+        if self.fused:
+            found, inverse = torch.empty_like(x), x.new_empty((len(x), 1), dtype=self.double)
+            torch.ops.losskit.pairs_unit(x, found, inverse)
+            return found, inverse
         wide = x.to(self.double)
         if x.dtype == self.double and x.numel():  # squares of doubles may overflow
             most = wide.abs().amax(1, keepdim=True)
@@ -236,8 +265,10 @@ class Work:
         memory = rows.new_empty(min(size, count), len(columns))
         for begin in range(0, count, size):
             own = rows[begin : begin + size]
-            end = begin + len(own)
-            x = distances(own, columns) if distance else torch.mm(own, columns.t(), out=memory[: len(own)])
+            end, x = begin + len(own), memory[: len(own)]
+            torch.mm(own, columns.t(), out=x)
+            if distance:
+                x = self._distances(x, own, columns)
             far = x.clone() if distance and share is not None else x
             gradient = self._block(x, side, begin, end, values, share)
             if gradient is None or by_rows is None or by_columns is None:
@@ -247,16 +278,31 @@ class Work:
             if distance:
                 if sums.of_scale is not None:
                     sums.of_scale += (gradient * far).sum(dtype=self.double)
-                to_rows, to_columns = by_distances(own, columns, gradient * inverse(far))
-                by_rows[begin:end] += to_rows
-                by_columns += to_columns
+                self._spread(gradient, far, own, columns, by_rows[begin:end], by_columns)
                 continue
-            to_rows = torch.mm(gradient, columns)
-            if sums.of_scale is not None:
-                sums.of_scale += (to_rows * own).sum(dtype=self.double)
-            by_rows[begin:end] += to_rows
+            before = by_rows[begin:end].clone() if sums.of_scale is not None else None
+            by_rows[begin:end].addmm_(gradient, columns)
+            if before is not None:
+                sums.of_scale += ((by_rows[begin:end] - before) * own).sum(dtype=self.double)
             by_columns.addmm_(gradient.t(), own)
         return values
+
+    def _distances(self, products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Distances, where products of the rows with the columns are."""
+        if not self.fused:
+            return distances(rows, columns)
+        exact = dtypes.compute_dtype(self.arguments.operands) == torch.float64
+        squares = [(x * x).sum(1) for x in (rows, columns)]
+        torch.ops.losskit.pairs_distances(products, rows, columns, *squares, exact)
+        return products
+
+    def _spread(self, gradient: Tensor, far: Tensor, rows: Tensor, columns: Tensor, *by: Tensor) -> None:
+        """Add to the gradients by rows and columns what those by their distances make of them."""
+        if self.fused:
+            torch.ops.losskit.pairs_spread(gradient, far, rows, columns, *by)
+            return
+        for total, part in zip(by, by_distances(rows, columns, gradient * inverse(far)), strict=True):
+            total += part
 
     def _block(
         self, x: Tensor, side: Side, begin: int, end: int, values: Tensor, share: Tensor | None
@@ -296,11 +342,14 @@ class Work:
             if self.given.more is not None:
                 parts.append(by_columns[len(by_rows) :])
         by_parts = []
-        for gradient, x, inverse_length in zip(parts, self.parts, self.lengths, strict=True):
-            gradient = gradient * self.scale
-            if inverse_length is not None:
+        for gradient, x, factor in zip(parts, self.parts, self.lengths, strict=True):
+            if factor is None:
+                gradient *= self.scale
+            elif self.fused:
+                torch.ops.losskit.pairs_pull(gradient, x, factor, self.scale)
+            else:
                 along = (gradient * x).sum(1, keepdim=True, dtype=self.double)
-                gradient = (gradient - x * along.to(x.dtype)) * inverse_length.to(x.dtype)
+                gradient = ((gradient - x * along) * (factor * self.scale)).to(x.dtype)
             by_parts.append(gradient)
         return [self._of_operand(name, by_parts, sums) for name in self.plan.names]
 

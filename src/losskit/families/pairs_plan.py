@@ -104,8 +104,8 @@ class PairsPlan(Plan):
             raise error("arguments", loss=self.name, problem="memory needs memory_target, the labels of its rows")
         for name in self.opened:
             if named[name].numel() != 1:
-                raise error("parameter", loss=self.name, argument=name, expected="a number or a tensor with one element",
-                            got=f"shape {tuple(named[name].shape)}", hint="")  # fmt: skip
+                expected, got = "a number or a tensor with one element", f"shape {tuple(named[name].shape)}"
+                raise error("parameter", loss=self.name, argument=name, expected=expected, got=got, hint="")
         shape = self.unreduced_shape(operands)
         normalizer = check_extras(self, first, shape, None, (), sample_weight, mask, normalizer)
         return Arguments(list(operands), None, sample_weight, mask, normalizer)
@@ -114,9 +114,9 @@ class PairsPlan(Plan):
         """Refuse columns of another width, or of another number where there must be as many as rows."""
         more = name in ("memory", "negatives")
         equal = not more and (self.pairing == "views" or self.symmetric)
-        width = (first.shape[-1],)
-        if x.ndim == 2 and x.shape[1:] == width and (more or len(x) == len(first) or (not equal and len(x) > len(first))):
-            return
+        if x.ndim == 2 and x.shape[1] == first.shape[-1]:
+            if more or len(x) == len(first) or (not equal and len(x) > len(first)):
+                return
         if equal:
             raise error("shapes", loss=self.name, first=self.names[0], argument=name, expected=tuple(first.shape),
                         got=tuple(x.shape), hint=shape_hint(name, x.shape, first.shape))  # fmt: skip
@@ -219,7 +219,12 @@ class PairsPlan(Plan):
         return f"{pairs_blocks.told(self, arguments)}, one pass"
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
-        operands, _, sample_weight, mask, normalizer, _ = arguments = self._checked(arguments, checks)
+        arguments = self._checked(arguments, checks)
+        return pairs_blocks.loss(self, arguments, None) if pairs_blocks.takes(arguments) else self.whole(arguments)
+
+    def whole(self, arguments: Arguments) -> Tensor:
+        """The loss by the whole matrix of similarities, differentiable to any order."""
+        operands, _, sample_weight, _, normalizer, _ = arguments
         rows, others, more, row_labels, column_labels, of_rows = given = self.compared(arguments)
         kept = None
         if of_rows is not None:  # a NaN behind the mask must not reach the gradient as 0 * NaN
@@ -279,7 +284,7 @@ def aggregate(how: str, terms: Tensor, chosen: Tensor) -> Tensor:
     low = how == "min"
     known = torch.where(chosen, terms, float("inf") if low else float("-inf"))
     if how != "log_sum_exp":
-        place = (known.argmin(1, keepdim=True) if low else known.argmax(1, keepdim=True))
+        place = known.argmin(1, keepdim=True) if low else known.argmax(1, keepdim=True)
         return torch.where(there, terms.gather(1, place).squeeze(1), _EMPTY[how])
     most = known.detach().amax(1)
     pivot = torch.where(most.isinf(), 0.0, most)

@@ -19,7 +19,9 @@ class BatchHardTripletLoss(PairsLoss):
     margin: float = param(
         default=1.0, domain=nonnegative, doc="By how much nearer the farthest positive must be to cost nothing."
     )
-    soft: bool = param(default=False, doc="Whether softplus stands in the place of the hinge; it takes the margin, too.")
+    soft: bool = param(
+        default=False, doc="Whether softplus stands in the place of the hinge; it takes the margin, too."
+    )
 
     name = "batch_hard_triplet_loss"
     arguments = "margin soft reduction"
