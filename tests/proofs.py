@@ -165,6 +165,24 @@ class RowProof(Proof):
     undecided: Callable[[Any, Row, Numbers, torch.dtype], Sequence[str | int]] = _all_decided
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairsProof(Proof):
+    """The truth about a loss of all pairs of a batch, whose rows have no loss without each other.
+
+    exact: the textbook formula of a whole batch. It takes a vocabulary `m`, the operands by position and the parameters
+        by torch's names, and returns the losses of the rows, and for each operand with a gradient, by its position, the
+        rows of the gradient of their sum.
+    bars: how far from that losskit may be: a loss in ULP of itself or, where that is larger, of the largest similarity
+        of the batch; a gradient in ULP of its largest entry, times that similarity where it is above 1: as similarities
+        are rounded, so are the exponentials of which gradients are made.
+    variants: ways to call it; together they set every parameter.
+    """
+
+    exact: Callable[..., tuple[list[Any], dict[int, list[list[Any]]], Any]]
+    bars: Bars
+    variants: Sequence[Variant]
+
+
 @cache
 def files() -> dict[str, Proof]:
     """The proofs by the name of their file."""
@@ -189,3 +207,9 @@ def pointwise() -> dict[str, PointwiseProof]:
 def of_rows() -> dict[str, RowProof]:
     """Those of the losses of rows."""
     return {name: proof for name, proof in every().items() if isinstance(proof, RowProof)}
+
+
+@cache
+def of_pairs() -> dict[str, PairsProof]:
+    """Those of the losses of pairs."""
+    return {name: proof for name, proof in every().items() if isinstance(proof, PairsProof)}

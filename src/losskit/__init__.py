@@ -24,9 +24,10 @@ from losskit.families.composed import ComposedLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.ordered import OrderedLoss
+from losskit.families.pairs import PairsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.families.regions import RegionsLoss
-from losskit.helpers import class_balanced_weights, soft_cap
+from losskit.helpers import class_balanced_weights, gather_rows, soft_cap
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
 from losskit.layers import *  # noqa: F403
@@ -63,6 +64,7 @@ __all__ = [
     "MarginsLoss",
     "Operand",
     "OrderedLoss",
+    "PairsLoss",
     "Peer",
     "PointwiseLoss",
     "RegionsLoss",
@@ -78,6 +80,7 @@ __all__ = [
     "empty",
     "explain",
     "functional",
+    "gather_rows",
     "get",
     "last_violation",
     "linear",

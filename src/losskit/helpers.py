@@ -1,13 +1,14 @@
-"""What is used beside losses: weights of classes from their counts, and scores that cannot grow without end."""
+"""What is used beside losses: weights of classes from their counts, bounded scores, the rows of other ranks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
 from losskit.declaration import Operand, Param, param
@@ -21,6 +22,10 @@ from losskit.kernels.dispatch import run
 from losskit.parameters import validate
 from losskit.plans import Plans, plan_of
 from losskit.policy import state
+from losskit.validation import check_tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _BETA = Param(
     default=0.9999, domain=Interval("in [0, 1)", low=0.0, high=1.0, high_open=True), doc="", name="beta", kind="float"
@@ -149,3 +154,73 @@ def soft_cap(input: Tensor, cap: float | None) -> Tensor:
     if torch.compiler.is_compiling():  # the compiler makes one pass of it
         return plan.eager(plan.validated((input,), None, None, None, None), state.checks)
     return run(plan, (input,), None, None, None, None)
+
+
+def gather_rows(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """The rows of all ranks, this rank's own first: columns for losses of pairs.
+
+    Choose it where each rank has some rows of a batch, and each row should meet the columns of all ranks: row i still
+    belongs to column i. A gradient goes back to the rank that has the row, added up over the ranks; training that
+    averages gradients over ranks, as DistributedDataParallel does, then has the gradient of the mean of their losses.
+    Prefer no gathering where a rank's own batch has negatives enough.
+
+    Args:
+        x: Rows of shape (N, ...): embeddings, or labels. N may differ between ranks; every rank must call it.
+        group: The process group of the ranks; None: all of them, or this process alone.
+
+    Returns:
+        A tensor of shape (the sum of all N, ...): this rank's rows, then those of the others in their order.
+
+    Raises:
+        TypeError: x is no tensor.
+        ValueError: x is a scalar.
+
+    Example:
+        >>> import torch, losskit
+        >>> query, key = torch.eye(2), torch.eye(2)
+        >>> losskit.functional.info_nce_loss(query, losskit.gather_rows(key))  # one process: the key itself
+        tensor(4.5399e-05)
+    """
+    check_tensor("gather_rows", "x", x, "x", x)
+    if x.ndim == 0:
+        raise error("parameter", loss="gather_rows", argument="x", expected="rows", got="a scalar", hint="")
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
+        return x
+    gathered: Tensor = _Gathered.apply(x, group)
+    return gathered
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        import torch.distributed as dist
+
+        rank, size = dist.get_rank(group), dist.get_world_size(group)
+        counts = [torch.zeros((), dtype=torch.int64, device=x.device) for _ in range(size)]
+        dist.all_gather(counts, torch.tensor(len(x), device=x.device), group=group)
+        rows = [int(count) for count in counts]
+        padded = x.new_zeros((max(rows), *x.shape[1:]))
+        padded[: len(x)] = x.detach()
+        parts = [torch.empty_like(padded) for _ in rows]
+        dist.all_gather(parts, padded, group=group)
+        ctx.group, ctx.rank, ctx.rows = group, rank, rows
+        return torch.cat([parts[i][: rows[i]] for i in _own_first(rank, size)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        import torch.distributed as dist
+
+        order = _own_first(ctx.rank, len(ctx.rows))
+        pieces = dict(zip(order, upstream.split([ctx.rows[i] for i in order]), strict=True))
+        whole = torch.cat([pieces[i] for i in range(len(order))])
+        dist.all_reduce(whole, group=ctx.group)
+        begin = sum(ctx.rows[: ctx.rank])
+        return whole[begin : begin + ctx.rows[ctx.rank]], None
+
+
+def _own_first(rank: int, size: int) -> list[int]:
+    """The ranks in the order of gathered rows."""
+    return [rank, *(i for i in range(size) if i != rank)]

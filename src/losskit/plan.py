@@ -142,6 +142,10 @@ class Plan:
         """The loss from the kernel of the tensors' device, in the dtype `result`; None where the kernel declines."""
         return kernel(self, arguments, result)
 
+    def passes(self, arguments: Arguments) -> str:
+        """How the kernel goes over the operands, in words."""
+        return "one pass"
+
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
         """The arguments of `eager` from what a call of the kernel got."""
         return Arguments([x for x in operands if x is not None], *extras)

@@ -175,4 +175,5 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     when = "in backward" if plan.reduction == "none" and gpu.takes(args.operands[0]) else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
     origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
-    return Choice(kernel, f"one pass over {dtypes} operands{wide}, the gradient written {when}{origin}{together}")
+    passes = plan.passes(args)
+    return Choice(kernel, f"{passes} over {dtypes} operands{wide}, the gradient written {when}{origin}{together}")
