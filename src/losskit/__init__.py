@@ -18,6 +18,7 @@ from losskit.errors import (
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
+from losskit.families.lists import ListsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.helpers import class_balanced_weights, soft_cap
@@ -48,6 +49,7 @@ __all__ = [
     "EmbeddingsLoss",
     "Facts",
     "Interval",
+    "ListsLoss",
     "Loss",
     "LossError",
     "LossIndexError",

@@ -43,6 +43,10 @@ class MarginsViolation(IntEnum):
     MASK_GIVEN = 3  # all targets are rows of 0 and 1
 
 
+class ListsViolation(IntEnum):
+    RELEVANCE = 2  # below 0
+
+
 class SequenceViolation(IntEnum):
     """Numbered as the operands are."""
 
@@ -103,6 +107,18 @@ class EmbeddingsStatistic(IntEnum):
     POSITIVE_DISTANCE = 3
     NEGATIVE_DISTANCE = 4
     TARGET = 5
+
+
+class ListsStatistic(IntEnum):
+    """Numbers of a pair of items, the first more relevant."""
+
+    DIFFERENCE = 1
+    RELEVANCE_DIFFERENCE = 2
+    GAIN_DIFFERENCE = 3
+    DISCOUNT_DIFFERENCE = 4
+    DISTANCE_DISCOUNT = 5
+    RANK = 6
+    OTHER_RANK = 7
 
 
 def names(members: type[IntEnum]) -> tuple[str, ...]:
@@ -237,6 +253,14 @@ EMBEDDINGS = Op(
     Layout(statistics=EmbeddingsStatistic, swap=1),
     numbers=("p", "eps"),
 )
+LISTS = Op(
+    Layout(
+        averaged=1,  # a list's loss is the mean of its pairs, not their sum
+        statistics=ListsStatistic,
+    ),
+    numbers=("k",),  # 0: all ranks
+    violations=ListsViolation,
+)
 CTC = Op(
     Layout(
         from_scores=1,  # the argument is raw scores: the log-softmax belongs to the loss
@@ -247,7 +271,8 @@ CTC = Op(
     violations=SequenceViolation,
 )
 OPS: Mapping[str, Op] = {
-    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "ctc": CTC
+    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "lists": LISTS,
+    "ctc": CTC,
 }  # fmt: skip
 
 
