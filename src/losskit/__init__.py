@@ -22,6 +22,7 @@ from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.composed import ComposedLoss
 from losskit.families.embeddings import EmbeddingsLoss
+from losskit.families.lists import ListsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.ordered import OrderedLoss
 from losskit.families.pairs import PairsLoss
@@ -56,6 +57,7 @@ __all__ = [
     "EmbeddingsLoss",
     "Facts",
     "Interval",
+    "ListsLoss",
     "Loss",
     "LossError",
     "LossIndexError",

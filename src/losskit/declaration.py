@@ -59,7 +59,7 @@ class Param:
 
     def setting(self, key: Any) -> Any:
         """What a value is for the formula, by the value's key."""
-        return key if self.kind != "float" or key is None or key is OPEN else False
+        return key if self.kind not in ("float", "int") or key is None or key is OPEN else False
 
 
 def param(*, default: Any = REQUIRED, domain: Domain = real, doc: str, choices: Sequence[str] = ()) -> Any:
@@ -74,7 +74,7 @@ def param(*, default: Any = REQUIRED, domain: Domain = real, doc: str, choices: 
     - `str`, with `choices`: one of these words, which `value` may compare;
     - `Tensor`.
 
-    `| None` after a tensor says that it may be missing; `value` then gets None, and may branch on that.
+    `| None` after a tensor or an `int` says that it may be missing; `value` then gets None, and may branch on that.
 
     Args:
         default: The value when the user gives none. Without it, the user has to give one.

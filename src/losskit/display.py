@@ -65,12 +65,16 @@ def letter_index(number: object) -> str:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number that the formulas of a family speak of: how it is written, what it means, what it may be."""
+    """A number that the formulas of a family speak of: how it is written, what it means, what it may be.
+
+    constant: whether it is one for differentiation.
+    """
 
     name: str
     letter: Written
     meaning: str
     domain: Domain = real
+    constant: bool = False
 
 
 class Writer:

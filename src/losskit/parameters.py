@@ -22,9 +22,8 @@ def kind_of(annotation: Any) -> dict[str, Any] | None:
     """The kind of parameter that an annotation means, and whether a number may be a tensor, and it may be None."""
     text = text_of(annotation).replace("torch.", "").replace("Optional[Tensor]", "Tensor | None")
     first, *more = text.split(" | ")
-    several = (
-        more in (["None"], []) if first == "Tensor" else first == "float" and more in (["Tensor"], ["Tensor", "None"])
-    )
+    allowed = {"Tensor": [["None"]], "float": [["Tensor"], ["Tensor", "None"]], "int": [["None"]]}
+    several = more in allowed.get(first, [])
     if first not in _KINDS or (more and not several):
         return None
     return {"kind": _KINDS[first], "tensor": "Tensor" in more, "none": "None" in more}

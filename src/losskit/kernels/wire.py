@@ -55,6 +55,10 @@ class OrderedViolation(IntEnum):
     LABEL = 4  # a target or an event that is neither 0 nor 1
 
 
+class ListsViolation(IntEnum):
+    RELEVANCE = 2  # below 0
+
+
 class SequenceViolation(IntEnum):
     """Numbered as the operands are."""
 
@@ -138,6 +142,18 @@ class OrderedStatistic(IntEnum):
     SCAN = 2
     ERROR = 3
     STEP = 4
+
+
+class ListsStatistic(IntEnum):
+    """Numbers of a pair of items, the first more relevant."""
+
+    DIFFERENCE = 1
+    RELEVANCE_DIFFERENCE = 2
+    GAIN_DIFFERENCE = 3
+    DISCOUNT_DIFFERENCE = 4
+    DISTANCE_DISCOUNT = 5
+    RANK = 6
+    OTHER_RANK = 7
 
 
 def names(members: type[IntEnum]) -> tuple[str, ...]:
@@ -300,6 +316,14 @@ ORDERED = Op(
     numbers=("ignore_index",),
     violations=OrderedViolation,
 )
+LISTS = Op(
+    Layout(
+        averaged=1,  # a list's loss is the mean of its pairs, not their sum
+        statistics=ListsStatistic,
+    ),
+    numbers=("k",),  # 0: all ranks
+    violations=ListsViolation,
+)
 CTC = Op(
     Layout(
         from_scores=1,  # the argument is raw scores: the log-softmax belongs to the loss
@@ -311,7 +335,7 @@ CTC = Op(
 )
 OPS: Mapping[str, Op] = {
     "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS,
-    "regions": REGIONS, "ordered": ORDERED, "ctc": CTC,
+    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "ctc": CTC,
 }  # fmt: skip
 
 
