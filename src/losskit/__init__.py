@@ -20,6 +20,7 @@ from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.embeddings import EmbeddingsLoss
 from losskit.families.margins import MarginsLoss
 from losskit.families.pointwise import PointwiseLoss
+from losskit.families.two_rows import TwoRowsLoss
 from losskit.helpers import class_balanced_weights, soft_cap
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
@@ -58,6 +59,7 @@ __all__ = [
     "Peer",
     "PointwiseLoss",
     "SpaceWarning",
+    "TwoRowsLoss",
     "WeightedSum",
     "checks",
     "class_balanced_weights",

@@ -177,7 +177,7 @@ class Formula:
             return Operand(of_param.doc, of_param.domain, broadcast=True)
         if name == POSITION:
             return Operand("Place of the element in its row, from 0 on.", broadcast=True, differentiable=False)
-        operand: Operand = self.loss.operands.get(name, Operand(name))
+        operand: Operand = self.loss.operands.get(name, Operand(name, differentiable=name not in self.loss._fixed))
         off = operand.unless and self.switches[operand.unless]
         return replace(operand, domain=real, hint="", only_with="") if off else operand
 

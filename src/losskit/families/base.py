@@ -96,6 +96,7 @@ class Family(Loss, abstract=True):
     _statistics: ClassVar[tuple[Statistic, ...] | None] = None  # None: the formula's arguments are the operands
     _label: ClassVar[str] = "by hand"  # the family's name in words
     _usual_shape: ClassVar[tuple[int, ...]] = (1024, 1000)  # of the first operand, for examples and benchmarks
+    _fixed: ClassVar[frozenset[str]] = frozenset()  # statistics by which no derivative is taken
     _harmless: ClassVar[dict[str, float]] = {}  # values of statistics at which no formula has an infinite derivative
     _of_formula: ClassVar[bool] = True  # whether a declaration has a `value`
     _plan_class: ClassVar[Callable[..., Plan]]

@@ -105,6 +105,12 @@ class EmbeddingsStatistic(IntEnum):
     TARGET = 5
 
 
+class TwoRowsStatistic(IntEnum):
+    TEACHER = 1
+    STUDENT = 2
+    LOG_RATIO = 3
+
+
 def names(members: type[IntEnum]) -> tuple[str, ...]:
     """The names of statistics, as formulas write them."""
     return tuple(name.lower() for name in members.__members__)
@@ -237,6 +243,10 @@ EMBEDDINGS = Op(
     Layout(statistics=EmbeddingsStatistic, swap=1),
     numbers=("p", "eps"),
 )
+TWO_ROWS = Op(
+    Layout(statistics=TwoRowsStatistic),
+    numbers=("temperature", "factor"),  # of the scores, and what multiplies the loss
+)
 CTC = Op(
     Layout(
         from_scores=1,  # the argument is raw scores: the log-softmax belongs to the loss
@@ -247,7 +257,8 @@ CTC = Op(
     violations=SequenceViolation,
 )
 OPS: Mapping[str, Op] = {
-    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "ctc": CTC
+    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "two_rows": TWO_ROWS,
+    "ctc": CTC,
 }  # fmt: skip
 
 
