@@ -28,6 +28,7 @@ from losskit.families.ordered import OrderedLoss
 from losskit.families.pairs import PairsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.families.regions import RegionsLoss
+from losskit.families.two_rows import TwoRowsLoss
 from losskit.helpers import class_balanced_weights, gather_rows, soft_cap
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
@@ -71,6 +72,7 @@ __all__ = [
     "PointwiseLoss",
     "RegionsLoss",
     "SpaceWarning",
+    "TwoRowsLoss",
     "WeightedSum",
     "accelerate",
     "checks",

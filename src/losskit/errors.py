@@ -123,6 +123,11 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         "{loss}: input looks like probabilities, each row is in [0, 1] and sums to 1: softmax is built in. "
         "Pass the scores before it.",
     ),
+    "softmaxed": (
+        SpaceWarning,
+        "{loss}: {argument} looks like probabilities, each row is in [0, 1] and sums to 1: softmax is built in. "
+        "Pass the scores, or log-probabilities.",
+    ),
     "sigmoid": (
         SpaceWarning,
         "{loss}: {argument} looks like probabilities, all of it is in [0, 1]: a sigmoid is built in. "

@@ -48,12 +48,12 @@ def row_statistics(
     score = copy(largest if shift is None else pick(scores, pivot, part))
     distance = scores - score
     # Without this correction, the rounding of a distance of 80 costs 40 ULP of its exponential.
-    error = _rounded_off(scores, score, distance)
+    error = rounded_off(scores, score, distance)
     if shift is not None:
         at_pivot = copy(pick(shift.expand_as(scores), pivot, part))
         farther, steps = distance, shift - at_pivot
         distance = farther + steps
-        error = error + _rounded_off(farther, -steps, distance) + _rounded_off(shift, at_pivot, steps)
+        error = error + rounded_off(farther, -steps, distance) + rounded_off(shift, at_pivot, steps)
     distance, e = _exponentials(scores, sums, copy(largest), distance, error.detach(), places == pivot)
     others = torch.where(places == pivot, 0.0, e)
     rest = torch.log1p(others.sum(-1, keepdim=True) if part is None else part.total_of(others))
@@ -100,7 +100,7 @@ def finite(weight: Tensor, endless: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.where(infinite, 1.0, weight), apart if endless is None else apart * endless
 
 
-def _rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
+def rounded_off(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
     """The rounding error of `difference` = a - b (Knuth's two-sum)."""
     taken = a - difference
     return (a - (difference + taken)) + (taken - b)

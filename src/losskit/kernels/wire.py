@@ -156,6 +156,12 @@ class ListsStatistic(IntEnum):
     OTHER_RANK = 7
 
 
+class TwoRowsStatistic(IntEnum):
+    TEACHER = 1
+    STUDENT = 2
+    LOG_RATIO = 3
+
+
 def names(members: type[IntEnum]) -> tuple[str, ...]:
     """The names of statistics, as formulas write them."""
     return tuple(name.lower() for name in members.__members__)
@@ -324,6 +330,10 @@ LISTS = Op(
     numbers=("k",),  # 0: all ranks
     violations=ListsViolation,
 )
+TWO_ROWS = Op(
+    Layout(statistics=TwoRowsStatistic),
+    numbers=("temperature", "factor"),  # of the scores, and what multiplies the loss
+)
 CTC = Op(
     Layout(
         from_scores=1,  # the argument is raw scores: the log-softmax belongs to the loss
@@ -335,7 +345,7 @@ CTC = Op(
 )
 OPS: Mapping[str, Op] = {
     "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS,
-    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "ctc": CTC,
+    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "two_rows": TWO_ROWS, "ctc": CTC,
 }  # fmt: skip
 
 

@@ -1,0 +1,104 @@
+"""JensenShannonLoss: how far a student's and a teacher's class probabilities are from their mixture."""
+
+from losskit.declaration import Case, Peer, param
+from losskit.domains import probability
+from losskit.facts import Facts
+from losskit.families.two_rows import SCORES, TwoRowsLoss
+from losskit.formula import absolute, exp, log, log1p, times, where
+from losskit.losses._divergences import difference, excess, is_near
+
+
+def of_mixture(log_ratio, beta):
+    """log(m/q) and log(m/p) of the mixture m = beta q + (1 - beta) p.
+
+    The smaller of q and p is the larger times e^-|d|, which neither overflows nor cancels.
+    """
+    apart = absolute(log_ratio)
+    own = where(log_ratio < 0.0, beta, 1.0 - beta)  # the share of the larger one
+    other = where(log_ratio < 0.0, 1.0 - beta, beta)
+    near = log1p(other * (excess(-apart) - apart))
+    far = where(own == 0.0, -apart, log(own + other * exp(-apart)))
+    to_larger = where(is_near(log_ratio), near, far)
+    to_smaller = to_larger + apart
+    by_teacher = where(log_ratio < 0.0, to_larger, to_smaller)
+    by_student = where(log_ratio < 0.0, to_smaller, to_larger)
+    return by_teacher, by_student
+
+
+class JensenShannonLoss(TwoRowsLoss):
+    """Generalised Jensen-Shannon divergence: how far the student and the teacher are from their mixture.
+
+    Choose it where student and teacher may be far apart, as on texts that the student wrote: it is bounded.
+    Prefer KnowledgeDistillationLoss or ReverseKLDivLoss for one side alone.
+
+    `beta` is the teacher's share of the mixture; 0.5 is the symmetric divergence, at most log 2. At 0 it is the
+    forward and at 1 the reverse KL divergence, as in TRL and Liger, although the limit of the formula is 0 there: near
+    0 and 1 it goes to 0, and jumps.
+    """
+
+    beta: float = param(
+        default=0.5, domain=probability, doc="The teacher's share of the mixture; 0 and 1: one side's KL."
+    )
+
+    arguments = "beta temperature reduction"
+    operands = SCORES
+
+    @staticmethod
+    def value(teacher, student, log_ratio, beta):
+        of_teacher, of_student = where(beta == 0.0, 1.0, beta), where(beta == 1.0, 1.0, 1.0 - beta)
+        a, b = of_mixture(log_ratio, beta)
+        near = of_teacher * teacher * excess(a) + of_student * student * excess(b)
+        far = -of_teacher * times(teacher, a) - of_student * times(student, b)
+        one_sided = where(beta == 0.0, 1.0, where(beta == 1.0, -1.0, 0.0))
+        return where(is_near(log_ratio), near, far + one_sided * (student - teacher))
+
+    @staticmethod
+    def grad(teacher, student, log_ratio, beta):
+        _, b = of_mixture(log_ratio, beta)
+        pull = -where(beta == 1.0, 1.0, 1.0 - beta) * times(student, b)
+        return where(beta == 0.0, difference(teacher, student, log_ratio), pull)
+
+    @staticmethod
+    def textbook(teacher, student, log_ratio, beta):
+        mixture = beta * teacher + (1.0 - beta) * student
+        return beta * teacher * log(teacher / mixture) + (1.0 - beta) * student * log(student / mixture)
+
+    facts = Facts(convex=False, smooth=True, lipschitz=None, minimum=0.0, symmetric=False)
+    cases = [
+        Case(input=[2.0, 0.0, -1.0], target=[1.0, 1.0, 0.0], value=0.100132, grad=[0.0752203, -0.0549904, -0.0202298],
+             source="mpmath"),
+        Case(input=[2.0, 0.0, -1.0], target=[1.0, 1.0, 0.0], beta=0.1, value=0.0400165,
+             grad=[0.0344151, -0.0251594, -0.00925564], source="mpmath"),
+        Case(input=[0.0, float("-inf")], target=[float("-inf"), 0.0], value=0.6931471805599453, grad=[0.0, 0.0],
+             source="log 2: nothing in common"),
+        Case(input=[2.0, 0.0, -1.0], target=[1.0, 1.0, 0.0], beta=0.0, value=0.463214,
+             grad=[0.421476, -0.308124, -0.113352], source="KnowledgeDistillationLoss"),
+        Case(input=[2.0, 0.0, -1.0], target=[1.0, 1.0, 0.0], beta=1.0, value=0.379738,
+             grad=[0.263610, -0.192715, -0.0708957], source="ReverseKLDivLoss"),
+    ]  # fmt: skip
+    peers = [
+        Peer(
+            "trl",
+            "trl.experimental.gkd.GKDTrainer.generalized_jsd_loss(input, target, beta=0.3, reduction='none').sum(-1)",
+            "jensen_shannon_loss(input, target, beta=0.3, reduction='none')",
+        ),
+        Peer(
+            "liger-kernel",
+            "liger_kernel.chunked_loss.jsd_loss.LigerFusedLinearJSDFunction.distillation_loss_fn(input, target, beta=0.3)",
+            "jensen_shannon_loss(input, target, beta=0.3, reduction='sum')",
+        ),
+        Peer(
+            "scipy",
+            "scipy.spatial.distance.jensenshannon(torch.softmax(target, -1), torch.softmax(input, -1), axis=-1) ** 2",
+            "jensen_shannon_loss(input, target, reduction='none')",
+            why="SciPy's is a distance, the root of the divergence.",
+        ),
+    ]
+    aliases = "jsd js_divergence generalized_jsd gkd on_policy_distillation"
+    task = "divergence"
+    best_for = "Distillation on what the student itself writes."
+    not_for = "Shares of exactly 0 or 1 as limits: there it jumps to the KL divergences."
+    reference = (
+        "Lin, J. (1991). Divergence measures based on the Shannon entropy. IEEE Trans. Inf. Theory 37, 145-151. "
+        "Agarwal, R. et al. (2023). On-policy distillation of language models. arXiv:2306.13649."
+    )
