@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NoReturn
 from losskit import functional, layers, losses
 from losskit.acceleration import accelerate
 from losskit.acceleration.trainers import compute_loss_func
+from losskit.autopsy import autopsy
 from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.denominators import count, normalizer
 from losskit.describe import explain, plot
@@ -62,6 +63,7 @@ __all__ = [
     "SpaceWarning",
     "WeightedSum",
     "accelerate",
+    "autopsy",
     "checks",
     "class_balanced_weights",
     "compute_loss_func",
