@@ -25,7 +25,7 @@ ROOMS = {
     "layers": "losskit.layers",
     "helpers": "losskit.helpers",
     "denominators": "losskit.denominators",
-    "looking at data": "losskit.autopsy losskit.tables",
+    "looking at data": "losskit.autopsy losskit.advice losskit.tables",
     "acceleration": "losskit.acceleration losskit.__main__",
     "functions": "losskit.functional",
     "guide": "losskit_guide",

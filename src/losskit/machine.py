@@ -173,6 +173,12 @@ def duel(name: str, dtype: str, shape: str, threads: int, rounds: int = 21) -> d
             "ratio": statistics.median(ratios), "rounds": rounds}  # fmt: skip
 
 
+def advised(file: Path, target: str, event: str) -> losskit.advice.Advised:
+    """What `losskit advise` shows."""
+    table = tables.read(file)
+    return losskit.advise(tables.target(table, target), tables.numbers(table, event) if event else None)
+
+
 def pulls_of(
     file: Path, target: str, predictions: Sequence[str], loss: str, others: Sequence[str]
 ) -> losskit.autopsy.Autopsy:

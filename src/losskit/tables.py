@@ -51,8 +51,7 @@ def numbers(table: Any, name: str) -> Tensor:
     if not (values.dtype.is_numeric() or str(values.dtype) == "Boolean"):
         _refuse(f"column {name!r} must be numbers, it has {values.dtype}: {values[0]!r}")
     if values.null_count():
-        missing = next(i for i, x in enumerate(values) if x is None)
-        _refuse(f"column {name!r} has {values.null_count()} empty cells, the first in row {missing}")
+        _refuse(f"column {name!r} has {values.null_count()} empty cells, the first in row {values.is_null().arg_max()}")
     return torch.tensor(values.cast(float if str(values.dtype) != "Boolean" else int).to_list(), dtype=torch.float64)
 
 
@@ -71,6 +70,17 @@ def classes(table: Any, name: str, predictions: Sequence[str]) -> Tensor:
     if unknown is not None:
         _refuse(f"column {name!r} has the class {unknown!r}, and no prediction column has its name")
     return torch.tensor([ends[text] for text in values])
+
+
+def target(table: Any, name: str) -> Tensor:
+    """A column as a target: numbers, or names as classes from 0 on, in the order of the alphabet."""
+    values = column(table, name)
+    if values.dtype.is_numeric() or str(values.dtype) == "Boolean":
+        return numbers(table, name)
+    ends = {text: i for i, text in enumerate(sorted(set(values.drop_nulls().to_list()), key=str))}
+    if values.null_count():
+        _refuse(f"column {name!r} has {values.null_count()} empty cells, the first in row {values.is_null().arg_max()}")
+    return torch.tensor([float(ends[text]) for text in values], dtype=torch.float64)
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -363,6 +363,25 @@ def accelerate(context: typer.Context) -> None:
 
 
 @app.command()
+def advise(
+    file: Annotated[Path, typer.Argument(help="A table with named columns: .csv, .tsv, .parquet, .json, .ndjson.")],
+    target: Annotated[str, typer.Option(help="The column of the targets.")],
+    event: Annotated[str, typer.Option(help="For times: the column that is 1 where the event happened.")] = "",
+    json_: Json = False,
+) -> None:
+    """Which losses fit the target of a data set, why, and a line of code to begin with."""
+    from losskit.machine import advised
+
+    try:
+        found = advised(file, target, event)
+    except ValueError as problem:
+        refuse(problem.args[0])
+    if json_:
+        return emit({"seen": found.seen, "losses": [vars(one) for one in found.losses], "unseen": found.unseen})
+    console.print(str(found), **_AS_IT_IS)
+
+
+@app.command()
 def autopsy(
     file: Annotated[Path, typer.Argument(help="A table with named columns: .csv, .tsv, .parquet, .json, .ndjson.")],
     target: Annotated[str, typer.Option(help="The column of the targets.")],
