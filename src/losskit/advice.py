@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,7 +141,8 @@ def _look(values: Tensor) -> Look:
 
 def _takes(loss: str, values: Tensor) -> bool:
     """Whether the loss's own domain has all of the target."""
-    declared = get(loss).operands.get("target")
+    cls: Any = get(loss)
+    declared = cls.operands.get("target")
     return declared is None or not bool(declared.domain.outside(values).any())
 
 

@@ -156,9 +156,10 @@ def _unreduced(loss: Criterion) -> Criterion:
     """The loss with reduction 'none', where it has a reduction."""
     if not isinstance(loss, nn.Module) or not isinstance(vars(loss).get("reduction"), str):
         return loss
-    each = copy.copy(loss)
+    each: Any = copy.copy(loss)
     each.reduction = "none"
-    return each
+    of_rows: Criterion = each
+    return of_rows
 
 
 def _told(loss: Criterion) -> str:

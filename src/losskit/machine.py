@@ -16,6 +16,8 @@ from torch import Tensor
 
 import losskit
 from losskit import tables
+from losskit.advice import Advised
+from losskit.autopsy import Autopsy
 from losskit.draw import Draw
 from losskit.kernels import cache, compiler, library
 from losskit.kernels.dispatch import Choice
@@ -173,15 +175,13 @@ def duel(name: str, dtype: str, shape: str, threads: int, rounds: int = 21) -> d
             "ratio": statistics.median(ratios), "rounds": rounds}  # fmt: skip
 
 
-def advised(file: Path, target: str, event: str) -> losskit.advice.Advised:
+def advised(file: Path, target: str, event: str) -> Advised:
     """What `losskit advise` shows."""
     table = tables.read(file)
     return losskit.advise(tables.target(table, target), tables.numbers(table, event) if event else None)
 
 
-def pulls_of(
-    file: Path, target: str, predictions: Sequence[str], loss: str, others: Sequence[str]
-) -> losskit.autopsy.Autopsy:
+def pulls_of(file: Path, target: str, predictions: Sequence[str], loss: str, others: Sequence[str]) -> Autopsy:
     """The autopsy of a table's rows: what `losskit autopsy` shows."""
     table = tables.read(file)
     criteria = [_criterion(text) for text in (loss, *others)]

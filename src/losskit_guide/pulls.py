@@ -139,7 +139,7 @@ def _picture(found: Any) -> str:
         step = max(1, math.ceil(len(shares) / 2000))
         kept = [*range(0, len(shares), step), len(shares) - 1]
         xs = [0.0, *((i + 1) / len(shares) for i in kept)]
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
         axes.plot(xs, [0.0, *(shares[i] for i in kept)], label=one.name, **style)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
     axes.set_xlabel("share of the rows")
