@@ -25,6 +25,7 @@ ROOMS = {
     "layers": "losskit.layers",
     "helpers": "losskit.helpers losskit.distances",
     "denominators": "losskit.denominators",
+    "looking at data": "losskit.autopsy losskit.advice losskit.tables",
     "acceleration": "losskit.acceleration losskit.__main__",
     "functions": "losskit.functional",
     "guide": "losskit_guide",
@@ -50,9 +51,10 @@ MAY_IMPORT = {
     "helpers": {"families", "kernels", "call", "declaration", "language", "words"},
     "denominators": {"layers", "losses", "families", "call", "declaration", "words"},
     "guide": set(),
+    "looking at data": {"declaration", "words", "guide"},
     "acceleration": {"functions", "losses", "kernels", "words", "torch's private names", "guide"},
-    "card": {"package", "layers", "losses", "kernels", "for people", "declaration", "language", "words", "guide"},
-    "package": {"acceleration", "sums", "card", "functions", "denominators", "helpers", "losses", "layers", "families", "kernels", "declaration", "language", "words"},
+    "card": {"package", "looking at data", "layers", "losses", "kernels", "for people", "declaration", "language", "words", "guide"},
+    "package": {"acceleration", "looking at data", "sums", "card", "functions", "denominators", "helpers", "losses", "layers", "families", "kernels", "declaration", "language", "words"},
 }  # fmt: skip
 # What crosses a wall, and why.
 EXCEPTIONS = {

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, NoReturn
 from losskit import functional, layers, losses
 from losskit.acceleration import accelerate
 from losskit.acceleration.trainers import compute_loss_func
+from losskit.advice import advise
+from losskit.autopsy import autopsy
 from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.denominators import count, normalizer
 from losskit.describe import explain, plot
@@ -75,6 +77,8 @@ __all__ = [
     "TwoRowsLoss",
     "WeightedSum",
     "accelerate",
+    "advise",
+    "autopsy",
     "checks",
     "class_balanced_weights",
     "compute_loss_func",

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 import losskit
+from losskit import tables
+from losskit.advice import Advised
+from losskit.autopsy import Autopsy
 from losskit.draw import Draw
 from losskit.kernels import cache, compiler, library
 from losskit.kernels.dispatch import Choice
+from losskit_guide.lines import line
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPES |= {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -168,3 +173,32 @@ def duel(name: str, dtype: str, shape: str, threads: int, rounds: int = 21) -> d
     medians = {f"{which}_us": statistics.median(times) * 1e6 for which, times in found.items()}
     return {"loss": name, "shape": sizes, "dtype": dtype, "threads": threads, **medians,
             "ratio": statistics.median(ratios), "rounds": rounds}  # fmt: skip
+
+
+def advised(file: Path, target: str, event: str) -> Advised:
+    """What `losskit advise` shows."""
+    table = tables.read(file)
+    return losskit.advise(tables.target(table, target), tables.numbers(table, event) if event else None)
+
+
+def pulls_of(file: Path, target: str, predictions: Sequence[str], loss: str, others: Sequence[str]) -> Autopsy:
+    """The autopsy of a table's rows: what `losskit autopsy` shows."""
+    table = tables.read(file)
+    criteria = [_criterion(text) for text in (loss, *others)]
+    columns = [tables.numbers(table, name) for name in predictions]
+    by_class = isinstance(criteria[0], losskit.ClassScoresLoss | losskit.MarginsLoss)
+    scores = torch.stack(columns, 1) if by_class or len(columns) > 1 else columns[0]
+    if by_class and len(columns) < 2:
+        raise ValueError(
+            f"{type(criteria[0]).name} needs a column of scores for each class: give --prediction for each"
+        )
+    truth = tables.classes(table, target, predictions) if by_class else tables.numbers(table, target)
+    shown = {name: table[name].to_list() for name in (target, *predictions)}
+    return losskit.autopsy(criteria[0], scores, truth, others=criteria[1:], columns=shown)
+
+
+def _criterion(text: str) -> Any:
+    """A loss from "huber_loss:delta=2"."""
+    found = line(text)
+    cls: Any = losskit.get(found.card.name)
+    return cls(**{name: x for name, x in found.settings.items() if name in cls.params})

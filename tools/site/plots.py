@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 
 import matplotlib
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import losskit
 from losskit_guide.card import Card, Curve, catalogue, find
 from losskit_guide.figures import COLOURS
 from losskit_guide.lines import of_card
@@ -188,7 +190,25 @@ def _bce_and_mse() -> str:
     return _svg(figure, axes, "Binary cross entropy and squared error of a probability, target 0", True)
 
 
+def _who_pulls() -> str:
+    """The batch of the guide: what its rows cost, and how few of them make the gradient."""
+    torch.manual_seed(0)
+    target = torch.randn(2000)
+    prediction = target + 0.1 * torch.randn(2000)
+    target[:20] += 5.0 * torch.randn(20)
+    found = losskit.autopsy("mse_loss", prediction, target, others=["huber_loss", "l1_loss"])
+    figure, axes = _panels(("rows by their pull, the hardest first", "the hardest tenth"), "share of the rows")
+    for axis, most in zip(axes, (1.0, 0.1), strict=True):
+        for i, one in enumerate((found, *found.others)):
+            shares = one.shares.sort(descending=True).values.cumsum(0).tolist()[: int(most * 2000)]
+            xs = [(k + 1) / 2000 for k in range(len(shares))]
+            axis.plot([0.0, *xs], [0.0, *shares], color=COLOURS[i], linestyle=_DASHES[i], linewidth=2, label=one.name)
+    axes[0].set_ylabel("share of the pull")
+    return _svg(figure, axes, "Share of the gradient over the share of the rows, under three losses", True)
+
+
 DRAWN: dict[str, Callable[[], str]] = {
     "regression": lambda: _compared(["mse_loss", "l1_loss", "huber_loss"]),
     "bce_and_mse": _bce_and_mse,
+    "who_pulls": _who_pulls,
 }
