@@ -44,15 +44,17 @@ class ApproxNDCGLoss(ComposedLoss):
         gain, has_loss = gains(target, element_mask)
 
         def of_block(scores, gain, counts):
-            wins = _wins(scores, temperature)
-            logs = torch.log2(1.0 + _ranks(wins, counts))
+            # torch's sigmoid has other last digits at the ends of what a thread computes.
+            wins = (scores.unsqueeze(-1) - scores.unsqueeze(-2)).div_(temperature).exp_().add_(1.0).reciprocal_()
+            after = 1.0 + _ranks(wins, counts)
+            logs = torch.log2(after)
             loss = 1.0 - (gain / logs).sum(-1)
-            slopes = gain / (logs.square() * torch.exp2(logs)) / (temperature * math.log(2.0))
+            slopes = gain / (logs.square() * after) / (temperature * math.log(2.0))
             wins = wins * wins.mT  # the slope of a sigmoid, the same for both items of a pair
             wins.diagonal(dim1=-2, dim2=-1).zero_()  # an item does not pull itself, and would hide what others do
             ones = torch.ones_like(slopes) if counts is None else counts.to(slopes.dtype)
-            pulled, pushed = (wins @ torch.stack([slopes, ones], -1)).unbind(-1)
-            return loss, (pulled - slopes * pushed) * ones
+            pushed = wins.sum(-1) if counts is None else (wins * ones.unsqueeze(-2)).sum(-1)
+            return loss, (wins.mul_(slopes.unsqueeze(-2)).sum(-1) - slopes * pushed) * ones
 
         loss, gradient = by_blocks(input, gain, element_mask, of_block)
         return (loss, has_loss), {"input": gradient}
@@ -68,8 +70,8 @@ class ApproxNDCGLoss(ComposedLoss):
             "Gᵢ = (2^yᵢ − 1) / Σᵣ (2^y₍ᵣ₎ − 1) / log₂(1 + r), y₍₁₎ ≥ y₍₂₎ ≥ …",
         ),
         "gradient by input": (
-            r"\frac{\partial \ell}{\partial s_k} = \sum_i (a_i - a_k) \frac{\sigma_{ik} (1 - \sigma_{ik})}{\tau}, \quad "
-            r"a_i = \frac{G_i \ln 2}{(1 + \pi_i) \ln^2(1 + \pi_i)}",
+            r"\frac{\partial \ell}{\partial s_k} = \sum_i (a_i - a_k) \frac{\sigma_{ik} (1 - \sigma_{ik})}{\tau}"
+            r", \quad a_i = \frac{G_i \ln 2}{(1 + \pi_i) \ln^2(1 + \pi_i)}",
             "∂ℓ/∂sₖ = Σᵢ (aᵢ − aₖ) σᵢₖ(1 − σᵢₖ)/τ, aᵢ = Gᵢ ln 2 / ((1 + πᵢ) ln²(1 + πᵢ))",
         ),
     }

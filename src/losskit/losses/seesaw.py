@@ -36,6 +36,7 @@ class SeesawLoss(ComposedLoss):
                           differentiable=False, shape="(N, ...) or ()", index="C"),
     }  # fmt: skip
     unit = "(N, ...) or ()"
+    stopped = True
 
     @staticmethod
     def value(input, target, counts, p, q):
