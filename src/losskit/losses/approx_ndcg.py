@@ -44,17 +44,19 @@ class ApproxNDCGLoss(ComposedLoss):
         gain, has_loss = gains(target, element_mask)
 
         def of_block(scores, gain, counts):
-            # torch's sigmoid has other last digits at the ends of what a thread computes.
-            wins = (scores.unsqueeze(-1) - scores.unsqueeze(-2)).div_(temperature).exp_().add_(1.0).reciprocal_()
+            scaled = scores / temperature
+            # Not by torch's sigmoid, of which the last digits depend on the number of threads.
+            odds = (scaled.unsqueeze(-1) - scaled.unsqueeze(-2)).clamp_(-_FAR, _FAR).exp_()
+            wins = (odds + 1.0).reciprocal_()
             after = 1.0 + _ranks(wins, counts)
             logs = torch.log2(after)
             loss = 1.0 - (gain / logs).sum(-1)
             slopes = gain / (logs.square() * after) / (temperature * math.log(2.0))
-            wins = wins * wins.mT  # the slope of a sigmoid, the same for both items of a pair
-            wins.diagonal(dim1=-2, dim2=-1).zero_()  # an item does not pull itself, and would hide what others do
+            both = odds.mul_(wins).mul_(wins)  # the slope of a sigmoid, the same for both items of a pair
+            both.diagonal(dim1=-2, dim2=-1).zero_()  # an item does not pull itself, and would hide what others do
             ones = torch.ones_like(slopes) if counts is None else counts.to(slopes.dtype)
-            pushed = wins.sum(-1) if counts is None else (wins * ones.unsqueeze(-2)).sum(-1)
-            return loss, (wins.mul_(slopes.unsqueeze(-2)).sum(-1) - slopes * pushed) * ones
+            pulled, pushed = (torch.stack([slopes, ones], -2) @ both).unbind(-2)
+            return loss, (pulled - slopes * pushed) * ones
 
         loss, gradient = by_blocks(input, gain, element_mask, of_block)
         return (loss, has_loss), {"input": gradient}
@@ -106,6 +108,9 @@ class ApproxNDCGLoss(ComposedLoss):
         "Qin, T., Liu, T.-Y. and Li, H. (2010). A general approximation framework for direct optimization of "
         "information retrieval measures. Information Retrieval 13, 375-397."
     )
+
+
+_FAR = 80.0  # a win so unlikely is none; its odds must not be infinite, nor subnormal, which is slow
 
 
 def _wins(input, temperature):
