@@ -82,6 +82,8 @@ def of_rows(cls: type[losskit.Loss]) -> bool:
 
 def stopped(cls: type[losskit.Loss]) -> bool:
     """Whether the gradient is not that of the value, since part of the value is a constant for differentiation."""
+    if issubclass(cls, losskit.ComposedLoss):
+        return cls.stopped
     return getattr(cls, "_of_formula", False) and any(formula.stopped for formula in cls._compiled_formulas())
 
 

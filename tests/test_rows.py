@@ -95,6 +95,8 @@ def test_fused_is_eager(sample, reduction, monkeypatch):
 def test_the_kernel_runs(sample, monkeypatch):
     """Ordinary calls do not fall back to the formula."""
     plan_class = sample.loss._plan_class
+    if plan_class.no_kernel:
+        pytest.skip(plan_class.no_kernel)
     monkeypatch.setattr(plan_class, "eager", lambda *args: pytest.fail("the eager formula ran"))
     for dtype in DTYPES:
         operands = sample.operands(dtype=dtype)
@@ -331,7 +333,8 @@ def test_module(sample):
     ):  # fmt: skip
         assert torch.equal(again(*operands), expected)
         assert repr(again) == repr(criterion)
-    assert losskit.why(criterion, *operands).implementation == "fused CPU kernel"
+    implementation = "eager formula" if sample.loss._plan_class.no_kernel else "fused CPU kernel"
+    assert losskit.why(criterion, *operands).implementation == implementation
     exported = torch.export.export(criterion, tuple(operands)).module()
     torch.testing.assert_close(exported(*operands), expected)
 

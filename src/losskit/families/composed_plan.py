@@ -71,7 +71,7 @@ class _WithGradient(torch.autograd.Function):
             result = ctx.loss.value(**{**ctx.given, **dict(zip(names, tensors, strict=True))})
             losses = result[0] if isinstance(result, tuple) else result
             return None, None, None, *torch.autograd.grad(losses, tensors, upstream, create_graph=True)
-        spread = (arranged(upstream, ctx.dims[unit], ctx.dims[name]) for name in names)
+        spread = [arranged(upstream, ctx.dims[unit], ctx.dims[name]) if upstream.ndim else upstream for name in names]
         return None, None, None, *(x * up for x, up in zip(gradients, spread, strict=True))
 
 
@@ -214,11 +214,12 @@ class ComposedPlan(Plan):
         told = [x for x in operands[: self.telling] if x.is_floating_point()]
         dtype = dtypes.result_dtype(told)
         dims = self.dimensions(operands)
-        bad = self._bad(operands, mask, checks, dims)
+        inside = [self._inside(x, self._domain(i, dims)) for i, x in enumerate(operands)]
+        bad = self._bad(operands, inside, mask, checks, dims)
         counts, _ = counting(
             self.reduction, dims.unit_shape, operands[0], sample_weight=sample_weight, mask=mask, normalizer=normalizer
         )
-        values, has_loss = self._values(operands, counts, checks, dims)
+        values, has_loss = self._values(operands, inside, counts, checks, dims)
         values = eager.nan_where(values, bad)
         if has_loss is not None:
             mask = has_loss if mask is None else mask & has_loss
@@ -229,7 +230,7 @@ class ComposedPlan(Plan):
         return loss.to(dtypes.autocast(dtype, loss.device))
 
     def _values(
-        self, operands: Sequence[Tensor], counts: Tensor | None, checks: str, dims: Dimensions
+        self, operands: Sequence[Tensor], inside: Sequence[bool], counts: Tensor | None, checks: str, dims: Dimensions
     ) -> tuple[Tensor, Tensor | None]:
         """The loss of each unit, and which units have one (None: all). What does not count is not read."""
         wide = dtypes.compute_dtype([x for x in operands[: self.telling] if x.is_floating_point()])
@@ -238,10 +239,10 @@ class ComposedPlan(Plan):
             domain = self._domain(i, dims)
             declared = self.operands.get(name)
             if declared is not None and declared.index:
-                x = x.to(torch.int64).clamp(0, dims.sizes[declared.index] - 1)
+                x = x.to(torch.int64) if inside[i] else x.to(torch.int64).clamp(0, dims.sizes[declared.index] - 1)
             elif x.dtype != torch.bool:
                 own, x = x, x.to(wide)
-                if checks != "off" and domain.settles and own.is_floating_point():
+                if checks != "off" and domain.settles and not inside[i] and own.is_floating_point():
                     x = domain.settled(x, slack_of(own.dtype))
                 here = self._counting(i, operands, counts, dims)
                 if here is not None:
@@ -254,8 +255,8 @@ class ComposedPlan(Plan):
         wanted = [name for name, x in given.items() if isinstance(x, Tensor) and x.requires_grad]
         alone = self.loss.value_and_grad is not None and torch.is_grad_enabled()
         if alone and wanted and all(name in self.operands for name in wanted) and not hidden(given[wanted[0]]):
-            own = dict(zip(self.names, dims.own, strict=True))
-            names = {"unit": dims.unit} | {name: own[name] for name in wanted}
+            by_name = dict(zip(self.names, dims.own, strict=True))
+            names = {"unit": dims.unit} | {name: by_name[name] for name in wanted}
             result = _WithGradient.apply(self.loss, given, names, *(given[name] for name in wanted))
         else:
             result = self.loss.value(**given)
@@ -264,7 +265,8 @@ class ComposedPlan(Plan):
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         dims = self.dimensions(arguments.operands)
         with torch.no_grad():
-            _, has_loss = self._values(arguments.operands, arguments.mask, "off", dims)
+            inside = [False] * len(arguments.operands)
+            _, has_loss = self._values(arguments.operands, inside, arguments.mask, "off", dims)
         mask = arguments.mask
         return [], mask if has_loss is None else has_loss if mask is None else mask & has_loss
 
@@ -280,21 +282,32 @@ class ComposedPlan(Plan):
             return Interval(f"from 0 to {last}", low=0.0, high=float(last), typical=0.0)
         return declared.domain
 
-    def _outside(self, operands: Sequence[Tensor], dims: Dimensions) -> list[tuple[int, Tensor]]:
-        """Where operands leave their domains, for those that have one."""
+    def _inside(self, x: Tensor, domain: Domain) -> bool:
+        """Whether all numbers are seen to be in an interval, by one look at the smallest and the largest."""
+        if domain.everything or x.dtype == torch.bool:
+            return True
+        if not x.is_cpu or hidden(x.detach()) or not x.numel() or not isinstance(domain, Interval) or domain.whole:
+            return False
+        low, high = (end.item() for end in x.detach().aminmax())
+        return domain.includes(low) and domain.includes(high)
+
+    def _outside(self, operands: Sequence[Tensor], inside: Sequence[bool], dims: Dimensions) -> list[Any]:
+        """Where operands leave their domains, for those that may."""
         found = []
         for i, x in enumerate(operands):
             domain = self._domain(i, dims)
-            if not domain.everything and x.dtype != torch.bool:
+            if not inside[i] and not domain.everything and x.dtype != torch.bool:
                 x = x.detach()
                 wide = x.to(torch.int64) if not x.is_floating_point() else x
                 found.append((i, domain.outside(wide, slack_of(x.dtype))))
         return found
 
-    def _bad(self, operands: Sequence[Tensor], mask: Tensor | None, checks: str, dims: Dimensions) -> Tensor | None:
+    def _bad(
+        self, operands: Sequence[Tensor], inside: Sequence[bool], mask: Tensor | None, checks: str, dims: Dimensions
+    ) -> Tensor | None:
         """The units to set to NaN, or the error. An index of nothing is bad in every mode."""
         bad = None
-        for i, outside in self._outside(operands, dims):
+        for i, outside in self._outside(operands, inside, dims):
             if checks == "off" and not (i < self.telling and self.operands[self.names[i]].index):
                 continue
             here = self._counting(i, operands, mask, dims)
@@ -312,7 +325,7 @@ class ComposedPlan(Plan):
 
     def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         dims = self.dimensions(operands)
-        for i, outside in self._outside(operands, dims):
+        for i, outside in self._outside(operands, [False] * len(operands), dims):
             here = self._counting(i, operands, mask, dims)
             outside = outside if here is None else outside & here
             if bool(outside.any()):

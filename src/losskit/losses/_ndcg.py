@@ -2,7 +2,7 @@
 
 import torch
 
-BLOCK = 1 << 17  # pairs of items
+BLOCK = 1 << 16  # pairs of items
 
 
 def discounts(size, like):

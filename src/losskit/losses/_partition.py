@@ -9,6 +9,7 @@
 """
 
 import math
+from itertools import pairwise
 
 import torch
 
@@ -22,7 +23,7 @@ _EDGES = (
 def log_partition(alpha):
     """log Z of a number or a tensor."""
     if not isinstance(alpha, torch.Tensor):
-        return float(log_partition(torch.tensor(alpha, dtype=torch.float64)))
+        return _of_number(alpha)
     wide = alpha if alpha.device.type == "mps" else alpha.double()
     beyond = 2.0 - wide
     inside = (wide > _TINY) & (beyond > _TINY)
@@ -30,17 +31,30 @@ def log_partition(alpha):
     v = near.log() - far.log()
     edges = torch.tensor(_EDGES, dtype=wide.dtype, device=wide.device)
     piece = (torch.bucketize(v.detach(), edges, right=True) - 1).clamp(0, len(_TABLE) - 1)
-    low, high = edges[piece], edges[piece + 1]
-    place = (v - low) / (0.5 * (high - low)) - 1.0
-    columns = torch.tensor(_TABLE, dtype=wide.dtype, device=wide.device)[piece].unbind(-1)
-    slope = columns[0]
-    for coefficient in columns[1:]:
+    rows = torch.tensor([(*place, *row) for place, row in zip(_PLACES, _TABLE, strict=True)], dtype=wide.dtype)
+    middle, half, slope, *rest = torch.nn.functional.embedding(piece, rows.to(wide.device)).unbind(-1)
+    place = (v - middle) / half
+    for coefficient in rest:
         slope = slope * place + coefficient
     found = torch.where(v < 0.0, _ENDS[0] + near * slope, _ENDS[1] + far * slope)
     at_end = torch.where(wide > 1.0, _ENDS[1] + 0.0 * wide, _ENDS[0] + _TABLE[0][-1] * wide)
     return torch.where(inside, found, at_end).to(alpha.dtype)
 
 
+def _of_number(alpha):
+    beyond = 2.0 - alpha
+    if not min(alpha, beyond) > _TINY:
+        return _ENDS[alpha > 1.0]
+    v = math.log(alpha / beyond)
+    piece = min(max(sum(v >= edge for edge in _EDGES) - 1, 0), len(_TABLE) - 1)
+    middle, half = _PLACES[piece]
+    slope = 0.0
+    for coefficient in _TABLE[piece]:
+        slope = slope * ((v - middle) / half) + coefficient
+    return _ENDS[0] + alpha * slope if v < 0.0 else _ENDS[1] + beyond * slope
+
+
+_PLACES = tuple(((low + high) / 2, (high - low) / 2) for low, high in pairwise(_EDGES))
 _TINY = 1e-16  # so near to an end log Z is what it is there
 
 # Of each piece of v, from the first edge on: coefficients of a polynomial in the place from -1 to 1, highest first.

@@ -46,8 +46,9 @@ class AdaptiveRobustLoss(ComposedLoss):
             "ℓ = ρ((x − t)/s; α) + log s + log Z(α)",
         ),
         "where": (
-            r"\rho(u; \alpha) = \frac{2 - \alpha}{\alpha} \Big(\Big(\frac{u^2}{2 - \alpha} + 1\Big)^{\alpha / 2} - 1\Big)"
-            r", \quad Z(\alpha) = \int_{-\infty}^{\infty} e^{-\rho(u; \alpha)} \, du",
+            r"\rho(u; \alpha) = \frac{2 - \alpha}{\alpha} "
+            r"\Big(\Big(\frac{u^2}{2 - \alpha} + 1\Big)^{\alpha / 2} - 1\Big), "
+            r"\quad Z(\alpha) = \int_{-\infty}^{\infty} e^{-\rho(u; \alpha)} \, du",
             "ρ(u; α) = (2 − α)/α · ((u²/(2 − α) + 1)^(α/2) − 1), Z(α) = ∫ exp(−ρ(u; α)) du",
         ),
         "gradient by input": (

@@ -44,14 +44,18 @@ class ApproxNDCGLoss(ComposedLoss):
         gain, has_loss = gains(target, element_mask)
 
         def of_block(scores, gain, counts):
-            wins = _wins(scores, temperature)
-            logs = torch.log2(1.0 + _ranks(wins, counts))
+            scaled = scores / temperature
+            # Not by torch's sigmoid, of which the last digits depend on the number of threads.
+            odds = (scaled.unsqueeze(-1) - scaled.unsqueeze(-2)).clamp_(-_FAR, _FAR).exp_()
+            wins = (odds + 1.0).reciprocal_()
+            after = 1.0 + _ranks(wins, counts)
+            logs = torch.log2(after)
             loss = 1.0 - (gain / logs).sum(-1)
-            slopes = gain / (logs.square() * torch.exp2(logs)) / (temperature * math.log(2.0))
-            wins = wins * wins.mT  # the slope of a sigmoid, the same for both items of a pair
-            wins.diagonal(dim1=-2, dim2=-1).zero_()  # an item does not pull itself, and would hide what others do
+            slopes = gain / (logs.square() * after) / (temperature * math.log(2.0))
+            both = odds.mul_(wins).mul_(wins)  # the slope of a sigmoid, the same for both items of a pair
+            both.diagonal(dim1=-2, dim2=-1).zero_()  # an item does not pull itself, and would hide what others do
             ones = torch.ones_like(slopes) if counts is None else counts.to(slopes.dtype)
-            pulled, pushed = (wins @ torch.stack([slopes, ones], -1)).unbind(-1)
+            pulled, pushed = (torch.stack([slopes, ones], -2) @ both).unbind(-2)
             return loss, (pulled - slopes * pushed) * ones
 
         loss, gradient = by_blocks(input, gain, element_mask, of_block)
@@ -68,8 +72,8 @@ class ApproxNDCGLoss(ComposedLoss):
             "Gᵢ = (2^yᵢ − 1) / Σᵣ (2^y₍ᵣ₎ − 1) / log₂(1 + r), y₍₁₎ ≥ y₍₂₎ ≥ …",
         ),
         "gradient by input": (
-            r"\frac{\partial \ell}{\partial s_k} = \sum_i (a_i - a_k) \frac{\sigma_{ik} (1 - \sigma_{ik})}{\tau}, \quad "
-            r"a_i = \frac{G_i \ln 2}{(1 + \pi_i) \ln^2(1 + \pi_i)}",
+            r"\frac{\partial \ell}{\partial s_k} = \sum_i (a_i - a_k) \frac{\sigma_{ik} (1 - \sigma_{ik})}{\tau}"
+            r", \quad a_i = \frac{G_i \ln 2}{(1 + \pi_i) \ln^2(1 + \pi_i)}",
             "∂ℓ/∂sₖ = Σᵢ (aᵢ − aₖ) σᵢₖ(1 − σᵢₖ)/τ, aᵢ = Gᵢ ln 2 / ((1 + πᵢ) ln²(1 + πᵢ))",
         ),
     }
@@ -104,6 +108,9 @@ class ApproxNDCGLoss(ComposedLoss):
         "Qin, T., Liu, T.-Y. and Li, H. (2010). A general approximation framework for direct optimization of "
         "information retrieval measures. Information Retrieval 13, 375-397."
     )
+
+
+_FAR = 80.0  # a win so unlikely is none; its odds must not be infinite, nor subnormal, which is slow
 
 
 def _wins(input, temperature):

@@ -37,22 +37,34 @@ class BarlowTwinsLoss(ComposedLoss):
     @staticmethod
     def value(input1, input2, lambd, eps):
         (a, of_a), (b, of_b) = (_standardised(x, eps) for x in (input1, input2))
-        off = _correlation(a, b)
-        off = off - torch.diag_embed(off.diagonal(dim1=-2, dim2=-1))
-        return _missing(a, b, of_a, of_b, eps).square().sum(-1) + lambd * off.square().sum((-2, -1))
+        missing = _missing(a, b, of_a, of_b, eps)
+        if 2 * a.shape[-2] <= a.shape[-1]:
+            off = (_products(a.mT) * _products(b.mT)).sum((-2, -1)) - (1.0 - missing).square().sum(-1)
+        else:
+            correlation = _products(a, b)
+            off = (correlation - torch.diag_embed(correlation.diagonal(dim1=-2, dim2=-1))).square().sum((-2, -1))
+        return missing.square().sum(-1) + lambd * off
 
     @staticmethod
     def value_and_grad(input1, input2, lambd, eps):
-        n = input1.shape[-2]
+        n, d = input1.shape[-2:]
         a, of_a = _standardised(input1, eps)
         b, of_b = _standardised(input2, eps)
-        off = _correlation(a, b)
         missing = _missing(a, b, of_a, of_b, eps)
-        off.diagonal(dim1=-2, dim2=-1).zero_()
-        loss = missing.square().sum(-1) + lambd * torch.linalg.vector_norm(off, dim=(-2, -1)).square()
-        on, off = -2.0 / n * missing.unsqueeze(-2), off.mul_(2.0 * lambd / n)
-        by_a = _unstandardised((b * on).add_(b @ off.mT), a, of_a)
-        return loss, {"input1": by_a, "input2": _unstandardised((a * on).add_(a @ off), b, of_b)}
+        if 2 * n <= d:  # rows have fewer products than columns, and theirs give the same sum
+            of_rows_a, of_rows_b = _products(a.mT), _products(b.mT)
+            off = (of_rows_a * of_rows_b).sum((-2, -1)) - (1.0 - missing).square().sum(-1)
+            on = (2.0 * missing + 2.0 * lambd * (1.0 - missing)).unsqueeze(-2) / -n
+            by_a = (of_rows_b.mul_(2.0 * lambd / n) @ a).addcmul_(b, on)
+            by_b = (of_rows_a.mul_(2.0 * lambd / n) @ b).addcmul_(a, on)
+        else:
+            slope = _products(a, b)
+            slope.diagonal(dim1=-2, dim2=-1).zero_()
+            off = torch.linalg.vector_norm(slope, dim=(-2, -1)).square()
+            slope.mul_(2.0 * lambd / n).diagonal(dim1=-2, dim2=-1).copy_(missing * (-2.0 / n))
+            by_a, by_b = b @ slope.mT, a @ slope
+        loss = missing.square().sum(-1) + lambd * off
+        return loss, {"input1": _unstandardised(by_a, a, of_a), "input2": _unstandardised(by_b, b, of_b)}
 
     equations = {
         "loss": (
@@ -115,8 +127,9 @@ def _standardised(x, eps):
     return centred / deviation, deviation
 
 
-def _correlation(a, b):
-    return a.mT @ b / a.shape[-2]
+def _products(a, b=None):
+    """Of the columns of two views; or of the rows of one, if it comes turned. Over the number of rows."""
+    return (a.mT @ a).div(a.shape[-1]) if b is None else (a.mT @ b).div(a.shape[-2])
 
 
 def _missing(a, b, of_a, of_b, eps):
@@ -128,4 +141,4 @@ def _missing(a, b, of_a, of_b, eps):
 def _unstandardised(gradient, standardised, deviation):
     """The gradient by what was standardised. That of its mean is 0: the columns of both views add up to 0."""
     along = (gradient * standardised).mean(-2, keepdim=True)
-    return gradient.sub_(standardised * along).div_(deviation)
+    return gradient.addcmul_(standardised, along, value=-1.0).div_(deviation)

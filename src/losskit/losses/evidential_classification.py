@@ -42,7 +42,8 @@ class EvidentialClassificationLoss(ComposedLoss):
             return loss
         wide = others if others.device.type == "mps" else others.double()
         total = wide.sum(-1) + input.shape[-1]
-        divergence = _even(total) + (input.shape[-1] - 1) * total.digamma() - _even(wide + 1.0).sum(-1)
+        even, psi = _even(total)
+        divergence = even + (input.shape[-1] - 1) * psi - _even(wide + 1.0)[0].sum(-1)
         return loss + reg_weight * (divergence - math.lgamma(input.shape[-1])).to(loss.dtype)
 
     @staticmethod
@@ -57,8 +58,9 @@ class EvidentialClassificationLoss(ComposedLoss):
             wide = others if others.device.type == "mps" else others.double()
             total = wide.sum(-1, keepdim=True)
             even, slope = _gammas(wide + 1.0)
-            even_of_total, slope_of_total = _gammas(total + classes)
-            divergence = even_of_total + (classes - 1) * (total + classes).digamma() - even.sum(-1, keepdim=True)
+            slope_of_total = _gammas(total + classes)[1]
+            even_of_total, psi = _even(total + classes)
+            divergence = even_of_total + (classes - 1) * psi - even.sum(-1, keepdim=True)
             loss += reg_weight * (divergence.squeeze(-1) - math.lgamma(classes))
             slope.mul_(wide).sub_(total * slope_of_total)
             gradient = slope.mul_(reg_weight).add_(each).to(input.dtype)
@@ -115,33 +117,30 @@ class EvidentialClassificationLoss(ComposedLoss):
     )
 
 
-def _even(x):
-    """log Gamma(x) - (x - 1) psi(x) + x, which grows like half a logarithm: what the divergence adds up.
-
-    From 16 on by its series, where the terms are a million times as large as their sum.
-    """
-    far = x > 16.0
-    near, beyond = torch.where(far, 2.0, x), torch.where(far, x, 32.0)
-    return torch.where(far, _series(beyond), near.lgamma() - (near - 1.0) * near.digamma() + near)
-
-
-def _series(x):
-    r = 1.0 / x
-    odd = even = 0.0
-    for n in range(len(_BERNOULLI), 0, -1):
-        odd, even = odd * r * r + _BERNOULLI[n - 1] / (2 * n - 1), even * r * r + _BERNOULLI[n - 1] / (2 * n)
-    return 0.5 * (2.0 * math.pi * x).log() + 0.5 + r * (-0.5 + odd - r * even)
-
-
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)
 _SHIFT = 8  # from 9 on seven terms of the series have all digits of a double
 
 
-def _gammas(x):
-    """`_even` and the trigamma function of numbers from 1 on: their series at x + 8, and the steps back to x.
+def _even(x):
+    """log Gamma(x) - (x - 1) psi(x) + x for x from 1 on, and psi(x): by their series at x + 8, and the steps back.
 
-    torch's trigamma has nine digits; its digamma is three times as slow as both of these together.
+    The first grows like half a logarithm: the divergence is a sum of it, where its other terms would be a million times
+    as large as their sum. torch's lgamma has digamma for a derivative, and that a trigamma with nine digits.
     """
+    t, steps, weighted, product = x, 0.0, 0.0, 1.0
+    for j in range(_SHIFT):
+        steps, weighted, product = steps + 1.0 / t, weighted + (j + 1.0) / t, product * t
+        t = t + 1.0
+    r, gap, odd = 1.0 / t, 0.0, 0.0
+    for n in range(len(_BERNOULLI), 0, -1):
+        gap, odd = gap * r * r + _BERNOULLI[n - 1] / (2 * n), odd * r * r + _BERNOULLI[n - 1] / (2 * n - 1)
+    gap = r * (0.5 + r * gap)  # log t - psi(t)
+    even = 0.5 * (2.0 * math.pi * t).log() + 0.5 + r * odd - (_SHIFT + 1.0) * gap
+    return even - (product * r**_SHIFT).log() - weighted, t.log() - gap - steps
+
+
+def _gammas(x):
+    """`_even` and trigamma, a block at a time and in its memory."""
     even, slope = torch.empty_like(x), torch.empty_like(x)
     size = 1 << 14 if x.device.type == "cpu" else max(1, x.numel())  # what a core keeps in its cache
     for a, b, c in zip(x.view(-1).split(size), even.view(-1).split(size), slope.view(-1).split(size), strict=True):

@@ -36,25 +36,28 @@ class SeesawLoss(ComposedLoss):
                           differentiable=False, shape="(N, ...) or ()", index="C"),
     }  # fmt: skip
     unit = "(N, ...) or ()"
+    stopped = True
 
     @staticmethod
     def value(input, target, counts, p, q):
-        ahead, own = _ahead(input, target)
-        ahead = ahead + _factors(ahead.detach(), own, target, counts, p, q)
-        ahead = torch.where(own, -math.inf, ahead)
+        scores, index = _last(input), target.unsqueeze(-1)
+        changed = scores + _factors(scores.detach(), target, counts, p, q)
+        ahead = (changed - scores.gather(-1, index)).scatter(-1, index, -math.inf)
         others = ahead.logsumexp(-1)
         return torch.logaddexp(others, torch.zeros_like(others))
 
     @staticmethod
     def value_and_grad(input, target, counts, p, q):
-        ahead, own = _ahead(input, target)
-        ahead += _factors(ahead, own, target, counts, p, q)
-        ahead.masked_fill_(own, -math.inf)
-        others = ahead.logsumexp(-1)
-        loss = torch.logaddexp(others, torch.zeros_like(others))
-        gradient = ahead.masked_fill_(own, 0.0).softmax(-1).masked_fill_(own, 0.0)
-        gradient.scatter_(-1, target.unsqueeze(-1), -gradient.sum(-1, keepdim=True))
-        return loss, {"input": gradient.movedim(-1, 1) if input.ndim > 1 else gradient}
+        scores, index = _last(input), target.unsqueeze(-1)
+        changed = _factors(scores, target, counts, p, q).add_(scores).scatter_(-1, index, scores.gather(-1, index))
+        gradient = changed.softmax(-1)
+        highest, most = changed.amax(-1, keepdim=True), gradient.amax(-1, keepdim=True)
+        gradient.scatter_(-1, index, 0.0)
+        rest = gradient.sum(-1, keepdim=True)
+        # The logarithm of the sum is that of the most probable class; of a near label, it is that of what others have.
+        loss = torch.where(rest < 0.5, -torch.log1p(-rest), highest - changed.gather(-1, index) - most.log())
+        gradient.scatter_(-1, index, -rest)
+        return loss.squeeze(-1), {"input": gradient.movedim(-1, 1) if input.ndim > 1 else gradient}
 
     equations = {
         "loss": (
@@ -99,18 +102,18 @@ class SeesawLoss(ComposedLoss):
 _FLOOR = math.log(0.01)  # what the probability of the label is at least, where it is divided by
 
 
-def _ahead(input, target):
-    """How far each class's score is ahead of the label's, classes last; which class is the label."""
-    scores = input.movedim(1, -1) if input.ndim > 1 else input
-    index = target.unsqueeze(-1)
-    own = torch.arange(scores.shape[-1], device=scores.device) == index
-    return scores - scores.gather(-1, index), own
+def _last(input):
+    """With classes last."""
+    return input.movedim(1, -1) if input.ndim > 1 else input
 
 
-def _factors(ahead, own, target, counts, p, q):
-    """The logarithm of S, from how far scores are ahead."""
-    others = torch.where(own, -math.inf, ahead).logsumexp(-1, keepdim=True)
-    short = -torch.logaddexp(others, torch.zeros_like(others)) - _FLOOR  # of the label's log-probability to the floor
-    logs = counts.log()
-    rarer = (logs - logs[target].unsqueeze(-1)).clamp(max=0.0)
-    return p * rarer + q * (ahead + short.clamp(max=0.0)).clamp(min=0.0)
+def _factors(scores, target, counts, p, q):
+    """The logarithm of S."""
+    logs = scores.log_softmax(-1)
+    own = logs.gather(-1, target.unsqueeze(-1)).clamp(min=_FLOOR)
+    often = counts.log()
+    if len(counts) > target.numel():
+        rarer = (often - often[target].unsqueeze(-1)).clamp(max=0.0)
+    else:
+        rarer = (often - often.unsqueeze(-1)).clamp(max=0.0)[target]
+    return logs.sub_(own).clamp_(min=0.0).mul_(q).add_(rarer, alpha=p)

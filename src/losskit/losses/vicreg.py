@@ -61,7 +61,7 @@ class VICRegLoss(ComposedLoss):
         gradients = []
         for x in (input1, input2):
             centred = x - x.mean(-2, keepdim=True)
-            variances = torch.linalg.vector_norm(centred, dim=-2).square() / (n - 1)
+            variances = centred.square().sum(-2) / (n - 1)
             deviation = (variances + eps).sqrt()
             loss += 0.5 * variance * (1.0 - deviation).clamp_(min=0.0).mean(-1)
             own = torch.where(deviation < 1.0, -0.5 * variance / ((n - 1) * d) / deviation, 0.0)
