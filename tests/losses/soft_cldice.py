@@ -103,7 +103,8 @@ def lines(n, g):
 proof = RowProof(
     name="soft_cldice_loss",
     exact=exact,
-    bars=Bars(value=4.0, gradient=4.0, eager_value=4.0, eager_gradient=4.0),
+    # A pixel's gradient is the sum of those of many ridges, of either sign.
+    bars=Bars(value=3.2, gradient=15.2, eager_value=3.2, eager_gradient=15.2),
     variants=[
         Variant("masks", masks, gradients=(0, 1)),
         Variant("lines", lines, {"iters": 3, "smooth": 0.125}, gradients=(0, 1)),

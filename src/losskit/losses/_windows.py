@@ -62,10 +62,20 @@ def centred(x: Tensor) -> tuple[Tensor, Tensor]:
     return x - mean, mean
 
 
-def unlike(input: Tensor, target: Tensor, window: Window, c1: float | None, c2: float) -> Tensor:
+def parted(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Half the sum of two images, and their difference; new tensors."""
+    return 0.5 * (input + target), input - target
+
+
+def joined_gradients(by_half: Tensor, by_apart: Tensor) -> dict[str, Tensor]:
+    """The gradients by two images, from half of that by half their sum, which is overwritten, and by the difference."""
+    return {"input": by_half + by_apart, "target": by_half.sub_(by_apart)}
+
+
+def unlike(half: Tensor, apart: Tensor, window: Window, c1: float | None, c2: float) -> Tensor:
     """One less the mean similarity of each plane, (N, C); without c1 that of the contrast alone."""
-    half, half_mean = centred(0.5 * (input + target))
-    apart, apart_mean = centred(input - target)
+    half, half_mean = centred(half)
+    apart, apart_mean = centred(apart)
     m, n = filtered(half, window), filtered(apart, window)
     v, w = filtered(half * half, window) - m * m, filtered(apart * apart, window) - n * n
     b = w / (2.0 * v + 0.5 * w + c2)
@@ -77,41 +87,31 @@ def unlike(input: Tensor, target: Tensor, window: Window, c1: float | None, c2: 
     return (a + b - a * b).mean(dims)
 
 
-def unlike_and_grad(
-    input: Tensor, target: Tensor, window: Window, c1: float | None, c2: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, and the gradients of each plane's number by both images."""
-    planes = input.shape[0] * input.shape[1]
-    count = max(1, CACHED // max(1, input[0, 0].numel())) if planes and input.is_cpu else max(1, planes)
-    loss = input.new_empty(input.shape[:2])
-    gradients = torch.empty_like(input), torch.empty_like(input)
-    views = [x.reshape(planes, 1, *x.shape[2:]) for x in (input, target)]
+def unlike_by_gradients(half: Tensor, apart: Tensor, window: Window, c1: float | None, c2: float) -> Tensor:
+    """The same. Of each plane, half of the gradient by `half` takes its place, and the gradient by `apart` takes its."""
+    planes = half.shape[0] * half.shape[1]
+    count = max(1, CACHED // max(1, half[:1, :1].numel())) if half.is_cpu else max(1, planes)
+    loss = half.new_empty(half.shape[:2])
+    halves, aparts = (x.view(planes, 1, *x.shape[2:]) for x in (half, apart))
     for start in range(0, planes, count):
         part = slice(start, start + count)
-        found, by_half, by_apart = _of_planes(views[0][part], views[1][part], window, c1, c2)
-        loss.view(planes)[part] = found.squeeze(1)
-        for x, sign in zip(gradients, (1.0, -1.0), strict=True):
-            torch.add(by_half, by_apart, alpha=sign, out=x.view(planes, 1, *x.shape[2:])[part])
-    return loss, *gradients
+        loss.view(planes)[part] = _of_planes(halves[part], aparts[part], window, c1, c2)
+    return loss
 
 
-def _of_planes(
-    input: Tensor, target: Tensor, window: Window, c1: float | None, c2: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """How unlike planes are; half of the gradient by half the sum of both, and the gradient by their difference."""
-    half, half_mean = centred((input + target).mul_(0.5))
-    apart, apart_mean = centred(input - target)
-    m, n = filtered(half, window), filtered(apart, window)
-    v = filtered(half.square(), window).addcmul_(m, m, value=-1.0)
-    w = filtered(apart.square(), window).addcmul_(n, n, value=-1.0)
-    dims, share = tuple(range(2, m.ndim)), 1.0 / max(1, m[0, 0].numel())
+def _of_planes(half: Tensor, apart: Tensor, window: Window, c1: float | None, c2: float) -> Tensor:
+    (s, mean), (d, off) = centred(half), centred(apart)
+    m, n = filtered(s, window), filtered(d, window)
+    v = filtered(s.square(), window).addcmul_(m, m, value=-1.0)
+    w = filtered(d.square(), window).addcmul_(n, n, value=-1.0)
+    dims, share = tuple(range(1, m.ndim)), 1.0 / m[0].numel()
     below = v.mul_(2.0).add_(w, alpha=0.5).add_(c2)
     b = w.div_(below)
     of_b = below.reciprocal_().mul_(share)  # what the loss changes by b, over the denominator of b
     if c1 is None:
         loss = b.mean(dims)
     else:
-        mean, off = m + half_mean, n + apart_mean
+        mean, off = m + mean, n + off
         beneath = mean.square().mul_(2.0).addcmul_(off, off, value=0.5).add_(c1)
         a = off.square().div_(beneath)
         loss = torch.addcmul(a + b, a, b, value=-1.0).mean(dims)
@@ -119,14 +119,13 @@ def _of_planes(
         of_a = (1.0 - b).div_(beneath).mul_(share)
     by_v = (b * of_b).mul_(-2.0)
     by_w = of_b.addcmul_(b, of_b, value=-0.5)
-    by_m = (m * by_v).mul_(-2.0)
-    by_n = (n * by_w).mul_(-2.0)
+    by_m, by_n = m.mul_(by_v).mul_(-2.0), n.mul_(by_w).mul_(-2.0)
     if c1 is not None:
         by_m.addcmul_(mean.mul_(a), of_a, value=-4.0)
         by_n.addcmul_(off.mul_(2.0 - a), of_a)
-    by_half = spread(by_m, window).mul_(0.5).addcmul_(half, spread(by_v, window))
-    by_apart = spread(by_n, window).addcmul_(apart, spread(by_w, window), value=2.0)
-    return loss, by_half, by_apart
+    torch.addcmul(spread(by_m, window).mul_(0.5), s, spread(by_v, window), out=half)
+    torch.addcmul(spread(by_n, window), d, spread(by_w, window), value=2.0, out=apart)
+    return loss
 
 
 def halved(x: Tensor) -> Tensor:

@@ -6,7 +6,16 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
-from losskit.losses._windows import gaussian, halved, joined, of_half, unlike, unlike_and_grad
+from losskit.losses._windows import (
+    gaussian,
+    halved,
+    joined,
+    joined_gradients,
+    of_half,
+    parted,
+    unlike,
+    unlike_by_gradients,
+)
 
 IMAGES = "(N, C, H, W) or (N, C, D, H, W)"
 SIZE = Interval("at least 1", low=1.0, typical=1.0)
@@ -56,37 +65,32 @@ class MSSSIMLoss(ComposedLoss):
     @staticmethod
     def value(input, target, data_range, window_size, sigma, k1, k2, scales):
         window, c2 = gaussian(window_size, sigma), (k2 * data_range) ** 2
-        losses = []
-        for scale in range(1, scales):
-            losses.append(unlike(input, target, window, None, c2))
-            input, target = halved(input), halved(target)
-        losses.append(unlike(input, target, window, (k1 * data_range) ** 2, c2))
+        losses, (half, apart) = [], parted(input, target)
+        for _ in range(1, scales):
+            losses.append(unlike(half, apart, window, None, c2))
+            half, apart = halved(half), halved(apart)
+        losses.append(unlike(half, apart, window, (k1 * data_range) ** 2, c2))
         return joined(torch.stack(losses), exponents(scales)).mean(1)
 
     @staticmethod
     def value_and_grad(input, target, data_range, window_size, sigma, k1, k2, scales):
         window, c2 = gaussian(window_size, sigma), (k2 * data_range) ** 2
-        losses, by_input, by_target, shapes = [], [], [], []
-        for scale in range(1, scales + 1):
-            c1 = (k1 * data_range) ** 2 if scale == scales else None
-            of_scale = unlike_and_grad(input, target, window, c1, c2)
-            for found, made in zip((losses, by_input, by_target), of_scale, strict=True):
-                found.append(made)
-            shapes.append(input.shape)
-            if scale < scales:
-                input, target = halved(input), halved(target)
+        pairs = [tuple(x.contiguous() for x in parted(input, target))]
+        for _ in range(1, scales):
+            pairs.append(tuple(halved(x) for x in pairs[-1]))
+        c1s = [None] * (scales - 1) + [(k1 * data_range) ** 2]
+        losses = [unlike_by_gradients(*pair, window, c1, c2) for pair, c1 in zip(pairs, c1s, strict=True)]
         with torch.enable_grad():
             each = torch.stack(losses).requires_grad_()
             loss = joined(each, exponents(scales)).mean(1)
             (slopes,) = torch.autograd.grad(loss.sum(), each)
-        made = []
-        for gradients in (by_input, by_target):
-            total = None
-            for gradient, slope, shape in zip(gradients[::-1], slopes.flip(0), shapes[::-1], strict=True):
-                own = gradient.mul_(slope.reshape(slope.shape + (1,) * (gradient.ndim - 2)))
-                total = own if total is None else own.add_(of_half(total, shape))
-            made.append(total)
-        return loss.detach(), {"input": made[0], "target": made[1]}
+        for pair, slope in zip(pairs, slopes, strict=True):
+            for x in pair:
+                x.mul_(slope.reshape(slope.shape + (1,) * (x.ndim - 2)))
+        for fine, coarse in zip(pairs[-2::-1], pairs[:0:-1], strict=True):
+            for x, y in zip(fine, coarse, strict=True):
+                x.add_(of_half(y, x.shape))
+        return loss.detach(), joined_gradients(*pairs[0])
 
     equations = {
         "loss": (

@@ -4,7 +4,7 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
-from losskit.losses._windows import gaussian, unlike, unlike_and_grad
+from losskit.losses._windows import gaussian, joined_gradients, parted, unlike, unlike_by_gradients
 
 IMAGES = "(N, C, H, W) or (N, C, D, H, W)"
 SIZE = Interval("at least 1", low=1.0, typical=1.0)
@@ -42,14 +42,16 @@ class SSIMLoss(ComposedLoss):
     @staticmethod
     def value(input, target, data_range, window_size, sigma, k1, k2):
         c1, c2 = (k1 * data_range) ** 2, (k2 * data_range) ** 2
-        return unlike(input, target, gaussian(window_size, sigma), c1, c2).mean(1)
+        return unlike(*parted(input, target), gaussian(window_size, sigma), c1, c2).mean(1)
 
     @staticmethod
     def value_and_grad(input, target, data_range, window_size, sigma, k1, k2):
         c1, c2 = (k1 * data_range) ** 2, (k2 * data_range) ** 2
-        loss, by_input, by_target = unlike_and_grad(input, target, gaussian(window_size, sigma), c1, c2)
-        share = 1.0 / input.shape[1]
-        return loss.mean(1), {"input": by_input.mul_(share), "target": by_target.mul_(share)}
+        half, apart = (x.contiguous() for x in parted(input, target))
+        loss = unlike_by_gradients(half, apart, gaussian(window_size, sigma), c1, c2)
+        if input.shape[1] > 1:
+            half, apart = half.div_(input.shape[1]), apart.div_(input.shape[1])
+        return loss.mean(1), joined_gradients(half, apart)
 
     equations = {
         "loss": (
