@@ -19,7 +19,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from losskit import curves
