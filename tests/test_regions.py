@@ -196,7 +196,7 @@ def test_a_certain_prediction_keeps_its_digits(loss, path, monkeypatch):
         wide = x.detach().double().requires_grad_()
         right = loss.functional(wide, t.double(), activation=activation)
         (slope,) = torch.autograd.grad(right, wide)
-        assert 0 < got
+        assert got > 0
         torch.testing.assert_close(got.double(), right, rtol=3e-6, atol=0.0)
         torch.testing.assert_close(own.double(), slope, rtol=2e-5, atol=0.0)
 
