@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 
 import compositions
+import compositions_of_regions
 import torch
 import torch.nn.functional as torch_functional
 
@@ -116,6 +117,8 @@ DATA = {
     "labels": lambda shape, draw: (draw.normal(*shape) > 1.0).to(draw.dtype),
     "counts": lambda shape, draw: torch_functional.softplus(2.0 * draw.normal(*shape)).round(),
     "levels": lambda shape, draw: ((torch.arange(shape[1]) + 0.5) / shape[1]).to(draw.dtype),
+    "pixels": lambda shape, draw: draw.integers(0, shape[1], shape[0], *shape[2:]),
+    "softmax": lambda shape, draw: "softmax",
     "counts_of_classes": lambda shape, draw: 1.0 + 1000.0 * draw.normal(shape[1]).abs(),
     "degrees": lambda shape, draw: 1.0 + 5.0 * draw.normal(*shape).abs(),
     "variance": lambda shape, draw: torch_functional.softplus(draw.normal(*shape)) + 0.01,
@@ -191,6 +194,9 @@ KNOWN = {
     "coral": _RANKS,
     "corn": _RANKS,
     "logistic_hazard": _RANKS,
+    **dict.fromkeys(
+        ("dice", "generalized_dice", "log_cosh_dice", "tversky", "focal_tversky", "jaccard"), {"samples": 0}
+    ),
 }
 _V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
 _NOT_16M = ("small", "1M")
@@ -220,6 +226,10 @@ SPECIAL = [
     Case(
         "cross_entropy_soft", "cross_entropy", rows_of(1000), sizes=_NOT_16M, data={"target": "distribution"},
         jax=optax_of_probabilities, on_gpu={"name": "cross_entropy_soft_v32000", **_V32000}, asked=2,
+    ),
+    Case(
+        "dice_softmax", "dice_loss", alike((4, 4, 256, 256)), (2, 4, 6, 7), data={"target": "pixels"},
+        options={"activation": "softmax"},
     ),
     Case(
         "ctc_of_scores", "ctc_loss", **_SEQUENCES, options={"from_scores": True}, torch=ctc_of_scores, asked=12,
@@ -253,7 +263,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions):
+    for module in (torch_functional, compositions, compositions_of_regions):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import losskit
 import losskit.functional as LF
+from losskit.draw import Draw
 
 x, t, y = torch.randn(8, 3), torch.randn(8, 3), torch.randint(0, 3, (8,))
 
@@ -35,7 +36,9 @@ class Model(nn.Module):
 def called(name, rows, **fields):
     """A loss of a name with its fields, and float32 operands with `rows` rows, as a first layer gives them."""
     row_sample = next((s for s in row_samples.SAMPLES if s.name == name), None)
-    if row_sample is not None:
+    if issubclass(losskit.get(name), losskit.RegionsLoss):  # whose rows are classes, but for batches of samples here
+        operands = losskit.get(name)._example((rows, 3, 4), Draw(torch.float32))
+    elif row_sample is not None:
         operands = row_sample.operands(rows, torch.float32)
         fields = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in row_sample.params.items()} | fields
     else:

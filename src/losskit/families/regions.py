@@ -19,7 +19,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from losskit import curves
@@ -61,10 +60,8 @@ _DEFINITIONS = [
     Equation("where", r"\mathrm{FP} = \sum_i p_i (1 - t_i)", "FP = Σᵢ pᵢ (1 − tᵢ)"),
     Equation("where", r"\mathrm{FN} = \sum_i (1 - p_i) t_i", "FN = Σᵢ (1 − pᵢ) tᵢ"),
 ]
-_SQUARED = Equation(
-    "with {switch}",
-    r"\mathrm{FP} = \mathrm{FN} = \tfrac{1}{2} \sum_i (p_i - t_i)^2",
-    "FP = FN = ½ Σᵢ (pᵢ − tᵢ)²",
+_OF_SQUARES = Written(
+    r"\mathrm{FP} = \mathrm{FN} = \tfrac{1}{2} \sum_i (p_i - t_i)^2", "FP = FN = ½ Σᵢ (pᵢ − tᵢ)²"
 )
 
 
@@ -165,10 +162,11 @@ class RegionsLoss(Family, abstract=True):
     def _mathematics(cls, write: Writer) -> Mathematics:
         write.letters = {x.name: x.letter for x in SPOKEN}
         of_loss = {name: write.slope(name) for name in write.formula.operands}
-        taken = lambda name: of_loss.get(name, 0.0)
+        overlap, predicted, positives, negatives = (
+            of_loss.get(name, 0.0) for name in ("overlap", "predicted", "false_positives", "false_negatives")
+        )
         by = Written("p_i", "pᵢ")
-        inside = write.simplified(write.trace.lift(taken("overlap") - taken("false_negatives") + taken("predicted")))
-        outside = write.simplified(write.trace.lift(taken("false_positives") + taken("predicted")))
+        inside, outside = (write.simplified(x) for x in (overlap - negatives + predicted, positives + predicted))
         equations = [
             write.equation("loss", LOSS, write.value),
             write.equation("gradient by the probability of a pixel of the class", gradient_by(by), inside),
@@ -176,7 +174,7 @@ class RegionsLoss(Family, abstract=True):
             *_DEFINITIONS,
         ]
         if cls.squares:
-            equations.append(Equation(f"with {cls.squares}", _SQUARED.latex, _SQUARED.plain))
+            equations.append(Equation(f"with {cls.squares}", *_OF_SQUARES))
         symbols = [
             symbol("input", "probability of pixel i, what the activation makes of its score", by),
             symbol("target", "whether pixel i is of the class, or how likely it is", Written("t_i", "tᵢ")),

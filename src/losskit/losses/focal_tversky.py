@@ -49,9 +49,9 @@ class FocalTverskyLoss(RegionsLoss):
     peers = [
         Peer(
             "segmentation-models-pytorch",
-            "smp.losses.TverskyLoss('binary', smooth=1.0, alpha=0.3, beta=0.7, gamma=0.75)(input[:, :1], target[:, :1])",
-            "focal_tversky_loss(input[:, :1], target[:, :1], smooth=1.0, batch=True)",
-            why="With several classes SMP raises their mean to the power.",
+            "smp.losses.TverskyLoss('binary', smooth=1.0, alpha=0.3, beta=0.7, gamma=0.75)(input, target)",
+            "focal_tversky_loss(input.reshape(1, 1, -1), target.reshape(1, 1, -1), smooth=1.0)",
+            why="All numbers are one region there; with several classes their mean is raised to the power.",
         ),
     ]
     task = "segmentation"

@@ -1,0 +1,503 @@
+"""The regions family: every setting against plain sums, limits, layouts, transforms, messages, units without a loss."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from row_samples import without_kernels
+from torch.func import grad as func_grad
+from torch.func import vmap
+
+import losskit
+from losskit.families.regions_plan import RegionsPlan
+from losskit.losses.dice import DiceLoss
+from losskit.losses.focal_tversky import FocalTverskyLoss
+from losskit.losses.generalized_dice import GeneralizedDiceLoss
+from losskit.losses.jaccard import JaccardLoss
+from losskit.losses.log_cosh_dice import LogCoshDiceLoss
+from losskit.losses.tversky import TverskyLoss
+
+LOSSES = [DiceLoss, GeneralizedDiceLoss, LogCoshDiceLoss, TverskyLoss, FocalTverskyLoss, JaccardLoss]
+ALL = pytest.mark.parametrize("loss", LOSSES, ids=lambda cls: cls.name)
+N, C, SPACE = 3, 4, (5, 6)
+NAN = float("nan")
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def scores(g, activation="sigmoid", dtype=torch.float64):
+    x = torch.randn(N, C, *SPACE, generator=g, dtype=dtype)
+    return x.sigmoid() if activation == "none" else x
+
+
+def targets(g, kind):
+    """Targets, and which pixels count."""
+    mask = torch.rand(N, *SPACE, generator=g) > 0.3 if "masked" in kind else None
+    if "index" in kind:
+        index = torch.randint(0, C, (N, *SPACE), generator=g)
+        index[torch.rand(index.shape, generator=g) < 0.2] = -100
+        return index, mask
+    share = torch.rand(N, C, *SPACE, generator=g, dtype=torch.float64)
+    return (share if "soft" in kind else (share > 0.6).to(torch.int64)), mask
+
+
+def by_hand(loss, x, t, mask, activation, include_background, batch, squared=False, smooth=1e-5):
+    """The unreduced loss from plain sums."""
+    p = {"sigmoid": x.sigmoid(), "softmax": x.softmax(1), "none": x}[activation]
+    kept = torch.ones(N, 1, *SPACE, dtype=torch.bool) if mask is None else mask.unsqueeze(1)
+    if t.ndim < x.ndim:
+        kept = kept & (t != -100).unsqueeze(1)
+        t = torch.nn.functional.one_hot(t.clamp(min=0), C).movedim(-1, 1)
+    p, t = (z.to(x.dtype) * kept for z in (p, t))
+    p, t = (z[:, 0 if include_background else 1 :] for z in (p, t))
+    dims = (0, 2, 3) if batch else (2, 3)
+    both = (p * t).sum(dims)
+    predicted, actual = ((z * z if squared else z).sum(dims) for z in (p, t))
+    if loss is GeneralizedDiceLoss:
+        weigh = torch.where(actual > 0, 1 / actual.clamp(min=1e-30) ** 2, 0.0)
+        weigh = torch.where(actual > 0, weigh, weigh.amax(-1, keepdim=True))
+        both, predicted, actual = ((weigh * z).sum(-1) for z in (both, predicted, actual))
+    dice = 1 - (2 * both + smooth) / (predicted + actual + smooth)
+    alpha, beta = (0.3, 0.7) if loss is FocalTverskyLoss else (0.5, 0.5)
+    wrong = alpha * (predicted - both) + beta * (actual - both)
+    tversky = 1 - (both + smooth) / (both + wrong + smooth)
+    return {
+        DiceLoss: dice, GeneralizedDiceLoss: dice, LogCoshDiceLoss: dice.cosh().log(), TverskyLoss: tversky,
+        FocalTverskyLoss: tversky**0.75, JaccardLoss: 1 - (both + smooth) / (predicted + actual - both + smooth),
+    }[loss]  # fmt: skip
+
+
+def layouts(x):
+    """The same numbers, contiguous, with classes last, and with samples last."""
+    yield x
+    yield x.movedim(1, -1).contiguous().movedim(-1, 1)
+    yield x.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
+    yield x.new_zeros(*x.shape[:-1], 2 * x.shape[-1])[..., ::2].copy_(x) if not x.requires_grad else x
+
+
+@ALL
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_settings(loss, path, generator, monkeypatch):
+    """Each setting with each kind of target and each reduction: value and gradient, whatever the memory is like."""
+    if path == "eager":
+        without_kernels(monkeypatch)
+    else:
+        monkeypatch.setattr(RegionsPlan, "eager", lambda *_: pytest.fail("the eager formula ran"))
+    kinds = ["hard", "soft_masked", "index", "index_masked"]
+    settings = itertools.product(["sigmoid", "softmax", "none"], [True, False], [True, False], kinds)
+    for number, (activation, include_background, batch, kind) in enumerate(settings):
+        x = scores(generator, activation)
+        t, mask = targets(generator, kind)
+        given = {"activation": activation, "include_background": include_background, "batch": batch}
+        squared = loss is DiceLoss and number % 2 == 1
+        if squared:
+            given["squared"] = True
+        leaf = x.clone().requires_grad_()
+        expected = by_hand(loss, leaf, t, mask, activation, include_background, batch, squared)
+        for reduction in (("none", "mean", "sum")[number % 3],):
+            right = {"none": expected, "mean": expected.mean(), "sum": expected.sum()}[reduction]
+            upstream = torch.rand(right.shape, generator=generator, dtype=torch.float64)
+            (slope,) = torch.autograd.grad(right, leaf, upstream, retain_graph=True)
+            for view in layouts(x):
+                view = view.detach().requires_grad_()
+                got = loss.functional(view, t, mask, reduction=reduction, **given)
+                assert got.shape == right.shape
+                torch.testing.assert_close(got, right, rtol=1e-12, atol=1e-13)
+                (own,) = torch.autograd.grad(got, view, upstream)
+                torch.testing.assert_close(own, slope, rtol=1e-11, atol=1e-14)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes(loss, dtype, generator):
+    """Halves are computed in float32 and rounded once, in every layout; float32 has its digits."""
+    for activation, kind in itertools.product(["sigmoid", "softmax"], ["soft", "index"]):
+        t, _ = targets(generator, kind)
+        x = scores(generator).to(dtype)
+        wide = x.double().requires_grad_()
+        right = loss.functional(wide, t, activation=activation)
+        (slope,) = torch.autograd.grad(right, wide)
+        for view in layouts(x):
+            view = view.detach().requires_grad_()
+            got = loss.functional(view, t.to(dtype) if t.is_floating_point() else t, activation=activation)
+            (own,) = torch.autograd.grad(got, view)
+            assert got.dtype == own.dtype == dtype
+            rounded = torch.finfo(dtype).eps
+            slack = 4 if dtype == torch.float32 or t.is_floating_point() else 1  # a soft target is rounded, too
+            torch.testing.assert_close(got.double(), right, rtol=slack * rounded, atol=1e-7)
+            torch.testing.assert_close(
+                own.double(), slope, rtol=slack * rounded, atol=rounded * float(slope.abs().max())
+            )
+
+
+def test_labels_of_any_width(generator):
+    x = scores(generator)
+    t, _ = targets(generator, "hard_index")
+    t = t.clamp(min=0)
+    right = DiceLoss.functional(x, t)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        assert DiceLoss.functional(x, t.to(dtype)) == right
+    dense, _ = targets(generator, "hard")
+    right = DiceLoss.functional(x, dense)
+    for dtype in (torch.bool, torch.uint8, torch.float16, torch.float64):
+        assert DiceLoss.functional(x, dense.to(dtype)) == right
+
+
+def test_class_weights(generator, monkeypatch):
+    """The mean divides by the sum of the weights."""
+    x = scores(generator)
+    t, _ = targets(generator, "soft")
+    weight = torch.tensor([0.0, 0.5, 2.0, 1.0], dtype=torch.float64)
+    each = DiceLoss.functional(x, t, reduction="none")
+    for _ in range(2):
+        got = DiceLoss.functional(x, t, weight=weight)
+        torch.testing.assert_close(got, (each * weight).sum() / (N * weight.sum()))
+        torch.testing.assert_close(DiceLoss.functional(x, t, weight=weight, reduction="none"), each * weight)
+        got = DiceLoss.functional(x, t, weight=weight, include_background=False, batch=True)
+        whole = DiceLoss.functional(x, t, batch=True, reduction="none")
+        torch.testing.assert_close(got, (whole * weight)[1:].sum() / weight[1:].sum())
+        without_kernels(monkeypatch)
+
+
+def test_threads_change_no_bit(generator):
+    x = torch.randn(2, 3, 200, 201, generator=generator)
+    t = torch.randint(0, 3, (2, 200, 201), generator=generator)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        leaf = x.clone().requires_grad_()
+        loss = DiceLoss.functional(leaf, t, activation="softmax")
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    torch.set_num_threads(before)
+    for loss, gradient in found[1:]:
+        assert torch.equal(loss, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+
+
+# -- limits -----------------------------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_a_certain_prediction_keeps_its_digits(loss, path, monkeypatch):
+    """The loss of a region that is nearly right is not rounded to 0, and neither is its gradient."""
+    if path == "eager":
+        without_kernels(monkeypatch)
+    t = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+    for activation in ("sigmoid", "softmax"):
+        x = ((2.0 * t - 1.0) * 15.0).requires_grad_()
+        got = loss.functional(x, t, activation=activation)
+        (own,) = torch.autograd.grad(got, x)
+        wide = x.detach().double().requires_grad_()
+        right = loss.functional(wide, t.double(), activation=activation)
+        (slope,) = torch.autograd.grad(right, wide)
+        assert got > 0
+        torch.testing.assert_close(got.double(), right, rtol=3e-6, atol=0.0)
+        torch.testing.assert_close(own.double(), slope, rtol=2e-5, atol=0.0)
+
+
+@ALL
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_empty_regions(loss, path, monkeypatch):
+    """Nothing there and nothing predicted costs nothing, without `smooth`, too."""
+    if path == "eager":
+        without_kernels(monkeypatch)
+    nothing = torch.zeros(2, 3, 4, requires_grad=True)
+    for smooth in (0.0, 1e-5):
+        got = loss.functional(nothing, torch.zeros(2, 3, 4), activation="none", smooth=smooth, reduction="sum")
+        assert got == 0
+        assert torch.autograd.grad(got, nothing)[0].isfinite().all()
+    x = torch.full((2, 3, 4), -math.inf, requires_grad=True)
+    got = loss.functional(x, torch.zeros(2, 3, 4), smooth=0.0, reduction="sum")
+    assert got == 0
+    assert not torch.autograd.grad(got, x)[0].any()
+
+
+def test_log_of_a_region_that_is_all_wrong():
+    x = torch.tensor([[[-200.0, -200.0, 3.0]]], dtype=torch.float64, requires_grad=True)
+    got = DiceLoss.functional(x, torch.tensor([[[1.0, 1.0, 0.0]]], dtype=torch.float64), log_score=True, smooth=0.0)
+    size = 2 + torch.sigmoid(torch.tensor(3.0, dtype=torch.float64))
+    torch.testing.assert_close(got, 200 + torch.log(size) - math.log(4))
+    (slope,) = torch.autograd.grad(got, x)
+    torch.testing.assert_close(slope[0, 0, :2], torch.full((2,), -0.5, dtype=torch.float64))
+
+
+# -- units without a loss ---------------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_regions_without_a_pixel_have_no_loss(loss, path, generator, monkeypatch):
+    """A sample of which no pixel counts is as if it were masked: 0, out of the mean, without gradient."""
+    if path == "eager":
+        without_kernels(monkeypatch)
+    t, _ = targets(generator, "index")
+    t[1] = -100
+    x = scores(generator)
+    x[1] = NAN
+    x.requires_grad_()
+    for activation in ("sigmoid", "softmax"):
+        each = loss.functional(x, t, activation=activation, reduction="none")
+        assert not each[1].any()
+        (slope,) = torch.autograd.grad(each.sum(), x)
+        assert not slope[1].any()
+        others = torch.tensor([0, 2])
+        for reduction in ("mean", "sum"):
+            got = loss.functional(x, t, activation=activation, reduction=reduction)
+            right = loss.functional(x[others], t[others], activation=activation, reduction=reduction)
+            torch.testing.assert_close(got, right)
+            assert not torch.autograd.grad(got, x)[0][1].any()
+        nothing = torch.full_like(t, -100)
+        got = loss.functional(x, nothing, activation=activation)
+        assert got.isnan()
+        assert not torch.autograd.grad(got, x)[0].any()
+        with losskit.empty("zero"):
+            assert loss.functional(x, nothing, activation=activation) == 0
+    mask = torch.ones(N, *SPACE, dtype=torch.bool)
+    mask[1] = False
+    dense, _ = targets(generator, "hard")
+    each = loss.functional(x, dense, mask, reduction="none")
+    assert not each[1].any()
+    assert not torch.autograd.grad(each.sum(), x)[0][1].any()
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_samples_without_a_class_have_no_generalized_loss(path, monkeypatch):
+    """There is no weight for them."""
+    if path == "eager":
+        without_kernels(monkeypatch)
+    x = torch.randn(2, 3, 5, requires_grad=True)
+    t = torch.zeros(2, 3, 5)
+    t[0, 1, 2] = 1.0
+    each = GeneralizedDiceLoss.functional(x, t, reduction="none")
+    assert each[1] == 0 < each[0]
+    torch.testing.assert_close(GeneralizedDiceLoss.functional(x, t), each[0])
+    uniform = GeneralizedDiceLoss.functional(x, t, weight_type="uniform", reduction="none")
+    assert uniform[1] > 0
+    assert GeneralizedDiceLoss.functional(x, torch.zeros(2, 3, 5)).isnan()
+
+
+# -- masks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_pixels_that_do_not_count_hide_everything(path, generator, monkeypatch):
+    """NaN scores, and targets that are none."""
+    if path == "eager":
+        without_kernels(monkeypatch)
+    x, mask = scores(generator), torch.rand(N, *SPACE, generator=generator) > 0.4
+    for kind, activation in itertools.product(("soft", "index"), ("sigmoid", "softmax")):
+        t, _ = targets(generator, kind)
+        spoilt, wrong = x.clone(), t.clone()
+        spoilt.movedim(1, -1)[~mask] = NAN
+        if kind == "soft":
+            wrong.movedim(1, -1)[~mask] = 7.0
+        else:
+            wrong[~mask] = 77
+        a, b = x.clone().requires_grad_(), spoilt.requires_grad_()
+        expected, got = (DiceLoss.functional(z, y, mask, activation=activation) for z, y in ((a, t), (b, wrong)))
+        torch.testing.assert_close(got, expected)
+        slopes = [torch.autograd.grad(loss, z)[0] for loss, z in ((expected, a), (got, b))]
+        torch.testing.assert_close(*slopes)
+        assert not slopes[1].movedim(1, -1)[~mask].any()
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_masked_regions(path, generator, monkeypatch):
+    """A mask of the unreduced loss: of (sample, class), of samples, of classes."""
+    if path == "eager":
+        without_kernels(monkeypatch)
+    t, _ = targets(generator, "soft")
+    x = scores(generator)
+    each = DiceLoss.functional(x, t, reduction="none")
+    mask = torch.rand(N, C, generator=generator) > 0.4
+    spoilt = x.clone()
+    spoilt[~mask] = NAN
+    spoilt.requires_grad_()
+    got = DiceLoss.functional(spoilt, t, mask=mask)
+    torch.testing.assert_close(got, each[mask].mean())
+    (slope,) = torch.autograd.grad(got, spoilt)
+    assert not slope[~mask].any()
+    assert slope[mask].all()
+    got = DiceLoss.functional(x, t, batch=True, mask=torch.tensor([True, False, True, True]))
+    torch.testing.assert_close(got, DiceLoss.functional(x[:, [0, 2, 3]], t[:, [0, 2, 3]], batch=True))
+    weights = torch.rand(N, C, generator=generator, dtype=torch.float64)
+    got = DiceLoss.functional(x, t, sample_weight=weights)
+    torch.testing.assert_close(got, (each * weights).sum() / weights.sum())
+
+
+# -- transforms -------------------------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax", "none"])
+def test_derivatives(loss, activation, generator):
+    x = torch.rand(2, 3, 2, generator=generator, dtype=torch.float64)
+    x = (0.1 + 0.8 * x if activation == "none" else x * 4 - 2).requires_grad_()
+    share = torch.rand(2, 3, 2, generator=generator, dtype=torch.float64).clamp(0.05, 0.95).requires_grad_()
+    index = torch.randint(0, 3, (2, 2), generator=generator)
+    for t, inputs in ((share, (x, share)), (index, (x,))):
+        of = lambda *z, t=t: loss.functional(z[0], z[1] if len(z) > 1 else t, activation=activation, reduction="none")
+        with losskit.checks("off"):
+            assert torch.autograd.gradcheck(of, inputs)
+            assert torch.autograd.gradgradcheck(of, inputs)
+
+
+@pytest.mark.parametrize("loss", [DiceLoss, GeneralizedDiceLoss])
+def test_transforms(loss, generator):
+    x = scores(generator)
+    t, _ = targets(generator, "index")
+    of = lambda z, y: loss.functional(z, y, activation="softmax")
+    leaf = x.clone().requires_grad_()
+    (right,) = torch.autograd.grad(of(leaf, t), leaf)
+    torch.testing.assert_close(func_grad(of)(x, t), right)
+    each = vmap(of)(x.unsqueeze(1), t.unsqueeze(1))
+    torch.testing.assert_close(each, torch.stack([of(x[i : i + 1], t[i : i + 1]) for i in range(N)]))
+    compiled = torch.compile(of, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(leaf, t), of(leaf, t))
+    (own,) = torch.autograd.grad(compiled(leaf, t), leaf)
+    torch.testing.assert_close(own, right)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------
+
+X, T = torch.randn(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)
+Y = torch.zeros(2, 4, 5, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("operands", "given", "text"),
+    [
+        ((X, T[:, 0]), {}, "target must be class indices of shape (2, 4, 5) or probabilities of shape (2, 3, 4, 5), got "
+         "torch.float32 of shape (2, 4, 5). Use target.long() for class indices."),
+        ((X[:, :1], T[:, 0]), {}, "of shape (2, 4, 5). Did you mean target.unsqueeze(1)?"),
+        ((X[:, :1], Y), {}, "of shape (2, 4, 5). Did you mean target.unsqueeze(1)?"),
+        ((X, Y.unsqueeze(1)), {}, "Did you mean target.squeeze(1)?"),
+        ((X, T.movedim(1, -1)), {}, "The classes are dimension 1: did you mean target.movedim(-1, 1)?"),
+        ((X, Y, T[:, 0]), {}, "pixel_mask must be boolean (True = counts), got torch.float32. Use pixel_mask.bool()."),
+        ((X, Y, T > 0), {}, "pixel_mask (2, 3, 4, 5) must broadcast to (2, 4, 5)."),
+        ((X[:, :1], T[:, :1]), {"include_background": False}, "include_background must be True for an input of one "
+         "class, got False."),
+        ((X[:, :1], T[:, :1]), {"activation": "softmax"}, "activation must be 'sigmoid' or 'none' for an input of one "
+         "class, got 'softmax'."),
+        ((X[0, 0, 0], T[0, 0, 0]), {}, "input must be of shape (N, C, ...), got shape (5,)."),
+        ((X, T), {"ignore_index": 255}, "ignore_index=255 needs class indices, got probabilities."),
+        ((X, T), {"weight": torch.ones(4)}, "weight must have one entry for each of 3 classes, got shape (4,)."),
+        ((X, T), {"mask": Y > 0}, "mask (2, 4, 5) must broadcast to (2, 3)."),
+        ((X.long(), T), {}, "input must be floating point, got torch.int64."),
+        ((X, Y + 3), {}, "target must be a class in [0, 3), got 3 at row (0, 0, 0). Class indices start at 0."),
+        ((X, Y - 1), {}, "got -1 at row (0, 0, 0). Pass ignore_index=-1 to skip such pixels."),
+        ((X, T + 1.5), {}, "target must be in [0, 1], got 1.5 at index (0, 0, 0, 0)."),
+        ((X, T + 1.5), {"include_background": False}, "got 1.5 at index (0, 1, 0, 0)."),
+        ((X.abs() + 2, T), {"activation": "none"}, "input must be in [0, 1]"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_refusals(operands, given, text, path, monkeypatch):
+    if path == "eager":
+        without_kernels(monkeypatch)
+    with pytest.raises(losskit.LossError) as caught:
+        DiceLoss.functional(*operands, **given)
+    assert f"dice_loss: {text}" in str(caught.value) or text in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["fused", "eager"])
+def test_bad_values_are_told_at_their_place(path, monkeypatch):
+    """In the operand as it was given, whatever its memory is like; or become NaN."""
+    if path == "eager":
+        without_kernels(monkeypatch)
+    y = Y.clone()
+    y[1, 2, 3] = 9
+    t = T.clone()
+    t[1, 2, 3, 4] = -0.5
+    for batch in (False, True):
+        given = {"batch": batch, "activation": "softmax"}
+        with pytest.raises(losskit.LossIndexError, match=r"got 9 at row \(1, 2, 3\)"):
+            DiceLoss.functional(X.movedim(1, -1).contiguous().movedim(-1, 1), y, **given)
+        with pytest.raises(losskit.LossValueError, match=r"got -0\.5 at index \(1, 2, 3, 4\)"):
+            DiceLoss.functional(X, t.movedim(1, -1).contiguous().movedim(-1, 1), **given)
+    for mode in ("nan", "off"):
+        with losskit.checks(mode):
+            each = DiceLoss.functional(X, y, reduction="none")
+            assert each[0].isfinite().all()
+            assert each[1].isnan().all()
+    with losskit.checks("nan"):
+        each = DiceLoss.functional(X, t, reduction="none")
+        assert each.isnan().tolist() == [[False] * 3, [False, False, True]]
+    with losskit.checks("off"):
+        assert DiceLoss.functional(X, t).isfinite()
+
+
+def test_probabilities_for_scores_warn():
+    p = torch.rand(2, 3, 100)
+    with pytest.warns(losskit.SpaceWarning, match="input looks like probabilities, all of it is in"):
+        DiceLoss.functional(p, torch.zeros(2, 3, 100))
+    with pytest.warns(losskit.SpaceWarning, match="each row is in"):
+        DiceLoss.functional(p.softmax(1), torch.zeros(2, 3, 100), activation="softmax")
+    DiceLoss.functional(p, torch.zeros(2, 3, 100), activation="none")
+
+
+def test_declarations_are_checked():
+    with pytest.raises(losskit.DeclarationError, match="`squares` is the name of a switch, got 'twice'"):
+
+        class Squares(losskit.RegionsLoss):
+            """A loss."""
+
+            squares = "twice"
+
+            @staticmethod
+            def value(overlap, actual):
+                return actual - overlap
+
+    with pytest.raises(losskit.DeclarationError, match="classes that are pooled have no `weight`"):
+
+        class Pooled(losskit.RegionsLoss):
+            """A loss."""
+
+            @staticmethod
+            def weigh(actual):
+                return actual
+
+            @staticmethod
+            def value(overlap, actual):
+                return actual - overlap
+
+
+def test_a_loss_of_ones_own(monkeypatch):
+    """Every statistic, with squares and without."""
+
+    class SizesLoss(losskit.RegionsLoss):
+        """How far the sizes of two regions are apart."""
+
+        square: bool = losskit.param(default=False, doc="Whether sizes are sums of squares.")
+        squares = "square"
+
+        @staticmethod
+        def value(overlap, predicted, actual, false_positives, false_negatives):
+            apart = predicted - actual
+            return apart * apart + overlap * false_positives - 0.5 * false_negatives
+
+    try:
+        x = torch.randn(2, 3, 7, dtype=torch.float64)
+        t = torch.rand(2, 3, 7, dtype=torch.float64)
+        for square in (False, True):
+            leaf = x.clone().requires_grad_()
+            p = leaf.sigmoid()
+            sizes = [(z * z if square else z).sum(-1) for z in (p, t)]
+            wrong = [0.5 * ((p - t) ** 2).sum(-1)] * 2 if square else [(p * (1 - t)).sum(-1), ((1 - p) * t).sum(-1)]
+            right = (sizes[0] - sizes[1]) ** 2 + (p * t).sum(-1) * wrong[0] - 0.5 * wrong[1]
+            (slope,) = torch.autograd.grad(right.sum(), leaf)
+            for _ in range(2):
+                got = SizesLoss("none", square=square)(leaf, t, None)
+                torch.testing.assert_close(got, right)
+                torch.testing.assert_close(torch.autograd.grad(got.sum(), leaf)[0], slope)
+                with monkeypatch.context() as patch:
+                    without_kernels(patch)
+                    torch.testing.assert_close(SizesLoss("none", square=square)(leaf, t, None), right)
+    finally:
+        losskit.loss.registered.pop("sizes_loss", None)
