@@ -141,7 +141,7 @@ def _groups(key: Tensor, counts: Tensor | None) -> Tensor:
         return torch.zeros_like(key, dtype=torch.int64)
     new = key[..., 1:] != key[..., :-1]
     if counts is not None:
-        new = torch.where(counts[..., 1:], new, counts[..., :-1])
+        new = (counts[..., 1:] & new) | (~counts[..., 1:] & counts[..., :-1])
     return pad(new.to(torch.int64).cumsum(-1), (1, 0))
 
 
