@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 
 import compositions
+import compositions_of_ordered
 import compositions_of_regions
 import torch
 import torch.nn.functional as torch_functional
@@ -263,7 +264,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions, compositions_of_regions):
+    for module in (torch_functional, compositions, compositions_of_ordered, compositions_of_regions):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

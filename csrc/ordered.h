@@ -73,12 +73,13 @@ LOSSKIT_CLONES inline void exponentials(double* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = exp(x[i]);
 }
 
-template <class T> struct Extremes {
-  T low, high;
+struct Extremes {
+  double low, high;
+  bool nan;  // which is neither
 };
-LOSSKIT_INLINE Extremes<double> extremes_any(const double* x, int64_t n) {
+LOSSKIT_INLINE Extremes extremes_any(const double* x, int64_t n) {
   constexpr int kLanes = 8;
-  double low[kLanes], high[kLanes];
+  double low[kLanes], high[kLanes], sums[kLanes] = {};
   std::fill(low, low + kLanes, infinity<double>);
   std::fill(high, high + kLanes, -infinity<double>);
   int64_t i = 0;
@@ -86,14 +87,18 @@ LOSSKIT_INLINE Extremes<double> extremes_any(const double* x, int64_t n) {
     for (int j = 0; j < kLanes; ++j) {
       low[j] = x[i + j] < low[j] ? x[i + j] : low[j];
       high[j] = x[i + j] > high[j] ? x[i + j] : high[j];
+      sums[j] += x[i + j] * 0.0;
     }
   for (; i < n; ++i) {
     low[0] = x[i] < low[0] ? x[i] : low[0];
     high[0] = x[i] > high[0] ? x[i] : high[0];
+    sums[0] += x[i] * 0.0;
   }
-  return {*std::min_element(low, low + kLanes), *std::max_element(high, high + kLanes)};
+  const bool odd = folded<kLanes>(sums) != 0.0;  // NaN, or an infinity
+  return {*std::min_element(low, low + kLanes), *std::max_element(high, high + kLanes),
+          odd && std::any_of(x, x + n, [](double one) { return one != one; })};
 }
-LOSSKIT_CLONES inline Extremes<double> extremes(const double* x, int64_t n) { return extremes_any(x, n); }
+LOSSKIT_CLONES inline Extremes extremes(const double* x, int64_t n) { return extremes_any(x, n); }
 
 // The formula of a block; slopes by its first and second operand, where they are wanted.
 inline void evaluate(const Job& job, int64_t n, const double* first, const double* second, double* values,

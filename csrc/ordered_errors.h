@@ -20,38 +20,33 @@ struct ErrorsScratch {
   Buffer<double> scores64, out64;
 };
 
-LOSSKIT_CLONES inline void steps_of(const double* intersection, const double* union_, const uint32_t* payload,
-                                    int64_t n, double* out) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    const bool alone = union_[i] == 0.0;  // the first mistake where the set is empty
-    const double all = alone ? 1.0 : union_[i];
-    const double grown = alone ? 1.0 : intersection[i] / (all * (all + 1.0));
-    out[i] = (payload[i] & kFlag) ? 1.0 / all : grown;
-  }
+LOSSKIT_CLONES inline void divide(double* x, const double* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] /= y[i];
 }
 
 // The loss of n sorted pixels; `error` gives the error of a key; `slope` takes a pixel, its label and its slope.
 template <class Key, class Error, class Slope>
-double loss_of_sorted(const Job& job, const Key* keys, const uint32_t* payload, int64_t n, int64_t positives,
-                      const Error& error, const Slope& slope) {
-  double left[kBlock], grown[kBlock], steps[kBlock], errors[kBlock], values[kBlock], slopes[kBlock], unused[kBlock];
-  int64_t intersection = positives, all = positives;
+double loss_of_sorted(const Job& job, const Record<Key>* records, int64_t n, int64_t positives, const Error& error,
+                      const Slope& slope) {
+  double steps[kBlock], below[kBlock], errors[kBlock], values[kBlock], slopes[kBlock], unused[kBlock];
+  int64_t intersection = positives, all = positives;  // before the next pixel
   Sum total;
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t m = std::min(kBlock, n - at);
-    const uint32_t* const carried = payload + at;
+    const Record<Key>* const sorted = records + at;
     for (int64_t i = 0; i < m; ++i) {
-      const int64_t positive = carried[i] >> 31;
-      left[i] = static_cast<double>(intersection), grown[i] = static_cast<double>(all);
+      const int64_t positive = sorted[i].payload >> 31;
+      const bool alone = all + positive == 0;  // the first mistake where the set is empty
+      steps[i] = static_cast<double>(positive | alone ? 1 : intersection);
+      below[i] = static_cast<double>(alone ? 1 : positive ? all : all * (all + 1));
       intersection -= positive, all += 1 - positive;
-      errors[i] = error(keys[at + i]);
+      errors[i] = error(sorted[i].key);
     }
-    steps_of(left, grown, carried, m, steps);
+    divide(steps, below, m);
     evaluate(job, m, errors, steps, values, slopes, unused);
     total.add(sum_block(values, m));
     if (job.options.gradients)
-      for (int64_t i = 0; i < m; ++i) slope(carried[i] & ~kFlag, carried[i] >> 31, slopes[i]);
+      for (int64_t i = 0; i < m; ++i) slope(sorted[i].payload & ~kFlag, sorted[i].payload >> 31, slopes[i]);
   }
   return total.value();
 }
@@ -82,8 +77,7 @@ template <class Key, class T> struct SignedSet {
         const bool positive = label != 0.0f;
         const T right = positive ? scores[i] : -scores[i];
         lost |= right != right;
-        sorter.keys[n] = ordered_key(right);
-        sorter.payload[n++] = static_cast<uint32_t>(i) | (positive ? kFlag : 0u);
+        sorter.records[n++] = {ordered_key(right), static_cast<uint32_t>(i) | (positive ? kFlag : 0u)};
         positives += positive;
       }
     }
@@ -124,10 +118,10 @@ template <class Key, class T> struct SignedSet {
     if (wanted && n < job.width) std::fill(out, out + job.width, To(0));
     const double factor = lost ? kNaN : factor_of(job, unit);
     const auto error = [](Key key) { return 1.0 - static_cast<double>(number_of(key)); };
-    const double loss = loss_of_sorted(job, sorter.keys, sorter.payload, n, positives, error,
-                                       [&](uint32_t pixel, uint32_t positive, double slope) {
-                                         out[pixel] = static_cast<To>((positive ? -slope : slope) * factor);
-                                       });
+    const double loss =
+        loss_of_sorted(job, sorter.records, n, positives, error, [&](uint32_t pixel, uint32_t positive, double slope) {
+          out[pixel] = static_cast<To>((positive ? -slope : slope) * factor);
+        });
     deliver(job, unit, (lost ? kNaN : loss) * weight_of(job, unit), sum);
   }
 };
@@ -260,16 +254,15 @@ template <class Key, class T> void run_pixels(int64_t begin, int64_t end, void* 
         const bool positive = read[i] == c;
         const T error = errors[first + i];
         lost |= error != error;
-        sorter.keys[n] = ~ordered_key(error);
-        sorter.payload[n++] = static_cast<uint32_t>(first + i) | (positive ? kFlag : 0u);
+        sorter.records[n++] = {static_cast<Key>(~ordered_key(error)),
+                               static_cast<uint32_t>(first + i) | (positive ? kFlag : 0u)};
         positives += positive;
       }
     }
     sorter.sort(n);
     const double factor = lost ? kNaN : factor_of(job, unit);
     const double loss = loss_of_sorted(
-        job, sorter.keys, sorter.payload, n, positives,
-        [](Key key) { return static_cast<double>(number_of(Key(~key))); },
+        job, sorter.records, n, positives, [](Key key) { return static_cast<double>(number_of(Key(~key))); },
         [&](uint32_t pixel, uint32_t positive, double slope) {
           out[pixel] = static_cast<T>((positive ? -slope : slope) * factor);
         });

@@ -22,6 +22,7 @@ constexpr uint32_t kFlag = 0x80000000u;
 // n elements from `begin` on as contiguous T, in place if they are.
 template <class T>
 const T* read_all(const Walk& walk, const Source& source, int64_t begin, int64_t n, Buffer<T>& buffer) {
+  if (n == 0) return buffer.get(1);
   if (n <= kBlock || dense(walk, source)) return fetch(walk, source, begin, n, buffer.get(n));
   T* const all = buffer.get(n);
   for (int64_t at = 0; at < n; at += kBlock) {
@@ -37,12 +38,13 @@ struct List {
   int64_t unit, at, n;
   double many;                  // events, or whether there are two elements
   bool lost, careful, grouped;  // NaN; scores far apart; not one after another
+  Sum loss;
 };
 
 // What a thread needs for lists.
 template <class Key> struct ListScratch {
   Sorter<Key> sorter;
-  Buffer<double> x, others, kept, tops, distances, slopes, values;
+  Buffer<double> x, others, kept, tops, distances, slopes;
   Buffer<double> scores64, keys64;
   Buffer<int64_t> integers;
   Buffer<float> scores32, keys32, mask, events, out;
@@ -61,6 +63,9 @@ LOSSKIT_INLINE double power_of(double a, double b) {
   const double power = std::exp(a - b), error = rounded_off(a, b, a - b);
   return std::isfinite(error) ? power + power * error : power;
 }
+LOSSKIT_CLONES inline void distances(double* x, double high, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] -= high;
+}
 LOSSKIT_CLONES inline void distances(double* x, double high, int64_t n, double* errors) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
@@ -75,18 +80,21 @@ LOSSKIT_CLONES inline void corrected(double* e, const double* errors, int64_t n)
 }
 
 // From the end on: what comes after each element, of exponentials or (careful) of scores that become exponentials.
-LOSSKIT_CLONES inline double sums_after(const double* e, int64_t n, double* others) {
+// Four at a time, so that the additions to the running sum do not wait for one another.
+LOSSKIT_CLONES inline void sums_after(const double* e, int64_t n, double* others) {
   double rest = 0.0;
-  for (int64_t k = n - 1; k >= 0; --k) {
-    others[k] = rest;
-    rest += e[k];
+  int64_t k = n;
+  for (; k >= 4; k -= 4) {
+    const double last = e[k - 1], two = last + e[k - 2], three = two + e[k - 3], four = three + e[k - 4];
+    others[k - 1] = rest, others[k - 2] = rest + last, others[k - 3] = rest + two, others[k - 4] = rest + three;
+    rest += four;
   }
-  return rest;
+  for (; k > 0; --k) {
+    others[k - 1] = rest;
+    rest += e[k - 1];
+  }
 }
 
-struct Group {
-  int64_t begin, end;
-};
 inline int64_t begin_of(const uint8_t* ties, int64_t end) {
   int64_t begin = end - 1;
   while (ties && begin > 0 && ties[begin]) --begin;
@@ -165,11 +173,20 @@ LOSSKIT_CLONES inline void takings(const double* e, const double* kept, int64_t 
 }
 
 template <class T>
-LOSSKIT_INLINE void spread(const double* e, const double* own, const double* taken, const uint32_t* places,
-                           double factor, int64_t n, T* out) {
+void spread(const double* e, const double* own, const double* taken, const uint32_t* places, double factor, int64_t n,
+            T* out) {
+  const auto give = [&](int64_t k, double before) __attribute__((always_inline)) {
+    out[places[k] & ~kFlag] = static_cast<T>((own[k] - e[k] * before) * factor);
+  };
   double carry = 0.0;
-  for (int64_t k = 0; k < n; ++k) {
-    out[places[k] & ~kFlag] = static_cast<T>((own[k] - e[k] * carry) * factor);
+  int64_t k = 0;
+  for (; k + 4 <= n; k += 4) {
+    const double one = taken[k], two = one + taken[k + 1], three = two + taken[k + 2], four = three + taken[k + 3];
+    give(k, carry), give(k + 1, carry + one), give(k + 2, carry + two), give(k + 3, carry + three);
+    carry += four;
+  }
+  for (; k < n; ++k) {
+    give(k, carry);
     carry += taken[k];
   }
 }
@@ -222,7 +239,7 @@ template <class Key, class T> struct Lists {
     int64_t at = 0;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t unit = first + i;
-      List list{unit, at, 0, 0.0, false, false, false};
+      List list{unit, at, 0, 0.0, false, false, false, {}};
       if (counts(job, unit) && !sort(list)) return;
       if (list.many == 0.0) {
         deliver(job, unit, 0.0, sum);
@@ -233,7 +250,7 @@ template <class Key, class T> struct Lists {
       at += list.n;
     }
     exponentials(x, at);
-    if constexpr (sizeof(T) == 8) corrected(x, others, at);  // floats have no errors in double
+    if constexpr (sizeof(T) == 8) corrected(x, others, at);
     for (List& list : lists) add_up(list);
     for (const List& list : lists)
       if (any_kept && !list.grouped) std::fill(kept + list.at, kept + list.at + list.n, 1.0);
@@ -247,17 +264,18 @@ template <class Key, class T> struct Lists {
     const float* mask =
         job.masks < 0 ? nullptr : read_all(job.elements, job.own[job.masks], begin, width, scratch.mask);
     const float* event = events ? read_all(job.elements, job.own[2], begin, width, scratch.events) : nullptr;
-    Key* const keys = scratch.sorter.keys;
-    uint32_t* const payload = scratch.sorter.payload;
+    Record<Key>* const records = scratch.sorter.records;
     const Key flip = descending ? ~Key(0) : Key(0);
     int64_t n = 0, many = 0;
-    const auto take = [&](const auto* from) {
-      for (int64_t i = 0; i < width; ++i) {
-        keys[n] = static_cast<Key>(ordered_key(from[i])) ^ flip;
-        payload[n] = static_cast<uint32_t>(i);
-        list.lost |= from[i] != from[i] && (!mask || mask[i] != 0.0f);
-        n += !mask || mask[i] != 0.0f;
-      }
+    const auto record = [&](auto x, int64_t i) __attribute__((always_inline)) {
+      list.lost |= x != x;
+      return Record<Key>{static_cast<Key>(static_cast<Key>(ordered_key(x)) ^ flip), static_cast<uint32_t>(i)};
+    };
+    const auto take = [&](const auto* from) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < width && !mask; ++i) records[i] = record(from[i], i);
+      if (!mask) n = width;
+      for (int64_t i = 0; i < width && mask; ++i)
+        if (mask[i] != 0.0f) records[n++] = record(from[i], i);
     };
     if constexpr (sizeof(Key) == 4) {
       take(read_all(job.elements, job.own[1], begin, width, scratch.keys32));
@@ -268,42 +286,45 @@ template <class Key, class T> struct Lists {
     }
     if (event) {
       for (int64_t k = 0; k < n; ++k) {
-        const float label = event[payload[k]];
+        const float label = event[records[k].payload];
         if (job.options.checks != kOff && label != 0.0f && label != 1.0f && label == label) {
           list.lost = true;
           if (job.options.checks == kRaise) {
-            const int64_t place = begin + payload[k];
+            const int64_t place = begin + records[k].payload;
             job.report({0, place, static_cast<int64_t>(Violation::kLabel), place, static_cast<double>(label)});
           }
         }
         list.lost |= label != label;
-        if (label != 0.0f) payload[k] |= kFlag, ++many;
+        if (label != 0.0f) records[k].payload |= kFlag, ++many;
       }
     }
     list.n = n;
     list.many = event ? static_cast<double>(many) : static_cast<double>(n > 1);
     if (list.many == 0.0) return true;
     scratch.sorter.sort(n);
-    const Key* const sorted = scratch.sorter.keys;
-    const uint32_t* const carried = scratch.sorter.payload;
+    const Record<Key>* const sorted = scratch.sorter.records;
     double* const own = x + list.at;
+    uint32_t* const place = places + list.at;
     const T* const scores = scores_of(begin);
-    std::copy(carried, carried + n, places + list.at);
-    for (int64_t k = 0; k < n; ++k) own[k] = static_cast<double>(scores[carried[k] & ~kFlag]);
+    for (int64_t k = 0; k < n; ++k) place[k] = sorted[k].payload;
+    for (int64_t k = 0; k < n; ++k) own[k] = static_cast<double>(scores[place[k] & ~kFlag]);
     if (ties) {
       ties[list.at] = 0;
-      for (int64_t k = 1; k < n; ++k) list.grouped |= ties[list.at + k] = sorted[k] == sorted[k - 1];
+      for (int64_t k = 1; k < n; ++k) list.grouped |= ties[list.at + k] = sorted[k].key == sorted[k - 1].key;
     }
     scratch.sorter.reserve(width);  // the arrays that the next list begins in
-    const auto [low, high] = extremes(own, n);
+    const auto [low, high, nan] = extremes(own, n);
     list.careful = !(high - low < kFarthest);
-    for (int64_t k = 0; k < n; ++k) list.lost |= own[k] != own[k];
+    list.lost |= nan;
     list.careful &= !list.lost;
     if (list.careful) {
       if (!tops) tops = scratch.tops.get(count * width), apart = scratch.distances.get(count * width);
       std::copy(own, own + n, tops + list.at);
     }
-    distances(own, high, n, others + list.at);
+    if constexpr (sizeof(T) == 8)
+      distances(own, high, n, others + list.at);
+    else
+      distances(own, high, n);  // of floats there is no error in double
     return true;
   }
 
@@ -327,10 +348,10 @@ template <class Key, class T> struct Lists {
                    list.careful ? tops + list.at : nullptr, apart + list.at, list.n, others + list.at, kept + list.at);
   }
 
-  // Shares, the formula, and what its slopes make of the elements; losses are left in `values`.
+  // Shares, the formula, what its slopes make of the elements, and the losses of the lists.
   void compute(int64_t n) {
-    double block[kBlock], unused[kBlock];
-    double* const values = scratch.values.get(n);
+    double block[kBlock], values[kBlock], unused[kBlock];
+    auto list = scratch.lists.begin();
     for (int64_t at = 0; at < n; at += kBlock) {
       const int64_t m = std::min(kBlock, n - at);
       double *const e = x + at, *const rest = others + at, *const slope = slopes + at;
@@ -340,20 +361,22 @@ template <class Key, class T> struct Lists {
         for (int64_t i = 0; i < m; ++i)
           if (e[i] < kSmall) block[i] = apart[at + i] - std::log(rest[i] + kept[at + i] * e[i]);
       }
-      evaluate(job, m, block, nullptr, values + at, slope, unused);
+      evaluate(job, m, block, nullptr, values, slope, unused);
       if (events)
         for (int64_t i = 0; i < m; ++i)
-          if (!(places[at + i] & kFlag)) values[at + i] = 0.0, slope[i] = 0.0;
+          if (!(places[at + i] & kFlag)) values[i] = 0.0, slope[i] = 0.0;
+      for (int64_t done = 0; done < m; list += at + done == list->at + list->n) {
+        const int64_t part = std::min(m - done, list->at + list->n - at - done);
+        list->loss.add(sum_block(values + done, part));
+        done += part;
+      }
       if (!job.options.gradients) continue;
       any_kept ? takings(e, kept + at, m, slope, rest) : takings(e, m, slope, rest);
     }
   }
 
   void finish(const List& list, Sum& sum) {
-    const double* const values = scratch.values.get(0) + list.at;
-    Sum total;
-    for (int64_t at = 0; at < list.n; at += kBlock) total.add(sum_block(values + at, std::min(kBlock, list.n - at)));
-    deliver(job, list.unit, (list.lost ? kNaN : total.value()) * weight_of(job, list.unit), sum);
+    deliver(job, list.unit, (list.lost ? kNaN : list.loss.value()) * weight_of(job, list.unit), sum);
     if (!job.options.gradients) return;
     const DType dtype = job.gradient_dtypes[0];
     const int64_t begin = list.unit * job.width;

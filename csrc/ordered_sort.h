@@ -3,9 +3,10 @@
 // 1. Keys carry a 32-bit payload along: the place of an element, and perhaps a bit that belongs to it. So nothing has
 // to
 //    be looked up by place afterwards, which costs more than the sort in a long row.
-// 2. A digit in which all keys agree is skipped: relevances of five grades take one pass, whatever their dtype.
-// 3. Long rows have digits of 11 bits. Short ones have 8, since 2,048 counters would cost more than their elements, and
-//    the shortest are inserted one by one.
+// 2. Only the bits that differ are sorted by: relevances of five grades take one pass, whatever their dtype.
+// 3. Digits have as many bits as their counters are worth, 11 at most: those of long rows then stay in L2. The shortest
+// rows
+//    are inserted one by one.
 #pragma once
 
 #include <algorithm>
@@ -54,65 +55,75 @@ LOSSKIT_INLINE double number_of(uint64_t key) {
   return std::bit_cast<double>(key ^ ((key >> 63) ? uint64_t(1) << 63 : ~uint64_t(0)));
 }
 
-// Keys and what they carry, sorted in place or into the other pair of arrays.
+template <class Key> struct Record {
+  Key key;
+  uint32_t payload;
+};
+
+// Records, sorted in place or into the other of two arrays.
 template <class Key> class Sorter {
  public:
-  Key* keys = nullptr;
-  uint32_t* payload = nullptr;
+  Record<Key>* records = nullptr;
 
   void reserve(int64_t n) {
-    for (int i = 0; i < 2; ++i) all_keys[i] = key_memory[i].get(n), all_payloads[i] = payload_memory[i].get(n);
-    keys = all_keys[0], payload = all_payloads[0];
+    for (int i = 0; i < 2; ++i) all[i] = memory[i].get(n);
+    records = all[0];
   }
 
-  // The first n keys in ascending order, equal ones as they came.
+  // The first n records by ascending keys, equal ones as they came.
   void sort(int64_t n) {
     if (n <= kInserted) return insert(n);
-    if (n < kLong)
-      by_digits<8>(n);
-    else
-      by_digits<11>(n);
+    Key every = ~Key(0), any = 0;
+    for (int64_t i = 0; i < n; ++i) every &= records[i].key, any |= records[i].key;
+    const Key differs = every ^ any;
+    if (differs == 0) return;
+    const int first = std::countr_zero(differs), bits = std::bit_width(differs) - first;
+    const int width = width_of(n, bits);
+    for (int at = first; at < first + bits; at += width) by_digit(n, at, std::min(width, first + bits - at));
   }
 
  private:
-  static constexpr int64_t kInserted = 24, kLong = 6000;
-  Buffer<Key> key_memory[2];
-  Buffer<uint32_t> payload_memory[2];
-  Key* all_keys[2] = {};
-  uint32_t* all_payloads[2] = {};
+  static constexpr int64_t kInserted = 24;
+  static constexpr int kWidest = 11;
+  Buffer<Record<Key>> memory[2];
+  Record<Key>* all[2] = {};
+
+  // Bits of a digit, so that passes and counters together take least: an element takes a pass about as long as two
+  // counters.
+  static int width_of(int64_t n, int bits) {
+    int best = 0;
+    int64_t least = std::numeric_limits<int64_t>::max();
+    for (int passes = (bits + kWidest - 1) / kWidest; passes <= bits; ++passes) {
+      const int width = (bits + passes - 1) / passes;
+      const int64_t cost = passes * (2 * n + (int64_t(1) << width));
+      if (cost < least) least = cost, best = width;
+    }
+    return best;
+  }
 
   void insert(int64_t n) {
     for (int64_t i = 1; i < n; ++i) {
-      const Key key = keys[i];
-      const uint32_t carried = payload[i];
+      const Record<Key> record = records[i];
       int64_t at = i;
-      for (; at > 0 && keys[at - 1] > key; --at) keys[at] = keys[at - 1], payload[at] = payload[at - 1];
-      keys[at] = key, payload[at] = carried;
+      for (; at > 0 && records[at - 1].key > record.key; --at) records[at] = records[at - 1];
+      records[at] = record;
     }
   }
 
-  template <int bits> void by_digits(int64_t n) {
-    constexpr int kDigits = (8 * sizeof(Key) + bits - 1) / bits;
-    constexpr uint32_t kValues = 1u << bits;
-    uint32_t counts[kValues];
-    Key all = ~Key(0), any = 0;
-    for (int64_t i = 0; i < n; ++i) all &= keys[i], any |= keys[i];
-    const Key differs = all ^ any;
-    for (int d = 0; d < kDigits; ++d) {
-      const auto digit = [d](Key key) { return static_cast<uint32_t>(key >> (d * bits)) & (kValues - 1); };
-      if (!digit(differs)) continue;
-      std::fill(counts, counts + kValues, 0u);
-      for (int64_t i = 0; i < n; ++i) ++counts[digit(keys[i])];
-      uint32_t before = 0;
-      for (uint32_t& count : counts) before += std::exchange(count, before);
-      Key* const other = keys == all_keys[0] ? all_keys[1] : all_keys[0];
-      uint32_t* const carried = payload == all_payloads[0] ? all_payloads[1] : all_payloads[0];
-      for (int64_t i = 0; i < n; ++i) {
-        const uint32_t to = counts[digit(keys[i])]++;
-        other[to] = keys[i], carried[to] = payload[i];
-      }
-      keys = other, payload = carried;
+  void by_digit(int64_t n, int at, int width) {
+    uint32_t counts[1 << kWidest];
+    const uint32_t values = 1u << width;
+    const auto digit = [&](Key key) { return static_cast<uint32_t>(key >> at) & (values - 1); };
+    std::fill(counts, counts + values, 0u);
+    for (int64_t i = 0; i < n; ++i) ++counts[digit(records[i].key)];
+    uint32_t before = 0;
+    for (uint32_t v = 0; v < values; ++v) before += std::exchange(counts[v], before);
+    Record<Key>* const other = records == all[0] ? all[1] : all[0];
+    for (int64_t i = 0; i < n; ++i) {
+      const Record<Key> record = records[i];
+      other[counts[digit(record.key)]++] = record;
     }
+    records = other;
   }
 };
 

@@ -38,6 +38,7 @@ TESTS = {
     "pointwise": "test_layouts test_errors",
     "class_scores": "test_class_scores test_class_scores_kernel",
     "margins": "test_margins",
+    "ordered": "test_ordered test_ordered_calls",
     "embeddings": "test_embeddings",
     "ctc": "test_ctc",
     "": "test_layouts test_margins test_embeddings",

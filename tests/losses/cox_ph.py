@@ -58,7 +58,8 @@ def scales(dtype):
 proof = RowProof(
     name="cox_ph_loss",
     exact=exact,
-    bars=Bars(value=2.0, gradient=2.0, eager_value=2.0, eager_gradient=4.0),
+    # In float64 there is nothing wider in which running sums could be taken.
+    bars=Bars(value=1.4, gradient=2.3, eager_value=2.0, eager_gradient=5.0),
     points={"scales": scales},
     variants=[
         Variant("efron", subjects, {"ties": "efron"}),

@@ -54,7 +54,7 @@ def sizes(dtype):
 proof = RowProof(
     name="lovasz_hinge_loss",
     exact=exact,
-    bars=Bars(value=2.0, gradient=1.0, eager_value=2.0, eager_gradient=1.0),
+    bars=Bars(value=1.3, gradient=0.8, eager_value=1.4, eager_gradient=0.8),
     points={"sizes": sizes},
     variants=[
         Variant("masks", masks, {"per_image": True}),

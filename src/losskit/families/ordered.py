@@ -197,7 +197,7 @@ def _of_shares(cls: Any, write: Writer) -> Mathematics:
         way = "decreasing" if cls.descending else "increasing"
         symbols = [symbol(key, f"the elements are numbered in {way} order of it", Written("t_k", "tₖ"))]
     first = symbol("input", "score of element k", Written("x_k", "xₖ"))
-    return Mathematics(equations, [first, *symbols, *_numbers(cls, write)])
+    return Mathematics(equations, [first, *symbols, *_rest(cls, write)])
 
 
 def _of_sums(cls: Any, write: Writer) -> Mathematics:
@@ -214,7 +214,7 @@ def _of_sums(cls: Any, write: Writer) -> Mathematics:
         symbol("input", "score of class c, of which the softmax is p", Written("x_c", "x[c]")),
         symbol("target", "probability of class c; 1 for the class of an index", Written("t_c", "t[c]")),
     ]
-    return Mathematics(equations, symbols + _numbers(cls, write))
+    return Mathematics(equations, symbols + _rest(cls, write))
 
 
 def _of_errors(cls: Any, write: Writer) -> Mathematics:
@@ -252,11 +252,13 @@ def _of_errors(cls: Any, write: Writer) -> Mathematics:
             symbol("target", "1 for a pixel of this class, else 0", Written("t_k", "tₖ")),
         ]
     return Mathematics(equations, [*symbols, symbol("T", "number of pixels in the set", Written("T", "T")),
-                                   *_numbers(cls, write)])  # fmt: skip
+                                   *_rest(cls, write)])  # fmt: skip
 
 
-def _numbers(cls: Any, write: Writer) -> list[dict[str, str]]:
-    return [symbol(name, cls.params[name].doc) for name in write.formula.numbers]
+def _rest(cls: Any, write: Writer) -> list[dict[str, str]]:
+    """What says which elements there are, and the numbers of the formula."""
+    masks = [symbol("element_mask", cls.operands["element_mask"].doc)] if "element_mask" in cls.operands else []
+    return masks + [symbol(name, cls.params[name].doc) for name in write.formula.numbers]
 
 
 _WRITERS: dict[str, Callable[[Any, Writer], Mathematics]] = {

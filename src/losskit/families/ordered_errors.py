@@ -74,7 +74,7 @@ class SignsPlan(OrderedPlan):
 
 
 class PixelsPlan(SignsPlan):
-    """Scores of classes of pixels: the error is how far the probability of a class is from 1 or 0, as the label says."""
+    """Scores of classes of pixels: errors are how far probabilities are from 1 or 0, as the label says."""
 
     class_dim = 1
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
+from losskit.kernels.torch_internals import exporting
+
 _NEVER = -1e30  # the logarithm of nothing: derivatives of any order stay finite
 
 
@@ -20,11 +22,22 @@ def order_of(key: Tensor, descending: bool, counts: Tensor | None) -> Tensor:
         key = key.to(torch.int64)
     if counts is not None:
         key = torch.where(counts, key, torch.zeros_like(key))
+    if exporting():
+        return _order_without_stable_sorts(key, descending, counts)
     order = torch.argsort(key, dim=-1, descending=descending, stable=True)
     if counts is None:
         return order
     left_out = (~counts).to(torch.uint8).gather(-1, order)
     return order.gather(-1, torch.argsort(left_out, dim=-1, stable=True))
+
+
+def _order_without_stable_sorts(key: Tensor, descending: bool, counts: Tensor | None) -> Tensor:
+    """For ONNX, which has none: what is tied is sorted once more, by its place."""
+    found = torch.sort(key, dim=-1, descending=descending)
+    size, group = key.shape[-1], _groups(found.values, None)
+    if counts is not None:
+        group = group + (~counts).gather(-1, found.indices).to(torch.int64) * size
+    return found.indices.gather(-1, torch.sort(group * size + found.indices, dim=-1).indices)
 
 
 def log_shares(x: Tensor, key: Tensor | None, events: Tensor | None, counts: Tensor | None, efron: bool) -> Tensor:
@@ -128,7 +141,7 @@ def _groups(key: Tensor, counts: Tensor | None) -> Tensor:
         return torch.zeros_like(key, dtype=torch.int64)
     new = key[..., 1:] != key[..., :-1]
     if counts is not None:
-        new = torch.where(counts[..., 1:], new, counts[..., :-1])
+        new = (counts[..., 1:] & new) | (~counts[..., 1:] & counts[..., :-1])
     return pad(new.to(torch.int64).cumsum(-1), (1, 0))
 
 
@@ -139,7 +152,11 @@ def _last_of(group: Tensor) -> Tensor:
         return group
     places = torch.arange(size, device=group.device).expand(group.shape)
     ends = torch.where(pad(group[..., 1:], (0, 1), value=-1) != group, places, size)
-    return ends.flip(-1).cummin(-1).values.flip(-1)
+    step = 1
+    while step < size:
+        ends = torch.minimum(ends, pad(ends[..., step:], (0, step), value=size))
+        step *= 2
+    return ends
 
 
 def _count(events: Tensor, group: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class CoxPHLoss(OrderedLoss):
     """
 
     name = "cox_ph_loss"
-    arguments = "ties reduction"
+    arguments = "reduction ties"
     operands = {
         "input": Operand("Log-hazards of the subjects, (..., N).", kind="logit"),
         "time": Operand("Times of the events or of the censoring, of the same shape.", differentiable=False),

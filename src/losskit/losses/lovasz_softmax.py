@@ -20,7 +20,7 @@ class LovaszSoftmaxLoss(OrderedLoss):
     per_image: bool = param(default=False, doc="Whether each image is a set of its own; else the whole batch is one.")
 
     name = "lovasz_softmax_loss"
-    arguments = "classes per_image ignore_index reduction"
+    arguments = "per_image classes ignore_index reduction"
     operands = {
         "input": Operand("Scores of shape (N, C, ...).", kind="logit"),
         "target": Operand("Class indices of shape (N, ...).", differentiable=False),
