@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 
 import compositions
+import compositions_of_pairs
 import torch
 import torch.nn.functional as torch_functional
 
@@ -154,6 +155,8 @@ _SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": (
 _LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
 _BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
 _RANKS = {"shape": rows_of(10)}
+# So many pairs, of rows of 128 numbers.
+_PAIRS = {"shape": lambda elements: (math.isqrt(elements), 128), "small": (18, 16)}
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
     "mse": {"asked": 1.3, "asked_16m": 1.5},
@@ -191,6 +194,10 @@ KNOWN = {
     "coral": _RANKS,
     "corn": _RANKS,
     "logistic_hazard": _RANKS,
+    **dict.fromkeys(("clip", "nt_xent"), _PAIRS),
+    **dict.fromkeys(("info_nce", "siglip"), {**_PAIRS, "asked": 1}),
+    **dict.fromkeys(("sup_con", "multi_similarity", "batch_hard_triplet"), {**_PAIRS, "asked": 1.3}),
+    "circle": {**_PAIRS, "asked": 2},
 }
 _V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
 _NOT_16M = ("small", "1M")
@@ -253,7 +260,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions):
+    for module in (torch_functional, compositions, compositions_of_pairs):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

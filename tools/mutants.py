@@ -39,6 +39,7 @@ TESTS = {
     "class_scores": "test_class_scores test_class_scores_kernel",
     "margins": "test_margins",
     "embeddings": "test_embeddings",
+    "pairs": "test_pairs test_pairs_edges",
     "ctc": "test_ctc",
     "": "test_layouts test_margins test_embeddings",
 }
