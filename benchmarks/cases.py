@@ -194,10 +194,14 @@ KNOWN = {
     "coral": _RANKS,
     "corn": _RANKS,
     "logistic_hazard": _RANKS,
-    **dict.fromkeys(("clip", "nt_xent"), _PAIRS),
-    **dict.fromkeys(("info_nce", "siglip"), {**_PAIRS, "asked": 1}),
-    **dict.fromkeys(("sup_con", "multi_similarity", "batch_hard_triplet"), {**_PAIRS, "asked": 1.3}),
+    "clip": {**_PAIRS, "asked": 1},
+    "nt_xent": {**_PAIRS, "asked": 1},
+    "info_nce": {**_PAIRS, "asked": 1},
+    "siglip": {**_PAIRS, "asked": 1},
+    "sup_con": {**_PAIRS, "asked": 1.3},
     "circle": {**_PAIRS, "asked": 2},
+    "multi_similarity": {**_PAIRS, "asked": 1.3},
+    "batch_hard_triplet": {**_PAIRS, "asked": 1.3},
 }
 _V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
 _NOT_16M = ("small", "1M")

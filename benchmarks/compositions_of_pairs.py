@@ -1,4 +1,4 @@
-"""Losses of pairs in torch operations, the peers of their rows: what repositories have, with the matrix of similarities.
+"""Losses of pairs in torch operations, the peers of their rows: as repositories have them, the matrix stored.
 
 Masks are filled in where a sum would do, only where that is faster; rows without a positive are left out.
 """

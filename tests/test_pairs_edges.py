@@ -1,6 +1,7 @@
 """The pairs family: extremes, parameters that learn, blocks, losses of one's own, refusals."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import test_rows
@@ -140,6 +141,21 @@ def test_blocks_of_any_size(sample, dtype, monkeypatch):
             for a, b in zip(test_rows.call(sample, operands, reduction), right, strict=True):
                 # Circle loss multiplies the rounding of similarities by gamma.
                 same([a], [b], rtol=tolerance, atol=80.0 * tolerance * float(b.abs().max()))
+
+
+@FEW
+def test_blocks_by_the_formula(sample, monkeypatch):
+    """As on devices for which there is no kernel: the formula and torch's gradient of it, block by block."""
+    operands = sample.operands(40)
+    mask, weight = torch.arange(40) % 7 != 3, torch.linspace(0.5, 2.0, 40, dtype=torch.float64)
+    if losskit.get(sample.name).pairing == "views":
+        mask[20:] = mask[:20]
+    given = {"mask": mask, "sample_weight": weight}
+    whole = [test_rows.call(sample, operands, reduction, **given) for reduction in REDUCTIONS]
+    monkeypatch.setattr(pairs_blocks, "library", SimpleNamespace(loaded=lambda: False))
+    monkeypatch.setattr(pairs_blocks, "rows_of_block", lambda rows, *_: min(rows, 9))
+    for reduction, right in zip(REDUCTIONS, whole, strict=True):
+        same(test_rows.call(sample, operands, reduction, **given), right)
 
 
 def test_nothing_of_the_size_of_the_matrix_is_stored():
