@@ -171,6 +171,22 @@ def test_nothing_of_the_size_of_the_matrix_is_stored():
         assert largest < 16e6, f"{sample.name}: {largest}"
 
 
+@FEW
+def test_autocast_does_not_narrow_similarities(sample, monkeypatch):
+    """Not those of the kernel, and not those of the formula."""
+    operands = sample.operands(12, torch.float32)
+    right = test_rows.call(sample, operands)
+    for eager in (False, True):
+        leaves = [x.requires_grad_(i in sample.gradients) for i, x in enumerate(operands)]
+        with monkeypatch.context() as patch, torch.autocast("cpu", dtype=torch.bfloat16):
+            if eager:
+                without_kernels(patch)
+            loss = sample(*leaves)
+        got = [loss.detach(), *torch.autograd.grad(loss, [leaves[i] for i in sample.gradients])]
+        for a, b in zip(got, right, strict=True):
+            same([a], [b], rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
 def test_why():
     a = normal(300, 4, dtype=torch.float32)
     said = str(losskit.why(losskit.InfoNCELoss(), a, a))
@@ -178,6 +194,7 @@ def test_why():
     weight = torch.ones(300, requires_grad=True)
     said = losskit.why(losskit.InfoNCELoss(), a, a, sample_weight=weight)
     assert said.implementation == "eager formula"
+    assert said.reason.endswith("; the whole matrix of similarities is stored")
 
 
 def test_the_bits_do_not_depend_on_threads():

@@ -221,6 +221,9 @@ class PairsPlan(Plan):
     def passes(self, arguments: Arguments) -> str:
         return f"{pairs_blocks.told(self, arguments)}, one pass"
 
+    def eagerly(self, arguments: Arguments) -> str:
+        return "" if pairs_blocks.takes(arguments) else "; the whole matrix of similarities is stored"
+
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         arguments = self._checked(arguments, checks)
         return pairs_blocks.loss(self, arguments, None) if pairs_blocks.takes(arguments) else self.whole(arguments)
@@ -241,7 +244,8 @@ class PairsPlan(Plan):
         if more is not None:
             columns = torch.cat([columns, unit(more) if cosine else more])
         scale, bias = self.scale_and_bias(operands, rows.dtype)
-        found = distances(rows, columns) if self.measure == "distance" else rows @ columns.mT
+        with torch.autocast(rows.device.type, enabled=False):
+            found = distances(rows, columns) if self.measure == "distance" else rows @ columns.mT
         similarities = found * scale + bias
         pairs = Similarities(similarities, row_labels, column_labels, 0 if given.own else None, kept)
         values, counts = self.losses(pairs)
