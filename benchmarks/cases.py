@@ -13,6 +13,7 @@ from inspect import signature
 
 import compositions
 import compositions_of_ordered
+import compositions_of_pairs
 import compositions_of_regions
 import torch
 import torch.nn.functional as torch_functional
@@ -158,6 +159,8 @@ _SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": (
 _LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
 _BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
 _RANKS = {"shape": rows_of(10)}
+# So many pairs, of rows of 128 numbers.
+_PAIRS = {"shape": lambda elements: (math.isqrt(elements), 128), "small": (18, 16)}
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
     "mse": {"asked": 1.3, "asked_16m": 1.5},
@@ -195,9 +198,7 @@ KNOWN = {
     "coral": _RANKS,
     "corn": _RANKS,
     "logistic_hazard": _RANKS,
-    **dict.fromkeys(
-        ("dice", "generalized_dice", "log_cosh_dice", "tversky", "focal_tversky", "jaccard"), {"samples": 0}
-    ),
+    for module in (torch_functional, compositions, ):
 }
 _V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
 _NOT_16M = ("small", "1M")
@@ -264,7 +265,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions, compositions_of_ordered, compositions_of_regions):
+    for module in (torch_functional, compositions, compositions_of_ordered, compositions_of_pairs, compositions_of_regions):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

@@ -67,6 +67,27 @@ template <class T> LOSSKIT_INLINE void slopes_any(T* x, int64_t n, T more, const
 LOSSKIT_CLONES void slopes_into(float* x, int64_t n, float more, const float* s) { slopes_any(x, n, more, s); }
 LOSSKIT_CLONES void slopes_into(double* x, int64_t n, double more, const double* s) { slopes_any(x, n, more, s); }
 
+// What columns add to the gradients by their similarities x with a row.
+template <class T>
+LOSSKIT_INLINE void shares_any(const T* x, int64_t n, const T* pivots, const T* factors, const T* adds, T* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = factors[i] * exp(x[i] - pivots[i]) + adds[i];
+}
+LOSSKIT_CLONES void shares_of(const float* x, int64_t n, const float* p, const float* f, const float* a, float* out) {
+  shares_any(x, n, p, f, a, out);
+}
+LOSSKIT_CLONES void shares_of(const double* x, int64_t n, const double* p, const double* f, const double* a,
+                              double* out) {
+  shares_any(x, n, p, f, a, out);
+}
+
+template <class T> LOSSKIT_INLINE void add_any(T* x, int64_t n, const T* more) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) x[i] += more[i];
+}
+LOSSKIT_CLONES void add_to(float* x, int64_t n, const float* more) { add_any(x, n, more); }
+LOSSKIT_CLONES void add_to(double* x, int64_t n, const double* more) { add_any(x, n, more); }
+
 // The place of the first number that is no less, or no more, than all others; of the first NaN, if there is one.
 template <class T> int64_t extreme(const T* x, int64_t n, bool least) {
   int64_t found = 0;
@@ -109,6 +130,7 @@ template <class T> struct Term {
 // What is known of one side of a row.
 template <class T> struct Side {
   double known[kAggregates] = {};
+  double pivot = 0.0;            // of the exponentials
   double powers = 0.0;           // their sum
   int64_t extremes[2] = {0, 0};  // the places of the largest and the smallest
   int64_t count = 0;

@@ -1,4 +1,4 @@
-"""The pairs family: its truth, who is whose pair, rows without a loss, blocks, learned temperatures, refusals.
+"""The pairs family: its truth, who is whose pair, rows without a loss.
 
 What is true of every loss of rows, test_rows says; here it is asked of losses whose rows need each other.
 """
@@ -12,17 +12,13 @@ import reference
 import test_rows
 import torch
 import torch.nn.functional as F
-from row_samples import Sample, without_kernels
-from torch import nn
+from pair_samples import FIRST, SAMPLES, normal, same, value_and_gradients
+from row_samples import without_kernels
 
 import losskit
 import losskit.functional as LF
-from losskit.errors import LossError
-from losskit.families import pairs_blocks
 
-SAMPLES = [Sample(name=name, **vars(v)) for name, proof in proofs.of_pairs().items() for v in proof.variants]
 EACH = pytest.mark.parametrize("sample", SAMPLES, ids=str)
-FIRST = [next(s for s in SAMPLES if s.name == name) for name in proofs.of_pairs()]
 FEW = pytest.mark.parametrize("sample", FIRST, ids=str)
 
 
@@ -148,21 +144,6 @@ def test_calculus(sample):
 # Who is whose pair
 
 
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def value_and_gradients(function, *leaves):
-    leaves = [x.detach().requires_grad_() for x in leaves]
-    loss = function(*leaves)
-    return [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]
-
-
-def same(got, expected, rtol=1e-9, atol=1e-11):
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
-
-
 def test_one_formula_serves_all_pairings():
     """The losses with one positive are each other's special cases."""
     a, b = normal(7, 5), normal(7, 5, seed=1)
@@ -277,240 +258,3 @@ def test_what_needs_nothing_counts_all_rows():
     rows = LF.multi_similarity_loss(normal(3, 4), torch.tensor([0, 0, 1]), reduction="none")
     s = F.cosine_similarity(normal(3, 4)[2:], normal(3, 4)[:2])
     torch.testing.assert_close(rows[2], torch.log1p((50.0 * (s - 0.5)).exp().sum()) / 50.0)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Extremes
-
-
-def test_nan_in_nan_out():
-    """A row meets all others, so one NaN is a NaN of every row that counts."""
-    for sample in FIRST:
-        for dtype in test_rows.DTYPES:
-            operands = sample.operands(8, dtype)
-            operands[0][2, 1] = math.nan
-            assert sample(*operands).isnan(), sample
-            counts = sample(*sample.operands(8, dtype), reduction="none") != 0
-            rows = sample(*operands, reduction="none")
-            if losskit.get(sample.name).pairing == "labels":
-                assert rows[counts].isnan().all(), sample
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_scales_do_not_matter_to_cosines(dtype):
-    x, y = normal(9, 5).to(dtype), torch.arange(9) % 3
-    right = value_and_gradients(lambda x: LF.sup_con_loss(x, y), x)
-    small, large = (1e-30, 1e30) if dtype == torch.float32 else (1e-200, 1e200)
-    for factor in (small, large):
-        got = value_and_gradients(lambda x: LF.sup_con_loss(x, y), x * factor)
-        same([got[0], got[1] * factor], right, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-6)
-    zero = value_and_gradients(lambda x: LF.sup_con_loss(x, y), torch.cat([torch.zeros(1, 5, dtype=dtype), x[1:]]))
-    assert zero[0].isfinite()
-    assert not zero[1][0].any()
-    assert zero[1].isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_certain_row_keeps_its_digits(dtype):
-    """Where the positive is nearly certain, the loss is the sum of the others' exponentials."""
-    a = torch.eye(2, dtype=dtype)
-    for temperature in (0.05, 0.02):
-        value, gradient = value_and_gradients(lambda x: LF.info_nce_loss(x, a, temperature), a)
-        right = math.exp(-1 / temperature)
-        assert value.item() == pytest.approx(right, rel=1e-5)
-        slope = torch.tensor([[0.0, 0.5], [0.5, 0.0]], dtype=dtype) * right / temperature
-        same([gradient], [slope], rtol=1e-5, atol=0.0)
-
-
-def test_distances_keep_their_digits():
-    """Of rows that are near each other and far from 0, of equal rows, and beyond the range of squares."""
-    near = torch.tensor([[1000.0, 0.0], [1000.0 + 2**-10, 0.0], [1000.0, 2**-9], [1000.0, 2**-9 + 2**-11]])
-    for dtype in (torch.float32, torch.float64):
-        got = LF.batch_hard_triplet_loss(near.to(dtype), torch.tensor([0, 0, 1, 1]), reduction="none", margin=1.0)
-        x = near.double()
-        d = (x.unsqueeze(1) - x).norm(dim=2)
-        right = torch.stack([d[0, 1] - d[0, 2], d[1, 0] - d[1, 2], d[2, 3] - d[2, 0], d[3, 2] - d[3, 0]]) + 1.0
-        torch.testing.assert_close(got, right.to(dtype), rtol=1e-7, atol=0.0)
-    same_rows = torch.ones(4, 3, requires_grad=True)
-    loss = LF.batch_hard_triplet_loss(same_rows, torch.tensor([0, 0, 1, 1]))
-    assert loss == 1.0
-    assert not torch.autograd.grad(loss, same_rows)[0].any()
-    big = torch.tensor([[0.0, 0.0], [3e200, 4e200], [0.0, 1e200], [1e200, 0.0]], dtype=torch.float64)
-    rows = LF.batch_hard_triplet_loss(big, torch.tensor([0, 0, 1, 1]), reduction="none")
-    torch.testing.assert_close(rows[0], torch.tensor(4e200, dtype=torch.float64))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Parameters that learn
-
-
-@pytest.mark.parametrize("name, number", [("info_nce_loss", "temperature"), ("clip_loss", "logit_scale"),
-                                          ("siglip_loss", "logit_scale"), ("siglip_loss", "logit_bias")])  # fmt: skip
-@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
-def test_learned_parameters(name, number, shape, monkeypatch):
-    """A tensor gives what the number gives, and its gradient is that of the composition."""
-    a, b = normal(7, 5), normal(7, 5, seed=1)
-    cls, function = losskit.get(name), getattr(LF, name)
-    value = {"temperature": 0.3, "logit_scale": 2.5, "logit_bias": -1.5}[number]
-    learned = torch.full(shape, value, dtype=torch.float64, requires_grad=True)
-    for reduction in REDUCTIONS:
-        right = function(a, b, **{number: value}, reduction=reduction)
-        calls = []
-        for eager in (False, True):
-            with monkeypatch.context() as patch:
-                if eager:
-                    without_kernels(patch)
-                x = a.clone().requires_grad_()
-                loss = function(x, b, **{number: learned}, reduction=reduction)
-                torch.testing.assert_close(loss, right)
-                calls.append(torch.autograd.grad(loss.sum(), (x, learned)))
-        same(*calls)
-        assert torch.autograd.gradcheck(lambda t: function(a, b, **{number: t}, reduction=reduction), learned)
-    criterion = cls(**{number: nn.Parameter(learned.detach())})
-    assert [key for key, _ in criterion.named_parameters()] == [number]
-    criterion(a, b).backward()
-    assert getattr(criterion, number).grad.shape == shape
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(a, b, **{number: learned}), function(a, b, **{number: learned}))
-
-
-def test_halves_are_computed_in_float32():
-    for dtype in (torch.float16, torch.bfloat16):
-        a, b = normal(20, 8).to(dtype), normal(20, 8, seed=1).to(dtype)
-        for function in (LF.info_nce_loss, LF.siglip_loss, LF.clip_loss):
-            got = value_and_gradients(function, a, b)
-            wide = value_and_gradients(function, a.float(), b.float())
-            assert [x.dtype for x in got] == [dtype] * 3
-            for x, y in zip(got, wide, strict=True):
-                assert torch.equal(x, y.to(dtype))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Blocks
-
-
-@FEW
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_blocks_of_any_size(sample, dtype, monkeypatch):
-    """Blocks of a row, of some, of all: the same results, but for the order of sums."""
-    operands = sample.operands(150, dtype)
-    whole = [test_rows.call(sample, operands, reduction) for reduction in REDUCTIONS]
-    for size in (1, 7, 64):
-        monkeypatch.setattr(pairs_blocks, "rows_of_block", lambda rows, *_, size=size: min(rows, size))
-        for reduction, right in zip(REDUCTIONS, whole, strict=True):
-            tolerance = 2e-6 if dtype == torch.float32 else 1e-12
-            for a, b in zip(test_rows.call(sample, operands, reduction), right, strict=True):
-                # Circle loss multiplies the rounding of similarities by gamma.
-                same([a], [b], rtol=tolerance, atol=80.0 * tolerance * float(b.abs().max()))
-
-
-def test_nothing_of_the_size_of_the_matrix_is_stored():
-    """The matrix of 3000 rows would have 36 MB."""
-    x, y = normal(3000, 8, dtype=torch.float32), torch.arange(3000) // 8
-    for sample in FIRST:
-        cls = losskit.get(sample.name)
-        operands = [x, y] if cls.pairing == "labels" else [x, normal(3000, 8, seed=1, dtype=torch.float32)]
-        with torch.profiler.profile(profile_memory=True) as profile:
-            operands[0].grad = None
-            cls.functional(operands[0].requires_grad_(), *operands[1:]).backward()
-        largest = max(event.self_cpu_memory_usage for event in profile.events())
-        assert largest < 16e6, f"{sample.name}: {largest}"
-
-
-def test_why():
-    a = normal(300, 4, dtype=torch.float32)
-    said = str(losskit.why(losskit.InfoNCELoss(), a, a))
-    assert said.startswith("fused CPU kernel: similarities of 300 of 300 rows to 300 columns at a time, one pass over")
-    weight = torch.ones(300, requires_grad=True)
-    said = losskit.why(losskit.InfoNCELoss(), a, a, sample_weight=weight)
-    assert said.implementation == "eager formula"
-
-
-def test_the_bits_do_not_depend_on_threads():
-    x, y = normal(700, 16, dtype=torch.float32), torch.arange(700) // 4
-    runs = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        runs.append(LF.sup_con_loss(x, y, reduction="none"))
-    torch.set_num_threads(1)
-    torch.testing.assert_close(*runs, rtol=1e-6, atol=1e-6)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Losses of one's own
-
-
-class OwnPairsLoss(losskit.PairsLoss):
-    """All aggregates, of terms of their own."""
-
-    weight_of_max: float = losskit.param(default=0.25, doc="Of the largest.")
-    arguments = "weight_of_max temperature reduction"
-    pairing = "labels"
-    measure = "dot"
-    needs = "both"
-
-    @staticmethod
-    def positive(similarity):
-        return similarity * similarity
-
-    @staticmethod
-    def value(
-        positive_max, positive_sum, negative_min, negative_mean, negative_log_sum_exp, negative_max, weight_of_max
-    ):
-        lead = weight_of_max * (positive_max - negative_max) + 0.5 * negative_min
-        return positive_sum * 0.125 - negative_mean + negative_log_sum_exp - lead
-
-
-@pytest.mark.parametrize("eager", [False, True], ids=["fused", "eager"])
-def test_own_loss(eager, monkeypatch):
-    if eager:
-        without_kernels(monkeypatch)
-    x, y = normal(9, 4), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3])
-
-    def by_hand(x):
-        s = x @ x.T / 2.0
-        alike = y.unsqueeze(1) == y
-        positive, negative = alike & ~torch.eye(9, dtype=torch.bool), ~alike
-        p, inf = s * s, math.inf
-        lead = 0.25 * (p.masked_fill(~positive, -inf).amax(1) - s.masked_fill(alike, -inf).amax(1))
-        lead = lead + 0.5 * s.masked_fill(alike, inf).amin(1)
-        mean = (s * negative).sum(1) / negative.sum(1)
-        rows = (p * positive).sum(1) * 0.125 - mean + s.masked_fill(alike, -inf).logsumexp(1) - lead
-        return rows[:8].mean()
-
-    same(
-        value_and_gradients(lambda x: OwnPairsLoss.functional(x, y, temperature=2.0), x),
-        value_and_gradients(by_hand, x),
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Refusals
-
-A, B, Y = torch.randn(4, 3), torch.randn(5, 3), torch.tensor([0, 0, 1, 1])
-REFUSED = [
-    (lambda: LF.info_nce_loss(A[0], B), "info_nce_loss: query must be of shape (N, D), got shape (3,)."),
-    (lambda: LF.info_nce_loss(B, A), "info_nce_loss: key must be of shape (5 or more, 3), got shape (4, 3)."),
-    (lambda: LF.info_nce_loss(A, B, symmetric=True), "info_nce_loss: query (4, 3) and key (5, 3) must have the same shape."),
-    (lambda: LF.clip_loss(A, B), "clip_loss: image (4, 3) and text (5, 3) must have the same shape."),
-    (lambda: LF.nt_xent_loss(A, B), "nt_xent_loss: input1 (4, 3) and input2 (5, 3) must have the same shape."),
-    (lambda: LF.nt_xent_loss(A, A, A[:, :2]), "nt_xent_loss: negatives must be of shape (K, 3), got shape (4, 2)."),
-    (lambda: LF.sup_con_loss(A[0], Y), "sup_con_loss: input must be of shape (N, D) or (N, V, D), got shape (3,)."),
-    (lambda: LF.sup_con_loss(A, Y.float()), "sup_con_loss: target must be integer labels, got torch.float32."),
-    (lambda: LF.sup_con_loss(A, Y[:3]), "sup_con_loss: target must have one entry per row, (4,), got (3,)."),
-    (lambda: LF.sup_con_loss(A.long(), Y), "sup_con_loss: input must be floating point, got torch.int64."),
-    (lambda: LF.sup_con_loss(A, Y, B), "sup_con_loss: memory needs memory_target, the labels of its rows."),
-    (lambda: LF.sup_con_loss(A, Y, memory_target=Y), "sup_con_loss: memory_target needs memory, the rows that it labels."),
-    (lambda: LF.sup_con_loss(A, Y, temperature=0), "sup_con_loss: temperature must be positive, got 0."),
-    (lambda: LF.sup_con_loss(A, Y, temperature=torch.tensor(-1.0)), "sup_con_loss: temperature must be positive, got -1."),
-    (lambda: LF.clip_loss(A, A, torch.ones(2)), "clip_loss: logit_scale must be a number or a tensor with one element, got shape (2,)."),
-    (lambda: losskit.gather_rows(torch.tensor(1.0)), "gather_rows: x must be rows, got a scalar."),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("number", range(len(REFUSED)))
-def test_refusals(number):
-    call, sentence = REFUSED[number]
-    with pytest.raises(LossError) as problem:
-        call()
-    assert str(problem.value).startswith(sentence)

@@ -40,6 +40,7 @@ TESTS = {
     "margins": "test_margins",
     "ordered": "test_ordered test_ordered_calls",
     "embeddings": "test_embeddings",
+    "pairs": "test_pairs test_pairs_edges",
     "ctc": "test_ctc",
     "": "test_layouts test_margins test_embeddings",
 }

@@ -146,6 +146,10 @@ class Plan:
         """How the kernel goes over the operands, in words."""
         return "one pass"
 
+    def eagerly(self, arguments: Arguments) -> str:
+        """What else is worth knowing of the eager formula's way, in words."""
+        return ""
+
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
         """The arguments of `eager` from what a call of the kernel got."""
         return Arguments([x for x in operands if x is not None], *extras)

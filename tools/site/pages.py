@@ -313,16 +313,16 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The registry, the settings, and what tells you about a loss. The losses themselves are in "
         "[classes](losses.md) and [functions](functional.md).",
         ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
-         "accelerate", "compute_loss_func", "autopsy", "advise",
-         "linear", "WeightedSum", "count", "normalizer", "class_balanced_weights", "soft_cap",
-         "signed_distance", "distance_field",
+         "accelerate", "compute_loss_func", "autopsy", "advise", "linear", "WeightedSum", "count", "normalizer",
+         "class_balanced_weights", "soft_cap", "signed_distance", "distance_field", "gather_rows",
          "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning"),
     ),
     "declaring": (
         "Declaring losses",
         "The vocabulary of a declaration; [custom losses](../guides/custom.md) shows it at work, and "
         "[the formula language](formula.md) is what `value` is written in.",
-        ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "OrderedLoss", "param", "Operand",
+        ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "OrderedLoss", "param",
+         "Operand", "PairsLoss",
          "Facts", "Case", "Deviation", "Peer", "Interval", "real", "positive", "nonnegative", "probability", "signs",
          "DeclarationError"),
     ),

@@ -254,10 +254,16 @@ class PairsLoss(Family, abstract=True):
         equations += cls._similarity(write)
         names = [*write.formula.numbers, *(p.name for p in cls.params.values() if p.name in cls._used_elsewhere())]
         names += [name for name in ("temperature", "logit_scale", "logit_bias") if name in cls.params]
-        symbols = [symbol(name, x.doc, _LETTERS.get(name, Written("x", "x"))) for name, x in cls.operands.items()]
+        symbols = [symbol(name, x.doc, cls._letter(i, name)) for i, (name, x) in enumerate(cls.operands.items())]
         symbols += [symbol("P", "the positive pairs of row i", Written("P", "P")),
                     symbol("N", "its negative pairs", Written("N", "N"))]  # fmt: skip
         return Mathematics(equations, symbols + [symbol(name, cls.params[name].doc) for name in dict.fromkeys(names)])
+
+    @classmethod
+    def _letter(cls, place: int, name: str) -> Written:
+        """Of an operand: rows are x, columns of their own y, labels t."""
+        letter = "t" if "target" in name else "y" if place > 1 or (place and cls.pairing == "diagonal") else "x"
+        return Written(letter, letter)
 
     @classmethod
     def _slope(cls, write: Writer, side: str) -> Equation:
@@ -302,7 +308,6 @@ class PairsLoss(Family, abstract=True):
 
 
 _INDICES = {"p": "ₚ", "n": "ₙ"}
-_LETTERS = {"target": Written("t", "t")}
 _SHARES = {  # of a pair in the derivative of an aggregate, LaTeX and plain
     "log_sum_exp": (r"\frac{{e^{{t_{index}}}}}{{\sum_{letter} e^t}}", "(e^t{small} / Σ({letter}) e^t)"),
     "sum": ("1", "1"),

@@ -7,7 +7,8 @@
    of one label follow each other: the positives of a row are a piece of it.
 3. The gradient is made in forward, as everywhere: the denominator of a mean is known from the labels. With 'none', and
    for a second backward, the pass runs again with the upstream gradient.
-4. A loss that looks both ways takes each direction by itself.
+4. A loss that looks both ways surveys the columns first, in blocks of the turned matrix; the pass over the rows then
+   knows what columns add to a gradient. Where terms or extremes forbid that, each direction is a pass by itself.
 5. Distances come from differences, in float64: where embeddings are near each other, products have no digits left.
 """
 
@@ -249,15 +250,23 @@ class Work:
         if symmetric and share is not None:
             share = 0.5 * share
         sums = Sums(self, share is not None)
-        values = self._losses(side, share, sums, sums.by_rows, sums.by_columns)
-        if symmetric:
-            turned = _side(side.columns, side.rows, side.column_labels, side.row_labels, False)
-            values = 0.5 * values + 0.5 * self._losses(turned, share, sums, sums.by_columns, sums.by_rows)
-        return values, None if share is None else self._gradients(sums)
+        if not symmetric:
+            return self._losses(side, share, sums, sums.by_rows, sums.by_columns), self._of_operands(sums)
+        turned = _side(side.columns, side.rows, side.column_labels, side.row_labels, False)
+        if share is not None and self.fused and self.plan.surveyed:
+            survey = side.rows.new_zeros((len(side.rows), 4), dtype=self.double)
+            values = self._losses(turned, share, sums, None, None, survey=survey)
+            values = values + self._losses(side, share, sums, sums.by_rows, sums.by_columns, turned=survey)
+        else:
+            values = self._losses(side, share, sums, sums.by_rows, sums.by_columns)
+            values = values + self._losses(turned, share, sums, sums.by_columns, sums.by_rows)
+        return 0.5 * values, self._of_operands(sums)
 
     def _losses(
-        self, side: Side, share: Tensor | None, sums: Sums, by_rows: Tensor | None, by_columns: Tensor | None
-    ) -> Tensor:
+        self, side: Side, share: Tensor | None, sums: Sums, by_rows: Tensor | None, by_columns: Tensor | None,
+        survey: Tensor | None = None, turned: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The losses of rows. Gradients go into what is given for them, or their ingredients into a survey."""
         rows, columns = side.rows, side.columns
         count, distance = len(rows), self.plan.measure == "distance"
         size = rows_of_block(count, len(columns), rows.element_size(), rows.is_cuda)
@@ -270,7 +279,8 @@ class Work:
             if distance:
                 x = self._distances(x, own, columns)
             far = x.clone() if distance and share is not None else x
-            gradient = self._block(x, side, begin, end, values, share)
+            own_survey = None if survey is None else survey[begin:end]
+            gradient = self._block(x, side, begin, end, values, share, own_survey, turned)
             if gradient is None or by_rows is None or by_columns is None:
                 continue
             if sums.of_bias is not None:
@@ -305,8 +315,9 @@ class Work:
             total += part
 
     def _block(
-        self, x: Tensor, side: Side, begin: int, end: int, values: Tensor, share: Tensor | None
-    ) -> Tensor | None:
+        self, x: Tensor, side: Side, begin: int, end: int, values: Tensor, share: Tensor | None,
+        survey: Tensor | None, turned: Tensor | None,
+    ) -> Tensor | None:  # fmt: skip
         """Fill in the losses of a block of rows; the gradient by their similarities, which may lie in their place."""
         plan, own = self.plan, None if share is None else share[begin:end]
         if self.fused:
@@ -316,7 +327,7 @@ class Work:
             )]  # fmt: skip
             torch.ops.losskit.pairs_block(
                 *kernels, plan.codes, x, side.order, side.first[begin:end], side.last[begin:end],
-                begin if side.own else -1, own, values[begin:end], *numbers, self.scale, self.bias,
+                begin if side.own else -1, own, values[begin:end], survey, turned, *numbers, self.scale, self.bias,
             )  # fmt: skip
             return None if share is None else x
         with torch.set_grad_enabled(share is not None):
@@ -329,10 +340,10 @@ class Work:
 
     # -- gradients ------------------------------------------------------------------------------------------
 
-    def _gradients(self, sums: Sums) -> list[Tensor]:
-        """By the operands of the call."""
-        assert sums.by_rows is not None
-        assert sums.by_columns is not None
+    def _of_operands(self, sums: Sums) -> list[Tensor] | None:
+        """The gradients by the operands of the call, if there are any."""
+        if sums.by_rows is None or sums.by_columns is None:
+            return None
         by_rows, by_columns = sums.by_rows, sums.by_columns
         parts = [by_rows]
         if self.given.others is not None:

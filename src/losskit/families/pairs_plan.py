@@ -71,6 +71,9 @@ class PairsPlan(Plan):
         self.term_numbers = {side: term.kernel_values(parameters) for side, term in self.terms.items()}
         self.of_pairs = {side: term.differentiable(self.term_numbers[side]) for side, term in self.terms.items()}
         self.statistics = [name.partition("_")[::2] for name in formula.operands]
+        # Whether the gradient by a similarity is a factor of its exponential and a number, one positive aside.
+        plain = {"log_sum_exp", "sum", "mean"} >= {how for _, how in self.statistics} and not self.terms
+        self.surveyed = plain and self.pairing == "diagonal" and self.measure != "distance"
         self.codes = [SIDES.index(side) * len(AGGREGATES) + AGGREGATES.index(how) for side, how in self.statistics]
 
     # -- arguments ------------------------------------------------------------------------------------------
@@ -114,9 +117,9 @@ class PairsPlan(Plan):
         """Refuse columns of another width, or of another number where there must be as many as rows."""
         more = name in ("memory", "negatives")
         equal = not more and (self.pairing == "views" or self.symmetric)
-        if x.ndim == 2 and x.shape[1] == first.shape[-1]:
-            if more or len(x) == len(first) or (not equal and len(x) > len(first)):
-                return
+        enough = x.ndim == 2 and (more or len(x) == len(first) or (not equal and len(x) > len(first)))
+        if enough and x.shape[1] == first.shape[-1]:
+            return
         if equal:
             raise error("shapes", loss=self.name, first=self.names[0], argument=name, expected=tuple(first.shape),
                         got=tuple(x.shape), hint=shape_hint(name, x.shape, first.shape))  # fmt: skip
@@ -218,6 +221,9 @@ class PairsPlan(Plan):
     def passes(self, arguments: Arguments) -> str:
         return f"{pairs_blocks.told(self, arguments)}, one pass"
 
+    def eagerly(self, arguments: Arguments) -> str:
+        return "" if pairs_blocks.takes(arguments) else "; the whole matrix of similarities is stored"
+
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         arguments = self._checked(arguments, checks)
         return pairs_blocks.loss(self, arguments, None) if pairs_blocks.takes(arguments) else self.whole(arguments)
@@ -238,7 +244,8 @@ class PairsPlan(Plan):
         if more is not None:
             columns = torch.cat([columns, unit(more) if cosine else more])
         scale, bias = self.scale_and_bias(operands, rows.dtype)
-        found = distances(rows, columns) if self.measure == "distance" else rows @ columns.mT
+        with torch.autocast(rows.device.type, enabled=False):
+            found = distances(rows, columns) if self.measure == "distance" else rows @ columns.mT
         similarities = found * scale + bias
         pairs = Similarities(similarities, row_labels, column_labels, 0 if given.own else None, kept)
         values, counts = self.losses(pairs)

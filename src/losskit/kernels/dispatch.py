@@ -169,7 +169,7 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
         args = plan.validated(given, weight, sample_weight, mask, normalizer)
         reason = why_eager(plan, args)
     if reason is not None:
-        return Choice("eager formula", reason + together)
+        return Choice("eager formula", reason + plan.eagerly(args) + together)
     dtypes = " and ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in args.operands))
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
     when = "in backward" if plan.reduction == "none" and gpu.takes(args.operands[0]) else "in forward"
