@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -68,6 +68,23 @@ WHERES = {
 }  # fmt: skip
 
 
+OPERANDS = {
+    "input": Operand("Scores of the items, (N, K) or (K,)."),
+    "target": Operand(
+        "How relevant each item is, of the same shape: integers or floating point, 0 the least.", domain=nonnegative,
+        differentiable=False, hint="For padded items use element_mask=target >= 0.",
+    ),
+    "element_mask": Operand(
+        "Boolean, of the same shape, True = counts; padded items are False.", optional=True, differentiable=False
+    ),
+}  # fmt: skip
+
+
+def example_of(shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+    """Random lists, of five grades."""
+    return [draw.normal(*shape), draw.integers(0, 5, *shape)]
+
+
 class ListsLoss(Family, abstract=True):
     """A loss of the pairs of items in ranking lists; the base class of built-in and custom ones.
 
@@ -95,16 +112,7 @@ class ListsLoss(Family, abstract=True):
     )
 
     pairs: ClassVar[str] = "sum"
-    operands = {
-        "input": Operand("Scores of the items, (N, K) or (K,)."),
-        "target": Operand(
-            "How relevant each item is, of the same shape: integers or floating point, 0 the least.",
-            domain=nonnegative, differentiable=False, hint="For padded items use element_mask=target >= 0.",
-        ),
-        "element_mask": Operand(
-            "Boolean, of the same shape, True = counts; padded items are False.", optional=True, differentiable=False
-        ),
-    }  # fmt: skip
+    operands = OPERANDS
     _statistics = SPOKEN
     _plan_class = ListsPlan
     _label = "lists"
@@ -120,10 +128,6 @@ class ListsLoss(Family, abstract=True):
                 raise DeclarationError(f"{cls.__name__}: `value` must speak of the difference of the scores")
 
     @classmethod
-    def _settings(cls) -> dict[str, tuple[Any, ...]]:
-        return {name: x for name, x in super()._settings().items() if name in cls.params}  # a mask changes no formula
-
-    @classmethod
     def _curve(cls) -> Curve | None:
         formulas = cls._formulas.all()
         used = {name for formula in formulas for name in formula.operands}
@@ -133,7 +137,7 @@ class ListsLoss(Family, abstract=True):
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
-        return [draw.normal(*shape), draw.integers(0, 5, *shape)]
+        return example_of(shape, draw)
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
