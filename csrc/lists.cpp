@@ -2,12 +2,13 @@
 // of a list.
 //
 // 1. Items are sorted by relevance, so that the partners of an item are a run of items: no pair is looked at in vain,
-//    and none is stored. Pairs are gathered, those of several items and lists, until they fill the 1024 numbers that the
-//    block function takes; so lists of ten items fill vectors, too.
+//    and none is stored. Pairs are gathered, those of several items and lists, until they fill the 1024 numbers that
+//    the block function takes; so lists of ten items fill vectors, too.
 // 2. Long lists are swept in tiles of second items, whose scores and gradients stay in L1.
 // 3. Ranks need a second sort, by score, and only where the formula or `k` asks for ranks. Differences of gains and
 //    discounts are taken in double and rounded once.
-// 4. Values and slopes are added in double, in one order. A list of floats with a sum that is not finite is computed once
+// 4. Values and slopes are added in double, in one order. A list of floats with a sum that is not finite is computed
+// once
 //    more in double, where intermediate results do not overflow.
 // 5. Which lists have a pair is known before, since the mean divides by their number. An item that differs in relevance
 //    from the first one decides.
@@ -40,7 +41,8 @@ bool counts_at_all(const Job& job, int64_t row, const double* relevance) {
 
 bool attach_items(const Tensor& tensor, const Tensor& like, int64_t steps[2]) {
   const auto sizes = like.sizes(), own = tensor.sizes(), strides = tensor.strides();
-  if (own.size() != sizes.size() || !std::equal(own.begin(), own.end(), sizes.begin()) || !tensor.is_cpu()) return false;
+  if (own.size() != sizes.size() || !std::equal(own.begin(), own.end(), sizes.begin()) || !tensor.is_cpu())
+    return false;
   steps[0] = own.size() == 2 ? strides[0] : 0;
   steps[1] = strides[own.size() - 1];
   return true;

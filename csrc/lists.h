@@ -13,8 +13,8 @@ using wire::lists::Statistic;
 
 struct Job : Call {
   static constexpr size_t kFirstParameter = wire::lists::kFirstParameter;
-  int64_t rows = 1, items = 0, most = 0;  // most: the largest rank whose items make pairs
-  int64_t batch = 1;                      // rows at a time
+  int64_t rows = 1, items = 0, most = 0;                   // most: the largest rank whose items make pairs
+  int64_t batch = 1;                                       // rows at a time
   bool averaged = false, weighed = false, ranked = false;  // what lists need: gains, ranks
   const char *scores = nullptr, *relevance = nullptr, *there = nullptr;
   DType score_dtype = DType::kFloat, relevance_dtype = DType::kFloat;
@@ -63,8 +63,7 @@ constexpr int kLanes = 16;
 // --------------------------------------------------------------------------------------------------------
 // What the formula speaks of, for the pairs of all segments one after another. C is the type of the arithmetic.
 
-template <class C>
-LOSSKIT_INLINE void subtract_any(const C* x, const Segment* segments, int64_t count, C* out) {
+template <class C> LOSSKIT_INLINE void subtract_any(const C* x, const Segment* segments, int64_t count, C* out) {
   for (int64_t k = 0; k < count; ++k) {
     const Segment& at = segments[k];
     const C own = x[at.first];
@@ -83,8 +82,7 @@ LOSSKIT_CLONES void subtract(const double* x, const Segment* segments, int64_t c
 }
 
 // Differences are taken in double: what is left of two discounts far down a list is a few digits of a float.
-template <class C>
-LOSSKIT_INLINE void apart_any(const double* x, const Segment* segments, int64_t count, C* out) {
+template <class C> LOSSKIT_INLINE void apart_any(const double* x, const Segment* segments, int64_t count, C* out) {
   for (int64_t k = 0; k < count; ++k) {
     const Segment& at = segments[k];
     const double own = x[at.first];

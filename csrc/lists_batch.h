@@ -15,9 +15,7 @@ enum State : uint8_t { kCounts, kOut, kBad };
 struct Key {
   double key;
   int32_t place;
-  bool operator<(const Key& other) const {
-    return key > other.key || (key == other.key && place < other.place);
-  }
+  bool operator<(const Key& other) const { return key > other.key || (key == other.key && place < other.place); }
 };
 
 struct List {

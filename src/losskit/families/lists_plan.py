@@ -66,7 +66,7 @@ class ListsPlan(Plan):
         return [*(of_items for _ in tensors[:-1]), ()]
 
     def counting(self, arguments: Arguments) -> list[Tensor | None]:
-        (input, _, *items), mask = arguments.operands, arguments.mask
+        (_, _, *items), mask = arguments.operands, arguments.mask
         of_rows = None if mask is None else mask.unsqueeze(-1) if mask.ndim else mask
         both = [x for x in (*items, of_rows) if x is not None]
         counts = None if not both else both[0] if len(both) == 1 else both[0] & both[1]
@@ -204,7 +204,7 @@ def has_pair(target: Tensor, items: Tensor | None) -> Tensor:
 
 
 def ranked(scores: Tensor, there: Tensor) -> Tensor:
-    """The rank of each item that counts, from 1 on: how many are before it, by their scores and then by their places."""
+    """The rank of each item that counts, from 1 on: by score, and of equal scores by place."""
     one, other = scores.unsqueeze(-1), scores.unsqueeze(-2)
     place = torch.arange(scores.shape[-1], device=scores.device)
     before = (other > one) | ((other == one) & (place < place.unsqueeze(-1)))

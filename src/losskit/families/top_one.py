@@ -1,8 +1,8 @@
 """The top-one family: a ranking list as two rows of probabilities, by the scores and by the relevance of its items.
 
-1. The probability of an item is that of being the first: the softmax of the scores, and what `transform` makes of the
-   relevance. So the loss is one of class scores (see `class_scores.py`), whose kernels run it: the items are the classes,
-   and the relevance becomes their probabilities here, not in the caller's code.
+1. The probability of an item is that of being the first: the softmax of the scores, and what `target_transform` makes
+   of the relevance. So the loss is one of class scores (see `class_scores.py`), whose kernels run it: the items are the
+   classes, and the relevance becomes their probabilities here, not in the caller's code.
 2. Items that `element_mask` leaves out are in neither row: their score is -inf and their probability 0. A list without
    an item is left out, and so is one without a relevant item where the relevance is divided by its sum.
 3. The relevance is constant for differentiation.

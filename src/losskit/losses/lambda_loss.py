@@ -23,8 +23,8 @@ class LambdaLoss(ListsLoss):
     Prefer RankNetLoss when all places matter alike, ListNetLoss for one softmax over long lists.
 
     Scheme 'lambdarank' weighs a pair by what exchanging its two items would change in NDCG; 'ndcg2' by a bound of NDCG
-    that is tighter, for which only the distance of the ranks counts; 'ndcg2++' adds both, 'ndcg2' times `mu`. The weights
-    are constants for the gradient. The logarithm is natural, so that the gradient is the published lambda.
+    that is tighter, for which only the distance of the ranks counts; 'ndcg2++' adds both, 'ndcg2' times `mu`. The
+    weights are constants for the gradient. The logarithm is natural, so that the gradient is the published lambda.
     """
 
     scheme: str = param(
