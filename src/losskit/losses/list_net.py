@@ -1,6 +1,6 @@
 """ListNetLoss: the softmax of the scores should be that of the relevance."""
 
-from losskit.declaration import Case, Peer
+from losskit.declaration import Case
 from losskit.facts import Facts
 from losskit.families.top_one import TopOneLoss
 
@@ -31,16 +31,6 @@ class ListNetLoss(TopOneLoss):
              grad=[-0.47712293, 0.69549218, -0.21836925], source="mpmath"),
         Case(input=[0.0, 0.0], target=[3.0, 3.0], value=0.6931471805599453, grad=[0.0, 0.0], source="log 2"),
     ]  # fmt: skip
-    peers = [
-        Peer(
-            "optax",
-            "optax.losses.ranking_softmax_loss(input, target, reduce_fn=None)",
-            "list_net_loss(input, target, target_transform='normalize', reduction='none')",
-            differs=2.0,
-            gradient_differs=2.0,
-            why="Optax multiplies the log-probabilities by the relevance itself: the loss here, times its sum.",
-        ),
-    ]
     aliases = "listwise_cross_entropy ranking_softmax_loss softmax_ranking"
     task = "ranking"
     best_for = "Long lists, one relevant item or a few."
