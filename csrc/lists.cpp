@@ -2,15 +2,16 @@
 // of a list.
 //
 // 1. Items are sorted by relevance, so that the partners of an item are a run of items: no pair is looked at in vain,
-//    and none is stored. Pairs are gathered, those of several items and lists, until they fill the 1024 numbers that the
-//    block function takes; so lists of ten items fill vectors, too.
+//    and none is stored. Pairs are gathered, those of several items and lists, until they fill the 1024 numbers that
+//    the block function takes; so lists of ten items fill vectors, too.
 // 2. Long lists are swept in tiles of second items, whose scores and gradients stay in L1.
 // 3. Ranks need a second sort, by score, and only where the formula or `k` asks for ranks. Differences of gains and
 //    discounts are taken in double and rounded once.
-// 4. Values and slopes are added in double, in one order. A list of floats with a sum that is not finite is computed once
+// 4. Values and slopes are added in double, in one order. A list of floats with a sum that is not finite is computed
+// once
 //    more in double, where intermediate results do not overflow.
-// 5. Which lists have a pair is known before, since the mean divides by their number. It takes a look at the first item
-//    that differs in relevance from those before it.
+// 5. Which lists have a pair is known before, since the mean divides by their number. An item that differs in relevance
+//    from the first one decides.
 #include "lists_batch.h"
 
 namespace losskit {
@@ -28,28 +29,20 @@ template <class T> void run_batches(int64_t begin, int64_t end, void* context) {
 }
 
 // Whether a list has a pair, or something that makes it NaN: a relevance that is NaN, or refused.
-bool counts_at_all(const Job& job, int64_t row) {
-  constexpr int64_t kLook = 64;
-  double relevance[kLook], first = 0.0;
-  bool seen = false;
-  for (int64_t from = 0; from < job.items; from += kLook) {
-    const int64_t n = std::min(kLook, job.items - from);
-    const int64_t at = row * job.relevance_steps[0] + from * job.relevance_steps[1];
-    read_run(job.relevance_dtype, job.relevance + at * size_of(job.relevance_dtype), job.relevance_steps[1], n,
-             relevance);
-    for (int64_t j = 0; j < n; ++j) {
-      if (job.there && !job.there[row * job.there_steps[0] + (from + j) * job.there_steps[1]]) continue;
-      if (!seen) first = relevance[j];
-      seen = true;
-      if (relevance[j] != first || (first < 0.0 && job.options.checks != kOff)) return true;
-    }
+bool counts_at_all(const Job& job, int64_t row, const double* relevance) {
+  const double* first = nullptr;
+  for (int64_t j = 0; j < job.items; ++j) {
+    if (job.there && !job.there[row * job.there_steps[0] + j * job.there_steps[1]]) continue;
+    if (!first) first = relevance + j;
+    if (relevance[j] != *first || (*first < 0.0 && job.options.checks != kOff)) return true;
   }
   return false;
 }
 
 bool attach_items(const Tensor& tensor, const Tensor& like, int64_t steps[2]) {
   const auto sizes = like.sizes(), own = tensor.sizes(), strides = tensor.strides();
-  if (own.size() != sizes.size() || !std::equal(own.begin(), own.end(), sizes.begin()) || !tensor.is_cpu()) return false;
+  if (own.size() != sizes.size() || !std::equal(own.begin(), own.end(), sizes.begin()) || !tensor.is_cpu())
+    return false;
   steps[0] = own.size() == 2 ? strides[0] : 0;
   steps[1] = strides[own.size() - 1];
   return true;
@@ -99,9 +92,16 @@ void Job::outputs(const Inputs& in, Result& out) {
   gradient_steps[0] = dims == 2 ? dense[0] : 0;
   gradient_steps[1] = dense[dims - 1];
   counts.resize(rows);
-  for (int64_t row = 0; row < rows; ++row) counts[row] = counts_at_all(*this, row);
-  if (!ranked && !weighed) return;
+  batch = std::max<int64_t>(1, std::min({rows, kBlock, kItems / std::max<int64_t>(1, items)}));
+  std::vector<double> numbers(batch * items);
+  for (int64_t begin = 0; begin < rows; begin += batch) {
+    const int64_t n = std::min(batch, rows - begin);
+    read_rows(relevance_dtype, relevance, relevance_steps, begin, n, items, numbers.data());
+    for (int64_t r = 0; r < n; ++r)
+      counts[begin + r] = counts_at_all(*this, begin + r, numbers.data() + r * items) ? 1.0f : 0.0f;
+  }
   discounts.resize(items + 2);
+  if (!ranked && !weighed) return;
   for (int64_t rank = 1; rank < items + 2; ++rank) discounts[rank] = 1.0 / std::log2(static_cast<double>(rank + 1));
   steps.resize(items + 1);
   for (int64_t apart = 1; apart < items + 1; ++apart) steps[apart] = discounts[apart] - discounts[apart + 1];
@@ -121,7 +121,6 @@ double Job::counted() const {
 }
 
 Work Job::divide() {
-  batch = std::max<int64_t>(1, std::min({rows, kBlock, kItems / std::max<int64_t>(1, items)}));
   const int64_t cost = batch * std::max<int64_t>(items, 1) * (1 + std::min<int64_t>(items, kGrain) / 2);
   return {(rows + batch - 1) / batch, cost, score_dtype == DType::kDouble ? run_batches<double> : run_batches<float>};
 }

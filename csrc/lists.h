@@ -13,8 +13,8 @@ using wire::lists::Statistic;
 
 struct Job : Call {
   static constexpr size_t kFirstParameter = wire::lists::kFirstParameter;
-  int64_t rows = 1, items = 0, most = 0;  // most: the largest rank whose items make pairs
-  int64_t batch = 1;                      // rows at a time
+  int64_t rows = 1, items = 0, most = 0;                   // most: the largest rank whose items make pairs
+  int64_t batch = 1;                                       // rows at a time
   bool averaged = false, weighed = false, ranked = false;  // what lists need: gains, ranks
   const char *scores = nullptr, *relevance = nullptr, *there = nullptr;
   DType score_dtype = DType::kFloat, relevance_dtype = DType::kFloat;
@@ -30,22 +30,47 @@ struct Job : Call {
   Statistic statistic(int operand) const { return wire::lists::statistics(options.family, operand); }
 };
 
+// Some rows of a tensor, one after another.
+template <class T>
+void read_rows(DType dtype, const char* data, const int64_t steps[2], int64_t begin, int64_t rows, int64_t items,
+               T* out) {
+  const char* from = data + begin * steps[0] * size_of(dtype);
+  if (steps[0] == items * steps[1]) return read_run(dtype, from, steps[1], rows * items, out);
+  for (int64_t r = 0; r < rows; ++r)
+    read_run(dtype, from + r * steps[0] * size_of(dtype), steps[1], items, out + r * items);
+}
+
 // A run of pairs: item `first` of the batch with the items from `other` on, all of one list.
 struct Segment {
   int64_t list, first, other, n;
 };
 
+// How many keys come before each: the larger ones, and of equal ones those that stand before it.
+LOSSKIT_CLONES void count_before(const double* keys, int64_t n, int32_t* before) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double own = keys[i];
+    int32_t count = 0;
+    for (int64_t j = 0; j < i; ++j) count += keys[j] >= own;
+    for (int64_t j = i + 1; j < n; ++j) count += keys[j] > own;
+    before[i] = count;
+  }
+}
+
+// Runs of pairs are short, so what is left of a run after whole vectors would cost most. All arrays have kLanes numbers
+// more than they need: a run is read and written to the end of its last vector, where the next run follows.
+constexpr int kLanes = 16;
+
 // --------------------------------------------------------------------------------------------------------
 // What the formula speaks of, for the pairs of all segments one after another. C is the type of the arithmetic.
 
-template <class C>
-LOSSKIT_INLINE void subtract_any(const C* x, const Segment* segments, int64_t count, C* out) {
+template <class C> LOSSKIT_INLINE void subtract_any(const C* x, const Segment* segments, int64_t count, C* out) {
   for (int64_t k = 0; k < count; ++k) {
     const Segment& at = segments[k];
     const C own = x[at.first];
     const C* other = x + at.other;
+    for (int64_t i = 0; i < at.n; i += kLanes)
 #pragma GCC ivdep
-    for (int64_t i = 0; i < at.n; ++i) out[i] = own - other[i];
+      for (int j = 0; j < kLanes; ++j) out[i + j] = own - other[i + j];
     out += at.n;
   }
 }
@@ -57,14 +82,14 @@ LOSSKIT_CLONES void subtract(const double* x, const Segment* segments, int64_t c
 }
 
 // Differences are taken in double: what is left of two discounts far down a list is a few digits of a float.
-template <class C>
-LOSSKIT_INLINE void apart_any(const double* x, const Segment* segments, int64_t count, C* out) {
+template <class C> LOSSKIT_INLINE void apart_any(const double* x, const Segment* segments, int64_t count, C* out) {
   for (int64_t k = 0; k < count; ++k) {
     const Segment& at = segments[k];
     const double own = x[at.first];
     const double* other = x + at.other;
+    for (int64_t i = 0; i < at.n; i += kLanes)
 #pragma GCC ivdep
-    for (int64_t i = 0; i < at.n; ++i) out[i] = static_cast<C>(std::fabs(own - other[i]));
+      for (int j = 0; j < kLanes; ++j) out[i + j] = static_cast<C>(std::fabs(own - other[i + j]));
     out += at.n;
   }
 }
@@ -111,24 +136,24 @@ template <class C> void copy_ranks(const int32_t* ranks, bool own, const Segment
 // What becomes of values and slopes.
 
 template <class C> LOSSKIT_INLINE double sum_any(const C* x, int64_t n) {
-  constexpr int kLanes = 16;
-  double total = 0.0;
+  double lanes[kLanes] = {};
   int64_t i = 0;
-  if (n >= kLanes) {
-    double lanes[kLanes] = {};
-    for (; i + kLanes <= n; i += kLanes)
-      for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
-    total = folded<kLanes>(lanes);
-  }
-  for (; i < n; ++i) total += static_cast<double>(x[i]);
-  return total;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
+  const auto rest = static_cast<int>(n - i);
+  for (int j = 0; j < kLanes; ++j) lanes[j] += j < rest ? static_cast<double>(x[i + j]) : 0.0;
+  return folded<kLanes>(lanes);
 }
 
+// Segments of one list stand together, and so do their values.
 template <class C>
 LOSSKIT_INLINE void add_values_any(const C* values, const Segment* segments, int64_t count, Sum* losses) {
-  for (int64_t k = 0; k < count; ++k) {
-    losses[segments[k].list].add(sum_any(values, segments[k].n));
-    values += segments[k].n;
+  for (int64_t k = 0; k < count;) {
+    const int64_t list = segments[k].list;
+    int64_t n = 0;
+    for (; k < count && segments[k].list == list; ++k) n += segments[k].n;
+    losses[list].add(sum_any(values, n));
+    values += n;
   }
 }
 LOSSKIT_CLONES void add_values(const float* values, const Segment* segments, int64_t count, Sum* losses) {
@@ -143,10 +168,25 @@ template <class C>
 LOSSKIT_INLINE void add_slopes_any(const C* slopes, const Segment* segments, int64_t count, double* totals) {
   for (int64_t k = 0; k < count; ++k) {
     const Segment& at = segments[k];
-    totals[at.first] += sum_any(slopes, at.n);
     double* other = totals + at.other;
+    double lanes[kLanes] = {};
+    int64_t i = 0;
+    for (; i + kLanes <= at.n; i += kLanes) {
 #pragma GCC ivdep
-    for (int64_t i = 0; i < at.n; ++i) other[i] -= static_cast<double>(slopes[i]);
+      for (int j = 0; j < kLanes; ++j) {
+        const double slope = static_cast<double>(slopes[i + j]);
+        lanes[j] += slope;
+        other[i + j] -= slope;
+      }
+    }
+    const auto rest = static_cast<int>(at.n - i);
+#pragma GCC ivdep
+    for (int j = 0; j < kLanes; ++j) {
+      const double slope = j < rest ? static_cast<double>(slopes[i + j]) : 0.0;
+      lanes[j] += slope;
+      other[i + j] -= slope;
+    }
+    totals[at.first] += folded<kLanes>(lanes);
     slopes += at.n;
   }
 }

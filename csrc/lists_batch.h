@@ -6,15 +6,16 @@
 namespace losskit {
 namespace {
 
+constexpr int64_t kFew = 128;  // items that are sorted by comparing each with each
+constexpr double kLog2 = 0.6931471805599453;
+
 enum State : uint8_t { kCounts, kOut, kBad };
 
 // An item by what it is sorted by: the largest key first, of equal ones the first.
 struct Key {
   double key;
   int32_t place;
-  bool operator<(const Key& other) const {
-    return key > other.key || (key == other.key && place < other.place);
-  }
+  bool operator<(const Key& other) const { return key > other.key || (key == other.key && place < other.place); }
 };
 
 struct List {
@@ -24,9 +25,9 @@ struct List {
 
 // Buffers of the pairs in L1, in the type of the arithmetic.
 template <class C> struct Pairs {
-  alignas(64) C operands[kOperands - 1][kBlock];
-  alignas(64) C values[kBlock];
-  alignas(64) C slopes[kBlock];
+  alignas(64) C operands[kOperands - 1][kBlock + kLanes];
+  alignas(64) C values[kBlock + kLanes] = {};
+  alignas(64) C slopes[kBlock + kLanes] = {};
   std::vector<C> scores;
 };
 
@@ -41,12 +42,15 @@ template <class T> struct Scratch : Weights {
   std::vector<int32_t> places, ranks, ends;
   std::vector<T> scores;
   std::vector<double> relevance, gains, discounts, totals;
+  // Of each item of the batch, as it is given.
+  std::vector<T> given_scores;
+  std::vector<double> given_relevance;
   // Of each item of one list, by its place.
-  std::vector<T> of_place, out;
-  std::vector<double> relevance_of_place;
+  std::vector<T> out;
   std::vector<uint8_t> there;
   std::vector<int32_t> rank_of_place;
-  std::vector<Key> keys;
+  std::vector<Key> unsorted, keys;
+  std::vector<double> gain_of_item;
   std::vector<char> narrow;
 };
 
@@ -143,6 +147,9 @@ template <class T> struct Batch {
 
   void run() {
     resize();
+    read_rows(job.score_dtype, job.scores, job.score_steps, begin, rows, job.items, scratch.given_scores.data());
+    read_rows(job.relevance_dtype, job.relevance, job.relevance_steps, begin, rows, job.items,
+              scratch.given_relevance.data());
     int64_t items = 0;
     for (int64_t r = 0; r < rows; ++r) {
       scratch.lists[r] = {items, 0, 0, job.counts[begin + r] != 0.0f ? kCounts : kOut};
@@ -155,7 +162,7 @@ template <class T> struct Batch {
       if (scratch.lists[r].state == kCounts && !collect(r)) return;
       items += scratch.lists[r].n;
     }
-    std::fill(scratch.totals.begin(), scratch.totals.begin() + items, 0.0);
+    std::fill(scratch.totals.begin(), scratch.totals.begin() + items + kLanes, 0.0);
     Sweep<T, T> sweep{job, scratch, scratch.pairs, gradient};
     for (int64_t r = 0; r < rows; ++r)
       if (scratch.lists[r].state == kCounts) sweep.run(r);
@@ -165,7 +172,7 @@ template <class T> struct Batch {
   }
 
   void resize() {
-    const int64_t most = rows * job.items;
+    const int64_t most = rows * job.items + kLanes;
     scratch.lists.resize(rows);
     scratch.losses.assign(rows, Sum());
     scratch.rounded.resize(rows);
@@ -173,10 +180,13 @@ template <class T> struct Batch {
     for (auto* x : {&scratch.places, &scratch.ranks, &scratch.ends}) x->resize(most);
     for (auto* x : {&scratch.relevance, &scratch.gains, &scratch.discounts, &scratch.totals}) x->resize(most);
     scratch.scores.resize(most);
-    for (auto* x : {&scratch.of_place, &scratch.out}) x->resize(job.items);
-    scratch.relevance_of_place.resize(job.items);
-    scratch.there.resize(job.items);
+    scratch.given_scores.resize(most);
+    scratch.given_relevance.resize(most);
+    scratch.out.resize(job.items);
+    scratch.there.assign(job.items, 1);
     scratch.rank_of_place.resize(job.items);
+    scratch.unsorted.resize(job.items);
+    scratch.gain_of_item.resize(job.items);
     scratch.narrow.resize(job.items * sizeof(double));
   }
 
@@ -184,14 +194,12 @@ template <class T> struct Batch {
   bool collect(int64_t r) {
     List& list = scratch.lists[r];
     const int64_t row = begin + r;
-    read_run(job.score_dtype, job.scores + row * job.score_steps[0] * size_of(job.score_dtype), job.score_steps[1],
-             job.items, scratch.of_place.data());
-    read_run(job.relevance_dtype, job.relevance + row * job.relevance_steps[0] * size_of(job.relevance_dtype),
-             job.relevance_steps[1], job.items, scratch.relevance_of_place.data());
+    const T* scores = scratch.given_scores.data() + r * job.items;
+    const double* relevances = scratch.given_relevance.data() + r * job.items;
     find_items(row);
     for (int64_t j = 0; j < job.items; ++j) {
       if (!scratch.there[j]) continue;
-      const double relevance = scratch.relevance_of_place[j];
+      const double relevance = relevances[j];
       if (job.options.checks != kOff && relevance < 0.0) {
         const int64_t place = row * job.items + j;
         list.state = kBad;
@@ -199,42 +207,54 @@ template <class T> struct Batch {
         job.report({0, place, kRelevance, place, relevance});
         return false;
       }
-      if (relevance != relevance || scratch.of_place[j] != scratch.of_place[j]) list.state = kBad;
+      if (relevance != relevance || scores[j] != scores[j]) list.state = kBad;
     }
-    if (list.state == kCounts) sort(list);
+    if (list.state == kCounts) sort(list, scores, relevances);
     return true;
   }
   void find_items(int64_t row) {
-    const auto* there = reinterpret_cast<const uint8_t*>(job.there) + (job.there ? row * job.there_steps[0] : 0);
-    for (int64_t j = 0; j < job.items; ++j) scratch.there[j] = !job.there || there[j * job.there_steps[1]];
+    if (!job.there) return;  // all of them
+    const char* there = job.there + row * job.there_steps[0];
+    for (int64_t j = 0; j < job.items; ++j) scratch.there[j] = there[j * job.there_steps[1]] != 0;
   }
 
-  // The keys of the items that count, sorted.
-  template <class X> void sort_by(const X* keys) {
-    scratch.keys.clear();
+  // The keys of the items that count, sorted. In short lists an item is put where it belongs, by what is before it:
+  // branches that cannot be foretold cost more.
+  template <class X> void sort_by(const X* numbers) {
+    int64_t n = 0;
     for (int64_t j = 0; j < job.items; ++j)
-      if (scratch.there[j]) scratch.keys.push_back({static_cast<double>(keys[j]), static_cast<int32_t>(j)});
-    std::sort(scratch.keys.begin(), scratch.keys.end());
+      if (scratch.there[j]) scratch.unsorted[n++] = {static_cast<double>(numbers[j]), static_cast<int32_t>(j)};
+    scratch.keys.resize(n);
+    if (n > kFew) {
+      std::copy_n(scratch.unsorted.begin(), n, scratch.keys.begin());
+      return std::sort(scratch.keys.begin(), scratch.keys.end());
+    }
+    double keys[kFew];
+    int32_t before[kFew];
+    for (int64_t i = 0; i < n; ++i) keys[i] = scratch.unsorted[i].key;
+    count_before(keys, n, before);
+    for (int64_t i = 0; i < n; ++i) scratch.keys[before[i]] = scratch.unsorted[i];
   }
 
-  void sort(List& list) {
+  void sort(List& list, const T* scores, const double* relevances) {
     if (job.ranked) {
-      sort_by(scratch.of_place.data());
+      sort_by(scores);
       int32_t rank = 0;
       for (const Key& item : scratch.keys) scratch.rank_of_place[item.place] = ++rank;
     }
-    sort_by(scratch.relevance_of_place.data());
+    sort_by(relevances);
     const double largest = job.weighed ? weigh() : 1.0;
-    int64_t at = list.begin;
-    for (const Key& item : scratch.keys) {
-      const int32_t rank = job.ranked ? scratch.rank_of_place[item.place] : 0;
+    int64_t at = list.begin, item = 0;
+    for (const auto& [relevance, place] : scratch.keys) {
+      const int32_t rank = job.ranked ? scratch.rank_of_place[place] : 0;
+      const double gain = job.weighed ? scratch.gain_of_item[item++] / largest : 0.0;
       if (rank > job.most) continue;
-      scratch.places[at] = item.place;
+      scratch.places[at] = place;
       scratch.ranks[at] = rank;
-      scratch.scores[at] = scratch.of_place[item.place];
-      scratch.relevance[at] = item.key;
-      if (job.weighed) scratch.gains[at] = gain(item.key) / largest;
-      if (job.ranked) scratch.discounts[at] = job.discounts[rank];
+      scratch.scores[at] = scores[place];
+      scratch.relevance[at] = relevance;
+      scratch.gains[at] = gain;
+      scratch.discounts[at] = job.discounts[rank];
       ++at;
     }
     list.n = at - list.begin;
@@ -246,15 +266,17 @@ template <class T> struct Batch {
     }
   }
 
-  // The gain of an item, times a power of two, so that 2^relevance may overflow.
-  double gain(double relevance) const {
-    return std::exp2(relevance - scratch.keys.front().key) * -std::expm1(relevance * -0.6931471805599453);
-  }
-  // The largest DCG: items are sorted by relevance.
-  double weigh() const {
-    double total = 0.0;
-    const int64_t n = std::min<int64_t>(job.most, scratch.keys.size());
-    for (int64_t i = 0; i < n; ++i) total += gain(scratch.keys[i].key) * job.discounts[i + 1];
+  // The gains of the sorted items, times a power of two, so that 2^relevance may overflow; gives the largest DCG.
+  double weigh() {
+    const int64_t n = scratch.keys.size(), most = std::min(job.most, n);
+    double total = 0.0, last = -1.0, gain = 0.0;
+    for (int64_t i = 0; i < n; ++i) {
+      const double relevance = scratch.keys[i].key;
+      if (relevance != last) gain = std::exp2(relevance - scratch.keys[0].key) * -std::expm1(relevance * -kLog2);
+      last = relevance;
+      scratch.gain_of_item[i] = gain;
+      if (i < most) total += gain * job.discounts[i + 1];
+    }
     return total > 0.0 ? total : 1.0;
   }
 
@@ -267,7 +289,7 @@ template <class T> struct Batch {
       for (int64_t i = list.begin; gradient && i < list.begin + list.n; ++i) finite &= std::isfinite(scratch.totals[i]);
       if (finite) continue;
       if (!scratch.wide) scratch.wide = std::make_unique<Pairs<double>>();
-      scratch.wide->scores.assign(scratch.scores.begin(), scratch.scores.begin() + items);
+      scratch.wide->scores.assign(scratch.scores.begin(), scratch.scores.begin() + items + kLanes);
       scratch.losses[r] = Sum();
       std::fill_n(scratch.totals.begin() + list.begin, list.n, 0.0);
       Sweep<T, double> sweep{job, scratch, *scratch.wide, gradient};

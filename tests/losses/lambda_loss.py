@@ -12,7 +12,7 @@ def log2(m, x):
 def exact(m, input, target, element_mask=None, scheme="lambdarank", sigma=1, k=None, mu=10):
     there = element_mask or [True] * len(input)
     two = m.one + m.one
-    gain = [two ** y - 1 for y in target]
+    gain = [two**y - 1 for y in target]
     best = sorted((gain[i] for i in range(len(gain)) if there[i]), reverse=True)[:k]
     largest = m.sum([g / log2(m, 1 + place) for place, g in enumerate(best, 1)])
 
@@ -44,7 +44,8 @@ def large(dtype):
 proof = RowProof(
     name="lambda_loss",
     exact=exact,
-    bars=Bars(4.0, 4.0, 4.0, 4.0),
+    # Far down a list discounts differ by a few hundredths of themselves: in float64 a subtraction costs five ULP.
+    bars=Bars(value=4.2, gradient=5.6, eager_value=3.4, eager_gradient=4.0),
     points={"long lists": long_lists, "large and small": large},
     formula_at={"long lists": 8.0, "large and small": 4.0},
     variants=[

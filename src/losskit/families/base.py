@@ -254,7 +254,8 @@ class Family(Loss, abstract=True):
     def _settings(cls) -> dict[str, tuple[Any, ...]]:
         """What selects the formula, and what each may be: switches, words, whether a tensor is there."""
         own = {p.name: p.settings for p in cls._formula_params() if p.selects}
-        return own | dict.fromkeys(cls._optional_operands(), (False, True))
+        spoken = cls._optional_operands() if cls._statistics is None else []  # statistics are there without an operand
+        return own | dict.fromkeys(spoken, (False, True))
 
     @classmethod
     def _switches(cls) -> list[str]:

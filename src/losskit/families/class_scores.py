@@ -230,6 +230,7 @@ class ClassScoresLoss(Family, abstract=True):
             return torch.where(outside, float("nan"), x)
         index = search.first(domain.outside, [x.detach()])
         if index is not None:
+            hint = cls.operands[name].hint if name in cls.operands else ""
             raise error("domain", loss=cls.name, argument=name, expected=domain.description,
-                        got=f"{x[index].item():.7g}", index=index, hint="")  # fmt: skip
+                        got=f"{x[index].item():.7g}", index=index, hint=f" {hint}" if hint else "")  # fmt: skip
         return x

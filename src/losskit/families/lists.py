@@ -6,7 +6,7 @@
 2. All but `difference` is constant for differentiation: ranks jump, and gains depend on the relevance alone.
 3. Ranks are those of the scores, from 1 on; of equal scores the item that comes first has the better rank. A gain is
    2^relevance - 1 divided by the largest DCG that an order of the list can have. What two items have in common is told
-   as a difference, which the kernels take in float64: in float32 the discounts of ranks 1000 and 1001 share three digits.
+   as a difference, taken in float64: in float32 the discounts of ranks 1000 and 1001 share three of seven digits.
 4. `k` restricts the pairs to items whose ranks are both at most k, and the largest DCG to as many places.
 5. Items that `element_mask` leaves out count for nothing: no rank, no gain, no pair, no place in the largest DCG.
 6. A list without a pair is left out, as if it were masked, whatever its scores: whether a list counts must not depend
@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -33,8 +33,8 @@ from losskit_guide.card import Curve, Equation, Given
 SPOKEN = (
     Statistic("difference", Written("s_i - s_j", "sᵢ − sⱼ"), "score of the more relevant item less that of the other"),
     Statistic(
-        "relevance_difference", Written("(y_i - y_j)", "(yᵢ − yⱼ)"), "by how much the one is more relevant", nonnegative,
-        constant=True,
+        "relevance_difference", Written("(y_i - y_j)", "(yᵢ − yⱼ)"), "by how much the one is more relevant",
+        nonnegative, constant=True,
     ),
     Statistic(
         "gain_difference", Written("(G_i - G_j)", "(Gᵢ − Gⱼ)"), "gain of the more relevant item less that of the other",
@@ -63,9 +63,26 @@ _GAIN = Equation(
 )
 _DISCOUNT = Equation("where", r"D(r) = \log_2(1 + r)", "D(r) = log₂(1 + r)")
 _DISTANCE = Equation("where", "d = |r_i - r_j|", "d = |rᵢ − rⱼ|")
-WHERES = {
-    "gain_difference": (_GAIN, _DISCOUNT), "discount_difference": (_DISCOUNT,), "distance_discount": (_DISCOUNT, _DISTANCE)
+_WHERES = {
+    "gain_difference": (_GAIN, _DISCOUNT), "discount_difference": (_DISCOUNT,),
+    "distance_discount": (_DISCOUNT, _DISTANCE),
 }  # fmt: skip
+
+OPERANDS = {
+    "input": Operand("Scores of the items, (N, K) or (K,)."),
+    "target": Operand(
+        "How relevant each item is, of the same shape: integers or floating point, 0 the least.", domain=nonnegative,
+        differentiable=False, hint="For padded items use element_mask=target >= 0.",
+    ),
+    "element_mask": Operand(
+        "Boolean, of the same shape, True = counts; padded items are False.", optional=True, differentiable=False
+    ),
+}  # fmt: skip
+
+
+def example_of(shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
+    """Random lists, of five grades."""
+    return [draw.normal(*shape), draw.integers(0, 5, *shape)]
 
 
 class ListsLoss(Family, abstract=True):
@@ -73,15 +90,15 @@ class ListsLoss(Family, abstract=True):
 
     A subclass declares a docstring, parameters, `facts`, `cases` and the rest as every loss does, and
 
-    - `value`, a static method over the formula language: its arguments are numbers of a pair of items of which the first
-      is more relevant, any of `difference` (of the scores), `relevance_difference`, `gain_difference`,
+    - `value`, a static method over the formula language: its arguments are numbers of a pair of items of which the
+      first is more relevant, any of `difference` (of the scores), `relevance_difference`, `gain_difference`,
       `discount_difference`, `distance_discount`, `rank` and `other_rank`, and then the parameters. All but
       `difference` are constants for differentiation;
     - `pairs`: whether a list's loss is the "sum" over its pairs or their "mean".
 
-    Instances are called with `input`, scores (N, K) or (K,), `target`, the relevance of each item, of the same shape, and
-    perhaps `element_mask`, which items there are; by keyword with `sample_weight`, `mask` (both of the unreduced loss,
-    one number for each list) and `normalizer`. The parameter `k` is there for every loss whose `arguments` name it.
+    Instances are called with `input`, scores (N, K) or (K,), `target`, the relevance of each item, of the same shape,
+    and perhaps `element_mask`, which items there are; by keyword with `sample_weight`, `mask` (both of the unreduced
+    loss, one number for each list) and `normalizer`. The parameter `k` is there where `arguments` name it.
     """
 
     reduction: Reduction = param(
@@ -95,16 +112,7 @@ class ListsLoss(Family, abstract=True):
     )
 
     pairs: ClassVar[str] = "sum"
-    operands = {
-        "input": Operand("Scores of the items, (N, K) or (K,)."),
-        "target": Operand(
-            "How relevant each item is, of the same shape: integers or floating point, 0 the least.",
-            domain=nonnegative, differentiable=False, hint="For padded items use element_mask=target >= 0.",
-        ),
-        "element_mask": Operand(
-            "Boolean, of the same shape, True = counts; padded items are False.", optional=True, differentiable=False
-        ),
-    }  # fmt: skip
+    operands = OPERANDS
     _statistics = SPOKEN
     _plan_class = ListsPlan
     _label = "lists"
@@ -120,10 +128,6 @@ class ListsLoss(Family, abstract=True):
                 raise DeclarationError(f"{cls.__name__}: `value` must speak of the difference of the scores")
 
     @classmethod
-    def _settings(cls) -> dict[str, tuple[Any, ...]]:
-        return {name: x for name, x in super()._settings().items() if name in cls.params}  # a mask changes no formula
-
-    @classmethod
     def _curve(cls) -> Curve | None:
         formulas = cls._formulas.all()
         used = {name for formula in formulas for name in formula.operands}
@@ -133,7 +137,7 @@ class ListsLoss(Family, abstract=True):
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
-        return [draw.normal(*shape), draw.integers(0, 5, *shape)]
+        return example_of(shape, draw)
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
@@ -151,7 +155,7 @@ class ListsLoss(Family, abstract=True):
             write.equation("loss of a pair", _OF_PAIR, value),
             write.equation("gradient by the more relevant score", gradient_by(_ITEM, _OF_PAIR), slope),
             write.equation("gradient by the other score", gradient_by(_OTHER, _OF_PAIR), write.simplified(-slope)),
-            *dict.fromkeys(x for name in write.formula.operands for x in WHERES.get(name, ())),
+            *dict.fromkeys(x for name in write.formula.operands for x in _WHERES.get(name, ())),
         ]
         symbols = [
             symbol("input", "score of item i in the list", _ITEM),

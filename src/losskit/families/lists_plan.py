@@ -15,6 +15,7 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.domains import nonnegative, shortest
 from losskit.errors import error
+from losskit.graph import topological
 from losskit.kernels import eager, fused, search, wire
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, reduce_eagerly
@@ -34,7 +35,9 @@ class ListsPlan(Plan):
         formula, numbers = loss._formula_of(parameters)
         self.k = parameters.get("k")
         self.averaged = loss.pairs == "mean"
-        family = wire.LISTS.family.pack(statistics=formula.operands, averaged=self.averaged)
+        used = {node.value for node in topological([formula.value, *formula.guarded]) if node.op == "variable"}
+        self.spoken = [name if name in used else "difference" for name in formula.operands]  # of no use, but there
+        family = wire.LISTS.family.pack(statistics=self.spoken, averaged=self.averaged)
         given = wire.LISTS.given(map(float, numbers.values()), k=float(self.k or 0))
         names = loss._call_operands()
         names = [name for name in names if parameters.get(name, True)]  # an optional one that is not there is False
@@ -63,7 +66,7 @@ class ListsPlan(Plan):
         return [*(of_items for _ in tensors[:-1]), ()]
 
     def counting(self, arguments: Arguments) -> list[Tensor | None]:
-        (input, _, *items), mask = arguments.operands, arguments.mask
+        (_, _, *items), mask = arguments.operands, arguments.mask
         of_rows = None if mask is None else mask.unsqueeze(-1) if mask.ndim else mask
         both = [x for x in (*items, of_rows) if x is not None]
         counts = None if not both else both[0] if len(both) == 1 else both[0] & both[1]
@@ -113,7 +116,7 @@ class ListsPlan(Plan):
             pairs = pairs & top.unsqueeze(-1) & top.unsqueeze(-2)
         known = self._statistics(scores, relevance, ranks, there)
         # Where there is no pair, neither inf - inf nor the formula may reach value or gradient.
-        taken = [torch.where(pairs, known[name].to(scores.dtype), 1.0) for name in self.formula.operands]
+        taken = [torch.where(pairs, known[name].to(scores.dtype), 1.0) for name in self.spoken]
         losses = eager.apply(self.differentiable, taken)
         total = torch.where(pairs, losses, 0.0).sum((-2, -1))
         if not self.averaged:
@@ -122,7 +125,7 @@ class ListsPlan(Plan):
 
     def _statistics(self, scores: Tensor, relevance: Tensor, ranks: Tensor, there: Tensor) -> dict[str, Tensor]:
         """What the formula speaks of, by name: of item i and item j in row i and column j."""
-        wanted = self.formula.operands
+        wanted = self.spoken
         found = {"difference": scores.unsqueeze(-1) - scores.unsqueeze(-2)}
         found["relevance_difference"] = relevance.unsqueeze(-1) - relevance.unsqueeze(-2)
         wide = ranks.to(relevance.dtype)
@@ -201,7 +204,7 @@ def has_pair(target: Tensor, items: Tensor | None) -> Tensor:
 
 
 def ranked(scores: Tensor, there: Tensor) -> Tensor:
-    """The rank of each item that counts, from 1 on: how many are before it, by their scores and then by their places."""
+    """The rank of each item that counts, from 1 on: by score, and of equal scores by place."""
     one, other = scores.unsqueeze(-1), scores.unsqueeze(-2)
     place = torch.arange(scores.shape[-1], device=scores.device)
     before = (other > one) | ((other == one) & (place < place.unsqueeze(-1)))
