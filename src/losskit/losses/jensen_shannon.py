@@ -4,8 +4,8 @@ from losskit.declaration import Case, Peer, param
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.two_rows import SCORES, TwoRowsLoss
-from losskit.formula import absolute, exp, log, log1p, times, where
-from losskit.losses._divergences import difference, excess, is_near
+from losskit.formula import absolute, exp, log, times, where
+from losskit.losses._divergences import excess, is_near
 
 
 def of_mixture(log_ratio, beta):
@@ -16,9 +16,10 @@ def of_mixture(log_ratio, beta):
     apart = absolute(log_ratio)
     own = where(log_ratio < 0.0, beta, 1.0 - beta)  # the share of the larger one
     other = where(log_ratio < 0.0, 1.0 - beta, beta)
-    near = log1p(other * (excess(-apart) - apart))
-    far = where(own == 0.0, -apart, log(own + other * exp(-apart)))
-    to_larger = where(is_near(log_ratio), near, far)
+    missing = other * (excess(-apart) - apart)  # of the mixture to the larger one; 1 + missing loses digits
+    ratio = where(is_near(log_ratio), 1.0 + missing, own + other * exp(-apart))
+    lost = where(is_near(log_ratio), (missing - (ratio - 1.0)) / ratio, 0.0)
+    to_larger = where(own == 0.0, -apart, log(ratio) + lost)
     to_smaller = to_larger + apart
     by_teacher = where(log_ratio < 0.0, to_larger, to_smaller)
     by_student = where(log_ratio < 0.0, to_smaller, to_larger)
@@ -52,9 +53,10 @@ class JensenShannonLoss(TwoRowsLoss):
 
     @staticmethod
     def grad(teacher, student, log_ratio, beta):
-        _, b = of_mixture(log_ratio, beta)
+        a, b = of_mixture(log_ratio, beta)
         pull = -where(beta == 1.0, 1.0, 1.0 - beta) * times(student, b)
-        return where(beta == 0.0, difference(teacher, student, log_ratio), pull)
+        difference = where(is_near(log_ratio), teacher * (log_ratio + excess(a)), student - teacher)  # there a is log_ratio
+        return where(beta == 0.0, difference, pull)
 
     @staticmethod
     def textbook(teacher, student, log_ratio, beta):
