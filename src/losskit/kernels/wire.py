@@ -257,8 +257,8 @@ CTC = Op(
     violations=SequenceViolation,
 )
 OPS: Mapping[str, Op] = {
-    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "two_rows": TWO_ROWS,
-    "ctc": CTC,
+    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS,
+    "two_rows": TWO_ROWS, "ctc": CTC,
 }  # fmt: skip
 
 

@@ -16,9 +16,11 @@ def of_mixture(log_ratio, beta):
     apart = absolute(log_ratio)
     own = where(log_ratio < 0.0, beta, 1.0 - beta)  # the share of the larger one
     other = where(log_ratio < 0.0, 1.0 - beta, beta)
-    missing = other * (excess(-apart) - apart)  # of the mixture to the larger one; 1 + missing loses digits
-    ratio = where(is_near(log_ratio), 1.0 + missing, own + other * exp(-apart))
-    lost = where(is_near(log_ratio), (missing - (ratio - 1.0)) / ratio, 0.0)
+    smaller = exp(-apart)
+    missing = other * where(is_near(log_ratio), excess(-apart) - apart, smaller - 1.0)
+    mostly = is_near(log_ratio) | (own >= 0.5)  # the mixture is the larger one but for what is missing
+    ratio = where(mostly, 1.0 + missing, own + other * smaller)
+    lost = where(mostly, (missing - (ratio - 1.0)) / ratio, 0.0)
     to_larger = where(own == 0.0, -apart, log(ratio) + lost)
     to_smaller = to_larger + apart
     by_teacher = where(log_ratio < 0.0, to_larger, to_smaller)
@@ -37,7 +39,9 @@ class JensenShannonLoss(TwoRowsLoss):
     0 and 1 it goes to 0, and jumps.
     """
 
-    beta: float = param(default=0.5, domain=probability, doc="The teacher's share of the mixture; 0 and 1: one side's KL.")
+    beta: float = param(
+        default=0.5, domain=probability, doc="The teacher's share of the mixture; 0 and 1: one side's KL."
+    )
 
     arguments = "beta temperature reduction"
     operands = SCORES
@@ -55,7 +59,8 @@ class JensenShannonLoss(TwoRowsLoss):
     def grad(teacher, student, log_ratio, beta):
         a, b = of_mixture(log_ratio, beta)
         pull = -where(beta == 1.0, 1.0, 1.0 - beta) * times(student, b)
-        difference = where(is_near(log_ratio), teacher * (log_ratio + excess(a)), student - teacher)  # there a is log_ratio
+        # The difference of probabilities; where it counts, a is log_ratio.
+        difference = where(is_near(log_ratio), teacher * (log_ratio + excess(a)), student - teacher)
         return where(beta == 0.0, difference, pull)
 
     @staticmethod
@@ -84,7 +89,8 @@ class JensenShannonLoss(TwoRowsLoss):
         ),
         Peer(
             "liger-kernel",
-            "liger_kernel.chunked_loss.jsd_loss.LigerFusedLinearJSDFunction.distillation_loss_fn(input, target, beta=0.3)",
+            "liger_kernel.chunked_loss.jsd_loss.LigerFusedLinearJSDFunction.distillation_loss_fn(input, target, "
+            "beta=0.3)",
             "jensen_shannon_loss(input, target, beta=0.3, reduction='sum')",
         ),
         Peer(

@@ -68,4 +68,6 @@ class KnowledgeDistillationLoss(TwoRowsLoss):
     task = "divergence"
     best_for = "A small model that learns from a large one."
     not_for = "Labels; a teacher whose scores are not those of the same classes."
-    reference = "Hinton, G., Vinyals, O. and Dean, J. (2015). Distilling the knowledge in a neural network. arXiv:1503.02531."
+    reference = (
+        "Hinton, G., Vinyals, O. and Dean, J. (2015). Distilling the knowledge in a neural network. arXiv:1503.02531."
+    )

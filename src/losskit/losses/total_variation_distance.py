@@ -52,4 +52,7 @@ class TotalVariationDistanceLoss(TwoRowsLoss):
     task = "divergence"
     best_for = "Distillation in which no single class may dominate."
     not_for = "Students that start far from their teacher: the gradient vanishes there."
-    reference = "Wen, Y. et al. (2023). f-Divergence minimization for sequence-level knowledge distillation. arXiv:2307.15190."
+    reference = (
+        "Wen, Y. et al. (2023). f-Divergence minimization for sequence-level knowledge distillation. ACL. "
+        "arXiv:2307.15190."
+    )

@@ -184,7 +184,8 @@ def two_rows_kernel(
                 d = differences_of(z, u, largest, base, inverse, T)
                 change += tl.sum((libdevice.exp(y) * libdevice.expm1(tl.where(near[:, None], d, 0.0).to(T))).to(S), 1)
             shift = tl.where(near, libdevice.log1p(change / (1.0 + of_teacher)), shift)
-        share, of_student, by_teacher = 1.0 / (1.0 + others), (1.0 / (1.0 + others)).to(T), (1.0 / (1.0 + of_teacher)).to(T)
+        share = 1.0 / (1.0 + others)
+        of_student, by_teacher = share.to(T), (1.0 / (1.0 + of_teacher)).to(T)
 
         # The losses of rows, and the sums of derivatives
         total, slopes = tl.zeros(row.shape, tl.float64), tl.zeros(row.shape, tl.float64)
