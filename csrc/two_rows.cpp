@@ -3,9 +3,11 @@
 //
 // 1. Both sums of exponentials must be known before the formula, and the sum of its derivatives before the gradient. A
 //    block is as many rows as 1024 numbers hold, or one longer row: its numbers stay in L1 (longer: in L2) for that.
-// 2. Exponentials are relative to the row's largest one, which is 1 and left out of the sum: a row that is almost certain
+// 2. Exponentials are relative to the row's largest one, which is 1 and left out of the sum: a row that is almost
+// certain
 //    keeps its digits.
-// 3. The ratio's logarithm is the difference of scores less one number of the row. Where all differences are less than 1
+// 3. The ratio's logarithm is the difference of scores less one number of the row. Where all differences are less than
+// 1
 //    that is log1p of the sum of q (e^d - 1), which has all digits; else the difference of two logarithms.
 // 4. The derivative h is by the student's log-probability; that by a score is h - p times the sum of h, over the
 //    temperature. There is none by the teacher's scores.

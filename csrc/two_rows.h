@@ -11,7 +11,7 @@ namespace {
 using wire::two_rows::Statistic;
 
 enum { kStudent, kTeacher, kGradient, kSlots };  // positions of the sources: the gradient lies behind the operands
-constexpr int64_t kAhead = 4096;                         // classes of the next row that are fetched ahead
+constexpr int64_t kAhead = 4096;                 // classes of the next row that are fetched ahead
 template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
 
 struct Job : Call {
@@ -38,12 +38,12 @@ template <class T> struct From {
 // What is known of a row.
 template <class T> struct Row {
   State state;
-  const T *z, *u;              // the student's and the teacher's scores
-  T largest, most;             // of them
-  int64_t top, heaviest;       // where these are
+  const T *z, *u;         // the student's and the teacher's scores
+  T largest, most;        // of them
+  int64_t top, heaviest;  // where these are
   From<T> from;
-  bool near;                   // all differences are less than 1
-  double others, of_teacher;   // sums of the exponentials without the largest one, which is 1
+  bool near;                  // all differences are less than 1
+  double others, of_teacher;  // sums of the exponentials without the largest one, which is 1
   double weight;
 };
 
@@ -119,7 +119,7 @@ template <class T> LOSSKIT_INLINE T exp_below(T x) {
 }
 
 // Whether both rows leave a class out.
-template <class T> LOSSKIT_INLINE bool neither(T x, T y) { return (x == -infinity<T>) & (y == -infinity<T>); }
+template <class T> LOSSKIT_INLINE bool neither(T x, T y) { return (x == -infinity<T>)&(y == -infinity<T>); }
 
 // The exponentials of both rows, each relative to its largest. Returns whether the rows are near: whether all their
 // differences are less than 1, each from that of the student's largest class.
@@ -177,7 +177,8 @@ template <class T> LOSSKIT_INLINE double sum_of_changes(const T* e, const T* d, 
 template <class T>
 LOSSKIT_INLINE void normalise(Row<T>& row, const From<T>& from, double inverse, int64_t n, T* p, T* q, T* d, T* spare) {
   row.others = total_without(p, n, row.top), row.of_teacher = total_without(q, n, row.heaviest);
-  const T of_student = static_cast<T>(1.0 / (1.0 + row.others)), of_teacher = static_cast<T>(1.0 / (1.0 + row.of_teacher));
+  const T of_student = static_cast<T>(1.0 / (1.0 + row.others)),
+          of_teacher = static_cast<T>(1.0 / (1.0 + row.of_teacher));
   if (row.near) {
     differences(row.z, row.u, double(row.largest), double(row.u[row.top]), inverse, n, d);
     const double shift = std::log1p(sum_of_changes(q, d, n, spare) / (1.0 + row.of_teacher));
@@ -202,8 +203,7 @@ LOSSKIT_INLINE void normalise(Row<T>& row, const From<T>& from, double inverse, 
 // (h_c - p_c S) scale: the gradient, but of the student's largest class minus the sum of the others', which says so
 // without the differences that cancel where the student is almost certain. There h may be nearly p times a number, that
 // of the largest class; it is then taken from both.
-template <class T>
-LOSSKIT_INLINE void spread(const Row<T>& row, const T* p, T* h, double scale, int64_t n, T* out) {
+template <class T> LOSSKIT_INLINE void spread(const Row<T>& row, const T* p, T* h, double scale, int64_t n, T* out) {
   const double own = static_cast<double>(h[row.top]);
   const double others = total_without(h, n, row.top);
   const double share = 1.0 / (1.0 + row.others);  // the probability of the largest class

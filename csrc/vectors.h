@@ -11,7 +11,7 @@
 namespace losskit {
 namespace {
 
-constexpr int64_t kLanes = 16;                           // entries of a row, at least
+constexpr int64_t kLanes = 16;                                 // entries of a row, at least
 template <class T> using Index = std::make_signed_t<Bits<T>>;  // as wide as T, for loops with both
 
 constexpr int64_t kChunk = 1024;  // entries between additions in double; the last chunk of a row may be longer

@@ -39,6 +39,8 @@ TESTS = {
     "class_scores": "test_class_scores test_class_scores_kernel",
     "margins": "test_margins",
     "embeddings": "test_embeddings",
+    "two_rows": "test_two_rows test_two_rows_limits",
+    "vectors": "test_class_scores_kernel test_two_rows",
     "ctc": "test_ctc",
     "": "test_layouts test_margins test_embeddings",
 }

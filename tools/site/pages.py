@@ -320,8 +320,8 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Declaring losses",
         "The vocabulary of a declaration; [custom losses](../guides/custom.md) shows it at work, and "
         "[the formula language](formula.md) is what `value` is written in.",
-        ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "param", "Operand", "Facts",
-         "Case", "Deviation", "Peer", "Interval", "real", "positive", "nonnegative", "probability", "signs",
+        ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "TwoRowsLoss", "param", "Operand",
+         "Facts", "Case", "Deviation", "Peer", "Interval", "real", "positive", "nonnegative", "probability", "signs",
          "DeclarationError"),
     ),
 }  # fmt: skip

@@ -95,7 +95,8 @@ class JensenShannonLoss(TwoRowsLoss):
         ),
         Peer(
             "scipy",
-            "scipy.spatial.distance.jensenshannon(torch.softmax(target, -1), torch.softmax(input, -1), axis=-1) ** 2",
+            "scipy.spatial.distance.jensenshannon(scipy.special.softmax(target, -1), scipy.special.softmax(input, -1), "
+            "axis=-1) ** 2",
             "jensen_shannon_loss(input, target, reduction='none')",
             why="SciPy's is a distance, the root of the divergence.",
         ),

@@ -44,7 +44,7 @@ class TotalVariationDistanceLoss(TwoRowsLoss):
         Peer(
             "scipy",
             "np.array([0.5 * scipy.spatial.distance.cityblock(p, q) for p, q in "
-            "zip(torch.softmax(input, -1), torch.softmax(target, -1))])",
+            "zip(scipy.special.softmax(input, -1), scipy.special.softmax(target, -1))])",
             "total_variation_distance_loss(input, target, reduction='none')",
         ),
     ]
