@@ -15,6 +15,7 @@ import compositions
 import compositions_of_ordered
 import compositions_of_pairs
 import compositions_of_regions
+import compositions_of_two_rows
 import torch
 import torch.nn.functional as torch_functional
 
@@ -179,6 +180,8 @@ KNOWN = {
     "multilabel_soft_margin": {"asked": 6},
     "cross_entropy": {**_LABELS, "asked": 2, "asked_16m": 2},
     "multi_margin": {"asked": 9},
+    "knowledge_distillation": {"asked": 4},
+    "jensen_shannon": {"asked": 6},
     "multilabel_margin": {"compiles": False, "asked": 25},  # compiled, it takes 4655 ns per element
     "cosine_embedding": {"asked": 6},
     "triplet_margin": {"asked": 6},
@@ -265,7 +268,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions, compositions_of_ordered, compositions_of_pairs, compositions_of_regions):
+    for module in (torch_functional, compositions, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_two_rows):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

@@ -37,6 +37,7 @@
 
 #include "drive.h"
 #include "primitives.h"
+#include "vectors.h"
 
 namespace losskit {
 namespace {
@@ -48,14 +49,12 @@ enum { kScores, kTarget, kScoresGradient, kTargetGradient, kSlots };
 enum { kOwnScore = kSlots, kSlope, kMultiple };
 constexpr int kMultiplePosition = 4;   // among the operands; those before are two behind their source
 constexpr int64_t kRows = 512;         // in a block, at most
-constexpr int64_t kLanes = 16;         // entries of a row, at least; shorter rows are padded with -inf
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
 constexpr int64_t kRowClasses = 64;    // contiguous classes, at least, that are taken row by row; fewer make tiles
 
 using enum wire::class_scores::Violation;
 enum State { kCounts = 0, kMasked = 1, kBad = 2, kDone = 4 };  // kDone: general_row has written it all
 
-template <class T> using Index = std::make_signed_t<Bits<T>>;  // as wide as T, for loops with both
 template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
 
 // --------------------------------------------------------------------------------------------------------

@@ -59,6 +59,14 @@ class OwnMarginsLoss(losskit.MarginsLoss):
         return log1p(exp(-difference))
 
 
+class OwnTwoRowsLoss(losskit.TwoRowsLoss):
+    """A custom loss of two rows."""
+
+    @staticmethod
+    def value(teacher, student, log_ratio):
+        return (student - teacher) * log_ratio
+
+
 class OwnEmbeddingsLoss(losskit.EmbeddingsLoss):
     """A custom loss of embeddings."""
 
@@ -148,6 +156,8 @@ LOSSES: dict[str, Entry] = {
     "logistic_hazard": (LF.logistic_hazard_loss, ["x", "labels", "events"], {}, {}, OF_ROWS),
     "multi_margin": (LF.multi_margin_loss, ["x", "labels"], {"p": 2}, {"weight": "per_class"}, OF_ROWS),
     "multilabel_margin": (LF.multilabel_margin_loss, ["x", "lists"], {}, {}, OF_ROWS),
+    "distillation": (LF.knowledge_distillation_loss, ["x", "y"], {"temperature": 2.0}, {}, OF_ROWS),
+    "own, two rows": (OwnTwoRowsLoss.functional, ["x", "y"], {}, {}, OF_ROWS),
     "own, margins": (OwnMarginsLoss.functional, ["x", "labels"], {}, {}, OF_ROWS),
     "cosine_embedding": (LF.cosine_embedding_loss, ["x", "y", "row_signs"], {"margin": 0.1}, {}, OF_ROWS),
     "triplet_margin": (LF.triplet_margin_loss, ["x", "y", "z"], {"swap": True}, {}, OF_ROWS),

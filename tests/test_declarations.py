@@ -18,7 +18,8 @@ from losskit.names import RESERVED
 from losskit.traced import MAX_OPERATIONS
 
 SCOPE = {
-    **{name: getattr(losskit, name) for name in ("PointwiseLoss", "ClassScoresLoss", "EmbeddingsLoss", "MarginsLoss")},
+    **{name: getattr(losskit, name)
+       for name in ("PointwiseLoss", "ClassScoresLoss", "EmbeddingsLoss", "MarginsLoss", "TwoRowsLoss")},
     **{name: getattr(losskit, name) for name in ("param", "positive", "nonnegative", "Operand", "Tensor")
        if hasattr(losskit, name)},
     **{name: getattr(formula, name) for name in PRIMITIVES if hasattr(formula, name)},

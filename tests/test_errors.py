@@ -300,6 +300,13 @@ MISTAKES = {
             "Pass the scores before it.",
         ),
     ],
+    "softmaxed": [
+        (
+            lambda: LF.knowledge_distillation_loss(x, x.softmax(1)),
+            "knowledge_distillation_loss: target looks like probabilities, each row is in [0, 1] and sums to 1: softmax "
+            "is built in. Pass the scores, or log-probabilities.",
+        ),
+    ],
     "sigmoid": [
         (
             lambda: LF.soft_margin_loss(p, labels),

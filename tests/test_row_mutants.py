@@ -111,7 +111,7 @@ def exchange(args):
         args[OPERANDS] = operands
 
 
-for family in ("class_scores", "margins", "embeddings", "ctc"):
+for family in ("class_scores", "margins", "embeddings", "two_rows", "ctc"):
     MUTANTS[f"{family}: gradient with the wrong sign"] = result(family, flipped)
     MUTANTS[f"{family}: one entry of the gradient lost"] = result(family, first_row_lost)
     MUTANTS[f"{family}: sample_weight lost"] = op(family, put(SAMPLE_WEIGHT, lambda w: None))
@@ -143,6 +143,9 @@ MUTANTS |= {
     "eps lost": op("embeddings", number(3, lambda eps: 0.0)),
     "p is 2": op("embeddings", number(2, lambda p: 2.0)),
     "swap lost": bit("embeddings", "swap"),
+    "temperature lost": op("two_rows", number(2, lambda t: 1.0)),
+    "squared temperature lost": op("two_rows", number(3, lambda t: 1.0)),
+    "student and teacher exchanged": op("two_rows", put(OPERANDS, lambda x: x[::-1])),
     "blank is another class": op("ctc", number(2, lambda b: (b + 1) % 5)),
     "zero_infinity lost": bit("ctc", "zero_infinity"),
     "always the exact gradient": bit("ctc", "exact_gradient", on=True),

@@ -19,9 +19,10 @@ import pytest
 # an operand that broadcasts; and for each family of rows two ways to call it.
 REPRESENTATIVES = {
     "binary_cross_entropy_with_logits-pos_weight=2.5", "multilabel_soft_margin_loss", "gaussian_nll_loss-eps=0.3",
-    "cross_entropy-probabilities_weight", "nll_loss-weight", "multi_margin_loss-p2_weight", "multilabel_margin_loss-lists",
-    "cosine_embedding_loss-margin", "triplet_margin_loss-swap", "ctc_loss-blank", "ctc_loss-scores",
-    "dice_loss-labels", "generalized_dice_loss-square",
+    "cross_entropy-probabilities_weight", "nll_loss-weight", "multi_margin_loss-p2_weight",
+    "multilabel_margin_loss-lists", "cosine_embedding_loss-margin", "triplet_margin_loss-swap", "ctc_loss-blank",
+    "ctc_loss-scores", "dice_loss-labels", "generalized_dice_loss-square", "knowledge_distillation_loss-temperature",
+    "jensen_shannon_loss-share",
 }  # fmt: skip
 NAMES = {name.split("-")[0] for name in REPRESENTATIVES}
 

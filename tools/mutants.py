@@ -41,6 +41,8 @@ TESTS = {
     "ordered": "test_ordered test_ordered_calls",
     "embeddings": "test_embeddings",
     "pairs": "test_pairs test_pairs_edges",
+    "two_rows": "test_two_rows test_two_rows_limits",
+    "vectors": "test_class_scores_kernel test_two_rows",
     "ctc": "test_ctc",
     "": "test_layouts test_margins test_embeddings",
 }

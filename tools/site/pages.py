@@ -322,7 +322,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The vocabulary of a declaration; [custom losses](../guides/custom.md) shows it at work, and "
         "[the formula language](formula.md) is what `value` is written in.",
         ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "OrderedLoss", "param",
-         "Operand", "PairsLoss",
+         "Operand", "PairsLoss", "TwoRowsLoss",
          "Facts", "Case", "Deviation", "Peer", "Interval", "real", "positive", "nonnegative", "probability", "signs",
          "DeclarationError"),
     ),

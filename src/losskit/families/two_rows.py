@@ -1,4 +1,4 @@
-"""The two-rows family: two rows of scores for the same classes, a student's and a teacher's, and how far apart they are.
+"""The two-rows family: a student's and a teacher's row of scores for the same classes, and how far apart they are.
 
 1. A formula speaks of one class: `teacher` and `student`, its probabilities q and p in the softmax of either row, and
    `log_ratio`, log p - log q. The loss of a row is the sum over its classes.

@@ -65,6 +65,7 @@ class TwoRowsPlan(Plan):
                 "shapes", loss=self.name, first="input", argument="target", expected=tuple(input.shape),
                 got=tuple(target.shape), hint=shape_hint("target", target.shape, input.shape),
             )  # fmt: skip
+        target = target.detach() if target.requires_grad else target
         normalizer = check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments([input, target], None, sample_weight, mask, normalizer)
 
@@ -75,7 +76,7 @@ class TwoRowsPlan(Plan):
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         operands, _, sample_weight, mask, normalizer, _ = arguments
         dtype, wide = dtypes.result_dtype(operands), dtypes.compute_dtype(operands)
-        student, teacher = operands[0].to(wide), operands[1].detach().to(wide)
+        student, teacher = operands[0].to(wide), operands[1].detach().to(wide)  # the teacher is a constant
         mask, normalizer = counting(
             self.reduction, student.shape[:-1], student, sample_weight=sample_weight, mask=mask, normalizer=normalizer
         )

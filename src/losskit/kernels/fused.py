@@ -70,7 +70,9 @@ def attempt(
             if x.requires_grad:
                 wanted |= bit
             bit += bit
-        wanted &= ~plan.constants
+        if wanted & plan.constants:  # an op that is given what wants a gradient has one, which nobody defined
+            operands = [x.detach() if plan.constants >> i & 1 else x for i, x in enumerate(operands)]
+            wanted &= ~plan.constants
         if wanted & ~plan.gradients:
             return None
         if wanted:

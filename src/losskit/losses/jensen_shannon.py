@@ -4,8 +4,8 @@ from losskit.declaration import Case, Peer, param
 from losskit.domains import probability
 from losskit.facts import Facts
 from losskit.families.two_rows import SCORES, TwoRowsLoss
-from losskit.formula import absolute, exp, log, log1p, times, where
-from losskit.losses._divergences import difference, excess, is_near
+from losskit.formula import absolute, exp, log, times, where
+from losskit.losses._divergences import excess, is_near
 
 
 def of_mixture(log_ratio, beta):
@@ -16,9 +16,12 @@ def of_mixture(log_ratio, beta):
     apart = absolute(log_ratio)
     own = where(log_ratio < 0.0, beta, 1.0 - beta)  # the share of the larger one
     other = where(log_ratio < 0.0, 1.0 - beta, beta)
-    near = log1p(other * (excess(-apart) - apart))
-    far = where(own == 0.0, -apart, log(own + other * exp(-apart)))
-    to_larger = where(is_near(log_ratio), near, far)
+    smaller = exp(-apart)
+    missing = other * where(is_near(log_ratio), excess(-apart) - apart, smaller - 1.0)
+    mostly = is_near(log_ratio) | (own >= 0.5)  # the mixture is the larger one but for what is missing
+    ratio = where(mostly, 1.0 + missing, own + other * smaller)
+    lost = where(mostly, (missing - (ratio - 1.0)) / ratio, 0.0)
+    to_larger = where(own == 0.0, -apart, log(ratio) + lost)
     to_smaller = to_larger + apart
     by_teacher = where(log_ratio < 0.0, to_larger, to_smaller)
     by_student = where(log_ratio < 0.0, to_smaller, to_larger)
@@ -54,9 +57,11 @@ class JensenShannonLoss(TwoRowsLoss):
 
     @staticmethod
     def grad(teacher, student, log_ratio, beta):
-        _, b = of_mixture(log_ratio, beta)
+        a, b = of_mixture(log_ratio, beta)
         pull = -where(beta == 1.0, 1.0, 1.0 - beta) * times(student, b)
-        return where(beta == 0.0, difference(teacher, student, log_ratio), pull)
+        # The difference of probabilities; where it counts, a is log_ratio.
+        difference = where(is_near(log_ratio), teacher * (log_ratio + excess(a)), student - teacher)
+        return where(beta == 0.0, difference, pull)
 
     @staticmethod
     def textbook(teacher, student, log_ratio, beta):
@@ -84,12 +89,14 @@ class JensenShannonLoss(TwoRowsLoss):
         ),
         Peer(
             "liger-kernel",
-            "liger_kernel.chunked_loss.jsd_loss.LigerFusedLinearJSDFunction.distillation_loss_fn(input, target, beta=0.3)",
+            "liger_kernel.chunked_loss.jsd_loss.LigerFusedLinearJSDFunction.distillation_loss_fn(input, target, "
+            "beta=0.3)",
             "jensen_shannon_loss(input, target, beta=0.3, reduction='sum')",
         ),
         Peer(
             "scipy",
-            "scipy.spatial.distance.jensenshannon(torch.softmax(target, -1), torch.softmax(input, -1), axis=-1) ** 2",
+            "scipy.spatial.distance.jensenshannon(scipy.special.softmax(target, -1), scipy.special.softmax(input, -1), "
+            "axis=-1) ** 2",
             "jensen_shannon_loss(input, target, reduction='none')",
             why="SciPy's is a distance, the root of the divergence.",
         ),

@@ -44,7 +44,7 @@ class TotalVariationDistanceLoss(TwoRowsLoss):
         Peer(
             "scipy",
             "np.array([0.5 * scipy.spatial.distance.cityblock(p, q) for p, q in "
-            "zip(torch.softmax(input, -1), torch.softmax(target, -1))])",
+            "zip(scipy.special.softmax(input, -1), scipy.special.softmax(target, -1))])",
             "total_variation_distance_loss(input, target, reduction='none')",
         ),
     ]
@@ -53,5 +53,6 @@ class TotalVariationDistanceLoss(TwoRowsLoss):
     best_for = "Distillation in which no single class may dominate."
     not_for = "Students that start far from their teacher: the gradient vanishes there."
     reference = (
-        "Wen, Y. et al. (2023). f-Divergence minimization for sequence-level knowledge distillation. arXiv:2307.15190."
+        "Wen, Y. et al. (2023). f-Divergence minimization for sequence-level knowledge distillation. ACL. "
+        "arXiv:2307.15190."
     )

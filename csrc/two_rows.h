@@ -1,0 +1,221 @@
+// What the files of the two-rows family share: a call, the numbers of a block, and passes over rows in L1
+// (two_rows.cpp explains them).
+#pragma once
+
+#include "drive.h"
+#include "vectors.h"
+
+namespace losskit {
+namespace {
+
+using wire::two_rows::Statistic;
+
+enum { kStudent, kTeacher, kGradient, kSlots };  // positions of the sources: the gradient lies behind the operands
+constexpr int64_t kAhead = 4096;                 // classes of the next row that are fetched ahead
+template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
+
+struct Job : Call {
+  static constexpr size_t kFirstParameter = wire::two_rows::kFirstParameter;
+  int64_t classes = 1, batch = 1;  // rows of a block
+  int64_t class_steps[kSlots] = {};
+  double inverse = 1.0, factor = 1.0;  // of the temperature; what multiplies the loss
+  int places[3] = {-1, -1, -1};        // which operand of the formula each statistic is: teacher, student, log ratio
+
+  bool read(const Inputs& in);
+  void outputs(const Inputs& in, Result& result);
+  Work divide();
+  bool odd() const;
+};
+
+enum State : uint8_t { kCounts, kMasked, kEndless };  // kEndless: the student has infinite scores, and does not learn
+
+// What a row's numbers are made from.
+template <class T> struct From {
+  T largest, most, inverse;
+  T at_top;  // the teacher's distance at the student's largest class
+};
+
+// What is known of a row.
+template <class T> struct Row {
+  State state;
+  const T *z, *u;         // the student's and the teacher's scores
+  T largest, most;        // of them
+  int64_t top, heaviest;  // where these are
+  From<T> from;
+  bool near;                  // all differences are less than 1
+  double others, of_teacher;  // sums of the exponentials without the largest one, which is 1
+  double weight;
+};
+
+// Room for the numbers of a block: of some short rows, or of a long one.
+template <class T> struct Scratch : Weights {
+  std::vector<T> z, u, p, q, d, h, out;
+  std::vector<Row<T>> rows;
+  alignas(64) T values[kBlock], spare[kBlock];
+  explicit Scratch(const Job& job)
+      : z(job.batch * job.classes), u(z.size()), p(z.size()), q(z.size()), d(z.size()), h(z.size()), rows(job.batch) {
+    if (job.gradients[0]) out.resize(job.classes);
+  }
+};
+
+// --------------------------------------------------------------------------------------------------------
+// Passes over the classes of a row
+
+template <class T> LOSSKIT_INLINE int64_t largest_of(const T* x, int64_t n) {
+  if (n >= kLanes) {
+    const T m = maximum_of(x, n);
+    return m > -infinity<T> ? first_of(x, m, n) : 0;
+  }
+  int64_t at = 0;
+  for (int64_t i = 1; i < n; ++i)
+    if (x[i] > x[at] || x[at] != x[at]) at = i;
+  return at;
+}
+
+template <class T> LOSSKIT_INLINE double total(const T* x, int64_t n) {
+  if (n >= kLanes) {
+    double sum = 0.0;
+    for (int64_t i = 0, length; i < n; i += length) {
+      length = chunk_of(n - i);
+      sum += chunk_sum<T>(length, [&](int64_t k, Vector<T>& v) __attribute__((always_inline)) { load(x + i + k, v); });
+    }
+    return sum;
+  }
+  double sum = 0.0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
+  return sum;
+}
+
+// The sum of all but one entry.
+template <class T> LOSSKIT_INLINE double total_without(T* x, int64_t n, int64_t left_out) {
+  const T kept = x[left_out];
+  x[left_out] = 0;
+  const double sum = total(x, n);
+  x[left_out] = kept;
+  return sum;
+}
+
+// A row with infinite scores as what it tends to: the infinite ones share the probability.
+template <class T> void to_limit(T* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = x[i] == infinity<T> ? T(0) : x[i] == x[i] ? -infinity<T> : x[i];
+}
+
+// e^x of a number of at most 0, without numbers below the normal ones. ULP 1.0/1.0.
+template <class T> LOSSKIT_INLINE T exp_below(T x) {
+  using F = Format<T>;
+  constexpr T magic = T(3 * (Bits<T>(1) << (F::mantissa - 1))), least = F::exp_zero * T(0.84);
+  const T t = x * log2_e<T> + magic;
+  const T n = t - magic;
+  const T r = x - n * F::ln2_hi;
+  T y;
+  if constexpr (sizeof(T) == 4) {
+    const T q = r - n * F::ln2_lo;
+    y = 1 + (q + exp_tail(q));
+  } else {
+    y = one_plus(Reduced<T>{0, r, exp_tail(r - n * F::ln2_lo) - n * F::ln2_lo});
+  }
+  const T e = from_bits<T>(bits(y) + (bits(t) << F::mantissa));
+  return x >= least ? e : x < least ? T(0) : x;
+}
+
+// Whether both rows leave a class out.
+template <class T> LOSSKIT_INLINE bool neither(T x, T y) { return (x == -infinity<T>)&(y == -infinity<T>); }
+
+// The exponentials of both rows, each relative to its largest. Returns whether the rows are near: whether all their
+// differences are less than 1, each from that of the student's largest class.
+template <class T> LOSSKIT_INLINE bool begin(const T* z, const T* u, const From<T>& from, int64_t n, T* p, T* q) {
+  constexpr Bits<T> magnitude = ~(Bits<T>(1) << (8 * sizeof(T) - 1));
+  const T largest = from.largest, most = from.most, inverse = from.inverse, at_top = from.at_top;
+  Bits<T> far = 0;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    const T x = (z[i] - largest) * inverse, y = (u[i] - most) * inverse;
+    const T apart = where(neither(x, y), T(0), (x - y) + at_top);
+    far |= (bits(T(1)) - 1) - (bits(apart) & magnitude);  // the highest bit: not less than 1, or NaN
+    p[i] = exp_below(x), q[i] = exp_below(y);
+  }
+  return far >> (8 * sizeof(T) - 1) == 0;
+}
+
+// The differences of near rows with all their digits: floats in double, doubles with what rounding took (Knuth's
+// two-sum).
+LOSSKIT_INLINE void differences(const float* z, const float* u, double largest, double base, double inverse, int64_t n,
+                                float* d) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    const double a = static_cast<double>(z[i]) - largest, b = static_cast<double>(u[i]) - base;
+    d[i] = static_cast<float>((neither(a, b) ? 0.0 : a - b) * inverse);
+  }
+}
+LOSSKIT_INLINE void differences(const double* z, const double* u, double largest, double base, double inverse,
+                                int64_t n, double* d) {
+  const auto lost = [](double a, double b, double difference) __attribute__((always_inline)) {
+    const double taken = a - difference;
+    return (a - (difference + taken)) + (taken - b);
+  };
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    const double a = z[i] - largest, b = u[i] - base, apart = a - b;
+    const double more = lost(z[i], largest, a) - lost(u[i], base, b) + lost(a, b, apart);
+    d[i] = (neither(a, b) ? 0.0 : apart + more) * inverse;
+  }
+}
+
+// The sum of e_c (exp(d_c) - 1), where all d are small.
+template <class T> LOSSKIT_INLINE double sum_of_changes(const T* e, const T* d, int64_t n, T* spare) {
+  double sum = 0.0;
+  for (int64_t i = 0, length; i < n; i += length) {
+    length = std::min(kBlock, n - i);
+#pragma GCC ivdep
+    for (int64_t k = 0; k < length; ++k) spare[k] = e[i + k] * expm1(d[i + k]);
+    sum += total(spare, length);
+  }
+  return sum;
+}
+
+// From the row's exponentials to what the formula speaks of.
+template <class T>
+LOSSKIT_INLINE void normalise(Row<T>& row, const From<T>& from, double inverse, int64_t n, T* p, T* q, T* d, T* spare) {
+  row.others = total_without(p, n, row.top), row.of_teacher = total_without(q, n, row.heaviest);
+  const T of_student = static_cast<T>(1.0 / (1.0 + row.others)),
+          of_teacher = static_cast<T>(1.0 / (1.0 + row.of_teacher));
+  if (row.near) {
+    differences(row.z, row.u, double(row.largest), double(row.u[row.top]), inverse, n, d);
+    const double shift = std::log1p(sum_of_changes(q, d, n, spare) / (1.0 + row.of_teacher));
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) {
+      p[i] *= of_student, q[i] *= of_teacher;
+      d[i] = static_cast<T>(static_cast<double>(d[i]) - shift);
+    }
+    return;
+  }
+  const T *const z = row.z, *const u = row.u;
+  const T largest = from.largest, most = from.most, over = from.inverse;
+  const T shift = static_cast<T>(std::log1p(row.others) - std::log1p(row.of_teacher));
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    const T x = (z[i] - largest) * over, y = (u[i] - most) * over;
+    d[i] = where(neither(x, y), T(0), (x - y) - shift);
+    p[i] *= of_student, q[i] *= of_teacher;
+  }
+}
+
+// (h_c - p_c S) scale: the gradient, but of the student's largest class minus the sum of the others', which says so
+// without the differences that cancel where the student is almost certain. There h may be nearly p times a number, that
+// of the largest class; it is then taken from both.
+template <class T> LOSSKIT_INLINE void spread(const Row<T>& row, const T* p, T* h, double scale, int64_t n, T* out) {
+  const double own = static_cast<double>(h[row.top]);
+  const double others = total_without(h, n, row.top);
+  const double share = 1.0 / (1.0 + row.others);  // the probability of the largest class
+  const double ratio = own / static_cast<double>(p[row.top]), sum = own + others;
+  const double rest = others - ratio * (row.others * share);
+  const bool common = std::abs(rest) < std::abs(sum);
+  const T a = static_cast<T>(scale), b = static_cast<T>((common ? rest : sum) * scale);
+  const T taken = common ? static_cast<T>(ratio) : T(0);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = (h[i] - p[i] * taken) * a - p[i] * b;
+  out[row.top] = static_cast<T>((own * row.others - others) * share * scale);
+}
+
+}  // namespace
+}  // namespace losskit
