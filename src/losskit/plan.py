@@ -47,6 +47,7 @@ class Plan:
     constants = 0  # bits of the operands by which there is no gradient
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
+    no_gpu_kernel = ""  # why the family has no kernel of a GPU, where it has none
     key = ""  # what finds this plan again, in another process too
 
     def __init__(self, loss: Any, reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]) -> None:

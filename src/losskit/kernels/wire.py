@@ -246,8 +246,14 @@ CTC = Op(
     numbers=("blank",),
     violations=SequenceViolation,
 )
+RNNT = Op(
+    Layout(from_scores=1),  # as CTC's
+    numbers=("blank", "clamp", "fastemit_lambda"),
+    violations=SequenceViolation,
+)
 OPS: Mapping[str, Op] = {
-    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "ctc": CTC
+    "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS, "ctc": CTC,
+    "rnnt": RNNT,
 }  # fmt: skip
 
 
