@@ -169,19 +169,6 @@ template <class T> void run_samples(int64_t begin, int64_t end, void* context) {
 // --------------------------------------------------------------------------------------------------------
 // All samples
 
-bool integers(const Tensor& tensor) {
-  const DType dtype = dtype_of(tensor);
-  return tensor.is_cpu() && dtype != DType::kBool && known(dtype) && !floating(dtype);
-}
-
-bool read_lengths(const Tensor& tensor, int64_t samples, std::vector<int64_t>& lengths) {
-  if (!integers(tensor) || tensor.dim() > 1 || tensor.numel() != samples) return false;
-  lengths.resize(samples);
-  const int64_t stride = tensor.dim() ? tensor.strides()[0] : 0;
-  if (samples) read_any<int64_t>(dtype_of(tensor), tensor.data_ptr(), stride, samples, lengths.data());
-  return true;
-}
-
 // Where each sample's labels begin, -1 where they would lie outside.
 void place_targets(Job& job, const Tensor& targets) {
   const auto sizes = targets.sizes(), strides = targets.strides();
@@ -200,29 +187,6 @@ void place_targets(Job& job, const Tensor& targets) {
     if (!job.padded) used = fits ? used + length : -1;
   }
   job.adds_up = job.padded || used == job.size;
-}
-
-// The sum of the weights of the samples that count, or their number.
-double Job::counted() const {
-  Sum total;
-  for (int64_t i = 0; i < samples; ++i)
-    if (mask.empty() || mask[i] != 0.0f) total.add(factors.empty() ? 1.0 : factors[i]);
-  return total.value();
-}
-
-// The unreduced losses, weighed and rounded to T, and the sums of their blocks.
-template <class T> void reduce_losses(Job& job) {
-  T values[kBlock];
-  for (int64_t block = 0; block * kBlock < job.samples; ++block) {
-    const int64_t begin = block * kBlock, n = std::min(kBlock, job.samples - begin);
-    for (int64_t i = 0; i < n; ++i) values[i] = static_cast<T>(job.losses[begin + i]);
-    weigh(values, job.factors.empty() ? nullptr : job.factors.data() + begin,
-          job.mask.empty() ? nullptr : job.mask.data() + begin, 1.0, n, values);
-    if (job.options.reduction != kElements)
-      job.sums[block] = sum_block(values, n);
-    else
-      write_run(job.result, values, n, job.values + begin * size_of(job.result));
-  }
 }
 
 bool Job::read(const Inputs& in) {
@@ -260,13 +224,7 @@ void Job::outputs(const Inputs& in, Result& out) {
   gradient_strides[0] = dense[0], gradient_strides[2] = dense[dims - 1];
   if (dims == 3) gradient_strides[1] = dense[1];
 
-  Weights scratch;
-  for (int64_t begin = 0; begin < samples; begin += kBlock) {
-    const int64_t n = std::min(kBlock, samples - begin);
-    if (const float* counts = mask_of(*this, begin, n, scratch)) mask.insert(mask.end(), counts, counts + n);
-    if (const double* more = losskit::factors(*this, {kSampleWeight, kUpstream}, begin, n, scratch))
-      factors.insert(factors.end(), more, more + n);
-  }
+  read_weights();
 }
 
 // A block is a sample. A state of the lattice costs about as much as eight elements.
@@ -279,8 +237,7 @@ Work Job::divide() {
 void Job::conclude() {
   if (!adds_up)
     refuse(kTargetLength, samples, samples, std::accumulate(target_lengths.begin(), target_lengths.end(), int64_t(0)));
-  if (!sources[kUpstream].present())
-    dtype == DType::kDouble ? reduce_losses<double>(*this) : reduce_losses<float>(*this);
+  if (!sources[kUpstream].present()) reduce_losses(dtype == DType::kDouble);
 }
 
 }  // namespace

@@ -8,20 +8,18 @@
 
 #include <memory>
 
-#include "drive.h"
-#include "primitives.h"
+#include "lattice.h"
 
 namespace losskit {
 namespace {
 
 using enum wire::ctc::Violation;
 
-constexpr int64_t kLanes = 8;    // accumulators; rows are padded to them
 constexpr int64_t kRescale = 8;  // frames between two rescalings
 
-struct Job : Call {
+struct Job : Batch {
   static constexpr size_t kFirstParameter = wire::ctc::kFirstParameter;
-  int64_t frames = 0, samples = 1, classes = 0, blank = 0;
+  int64_t frames = 0, classes = 0, blank = 0;
   double limit = infinity<double>;                    // of log-probabilities
   int64_t strides[3] = {}, gradient_strides[3] = {};  // by frame, sample, class
   const char* input = nullptr;
@@ -30,15 +28,12 @@ struct Job : Call {
   DType target_dtype = DType::kLong;
   int64_t target_stride = 1;
   std::vector<int64_t> input_lengths, target_lengths, target_offsets;
-  std::vector<double> factors, losses;
-  std::vector<float> mask;
   int64_t size = 0;     // of the targets' last dimension
   bool padded = false;  // targets are rows, not one after another
   bool adds_up = true;  // the lengths of targets one after another
 
   bool read(const Inputs& in);
   void outputs(const Inputs& in, Result& result);
-  double counted() const;
   Work divide();
   void conclude();
   // Take note of what is refused. Lengths are told before labels, and these before log-probabilities.
@@ -74,64 +69,6 @@ template <class T> struct Sample {
   double* row(double* rows, int64_t t) const { return rows + t * stride + kLanes; }
 };
 
-// --------------------------------------------------------------------------------------------------------
-// Reductions in lanes, by hand: the compiler may not reorder a sum
-
-LOSSKIT_INLINE double sum_lanes(const double* x) {
-  return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
-}
-
-// The sum of x[i] * y[i].
-template <class X> LOSSKIT_INLINE double dot(const X* x, const X* y, int64_t n) {
-  double lanes[kLanes] = {};
-  const int64_t even = n / kLanes * kLanes;
-  for (int64_t i = 0; i < even; i += kLanes)
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j] * y[i + j]);
-  for (int64_t i = even; i < n; ++i) lanes[i - even] += static_cast<double>(x[i] * y[i]);
-  return sum_lanes(lanes);
-}
-
-// The sum of n numbers, n a multiple of kLanes.
-LOSSKIT_INLINE double sum(const double* x, int64_t n) {
-  double lanes[kLanes] = {};
-  for (int64_t i = 0; i < n; i += kLanes)
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += x[i + j];
-  return sum_lanes(lanes);
-}
-
-// The largest; NaN is passed over.
-template <class X> LOSSKIT_INLINE X largest(const X* x, int64_t n) {
-  constexpr int64_t width = 64 / sizeof(X);
-  X lanes[width];
-  for (int64_t j = 0; j < width; ++j) lanes[j] = -infinity<X>;
-  if (n < width) {
-    for (int64_t i = 0; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-    return lanes[0];
-  }
-  for (int64_t i = 0; i < n; i += width) {
-    const X* from = x + (i + width <= n ? i : n - width);  // the last vector may overlap the one before
-    for (int64_t j = 0; j < width; ++j) lanes[j] = from[j] > lanes[j] ? from[j] : lanes[j];
-  }
-  for (int64_t j = 4; j < width; ++j) lanes[j % 4] = lanes[j] > lanes[j % 4] ? lanes[j] : lanes[j % 4];
-  const X a = lanes[0] > lanes[1] ? lanes[0] : lanes[1], b = lanes[2] > lanes[3] ? lanes[2] : lanes[3];
-  return a > b ? a : b;
-}
-
-// Whether there is a NaN, or a number above the limit.
-template <class T> LOSSKIT_INLINE bool any_wild(const T* x, T limit, int64_t n) {
-  int32_t found = 0;
-  for (int64_t i = 0; i < n; ++i) found |= !(x[i] <= limit);
-  return found != 0;
-}
-
-// exp(x - top) for x <= top, corrected for the rounding error of x - top.
-template <class T> LOSSKIT_INLINE T exp_below(T x, T top) {
-  const T d = x - top, back = d - x;
-  const T lost = (x - (d - back)) - (top + back);
-  const T e = exp_nabs(d);
-  return e + where(d > -1000, e * lost, T(0));
-}
-
 template <class T> LOSSKIT_INLINE const T* frame_of(const Sample<T>& sample, int64_t t) {
   constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const Job& job = sample.job;
@@ -154,11 +91,6 @@ LOSSKIT_INLINE bool scores(const Job& job) { return wire::ctc::from_scores(job.o
 
 // --------------------------------------------------------------------------------------------------------
 // Rows of the gradient
-
-// `size` bytes each, from a row to every `stride`-th place.
-inline void scatter(const char* from, int64_t size, int64_t n, int64_t stride, char* to) {
-  for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * stride * size, from + i * size, size);
-}
 
 template <class T> struct Row {
   constexpr static DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;

@@ -1,35 +1,10 @@
 // CTC in log space: samples whose masses underflow, and tiny losses, which must keep their digits.
-//
-// For each state it keeps the best path's log-probability v, and r >= 0, the sum of all other paths relative to it: no
-// logarithm in the recursion. (v, r) stands for e^v (1 + r).
 #pragma once
 
 #include "ctc.h"
 
 namespace losskit {
 namespace {
-
-struct Logs {
-  double* v;
-  double* r;
-};
-
-// The sum of up to three masses. The best path keeps its v exactly, the rest is a sum of positive terms.
-LOSSKIT_INLINE void add_logs(double a, double ra, double b, double rb, double c, double rc, double& v, double& r) {
-  const double most = maximum(maximum(a, b), c);
-  const bool first = a == most, second = !first & (b == most), third = !(first | second);
-  const double x = where(first, ra, (1 + ra) * exp_nabs(a == most ? 0.0 : a - most));
-  const double y = where(second, rb, (1 + rb) * exp_nabs(b == most ? 0.0 : b - most));
-  const double z = where(third, rc, (1 + rc) * exp_nabs(c == most ? 0.0 : c - most));
-  v = most;
-  r = where(most == -infinity<double>, 0.0, x + y + z);
-}
-
-// r counts paths: it would overflow after some hundred frames.
-inline void fold(Logs logs, int64_t width) {
-  for (int64_t j = 0; j < width; ++j)
-    if (logs.r[j] > 0x1p200) logs.v[j] += std::log1p(logs.r[j]), logs.r[j] = 0;
-}
 
 // Log-probabilities of a frame: blank in [0], label j in [j], -inf in the padding.
 template <class T> LOSSKIT_INLINE void log_emit(const Sample<T>& sample, int64_t t) {

@@ -266,7 +266,7 @@ def test_threads(sample):
 @SOME
 def test_calculus(sample):
     """gradcheck, gradgradcheck and forward mode, by the operands that models produce."""
-    if stopped(sample.loss):
+    if stopped(sample.loss) or str(sample) in ("rnnt_loss-fastemit", "rnnt_loss-clamp"):
         pytest.skip("its gradient is not that of its value")
     for reduction, extra in (("none", {}), ("mean", {"sample_weight": torch.rand(3, dtype=torch.float64) + 0.5})):
         operands = sample.operands(3, seed=5)

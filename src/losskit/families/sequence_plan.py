@@ -14,20 +14,19 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.domains import log_probability, shortest
 from losskit.errors import error
+from losskit.families.lattice_plan import INTEGERS, NEVER, LatticePlan, log_sum, reachable, wide_of
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.torch_internals import hidden, transforms_active
 from losskit.kernels.wire import SequenceViolation as Violation
-from losskit.plan import Arguments, Dims, Found, Plan
+from losskit.plan import Arguments, Dims, Found
 from losskit.reduction import counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, unravel
 
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LOG_PROBABILITIES = "log-probabilities (at most 0)"
 _FROM_SCORES = " Pass log_softmax(scores, dim=-1), or from_scores=True."
-_NEVER = -1e30  # the logarithm of an impossible alignment
 
 
-class SequencePlan(Plan):
+class SequencePlan(LatticePlan):
     """A loss of alignments with its parameters fixed."""
 
     op = "ctc"
@@ -65,7 +64,7 @@ class SequencePlan(Plan):
         if self.blank >= classes:
             raise self._wrong("blank", f"a class in [0, {classes})", self.blank)
         check_tensor(self.name, "targets", targets, "log_probs", log_probs)
-        if targets.dtype not in _INTEGERS:
+        if targets.dtype not in INTEGERS:
             raise self._wrong("targets", "integer labels", targets.dtype)
         allowed = f"of shape ({batch[0]}, S) or, one after another, (L,)" if batch else "of shape (S,)"
         if targets.ndim not in ((1, 2) if batch else (1,)) or (targets.ndim == 2 and targets.shape[0] != batch[0]):
@@ -79,36 +78,13 @@ class SequencePlan(Plan):
         normalizer = check_extras(self, log_probs, batch, None, (), sample_weight, mask, normalizer)
         return Arguments([log_probs, targets, *lengths], None, sample_weight, mask, normalizer)
 
-    def _lengths(self, name: str, x: Any, batch: torch.Size) -> Tensor:
-        """Lengths as a tensor, one for each sample, on their own device: the host can use lengths that it knows."""
-        expected = f"{batch[0]} integers, one for each sample" if batch else "an integer"
-        if isinstance(x, list | tuple | int) and not isinstance(x, bool):
-            given = list(x) if isinstance(x, list | tuple) else [x]
-            if not all(isinstance(one, int) and not isinstance(one, bool) for one in given):
-                raise self._wrong_type(name, expected, repr(x))
-            x = torch.tensor(given if isinstance(x, list | tuple) else x, dtype=torch.int64)
-        if not isinstance(x, Tensor):
-            raise self._wrong_type(name, expected, type(x).__name__)
-        if x.dtype not in _INTEGERS:
-            raise self._wrong(name, expected, x.dtype)
-        if x.ndim > 1 or x.numel() != (batch[0] if batch else 1):
-            raise self._wrong(name, expected, f"shape {tuple(x.shape)}")
-        return x
-
-    def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
-        return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
-
-    def _wrong_type(self, argument: str, expected: str, got: Any) -> Exception:
-        return error("parameter_type", loss=self.name, argument=argument, expected=expected, got=got)
-
     # -- the loss in torch operations ---------------------------------------------------------------------
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         (log_probs, targets, *lengths_given), _, sample_weight, mask, normalizer, _ = arguments
         operands = [log_probs, targets, *(x.to(log_probs.device) for x in lengths_given)]
         dtype = log_probs.dtype
-        wide = torch.float64 if log_probs.device.type != "mps" else torch.float32
-        x = log_probs.to(wide)
+        x = log_probs.to(wide_of(log_probs))
         if x.ndim == 2:
             x = x.unsqueeze(1)
         frames, samples, _ = x.shape
@@ -134,7 +110,7 @@ class SequencePlan(Plan):
         x = torch.where(used.unsqueeze(2), x, 0.0)
         lp = x.log_softmax(2) if self.scores else x
         loss = -self._alignments(lp, labels, inputs, lengths)
-        possible = loss < -0.5 * _NEVER
+        possible = loss < -0.5 * NEVER
         if not self.exact:
             wanted = (used & (possible | loss.isnan())).unsqueeze(2)
             mass = torch.where(wanted, torch.where(wanted, x, 0.0).exp(), 0.0).sum((0, 2))
@@ -155,27 +131,27 @@ class SequencePlan(Plan):
         return result.to(dtypes.autocast(dtype, result.device))
 
     def _alignments(self, lp: Tensor, labels: Tensor, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """The logarithm of the sum over all alignments, _NEVER or less where there is none."""
+        """The logarithm of the sum over all alignments, NEVER or less where there is none."""
         frames, samples, _ = lp.shape
-        lp = torch.where(lp == float("-inf"), _NEVER, lp)
+        lp = reachable(lp)
         blank = lp[:, :, self.blank].unsqueeze(2)
         of_labels = lp.gather(2, labels.unsqueeze(0).expand(frames, -1, -1))
         # after[j]: paths that end in the blank after label j (j = 0: before all labels); on[j]: those that end on it.
-        never = lp.new_full((samples, 1), _NEVER)
+        never = lp.new_full((samples, 1), NEVER)
         after = torch.cat([torch.zeros_like(never), never.expand(-1, labels.shape[1])], 1)
         on = never.expand(-1, labels.shape[1])
         if labels.shape[1] > 0:
             again = torch.cat([torch.ones_like(labels[:, :1], dtype=torch.bool), labels[:, 1:] == labels[:, :-1]], 1)
         for t in range(frames):
             runs = (t < inputs).unsqueeze(1)
-            new_after = _sum(after, torch.cat([never, on], 1)) + blank[t]
+            new_after = log_sum(after, torch.cat([never, on], 1)) + blank[t]
             if labels.shape[1] > 0:
-                skipping = torch.where(again, _NEVER, torch.cat([never, on[:, :-1]], 1))
-                new_on = _sum(on, after[:, :-1], skipping) + of_labels[t]
+                skipping = torch.where(again, NEVER, torch.cat([never, on[:, :-1]], 1))
+                new_on = log_sum(on, after[:, :-1], skipping) + of_labels[t]
                 on = torch.where(runs, new_on, on)
             after = torch.where(runs, new_after, after)
         end = lengths.unsqueeze(1)
-        return _sum(after, torch.cat([never, on], 1)).gather(1, end).squeeze(1)
+        return log_sum(after, torch.cat([never, on], 1)).gather(1, end).squeeze(1)
 
     def _read(self, operands: Sequence[Tensor], counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Labels (N, S), lengths of inputs and targets, all made harmless; which samples and labels are bad."""
@@ -290,9 +266,6 @@ class SequencePlan(Plan):
         return error("domain", loss=self.name, argument="log_probs", expected=_LOG_PROBABILITIES, got=shortest(value),
                      index=index, hint=_FROM_SCORES)  # fmt: skip
 
-    def _outside(self, name: str, expected: str, got: int, index: tuple[int, ...], hint: str = "") -> Exception:
-        return error("domain", loss=self.name, argument=name, expected=expected, got=got, index=index, hint=hint)
-
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         """As in the base class; `shape` is that of log_probs, then that of targets: see `shapes`.
 
@@ -316,11 +289,6 @@ class SequencePlan(Plan):
             return self._label(got, classes, unravel(place, shape[3:] or shape[2:]), None, place)
         sample, position, place = unravel(place, (samples, size, size))
         return self._label(got, classes, (place,), sample, position)
-
-
-def _sum(*logs: Tensor) -> Tensor:
-    """The logarithm of a sum; torch.logaddexp has no second derivative where one of two is nothing."""
-    return torch.stack(logs).logsumexp(0)
 
 
 def _longest(lengths: Tensor, size: int) -> int:

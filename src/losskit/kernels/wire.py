@@ -343,9 +343,14 @@ CTC = Op(
     numbers=("blank",),
     violations=SequenceViolation,
 )
+RNNT = Op(
+    Layout(from_scores=1),  # as CTC's
+    numbers=("blank", "clamp", "fastemit_lambda"),
+    violations=SequenceViolation,
+)
 OPS: Mapping[str, Op] = {
     "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS,
-    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "two_rows": TWO_ROWS, "ctc": CTC,
+    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "two_rows": TWO_ROWS, "rnnt": RNNT, "ctc": CTC,
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ def why_not(plan: Plan, arguments: Arguments) -> str | None:
     missing = _missing()
     if missing is not None:
         return missing
+    if plan.no_gpu_kernel:
+        return plan.no_gpu_kernel
     declines = getattr(module_of(plan.op), "why_not", None)
     return None if declines is None else declines(plan, arguments)
 
