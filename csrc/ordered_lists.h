@@ -103,11 +103,18 @@ inline int64_t begin_of(const uint8_t* ties, int64_t end) {
 
 // tops: where the largest score from each element on is written, and `distances` to it, of which exponentials are made;
 // null: `e` are exponentials already.
-inline double sums_of_groups(double* e, const uint32_t* places, const uint8_t* ties, bool events, bool efron,
-                             double* tops, double* distances, int64_t n, double* others, double* kept) {
+inline void sums_of_groups(double* e, const uint32_t* places, const uint8_t* ties, bool events, bool efron,
+                           double* tops, double* distances, int64_t n, double* others, double* kept) {
   double rest = 0.0, top = -infinity<double>;
   for (int64_t end = n, begin; end > 0; end = begin) {
     begin = begin_of(ties, end);
+    if (begin + 1 == end && !tops) {  // mostly
+      const bool event = !events || (places[begin] & kFlag);
+      others[begin] = event ? rest : 1.0;
+      kept[begin] = 1.0;
+      rest += e[begin];
+      continue;
+    }
     if (tops) {
       const double highest = std::max(top, *std::max_element(e + begin, e + end));
       rest *= power_of(top, highest);
@@ -141,7 +148,6 @@ inline double sums_of_groups(double* e, const uint32_t* places, const uint8_t* t
     }
     rest += of_others + of_events;
   }
-  return rest;
 }
 
 LOSSKIT_CLONES inline void shares(const double* e, const double* others, int64_t n, double* out) {
@@ -198,6 +204,11 @@ void spread_groups(const double* e, const double* own, const double* taken, cons
   for (int64_t begin = 0, end; begin < n; begin = end) {
     end = begin + 1;
     while (ties && end < n && ties[end]) ++end;
+    if (begin + 1 == end && !tops) {
+      out[places[begin] & ~kFlag] = static_cast<T>((own[begin] - e[begin] * carry) * factor);
+      carry += taken[begin];
+      continue;
+    }
     if (tops && begin > 0) carry *= power_of(tops[begin], tops[begin - 1]);
     double all = 0.0, after = 0.0, before = 0.0;
     for (int64_t k = begin; k < end; ++k) all += taken[k];
@@ -240,7 +251,7 @@ template <class Key, class T> struct Lists {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t unit = first + i;
       List list{unit, at, 0, 0.0, false, false, false, {}};
-      if (counts(job, unit) && !sort(list)) return;
+      if (counts(job, unit)) sort(list);
       if (list.many == 0.0) {
         deliver(job, unit, 0.0, sum);
         fill_gradient(job, 0.0, width, unit * width);
@@ -258,8 +269,8 @@ template <class Key, class T> struct Lists {
     for (const List& list : lists) finish(list, sum);
   }
 
-  // The elements of a list in order, as distances to the largest score. False: a bad value was told.
-  bool sort(List& list) {
+  // The elements of a list in order, as distances to the largest score.
+  void sort(List& list) {
     const int64_t width = job.width, begin = list.unit * width;
     const float* mask =
         job.masks < 0 ? nullptr : read_all(job.elements, job.own[job.masks], begin, width, scratch.mask);
@@ -300,7 +311,7 @@ template <class Key, class T> struct Lists {
     }
     list.n = n;
     list.many = event ? static_cast<double>(many) : static_cast<double>(n > 1);
-    if (list.many == 0.0) return true;
+    if (list.many == 0.0) return;
     scratch.sorter.sort(n);
     const Record<Key>* const sorted = scratch.sorter.records;
     double* const own = x + list.at;
@@ -325,7 +336,6 @@ template <class Key, class T> struct Lists {
       distances(own, high, n, others + list.at);
     else
       distances(own, high, n);  // of floats there is no error in double
-    return true;
   }
 
   const T* scores_of(int64_t begin) {
@@ -343,7 +353,7 @@ template <class Key, class T> struct Lists {
       sums_after(e, list.n, others + list.at);
       return;
     }
-    any_kept = true;
+    any_kept |= efron || list.careful;
     sums_of_groups(e, places + list.at, ties ? ties + list.at : nullptr, events, efron,
                    list.careful ? tops + list.at : nullptr, apart + list.at, list.n, others + list.at, kept + list.at);
   }
