@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // A symbol of the library, by which Python knows that it was built from this file.
-#define LOSSKIT_WIRE losskit_wire_7874c4396723
+#define LOSSKIT_WIRE losskit_wire_b7a1f609c85c
 
 namespace losskit::wire {
 
@@ -34,6 +34,7 @@ enum class DType : int32_t {
 enum Reduction { kElements = 0, kMean = 1, kSum = 2 };
 enum Checks { kOff = 0, kNan = 1, kRaise = 2 };
 enum Rows { kAbsent = 0, kAveraged = 1, kAdded = 2 };
+enum Activation { kNone = 0, kSigmoid = 1, kSoftmax = 2 };
 enum Number : size_t { kNormalizer = 0, kFactor = 1 };
 
 namespace options {
@@ -91,6 +92,78 @@ constexpr Statistic statistics(int64_t bits, int operand) {
 }
 constexpr bool swap(int64_t bits) { return (bits >> 24) & 1; }
 }  // namespace embeddings
+
+namespace regions {
+enum class Statistic {
+  kAbsent = 0,
+  kOverlap = 1,
+  kPredicted = 2,
+  kActual = 3,
+  kFalsePositives = 4,
+  kFalseNegatives = 5,
+};
+enum Number : size_t { kIgnoreIndex = 2, kFirstParameter = 3 };
+enum Violation : uint8_t { kProbability = 1, kClassIndex = 2, kTarget = 3 };
+constexpr Statistic statistics(int64_t bits, int operand) {
+  return static_cast<Statistic>((bits >> (3 * operand)) & 7);
+}
+constexpr int64_t activation(int64_t bits) { return (bits >> 24) & 3; }
+constexpr bool squares(int64_t bits) { return (bits >> 26) & 1; }
+constexpr bool batch(int64_t bits) { return (bits >> 27) & 1; }
+constexpr bool background(int64_t bits) { return (bits >> 28) & 1; }
+constexpr bool masked(int64_t bits) { return (bits >> 29) & 1; }
+constexpr bool pooled(int64_t bits) { return (bits >> 30) & 1; }
+}  // namespace regions
+
+namespace ordered {
+enum class Statistic { kAbsent = 0, kLogShare = 1, kScan = 2, kError = 3, kStep = 4 };
+enum Number : size_t { kIgnoreIndex = 2, kFirstParameter = 3 };
+enum Violation : uint8_t { kClassIndex = 2, kProbability = 3, kLabel = 4 };
+constexpr Statistic statistics(int64_t bits, int operand) {
+  return static_cast<Statistic>((bits >> (3 * operand)) & 7);
+}
+constexpr bool descending(int64_t bits) { return (bits >> 24) & 1; }
+constexpr bool events(int64_t bits) { return (bits >> 25) & 1; }
+constexpr bool tied(int64_t bits) { return (bits >> 26) & 1; }
+constexpr bool efron(int64_t bits) { return (bits >> 27) & 1; }
+constexpr bool whole(int64_t bits) { return (bits >> 28) & 1; }
+constexpr bool classes(int64_t bits) { return (bits >> 29) & 1; }
+constexpr bool absent(int64_t bits) { return (bits >> 30) & 1; }
+constexpr bool masks(int64_t bits) { return (bits >> 31) & 1; }
+}  // namespace ordered
+
+namespace lists {
+enum class Statistic {
+  kAbsent = 0,
+  kDifference = 1,
+  kRelevanceDifference = 2,
+  kGainDifference = 3,
+  kDiscountDifference = 4,
+  kDistanceDiscount = 5,
+  kRank = 6,
+  kOtherRank = 7,
+};
+enum Number : size_t { kK = 2, kFirstParameter = 3 };
+enum Violation : uint8_t { kRelevance = 2 };
+constexpr bool averaged(int64_t bits) { return bits & 1; }
+constexpr Statistic statistics(int64_t bits, int operand) {
+  return static_cast<Statistic>((bits >> (1 + 3 * operand)) & 7);
+}
+}  // namespace lists
+
+namespace two_rows {
+enum class Statistic { kAbsent = 0, kTeacher = 1, kStudent = 2, kLogRatio = 3 };
+enum Number : size_t { kTemperature = 2, kFactor = 3, kFirstParameter = 4 };
+constexpr Statistic statistics(int64_t bits, int operand) {
+  return static_cast<Statistic>((bits >> (3 * operand)) & 7);
+}
+}  // namespace two_rows
+
+namespace rnnt {
+enum Number : size_t { kBlank = 2, kClamp = 3, kFastemitLambda = 4, kFirstParameter = 5 };
+enum Violation : uint8_t { kLogProbability = 1, kLabel = 2, kInputLength = 3, kTargetLength = 4 };
+constexpr bool from_scores(int64_t bits) { return bits & 1; }
+}  // namespace rnnt
 
 namespace ctc {
 enum Number : size_t { kBlank = 2, kFirstParameter = 3 };

@@ -29,6 +29,7 @@ from losskit.losses import (
     ArcFaceLoss,
     AsymmetricLoss,
     BarlowTwinsLoss,
+    BatchHardTripletLoss,
     BCELoss,
     BCEWithLogitsLoss,
     BetaGaussianNLLLoss,
@@ -37,20 +38,25 @@ from losskit.losses import (
     BradleyTerryLoss,
     CauchyLoss,
     CharbonnierLoss,
+    CircleLoss,
+    CLIPLoss,
     CompleteBoxIoULoss,
     CORALLoss,
     CORNLoss,
     CosFaceLoss,
     CosineEmbeddingLoss,
+    CoxPHLoss,
     CPOLoss,
     CrossEntropyLoss,
     CTCLoss,
+    DiceLoss,
     DistanceBoxIoULoss,
     DPOLoss,
     EpsilonInsensitiveLoss,
     EvidentialClassificationLoss,
     EvidentialRegressionLoss,
     ExpectileLoss,
+    FocalTverskyLoss,
     GammaDevianceLoss,
     GammaNLLLoss,
     GaussianCRPSLoss,
@@ -58,22 +64,33 @@ from losskit.losses import (
     GemanMcClureLoss,
     GeneralizedBoxIoULoss,
     GeneralizedCrossEntropyLoss,
+    GeneralizedDiceLoss,
     GeneralRobustLoss,
     GRPOLoss,
     HausdorffDTLoss,
     HingeEmbeddingLoss,
     HingeLoss,
     HuberLoss,
+    InfoNCELoss,
     IPOLoss,
+    JaccardLoss,
+    JensenShannonLoss,
     KLDivLoss,
+    KnowledgeDistillationLoss,
     KTOLoss,
     L1Loss,
+    LambdaLoss,
     LaplaceNLLLoss,
     LDAMLoss,
+    ListMLELoss,
+    ListNetLoss,
+    LogCoshDiceLoss,
     LogCoshLoss,
     LogisticHazardLoss,
     LogitAdjustedCrossEntropyLoss,
     LogNormalNLLLoss,
+    LovaszHingeLoss,
+    LovaszSoftmaxLoss,
     MAPELoss,
     MarginRankingLoss,
     MASELoss,
@@ -84,15 +101,21 @@ from losskit.losses import (
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     MultiQuantileLoss,
+    MultiSimilarityLoss,
     NegativeBinomialNLLLoss,
     NeuralNDCGLoss,
     NLLLoss,
+    NTXentLoss,
     ORPOLoss,
     PinballLoss,
     PoissonNLLLoss,
     PolyCrossEntropyLoss,
     PseudoHuberLoss,
+    RankNetLoss,
+    ReverseKLDivLoss,
+    RNNTLoss,
     SeesawLoss,
+    SigLIPLoss,
     SigmoidFocalLoss,
     SimPOLoss,
     SMAPELoss,
@@ -101,13 +124,17 @@ from losskit.losses import (
     SoftMarginLoss,
     SoftmaxFocalLoss,
     SphereFaceLoss,
+    SquaredEMDLoss,
     SquaredEpsilonInsensitiveLoss,
     SquaredHingeLoss,
     SSIMLoss,
     StudentTNLLLoss,
+    SupConLoss,
     SymmetricCrossEntropyLoss,
+    TotalVariationDistanceLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
+    TverskyLoss,
     TweedieDevianceLoss,
     VICRegLoss,
     WelschLoss,
@@ -518,6 +545,89 @@ def barlow_twins_loss(
     try:
         plan = plan_of(BarlowTwinsLoss, reduction, lambd, eps)
         return run(plan, (input1, input2), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def batch_hard_triplet_loss(
+    input: Tensor,
+    target: Tensor,
+    memory: Tensor | None = None,
+    memory_target: Tensor | None = None,
+    margin: float = 1.0,
+    soft: bool = False,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Triplets that a batch makes itself: the farthest row of the own label against the nearest of another.
+
+    Choose it for re-identification and retrieval, with batches of some labels and some rows of each.
+    Prefer TripletMarginLoss where triplets are given, CircleLoss or SupConLoss where all pairs should count.
+
+    Distances are Euclidean, of embeddings as they are. A row counts if it has positives and negatives.
+
+    Args:
+        input: Embeddings of shape (N, D), or (N, V, D) of V views.
+        target: Label of each example, (N,), of any integer dtype.
+        memory: More columns, (K, D), with labels: a queue, or the rows of other ranks.
+        memory_target: Label of each row of memory, (K,).
+        margin: By how much nearer the farthest positive must be to cost nothing. Non-negative.
+        soft: Whether softplus stands in the place of the hinge; it takes the margin, too.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        maximum(positive_max - negative_min + margin, 0.0)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import batch_hard_triplet_loss
+        >>> batch_hard_triplet_loss(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 2.0]]), torch.tensor([0, 0, 1, 1]), margin=1.5)
+        tensor(4.9355)
+
+    Source: Hermans, A., Beyer, L. and Leibe, B. (2017). In defense of the triplet loss for person re-identification. arXiv:1703.07737.
+    """
+    if has_torch_function_variadic(input, target, memory, memory_target):
+        return handle_torch_function(
+            batch_hard_triplet_loss,
+            (
+                input,
+                target,
+                memory,
+                memory_target,
+            ),
+            input,
+            target,
+            memory=memory,
+            memory_target=memory_target,
+            margin=margin,
+            soft=soft,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(BatchHardTripletLoss, unknown)
+    try:
+        plan = plan_of(BatchHardTripletLoss, reduction, margin, soft, memory is not None, memory_target is not None)
+        return run(plan, (input, target, *present(memory, memory_target)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1135,6 +1245,167 @@ def charbonnier_loss(
 
 
 @strict
+def circle_loss(
+    input: Tensor,
+    target: Tensor,
+    memory: Tensor | None = None,
+    memory_target: Tensor | None = None,
+    margin: float = 0.4,
+    gamma: float = 80.0,
+    normalize: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Labels, each pair with a weight of its own: the farther a similarity is from its optimum, the harder it pulls.
+
+    Choose it for recognition from class labels, by pairs: faces, persons, products.
+    Prefer SupConLoss for an encoder before a classifier, ArcFaceLoss where a vector for each class can be kept.
+
+    A row counts if it has positives and negatives. The weights of pairs are constants for the gradient.
+
+    Args:
+        input: Embeddings of shape (N, D), or (N, V, D) of V views.
+        target: Label of each example, (N,), of any integer dtype.
+        memory: More columns, (K, D), with labels: a queue, or the rows of other ranks.
+        memory_target: Label of each row of memory, (K,).
+        margin: How far similarities may stay from 1 and 0. In [0, 1).
+        gamma: By which everything is multiplied before the softmax. Positive.
+        normalize: Whether embeddings are divided by their lengths first.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        softplus(positive_log_sum_exp + negative_log_sum_exp)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import circle_loss
+        >>> circle_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]))
+        tensor(78.1864)
+
+    Source: Sun, Y. et al. (2020). Circle loss: a unified perspective of pair similarity optimization. CVPR. arXiv:2002.10857.
+    """
+    if has_torch_function_variadic(input, target, memory, memory_target):
+        return handle_torch_function(
+            circle_loss,
+            (
+                input,
+                target,
+                memory,
+                memory_target,
+            ),
+            input,
+            target,
+            memory=memory,
+            memory_target=memory_target,
+            margin=margin,
+            gamma=gamma,
+            normalize=normalize,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CircleLoss, unknown)
+    try:
+        plan = plan_of(CircleLoss, reduction, normalize, margin, gamma, memory is not None, memory_target is not None)
+        return run(plan, (input, target, *present(memory, memory_target)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def clip_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor = 14.285714285714286,
+    normalize: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Images and texts: each image should find its text among all texts, and each text its image.
+
+    Choose it to train two encoders together; `logit_scale` may be a parameter of the model, the exponential of what
+    learns.
+    Prefer SigLIPLoss for very large batches, InfoNCELoss where only one direction is wanted.
+
+    Args:
+        image: Embeddings of shape (N, D).
+        text: Embeddings of shape (N, D): row i belongs to image i.
+        logit_scale: By which similarities are multiplied: a number, or a tensor that may learn. Positive.
+        normalize: Whether embeddings are divided by their lengths first.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        softplus(negative_log_sum_exp - positive_sum)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of image without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import clip_loss
+        >>> clip_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), logit_scale=10.0)
+        tensor(1.7842)
+
+    Source: Radford, A. et al. (2021). Learning transferable visual models from natural language supervision. ICML. arXiv:2103.00020.
+    """
+    if has_torch_function_variadic(image, text, logit_scale):
+        return handle_torch_function(
+            clip_loss,
+            (
+                image,
+                text,
+                logit_scale,
+            ),
+            image,
+            text,
+            logit_scale=logit_scale,
+            normalize=normalize,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CLIPLoss, unknown)
+    try:
+        plan = plan_of(CLIPLoss, reduction, OPEN if isinstance(logit_scale, Tensor) else logit_scale, normalize)
+        return run(plan, (image, text, *tensors(logit_scale)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def complete_box_iou_loss(
     input: Tensor,
     target: Tensor,
@@ -1523,6 +1794,89 @@ def cosine_embedding_loss(
 
 
 @strict
+def cox_ph_loss(
+    input: Tensor,
+    time: Tensor,
+    event: Tensor,
+    element_mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    ties: Literal["efron", "breslow"] = "efron",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Cox's partial likelihood: at each event, minus the log-probability that it hit whom it hit of all at risk.
+
+    Choose it for survival times with censoring when only the order of risks matters, whatever the hazard over time.
+    Prefer LogisticHazardLoss for probabilities of surviving given times.
+
+    The mean is over events, the sum over them is minus the log partial likelihood. Subjects that are censored at the
+    time of an event are at risk. Batches should be large: the risk set of an event is what is in the batch. Dimensions
+    before the last one are strata, each with risk sets of its own; one without an event does not count.
+
+    Args:
+        input: Log-hazards of the subjects, (..., N).
+        time: Times of the events or of the censoring, of the same shape.
+        event: 1 for an event, 0 for a censored subject, of the same shape.
+        element_mask: Boolean, True = counts, of the shape of input; padding may be NaN.
+        reduction: One of 'none', 'mean', 'sum'.
+        ties: What is at risk when several events come at once: 'efron' takes the average over their possible
+            orders, 'breslow' all of them for each.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_share
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import cox_ph_loss
+        >>> cox_ph_loss(torch.tensor([0.5, -0.2, 0.1, 1.0]), torch.tensor([3, 1, 2, 4]), torch.tensor([1, 1, 0, 1]))
+        tensor(3.0132)
+
+    Source: Cox, D. R. (1972). Regression models and life-tables. J. R. Stat. Soc. B 34, 187-220. Ties: Efron, B. (1977), J. Am. Stat. Assoc. 72, 557-565; Breslow, N. (1974), Biometrics 30, 89-99. Networks: Katzman, J. L. et al. (2018), arXiv:1606.00931 (DeepSurv).
+    """
+    if has_torch_function_variadic(input, time, event, element_mask):
+        return handle_torch_function(
+            cox_ph_loss,
+            (
+                input,
+                time,
+                event,
+                element_mask,
+            ),
+            input,
+            time,
+            event,
+            element_mask=element_mask,
+            reduction=reduction,
+            ties=ties,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(CoxPHLoss, unknown)
+    try:
+        plan = plan_of(CoxPHLoss, reduction, ties, element_mask is not None)
+        return run(plan, (input, time, event, *present(element_mask)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def cpo_loss(
     chosen: Tensor,
     rejected: Tensor,
@@ -1773,6 +2127,118 @@ def ctc_loss(
     try:
         plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
         return run(plan, (log_probs, targets, input_lengths, target_lengths), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def dice_loss(
+    input: Tensor,
+    target: Tensor,
+    pixel_mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    smooth: float = 1e-05,
+    squared: bool = False,
+    log_score: bool = False,
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid",
+    include_background: bool = True,
+    batch: bool = False,
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The Dice loss: what is wrong of two regions, over the sum of their sizes; the F1 score as a loss.
+
+    Choose it for segmentation with few pixels of the class, where cross entropy is content with the background.
+    Prefer TverskyLoss where missed pixels cost more than false ones, JaccardLoss where the IoU is the measure.
+
+    Every region counts the same, however small, and one without any pixel costs 0 if nothing is predicted. Often added
+    to a loss of pixels: `DiceLoss() + BCEWithLogitsLoss()`.
+
+    Args:
+        input: Scores, or probabilities with activation='none', of shape (N, C, ...).
+        target: 0 and 1 or probabilities, of the shape of the input; or class indices (N, ...), integers.
+        pixel_mask: Boolean, (N, ...), True = counts: the other pixels are left out of all regions.
+        reduction: One of 'none', 'mean', 'sum'.
+        smooth: Added to numerator and denominator of the score: without any pixel, actual or predicted, the loss is
+            0. Non-negative.
+        squared: Whether sizes are sums of squares, as in V-Net; the target's, too.
+        log_score: Whether the loss is -log of the score instead of 1 less it.
+        activation: What makes probabilities of scores: 'sigmoid' each by itself, 'softmax' over classes that
+            exclude each other, 'none' where the input is probabilities.
+        include_background: Whether class 0 has a loss.
+        batch: Whether a region is that of a class in all samples together.
+        ignore_index: Pixels with this class index do not count.
+        weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        1.0 - (2.0 * overlap + smooth) / (2.0 * overlap + smooth + false_positives + false_negatives)
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N, C), or (C,) with batch; without class 0 where that has no loss.
+            Its dtype is that of the operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import dice_loss
+        >>> dice_loss(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]]), smooth=1.0)
+        tensor(0.3333)
+
+    Source: Milletari, F. et al. (2016). V-Net. 3DV. arXiv:1606.04797 (squared); Sudre, C. H. et al. (2017). Generalised Dice overlap as a deep learning loss function for highly unbalanced segmentations. arXiv:1707.03237.
+    """
+    if has_torch_function_variadic(input, target, pixel_mask, weight):
+        return handle_torch_function(
+            dice_loss,
+            (
+                input,
+                target,
+                pixel_mask,
+                weight,
+            ),
+            input,
+            target,
+            pixel_mask=pixel_mask,
+            reduction=reduction,
+            smooth=smooth,
+            squared=squared,
+            log_score=log_score,
+            activation=activation,
+            include_background=include_background,
+            batch=batch,
+            ignore_index=ignore_index,
+            weight=weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(DiceLoss, unknown)
+    try:
+        plan = plan_of(
+            DiceLoss,
+            reduction,
+            activation,
+            include_background,
+            batch,
+            ignore_index,
+            smooth,
+            squared,
+            log_score,
+            pixel_mask is not None,
+        )
+        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2255,6 +2721,121 @@ def expectile_loss(
     try:
         plan = plan_of(ExpectileLoss, reduction, OPEN if isinstance(expectile, Tensor) else expectile)
         return run(plan, (input, target, *tensors(expectile)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def focal_tversky_loss(
+    input: Tensor,
+    target: Tensor,
+    pixel_mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    gamma: float = 0.75,
+    smooth: float = 1e-05,
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid",
+    include_background: bool = True,
+    batch: bool = False,
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The focal Tversky loss: the Tversky loss of each region to the power `gamma`.
+
+    Choose it for small structures. Below 1, `gamma` makes a region that is nearly right pull more, above 1 less.
+    Prefer TverskyLoss, which is `gamma=1.0`, where regions need no focus.
+
+    Below 1 the slope grows without bound as a region becomes right, and is 0 where it is exactly right.
+
+    Args:
+        input: Scores, or probabilities with activation='none', of shape (N, C, ...).
+        target: 0 and 1 or probabilities, of the shape of the input; or class indices (N, ...), integers.
+        pixel_mask: Boolean, (N, ...), True = counts: the other pixels are left out of all regions.
+        reduction: One of 'none', 'mean', 'sum'.
+        alpha: Weight of false positives. Non-negative.
+        beta: Weight of false negatives. Non-negative.
+        gamma: Power of the Tversky loss. Positive.
+        smooth: Added to numerator and denominator of the score: without any pixel, actual or predicted, the loss is
+            0. Non-negative.
+        activation: What makes probabilities of scores: 'sigmoid' each by itself, 'softmax' over classes that
+            exclude each other, 'none' where the input is probabilities.
+        include_background: Whether class 0 has a loss.
+        batch: Whether a region is that of a class in all samples together.
+        ignore_index: Pixels with this class index do not count.
+        weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        power(1.0 - (overlap + smooth) / (overlap + smooth + alpha * false_positives + beta * false_negatives), gamma)
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N, C), or (C,) with batch; without class 0 where that has no loss.
+            Its dtype is that of the operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import focal_tversky_loss
+        >>> focal_tversky_loss(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]]), gamma=2.0, smooth=1.0)
+        tensor(0.0625)
+
+    Source: Abraham, N. and Khan, N. M. (2019). A novel focal Tversky loss function with improved attention U-Net for lesion segmentation. ISBI. arXiv:1810.07842. The exponent there is 1 / gamma, with gamma 4/3.
+    """
+    if has_torch_function_variadic(input, target, pixel_mask, weight):
+        return handle_torch_function(
+            focal_tversky_loss,
+            (
+                input,
+                target,
+                pixel_mask,
+                weight,
+            ),
+            input,
+            target,
+            pixel_mask=pixel_mask,
+            reduction=reduction,
+            alpha=alpha,
+            beta=beta,
+            gamma=gamma,
+            smooth=smooth,
+            activation=activation,
+            include_background=include_background,
+            batch=batch,
+            ignore_index=ignore_index,
+            weight=weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(FocalTverskyLoss, unknown)
+    try:
+        plan = plan_of(
+            FocalTverskyLoss,
+            reduction,
+            activation,
+            include_background,
+            batch,
+            ignore_index,
+            alpha,
+            beta,
+            gamma,
+            smooth,
+            pixel_mask is not None,
+        )
+        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2881,6 +3462,111 @@ def generalized_cross_entropy(
 
 
 @strict
+def generalized_dice_loss(
+    input: Tensor,
+    target: Tensor,
+    pixel_mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    smooth: float = 1e-05,
+    weight_type: Literal["square", "simple", "uniform"] = "square",
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid",
+    include_background: bool = True,
+    batch: bool = False,
+    ignore_index: int = -100,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The generalised Dice loss: one ratio for all classes of a sample, each weighed by its size to the power -2.
+
+    Choose it for classes of very different sizes in each image, where the mean of Dice losses is too restless.
+    Prefer DiceLoss with few classes, and where classes are often absent: an absent one weighs here like the smallest.
+
+    A sample that has none of the classes has no loss, for there is no weight. With 'square', weights are small numbers:
+    1e-5, the default of `smooth`, outweighs a region of 1,000 pixels a hundred times. Take `smooth=0.0` or 'simple'
+    for regions that large.
+
+    Args:
+        input: Scores, or probabilities with activation='none', of shape (N, C, ...).
+        target: 0 and 1 or probabilities, of the shape of the input; or class indices (N, ...), integers.
+        pixel_mask: Boolean, (N, ...), True = counts: the other pixels are left out of all regions.
+        reduction: One of 'none', 'mean', 'sum'.
+        smooth: Added to numerator and denominator of the score: without any pixel, actual or predicted, the loss is
+            0. Non-negative.
+        weight_type: What the sums of a class are divided by: the square of its size, its size, or nothing.
+        activation: What makes probabilities of scores: 'sigmoid' each by itself, 'softmax' over classes that
+            exclude each other, 'none' where the input is probabilities.
+        include_background: Whether class 0 has a loss.
+        batch: Whether a region is that of a class in all samples together.
+        ignore_index: Pixels with this class index do not count.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        1.0 - (2.0 * overlap + smooth) / (2.0 * overlap + smooth + false_positives + false_negatives)
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N,), or a scalar with batch. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import generalized_dice_loss
+        >>> generalized_dice_loss(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]), smooth=0.0)
+        tensor(0.4545)
+
+    Source: Sudre, C. H. et al. (2017). Generalised Dice overlap as a deep learning loss function for highly unbalanced segmentations. DLMIA. arXiv:1707.03237.
+    """
+    if has_torch_function_variadic(input, target, pixel_mask):
+        return handle_torch_function(
+            generalized_dice_loss,
+            (
+                input,
+                target,
+                pixel_mask,
+            ),
+            input,
+            target,
+            pixel_mask=pixel_mask,
+            reduction=reduction,
+            smooth=smooth,
+            weight_type=weight_type,
+            activation=activation,
+            include_background=include_background,
+            batch=batch,
+            ignore_index=ignore_index,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(GeneralizedDiceLoss, unknown)
+    try:
+        plan = plan_of(
+            GeneralizedDiceLoss,
+            reduction,
+            activation,
+            include_background,
+            batch,
+            ignore_index,
+            smooth,
+            weight_type,
+            pixel_mask is not None,
+        )
+        return run(plan, (input, target, *present(pixel_mask)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def grpo_loss(
     log_prob: Tensor,
     old_log_prob: Tensor,
@@ -3287,6 +3973,89 @@ def huber_loss(
 
 
 @strict
+def info_nce_loss(
+    query: Tensor,
+    key: Tensor,
+    temperature: float | Tensor = 0.1,
+    symmetric: bool = False,
+    normalize: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Queries among keys: each query should be more similar to its own key than to all others.
+
+    Choose it to train encoders of pairs (question and answer, text and image, a state and its future) whose negatives
+    are the other pairs of the batch, a queue, or what other ranks have.
+    Prefer NTXentLoss for two views of one example, SupConLoss where labels say what belongs together, SigLIPLoss for
+    batches so large that no row should wait for all columns.
+
+    Key i belongs to query i; keys beyond the number of queries belong to none, and are negatives of all queries.
+
+    Args:
+        query: Embeddings of shape (N, D).
+        key: Embeddings of shape (M, D), M at least N: row i belongs to query i, further rows to none.
+        temperature: By which similarities are divided: a number, or a tensor that may learn. Positive.
+        symmetric: Whether columns look for their rows, too: the mean of both losses, of as many as rows.
+        normalize: Whether embeddings are divided by their lengths first.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        softplus(negative_log_sum_exp - positive_sum)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of query without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import info_nce_loss
+        >>> info_nce_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]))
+        tensor(1.7842)
+
+    Source: van den Oord, A., Li, Y. and Vinyals, O. (2018). Representation learning with contrastive predictive coding. arXiv:1807.03748.
+    """
+    if has_torch_function_variadic(query, key, temperature):
+        return handle_torch_function(
+            info_nce_loss,
+            (
+                query,
+                key,
+                temperature,
+            ),
+            query,
+            key,
+            temperature=temperature,
+            symmetric=symmetric,
+            normalize=normalize,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(InfoNCELoss, unknown)
+    try:
+        plan = plan_of(
+            InfoNCELoss, reduction, OPEN if isinstance(temperature, Tensor) else temperature, symmetric, normalize
+        )
+        return run(plan, (query, key, *tensors(temperature)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def ipo_loss(
     chosen: Tensor,
     rejected: Tensor,
@@ -3372,6 +4141,178 @@ def ipo_loss(
 
 
 @strict
+def jaccard_loss(
+    input: Tensor,
+    target: Tensor,
+    pixel_mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    smooth: float = 1e-05,
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid",
+    include_background: bool = True,
+    batch: bool = False,
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The Jaccard loss: what is wrong of two regions, over all that either has; 1 less their IoU.
+
+    Choose it for segmentation that is measured by the intersection over union.
+    Prefer DiceLoss for small regions: here the loss of one that misses half is nearer to 1, and its slope smaller.
+
+    Args:
+        input: Scores, or probabilities with activation='none', of shape (N, C, ...).
+        target: 0 and 1 or probabilities, of the shape of the input; or class indices (N, ...), integers.
+        pixel_mask: Boolean, (N, ...), True = counts: the other pixels are left out of all regions.
+        reduction: One of 'none', 'mean', 'sum'.
+        smooth: Added to numerator and denominator of the score: without any pixel, actual or predicted, the loss is
+            0. Non-negative.
+        activation: What makes probabilities of scores: 'sigmoid' each by itself, 'softmax' over classes that
+            exclude each other, 'none' where the input is probabilities.
+        include_background: Whether class 0 has a loss.
+        batch: Whether a region is that of a class in all samples together.
+        ignore_index: Pixels with this class index do not count.
+        weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        1.0 - (overlap + smooth) / (overlap + smooth + false_positives + false_negatives)
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N, C), or (C,) with batch; without class 0 where that has no loss.
+            Its dtype is that of the operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import jaccard_loss
+        >>> jaccard_loss(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]]), smooth=1.0)
+        tensor(0.4000)
+
+    Source: Rahman, M. A. and Wang, Y. (2016). Optimizing intersection-over-union in deep neural networks for image segmentation. ISVC.
+    """
+    if has_torch_function_variadic(input, target, pixel_mask, weight):
+        return handle_torch_function(
+            jaccard_loss,
+            (
+                input,
+                target,
+                pixel_mask,
+                weight,
+            ),
+            input,
+            target,
+            pixel_mask=pixel_mask,
+            reduction=reduction,
+            smooth=smooth,
+            activation=activation,
+            include_background=include_background,
+            batch=batch,
+            ignore_index=ignore_index,
+            weight=weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(JaccardLoss, unknown)
+    try:
+        plan = plan_of(
+            JaccardLoss, reduction, activation, include_background, batch, ignore_index, smooth, pixel_mask is not None
+        )
+        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def jensen_shannon_loss(
+    input: Tensor,
+    target: Tensor,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Generalised Jensen-Shannon divergence: how far the student and the teacher are from their mixture.
+
+    Choose it where student and teacher may be far apart, as on texts that the student wrote: it is bounded.
+    Prefer KnowledgeDistillationLoss or ReverseKLDivLoss for one side alone.
+
+    `beta` is the teacher's share of the mixture; 0.5 is the symmetric divergence, at most log 2. At 0 it is the
+    forward and at 1 the reverse KL divergence, as in TRL and Liger, although the limit of the formula is 0 there: near
+    0 and 1 it goes to 0, and jumps.
+
+    Args:
+        input: The student's scores, (..., C): the classes are the last dimension.
+        target: The teacher's scores, of the same shape. There is no gradient by it: the teacher is a constant.
+        beta: The teacher's share of the mixture; 0 and 1: one side's KL. In [0, 1].
+        temperature: Divides the scores of both rows. The loss is multiplied by its square, so that gradients keep
+            their size. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        beta * teacher * log(teacher / (beta * teacher + (1.0 - beta) * student)) + (1.0 - beta) * student * log(student / (beta * teacher + (1.0 - beta) * student))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import jensen_shannon_loss
+        >>> jensen_shannon_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor([1.0, 1.0, 0.0]))
+        tensor(0.1001)
+
+    Source: Lin, J. (1991). Divergence measures based on the Shannon entropy. IEEE Trans. Inf. Theory 37, 145-151. Agarwal, R. et al. (2023). On-policy distillation of language models. arXiv:2306.13649.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            jensen_shannon_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            beta=beta,
+            temperature=temperature,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(JensenShannonLoss, unknown)
+    try:
+        plan = plan_of(JensenShannonLoss, reduction, temperature, beta)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -3448,6 +4389,81 @@ def kl_div(
         reduction = legacy_reduction("kl_div", size_average, reduce, reduction)
     try:
         plan = plan_of(KLDivLoss, reduction, log_target)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def knowledge_distillation_loss(
+    input: Tensor,
+    target: Tensor,
+    temperature: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """How much a student's probabilities miss of its teacher's: KL(teacher || student) of softened scores.
+
+    Choose it to train a small model on the scores of a large one; mix it with CrossEntropyLoss of the labels.
+    Prefer ReverseKLDivLoss for a student too small to cover all that the teacher does, JensenShannonLoss where scores
+    are far apart: it is bounded.
+
+    The mean is that of rows (torch's KLDivLoss calls it "batchmean"). For the teacher's k best classes alone, set its
+    other scores to -inf: they have no probability then and cost nothing.
+
+    Args:
+        input: The student's scores, (..., C): the classes are the last dimension.
+        target: The teacher's scores, of the same shape. There is no gradient by it: the teacher is a constant.
+        temperature: Divides the scores of both rows. The loss is multiplied by its square, so that gradients keep
+            their size. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -times(teacher, log_ratio)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import knowledge_distillation_loss
+        >>> knowledge_distillation_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor([1.0, 1.0, 0.0]))
+        tensor(0.4632)
+
+    Source: Hinton, G., Vinyals, O. and Dean, J. (2015). Distilling the knowledge in a neural network. arXiv:1503.02531.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            knowledge_distillation_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            temperature=temperature,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(KnowledgeDistillationLoss, unknown)
+    try:
+        plan = plan_of(KnowledgeDistillationLoss, reduction, temperature)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -3627,6 +4643,94 @@ def l1_loss(
 
 
 @strict
+def lambda_loss(
+    input: Tensor,
+    target: Tensor,
+    element_mask: Tensor | None = None,
+    scheme: Literal["lambdarank", "ndcg2", "ndcg2++"] = "lambdarank",
+    sigma: float = 1.0,
+    k: int | None = None,
+    mu: float = 10.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """LambdaRank and LambdaLoss: the logistic loss of every pair, weighed by what it means for NDCG.
+
+    Choose it for search and recommendation, where the first places matter most and relevance has grades.
+    Prefer RankNetLoss when all places matter alike, ListNetLoss for one softmax over long lists.
+
+    Scheme 'lambdarank' weighs a pair by what exchanging its two items would change in NDCG; 'ndcg2' by a bound of NDCG
+    that is tighter, for which only the distance of the ranks counts; 'ndcg2++' adds both, 'ndcg2' times `mu`. The
+    weights are constants for the gradient. The logarithm is natural, so that the gradient is the published lambda.
+
+    Args:
+        input: Scores of the items, (N, K) or (K,).
+        target: How relevant each item is, of the same shape: integers or floating point, 0 the least. Must be non-
+            negative.
+        element_mask: Boolean, of the same shape, True = counts; padded items are False.
+        scheme: How a pair is weighed.
+        sigma: How steep the logistic function of a difference is. Positive.
+        k: Only pairs whose items are both among the k highest scores count; None: all.
+        mu: Weight of 'ndcg2' in 'ndcg2++'. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        gain_difference * discount_difference * log(1.0 + exp(-sigma * difference))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import lambda_loss
+        >>> lambda_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2.0, 0.0, 1.0]))
+        tensor(0.7730)
+
+    Source: Burges, C. (2010). From RankNet to LambdaRank to LambdaMART: an overview. MSR-TR-2010-82. Wang, X. et al. (2018). The LambdaLoss framework for ranking metric optimization. CIKM.
+    """
+    if has_torch_function_variadic(input, target, element_mask):
+        return handle_torch_function(
+            lambda_loss,
+            (
+                input,
+                target,
+                element_mask,
+            ),
+            input,
+            target,
+            element_mask=element_mask,
+            scheme=scheme,
+            sigma=sigma,
+            k=k,
+            mu=mu,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LambdaLoss, unknown)
+    try:
+        plan = plan_of(LambdaLoss, reduction, k, scheme, sigma, mu, element_mask is not None)
+        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def laplace_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -3796,6 +4900,261 @@ def ldam_loss(
             mask,
             normalizer,
         )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def list_mle_loss(
+    input: Tensor,
+    target: Tensor,
+    element_mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Minus the log-probability of the right order of a list, in the model of Plackett and Luce.
+
+    Choose it to rank whole lists of items with graded relevance: the best item is drawn by a softmax over the list,
+    then the next one by a softmax over the rest.
+    Prefer CrossEntropyLoss when only one item is right, BradleyTerryLoss for pairs.
+
+    Items of the same relevance keep the order of the input. The loss of a list is the sum over its items; a list of
+    fewer than two items does not count.
+
+    Args:
+        input: Scores of the items, (..., K): lists along the last dimension.
+        target: Relevance of the items, of the same shape; any numbers.
+        element_mask: Boolean, True = counts, of the shape of input; padding may be NaN.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_share
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import list_mle_loss
+        >>> list_mle_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2, 0, 1]))
+        tensor(3.6161)
+
+    Source: Xia, F., Liu, T.-Y., Wang, J., Zhang, W. and Li, H. (2008). Listwise approach to learning to rank: theory and algorithm. ICML, 1192-1199. The model: Plackett, R. L. (1975), J. R. Stat. Soc. C 24, 193-202.
+    """
+    if has_torch_function_variadic(input, target, element_mask):
+        return handle_torch_function(
+            list_mle_loss,
+            (
+                input,
+                target,
+                element_mask,
+            ),
+            input,
+            target,
+            element_mask=element_mask,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ListMLELoss, unknown)
+    try:
+        plan = plan_of(ListMLELoss, reduction, element_mask is not None)
+        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def list_net_loss(
+    input: Tensor,
+    target: Tensor,
+    element_mask: Tensor | None = None,
+    target_transform: Literal["softmax", "normalize"] = "softmax",
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """ListNet: cross entropy of two softmaxes over the items of a list, that of the scores and that of the relevance.
+
+    Choose it for long lists, of which it takes one softmax and no pairs, and where relevance is graded or a click.
+    Prefer LambdaLoss for NDCG, RankNetLoss where the order of all items matters alike.
+
+    Pass the relevance as it is: it is made probabilities here. Its softmax is that of the paper; target_transform
+    'normalize' divides by the sum, which suits clicks, and leaves out lists without a relevant item. The least possible
+    loss is the entropy of these probabilities, not 0.
+
+    Args:
+        input: Scores of the items, (N, K) or (K,).
+        target: How relevant each item is, of the same shape: integers or floating point, 0 the least. Must be non-
+            negative.
+        element_mask: Boolean, of the same shape, True = counts; padded items are False.
+        target_transform: How relevance becomes probabilities: by a softmax, or divided by its sum.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        -log_probability
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the classes. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import list_net_loss
+        >>> list_net_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2.0, 0.0, 1.0]))
+        tensor(1.6685)
+
+    Source: Cao, Z. et al. (2007). Learning to rank: from pairwise approach to listwise approach. ICML.
+    """
+    if has_torch_function_variadic(input, target, element_mask):
+        return handle_torch_function(
+            list_net_loss,
+            (
+                input,
+                target,
+                element_mask,
+            ),
+            input,
+            target,
+            element_mask=element_mask,
+            target_transform=target_transform,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ListNetLoss, unknown)
+    try:
+        plan = plan_of(ListNetLoss, reduction, target_transform, element_mask is not None)
+        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def log_cosh_dice_loss(
+    input: Tensor,
+    target: Tensor,
+    pixel_mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    smooth: float = 1e-05,
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid",
+    include_background: bool = True,
+    batch: bool = False,
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The log-cosh Dice loss: the Dice loss of each region, smoothed to a parabola where that is small.
+
+    Choose it where the Dice loss does not settle: the nearer a region is to its target, the less it pulls.
+    Prefer DiceLoss where the last percent of overlap matters.
+
+    Args:
+        input: Scores, or probabilities with activation='none', of shape (N, C, ...).
+        target: 0 and 1 or probabilities, of the shape of the input; or class indices (N, ...), integers.
+        pixel_mask: Boolean, (N, ...), True = counts: the other pixels are left out of all regions.
+        reduction: One of 'none', 'mean', 'sum'.
+        smooth: Added to numerator and denominator of the score: without any pixel, actual or predicted, the loss is
+            0. Non-negative.
+        activation: What makes probabilities of scores: 'sigmoid' each by itself, 'softmax' over classes that
+            exclude each other, 'none' where the input is probabilities.
+        include_background: Whether class 0 has a loss.
+        batch: Whether a region is that of a class in all samples together.
+        ignore_index: Pixels with this class index do not count.
+        weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        log(0.5 * (exp(1.0 - (2.0 * overlap + smooth) / (2.0 * overlap + smooth + false_positives + false_negatives)) + exp(-(1.0 - (2.0 * overlap + smooth) / (2.0 * overlap + smooth + false_positives + false_negatives)))))
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N, C), or (C,) with batch; without class 0 where that has no loss.
+            Its dtype is that of the operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import log_cosh_dice_loss
+        >>> log_cosh_dice_loss(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]]), smooth=1.0)
+        tensor(0.0546)
+
+    Source: Jadon, S. (2020). A survey of loss functions for semantic segmentation. CIBCB. arXiv:2006.14822.
+    """
+    if has_torch_function_variadic(input, target, pixel_mask, weight):
+        return handle_torch_function(
+            log_cosh_dice_loss,
+            (
+                input,
+                target,
+                pixel_mask,
+                weight,
+            ),
+            input,
+            target,
+            pixel_mask=pixel_mask,
+            reduction=reduction,
+            smooth=smooth,
+            activation=activation,
+            include_background=include_background,
+            batch=batch,
+            ignore_index=ignore_index,
+            weight=weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LogCoshDiceLoss, unknown)
+    try:
+        plan = plan_of(
+            LogCoshDiceLoss,
+            reduction,
+            activation,
+            include_background,
+            batch,
+            ignore_index,
+            smooth,
+            pixel_mask is not None,
+        )
+        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4111,6 +5470,164 @@ def logit_adjusted_cross_entropy(
             mask,
             normalizer,
         )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def lovasz_hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    element_mask: Tensor | None = None,
+    per_image: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The convex surrogate of the Jaccard loss of a binary mask: hinges of the pixels, weighed by what each costs.
+
+    Choose it to train or fine-tune a segmentation that is judged by intersection over union, small objects among them.
+    Prefer BCEWithLogitsLoss to begin with, and where probabilities are needed: no pixel beyond its margin is pushed.
+
+    Errors are sorted, and each weighs what it adds to the Jaccard loss; the weights are constants for the gradient.
+    Equal errors keep the order of the input. Without a positive pixel the loss is the largest error. An image of which
+    no pixel counts does not count.
+
+    Args:
+        input: Scores of the pixels, (N, ...), or (P,) of one image.
+        target: 1 for pixels of the object, else 0, of the same shape.
+        element_mask: Boolean, True = counts, of the shape of input; other pixels may be NaN.
+        per_image: Whether each image is a set of its own; else the whole batch is one.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        stop(step) * maximum(0.0, error)
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N,), a scalar for one image or without `per_image`. Its dtype is
+            that of the operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import lovasz_hinge_loss
+        >>> lovasz_hinge_loss(torch.tensor([2.0, 0.5, -1.4, -0.3]), torch.tensor([1, 0, 0, 1]))
+        tensor(0.9333)
+
+    Source: Berman, M., Rannen Triki, A. and Blaschko, M. B. (2018). The Lovasz-softmax loss: a tractable surrogate for the optimization of the intersection-over-union measure in neural networks. CVPR. arXiv:1705.08790.
+    """
+    if has_torch_function_variadic(input, target, element_mask):
+        return handle_torch_function(
+            lovasz_hinge_loss,
+            (
+                input,
+                target,
+                element_mask,
+            ),
+            input,
+            target,
+            element_mask=element_mask,
+            per_image=per_image,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LovaszHingeLoss, unknown)
+    try:
+        plan = plan_of(LovaszHingeLoss, reduction, per_image, element_mask is not None)
+        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def lovasz_softmax_loss(
+    input: Tensor,
+    target: Tensor,
+    per_image: bool = False,
+    classes: Literal["present", "all"] = "present",
+    ignore_index: int = -100,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The surrogate of the mean Jaccard loss over classes: errors of probabilities, weighed by what each costs.
+
+    Choose it to fine-tune a segmentation that is judged by mean intersection over union, best beside a cross entropy.
+    Prefer CrossEntropyLoss to begin with, LovaszHingeLoss for one mask.
+
+    The softmax is built in. The unreduced loss is one number for each class: the mean is over the classes that are in
+    the batch, and `mask` of shape (C,) leaves out a class such as the background. With `per_image` it is one for each
+    class of each image, and the mean is over the classes of all images together.
+
+    Args:
+        input: Scores of shape (N, C, ...).
+        target: Class indices of shape (N, ...).
+        per_image: Whether each image is a set of its own; else the whole batch is one.
+        classes: Whether classes without a pixel in the set are left out.
+        ignore_index: The label of pixels that do not count.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        stop(step) * error
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (C,), (N, C) with `per_image`. Its dtype is that of the operands,
+            promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import lovasz_softmax_loss
+        >>> lovasz_softmax_loss(torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0], [-1.0, 0.2, 0.4]]), torch.tensor([0, 1, 1]))
+        tensor(0.7803)
+
+    Source: Berman, M., Rannen Triki, A. and Blaschko, M. B. (2018). The Lovasz-softmax loss: a tractable surrogate for the optimization of the intersection-over-union measure in neural networks. CVPR. arXiv:1705.08790.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            lovasz_softmax_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            per_image=per_image,
+            classes=classes,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LovaszSoftmaxLoss, unknown)
+    try:
+        plan = plan_of(LovaszSoftmaxLoss, reduction, per_image, classes, ignore_index)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4740,6 +6257,97 @@ def multi_quantile_loss(
 
 
 @strict
+def multi_similarity_loss(
+    input: Tensor,
+    target: Tensor,
+    memory: Tensor | None = None,
+    memory_target: Tensor | None = None,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    normalize: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Labels, with soft maxima: positives less similar than `base` pull, negatives more similar push.
+
+    Choose it for retrieval from class labels, mostly after pairs were mined.
+    Prefer CircleLoss where each pair should have a weight of its own, SupConLoss before a classifier.
+
+    Every row counts; one without positives, or negatives, has only the other part. Mining is a separate step.
+
+    Args:
+        input: Embeddings of shape (N, D), or (N, V, D) of V views.
+        target: Label of each example, (N,), of any integer dtype.
+        memory: More columns, (K, D), with labels: a queue, or the rows of other ranks.
+        memory_target: Label of each row of memory, (K,).
+        alpha: How sharply positives are weighed. Positive.
+        beta: How sharply negatives are weighed. Positive.
+        base: The similarity beyond which pairs weigh little.
+        normalize: Whether embeddings are divided by their lengths first.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        softplus(positive_log_sum_exp) / alpha + softplus(negative_log_sum_exp) / beta
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import multi_similarity_loss
+        >>> multi_similarity_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]))
+        tensor(1.7963)
+
+    Source: Wang, X. et al. (2019). Multi-similarity loss with general pair weighting for deep metric learning. CVPR. arXiv:1904.06627.
+    """
+    if has_torch_function_variadic(input, target, memory, memory_target):
+        return handle_torch_function(
+            multi_similarity_loss,
+            (
+                input,
+                target,
+                memory,
+                memory_target,
+            ),
+            input,
+            target,
+            memory=memory,
+            memory_target=memory_target,
+            alpha=alpha,
+            beta=beta,
+            base=base,
+            normalize=normalize,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(MultiSimilarityLoss, unknown)
+    try:
+        plan = plan_of(
+            MultiSimilarityLoss, reduction, normalize, alpha, beta, base, memory is not None, memory_target is not None
+        )
+        return run(plan, (input, target, *present(memory, memory_target)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -5131,6 +6739,92 @@ def nll_loss(
     try:
         plan = plan_of(NLLLoss, reduction, ignore_index)
         return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def nt_xent_loss(
+    input1: Tensor,
+    input2: Tensor,
+    negatives: Tensor | None = None,
+    temperature: float | Tensor = 0.5,
+    normalize: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Two views of each example: each view should find the other among all views of the batch.
+
+    Choose it for self-supervised learning from two augmentations of each example, as SimCLR does.
+    Prefer InfoNCELoss where queries and keys are different things, SupConLoss where labels are known.
+
+    Args:
+        input1: Embeddings of the first view, of shape (N, D).
+        input2: Embeddings of the second view of the same examples, of shape (N, D).
+        negatives: More columns, (K, D), which belong to no row: what other ranks have.
+        temperature: By which similarities are divided: a number, or a tensor that may learn. Positive.
+        normalize: Whether embeddings are divided by their lengths first.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        softplus(negative_log_sum_exp - positive_sum)
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (2 N,), the rows of both views one after the other. Its dtype is
+            that of the operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import nt_xent_loss
+        >>> nt_xent_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]))
+        tensor(3.4829)
+
+    Source: Chen, T. et al. (2020). A simple framework for contrastive learning of visual representations. ICML. arXiv:2002.05709.
+    """
+    if has_torch_function_variadic(input1, input2, negatives, temperature):
+        return handle_torch_function(
+            nt_xent_loss,
+            (
+                input1,
+                input2,
+                negatives,
+                temperature,
+            ),
+            input1,
+            input2,
+            negatives=negatives,
+            temperature=temperature,
+            normalize=normalize,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(NTXentLoss, unknown)
+    try:
+        plan = plan_of(
+            NTXentLoss,
+            reduction,
+            OPEN if isinstance(temperature, Tensor) else temperature,
+            normalize,
+            negatives is not None,
+        )
+        return run(
+            plan, (input1, input2, *present(negatives), *tensors(temperature)), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5529,6 +7223,249 @@ def pseudo_huber_loss(
 
 
 @strict
+def rank_net_loss(
+    input: Tensor,
+    target: Tensor,
+    element_mask: Tensor | None = None,
+    sigma: float = 1.0,
+    pair_weight: Literal["none", "relevance"] = "none",
+    k: int | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """RankNet: the logistic loss of every pair of items in a list of which one is more relevant.
+
+    Choose it to learn an order from graded or clicked results, when all places of the list matter alike.
+    Prefer LambdaLoss when the first places matter most, ListNetLoss for one softmax over long lists.
+
+    A list's loss is the mean over its pairs, so that long lists do not dominate, and 'mean' is over the lists that have
+    a pair. With one relevant item it is BPR.
+
+    Args:
+        input: Scores of the items, (N, K) or (K,).
+        target: How relevant each item is, of the same shape: integers or floating point, 0 the least. Must be non-
+            negative.
+        element_mask: Boolean, of the same shape, True = counts; padded items are False.
+        sigma: How steep the logistic function of a difference is. Positive.
+        pair_weight: 'relevance' weighs each pair by the difference of its items in relevance.
+        k: Only pairs whose items are both among the k highest scores count; None: all.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        log(1.0 + exp(-sigma * difference))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import rank_net_loss
+        >>> rank_net_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2.0, 0.0, 1.0]))
+        tensor(1.3227)
+
+    Source: Burges, C. et al. (2005). Learning to rank using gradient descent. ICML.
+    """
+    if has_torch_function_variadic(input, target, element_mask):
+        return handle_torch_function(
+            rank_net_loss,
+            (
+                input,
+                target,
+                element_mask,
+            ),
+            input,
+            target,
+            element_mask=element_mask,
+            sigma=sigma,
+            pair_weight=pair_weight,
+            k=k,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(RankNetLoss, unknown)
+    try:
+        plan = plan_of(RankNetLoss, reduction, k, sigma, pair_weight, element_mask is not None)
+        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def reverse_kl_div(
+    input: Tensor,
+    target: Tensor,
+    temperature: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """How much probability a student spends where its teacher has none: KL(student || teacher).
+
+    Choose it for a student that is too small for all that its teacher knows, such as a small language model: it keeps
+    to what the teacher finds likely, and leaves the rest out.
+    Prefer KnowledgeDistillationLoss where the student should cover everything, JensenShannonLoss between the two.
+
+    A class that the teacher leaves out (a score of -inf) and the student does not costs infinitely much.
+
+    Args:
+        input: The student's scores, (..., C): the classes are the last dimension.
+        target: The teacher's scores, of the same shape. There is no gradient by it: the teacher is a constant.
+        temperature: Divides the scores of both rows. The loss is multiplied by its square, so that gradients keep
+            their size. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        times(student, log_ratio)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import reverse_kl_div
+        >>> reverse_kl_div(torch.tensor([2.0, 0.0, -1.0]), torch.tensor([1.0, 1.0, 0.0]))
+        tensor(0.3797)
+
+    Source: Gu, Y. et al. (2023). MiniLLM: knowledge distillation of large language models. arXiv:2306.08543.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            reverse_kl_div,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            temperature=temperature,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ReverseKLDivLoss, unknown)
+    try:
+        plan = plan_of(ReverseKLDivLoss, reduction, temperature)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def rnnt_loss(
+    logits: Tensor,
+    targets: Tensor,
+    logit_lengths: Tensor | Sequence[int],
+    target_lengths: Tensor | Sequence[int],
+    blank: int = -1,
+    clamp: float = -1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    fused_log_softmax: bool = True,
+    fastemit_lambda: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The transducer loss (RNN-T): minus the log-probability of all ways to emit the labels while frames pass.
+
+    Choose it for streaming speech recognition: unlike CTC, a label may depend on the labels before it, and a frame may
+    emit several. The log-softmax is fused in; `fastemit_lambda` rewards emitting early.
+    Prefer CTCLoss when labels are independent given the frames, for it needs no joint network and far less memory.
+
+    Args:
+        logits: Scores (N, T, U + 1, C) of the joint network, or (T, U + 1, C) of one sample.
+        targets: Labels (N, U), padded with anything; (U,) of one sample.
+        logit_lengths: Frames of each sample, (N,): a tensor of any integer dtype or a list.
+        target_lengths: Labels of each sample, (N,): a tensor of any integer dtype or a list.
+        blank: The class that stands for no label; a negative one counts from the last.
+        clamp: Limit of each number of the gradient of a sample's loss; none if not positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        fused_log_softmax: Whether logits are raw scores, and the log-softmax part of the loss.
+        fastemit_lambda: FastEmit: the gradient of emitted labels is multiplied by 1 plus this. Non-negative.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor with a number for each sample. Its dtype is that of the operands, promoted;
+            halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import rnnt_loss
+        >>> rnnt_loss(torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]), torch.tensor([1]), torch.tensor(2), torch.tensor(1), blank=0)
+        tensor(2.6027)
+
+    Source: Graves, A. (2012). Sequence transduction with recurrent neural networks. arXiv:1211.3711. FastEmit: Yu, J. et al. (2021). Low-latency streaming ASR with sequence-level emission regularization. ICASSP, 6004-6008.
+    """
+    if has_torch_function_variadic(logits, targets, logit_lengths, target_lengths):
+        return handle_torch_function(
+            rnnt_loss,
+            (
+                logits,
+                targets,
+                logit_lengths,
+                target_lengths,
+            ),
+            logits,
+            targets,
+            logit_lengths,
+            target_lengths,
+            blank=blank,
+            clamp=clamp,
+            reduction=reduction,
+            fused_log_softmax=fused_log_softmax,
+            fastemit_lambda=fastemit_lambda,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(RNNTLoss, unknown)
+    try:
+        plan = plan_of(RNNTLoss, reduction, blank, clamp, fused_log_softmax, fastemit_lambda)
+        return run(plan, (logits, targets, logit_lengths, target_lengths), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def seesaw_loss(
     input: Tensor,
     target: Tensor,
@@ -5602,6 +7539,93 @@ def seesaw_loss(
     try:
         plan = plan_of(SeesawLoss, reduction, counts is not None, p, q)
         return run(plan, (input, target, *tensors(counts)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def siglip_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor = 10.0,
+    logit_bias: float | Tensor = -10.0,
+    normalize: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Images and texts, each pair by itself: a sigmoid says whether the two belong together.
+
+    Choose it for large batches: a pair needs nothing of the others, and small batches are good enough, too.
+    Prefer CLIPLoss where the softmax over the batch is wanted.
+
+    The loss of a row is the sum over all columns, and the mean divides by the rows. Texts beyond the number of images
+    belong to none.
+
+    Args:
+        image: Embeddings of shape (N, D).
+        text: Embeddings of shape (M, D), M at least N: row i belongs to image i, further rows to none.
+        logit_scale: By which similarities are multiplied: a number, or a tensor that may learn. Positive.
+        logit_bias: What is added to similarities then: a number, or a tensor that may learn.
+        normalize: Whether embeddings are divided by their lengths first.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        positive_sum + negative_sum
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of image without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import siglip_loss
+        >>> siglip_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]))
+        tensor(4.7669)
+
+    Source: Zhai, X. et al. (2023). Sigmoid loss for language image pre-training. ICCV. arXiv:2303.15343.
+    """
+    if has_torch_function_variadic(image, text, logit_scale, logit_bias):
+        return handle_torch_function(
+            siglip_loss,
+            (
+                image,
+                text,
+                logit_scale,
+                logit_bias,
+            ),
+            image,
+            text,
+            logit_scale=logit_scale,
+            logit_bias=logit_bias,
+            normalize=normalize,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SigLIPLoss, unknown)
+    try:
+        plan = plan_of(
+            SigLIPLoss,
+            reduction,
+            OPEN if isinstance(logit_scale, Tensor) else logit_scale,
+            OPEN if isinstance(logit_bias, Tensor) else logit_bias,
+            normalize,
+        )
+        return run(plan, (image, text, *tensors(logit_scale, logit_bias)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6252,6 +8276,76 @@ def sphereface_loss(
 
 
 @strict
+def squared_emd_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Squared earth mover's distance: squared differences of the cumulative probabilities, summed over ordered classes.
+
+    Choose it for grades, ages in bins and other ordered classes when a near miss should cost less than a far one, and
+    for targets that are distributions, such as ratings by many people.
+    Prefer CORALLoss or CORNLoss to rank by yes-or-no questions, CrossEntropyLoss where classes have no order.
+
+    The softmax is built in. The loss is the sum over classes, also known as ranked probability score.
+
+    Args:
+        input: Scores of the classes in their order, (..., K).
+        target: Class indices without the last dimension, or probabilities of the shape of input.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        scan * scan
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import squared_emd_loss
+        >>> squared_emd_loss(torch.tensor([0.0, 0.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 0.0]))
+        tensor(0.3750)
+
+    Source: Hou, L., Yu, C.-P. and Samaras, D. (2016). Squared earth mover's distance-based loss for training deep neural networks. arXiv:1611.05916. The score: Epstein, E. S. (1969), J. Appl. Meteorol. 8, 985-987.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            squared_emd_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SquaredEMDLoss, unknown)
+    try:
+        plan = plan_of(SquaredEMDLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def squared_epsilon_insensitive_loss(
     input: Tensor,
     target: Tensor,
@@ -6553,6 +8647,105 @@ def student_t_nll_loss(
 
 
 @strict
+def sup_con_loss(
+    input: Tensor,
+    target: Tensor,
+    memory: Tensor | None = None,
+    memory_target: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Rows with labels: each row should be more similar to all rows of its label than to the others.
+
+    Choose it to train an encoder from labels, before a classifier on top of it.
+    Prefer NTXentLoss without labels, CrossEntropyLoss to classify and nothing else, CircleLoss or ArcFaceLoss for
+    recognition.
+
+    The mean over the positives stands outside of the logarithm. A row whose label no other row has, has no loss.
+
+    Args:
+        input: Embeddings of shape (N, D), or (N, V, D) of V views.
+        target: Label of each example, (N,), of any integer dtype.
+        memory: More columns, (K, D), with labels: a queue, or the rows of other ranks.
+        memory_target: Label of each row of memory, (K,).
+        temperature: By which similarities are divided: a number, or a tensor that may learn. Positive.
+        normalize: Whether embeddings are divided by their lengths first.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        logaddexp(positive_log_sum_exp, negative_log_sum_exp) - positive_mean
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import sup_con_loss
+        >>> sup_con_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]))
+        tensor(4.2594)
+
+    Source: Khosla, P. et al. (2020). Supervised contrastive learning. NeurIPS. arXiv:2004.11362.
+    """
+    if has_torch_function_variadic(input, target, memory, memory_target, temperature):
+        return handle_torch_function(
+            sup_con_loss,
+            (
+                input,
+                target,
+                memory,
+                memory_target,
+                temperature,
+            ),
+            input,
+            target,
+            memory=memory,
+            memory_target=memory_target,
+            temperature=temperature,
+            normalize=normalize,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SupConLoss, unknown)
+    try:
+        plan = plan_of(
+            SupConLoss,
+            reduction,
+            OPEN if isinstance(temperature, Tensor) else temperature,
+            normalize,
+            memory is not None,
+            memory_target is not None,
+        )
+        return run(
+            plan,
+            (input, target, *present(memory, memory_target), *tensors(temperature)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def symmetric_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -6638,6 +8831,76 @@ def symmetric_cross_entropy(
     try:
         plan = plan_of(SymmetricCrossEntropyLoss, reduction, ignore_index, label_smoothing, alpha, beta, log_zero)
         return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def total_variation_distance_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The share of probability that a student puts elsewhere than its teacher: between 0 and 1.
+
+    Choose it where single classes that are far off must not dominate: no class pulls by more than its probability.
+    Prefer KnowledgeDistillationLoss to learn what the teacher finds unlikely, too; its gradient does not vanish where
+    the two have nothing in common.
+
+    It is no total variation of an image. Where both have the same probability there is no pull.
+
+    Args:
+        input: The student's scores, (..., C): the classes are the last dimension.
+        target: The teacher's scores, of the same shape. There is no gradient by it: the teacher is a constant.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        0.5 * absolute(student - teacher)
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input without the last dimension. Its dtype is that of the
+            operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import total_variation_distance_loss
+        >>> total_variation_distance_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor([1.0, 1.0, 0.0]))
+        tensor(0.4215)
+
+    Source: Wen, Y. et al. (2023). f-Divergence minimization for sequence-level knowledge distillation. ACL. arXiv:2307.15190.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            total_variation_distance_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(TotalVariationDistanceLoss, unknown)
+    try:
+        plan = plan_of(TotalVariationDistanceLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6802,6 +9065,117 @@ def tukey_biweight_loss(
     try:
         plan = plan_of(TukeyBiweightLoss, reduction, OPEN if isinstance(c, Tensor) else c)
         return run(plan, (input, target, *tensors(c)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def tversky_loss(
+    input: Tensor,
+    target: Tensor,
+    pixel_mask: Tensor | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    smooth: float = 1e-05,
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid",
+    include_background: bool = True,
+    batch: bool = False,
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The Tversky loss: false positives count `alpha`, false negatives `beta`, beside what both regions have.
+
+    Choose it where a missed pixel costs more than a false one, as lesions do (alpha=0.3, beta=0.7), or less.
+    Prefer DiceLoss where both cost the same, FocalTverskyLoss where hard regions should count more.
+
+    With 0.5 and 0.5 it is the Dice loss whose `smooth` is twice as large, with 1 and 1 JaccardLoss.
+
+    Args:
+        input: Scores, or probabilities with activation='none', of shape (N, C, ...).
+        target: 0 and 1 or probabilities, of the shape of the input; or class indices (N, ...), integers.
+        pixel_mask: Boolean, (N, ...), True = counts: the other pixels are left out of all regions.
+        reduction: One of 'none', 'mean', 'sum'.
+        alpha: Weight of false positives. Non-negative.
+        beta: Weight of false negatives. Non-negative.
+        smooth: Added to numerator and denominator of the score: without any pixel, actual or predicted, the loss is
+            0. Non-negative.
+        activation: What makes probabilities of scores: 'sigmoid' each by itself, 'softmax' over classes that
+            exclude each other, 'none' where the input is probabilities.
+        include_background: Whether class 0 has a loss.
+        batch: Whether a region is that of a class in all samples together.
+        ignore_index: Pixels with this class index do not count.
+        weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        1.0 - (overlap + smooth) / (overlap + smooth + alpha * false_positives + beta * false_negatives)
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N, C), or (C,) with batch; without class 0 where that has no loss.
+            Its dtype is that of the operands, promoted; halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import tversky_loss
+        >>> tversky_loss(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]]), smooth=1.0)
+        tensor(0.2500)
+
+    Source: Salehi, S. S. M. et al. (2017). Tversky loss function for image segmentation using 3D fully convolutional deep networks. MLMI. arXiv:1706.05721.
+    """
+    if has_torch_function_variadic(input, target, pixel_mask, weight):
+        return handle_torch_function(
+            tversky_loss,
+            (
+                input,
+                target,
+                pixel_mask,
+                weight,
+            ),
+            input,
+            target,
+            pixel_mask=pixel_mask,
+            reduction=reduction,
+            alpha=alpha,
+            beta=beta,
+            smooth=smooth,
+            activation=activation,
+            include_background=include_background,
+            batch=batch,
+            ignore_index=ignore_index,
+            weight=weight,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(TverskyLoss, unknown)
+    try:
+        plan = plan_of(
+            TverskyLoss,
+            reduction,
+            activation,
+            include_background,
+            batch,
+            ignore_index,
+            alpha,
+            beta,
+            smooth,
+            pixel_mask is not None,
+        )
+        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7198,26 +9572,32 @@ for _loss in (
     BCELoss,
     BCEWithLogitsLoss,
     BarlowTwinsLoss,
+    BatchHardTripletLoss,
     BetaGaussianNLLLoss,
     BiTemperedLogisticLoss,
     BoundaryLoss,
     BradleyTerryLoss,
+    CLIPLoss,
     CORALLoss,
     CORNLoss,
     CPOLoss,
     CTCLoss,
     CauchyLoss,
     CharbonnierLoss,
+    CircleLoss,
     CompleteBoxIoULoss,
     CosFaceLoss,
     CosineEmbeddingLoss,
+    CoxPHLoss,
     CrossEntropyLoss,
     DPOLoss,
+    DiceLoss,
     DistanceBoxIoULoss,
     EpsilonInsensitiveLoss,
     EvidentialClassificationLoss,
     EvidentialRegressionLoss,
     ExpectileLoss,
+    FocalTverskyLoss,
     GRPOLoss,
     GammaDevianceLoss,
     GammaNLLLoss,
@@ -7227,20 +9607,31 @@ for _loss in (
     GeneralRobustLoss,
     GeneralizedBoxIoULoss,
     GeneralizedCrossEntropyLoss,
+    GeneralizedDiceLoss,
     HausdorffDTLoss,
     HingeEmbeddingLoss,
     HingeLoss,
     HuberLoss,
     IPOLoss,
+    InfoNCELoss,
+    JaccardLoss,
+    JensenShannonLoss,
     KLDivLoss,
     KTOLoss,
+    KnowledgeDistillationLoss,
     L1Loss,
     LDAMLoss,
+    LambdaLoss,
     LaplaceNLLLoss,
+    ListMLELoss,
+    ListNetLoss,
+    LogCoshDiceLoss,
     LogCoshLoss,
     LogNormalNLLLoss,
     LogisticHazardLoss,
     LogitAdjustedCrossEntropyLoss,
+    LovaszHingeLoss,
+    LovaszSoftmaxLoss,
     MAPELoss,
     MASELoss,
     MSELoss,
@@ -7251,7 +9642,9 @@ for _loss in (
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     MultiQuantileLoss,
+    MultiSimilarityLoss,
     NLLLoss,
+    NTXentLoss,
     NegativeBinomialNLLLoss,
     NeuralNDCGLoss,
     ORPOLoss,
@@ -7259,9 +9652,13 @@ for _loss in (
     PoissonNLLLoss,
     PolyCrossEntropyLoss,
     PseudoHuberLoss,
+    RNNTLoss,
+    RankNetLoss,
+    ReverseKLDivLoss,
     SMAPELoss,
     SSIMLoss,
     SeesawLoss,
+    SigLIPLoss,
     SigmoidFocalLoss,
     SimPOLoss,
     SmoothL1Loss,
@@ -7269,12 +9666,16 @@ for _loss in (
     SoftMarginLoss,
     SoftmaxFocalLoss,
     SphereFaceLoss,
+    SquaredEMDLoss,
     SquaredEpsilonInsensitiveLoss,
     SquaredHingeLoss,
     StudentTNLLLoss,
+    SupConLoss,
     SymmetricCrossEntropyLoss,
+    TotalVariationDistanceLoss,
     TripletMarginLoss,
     TukeyBiweightLoss,
+    TverskyLoss,
     TweedieDevianceLoss,
     VICRegLoss,
     WelschLoss,

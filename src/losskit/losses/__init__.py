@@ -9,6 +9,7 @@ from losskit.losses.approx_ndcg import ApproxNDCGLoss
 from losskit.losses.arcface import ArcFaceLoss
 from losskit.losses.asymmetric import AsymmetricLoss
 from losskit.losses.barlow_twins import BarlowTwinsLoss
+from losskit.losses.batch_hard_triplet import BatchHardTripletLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
 from losskit.losses.beta_gaussian_nll import BetaGaussianNLLLoss
@@ -17,20 +18,25 @@ from losskit.losses.boundary import BoundaryLoss
 from losskit.losses.bradley_terry import BradleyTerryLoss
 from losskit.losses.cauchy import CauchyLoss
 from losskit.losses.charbonnier import CharbonnierLoss
+from losskit.losses.circle import CircleLoss
+from losskit.losses.clip import CLIPLoss
 from losskit.losses.complete_box_iou import CompleteBoxIoULoss
 from losskit.losses.coral import CORALLoss
 from losskit.losses.corn import CORNLoss
 from losskit.losses.cosface import CosFaceLoss
 from losskit.losses.cosine_embedding import CosineEmbeddingLoss
+from losskit.losses.cox_ph import CoxPHLoss
 from losskit.losses.cpo import CPOLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.losses.ctc import CTCLoss
+from losskit.losses.dice import DiceLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
 from losskit.losses.dpo import DPOLoss
 from losskit.losses.epsilon_insensitive import EpsilonInsensitiveLoss
 from losskit.losses.evidential_classification import EvidentialClassificationLoss
 from losskit.losses.evidential_regression import EvidentialRegressionLoss
 from losskit.losses.expectile import ExpectileLoss
+from losskit.losses.focal_tversky import FocalTverskyLoss
 from losskit.losses.gamma_deviance import GammaDevianceLoss
 from losskit.losses.gamma_nll import GammaNLLLoss
 from losskit.losses.gaussian_crps import GaussianCRPSLoss
@@ -39,21 +45,32 @@ from losskit.losses.geman_mcclure import GemanMcClureLoss
 from losskit.losses.general_robust import GeneralRobustLoss
 from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
+from losskit.losses.generalized_dice import GeneralizedDiceLoss
 from losskit.losses.grpo import GRPOLoss
 from losskit.losses.hausdorff_dt import HausdorffDTLoss
 from losskit.losses.hinge import HingeLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
+from losskit.losses.info_nce import InfoNCELoss
 from losskit.losses.ipo import IPOLoss
+from losskit.losses.jaccard import JaccardLoss
+from losskit.losses.jensen_shannon import JensenShannonLoss
 from losskit.losses.kl_div import KLDivLoss
+from losskit.losses.knowledge_distillation import KnowledgeDistillationLoss
 from losskit.losses.kto import KTOLoss
 from losskit.losses.l1 import L1Loss
+from losskit.losses.lambda_loss import LambdaLoss
 from losskit.losses.laplace_nll import LaplaceNLLLoss
 from losskit.losses.ldam import LDAMLoss
+from losskit.losses.list_mle import ListMLELoss
+from losskit.losses.list_net import ListNetLoss
 from losskit.losses.log_cosh import LogCoshLoss
+from losskit.losses.log_cosh_dice import LogCoshDiceLoss
 from losskit.losses.log_normal_nll import LogNormalNLLLoss
 from losskit.losses.logistic_hazard import LogisticHazardLoss
 from losskit.losses.logit_adjusted_cross_entropy import LogitAdjustedCrossEntropyLoss
+from losskit.losses.lovasz_hinge import LovaszHingeLoss
+from losskit.losses.lovasz_softmax import LovaszSoftmaxLoss
 from losskit.losses.mape import MAPELoss
 from losskit.losses.margin_ranking import MarginRankingLoss
 from losskit.losses.mase import MASELoss
@@ -62,17 +79,23 @@ from losskit.losses.mse import MSELoss
 from losskit.losses.msle import MSLELoss
 from losskit.losses.multi_margin import MultiMarginLoss
 from losskit.losses.multi_quantile import MultiQuantileLoss
+from losskit.losses.multi_similarity import MultiSimilarityLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
 from losskit.losses.negative_binomial_nll import NegativeBinomialNLLLoss
 from losskit.losses.neural_ndcg import NeuralNDCGLoss
 from losskit.losses.nll import NLLLoss
+from losskit.losses.nt_xent import NTXentLoss
 from losskit.losses.orpo import ORPOLoss
 from losskit.losses.pinball import PinballLoss
 from losskit.losses.poisson_nll import PoissonNLLLoss
 from losskit.losses.poly_cross_entropy import PolyCrossEntropyLoss
 from losskit.losses.pseudo_huber import PseudoHuberLoss
+from losskit.losses.rank_net import RankNetLoss
+from losskit.losses.reverse_kl_div import ReverseKLDivLoss
+from losskit.losses.rnnt import RNNTLoss
 from losskit.losses.seesaw import SeesawLoss
+from losskit.losses.siglip import SigLIPLoss
 from losskit.losses.sigmoid_focal import SigmoidFocalLoss
 from losskit.losses.simpo import SimPOLoss
 from losskit.losses.smape import SMAPELoss
@@ -81,13 +104,17 @@ from losskit.losses.soft_cldice import SoftClDiceLoss
 from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.softmax_focal import SoftmaxFocalLoss
 from losskit.losses.sphereface import SphereFaceLoss
+from losskit.losses.squared_emd import SquaredEMDLoss
 from losskit.losses.squared_epsilon_insensitive import SquaredEpsilonInsensitiveLoss
 from losskit.losses.squared_hinge import SquaredHingeLoss
 from losskit.losses.ssim import SSIMLoss
 from losskit.losses.student_t_nll import StudentTNLLLoss
+from losskit.losses.sup_con import SupConLoss
 from losskit.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
+from losskit.losses.total_variation_distance import TotalVariationDistanceLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.tukey_biweight import TukeyBiweightLoss
+from losskit.losses.tversky import TverskyLoss
 from losskit.losses.tweedie_deviance import TweedieDevianceLoss
 from losskit.losses.vicreg import VICRegLoss
 from losskit.losses.welsch import WelschLoss
@@ -103,26 +130,32 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BarlowTwinsLoss",
+    "BatchHardTripletLoss",
     "BetaGaussianNLLLoss",
     "BiTemperedLogisticLoss",
     "BoundaryLoss",
     "BradleyTerryLoss",
+    "CLIPLoss",
     "CORALLoss",
     "CORNLoss",
     "CPOLoss",
     "CTCLoss",
     "CauchyLoss",
     "CharbonnierLoss",
+    "CircleLoss",
     "CompleteBoxIoULoss",
     "CosFaceLoss",
     "CosineEmbeddingLoss",
+    "CoxPHLoss",
     "CrossEntropyLoss",
     "DPOLoss",
+    "DiceLoss",
     "DistanceBoxIoULoss",
     "EpsilonInsensitiveLoss",
     "EvidentialClassificationLoss",
     "EvidentialRegressionLoss",
     "ExpectileLoss",
+    "FocalTverskyLoss",
     "GRPOLoss",
     "GammaDevianceLoss",
     "GammaNLLLoss",
@@ -132,20 +165,31 @@ __all__ = [
     "GeneralRobustLoss",
     "GeneralizedBoxIoULoss",
     "GeneralizedCrossEntropyLoss",
+    "GeneralizedDiceLoss",
     "HausdorffDTLoss",
     "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
     "IPOLoss",
+    "InfoNCELoss",
+    "JaccardLoss",
+    "JensenShannonLoss",
     "KLDivLoss",
     "KTOLoss",
+    "KnowledgeDistillationLoss",
     "L1Loss",
     "LDAMLoss",
+    "LambdaLoss",
     "LaplaceNLLLoss",
+    "ListMLELoss",
+    "ListNetLoss",
+    "LogCoshDiceLoss",
     "LogCoshLoss",
     "LogNormalNLLLoss",
     "LogisticHazardLoss",
     "LogitAdjustedCrossEntropyLoss",
+    "LovaszHingeLoss",
+    "LovaszSoftmaxLoss",
     "MAPELoss",
     "MASELoss",
     "MSELoss",
@@ -156,7 +200,9 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "MultiQuantileLoss",
+    "MultiSimilarityLoss",
     "NLLLoss",
+    "NTXentLoss",
     "NegativeBinomialNLLLoss",
     "NeuralNDCGLoss",
     "ORPOLoss",
@@ -164,9 +210,13 @@ __all__ = [
     "PoissonNLLLoss",
     "PolyCrossEntropyLoss",
     "PseudoHuberLoss",
+    "RNNTLoss",
+    "RankNetLoss",
+    "ReverseKLDivLoss",
     "SMAPELoss",
     "SSIMLoss",
     "SeesawLoss",
+    "SigLIPLoss",
     "SigmoidFocalLoss",
     "SimPOLoss",
     "SmoothL1Loss",
@@ -174,12 +224,16 @@ __all__ = [
     "SoftMarginLoss",
     "SoftmaxFocalLoss",
     "SphereFaceLoss",
+    "SquaredEMDLoss",
     "SquaredEpsilonInsensitiveLoss",
     "SquaredHingeLoss",
     "StudentTNLLLoss",
+    "SupConLoss",
     "SymmetricCrossEntropyLoss",
+    "TotalVariationDistanceLoss",
     "TripletMarginLoss",
     "TukeyBiweightLoss",
+    "TverskyLoss",
     "TweedieDevianceLoss",
     "VICRegLoss",
     "WelschLoss",
