@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 
 import compositions
+import compositions_of_composed
 import compositions_of_ordered
 import compositions_of_pairs
 import compositions_of_regions
@@ -172,6 +173,9 @@ KNOWN = {
     "bce": {"asked": 15},
     "kl_div": {"data": {"input": "log_distribution", "target": "distribution"}, "asked": 5},
     "poisson_nll": {"asked": 4},
+    # What they compute of a list is its square.
+    "approx_ndcg": {"shape": lambda elements: (max(1, elements // 2**12), 64)},
+    "neural_ndcg": {"shape": lambda elements: (max(1, elements // 2**14), 64)},
     # Variances next to 0 have gradients beyond the range of halves.
     "gaussian_nll": {"data": {"var": "variance"}, "asked": 7, "asked_16m": 4},
     "soft_margin": {"asked": 5},
@@ -268,7 +272,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_two_rows):
+    for module in (torch_functional, compositions, compositions_of_composed, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_two_rows):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

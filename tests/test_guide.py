@@ -18,7 +18,7 @@ from losskit_guide.lines import Line, line, points
 from losskit_guide.names import _bare, find_name
 
 NAMES = samples.names()
-CURVES = [(name, number) for name in NAMES for number in range(len(catalogue()[name].curve.variants))]
+CURVES = [(name, n) for name in NAMES if (curve := catalogue()[name].curve) for n in range(len(curve.variants))]
 
 
 def lines(name, number, **more):
@@ -38,12 +38,12 @@ def test_every_loss_has_a_whole_card(name):
     assert card.alternatives, "the docstring should name the loss to prefer elsewhere"
     assert any(line.startswith("Choose") for line in card.advice)
     assert any(line.startswith("Prefer") for line in card.advice)
-    assert card.curve is not None
+    assert card.curve is not None or card.family == "composed"
     assert card.variants
     assert all(symbol["meaning"] and symbol["latex"] and symbol["plain"] for symbol in card.symbols)
     assert card.to_dict() == explain(name).to_dict()
     for variant in card.variants:
-        for text in (variant.value, *variant.gradients.values()):
+        for text in (variant.value, *variant.gradients.values()) if card.family != "composed" else ():
             assert set(LANGUAGES) <= set(text)
 
 

@@ -175,6 +175,8 @@ def show(
         save(plot(card), png)
     if formula is not None:
         texts = spelled(card, formula)
+        if not texts:
+            refuse(f"{card.name} is written in torch operations; its formula is there as plain text and as LaTeX.")
         return emit(texts) if json_ else console.print("\n\n".join(texts.values()), **_AS_IT_IS)
     if json_:
         return emit(card.to_dict())
@@ -198,7 +200,7 @@ def spelled(card: Card, language: Language) -> dict[str, str]:
         key = {"js": "javascript"}.get(language.value, language.value)
         for variant in card.variants:
             texts = {"value": variant.value, **{f"d/d {k}": t for k, t in variant.gradients.items()}}
-            found |= {f"{what}{when(card, variant)}": "\n".join(text[key]) for what, text in texts.items()}
+            found |= {f"{what}{when(card, variant)}": "\n".join(text[key]) for what, text in texts.items() if text}
     comment = {"latex": "%", "cpp": "//", "js": "//"}.get(language.value, "#")
     return {what: f"{comment} {card.name}: {what}\n{body}" for what, body in found.items()}
 

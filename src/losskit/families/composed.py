@@ -144,7 +144,8 @@ class ComposedLoss(Family, abstract=True):
         form = next(iter(cls._shapes.values())).forms[0]
         least = cls._least({name: cls._ordinary(name) if p.kind in ("float", "int") else p.default
                             for name, p in cls.params.items()})  # fmt: skip
-        return tuple(max(_USUAL.get(name, 32), least.get(name, 1)) for name in form if name != DOTS)
+        sizes = tuple(max(_USUAL.get(name, 32), least.get(name, 1)) for name in form if name != DOTS)
+        return sizes or super()._usual_shape
 
     @classmethod
     def _formula_params(cls) -> list[Param]:

@@ -203,8 +203,9 @@ class ComposedPlan(Plan):
             counts = arranged(mask.expand(dims.unit_shape), dims.unit, dims.own[i])
         if ELEMENTS in self.operands and i < self.telling and self.names[i] != ELEMENTS:
             place = self.names.index(ELEMENTS)
-            if dims.own[i] == dims.own[place]:
-                counts = operands[place] if counts is None else counts & operands[place]
+            if all(name in dims.own[i] for name in dims.own[place]):
+                of_elements = arranged(operands[place], dims.own[place], dims.own[i])
+                counts = of_elements if counts is None else counts & of_elements
         return counts
 
     # -- the loss in torch operations ---------------------------------------------------------------------
