@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 
 import compositions
+import compositions_of_images
 import torch
 import torch.nn.functional as torch_functional
 
@@ -156,6 +157,8 @@ _BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
 _RANKS = {"shape": rows_of(10)}
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
+    "ssim": {"small": (1, 1, 18, 18), "asked": 3},
+    "ms_ssim": {"small": (1, 1, 176, 176), "asked": 3},
     "mse": {"asked": 1.3, "asked_16m": 1.5},
     "l1": {"asked": 4},
     "smooth_l1": {"asked": 1.3},
@@ -253,7 +256,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions):
+    for module in (torch_functional, compositions, compositions_of_images):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))
