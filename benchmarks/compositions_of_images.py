@@ -17,7 +17,10 @@ def _similarity(x, y, size=11, sigma=1.5, c1=1e-4, c2=9e-4):
     weights = torch.exp(-((torch.arange(size, dtype=x.dtype, device=x.device) - size // 2) ** 2) / (2 * sigma**2))
     weights = weights / weights.sum()
     kernel = torch.outer(weights, weights).expand(x.shape[1], 1, size, size)
-    mean = lambda image: F.conv2d(image, kernel, groups=x.shape[1])
+
+    def mean(image):
+        return F.conv2d(image, kernel, groups=image.shape[1])
+
     mx, my = mean(x), mean(y)
     vx, vy, both = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     contrast = (2 * both + c2) / (vx + vy + c2)

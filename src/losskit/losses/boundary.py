@@ -14,8 +14,8 @@ class BoundaryLoss(PointwiseLoss):
     Prefer HausdorffDTLoss where the largest distance matters, and a loss of regions where there is one loss only.
 
     Alone it is a bad start, for predicting nothing is nearly as good as the object: add it with a weight that grows
-    over the training. `losskit.signed_distance` makes `distance_map` of the true mask, once for each image. The loss may be
-    negative.
+    over the training. `losskit.signed_distance` makes `distance_map` of the true mask, once for each image. The loss
+    may be negative.
     """
 
     operands = {

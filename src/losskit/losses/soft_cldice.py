@@ -82,6 +82,11 @@ class SoftClDiceLoss(ComposedLoss):
             r"T = \frac{\sum_i s_i(t) \, p_i + \epsilon}{\sum_i s_i(t) + \epsilon}",
             "P = (Σᵢ sᵢ(p)tᵢ + ε) / (Σᵢ sᵢ(p) + ε), T = (Σᵢ sᵢ(t)pᵢ + ε) / (Σᵢ sᵢ(t) + ε)",
         ),
+        "gradient by input": (
+            r"\frac{\partial \ell}{\partial p_i} = -\frac{2}{C (P + T)^2} \Big( T^2 \frac{\partial P}{\partial p_i} "
+            r"+ P^2 \frac{s_i(t)}{\sum_j s_j(t) + \epsilon} \Big)",
+            "∂ℓ/∂pᵢ = −2 / (C(P + T)²) (T² ∂P/∂pᵢ + P² sᵢ(t) / (Σⱼ sⱼ(t) + ε))",
+        ),
     }
     letters = {
         "input": ("p", "p", ""),
