@@ -13,6 +13,7 @@ from inspect import signature
 
 import compositions
 import compositions_of_composed
+import compositions_of_images
 import compositions_of_ordered
 import compositions_of_pairs
 import compositions_of_regions
@@ -165,6 +166,8 @@ _RANKS = {"shape": rows_of(10)}
 _PAIRS = {"shape": lambda elements: (math.isqrt(elements), 128), "small": (18, 16)}
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
+    "ssim": {"small": (1, 1, 18, 18), "asked": 3},
+    "ms_ssim": {"small": (1, 1, 176, 176), "asked": 3},
     "mse": {"asked": 1.3, "asked_16m": 1.5},
     "l1": {"asked": 4},
     "smooth_l1": {"asked": 1.3},
@@ -272,7 +275,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions, compositions_of_composed, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_two_rows):
+    for module in (torch_functional, compositions, compositions_of_composed, compositions_of_images, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_two_rows):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

@@ -141,6 +141,6 @@ def _steps(name: str, mask: Tensor, spacing: Sequence[float]) -> tuple[float, ..
         if not (positive.includes(step) and step < math.inf):
             raise error("parameter", loss=name, argument="spacing", expected="positive and finite", got=repr(step))
     if not 0 < len(steps) <= mask.ndim:
-        raise error("parameter", loss=name, argument="spacing", expected=f"1 to {mask.ndim} numbers for a mask of shape "
-                    f"{tuple(mask.shape)}", got=len(steps))  # fmt: skip
+        expected = f"1 to {mask.ndim} numbers for a mask of shape {tuple(mask.shape)}"
+        raise error("parameter", loss=name, argument="spacing", expected=expected, got=len(steps))
     return steps

@@ -88,7 +88,7 @@ def unlike(half: Tensor, apart: Tensor, window: Window, c1: float | None, c2: fl
 
 
 def unlike_by_gradients(half: Tensor, apart: Tensor, window: Window, c1: float | None, c2: float) -> Tensor:
-    """The same. Of each plane, half of the gradient by `half` takes its place, and the gradient by `apart` takes its."""
+    """The same. Half of the gradient by `half` takes its place, and the gradient by `apart` the place of that."""
     planes = half.shape[0] * half.shape[1]
     count = max(1, CACHED // max(1, half[:1, :1].numel())) if half.is_cpu else max(1, planes)
     loss = half.new_empty(half.shape[:2])

@@ -9,13 +9,13 @@ from losskit.families.pointwise import PointwiseLoss
 class BoundaryLoss(PointwiseLoss):
     """The probability of a pixel times its distance to the true boundary, which is negative inside of the object.
 
-    Choose it beside a loss of regions, such as DiceLoss, when objects are small against the background: it says how far
-    off a boundary is, which no overlap does.
+    Choose it beside a loss of regions, such as DiceLoss, when objects are small against the background: it says how
+    far off a boundary is, which no overlap does.
     Prefer HausdorffDTLoss where the largest distance matters, and a loss of regions where there is one loss only.
 
-    Alone it is a bad start, for predicting nothing is nearly as good as the object: add it with a weight that grows over
-    the training. `losskit.signed_distance` makes `distance_map` of the true mask, once for each image. The loss may be
-    negative.
+    Alone it is a bad start, for predicting nothing is nearly as good as the object: add it with a weight that grows
+    over the training. `losskit.signed_distance` makes `distance_map` of the true mask, once for each image. The loss
+    may be negative.
     """
 
     operands = {

@@ -71,7 +71,8 @@ class HausdorffDTLoss(PointwiseLoss):
         Peer(
             "monai",
             "monai.losses.HausdorffDTLoss(alpha=2.0)(input, target)",
-            "hausdorff_dt_loss(input, target, losskit.distance_field(input > 0.5), losskit.distance_field(target > 0.5))",
+            "hausdorff_dt_loss(input, target, "
+            "losskit.distance_field(input > 0.5), losskit.distance_field(target > 0.5))",
             agrees=1e-6,
             given={
                 "input": [[[[0.1, 0.9, 0.3], [0.2, 0.6, 0.8], [0.4, 0.7, 0.4]]]],

@@ -102,6 +102,12 @@ class MSSSIMLoss(ComposedLoss):
             r"S = \frac{2 \mu_x \mu_y + c_1}{\mu_x^2 + \mu_y^2 + c_1} \, c",
             "c = (2σₓᵧ + c₂) / (σₓ² + σᵧ² + c₂), S = (2μₓμᵧ + c₁) / (μₓ² + μᵧ² + c₁) · c",
         ),
+        "gradient by input": (
+            r"\frac{\partial \ell}{\partial x} = (\ell - 1) \Big( \frac{w_M}{\overline{S_M}} \frac{\partial "
+            r"\overline{S_M}}{\partial x} + \sum_{j < M} \frac{w_j}{\overline{c_j}} \frac{\partial "
+            r"\overline{c_j}}{\partial x} \Big)",
+            "∂ℓ/∂x = (ℓ − 1) (w_M / mean(S_M) ∂mean(S_M)/∂x + Σ(j < M) wⱼ / mean(cⱼ) ∂mean(cⱼ)/∂x)",
+        ),
     }
     letters = {
         "input": ("x", "x", ""),

@@ -38,7 +38,7 @@ def skeleton(x, iters):
 
 
 class SoftClDiceLoss(ComposedLoss):
-    """Dice of centre lines: the share of the predicted one inside of the true mask, and of the true one in the predicted.
+    """Dice of centre lines: how much of the predicted one is in the true mask, and of the true one in the predicted.
 
     Choose it beside DiceLoss for vessels, roads, neurites: a gap costs little area but breaks a line.
     Prefer DiceLoss or TverskyLoss for compact objects, which have no centre line worth the name.
@@ -82,6 +82,11 @@ class SoftClDiceLoss(ComposedLoss):
             r"T = \frac{\sum_i s_i(t) \, p_i + \epsilon}{\sum_i s_i(t) + \epsilon}",
             "P = (Σᵢ sᵢ(p)tᵢ + ε) / (Σᵢ sᵢ(p) + ε), T = (Σᵢ sᵢ(t)pᵢ + ε) / (Σᵢ sᵢ(t) + ε)",
         ),
+        "gradient by input": (
+            r"\frac{\partial \ell}{\partial p_i} = -\frac{2}{C (P + T)^2} \Big( T^2 \frac{\partial P}{\partial p_i} "
+            r"+ P^2 \frac{s_i(t)}{\sum_j s_j(t) + \epsilon} \Big)",
+            "∂ℓ/∂pᵢ = −2 / (C(P + T)²) (T² ∂P/∂pᵢ + P² sᵢ(t) / (Σⱼ sⱼ(t) + ε))",
+        ),
     }
     letters = {
         "input": ("p", "p", ""),
@@ -114,6 +119,6 @@ class SoftClDiceLoss(ComposedLoss):
     best_for = "Vessels, roads, neurites: lines that must not break."
     not_for = "Compact objects; use alone, for the width of a line says nothing to it."
     reference = (
-        "Shit, S., Paetzold, J. C., Sekuboyina, A. et al. (2021). clDice: a novel topology-preserving loss function for "
-        "tubular structure segmentation. CVPR. arXiv:2003.07311."
+        "Shit, S., Paetzold, J. C., Sekuboyina, A. et al. (2021). clDice: a novel topology-preserving loss function "
+        "for tubular structure segmentation. CVPR. arXiv:2003.07311."
     )

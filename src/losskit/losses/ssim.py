@@ -64,6 +64,11 @@ class SSIMLoss(ComposedLoss):
             r"k_i \propto e^{-\lvert i \rvert^2 / 2 \sigma^2}",
             "μₓ = Σᵢ kᵢxᵢ, σₓᵧ = Σᵢ kᵢ(xᵢ − μₓ)(yᵢ − μᵧ), kᵢ ∝ exp(−|i|² / 2σ²)",
         ),
+        "gradient by input": (
+            r"\frac{\partial \ell}{\partial x_i} = -\frac{2}{W} \sum_w k_{i - w} S_w \Big( \frac{\mu_y}{N_1} "
+            r"- \frac{\mu_x}{D_1} + \frac{y_i - \mu_y}{N_2} - \frac{x_i - \mu_x}{D_2} \Big)",
+            "∂ℓ/∂xᵢ = −2/W Σ k S (μᵧ/N₁ − μₓ/D₁ + (yᵢ − μᵧ)/N₂ − (xᵢ − μₓ)/D₂)",
+        ),
     }
     letters = {
         "input": ("x", "x", ""),
@@ -74,6 +79,7 @@ class SSIMLoss(ComposedLoss):
         "k1": ("k_1", "k₁", ""),
         "k2": ("k_2", "k₂", ""),
         "c": ("c_1, c_2", "c₁, c₂", "squares of k₁R and k₂R"),
+        "S": ("S_w = N_1 N_2 / D_1 D_2", "S = N₁N₂ / D₁D₂", "similarity of a window: the quotient in the sum"),
         "w": ("w", "w", "window, one of W in all channels of an image"),
     }
 
