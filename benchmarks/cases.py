@@ -194,9 +194,10 @@ KNOWN = {
     "coral": _RANKS,
     "corn": _RANKS,
     "logistic_hazard": _RANKS,
-    **dict.fromkeys(
-        ("dice", "generalized_dice", "log_cosh_dice", "tversky", "focal_tversky", "jaccard"), {"samples": 0}
-    ),
+    **{
+        name: {"samples": 0}
+        for name in ("dice", "generalized_dice", "log_cosh_dice", "tversky", "focal_tversky", "jaccard")
+    },
 }
 _V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
 _NOT_16M = ("small", "1M")
