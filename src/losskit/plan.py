@@ -47,6 +47,8 @@ class Plan:
     constants = 0  # bits of the operands by which there is no gradient
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
+    passes = "one pass"  # of the CPU's kernel over the operands
+    late = False  # with reduction 'none' the CPU's kernel, too, gives gradients in backward
     key = ""  # what finds this plan again, in another process too
 
     def __init__(self, loss: Any, reduction: str, code: int, names: Sequence[str], numbers: Sequence[float]) -> None:
