@@ -118,7 +118,7 @@ template <class T> void add_blocks(int64_t begin, int64_t end, void* context) {
 template <class T> void write_blocks(int64_t begin, int64_t end, void* context) {
   Job& job = *static_cast<Job*>(context);
   Scratch<T> scratch(job);
-  for (int64_t block = begin; block < end; ++block)
+  for (int64_t block = end; block-- > begin;)  // what was read last is still in a cache
     each_tile(job, scratch, block, [&](Tile<T>& tile) {
       tile.prefetch(true);
       tile.look();

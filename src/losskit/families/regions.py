@@ -56,12 +56,12 @@ _OPERANDS = {
     ),
 }  # fmt: skip
 _DEFINITIONS = [
-    Equation("where", r"\mathrm{TP} = \sum_i p_i t_i", "TP = Σᵢ pᵢ tᵢ"),
-    Equation("where", r"\mathrm{FP} = \sum_i p_i (1 - t_i)", "FP = Σᵢ pᵢ (1 − tᵢ)"),
-    Equation("where", r"\mathrm{FN} = \sum_i (1 - p_i) t_i", "FN = Σᵢ (1 − pᵢ) tᵢ"),
+    Equation("where", r"\mathrm{TP} = \sum_i m_i \, p_i t_i", "TP = Σᵢ mᵢ pᵢ tᵢ"),
+    Equation("where", r"\mathrm{FP} = \sum_i m_i \, p_i (1 - t_i)", "FP = Σᵢ mᵢ pᵢ (1 − tᵢ)"),
+    Equation("where", r"\mathrm{FN} = \sum_i m_i \, (1 - p_i) t_i", "FN = Σᵢ mᵢ (1 − pᵢ) tᵢ"),
 ]
 _OF_SQUARES = Written(
-    r"\mathrm{FP} = \mathrm{FN} = \tfrac{1}{2} \sum_i (p_i - t_i)^2", "FP = FN = ½ Σᵢ (pᵢ − tᵢ)²"
+    r"\mathrm{FP} = \mathrm{FN} = \tfrac{1}{2} \sum_i m_i \, (p_i - t_i)^2", "FP = FN = ½ Σᵢ mᵢ (pᵢ − tᵢ)²"
 )
 
 
@@ -178,6 +178,7 @@ class RegionsLoss(Family, abstract=True):
         symbols = [
             symbol("input", "probability of pixel i, what the activation makes of its score", by),
             symbol("target", "whether pixel i is of the class, or how likely it is", Written("t_i", "tᵢ")),
+            symbol("pixel_mask", "1 where pixel i counts, else 0", Written("m_i", "mᵢ")),
             *(symbol(x.name, x.meaning, x.letter) for x in SPOKEN if x.name in write.formula.operands),
             *(symbol(name, cls.params[name].doc) for name in write.formula.numbers),
         ]

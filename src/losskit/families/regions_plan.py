@@ -43,6 +43,7 @@ class RegionsPlan(Plan):
     gradients = 1
     telling = 2
     weight_in_mean = True
+    passes, late = "two passes", True
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)

@@ -172,8 +172,10 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
         return Choice("eager formula", reason + plan.eagerly(args) + together)
     dtypes = " and ".join(dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in args.operands))
     wide = ", computed in float32 and rounded once" if result_dtype(args.operands) in HALVES else ""
-    when = "in backward" if plan.reduction == "none" and gpu.takes(args.operands[0]) else "in forward"
+    late = plan.late or gpu.takes(args.operands[0])
+    when = "in backward" if plan.reduction == "none" and late else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
     origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
     passes = plan.passes(args)
     return Choice(kernel, f"{passes} over {dtypes} operands{wide}, the gradient written {when}{origin}{together}")
+    return Choice(kernel, f"{plan.passes} over {dtypes} operands{wide}, the gradient written {when}{origin}{together}")
