@@ -20,7 +20,8 @@ import pytest
 REPRESENTATIVES = {
     "binary_cross_entropy_with_logits-pos_weight=2.5", "multilabel_soft_margin_loss", "gaussian_nll_loss-eps=0.3",
     "cross_entropy-probabilities_weight", "nll_loss-weight", "multi_margin_loss-p2_weight", "multilabel_margin_loss-lists",
-    "cosine_embedding_loss-margin", "triplet_margin_loss-swap", "ctc_loss-blank", "ctc_loss-scores",
+    "cosine_embedding_loss-margin", "triplet_margin_loss-swap", "list_mle_loss-padded", "cox_ph_loss-efron",
+    "ctc_loss-blank", "ctc_loss-scores",
 }  # fmt: skip
 NAMES = {name.split("-")[0] for name in REPRESENTATIVES}
 
