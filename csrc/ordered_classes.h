@@ -71,6 +71,20 @@ LOSSKIT_CLONES inline void slopes_of_rows(const double* p, double* below, double
   for (; r < rows; ++r, at += width) slopes_of_some<1>(p + at, below + at, above + at, factors + r, width, slopes + at);
 }
 
+// below less the running sum of the target, which goes on from `total`. Four at a time, as in sums_after.
+LOSSKIT_CLONES inline double less_running(const double* below, const double* target, int64_t n, double total,
+                                          double* out) {
+  int64_t c = 0;
+  for (; c + 4 <= n; c += 4) {
+    const double one = target[c], two = one + target[c + 1], three = two + target[c + 2], four = three + target[c + 3];
+    out[c] = below[c] - (total + one), out[c + 1] = below[c + 1] - (total + two);
+    out[c + 2] = below[c + 2] - (total + three), out[c + 3] = below[c + 3] - (total + four);
+    total += four;
+  }
+  for (; c < n; ++c) out[c] = below[c] - (total += target[c]);
+  return total;
+}
+
 struct ClassRows {
   Job& job;
   ClassesScratch& scratch;
@@ -110,11 +124,10 @@ struct ClassRows {
   // Scores as distances to the largest of them, and their rounding errors.
   void read_scores(int64_t r, double* out, double* errors) {
     const int64_t width = job.width, begin = (first + r) * width;
-    double block[kBlock];
     for (int64_t at = 0; at < width; at += kBlock) {
       const int64_t m = std::min(kBlock, width - at);
-      const double* const part = fetch(job.elements, job.own[0], begin + at, m, block);
-      std::copy(part, part + m, out + at);
+      const double* const part = fetch(job.elements, job.own[0], begin + at, m, out + at);
+      if (part != out + at) std::copy(part, part + m, out + at);
     }
     const double high = extremes(out, width).high;
     job.input_dtype == DType::kDouble ? distances(out, high, width, errors) : distances(out, high, width);
@@ -141,16 +154,15 @@ struct ClassRows {
     for (int64_t at = 0; at < width; at += kBlock) {
       const int64_t m = std::min(kBlock, width - at);
       const double* const target = fetch(job.elements, job.own[1], unit * width + at, m, block);
-      for (int64_t c = 0; c < m; ++c) {
-        const bool inside = !(target[c] < -slack || target[c] > 1.0 + slack);
-        if (!inside && wanted && job.options.checks == kRaise) {
-          const int64_t place = unit * width + at + c;
+      const Extremes range = extremes(target, m);
+      for (int64_t c = 0; c < m && (range.low < -slack || range.high > 1.0 + slack); ++c) {
+        if (!(target[c] < -slack || target[c] > 1.0 + slack)) continue;
+        fine = false;
+        const int64_t place = unit * width + at + c;
+        if (wanted && job.options.checks == kRaise)
           job.report({0, place, static_cast<int64_t>(Violation::kProbability), place, target[c]});
-        }
-        fine &= inside;
-        total += target[c];
-        sums[at + c] = below[at + c] - total;
       }
+      total = less_running(below + at, target, m, total, sums + at);
     }
     return fine || job.options.checks == kOff;
   }

@@ -59,7 +59,7 @@ proof = RowProof(
     name="list_mle_loss",
     exact=exact,
     # In float64 there is nothing wider in which running sums could be taken.
-    bars=Bars(value=1.5, gradient=2.5, eager_value=1.4, eager_gradient=5.5),
+    bars=Bars(value=1.5, gradient=3.0, eager_value=1.4, eager_gradient=5.5),
     points={"scales": scales},
     variants=[Variant("relevance", relevance), Variant("padded", padded)],
     example=Example(
