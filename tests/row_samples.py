@@ -73,5 +73,10 @@ def everything(rest: str | None = None) -> list[Any]:
 def losses() -> list[Any]:
     """The built-in losses of the families of rows, but for those whose rows have no loss without each other."""
     found = [cls for cls in losskit.list_losses().values() if cls.__module__.startswith("losskit.")]
-    found = [cls for cls in found if not issubclass(cls, losskit.PairsLoss)]
-    return [cls for cls in found if issubclass(cls, Family) and of_rows(cls)]
+    return [cls for cls in found if issubclass(cls, Family) and of_rows(cls) and cls not in of_pairs()]
+
+
+def of_pairs() -> list[Any]:
+    """The built-in losses of pairs."""
+    found = [cls for cls in losskit.list_losses().values() if cls.__module__.startswith("losskit.")]
+    return [cls for cls in found if issubclass(cls, losskit.PairsLoss)]
