@@ -34,7 +34,7 @@ template <class T> struct Block {
   std::vector<int64_t> statistics;  // side and aggregate of each operand of the formula
   bool wanted[2][kAggregates] = {};
   Term<T> terms[2];
-  const double* turned = nullptr;  // the survey of the columns
+  const double* turned = nullptr;        // the survey of the columns
   std::vector<T> pivots, factors, adds;  // of it
   int64_t group = 1;
 
@@ -195,8 +195,7 @@ template <class T> void add_columns(const Block<T>& job, int64_t row, int64_t at
   int64_t count;
   const int64_t* holes = holes_of(job, row, count);
   T* more = buffers.of_columns.data() + at * job.columns;
-  for (int64_t k = 0; k < count; ++k)
-    more[holes[k]] = static_cast<T>(job.turned[holes[k] * kSurveyed + kOfPositive]);
+  for (int64_t k = 0; k < count; ++k) more[holes[k]] = static_cast<T>(job.turned[holes[k] * kSurveyed + kOfPositive]);
   add_to(x, job.columns, more);
 }
 
@@ -217,11 +216,16 @@ template <class T> void spread_over(const Block<T>& job, int64_t row, int64_t at
     const T* slopes = buffers.negative_slopes.data() + at * job.columns;
     const bool exponentials = job.wanted[1][kLogSumExp], term = job.terms[1].present();
     const T factor = static_cast<T>(all.factor(1, side)), more = static_cast<T>(all.each(1, side.count));
-    if (exponentials && !term && more == T(0)) multiply_by(x, job.columns, factor);
-    else if (exponentials && !term) affine(x, job.columns, factor, more);
-    else if (exponentials) spread(x, job.columns, factor, more, slopes);
-    else if (term) slopes_into(x, job.columns, more, slopes);
-    else std::fill(x, x + job.columns, more);
+    if (exponentials && !term && more == T(0))
+      multiply_by(x, job.columns, factor);
+    else if (exponentials && !term)
+      affine(x, job.columns, factor, more);
+    else if (exponentials)
+      spread(x, job.columns, factor, more, slopes);
+    else if (term)
+      slopes_into(x, job.columns, more, slopes);
+    else
+      std::fill(x, x + job.columns, more);
     for (int which = 0; which < 2; ++which) {
       const int64_t place = side.extremes[which];
       const Aggregate what = which ? kSmallest : kLargest;
@@ -323,13 +327,15 @@ template <class T> void run_block(const Given& given) {
 
 void pairs_block(int64_t formula, int64_t positive, int64_t negative, std::vector<int64_t> statistics,
                  Tensor similarities, Tensor order, Tensor first, Tensor last, int64_t begin,
-                 std::optional<Tensor> share, Tensor values, std::optional<Tensor> survey,
-                 std::optional<Tensor> turned, std::vector<double> numbers, std::vector<double> of_positive,
-                 std::vector<double> of_negative, double scale, double bias) {
+                 std::optional<Tensor> share, Tensor values, std::optional<Tensor> survey, std::optional<Tensor> turned,
+                 std::vector<double> numbers, std::vector<double> of_positive, std::vector<double> of_negative,
+                 double scale, double bias) {
   const Given given{formula, positive, negative, begin,  statistics, similarities, order,       first, last,
                     values,  share,    survey,   turned, numbers,    of_positive,  of_negative, scale, bias};
-  if (dtype_of(similarities) == DType::kDouble) run_block<double>(given);
-  else run_block<float>(given);
+  if (dtype_of(similarities) == DType::kDouble)
+    run_block<double>(given);
+  else
+    run_block<float>(given);
 }
 
 }  // namespace losskit

@@ -6,9 +6,9 @@
 //    the digits of a float are in danger, it comes from differences; distances of doubles always do.
 // 3. The gradient by distances is spread pair by pair: of hinges of extremes most are 0. It takes differences, in
 //    double, in the order of the pairs, so that rows near each other keep their digits.
-#include "pairs.h"
-
 #include <torch/csrc/stable/library.h>
+
+#include "pairs.h"
 
 namespace losskit {
 namespace {
@@ -74,8 +74,7 @@ template <class T> void unit_rows(const Tensor& given, const Tensor& unit, const
   }
 }
 
-template <class T>
-void pull_rows(const Tensor& given, const Tensor& units, const Tensor& inverse, double scale) {
+template <class T> void pull_rows(const Tensor& given, const Tensor& units, const Tensor& inverse, double scale) {
   const auto sizes = given.sizes();
   const int64_t rows = sizes[0], n = sizes[1];
   T* gradient = static_cast<T*>(given.data_ptr());
@@ -151,8 +150,9 @@ void pairs_pull(Tensor gradient, Tensor unit, Tensor inverse, double scale) {
 
 void pairs_distances(Tensor products, Tensor x, Tensor y, Tensor own, Tensor squares, bool exact) {
   const auto sizes = products.sizes();
-  Distances job{doubles(products), doubles(x), doubles(y), doubles(own), doubles(squares),
-                exact ? infinity<double> : kNear, sizes[1], x.sizes()[1]};
+  Distances job{doubles(products), doubles(x),       doubles(y),
+                doubles(own),      doubles(squares), exact ? infinity<double> : kNear,
+                sizes[1],          x.sizes()[1]};
   run_parallel(sizes[0], std::max<int64_t>(1, kGrain / std::max<int64_t>(1, sizes[1])), Distances::run, &job);
 }
 
@@ -180,8 +180,7 @@ void pairs_spread(Tensor gradient, Tensor distance, Tensor x, Tensor y, Tensor b
 STABLE_TORCH_LIBRARY_FRAGMENT(losskit, library) {
   library.def("pairs_unit(Tensor x, Tensor(a!) unit, Tensor(b!) inverse) -> ()");
   library.def("pairs_pull(Tensor(a!) gradient, Tensor unit, Tensor inverse, float scale) -> ()");
-  library.def(
-      "pairs_distances(Tensor(a!) products, Tensor x, Tensor y, Tensor own, Tensor squares, bool exact) -> ()");
+  library.def("pairs_distances(Tensor(a!) products, Tensor x, Tensor y, Tensor own, Tensor squares, bool exact) -> ()");
   library.def(
       "pairs_spread(Tensor gradient, Tensor distance, Tensor x, Tensor y, Tensor(a!) by_x, Tensor(b!) by_y) -> ()");
 }

@@ -76,3 +76,10 @@ def losses() -> list[Any]:
     found = [cls for cls in losskit.list_losses().values() if cls.__module__.startswith("losskit.")]
     found = [cls for cls in found if not issubclass(cls, losskit.PairsLoss)]
     return [cls for cls in found if issubclass(cls, Family) and of_rows(cls) and cls.name not in OF_BATCHES]
+    return [cls for cls in found if issubclass(cls, Family) and of_rows(cls) and cls not in of_pairs()]
+
+
+def of_pairs() -> list[Any]:
+    """The built-in losses of pairs."""
+    found = [cls for cls in losskit.list_losses().values() if cls.__module__.startswith("losskit.")]
+    return [cls for cls in found if issubclass(cls, losskit.PairsLoss)]

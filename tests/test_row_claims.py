@@ -5,19 +5,21 @@ import inspect
 
 import pytest
 import torch
-from row_samples import losses
+from row_samples import losses, of_pairs
 
 import losskit
 
+LOSSES = [*losses(), *of_pairs()]
 
-@pytest.mark.parametrize("cls", losses(), ids=lambda cls: cls.name)
+
+@pytest.mark.parametrize("cls", LOSSES, ids=lambda cls: cls.name)
 def test_functional_is_the_declaration(cls):
     written, made = getattr(losskit.functional, cls.name), cls.functional
     strip = lambda function: [(p.name, p.default, p.kind) for p in inspect.signature(function).parameters.values()]
     assert strip(written) == strip(made)
 
 
-@pytest.mark.parametrize("cls", losses(), ids=lambda cls: cls.name)
+@pytest.mark.parametrize("cls", LOSSES, ids=lambda cls: cls.name)
 def test_declarations_are_complete(cls):
     assert cls.facts is not None
     assert len(cls.cases) >= 2
@@ -53,7 +55,7 @@ def case_error(cls, case):
     return max(wrong)
 
 
-@pytest.mark.parametrize("cls", losses(), ids=lambda cls: cls.name)
+@pytest.mark.parametrize("cls", LOSSES, ids=lambda cls: cls.name)
 def test_cases(cls):
     for case in cls.cases:
         assert case_error(cls, case) < 5e-5, case
@@ -72,7 +74,7 @@ def deviating(cls, deviation, library_):
     return gradient.flatten()[0].item()
 
 
-@pytest.mark.parametrize("cls", losses(), ids=lambda cls: cls.name)
+@pytest.mark.parametrize("cls", LOSSES, ids=lambda cls: cls.name)
 def test_deviations(cls):
     for deviation in cls.deviations:
         for side, library_ in (("torch", torch.nn.functional), ("losskit", losskit.functional)):

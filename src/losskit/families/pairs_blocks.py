@@ -9,7 +9,8 @@
    for a second backward, the pass runs again with the upstream gradient.
 4. A loss that looks both ways surveys the columns first, in blocks of the turned matrix; the pass over the rows then
    knows what columns add to a gradient. Where terms or extremes forbid that, each direction is a pass by itself.
-5. Distances come from differences, in float64: where embeddings are near each other, products have no digits left.
+5. Distances are computed in float64, and come from differences where embeddings are so near each other that products
+   have no digits left.
 """
 
 from __future__ import annotations
@@ -275,9 +276,12 @@ class Work:
         for begin in range(0, count, size):
             own = rows[begin : begin + size]
             end, x = begin + len(own), memory[: len(own)]
-            torch.mm(own, columns.t(), out=x)
-            if distance:
-                x = self._distances(x, own, columns)
+            if distance and not self.fused:
+                x = distances(own, columns)
+            else:
+                torch.mm(own, columns.t(), out=x)
+            if distance and self.fused:
+                self._distances(x, own, columns)
             far = x.clone() if distance and share is not None else x
             own_survey = None if survey is None else survey[begin:end]
             gradient = self._block(x, side, begin, end, values, share, own_survey, turned)
@@ -297,14 +301,11 @@ class Work:
             by_columns.addmm_(gradient.t(), own)
         return values
 
-    def _distances(self, products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Distances, where products of the rows with the columns are."""
-        if not self.fused:
-            return distances(rows, columns)
+    def _distances(self, products: Tensor, rows: Tensor, columns: Tensor) -> None:
+        """Put distances where products of the rows with the columns are."""
         exact = dtypes.compute_dtype(self.arguments.operands) == torch.float64
         squares = [(x * x).sum(1) for x in (rows, columns)]
         torch.ops.losskit.pairs_distances(products, rows, columns, *squares, exact)
-        return products
 
     def _spread(self, gradient: Tensor, far: Tensor, rows: Tensor, columns: Tensor, *by: Tensor) -> None:
         """Add to the gradients by rows and columns what those by their distances make of them."""

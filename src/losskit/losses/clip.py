@@ -38,6 +38,7 @@ class CLIPLoss(PairsLoss):
     cases = [
         Case(image=[[1.0, 0.0], [0.6, 0.8]], text=[[0.8, 0.6], [0.0, 1.0]], logit_scale=10.0, value=1.784235,
              source="mpmath"),
+        Case(image=[[1.0, 0.0]], text=[[0.0, 1.0]], value=0.0, grad=[[0.0, 0.0]], source="one pair has no rival"),
     ]  # fmt: skip
     peers = [
         Peer(

@@ -41,6 +41,8 @@ class MultiSimilarityLoss(PairsLoss):
     cases = [
         Case(input=[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]], target=[0, 0, 1, 1], value=1.796276,
              source="mpmath"),
+        Case(input=[[1.0, 0.0], [0.0, 1.0]], target=[0, 0], base=0.0, value=0.6931471805599453,
+             grad=[[0.0, -1.0], [-1.0, 0.0]], source="log 2"),
     ]  # fmt: skip
     peers = [
         Peer(

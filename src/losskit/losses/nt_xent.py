@@ -37,6 +37,7 @@ class NTXentLoss(PairsLoss):
     cases = [
         Case(input1=[[1.0, 0.0], [0.6, 0.8]], input2=[[0.8, 0.6], [0.0, 1.0]], value=3.482856,
              grad=[[0.0, -0.00912884], [2.236956, -1.677716]], source="mpmath"),
+        Case(input1=[[1.0, 0.0]], input2=[[0.0, 1.0]], value=0.0, grad=[[0.0, 0.0]], source="one example has no rival"),
     ]  # fmt: skip
     peers = [
         Peer("lightly", "lightly.loss.NTXentLoss(temperature=0.5)(input1, input2)", "nt_xent_loss(input1, input2)"),

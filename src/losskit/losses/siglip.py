@@ -38,7 +38,9 @@ class SigLIPLoss(PairsLoss):
     facts = Facts(convex=False, smooth=True, lipschitz=None, minimum=0.0, symmetric=True)
     cases = [
         Case(image=[[1.0, 0.0], [0.6, 0.8]], text=[[0.8, 0.6], [0.0, 1.0]], value=4.766919, source="mpmath"),
-    ]
+        Case(image=[[1.0, 0.0]], text=[[0.0, 3.0]], logit_scale=1.0, logit_bias=0.0, value=0.6931471805599453,
+             grad=[[0.0, -0.5]], source="log 2"),
+    ]  # fmt: skip
     peers = [
         Peer(
             "open-clip-torch",

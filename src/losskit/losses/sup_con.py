@@ -40,6 +40,8 @@ class SupConLoss(PairsLoss):
     cases = [
         Case(input=[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]], target=[0, 0, 1, 1], value=4.2594,
              grad=[[0.0, -7.03876], [-14.12844, 10.59636], [17.66056, 0.0], [-4.22324, -5.63100]], source="mpmath"),
+        Case(input=[[1.0, 0.0], [0.0, 1.0]], target=[0, 0], value=0.0, grad=[[0.0, 0.0], [0.0, 0.0]],
+             source="one positive, no negative"),
     ]  # fmt: skip
     peers = [
         Peer(
