@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 
 import compositions
+import compositions_of_lists
 import torch
 import torch.nn.functional as torch_functional
 
@@ -154,6 +155,7 @@ _SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": (
 _LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
 _BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
 _RANKS = {"shape": rows_of(10)}
+_PAIRS = {"shape": lambda pairs: (pairs // 10_000, 100), "small": (4, 10)}  # of lists of 100 items
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
     "mse": {"asked": 1.3, "asked_16m": 1.5},
@@ -175,6 +177,8 @@ KNOWN = {
     "multilabel_margin": {"compiles": False, "asked": 25},  # compiled, it takes 4655 ns per element
     "cosine_embedding": {"asked": 6},
     "triplet_margin": {"asked": 6},
+    "rank_net": {**_PAIRS, "asked": 5},
+    "lambda_loss": {**_PAIRS, "asked": 5},
     "ctc": _SEQUENCES,
     "sigmoid_focal": {"data": {"target": "labels"}, "asked": 6},
     "asymmetric": {"data": {"target": "labels"}, "asked": 5},
@@ -253,7 +257,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions):
+    for module in (torch_functional, compositions, compositions_of_lists):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

@@ -27,6 +27,7 @@ from losskit.families.lists import OPERANDS, example_of
 from losskit.families.lists_plan import check_lists
 from losskit.formula import sigmoid, softplus
 from losskit.graph import Expr
+from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.validation import check_extras, check_floating, check_tensor
 from losskit_guide.card import Curve, Equation, Given, Rows
@@ -77,7 +78,7 @@ class TopOnePlan(ClassScoresPlan):
     def _shares(self, target: Tensor, there: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The probabilities of the items by their relevance, 0 for those that do not count."""
         relevance = target.detach().to(dtype)
-        relevance = self.loss._in_domain("target", relevance if there is None else torch.where(there, relevance, 0.0))
+        relevance = self._checked(relevance if there is None else torch.where(there, relevance, 0.0))
         if self.transform == "normalize":
             total = relevance.sum(-1, keepdim=True)
             return relevance / torch.where(total == 0, 1.0, total)
@@ -85,6 +86,14 @@ class TopOnePlan(ClassScoresPlan):
             return relevance.softmax(-1)
         shares = torch.where(there, relevance, -torch.inf).softmax(-1)
         return torch.where(there, shares, 0.0)  # of a list without an item they are NaN
+
+    def _checked(self, relevance: Tensor) -> Tensor:
+        """In its domain: an error, or NaN where it is not. The smallest number mostly tells, six times as fast."""
+        hidden = torch.compiler.is_compiling() or observed() or not relevance.is_cpu
+        if not hidden and relevance.numel() and bool(relevance.amin() >= 0):
+            return relevance
+        checked: Tensor = self.loss._in_domain("target", relevance)
+        return checked
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         (_, target, *items), mask = arguments.operands, arguments.mask
