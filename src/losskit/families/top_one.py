@@ -18,12 +18,12 @@ from torch import Tensor
 
 from losskit import curves, dtypes
 from losskit.declaration import param
-from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by, symbol
+from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.class_scores_plan import ClassScoresPlan
-from losskit.families.lists import OPERANDS, example_of
+from losskit.families.lists import OPERANDS, example_of, symbols_of
 from losskit.families.lists_plan import check_lists
 from losskit.formula import sigmoid, softplus
 from losskit.graph import Expr
@@ -61,7 +61,7 @@ class TopOnePlan(ClassScoresPlan):
         if input.shape[-1] == 0:
             raise error("no_classes", loss=self.name, got=tuple(input.shape))
         normalizer = check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
-        mask = self.counted(Arguments(operands, None, sample_weight, mask, normalizer))[1]
+        mask = self.counted(Arguments(list(operands), None, sample_weight, mask, normalizer))[1]
         shares = self._shares(target, self._there(input, items, mask), dtypes.compute_dtype([input]))
         if items:
             input = torch.where(items[0], input, -torch.inf)
@@ -193,8 +193,4 @@ class TopOneLoss(ClassScoresLoss, abstract=True):
             Equation("where", r"P_i = \frac{e^{y_i}}{\sum_j e^{y_j}}", "Pᵢ = exp(yᵢ) / Σⱼ exp(yⱼ)"),
             Equation("with target_transform='normalize'", r"P_i = \frac{y_i}{\sum_j y_j}", "Pᵢ = yᵢ / Σⱼ yⱼ"),
         ]
-        symbols = [
-            symbol("input", "score of item i in the list", score),
-            symbol("target", "relevance of item i", Written("y_i", "yᵢ")),
-        ]
-        return Mathematics(equations, symbols)
+        return Mathematics(equations, symbols_of())
