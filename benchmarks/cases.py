@@ -14,6 +14,7 @@ from inspect import signature
 import compositions
 import compositions_of_composed
 import compositions_of_images
+import compositions_of_lists
 import compositions_of_ordered
 import compositions_of_pairs
 import compositions_of_regions
@@ -162,8 +163,7 @@ _SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": (
 _LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
 _BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
 _RANKS = {"shape": rows_of(10)}
-# So many pairs, of rows of 128 numbers.
-_PAIRS = {"shape": lambda elements: (math.isqrt(elements), 128), "small": (18, 16)}
+    for module in (torch_functional, compositions, ):
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
     "ssim": {"small": (1, 1, 18, 18), "asked": 3},
@@ -192,6 +192,8 @@ KNOWN = {
     "multilabel_margin": {"compiles": False, "asked": 25},  # compiled, it takes 4655 ns per element
     "cosine_embedding": {"asked": 6},
     "triplet_margin": {"asked": 6},
+    "rank_net": {**_PAIRS, "asked": 5},
+    "lambda_loss": {**_PAIRS, "asked": 5},
     "ctc": _SEQUENCES,
     "sigmoid_focal": {"data": {"target": "labels"}, "asked": 6},
     "asymmetric": {"data": {"target": "labels"}, "asked": 5},
@@ -275,7 +277,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions, compositions_of_composed, compositions_of_images, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_two_rows):
+    for module in (torch_functional, compositions, compositions_of_composed, compositions_of_images, compositions_of_lists, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_two_rows):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

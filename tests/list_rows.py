@@ -14,7 +14,7 @@ ITEMS = 7
 def graded(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
     """Scores, and relevance in four grades; the last list has no pair."""
     grades = torch.randint(0, 4, (n, ITEMS), generator=g).double()
-    grades[n - 1] = 2.0
+    grades[n - 1 :] = 2.0
     return torch.randn(n, ITEMS, generator=g, dtype=torch.float64) * 2.0, grades
 
 
@@ -28,7 +28,7 @@ def padded(n: int, g: torch.Generator) -> tuple[Tensor, ...]:
     """Lists of several lengths, nothing among them. What is padded would be the best, by score and by relevance."""
     scores, grades = graded(n, g)
     there = torch.rand(n, ITEMS, generator=g) < 0.7
-    there[0] = False
+    there[:1] = False
     return torch.where(there, scores, 50.0), torch.where(there, grades, 9.0), there
 
 

@@ -80,6 +80,15 @@ OPERANDS = {
 }  # fmt: skip
 
 
+def symbols_of() -> list[dict[str, str]]:
+    """What the operands are in equations."""
+    return [
+        symbol("input", "score of item i in the list", _ITEM),
+        symbol("target", "relevance of item i", Written("y_i", "yᵢ")),
+        symbol("element_mask", "the items that there are, without those that it leaves out", Written("i, j", "i, j")),
+    ]
+
+
 def example_of(shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
     """Random lists, of five grades."""
     return [draw.normal(*shape), draw.integers(0, 5, *shape)]
@@ -157,10 +166,7 @@ class ListsLoss(Family, abstract=True):
             write.equation("gradient by the other score", gradient_by(_OTHER, _OF_PAIR), write.simplified(-slope)),
             *dict.fromkeys(x for name in write.formula.operands for x in _WHERES.get(name, ())),
         ]
-        symbols = [
-            symbol("input", "score of item i in the list", _ITEM),
-            symbol("target", "relevance of item i", Written("y_i", "yᵢ")),
-        ]
+        symbols = symbols_of()
         if {"rank", "other_rank", "discount_difference", "distance_discount"} & set(write.formula.operands):
             symbols.append(symbol("r", "rank of item i by its score, from 1 on", Written("r_i", "rᵢ")))
         if cls.pairs == "mean":

@@ -224,7 +224,9 @@ def _discount(rank: Tensor) -> Tensor:
 def _gains(relevance: Tensor, there: Tensor, k: int | None) -> Tensor:
     """The gains by the largest DCG. All are times a power of two, so that 2^relevance may overflow."""
     most = relevance.amax(-1, keepdim=True)
-    gains = torch.exp2(relevance - most) * -torch.expm1(relevance * -0.6931471805599453)
+    # 1 - 2^-relevance with all its digits, in operators that ONNX has.
+    rest = torch.tanh(0.34657359027997264 * relevance) * (1.0 + torch.pow(2.0, -relevance))
+    gains = torch.pow(2.0, relevance - most) * rest
     places = ranked(relevance, there)
     discounted = gains * _discount(places.to(gains.dtype))
     largest = torch.where(there if k is None else there & (places <= k), discounted, 0.0).sum(-1, keepdim=True)

@@ -18,15 +18,16 @@ from torch import Tensor
 
 from losskit import curves, dtypes
 from losskit.declaration import param
-from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by, symbol
+from losskit.display import LOSS, Mathematics, Writer, Written, gradient_by
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.class_scores_plan import ClassScoresPlan
-from losskit.families.lists import OPERANDS, example_of
+from losskit.families.lists import OPERANDS, example_of, symbols_of
 from losskit.families.lists_plan import check_lists
 from losskit.formula import sigmoid, softplus
 from losskit.graph import Expr
+from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.validation import check_extras, check_floating, check_tensor
 from losskit_guide.card import Curve, Equation, Given, Rows
@@ -60,7 +61,7 @@ class TopOnePlan(ClassScoresPlan):
         if input.shape[-1] == 0:
             raise error("no_classes", loss=self.name, got=tuple(input.shape))
         normalizer = check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
-        mask = self.counted(Arguments(operands, None, sample_weight, mask, normalizer))[1]
+        mask = self.counted(Arguments(list(operands), None, sample_weight, mask, normalizer))[1]
         shares = self._shares(target, self._there(input, items, mask), dtypes.compute_dtype([input]))
         if items:
             input = torch.where(items[0], input, -torch.inf)
@@ -77,7 +78,7 @@ class TopOnePlan(ClassScoresPlan):
     def _shares(self, target: Tensor, there: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The probabilities of the items by their relevance, 0 for those that do not count."""
         relevance = target.detach().to(dtype)
-        relevance = self.loss._in_domain("target", relevance if there is None else torch.where(there, relevance, 0.0))
+        relevance = self._checked(relevance if there is None else torch.where(there, relevance, 0.0))
         if self.transform == "normalize":
             total = relevance.sum(-1, keepdim=True)
             return relevance / torch.where(total == 0, 1.0, total)
@@ -85,6 +86,14 @@ class TopOnePlan(ClassScoresPlan):
             return relevance.softmax(-1)
         shares = torch.where(there, relevance, -torch.inf).softmax(-1)
         return torch.where(there, shares, 0.0)  # of a list without an item they are NaN
+
+    def _checked(self, relevance: Tensor) -> Tensor:
+        """In its domain: an error, or NaN where it is not. The smallest number mostly tells, six times as fast."""
+        hidden = torch.compiler.is_compiling() or observed() or not relevance.is_cpu
+        if not hidden and relevance.numel() and bool(relevance.amin() >= 0):
+            return relevance
+        checked: Tensor = self.loss._in_domain("target", relevance)
+        return checked
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         (_, target, *items), mask = arguments.operands, arguments.mask
@@ -184,8 +193,4 @@ class TopOneLoss(ClassScoresLoss, abstract=True):
             Equation("where", r"P_i = \frac{e^{y_i}}{\sum_j e^{y_j}}", "Pᵢ = exp(yᵢ) / Σⱼ exp(yⱼ)"),
             Equation("with target_transform='normalize'", r"P_i = \frac{y_i}{\sum_j y_j}", "Pᵢ = yᵢ / Σⱼ yⱼ"),
         ]
-        symbols = [
-            symbol("input", "score of item i in the list", score),
-            symbol("target", "relevance of item i", Written("y_i", "yᵢ")),
-        ]
-        return Mathematics(equations, symbols)
+        return Mathematics(equations, symbols_of())
