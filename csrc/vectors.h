@@ -103,15 +103,13 @@ template <class T> LOSSKIT_CLONES T row_maximum(const T* z, int64_t n) { return 
 
 // The first entry that is `m`; there is one.
 template <class T> LOSSKIT_INLINE int64_t first_of(const T* z, T m, int64_t n) {
+  constexpr int64_t step = 128;
   int64_t i = 0;
-  const auto skip = [&](auto step) __attribute__((always_inline)) {
-    for (; i + step() <= n; i += step()) {
-      Index<T> found = 0;
-      for (int64_t k = 0; k < step(); ++k) found |= z[i + k] == m;
-      if (found) break;
-    }
-  };
-  skip(std::integral_constant<int64_t, 128>()), skip(std::integral_constant<int64_t, kLanes>());
+  for (; i + step <= n; i += step) {
+    Index<T> found = 0;
+    for (int64_t k = 0; k < step; ++k) found |= z[i + k] == m;
+    if (found) break;
+  }
   while (z[i] != m) ++i;
   return i;
 }

@@ -41,21 +41,28 @@ def by_student(cls: type[TwoRowsLoss]) -> Callable[..., Any]:
     own: Callable[..., Any] | None = cls.__dict__["grad"].__func__ if "grad" in cls.__dict__ else None
     signature = inspect.signature(cls.value)
     spoken = [name for name in signature.parameters if name not in cls.params]
+    if own is not None and list(inspect.signature(own).parameters) != list(signature.parameters):
+        taken = ", ".join(signature.parameters)
+        raise DeclarationError(f"{cls.__name__}: `grad` must take the arguments of `value`: {taken}")
 
-    def grad(**arguments: Any) -> Any:
+    def grad(*values: Any, **named: Any) -> Any:
+        arguments = signature.bind(*values, **named).arguments
         ratio, student = arguments["log_ratio"], arguments.get("student")
         if own is not None:
             slope = own(**arguments)
         else:
             value = ratio.trace.lift(cls.value(**arguments))
-            slope = derivative(value, ratio)
-            if student is not None:
-                slope = slope + student * derivative(value, student)
-            slope = guarded(slope, value, spoken)
+            slope = guarded(_moving(value, ratio, student), value, spoken)
         return tuple(slope if name == "log_ratio" else None for name in spoken)
 
     grad.__signature__ = signature  # type: ignore[attr-defined]
     return grad
+
+
+def _moving(value: Expr, ratio: Expr, student: Expr | None) -> Expr:
+    """The derivative of a formula by the student's log-probability, which moves the ratio and the probability."""
+    slope = derivative(value, ratio)
+    return slope if student is None else slope + student * derivative(value, student)
 
 
 def _two_classes(cls: type[TwoRowsLoss], formula: Formula) -> Callable[[Expr], dict[str, Any]]:
@@ -154,7 +161,11 @@ class TwoRowsLoss(Family, abstract=True):
         times = NOTHING if not hot else Written("T ", "T ") if cls.scaled else Written(r"\frac{1}{T} ", "1/T ")
         divided = Written(" / T", " / T") if hot else NOTHING
         write.letters = {statistic.name: statistic.letter for statistic in SPOKEN}
-        slope = write.simplified(write.computed("log_ratio"))
+        # What is the same for all classes, times p, changes no gradient: books' formulas have the shorter derivatives.
+        of_book = _moving(write.value, write.trace.variable("log_ratio"), write.trace.variable("student"))
+        forms = [write.simplified(root) for root in (write.computed("log_ratio"), of_book)]
+        texts = {root: write.write(root).plain for root in forms}
+        slope = min(forms, key=lambda root: ("..." in texts[root], len(texts[root])))  # what is too long is no text
         summed = Written(r"\sum_j ", "Σⱼ ")
         g, by = Written("g_j", "gⱼ"), gradient_by(Written("x_j", "xⱼ"))
         equations = [
