@@ -109,7 +109,7 @@ def test_scores_that_contradict_each_other_run_in_log_space():
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_derivatives(reduction):
-    x, target, *more, lengths = batch()
+    x, _, *more, _ = batch()
     leaves = [y.requires_grad_() for y in (x[:2, :3, :3].clone(), *(m[..., :3].clone() for m in more))]
     leaves[1] = more[0][:3, :3].clone().detach().requires_grad_()
     tags = torch.tensor([[0, 2, 1], [1, 1, 77]])

@@ -144,7 +144,7 @@ class ChainPlan(LatticePlan):
     ) -> Tensor:
         """The logarithm of the sum over all chains of tags, less the score of the right one."""
         x, moves, start, end = (reachable(part) for part in (x, moves, start, end))
-        samples, steps, tags = x.shape
+        _, steps, tags = x.shape
         alpha = start + x[:, 0]
         for t in range(1, steps):
             new = (alpha.unsqueeze(2) + moves).logsumexp(1) + x[:, t]
