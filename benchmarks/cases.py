@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 
 import compositions
+import compositions_of_sequences
 import torch
 import torch.nn.functional as torch_functional
 
@@ -176,6 +177,15 @@ KNOWN = {
     "cosine_embedding": {"asked": 6},
     "triplet_margin": {"asked": 6},
     "ctc": _SEQUENCES,
+    "rnnt": {"samples": 0, "sizes": ("small", "1M"), "compiles": False, "asked": 4},
+    "linear_chain_crf": {
+        "shape": lambda elements: (elements // 1600, 100, 16),
+        "small": (4, 10, 8),
+        "samples": 0,
+        "sizes": ("small", "1M"),
+        "compiles": False,
+        "asked": 8,
+    },
     "sigmoid_focal": {"data": {"target": "labels"}, "asked": 6},
     "asymmetric": {"data": {"target": "labels"}, "asked": 5},
     "softmax_focal": {"asked": 4},
@@ -253,7 +263,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions):
+    for module in (torch_functional, compositions, compositions_of_sequences):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))
