@@ -18,6 +18,7 @@ import compositions_of_lists
 import compositions_of_ordered
 import compositions_of_pairs
 import compositions_of_regions
+import compositions_of_sequences
 import compositions_of_two_rows
 import torch
 import torch.nn.functional as torch_functional
@@ -195,6 +196,15 @@ KNOWN = {
     "rank_net": {**_PAIRS, "asked": 5},
     "lambda_loss": {**_PAIRS, "asked": 5},
     "ctc": _SEQUENCES,
+    "rnnt": {"samples": 0, "sizes": ("small", "1M"), "compiles": False, "asked": 4},
+    "linear_chain_crf": {
+        "shape": lambda elements: (elements // 1600, 100, 16),
+        "small": (4, 10, 8),
+        "samples": 0,
+        "sizes": ("small", "1M"),
+        "compiles": False,
+        "asked": 8,
+    },
     "sigmoid_focal": {"data": {"target": "labels"}, "asked": 6},
     "asymmetric": {"data": {"target": "labels"}, "asked": 5},
     "softmax_focal": {"asked": 4},
@@ -277,7 +287,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions, compositions_of_composed, compositions_of_images, compositions_of_lists, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_two_rows):
+    for module in (torch_functional, compositions, compositions_of_composed, compositions_of_images, compositions_of_lists, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_sequences, compositions_of_two_rows):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

@@ -33,6 +33,8 @@ def outcome(eager: bool, loss: Any, operands: Any, wanted: Any, **extra: Any) ->
     leaves = [x.clone().requires_grad_(i in wanted) if isinstance(x, Tensor) else x for i, x in enumerate(operands)]
     if eager:
         plan = loss._planned(*(len(operands) == len(loss._call_operands()) for _ in loss._optional_operands()))
+        names = loss._call_operands()[: len(operands)]  # those that may be left out come last
+        plan = loss._planned(*(name in names for name in loss._optional_operands()))
         weight = getattr(loss, "weight", None)
         extras = [extra.get(name) for name in ("sample_weight", "mask", "normalizer")]
         result = plan.eager(plan.validated([*leaves, *loss._slot_params()], weight, *extras), state.checks)

@@ -5,7 +5,7 @@
 2. A node (t, u) has seen t frames and u labels. A blank leads to the next frame, a label to the next label; the blank
    of the last node ends.
 3. The eager form runs over anti-diagonals t + u, all samples and nodes of a diagonal at once, in float64 where the
-   device has it. Where a clamp or FastEmit changes the gradient, it is computed as a formula of its own: derivatives of it
+   device has it. Where a clamp or FastEmit changes the gradient, it is a formula of its own: derivatives of it
    are those of the gradient that a first backward gives.
 4. Nodes beyond the lengths of a sample are never read. A sample without frames has no loss: it counts as masked.
 """

@@ -68,6 +68,13 @@ class SequenceViolation(IntEnum):
     TARGET_LENGTH = 4  # one of them, or their total
 
 
+class ChainViolation(IntEnum):
+    """Numbered as the operands are."""
+
+    TAG = 2
+    LENGTH = 6
+
+
 # -- numbers and their names ------------------------------------------------------------------------------
 
 # Of torch (c10::ScalarType): those that can carry numbers of a loss.
@@ -348,9 +355,14 @@ RNNT = Op(
     numbers=("blank", "clamp", "fastemit_lambda"),
     violations=SequenceViolation,
 )
+CRF = Op(
+    Layout(start=1, end=1, lengths=1),  # whether these operands are there
+    violations=ChainViolation,
+)
 OPS: Mapping[str, Op] = {
     "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS,
-    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "two_rows": TWO_ROWS, "rnnt": RNNT, "ctc": CTC,
+    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "two_rows": TWO_ROWS, "rnnt": RNNT, "crf": CRF,
+    "ctc": CTC,
 }  # fmt: skip
 
 
