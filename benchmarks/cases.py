@@ -1,9 +1,9 @@
 """What is timed: every loss with the example operands of its family, and beside these rows what is special.
 
 A new loss has its row by itself: operands, width of a row and gradients come from the declaration, and its peer is
-torch's function of the same name, or where torch has none a composition of its operations (compositions.py), or the
-textbook's formula. By hand are other widths of
-class scores, options, data that the family does not draw, and what is asked of a row.
+torch's function of the same name, or where torch has none a composition of its operations (compositions*.py), or the
+textbook's formula. By hand are other widths of class scores, options, data that the family does not draw, and what is
+asked of a row.
 """
 
 import math
@@ -27,6 +27,10 @@ import losskit
 from losskit.draw import Draw
 from losskit.families.base import Family
 
+COMPOSITIONS = (
+    compositions, compositions_of_composed, compositions_of_images, compositions_of_lists, compositions_of_ordered,
+    compositions_of_pairs, compositions_of_regions, compositions_of_sequences, compositions_of_two_rows,
+)  # fmt: skip
 Shape = tuple[int, ...]
 SIZES = {"small": 320, "1M": 2**20, "16M": 2**24}  # of run.py: about so many elements
 
@@ -164,11 +168,10 @@ _SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": (
 _LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
 _BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
 _RANKS = {"shape": rows_of(10)}
-    for module in (torch_functional, compositions, ):
+_LISTS = {"shape": lambda pairs: (pairs // 10_000, 100), "small": (4, 10)}  # so many pairs, in lists of 100 items
+_PAIRS = {"shape": lambda pairs: (math.isqrt(pairs), 128), "small": (18, 16)}  # so many, of rows of 128 numbers
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
-    "ssim": {"small": (1, 1, 18, 18), "asked": 3},
-    "ms_ssim": {"small": (1, 1, 176, 176), "asked": 3},
     "mse": {"asked": 1.3, "asked_16m": 1.5},
     "l1": {"asked": 4},
     "smooth_l1": {"asked": 1.3},
@@ -177,6 +180,8 @@ KNOWN = {
     "bce": {"asked": 15},
     "kl_div": {"data": {"input": "log_distribution", "target": "distribution"}, "asked": 5},
     "poisson_nll": {"asked": 4},
+    "ssim": {"small": (1, 1, 18, 18), "asked": 3},
+    "ms_ssim": {"small": (1, 1, 176, 176), "asked": 3},
     # What they compute of a list is its square.
     "approx_ndcg": {"shape": lambda elements: (max(1, elements // 2**12), 64)},
     "neural_ndcg": {"shape": lambda elements: (max(1, elements // 2**14), 64)},
@@ -188,13 +193,21 @@ KNOWN = {
     "multilabel_soft_margin": {"asked": 6},
     "cross_entropy": {**_LABELS, "asked": 2, "asked_16m": 2},
     "multi_margin": {"asked": 9},
-    "knowledge_distillation": {"asked": 4},
-    "jensen_shannon": {"asked": 6},
     "multilabel_margin": {"compiles": False, "asked": 25},  # compiled, it takes 4655 ns per element
     "cosine_embedding": {"asked": 6},
     "triplet_margin": {"asked": 6},
-    "rank_net": {**_PAIRS, "asked": 5},
-    "lambda_loss": {**_PAIRS, "asked": 5},
+    "rank_net": {**_LISTS, "asked": 5},
+    "lambda_loss": {**_LISTS, "asked": 5},
+    "clip": {**_PAIRS, "asked": 1},
+    "nt_xent": {**_PAIRS, "asked": 1},
+    "info_nce": {**_PAIRS, "asked": 1},
+    "siglip": {**_PAIRS, "asked": 1},
+    "sup_con": {**_PAIRS, "asked": 1.3},
+    "circle": {**_PAIRS, "asked": 2},
+    "multi_similarity": {**_PAIRS, "asked": 1.3},
+    "batch_hard_triplet": {**_PAIRS, "asked": 1.3},
+    "knowledge_distillation": {"asked": 4},
+    "jensen_shannon": {"asked": 6},
     "ctc": _SEQUENCES,
     "rnnt": {"samples": 0, "sizes": ("small", "1M"), "compiles": False, "asked": 4},
     "linear_chain_crf": {
@@ -220,7 +233,10 @@ KNOWN = {
     "coral": _RANKS,
     "corn": _RANKS,
     "logistic_hazard": _RANKS,
-    for module in (torch_functional, compositions, ):
+    **{
+        name: {"samples": 0}
+        for name in ("dice", "generalized_dice", "log_cosh_dice", "tversky", "focal_tversky", "jaccard")
+    },
 }
 _V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
 _NOT_16M = ("small", "1M")
@@ -287,7 +303,7 @@ def torch_way(case, options):
     composition by hand, or the textbook's formula."""
     if case.torch is not None:
         return case.torch, {}
-    for module in (torch_functional, compositions, compositions_of_composed, compositions_of_images, compositions_of_lists, compositions_of_ordered, compositions_of_pairs, compositions_of_regions, compositions_of_sequences, compositions_of_two_rows):
+    for module in (torch_functional, *COMPOSITIONS):
         if hasattr(module, case.function):
             return getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))

@@ -74,9 +74,8 @@ def everything(rest: str | None = None) -> list[Any]:
 def losses() -> list[Any]:
     """The built-in losses of the families of rows; of a loss of whole batches there is no sample of independent rows."""
     found = [cls for cls in losskit.list_losses().values() if cls.__module__.startswith("losskit.")]
-    found = [cls for cls in found if not issubclass(cls, losskit.PairsLoss)]
-    return [cls for cls in found if issubclass(cls, Family) and of_rows(cls) and cls.name not in OF_BATCHES]
-    return [cls for cls in found if issubclass(cls, Family) and of_rows(cls) and cls not in of_pairs()]
+    found = [cls for cls in found if issubclass(cls, Family) and of_rows(cls) and cls.name not in OF_BATCHES]
+    return [cls for cls in found if not issubclass(cls, losskit.PairsLoss)]
 
 
 def of_pairs() -> list[Any]:

@@ -32,7 +32,6 @@ def outcome(eager: bool, loss: Any, operands: Any, wanted: Any, **extra: Any) ->
     """Loss and gradients of one path."""
     leaves = [x.clone().requires_grad_(i in wanted) if isinstance(x, Tensor) else x for i, x in enumerate(operands)]
     if eager:
-        plan = loss._planned(*(len(operands) == len(loss._call_operands()) for _ in loss._optional_operands()))
         names = loss._call_operands()[: len(operands)]  # those that may be left out come last
         plan = loss._planned(*(name in names for name in loss._optional_operands()))
         weight = getattr(loss, "weight", None)

@@ -48,7 +48,9 @@ EVENTS = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.
 NO_EVENTS = torch.zeros(2, 4, dtype=torch.float64)
 
 CASES = [
-    Case("cross_entropy", [draw(2, 4), torch.tensor([1, -100])], [True, False], [draw(2, 4), torch.tensor([-100, -100])]),
+    Case(
+        "cross_entropy", [draw(2, 4), torch.tensor([1, -100])], [True, False], [draw(2, 4), torch.tensor([-100, -100])]
+    ),
     *(
         Case(name, [ROWS, LABELS], [True, True, True, True, False], [ROWS, ALONE], alone=False)
         for name in ("sup_con_loss", "circle_loss", "multi_similarity_loss", "batch_hard_triplet_loss")

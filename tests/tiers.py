@@ -22,10 +22,7 @@ REPRESENTATIVES = {
     "cross_entropy-probabilities_weight", "nll_loss-weight", "multi_margin_loss-p2_weight",
     "multilabel_margin_loss-lists", "cosine_embedding_loss-margin", "triplet_margin_loss-swap", "ctc_loss-blank",
     "ctc_loss-scores", "dice_loss-labels", "generalized_dice_loss-square", "knowledge_distillation_loss-temperature",
-    "jensen_shannon_loss-share",
-    "cross_entropy-probabilities_weight", "nll_loss-weight", "multi_margin_loss-p2_weight", "multilabel_margin_loss-lists",
-    "cosine_embedding_loss-margin", "triplet_margin_loss-swap", "list_mle_loss-padded", "cox_ph_loss-efron",
-    "ctc_loss-blank", "ctc_loss-scores",
+    "jensen_shannon_loss-share", "list_mle_loss-padded", "cox_ph_loss-efron",
 }  # fmt: skip
 NAMES = {name.split("-")[0] for name in REPRESENTATIVES}
 

@@ -321,9 +321,9 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Declaring losses",
         "The vocabulary of a declaration; [custom losses](../guides/custom.md) shows it at work, and "
         "[the formula language](formula.md) is what `value` is written in.",
-        ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "OrderedLoss", "param",
-         "Operand", "PairsLoss", "TwoRowsLoss", "Facts", "Case", "Deviation", "Peer", "Interval", "real",
-         "positive", "nonnegative", "probability", "signs", "DeclarationError", "ComposedLoss",
+        ("Loss", "PointwiseLoss", "ClassScoresLoss", "MarginsLoss", "EmbeddingsLoss", "RegionsLoss", "TwoRowsLoss",
+         "PairsLoss", "OrderedLoss", "ListsLoss", "ComposedLoss", "param", "Operand", "Facts", "Case", "Deviation",
+         "Peer", "Interval", "real", "positive", "nonnegative", "probability", "signs", "DeclarationError"),
     ),
 }  # fmt: skip
 OPTIONS = "    options:\n      show_root_heading: true\n      heading_level: 2\n"

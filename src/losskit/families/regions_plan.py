@@ -43,7 +43,7 @@ class RegionsPlan(Plan):
     gradients = 1
     telling = 2
     weight_in_mean = True
-    passes, late = "two passes", True
+    late = True
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)
@@ -67,6 +67,9 @@ class RegionsPlan(Plan):
         self.differentiable = formula.differentiable(numbers)
 
     # -- the arguments ------------------------------------------------------------------------------------
+
+    def passes(self, arguments: Arguments) -> str:
+        return "two passes"
 
     def validated(
         self,

@@ -178,4 +178,3 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
     passes = plan.passes(args)
     return Choice(kernel, f"{passes} over {dtypes} operands{wide}, the gradient written {when}{origin}{together}")
-    return Choice(kernel, f"{plan.passes} over {dtypes} operands{wide}, the gradient written {when}{origin}{together}")
