@@ -116,4 +116,4 @@ def _factors(scores, target, counts, p, q):
         rarer = (often - often[target].unsqueeze(-1)).clamp(max=0.0)
     else:
         rarer = (often - often.unsqueeze(-1)).clamp(max=0.0)[target]
-    return logs.sub_(own).clamp_(min=0.0).mul_(q).add_(rarer, alpha=p)
+    return torch.add(q * (logs - own).clamp(min=0.0), rarer, alpha=p)
