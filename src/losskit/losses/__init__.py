@@ -4,16 +4,11 @@
 
 import sys
 
-from losskit.losses.adaptive_robust import AdaptiveRobustLoss
-from losskit.losses.approx_ndcg import ApproxNDCGLoss
 from losskit.losses.arcface import ArcFaceLoss
 from losskit.losses.asymmetric import AsymmetricLoss
-from losskit.losses.barlow_twins import BarlowTwinsLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
 from losskit.losses.beta_gaussian_nll import BetaGaussianNLLLoss
-from losskit.losses.bi_tempered_logistic import BiTemperedLogisticLoss
-from losskit.losses.boundary import BoundaryLoss
 from losskit.losses.bradley_terry import BradleyTerryLoss
 from losskit.losses.cauchy import CauchyLoss
 from losskit.losses.charbonnier import CharbonnierLoss
@@ -28,7 +23,6 @@ from losskit.losses.ctc import CTCLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
 from losskit.losses.dpo import DPOLoss
 from losskit.losses.epsilon_insensitive import EpsilonInsensitiveLoss
-from losskit.losses.evidential_classification import EvidentialClassificationLoss
 from losskit.losses.evidential_regression import EvidentialRegressionLoss
 from losskit.losses.expectile import ExpectileLoss
 from losskit.losses.gamma_deviance import GammaDevianceLoss
@@ -40,7 +34,6 @@ from losskit.losses.general_robust import GeneralRobustLoss
 from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
 from losskit.losses.grpo import GRPOLoss
-from losskit.losses.hausdorff_dt import HausdorffDTLoss
 from losskit.losses.hinge import HingeLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
@@ -57,7 +50,6 @@ from losskit.losses.logit_adjusted_cross_entropy import LogitAdjustedCrossEntrop
 from losskit.losses.mape import MAPELoss
 from losskit.losses.margin_ranking import MarginRankingLoss
 from losskit.losses.mase import MASELoss
-from losskit.losses.ms_ssim import MSSSIMLoss
 from losskit.losses.mse import MSELoss
 from losskit.losses.msle import MSLELoss
 from losskit.losses.multi_margin import MultiMarginLoss
@@ -65,47 +57,37 @@ from losskit.losses.multi_quantile import MultiQuantileLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
 from losskit.losses.negative_binomial_nll import NegativeBinomialNLLLoss
-from losskit.losses.neural_ndcg import NeuralNDCGLoss
 from losskit.losses.nll import NLLLoss
 from losskit.losses.orpo import ORPOLoss
 from losskit.losses.pinball import PinballLoss
 from losskit.losses.poisson_nll import PoissonNLLLoss
 from losskit.losses.poly_cross_entropy import PolyCrossEntropyLoss
 from losskit.losses.pseudo_huber import PseudoHuberLoss
-from losskit.losses.seesaw import SeesawLoss
 from losskit.losses.sigmoid_focal import SigmoidFocalLoss
 from losskit.losses.simpo import SimPOLoss
 from losskit.losses.smape import SMAPELoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
-from losskit.losses.soft_cldice import SoftClDiceLoss
 from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.softmax_focal import SoftmaxFocalLoss
 from losskit.losses.sphereface import SphereFaceLoss
 from losskit.losses.squared_epsilon_insensitive import SquaredEpsilonInsensitiveLoss
 from losskit.losses.squared_hinge import SquaredHingeLoss
-from losskit.losses.ssim import SSIMLoss
 from losskit.losses.student_t_nll import StudentTNLLLoss
 from losskit.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
 from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.tukey_biweight import TukeyBiweightLoss
 from losskit.losses.tweedie_deviance import TweedieDevianceLoss
-from losskit.losses.vicreg import VICRegLoss
 from losskit.losses.welsch import WelschLoss
 from losskit.losses.z import ZLoss
 from losskit.losses.zero_inflated_negative_binomial_nll import ZeroInflatedNegativeBinomialNLLLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
-    "AdaptiveRobustLoss",
-    "ApproxNDCGLoss",
     "ArcFaceLoss",
     "AsymmetricLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
-    "BarlowTwinsLoss",
     "BetaGaussianNLLLoss",
-    "BiTemperedLogisticLoss",
-    "BoundaryLoss",
     "BradleyTerryLoss",
     "CORALLoss",
     "CORNLoss",
@@ -120,7 +102,6 @@ __all__ = [
     "DPOLoss",
     "DistanceBoxIoULoss",
     "EpsilonInsensitiveLoss",
-    "EvidentialClassificationLoss",
     "EvidentialRegressionLoss",
     "ExpectileLoss",
     "GRPOLoss",
@@ -132,7 +113,6 @@ __all__ = [
     "GeneralRobustLoss",
     "GeneralizedBoxIoULoss",
     "GeneralizedCrossEntropyLoss",
-    "HausdorffDTLoss",
     "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
@@ -150,7 +130,6 @@ __all__ = [
     "MASELoss",
     "MSELoss",
     "MSLELoss",
-    "MSSSIMLoss",
     "MarginRankingLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
@@ -158,19 +137,15 @@ __all__ = [
     "MultiQuantileLoss",
     "NLLLoss",
     "NegativeBinomialNLLLoss",
-    "NeuralNDCGLoss",
     "ORPOLoss",
     "PinballLoss",
     "PoissonNLLLoss",
     "PolyCrossEntropyLoss",
     "PseudoHuberLoss",
     "SMAPELoss",
-    "SSIMLoss",
-    "SeesawLoss",
     "SigmoidFocalLoss",
     "SimPOLoss",
     "SmoothL1Loss",
-    "SoftClDiceLoss",
     "SoftMarginLoss",
     "SoftmaxFocalLoss",
     "SphereFaceLoss",
@@ -181,7 +156,6 @@ __all__ = [
     "TripletMarginLoss",
     "TukeyBiweightLoss",
     "TweedieDevianceLoss",
-    "VICRegLoss",
     "WelschLoss",
     "ZLoss",
     "ZeroInflatedNegativeBinomialNLLLoss",
