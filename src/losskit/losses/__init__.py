@@ -4,8 +4,6 @@
 
 import sys
 
-from losskit.losses.adaptive_robust import AdaptiveRobustLoss
-from losskit.losses.approx_ndcg import ApproxNDCGLoss
 from losskit.losses.arcface import ArcFaceLoss
 from losskit.losses.asymmetric import AsymmetricLoss
 from losskit.losses.barlow_twins import BarlowTwinsLoss
@@ -13,8 +11,6 @@ from losskit.losses.batch_hard_triplet import BatchHardTripletLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
 from losskit.losses.beta_gaussian_nll import BetaGaussianNLLLoss
-from losskit.losses.bi_tempered_logistic import BiTemperedLogisticLoss
-from losskit.losses.boundary import BoundaryLoss
 from losskit.losses.bradley_terry import BradleyTerryLoss
 from losskit.losses.cauchy import CauchyLoss
 from losskit.losses.charbonnier import CharbonnierLoss
@@ -33,7 +29,6 @@ from losskit.losses.dice import DiceLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
 from losskit.losses.dpo import DPOLoss
 from losskit.losses.epsilon_insensitive import EpsilonInsensitiveLoss
-from losskit.losses.evidential_classification import EvidentialClassificationLoss
 from losskit.losses.evidential_regression import EvidentialRegressionLoss
 from losskit.losses.expectile import ExpectileLoss
 from losskit.losses.focal_tversky import FocalTverskyLoss
@@ -47,7 +42,6 @@ from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
 from losskit.losses.generalized_dice import GeneralizedDiceLoss
 from losskit.losses.grpo import GRPOLoss
-from losskit.losses.hausdorff_dt import HausdorffDTLoss
 from losskit.losses.hinge import HingeLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
@@ -74,7 +68,6 @@ from losskit.losses.lovasz_softmax import LovaszSoftmaxLoss
 from losskit.losses.mape import MAPELoss
 from losskit.losses.margin_ranking import MarginRankingLoss
 from losskit.losses.mase import MASELoss
-from losskit.losses.ms_ssim import MSSSIMLoss
 from losskit.losses.mse import MSELoss
 from losskit.losses.msle import MSLELoss
 from losskit.losses.multi_margin import MultiMarginLoss
@@ -83,7 +76,6 @@ from losskit.losses.multi_similarity import MultiSimilarityLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
 from losskit.losses.negative_binomial_nll import NegativeBinomialNLLLoss
-from losskit.losses.neural_ndcg import NeuralNDCGLoss
 from losskit.losses.nll import NLLLoss
 from losskit.losses.nt_xent import NTXentLoss
 from losskit.losses.orpo import ORPOLoss
@@ -100,14 +92,12 @@ from losskit.losses.sigmoid_focal import SigmoidFocalLoss
 from losskit.losses.simpo import SimPOLoss
 from losskit.losses.smape import SMAPELoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
-from losskit.losses.soft_cldice import SoftClDiceLoss
 from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.softmax_focal import SoftmaxFocalLoss
 from losskit.losses.sphereface import SphereFaceLoss
 from losskit.losses.squared_emd import SquaredEMDLoss
 from losskit.losses.squared_epsilon_insensitive import SquaredEpsilonInsensitiveLoss
 from losskit.losses.squared_hinge import SquaredHingeLoss
-from losskit.losses.ssim import SSIMLoss
 from losskit.losses.student_t_nll import StudentTNLLLoss
 from losskit.losses.sup_con import SupConLoss
 from losskit.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
@@ -116,15 +106,12 @@ from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.tukey_biweight import TukeyBiweightLoss
 from losskit.losses.tversky import TverskyLoss
 from losskit.losses.tweedie_deviance import TweedieDevianceLoss
-from losskit.losses.vicreg import VICRegLoss
 from losskit.losses.welsch import WelschLoss
 from losskit.losses.z import ZLoss
 from losskit.losses.zero_inflated_negative_binomial_nll import ZeroInflatedNegativeBinomialNLLLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
-    "AdaptiveRobustLoss",
-    "ApproxNDCGLoss",
     "ArcFaceLoss",
     "AsymmetricLoss",
     "BCELoss",
@@ -132,8 +119,6 @@ __all__ = [
     "BarlowTwinsLoss",
     "BatchHardTripletLoss",
     "BetaGaussianNLLLoss",
-    "BiTemperedLogisticLoss",
-    "BoundaryLoss",
     "BradleyTerryLoss",
     "CLIPLoss",
     "CORALLoss",
@@ -152,7 +137,6 @@ __all__ = [
     "DiceLoss",
     "DistanceBoxIoULoss",
     "EpsilonInsensitiveLoss",
-    "EvidentialClassificationLoss",
     "EvidentialRegressionLoss",
     "ExpectileLoss",
     "FocalTverskyLoss",
@@ -194,7 +178,6 @@ __all__ = [
     "MASELoss",
     "MSELoss",
     "MSLELoss",
-    "MSSSIMLoss",
     "MarginRankingLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
@@ -204,7 +187,6 @@ __all__ = [
     "NLLLoss",
     "NTXentLoss",
     "NegativeBinomialNLLLoss",
-    "NeuralNDCGLoss",
     "ORPOLoss",
     "PinballLoss",
     "PoissonNLLLoss",
@@ -220,7 +202,6 @@ __all__ = [
     "SigmoidFocalLoss",
     "SimPOLoss",
     "SmoothL1Loss",
-    "SoftClDiceLoss",
     "SoftMarginLoss",
     "SoftmaxFocalLoss",
     "SphereFaceLoss",
@@ -235,7 +216,6 @@ __all__ = [
     "TukeyBiweightLoss",
     "TverskyLoss",
     "TweedieDevianceLoss",
-    "VICRegLoss",
     "WelschLoss",
     "ZLoss",
     "ZeroInflatedNegativeBinomialNLLLoss",
