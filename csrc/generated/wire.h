@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // A symbol of the library, by which Python knows that it was built from this file.
-#define LOSSKIT_WIRE losskit_wire_b7a1f609c85c
+#define LOSSKIT_WIRE losskit_wire_31fedbb2a619
 
 namespace losskit::wire {
 
@@ -164,6 +164,14 @@ enum Number : size_t { kBlank = 2, kClamp = 3, kFastemitLambda = 4, kFirstParame
 enum Violation : uint8_t { kLogProbability = 1, kLabel = 2, kInputLength = 3, kTargetLength = 4 };
 constexpr bool from_scores(int64_t bits) { return bits & 1; }
 }  // namespace rnnt
+
+namespace crf {
+enum Number : size_t { kFirstParameter = 2 };
+enum Violation : uint8_t { kTag = 2, kLength = 6 };
+constexpr bool start(int64_t bits) { return bits & 1; }
+constexpr bool end(int64_t bits) { return (bits >> 1) & 1; }
+constexpr bool lengths(int64_t bits) { return (bits >> 2) & 1; }
+}  // namespace crf
 
 namespace ctc {
 enum Number : size_t { kBlank = 2, kFirstParameter = 3 };

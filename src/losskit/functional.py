@@ -24,6 +24,8 @@ from losskit.layers.triplet_margin_with_distance import (
 )
 from losskit.loss import legacy_reduction
 from losskit.losses import (
+    AdaptiveRobustLoss,
+    ApproxNDCGLoss,
     ArcFaceLoss,
     AsymmetricLoss,
     BarlowTwinsLoss,
@@ -31,6 +33,8 @@ from losskit.losses import (
     BCELoss,
     BCEWithLogitsLoss,
     BetaGaussianNLLLoss,
+    BiTemperedLogisticLoss,
+    BoundaryLoss,
     BradleyTerryLoss,
     CauchyLoss,
     CharbonnierLoss,
@@ -49,6 +53,7 @@ from losskit.losses import (
     DistanceBoxIoULoss,
     DPOLoss,
     EpsilonInsensitiveLoss,
+    EvidentialClassificationLoss,
     EvidentialRegressionLoss,
     ExpectileLoss,
     FocalTverskyLoss,
@@ -62,6 +67,7 @@ from losskit.losses import (
     GeneralizedDiceLoss,
     GeneralRobustLoss,
     GRPOLoss,
+    HausdorffDTLoss,
     HingeEmbeddingLoss,
     HingeLoss,
     HuberLoss,
@@ -76,6 +82,7 @@ from losskit.losses import (
     LambdaLoss,
     LaplaceNLLLoss,
     LDAMLoss,
+    LinearChainCRFLoss,
     ListMLELoss,
     ListNetLoss,
     LogCoshDiceLoss,
@@ -90,12 +97,14 @@ from losskit.losses import (
     MASELoss,
     MSELoss,
     MSLELoss,
+    MSSSIMLoss,
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     MultiQuantileLoss,
     MultiSimilarityLoss,
     NegativeBinomialNLLLoss,
+    NeuralNDCGLoss,
     NLLLoss,
     NTXentLoss,
     ORPOLoss,
@@ -112,12 +121,14 @@ from losskit.losses import (
     SimPOLoss,
     SMAPELoss,
     SmoothL1Loss,
+    SoftClDiceLoss,
     SoftMarginLoss,
     SoftmaxFocalLoss,
     SphereFaceLoss,
     SquaredEMDLoss,
     SquaredEpsilonInsensitiveLoss,
     SquaredHingeLoss,
+    SSIMLoss,
     StudentTNLLLoss,
     SupConLoss,
     SymmetricCrossEntropyLoss,
@@ -126,12 +137,169 @@ from losskit.losses import (
     TukeyBiweightLoss,
     TverskyLoss,
     TweedieDevianceLoss,
+    VICRegLoss,
     WelschLoss,
     ZeroInflatedNegativeBinomialNLLLoss,
     ZLoss,
 )
 from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
+
+
+@strict
+def adaptive_robust_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: float | Tensor = 1.0,
+    scale: float | Tensor = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The negative log-likelihood of GeneralRobustLoss as a distribution, so that `alpha` and `scale` can be learned.
+
+    Choose it where nobody knows how heavy the tails of the errors are: with parameters for `alpha` and `scale`, one for
+    all or one for each output, the data say it. At alpha 2 it is a Gaussian's likelihood, at 0 a Cauchy's.
+    Prefer GeneralRobustLoss for an alpha that you choose, StudentTNLLLoss for a likelihood without a table.
+
+    The partition function has no closed form: it is interpolated, in float64, with an error of some 1e-15. Keep alpha
+    away from the ends while you learn it: the author's 0.001 + 1.998 sigmoid(x) does. At alpha = 2 there is no gradient
+    by it: it is infinite, and 0 here.
+
+    Args:
+        input: Predictions, any real numbers.
+        target: True values.
+        alpha: Shape: 2 is a Gaussian, 0 a Cauchy distribution. In [0, 2].
+        scale: Size of a usual residual. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import adaptive_robust_loss
+        >>> adaptive_robust_loss(torch.tensor([2.0]), torch.tensor([0.0]), alpha=2.0)
+        tensor(2.9189)
+
+    Source: Barron, J. T. (2019). A general and adaptive robust loss function. CVPR. arXiv:1701.03077.
+    """
+    if has_torch_function_variadic(input, target, alpha, scale):
+        return handle_torch_function(
+            adaptive_robust_loss,
+            (
+                input,
+                target,
+                alpha,
+                scale,
+            ),
+            input,
+            target,
+            alpha=alpha,
+            scale=scale,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(AdaptiveRobustLoss, unknown)
+    try:
+        plan = plan_of(
+            AdaptiveRobustLoss,
+            reduction,
+            OPEN if isinstance(alpha, Tensor) else alpha,
+            OPEN if isinstance(scale, Tensor) else scale,
+        )
+        return run(plan, (input, target, *tensors(alpha, scale)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def approx_ndcg_loss(
+    input: Tensor,
+    target: Tensor,
+    element_mask: Tensor | None = None,
+    temperature: float = 0.1,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """One less NDCG, with ranks made smooth: an item's rank is 1 and the sigmoids of all differences to its score.
+
+    Choose it to optimise the metric itself, on lists with graded relevance.
+    Prefer LambdaLoss where scores start at random, for its gradient reaches items that are far apart; NeuralNDCGLoss
+    for a sorting that is smooth instead of ranks.
+
+    A list in which nothing is relevant has no loss: it is left out of the mean, like a masked one.
+
+    Args:
+        input: Scores of the items of a list, of shape (..., K).
+        target: Relevance of each item. Must be non-negative.
+        element_mask: Which items of a padded list count.
+        temperature: The smaller, the nearer are smooth ranks to ranks. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import approx_ndcg_loss
+        >>> approx_ndcg_loss(torch.tensor([0.6, 0.8]), torch.tensor([1.0, 0.0]))
+        tensor(0.3449)
+
+    Source: Qin, T., Liu, T.-Y. and Li, H. (2010). A general approximation framework for direct optimization of information retrieval measures. Information Retrieval 13, 375-397.
+    """
+    if has_torch_function_variadic(input, target, element_mask):
+        return handle_torch_function(
+            approx_ndcg_loss,
+            (
+                input,
+                target,
+                element_mask,
+            ),
+            input,
+            target,
+            element_mask=element_mask,
+            temperature=temperature,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(ApproxNDCGLoss, unknown)
+    try:
+        plan = plan_of(ApproxNDCGLoss, reduction, temperature, element_mask is not None)
+        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
 
 
 @strict
@@ -547,6 +715,81 @@ def beta_gaussian_nll_loss(
 
 
 @strict
+def bi_tempered_logistic_loss(
+    input: Tensor,
+    target: Tensor,
+    t1: float = 0.8,
+    t2: float = 1.2,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Logistic loss with two temperatures: `t1` below 1 bounds the loss, `t2` above 1 gives the softmax a heavy tail.
+
+    Choose it for noisy labels: a far outlier costs no more than a bounded amount, a label that is wrong near the
+    boundary pulls less.
+    Prefer CrossEntropyLoss, which is t1 = t2 = 1, for clean labels, GeneralizedCrossEntropyLoss for a bounded loss with
+    the ordinary softmax.
+
+    The normalisation is found by Newton's method to the last digit; other implementations stop after five fixed-point
+    steps, where probabilities of many classes or of large scores do not add up to 1.
+
+    Args:
+        input: Scores of shape (N, C), (N, C, d1, ...) or (C,).
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C.
+        t1: Temperature of the logarithm; in [0, 1) the loss is bounded. At most 1.
+        t2: Temperature of the softmax; the larger, the heavier its tail. At least 1.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N, ...) or (). Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import bi_tempered_logistic_loss
+        >>> bi_tempered_logistic_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0))
+        tensor(0.1600)
+
+    Source: Amid, E., Warmuth, M. K., Anil, R. and Koren, T. (2019). Robust bi-tempered logistic loss based on Bregman divergences. NeurIPS. arXiv:1906.03361.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            bi_tempered_logistic_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            t1=t1,
+            t2=t2,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(BiTemperedLogisticLoss, unknown)
+    try:
+        plan = plan_of(BiTemperedLogisticLoss, reduction, t1, t2)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -707,6 +950,78 @@ def binary_cross_entropy_with_logits(
     try:
         plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
         return run(plan, (input, target, *tensors(pos_weight)), weight, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def boundary_loss(
+    input: Tensor,
+    distance_map: Tensor,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The probability of a pixel times its distance to the true boundary, which is negative inside of the object.
+
+    Choose it beside a loss of regions, such as DiceLoss, when objects are small against the background: it says how
+    far off a boundary is, which no overlap does.
+    Prefer HausdorffDTLoss where the largest distance matters, and a loss of regions where there is one loss only.
+
+    Alone it is a bad start, for predicting nothing is nearly as good as the object: add it with a weight that grows
+    over the training. `losskit.signed_distance` makes `distance_map` of the true mask, once for each image. The loss
+    may be negative.
+
+    Args:
+        input: Predicted probabilities. Must be in [0, 1].
+        distance_map: Signed distance of each pixel to the true boundary, negative inside. Of the shape of input.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        input * distance_map
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import boundary_loss
+        >>> boundary_loss(torch.tensor([0.25]), torch.tensor([1.0]))
+        tensor(0.2500)
+
+    Source: Kervadec, H., Bouchtiba, J., Desrosiers, C., Granger, E., Dolz, J. and Ben Ayed, I. (2019). Boundary loss for highly unbalanced segmentation. MIDL. arXiv:1812.07032.
+    """
+    if has_torch_function_variadic(input, distance_map):
+        return handle_torch_function(
+            boundary_loss,
+            (
+                input,
+                distance_map,
+            ),
+            input,
+            distance_map,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(BoundaryLoss, unknown)
+    try:
+        plan = plan_of(BoundaryLoss, reduction)
+        return run(plan, (input, distance_map), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2182,6 +2497,78 @@ def epsilon_insensitive_loss(
 
 
 @strict
+def evidential_classification_loss(
+    input: Tensor,
+    target: Tensor,
+    reg_weight: float = 0.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """A Dirichlet distribution over class probabilities, of which the network gives the evidence: softplus of a score.
+
+    Choose it where one pass should say how sure it is: the sum of evidence is what the network knows, and an input
+    unlike all training data has little. Raise `reg_weight` from 0 to 1 over the first epochs.
+    Prefer CrossEntropyLoss where only the class matters, SoftmaxFocalLoss for calibration.
+
+    The loss is the negative logarithm of the expected probability of the label, and `reg_weight` times the divergence
+    of the evidence for wrong classes from none. The paper's code applies relu to the input; here evidence below 0 is
+    refused, since relu has no gradient there.
+
+    Args:
+        input: Evidence of shape (..., C). Must be non-negative.
+        target: Class indices in [0, C) of any integer dtype, of the shape of input without C.
+        reg_weight: Weight of the divergence of misleading evidence. Non-negative.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import evidential_classification_loss
+        >>> evidential_classification_loss(torch.tensor([3.0, 1.0, 0.5]), torch.tensor(0))
+        tensor(0.6286)
+
+    Source: Sensoy, M., Kaplan, L. and Kandemir, M. (2018). Evidential deep learning to quantify classification uncertainty. NeurIPS. arXiv:1806.01768.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            evidential_classification_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            reg_weight=reg_weight,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(EvidentialClassificationLoss, unknown)
+    try:
+        plan = plan_of(EvidentialClassificationLoss, reduction, reg_weight)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def evidential_regression_loss(
     gamma: Tensor,
     target: Tensor,
@@ -3279,6 +3666,90 @@ def grpo_loss(
         return run(
             plan, (log_prob, old_log_prob, advantage, *present(ref_log_prob)), None, sample_weight, mask, normalizer
         )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def hausdorff_dt_loss(
+    input: Tensor,
+    target: Tensor,
+    input_distance: Tensor,
+    target_distance: Tensor,
+    alpha: float = 2.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """The squared error of a pixel times its distances from the predicted and the true boundary, to the power alpha.
+
+    Choose it beside a loss of regions, such as DiceLoss, when the worst place counts: a wrong pixel far from both
+    boundaries is what makes the Hausdorff distance large.
+    Prefer BoundaryLoss when distances of the predictions cost too much: it needs those of the true mask alone.
+
+    The distances are constants for the gradient. `losskit.distance_field` makes them: `input_distance` of the
+    prediction cut at 0.5 in every step, `target_distance` of the true mask once for each image.
+
+    Args:
+        input: Predicted probabilities. Must be in [0, 1].
+        target: True mask, 0 and 1, or probabilities. Of the shape of input. Must be in [0, 1].
+        input_distance: Distance of each pixel from the boundary of the predicted mask. Of the shape of input. Must
+            be non-negative.
+        target_distance: Distance of each pixel from the boundary of the true mask. Of the shape of input. Must be
+            non-negative.
+        alpha: Power of the distances: the larger, the more far ones count. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        (input - target) * (input - target) * (power(input_distance, alpha) + power(target_distance, alpha))
+
+    Returns:
+        A scalar; with 'none' a tensor of the shape of input. Its dtype is that of the operands, promoted; halves
+            are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import hausdorff_dt_loss
+        >>> hausdorff_dt_loss(torch.tensor([0.75]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([2.0]))
+        tensor(2.8125)
+
+    Source: Karimi, D. and Salcudean, S. E. (2019). Reducing the Hausdorff distance in medical image segmentation with convolutional neural networks. IEEE Trans. Med. Imaging 39, 499-513. arXiv:1904.10030.
+    """
+    if has_torch_function_variadic(input, target, input_distance, target_distance):
+        return handle_torch_function(
+            hausdorff_dt_loss,
+            (
+                input,
+                target,
+                input_distance,
+                target_distance,
+            ),
+            input,
+            target,
+            input_distance,
+            target_distance,
+            alpha=alpha,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(HausdorffDTLoss, unknown)
+    try:
+        plan = plan_of(HausdorffDTLoss, reduction, alpha)
+        return run(plan, (input, target, input_distance, target_distance), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4435,6 +4906,89 @@ def ldam_loss(
 
 
 @strict
+def linear_chain_crf_loss(
+    emissions: Tensor,
+    target: Tensor,
+    transitions: Tensor,
+    start: Tensor | None = None,
+    end: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Linear-chain conditional random field: minus the log-probability of a chain of tags among all chains.
+
+    Choose it on top of a tagger where neighbouring tags depend on each other: names, parts of speech, segments. The
+    transitions are a parameter of your model, and so are `start` and `end`.
+    Prefer CrossEntropyLoss where each tag is decided alone, which costs a step nothing of its neighbours.
+
+    Args:
+        emissions: Scores of tags (N, T, K), or (T, K) of one sample.
+        target: The right tags (N, T), padded with anything; (T,) of one sample.
+        transitions: Scores of a tag (row) and the next one (column), (K, K); or (N, K, K).
+        start: Scores of the first tag, (K,) or (N, K); 0 without it.
+        end: Scores of the last tag, (K,) or (N, K); 0 without it.
+        lengths: Steps of each sample, (N,): a tensor of any integer dtype or a list; all T without it.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor with a number for each sample. Its dtype is that of the operands, promoted;
+            halves are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import linear_chain_crf_loss
+        >>> linear_chain_crf_loss(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), torch.tensor([0, 1, 1]), torch.tensor([[0.2, -0.1], [0.0, 0.3]]))
+        tensor(1.3121)
+
+    Source: Lafferty, J., McCallum, A. and Pereira, F. (2001). Conditional random fields: probabilistic models for segmenting and labeling sequence data. ICML, 282-289.
+    """
+    if has_torch_function_variadic(emissions, target, transitions, start, end, lengths):
+        return handle_torch_function(
+            linear_chain_crf_loss,
+            (
+                emissions,
+                target,
+                transitions,
+                start,
+                end,
+                lengths,
+            ),
+            emissions,
+            target,
+            transitions,
+            start=start,
+            end=end,
+            lengths=lengths,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(LinearChainCRFLoss, unknown)
+    try:
+        plan = plan_of(LinearChainCRFLoss, reduction, start is not None, end is not None, lengths is not None)
+        return run(
+            plan, (emissions, target, transitions, *present(start, end, lengths)), None, sample_weight, mask, normalizer
+        )
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def list_mle_loss(
     input: Tensor,
     target: Tensor,
@@ -5392,6 +5946,93 @@ def mase_loss(
 
 
 @strict
+def ms_ssim_loss(
+    input: Tensor,
+    target: Tensor,
+    data_range: float = 1.0,
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    scales: int = 5,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """One less the product of similarities at several scales: contrast and structure at each, brightness at the last.
+
+    Choose it to restore, compress or upscale images whose viewers may be near or far.
+    Prefer SSIMLoss for small images, or where the finest scale is what counts.
+
+    Each scale halves the images by the mean of 2 x 2 pixels (an odd last row or column is left out), so a side must
+    have window_size * 2^(scales - 1) pixels at least: 176 by default. The exponents are the published ones; of fewer
+    scales than five the first ones, divided by their sum. An image of which a scale has no similarity on average, or a
+    negative one, has a loss of 1 and no gradient.
+
+    Args:
+        input: Images (N, C, H, W), or volumes.
+        target: The true images.
+        data_range: Largest less smallest value that a pixel may have. Positive.
+        window_size: Pixels of a window along each side.
+        sigma: Deviation of the Gaussian of a window, in pixels. Positive.
+        k1: Keeps dark windows steady: c1 is (k1 data_range)^2. Positive.
+        k2: Keeps flat windows steady: c2 is (k2 data_range)^2. Positive.
+        scales: How many scales there are.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import ms_ssim_loss
+        >>> ms_ssim_loss(torch.tensor([[[[0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0]]]]), torch.tensor([[[[0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25], [0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375], [0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625], [0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375], [0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625], [0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125], [0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5], [0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25]]]]), window_size=3, scales=1)
+        tensor(0.2079)
+
+    Source: Wang, Z., Simoncelli, E. P. and Bovik, A. C. (2003). Multiscale structural similarity for image quality assessment. Asilomar Conf. Signals, Systems and Computers, 1398-1402.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            ms_ssim_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            data_range=data_range,
+            window_size=window_size,
+            sigma=sigma,
+            k1=k1,
+            k2=k2,
+            scales=scales,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(MSSSIMLoss, unknown)
+    try:
+        plan = plan_of(MSSSIMLoss, reduction, data_range, window_size, sigma, k1, k2, scales)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -6024,6 +6665,82 @@ def negative_binomial_nll_loss(
     try:
         plan = plan_of(NegativeBinomialNLLLoss, reduction, log_input)
         return run(plan, (input, target, dispersion), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def neural_ndcg_loss(
+    input: Tensor,
+    target: Tensor,
+    element_mask: Tensor | None = None,
+    temperature: float = 1.0,
+    sinkhorn_iters: int = 50,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """One less NDCG, with sorting made smooth: every rank has a weight for each item, which add up to 1 both ways.
+
+    Choose it to optimise the metric itself where ties and near ties should share their ranks.
+    Prefer ApproxNDCGLoss, which is several times as fast, LambdaLoss where scores start at random.
+
+    A list in which nothing is relevant has no loss: it is left out of the mean, like a masked one.
+
+    Args:
+        input: Scores of the items of a list, of shape (..., K).
+        target: Relevance of each item. Must be non-negative.
+        element_mask: Which items of a padded list count.
+        temperature: The smaller, the nearer is the sorting to sorting. Positive.
+        sinkhorn_iters: Steps of Sinkhorn: columns, then rows.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import neural_ndcg_loss
+        >>> neural_ndcg_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2.0, 0.0, 1.0]))
+        tensor(0.3142)
+
+    Source: Pobrotyn, P. and Białobrzeski, R. (2021). NeuralNDCG: direct optimisation of a ranking metric via differentiable relaxation of sorting. arXiv:2102.07831.
+    """
+    if has_torch_function_variadic(input, target, element_mask):
+        return handle_torch_function(
+            neural_ndcg_loss,
+            (
+                input,
+                target,
+                element_mask,
+            ),
+            input,
+            target,
+            element_mask=element_mask,
+            temperature=temperature,
+            sinkhorn_iters=sinkhorn_iters,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(NeuralNDCGLoss, unknown)
+    try:
+        plan = plan_of(NeuralNDCGLoss, reduction, temperature, sinkhorn_iters, element_mask is not None)
+        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7311,6 +8028,80 @@ def smooth_l1_loss(
 
 
 @strict
+def soft_cldice_loss(
+    input: Tensor,
+    target: Tensor,
+    iters: int = 3,
+    smooth: float = 1.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Dice of centre lines: how much of the predicted one is in the true mask, and of the true one in the predicted.
+
+    Choose it beside DiceLoss for vessels, roads, neurites: a gap costs little area but breaks a line.
+    Prefer DiceLoss or TverskyLoss for compact objects, which have no centre line worth the name.
+
+    Centre lines come from repeated minima and maxima over neighbouring pixels, which have gradients. The usual sum is
+    `(1 - a) * DiceLoss() + a * SoftClDiceLoss()`. The loss of an image is the mean over its classes. Where several
+    neighbours are the least or the largest, one of them has the gradient.
+
+    Args:
+        input: Predicted probabilities (N, C, H, W), or volumes. Must be in [0, 1].
+        target: True masks, 0 and 1, or probabilities. Must be in [0, 1].
+        iters: How often masks are eroded: the largest radius, in pixels, at least.
+        smooth: Added to numerators and denominators. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import soft_cldice_loss
+        >>> soft_cldice_loss(torch.tensor([[[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]]]), torch.tensor([[[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]]]))
+        tensor(0.)
+
+    Source: Shit, S., Paetzold, J. C., Sekuboyina, A. et al. (2021). clDice: a novel topology-preserving loss function for tubular structure segmentation. CVPR. arXiv:2003.07311.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            soft_cldice_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            iters=iters,
+            smooth=smooth,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SoftClDiceLoss, unknown)
+    try:
+        plan = plan_of(SoftClDiceLoss, reduction, iters, smooth)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -7770,6 +8561,89 @@ def squared_hinge_loss(
         raise misspelt(SquaredHingeLoss, unknown)
     try:
         plan = plan_of(SquaredHingeLoss, reduction)
+        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def ssim_loss(
+    input: Tensor,
+    target: Tensor,
+    data_range: float = 1.0,
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """One less the structural similarity: compares means, variances and covariances of Gaussian windows of two images.
+
+    Choose it to restore, compress or upscale images that people will look at, alone or beside L1Loss.
+    Prefer MSSSIMLoss where large structures count, too, MSELoss where the error of a pixel is what is reported.
+
+    Windows lie inside of the image, as in the published index: nothing is padded. The loss of an image is the mean over
+    its windows and channels; 0 is a perfect copy, and it may be as large as 2. It is computed from differences of both
+    images, so that it keeps its digits where they are nearly alike. Volumes have three dimensions of space.
+
+    Args:
+        input: Images (N, C, H, W), or volumes.
+        target: The true images.
+        data_range: Largest less smallest value that a pixel may have. Positive.
+        window_size: Pixels of a window along each side.
+        sigma: Deviation of the Gaussian of a window, in pixels. Positive.
+        k1: Keeps dark windows steady: c1 is (k1 data_range)^2. Positive.
+        k2: Keeps flat windows steady: c2 is (k2 data_range)^2. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import ssim_loss
+        >>> ssim_loss(torch.tensor([[[[0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0]]]]), torch.tensor([[[[0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125]]]]), window_size=3)
+        tensor(0.7319)
+
+    Source: Wang, Z., Bovik, A. C., Sheikh, H. R. and Simoncelli, E. P. (2004). Image quality assessment: from error visibility to structural similarity. IEEE Trans. Image Process. 13, 600-612.
+    """
+    if has_torch_function_variadic(input, target):
+        return handle_torch_function(
+            ssim_loss,
+            (
+                input,
+                target,
+            ),
+            input,
+            target,
+            data_range=data_range,
+            window_size=window_size,
+            sigma=sigma,
+            k1=k1,
+            k2=k2,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SSIMLoss, unknown)
+    try:
+        plan = plan_of(SSIMLoss, reduction, data_range, window_size, sigma, k1, k2)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -8469,6 +9343,86 @@ def tweedie_deviance_loss(
 
 
 @strict
+def vicreg_loss(
+    input1: Tensor,
+    input2: Tensor,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    eps: float = 0.0001,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Self-supervised: the squared distance of two views, a hinge on each feature's deviation, and the covariances.
+
+    Choose it to learn features without labels, negative pairs or normalisation; its terms are of each view alone, so
+    that the two branches may differ in architecture or in modality.
+    Prefer BarlowTwinsLoss for two views by one network: it has one weight in place of three.
+
+    The authors' code halves the two terms of variance, and so do other libraries; the paper adds them. On several
+    devices gather the features first, since variances and covariances are those of the whole batch.
+
+    Args:
+        input1: Features of one view (N, D); dimensions before make several batches.
+        input2: Features of the other view, of the same samples in the same order.
+        invariance: Weight of the distance between the views. Non-negative.
+        variance: Weight of the hinge on deviations below 1. Non-negative.
+        covariance: Weight of the squared covariances. Non-negative.
+        eps: Added to each variance, which divides by N - 1. Positive.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import vicreg_loss
+        >>> vicreg_loss(torch.tensor([[0.1, 0.0], [0.0, 0.2], [0.2, 1.0]]), torch.tensor([[0.1, 0.1], [0.0, 0.2], [0.3, 0.0]]))
+        tensor(23.7311)
+
+    Source: Bardes, A., Ponce, J. and LeCun, Y. (2022). VICReg: variance-invariance-covariance regularization for self-supervised learning. ICLR. arXiv:2105.04906.
+    """
+    if has_torch_function_variadic(input1, input2):
+        return handle_torch_function(
+            vicreg_loss,
+            (
+                input1,
+                input2,
+            ),
+            input1,
+            input2,
+            invariance=invariance,
+            variance=variance,
+            covariance=covariance,
+            eps=eps,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(VICRegLoss, unknown)
+    try:
+        plan = plan_of(VICRegLoss, reduction, invariance, variance, covariance, eps)
+        return run(plan, (input1, input2), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
 def welsch_loss(
     input: Tensor,
     target: Tensor,
@@ -8695,6 +9649,8 @@ def zero_inflated_negative_binomial_nll_loss(
 
 # One function for each loss: called by either form, `__torch_function__` and fx graphs see the same.
 for _loss in (
+    AdaptiveRobustLoss,
+    ApproxNDCGLoss,
     ArcFaceLoss,
     AsymmetricLoss,
     BCELoss,
@@ -8702,6 +9658,8 @@ for _loss in (
     BarlowTwinsLoss,
     BatchHardTripletLoss,
     BetaGaussianNLLLoss,
+    BiTemperedLogisticLoss,
+    BoundaryLoss,
     BradleyTerryLoss,
     CLIPLoss,
     CORALLoss,
@@ -8720,6 +9678,7 @@ for _loss in (
     DiceLoss,
     DistanceBoxIoULoss,
     EpsilonInsensitiveLoss,
+    EvidentialClassificationLoss,
     EvidentialRegressionLoss,
     ExpectileLoss,
     FocalTverskyLoss,
@@ -8748,6 +9707,7 @@ for _loss in (
     LDAMLoss,
     LambdaLoss,
     LaplaceNLLLoss,
+    LinearChainCRFLoss,
     ListMLELoss,
     ListNetLoss,
     LogCoshDiceLoss,
@@ -8761,6 +9721,7 @@ for _loss in (
     MASELoss,
     MSELoss,
     MSLELoss,
+    MSSSIMLoss,
     MarginRankingLoss,
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
@@ -8770,6 +9731,7 @@ for _loss in (
     NLLLoss,
     NTXentLoss,
     NegativeBinomialNLLLoss,
+    NeuralNDCGLoss,
     ORPOLoss,
     PinballLoss,
     PoissonNLLLoss,
@@ -8785,6 +9747,7 @@ for _loss in (
     SigmoidFocalLoss,
     SimPOLoss,
     SmoothL1Loss,
+    SoftClDiceLoss,
     SoftMarginLoss,
     SoftmaxFocalLoss,
     SphereFaceLoss,
@@ -8799,6 +9762,7 @@ for _loss in (
     TukeyBiweightLoss,
     TverskyLoss,
     TweedieDevianceLoss,
+    VICRegLoss,
     WelschLoss,
     ZLoss,
     ZeroInflatedNegativeBinomialNLLLoss,

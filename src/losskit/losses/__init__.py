@@ -4,6 +4,8 @@
 
 import sys
 
+from losskit.losses.adaptive_robust import AdaptiveRobustLoss
+from losskit.losses.approx_ndcg import ApproxNDCGLoss
 from losskit.losses.arcface import ArcFaceLoss
 from losskit.losses.asymmetric import AsymmetricLoss
 from losskit.losses.barlow_twins import BarlowTwinsLoss
@@ -11,6 +13,8 @@ from losskit.losses.batch_hard_triplet import BatchHardTripletLoss
 from losskit.losses.bce import BCELoss
 from losskit.losses.bce_with_logits import BCEWithLogitsLoss
 from losskit.losses.beta_gaussian_nll import BetaGaussianNLLLoss
+from losskit.losses.bi_tempered_logistic import BiTemperedLogisticLoss
+from losskit.losses.boundary import BoundaryLoss
 from losskit.losses.bradley_terry import BradleyTerryLoss
 from losskit.losses.cauchy import CauchyLoss
 from losskit.losses.charbonnier import CharbonnierLoss
@@ -29,6 +33,7 @@ from losskit.losses.dice import DiceLoss
 from losskit.losses.distance_box_iou import DistanceBoxIoULoss
 from losskit.losses.dpo import DPOLoss
 from losskit.losses.epsilon_insensitive import EpsilonInsensitiveLoss
+from losskit.losses.evidential_classification import EvidentialClassificationLoss
 from losskit.losses.evidential_regression import EvidentialRegressionLoss
 from losskit.losses.expectile import ExpectileLoss
 from losskit.losses.focal_tversky import FocalTverskyLoss
@@ -42,6 +47,7 @@ from losskit.losses.generalized_box_iou import GeneralizedBoxIoULoss
 from losskit.losses.generalized_cross_entropy import GeneralizedCrossEntropyLoss
 from losskit.losses.generalized_dice import GeneralizedDiceLoss
 from losskit.losses.grpo import GRPOLoss
+from losskit.losses.hausdorff_dt import HausdorffDTLoss
 from losskit.losses.hinge import HingeLoss
 from losskit.losses.hinge_embedding import HingeEmbeddingLoss
 from losskit.losses.huber import HuberLoss
@@ -56,6 +62,7 @@ from losskit.losses.l1 import L1Loss
 from losskit.losses.lambda_loss import LambdaLoss
 from losskit.losses.laplace_nll import LaplaceNLLLoss
 from losskit.losses.ldam import LDAMLoss
+from losskit.losses.linear_chain_crf import LinearChainCRFLoss
 from losskit.losses.list_mle import ListMLELoss
 from losskit.losses.list_net import ListNetLoss
 from losskit.losses.log_cosh import LogCoshLoss
@@ -68,6 +75,7 @@ from losskit.losses.lovasz_softmax import LovaszSoftmaxLoss
 from losskit.losses.mape import MAPELoss
 from losskit.losses.margin_ranking import MarginRankingLoss
 from losskit.losses.mase import MASELoss
+from losskit.losses.ms_ssim import MSSSIMLoss
 from losskit.losses.mse import MSELoss
 from losskit.losses.msle import MSLELoss
 from losskit.losses.multi_margin import MultiMarginLoss
@@ -76,6 +84,7 @@ from losskit.losses.multi_similarity import MultiSimilarityLoss
 from losskit.losses.multilabel_margin import MultiLabelMarginLoss
 from losskit.losses.multilabel_soft_margin import MultiLabelSoftMarginLoss
 from losskit.losses.negative_binomial_nll import NegativeBinomialNLLLoss
+from losskit.losses.neural_ndcg import NeuralNDCGLoss
 from losskit.losses.nll import NLLLoss
 from losskit.losses.nt_xent import NTXentLoss
 from losskit.losses.orpo import ORPOLoss
@@ -92,12 +101,14 @@ from losskit.losses.sigmoid_focal import SigmoidFocalLoss
 from losskit.losses.simpo import SimPOLoss
 from losskit.losses.smape import SMAPELoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
+from losskit.losses.soft_cldice import SoftClDiceLoss
 from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.softmax_focal import SoftmaxFocalLoss
 from losskit.losses.sphereface import SphereFaceLoss
 from losskit.losses.squared_emd import SquaredEMDLoss
 from losskit.losses.squared_epsilon_insensitive import SquaredEpsilonInsensitiveLoss
 from losskit.losses.squared_hinge import SquaredHingeLoss
+from losskit.losses.ssim import SSIMLoss
 from losskit.losses.student_t_nll import StudentTNLLLoss
 from losskit.losses.sup_con import SupConLoss
 from losskit.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
@@ -106,12 +117,15 @@ from losskit.losses.triplet_margin import TripletMarginLoss
 from losskit.losses.tukey_biweight import TukeyBiweightLoss
 from losskit.losses.tversky import TverskyLoss
 from losskit.losses.tweedie_deviance import TweedieDevianceLoss
+from losskit.losses.vicreg import VICRegLoss
 from losskit.losses.welsch import WelschLoss
 from losskit.losses.z import ZLoss
 from losskit.losses.zero_inflated_negative_binomial_nll import ZeroInflatedNegativeBinomialNLLLoss
 from losskit.registry import CallablePackage
 
 __all__ = [
+    "AdaptiveRobustLoss",
+    "ApproxNDCGLoss",
     "ArcFaceLoss",
     "AsymmetricLoss",
     "BCELoss",
@@ -119,6 +133,8 @@ __all__ = [
     "BarlowTwinsLoss",
     "BatchHardTripletLoss",
     "BetaGaussianNLLLoss",
+    "BiTemperedLogisticLoss",
+    "BoundaryLoss",
     "BradleyTerryLoss",
     "CLIPLoss",
     "CORALLoss",
@@ -137,6 +153,7 @@ __all__ = [
     "DiceLoss",
     "DistanceBoxIoULoss",
     "EpsilonInsensitiveLoss",
+    "EvidentialClassificationLoss",
     "EvidentialRegressionLoss",
     "ExpectileLoss",
     "FocalTverskyLoss",
@@ -165,6 +182,7 @@ __all__ = [
     "LDAMLoss",
     "LambdaLoss",
     "LaplaceNLLLoss",
+    "LinearChainCRFLoss",
     "ListMLELoss",
     "ListNetLoss",
     "LogCoshDiceLoss",
@@ -178,6 +196,7 @@ __all__ = [
     "MASELoss",
     "MSELoss",
     "MSLELoss",
+    "MSSSIMLoss",
     "MarginRankingLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
@@ -187,6 +206,7 @@ __all__ = [
     "NLLLoss",
     "NTXentLoss",
     "NegativeBinomialNLLLoss",
+    "NeuralNDCGLoss",
     "ORPOLoss",
     "PinballLoss",
     "PoissonNLLLoss",
@@ -202,6 +222,7 @@ __all__ = [
     "SigmoidFocalLoss",
     "SimPOLoss",
     "SmoothL1Loss",
+    "SoftClDiceLoss",
     "SoftMarginLoss",
     "SoftmaxFocalLoss",
     "SphereFaceLoss",
@@ -216,6 +237,7 @@ __all__ = [
     "TukeyBiweightLoss",
     "TverskyLoss",
     "TweedieDevianceLoss",
+    "VICRegLoss",
     "WelschLoss",
     "ZLoss",
     "ZeroInflatedNegativeBinomialNLLLoss",
