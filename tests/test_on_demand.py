@@ -46,8 +46,9 @@ def test_the_library_has_the_defaults_and_each_switch_changed(name):
     first, *changed = (cls._formulas[tuple(setting.values())] for setting in (usual, *others))
     formulas = [first, *(formula for formula in changed if formula.operations <= LONG)]
     wanted = {symbol_of(formula) for formula in formulas if formula in cls._compiled_formulas()}
-    assert set(printed(cls)) == wanted
-    assert len(printed(cls)) <= 1 + len(others)
+    terms = cls._terms() if issubclass(cls, losskit.PairsLoss) else {}  # of one pair, beside the formula of a row
+    assert set(printed(cls)) == wanted | {symbol_of(term) for term in terms.values()}
+    assert len(printed(cls)) <= 1 + len(others) + len(terms)
 
 
 def test_there_are_rare_settings():
