@@ -1,6 +1,6 @@
 """RNNTLoss: labels without an alignment, each depending on those before it."""
 
-from losskit.declaration import Case, Operand, Peer, param
+from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.transducer import TransducerLoss
@@ -49,34 +49,6 @@ class RNNTLoss(TransducerLoss):
              grad=[[[-0.13116832, -0.3999269, 0.53109522], [-0.46812675, 0.17703171, 0.29109504]],
                    [[0.08112011, -0.21187977, 0.13075966], [-0.72561042, 0.45220524, 0.27340519]]],
              source="the two paths by hand"),
-    ]  # fmt: skip
-    peers = [
-        Peer(
-            "torchaudio",
-            "torchaudio.functional.rnnt_loss(logits.float(), targets.int(), torch.tensor([4, 3]).int(), "
-            "torch.tensor([2, 1]).int(), blank=0)",
-            "rnnt_loss(logits, targets, torch.tensor([4, 3]), torch.tensor([2, 1]), blank=0)",
-            agrees=1e-6,
-            given={
-                "logits": [
-                    [
-                        [[0.1, 0.6, -0.4], [0.3, 0.1, 0.6], [0.7, -0.2, 0.0]],
-                        [[0.1, 0.2, 0.8], [0.1, 0.6, 0.1], [0.5, 0.1, 0.2]],
-                        [[-0.3, 0.4, 0.2], [0.9, 0.1, -0.6], [0.2, 0.2, 0.7]],
-                        [[0.4, 0.0, 0.3], [0.1, -0.1, 0.5], [1.1, 0.3, 0.1]],
-                    ],
-                    [
-                        [[0.5, 0.2, -0.1], [0.6, 0.1, 0.4], [0.0, 0.1, 0.3]],
-                        [[0.2, 0.9, 0.1], [0.8, 0.4, 0.2], [0.3, 0.1, 0.2]],
-                        [[-0.2, 0.1, 0.7], [1.2, 0.0, -0.5], [0.1, 0.6, 0.4]],
-                        [[0.0, 0.3, 0.2], [0.4, 0.2, 0.1], [0.6, 0.5, 0.3]],
-                    ],
-                ],
-                "targets": [[1, 2], [2, 1]],
-            },
-            why="The same names, defaults and mean over samples. torchaudio wants int32, and lengths of which one "
-            "fills the tensor.",
-        ),
     ]  # fmt: skip
     aliases = "transducer_loss rnn_transducer_loss fastemit_loss"
     task = "sequence"
