@@ -130,8 +130,11 @@ def neural_ndcg_loss(input, target, temperature=1.0, sinkhorn_iters=50, toleranc
     return (1 - (torch.matmul(p, gains[:, :, None]).squeeze(-1) * discounts).sum(-1) / _best(target)).mean()
 
 
+LOG_Z = math.log(2 * math.e * float(torch.special.modified_bessel_k1(torch.tensor(1.0, dtype=torch.float64))))
+
+
 def adaptive_robust_loss(input, target, alpha=1.0, scale=1.0):
-    """alpha alone as a number that is neither 0 nor 2; the partition function left out, which is a constant then."""
+    """Where alpha is a number, the partition function is one: for 1 it is 2 e K1(1), by Bessel's function."""
     beyond = 2.0 - alpha
     u = (input - target) / scale
-    return (beyond / alpha * ((u * u / beyond + 1.0) ** (0.5 * alpha) - 1.0) + math.log(scale)).mean()
+    return (beyond / alpha * ((u * u / beyond + 1.0) ** (0.5 * alpha) - 1.0) + math.log(scale) + LOG_Z).mean()

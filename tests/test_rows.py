@@ -332,8 +332,8 @@ def test_module(sample):
     ):  # fmt: skip
         assert torch.equal(again(*operands), expected)
         assert repr(again) == repr(criterion)
-    implementation = "eager formula" if sample.loss._plan_class.no_kernel else "fused CPU kernel"
-    assert losskit.why(criterion, *operands).implementation == implementation
+    kernel = "eager formula" if sample.loss._plan_class.no_kernel else "fused CPU kernel"
+    assert losskit.why(criterion, *operands).implementation == kernel
     exported = torch.export.export(criterion, tuple(operands)).module()
     torch.testing.assert_close(exported(*operands), expected)
 
@@ -397,8 +397,8 @@ def test_autocast(sample, dtype):
 
 def test_meta():
     """Shapes and dtypes flow on a device that has no kernel."""
+    on_meta = lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x
     for sample in SAMPLES:
-        operands = [x.to("meta") for x in sample.operands()]
-        params = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in sample.params.items()}
+        operands, params = list(map(on_meta, sample.operands())), {k: on_meta(v) for k, v in sample.params.items()}
         assert sample.loss.functional(*operands, **params).shape == ()
         assert sample.loss.functional(*operands, **params, reduction="none").shape == (ROWS,)

@@ -19,7 +19,7 @@ from losskit import ClassScoresLoss, EmbeddingsLoss, PointwiseLoss, param
 from losskit.domains import log_probability, probability, slack_of
 from losskit.errors import DeclarationError
 from losskit.families import class_scores, embeddings
-from losskit.kernels import fused, library, wire
+from losskit.kernels import fused, library, wire, wire_header
 
 LAYOUTS = {"options": wire.OPTIONS} | {name: op.family for name, op in wire.OPS.items()}
 kernels = pytest.mark.skipif(not library.LIBRARY.exists(), reason="there is no compiled library")
@@ -108,7 +108,7 @@ def test_numbers_begin_as_they_are_named():
 
 def test_the_header_names_no_number_twice():
     """Constants of one C++ scope: one name, one value."""
-    for scope in re.split(r"namespace \w+ \{|\}  // namespace", wire.header()):
+    for scope in re.split(r"namespace \w+ \{|\}  // namespace", wire_header.header()):
         enums = re.findall(r"enum (?!class)[^{]*\{([^}]*)\}", scope)
         found = [pair.split(" = ")[0].strip() for enum in enums for pair in enum.split(",") if pair.strip()]
         assert len(found) == len(set(found))
@@ -120,12 +120,12 @@ def test_the_header_names_no_number_twice():
 @kernels
 def test_the_library_was_built_from_this_wire():
     assert library.loaded()
-    assert ctypes.c_char.in_dll(ctypes.CDLL(str(library.LIBRARY)), wire.SYMBOL)
+    assert ctypes.c_char.in_dll(ctypes.CDLL(str(library.LIBRARY)), wire_header.SYMBOL)
 
 
 @kernels
 def test_a_library_of_another_wire_is_not_used(monkeypatch):
-    monkeypatch.setattr(wire, "SYMBOL", "losskit_wire_of_another_version")
+    monkeypatch.setattr(wire_header, "SYMBOL", "losskit_wire_of_another_version")
     library._own.cache_clear()
     try:
         with pytest.warns(UserWarning, match="built from another version of losskit; install losskit again"):

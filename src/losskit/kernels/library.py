@@ -24,7 +24,7 @@ from weakref import WeakSet
 
 import torch
 
-from losskit.kernels import cache, codegen, compiler, wire
+from losskit.kernels import cache, codegen, compiler, wire_header
 from losskit.spaces import tell
 from losskit.traced import Formula
 
@@ -54,7 +54,7 @@ def _own() -> ctypes.CDLL | None:
     try:
         torch.ops.load_library(str(LIBRARY))
         own = ctypes.CDLL(str(LIBRARY))
-        if not _address(own, wire.SYMBOL):
+        if not _address(own, wire_header.SYMBOL):
             raise OSError("they were built from another version of losskit; install losskit again")
         return own
     except OSError as problem:

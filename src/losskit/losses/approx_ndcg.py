@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from losskit.declaration import Case, Operand, Peer, param
+from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
@@ -92,15 +92,6 @@ class ApproxNDCGLoss(ComposedLoss):
         Case(input=[0.2, 1.5, -0.3], target=[2.0, 0.0, 1.0], temperature=1.0, value=0.349645,
              grad=[-0.0467662, 0.0272655, 0.0195007], source="mpmath"),
     ]  # fmt: skip
-    peers = [
-        Peer(
-            "allrank",
-            "1 + allrank.models.losses.approxNDCGLoss(input, target, alpha=10.0)",
-            "approx_ndcg_loss(input, target)",
-            agrees=1e-6,
-            why="allRank returns minus NDCG, and its alpha is 1 / temperature, by default 1.",
-        ),
-    ]
     task = "ranking"
     best_for = "Optimising NDCG itself, from a model that ranks already."
     not_for = "Scores that are far apart: at a small temperature their gradient vanishes."

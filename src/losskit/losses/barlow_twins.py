@@ -93,6 +93,8 @@ class BarlowTwinsLoss(ComposedLoss):
     cases = [
         Case(input1=[[1.0, 0.0], [0.0, 2.0], [2.0, 1.0]], input2=[[1.0, 1.0], [0.0, 2.0], [3.0, 0.0]],
              value=0.255868, source="mpmath"),
+        Case(input1=[[1.0, 0.0], [0.0, 2.0], [2.0, 1.0], [1.0, -1.0]], lambd=0.1, source="mpmath",
+             input2=[[1.0, 1.0], [0.0, 2.0], [3.0, 0.0], [0.5, -1.0]], value=0.0849527891),
     ]  # fmt: skip
     peers = [
         Peer(

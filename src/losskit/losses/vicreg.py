@@ -109,6 +109,8 @@ class VICRegLoss(ComposedLoss):
     cases = [
         Case(input1=[[0.1, 0.0], [0.0, 0.2], [0.2, 1.0]], input2=[[0.1, 0.1], [0.0, 0.2], [0.3, 0.0]], value=23.7311,
              source="mpmath"),
+        Case(input1=[[1.0, 0.0], [0.0, 2.0], [2.0, 1.0], [1.0, -1.0]], source="mpmath",
+             input2=[[1.0, 1.0], [0.0, 2.0], [3.0, 0.0], [0.5, -1.0]], value=11.7541525397),
     ]  # fmt: skip
     peers = [
         Peer("lightly", "lightly.loss.VICRegLoss()(input1, input2)", "vicreg_loss(input1, input2)"),
