@@ -40,7 +40,9 @@ def linear_chain_crf_loss(emissions, target, transitions, start, end, lengths):
 
 
 def soft_dtw_loss(input, target, gamma=1.0):
-    """Over anti-diagonals: entry i of diagonal d is the cell (i, d - i)."""
+    """Over anti-diagonals: entry i of diagonal d is the cell (i, d - i). In float64: what costs are rounded by is
+    divided by gamma, and in float32 gradients were wrong by 2e-4 of the largest."""
+    dtype, input, target = input.dtype, input.double(), target.double()
     samples, rows, columns = len(input), input.shape[1], target.shape[1]
     distances = (input[:, :, None] - target[:, None]).square().sum(-1)
     i = torch.arange(rows)
@@ -52,4 +54,4 @@ def soft_dtw_loss(input, target, gamma=1.0):
         above, across = (torch.cat([never, x[:, :-1]], 1) for x in (last, before))
         softly = -gamma * torch.logsumexp(-torch.stack([last, above, across]) / gamma, 0)
         before, last = last, (costs[:, d] + softly).clamp(max=1e10)
-    return last[:, -1].mean()
+    return last[:, -1].mean().to(dtype)

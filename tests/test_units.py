@@ -60,6 +60,12 @@ CASES = [
         Case(name, [SCORES, RELEVANT], [True, False], [SCORES, NO_GRADES])
         for name in ("approx_ndcg_loss", "neural_ndcg_loss")
     ),
+    Case(
+        "soft_dtw_loss",
+        [draw(2, 3, 1), draw(2, 4, 1), torch.tensor([3, 0])],
+        [True, False],
+        [draw(2, 3, 1), draw(2, 4, 1), torch.tensor([0, 0])],
+    ),
 ]
 
 
