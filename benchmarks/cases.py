@@ -210,6 +210,13 @@ KNOWN = {
     "jensen_shannon": {"asked": 6},
     "ctc": _SEQUENCES,
     "rnnt": {"samples": 0, "sizes": ("small", "1M"), "compiles": False, "asked": 4},
+    "soft_dtw": {
+        "shape": lambda elements: (max(1, elements // 2**13), 64, 8),  # a series' matrix has 4 times its numbers
+        "small": (4, 10, 8),
+        "samples": 0,
+        "sizes": ("small", "1M"),
+        "compiles": False,
+    },
     "linear_chain_crf": {
         "shape": lambda elements: (elements // 1600, 100, 16),
         "small": (4, 10, 8),

@@ -77,6 +77,12 @@ CASES = [
          {"lengths": torch.tensor([0, 0])}),
     Case("rnnt_loss", [draw(2, 3, 3, 4), torch.ones(2, 2, dtype=torch.int64), torch.tensor([3, 0]), torch.tensor([2, 0])],
          [True, False], [draw(2, 3, 3, 4), torch.ones(2, 2, dtype=torch.int64), torch.zeros(2).long(), torch.zeros(2).long()]),
+    Case(
+        "soft_dtw_loss",
+        [draw(2, 3, 1), draw(2, 4, 1), torch.tensor([3, 0])],
+        [True, False],
+        [draw(2, 3, 1), draw(2, 4, 1), torch.tensor([0, 0])],
+    ),
 ]  # fmt: skip
 
 

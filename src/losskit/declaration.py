@@ -100,7 +100,8 @@ class Operand:
     components: the numbers that stand next to each other in its last dimension, and their domains. Each is an argument
         of the formula: `input` with the components x and y is `input_x` and `input_y`.
     shape: in composed losses, its shape in letters, "(N, C, ...) or (C,)": see `losskit.ComposedLoss`.
-    index: in composed losses, not "": its numbers are integers, places along the dimension of this letter.
+    index: in composed losses, not "": its numbers are integers, places along the dimension of this letter; lengths,
+        where `places` is 1.
     boolean: in composed losses, whether it is a mask.
     hint: the way out when a value is refused.
     kind: what the numbers are, where plots and comparisons need to know: "logit", "distance".

@@ -137,7 +137,8 @@ class ComposedPlan(Plan):
     def _check_dtype(self, name: str, declared: Operand, x: Tensor) -> None:
         if declared.index:
             if x.dtype not in _INTEGERS:
-                expected = f"integers from 0 to {declared.index} - 1"
+                beyond = {0: " - 1", 1: ""}[declared.places or 0]
+                expected = f"integers from 0 to {declared.index}{beyond}"
                 raise self._wrong(name, expected, x.dtype, f" Use {name}.long().")
         elif declared.boolean:
             if x.dtype != torch.bool:
@@ -240,7 +241,7 @@ class ComposedPlan(Plan):
             domain = self._domain(i, dims)
             declared = self.operands.get(name)
             if declared is not None and declared.index:
-                x = x.to(torch.int64) if inside[i] else x.to(torch.int64).clamp(0, dims.sizes[declared.index] - 1)
+                x = x.to(torch.int64) if inside[i] else x.to(torch.int64).clamp(0, self._last(declared, dims))
             elif x.dtype != torch.bool:
                 own, x = x, x.to(wide)
                 if checks != "off" and domain.settles and not inside[i] and own.is_floating_point():
@@ -279,9 +280,14 @@ class ComposedPlan(Plan):
             return self.tensors[i - self.telling].domain
         declared = self.operands[self.names[i]]
         if declared.index:
-            last = dims.sizes[declared.index] - 1
+            last = self._last(declared, dims)
             return Interval(f"from 0 to {last}", low=0.0, high=float(last), typical=0.0)
         return declared.domain
+
+    def _last(self, declared: Operand, dims: Dimensions) -> int:
+        """The largest that an index may be; a length is one more."""
+        last: int = dims.sizes[declared.index] - 1 + (declared.places or 0)
+        return last
 
     def _inside(self, x: Tensor, domain: Domain) -> bool:
         """Whether all numbers are seen to be in an interval, by one look at the smallest and the largest."""
@@ -351,7 +357,7 @@ class ComposedPlan(Plan):
             declared = self.operands[name]
             hint = f" {declared.hint}" if declared.hint else ""
             if declared.index:
-                hint = " Indices start at 0." if value == dims.sizes[declared.index] else ""
+                hint = " Indices start at 0." if value == dims.sizes[declared.index] and not declared.places else ""
                 got = str(int(value))
         return error("domain", loss=self.name, argument=name, expected=domain.description, got=got, index=index,
                      hint=hint)  # fmt: skip
