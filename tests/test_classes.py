@@ -80,7 +80,7 @@ def test_public_names_of_a_loss():
     public = {name for name in dir(losskit.HuberLoss) if not name.startswith("_")} - set(dir(nn.HuberLoss))
     assert public == {
         "about", "aliases", "arguments", "best_for", "cases", "config", "counts", "declared", "deviations", "facts", "functional",
-        "grad", "name", "not_for", "operands", "params", "peers", "reductions", "reference", "rows", "task", "textbook", "value",
+        "grad", "name", "not_for", "operands", "params", "peers", "reductions", "reference", "refused_by_torch", "rows", "task", "textbook", "value",
         "weight_in_mean",
     }  # fmt: skip
 

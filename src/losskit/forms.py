@@ -262,7 +262,7 @@ def _of_elements(loss: Any) -> bool:
 def _formula(loss: Any) -> list[str]:
     """The formula of an element, a row or a pair, as books have it, with all switches at their defaults."""
     if not loss._of_formula:
-        return []
+        return loss._in_books()
     from losskit.printing import print_expr
 
     formula = loss._formulas[loss._usual_setting()]

@@ -120,7 +120,7 @@ class Loss(Summand):
         raise NotImplementedError
 
     @classmethod
-    def of_torch(cls) -> bool:
+    def _of_torch(cls) -> bool:
         """Whether torch has this loss."""
         return any(base.__module__ == "torch.nn.modules.loss" for base in cls.__mro__)
 

@@ -186,6 +186,11 @@ class Family(Loss, abstract=True):
         return self.__dict__["_plan"]
 
     @classmethod
+    def _in_books(cls) -> list[str]:
+        """The formula of a loss that has no `value` over the formula language, as text; none if there is no such."""
+        return []
+
+    @classmethod
     def _unreduced(cls) -> str:
         """What reduction 'none' gives, in words."""
         raise NotImplementedError

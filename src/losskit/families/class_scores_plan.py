@@ -59,7 +59,7 @@ class ClassScoresPlan(Plan):
         )
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
         self.formula = None if as_it_is else formula
-        self.refused_by_torch = frozenset({Violation.CLASS_INDEX}) if loss.of_torch() else None
+        self.refused_by_torch = frozenset({Violation.CLASS_INDEX}) if loss._of_torch() else None
         self.log_probabilities = loss.log_probabilities
         self.statistics = formula.operands
         # A term of the loss: the formula times the share of its class. A share of 0 silences an infinite term.

@@ -164,6 +164,10 @@ class ComposedLoss(Family, abstract=True):
         return f"a tensor of shape {cls.unit}" if cls.unit != "()" else "the same scalar"
 
     @classmethod
+    def _in_books(cls) -> list[str]:
+        return [cls.equations["loss"][1]]
+
+    @classmethod
     def _curve(cls) -> Curve | None:
         return None
 

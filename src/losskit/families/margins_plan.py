@@ -34,7 +34,7 @@ class MarginsPlan(Plan):
         code = fused.pack(reduction, family=wire.MARGINS.family.pack(many=loss.many))
         super().__init__(loss, reduction, code, loss._call_operands(), wire.MARGINS.given(numbers.values()))
         self.formula, self.many = formula, loss.many
-        self.refused_by_torch = frozenset({Violation.CLASS_INDEX}) if loss.of_torch() else None
+        self.refused_by_torch = frozenset({Violation.CLASS_INDEX}) if loss._of_torch() else None
         self.differentiable = formula.differentiable(numbers)
 
     def validated(

@@ -70,7 +70,7 @@ class PointwisePlan(Plan):
         self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
         self.given = len(tensors)  # operands that `eager` takes
         self.rows = rows
-        if loss.of_torch():
+        if loss._of_torch():
             apart = [name for name, part in zip(tensors, self.parts, strict=True) for _ in range(part)]
             self.refused_by_torch = frozenset(i for i, name in enumerate(apart, 1) if name in loss.refused_by_torch)
             self.shapes_of_torch = "shapes" in loss.refused_by_torch
