@@ -122,6 +122,7 @@ from losskit.losses import (
     SMAPELoss,
     SmoothL1Loss,
     SoftClDiceLoss,
+    SoftDTWLoss,
     SoftMarginLoss,
     SoftmaxFocalLoss,
     SphereFaceLoss,
@@ -178,6 +179,9 @@ def adaptive_robust_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        ℓ = ρ((x − t)/s; α) + log s + log Z(α)
 
     Returns:
         A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
@@ -258,6 +262,9 @@ def approx_ndcg_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        ℓ = 1 − Σᵢ Gᵢ / log₂(1 + πᵢ), πᵢ = 1 + Σ(j ≠ i) σ((sⱼ − sᵢ) / τ)
 
     Returns:
         A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
@@ -508,6 +515,9 @@ def barlow_twins_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        ℓ = Σᵢ (Cᵢᵢ − 1)² + λ Σ(i ≠ j) Cᵢⱼ²
+
     Returns:
         A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
             computed in float32 and rounded once.
@@ -746,6 +756,9 @@ def bi_tempered_logistic_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        ℓ = −log_t1(pₜ) − (1 − Σⱼ pⱼ^(2 − t1)) / (2 − t1), pⱼ = exp_t2(xⱼ − λ)
 
     Returns:
         A scalar; with 'none' a tensor of shape (N, ...) or (). Its dtype is that of the operands, promoted; halves
@@ -2526,6 +2539,9 @@ def evidential_classification_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        ℓ = log S − log aₜ + λ KL(Dir(ã) ‖ Dir(1))
 
     Returns:
         A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
@@ -5986,6 +6002,9 @@ def ms_ssim_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        ℓ = 1 − mean(S_M)^(w_M) Π(j < M) mean(cⱼ)^(wⱼ)
+
     Returns:
         A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
             computed in float32 and rounded once.
@@ -6700,6 +6719,9 @@ def neural_ndcg_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        ℓ = 1 − Σᵢ Σⱼ Pᵢⱼ Gⱼ / log₂(1 + i)
 
     Returns:
         A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
@@ -7583,6 +7605,9 @@ def seesaw_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        ℓ = −xₜ + log(exp(xₜ) + Σ(j ≠ t) Sₜⱼ exp(xⱼ))
+
     Returns:
         A scalar; with 'none' a tensor of shape (N, ...) or (). Its dtype is that of the operands, promoted; halves
             are computed in float32 and rounded once.
@@ -8059,6 +8084,9 @@ def soft_cldice_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        ℓ = 1/C Σ (1 − 2PT / (P + T))
+
     Returns:
         A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
             computed in float32 and rounded once.
@@ -8097,6 +8125,94 @@ def soft_cldice_loss(
     try:
         plan = plan_of(SoftClDiceLoss, reduction, iters, smooth)
         return run(plan, (input, target), None, sample_weight, mask, normalizer)
+    except LossError as problem:
+        raise problem.with_traceback(None) from None
+
+
+@strict
+def soft_dtw_loss(
+    input: Tensor,
+    target: Tensor,
+    input_lengths: Tensor | None = None,
+    target_lengths: Tensor | None = None,
+    gamma: float = 1.0,
+    normalize: bool = False,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: Tensor | float | None = None,
+    **unknown: NoReturn,
+) -> Tensor:
+    """Soft dynamic time warping: the soft minimum, over all alignments of two series, of the squared distances.
+
+    Choose it to forecast, average or compare series that may run faster or slower, or start earlier or later.
+    Prefer MSELoss where steps belong to each other by their number; CTCLoss where the target is labels.
+
+    The loss may be negative, and is not smallest where both series are the same. `normalize` subtracts half of each
+    series' loss against itself: this divergence is 0 there and positive elsewhere, and costs three times as much.
+    Time and memory grow with T times U. A series of length 0 has no loss: its sample is left out of the mean, like a
+    masked one.
+
+    Args:
+        input: Series (N, T, D): of each sample T steps of D numbers.
+        target: Series (N, U, D) to align with; U may be another number of steps.
+        input_lengths: Steps of each series of `input`, where they are not all T.
+        target_lengths: Steps of each series of `target`, where they are not all U.
+        gamma: Softness; near 0 only the best alignment counts. Positive.
+        normalize: Whether to give the divergence, which is 0 for equal series.
+        reduction: One of 'none', 'mean', 'sum'.
+        sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
+        mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
+        normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        ℓ = R(T, U), Rᵢⱼ = |xᵢ − yⱼ|² + minᵞ(Rᵢ₋₁,ⱼ, Rᵢ,ⱼ₋₁, Rᵢ₋₁,ⱼ₋₁)
+
+    Returns:
+        A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
+            computed in float32 and rounded once.
+
+    Raises:
+        TypeError: An argument is not a tensor, or of a dtype that makes no sense.
+        ValueError: Shapes do not match, or a value is outside its range; see `losskit.checks`.
+
+    Example:
+        >>> import torch
+        >>> from losskit.functional import soft_dtw_loss
+        >>> soft_dtw_loss(torch.tensor([[[0.0], [1.0], [2.0]]]), torch.tensor([[[0.0], [2.0]]]))
+        tensor(0.1227)
+
+    Source: Cuturi, M. and Blondel, M. (2017). Soft-DTW: a differentiable loss function for time-series. ICML. arXiv:1703.01541. Divergence: Blondel, M., Mensch, A. and Vert, J.-P. (2021). Differentiable divergences between time series. AISTATS. arXiv:2010.08354.
+    """
+    if has_torch_function_variadic(input, target, input_lengths, target_lengths):
+        return handle_torch_function(
+            soft_dtw_loss,
+            (
+                input,
+                target,
+                input_lengths,
+                target_lengths,
+            ),
+            input,
+            target,
+            input_lengths=input_lengths,
+            target_lengths=target_lengths,
+            gamma=gamma,
+            normalize=normalize,
+            reduction=reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            **unknown,
+        )
+    if unknown:
+        raise misspelt(SoftDTWLoss, unknown)
+    try:
+        plan = plan_of(SoftDTWLoss, reduction, gamma, normalize, input_lengths is not None, target_lengths is not None)
+        return run(
+            plan, (input, target, *present(input_lengths, target_lengths)), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8603,6 +8719,9 @@ def ssim_loss(
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
+
+    Formula:
+        ℓ = 1 − 1/W Σ (2μₓμᵧ + c₁)(2σₓᵧ + c₂) / ((μₓ² + μᵧ² + c₁)(σₓ² + σᵧ² + c₂))
 
     Returns:
         A scalar; with 'none' a tensor of shape (N,). Its dtype is that of the operands, promoted; halves are
@@ -9378,6 +9497,9 @@ def vicreg_loss(
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
 
+    Formula:
+        ℓ = λ/(ND) Σₙᵢ (aₙᵢ − bₙᵢ)² + Σ(z = a, b) (μ/(2D) Σᵢ max(0, 1 − sᵢ(z)) + ν/D Σ(i ≠ j) Cᵢⱼ(z)²)
+
     Returns:
         A scalar; with 'none' a tensor of shape (...). Its dtype is that of the operands, promoted; halves are
             computed in float32 and rounded once.
@@ -9748,6 +9870,7 @@ for _loss in (
     SimPOLoss,
     SmoothL1Loss,
     SoftClDiceLoss,
+    SoftDTWLoss,
     SoftMarginLoss,
     SoftmaxFocalLoss,
     SphereFaceLoss,

@@ -102,6 +102,7 @@ from losskit.losses.simpo import SimPOLoss
 from losskit.losses.smape import SMAPELoss
 from losskit.losses.smooth_l1 import SmoothL1Loss
 from losskit.losses.soft_cldice import SoftClDiceLoss
+from losskit.losses.soft_dtw import SoftDTWLoss
 from losskit.losses.soft_margin import SoftMarginLoss
 from losskit.losses.softmax_focal import SoftmaxFocalLoss
 from losskit.losses.sphereface import SphereFaceLoss
@@ -223,6 +224,7 @@ __all__ = [
     "SimPOLoss",
     "SmoothL1Loss",
     "SoftClDiceLoss",
+    "SoftDTWLoss",
     "SoftMarginLoss",
     "SoftmaxFocalLoss",
     "SphereFaceLoss",
