@@ -40,6 +40,7 @@ sys.path.insert(0, str(ROOT / "src"))
 import losskit  # noqa: E402
 from losskit.declaration import Peer  # noqa: E402
 from losskit.describe import call_here  # noqa: E402
+from losskit.draw import Draw  # noqa: E402
 
 RESULTS = ROOT / "docs" / "parity.json"
 ROWS, CLASSES = 6, 5
@@ -70,8 +71,11 @@ def operands(cls: Any, given: Any) -> dict[str, torch.Tensor]:
     """Numbers for every operand, in its domain; what is `given` as numbers or lists becomes tensors."""
     generator = torch.Generator().manual_seed(7)
     made = {}
-    if not set(given) >= set(cls._call_operands()):
-        for name in getattr(cls, "operands", {}):
+    if issubclass(cls, losskit.RegionsLoss):  # samples, classes, height and width
+        drawn = cls._example((2, 3, 4, 5), Draw(torch.float64))
+        made = {"input": drawn[0], "target": drawn[1].double()}
+    elif not set(given) >= set(cls._call_operands()):
+        for name in [x for x in getattr(cls, "operands", {}) if x in given or not cls.operands[x].optional]:
             drawn = _operand(cls, name, generator)
             made[name] = _tensor(given[name]) if name in given else drawn
     return made | {name: _tensor(x) for name, x in given.items() if name not in made}
@@ -87,6 +91,8 @@ def _operand(cls: Any, name: str, generator: torch.Generator) -> torch.Tensor:
     if declared.components:
         return _boxes(generator)
     if issubclass(cls, losskit.ClassScoresLoss | losskit.MarginsLoss) and name == "target":
+        return torch.randint(0, CLASSES, (ROWS,), generator=generator)
+    if declared.index:
         return torch.randint(0, CLASSES, (ROWS,), generator=generator)
     if declared.places is not None:
         return torch.randint(0, CLASSES + declared.places, (ROWS,), generator=generator)

@@ -184,7 +184,8 @@ _OPTION = {"kind": "tensor", "required": False, "range": "", "tensor": False, "n
 
 def call_here(cls: type[Loss], peer: Peer) -> str:
     """The call of losskit that a peer is compared with."""
-    return peer.here or f"{cls.name}({', '.join(cls._call_operands())})"
+    optional = cls._optional_operands()
+    return peer.here or f"{cls.name}({', '.join(x for x in cls._call_operands() if x not in optional)})"
 
 
 def parameter(cls: type[Loss], name: str) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class Loss(Summand):
         return any(base.__module__ == "torch.nn.modules.loss" for base in cls.__mro__)
 
     @classmethod
+    def _optional_operands(cls) -> list[str]:
+        """The tensors that a call may leave out."""
+        return []
+
+    @classmethod
     def _default(cls, name: str) -> Any:
         """The default of an argument, a declared one or one of torch's."""
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None

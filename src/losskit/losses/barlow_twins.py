@@ -107,8 +107,8 @@ class BarlowTwinsLoss(ComposedLoss):
             "monai",
             "monai.losses.BarlowTwinsLoss(lambd=5e-3)(input1, input2)",
             "barlow_twins_loss(input1, input2)",
-            differs=0.003,
-            gradient_differs=0.003,
+            differs=0.08,
+            gradient_differs=0.1,
             why="MONAI divides by the unbiased deviation and by N, so that the diagonal cannot reach 1.",
         ),
     ]

@@ -45,12 +45,11 @@ class BatchHardTripletLoss(PairsLoss):
     peers = [
         Peer(
             "pytorch-metric-learning",
-            (
-                "(lambda distance: pytorch_metric_learning.losses.TripletMarginLoss(margin=1.0, distance=distance, "
-                "reducer=pytorch_metric_learning.reducers.MeanReducer())(input, target, "
-                "pytorch_metric_learning.miners.BatchHardMiner(distance=distance)(input, target)))"
-                "(pytorch_metric_learning.distances.LpDistance(normalize_embeddings=False))"
-            ),
+            "pytorch_metric_learning.losses.TripletMarginLoss(margin=1.0, "
+            "distance=pytorch_metric_learning.distances.LpDistance(normalize_embeddings=False), "
+            "reducer=pytorch_metric_learning.reducers.MeanReducer())(input, target, "
+            "pytorch_metric_learning.miners.BatchHardMiner("
+            "distance=pytorch_metric_learning.distances.LpDistance(normalize_embeddings=False))(input, target))",
             "batch_hard_triplet_loss(input, target)",
             given={
                 "input": [[0.5, -1.0, 2.0], [1.0, 0.3, -0.2], [-0.4, 0.8, 0.1], [0.2, 0.2, 0.9]],

@@ -81,13 +81,6 @@ class DiceLoss(RegionsLoss):
             why="smooth counts twice there, and the default is 0; regions are of the batch; a class that the batch "
             "does not have costs 0 there and still counts.",
         ),
-        Peer(
-            "optax",
-            "optax.losses.dice_loss(input, target)",
-            "dice_loss(input, target, smooth=2.0, reduction='none')",
-            agrees=1e-5,
-            why="smooth counts twice there and is 1 by default; classes are the last dimension.",
-        ),
     ]
     aliases = "soft_dice sorensen_dice f1 v_net"
     task = "segmentation"

@@ -102,8 +102,10 @@ class EvidentialClassificationLoss(ComposedLoss):
     peers = [
         Peer(
             "torch-uncertainty",
-            "torch_uncertainty.losses.DECLoss(reg_weight=0.1, loss_type='log', reduction='none')(input, target)",
+            "torch_uncertainty.losses.DECLoss(reg_weight=0.1, loss_type='log', reduction='none')"
+            "(input, target).squeeze(1)",
             "evidential_classification_loss(input, target, reg_weight=0.1, reduction='none')",
+            agrees=1e-10,
             why="It applies relu to its input, which changes nothing where evidence is not negative.",
         ),
     ]

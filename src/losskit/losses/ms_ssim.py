@@ -136,12 +136,14 @@ class MSSSIMLoss(ComposedLoss):
             "pytorch-msssim",
             "1 - pytorch_msssim.ms_ssim(F.interpolate(input, 176), F.interpolate(target, 176), data_range=1.0)",
             "ms_ssim_loss(F.interpolate(input, 176), F.interpolate(target, 176))",
-            agrees=1e-5,
+            differs=9e-5,
+            gradient_differs=8e-5,
             given={
                 "input": [[[[((3 * i + 5 * j) % 7) / 8 for j in range(8)] for i in range(8)]]],
                 "target": [[[[((3 * i + 5 * j) % 7) / 16 + 0.25 for j in range(8)] for i in range(8)]]],
             },
-            why="pytorch-msssim gives the similarity, and pads odd sides where here the last row is left out.",
+            why="pytorch-msssim gives the similarity, with weights that sum to 1.0001, and pads odd sides where here "
+            "the last row is left out.",
         ),
     ]  # fmt: skip
     aliases = "multi_scale_structural_similarity"

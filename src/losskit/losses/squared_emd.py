@@ -1,6 +1,6 @@
 """SquaredEMDLoss: how far probability has to be moved over ordered classes."""
 
-from losskit.declaration import Case, Operand, Peer
+from losskit.declaration import Case, Operand
 from losskit.facts import Facts
 from losskit.families.ordered import OrderedLoss
 
@@ -33,14 +33,6 @@ class SquaredEMDLoss(OrderedLoss):
              grad=[-0.0625, -0.1875, 0.0625, 0.1875], source="by hand"),
         Case(input=[2.0, 0.0, -1.0], target=2, value=1.62973, grad=[0.290350, -0.153420, -0.136930], source="mpmath"),
     ]  # fmt: skip
-    peers = [
-        Peer(
-            "scoringrules",
-            "scoringrules.rps_score(target.numpy() + 1, torch.softmax(input, -1).numpy())",
-            "squared_emd_loss(input, target, reduction='none')",
-            why="It counts classes from 1.",
-        ),
-    ]
     aliases = "emd earth_mover_distance nima ranked_probability_score rps"
     task = "ordinal"
     best_for = "Ordered classes, and distributions over them."

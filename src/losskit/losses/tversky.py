@@ -57,13 +57,6 @@ class TverskyLoss(RegionsLoss):
             "tversky_loss(input, target, alpha=0.3, beta=0.7, smooth=1.0, batch=True)",
             why="Regions are of the batch there, and smooth is 0 by default.",
         ),
-        Peer(
-            "keras",
-            "keras.losses.tversky(target, input.sigmoid(), alpha=0.7, beta=0.3, axis=(1, 2, 3))",
-            "tversky_loss(input, target, alpha=0.3, beta=0.7, smooth=1e-7, reduction='none')",
-            agrees=1e-5,
-            why="alpha weighs false negatives there; probabilities, of the axes that are named.",
-        ),
     ]
     aliases = "tversky_index"
     task = "segmentation"
