@@ -109,8 +109,10 @@ class Case:
     def arguments(self, shape, dtype, device="cpu"):
         """The operands, the same ones each time, and the options. What is no target has a gradient."""
         draw = Draw(dtype, device)
-        names = [name for name in self.loss._call_operands() if name not in self.loss._optional_operands()]
-        operands = dict(zip(names, self.loss._example(shape, draw), strict=True))
+        example, names = self.loss._example(shape, draw), self.loss._call_operands()
+        if len(example) < len(names):
+            names = [name for name in names if name not in self.loss._optional_operands()]
+        operands = dict(zip(names, example, strict=True))
         operands |= {name: DATA[entry](shape, draw) for name, entry in self.data.items()}
         operands = {name: x.to(device) for name, x in operands.items()}
         constant = ["target", "targets", *(k for k, x in self.loss.operands.items() if not x.differentiable)]
@@ -130,6 +132,7 @@ DATA = {
     "levels": lambda shape, draw: ((torch.arange(shape[1]) + 0.5) / shape[1]).to(draw.dtype),
     "pixels": lambda shape, draw: draw.integers(0, shape[1], shape[0], *shape[2:]),
     "softmax": lambda shape, draw: "softmax",
+    "breslow": lambda shape, draw: "breslow",
     "counts_of_classes": lambda shape, draw: 1.0 + 1000.0 * draw.normal(shape[1]).abs(),
     "degrees": lambda shape, draw: 1.0 + 5.0 * draw.normal(*shape).abs(),
     "variance": lambda shape, draw: torch_functional.softplus(draw.normal(*shape)) + 0.01,
@@ -183,8 +186,10 @@ KNOWN = {
     "ssim": {"small": (1, 1, 18, 18), "asked": 3},
     "ms_ssim": {"small": (1, 1, 176, 176), "asked": 3},
     # What they compute of a list is its square.
-    "approx_ndcg": {"shape": lambda elements: (max(1, elements // 2**12), 64)},
-    "neural_ndcg": {"shape": lambda elements: (max(1, elements // 2**14), 64)},
+    "approx_ndcg": {"shape": lambda elements: (max(1, elements // 2**12), 64), "small": (4, 10)},
+    "neural_ndcg": {"shape": lambda elements: (max(1, elements // 2**14), 64), "small": (4, 10)},
+    "cox_ph": {"options": {"ties": "breslow"}},
+    "seesaw": {"options": {"counts": "counts_of_classes"}},
     # Variances next to 0 have gradients beyond the range of halves.
     "gaussian_nll": {"data": {"var": "variance"}, "asked": 7, "asked_16m": 4},
     "soft_margin": {"asked": 5},

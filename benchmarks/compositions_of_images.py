@@ -35,7 +35,7 @@ def ms_ssim_loss(input, target):
     product = 1.0
     for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
         whole, contrast = _similarity(input, target)
-        product = product * F.relu((whole if scale == 4 else contrast).mean((2, 3))) ** weight
+        product = product * F.relu((whole if scale == 4 else contrast).mean((2, 3))) ** (weight / 1.0001)
         input, target = F.avg_pool2d(input, 2), F.avg_pool2d(target, 2)
     return 1.0 - product.mean()
 

@@ -8,11 +8,12 @@ def list_mle_loss(input, target):
     return (v.flip(-1).logcumsumexp(-1).flip(-1) - v).sum(-1).mean()
 
 
-def cox_ph_loss(input, time, event):
-    """Ties by the order of the sort, as in most training code: Efron's sums take a loop over ties."""
+def cox_ph_loss(input, time, event, ties="breslow"):
+    """All of a tie are at risk: Breslow's sums. Efron's take a loop over ties."""
     order = time.argsort(dim=-1, descending=True, stable=True)
-    v, happened = input.gather(-1, order), event.gather(-1, order)
-    return ((v.logcumsumexp(-1) - v) * happened).sum() / happened.sum()
+    v, happened, t = (x.gather(-1, order) for x in (input, event, -time))
+    last = torch.searchsorted(t, t, right=True) - 1
+    return ((v.logcumsumexp(-1).gather(-1, last) - v) * happened).sum() / happened.sum()
 
 
 def squared_emd_loss(input, target):

@@ -84,6 +84,8 @@ def stopped(cls: type[losskit.Loss]) -> bool:
     """Whether the gradient is not that of the value, since part of the value is a constant for differentiation."""
     if issubclass(cls, losskit.ComposedLoss):
         return cls.stopped
+    if issubclass(cls, losskit.PairsLoss):
+        return any(formula.stopped for formula in [*cls._compiled_formulas(), *cls._terms().values()])
     return getattr(cls, "_of_formula", False) and any(formula.stopped for formula in cls._compiled_formulas())
 
 

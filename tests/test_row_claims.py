@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from row_samples import losses, of_pairs
+from row_samples import ROWS, SAMPLES, losses, of_pairs
 
 import losskit
 
@@ -83,3 +83,12 @@ def test_deviations(cls):
                 f"{side}: {deviation.reason}"
             )
         assert deviation.torch != deviation.losskit
+
+
+def test_meta():
+    """Shapes and dtypes flow on a device that has no kernel."""
+    on_meta = lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x
+    for sample in SAMPLES:
+        operands, params = list(map(on_meta, sample.operands())), {k: on_meta(v) for k, v in sample.params.items()}
+        assert sample.loss.functional(*operands, **params).shape == ()
+        assert sample.loss.functional(*operands, **params, reduction="none").shape == (ROWS,)

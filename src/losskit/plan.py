@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from losskit.kernels.wire import MAX_OPERANDS
+from losskit.loss import Loss
 from losskit.traced import Formula
 
 Found = tuple[int, int, float]  # a bad value, as kernels record it: see `Plan.sighted`
@@ -59,6 +60,9 @@ class Plan:
         """loss: the declaration; code: from `fused.pack`; names: of the tensors; numbers: from `Op.given`."""
         self.loss, self.name, self.reduction, self.code, self.names = loss, loss.name, reduction, code, list(names)
         self.numbers = list(numbers)
+        if issubclass(loss, Loss) and loss._of_torch():
+            self.refused_by_torch = frozenset(i for i, name in enumerate(names, 1) if name in loss.refused_by_torch)
+            self.shapes_of_torch = "shapes" in loss.refused_by_torch
         self.on_device: dict[torch.device, Tensor] = {}  # the numbers of the formula, where a GPU reads them
         self.templates: dict[Any, Any] = {}  # of calls on a GPU, by what their tensors are like
 

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import json
 import shutil
 import sys
 import webbrowser
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from losskit_guide.card import Card, catalogue, find, heads, plain
+from losskit_guide import commands_of_data as data
+from losskit_guide.card import Card, catalogue, find, heads
+from losskit_guide.terminal import AS_IT_IS, Json, console, emit, names, refuse
 
 
 class OneSentence(typer.core.TyperGroup):
@@ -32,27 +33,22 @@ class OneSentence(typer.core.TyperGroup):
         except typer.TyperException as problem:
             told = problem.format_message().rstrip(".")
             if told:  # the help was printed where nothing was asked for
-                Console(stderr=True).print(f"{told}. See losskit --help.", style="red", **_AS_IT_IS)
+                Console(stderr=True).print(f"{told}. See losskit --help.", style="red", **AS_IT_IS)
             code = 2
         if standalone_mode:
             sys.exit(code)
         return code
 
 
-_AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 app = typer.Typer(
     help="The losses of losskit: what exists, what each is, how they compare, what runs on this machine.",
     cls=OneSentence, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
 )  # fmt: skip
-console = Console()
-
-
-def names(incomplete: str) -> list[str]:
-    """The losses whose names begin so, for the shell's completion."""
-    return [name for name in catalogue() | heads() if name.startswith(incomplete)]
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print data instead of a table.")]
+app.command()(data.advise)
+app.command()(data.autopsy)
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    data.accelerate
+)
 Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated values, with all digits.")]
 Name = Annotated[
     str, typer.Argument(help="A loss, by the name of its function or class, or an alias.", autocompletion=names)
@@ -79,23 +75,12 @@ class Language(str, Enum):
     js = "js"
 
 
-def refuse(problem: object) -> NoReturn:
-    """One sentence on stderr, exit code 2."""
-    Console(stderr=True).print(str(problem), style="red", **_AS_IT_IS)
-    raise typer.Exit(2)
-
-
 def card_or_exit(name: str) -> Card:
     """The card of a loss, or the sentence that suggests another name."""
     try:
         return find(name)
     except LookupError as problem:
         refuse(problem.args[0])
-
-
-def emit(data: Any) -> None:
-    """Data as JSON on stdout."""
-    print(json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False))
 
 
 def emit_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -155,7 +140,7 @@ def list_(
     width = console.width if console.is_terminal else None
     if long:
         return console.print(overview(cards, console.width))
-    console.print(one_line_each(cards, width), **_AS_IT_IS)
+    console.print(one_line_each(cards, width), **AS_IT_IS)
 
 
 @app.command()
@@ -177,7 +162,7 @@ def show(
         texts = spelled(card, formula)
         if not texts:
             refuse(f"{card.name} is written in torch operations; its formula is there as plain text and as LaTeX.")
-        return emit(texts) if json_ else console.print("\n\n".join(texts.values()), **_AS_IT_IS)
+        return emit(texts) if json_ else console.print("\n\n".join(texts.values()), **AS_IT_IS)
     if json_:
         return emit(card.to_dict())
     from losskit_guide.render import page
@@ -326,7 +311,7 @@ def doctor(
     if json_:
         return emit(found)
     for key, value in found.items():
-        console.print(f"{key:>14}  {value}", **_AS_IT_IS)
+        console.print(f"{key:>14}  {value}", **AS_IT_IS)
 
 
 @app.command()
@@ -356,65 +341,6 @@ def bench(
     )
 
 
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def accelerate(context: typer.Context) -> None:
-    """Run a script, unedited, with losskit in the place of torch's losses; also in the processes that it starts."""
-    from losskit.acceleration.script import main
-
-    main(context.args)
-
-
-@app.command()
-def advise(
-    file: Annotated[Path, typer.Argument(help="A table with named columns: .csv, .tsv, .parquet, .json, .ndjson.")],
-    target: Annotated[str, typer.Option(help="The column of the targets.")],
-    event: Annotated[str, typer.Option(help="For times: the column that is 1 where the event happened.")] = "",
-    json_: Json = False,
-) -> None:
-    """Which losses fit the target of a data set, why, and a line of code to begin with."""
-    from losskit.machine import advised
-
-    try:
-        found = advised(file, target, event)
-    except ValueError as problem:
-        refuse(problem.args[0])
-    if json_:
-        return emit({"seen": found.seen, "losses": [vars(one) for one in found.losses], "unseen": found.unseen})
-    console.print(str(found), **_AS_IT_IS)
-
-
-@app.command()
-def autopsy(
-    file: Annotated[Path, typer.Argument(help="A table with named columns: .csv, .tsv, .parquet, .json, .ndjson.")],
-    target: Annotated[str, typer.Option(help="The column of the targets.")],
-    prediction: Annotated[
-        list[str], typer.Option(help="The column of the predictions; one for each class, in their order.")
-    ],
-    loss: Annotated[
-        str, typer.Option(help='The loss, also with settings: "huber_loss:delta=2".', autocompletion=names)
-    ],
-    other: Annotated[list[str] | None, typer.Option(help="Another loss of the same rows.")] = None,
-    count: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 10,
-    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
-    json_: Json = False,
-) -> None:
-    """Who pulls? The rows of a file of predictions by their loss and their share of the gradient."""
-    from losskit.machine import pulls_of
-    from losskit_guide.pulls import data, text
-
-    try:
-        found = pulls_of(file, target, prediction, loss, other or [])
-        if html is not None:
-            found.save(html)
-    except (ValueError, TypeError, LookupError) as problem:
-        refuse(problem.args[0])
-    except OSError as problem:
-        refuse(f"{html} cannot be written: {problem}")
-    if json_:
-        return emit(data(found, count))
-    console.print(text(found, count), **_AS_IT_IS)
-
-
 @app.command()
 def explore(
     losses: Annotated[list[str] | None, Names] = None,
@@ -437,6 +363,6 @@ def explore(
     address = f"{page.resolve().as_uri()}{fragment}"
     if json_:
         return emit({"page": str(page), "address": address})
-    console.print(address if fragment else str(page), **_AS_IT_IS)
+    console.print(address if fragment else str(page), **AS_IT_IS)
     if out is None:
         webbrowser.open(address)

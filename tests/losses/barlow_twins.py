@@ -53,7 +53,8 @@ proof = RowProof(
 lambd = 5e-3""",
         by_hand="""standardise = torch.nn.BatchNorm1d(16, affine=False)
 C = standardise(one).T @ standardise(other) / 64
-by_hand = (C.diagonal() - 1).square().sum() + lambd * (C - torch.diag(C.diagonal())).square().sum()""",
+others = C - torch.diag(C.diagonal())
+by_hand = (C.diagonal() - 1).square().sum() + lambd * others.square().sum()""",
         operands="one, other",
         arguments="lambd=lambd, ",
         mean="by_hand",

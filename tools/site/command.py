@@ -33,11 +33,18 @@ EXAMPLES = {
     "why": "losskit why huber_loss --dtype bfloat16",
     "doctor": "losskit doctor",
     "bench": "losskit bench huber_loss --shape 1024,1000",
+    "advise": "losskit advise data.csv --target y",
+    "autopsy": "losskit autopsy preds.csv --target y --prediction p --loss huber_loss --other mse_loss",
+    "accelerate": "losskit accelerate train.py --lr 3",
     "explore": "losskit explore --out losses.html",
 }
 UNPRINTED = {  # what these print is true of one machine only, or needs the explorer, which npm builds
     "doctor": "Prints versions, instruction set, compiler, GPU and the folder of compiled kernels, one a line.",
     "bench": "Prints the median time of both, and their ratio, on this machine.",
+    "advise": "Prints what the column looks like, the losses that fit it, and what numbers cannot say.",
+    "autopsy": "Prints the rows that pull hardest, and the same rows under the other loss.",
+    "accelerate": "Runs the script, and prints who computed the losses of each line. Options stand before the script: "
+    "`--only` and functions, `--shadow` and a number of calls, `--raise`, `--quiet`, `-m` and a module, `--help`.",
     "explore": "Writes the page to that file, and prints where it is. Without `--out` the browser opens it.",
 }
 KINDS = {str: "text", int: "integer", float: "number", Path: "file"}

@@ -390,10 +390,9 @@ def _more(class_name: str) -> str:
 
 def everything() -> dict[str, str]:
     """All generated pages by their path."""
-    pages = {f"loss/{card.name}.md": loss_page(card) for card in catalogue().values()}
-    pages |= {f"source/{source_file(card).stem}.md": source_page(card) for card in catalogue().values()}
     return {
-        **pages,
+        **{f"loss/{card.name}.md": loss_page(card) for card in catalogue().values()},
+        **{f"source/{source_file(card).stem}.md": source_page(card) for card in catalogue().values()},
         "overview.md": overview(),
         "tutorial.md": tutorial(),
         "command.md": command.page(table),

@@ -28,12 +28,12 @@ from losskit.reduction import Reduction
 from losskit_guide.card import Curve, Equation, Variant
 
 _EQUATIONS = [
+    Equation("loss", r"\ell = \log \sum_{y'} e^{s(y')} - s(y)", "ℓ = log Σ(y′) exp(s(y′)) − s(y)"),
     Equation(
         "score",
         r"s(y) = b_{y_1} + \sum_{t=1}^{T} e_{t, y_t} + \sum_{t=2}^{T} A_{y_{t-1}, y_t} + c_{y_T}",
         "s(y) = b[y₁] + Σ(t = 1…T) e[t, yₜ] + Σ(t = 2…T) A[yₜ₋₁, yₜ] + c[y(T)]",
     ),
-    Equation("loss", r"\ell = \log \sum_{y'} e^{s(y')} - s(y)", "ℓ = log Σ(y′) exp(s(y′)) − s(y)"),
     Equation(
         "gradient by the emissions",
         r"\frac{\partial \ell}{\partial e_{t, k}} = P(y'_t = k) - [y_t = k]",

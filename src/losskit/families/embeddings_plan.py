@@ -37,7 +37,6 @@ class EmbeddingsPlan(Plan):
         given = wire.EMBEDDINGS.given(map(float, numbers.values()), p=self.p, eps=self.eps)
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
         self.formula: Formula = formula
-        self.refused_by_torch = frozenset() if loss._of_torch() else None
         self.embeddings = len(names) - ("target" in names)
         self.differentiable = formula.differentiable(numbers)
 

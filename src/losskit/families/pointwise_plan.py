@@ -70,10 +70,6 @@ class PointwisePlan(Plan):
         self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
         self.given = len(tensors)  # operands that `eager` takes
         self.rows = rows
-        if loss._of_torch():
-            apart = [name for name, part in zip(tensors, self.parts, strict=True) for _ in range(part)]
-            self.refused_by_torch = frozenset(i for i, name in enumerate(apart, 1) if name in loss.refused_by_torch)
-            self.shapes_of_torch = "shapes" in loss.refused_by_torch
         self.counts = formula.counts(numbers) if self.reduction == "mean" else None
         self.weight_in_mean = loss.weight_in_mean
         # Raw arguments that need work first cannot go to the kernel.

@@ -73,7 +73,7 @@ class BradleyTerryLoss(PointwiseLoss):
             why="The formula of TRL's RewardTrainer, with a margin and center_rewards_coefficient.",
         ),
     ]
-    aliases = "reward_modeling reward_model pairwise_reward bpr bayesian_personalized_ranking"
+    aliases = "reward_modeling reward_model pairwise_reward"
     task = "preference"
     best_for = "Reward models, and other scores that are learned from comparisons of two."
     not_for = "More than two answers in an order."

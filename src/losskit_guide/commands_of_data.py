@@ -1,0 +1,66 @@
+"""The commands that look at a user's data, or run a user's script. Each imports torch when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from losskit_guide.terminal import AS_IT_IS, Json, console, emit, names, refuse
+
+
+def accelerate(context: typer.Context) -> None:
+    """Run a script, unedited, with losskit in the place of torch's losses; also in the processes that it starts."""
+    from losskit.acceleration.script import main
+
+    main(context.args)
+
+
+def advise(
+    file: Annotated[Path, typer.Argument(help="A table with named columns: .csv, .tsv, .parquet, .json, .ndjson.")],
+    target: Annotated[str, typer.Option(help="The column of the targets.")],
+    event: Annotated[str, typer.Option(help="For times: the column that is 1 where the event happened.")] = "",
+    json_: Json = False,
+) -> None:
+    """Which losses fit the target of a data set, why, and a line of code to begin with."""
+    from losskit.machine import advised
+
+    try:
+        found = advised(file, target, event)
+    except ValueError as problem:
+        refuse(problem.args[0])
+    if json_:
+        return emit({"seen": found.seen, "losses": [vars(one) for one in found.losses], "unseen": found.unseen})
+    console.print(str(found), **AS_IT_IS)
+
+
+def autopsy(
+    file: Annotated[Path, typer.Argument(help="A table with named columns: .csv, .tsv, .parquet, .json, .ndjson.")],
+    target: Annotated[str, typer.Option(help="The column of the targets.")],
+    prediction: Annotated[
+        list[str], typer.Option(help="The column of the predictions; one for each class, in their order.")
+    ],
+    loss: Annotated[
+        str, typer.Option(help='The loss, also with settings: "huber_loss:delta=2".', autocompletion=names)
+    ],
+    other: Annotated[list[str] | None, typer.Option(help="Another loss of the same rows.")] = None,
+    count: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 10,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    json_: Json = False,
+) -> None:
+    """Who pulls? The rows of a file of predictions by their loss and their share of the gradient."""
+    from losskit.machine import pulls_of
+    from losskit_guide.pulls import data, text
+
+    try:
+        found = pulls_of(file, target, prediction, loss, other or [])
+        if html is not None:
+            found.save(html)
+    except (ValueError, TypeError, LookupError) as problem:
+        refuse(problem.args[0])
+    except OSError as problem:
+        refuse(f"{html} cannot be written: {problem}")
+    if json_:
+        return emit(data(found, count))
+    console.print(text(found, count), **AS_IT_IS)
