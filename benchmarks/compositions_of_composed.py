@@ -57,7 +57,7 @@ def _normalised(scores, t, steps=5):
     with torch.no_grad():
         top = scores.amax(-1, keepdim=True)
         start = scores - top
-        x = start
+        x, steps = start, 60 if scores.dtype == torch.float64 else steps  # five are good to seven digits
         for _ in range(steps):
             total = _exp_t(x, t).sum(-1, keepdim=True)
             x = start * total.pow(1.0 - t)

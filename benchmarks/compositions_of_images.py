@@ -32,7 +32,7 @@ def ssim_loss(input, target):
 
 
 def ms_ssim_loss(input, target):
-    product = 1.0
+    product, (input, target) = 1.0, (input.double(), target.double())  # float32 loses its digits in five scales
     for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
         whole, contrast = _similarity(input, target)
         product = product * F.relu((whole if scale == 4 else contrast).mean((2, 3))) ** (weight / 1.0001)

@@ -174,7 +174,7 @@ def test_choices_are_in_the_style_of_the_question_and_exist():
 @pytest.mark.parametrize(
     ("text", "name"),
     [("QuantileLoss", "pinball_loss"), ("CheckLoss", "pinball_loss"), ("BisquareLoss", "tukey_biweight_loss"),
-     ("LorentzianLoss", "cauchy_loss"), ("LeclercLoss", "welsch_loss"), ("BPRLoss", "bradley_terry_loss"),
+     ("LorentzianLoss", "cauchy_loss"), ("LeclercLoss", "welsch_loss"), ("BPRLoss", "rank_net_loss"),
      ("GIoULoss", "generalized_box_iou_loss"), ("BalancedSoftmax", "logit_adjusted_cross_entropy"),
      ("AMSoftmaxLoss", "cosface_loss"), ("ASL", "asymmetric_loss"), ("GCE", "generalized_cross_entropy")],
 )  # fmt: skip

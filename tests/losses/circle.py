@@ -48,7 +48,10 @@ margin, gamma = 0.4, 80.0""",
 s = rows @ rows.T
 alike = target.unsqueeze(1) == target
 itself = torch.eye(10, dtype=torch.bool)
-up, down = ((1 + margin - s).clamp(min=0) * (1 - margin - s), (s + margin).clamp(min=0) * (s - margin))
+up, down = (
+    (1 + margin - s).clamp(min=0) * (1 - margin - s),
+    (s + margin).clamp(min=0) * (s - margin),
+)
 near = (gamma * up).masked_fill(~alike | itself, float("-inf")).logsumexp(dim=1)
 far = (gamma * down).masked_fill(alike, float("-inf")).logsumexp(dim=1)
 by_hand = torch.nn.functional.softplus(near + far)""",

@@ -22,7 +22,9 @@ text = image + torch.randn(10, 8)  # row i belongs to image i
 logit_scale = 10.0""",
         by_hand="""normalized = torch.nn.functional.normalize
 similarities = logit_scale * normalized(image) @ normalized(text).T
-of_images, of_texts = (-x.log_softmax(dim=1).diagonal() for x in (similarities, similarities.T))
+of_images, of_texts = (
+    -x.log_softmax(dim=1).diagonal() for x in (similarities, similarities.T)
+)
 by_hand = (of_images + of_texts) / 2""",
         operands="image, text",
         arguments="logit_scale=logit_scale, ",

@@ -51,7 +51,9 @@ reg_weight = 0.25""",
         by_hand="""alpha = evidence + 1
 misleading = alpha.scatter(1, target.unsqueeze(1), 1.0)
 none = torch.distributions.Dirichlet(torch.ones(10, 4))
-divergence = torch.distributions.kl_divergence(torch.distributions.Dirichlet(misleading), none)
+divergence = torch.distributions.kl_divergence(
+    torch.distributions.Dirichlet(misleading), none
+)
 own = alpha.gather(1, target.unsqueeze(1)).squeeze(1)
 by_hand = alpha.sum(1).log() - own.log() + reg_weight * divergence""",
         operands="evidence, target",

@@ -27,7 +27,9 @@ target = (torch.rand(2, 3, 16, 16) < 0.3).float()
 alpha, beta, gamma, smooth = 0.3, 0.7, 0.75, 1.0""",
         by_hand="""p = scores.sigmoid()
 overlap = (p * target).sum(dim=(2, 3))
-wrong = alpha * (p * (1 - target)).sum(dim=(2, 3)) + beta * ((1 - p) * target).sum(dim=(2, 3))
+wrong = alpha * (p * (1 - target)).sum(dim=(2, 3)) + beta * ((1 - p) * target).sum(
+    dim=(2, 3)
+)
 by_hand = (1 - (overlap + smooth) / (overlap + wrong + smooth)) ** gamma""",
         operands="scores, target",
         arguments="alpha=alpha, beta=beta, gamma=gamma, smooth=smooth, ",

@@ -32,7 +32,7 @@ proof = PointwiseProof(
         data="""mask = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
 mask[..., 10:20, 8:24] = True  # an object in each of two images
 target = mask.float()
-output = (0.6 * target + 0.4 * torch.rand(2, 1, 32, 32)).roll(3, dims=-1)  # predicted probabilities
+output = (0.6 * target + 0.4 * torch.rand(2, 1, 32, 32)).roll(3, dims=-1)  # probabilities
 of_output = losskit.distance_field(output > 0.5)
 of_target = losskit.distance_field(mask)
 alpha = 1.5""",
@@ -42,6 +42,11 @@ alpha = 1.5""",
         more="""# The farther the prediction is off, the more a wrong pixel costs.
 for shift in (1, 2, 4, 8):
     moved = target.roll(shift, dims=-1)
-    print(shift, losskit.HausdorffDTLoss()(moved, target, losskit.distance_field(moved > 0.5), of_target))""",
+    print(
+        shift,
+        losskit.HausdorffDTLoss()(
+            moved, target, losskit.distance_field(moved > 0.5), of_target
+        ),
+    )""",
     ),
 )

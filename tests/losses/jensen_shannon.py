@@ -37,7 +37,10 @@ teacher = torch.randn(10, 5)
 beta = 0.3  # the teacher's share""",
         by_hand="""p, q = student.softmax(dim=1), teacher.softmax(dim=1)
 mixture = beta * q + (1 - beta) * p
-of_teacher, of_student = (q * (q / mixture).log()).sum(dim=1), (p * (p / mixture).log()).sum(dim=1)
+of_teacher, of_student = (
+    (q * (q / mixture).log()).sum(dim=1),
+    (p * (p / mixture).log()).sum(dim=1),
+)
 by_hand = beta * of_teacher + (1 - beta) * of_student""",
         operands="student, teacher",
         arguments="beta=beta, ",

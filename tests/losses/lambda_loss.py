@@ -64,7 +64,9 @@ best, _ = (2.0**relevance - 1).sort(dim=1, descending=True)
 ideal = (best / torch.log2(torch.arange(2.0, 8.0))).sum(dim=1, keepdim=True)
 gain = (2.0**relevance - 1) / ideal
 pairs = relevance.unsqueeze(2) > relevance.unsqueeze(1)
-swap = (gain.unsqueeze(2) - gain.unsqueeze(1)) * (discount.unsqueeze(2) - discount.unsqueeze(1)).abs()
+swap = (gain.unsqueeze(2) - gain.unsqueeze(1)) * (
+    discount.unsqueeze(2) - discount.unsqueeze(1)
+).abs()
 difference = scores.unsqueeze(2) - scores.unsqueeze(1)
 logistic = torch.log1p(torch.exp(-difference))
 by_hand = (swap * logistic * pairs).sum(dim=(1, 2))""",

@@ -93,7 +93,12 @@ start, end = torch.randn(tags), torch.randn(tags)
 """,
         by_hand="""def score(n, chain):
     moves = sum(transitions[a, b] for a, b in zip(chain, chain[1:]))
-    return emissions[n, range(steps), list(chain)].sum() + moves + start[chain[0]] + end[chain[-1]]
+    return (
+        emissions[n, range(steps), list(chain)].sum()
+        + moves
+        + start[chain[0]]
+        + end[chain[-1]]
+    )
 
 
 rows = []

@@ -44,7 +44,9 @@ proof = RowProof(
     example=Example(
         data="""scores = torch.randn(10, 6)
 relevance = torch.randint(0, 4, (10, 6))""",
-        by_hand="""of_relevance = torch.exp(relevance.float()) / torch.exp(relevance.float()).sum(dim=1, keepdim=True)
+        by_hand="""of_relevance = torch.exp(relevance.float()) / torch.exp(relevance.float()).sum(
+    dim=1, keepdim=True
+)
 of_scores = torch.exp(scores) / torch.exp(scores).sum(dim=1, keepdim=True)
 by_hand = -(of_relevance * torch.log(of_scores)).sum(dim=1)""",
         operands="scores, relevance",

@@ -70,7 +70,9 @@ for scale, weight in enumerate((0.0448, 0.2856, 0.3001)):
     alike = (2 * both + 9e-4) / (vx + vy + 9e-4)
     if scale == 2:
         alike = alike * (2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4)
-    product = product * alike.mean((1, 2, 3)).clamp(min=0) ** (weight / (0.0448 + 0.2856 + 0.3001))
+    product = product * alike.mean((1, 2, 3)).clamp(min=0) ** (
+        weight / (0.0448 + 0.2856 + 0.3001)
+    )
     x, y = torch.nn.functional.avg_pool2d(x, 2), torch.nn.functional.avg_pool2d(y, 2)
 by_hand = 1 - product""",
         operands="output, target",

@@ -133,7 +133,9 @@ logit_lengths, target_lengths = torch.tensor([3, 3]), torch.tensor([2, 2])
 rows = []
 for n in range(2):
     ways = []
-    for emits in combinations(range(frames - 1 + labels), labels):  # the last step is always a blank
+    for emits in combinations(
+        range(frames - 1 + labels), labels
+    ):  # the last step is always a blank
         t = u = 0
         way = torch.tensor(0.0)
         for step in range(frames + labels):

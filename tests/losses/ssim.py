@@ -43,12 +43,20 @@ output = target + 0.05 * torch.randn(2, 3, 32, 32)""",
 k = (torch.outer(k, k) / k.sum() ** 2).expand(3, 1, 11, 11)
 mean = lambda image: torch.nn.functional.conv2d(image, k, groups=3)
 mx, my = mean(output), mean(target)
-vx, vy, both = mean(output**2) - mx**2, mean(target**2) - my**2, mean(output * target) - mx * my
-similarity = (2 * mx * my + 1e-4) * (2 * both + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+vx, vy, both = (
+    mean(output**2) - mx**2,
+    mean(target**2) - my**2,
+    mean(output * target) - mx * my,
+)
+similarity = (
+    (2 * mx * my + 1e-4) * (2 * both + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+)
 by_hand = 1 - similarity.mean((1, 2, 3))""",
         operands="output, target",
         more="""# The more noise, the less alike.
 for noise in (0.0, 0.01, 0.1):
-    print(noise, losskit.SSIMLoss()(target + noise * torch.randn_like(target), target).item())""",
+    print(
+        noise, losskit.SSIMLoss()(target + noise * torch.randn_like(target), target).item()
+    )""",
     ),
 )
