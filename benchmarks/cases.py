@@ -132,6 +132,11 @@ DATA = {
     "levels": lambda shape, draw: ((torch.arange(shape[1]) + 0.5) / shape[1]).to(draw.dtype),
     "pixels": lambda shape, draw: draw.integers(0, shape[1], shape[0], *shape[2:]),
     "softmax": lambda shape, draw: "softmax",
+    # Alike, since scales without any likeness lose the digits of float32.
+    "image": lambda shape, draw: (
+        0.05 * draw.normal(*shape)
+        + 0.4 * torch.sin(0.05 * torch.arange(math.prod(shape), device=draw.device)).reshape(shape).to(draw.dtype)
+    ),
     "breslow": lambda shape, draw: "breslow",
     "counts_of_classes": lambda shape, draw: 1.0 + 1000.0 * draw.normal(shape[1]).abs(),
     "degrees": lambda shape, draw: 1.0 + 5.0 * draw.normal(*shape).abs(),
@@ -184,7 +189,7 @@ KNOWN = {
     "kl_div": {"data": {"input": "log_distribution", "target": "distribution"}, "asked": 5},
     "poisson_nll": {"asked": 4},
     "ssim": {"small": (1, 1, 18, 18), "asked": 3},
-    "ms_ssim": {"small": (1, 1, 176, 176), "asked": 3},
+    "ms_ssim": {"small": (1, 1, 176, 176), "data": {"input": "image", "target": "image"}, "asked": 3},
     # What they compute of a list is its square.
     "approx_ndcg": {"shape": lambda elements: (max(1, elements // 2**12), 64), "small": (4, 10)},
     "neural_ndcg": {"shape": lambda elements: (max(1, elements // 2**14), 64), "small": (4, 10)},

@@ -21,7 +21,7 @@ def rank_net_loss(input, target):
 
 def lambda_loss(input, target):
     difference, pairs = pairs_of(input, target)
-    places = torch.arange(1, input.shape[1] + 1, device=input.device).expand_as(input)
+    places = torch.arange(1, input.shape[1] + 1, device=input.device, dtype=input.dtype).expand_as(input)
     order = input.detach().argsort(1, descending=True)
     discount = 1 / torch.log2(1.0 + torch.empty_like(places).scatter_(1, order, places))
     gain = torch.exp2(target.to(input.dtype)) - 1
