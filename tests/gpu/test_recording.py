@@ -54,7 +54,7 @@ def results(case, reduction, seed):
 
 
 def prepared(case):
-    """Whether each call makes tensors first: changed scores, weights with a factor, what a row has one of."""
+    """Whether each call makes tensors first: changed scores, weights with a factor, what a row has one of; or is not noted at all."""
     loss = case.loss
     changed = issubclass(loss, losskit.ClassScoresLoss) and (loss.target_score or loss.scaled_by)
     stretched = (
@@ -62,7 +62,8 @@ def prepared(case):
         and loss.rows
         and any(operand.per_row for operand in loss.operands.values())
     )
-    return changed or stretched or (loss.name == "softmax_focal_loss" and "alpha" in case.params)
+    unrecorded = issubclass(loss, losskit.TwoRowsLoss) or bool(loss._plan_class.no_gpu_kernel)
+    return changed or stretched or unrecorded or (loss.name == "softmax_focal_loss" and "alpha" in case.params)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
