@@ -279,7 +279,8 @@ def _example(loss: Any, function: bool) -> list[str]:
     operands = ", ".join(tensor.format(value) for name, value in case.arguments.items() if name in names)
     given = {name: value for name, value in case.arguments.items() if name not in names}
     given = {name: f"torch.tensor({x})" if loss.params[name].kind == "tensor" else x for name, x in given.items()}
-    given |= {"reduction": repr("sum")} if "counts" in loss.__dict__ else {}  # the value of a case is a sum
+    if "counts" in loss.__dict__ or loss._several:  # the value of a case is a sum
+        given |= {"reduction": repr("sum")}
     fields = ", ".join(f"{name}={value}" for name, value in given.items())
     if function:
         imports = [">>> import torch", f">>> from losskit.functional import {loss.name}"]

@@ -194,7 +194,7 @@ def adaptive_robust_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import adaptive_robust_loss
-        >>> adaptive_robust_loss(torch.tensor([2.0]), torch.tensor([0.0]), alpha=2.0)
+        >>> adaptive_robust_loss(torch.tensor([2.0]), torch.tensor([0.0]), alpha=2.0, reduction='sum')
         tensor(2.9189)
 
     Source: Barron, J. T. (2019). A general and adaptive robust loss function. CVPR. arXiv:1701.03077.
@@ -277,7 +277,7 @@ def approx_ndcg_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import approx_ndcg_loss
-        >>> approx_ndcg_loss(torch.tensor([0.6, 0.8]), torch.tensor([1.0, 0.0]))
+        >>> approx_ndcg_loss(torch.tensor([0.6, 0.8]), torch.tensor([1.0, 0.0]), reduction='sum')
         tensor(0.3449)
 
     Source: Qin, T., Liu, T.-Y. and Li, H. (2010). A general approximation framework for direct optimization of information retrieval measures. Information Retrieval 13, 375-397.
@@ -529,7 +529,7 @@ def barlow_twins_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import barlow_twins_loss
-        >>> barlow_twins_loss(torch.tensor([[1.0, 0.0], [0.0, 2.0], [2.0, 1.0]]), torch.tensor([[1.0, 1.0], [0.0, 2.0], [3.0, 0.0]]))
+        >>> barlow_twins_loss(torch.tensor([[1.0, 0.0], [0.0, 2.0], [2.0, 1.0]]), torch.tensor([[1.0, 1.0], [0.0, 2.0], [3.0, 0.0]]), reduction='sum')
         tensor(0.2559)
 
     Source: Zbontar, J., Jing, L., Misra, I., LeCun, Y. and Deny, S. (2021). Barlow Twins: self-supervised learning via redundancy reduction. ICML. arXiv:2103.03230.
@@ -608,7 +608,7 @@ def batch_hard_triplet_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import batch_hard_triplet_loss
-        >>> batch_hard_triplet_loss(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 2.0]]), torch.tensor([0, 0, 1, 1]), margin=1.5)
+        >>> batch_hard_triplet_loss(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 2.0]]), torch.tensor([0, 0, 1, 1]), margin=1.5, reduction='sum')
         tensor(4.9355)
 
     Source: Hermans, A., Beyer, L. and Leibe, B. (2017). In defense of the triplet loss for person re-identification. arXiv:1703.07737.
@@ -771,7 +771,7 @@ def bi_tempered_logistic_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import bi_tempered_logistic_loss
-        >>> bi_tempered_logistic_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0))
+        >>> bi_tempered_logistic_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0), reduction='sum')
         tensor(0.1600)
 
     Source: Amid, E., Warmuth, M. K., Anil, R. and Koren, T. (2019). Robust bi-tempered logistic loss based on Bregman divergences. NeurIPS. arXiv:1906.03361.
@@ -1308,7 +1308,7 @@ def circle_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import circle_loss
-        >>> circle_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]))
+        >>> circle_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]), reduction='sum')
         tensor(78.1864)
 
     Source: Sun, Y. et al. (2020). Circle loss: a unified perspective of pair similarity optimization. CVPR. arXiv:2002.10857.
@@ -1387,7 +1387,7 @@ def clip_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import clip_loss
-        >>> clip_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), logit_scale=10.0)
+        >>> clip_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), logit_scale=10.0, reduction='sum')
         tensor(1.7842)
 
     Source: Radford, A. et al. (2021). Learning transferable visual models from natural language supervision. ICML. arXiv:2103.00020.
@@ -1856,7 +1856,7 @@ def cox_ph_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import cox_ph_loss
-        >>> cox_ph_loss(torch.tensor([0.5, -0.2, 0.1, 1.0]), torch.tensor([3, 1, 2, 4]), torch.tensor([1, 1, 0, 1]))
+        >>> cox_ph_loss(torch.tensor([0.5, -0.2, 0.1, 1.0]), torch.tensor([3, 1, 2, 4]), torch.tensor([1, 1, 0, 1]), reduction='sum')
         tensor(3.0132)
 
     Source: Cox, D. R. (1972). Regression models and life-tables. J. R. Stat. Soc. B 34, 187-220. Ties: Efron, B. (1977), J. Am. Stat. Assoc. 72, 557-565; Breslow, N. (1974), Biometrics 30, 89-99. Networks: Katzman, J. L. et al. (2018), arXiv:1606.00931 (DeepSurv).
@@ -2554,7 +2554,7 @@ def evidential_classification_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import evidential_classification_loss
-        >>> evidential_classification_loss(torch.tensor([3.0, 1.0, 0.5]), torch.tensor(0))
+        >>> evidential_classification_loss(torch.tensor([3.0, 1.0, 0.5]), torch.tensor(0), reduction='sum')
         tensor(0.6286)
 
     Source: Sensoy, M., Kaplan, L. and Kandemir, M. (2018). Evidential deep learning to quantify classification uncertainty. NeurIPS. arXiv:1806.01768.
@@ -4037,7 +4037,7 @@ def info_nce_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import info_nce_loss
-        >>> info_nce_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]))
+        >>> info_nce_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), reduction='sum')
         tensor(1.7842)
 
     Source: van den Oord, A., Li, Y. and Vinyals, O. (2018). Representation learning with contrastive predictive coding. arXiv:1807.03748.
@@ -5048,7 +5048,7 @@ def list_mle_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import list_mle_loss
-        >>> list_mle_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2, 0, 1]))
+        >>> list_mle_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2, 0, 1]), reduction='sum')
         tensor(3.6161)
 
     Source: Xia, F., Liu, T.-Y., Wang, J., Zhang, W. and Li, H. (2008). Listwise approach to learning to rank: theory and algorithm. ICML, 1192-1199. The model: Plackett, R. L. (1975), J. R. Stat. Soc. C 24, 193-202.
@@ -5620,7 +5620,7 @@ def lovasz_hinge_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import lovasz_hinge_loss
-        >>> lovasz_hinge_loss(torch.tensor([2.0, 0.5, -1.4, -0.3]), torch.tensor([1, 0, 0, 1]))
+        >>> lovasz_hinge_loss(torch.tensor([2.0, 0.5, -1.4, -0.3]), torch.tensor([1, 0, 0, 1]), reduction='sum')
         tensor(0.9333)
 
     Source: Berman, M., Rannen Triki, A. and Blaschko, M. B. (2018). The Lovasz-softmax loss: a tractable surrogate for the optimization of the intersection-over-union measure in neural networks. CVPR. arXiv:1705.08790.
@@ -5700,7 +5700,7 @@ def lovasz_softmax_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import lovasz_softmax_loss
-        >>> lovasz_softmax_loss(torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0], [-1.0, 0.2, 0.4]]), torch.tensor([0, 1, 1]))
+        >>> lovasz_softmax_loss(torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0], [-1.0, 0.2, 0.4]]), torch.tensor([0, 1, 1]), reduction='sum')
         tensor(0.7803)
 
     Source: Berman, M., Rannen Triki, A. and Blaschko, M. B. (2018). The Lovasz-softmax loss: a tractable surrogate for the optimization of the intersection-over-union measure in neural networks. CVPR. arXiv:1705.08790.
@@ -6016,7 +6016,7 @@ def ms_ssim_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import ms_ssim_loss
-        >>> ms_ssim_loss(torch.tensor([[[[0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0]]]]), torch.tensor([[[[0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25], [0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375], [0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625], [0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375], [0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625], [0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125], [0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5], [0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25]]]]), window_size=3, scales=1)
+        >>> ms_ssim_loss(torch.tensor([[[[0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0]]]]), torch.tensor([[[[0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25], [0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375], [0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625], [0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375], [0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625], [0.3125, 0.625, 0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125], [0.5, 0.375, 0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5], [0.25, 0.5625, 0.4375, 0.3125, 0.625, 0.5, 0.375, 0.25]]]]), window_size=3, scales=1, reduction='sum')
         tensor(0.2079)
 
     Source: Wang, Z., Simoncelli, E. P. and Bovik, A. C. (2003). Multiscale structural similarity for image quality assessment. Asilomar Conf. Signals, Systems and Computers, 1398-1402.
@@ -6411,7 +6411,7 @@ def multi_similarity_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import multi_similarity_loss
-        >>> multi_similarity_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]))
+        >>> multi_similarity_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]), reduction='sum')
         tensor(1.7963)
 
     Source: Wang, X. et al. (2019). Multi-similarity loss with general pair weighting for deep metric learning. CVPR. arXiv:1904.06627.
@@ -6734,7 +6734,7 @@ def neural_ndcg_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import neural_ndcg_loss
-        >>> neural_ndcg_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2.0, 0.0, 1.0]))
+        >>> neural_ndcg_loss(torch.tensor([0.2, 1.5, -0.3]), torch.tensor([2.0, 0.0, 1.0]), reduction='sum')
         tensor(0.3142)
 
     Source: Pobrotyn, P. and Białobrzeski, R. (2021). NeuralNDCG: direct optimisation of a ranking metric via differentiable relaxation of sorting. arXiv:2102.07831.
@@ -6893,7 +6893,7 @@ def nt_xent_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import nt_xent_loss
-        >>> nt_xent_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]))
+        >>> nt_xent_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), reduction='sum')
         tensor(3.4829)
 
     Source: Chen, T. et al. (2020). A simple framework for contrastive learning of visual representations. ICML. arXiv:2002.05709.
@@ -7619,7 +7619,7 @@ def seesaw_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import seesaw_loss
-        >>> seesaw_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0), counts=torch.tensor([5000.0, 100.0, 7.0]))
+        >>> seesaw_loss(torch.tensor([2.0, 0.0, -1.0]), torch.tensor(0), counts=torch.tensor([5000.0, 100.0, 7.0]), reduction='sum')
         tensor(0.0062)
 
     Source: Wang, J., Zhang, W., Zang, Y., Cao, Y., Pang, J., Gong, T., Chen, K., Liu, Z., Loy, C. C. and Lin, D. (2021). Seesaw loss for long-tailed instance segmentation. CVPR. arXiv:2008.10032.
@@ -7699,7 +7699,7 @@ def siglip_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import siglip_loss
-        >>> siglip_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]))
+        >>> siglip_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), reduction='sum')
         tensor(4.7669)
 
     Source: Zhai, X. et al. (2023). Sigmoid loss for language image pre-training. ICCV. arXiv:2303.15343.
@@ -8098,7 +8098,7 @@ def soft_cldice_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import soft_cldice_loss
-        >>> soft_cldice_loss(torch.tensor([[[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]]]), torch.tensor([[[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]]]))
+        >>> soft_cldice_loss(torch.tensor([[[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]]]), torch.tensor([[[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]]]), reduction='sum')
         tensor(0.)
 
     Source: Shit, S., Paetzold, J. C., Sekuboyina, A. et al. (2021). clDice: a novel topology-preserving loss function for tubular structure segmentation. CVPR. arXiv:2003.07311.
@@ -8180,7 +8180,7 @@ def soft_dtw_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import soft_dtw_loss
-        >>> soft_dtw_loss(torch.tensor([[[0.0], [1.0], [2.0]]]), torch.tensor([[[0.0], [2.0]]]))
+        >>> soft_dtw_loss(torch.tensor([[[0.0], [1.0], [2.0]]]), torch.tensor([[[0.0], [2.0]]]), reduction='sum')
         tensor(0.1227)
 
     Source: Cuturi, M. and Blondel, M. (2017). Soft-DTW: a differentiable loss function for time-series. ICML. arXiv:1703.01541. Divergence: Blondel, M., Mensch, A. and Vert, J.-P. (2021). Differentiable divergences between time series. AISTATS. arXiv:2010.08354.
@@ -8516,7 +8516,7 @@ def squared_emd_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import squared_emd_loss
-        >>> squared_emd_loss(torch.tensor([0.0, 0.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 0.0]))
+        >>> squared_emd_loss(torch.tensor([0.0, 0.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 0.0]), reduction='sum')
         tensor(0.3750)
 
     Source: Hou, L., Yu, C.-P. and Samaras, D. (2016). Squared earth mover's distance-based loss for training deep neural networks. arXiv:1611.05916. The score: Epstein, E. S. (1969), J. Appl. Meteorol. 8, 985-987.
@@ -8734,7 +8734,7 @@ def ssim_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import ssim_loss
-        >>> ssim_loss(torch.tensor([[[[0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0]]]]), torch.tensor([[[[0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125]]]]), window_size=3)
+        >>> ssim_loss(torch.tensor([[[[0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0]]]]), torch.tensor([[[[0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125], [0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5], [0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0], [0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375], [0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125, 0.75], [0.25, 0.0, 0.625, 0.375, 0.125, 0.75, 0.5, 0.25], [0.625, 0.375, 0.125, 0.75, 0.5, 0.25, 0.0, 0.625], [0.125, 0.75, 0.5, 0.25, 0.0, 0.625, 0.375, 0.125]]]]), window_size=3, reduction='sum')
         tensor(0.7319)
 
     Source: Wang, Z., Bovik, A. C., Sheikh, H. R. and Simoncelli, E. P. (2004). Image quality assessment: from error visibility to structural similarity. IEEE Trans. Image Process. 13, 600-612.
@@ -8898,7 +8898,7 @@ def sup_con_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import sup_con_loss
-        >>> sup_con_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]))
+        >>> sup_con_loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]]), torch.tensor([0, 0, 1, 1]), reduction='sum')
         tensor(4.2594)
 
     Source: Khosla, P. et al. (2020). Supervised contrastive learning. NeurIPS. arXiv:2004.11362.
@@ -9511,7 +9511,7 @@ def vicreg_loss(
     Example:
         >>> import torch
         >>> from losskit.functional import vicreg_loss
-        >>> vicreg_loss(torch.tensor([[0.1, 0.0], [0.0, 0.2], [0.2, 1.0]]), torch.tensor([[0.1, 0.1], [0.0, 0.2], [0.3, 0.0]]))
+        >>> vicreg_loss(torch.tensor([[0.1, 0.0], [0.0, 0.2], [0.2, 1.0]]), torch.tensor([[0.1, 0.1], [0.0, 0.2], [0.3, 0.0]]), reduction='sum')
         tensor(23.7311)
 
     Source: Bardes, A., Ponce, J. and LeCun, Y. (2022). VICReg: variance-invariance-covariance regularization for self-supervised learning. ICLR. arXiv:2105.04906.

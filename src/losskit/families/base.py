@@ -97,6 +97,7 @@ class Family(Loss, abstract=True):
     _label: ClassVar[str] = "by hand"  # the family's name in words
     _usual_shape: ClassVar[tuple[int, ...]] = (1024, 1000)  # of the first operand, for examples and benchmarks
     _harmless: ClassVar[dict[str, float]] = {}  # values of statistics at which no formula has an infinite derivative
+    _several: ClassVar[bool] = False  # whether a worked case is of several units
     _of_formula: ClassVar[bool] = True  # whether a declaration has a `value`
     _plan_class: ClassVar[Callable[..., Plan]]
     grad: ClassVar[Callable[..., Any] | None] = None

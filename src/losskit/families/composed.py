@@ -67,6 +67,7 @@ class ComposedLoss(Family, abstract=True):
     _of_formula = False
     _statistics = ()
     _plan_class = ComposedPlan
+    _several = True
     _label = "composed"
     _taken: ClassVar[list[str]] = []  # the arguments of `value`
     _shapes: ClassVar[dict[str, Shape]] = {}  # of the operands

@@ -80,6 +80,7 @@ class OrderedLoss(Family, abstract=True):
     at_ties: ClassVar[Literal["input order", "end of tie"]] = "input order"
     units: ClassVar[str] = "lists"
     _statistics = _STATISTICS
+    _several = True
     _label = "ordered rows"
 
     @classmethod

@@ -146,6 +146,7 @@ class PairsLoss(Family, abstract=True):
     negative: ClassVar[Callable[..., Any] | None] = None
     _statistics = SPOKEN
     _plan_class = PairsPlan
+    _several = True
     _label = "pairs"
     _usual_shape = (1024, 128)
 
