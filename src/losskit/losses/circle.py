@@ -41,7 +41,7 @@ class CircleLoss(PairsLoss):
 
     facts = Facts(convex=False, smooth=False, lipschitz=None, minimum=0.0, symmetric=False)
     cases = [
-        Case(input=[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]], target=[0, 0, 1, 1], value=78.1864,
+        Case(input=[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]], target=[0, 0, 1, 1], value=78.186297,
              source="mpmath"),
         Case(input=[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]], target=[0, 0, 1, 1], margin=0.25, gamma=2.0,
              value=5.94048, source="mpmath"),
