@@ -122,6 +122,7 @@ def of_param(p: Param, cls: Any) -> Given:
     default = cls._ordinary(p.name)
     if p.name == "p":
         low, high = 1.0, 2.0
+    high = max(high, 2.0 * default) if default > high else high
     return Given(p.name, p.doc, default, min(low, default), high, [1.0, 2.0] if p.name == "p" else [])
 
 
