@@ -242,7 +242,8 @@ class PairsLoss(Family, abstract=True):
         limits = (0.0, 4.0) if distance else (-1.0, 1.0)
         given = [Given(f"negative_{measured}", f"{measured} of the negative", 1.0 if distance else 0.0, *limits)]
         label = f"{measured} of the positive, of a row with one positive and one negative"
-        return curves.of_trace(cls, f"positive_{measured}", measured, limits, given, ways, label)
+        kind = "distance" if distance else "cosine"
+        return curves.of_trace(cls, f"positive_{measured}", kind, limits, given, ways, label)
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:
