@@ -9,6 +9,7 @@ from torch import Tensor
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALVES)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def stretched(operands: Sequence[Tensor], shape: Sequence[int]) -> tuple[list[Tensor], torch.dtype | None]:

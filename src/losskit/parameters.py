@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from losskit.declaration import Param
+from losskit.dtypes import INTEGERS
 from losskit.errors import error
 
 _KINDS = {"float": "float", "int": "int", "bool": "bool", "str": "choice", "Tensor": "tensor"}
@@ -63,7 +64,7 @@ def validate(loss: str, param: Param, value: Any, of: Any = None) -> Any:
         if isinstance(value, Tensor):
             return value
         raise wrong("a tensor or None" if param.none else "a tensor", _as_tensor(param.name, value))
-    if param.tensor and isinstance(value, Tensor) and (value.is_floating_point() or value.dtype in _INTEGERS):
+    if param.tensor and isinstance(value, Tensor) and (value.is_floating_point() or value.dtype in INTEGERS):
         return value
     number: Any = value
     if isinstance(value, Tensor) and torch.compiler.is_compiling():
@@ -82,9 +83,6 @@ def validate(loss: str, param: Param, value: Any, of: Any = None) -> Any:
     if not param.domain.includes(number):
         raise error("parameter", loss=loss, argument=param.name, expected=param.domain.description, got=told(value))
     return number
-
-
-_INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
 def _close(value: Any, words: Sequence[str]) -> str:

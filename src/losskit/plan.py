@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from losskit.errors import error
 from losskit.kernels.wire import MAX_OPERANDS
 from losskit.loss import Loss
 from losskit.traced import Formula
@@ -80,6 +81,10 @@ class Plan:
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         """The loss in ordinary torch operations, differentiable to any order."""
         raise NotImplementedError
+
+    def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
+        """The error for an argument of another shape, dtype or value than it may have."""
+        return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
         """Raise the error that names the first bad value: what the CPU kernel found, or what is looked for here."""

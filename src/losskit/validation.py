@@ -88,11 +88,7 @@ def check_extras(
         if x is None:
             continue
         check_tensor(plan.name, name, x, plan.names[0], first)
-        if not broadcasts(x.shape, shape):
-            raise error(
-                "not_broadcastable", loss=plan.name, argument=name, got=tuple(x.shape), expected=tuple(shape),
-                hint=shape_hint(name, x.shape, shape),
-            )  # fmt: skip
+        check_stretches(plan.name, name, x, shape)
     if mask is not None and mask.dtype != torch.bool:
         raise error("mask_dtype", loss=plan.name, got=mask.dtype)
     return None if normalizer is None else _check_normalizer(plan.name, normalizer)
@@ -110,6 +106,13 @@ def _check_normalizer(loss: str, normalizer: Any) -> Tensor | float:
     if isinstance(normalizer, Real) and not isinstance(normalizer, bool) and float(normalizer) >= 0:
         return float(normalizer)  # NumPy's scalars are Real
     raise error("normalizer", loss=loss, got=repr(normalizer))
+
+
+def check_stretches(loss: str, name: str, x: Tensor, shape: Sequence[int]) -> None:
+    """Refuse a tensor that does not broadcast to a shape."""
+    if not broadcasts(x.shape, shape):
+        hint = shape_hint(name, x.shape, shape)
+        raise error("not_broadcastable", loss=loss, argument=name, got=tuple(x.shape), expected=tuple(shape), hint=hint)
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
@@ -150,6 +153,32 @@ def shape_hint(name: str, got: Sequence[int], expected: Sequence[int]) -> str:
             if expected[:dim] + expected[dim + 1 :] == got:
                 return f" Did you mean {name}.unsqueeze({dim}), one for each along dimension {dim}?"
     return ""
+
+
+def unlike(loss: str, name: str, got: Sequence[int], first: str, expected: Sequence[int]) -> Exception:
+    """The error for an operand that does not have the shape of the first one."""
+    hint = shape_hint(name, got, expected)
+    return error("shapes", loss=loss, first=first, argument=name, expected=tuple(expected), got=tuple(got), hint=hint)
+
+
+def outside_classes(target: Tensor, classes: int, ignored: int | None = None) -> Tensor:
+    """Where an index is neither a class nor `ignored`."""
+    index = target.to(torch.int64)  # a target of bytes would take -100 for 156
+    outside = (index < 0) | (index >= classes)
+    return outside if ignored is None else outside & (index != ignored)
+
+
+def no_class(
+    loss: str, index: tuple[int, ...], got: int, classes: int, *, skips: str = "", one_class: str = ""
+) -> Exception:
+    """The error for an index that is no class.
+
+    skips: what `ignore_index` leaves out, where the loss has it; one_class: the way out where there is one class only.
+    """
+    hint = f" Pass ignore_index={got} to skip such {skips}." if skips and (got < 0 or got == 255) else ""
+    hint = " Class indices start at 0." if got == classes else hint
+    hint = one_class if one_class and got >= classes == 1 else hint
+    return error("class_index", loss=loss, classes=classes, got=got, index=index, hint=hint)
 
 
 def unravel(index: int, shape: Sequence[int]) -> tuple[int, ...]:

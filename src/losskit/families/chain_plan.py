@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from losskit import dtypes
-from losskit.families.lattice_plan import INTEGERS, NEVER, NO_GPU_KERNEL, LatticePlan, reachable, wide_of
+from losskit.families.lattice_plan import NEVER, NO_GPU_KERNEL, LatticePlan, reachable, wide_of
 from losskit.kernels import eager, fused, wire
 from losskit.kernels.torch_internals import transforms_active
 from losskit.kernels.wire import ChainViolation as Violation
@@ -57,7 +57,7 @@ class ChainPlan(LatticePlan):
             )  # fmt: skip
         batch, tags = emissions.shape[:-2], emissions.shape[-1]
         check_tensor(self.name, "target", target, "emissions", emissions)
-        if target.dtype not in INTEGERS:
+        if target.dtype not in dtypes.INTEGERS:
             raise self._wrong("target", "integer tags", target.dtype)
         self._shaped("target", target, [emissions.shape[:-1]])
         given: dict[str, Any] = dict(zip(self.names[2:], (transitions, *more), strict=True))

@@ -30,6 +30,8 @@ from losskit.validation import (
     check_per_class,
     check_tensor,
     class_weight,
+    no_class,
+    outside_classes,
     swapped_hint,
     unravel,
 )
@@ -228,7 +230,7 @@ class ClassScoresPlan(Plan):
                 return None
             bad = probability.outside(target.detach(), slack_of(target.dtype)).any(dim)
         else:
-            bad, picked = self._no_classes(target, classes), None
+            bad, picked = outside_classes(target, classes, self.ignored), None
             if checks == "off":
                 checks = "nan"  # such a row has no loss, whatever is checked
             elif self.log_probabilities:
@@ -279,7 +281,7 @@ class ClassScoresPlan(Plan):
             assert index is not None
             of_row = (*index[:dim], *index[dim + 1 :], index[dim])
             return Violation.PROBABILITY, search.place(of_row, rows.shape), target[index].item()
-        index = search.first(lambda y, kept: self._no_classes(y.long(), classes) & kept, [target, counts])
+        index = search.first(lambda y, kept: outside_classes(y, classes, self.ignored) & kept, [target, counts])
         if index is not None:
             return Violation.CLASS_INDEX, search.place(index, target.shape), int(target[index])
 
@@ -297,10 +299,6 @@ class ClassScoresPlan(Plan):
         ndim = operands[0].ndim
         return (*operands[0].shape, *(dim for dim in range(ndim) if dim != min(1, ndim - 1)))
 
-    def _no_classes(self, target: Tensor, classes: int) -> Tensor:
-        """Where an index is neither a class nor `ignore_index`."""
-        return ((target < 0) | (target >= classes)) & (target != self.ignored)
-
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         # `shape` is the input's shape, then the order in which the kernel walked its dimensions other than classes.
         # In the flat index, classes come last.
@@ -312,15 +310,9 @@ class ClassScoresPlan(Plan):
         places = dict(zip(order, unravel(row, sizes), strict=True))
         of_row = tuple(places[d] for d in sorted(order))
         if operand == Violation.CLASS_INDEX:
-            return self._no_class(of_row, int(value), classes)
+            return no_class(self.name, of_row, int(value), classes, skips="rows", one_class=_ONE_CLASS)
         tell = self._no_log_probability if operand == Violation.LOG_PROBABILITY else self._no_probability
         return tell((*of_row[:dim], label, *of_row[dim:]), value)
-
-    def _no_class(self, index: tuple[int, ...], value: int, classes: int) -> Exception:
-        hint = f" Pass ignore_index={value} to skip such rows." if value < 0 or value == 255 else ""
-        hint = " Class indices start at 0." if value == classes else hint
-        hint = _ONE_CLASS if value >= classes == 1 else hint
-        return error("class_index", loss=self.name, classes=classes, got=value, index=index, hint=hint)
 
     def _no_probability(self, index: tuple[int, ...], value: float) -> Exception:
         return error("domain", loss=self.name, argument="target", expected=probability.description,

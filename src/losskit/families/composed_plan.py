@@ -21,18 +21,18 @@ from losskit.kernels.torch_internals import hidden
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, reduce_eagerly
 from losskit.validation import (
-    broadcasts,
     check_extras,
     check_floating,
     check_per_class,
+    check_stretches,
     check_tensor,
     shape_hint,
+    unlike,
     unravel,
 )
 
 ELEMENTS = "element_mask"  # the operand that says which elements of the first one count
 CLASSES = "C"  # the size that a parameter which is a tensor has
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Dimensions(NamedTuple):
@@ -126,17 +126,14 @@ class ComposedPlan(Plan):
         for p, x in zip(self.tensors, operands[self.telling :], strict=True):
             if p.kind == "tensor":
                 check_per_class(self, p.name, x, first, dims.sizes[CLASSES])
-            elif not broadcasts(x.shape, first.shape):
-                raise error(
-                    "not_broadcastable", loss=self.name, argument=p.name, got=tuple(x.shape),
-                    expected=tuple(first.shape), hint=shape_hint(p.name, x.shape, first.shape),
-                )  # fmt: skip
+            else:
+                check_stretches(self.name, p.name, x, first.shape)
         normalizer = check_extras(self, first, dims.unit_shape, None, (), sample_weight, mask, normalizer)
         return Arguments(list(operands), None, sample_weight, mask, normalizer)
 
     def _check_dtype(self, name: str, declared: Operand, x: Tensor) -> None:
         if declared.index:
-            if x.dtype not in _INTEGERS:
+            if x.dtype not in dtypes.INTEGERS:
                 beyond = {0: " - 1", 1: ""}[declared.places or 0]
                 expected = f"integers from 0 to {declared.index}{beyond}"
                 raise self._wrong(name, expected, x.dtype, f" Use {name}.long().")
@@ -150,17 +147,10 @@ class ComposedPlan(Plan):
         expected = tuple(sizes[one] for one in own)
         if len(expected) == x.ndim and expected == tuple(x.shape):
             return
-        hint = shape_hint(name, x.shape, expected)
         if expected == tuple(first.shape):
-            raise error(
-                "shapes", loss=self.name, first=self.names[0], argument=name, expected=expected, got=tuple(x.shape),
-                hint=hint,
-            )  # fmt: skip
+            raise unlike(self.name, name, x.shape, self.names[0], expected)
         allowed = f"of shape {expected} for {self.names[0]} {tuple(first.shape)}"
-        raise self._wrong(name, allowed, f"shape {tuple(x.shape)}", hint)
-
-    def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
-        return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
+        raise self._wrong(name, allowed, f"shape {tuple(x.shape)}", shape_hint(name, x.shape, expected))
 
     # -- dimensions ---------------------------------------------------------------------------------------
 

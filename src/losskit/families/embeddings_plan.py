@@ -20,7 +20,7 @@ from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.policy import state
 from losskit.reduction import counting, reduce_eagerly
 from losskit.traced import Formula
-from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unravel
+from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unlike, unravel
 
 
 class EmbeddingsPlan(Plan):
@@ -80,10 +80,7 @@ class EmbeddingsPlan(Plan):
         for name, x in zip(self.names[1:], rows[1:], strict=False):
             pairs = zip(x.shape[:-1], shape[:-1], strict=False)
             if x.ndim != len(shape) or x.shape[-1] != shape[-1] or any(m != n and 1 not in (m, n) for m, n in pairs):
-                raise error(
-                    "shapes", loss=self.name, first=self.names[0], argument=name, expected=tuple(shape),
-                    got=tuple(x.shape), hint=shape_hint(name, x.shape, shape),
-                )  # fmt: skip
+                raise unlike(self.name, name, x.shape, self.names[0], shape)
             if x.shape != shape:
                 shape = torch.broadcast_shapes(x.shape, shape)
         return shape

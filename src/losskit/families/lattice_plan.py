@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.errors import error
 from losskit.kernels.torch_internals import transforms_active, unrolled
 from losskit.plan import Plan
 
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 NO_GPU_KERNEL = "there is no GPU kernel of this lattice; torch's operations take all samples of a step at once"
 NEVER = -1e30  # the logarithm of an impossible path: derivatives of any order stay finite, times weight 0
 
@@ -33,14 +33,11 @@ class LatticePlan(Plan):
             x = torch.tensor(given if isinstance(x, list | tuple) else x, dtype=torch.int64)
         if not isinstance(x, Tensor):
             raise self._wrong_type(name, expected, type(x).__name__)
-        if x.dtype not in INTEGERS:
+        if x.dtype not in dtypes.INTEGERS:
             raise self._wrong(name, expected, x.dtype)
         if x.ndim > 1 or x.numel() != (batch[0] if batch else 1):
             raise self._wrong(name, expected, f"shape {tuple(x.shape)}")
         return x
-
-    def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
-        return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
 
     def _wrong_type(self, argument: str, expected: str, got: Any) -> Exception:
         return error("parameter_type", loss=self.name, argument=argument, expected=expected, got=got)

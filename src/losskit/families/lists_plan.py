@@ -20,7 +20,7 @@ from losskit.kernels import eager, fused, search, wire
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, reduce_eagerly
 from losskit.traced import Formula
-from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unravel
+from losskit.validation import check_extras, check_floating, check_tensor, unlike, unravel
 
 
 class ListsPlan(Plan):
@@ -174,10 +174,7 @@ def check_lists(loss: str, input: Tensor, target: Tensor, items: Sequence[Tensor
         raise error("parameter", loss=loss, argument="input", expected=expected, got=got)
     for name, x in (("target", target), *(("element_mask", x) for x in items)):
         if x.shape != input.shape:
-            raise error(
-                "shapes", loss=loss, first="input", argument=name, expected=tuple(input.shape), got=tuple(x.shape),
-                hint=shape_hint(name, x.shape, input.shape),
-            )  # fmt: skip
+            raise unlike(loss, name, x.shape, "input", input.shape)
     for x in items:
         if x.dtype != torch.bool:
             raise error(

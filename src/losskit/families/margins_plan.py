@@ -18,9 +18,17 @@ from losskit.kernels.torch_internals import hidden
 from losskit.kernels.wire import MarginsViolation as Violation
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, reduce_eagerly
-from losskit.validation import check_extras, check_floating, check_tensor, class_weight, shape_hint, unravel
-
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from losskit.validation import (
+    check_extras,
+    check_floating,
+    check_tensor,
+    class_weight,
+    no_class,
+    outside_classes,
+    shape_hint,
+    unlike,
+    unravel,
+)
 
 
 class MarginsPlan(Plan):
@@ -63,16 +71,13 @@ class MarginsPlan(Plan):
 
     def _matched(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Input and target of shapes and dtypes that belong together."""
-        integer = target.dtype in _INTEGERS
+        integer = target.dtype in dtypes.INTEGERS
         if self.many:
             if not integer:
                 expected = "integer class indices, ended by -1"
                 raise error("parameter_type", loss=self.name, argument="target", expected=expected, got=target.dtype)
             if target.shape != input.shape:
-                raise error(
-                    "shapes", loss=self.name, first="input", argument="target", expected=tuple(input.shape),
-                    got=tuple(target.shape), hint=shape_hint("target", target.shape, input.shape),
-                )  # fmt: skip
+                raise unlike(self.name, "target", target.shape, "input", input.shape)
             return input, target
         rows = input.shape[:-1]
         if integer and target.shape == rows:
@@ -103,7 +108,7 @@ class MarginsPlan(Plan):
         classes = scores.shape[1]
         counts = _mask_of_rows(mask, scores)
         listed = _listed(lists) if self.many else torch.ones_like(lists, dtype=torch.bool)
-        wrong = listed & _outside(lists, classes)
+        wrong = listed & outside_classes(lists, classes)
         poison = self._bad(input, target, wrong.any(1), lists, counts, mask, checks)
         listed = listed & ~wrong
         mask, normalizer = counting(
@@ -155,7 +160,7 @@ class MarginsPlan(Plan):
         step = max(1, search.BLOCK // lists.shape[1])
         for start in range(0, len(lists), step):
             block = slice(start, start + step)  # of whole rows: a list is read from its beginning
-            wrong = _outside(lists[block], input.shape[-1])
+            wrong = outside_classes(lists[block], input.shape[-1])
             if self.many:
                 wrong = wrong & _listed(lists[block])
             if counts is not None:
@@ -176,10 +181,8 @@ class MarginsPlan(Plan):
                 got="rows of 0 and 1 alone, which is a mask: multilabel_soft_margin_loss takes one",
             )  # fmt: skip
         if not self.many:
-            hint = " Class indices start at 0." if got == classes else ""
-            hint = " There is one class, and no other to be better than." if got >= classes == 1 else hint
-            index = unravel(place, shape[:-1])
-            return error("class_index", loss=self.name, classes=classes, got=got, index=index, hint=hint)
+            alone = " There is one class, and no other to be better than."
+            return no_class(self.name, unravel(place, shape[:-1]), got, classes, one_class=alone)
         return error(
             "domain", loss=self.name, argument="target", expected=f"class indices in [0, {classes}), ended by -1",
             got=got, index=unravel(place, shape), hint="",
@@ -189,11 +192,6 @@ class MarginsPlan(Plan):
 def _listed(lists: Tensor) -> Tensor:
     """Where a list of targets has not ended."""
     return (lists == -1).to(torch.int64).cumsum(1) == 0  # ONNX sums no booleans
-
-
-def _outside(lists: Tensor, classes: int) -> Tensor:
-    wide = lists.to(torch.int64)  # uint8 and int8 cannot hold every class index
-    return (wide < 0) | (wide >= classes)
 
 
 def _looks_like_masks(lists: Tensor, counts: Tensor | None) -> Tensor:

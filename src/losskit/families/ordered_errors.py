@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit import dtypes
 from losskit.errors import error
 from losskit.families import ordered_scans as scans
-from losskit.families.ordered_plan import _INTEGERS, OrderedPlan, _first_class, _no_class
+from losskit.families.ordered_plan import OrderedPlan, first_class
 from losskit.kernels import eager
 from losskit.plan import Arguments, Dims, Found
-from losskit.validation import shape_hint
+from losskit.validation import outside_classes, shape_hint
 
 
 class SignsPlan(OrderedPlan):
@@ -94,8 +95,10 @@ class PixelsPlan(SignsPlan):
         if input.shape[1] == 0:
             raise error("no_classes", loss=self.name, got=tuple(input.shape))
         rows = (*input.shape[:1], *input.shape[2:])
-        if target.dtype not in _INTEGERS or target.shape != rows:
-            hint = shape_hint("target", target.shape, rows) if target.dtype in _INTEGERS else " Use target.long()."
+        if target.dtype not in dtypes.INTEGERS or target.shape != rows:
+            hint = (
+                shape_hint("target", target.shape, rows) if target.dtype in dtypes.INTEGERS else " Use target.long()."
+            )
             hint = " Use target.argmax(1)." if target.shape == input.shape else hint
             raise error(
                 "class_indices", loss=self.name, rows=rows, input=tuple(input.shape), dtype=target.dtype,
@@ -160,14 +163,14 @@ class PixelsPlan(SignsPlan):
 
     def _wrong_classes(self, operands: Sequence[Tensor]) -> Tensor:
         input, target = operands
-        return _no_class(target, input.shape[1]) & (target.to(torch.int64) != self.ignored)
+        return outside_classes(target, input.shape[1], self.ignored)
 
     def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         wrong = self._wrong_classes(operands)
         if mask is not None and not self.whole:
             some = mask.expand(tuple(self.unreduced_shape(operands))).any(1)
             wrong = wrong & some.reshape(-1, *[1] * (wrong.ndim - 1))
-        return _first_class(operands[1], wrong)
+        return first_class(operands[1], wrong)
 
     def _spoilt(self, input: Tensor, shape: Sequence[int]) -> Tensor:
         x = input.to(self.wide(input))

@@ -20,9 +20,16 @@ from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.wire import OrderedViolation as Violation
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import counting, denominator, reduce_eagerly
-from losskit.validation import broadcasts, check_extras, check_floating, check_tensor, shape_hint, unravel
-
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from losskit.validation import (
+    check_extras,
+    check_floating,
+    check_stretches,
+    check_tensor,
+    no_class,
+    outside_classes,
+    unlike,
+    unravel,
+)
 
 
 class OrderedPlan(Plan):
@@ -84,25 +91,15 @@ class OrderedPlan(Plan):
     def _alike(self, name: str, x: Tensor, input: Tensor) -> Tensor:
         """An operand of the shape of the input."""
         if x.shape != input.shape:
-            raise error(
-                "shapes", loss=self.name, first="input", argument=name, expected=tuple(input.shape),
-                got=tuple(x.shape), hint=shape_hint(name, x.shape, input.shape),
-            )  # fmt: skip
+            raise unlike(self.name, name, x.shape, "input", input.shape)
         return x
 
     def _element_mask(self, x: Tensor, input: Tensor) -> Tensor:
         if x.dtype != torch.bool:
             expected = "boolean (True = counts)"
             raise error("parameter_type", loss=self.name, argument="element_mask", expected=expected, got=x.dtype)
-        if not broadcasts(x.shape, input.shape):
-            raise error(
-                "not_broadcastable", loss=self.name, argument="element_mask", got=tuple(x.shape),
-                expected=tuple(input.shape), hint=shape_hint("element_mask", x.shape, input.shape),
-            )  # fmt: skip
+        check_stretches(self.name, "element_mask", x, input.shape)
         return x.expand(input.shape)
-
-    def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
-        return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
 
     def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
         shape = self.unreduced_shape(arguments.operands)
@@ -195,16 +192,9 @@ class OrderedPlan(Plan):
             return error("domain", loss=self.name, argument=name, expected=probability.description,
                          got=shortest(value), index=unravel(place, shape), hint="")  # fmt: skip
         dim = self.class_dim
-        classes, got, of_target = shape[dim], int(value), (*shape[:dim], *shape[dim:][1:])
-        hint = (
-            f" Pass ignore_index={got} to skip such pixels."
-            if self.loss.units == "classes" and (got < 0 or got == 255)
-            else ""
-        )
-        hint = " Class indices start at 0." if got == classes else hint
-        return error(
-            "class_index", loss=self.name, classes=classes, got=got, index=unravel(place, of_target), hint=hint
-        )
+        index = unravel(place, (*shape[:dim], *shape[dim:][1:]))
+        skips = "pixels" if self.loss.units == "classes" else ""
+        return no_class(self.name, index, int(value), shape[dim], skips=skips)
 
     class_dim = -1
 
@@ -274,7 +264,7 @@ class ClassesPlan(OrderedPlan):
         if input.shape[-1] == 0:
             raise error("no_classes", loss=self.name, got=tuple(input.shape))
         rows = input.shape[:-1]
-        if target.dtype in _INTEGERS and target.shape == rows:
+        if target.dtype in dtypes.INTEGERS and target.shape == rows:
             return [target]
         if target.is_floating_point() and target.shape == input.shape:
             return [target]
@@ -306,7 +296,7 @@ class ClassesPlan(OrderedPlan):
                 return None
             wrong = probability.outside(target.detach(), slack_of(target.dtype)).any(-1)
         else:
-            wrong = _no_class(target, input.shape[-1])
+            wrong = outside_classes(target, input.shape[-1])
         return wrong if mask is None else wrong & mask
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
@@ -324,15 +314,10 @@ class ClassesPlan(OrderedPlan):
             index = search.first(lambda x: x, [wrong])
             assert index is not None
             return Violation.PROBABILITY, search.place(index, wrong.shape), float(target[index])
-        return _first_class(target, _no_class(target, input.shape[-1]) & rows)
+        return first_class(target, outside_classes(target, input.shape[-1]) & rows)
 
 
-def _no_class(target: Tensor, classes: int) -> Tensor:
-    wide = target.to(torch.int64)  # uint8 and int8 cannot hold every class index
-    return (wide < 0) | (wide >= classes)
-
-
-def _first_class(target: Tensor, wrong: Tensor) -> Found:
+def first_class(target: Tensor, wrong: Tensor) -> Found:
     index = search.first(lambda x: x, [wrong])
     assert index is not None
     return Violation.CLASS_INDEX, search.place(index, wrong.shape), int(target[index])

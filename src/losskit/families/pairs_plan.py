@@ -22,13 +22,13 @@ from losskit.plan import Arguments, Dims, Kernel, Plan
 from losskit.policy import state
 from losskit.reduction import reduce_eagerly
 from losskit.traced import Formula
-from losskit.validation import check_extras, check_floating, check_tensor, shape_hint
+from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unlike
 
 SIDES = ("positive", "negative")
 AGGREGATES = ("log_sum_exp", "sum", "mean", "max", "min")
 _EMPTY = {"log_sum_exp": float("-inf"), "sum": 0.0, "mean": 0.0, "max": float("-inf"), "min": float("inf")}
 _SCALES = ("temperature", "logit_scale", "logit_bias")
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+_LABELS = (*dtypes.INTEGERS, torch.bool)
 
 
 class Compared(NamedTuple):
@@ -95,8 +95,7 @@ class PairsPlan(Plan):
         views = self.pairing == "labels" and first.ndim == 3
         if first.ndim != 2 and not views:
             expected = "of shape (N, D) or (N, V, D)" if self.pairing == "labels" else "of shape (N, D)"
-            raise error("parameter", loss=self.name, argument=self.names[0], expected=expected,
-                        got=f"shape {tuple(first.shape)}", hint="")  # fmt: skip
+            raise self._wrong(self.names[0], expected, f"shape {tuple(first.shape)}")
         for name in embeddings[1:]:
             self._check_columns(name, named[name], first)
         for name in self.there:
@@ -108,7 +107,7 @@ class PairsPlan(Plan):
         for name in self.opened:
             if named[name].numel() != 1:
                 expected, got = "a number or a tensor with one element", f"shape {tuple(named[name].shape)}"
-                raise error("parameter", loss=self.name, argument=name, expected=expected, got=got, hint="")
+                raise self._wrong(name, expected, got)
         shape = self.unreduced_shape(operands)
         normalizer = check_extras(self, first, shape, None, (), sample_weight, mask, normalizer)
         return Arguments(list(operands), None, sample_weight, mask, normalizer)
@@ -121,16 +120,14 @@ class PairsPlan(Plan):
         if enough and x.shape[1] == first.shape[-1]:
             return
         if equal:
-            raise error("shapes", loss=self.name, first=self.names[0], argument=name, expected=tuple(first.shape),
-                        got=tuple(x.shape), hint=shape_hint(name, x.shape, first.shape))  # fmt: skip
+            raise unlike(self.name, name, x.shape, self.names[0], first.shape)
         rows = "K" if more else f"{len(first)} or more"
-        raise error("parameter", loss=self.name, argument=name, expected=f"of shape ({rows}, {first.shape[-1]})",
-                    got=f"shape {tuple(x.shape)}", hint="")  # fmt: skip
+        raise self._wrong(name, f"of shape ({rows}, {first.shape[-1]})", f"shape {tuple(x.shape)}")
 
     def _check_labels(self, name: str, x: Tensor, like: str, of: Any) -> None:
         if of is None:
             raise error("arguments", loss=self.name, problem=f"{name} needs {like}, the rows that it labels")
-        if x.dtype not in _INTEGERS:
+        if x.dtype not in _LABELS:
             raise error("parameter_type", loss=self.name, argument=name, expected="integer labels", got=x.dtype,
                         hint=f" Use {name}.long()." if not x.is_floating_point() else "")  # fmt: skip
         if x.shape != of.shape[:1]:

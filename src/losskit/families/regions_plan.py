@@ -23,17 +23,17 @@ from losskit.reduction import counting, reduce_eagerly
 from losskit.spaces import like_sigmoids, like_softmax
 from losskit.traced import Formula
 from losskit.validation import (
-    broadcasts,
     check_extras,
     check_floating,
+    check_stretches,
     check_tensor,
     class_weight,
+    no_class,
+    outside_classes,
     same_shape,
     shape_hint,
     unravel,
 )
-
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class RegionsPlan(Plan):
@@ -85,8 +85,7 @@ class RegionsPlan(Plan):
         input, target, *pixel_mask = operands
         check_floating(self.name, "input", input, target, "scores")
         if input.ndim < 2:
-            raise error("parameter", loss=self.name, argument="input", expected="of shape (N, C, ...)",
-                        got=f"shape {tuple(input.shape)}", hint="")  # fmt: skip
+            raise self._wrong("input", "of shape (N, C, ...)", f"shape {tuple(input.shape)}")
         self._check_target(input, target)
         classes, pixels = input.shape[1], input.shape[:1] + input.shape[2:]
         if classes == 1 and (self.first or self.activation == "softmax"):
@@ -98,10 +97,7 @@ class RegionsPlan(Plan):
             if x.dtype != torch.bool:
                 raise error("parameter_type", loss=self.name, argument="pixel_mask", got=x.dtype,
                             expected="boolean (True = counts)", hint=" Use pixel_mask.bool().")  # fmt: skip
-            if not broadcasts(x.shape, pixels):
-                hint = shape_hint("pixel_mask", x.shape, pixels)
-                raise error("not_broadcastable", loss=self.name, argument="pixel_mask", got=tuple(x.shape),
-                            expected=tuple(pixels), hint=hint)  # fmt: skip
+            check_stretches(self.name, "pixel_mask", x, pixels)
             pixel_mask[i] = x if same_shape(x.shape, pixels) else x.expand(pixels)
         weight = class_weight(self, weight, input, classes)
         shape = self.unreduced_shape(operands)
@@ -115,7 +111,7 @@ class RegionsPlan(Plan):
                 raise error("ignored_probabilities", loss=self.name, got=self.ignored)
             return
         classes, pixels = input.shape[1], input.shape[:1] + input.shape[2:]
-        if same_shape(target.shape, pixels) and target.dtype in _INTEGERS and classes > 1:
+        if same_shape(target.shape, pixels) and target.dtype in dtypes.INTEGERS and classes > 1:
             return
         hint = shape_hint("target", target.shape, input.shape)
         if same_shape(target.shape, pixels):
@@ -241,7 +237,7 @@ class RegionsPlan(Plan):
         if self.activation == "none" and checks != "off":
             found.append(_flat(probability.outside(input.detach(), slack_of(input.dtype)))[:, self.first :])
         if target.ndim < input.ndim:
-            found.append(_flat(self._no_classes(target, input.shape[1]).unsqueeze(1)))
+            found.append(_flat(outside_classes(target, input.shape[1], self.ignored).unsqueeze(1)))
             checks = "nan" if checks == "off" else checks
         elif checks != "off":
             found.append(_flat(probability.outside(target.detach(), slack_of(target.dtype)))[:, self.first :])
@@ -254,10 +250,6 @@ class RegionsPlan(Plan):
         bad = bad.any(-1) if self.pooled else bad
         bad = bad if mask is None else bad & mask
         return eager.apply_checks(self, bad, operands, mask, checks)
-
-    def _no_classes(self, target: Tensor, classes: int) -> Tensor:
-        wide = target.long()
-        return ((wide < 0) | (wide >= classes)) & (wide != self.ignored)
 
     # -- what kernels and others ask ----------------------------------------------------------------------
 
@@ -317,18 +309,15 @@ class RegionsPlan(Plan):
             if index is not None:
                 return which, search.place(index, x.shape), x[index].item()
         pixels = counted.any(1)
-        index = search.first(lambda y, kept: self._no_classes(y, input.shape[1]) & kept, [target, pixels])
+        index = search.first(lambda y, kept: outside_classes(y, input.shape[1], self.ignored) & kept, [target, pixels])
         assert index is not None
         return Violation.CLASS_INDEX, search.place(index, target.shape), int(target[index])
 
     def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
         """shape: the input's; operand: a violation."""
         if operand == Violation.CLASS_INDEX:
-            classes, got = shape[1], int(value)
-            hint = f" Pass ignore_index={got} to skip such pixels." if got < 0 or got == 255 else ""
-            hint = " Class indices start at 0." if got == classes else hint
             index = unravel(place, (*shape[:1], *shape[2:]))
-            return error("class_index", loss=self.name, classes=classes, got=got, index=index, hint=hint)
+            return no_class(self.name, index, int(value), shape[1], skips="pixels")
         of_input = operand == Violation.PROBABILITY
         hint = " Pass activation='sigmoid' or 'softmax' for scores." if of_input else ""
         return error("domain", loss=self.name, argument="input" if of_input else "target", hint=hint,

@@ -14,7 +14,7 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.domains import log_probability, shortest
 from losskit.errors import error
-from losskit.families.lattice_plan import INTEGERS, NEVER, LatticePlan, log_sum, reachable, wide_of
+from losskit.families.lattice_plan import NEVER, LatticePlan, log_sum, reachable, wide_of
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.torch_internals import hidden, transforms_active
 from losskit.kernels.wire import SequenceViolation as Violation
@@ -64,7 +64,7 @@ class SequencePlan(LatticePlan):
         if self.blank >= classes:
             raise self._wrong("blank", f"a class in [0, {classes})", self.blank)
         check_tensor(self.name, "targets", targets, "log_probs", log_probs)
-        if targets.dtype not in INTEGERS:
+        if targets.dtype not in dtypes.INTEGERS:
             raise self._wrong("targets", "integer labels", targets.dtype)
         allowed = f"of shape ({batch[0]}, S) or, one after another, (L,)" if batch else "of shape (S,)"
         if targets.ndim not in ((1, 2) if batch else (1,)) or (targets.ndim == 2 and targets.shape[0] != batch[0]):

@@ -14,7 +14,6 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.domains import log_probability, shortest
 from losskit.families.lattice_plan import (
-    INTEGERS,
     NEVER,
     NO_GPU_KERNEL,
     LatticePlan,
@@ -81,7 +80,7 @@ class TransducerPlan(LatticePlan):
         if not -classes <= self.blank < classes:
             raise self._wrong("blank", f"a class in [{-classes}, {classes})", self.blank)
         check_tensor(self.name, "targets", targets, "logits", logits)
-        if targets.dtype not in INTEGERS:
+        if targets.dtype not in dtypes.INTEGERS:
             raise self._wrong("targets", "integer labels", targets.dtype)
         if targets.ndim != len(batch) + 1 or targets.shape != (*batch, columns - 1):
             raise self._wrong(

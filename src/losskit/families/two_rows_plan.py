@@ -19,7 +19,7 @@ from losskit.plan import Arguments, Dims, Plan
 from losskit.reduction import counting, reduce_eagerly
 from losskit.spaces import like_softmax
 from losskit.traced import Formula
-from losskit.validation import check_extras, check_floating, check_tensor, shape_hint
+from losskit.validation import check_extras, check_floating, check_tensor, unlike
 
 _LABELS = " The target is the teacher's scores; for class indices use cross_entropy."
 
@@ -61,10 +61,7 @@ class TwoRowsPlan(Plan):
         if input.shape[-1] == 0:
             raise error("no_classes", loss=self.name, got=tuple(input.shape))
         if target.shape != input.shape:
-            raise error(
-                "shapes", loss=self.name, first="input", argument="target", expected=tuple(input.shape),
-                got=tuple(target.shape), hint=shape_hint("target", target.shape, input.shape),
-            )  # fmt: skip
+            raise unlike(self.name, "target", target.shape, "input", input.shape)
         target = target.detach() if target.requires_grad else target
         normalizer = check_extras(self, input, input.shape[:-1], None, (), sample_weight, mask, normalizer)
         return Arguments([input, target], None, sample_weight, mask, normalizer)

@@ -22,7 +22,7 @@ from losskit.kernels.ranks import Part
 from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments
 from losskit.policy import state
-from losskit.validation import check_floating, check_tensor
+from losskit.validation import check_floating, check_tensor, outside_classes
 
 
 class Head(NamedTuple):
@@ -184,7 +184,7 @@ def _check_classes(plan: Any, scores: Tensor, operands: Sequence[Tensor], mask: 
     target = operands[0]
     if torch.compiler.is_compiling() or observed() or type(target) not in PLAIN:
         return
-    bad = plan._no_classes(target.long(), classes)
+    bad = outside_classes(target, classes, plan.ignored)
     if bool((bad if mask is None else bad & mask).any()):
         plan.refuse([scores, target], mask)
 
