@@ -43,13 +43,8 @@ template <class T> void run_picked(Job<T>& job, int64_t begin, int64_t n, Scratc
   if (!job.plain) {
     const T* operands[kOperands] = {s.operands[0]};
     T* out[kOperands] = {s.derivatives[0]};
-    T parameters[kMaxParameters];
-    for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
     const int variant = !job.gradients[0] ? kNone : 1 & ~job.kernel->predictions ? kAll : kPredictions;
-    if constexpr (sizeof(T) == 4)
-      job.kernel->f32[variant](n, operands, parameters, 1.0, s.values, out);
-    else
-      job.kernel->f64[variant](n, operands, parameters, 1.0, s.values, out);
+    run_formula(job, variant, n, operands, 1.0, s.values, out);
   }
   if (!job.gradients[0]) return;
   const Source& to = job.sources[kScoresGradient];

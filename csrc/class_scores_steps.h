@@ -124,14 +124,9 @@ template <class T> void evaluate(const Job<T>& job, int64_t n, Scratch<T>& s) {
     operands[job.places[k]] = s.operands[k];
     out[job.places[k]] = s.derivatives[k];
   }
-  T parameters[kMaxParameters];
-  for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
   const int all = (1 << job.kernel->operands) - 1;
   const int variant = !job.gradients[0] ? kNone : all & ~job.kernel->predictions ? kAll : kPredictions;
-  if constexpr (sizeof(T) == 4)
-    job.kernel->f32[variant](n, operands, parameters, 1.0, s.values, out);
-  else
-    job.kernel->f64[variant](n, operands, parameters, 1.0, s.values, out);
+  run_formula(job, variant, n, operands, 1.0, s.values, out);
   if (!job.gradients[0]) return;
   for (int64_t j = 0; j < n; ++j) {
     const double w = s.row_weight[j];

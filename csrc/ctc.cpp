@@ -217,10 +217,7 @@ bool Job::read(const Inputs& in) {
 void Job::outputs(const Inputs& in, Result& out) {
   const Tensor& a = in.operands[0];
   const int dims = static_cast<int>(a.dim());
-  Walk layout;
-  start(layout, dims, a.sizes().data(), a.strides().data());
-  const auto dense = dense_strides(layout);
-  allocate_gradient(*this, out, 0, dims, a.sizes().data(), dense.data());
+  const auto dense = allocate_like(*this, out, 0, a);
   gradient_strides[0] = dense[0], gradient_strides[2] = dense[dims - 1];
   if (dims == 3) gradient_strides[1] = dense[1];
 

@@ -79,6 +79,15 @@ inline void allocate_gradient(Call& call, Result& result, int operand, int64_t d
   call.gradient_sizes[operand] = numel;
 }
 
+// Memory for a gradient, laid out as a tensor is; its strides.
+inline std::array<int64_t, kDims> allocate_like(Call& call, Result& result, int k, const Tensor& tensor) {
+  Walk layout;
+  start(layout, static_cast<int>(tensor.dim()), tensor.sizes().data(), tensor.strides().data());
+  const auto dense = dense_strides(layout);
+  allocate_gradient(call, result, k, layout.tensor_dims, tensor.sizes().data(), dense.data());
+  return dense;
+}
+
 // Memory for the loss: a scalar, or an element for each element of the walk; none in backward.
 inline void allocate_loss(Call& call, Result& result) {
   if (call.options.reduction != kElements) {

@@ -90,15 +90,7 @@ template <class T, class C> struct Sweep {
     const C* operands[kOperands] = {};
     for (int k = 0; k < job.kernel->operands; ++k) operands[k] = operand(k, segments, count);
     C* derivatives[kOperands] = {pairs.slopes};
-    C parameters[kMaxParameters];
-    std::copy(job.parameters, job.parameters + kMaxParameters, parameters);
-    const auto& functions = [&]() -> auto& {
-      if constexpr (sizeof(C) == 4)
-        return job.kernel->f32;
-      else
-        return job.kernel->f64;
-    }();
-    functions[gradient ? kPredictions : kNone](filled, operands, parameters, 1.0, pairs.values, derivatives);
+    run_formula(job, gradient ? kPredictions : kNone, filled, operands, 1.0, pairs.values, derivatives);
     add_values(pairs.values, segments, count, scratch.losses.data());
     if (gradient) add_slopes(pairs.slopes, segments, count, scratch.totals.data());
     scratch.segments.clear();

@@ -96,11 +96,7 @@ bool Job::read(const Inputs& in) {
 void Job::outputs(const Inputs& in, Result& out) {
   const Tensor& a = in.operands[0];
   const int dims = static_cast<int>(a.dim());
-  const auto sizes = a.sizes();
-  Walk layout;
-  start(layout, dims, sizes.data(), a.strides().data());
-  const auto dense = dense_strides(layout);
-  allocate_gradient(*this, out, 0, dims, sizes.data(), dense.data());
+  const auto dense = allocate_like(*this, out, 0, a);
   gradient_steps[0] = dims == 2 ? dense[0] : 0;
   gradient_steps[1] = dense[dims - 1];
 }

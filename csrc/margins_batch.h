@@ -167,16 +167,8 @@ template <class T, class C> struct Batch {
   void evaluate(int64_t first, int64_t count, int64_t from, int64_t n, double scale, C* slopes) {
     const C* operands[1] = {scratch.differences};
     C* derivatives[kOperands] = {slopes};
-    C parameters[kMaxParameters];
-    std::copy(job.parameters, job.parameters + kMaxParameters, parameters);
-    const auto& functions = [&]() -> auto& {
-      if constexpr (sizeof(C) == 4)
-        return job.kernel->f32;
-      else
-        return job.kernel->f64;
-    }();
     C* const values = scratch.values;
-    functions[gradient ? kPredictions : kNone](count * n, operands, parameters, scale, values, derivatives);
+    run_formula(job, gradient ? kPredictions : kNone, count * n, operands, scale, values, derivatives);
     for (int64_t k = 0; k < count; ++k) {
       const int64_t row = scratch.rows[first + k];
       for (int64_t j = scratch.first[row]; j < scratch.first[row + 1]; ++j) {

@@ -22,6 +22,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <atomic>
 #include <initializer_list>
 #include <mutex>
@@ -111,6 +112,18 @@ struct Call {
  private:
   std::mutex turn;
 };
+
+// The kernel's formula of n elements, in the type of the operands; variant: which gradients it writes.
+template <class T>
+inline void run_formula(const Call& call, int variant, int64_t n, const T* const* operands, double scale, T* values,
+                        T* const* gradients) {
+  T parameters[kMaxParameters];
+  std::copy(call.parameters, call.parameters + kMaxParameters, parameters);
+  if constexpr (sizeof(T) == 4)
+    call.kernel->f32[variant](n, operands, parameters, scale, values, gradients);
+  else
+    call.kernel->f64[variant](n, operands, parameters, scale, values, gradients);
+}
 
 // Buffers for the weights of a block.
 struct Weights {

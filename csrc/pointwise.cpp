@@ -126,16 +126,8 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
     const bool in_place = job.gradients[k] && plain && job.gradient_dtypes[k] == own && job.steps[k] == 1;
     gradient[k] = in_place ? reinterpret_cast<T*>(job.gradients[k]) + begin : scratch.gradients[k];
   }
-  T parameters[kMaxParameters];
-  for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
   const int variant = job.wanted == 0 ? kNone : job.wanted & ~job.kernel->predictions ? kAll : kPredictions;
-  const auto& function = [&] {
-    if constexpr (sizeof(T) == 4)
-      return job.kernel->f32;
-    else
-      return job.kernel->f64;
-  }()[variant];
-  function(n, x, parameters, plain ? job.scale : 1.0, value, gradient);
+  run_formula(job, variant, n, x, plain ? job.scale : 1.0, value, gradient);
 
   if (violation) {  // checks("nan"): bad elements set their own results to NaN
     for (int k = 0; k < job.operands; ++k) {

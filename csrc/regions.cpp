@@ -226,11 +226,7 @@ void Job::outputs(const Inputs& in, Result& out) {
   const Tensor& a = in.operands[0];
   const auto sizes = a.sizes();
   if (options.reduction != kElements || in.upstream) {
-    const int dims = static_cast<int>(a.dim());
-    Walk layout;
-    start(layout, dims, sizes.data(), a.strides().data());
-    const auto dense = dense_strides(layout);
-    allocate_gradient(*this, out, 0, dims, sizes.data(), dense.data());
+    const auto dense = allocate_like(*this, out, 0, a);
     Source& source = tensors[kGradient];
     source.dtype = gradient_dtypes[0], source.data = gradients[0];
     for (int i = 0; i < pixels.dims; ++i) {

@@ -101,10 +101,7 @@ bool Job::read(const Inputs& in) {
 void Job::outputs(const Inputs& in, Result& out) {
   const Tensor& a = in.operands[0];
   const int dims = static_cast<int>(a.dim());
-  Walk layout;
-  start(layout, dims, a.sizes().data(), a.strides().data());
-  const auto dense = dense_strides(layout);
-  allocate_gradient(*this, out, 0, dims, a.sizes().data(), dense.data());
+  const auto dense = allocate_like(*this, out, 0, a);
   for (int i = 4 - dims; i < 4; ++i) gradient_strides[i] = dense[i - (4 - dims)];
   read_weights();
   leave_out([&](int64_t i) { return input_lengths[i] != 0; });

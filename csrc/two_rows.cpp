@@ -87,7 +87,7 @@ LOSSKIT_CLONES void spread_row(const Row<T>& row, const T* p, T* h, double scale
 }
 
 // The formula of some classes: their values, and the derivatives h where a gradient is wanted.
-template <class T> void evaluate(const Job& job, Scratch<T>& s, const T* parameters, int64_t at, int64_t n) {
+template <class T> void evaluate(const Job& job, Scratch<T>& s, int64_t at, int64_t n) {
   const T* statistics[] = {s.q.data() + at, s.p.data() + at, s.d.data() + at};
   const T* operands[kOperands] = {};
   T* derivatives[kOperands] = {};
@@ -95,10 +95,7 @@ template <class T> void evaluate(const Job& job, Scratch<T>& s, const T* paramet
     if (job.places[k] >= 0) operands[job.places[k]] = statistics[k];
   derivatives[job.places[2]] = s.h.data() + at;
   const int variant = job.gradients[0] ? kPredictions : kNone;
-  if constexpr (sizeof(T) == 4)
-    job.kernel->f32[variant](n, operands, parameters, 1.0, s.values, derivatives);
-  else
-    job.kernel->f64[variant](n, operands, parameters, 1.0, s.values, derivatives);
+  run_formula(job, variant, n, operands, 1.0, s.values, derivatives);
 }
 
 template <class T> void write_gradient(const Job& job, int64_t offset, const Row<T>& row, int64_t at, Scratch<T>& s) {
@@ -118,7 +115,7 @@ template <class T> void write_gradient(const Job& job, int64_t offset, const Row
     write_apart(to.dtype, out, n, step, place);
 }
 
-template <class T> void run_block(Job& job, int64_t block, Scratch<T>& s, const T* parameters) {
+template <class T> void run_block(Job& job, int64_t block, Scratch<T>& s) {
   const int64_t begin = block * job.batch, rows = std::min(job.batch, job.walk.numel - begin), n = job.classes;
   const float* mask = mask_of(job, begin, rows, s);
   const double* weights = factors(job, {kSampleWeight, kUpstream}, begin, rows, s);
@@ -137,7 +134,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& s, const 
   T losses[kBlock];
   for (int64_t at = 0, length; at < rows * n; at += length) {
     length = std::min(kBlock, rows * n - at);
-    evaluate(job, s, parameters, at, length);
+    evaluate(job, s, at, length);
     if (rows > 1) continue;  // all of them are in this piece
     sum += total_of_row(s.values, length);
   }
@@ -163,9 +160,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& s, const 
 template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   Job& job = *static_cast<Job*>(context);
   Scratch<T> scratch(job);
-  T parameters[kMaxParameters];
-  for (int k = 0; k < kMaxParameters; ++k) parameters[k] = static_cast<T>(job.parameters[k]);
-  for (int64_t block = begin; block < end; ++block) run_block<T>(job, block, scratch, parameters);
+  for (int64_t block = begin; block < end; ++block) run_block<T>(job, block, scratch);
 }
 
 bool Job::read(const Inputs& in) {
@@ -201,11 +196,8 @@ void Job::outputs(const Inputs& in, Result& out) {
   if (!(options.gradients & 1)) return;
   const Tensor& a = in.operands[0];
   const int dims = static_cast<int>(a.dim());
-  Walk whole;
-  start(whole, dims, a.sizes().data(), a.strides().data());
-  const auto dense = dense_strides(whole);
   gradient_dtypes[0] = dtype_of(a);
-  allocate_gradient(*this, out, 0, dims, a.sizes().data(), dense.data());
+  const auto dense = allocate_like(*this, out, 0, a);
   Source& source = sources[kGradient];
   source.dtype = gradient_dtypes[0];
   source.data = gradients[0] ? gradients[0] : reinterpret_cast<const char*>(this);  // empty: present, never written
