@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -34,6 +34,19 @@ def check_reduction(loss: str, reduction: object, allowed: tuple[str, ...] = RED
 
 def short(value: object) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+@overload
+def both(one: Tensor, other: Tensor | None) -> Tensor: ...
+@overload
+def both(one: Tensor | None, other: Tensor) -> Tensor: ...
+@overload
+def both(one: Tensor | None, other: Tensor | None) -> Tensor | None: ...
+def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """What two masks let count; None lets everything."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 def counting(
@@ -62,7 +75,7 @@ def counting(
             counts = counts * w.to(like.dtype)
         denominator = counts.sum() if mask is None else torch.where(mask, counts, 0.0).sum()
     something = denominator != 0
-    return something if mask is None else mask & something, denominator
+    return both(mask, something), denominator
 
 
 def denominator(

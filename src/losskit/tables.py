@@ -48,10 +48,9 @@ def column(table: Any, name: str) -> Any:
 def numbers(table: Any, name: str) -> Tensor:
     """A column of numbers, of yes and no too, in float64."""
     values = column(table, name)
-    if not (values.dtype.is_numeric() or str(values.dtype) == "Boolean"):
+    if not _numeric(values):
         _refuse(f"column {name!r} must be numbers, it has {values.dtype}: {values[0]!r}")
-    if values.null_count():
-        _refuse(f"column {name!r} has {values.null_count()} empty cells, the first in row {values.is_null().arg_max()}")
+    _full(values, name)
     return torch.tensor(values.cast(float if str(values.dtype) != "Boolean" else int).to_list(), dtype=torch.float64)
 
 
@@ -75,12 +74,21 @@ def classes(table: Any, name: str, predictions: Sequence[str]) -> Tensor:
 def target(table: Any, name: str) -> Tensor:
     """A column as a target: numbers, or names as classes from 0 on, in the order of the alphabet."""
     values = column(table, name)
-    if values.dtype.is_numeric() or str(values.dtype) == "Boolean":
+    if _numeric(values):
         return numbers(table, name)
     ends = {text: i for i, text in enumerate(sorted(set(values.drop_nulls().to_list()), key=str))}
+    _full(values, name)
+    return torch.tensor([float(ends[text]) for text in values], dtype=torch.float64)
+
+
+def _numeric(values: Any) -> bool:
+    return values.dtype.is_numeric() or str(values.dtype) == "Boolean"
+
+
+def _full(values: Any, name: str) -> None:
+    """Refuse a column with empty cells."""
     if values.null_count():
         _refuse(f"column {name!r} has {values.null_count()} empty cells, the first in row {values.is_null().arg_max()}")
-    return torch.tensor([float(ends[text]) for text in values], dtype=torch.float64)
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -61,7 +61,7 @@ class Acceleration:
     @property
     def sites(self) -> list[Site]:
         """The lines of the program that asked for a loss, those with the most calls first."""
-        return sorted(self._calls.sites.known.values(), key=lambda site: -site.calls)
+        return self._calls.sites.by_calls
 
     def undo(self) -> None:
         """Give torch its functions back; what somebody else has replaced since stays, and is named by `print`."""

@@ -66,12 +66,17 @@ class Sites:
                 found = self.known.setdefault(key, Site(function, frame.f_code.co_filename, frame.f_lineno))
         return found
 
+    @property
+    def by_calls(self) -> list[Site]:
+        """Those with the most calls first."""
+        return sorted(self.known.values(), key=lambda site: -site.calls)
+
     def table(self) -> str:
         """One line for each site, those with the most calls first."""
         if not self.known:
             return "  no loss was called"
         rows: list[tuple[str, ...]] = [("calls", "fused", "eager", "torch", "function", "where", "why not fused")]
-        for site in sorted(self.known.values(), key=lambda site: -site.calls):
+        for site in self.by_calls:
             counts = site.calls, site.fused, site.eager.total(), site.torch.total()
             rows.append((*map(str, counts), site.function, f"{_short(site.file)}:{site.line}", site.why))
         widths = [max(len(row[i]) for row in rows) for i in range(6)]

@@ -14,18 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit import curves
-from losskit.calculus import derivative
 from losskit.declaration import param
-from losskit.display import Statistic, Written, symbol, text_of
-from losskit.domains import probability as probability_domain
+from losskit.display import Written, symbol
 from losskit.draw import Draw
-from losskit.families.base import Family
 from losskit.families.chain_plan import ChainPlan
-from losskit.formula import log
-from losskit.graph import Trace
+from losskit.families.lattice import LatticeLoss, probability_of
 from losskit.reduction import Reduction
-from losskit_guide.card import Curve, Equation, Variant
+from losskit_guide.card import Equation
 
 _EQUATIONS = [
     Equation("loss", r"\ell = \log \sum_{y'} e^{s(y')} - s(y)", "ℓ = log Σ(y′) exp(s(y′)) − s(y)"),
@@ -51,7 +46,7 @@ _SYMBOLS = [
 ]
 
 
-class ChainLoss(Family, abstract=True):
+class ChainLoss(LatticeLoss, abstract=True):
     """A loss of a chain of tags against all chains.
 
     Instances are called with `emissions` (N, T, K) or (T, K), `target` (N, T) or (T,), `transitions` (K, K) or one for
@@ -61,18 +56,13 @@ class ChainLoss(Family, abstract=True):
 
     reduction: Reduction = param(default="mean", doc="'none': a loss per sample; 'mean': their mean; 'sum': their sum.")
 
-    _of_formula = False
-    _statistics = (Statistic("probability", Written("P", "P"), "probability of the tags", probability_domain),)
+    _statistics = (probability_of("tags"),)
+    _equations, _symbols = _EQUATIONS, _SYMBOLS
+    _curve_label = "probability of the tags among all chains"
     _plan_class = ChainPlan
 
     _label = "chains"
     _usual_shape = (64, 100, 16)
-
-    @classmethod
-    def _curve(cls) -> Curve | None:
-        ways: list[Any] = [({}, [], lambda probability: {"result": -log(probability)})]
-        label = "probability of the tags among all chains"
-        return curves.of_trace(cls, "probability", "probability", (1e-3, 1.0), [], ways, label)
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
@@ -82,15 +72,6 @@ class ChainLoss(Family, abstract=True):
         return [draw.normal(*shape), draw.integers(0, tags, samples, steps), draw.normal(tags, tags), *sides, lengths]
 
     @classmethod
-    def _written(cls) -> tuple[list[Variant], list[dict[str, str]]]:
-        """Of the probability of the tags: the chain is no formula."""
-        trace = Trace()
-        probability = trace.variable("probability")
-        value = -log(probability)
-        gradients = {"probability": text_of(derivative(value, probability), ["probability"])}
-        return [Variant({}, _EQUATIONS, ["probability"], text_of(value, ["probability"]), gradients)], _SYMBOLS
-
-    @classmethod
     def _call_operands(cls) -> list[str]:
         return ["emissions", "target", "transitions", "start", "end", "lengths"]
 
@@ -98,7 +79,3 @@ class ChainLoss(Family, abstract=True):
     def _settings(cls) -> dict[str, tuple[Any, ...]]:
         """No formula is selected: what may be missing is 0."""
         return {}
-
-    @classmethod
-    def _unreduced(cls) -> str:
-        return "a tensor with a number for each sample"

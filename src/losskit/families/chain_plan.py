@@ -14,10 +14,9 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.families.lattice_plan import NEVER, NO_GPU_KERNEL, LatticePlan, reachable, wide_of
 from losskit.kernels import eager, fused, wire
-from losskit.kernels.torch_internals import transforms_active
 from losskit.kernels.wire import ChainViolation as Violation
 from losskit.plan import Arguments, Dims, Found
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import both, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, unravel
 
 _OPTIONAL = ("start", "end", "lengths")
@@ -95,16 +94,11 @@ class ChainPlan(LatticePlan):
         x = x if batch else x.unsqueeze(0)
         samples, _, tags = x.shape
         lengths = self._lengths_of(given, emissions)
-        mask = (lengths != 0).reshape(batch) if mask is None else mask & (lengths != 0).reshape(batch)
+        mask = both(mask, (lengths != 0).reshape(batch))
         counts = mask.reshape(-1).expand(samples)
         fits, wrong = self._wrong_tags(target, lengths, counts, steps, tags)
-        bad: Tensor | None = (~fits & counts) | wrong.any(1)
-        if checks != "off":
-            # In a graph, errors show only the shape of emissions; under vmap it has another dimension.
-            traced = torch.compiler.is_compiling() or transforms_active()
-            nothing = torch.zeros((), dtype=emissions.dtype, device=emissions.device)
-            shown = nothing.expand(emissions.shape) if traced else emissions
-            bad = eager.apply_checks(self, (~fits & counts) | wrong.any(1), [shown, *operands[1:]], mask, checks)
+        sought = (~fits & counts) | wrong.any(1)
+        bad = sought if checks == "off" else self._checked(sought, operands, mask, checks)
         mask, normalizer = counting(
             self.reduction, batch, x, sample_weight=sample_weight, mask=mask, normalizer=normalizer
         )

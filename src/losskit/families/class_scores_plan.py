@@ -21,7 +21,7 @@ from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.ranks import Part
 from losskit.kernels.wire import ClassScoresViolation as Violation
 from losskit.plan import Arguments, Dims, Found, Plan
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import both, counting, reduce_eagerly
 from losskit.spaces import like_softmax
 from losskit.traced import Formula
 from losskit.validation import (
@@ -140,7 +140,7 @@ class ClassScoresPlan(Plan):
     def kept(self, target: Tensor, mask: Tensor | None) -> Tensor:
         """The rows of class indices that count."""
         kept = target.long() != self.ignored  # a target of bytes would take -100 for 156
-        return kept if mask is None else mask & kept
+        return both(mask, kept)
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         (_, target, *_), weight, _, mask, *_ = arguments
@@ -240,7 +240,7 @@ class ClassScoresPlan(Plan):
             if part is not None:  # errors describe the whole input; every class stands for the right one's score
                 told = torch.zeros((), dtype=input.dtype).expand(bad.shape).unsqueeze(-1) if picked is None else picked
                 input = told.expand(*bad.shape, classes).movedim(-1, dim)
-        bad = bad if mask is None else bad & mask
+        bad = both(bad, mask)
         if part is None:
             return eager.apply_checks(self, bad, [input, target], mask, checks)
         bad = part.agreed(lambda: eager.apply_checks(self, bad, [input, target], mask, checks))

@@ -19,7 +19,7 @@ from losskit.families.shapes import DOTS, Shape, arranged, filled, named
 from losskit.kernels import eager, fused, search
 from losskit.kernels.torch_internals import hidden
 from losskit.plan import Arguments, Dims, Found, Plan
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import both, counting, reduce_eagerly
 from losskit.validation import (
     check_extras,
     check_floating,
@@ -196,7 +196,7 @@ class ComposedPlan(Plan):
             place = self.names.index(ELEMENTS)
             if all(name in dims.own[i] for name in dims.own[place]):
                 of_elements = arranged(operands[place], dims.own[place], dims.own[i])
-                counts = of_elements if counts is None else counts & of_elements
+                counts = both(counts, of_elements)
         return counts
 
     # -- the loss in torch operations ---------------------------------------------------------------------
@@ -213,8 +213,7 @@ class ComposedPlan(Plan):
         )
         values, has_loss = self._values(operands, inside, counts, checks, dims)
         values = eager.nan_where(values, bad)
-        if has_loss is not None:
-            mask = has_loss if mask is None else mask & has_loss
+        mask = both(mask, has_loss)
         loss = reduce_eagerly(
             values, self.reduction, weight=None, weight_in_mean=False, sample_weight=sample_weight, mask=mask,
             normalizer=normalizer,
@@ -259,8 +258,7 @@ class ComposedPlan(Plan):
         with torch.no_grad():
             inside = [False] * len(arguments.operands)
             _, has_loss = self._values(arguments.operands, inside, arguments.mask, "off", dims)
-        mask = arguments.mask
-        return [], mask if has_loss is None else has_loss if mask is None else mask & has_loss
+        return [], both(arguments.mask, has_loss)
 
     # -- refusals -----------------------------------------------------------------------------------------
 
@@ -308,7 +306,7 @@ class ComposedPlan(Plan):
             if checks == "off" and not (i < self.telling and self.operands[self.names[i]].index):
                 continue
             here = self._counting(i, operands, mask, dims)
-            outside = outside if here is None else outside & here
+            outside = both(outside, here)
             # Of each unit: an operand without a dimension of the unit is that of all units along it.
             inner = [j for j, name in enumerate(dims.own[i]) if name not in dims.unit]
             outside = outside.any(inner) if inner else outside
@@ -317,14 +315,14 @@ class ComposedPlan(Plan):
             bad = outside if bad is None else bad | outside
         if bad is None:
             return None
-        bad = bad if mask is None else bad & mask
+        bad = both(bad, mask)
         return bad if checks == "off" else eager.apply_checks(self, bad, operands, mask, checks)
 
     def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         dims = self.dimensions(operands)
         for i, outside in self._outside(operands, [False] * len(operands), dims):
             here = self._counting(i, operands, mask, dims)
-            outside = outside if here is None else outside & here
+            outside = both(outside, here)
             if bool(outside.any()):
                 index = tuple(int(j) for j in outside.nonzero()[0])
                 return i + 1, search.place(index, outside.shape), float(operands[i][index])

@@ -18,7 +18,7 @@ from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.sharded import trailing
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.policy import state
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import both, counting, reduce_eagerly
 from losskit.traced import Formula
 from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unlike, unravel
 
@@ -139,7 +139,7 @@ class EmbeddingsPlan(Plan):
         if checks == "off" or not target or self.formula.declared["target"].domain.everything:
             return None
         bad = self.formula.declared["target"].domain.outside(target[0].detach())
-        return eager.apply_checks(self, bad if mask is None else bad & mask, operands, mask, checks)
+        return eager.apply_checks(self, both(bad, mask), operands, mask, checks)
 
     def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         target = operands[-1].detach()

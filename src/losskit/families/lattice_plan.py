@@ -6,6 +6,7 @@ chain of tags, the warping of two sequences.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from losskit import dtypes
 from losskit.errors import error
+from losskit.kernels import eager
 from losskit.kernels.torch_internals import transforms_active, unrolled
 from losskit.plan import Plan
 
@@ -38,6 +40,14 @@ class LatticePlan(Plan):
         if x.ndim > 1 or x.numel() != (batch[0] if batch else 1):
             raise self._wrong(name, expected, f"shape {tuple(x.shape)}")
         return x
+
+    def _checked(self, sought: Tensor, operands: Sequence[Tensor], mask: Tensor | None, checks: str) -> Tensor | None:
+        """The samples to set to NaN, or the error, of those that are bad."""
+        first, *others = operands
+        # In a graph, errors show no more than the first operand's shape; under vmap it has a dimension more.
+        if torch.compiler.is_compiling() or transforms_active():
+            first = torch.zeros((), dtype=first.dtype, device=first.device).expand(first.shape)
+        return eager.apply_checks(self, sought, [first, *others], mask, checks)
 
     def _wrong_type(self, argument: str, expected: str, got: Any) -> Exception:
         return error("parameter_type", loss=self.name, argument=argument, expected=expected, got=got)

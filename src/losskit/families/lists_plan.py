@@ -18,7 +18,7 @@ from losskit.errors import error
 from losskit.graph import topological
 from losskit.kernels import eager, fused, search, wire
 from losskit.plan import Arguments, Dims, Found, Plan
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import both, counting, reduce_eagerly
 from losskit.traced import Formula
 from losskit.validation import check_extras, check_floating, check_tensor, unlike, unravel
 
@@ -68,14 +68,13 @@ class ListsPlan(Plan):
     def counting(self, arguments: Arguments) -> list[Tensor | None]:
         (_, _, *items), mask = arguments.operands, arguments.mask
         of_rows = None if mask is None else mask.unsqueeze(-1) if mask.ndim else mask
-        both = [x for x in (*items, of_rows) if x is not None]
-        counts = None if not both else both[0] if len(both) == 1 else both[0] & both[1]
+        counts = both(items[0] if items else None, of_rows)
         return [counts, counts, *(None for _ in items)]
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         _, target, *items = arguments.operands
         kept = has_pair(target, items[0] if items else None)
-        return [], kept if arguments.mask is None else kept & arguments.mask
+        return [], both(kept, arguments.mask)
 
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         operands, _, sample_weight, mask, normalizer, _ = arguments
@@ -85,7 +84,7 @@ class ListsPlan(Plan):
         kept = has_pair(target, items[0] if items else None)
         if bad is not None:
             kept = kept | bad
-        mask = kept if mask is None else kept & mask
+        mask = both(kept, mask)
         counts, normalizer = counting(
             self.reduction, input.shape[:-1], input.to(wide), sample_weight=sample_weight, mask=mask,
             normalizer=normalizer,
@@ -148,7 +147,7 @@ class ListsPlan(Plan):
         _, target, *items = operands
         outside = nonnegative.outside(target.detach())
         bad = (outside & items[0] if items else outside).any(-1)
-        return eager.apply_checks(self, bad if mask is None else bad & mask, operands, mask, checks)
+        return eager.apply_checks(self, both(bad, mask), operands, mask, checks)
 
     def find(self, operands: Sequence[Tensor], mask: Tensor | None) -> Found:
         _, target, *items = operands
@@ -197,7 +196,7 @@ def has_pair(target: Tensor, items: Tensor | None) -> Tensor:
     first = torch.zeros_like(target[..., :1], dtype=torch.int64)
     first = first if items is None else items.to(torch.int64).argmax(-1, keepdim=True)
     differs = target != target.gather(-1, first)  # NaN does from itself
-    return (differs if items is None else differs & items).any(-1)
+    return both(differs, items).any(-1)
 
 
 def ranked(scores: Tensor, there: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from losskit.families import ordered_scans as scans
 from losskit.families.ordered_plan import OrderedPlan, first_class
 from losskit.kernels import eager
 from losskit.plan import Arguments, Dims, Found
+from losskit.reduction import both
 from losskit.validation import outside_classes, shape_hint
 
 
@@ -159,7 +160,7 @@ class PixelsPlan(SignsPlan):
         wrong = self._sets(self._wrong_classes(operands)).any(-1, keepdim=True)
         wrong = wrong.expand(wrong.shape[0], operands[0].shape[1])
         wrong = wrong[0] if self.whole else wrong
-        return wrong if mask is None else wrong & mask
+        return both(wrong, mask)
 
     def _wrong_classes(self, operands: Sequence[Tensor]) -> Tensor:
         input, target = operands

@@ -19,7 +19,7 @@ from losskit.families import ordered_scans as scans
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.wire import OrderedViolation as Violation
 from losskit.plan import Arguments, Dims, Found, Plan
-from losskit.reduction import counting, denominator, reduce_eagerly
+from losskit.reduction import both, counting, denominator, reduce_eagerly
 from losskit.validation import (
     check_extras,
     check_floating,
@@ -115,7 +115,7 @@ class OrderedPlan(Plan):
         many = self.many(operands)
         like = torch.empty((), dtype=self.wide(input), device=input.device)
         there = many > 0
-        mask = there if mask is None else mask & there
+        mask = both(mask, there)
         if self.reduction == "mean" and normalizer is None and self.loss.units == "events":
             normalizer = denominator(shape, like, weight=many, sample_weight=sample_weight, mask=mask)
         mask, normalizer = counting(
@@ -145,7 +145,7 @@ class OrderedPlan(Plan):
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         many, mask = self.many(arguments.operands), arguments.mask
         there = many > 0
-        return [many] if self.loss.units == "events" else [], there if mask is None else mask & there
+        return [many] if self.loss.units == "events" else [], both(mask, there)
 
     def _spoilt(self, input: Tensor, shape: Sequence[int]) -> Tensor:
         """A number of each unreduced loss through which NaN reaches the gradient of all that belongs to it."""
@@ -164,7 +164,7 @@ class OrderedPlan(Plan):
         """Where a label that counts is neither 0 nor 1. NaN is let through."""
         wrong = (labels != 0) & (labels != 1) & (labels == labels)
         counts = self._counts(operands, mask)
-        return wrong if counts is None else wrong & counts
+        return both(wrong, counts)
 
     def _counts(self, operands: Sequence[Tensor], mask: Tensor | None) -> Tensor | None:
         """Which elements count."""
@@ -173,7 +173,7 @@ class OrderedPlan(Plan):
             return own
         shape = self.unreduced_shape(operands)
         of_rows = mask.expand(shape).reshape(*shape, *[1] * (operands[0].ndim - len(shape)))
-        return of_rows.expand(operands[0].shape) if own is None else own & of_rows
+        return both(own, of_rows.expand(operands[0].shape))
 
     # -- refusals -----------------------------------------------------------------------------------------
 
@@ -216,8 +216,7 @@ class ListsPlan(OrderedPlan):
     def many(self, operands: Sequence[Tensor]) -> Tensor:
         input, counts = operands[0], self._counts(operands, None)
         if "event" in self.names:
-            events = (operands[2] != 0) if counts is None else (operands[2] != 0) & counts
-            return events.sum(-1)
+            return both(operands[2] != 0, counts).sum(-1)
         if counts is None:
             return torch.full(input.shape[:-1], int(input.shape[-1] > 1), device=input.device)
         return (counts.sum(-1) > 1).to(torch.int64)
@@ -297,7 +296,7 @@ class ClassesPlan(OrderedPlan):
             wrong = probability.outside(target.detach(), slack_of(target.dtype)).any(-1)
         else:
             wrong = outside_classes(target, input.shape[-1])
-        return wrong if mask is None else wrong & mask
+        return both(wrong, mask)
 
     def unreduced_shape(self, operands: Sequence[Tensor]) -> Sequence[int]:
         return operands[0].shape[:-1]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
 from losskit.kernels.torch_internals import exporting
+from losskit.reduction import both
 
 _NEVER = -1e30  # the logarithm of nothing: derivatives of any order stay finite
 
@@ -57,7 +58,7 @@ def log_shares(x: Tensor, key: Tensor | None, events: Tensor | None, counts: Ten
         return shares if counts is None else torch.where(counts, shares, 0.0)
     group = _groups(key, counts)
     events = torch.ones_like(key, dtype=torch.bool) if events is None else events
-    events = events if counts is None else events & counts
+    events = both(events, counts)
     last = _last_of(group)
     of_events, of_others = torch.where(events, known, _NEVER), torch.where(events, _NEVER, known)
     rest = _sum(after.gather(-1, last), _running(of_others, group).gather(-1, last))

@@ -20,7 +20,7 @@ from losskit.kernels import eager, fused
 from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments, Dims, Kernel, Plan
 from losskit.policy import state
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import both, reduce_eagerly
 from losskit.traced import Formula
 from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unlike
 
@@ -250,7 +250,7 @@ class PairsPlan(Plan):
             turned = Similarities(similarities.mT, column_labels, row_labels, None, kept)
             values = 0.5 * values + 0.5 * self.losses(turned)[0]
         shape = tuple(self.unreduced_shape(operands))
-        counts = (counts if of_rows is None else counts & of_rows).reshape(shape)
+        counts = both(counts, of_rows).reshape(shape)
         loss = reduce_eagerly(
             values.reshape(shape), self.reduction, weight=None, weight_in_mean=False, sample_weight=sample_weight,
             mask=counts, normalizer=normalizer,

@@ -22,7 +22,7 @@ from losskit.kernels import eager, fused, gpu, search, wire
 from losskit.kernels.sharded import trailing
 from losskit.plan import Arguments, Dims, Found, Kernel, Plan
 from losskit.policy import state
-from losskit.reduction import counting, mean_of_rows, reduce_eagerly
+from losskit.reduction import both, counting, mean_of_rows, reduce_eagerly
 from losskit.spaces import like_sigmoids
 from losskit.traced import Formula
 from losskit.validation import (  # fmt: skip
@@ -206,7 +206,7 @@ class PointwisePlan(Plan):
             x = operands[i].detach()
             bad = domain.outside(x[..., :1] if x.stride(-1) == 0 else x)  # one for each row has been stretched
             if x.is_cpu and not gpu.takes(x):
-                if bool((bad if mask is None else bad & mask).any()):
+                if bool(both(bad, mask).any()):
                     return None
             else:
                 operands[i] = torch.where(bad, float("nan"), operands[i])
@@ -303,7 +303,7 @@ class PointwisePlan(Plan):
         bad = outside[0]
         for more in outside[1:]:
             bad = bad | more
-        return eager.apply_checks(self, bad if mask is None else bad & mask, given, mask, checks)
+        return eager.apply_checks(self, both(bad, mask), given, mask, checks)
 
     def spaces(self, operands: Sequence[Tensor], mask: Tensor | None) -> list[Exception]:
         found = []
@@ -312,7 +312,7 @@ class PointwisePlan(Plan):
                 found.append(error("sigmoid", loss=self.name, argument=name))
             if own.advised(self.formula.switches):
                 outside = own.domain.outside(x.detach())
-                if bool((outside if mask is None else outside & mask).any()):
+                if bool(both(outside, mask).any()):
                     hint = f" {own.hint}" if own.hint else ""
                     expected = own.domain.description
                     found.append(error("outside", loss=self.name, argument=name, expected=expected, hint=hint))
@@ -386,8 +386,7 @@ class PointwisePlan(Plan):
 
 def _outside(domain: Domain, wide: torch.dtype, slack: float, x: Tensor, counts: Tensor | None = None) -> Tensor:
     """Where a block is outside a domain, compared in the dtype that the kernel compares in."""
-    outside = domain.outside(x.to(wide), slack)
-    return outside if counts is None else outside & counts
+    return both(domain.outside(x.to(wide), slack), counts)
 
 
 def _tested(operands: Sequence[Tensor], place: int, domain: Domain) -> Tensor:

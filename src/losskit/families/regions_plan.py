@@ -19,7 +19,7 @@ from losskit.families.regions_statistics import activated, sums_of
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.wire import RegionsViolation as Violation
 from losskit.plan import Arguments, Dims, Found, Kernel, Plan
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import both, counting, reduce_eagerly
 from losskit.spaces import like_sigmoids, like_softmax
 from losskit.traced import Formula
 from losskit.validation import (
@@ -153,7 +153,7 @@ class RegionsPlan(Plan):
         shares = self._shares(target, input, wide)
         pool = self._pool(shares, kept)
         counts = self._counts(kept, pool, input.shape)
-        mask = mask if counts is None else counts if mask is None else mask & counts
+        mask = both(mask, counts)
         bad = self._bad(operands, kept, mask, checks)
         mask, normalizer = counting(
             self.reduction, shape, input.new_empty((), dtype=wide), weight=weight, sample_weight=sample_weight,
@@ -185,7 +185,7 @@ class RegionsPlan(Plan):
         kept = others[0].unsqueeze(1) if self.masked else None
         if target.ndim < input.ndim:
             known = target.long().unsqueeze(1) != self.ignored  # a target of bytes would take -100 for 156
-            kept = known if kept is None else kept & known
+            kept = both(kept, known)
         return None if kept is None else _flat(kept)
 
     def _shares(self, target: Tensor, input: Tensor, wide: torch.dtype) -> Tensor:
@@ -227,8 +227,7 @@ class RegionsPlan(Plan):
         units = units.unsqueeze(-1) if self.pooled else units
         if self.activation == "softmax":  # which needs all classes for one
             units = units.any(1, keepdim=True)
-        units = units.unsqueeze(-1)
-        return units if kept is None else units & kept
+        return both(units.unsqueeze(-1), kept)
 
     def _bad(self, operands: Sequence[Tensor], kept: Tensor | None, mask: Tensor | None, checks: str) -> Tensor | None:
         """The regions with a value that is not allowed; an index that is no class is bad in every mode."""
@@ -243,12 +242,12 @@ class RegionsPlan(Plan):
             found.append(_flat(probability.outside(target.detach(), slack_of(target.dtype)))[:, self.first :])
         if not found:
             return None
-        bad, *others = ((x if kept is None else x & kept).any(-1) for x in found)
+        bad, *others = (both(x, kept).any(-1) for x in found)
         for x in others:
             bad = bad | x
         bad = bad.any(0) if self.batch else bad
         bad = bad.any(-1) if self.pooled else bad
-        bad = bad if mask is None else bad & mask
+        bad = both(bad, mask)
         return eager.apply_checks(self, bad, operands, mask, checks)
 
     # -- what kernels and others ask ----------------------------------------------------------------------
@@ -272,7 +271,7 @@ class RegionsPlan(Plan):
         kept = self._kept(operands)
         pool = self._pool(self._shares(target, input, dtypes.compute_dtype([input, target])), kept)
         counts = self._counts(kept, pool, input.shape)
-        mask = mask if counts is None else counts if mask is None else mask & counts
+        mask = both(mask, counts)
         return [] if weight is None else [weight[self.first :]], mask
 
     def counting(self, arguments: Arguments) -> list[Tensor | None]:

@@ -12,23 +12,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from losskit import curves
-from losskit.calculus import derivative
 from losskit.declaration import param
-from losskit.display import Statistic, Written, symbol, text_of
-from losskit.domains import probability as probability_domain
+from losskit.display import Written, symbol
 from losskit.draw import Draw
-from losskit.families.base import Family
+from losskit.families.lattice import LatticeLoss, probability_of
 from losskit.families.sequence_plan import SequencePlan
-from losskit.formula import log
-from losskit.graph import Trace
 from losskit.reduction import Reduction
-from losskit_guide.card import Curve, Equation, Variant
+from losskit_guide.card import Equation
 
 _EQUATIONS = [
     Equation(
@@ -61,7 +54,7 @@ _SYMBOLS = [
 ]  # fmt: skip
 
 
-class SequenceLoss(Family, abstract=True):
+class SequenceLoss(LatticeLoss, abstract=True):
     """A loss over all alignments of a sequence of labels with a longer sequence of frames.
 
     Instances are called with `log_probs` (T, N, C) or (T, C), `targets` (N, S), concatenated (L,) or (S,),
@@ -74,18 +67,13 @@ class SequenceLoss(Family, abstract=True):
         doc="'none': a loss per sample; 'mean': the mean of losses divided by target lengths; 'sum': their sum.",
     )
 
-    _of_formula = False
-    _statistics = (Statistic("probability", Written("P", "P"), "probability of the labels", probability_domain),)
+    _statistics = (probability_of("labels"),)
+    _equations, _symbols = _EQUATIONS, _SYMBOLS
+    _curve_label = "probability of the labels: the sum over all alignments"
     _plan_class = SequencePlan
 
     _label = "sequences"
     _usual_shape = (50, 16, 20)
-
-    @classmethod
-    def _curve(cls) -> Curve | None:
-        ways: list[Any] = [({}, [], lambda probability: {"result": -log(probability)})]
-        label = "probability of the labels: the sum over all alignments"
-        return curves.of_trace(cls, "probability", "probability", (1e-3, 1.0), [], ways, label)
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
@@ -96,15 +84,6 @@ class SequenceLoss(Family, abstract=True):
         return [draw.normal(*shape).log_softmax(-1), targets, torch.full((samples,), frames), lengths]
 
     @classmethod
-    def _written(cls) -> tuple[list[Variant], list[dict[str, str]]]:
-        """Of the probability of the labels: the lattice is no formula."""
-        trace = Trace()
-        probability = trace.variable("probability")
-        value = -log(probability)
-        gradients = {"probability": text_of(derivative(value, probability), ["probability"])}
-        return [Variant({}, _EQUATIONS, ["probability"], text_of(value, ["probability"]), gradients)], _SYMBOLS
-
-    @classmethod
     def _means(cls) -> list[Equation]:
         latex = r"L = \frac{1}{N} \sum_i \frac{\ell_i}{\max(1, S_i)}"
         return [super()._means()[0], Equation("mean", latex, "L = 1/N · Σᵢ ℓᵢ / max(1, Sᵢ)")]
@@ -112,7 +91,3 @@ class SequenceLoss(Family, abstract=True):
     @classmethod
     def _call_operands(cls) -> list[str]:
         return ["log_probs", "targets", "input_lengths", "target_lengths"]
-
-    @classmethod
-    def _unreduced(cls) -> str:
-        return "a tensor with a number for each sample"

@@ -16,10 +16,10 @@ from losskit.domains import log_probability, shortest
 from losskit.errors import error
 from losskit.families.lattice_plan import NEVER, LatticePlan, log_sum, reachable, wide_of
 from losskit.kernels import eager, fused, search, wire
-from losskit.kernels.torch_internals import hidden, transforms_active
+from losskit.kernels.torch_internals import hidden
 from losskit.kernels.wire import SequenceViolation as Violation
 from losskit.plan import Arguments, Dims, Found
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import both, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, unravel
 
 _LOG_PROBABILITIES = "log-probabilities (at most 0)"
@@ -92,20 +92,15 @@ class SequencePlan(LatticePlan):
         labels, inputs, lengths, wrong, _ = self._read(operands, counts)
         bad: Tensor | None = wrong
         if checks != "off":
-            # In a graph, errors show only log_probs' shape; under vmap it has a dimension that is not the caller's.
-            traced = torch.compiler.is_compiling() or transforms_active()
-            nothing = torch.zeros((), dtype=log_probs.dtype, device=log_probs.device)
-            shown = nothing.expand(log_probs.shape) if traced else log_probs
             sought = wrong | self._total(operands) if checks == "raise" else wrong
             sought = sought | self._above(log_probs, inputs, counts).any(2).any(0)
-            bad = eager.apply_checks(self, sought, [shown, *operands[1:]], mask, checks)
+            bad = self._checked(sought, operands, mask, checks)
         mask, normalizer = counting(
             self.reduction, log_probs.shape[1:-1], x, sample_weight=sample_weight, mask=mask, normalizer=normalizer
         )
         counts = None if mask is None else mask.reshape(-1).expand(samples)
         used = torch.arange(frames, device=x.device).unsqueeze(1) < inputs
-        if counts is not None:
-            used = used & counts
+        used = both(used, counts)
         everything = x if counts is None else torch.where(counts.unsqueeze(1), x, 0.0)
         x = torch.where(used.unsqueeze(2), x, 0.0)
         lp = x.log_softmax(2) if self.scores else x
@@ -189,7 +184,7 @@ class SequencePlan(LatticePlan):
         if self.scores:
             return torch.zeros_like(x, dtype=torch.bool)
         used = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < inputs
-        used = used if counts is None else used & counts
+        used = both(used, counts)
         return log_probability.outside(x) & used.unsqueeze(2)
 
     def counting(self, arguments: Arguments) -> list[Tensor | None]:

@@ -29,6 +29,7 @@ from losskit.formula import sigmoid, softplus
 from losskit.graph import Expr
 from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments, Dims, Kernel
+from losskit.reduction import both
 from losskit.validation import check_extras, check_floating, check_tensor
 from losskit_guide.card import Curve, Equation, Given, Rows
 
@@ -70,10 +71,8 @@ class TopOnePlan(ClassScoresPlan):
 
     def _there(self, input: Tensor, items: Sequence[Tensor], mask: Tensor | None) -> Tensor | None:
         """The items that count."""
-        if mask is None:
-            return items[0] if items else None
-        of_lists = (mask.unsqueeze(-1) if mask.ndim else mask).expand(input.shape)
-        return items[0] & of_lists if items else of_lists
+        of_lists = None if mask is None else (mask.unsqueeze(-1) if mask.ndim else mask).expand(input.shape)
+        return both(items[0] if items else None, of_lists)
 
     def _shares(self, target: Tensor, there: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The probabilities of the items by their relevance, 0 for those that do not count."""
@@ -100,7 +99,7 @@ class TopOnePlan(ClassScoresPlan):
         kept = items[0].any(-1) if items else None
         if self.transform == "normalize":
             kept = ((target != 0) & items[0] if items else target != 0).any(-1)
-        return [], mask if kept is None else kept if mask is None else mask & kept
+        return [], both(mask, kept)
 
     def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
         of_items: Dims = (0, None)[-arguments.operands[0].ndim :]

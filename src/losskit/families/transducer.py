@@ -12,23 +12,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from losskit import curves
-from losskit.calculus import derivative
 from losskit.declaration import param
-from losskit.display import Statistic, Written, symbol, text_of
-from losskit.domains import probability as probability_domain
+from losskit.display import Written, symbol
 from losskit.draw import Draw
-from losskit.families.base import Family
+from losskit.families.lattice import LatticeLoss, probability_of
 from losskit.families.transducer_plan import TransducerPlan
-from losskit.formula import log
-from losskit.graph import Trace
 from losskit.reduction import Reduction
-from losskit_guide.card import Curve, Equation, Variant
+from losskit_guide.card import Equation
 
 _EQUATIONS = [
     Equation(
@@ -60,7 +53,7 @@ _SYMBOLS = [
 ]  # fmt: skip
 
 
-class TransducerLoss(Family, abstract=True):
+class TransducerLoss(LatticeLoss, abstract=True):
     """A loss over all ways to emit labels while frames pass.
 
     Instances are called with `logits` (N, T, U + 1, C) or (T, U + 1, C), `targets` (N, U) or (U,), `logit_lengths` and
@@ -70,18 +63,16 @@ class TransducerLoss(Family, abstract=True):
 
     reduction: Reduction = param(default="mean", doc="'none': a loss per sample; 'mean': their mean; 'sum': their sum.")
 
-    _of_formula = False
-    _statistics = (Statistic("probability", Written("P", "P"), "probability of the labels", probability_domain),)
+    _statistics = (probability_of("labels"),)
+    _equations, _symbols, _curve_label = (
+        _EQUATIONS,
+        _SYMBOLS,
+        "probability of the labels: the sum over all ways through the lattice",
+    )
     _plan_class = TransducerPlan
 
     _label = "transducers"
     _usual_shape = (16, 60, 16, 64)
-
-    @classmethod
-    def _curve(cls) -> Curve | None:
-        ways: list[Any] = [({}, [], lambda probability: {"result": -log(probability)})]
-        label = "probability of the labels: the sum over all ways through the lattice"
-        return curves.of_trace(cls, "probability", "probability", (1e-3, 1.0), [], ways, label)
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
@@ -90,18 +81,5 @@ class TransducerLoss(Family, abstract=True):
         return [draw.normal(*shape), targets, torch.full((samples,), frames), torch.full((samples,), columns - 1)]
 
     @classmethod
-    def _written(cls) -> tuple[list[Variant], list[dict[str, str]]]:
-        """Of the probability of the labels: the lattice is no formula."""
-        trace = Trace()
-        probability = trace.variable("probability")
-        value = -log(probability)
-        gradients = {"probability": text_of(derivative(value, probability), ["probability"])}
-        return [Variant({}, _EQUATIONS, ["probability"], text_of(value, ["probability"]), gradients)], _SYMBOLS
-
-    @classmethod
     def _call_operands(cls) -> list[str]:
         return ["logits", "targets", "logit_lengths", "target_lengths"]
-
-    @classmethod
-    def _unreduced(cls) -> str:
-        return "a tensor with a number for each sample"

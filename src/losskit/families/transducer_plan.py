@@ -23,10 +23,9 @@ from losskit.families.lattice_plan import (
     wide_of,
 )
 from losskit.kernels import eager, fused, search, wire
-from losskit.kernels.torch_internals import transforms_active
 from losskit.kernels.wire import SequenceViolation as Violation
 from losskit.plan import Arguments, Dims, Found
-from losskit.reduction import counting, reduce_eagerly
+from losskit.reduction import both, counting, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor, unravel
 
 _LOG_PROBABILITIES = "log-probabilities (at most 0)"
@@ -104,18 +103,13 @@ class TransducerPlan(LatticePlan):
         x = x if batch else x.unsqueeze(0)
         samples, frames, columns, _ = x.shape
         some = operands[2] != 0  # a sample without frames has no loss
-        some = some.reshape(batch)
-        mask = some if mask is None else mask & some
+        mask = both(mask, some.reshape(batch))
         counts = mask.reshape(-1).expand(samples)
         read = self._read(operands, counts)
         bad: Tensor | None = read.bad
         if checks != "off":
-            # In a graph, errors show only the shape of logits; under vmap it has a dimension that is not the caller's.
-            traced = torch.compiler.is_compiling() or transforms_active()
-            nothing = torch.zeros((), dtype=logits.dtype, device=logits.device)
-            shown = nothing.expand(logits.shape) if traced else logits
             sought = read.bad | self._above(logits, read, counts).flatten(1).any(1)
-            bad = eager.apply_checks(self, sought, [shown, *operands[1:]], mask, checks)
+            bad = self._checked(sought, operands, mask, checks)
         mask, normalizer = counting(
             self.reduction, batch, x, sample_weight=sample_weight, mask=mask, normalizer=normalizer
         )

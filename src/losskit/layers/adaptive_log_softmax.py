@@ -26,7 +26,7 @@ from losskit.kernels.torch_internals import exporting, hidden
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.plan import Plan
 from losskit.policy import state
-from losskit.reduction import reduce_eagerly
+from losskit.reduction import both, reduce_eagerly
 from losskit.validation import check_extras, check_floating, check_tensor
 
 
@@ -129,7 +129,7 @@ class AdaptiveLogSoftmaxWithLoss(nn.AdaptiveLogSoftmaxWithLoss):
         rows, classes = (input.unsqueeze(0), target.long().unsqueeze(0)) if alone else (input, target.long())
         counts = None if mask is None else torch.broadcast_to(mask, target.shape).reshape(classes.shape)
         bad = (classes < 0) | (classes >= self.n_classes)
-        poison = _apply_checks(bad if counts is None else bad & counts, target, self.n_classes)
+        poison = _apply_checks(both(bad, counts), target, self.n_classes)
         if counts is not None:
             rows = torch.where(counts.unsqueeze(1), rows, 0.0)  # a NaN behind the mask must not reach the gradient
         losses = self._of_head(rows, classes) + self._of_clusters(rows, classes)

@@ -22,6 +22,7 @@ from losskit.kernels.ranks import Part
 from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments
 from losskit.policy import state
+from losskit.reduction import both
 from losskit.validation import check_floating, check_tensor, outside_classes
 
 
@@ -185,7 +186,7 @@ def _check_classes(plan: Any, scores: Tensor, operands: Sequence[Tensor], mask: 
     if torch.compiler.is_compiling() or observed() or type(target) not in PLAIN:
         return
     bad = outside_classes(target, classes, plan.ignored)
-    if bool((bad if mask is None else bad & mask).any()):
+    if bool(both(bad, mask).any()):
         plan.refuse([scores, target], mask)
 
 
