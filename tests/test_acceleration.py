@@ -207,6 +207,31 @@ def test_differences_are_seen(monkeypatch):
     assert "value 5.0e-01" in str(wrong)
 
 
+def test_misses():
+    """Losses that losskit does not reach: references from before, operators below, formulas of the program's own."""
+    scores, log_probabilities, kept = x.clone().requires_grad_(), x.log_softmax(-1), F.cross_entropy
+    calls = {
+        "cross_entropy": lambda: kept(scores, y),
+        "kl_div": lambda: torch.kl_div(log_probabilities, x.softmax(-1)),
+        "mse_loss": lambda: torch.ops.aten.mse_loss(scores, x),
+        "log_softmax, gather": lambda: -scores.log_softmax(-1).gather(1, y[:, None]).squeeze(1).mean(),
+        "log_softmax, mul": lambda: (-F.log_softmax(scores, -1) * 0.2).sum(),
+        "logsumexp, sub": lambda: scores[:, 0] - scores.logsumexp(1),
+        "log_sigmoid": lambda: -F.logsigmoid(scores)[:, 0].mean(),
+    }
+    expected = {name: call() for name, call in calls.items()}
+    with losskit.accelerate() as report, report.misses() as missed:
+        for name, call in calls.items():
+            assert torch.equal(call(), expected[name])
+        assert nn.CrossEntropyLoss()(scores, y).isfinite()  # losskit's, and so no miss
+        assert nn.functional.l1_loss(y, y, reduction="sum") == 0  # left to torch, and reported where that is told
+        assert (scores.exp() * 2 - scores.sigmoid()).isfinite().all()
+    found = [site.function for site in missed.sites.by_calls]
+    assert sorted(found) == sorted([*calls.keys() - {"log_sigmoid"}, "log_sigmoid, getitem"])
+    assert [site.function for site in report.sites] == ["cross_entropy", "l1_loss"]
+    assert str(report).count("kept from before") == 1
+
+
 def test_calls_nest_and_must_agree(report):
     assert losskit.accelerate() is report
     report.undo()
@@ -299,6 +324,7 @@ def work(rank):
 if __name__ == "__main__":
     assert sys.argv[1:] == ["--lr", "3"]
     print(mse_loss(torch.ones(2), torch.zeros(2)), flush=True)
+    torch.ops.aten.mse_loss(torch.ones(2), torch.zeros(2))
     mp.spawn(work, nprocs=1)
 """
 
@@ -310,11 +336,13 @@ def command(*arguments, **options):
 
 def test_a_script_and_its_processes(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
-    done = command("--shadow", "2", "train.py", "--lr", "3", cwd=tmp_path)
+    done = command("--shadow", "2", "--misses", "train.py", "--lr", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["tensor(1.)", "rank 0"]
     assert "mse_loss" in done.stderr
-    assert "train.py:12" in done.stderr
+    reached, missed = done.stderr.split("not reached:")
+    assert "train.py:12" in reached
+    assert "train.py:13" in missed
     module = command("--quiet", "-m", "train", "--lr", "3", cwd=tmp_path)
     assert (module.returncode, module.stderr) == (0, "")
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from losskit import functional
 from losskit.acceleration import programs
 from losskit.acceleration.calls import Calls, Function
+from losskit.acceleration.misses import Misses
 from losskit.acceleration.sites import Site
 from losskit.errors import error
 from losskit.policy import checks, state
@@ -41,6 +42,7 @@ class Acceleration:
         self.depth = 0
         self.left: list[str] = []  # names that somebody else has replaced since
         self._calls = Calls(refused)
+        self._missed = Misses()
         self._ours: dict[int, Function] = {}  # by the identity of torch's function
         self._bound: list[tuple[Any, str, Any, Any]] = []  # owner, name, what stood there, what stands there
         self._checks: str | None = None
@@ -57,6 +59,13 @@ class Acceleration:
                 site.compared, site.value, site.gradient = 0, 0.0, 0.0
         self._calls.shadowed = steps
         return self
+
+    def misses(self) -> Misses:
+        """A block in which torch's calls of this thread are watched, for losses that losskit does not reach.
+
+        `print` shows their lines. Leave it after a few steps: every call of torch takes longer.
+        """
+        return self._missed
 
     @property
     def sites(self) -> list[Site]:
@@ -90,6 +99,8 @@ class Acceleration:
         parts = [head, self._calls.sites.table()]
         if compared := self._calls.sites.differences():
             parts += ["both libraries, relative to the largest number:", compared]
+        if self._missed.sites.known:
+            parts += ["not reached:", self._missed.sites.table()]
         if self.left:
             parts.append(f"replaced by somebody else, and left: {', '.join(self.left)}")
         return "\n".join(parts)

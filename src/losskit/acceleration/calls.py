@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.overrides import _get_current_function_mode_stack, handle_torch_function, has_torch_function
 from torch.utils._device import DeviceContext
 
+from losskit.acceleration.misses import Misses
 from losskit.acceleration.sites import Site, Sites
 from losskit.errors import LossError
 from losskit.kernels.choice import PLAIN
@@ -50,6 +51,7 @@ class Calls:
 
         # With the globals of torch's function: torch.jit.script compiles its source, and looks for names here.
         own = FunctionType(replacement.__code__, theirs.__globals__, name, None, replacement.__closure__)
+        own.losskit_accelerates = True  # type: ignore[attr-defined]
         return functools.wraps(theirs)(own)
 
     @untraced
@@ -108,12 +110,13 @@ def _left_to_torch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         defines = getattr(kind, "__torch_function__", None)
         if (defines is not None or isinstance(x, Tensor)) and getattr(defines, "__module__", "") not in _KEEP_TYPES:
             return f"{kind.__name__} defines what functions do with it"
-    if function_modes() and any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack()):
+    if function_modes() and any(type(mode) not in _UNSEEN for mode in _get_current_function_mode_stack()):
         return "a TorchFunctionMode is active"
     return None
 
 
 _KEEP_TYPES = {"fastai.torch_core"}  # whose tensors do with functions nothing but give results their type
+_UNSEEN = {DeviceContext, Misses}  # modes that losskit's functions do not get in the way of
 _ORDINARY = PLAIN | {type(None), bool, int, float, str}
 
 

@@ -10,6 +10,7 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +19,8 @@ from losskit.acceleration import Acceleration, accelerate
 VARIABLE = "LOSSKIT_ACCELERATE"
 _SITE = str(Path(__file__).parent / "site")
 _USAGE = """\
-usage: python -m losskit accelerate [--only FUNCTION,...] [--raise] [--shadow CALLS] [--quiet] (SCRIPT | -m MODULE) ...
+usage: python -m losskit accelerate [--only FUNCTION,...] [--raise] [--shadow CALLS] [--misses] [--quiet]
+                                   (SCRIPT | -m MODULE) ...
 
 Runs a script or module, with the arguments that follow it, with losskit in the place of torch's losses; also in the
 processes that it starts. At its end it prints, to the standard error, who computed the losses of each line.
@@ -26,6 +28,7 @@ processes that it starts. At its end it prints, to the standard error, who compu
   --only FUNCTION,...  replace these functions of torch.nn.functional alone
   --raise              what losskit refuses is an error, and not left to torch
   --shadow CALLS       compare both libraries in the first calls of each line
+  --misses             list the losses that losskit does not reach; every call of torch takes longer
   --quiet              print nothing at the end
 """
 
@@ -33,7 +36,7 @@ processes that it starts. At its end it prints, to the standard error, who compu
 def main(arguments: Sequence[str]) -> None:
     """The command after the word `accelerate`."""
     given, settings = list(arguments), dict[str, object]()
-    shadow, quiet, module = 0, False, None
+    shadow, misses, quiet, module = 0, False, False, None
     while given and given[0].startswith("-"):
         word = given.pop(0)
         if word in ("-h", "--help"):
@@ -41,6 +44,8 @@ def main(arguments: Sequence[str]) -> None:
             return
         if word == "--raise":
             settings["refused"] = "raise"
+        elif word == "--misses":
+            misses = True
         elif word == "--quiet":
             quiet = True
         elif word in ("--only", "--shadow", "-m") and given:
@@ -68,17 +73,22 @@ def main(arguments: Sequence[str]) -> None:
     os.environ[VARIABLE] = json.dumps(settings)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_SITE, os.environ.get("PYTHONPATH", "")]))
     try:
-        if module is not None:
-            sys.argv = [module, *given]
-            sys.path[0] = str(Path.cwd())
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = given
-            sys.path[0] = str(Path(given[0]).resolve().parent)
-            runpy.run_path(given[0], run_name="__main__")
+        with report.misses() if misses else nullcontext():
+            _run(module, given)
     finally:
         if not quiet:
             sys.stderr.write(f"{report}\n")
+
+
+def _run(module: str | None, given: list[str]) -> None:
+    if module is not None:
+        sys.argv = [module, *given]
+        sys.path[0] = str(Path.cwd())
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = given
+        sys.path[0] = str(Path(given[0]).resolve().parent)
+        runpy.run_path(given[0], run_name="__main__")
 
 
 def start() -> Acceleration:
