@@ -44,14 +44,14 @@ template <class T> void unit_rows(const Tensor& given, const Tensor& unit, const
   double* factors = static_cast<double*>(inverse.data_ptr());
   for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
     double most = 1.0;
+    const T* from = x;
     if constexpr (sizeof(T) == 8) {
       most = magnitude_of(x, n);
       scaled_into(x, 1.0 / most, n, out);
-    } else {
-      std::copy(x, x + n, out);
+      from = out;
     }
-    const double square = dot(out, out, n), factor = square == 0.0 ? 0.0 : 1.0 / std::sqrt(square);
-    scaled_into(out, factor, n, out);
+    const double square = dot(from, from, n), factor = square == 0.0 ? 0.0 : 1.0 / std::sqrt(square);
+    scaled_into(from, factor, n, out);
     factors[r] = factor / most;
   }
 }

@@ -31,9 +31,9 @@ from losskit.kernels.torch_internals import batched, observed
 from losskit.plan import Arguments
 from losskit.policy import state
 
-# Bytes of a block, measured: below a megabyte products are slower, above it the block leaves the cache. Fewer than
-# 128 rows of many columns would write the gradient of all columns too often.
-_BLOCK, _FEWEST, _MOST = 1 << 20, 128, 1 << 26
+# Bytes of a block, and its fewest rows. Each block adds to the gradients of all columns: with 48 rows a step takes 5 to
+# 10 % longer than with 200 to 1000, among which there is no difference.
+_BLOCK, _FEWEST, _MOST = 1 << 21, 192, 1 << 26
 _ON_GPU = 1 << 28
 
 
