@@ -3,6 +3,7 @@
 
 #include "drive.h"
 #include "primitives.h"
+#include "vectors.h"
 
 namespace losskit {
 namespace {
@@ -11,21 +12,32 @@ enum Aggregate { kLogSumExp, kTotal, kAverage, kLargest, kSmallest, kAggregates 
 
 constexpr int64_t kLanesOf = 16;
 
-// Lanes of independent maxima; NaN is passed over, and comes back with the sum of exponentials.
-template <class T> LOSSKIT_INLINE T largest_any(const T* x, int64_t n) {
-  T lanes[kLanesOf], most = -infinity<T>;
+constexpr double kLeast = -std::numeric_limits<double>::infinity();
+
+// The largest of scale x + bias. NaN is passed over, and comes back with the sum of exponentials.
+template <class T> LOSSKIT_INLINE T largest_any(const T* x, int64_t n, T scale, T bias) {
+  constexpr int64_t w = kWidth<T>;
+  Vector<T> lanes[4], v;
+  for (Vector<T>& lane : lanes) lane = Vector<T>{} - infinity<T>;
   int64_t i = 0;
-  if (n >= kLanesOf) {
-    for (int j = 0; j < kLanesOf; ++j) lanes[j] = -infinity<T>;
-    for (; i + kLanesOf <= n; i += kLanesOf)
-      for (int j = 0; j < kLanesOf; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-    for (int j = 0; j < kLanesOf; ++j) most = lanes[j] > most ? lanes[j] : most;
-  }
-  for (; i < n; ++i) most = x[i] > most ? x[i] : most;
+  for (; i + 4 * w <= n; i += 4 * w)
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      load(x + i + j * w, v);
+      v = scale * v + bias;
+      lanes[j] = v > lanes[j] ? v : lanes[j];
+    }
+  T most = -infinity<T>;
+  const auto take = [&most](T own) __attribute__((always_inline)) { most = own > most ? own : most; };
+  lanes[0] = lanes[0] > lanes[1] ? lanes[0] : lanes[1];
+  lanes[2] = lanes[2] > lanes[3] ? lanes[2] : lanes[3];
+  lanes[0] = lanes[0] > lanes[2] ? lanes[0] : lanes[2];
+  take(folded<T>(lanes[0], [](auto& a, const auto& b) __attribute__((always_inline)) { a = a > b ? a : b; }));
+  for (; i < n; ++i) take(scale * x[i] + bias);
   return most;
 }
-LOSSKIT_CLONES float largest(const float* x, int64_t n) { return largest_any(x, n); }
-LOSSKIT_CLONES double largest(const double* x, int64_t n) { return largest_any(x, n); }
+LOSSKIT_CLONES float largest(const float* x, int64_t n, float s, float b) { return largest_any(x, n, s, b); }
+LOSSKIT_CLONES double largest(const double* x, int64_t n, double s, double b) { return largest_any(x, n, s, b); }
 
 template <class T> LOSSKIT_INLINE void affine_any(T* x, int64_t n, T scale, T bias) {
 #pragma GCC ivdep
@@ -34,13 +46,13 @@ template <class T> LOSSKIT_INLINE void affine_any(T* x, int64_t n, T scale, T bi
 LOSSKIT_CLONES void affine(float* x, int64_t n, float scale, float bias) { affine_any(x, n, scale, bias); }
 LOSSKIT_CLONES void affine(double* x, int64_t n, double scale, double bias) { affine_any(x, n, scale, bias); }
 
-// x = e^(x - pivot).
-template <class T> LOSSKIT_INLINE void powers_any(T* x, int64_t n, T pivot) {
+// x = e^(scale x + bias - pivot).
+template <class T> LOSSKIT_INLINE void powers_any(T* x, int64_t n, T scale, T bias, T pivot) {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) x[i] = exp(x[i] - pivot);
+  for (int64_t i = 0; i < n; ++i) x[i] = exp((scale * x[i] + bias) - pivot);
 }
-LOSSKIT_CLONES void powers(float* x, int64_t n, float pivot) { powers_any(x, n, pivot); }
-LOSSKIT_CLONES void powers(double* x, int64_t n, double pivot) { powers_any(x, n, pivot); }
+LOSSKIT_CLONES void powers(float* x, int64_t n, float s, float b, float p) { powers_any(x, n, s, b, p); }
+LOSSKIT_CLONES void powers(double* x, int64_t n, double s, double b, double p) { powers_any(x, n, s, b, p); }
 
 template <class T> LOSSKIT_INLINE void multiply_any(T* x, int64_t n, T factor) {
 #pragma GCC ivdep
@@ -67,18 +79,20 @@ template <class T> LOSSKIT_INLINE void slopes_any(T* x, int64_t n, T more, const
 LOSSKIT_CLONES void slopes_into(float* x, int64_t n, float more, const float* s) { slopes_any(x, n, more, s); }
 LOSSKIT_CLONES void slopes_into(double* x, int64_t n, double more, const double* s) { slopes_any(x, n, more, s); }
 
-// What columns add to the gradients by their similarities x with a row.
+// What columns add to the gradients by their similarities scale x + bias with a row.
 template <class T>
-LOSSKIT_INLINE void shares_any(const T* x, int64_t n, const T* pivots, const T* factors, const T* adds, T* out) {
+LOSSKIT_INLINE void shares_any(const T* x, int64_t n, T scale, T bias, const T* pivots, const T* factors, const T* adds,
+                               T* out) {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) out[i] = factors[i] * exp(x[i] - pivots[i]) + adds[i];
+  for (int64_t i = 0; i < n; ++i) out[i] = factors[i] * exp((scale * x[i] + bias) - pivots[i]) + adds[i];
 }
-LOSSKIT_CLONES void shares_of(const float* x, int64_t n, const float* p, const float* f, const float* a, float* out) {
-  shares_any(x, n, p, f, a, out);
+LOSSKIT_CLONES void shares_of(const float* x, int64_t n, float scale, float bias, const float* pivots,
+                              const float* factors, const float* adds, float* out) {
+  shares_any(x, n, scale, bias, pivots, factors, adds, out);
 }
-LOSSKIT_CLONES void shares_of(const double* x, int64_t n, const double* p, const double* f, const double* a,
-                              double* out) {
-  shares_any(x, n, p, f, a, out);
+LOSSKIT_CLONES void shares_of(const double* x, int64_t n, double scale, double bias, const double* pivots,
+                              const double* factors, const double* adds, double* out) {
+  shares_any(x, n, scale, bias, pivots, factors, adds, out);
 }
 
 template <class T> LOSSKIT_INLINE void add_any(T* x, int64_t n, const T* more) {
@@ -89,14 +103,28 @@ LOSSKIT_CLONES void add_to(float* x, int64_t n, const float* more) { add_any(x, 
 LOSSKIT_CLONES void add_to(double* x, int64_t n, const double* more) { add_any(x, n, more); }
 
 // The place of the first number that is no less, or no more, than all others; of the first NaN, if there is one.
-template <class T> int64_t extreme(const T* x, int64_t n, bool least) {
+template <class T> LOSSKIT_INLINE int64_t extreme_any(const T* x, int64_t n, bool least) {
+  const T sign = least ? T(-1) : T(1), most = sign * largest_any(x, n, sign, T(0));
+  Index<T> strange = 0;
+  for (int64_t i = 0; i < n; ++i) strange |= x[i] != x[i];
   int64_t found = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (x[i] != x[i]) return i;
-    if (least ? x[i] < x[found] : x[i] > x[found]) found = i;
-  }
+  while (found < n - 1 && (strange ? x[found] == x[found] : x[found] != most)) ++found;
   return found;
 }
+LOSSKIT_CLONES int64_t extreme(const float* x, int64_t n, bool least) { return extreme_any(x, n, least); }
+LOSSKIT_CLONES int64_t extreme(const double* x, int64_t n, bool least) { return extreme_any(x, n, least); }
+
+template <class T> LOSSKIT_INLINE double dot_any(const T* x, const T* y, int64_t n) {
+  double lanes[kLanesOf] = {};
+  int64_t i = 0;
+  for (; i + kLanesOf <= n; i += kLanesOf)
+    for (int j = 0; j < kLanesOf; ++j) lanes[j] += static_cast<double>(x[i + j]) * static_cast<double>(y[i + j]);
+  double rest = 0.0;
+  for (; i < n; ++i) rest += static_cast<double>(x[i]) * static_cast<double>(y[i]);
+  return losskit::folded<kLanesOf>(lanes) + rest;
+}
+LOSSKIT_CLONES double dot(const float* x, const float* y, int64_t n) { return dot_any(x, y, n); }
+LOSSKIT_CLONES double dot(const double* x, const double* y, int64_t n) { return dot_any(x, y, n); }
 
 // What `positive` or `negative` makes of similarities; without a function it is they themselves.
 template <class T> struct Term {
@@ -116,24 +144,29 @@ template <class T> struct Term {
     for (size_t i = 0; i < numbers.size() && i < kMaxParameters; ++i) parameters[i] = static_cast<T>(numbers[i]);
   }
   bool present() const { return value != nullptr; }
-  // In place; slopes may be null.
-  void apply(T* x, int64_t n, T* slopes) const {
+  // Terms and slopes may stand where x is; slopes may be null.
+  void apply(const T* x, int64_t n, T* terms, T* slopes) const {
     for (int64_t i = 0; i < n; i += kBlock) {
       const int64_t size = std::min(kBlock, n - i);
       const T* operand = x + i;
       T* out = slopes ? slopes + i : nullptr;
-      (slopes ? with_slope : value)(size, &operand, parameters, 1.0, x + i, &out);
+      (slopes ? with_slope : value)(size, &operand, parameters, 1.0, terms + i, &out);
     }
   }
 };
 
 // What is known of one side of a row.
 template <class T> struct Side {
-  double known[kAggregates] = {};
-  double pivot = 0.0;            // of the exponentials
-  double powers = 0.0;           // their sum
-  int64_t extremes[2] = {0, 0};  // the places of the largest and the smallest
+  double known[kAggregates] = {kLeast, 0.0, 0.0, kLeast, -kLeast};  // of no pair
+  double pivot = 0.0;                                               // of the exponentials
+  double powers = 0.0;                                              // their sum
+  int64_t extremes[2] = {0, 0};                                     // the places of the largest and the smallest
   int64_t count = 0;
+
+  void total(double sum) {
+    known[kTotal] = sum;
+    known[kAverage] = sum / static_cast<double>(count);
+  }
 };
 
 }  // namespace

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import test_rows
 import torch
+import torch.nn.functional as F
 from pair_samples import FIRST, normal, same, value_and_gradients
 from row_samples import without_kernels
 from torch import nn
@@ -197,14 +198,34 @@ def test_why():
     assert said.reason.endswith("; the whole matrix of similarities is stored")
 
 
-def test_the_bits_do_not_depend_on_threads():
-    x, y = normal(700, 16, dtype=torch.float32), torch.arange(700) // 4
+@pytest.mark.parametrize("name", ["sup_con_loss", "batch_hard_triplet_loss", "clip_loss", "siglip_loss"])
+def test_the_bits_do_not_depend_on_threads(name):
+    x, y, labels = *(normal(700, 16, seed=i, dtype=torch.float32) for i in (0, 1)), torch.arange(700) // 4
+    by_labels = losskit.get(name).pairing == "labels"
+    function = lambda x, y: getattr(LF, name)(x, labels) + 0.0 * y.sum() if by_labels else getattr(LF, name)(x, y)
     runs = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        runs.append(LF.sup_con_loss(x, y, reduction="none"))
+        runs.append(value_and_gradients(function, x, y))
     torch.set_num_threads(1)
-    torch.testing.assert_close(*runs, rtol=1e-6, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rows, columns, width", [(1, 1, 1), (12, 33, 31), (13, 32, 33), (97, 300, 300), (49, 49, 0)])
+def test_products_of_any_size(rows, columns, width, dtype):
+    """Of fewer rows than a tile has, and one more; of columns that fill a strip, or not; of more than a tile adds up."""
+    x, y = normal(rows, width, dtype=dtype), normal(columns, width, seed=1, dtype=dtype)
+
+    def by_hand(x, y):
+        s = 0.25 * x @ y.T + 0.5
+        signs = 2.0 * torch.eye(rows, columns, dtype=dtype) - 1.0
+        return -F.logsigmoid(signs * s).sum() / rows
+
+    function = lambda x, y: LF.siglip_loss(x, y, 0.25, 0.5, normalize=False)
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-14
+    for got, right in zip(value_and_gradients(function, x, y), value_and_gradients(by_hand, x, y), strict=True):
+        same([got], [right], rtol=tolerance, atol=4 * tolerance * (float(right.abs().max()) if right.numel() else 0.0))
 
 
 # ---------------------------------------------------------------------------------------------------------

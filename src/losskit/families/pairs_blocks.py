@@ -1,8 +1,8 @@
 """The loss of all pairs in blocks of rows, with its gradients, in one pass; similarities are never stored together.
 
-1. A block is some rows against all columns: a matrix product makes its similarities, `losskit::pairs_block` (on other
-   devices the formula) puts the gradient in their place, two more products make of it what rows and columns get. The
-   next block uses the same memory.
+1. A block is some rows against all columns: a matrix product makes its similarities, the formula puts the gradient in
+   their place, two more products make of it what rows and columns get. The next block uses the same memory. On a CPU
+   one call, `losskit::pairs_sweep`, does all blocks.
 2. What is masked leaves before, so that no number of it is read. Labels become an order of the columns, in which those
    of one label follow each other: the positives of a row are a piece of it.
 3. The gradient is made in forward, as everywhere: the denominator of a mean is known from the labels. With 'none', and
@@ -16,22 +16,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from losskit import dtypes
+from losskit.families import pairs_sides
 from losskit.families.pairs_measures import Similarities, by_distances, distances, inverse
+from losskit.families.pairs_sides import Side
 from losskit.kernels import library
 from losskit.kernels.choice import PLAIN
 from losskit.kernels.torch_internals import batched, observed
 from losskit.plan import Arguments
 from losskit.policy import state
 
-# Bytes of a block, measured: below a megabyte products are slower, above it the block leaves the cache. Fewer than
-# 128 rows of many columns would write the gradient of all columns too often.
-_BLOCK, _FEWEST, _MOST = 1 << 20, 128, 1 << 26
+# Bytes of a block, and its fewest rows. Each block adds to the gradients of all columns: with 48 rows a step takes 5 to
+# 10 % longer than with 200 to 1000, among which there is no difference.
+_BLOCK, _FEWEST, _MOST = 1 << 21, 192, 1 << 26
 _ON_GPU = 1 << 28
 
 
@@ -111,27 +113,6 @@ def _differentiable(plan: Any, arguments: Arguments, upstream: Tensor, wanted: S
     return [next(one) if want else None for want in wanted]
 
 
-class Side(NamedTuple):
-    """Rows that look for their pairs among columns."""
-
-    rows: Tensor
-    columns: Tensor
-    row_labels: Tensor
-    column_labels: Tensor
-    order: Tensor  # of the columns by label
-    first: Tensor  # for each row, where the columns of its label begin in this order
-    last: Tensor  # and end
-    own: bool  # whether column i is row i
-
-
-def _side(rows: Tensor, columns: Tensor, row_labels: Tensor, column_labels: Tensor, own: bool) -> Side:
-    ordered, order = torch.sort(column_labels, stable=True)
-    row_labels = row_labels.contiguous()
-    first = torch.searchsorted(ordered, row_labels)
-    last = torch.searchsorted(ordered, row_labels, right=True)
-    return Side(rows, columns, row_labels, column_labels, order, first, last, own)
-
-
 class Work:
     """A call without gradients of autograd: what is compared, and the gradients that it fills."""
 
@@ -142,6 +123,7 @@ class Work:
         wide = given.rows.dtype
         self.double = torch.float32 if given.rows.device.type == "mps" else torch.float64
         compute = self.double if plan.measure == "distance" else wide
+        self.exact = wide == torch.float64  # whether distances come from differences alone
         rows, others, more, row_labels, column_labels, mask = given
         self.index = None if mask is None or bool(mask.all()) else mask.nonzero().squeeze(1)
         if self.index is not None:
@@ -158,16 +140,14 @@ class Work:
             self.parts = parts = [x for x, _ in units]
             self.lengths = [length for _, length in units]
         columns = parts[1] if others is not None else torch.cat(parts) if more is not None else parts[0]
-        self.side = _side(parts[0], columns, row_labels, column_labels, given.own)
+        diagonal = plan.pairing == "diagonal"
+        self.side = (
+            pairs_sides.diagonal(parts[0], columns) if diagonal
+            else pairs_sides.by_labels(parts[0], columns, row_labels, column_labels, given.own)
+        )  # fmt: skip
         scale, bias = plan.scale_and_bias(operands, self.double)
         self.scale, self.bias = (x.item() if isinstance(x, Tensor) and rows.is_cpu else x for x in (scale, bias))
-        size = len(column_labels)
-        positives = self.side.last - self.side.first
-        self.counts = positives > int(given.own)
-        if plan.needs == "both":
-            self.counts = self.counts & (positives < size)
-        elif plan.needs == "nothing":
-            self.counts = torch.ones_like(self.counts)
+        self.counts = None if diagonal and plan.needs != "both" else self._counting()
         self.weight = self._per_row(self.arguments.sample_weight)
 
     def _unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,6 +167,14 @@ class Work:
         inverse_length = torch.where(length == 0, 0.0, 1.0 / torch.where(length == 0, 1.0, length))
         return (wide * inverse_length).to(x.dtype), inverse_length / most
 
+    def _counting(self) -> Tensor | None:
+        """Which rows have the pairs that they need; None: all."""
+        if self.plan.needs == "nothing":
+            return None
+        positives = self.side.last - self.side.first
+        counts = positives > int(self.side.own)
+        return counts & (positives < len(self.side.columns)) if self.plan.needs == "both" else counts
+
     def _per_row(self, x: Tensor | None) -> Tensor | None:
         """A weight of each row that is left, in float64."""
         if x is None:
@@ -199,29 +187,39 @@ class Work:
 
     def reduced(self, wanted: bool) -> tuple[Tensor, list[Tensor] | None]:
         """The loss and, if they are wanted, the gradients by the operands."""
-        share = self.counts.to(self.double) if self.weight is None else torch.where(self.counts, self.weight, 0.0)
-        nothing = None
-        if self.plan.reduction == "mean":
-            normalizer = self.arguments.normalizer
-            denominator = share.sum() if normalizer is None else torch.as_tensor(
-                normalizer, dtype=self.double, device=share.device
-            ).reshape(())  # fmt: skip
-            nothing = denominator == 0
-            share = torch.where(nothing, 0.0, share / torch.where(nothing, 1.0, denominator))
+        share, nothing = self._share()
         values, gradients = self._run(share if wanted else None)
-        total = torch.where(self.counts, values * share, 0.0).sum()
+        total = self._counted(values * share).sum()
         if nothing is not None:
             total = torch.where(nothing, 0.0 if state.empty == "zero" else float("nan"), total)
         return total, gradients
+
+    def _share(self) -> tuple[Tensor, Tensor | None]:
+        """What the losses of rows are multiplied by, and whether a mean divides by 0."""
+        rows, normalizer = self.side.rows, self.arguments.normalizer
+        mean = self.plan.reduction == "mean"
+        if self.counts is None and self.weight is None and normalizer is None and len(rows):
+            return rows.new_full((len(rows),), 1.0 / len(rows) if mean else 1.0, dtype=self.double), None
+        share = rows.new_ones(len(rows), dtype=self.double) if self.weight is None else self.weight
+        share = self._counted(share)
+        if not mean:
+            return share, None
+        denominator = share.sum() if normalizer is None else torch.as_tensor(
+            normalizer, dtype=self.double, device=share.device
+        ).reshape(())  # fmt: skip
+        nothing = denominator == 0
+        return torch.where(nothing, 0.0, share / torch.where(nothing, 1.0, denominator)), nothing
+
+    def _counted(self, x: Tensor) -> Tensor:
+        """Numbers of rows, 0 where a row does not count."""
+        return x.contiguous() if self.counts is None else torch.where(self.counts, x, 0.0)
 
     def each(self) -> Tensor:
         """The losses of all rows."""
         values, _ = self._run(None)
         if self.weight is not None:
             values = values * self.weight
-        return self._whole(torch.where(self.counts, values, 0.0)).reshape(
-            tuple(self.plan.unreduced_shape(self.arguments.operands))
-        )
+        return self._whole(self._counted(values)).reshape(tuple(self.plan.unreduced_shape(self.arguments.operands)))
 
     def again(self, upstream: Tensor) -> list[Tensor]:
         """The gradients, for this upstream gradient."""
@@ -232,7 +230,7 @@ class Work:
         share = upstream.reshape(-1).to(self.double)
         share = share if self.index is None else share[self.index]
         share = share if self.weight is None else share * self.weight
-        gradients = self._run(torch.where(self.counts, share, 0.0))[1]
+        gradients = self._run(self._counted(share))[1]
         assert gradients is not None
         return gradients
 
@@ -253,7 +251,10 @@ class Work:
         sums = Sums(self, share is not None)
         if not symmetric:
             return self._losses(side, share, sums, sums.by_rows, sums.by_columns), self._of_operands(sums)
-        turned = _side(side.columns, side.rows, side.column_labels, side.row_labels, False)
+        if self.plan.pairing == "diagonal":
+            turned = pairs_sides.diagonal(side.columns, side.rows)
+        else:
+            turned = pairs_sides.by_labels(side.columns, side.rows, side.column_labels, side.row_labels, False)
         if share is not None and self.fused and self.plan.surveyed:
             survey = side.rows.new_zeros((len(side.rows), 4), dtype=self.double)
             values = self._losses(turned, share, sums, None, None, survey=survey)
@@ -269,75 +270,68 @@ class Work:
     ) -> Tensor:  # fmt: skip
         """The losses of rows. Gradients go into what is given for them, or their ingredients into a survey."""
         rows, columns = side.rows, side.columns
-        count, distance = len(rows), self.plan.measure == "distance"
-        size = rows_of_block(count, len(columns), rows.element_size(), rows.is_cuda)
-        values = rows.new_zeros(count, dtype=self.double)
-        memory = rows.new_empty(min(size, count), len(columns))
-        for begin in range(0, count, size):
-            own = rows[begin : begin + size]
-            end, x = begin + len(own), memory[: len(own)]
-            if distance and not self.fused:
-                x = distances(own, columns)
-            else:
-                torch.mm(own, columns.t(), out=x)
-            if distance and self.fused:
-                self._distances(x, own, columns)
-            far = x.clone() if distance and share is not None else x
-            own_survey = None if survey is None else survey[begin:end]
-            gradient = self._block(x, side, begin, end, values, share, own_survey, turned)
-            if gradient is None or by_rows is None or by_columns is None:
-                continue
-            if sums.of_bias is not None:
-                sums.of_bias += gradient.sum(dtype=self.double)
-            if distance:
-                if sums.of_scale is not None:
-                    sums.of_scale += (gradient * far).sum(dtype=self.double)
-                self._spread(gradient, far, own, columns, by_rows[begin:end], by_columns)
-                continue
-            before = by_rows[begin:end].clone() if sums.of_scale is not None else None
-            by_rows[begin:end].addmm_(gradient, columns)
-            if before is not None:
-                sums.of_scale += ((by_rows[begin:end] - before) * own).sum(dtype=self.double)
-            by_columns.addmm_(gradient.t(), own)
+        values = rows.new_zeros(len(rows), dtype=self.double)
+        size = rows_of_block(len(rows), len(columns), rows.element_size(), rows.is_cuda)
+        if self.fused:
+            self._sweep(side, values, share, survey, turned, by_rows, by_columns, sums, size)
+            return values
+        for begin in range(0, len(rows), size):
+            end = min(begin + size, len(rows))
+            self._block(side, begin, end, values, share, sums, by_rows, by_columns)
         return values
 
-    def _distances(self, products: Tensor, rows: Tensor, columns: Tensor) -> None:
-        """Put distances where products of the rows with the columns are."""
-        exact = dtypes.compute_dtype(self.arguments.operands) == torch.float64
-        squares = [(x * x).sum(1) for x in (rows, columns)]
-        torch.ops.losskit.pairs_distances(products, rows, columns, *squares, exact)
-
-    def _spread(self, gradient: Tensor, far: Tensor, rows: Tensor, columns: Tensor, *by: Tensor) -> None:
-        """Add to the gradients by rows and columns what those by their distances make of them."""
-        if self.fused:
-            torch.ops.losskit.pairs_spread(gradient, far, rows, columns, *by)
-            return
-        for total, part in zip(by, by_distances(rows, columns, gradient * inverse(far)), strict=True):
-            total += part
+    def _sweep(
+        self, side: Side, values: Tensor, share: Tensor | None, survey: Tensor | None, turned: Tensor | None,
+        by_rows: Tensor | None, by_columns: Tensor | None, sums: Sums, size: int,
+    ) -> None:  # fmt: skip
+        """All blocks in the kernel."""
+        plan, rows = self.plan, side.rows
+        numbers = [plan.numbers, *(list(plan.term_numbers.get(s, {}).values()) for s in ("positive", "negative"))]
+        kernels = [library.address(plan.formula), *(
+            library.address(plan.terms[s]) if s in plan.terms else 0 for s in ("positive", "negative")
+        )]  # fmt: skip
+        of_scale, of_bias = (
+            None if by_rows is None or total is None else torch.zeros_like(values)
+            for total in (sums.of_scale, sums.of_bias)
+        )
+        torch.ops.losskit.pairs_sweep(
+            *kernels, plan.codes, rows, side.columns, side.order, side.first, side.last, side.own, share, values,
+            survey, turned, by_rows, by_columns, of_scale, of_bias, size, plan.measure == "distance", self.exact,
+            *numbers, self.scale, self.bias,
+        )  # fmt: skip
+        if of_scale is not None:
+            sums.of_scale += of_scale.sum()
+        if of_bias is not None:
+            sums.of_bias += of_bias.sum()
 
     def _block(
-        self, x: Tensor, side: Side, begin: int, end: int, values: Tensor, share: Tensor | None,
-        survey: Tensor | None, turned: Tensor | None,
-    ) -> Tensor | None:  # fmt: skip
-        """Fill in the losses of a block of rows; the gradient by their similarities, which may lie in their place."""
-        plan, own = self.plan, None if share is None else share[begin:end]
-        if self.fused:
-            numbers = [plan.numbers, *(list(plan.term_numbers.get(s, {}).values()) for s in ("positive", "negative"))]
-            kernels = [library.address(plan.formula), *(
-                library.address(plan.terms[s]) if s in plan.terms else 0 for s in ("positive", "negative")
-            )]  # fmt: skip
-            torch.ops.losskit.pairs_block(
-                *kernels, plan.codes, x, side.order, side.first[begin:end], side.last[begin:end],
-                begin if side.own else -1, own, values[begin:end], survey, turned, *numbers, self.scale, self.bias,
-            )  # fmt: skip
-            return None if share is None else x
+        self, side: Side, begin: int, end: int, values: Tensor, share: Tensor | None, sums: Sums,
+        by_rows: Tensor | None, by_columns: Tensor | None,
+    ) -> None:  # fmt: skip
+        """A block by the formula: its losses, and what it adds to the gradients."""
+        plan, own, columns = self.plan, side.rows[begin:end], side.columns
+        far = distances(own, columns) if plan.measure == "distance" else own @ columns.t()
         with torch.set_grad_enabled(share is not None):
-            s = (x * self.scale + self.bias).requires_grad_(share is not None)
+            s = (far * self.scale + self.bias).requires_grad_(share is not None)
             found, _ = plan.losses(
                 Similarities(s, side.row_labels[begin:end], side.column_labels, begin if side.own else None, None)
             )
             values[begin:end] = found.detach()
-            return None if own is None else torch.autograd.grad((found * own).sum(), s)[0]
+            if share is None:
+                return
+            gradient = torch.autograd.grad((found * share[begin:end]).sum(), s)[0]
+        if by_rows is None or by_columns is None:
+            return
+        if sums.of_bias is not None:
+            sums.of_bias += gradient.sum(dtype=self.double)
+        if sums.of_scale is not None:
+            sums.of_scale += (gradient * far).sum(dtype=self.double)
+        if plan.measure == "distance":
+            parts = by_distances(own, columns, gradient * inverse(far))
+        else:
+            parts = gradient @ columns, gradient.t() @ own
+        by_rows[begin:end] += parts[0]
+        by_columns += parts[1]
 
     # -- gradients ------------------------------------------------------------------------------------------
 

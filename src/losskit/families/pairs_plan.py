@@ -176,10 +176,9 @@ class PairsPlan(Plan):
                 return Compared(rows, None, None, labels, labels, mask)
             both = torch.cat([labels, named["memory_target"].long()])
             return Compared(rows, None, named["memory"].to(wide), labels, both, mask)
-        places = torch.arange(len(first), device=first.device)
+        places = torch.arange(len(second), device=first.device)
         if self.pairing == "diagonal":
-            columns = torch.arange(len(second), device=first.device)
-            return Compared(first.to(wide), second.to(wide), None, places, columns, mask)
+            return Compared(first.to(wide), second.to(wide), None, places[: len(first)], places, mask)
         rows, labels = torch.cat([first.to(wide), second.to(wide)]), torch.cat([places, places])
         if "negatives" not in named:
             return Compared(rows, None, None, labels, labels, mask)
