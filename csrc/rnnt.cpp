@@ -65,8 +65,8 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
   const Sample<T> sample{job,      own,      i,        frames,
                          labels,   stride,   gradient, gradient && Row<T>(job, own, i, 0, 0).in_place(),
                          array(0), array(1), array(2), array(3),
-                         array(4), array(5), array(6)};
-  std::fill_n(sample.r, size, 0.0), std::fill_n(sample.rest, size, 0.0);
+                         array(4), array(5), array(6), array(7)};
+  for (double* zeros : {sample.r, sample.rest, sample.lift}) std::fill_n(zeros, size, 0.0);
   const double loss = solve(sample, job.scale * job.factor(i));
   if (loss != loss) {
     if (!job.softmax()) look_above_limit(job, sample);
@@ -81,7 +81,7 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
 template <class T> void run_samples(int64_t begin, int64_t end, void* context) {
   Scratch<T> own;
   Job& job = *static_cast<Job*>(context);
-  own.node.resize(job.classes), own.row.resize(job.classes), own.narrowed.resize(job.classes);
+  own.node.resize(job.classes), own.row.resize(std::max(job.classes, kJoined)), own.narrowed.resize(job.classes);
   for (int64_t i = begin; i < end; ++i) run_sample<T>(job, i, own);
 }
 

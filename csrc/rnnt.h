@@ -54,23 +54,36 @@ template <class T> struct Scratch {
   int64_t capacity = 0;
 };
 
+// f(u) for the entries of a diagonal.
+template <class F> LOSSKIT_INLINE void each(int64_t low, int64_t end, const F& f) {
+  for (int64_t i = low; i < end; i += kLanes) {
+#pragma GCC ivdep
+    for (int64_t k = 0; k < kLanes; ++k) f(i + k);
+  }
+}
+
 // A sample and its lattice: arrays of diagonals, an entry for each u. They are -inf where there is no node, and have an
 // entry before and some behind.
 template <class T> struct Sample {
   Job& job;
   Scratch<T>& own;
   int64_t index, frames, labels, stride;
-  bool gradient, kept;    // kept: exponentials stay in the rows of the gradient
-  double *v, *r;          // forward masses
-  double *blank, *label;  // log-probabilities of the arcs; backward leaves the gradients of these classes here
-  double *of_blank, *of_label, *rest;  // scores less the node's largest; the sum of the other classes' exponentials
+  bool gradient, kept;          // kept: exponentials stay in the rows of the gradient
+  double *v, *r;                // forward masses
+  double *blank, *label;        // log-probabilities of the arcs; backward leaves the gradients of these classes here
+  double *of_blank, *of_label;  // their scores less the top of the node
+  double *rest, *lift;          // what the softmax of a node leaves (rnnt_nodes.h)
   int64_t diagonals() const { return frames + labels; }
   int64_t low(int64_t d) const { return std::max<int64_t>(0, d - frames + 1); }
-  int64_t high(int64_t d) const { return std::min(d, labels) + 1; }
+  // In whole lanes from the lowest node on: entries behind the highest are -inf and stay so.
+  int64_t end(int64_t d) const {
+    const int64_t nodes = std::min(d, labels) + 1 - low(d);
+    return low(d) + (nodes + kLanes - 1) / kLanes * kLanes;
+  }
   int64_t at(int64_t t, int64_t u) const { return (t + u) * stride + kLanes + u; }
 };
 
-constexpr int kArrays = 7;
+constexpr int kArrays = 8;
 
 template <class T> constexpr DType own_dtype = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
 

@@ -6,17 +6,6 @@
 namespace losskit {
 namespace {
 
-// Diagonals are computed in whole lanes from their lowest node on: entries behind the highest are -inf and stay so.
-LOSSKIT_INLINE int64_t in_lanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
-
-// f(u) for the entries of a diagonal.
-template <class F> LOSSKIT_INLINE void each(int64_t low, int64_t end, const F& f) {
-  for (int64_t i = low; i < end; i += kLanes) {
-#pragma GCC ivdep
-    for (int64_t k = 0; k < kLanes; ++k) f(i + k);
-  }
-}
-
 // Take the largest v of a diagonal out of all, and return it.
 LOSSKIT_INLINE double centre(double* v, int64_t low, int64_t end) {
   const double most = largest(v + low, end - low);
@@ -54,14 +43,14 @@ template <class T> LOSSKIT_INLINE double forward(const Sample<T>& sample) {
     const double *blank = sample.blank + (d - 1) * sample.stride + kLanes,
                  *label = sample.label + (d - 1) * sample.stride + kLanes;
     double *new_v = v + sample.stride, *new_r = r + sample.stride;
-    const int64_t low = sample.low(d), high = sample.high(d), end = low + in_lanes(high - low);
+    const int64_t low = sample.low(d), end = sample.end(d);
     each(low, end, [=](int64_t u) __attribute__((always_inline)) {
       const Shares of = shares_of(v[u] + blank[u], r[u], v[u - 1] + label[u - 1], r[u - 1]);
       new_v[u] = of.most;
       new_r[u] = rest_of(of, r[u], r[u - 1]);
     });
     v = new_v, r = new_r;
-    if (d % 64 == 0) fold({v + low, r + low}, high - low);
+    if (d % 64 == 0) fold({v + low, r + low}, end - low);
     taken.add(centre(v, low, end));
   }
   const int64_t last = sample.labels;
@@ -85,7 +74,7 @@ template <class T> LOSSKIT_INLINE void backward(const Sample<T>& sample) {
   const bool softmax = job.softmax();
   const double emission = job.emission, own = softmax ? 1 : 0;  // of log-probabilities, no other class has a gradient
   for (int64_t d = last - 1; d >= 0; --d) {
-    const int64_t low = sample.low(d), end = low + in_lanes(sample.high(d) - low), row = d * stride + kLanes;
+    const int64_t low = sample.low(d), end = sample.end(d), row = d * stride + kLanes;
     double *blank = sample.blank + row, *label = sample.label + row, *rest = sample.rest + row;
     const double *alpha = sample.v + row, *alpha_r = sample.r + row;
     std::fill_n(new_v - kLanes, stride, -infinity<double>);
@@ -110,7 +99,7 @@ template <class T> LOSSKIT_INLINE void backward(const Sample<T>& sample) {
       }
     }
     const double inverse = 1 / sum_lanes(lanes);
-    const double *of_blank = sample.of_blank + row, *of_label = sample.of_label + row;
+    const double *of_blank = sample.of_blank + row, *of_label = sample.of_label + row, *lift = sample.lift + row;
     each(low, end, [=](int64_t u) __attribute__((always_inline)) {
       const double on = mass[u] * inverse;
       const double blanks = on * by_blank[u], labels = emission * (on * by_label[u]);
@@ -119,7 +108,7 @@ template <class T> LOSSKIT_INLINE void backward(const Sample<T>& sample) {
       const double left = unit * (rest[u] + (1 - e)), right = unit * (rest[u] + (1 - f));  // 1 - p of both
       blank[u] = unit * e * labels * own - blanks * where(softmax, left, 1.0);
       label[u] = unit * f * blanks * own - labels * where(softmax, right, 1.0);
-      rest[u] = (blanks + labels) * unit * own;
+      rest[u] = (blanks + labels) * unit * own * lift[u];
     });
     std::swap(v, new_v), std::swap(r, new_r);
   }
