@@ -1,8 +1,7 @@
 // The transducer loss, the nodes: the log-probabilities of their arcs, and the gradient by their classes.
 //
-// 1. Exponentials of floats are of the scores as they are: the largest is not sought first, and no difference is
-// rounded.
-//    They are lifted by 2^16, so that what they lose below is no normal number in the gradient either. Where their sum
+// 1. Exponentials of floats are of the scores as they are: no largest is sought first, no difference is rounded. They
+//    are lifted by 2^16, so that what they lose below is no normal number in the gradient either. Where their sum
 //    shows that scores are out of range (or NaN, or infinite), the node is done carefully, as all nodes of doubles are.
 // 2. What p or 1 - p is computed from is relative to one class: the likelier arc of the node, or, where it is done
 //    carefully, the largest score. The sum of the others is without it, not less it where that would lose digits.
