@@ -219,13 +219,14 @@ KNOWN = {
     "knowledge_distillation": {"asked": 4},
     "jensen_shannon": {"asked": 6},
     "ctc": _SEQUENCES,
-    "rnnt": {"samples": 0, "sizes": ("small", "1M"), "compiles": False, "asked": 4},
+    "rnnt": {"samples": 0, "sizes": ("small", "1M"), "compiles": False, "asked": 5},
     "soft_dtw": {
         "shape": lambda elements: (max(1, elements // 2**13), 64, 8),  # a series' matrix has 4 times its numbers
         "small": (4, 10, 8),
         "samples": 0,
         "sizes": ("small", "1M"),
         "compiles": False,
+        "asked": 10,
     },
     "linear_chain_crf": {
         "shape": lambda elements: (elements // 1600, 100, 16),

@@ -1,10 +1,23 @@
 // The op of the transducer loss: a batch of samples, each solved as rnnt.h says.
 //
 // Operands: logits (N, T, U + 1, C) or (T, U + 1, C), targets (N, U) or (U), lengths of logits and targets (N) or ().
-#include "rnnt.h"
+#include "rnnt_nodes.h"
+#include "rnnt_paths.h"
 
 namespace losskit {
 namespace {
+
+template <class T> LOSSKIT_INLINE double solve_any(const Sample<T>& sample, double scale) {
+  if (!emit(sample)) return not_a_number<double>;
+  const double loss = forward(sample);
+  if (!sample.gradient || !(loss < infinity<double>)) return loss;
+  backward(sample);
+  write_gradient(sample, scale);
+  return loss;
+}
+
+LOSSKIT_CLONES double solve(const Sample<float>& sample, double scale) { return solve_any(sample, scale); }
+LOSSKIT_CLONES double solve(const Sample<double>& sample, double scale) { return solve_any(sample, scale); }
 
 // --------------------------------------------------------------------------------------------------------
 // All samples
@@ -52,8 +65,8 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
   const Sample<T> sample{job,      own,      i,        frames,
                          labels,   stride,   gradient, gradient && Row<T>(job, own, i, 0, 0).in_place(),
                          array(0), array(1), array(2), array(3),
-                         array(4), array(5), array(6)};
-  std::fill_n(sample.r, size, 0.0);
+                         array(4), array(5), array(6), array(7)};
+  for (double* zeros : {sample.r, sample.rest, sample.lift}) std::fill_n(zeros, size, 0.0);
   const double loss = solve(sample, job.scale * job.factor(i));
   if (loss != loss) {
     if (!job.softmax()) look_above_limit(job, sample);
@@ -68,7 +81,7 @@ template <class T> void run_sample(Job& job, int64_t i, Scratch<T>& own) {
 template <class T> void run_samples(int64_t begin, int64_t end, void* context) {
   Scratch<T> own;
   Job& job = *static_cast<Job*>(context);
-  own.node.resize(job.classes), own.row.resize(job.classes), own.narrowed.resize(job.classes);
+  own.node.resize(job.classes), own.row.resize(std::max(job.classes, kJoined)), own.narrowed.resize(job.classes);
   for (int64_t i = begin; i < end; ++i) run_sample<T>(job, i, own);
 }
 

@@ -87,6 +87,32 @@ def test_lengths_and_layouts(mode):
                 torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("classes", [9, 17, 65])
+def test_scores_of_any_height(classes):
+    """Floats are as exact as doubles, whatever the scores' height, spread and weight: also where p is 1e-30 of another.
+
+    The gradient by a class of an arc is a difference, of which the digits are those of what is subtracted.
+    """
+    generator = torch.Generator().manual_seed(classes)
+    x = torch.randn(2, 7, 4, classes, generator=generator)
+    targets, lengths = torch.randint(0, classes - 1, (2, 3), generator=generator), ([7, 5], [3, 2])
+    blank = torch.arange(classes) == classes - 1
+    arcs = blank.repeat(2, 7, 4, 1)
+    arcs[:, :, :3].scatter_(3, targets.reshape(2, 1, 3, 1).expand(-1, 7, -1, -1), True)
+    heights = [torch.tensor(h) for h in (-1e4, -97.0, -30.0, -12.0, 20.0, 41.0, 60.0, 76.0, 300.0)]
+    for y in (*(x + h for h in heights), 20 * x, 60 * x, x - 90.0 * blank, x + 14.0 * blank, x + 25.0 * blank - 70.0):
+        for weight in (1.0, -1e-25, 1e-34):
+            results = []
+            for leaf in (y.clone(), y.double()):
+                loss = rnnt_loss(leaf.requires_grad_(), targets, *lengths, reduction="none")
+                results.append((loss.detach(), torch.autograd.grad(loss.sum() * weight, leaf)[0]))
+            (loss, slope), (true_loss, true_slope) = results
+            torch.testing.assert_close(loss, true_loss.float(), rtol=1e-6, atol=0)
+            for of, above in ((arcs, 1e-7 * abs(weight)), (~arcs, 0.0)):
+                least = above + torch.finfo(torch.float32).tiny
+                torch.testing.assert_close(slope[of], true_slope[of].float(), rtol=1e-6, atol=least)
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_a_sample_without_frames_is_masked(reduction):
     x, targets, frames, lengths = batch()

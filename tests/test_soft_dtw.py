@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import losskit
+from losskit.families import warping
 from losskit.functional import soft_dtw_loss as soft_dtw
 
 LINE, ENDS = torch.tensor([[[0.0], [1.0], [2.0]]]).double(), torch.tensor([[[0.0], [2.0]]]).double()
@@ -85,6 +86,40 @@ def test_lengths(normalize):
         assert not gradient[~there].any()
     some = soft_dtw(x, y, input_lengths=LENGTHS, **given, reduction="none")[:2]
     torch.testing.assert_close(some[1], soft_dtw(x[1:2, :2], y[1:2], **given), equal_nan=True)
+
+
+@pytest.mark.parametrize(("steps", "others", "features"), [(1, 1, 1), (5, 4, 2), (9, 30, 3), (30, 9, 1), (17, 16, 0)])
+@pytest.mark.parametrize("gamma", [1e-3, 0.7, 1e4])
+def test_the_kernel_agrees_with_torch(steps, others, features, gamma, monkeypatch):
+    """Losses, and the probability of each cell; beyond the lengths it is 0."""
+    x, y = batch(6, steps, others, features)
+    g = torch.Generator().manual_seed(1)
+    lengths, of_others = (torch.randint(1, n + 1, (6,), generator=g) for n in (steps, others))
+    given = (x, lengths), (y, of_others), gamma
+    loss, at = warping.alignment_of(*given)
+    with torch.no_grad():
+        alone = warping.aligned(*given)
+    monkeypatch.setattr(warping, "_has_kernel", lambda *_: False)
+    with torch.no_grad():
+        found = *warping.alignment_of(*given), warping.aligned(*given)
+    for got, expected in zip((loss, at, alone), found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    assert torch.equal(loss, alone)
+    assert at[torch.arange(6), lengths - 1, of_others - 1].eq(1.0).all()
+
+
+def test_threads():
+    x, y = batch(9, 40, 33, 3)
+    results = []
+    for threads in (1, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            loss = soft_dtw(x, y, gamma=0.1)
+            results.append((loss, *torch.autograd.grad(loss, (x, y))))
+        finally:
+            torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_units_without_a_loss():

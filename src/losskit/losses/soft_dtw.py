@@ -1,12 +1,12 @@
 """SoftDTWLoss: the cost of aligning two series, over all alignments softly."""
 
 import torch
-from torch.nn.functional import pad
 
 from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
+from losskit.families.warping import aligned, alignment_of
 
 
 class SoftDTWLoss(ComposedLoss):
@@ -41,9 +41,9 @@ class SoftDTWLoss(ComposedLoss):
     def value(input, target, input_lengths, target_lengths, gamma, normalize):
         series, has_loss = _read(input, target, input_lengths, target_lengths)
         x, y = series
-        loss = _aligned(x, y, gamma)
+        loss = aligned(x, y, gamma)
         if normalize:
-            loss = loss - 0.5 * (_aligned(x, x, gamma) + _aligned(y, y, gamma))
+            loss = loss - 0.5 * (aligned(x, x, gamma) + aligned(y, y, gamma))
         loss = loss.to(input.dtype)
         return loss if has_loss is None else (loss, has_loss)
 
@@ -51,10 +51,10 @@ class SoftDTWLoss(ComposedLoss):
     def value_and_grad(input, target, input_lengths, target_lengths, gamma, normalize):
         series, has_loss = _read(input, target, input_lengths, target_lengths)
         x, y = series
-        loss, by_x, by_y = _aligned_by_gradients(x, y, gamma)
+        loss, by_x, by_y = _by_gradients(x, y, gamma)
         if normalize:
             for one, gradient in ((x, by_x), (y, by_y)):
-                own, by_first, by_second = _aligned_by_gradients(one, one, gamma)
+                own, by_first, by_second = _by_gradients(one, one, gamma)
                 loss.sub_(own, alpha=0.5)
                 gradient.sub_(by_first.add_(by_second), alpha=0.5)
         loss = loss.to(input.dtype)
@@ -126,75 +126,12 @@ def _read(input, target, input_lengths, target_lengths):
     return series, has_loss
 
 
-def _distances(x, y):
-    """Squared, from differences, so that series far from 0 keep their digits; by rows, which need little memory."""
-    return torch.stack([(row.unsqueeze(1) - y).square().sum(-1) for row in x.unbind(1)], 1)
-
-
-def _diagonals(rows, columns):
-    """Anti-diagonals d = i + j after the first, and their first row and the one after their last."""
-    return [(d, max(0, d - columns + 1), min(rows, d + 1)) for d in range(1, rows + columns - 1)]
-
-
-def _aligned(one, other, gamma):
-    """The loss of each pair of series.
-
-    A diagonal has a cost for each row, infinite where it has no cell, after one for the row before the first.
-    """
-    if one[0].shape[1] > other[0].shape[1]:
-        return _aligned(other, one, gamma)
-    (x, m), (y, n) = one, other
-    rows, columns = x.shape[1], y.shape[1]
-    i = torch.arange(rows, device=x.device).unsqueeze(1)
-    j = (torch.arange(rows + columns - 1, device=x.device) - i).clamp(0, columns - 1)
-    costs = _distances(x, y).gather(2, j.expand(x.shape[0], -1, -1)).unbind(2)
-    before = torch.full_like(costs[0][:, :1], torch.inf).expand(-1, rows + 1)
-    found = [pad(costs[0][:, :1], (1, rows - 1), value=torch.inf)]
-    for d, low, high in _diagonals(rows, columns):
-        last = found[-1]
-        ways = torch.stack([last[:, low:high], last[:, low + 1 : high + 1], before[:, low:high]])
-        least = ways.detach().amin(0).clamp(max=1e30)  # where distances are infinite, all are
-        softly = least - gamma * ((least - ways) / gamma).logsumexp(0)
-        before = last
-        found.append(pad(costs[d][:, low:high] + softly, (low + 1, rows - high), value=torch.inf))
-    ends = (m + n - 2) * (rows + 1) + m
-    return torch.stack(found, 1).flatten(1).gather(1, ends.unsqueeze(1)).squeeze(1)
-
-
-def _aligned_by_gradients(one, other, gamma):
-    """The loss of each pair of series, and its gradients by both.
-
-    As above, with all diagonals in one tensor, of which a view has the cells in rows and columns. Backwards, a cell
-    hands its probability on to the three before it, by their shares in its soft minimum.
-    """
-    if one[0].shape[1] > other[0].shape[1]:
-        loss, by_other, by_one = _aligned_by_gradients(other, one, gamma)
-        return loss, by_one, by_other
-    (x, m), (y, n) = one, other
-    samples, rows, columns = *x.shape[:2], y.shape[1]
-    diagonal = samples * (rows + 1)
-    cells = (samples, rows, columns), (rows + 1, diagonal + 1, diagonal), diagonal + 1
-    costs = x.new_full((rows + columns, samples, rows + 1), torch.inf)
-    costs.as_strided(*cells).copy_(_distances(x, y))
-    shares = {}
-    for d, low, high in _diagonals(rows, columns):
-        ways = torch.stack([costs[d, :, low:high], costs[d, :, low + 1 : high + 1], costs[d - 1, :, low:high]])
-        least = ways.amin(0).clamp_(max=torch.finfo(x.dtype).max)
-        share = torch.sub(least, ways, out=ways).div_(gamma).exp_()
-        total = share.sum(0)
-        shares[d] = share.div_(total)
-        costs[d + 1, :, low + 1 : high + 1].add_(least).sub_(total.log_(), alpha=gamma)
-    ends = m + n - 1, torch.arange(samples, device=x.device), m
-    alignment = torch.zeros_like(costs)
-    alignment[ends] = 1.0
-    for d, low, high in reversed(_diagonals(rows, columns)):
-        here, share = alignment[d + 1, :, low + 1 : high + 1], shares[d]
-        alignment[d, :, low:high].addcmul_(share[0], here)
-        alignment[d, :, low + 1 : high + 1].addcmul_(share[1], here)
-        alignment[d - 1, :, low:high].addcmul_(share[2], here)
-    at = alignment.as_strided(*cells)
+def _by_gradients(one, other, gamma):
+    """The loss of each pair of series, and its gradients by both."""
+    loss, at = alignment_of(one, other, gamma)
+    (x, _), (y, _) = one, other
     middle = x.mean(1, keepdim=True)  # far from 0 the products would cancel
     x, y = x - middle, y - middle
     by_x = at.sum(2).unsqueeze(2).mul(x).sub_(at @ y).mul_(2.0)
     by_y = at.sum(1).unsqueeze(2).mul(y).sub_(at.mT @ x).mul_(2.0)
-    return costs[ends], by_x, by_y
+    return loss, by_x, by_y
