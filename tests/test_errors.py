@@ -221,7 +221,16 @@ MISTAKES = {
         (
             lambda: losskit.linear(losskit.ReverseKLDivLoss())(torch.ones(3, 4), torch.ones(5, 4), torch.ones(3, 2)),
             "reverse_kl_div: target must be the teacher's scores (3, 5), got (3, 2). Features of a teacher need "
-            "teacher_weight.",
+            "teacher_weight, scores of some classes teacher_indices.",
+        ),
+    ],
+    "one_teacher": [
+        (
+            lambda: losskit.linear(losskit.ReverseKLDivLoss())(
+                torch.ones(3, 4), torch.ones(5, 4), torch.ones(3, 2), torch.ones(5, 2), teacher_indices=classes
+            ),
+            "reverse_kl_div: a target is either features beside teacher_weight, or scores beside teacher_indices, got "
+            "both.",
         ),
     ],
     "of_teacher": [

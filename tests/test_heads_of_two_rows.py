@@ -71,6 +71,12 @@ def call(head, student, teacher, **extras):
     return head(x, weight, target, *given[0], **given[1], **extras)
 
 
+def best_of(scores, count=4):
+    """A teacher's best classes, and its scores without the others."""
+    values, indices = scores.topk(count, -1)
+    return values, indices, torch.full_like(scores, -torch.inf).scatter(-1, indices, values)
+
+
 def agree(loss, expected, inputs, rtol=1e-12, atol=1e-13):
     torch.testing.assert_close(loss, expected, rtol=rtol, atol=atol)
     upstream = torch.linspace(0.5, 2.0, max(loss.numel(), 1), dtype=loss.dtype)[: loss.numel()].reshape(loss.shape)
@@ -98,6 +104,54 @@ def test_it_is_the_loss_of_the_scores(name, reduction, lead, never_whole):
             expected = criterion(F.linear(*student), scores, **extras)
             for given in (teacher, scores):
                 agree(call(losskit.linear(criterion), student, given, **extras), expected, student)
+
+
+FINITE = [name for name in CRITERIA if name not in ("reverse", "own")]  # where the teacher leaves classes out
+
+
+@pytest.mark.parametrize("name", FINITE)
+@REDUCTIONS
+@pytest.mark.parametrize("lead", [(23,), (3, 7), ()], ids=str)
+def test_best_classes_of_a_teacher(name, reduction, lead, never_whole):
+    """As the scores of all classes with -inf for the others; log-probabilities will do, too."""
+    criterion, student = CRITERIA[name](reduction), student_of(lead)
+    values, indices, whole = best_of(F.linear(*teacher_of(lead)).log_softmax(-1))
+    mask = torch.rand(lead, generator=torch.Generator().manual_seed(2)) < 0.8
+    for extras in ({}, {"mask": mask}):
+        expected = criterion(F.linear(*student), whole, **extras)
+        for some in (indices, indices.int()):
+            x, weight, bias = student
+            loss = losskit.linear(criterion)(x, weight, values, teacher_indices=some, linear_bias=bias, **extras)
+            agree(loss, expected, student)
+    assert torch.equal(losskit.top_k_scores(values, indices, CLASSES), whole)
+
+
+def test_rows_with_fewer_classes_are_filled():
+    """-inf takes nothing away, whatever class stands beside it; of a class that is there twice the larger one counts."""
+    values = torch.tensor([[1.0, -torch.inf, -torch.inf], [2.0, 3.0, 1.0]])
+    indices = torch.tensor([[0, 0, 2], [1, 1, 3]])
+    found = losskit.top_k_scores(values, indices, 4)
+    inf = torch.inf
+    assert found.tolist() == [[1.0, -inf, -inf, -inf], [-inf, 3.0, -inf, 1.0]]
+    assert not losskit.top_k_scores(values.requires_grad_(), indices, 4).requires_grad
+
+
+def test_an_index_that_is_no_class():
+    """Refused, or the row is NaN; foreign memory is not touched."""
+    student = student_of((3,), bias=False)
+    head = losskit.linear(losskit.KnowledgeDistillationLoss(reduction="none"))
+    values, indices = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([[0, 1], [2, CLASSES], [3, 4]])
+    for call_of in (
+        lambda x: head(*student, values, x),
+        lambda x: losskit.top_k_scores(values, x, CLASSES).isnan().any(1),
+    ):
+        for bad, place in ((CLASSES, (1, 1)), (-1, (1, 1)), (1 << 40, (1, 1))):
+            indices[place] = bad
+            with pytest.raises(ValueError, match=rf"indices must be a class in \[0, 11\), got {bad} at index \(1, 1\)"):
+                call_of(indices)
+            with losskit.checks("nan"):
+                found = call_of(indices).detach()
+            assert (found if found.dtype == torch.bool else found.isnan()).tolist() == [False, True, False]
 
 
 def test_names_of_arguments():
@@ -211,18 +265,19 @@ def test_transforms():
 
 
 @REDUCTIONS
-@pytest.mark.parametrize("form", ["features", "capped", "scores"])
+@pytest.mark.parametrize("form", ["features", "capped", "scores", "best"])
 def test_compiled(form, reduction, never_whole):
     """Chunks are an op of the graph."""
     torch._dynamo.reset()
     student, teacher = student_of((3, 4), dtype=torch.float32), teacher_of((3, 4), dtype=torch.float32)
     caps = {"soft_cap": 3.0, "teacher_soft_cap": 4.0, "z_loss": 0.1} if form == "capped" else {}
     head = losskit.linear(losskit.KnowledgeDistillationLoss(temperature=2.0, reduction=reduction), **caps)
-    given = teacher if form != "scores" else F.linear(*teacher)
+    values, indices, _ = best_of(F.linear(*teacher))
+    given, best = {"scores": F.linear(*teacher), "best": values}.get(form, teacher), {"teacher_indices": indices}
     mask = torch.arange(12).view(3, 4) != 5
 
     def loss(x, weight, bias):
-        return call(head, [x, weight, bias], given, mask=mask) * 2
+        return call(head, [x, weight, bias], given, mask=mask, **(best if form == "best" else {})) * 2
 
     found = torch.compile(loss, backend="aot_eager", fullgraph=True)(*student)
     expected = loss(*student)
@@ -273,8 +328,11 @@ def test_memory(monkeypatch):
     monkeypatch.setattr(heads, "_CHUNK", 1 << 16)
     kd = losskit.KnowledgeDistillationLoss()
     chunked = largest_allocation(lambda: losskit.linear(kd)(x, weight, *teacher).backward())
+    best = torch.randn(rows, 8), torch.randint(0, classes, (rows, 8))
+    of_best = largest_allocation(lambda: losskit.linear(kd)(x, weight, *best).backward())
     stored = largest_allocation(lambda: kd(F.linear(x, weight), F.linear(*teacher)).backward())
     assert 0 < chunked < rows * classes * 4 / 16
+    assert 0 < of_best < rows * classes * 4 / 16
     assert stored >= rows * classes * 4
 
 
@@ -314,6 +372,8 @@ def test_why():
     assert "of 9 rows at a time" in choice.reason
     assert "the student's and the teacher's scores" in choice.reason
     assert "written over the scores in forward" in choice.reason
+    best = torch.zeros(9, 2, dtype=torch.float64), torch.zeros(9, 2, dtype=torch.int64)
+    assert "the student's and the teacher's scores" in losskit.why(head, *student[:2], *best).reason
     assert "teacher" not in losskit.why(head, *student[:2], F.linear(*teacher)).reason
     late = losskit.linear(losskit.KnowledgeDistillationLoss(reduction="none"))
     assert "made again in backward" in losskit.why(late, *student[:2], *teacher[:2]).reason
@@ -347,6 +407,14 @@ REFUSED = [
     (lambda: HEAD(X, W, T, TW.double()), TypeError, "teacher_weight is torch.float64 but target is torch.float32"),
     (lambda: HEAD(X, W, T.argmax(1), TW), TypeError, "target must be floating"),
     (lambda: HEAD(X, W, X[:, :4].long()), TypeError, "for class indices use cross_entropy"),
+    (lambda: HEAD(X, W, T, TW, teacher_indices=T.long()), ValueError, "either features beside teacher_weight, or scores"),
+    (lambda: HEAD(X, W, T, teacher_indices=T), TypeError, "teacher_indices must be a tensor of integers, got torch.float"),
+    (lambda: HEAD(X, W, T, T.long()[:, :3]), ValueError, r"target \(20, 7\) and teacher_indices \(20, 3\) must have"),
+    (lambda: HEAD(X, W, T[:19], T[:19].long() * 0), ValueError, r"target must have the shape \(20, 7\) for input"),
+    (lambda: HEAD(X, W, T, teacher_indices=[0]), TypeError, "teacher_indices must be a tensor"),
+    (lambda: losskit.top_k_scores(T, T.long(), 0), ValueError, "classes must be a positive integer, got 0"),
+    (lambda: losskit.top_k_scores(T.long(), T.long(), 4), TypeError, "values must be floating"),
+    (lambda: losskit.top_k_scores(T[0, 0], T[0, 0].long(), 4), IndexError, "a dimension of classes"),
     (lambda: HEAD(X, W, T.tolist(), TW), TypeError, "target must be a tensor"),
     (lambda: HEAD(X, W, T[0, 0], TW), IndexError, "target must have a dimension of features"),
     (lambda: HEAD(X, W, T, TW, mask=T[:, 0]), TypeError, "mask must be boolean"),

@@ -98,7 +98,12 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     ),
     "teacher": (
         LossValueError,
-        "{loss}: target must be the teacher's scores {expected}, got {got}. Features of a teacher need teacher_weight.",
+        "{loss}: target must be the teacher's scores {expected}, got {got}. Features of a teacher need teacher_weight, "
+        "scores of some classes teacher_indices.",
+    ),
+    "one_teacher": (
+        LossValueError,
+        "{loss}: a target is either features beside teacher_weight, or scores beside teacher_indices, got both.",
     ),
     "of_teacher": (
         LossValueError,

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from losskit.kernels.torch_internals import differentiating
 from losskit.layers import heads
-from losskit.layers.head_calls import Call, Head, Teacher, Term
+from losskit.layers.head_calls import Call, Head, Teacher, Term, TopK
 from losskit.plans import plan_by
 
 
 def packed(call: Call) -> tuple[str, list[int], list[Tensor]]:
     """The keys of a call's plans, the numbers of its tensors, and these."""
-    of_teacher = [] if call.teacher is None else [x for x in call.teacher.head if x is not None]
+    of_teacher = [] if call.teacher is None else call.teacher.tensors()
     extras = call.sample_weight, call.mask, call.normalizer
     counts = [len(of_teacher), len(call.operands), *(int(isinstance(x, Tensor)) for x in extras)]
     tensors = [*of_teacher, *call.operands, *(x for x in extras if isinstance(x, Tensor))]
@@ -37,7 +37,7 @@ def unpacked(
 ) -> Call:  # fmt: skip
     """The call that was packed. caps: of the scores, and of the teacher's."""
     rest, (of_teacher, operands, *extras), terms = iter(tensors), counts[:5], []
-    own_head = [next(rest) for _ in range(of_teacher)]
+    known = [next(rest) for _ in range(of_teacher)]
     taken = [next(rest) for _ in range(operands)]
     sample_weight, mask, denominator = (next(rest) if there else None for there in extras)
     for key, place in zip(keys.split("\n"), range(5, len(counts), 3), strict=True):
@@ -45,9 +45,15 @@ def unpacked(
         own = [next(rest) for _ in range(slots)]
         terms.append(Term(plan_by(key), own, next(rest) if weighed else None, bool(targets)))
     by = normalizer if denominator is None else denominator
-    bias = own_head[2] if of_teacher == 3 else None
-    teacher = Teacher(Head(own_head[0], own_head[1], bias), caps[1]) if own_head else None
+    teacher = _teacher(known, shape[0], caps[1]) if known else None
     return Call(terms, caps[0], tuple(shape), taken, sample_weight, mask, by, teacher=teacher)
+
+
+def _teacher(own: Sequence[Tensor], classes: int, cap: float | None) -> Teacher | TopK:
+    """The teacher that these tensors are of: those of its head, or scores and their classes."""
+    if not own[1].is_floating_point():
+        return TopK(own[0], own[1], classes)
+    return Teacher(Head(own[0], own[1], own[2] if len(own) > 2 else None), cap)
 
 
 def _gradients_like(head: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor]:
@@ -137,5 +143,5 @@ def run(call: Call, head: Head) -> Tensor:
     normalizer = None if isinstance(call.normalizer, Tensor) else call.normalizer
     late = heads.is_late(call, head) or not torch.is_grad_enabled()
     wanted = [x is not None and x.requires_grad and not late for x in head]
-    teacher_cap = None if call.teacher is None else call.teacher.cap
+    teacher_cap = call.teacher.cap if isinstance(call.teacher, Teacher) else None
     return head_loss(keys, counts, call.shape, call.cap, teacher_cap, normalizer, *head, tensors, wanted)[0]

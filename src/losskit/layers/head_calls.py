@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losskit.errors import error
-from losskit.helpers import soft_cap
+from losskit.helpers import place_top_k, soft_cap
 from losskit.kernels import dispatch, fused, gpu
 from losskit.kernels.choice import PLAIN, from_kernel, why_eager
 from losskit.kernels.ranks import Part
@@ -62,11 +62,51 @@ class Teacher(NamedTuple):
     head: Head
     cap: float | None
 
+    @property
+    def told(self) -> Tensor:
+        """What has the dtype of the scores."""
+        return self.head.input
+
     def rows(self, begin: int, end: int) -> Teacher:
         return Teacher(self.head._replace(input=self.head.input[begin:end]), self.cap)
 
+    def to(self, dtype: torch.dtype) -> Teacher:
+        """Under autocast."""
+        return Teacher(self.head.to(dtype), self.cap)
+
+    def tensors(self) -> list[Tensor]:
+        return [x for x in self.head if x is not None]
+
+    def memory(self, rows: int) -> Tensor:
+        return self.head.memory(rows)
+
     def scores(self, memory: Tensor | None) -> Tensor:
         return soft_cap(self.head.scores() if memory is None else self.head.scores_in(memory), self.cap)
+
+
+class TopK(NamedTuple):
+    """The scores (N, K) of a teacher's best classes, and which of how many classes these are."""
+
+    told: Tensor
+    indices: Tensor
+    classes: int
+
+    def rows(self, begin: int, end: int) -> TopK:
+        return TopK(self.told[begin:end], self.indices[begin:end], self.classes)
+
+    def to(self, dtype: torch.dtype) -> TopK:
+        """Under autocast nothing changes: there is no matrix product."""
+        return self
+
+    def tensors(self) -> list[Tensor]:
+        return [self.told, self.indices]
+
+    def memory(self, rows: int) -> Tensor:
+        return self.told.new_empty(rows, self.classes)
+
+    def scores(self, memory: Tensor | None) -> Tensor:
+        rows = len(self.told)
+        return place_top_k(self.told, self.indices, self.memory(rows) if memory is None else memory[:rows])
 
 
 @dataclass(frozen=True)
@@ -97,7 +137,7 @@ class Call:
     part: Part | None = None  # this rank's classes, where ranks share them
     widest: int = 0  # the most classes that a rank has
     told: torch.dtype | None = None  # the dtype of a reduced loss
-    teacher: Teacher | None = None  # what makes the first operand
+    teacher: Teacher | TopK | None = None  # what makes the first operand
 
     @property
     def reduction(self) -> str:
@@ -118,7 +158,7 @@ class Call:
 
     def told_by(self, input: Tensor) -> list[Tensor]:
         """The tensors that tell the dtype of the loss."""
-        return [input, *([self.teacher.head.input] if self.teacher is not None else self.operands[:1])]
+        return [input, *([self.teacher.told] if self.teacher is not None else self.operands[:1])]
 
     def of(self, scores: Tensor, result: torch.dtype | None = None) -> Tensor:
         """The loss of these scores."""
@@ -143,7 +183,7 @@ class Call:
         """The validated arguments of a term, beside scores that nobody has made."""
         classes, *more = self.shape
         scores = like.new_zeros(()).expand(rows, classes if self.part is None else self.part.total, *more)
-        made = [] if self.teacher is None else [self.teacher.head.input.new_zeros(()).expand(scores.shape)]
+        made = [] if self.teacher is None else [self.teacher.told.new_zeros(()).expand(scores.shape)]
         operands = term.operands(scores, [*made, *self.operands])
         if self.part is not None and operands[0].is_floating_point():
             operands[0] = operands[0].new_zeros(()).expand(scores.shape)

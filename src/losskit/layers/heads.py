@@ -8,8 +8,8 @@
 3. Gradients by the weights are added up over the chunks in float32 at least.
 4. What a chunk cannot do runs on all scores at once, as the last layer and the loss would: derivatives of derivatives,
    torch.func, exported graphs, gradients by anything else than features, weights and bias.
-5. A loss of two rows has a teacher. Where its scores come from a last layer, too, those of a chunk are made beside the
-   student's, in memory of their own. There is no gradient by them.
+5. A loss of two rows has a teacher. Where its scores come from a last layer, too, or are those of some classes, the
+   scores of a chunk are made beside the student's, in memory of their own. There is no gradient by them.
 6. Where ranks share the classes (`shared_heads.py`), a chunk is that of this rank's classes. The family's formula,
    which knows what other ranks have, stands in the place of the kernel. All ranks take chunks of the same rows.
 """
@@ -53,7 +53,7 @@ def prepared(call: Call, head: Head) -> tuple[Call, Head, bool]:
         narrow = torch.get_autocast_dtype(kind)
         head = head.to(narrow)
         if call.teacher is not None:
-            call = replace(call, teacher=call.teacher._replace(head=call.teacher.head.to(narrow)))
+            call = replace(call, teacher=call.teacher.to(narrow))
     whole = why_whole(call, head) is not None
     if call.reduction == "mean" and (not whole or len(call.terms) > 1):
         call = replace(call, normalizer=denominator_of(call, len(head.input), head.input.device))
@@ -69,7 +69,7 @@ def why_whole(call: Call, head: Head) -> str | None:
             return "an exported graph consists of torch's own operators"
         if transforms_active() or call.part is not None:
             return "torch.func is active, or ranks share the classes: torch.compile traces the scores"
-    given = [x for x in (*head, *(call.teacher.head if call.teacher else ())) if x is not None]
+    given = [x for x in (*head, *(call.teacher.tensors() if call.teacher else ())) if x is not None]
     if sharded.involved(*given, *others) or any(type(x) not in PLAIN for x in (*given, *others)):
         return "an argument is a tensor subclass"
     if not torch.compiler.is_compiling() and observed():
@@ -109,8 +109,8 @@ def rows_of_chunk(call: Call, head: Head) -> int:
 
 
 def sizes_of_score(call: Call, head: Head) -> list[int]:
-    """The bytes of a score of the head, and of the teacher's head."""
-    return [x.input.element_size() for x in (head, *([] if call.teacher is None else [call.teacher.head]))]
+    """The bytes of a score of the head, and of one that is made for the teacher."""
+    return [x.element_size() for x in (head.input, *([] if call.teacher is None else [call.teacher.told]))]
 
 
 def denominator_of(call: Call, rows: int, device: torch.device) -> Tensor | float:
@@ -241,7 +241,7 @@ class Work:
     def _memory_of_teacher(self) -> Tensor | None:
         """For the teacher's scores of a chunk."""
         teacher = self.call.teacher
-        return None if teacher is None else teacher.head.memory(rows_of_chunk(self.call, self.head))
+        return None if teacher is None else teacher.memory(rows_of_chunk(self.call, self.head))
 
     def _take(self, gradient: Tensor, begin: int, end: int, wanted: Sequence[bool]) -> None:
         input, weight, _ = self.head

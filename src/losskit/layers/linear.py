@@ -10,6 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from losskit.declaration import Param
 from losskit.domains import nonnegative, positive
+from losskit.dtypes import INTEGERS
 from losskit.errors import LossError, error
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.two_rows import TwoRowsLoss
@@ -84,6 +85,7 @@ class LinearLoss(Summand):
         linear_bias: Tensor | None = None,
         teacher_weight: Tensor | None = None,
         teacher_bias: Tensor | None = None,
+        teacher_indices: Tensor | None = None,
         sample_weight: Tensor | None = None,
         mask: Tensor | None = None,
         normalizer: Tensor | float | None = None,
@@ -91,12 +93,12 @@ class LinearLoss(Summand):
         extras = sample_weight, mask, normalizer
         head = Head(input, linear_weight, linear_bias)
         try:
-            return self._loss(head, operands, (teacher_weight, teacher_bias), extras)
+            return self._loss(head, operands, (teacher_weight, teacher_bias, teacher_indices), extras)
         except LossError as problem:
             raise problem.with_traceback(None) from None
 
     def _loss(
-        self, head: Head, operands: tuple[Tensor, ...], of_teacher: tuple[Tensor | None, Tensor | None],
+        self, head: Head, operands: tuple[Tensor, ...], of_teacher: tuple[Tensor | None, ...],
         extras: tuple[Any, ...],
     ) -> Tensor:  # fmt: skip
         taken, taught = self._taken(operands, *of_teacher)
@@ -113,19 +115,23 @@ class LinearLoss(Summand):
         return Term(self.criterion._planned(), self.criterion._slot_params(), own, targets)
 
     def _taken(
-        self, operands: tuple[Tensor, ...], teacher_weight: Tensor | None, teacher_bias: Tensor | None
+        self, operands: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None, indices: Tensor | None
     ) -> tuple[tuple[Tensor, ...], teachers.Taught | None]:
         """The operands after the weights, or of a loss of two rows what says who the teacher is."""
         told, names = f"linear({type(self.criterion).__name__})", self._call_operands()
         two = isinstance(self.criterion, TwoRowsLoss)
-        if two and len(operands) == len(names) - 1 and teacher_weight is None:
-            *operands, teacher_weight = operands  # type: ignore[assignment]
+        if two and len(operands) == len(names) - 1 and weight is None:
+            operands, last = operands[:-1], operands[-1]
+            if indices is None and isinstance(last, Tensor) and last.dtype in INTEGERS:
+                indices = last
+            else:
+                weight = last
         if 2 + len(operands) != len(names):
             taken = ", ".join([*names, *(["teacher_weight"] if two else [])])
             raise error("by_keyword", loss=told, got=2 + len(operands), expected=taken)
         if two:
-            return (), teachers.Taught(operands[0], teacher_weight, teacher_bias, self.teacher_soft_cap)
-        for name, x in (("teacher_weight", teacher_weight), ("teacher_bias", teacher_bias)):
+            return (), teachers.Taught(operands[0], weight, bias, indices, self.teacher_soft_cap)
+        for name, x in (("teacher_weight", weight), ("teacher_bias", bias), ("teacher_indices", indices)):
             if x is not None:
                 raise error("no_teacher", loss=told, argument=name)
         return operands, None
@@ -136,8 +142,7 @@ class LinearLoss(Summand):
         """A call of a loss of two rows."""
         term = self._term()
         name, terms = term.plan.name, _terms(term, self.z_loss)
-        given = [*head, taught.target, taught.weight, taught.bias, *extras]
-        if sharded.involved(*given):
+        if sharded.involved(*head, *taught[:4], *extras):
             raise error("shared_rows", loss=name, what="rows and classes", got="a DTensor",
                         hint="the tensors of each rank, x.to_local(), or x.full_tensor()")  # fmt: skip
         return teachers.flattened(name, terms, self.soft_cap, head, taught, extras)
@@ -146,7 +151,8 @@ class LinearLoss(Summand):
         """What `losskit.why` says."""
         given = extras.get("sample_weight"), extras.get("mask"), extras.get("normalizer")
         head = Head(input, linear_weight, extras.get("linear_bias"))
-        taken, taught = self._taken(operands, extras.get("teacher_weight"), extras.get("teacher_bias"))
+        of_teacher = (extras.get(name) for name in ("teacher_weight", "teacher_bias", "teacher_indices"))
+        taken, taught = self._taken(operands, *of_teacher)
         if taught is not None:
             call, head, _ = self._taught(head, taught, given)
         else:
@@ -228,7 +234,8 @@ def linear(
     Prefer the loss itself up to some thousand classes, or where the scores are wanted for something else, too.
 
     A loss of a student's and a teacher's scores, such as KnowledgeDistillationLoss, will do as well. The features and
-    weights are the student's. The teacher's scores are there already, or come from features and weights of its own.
+    weights are the student's. The teacher's scores are there already, come from features and weights of its own, or
+    are those of its k best classes.
 
     Args:
         criterion: Any loss of class scores or of two rows of them, your own included. Its parameters must not want
@@ -248,9 +255,10 @@ def linear(
     Returns:
         A module. It is called with features (..., D), weights (C, D) as `nn.Linear(D, C)` has them, and what the
             criterion takes after the scores: class indices (...), or probabilities (..., C). A loss of two rows takes
-            the teacher's scores (..., C); or the teacher's features (..., E) and then `teacher_weight` (C, E), with
-            `teacher_bias` (C,) by keyword. Nothing of a teacher has a gradient. By keyword a call takes `linear_bias`
-            (C,), `sample_weight`, `mask` and `normalizer`.
+            the teacher's scores (..., C); or the teacher's features (..., E) and its `teacher_weight` (C, E), with
+            `teacher_bias` (C,) by keyword; or the scores (..., K) of the teacher's best classes and these classes,
+            `teacher_indices` (..., K), see `top_k_scores`. Nothing of a teacher has a gradient. By keyword a call takes
+            `linear_bias` (C,), `sample_weight`, `mask` and `normalizer`.
 
     Raises:
         TypeError: The criterion is none of these losses, or dtypes do not match.
