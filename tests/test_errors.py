@@ -218,35 +218,21 @@ MISTAKES = {
         ),
     ],
     "teacher": [
-        (
-            lambda: losskit.linear(losskit.ReverseKLDivLoss())(torch.ones(3, 4), torch.ones(5, 4), torch.ones(3, 2)),
-            "reverse_kl_div: target must be the teacher's scores (3, 5), got (3, 2). Features of a teacher need "
-            "teacher_weight, scores of some classes teacher_indices.",
-        ),
+        (lambda: losskit.linear(losskit.ReverseKLDivLoss())(torch.ones(3, 4), torch.ones(5, 4), torch.ones(3, 2)),
+         "reverse_kl_div: target must be the teacher's scores (3, 5), got (3, 2). Features of a teacher need "
+         "teacher_weight, scores of some classes teacher_indices."),
     ],
     "one_teacher": [
-        (
-            lambda: losskit.linear(losskit.ReverseKLDivLoss())(
-                torch.ones(3, 4), torch.ones(5, 4), torch.ones(3, 2), torch.ones(5, 2), teacher_indices=classes
-            ),
-            "reverse_kl_div: a target is either features beside teacher_weight, or scores beside teacher_indices, got "
-            "both.",
-        ),
+        (lambda: losskit.linear(losskit.ReverseKLDivLoss())(*[torch.ones(3, 4)] * 4, teacher_indices=classes),
+         "reverse_kl_div: a target is either features beside teacher_weight, or scores beside teacher_indices, got both."),
     ],
     "of_teacher": [
-        (
-            lambda: losskit.linear(losskit.ReverseKLDivLoss())(
-                torch.ones(3, 4), torch.ones(5, 4), torch.ones(3, 5), teacher_bias=torch.ones(5)
-            ),
-            "reverse_kl_div: teacher_bias is that of a teacher's last layer, which needs teacher_weight, got None.",
-        ),
+        (lambda: losskit.linear(losskit.ReverseKLDivLoss())(*[torch.ones(4, 4)] * 3, teacher_bias=torch.ones(4)),
+         "reverse_kl_div: teacher_bias is that of a teacher's last layer, which needs teacher_weight, got None."),
     ],
     "no_teacher": [
-        (
-            lambda: losskit.linear(losskit.CrossEntropyLoss(), teacher_soft_cap=30.0),
-            "linear(CrossEntropyLoss): teacher_soft_cap is for losses of a student's and a teacher's scores, such as "
-            "KnowledgeDistillationLoss.",
-        ),
+        (lambda: losskit.linear(losskit.CrossEntropyLoss(), teacher_soft_cap=30.0), "linear(CrossEntropyLoss): "
+         "teacher_soft_cap is for losses of a student's and a teacher's scores, such as KnowledgeDistillationLoss."),
     ],
     "weight_dtype": [
         (

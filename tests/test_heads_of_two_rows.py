@@ -4,87 +4,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.func import grad, jvp, vmap
+from two_row_heads import (
+    CRITERIA,
+    EACH,
+    REDUCTIONS,
+    agree,
+    best_of,
+    call,
+    never_whole,
+    small_chunks,
+    student_of,
+    teacher_of,
+)  # fmt: skip
 
 import losskit
 from losskit.layers import head_calls, heads
-from losskit.layers.head_calls import Head
 
-CLASSES, WIDTH, OF_TEACHER = 11, 5, 7
-
-
-class SquaredOfHeadsLoss(losskit.TwoRowsLoss):
-    """The squared distance of probabilities, a loss of one's own."""
-
-    @staticmethod
-    def value(log_ratio, student, teacher):
-        return (student - teacher) * (student - teacher)
-
-
-CRITERIA = {
-    "kd": lambda r: losskit.KnowledgeDistillationLoss(temperature=2.0, reduction=r),
-    "reverse": lambda r: losskit.ReverseKLDivLoss(reduction=r),
-    "jsd": lambda r: losskit.JensenShannonLoss(beta=0.3, temperature=0.5, reduction=r),
-    "jsd forward": lambda r: losskit.JensenShannonLoss(beta=0.0, reduction=r),
-    "tv": lambda r: losskit.TotalVariationDistanceLoss(reduction=r),
-    "own": lambda r: SquaredOfHeadsLoss(reduction=r),
-}
-EACH = pytest.mark.parametrize("name", CRITERIA)
-REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch):
-    """Four rows of scores in a chunk."""
-    monkeypatch.setattr(heads, "_CHUNK", 4 * CLASSES * 8)
-    monkeypatch.setattr(heads, "_BLOCK", 3 * WIDTH * 2)
-
-
-@pytest.fixture
-def never_whole(monkeypatch):
-    """Neither the student's nor the teacher's scores are made at once."""
-    monkeypatch.setattr(Head, "scores", lambda head: pytest.fail("all scores were made"))
-
-
-def drawn(lead, width, dtype=torch.float64, bias=True, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(*lead, width), (CLASSES, width), *([(CLASSES,)] if bias else [])]
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-
-
-def student_of(lead, **options):
-    return [x.requires_grad_() for x in drawn(lead, WIDTH, **options)]
-
-
-def teacher_of(lead, **options):
-    return drawn(lead, OF_TEACHER, seed=1, **options)
-
-
-def biased(bias, name):
-    return {name: bias[0]} if bias else {}
-
-
-def call(head, student, teacher, **extras):
-    """With the teacher's features and weights, or, where it is a tensor, with its scores."""
-    x, weight, *bias = student
-    target, *more = [teacher] if isinstance(teacher, torch.Tensor) else teacher
-    given = more[:1], biased(more[1:], "teacher_bias") | biased(bias, "linear_bias")
-    return head(x, weight, target, *given[0], **given[1], **extras)
-
-
-def best_of(scores, count=4):
-    """A teacher's best classes, and its scores without the others."""
-    values, indices = scores.topk(count, -1)
-    return values, indices, torch.full_like(scores, -torch.inf).scatter(-1, indices, values)
-
-
-def agree(loss, expected, inputs, rtol=1e-12, atol=1e-13):
-    torch.testing.assert_close(loss, expected, rtol=rtol, atol=atol)
-    upstream = torch.linspace(0.5, 2.0, max(loss.numel(), 1), dtype=loss.dtype)[: loss.numel()].reshape(loss.shape)
-    wanted = torch.autograd.grad(expected, inputs, upstream, retain_graph=True)
-    for again in range(2):  # the second backward makes the scores anew
-        found = torch.autograd.grad(loss, inputs, upstream, retain_graph=not again)
-        for a, b in zip(found, wanted, strict=True):
-            torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+__all__ = ["never_whole", "small_chunks"]  # fixtures
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 @EACH
@@ -104,54 +41,6 @@ def test_it_is_the_loss_of_the_scores(name, reduction, lead, never_whole):
             expected = criterion(F.linear(*student), scores, **extras)
             for given in (teacher, scores):
                 agree(call(losskit.linear(criterion), student, given, **extras), expected, student)
-
-
-FINITE = [name for name in CRITERIA if name not in ("reverse", "own")]  # where the teacher leaves classes out
-
-
-@pytest.mark.parametrize("name", FINITE)
-@REDUCTIONS
-@pytest.mark.parametrize("lead", [(23,), (3, 7), ()], ids=str)
-def test_best_classes_of_a_teacher(name, reduction, lead, never_whole):
-    """As the scores of all classes with -inf for the others; log-probabilities will do, too."""
-    criterion, student = CRITERIA[name](reduction), student_of(lead)
-    values, indices, whole = best_of(F.linear(*teacher_of(lead)).log_softmax(-1))
-    mask = torch.rand(lead, generator=torch.Generator().manual_seed(2)) < 0.8
-    for extras in ({}, {"mask": mask}):
-        expected = criterion(F.linear(*student), whole, **extras)
-        for some in (indices, indices.int()):
-            x, weight, bias = student
-            loss = losskit.linear(criterion)(x, weight, values, teacher_indices=some, linear_bias=bias, **extras)
-            agree(loss, expected, student)
-    assert torch.equal(losskit.top_k_scores(values, indices, CLASSES), whole)
-
-
-def test_rows_with_fewer_classes_are_filled():
-    """-inf takes nothing away, whatever class stands beside it; of a class that is there twice the larger one counts."""
-    values = torch.tensor([[1.0, -torch.inf, -torch.inf], [2.0, 3.0, 1.0]])
-    indices = torch.tensor([[0, 0, 2], [1, 1, 3]])
-    found = losskit.top_k_scores(values, indices, 4)
-    inf = torch.inf
-    assert found.tolist() == [[1.0, -inf, -inf, -inf], [-inf, 3.0, -inf, 1.0]]
-    assert not losskit.top_k_scores(values.requires_grad_(), indices, 4).requires_grad
-
-
-def test_an_index_that_is_no_class():
-    """Refused, or the row is NaN; foreign memory is not touched."""
-    student = student_of((3,), bias=False)
-    head = losskit.linear(losskit.KnowledgeDistillationLoss(reduction="none"))
-    values, indices = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([[0, 1], [2, CLASSES], [3, 4]])
-    for call_of in (
-        lambda x: head(*student, values, x),
-        lambda x: losskit.top_k_scores(values, x, CLASSES).isnan().any(1),
-    ):
-        for bad, place in ((CLASSES, (1, 1)), (-1, (1, 1)), (1 << 40, (1, 1))):
-            indices[place] = bad
-            with pytest.raises(ValueError, match=rf"indices must be a class in \[0, 11\), got {bad} at index \(1, 1\)"):
-                call_of(indices)
-            with losskit.checks("nan"):
-                found = call_of(indices).detach()
-            assert (found if found.dtype == torch.bool else found.isnan()).tolist() == [False, True, False]
 
 
 def test_names_of_arguments():
