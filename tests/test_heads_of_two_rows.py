@@ -15,7 +15,7 @@ from two_row_heads import (
     small_chunks,
     student_of,
     teacher_of,
-)  # fmt: skip
+)
 
 import losskit
 from losskit.layers import head_calls, heads
@@ -223,6 +223,21 @@ def test_memory(monkeypatch):
     assert 0 < chunked < rows * classes * 4 / 16
     assert 0 < of_best < rows * classes * 4 / 16
     assert stored >= rows * classes * 4
+
+
+def test_scores_of_a_teacher_that_are_apart(never_whole):
+    """All but the last of each sequence, or classes that are not dense: no copy of all of them is made."""
+    student, criterion = student_of((3, 7)), losskit.ReverseKLDivLoss(reduction="none")
+    scores = F.linear(*teacher_of((3, 8)))
+    for given in (scores[:, :-1], scores.movedim(-1, 0).contiguous().movedim(0, -1)[:, 1:]):
+        agree(call(losskit.linear(criterion), student, given), criterion(F.linear(*student), given), student)
+
+
+def test_memory_of_scores_that_are_apart(monkeypatch):
+    monkeypatch.setattr(heads, "_CHUNK", 1 << 16)
+    x, weight = torch.randn(4, 1024, 4, requires_grad=True), torch.randn(512, 4, requires_grad=True)
+    teacher, head = torch.randn(4, 1025, 512)[:, :-1], losskit.linear(losskit.KnowledgeDistillationLoss())
+    assert 0 < largest_allocation(lambda: head(x, weight, teacher).backward()) < teacher.numel() * 4 / 16
 
 
 def test_nothing_counts():

@@ -109,6 +109,32 @@ class TopK(NamedTuple):
         return place_top_k(self.told, self.indices, self.memory(rows) if memory is None else memory[:rows])
 
 
+class Apart(NamedTuple):
+    """A teacher's scores (..., C) whose rows no view has in one dimension, such as x[:, :-1]: a chunk's are copied."""
+
+    told: Tensor
+    begin: int
+    end: int
+
+    def rows(self, begin: int, end: int) -> Apart:
+        return Apart(self.told, self.begin + begin, self.begin + end)
+
+    def to(self, dtype: torch.dtype) -> Apart:
+        """Under autocast nothing changes: there is no matrix product."""
+        return self
+
+    def tensors(self) -> list[Tensor]:
+        return [self.told]
+
+    def memory(self, rows: int) -> Tensor:
+        return self.told.new_empty(rows, self.told.shape[-1])
+
+    def scores(self, memory: Tensor | None) -> Tensor:
+        places = torch.arange(self.begin, self.end, device=self.told.device)
+        found = self.memory(len(places)) if memory is None else memory[: len(places)]
+        return found.copy_(self.told[torch.unravel_index(places, self.told.shape[:-1])])
+
+
 @dataclass(frozen=True)
 class Term:
     """A loss of the scores: its plan, the tensors of its parameters, the weight of the classes."""
@@ -137,7 +163,7 @@ class Call:
     part: Part | None = None  # this rank's classes, where ranks share them
     widest: int = 0  # the most classes that a rank has
     told: torch.dtype | None = None  # the dtype of a reduced loss
-    teacher: Teacher | TopK | None = None  # what makes the first operand
+    teacher: Teacher | TopK | Apart | None = None  # what makes the first operand
 
     @property
     def reduction(self) -> str:

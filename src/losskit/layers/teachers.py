@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from losskit.errors import error
 from losskit.helpers import check_top_k
-from losskit.layers.head_calls import Call, Head, Teacher, Term, TopK, check_head
+from losskit.layers.head_calls import Apart, Call, Head, Teacher, Term, TopK, check_head
 from losskit.validation import check_tensor
 
 
@@ -41,23 +42,35 @@ def flattened(
     """A call with its rows in one dimension, the last layer, and the shape of the unreduced loss."""
     input, weight, bias = head
     check_head(loss, head, matrix=True)
-    classes, rows = len(weight), tuple(input.shape[:-1])
-    target = _target(loss, taught, input, rows, classes)
+    classes, rows = len(weight), input.shape[:-1]
+    target = _target(loss, taught, input, tuple(rows), classes)
     made, term = taught.weight is not None or taught.indices is not None, terms[0]
+    apart = not made and not torch.compiler.is_compiling() and not _viewed(target)
     # Scores that nobody has made: whatever else does not fit is told in the words of the loss.
     scores = input.new_zeros(()).expand(*rows, classes)
     told = target.new_zeros(()).expand(*rows, classes) if made else target
     args = term.plan.validated([scores, told, *term.slots], None, *extras)
     sample_weight, mask = (None if x is None else x.expand(rows).reshape(-1) for x in args[2:4])
-    flat = _flat(target)
-    teacher: Teacher | TopK | None = None
+    flat = target.detach() if apart else _flat(target)
+    teacher: Teacher | TopK | Apart | None = None
     if taught.weight is not None:
         teacher = Teacher(Head(flat, taught.weight, taught.bias).detach(), taught.cap)
     elif taught.indices is not None:
         teacher = TopK(flat, _flat(taught.indices), classes)
-    operands = [] if made else [flat]
+    elif apart:
+        teacher = Apart(flat, 0, rows.numel())
+    operands = [] if made or apart else [flat]
     call = Call(terms, cap, (classes,), operands, sample_weight, mask, args.normalizer, teacher=teacher)
-    return call, Head(input.reshape(-1, input.shape[-1]), weight, bias), rows
+    return call, Head(input.reshape(-1, input.shape[-1]), weight, bias), tuple(rows)
+
+
+def _viewed(x: Tensor) -> bool:
+    """Whether a view has the rows in one dimension; else a copy would be as large as all scores."""
+    try:
+        x.view(-1, x.shape[-1])
+    except RuntimeError:
+        return False
+    return True
 
 
 def _flat(x: Tensor) -> Tensor:
