@@ -70,7 +70,7 @@ HEADS = (
         asked={(dtype, threads): 1.0 for dtype in ("f32", "bf16") for threads in (1, 2)},
     ),
     Head(
-        "linear_distillation_c32000", (2048, 512, 32000), rounds=5, calls=1, loss="distillation", asked_memory=1 / 6,
+        "linear_distillation_c32000", (2048, 512, 32000), rounds=5, calls=1, loss="distillation", asked_memory=1 / 5,
         asked={("f32", 1): 0.75, ("bf16", 1): 0.75},
     ),
 )  # fmt: skip
