@@ -1,13 +1,14 @@
-"""Time a language model's head and its cross entropy on the CPU: losskit's and torch's, in chunks and on all scores.
+"""Time a language model's head and its loss on the CPU: losskit's and torch's, in chunks and on all scores.
 
     python benchmarks/heads.py
     python benchmarks/heads.py --only linear_cross_entropy_c2000 --threads 1 --quick
     python benchmarks/heads.py --rehearse     # few numbers: does the script run?
 
 What is timed is forward plus backward: features (N, D) and weights (C, D) give scores, a loss, and the gradients by
-both. As in run.py the peers take turns in one process, the number to read is the median over rounds of the ratio
-within a round, and what losskit computes is compared with float64 first. The plain path, `F.linear` and
-`F.cross_entropy`, is 1. The rows go into run.py's file, beside what it has of this machine and these versions.
+both. The loss is cross entropy, or the distillation of a teacher's head of the same size, which has no gradient. As in
+run.py the peers take turns in one process, the number to read is the median over rounds of the ratio within a round,
+and what losskit computes is compared with float64 first. The plain path, `F.linear` and `F.cross_entropy` or
+`F.kl_div`, is 1. The rows go into run.py's file, beside what it has of this machine and these versions.
 
 Memory is what a step needs at most beside operands and gradients, as Linux counts it (VmHWM), in a process of its own
 for each peer. What a first step leaves behind, such as buffers of the matrix products (5 to 10 MB), is not counted.
@@ -25,6 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from compositions_of_two_rows import knowledge_distillation_loss
 from peers import DTYPES, compare, loss_and_gradients, make_step, set_threads
 from rich import box
 from rich.console import Console
@@ -32,6 +34,7 @@ from rich.progress import Progress
 from rich.table import Table
 from run import facts, median_ratio, quartiles, settle_allocator, turn
 
+import losskit
 from losskit import functional as losskit_functional
 
 PEERS = ("torch", "torch_chunks", "losskit_scores", "losskit")
@@ -43,6 +46,7 @@ class Head:
     """A head to time, and what is asked of it.
 
     shape: rows, width, classes.
+    loss: of LOSSES.
     calls: of a turn. Of several the first is not counted; a call of seconds is a turn.
     asked: the largest losskit / torch accepted, by dtype and threads; `asked_memory` the same of the memory.
     """
@@ -51,6 +55,7 @@ class Head:
     shape: tuple[int, int, int]
     rounds: int
     calls: int
+    loss: str = "cross_entropy"
     asked: Mapping[tuple[str, int], float] = field(default_factory=dict)
     asked_memory: float | None = None
 
@@ -64,14 +69,18 @@ HEADS = (
         "linear_cross_entropy_c2000", (2048, 64, 2000), rounds=31, calls=3,
         asked={(dtype, threads): 1.0 for dtype in ("f32", "bf16") for threads in (1, 2)},
     ),
+    Head(
+        "linear_distillation_c32000", (2048, 512, 32000), rounds=5, calls=1, loss="distillation", asked_memory=1 / 5,
+        asked={("f32", 1): 0.75, ("bf16", 1): 0.75},
+    ),
 )  # fmt: skip
 REHEARSED = Head(  # what is asked is so that there is something to print
     "linear_cross_entropy_c1000", (256, 8, 1000), rounds=3, calls=2, asked={("f32", 1): 1.0}, asked_memory=1.0
 )
 
 
-def head_peers():
-    """The peers by name, functions of features, weights and class indices; torch's chunks are of torch 2.13."""
+def cross_entropy_peers():
+    """Functions of features, weights and class indices; torch's chunks are of torch 2.13."""
     functional = torch.nn.functional
     peers = {
         "torch": lambda x, w, t: functional.cross_entropy(functional.linear(x, w), t),
@@ -84,19 +93,45 @@ def head_peers():
     return peers
 
 
-def head_arguments(shape, dtype, device="cpu"):
-    """Features, weights and class indices, the same ones each time; scores are about as large as features."""
+def distillation_peers():
+    """Functions of a student's features and weights, and of a teacher's."""
+    linear = torch.nn.functional.linear
+    kd = losskit.KnowledgeDistillationLoss(temperature=2.0)
+    return {
+        "torch": lambda x, w, u, v: knowledge_distillation_loss(linear(x, w), linear(u, v), temperature=2.0),
+        "losskit_scores": lambda x, w, u, v: kd(linear(x, w), linear(u, v)),
+        "losskit": losskit.linear(kd),
+    }
+
+
+LOSSES = {"cross_entropy": cross_entropy_peers, "distillation": distillation_peers}
+
+
+def head_peers(loss="cross_entropy"):
+    """The peers by name."""
+    return LOSSES[loss]()
+
+
+def head_arguments(shape, dtype, device="cpu", loss="cross_entropy"):
+    """Features, weights and class indices or a teacher's features and weights, the same ones each time.
+
+    Scores are about as large as features.
+    """
     rows, width, classes = shape
     torch.manual_seed(0)
     with torch.device(device):
         features = torch.randn(rows, width, dtype=dtype, requires_grad=True)
         weights = (torch.randn(classes, width, dtype=dtype) / width**0.5).requires_grad_()
-        return [features, weights, torch.randint(0, classes, (rows,))]
+        if loss == "cross_entropy":
+            return [features, weights, torch.randint(0, classes, (rows,))]
+        of_teacher = torch.randn(classes, width, dtype=dtype) / width**0.5
+        return [features, weights, torch.randn(rows, width, dtype=dtype), of_teacher]
 
 
 def check(head, dtype_name):
     """Stop where a result of losskit's is wrong, alone or in chunks."""
-    arguments, functions = head_arguments(head.shape, DTYPES[dtype_name]), head_peers()
+    arguments = head_arguments(head.shape, DTYPES[dtype_name], loss=head.loss)
+    functions = head_peers(head.loss)
     truth = loss_and_gradients(functions["torch"], arguments, {}, torch.float64)
     for peer in ("losskit", "losskit_scores"):
         compare(head.name, peer, truth, loss_and_gradients(functions[peer], arguments, {}, None), dtype_name)
@@ -130,11 +165,11 @@ def kilobytes(name):
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def peak_bytes(peer, shape, dtype_name, threads):
+def peak_bytes(peer, loss, shape, dtype_name, threads):
     """What a step of a peer needs at most beside operands and gradients; for a process that does nothing else."""
     set_threads(threads)
-    arguments = head_arguments(shape, DTYPES[dtype_name])
-    leaves, step = arguments[:2], make_step(head_peers()[peer], arguments, {})
+    arguments = head_arguments(shape, DTYPES[dtype_name], loss=loss)
+    leaves, step = arguments[:2], make_step(head_peers(loss)[peer], arguments, {})
     step()
     for leaf in leaves:
         leaf.grad = None
@@ -145,22 +180,22 @@ def peak_bytes(peer, shape, dtype_name, threads):
     return 1024 * (kilobytes("VmHWM") - before) - sum(x.numel() * x.element_size() for x in leaves)
 
 
-def memory(shape, dtype_name, threads):
+def memory(loss, shape, dtype_name, threads):
     """The peak of each peer, each in a fresh process; nothing where no /proc tells it."""
     peaks = {}
-    for peer in head_peers() if (PROC / "clear_refs").exists() else ():
+    for peer in head_peers(loss) if (PROC / "clear_refs").exists() else ():
         with get_context("spawn").Pool(1) as pool:
-            peaks[peer] = pool.apply(peak_bytes, (peer, shape, dtype_name, threads))
+            peaks[peer] = pool.apply(peak_bytes, (peer, loss, shape, dtype_name, threads))
     return peaks
 
 
 def measure(head, dtype_name, threads, rounds):
     """One row, as it goes into the JSON file."""
-    peaks = memory(head.shape, dtype_name, threads)
+    peaks = memory(head.loss, head.shape, dtype_name, threads)
     set_threads(threads)
     check(head, dtype_name)
-    arguments = head_arguments(head.shape, DTYPES[dtype_name])
-    peers = {name: make_step(function, arguments, {}) for name, function in head_peers().items()}
+    arguments = head_arguments(head.shape, DTYPES[dtype_name], loss=head.loss)
+    peers = {name: make_step(function, arguments, {}) for name, function in head_peers(head.loss).items()}
     seconds = take_turns(peers, rounds, head.calls)
     others = [name for name in PEERS[1:] if name in peers]
     return {

@@ -178,6 +178,8 @@ bool Job::read(const Inputs& in) {
     if (!floating(dtype_of(tensor)) || !attach(walk, tensor, false, sources[slot], 1)) return false;
     class_steps[slot] = tensor.strides()[dims - 1];
   }
+  overwrite = wire::two_rows::overwrite(options.family) && options.gradients == 1 && options.reduction != kElements &&
+              a.is_contiguous();
   result = promote(dtype_of(a), dtype_of(b));
   if (is_half(dtype_of(a)) && is_half(dtype_of(b)) && dtype_of(a) != dtype_of(b)) result = DType::kFloat;
   inverse = 1.0 / in.numbers[wire::two_rows::kTemperature];
@@ -197,8 +199,17 @@ void Job::outputs(const Inputs& in, Result& out) {
   const Tensor& a = in.operands[0];
   const int dims = static_cast<int>(a.dim());
   gradient_dtypes[0] = dtype_of(a);
-  const auto dense = allocate_like(*this, out, 0, a);
   Source& source = sources[kGradient];
+  if (overwrite) {  // a row has become probabilities by the time that its gradient is written
+    out.gradients[0] = a;
+    gradients[0] = const_cast<char*>(sources[kStudent].data);
+    gradient_sizes[0] = a.numel();
+    source = sources[kStudent];
+    class_steps[kGradient] = 1;
+    if (!gradients[0]) gradients[0] = reinterpret_cast<char*>(this), source.data = gradients[0];
+    return;
+  }
+  const auto dense = allocate_like(*this, out, 0, a);
   source.dtype = gradient_dtypes[0];
   source.data = gradients[0] ? gradients[0] : reinterpret_cast<const char*>(this);  // empty: present, never written
   if (!gradients[0]) gradients[0] = reinterpret_cast<char*>(this);

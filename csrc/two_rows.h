@@ -18,6 +18,7 @@ struct Job : Call {
   static constexpr size_t kFirstParameter = wire::two_rows::kFirstParameter;
   int64_t classes = 1, batch = 1;  // rows of a block
   int64_t class_steps[kSlots] = {};
+  bool overwrite = false;              // the gradient is written over the student's scores
   double inverse = 1.0, factor = 1.0;  // of the temperature; what multiplies the loss
   int places[3] = {-1, -1, -1};        // which operand of the formula each statistic is: teacher, student, log ratio
 

@@ -154,5 +154,11 @@ def check_groups_that_disagree(mesh: DeviceMesh) -> None:
         assert what in told, told
     told = message(lambda: LF.linear_cross_entropy(x, weight, torch.rand(6, 5), group=group, sequence_parallel=True))
     assert "sequences" in told, told
+    kd = losskit.KnowledgeDistillationLoss()
+    told = message(lambda: losskit.linear(kd, group=group))
+    assert "ranks cannot share the classes of a loss of two rows, got a group" in told, told
+    own = spread(x, mesh, [Replicate()])
+    told = message(lambda: losskit.linear(kd)(own, weight, torch.randn(6, 5)))
+    assert "ranks cannot share rows and classes of a loss of two rows, got a DTensor" in told, told
     loss = LF.linear_cross_entropy(x, weight, target, group=group)  # and nobody is left behind
     assert loss.isfinite()

@@ -13,13 +13,14 @@ from losskit.families.base import Family
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 WARM_UP = """
-import json, sys, warnings
+import dataclasses, json, sys, warnings
 sys.path.insert(0, sys.argv[1])
 warnings.filterwarnings("ignore", message="reduction: 'mean' divides the total loss")
 import heads
 from cases import CASES, takes
 from peers import DTYPES, make_peers
-heads.check(heads.REHEARSED, sys.argv[2])
+for loss in heads.LOSSES:
+    heads.check(dataclasses.replace(heads.REHEARSED, loss=loss), sys.argv[2])
 found = {}
 for case in CASES:
     if "small" in case.shapes and takes(case, DTYPES[sys.argv[2]]):

@@ -300,6 +300,9 @@ def test_a_head_is_shown_explained_and_made_like_a_loss():
     card = losskit.explain(head)
     assert card.class_name == "linear(SoftmaxFocalLoss)"
     assert [x["name"] for x in card.operands] == ["input", "linear_weight", "target"]
+    of_two = losskit.explain(losskit.linear(losskit.KnowledgeDistillationLoss())).operands
+    assert [x["name"] for x in of_two] == ["input", "linear_weight", "target", "teacher_weight"]
+    assert of_two[2]["doc"].startswith("The teacher's scores, (..., C); or its features")
     x, weight, target = torch.zeros(6, 3), torch.zeros(4, 3), torch.zeros(6, dtype=torch.int64)
     assert "6 of 6 rows" in str(losskit.why(losskit.linear(losskit.CrossEntropyLoss()), x, weight, target))
     wanted = losskit.CrossEntropyLoss(torch.ones(4, requires_grad=True))

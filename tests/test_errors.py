@@ -217,6 +217,23 @@ MISTAKES = {
             "linear_weight.to(input.dtype), or autocast.",
         ),
     ],
+    "teacher": [
+        (lambda: losskit.linear(losskit.ReverseKLDivLoss())(torch.ones(3, 4), torch.ones(5, 4), torch.ones(3, 2)),
+         "reverse_kl_div: target must be the teacher's scores (3, 5), got (3, 2). Features of a teacher need "
+         "teacher_weight, scores of some classes teacher_indices."),
+    ],
+    "one_teacher": [
+        (lambda: losskit.linear(losskit.ReverseKLDivLoss())(*[torch.ones(3, 4)] * 4, teacher_indices=classes),
+         "reverse_kl_div: a target is either features beside teacher_weight, or scores beside teacher_indices, got both."),
+    ],
+    "of_teacher": [
+        (lambda: losskit.linear(losskit.ReverseKLDivLoss())(*[torch.ones(4, 4)] * 3, teacher_bias=torch.ones(4)),
+         "reverse_kl_div: teacher_bias is that of a teacher's last layer, which needs teacher_weight, got None."),
+    ],
+    "no_teacher": [
+        (lambda: losskit.linear(losskit.CrossEntropyLoss(), teacher_soft_cap=30.0), "linear(CrossEntropyLoss): "
+         "teacher_soft_cap is for losses of a student's and a teacher's scores, such as KnowledgeDistillationLoss."),
+    ],
     "weight_dtype": [
         (
             lambda: LF.cross_entropy(scores, classes, torch.ones(5).half()),
@@ -350,7 +367,7 @@ MISTAKES = {
     ],
 }  # fmt: skip
 # Of DTensors and groups: told, and tested, in sharded_calls.py and sharded_head_calls.py.
-OF_RANKS = {"mesh", "part", "not_plain", "elsewhere", "ranks", "settings", "sequences", "features"}
+OF_RANKS = {"mesh", "part", "not_plain", "elsewhere", "ranks", "settings", "sequences", "features", "shared_rows"}
 
 
 def test_every_kind_is_tested():

@@ -226,7 +226,11 @@ def test_torchs_layer(more):
 X, W, T = torch.randn(20, 5), torch.randn(4, 5), torch.ones(20, dtype=torch.int64)
 CE = losskit.CrossEntropyLoss()
 REFUSED = [
-    (lambda: losskit.linear(losskit.MSELoss()), TypeError, "criterion must be a loss of class scores, got MSELoss"),
+    (
+        lambda: losskit.linear(losskit.MSELoss()),
+        TypeError,
+        "criterion must be a loss of class scores, or of two rows of them, got MSELoss",
+    ),
     (lambda: losskit.linear(losskit.NLLLoss()), TypeError, "gives no log-probabilities: use CrossEntropyLoss"),
     (lambda: losskit.linear(losskit.CrossEntropyLoss), TypeError, "Use CrossEntropyLoss()."),
     (lambda: losskit.linear(CE, soft_cap=-1.0), ValueError, "soft_cap must be positive, got -1"),

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "layers": {"sums", "helpers", "losses", "families", "kernels", "for people", "call", "declaration", "language", "words",
                "torch's private names", "guide"},
     "functions": {"losses", "layers", "families", "kernels", "call", "declaration", "words"},
-    "helpers": {"families", "kernels", "call", "declaration", "language", "words"},
+    "helpers": {"families", "kernels", "call", "declaration", "language", "words", "torch's private names"},
     "denominators": {"layers", "losses", "families", "call", "declaration", "words"},
     "guide": set(),
     "looking at data": {"declaration", "words", "guide"},

@@ -31,7 +31,7 @@ from losskit.families.pairs import PairsLoss
 from losskit.families.pointwise import PointwiseLoss
 from losskit.families.regions import RegionsLoss
 from losskit.families.two_rows import TwoRowsLoss
-from losskit.helpers import class_balanced_weights, gather_rows, soft_cap
+from losskit.helpers import class_balanced_weights, gather_rows, soft_cap, top_k_scores
 from losskit.kernels.dispatch import why
 from losskit.kernels.gpu import last_violation
 from losskit.layers import *  # noqa: F403
@@ -103,6 +103,7 @@ __all__ = [
     "signed_distance",
     "signs",
     "soft_cap",
+    "top_k_scores",
     "why",
 ]
 __all__ += losses.__all__

@@ -11,7 +11,8 @@ from torch import Tensor
 from losskit.errors import error
 from losskit.families.class_scores import ClassScoresLoss
 from losskit.families.pointwise import PointwiseLoss
-from losskit.layers.linear import LinearCrossEntropyLoss, LinearLoss
+from losskit.layers.linear import LinearLoss
+from losskit.layers.linear_cross_entropy import LinearCrossEntropyLoss
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.plan import Arguments
 from losskit.reduction import denominator

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from losskit.declaration import REQUIRED
 from losskit.forms import argument_doc, operand_doc
-from losskit.layers.linear import LinearCrossEntropyLoss, LinearLoss, linear_cross_entropy
+from losskit.layers.linear import LinearLoss, linear_cross_entropy
+from losskit.layers.linear_cross_entropy import LinearCrossEntropyLoss
 from losskit.loss import Loss, heads, registered
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.registry import get
@@ -139,7 +140,8 @@ def head_card(loss: LinearLoss | None = None) -> Card:
     advice, _, told = rest.partition("\n\n")
     docs = dict(re.findall(r"^    (\w+): ((?:.+\n(?:        .+\n)*))", told.partition("Returns:")[0], re.M))
     docs = {name: re.sub(r"\s+", " ", doc).strip() for name, doc in docs.items()}
-    after = criterion._call_operands()[1:]
+    own = {} if loss is None else loss._docs()
+    after = [*criterion._call_operands()[1:], *(name for name in own if name not in criterion._call_operands())]
     of_head = replace(
         of,
         name=f"linear({of.name})",
@@ -150,7 +152,7 @@ def head_card(loss: LinearLoss | None = None) -> Card:
         alternatives=[of.name],
         operands=[
             *({"name": name, "doc": docs[name]} for name in ("input", "linear_weight")),
-            *({"name": name, "doc": docs.get(name) or operand_doc(criterion, name)} for name in after),
+            *({"name": name, "doc": (docs | own).get(name) or operand_doc(criterion, name)} for name in after),
         ],
         peers=[],
         cases=[],
@@ -177,7 +179,7 @@ def head_card(loss: LinearLoss | None = None) -> Card:
 HEAD_NOTE = (
     "The scores of some rows are made, their gradient is written over them and multiplied into the gradients by "
     "features and weights, and the next rows take the same memory. losskit.linear(criterion) does it for any loss of "
-    "class scores."
+    "class scores, or of a student's and a teacher's."
 )
 _OPTION = {"kind": "tensor", "required": False, "range": "", "tensor": False, "none": False}
 

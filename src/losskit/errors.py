@@ -91,10 +91,31 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
         LossValueError,
         "{loss}: {argument} must have one entry for each of {classes} classes, got shape {got}.",
     ),
-    "head": (LossValueError, "{loss}: {argument} must have the shape {expected} for input {input}, got {got}."),
+    "head": (LossValueError, "{loss}: {argument} must have the shape {expected} for {first} {input}, got {got}."),
     "head_dtype": (
         LossTypeError,
-        "{loss}: {argument} is {got} but input is {expected}. Use {argument}.to(input.dtype), or autocast.",
+        "{loss}: {argument} is {got} but {first} is {expected}. Use {argument}.to({first}.dtype), or autocast.",
+    ),
+    "teacher": (
+        LossValueError,
+        "{loss}: target must be the teacher's scores {expected}, got {got}. Features of a teacher need teacher_weight, "
+        "scores of some classes teacher_indices.",
+    ),
+    "one_teacher": (
+        LossValueError,
+        "{loss}: a target is either features beside teacher_weight, or scores beside teacher_indices, got both.",
+    ),
+    "of_teacher": (
+        LossValueError,
+        "{loss}: {argument} is that of a teacher's last layer, which needs teacher_weight, got None.",
+    ),
+    "no_teacher": (
+        LossValueError,
+        "{loss}: {argument} is for losses of a student's and a teacher's scores, such as KnowledgeDistillationLoss.",
+    ),
+    "shared_rows": (
+        LossTypeError,
+        "{loss}: ranks cannot share {what} of a loss of two rows, got {got}. Use {hint}.",
     ),
     "weight_dtype": (LossTypeError, "{loss}: weight is {got} but input is {expected}. Use weight.to(input.dtype)."),
     "freed": (

@@ -1,4 +1,4 @@
-"""What is used beside losses: weights of classes from their counts, bounded scores, the rows of other ranks."""
+"""What is used beside losses: weights of classes, bounded scores, a teacher's best classes, the rows of other ranks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from losskit.declaration import Operand, Param, param
 from losskit.domains import Interval, positive, shortest
-from losskit.dtypes import FLOATS
+from losskit.dtypes import FLOATS, INTEGERS
 from losskit.errors import error
 from losskit.families.base import Formulas
 from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import absolute, exp, tanh, where
 from losskit.kernels.dispatch import run
+from losskit.kernels.torch_internals import observed
 from losskit.parameters import validate
 from losskit.plans import Plans, plan_of
 from losskit.policy import state
-from losskit.validation import check_tensor
+from losskit.validation import check_floating, check_tensor, outside_classes, unlike
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -154,6 +155,76 @@ def soft_cap(input: Tensor, cap: float | None) -> Tensor:
     if torch.compiler.is_compiling():  # the compiler makes one pass of it
         return plan.eager(plan.validated((input,), None, None, None, None), state.checks)
     return run(plan, (input,), None, None, None, None)
+
+
+def top_k_scores(values: Tensor, indices: Tensor, classes: int) -> Tensor:
+    """A teacher's best classes as scores of all classes, the others -inf: what losses of two rows take as target.
+
+    Choose it where the k best scores or log-probabilities of each row are stored, as inference servers give them, and
+    the student's scores are there as a whole. The losses divide by the probability of the k classes together.
+    Prefer `losskit.linear(criterion)` with `teacher_indices=` where the student's scores come from features and
+    weights: neither row is stored then. Not for ReverseKLDivLoss, which is infinite where the teacher leaves classes
+    out.
+
+    Args:
+        values: Scores or log-probabilities of some classes, (..., K), floating point. -inf fills rows that have fewer.
+        indices: The classes they belong to, integers of the same shape. Of a class that is there twice the larger value
+            counts.
+        classes: How many classes there are, C.
+
+    Returns:
+        A tensor (..., C) of the dtype of values, without a gradient.
+
+    Raises:
+        TypeError: The values are not floating point, or the indices no integers.
+        ValueError: The shapes differ, or an index is no class. On a GPU and under torch.compile a row with such an
+            index is NaN.
+
+    Example:
+        >>> import torch, losskit
+        >>> teacher = losskit.top_k_scores(torch.tensor([[-0.1, -2.5]]), torch.tensor([[3, 0]]), 4)
+        >>> teacher
+        tensor([[-2.5000,    -inf,    -inf, -0.1000]])
+        >>> losskit.KnowledgeDistillationLoss()(torch.zeros(1, 4), teacher)
+        tensor(1.0998)
+    """
+    if has_torch_function((values, indices)):
+        return handle_torch_function(top_k_scores, (values, indices), values, indices, classes)
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
+        raise error("parameter", loss="top_k_scores", argument="classes", expected="a positive integer",
+                    got=repr(classes), hint="")  # fmt: skip
+    check_top_k("top_k_scores", "values", values, "indices", indices, classes)
+    return place_top_k(values.detach(), indices, values.new_empty((*values.shape[:-1], classes)).detach())
+
+
+def check_top_k(loss: str, name: str, values: Any, of_indices: str, indices: Any, classes: int) -> None:
+    """Refuse values and indices of classes that do not belong together, and indices that are no classes."""
+    check_tensor(loss, name, values, name, values)
+    check_floating(loss, name, values)
+    check_tensor(loss, of_indices, indices, name, values)
+    if indices.dtype not in INTEGERS:
+        raise error("parameter_type", loss=loss, argument=of_indices, expected="a tensor of integers",
+                    got=str(indices.dtype), hint="")  # fmt: skip
+    if values.ndim == 0:
+        raise error("no_class_dimension", loss=loss, argument=name)
+    if indices.shape != values.shape:
+        raise unlike(loss, of_indices, indices.shape, name, values.shape)
+    if state.checks in ("off", "nan") or torch.compiler.is_compiling() or observed() or not indices.is_cpu:
+        return
+    bad = outside_classes(indices, classes, None)
+    if bool(bad.any()):
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        raise error("domain", loss=loss, argument=of_indices, expected=f"a class in [0, {classes})", index=index,
+                    got=int(indices[index]), hint="")  # fmt: skip
+
+
+def place_top_k(values: Tensor, indices: Tensor, into: Tensor) -> Tensor:
+    """The scores of all classes, written into a tensor; a row with an index that is no class is NaN."""
+    indices, classes = indices.long(), into.shape[-1]
+    inside = (indices >= 0) & (indices < classes)
+    values = torch.where(inside, values, torch.nan)
+    # The maximum: where an index is there twice, -inf beside a value fills a row and takes nothing away.
+    return into.fill_(-torch.inf).scatter_reduce_(-1, indices.clamp(0, classes - 1), values, "amax")
 
 
 def gather_rows(x: Tensor, group: ProcessGroup | None = None) -> Tensor:

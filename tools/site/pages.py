@@ -314,7 +314,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "[classes](losses.md) and [functions](functional.md).",
         ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
          "accelerate", "compute_loss_func", "autopsy", "advise", "linear", "WeightedSum", "count", "normalizer",
-         "class_balanced_weights", "soft_cap", "signed_distance", "distance_field", "gather_rows",
+         "class_balanced_weights", "soft_cap", "top_k_scores", "signed_distance", "distance_field", "gather_rows",
          "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning"),
     ),
     "declaring": (

@@ -38,7 +38,10 @@ _CHECK_BITS |= {mode + REFUSES_NAN: bits for mode, bits in _CHECK_BITS.items()}
 _ALL_CHECKS = wire.OPTIONS.mask("checks")
 _EMPTY_IS_ZERO = wire.OPTIONS.pack(empty_is_zero=True)
 _GRADIENTS = wire.OPTIONS.shift("gradients")
-_OVERWRITE = wire.OPTIONS.pack(gradients=1, family=wire.CLASS_SCORES.family.pack(overwrite=True))
+_OVERWRITE = {
+    op: wire.OPTIONS.pack(gradients=1, family=wire.OPS[op].family.pack(overwrite=True))
+    for op in ("class_scores", "two_rows")
+}
 
 
 def pack(reduction: str, *, weight_in_mean: bool = False, rows: int = 0, broadcast: int = 0, family: int = 0) -> int:
@@ -103,7 +106,7 @@ def overwriting(plan: Plan, arguments: Arguments, result: torch.dtype | None) ->
     numbers = list(plan.numbers)
     if normalizer is not None:
         numbers[wire.Number.NORMALIZER] = float(normalizer)
-    code = _code(plan, operands, result) | _OVERWRITE
+    code = _code(plan, operands, result) | _OVERWRITE[plan.op]
     try:
         loss, (gradient,), _ = _forward((plan, code, numbers), weight, sample_weight, mask, *operands)
     except (DeclinedError, NotImplementedError):

@@ -331,7 +331,10 @@ LISTS = Op(
     violations=ListsViolation,
 )
 TWO_ROWS = Op(
-    Layout(statistics=TwoRowsStatistic),
+    Layout(
+        statistics=TwoRowsStatistic,
+        overwrite=1,  # the gradient by contiguous rows of the student's scores is written over them
+    ),
     numbers=("temperature", "factor"),  # of the scores, and what multiplies the loss
 )
 CTC = Op(

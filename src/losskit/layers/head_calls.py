@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losskit.errors import error
-from losskit.helpers import soft_cap
+from losskit.helpers import place_top_k, soft_cap
 from losskit.kernels import dispatch, fused, gpu
 from losskit.kernels.choice import PLAIN, from_kernel, why_eager
 from losskit.kernels.ranks import Part
@@ -35,6 +35,104 @@ class Head(NamedTuple):
 
     def scores(self) -> Tensor:
         return F.linear(*self)
+
+    def scores_in(self, memory: Tensor) -> Tensor:
+        """The scores, without a gradient, in memory for as many rows or more."""
+        found = memory[: len(self.input)]
+        if self.bias is None:
+            torch.mm(self.input, self.weight.t(), out=found)
+        else:
+            torch.addmm(self.bias, self.input, self.weight.t(), out=found)
+        return found
+
+    def memory(self, rows: int) -> Tensor:
+        """For the scores of some rows."""
+        return self.input.new_empty(rows, len(self.weight))
+
+    def to(self, dtype: torch.dtype) -> Head:
+        return Head(*(x if x is None else x.to(dtype) for x in self))  # type: ignore[arg-type]
+
+    def detach(self) -> Head:
+        return Head(*(x if x is None else x.detach() for x in self))  # type: ignore[arg-type]
+
+
+class Teacher(NamedTuple):
+    """A last layer whose scores are the target, and the cap of these scores."""
+
+    head: Head
+    cap: float | None
+
+    @property
+    def told(self) -> Tensor:
+        """What has the dtype of the scores."""
+        return self.head.input
+
+    def rows(self, begin: int, end: int) -> Teacher:
+        return Teacher(self.head._replace(input=self.head.input[begin:end]), self.cap)
+
+    def to(self, dtype: torch.dtype) -> Teacher:
+        """Under autocast."""
+        return Teacher(self.head.to(dtype), self.cap)
+
+    def tensors(self) -> list[Tensor]:
+        return [x for x in self.head if x is not None]
+
+    def memory(self, rows: int) -> Tensor:
+        return self.head.memory(rows)
+
+    def scores(self, memory: Tensor | None) -> Tensor:
+        return soft_cap(self.head.scores() if memory is None else self.head.scores_in(memory), self.cap)
+
+
+class TopK(NamedTuple):
+    """The scores (N, K) of a teacher's best classes, and which of how many classes these are."""
+
+    told: Tensor
+    indices: Tensor
+    classes: int
+
+    def rows(self, begin: int, end: int) -> TopK:
+        return TopK(self.told[begin:end], self.indices[begin:end], self.classes)
+
+    def to(self, dtype: torch.dtype) -> TopK:
+        """Under autocast nothing changes: there is no matrix product."""
+        return self
+
+    def tensors(self) -> list[Tensor]:
+        return [self.told, self.indices]
+
+    def memory(self, rows: int) -> Tensor:
+        return self.told.new_empty(rows, self.classes)
+
+    def scores(self, memory: Tensor | None) -> Tensor:
+        rows = len(self.told)
+        return place_top_k(self.told, self.indices, self.memory(rows) if memory is None else memory[:rows])
+
+
+class Apart(NamedTuple):
+    """A teacher's scores (..., C) whose rows no view has in one dimension, such as x[:, :-1]: a chunk's are copied."""
+
+    told: Tensor
+    begin: int
+    end: int
+
+    def rows(self, begin: int, end: int) -> Apart:
+        return Apart(self.told, self.begin + begin, self.begin + end)
+
+    def to(self, dtype: torch.dtype) -> Apart:
+        """Under autocast nothing changes: there is no matrix product."""
+        return self
+
+    def tensors(self) -> list[Tensor]:
+        return [self.told]
+
+    def memory(self, rows: int) -> Tensor:
+        return self.told.new_empty(rows, self.told.shape[-1])
+
+    def scores(self, memory: Tensor | None) -> Tensor:
+        places = torch.arange(self.begin, self.end, device=self.told.device)
+        found = self.memory(len(places)) if memory is None else memory[: len(places)]
+        return found.copy_(self.told[torch.unravel_index(places, self.told.shape[:-1])])
 
 
 @dataclass(frozen=True)
@@ -65,6 +163,7 @@ class Call:
     part: Part | None = None  # this rank's classes, where ranks share them
     widest: int = 0  # the most classes that a rank has
     told: torch.dtype | None = None  # the dtype of a reduced loss
+    teacher: Teacher | TopK | Apart | None = None  # what makes the first operand
 
     @property
     def reduction(self) -> str:
@@ -73,12 +172,24 @@ class Call:
     def rows(self, begin: int, end: int) -> Call:
         """The call of some of the rows."""
         sample_weight, mask = (None if x is None else x[begin:end] for x in (self.sample_weight, self.mask))
-        return replace(
-            self, operands=[x[begin:end] for x in self.operands], sample_weight=sample_weight, mask=mask
-        )  # fmt: skip
+        teacher = None if self.teacher is None else self.teacher.rows(begin, end)
+        operands = [x[begin:end] for x in self.operands]
+        return replace(self, operands=operands, sample_weight=sample_weight, mask=mask, teacher=teacher)
+
+    def taught(self, memory: Tensor | None = None) -> Call:
+        """With the teacher's scores as an operand, in memory that is there for them."""
+        if self.teacher is None:
+            return self
+        return replace(self, operands=[self.teacher.scores(memory), *self.operands], teacher=None)
+
+    def told_by(self, input: Tensor) -> list[Tensor]:
+        """The tensors that tell the dtype of the loss."""
+        return [input, *([self.teacher.told] if self.teacher is not None else self.operands[:1])]
 
     def of(self, scores: Tensor, result: torch.dtype | None = None) -> Tensor:
         """The loss of these scores."""
+        if self.teacher is not None:
+            return self.taught().of(scores, result)
         scores = soft_cap(scores.unflatten(-1, self.shape) if len(self.shape) > 1 else scores, self.cap)
         losses = [self._term(term, scores, result) for term in self.terms]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
@@ -98,7 +209,8 @@ class Call:
         """The validated arguments of a term, beside scores that nobody has made."""
         classes, *more = self.shape
         scores = like.new_zeros(()).expand(rows, classes if self.part is None else self.part.total, *more)
-        operands = term.operands(scores, self.operands)
+        made = [] if self.teacher is None else [self.teacher.told.new_zeros(()).expand(scores.shape)]
+        operands = term.operands(scores, [*made, *self.operands])
         if self.part is not None and operands[0].is_floating_point():
             operands[0] = operands[0].new_zeros(()).expand(scores.shape)
         extras = self.sample_weight, self.mask, self.normalizer
@@ -127,23 +239,8 @@ def flattened(
     part: Part | None = None,
 ) -> tuple[Call, Head, tuple[int, ...]]:  # fmt: skip
     """A call with its rows in one dimension, the last layer, and the shape of the unreduced loss."""
-    check_tensor(loss, "input", input, "input", input)
-    check_tensor(loss, "linear_weight", weight, "input", input)
-    check_floating(loss, "input", input)
-    if bias is not None:
-        check_tensor(loss, "linear_bias", bias, "input", input)
-    if input.ndim == 0:
-        raise error("no_features", loss=loss, argument="input")
-    classes, *more = weight.shape[:-1] if weight.ndim > 1 else (0,)
-    if weight.ndim < 2 or weight.shape[-1] != input.shape[-1] or (more and (input.ndim != 2 or part is not None)):
-        raise error("head", loss=loss, argument="linear_weight", expected=f"(C, {input.shape[-1]})",
-                    got=tuple(weight.shape), input=tuple(input.shape))  # fmt: skip
-    if bias is not None and bias.shape != weight.shape[:-1]:
-        raise error("head", loss=loss, argument="linear_bias", expected=tuple(weight.shape[:-1]),
-                    got=tuple(bias.shape), input=tuple(input.shape))  # fmt: skip
-    for name, x in (("linear_weight", weight), ("linear_bias", bias)):
-        if x is not None and x.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-            raise error("head_dtype", loss=loss, argument=name, got=x.dtype, expected=input.dtype)
+    check_head(loss, Head(input, weight, bias), matrix=part is not None)
+    classes, *more = weight.shape[:-1]
     lead = tuple(input.shape[:-1])
     rows = (*lead, *more)
     term = terms[0]
@@ -156,7 +253,7 @@ def flattened(
     if soft and part is not None:
         if target[0].shape != (*lead, classes):
             raise error("head", loss=loss, argument="target", expected=(*lead, classes), got=tuple(target[0].shape),
-                        input=tuple(input.shape))  # fmt: skip
+                        first="input", input=tuple(input.shape))  # fmt: skip
         told = [target[0].new_zeros(()).expand(*lead, every)]
     given = [told[0].movedim(-1, 1)] if soft and told[0].ndim == len(lead) + 1 > 2 and not more else told
     taken = [scores, *term.operands(scores, [*given, *operands[1:]]), *term.slots]
@@ -171,6 +268,34 @@ def flattened(
     width = input.shape[-1]
     head = Head(input.reshape(-1, width), weight.reshape(-1, width), None if bias is None else bias.reshape(-1))
     return call, head, rows
+
+
+def check_head(
+    loss: str, head: Head, names: Sequence[str] = ("input", "linear_weight", "linear_bias"), matrix: bool = False,
+    classes: int | None = None,
+) -> None:  # fmt: skip
+    """Refuse features, weights and a bias that do not belong together; `matrix`: weights have two dimensions."""
+    input, weight, bias = head
+    first = names[0]
+    check_tensor(loss, first, input, first, input)
+    check_tensor(loss, names[1], weight, first, input)
+    check_floating(loss, first, input)
+    if bias is not None:
+        check_tensor(loss, names[2], bias, first, input)
+    if input.ndim == 0:
+        raise error("no_features", loss=loss, argument=first)
+    more = weight.shape[1:-1]
+    misfit = weight.ndim < 2 or weight.shape[-1] != input.shape[-1] or (more and (input.ndim != 2 or matrix))
+    if misfit or classes not in (None, weight.shape[0]):
+        expected = f"({'C' if classes is None else classes}, {input.shape[-1]})"
+        raise error("head", loss=loss, argument=names[1], expected=expected, first=first, got=tuple(weight.shape),
+                    input=tuple(input.shape))  # fmt: skip
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise error("head", loss=loss, argument=names[2], expected=tuple(weight.shape[:-1]), first=first,
+                    got=tuple(bias.shape), input=tuple(input.shape))  # fmt: skip
+    for name, x in zip(names[1:], (weight, bias), strict=True):
+        if x is not None and x.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise error("head_dtype", loss=loss, argument=name, got=x.dtype, expected=input.dtype, first=first)
 
 
 def _flat(x: Tensor, shape: tuple[int, ...], lead: int) -> Tensor:

@@ -133,7 +133,7 @@ def _check_rows(loss: str, input: Tensor, operands: Sequence[Tensor], extras: Se
         if x is not None and (tuple(x.shape) != rows if i == 0 else not broadcasts(x.shape, rows)):
             argument = ["sample_weight", "mask"][i - len(operands)] if i >= len(operands) else "target"
             raise error("head", loss=loss, argument=argument, expected=rows, got=tuple(x.shape),
-                        input=tuple(input.shape))  # fmt: skip
+                        first="input", input=tuple(input.shape))  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------

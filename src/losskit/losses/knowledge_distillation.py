@@ -15,7 +15,7 @@ class KnowledgeDistillationLoss(TwoRowsLoss):
     are far apart: it is bounded.
 
     The mean is that of rows (torch's KLDivLoss calls it "batchmean"). For the teacher's k best classes alone, set its
-    other scores to -inf: they have no probability then and cost nothing.
+    other scores to -inf, as `losskit.top_k_scores` does: they have no probability then and cost nothing.
     """
 
     arguments = "temperature reduction"
