@@ -10,10 +10,9 @@ namespace {
 template <class T> struct Scratch {
   int64_t room;  // pixels of a row
   std::vector<T> scores, out, target, narrow;
-  alignas(64) T p[kLongest], q[kLongest], t[kLongest];
-  alignas(64) T maxima[kLongest], share[kLongest], rest[kLongest], at_pivot[kLongest];
+  alignas(64) T v[kLongest], t[kLongest], rows[3][kLongest];
   alignas(64) T mask[kLongest], kept[kLongest];
-  alignas(64) Index<T> pivot[kLongest], label[kLongest];
+  alignas(64) Index<T> label[kLongest];
   alignas(64) int64_t indices[kLongest];
   explicit Scratch(const Job& job) : room((job.width + 15) / 16 * 16 + 16) {
     const size_t all = static_cast<size_t>(room * job.classes);
@@ -96,8 +95,12 @@ template <class T> struct Tile {
     if (masked) read_run(job.tensors[kPixels].dtype, data(kPixels), step(kPixels), n, s.mask);
     int found = 4;
     if (!job.soft) {
-      read_run(job.tensors[kShares].dtype, data(kShares), step(kShares), n, s.indices);
-      found = classify<T>(s.indices, masked ? s.mask : nullptr, job.classes, job.ignored, n, s.label, s.kept);
+      const int64_t* y = s.indices;
+      if (job.tensors[kShares].dtype == DType::kLong && (step(kShares) == 1 || n == 1))
+        y = reinterpret_cast<const int64_t*>(data(kShares));
+      else
+        read_run(job.tensors[kShares].dtype, data(kShares), step(kShares), n, s.indices);
+      found = classify<T>(y, masked ? s.mask : nullptr, job.classes, job.ignored, n, s.label, s.kept);
     } else if (masked) {
       found = 0;
       for (int64_t i = 0; i < n; ++i) s.kept[i] = s.mask[i], found |= s.mask[i] != 0 ? 4 : 1;
@@ -106,103 +109,118 @@ template <class T> struct Tile {
     return found;
   }
 
-  // All that there is to know before the rows of the classes.
-  void start(const T*& z, int64_t& apart) {
-    z = rows(kScores, s.scores.data(), apart);
-    if (job.activation != kSoftmax) return;
-    largest(z, apart, job.classes, n, s.scores.data(), s.room, s.maxima, s.pivot);
-    exponentials(s.scores.data(), s.room, job.classes, n, s.maxima, s.pivot, s.share, s.rest);
-    z = s.scores.data(), apart = s.room;
+  // Rows of probabilities, as `parts` takes them apart, of the classes with a loss; of all classes of a softmax.
+  struct Rows {
+    T* data;
+    int64_t apart;
+  };
+  // Where rows of the gradient are: in its memory, or in a tile from which they are stored.
+  Rows out() const {
+    if (!direct()) return {s.out.data(), s.room};
+    return {reinterpret_cast<T*>(const_cast<char*>(data(kGradient))), job.by_class[kGradient]};
   }
-
-  // p and 1 - p of a class; z: its scores, or the exponentials of them.
-  void activate(const T* z, int64_t c, const T*& p, bool drops) {
-    p = s.p;
+  bool direct() const {
+    const Source& gradient = job.tensors[kGradient];
+    return gradient.present() && gradient.dtype == kOwn && (step(kGradient) == 1 || n == 1);
+  }
+  Rows activated(Rows to) const {
+    int64_t apart;
+    const T* const z = rows(kScores, s.scores.data(), apart);
+    if (job.activation == Activation::kNone) return {const_cast<T*>(z), apart};  // which nothing writes to
     if (job.activation == kSoftmax)
-      shares(z, s.share, s.rest, s.pivot, static_cast<Index<T>>(c), n, s.p, s.q);
-    else if (job.activation == kSigmoid)
-      sigmoids(z, n, s.p, s.q);
+      softmaxes(z, apart, job.classes, n, to.data, to.apart, s.rows[0], s.rows[1], s.rows[2]);
     else
-      p = z, complements(z, n, s.q);
-    if (!drops) return;
-    drop(s.kept, n, p, s.p), drop(s.kept, n, s.q, s.q);
-    p = s.p;
+      for (int64_t c = job.background; c < job.classes; ++c) sigmoids(z + c * apart, n, to.data + c * to.apart);
+    return to;
   }
 
   // -- the first pass ---------------------------------------------------------------------------------------
 
   void add(Region* regions) {
-    int64_t apart, target_apart = 0;
-    const T *z, *target = nullptr;
-    start(z, apart);
-    if (job.soft) target = rows(kShares, s.target.data(), target_apart);
+    const Rows own = activated(job.keeps ? out() : Rows{s.out.data(), s.room});
+    int64_t target_apart = 0;
+    const T* const target = job.soft ? rows(kShares, s.target.data(), target_apart) : nullptr;
     for (int64_t c = job.background; c < job.classes; ++c) {
-      const T* p;
-      activate(z + c * apart, c, p, dropped);
-      Sum* const sums = regions[c].sums;
-      if (!job.soft) {
-        (job.squares ? sums_of_labels<T, true> : sums_of_labels<T, false>)(p, s.q, s.label, static_cast<Index<T>>(c), n,
-                                                                           sums);
-        continue;
+      const T *v = own.data + c * own.apart, *t = target + c * target_apart;
+      if (dropped) {  // 0 of 0 adds nothing
+        drop(s.kept, n, v, s.v), v = s.v;
+        if (job.soft) drop(s.kept, n, t, s.t), t = s.t;
       }
-      const T* t = target + c * target_apart;
-      if (dropped) drop(s.kept, n, t, s.t), t = s.t;
-      (job.squares ? sums_of_shares<T, true> : sums_of_shares<T, false>)(p, s.q, t, n, sums);
+      if (job.activation == Activation::kNone)
+        add_row<false>(v, t, c, regions[c].sums);
+      else
+        add_row<true>(v, t, c, regions[c].sums);
     }
+    if (job.keeps && !direct()) store();
+  }
+  template <bool kept> void add_row(const T* v, const T* t, int64_t c, Sum* sums) {
+    const auto own = static_cast<Index<T>>(c);
+    if (!job.soft && job.measure == Measure::kSquares)
+      sums_of_labels<T, Measure::kSquares, kept>(v, s.label, own, n, sums);
+    else if (!job.soft)
+      sums_of_labels<T, Measure::kProduct, kept>(v, s.label, own, n, sums);
+    else if (job.measure == Measure::kSquares)
+      sums_of_shares<T, Measure::kSquares, kept>(v, t, n, sums);
+    else if (job.measure == Measure::kSmaller)
+      sums_of_shares<T, Measure::kSmaller, kept>(v, t, n, sums);
+    else
+      sums_of_shares<T, Measure::kProduct, kept>(v, t, n, sums);
   }
 
   // -- the second pass --------------------------------------------------------------------------------------
 
   void write(const Slopes* slopes) {
-    int64_t apart, target_apart = 0;
-    const T *z, *target = nullptr;
+    const Rows to = out();
     bool any = false;
     for (int64_t c = job.background; c < job.classes; ++c) any |= slopes[c].alive;
-    const bool direct = job.gradient_dtypes[0] == kOwn && (step(kGradient) == 1 || n == 1);
+    if (!any) {
+      for (int64_t c = 0; c < job.classes; ++c) std::fill_n(to.data + c * to.apart, n, T(0));
+      if (!direct()) store();
+      return;
+    }
     const bool softmax = job.activation == kSoftmax;
-    T* const straight = reinterpret_cast<T*>(const_cast<char*>(data(kGradient)));
-    if (any) {
-      start(z, apart);
-      if (job.soft) target = rows(kShares, s.target.data(), target_apart);
-    }
-    const bool in_place = direct && !softmax;
+    Rows own{nullptr, 0};
+    if (job.keeps)
+      own.data = const_cast<T*>(rows(kGradient, to.data, own.apart));
+    else
+      own = activated(to);
+    int64_t target_apart = 0;
+    const T* const target = job.soft ? rows(kShares, s.target.data(), target_apart) : nullptr;
+    const Rows slope = softmax ? Rows{s.scores.data(), s.room} : to;
     for (int64_t c = 0; c < job.classes; ++c) {
-      T* const out = in_place ? straight + c * job.by_class[kGradient] : s.out.data() + c * s.room;
-      if (!any || !slopes[c].alive) {
-        std::fill(out, out + n, T(0));
-        continue;
-      }
-      const T* p;
-      activate(z + c * apart, c, p, false);
-      const double* const f = slopes[c].factors;
-      if (job.soft)
-        write_shares(p, target + c * target_apart, f, out);
+      T* const row = slope.data + c * slope.apart;
+      if (slopes[c].alive)
+        write_row(own.data + c * own.apart, target + c * target_apart, c, slopes[c].factors, row);
       else
-        write_labels(p, static_cast<Index<T>>(c), f, out);
-      if (dropped && !softmax) drop(s.kept, n, out, out);
+        std::fill_n(row, n, T(0));
     }
-    if (softmax && any) {
-      through_softmax(s.scores.data(), s.out.data(), s.room, job.classes, n, s.share, s.pivot, s.at_pivot, s.maxima);
-      if (dropped)
-        for (int64_t c = 0; c < job.classes; ++c) drop(s.kept, n, &s.out[c * s.room], &s.out[c * s.room]);
-    }
-    if (!in_place) store();
+    if (softmax)
+      through_softmax(own.data, own.apart, slope.data, slope.apart, job.classes, n, to.data, to.apart, s.rows[0],
+                      s.rows[1], s.rows[2]);
+    for (int64_t c = 0; c < job.classes && dropped; ++c)
+      drop(s.kept, n, to.data + c * to.apart, to.data + c * to.apart);
+    if (!direct()) store();
   }
-  void write_labels(const T* p, Index<T> c, const double* f, T* out) {
-    if (job.squares)
-      (job.activation == kSigmoid ? slopes_of_labels<T, true, true> : slopes_of_labels<T, true, false>)(p, s.q, s.label,
-                                                                                                        c, n, f, out);
+  void write_row(const T* v, const T* t, int64_t c, const double* f, T* row) {
+    if (job.activation == kSoftmax)
+      write_row<kSoftmax>(v, t, c, f, row);
+    else if (job.activation == kSigmoid)
+      write_row<kSigmoid>(v, t, c, f, row);
     else
-      (job.activation == kSigmoid ? slopes_of_labels<T, false, true>
-                                  : slopes_of_labels<T, false, false>)(p, s.q, s.label, c, n, f, out);
+      write_row<Activation::kNone>(v, t, c, f, row);
   }
-  void write_shares(const T* p, const T* t, const double* f, T* out) {
-    if (job.squares)
-      (job.activation == kSigmoid ? slopes_of_shares<T, true, true> : slopes_of_shares<T, true, false>)(p, s.q, t, n, f,
-                                                                                                        out);
+  template <Activation of> void write_row(const T* v, const T* t, int64_t c, const double* f, T* row) {
+    const auto own = static_cast<Index<T>>(c);
+    if (!job.soft && job.measure == Measure::kSquares)
+      slopes_of_labels<T, Measure::kSquares, of>(v, s.label, own, n, f, row);
+    else if (!job.soft)
+      slopes_of_labels<T, Measure::kProduct, of>(v, s.label, own, n, f, row);
+    else if (job.measure == Measure::kSquares)
+      slopes_of_shares<T, Measure::kSquares, of>(v, t, n, f, row);
+    else if (job.measure == Measure::kSmaller)
+      slopes_of_shares<T, Measure::kSmaller, of>(v, t, n, f, row);
     else
-      (job.activation == kSigmoid ? slopes_of_shares<T, false, true> : slopes_of_shares<T, false, false>)(p, s.q, t, n,
-                                                                                                          f, out);
+      slopes_of_shares<T, Measure::kProduct, of>(v, t, n, f, row);
   }
 
   // The rows of the gradient, to where they belong.
