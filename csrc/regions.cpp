@@ -5,6 +5,8 @@
 //    as they are: nothing else is allocated, and there is one exponential for each score. Halves compute them twice.
 // 2. A tile is all classes of a few hundred pixels, rows of classes in L1, whatever the layout in memory: channels-last
 //    tensors are transposed on the way in and out. A row is a loop over pixels, so that all classes cost the same.
+//    Where classes have nothing in common, neither softmax nor labels, a tile is of one: memory is then read in its
+//    order.
 // 3. p and 1 - p have their own digits. Of a softmax only the largest class can be near 1; what it lacks is the others'
 //    sum. The gradient through the softmax is taken about this class, for the same reason.
 // 4. Sums are in double: of the strips of a block, then of the blocks, in an order that threads do not change. The
@@ -61,10 +63,11 @@ template <class T> struct Inspection {
     T* const buffer = tensor == kShares ? tile.s.target.data() : tile.s.scores.data();
     const T* x = tile.rows(tensor, buffer, apart);
     const T slack = static_cast<T>(slack_of(job.tensors[tensor].dtype));
-    for (int64_t c = job.background; c < job.classes; ++c) {
-      if (!job.counts[job.unit_of(tile.sample, c - job.background)]) continue;
+    for (int64_t c = tile.start(); c < job.joint; ++c) {
+      const int64_t own = tile.first + c;
+      if (!job.counts[job.unit_of(tile.sample, own - job.background)]) continue;
       const int64_t i = first_outside(x + c * apart, tile.dropped ? tile.s.kept : nullptr, slack, tile.n);
-      if (i >= 0) found(tensor == kShares, violation, c, i, static_cast<double>(x[c * apart + i]));
+      if (i >= 0) found(tensor == kShares, violation, own, i, static_cast<double>(x[c * apart + i]));
     }
   }
 };
@@ -73,7 +76,7 @@ template <class T> struct Inspection {
 template <class T> bool like_probabilities(const Job& job, const Tile<T>& tile) {
   int64_t apart;
   const T* z = tile.rows(kScores, tile.s.scores.data(), apart);
-  for (int64_t c = 0; c < job.classes; ++c)
+  for (int64_t c = 0; c < job.joint; ++c)
     for (int64_t i = 0; i < std::min<int64_t>(tile.n, 16); ++i)
       if (!(z[c * apart + i] >= 0 && z[c * apart + i] <= 1)) return false;
   return true;
@@ -83,11 +86,12 @@ template <class T> bool like_probabilities(const Job& job, const Tile<T>& tile) 
 template <class T, class Visit> void each_tile(const Job& job, Scratch<T>& scratch, int64_t block, const Visit& visit) {
   const int64_t sample = block / job.blocks, begin = block % job.blocks * job.together;
   const int64_t end = std::min(begin + job.together, job.outer * job.strips);
-  for (int64_t strip = begin; strip < end; ++strip) {
-    const int64_t from = strip % job.strips * job.width;
-    Tile<T> tile(job, scratch, sample, strip / job.strips, from, std::min(job.width, job.inner - from));
-    visit(tile);
-  }
+  for (int64_t first = 0; first < job.classes; first += job.joint)
+    for (int64_t strip = begin; strip < end; ++strip) {
+      const int64_t from = strip % job.strips * job.width;
+      Tile<T> tile(job, scratch, sample, first, strip / job.strips, from, std::min(job.width, job.inner - from));
+      visit(tile);
+    }
 }
 
 template <class T> void add_blocks(int64_t begin, int64_t end, void* context) {
@@ -101,7 +105,7 @@ template <class T> void add_blocks(int64_t begin, int64_t end, void* context) {
     for (int64_t c = 0; c < job.own; ++c) alive |= job.counts[job.unit_of(sample, c)] != 0;
     if (!alive) continue;  // what the mask hides is not read
     each_tile(job, scratch, block, [&](Tile<T>& tile) {
-      tile.prefetch(false);
+      tile.prefetch(true, job.keeps);
       const int found = tile.look();
       job.seen[block] |= (found & 4) != 0;
       tile.add(regions);
@@ -109,7 +113,7 @@ template <class T> void add_blocks(int64_t begin, int64_t end, void* context) {
       if (found & 2) inspection.labels();
       if (checked && job.soft && job.tensors[kShares].dtype != DType::kBool) inspection.numbers(kShares, kTarget);
       if (checked && job.activation == Activation::kNone) inspection.numbers(kScores, kProbability);
-      if (checked && block == 0 && tile.at == 0 && job.activation != Activation::kNone)
+      if (checked && block == 0 && tile.at == 0 && tile.first == 0 && job.activation != Activation::kNone)
         job.looks_odd = like_probabilities(job, tile);
     });
   }
@@ -120,7 +124,7 @@ template <class T> void write_blocks(int64_t begin, int64_t end, void* context) 
   Scratch<T> scratch(job);
   for (int64_t block = end; block-- > begin;)  // what was read last is still in a cache
     each_tile(job, scratch, block, [&](Tile<T>& tile) {
-      tile.prefetch(true);
+      tile.prefetch(!job.keeps, true);
       tile.look();
       tile.write(&job.slopes[block / job.blocks * job.classes]);
     });
@@ -243,7 +247,9 @@ void Job::outputs(const Inputs& in, Result& out) {
   merge<kTensors>(pixels, tensors);
   inner = pixels.dims ? pixels.sizes[pixels.dims - 1] : std::min<int64_t>(1, pixels.numel);
   outer = inner ? pixels.numel / inner : 0;
-  const int64_t fitting = kRoom / size_of(compute) / std::max<int64_t>(classes, 1);
+  const bool interleaved = tensors[kScores].present() && by_class[kScores] == 1 && classes > 1;
+  joint = activation == kSoftmax || !soft || interleaved ? classes : 1;
+  const int64_t fitting = kRoom / size_of(compute) / std::max<int64_t>(joint, 1);
   width = std::max<int64_t>(1, std::min({inner, kLongest, std::max<int64_t>(16, fitting / 16 * 16)}));
   strips = (inner + width - 1) / width;
   together = std::max<int64_t>(1, kGrain / (width * std::max<int64_t>(classes, 1)));

@@ -54,6 +54,7 @@ struct Job : Call {
   int64_t by_sample[kTensors] = {}, by_class[kTensors] = {};
   int64_t inner = 1, outer = 1, width = 1, strips = 1, blocks = 1;  // pixels; strips of a row; blocks of a sample
   int64_t together = 1;                                             // strips of a block
+  int64_t joint = 1;                                                // classes of a tile: all of them, or one
   std::vector<Region> partial;                                      // by block and class
   std::vector<uint8_t> seen;                                        // by block: whether a pixel counts
   bool summed = false;

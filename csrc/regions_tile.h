@@ -1,4 +1,4 @@
-// A tile of the regions family: all classes of some pixels, read in any layout, summed, and given its gradient.
+// A tile of the regions family: some pixels of all classes or of one, read in any layout, summed, and given a gradient.
 #pragma once
 
 #include "regions.h"
@@ -15,24 +15,25 @@ template <class T> struct Scratch {
   alignas(64) Index<T> label[kLongest];
   alignas(64) int64_t indices[kLongest];
   explicit Scratch(const Job& job) : room((job.width + 15) / 16 * 16 + 16) {
-    const size_t all = static_cast<size_t>(room * job.classes);
+    const size_t all = static_cast<size_t>(room * job.joint);
     scores.resize(all), out.resize(all), narrow.resize(all);
     if (job.soft) target.resize(all);
   }
 };
 
-// `n` pixels of a sample, from `at` on in the order of the walk.
+// `n` pixels of a sample, from `at` on in the order of the walk, of `job.joint` classes from `first` on.
 template <class T> struct Tile {
   static constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const Job& job;
   Scratch<T>& s;
-  int64_t sample, at, n;
+  int64_t sample, first, at, n;
   int64_t offsets[kTensors];  // of the first pixel, in elements
   bool dropped = false;
 
-  Tile(const Job& job, Scratch<T>& s, int64_t sample, int64_t row, int64_t from, int64_t n)
-      : job(job), s(s), sample(sample), at(row * job.inner + from), n(n) {
-    for (int k = 0; k < kTensors; ++k) offsets[k] = sample * job.by_sample[k] + from * step(k);
+  Tile(const Job& job, Scratch<T>& s, int64_t sample, int64_t first, int64_t row, int64_t from, int64_t n)
+      : job(job), s(s), sample(sample), first(first), at(row * job.inner + from), n(n) {
+    for (int k = 0; k < kTensors; ++k)
+      offsets[k] = sample * job.by_sample[k] + first * job.by_class[k] + from * step(k);
     for (int d = job.pixels.dims - 2; d >= 0; --d) {
       const int64_t index = row % job.pixels.sizes[d];
       row /= job.pixels.sizes[d];
@@ -46,21 +47,21 @@ template <class T> struct Tile {
   }
 
   // Fetches what the next tile reads, and what it writes: rows are too short for the processor to foresee.
-  void prefetch(bool writes) const {
+  void prefetch(bool scores, bool gradient) const {
     if (at % job.inner + 2 * n > job.inner) return;
-    const auto row = [&](int k, int64_t c) {
-      const int64_t bytes = n * step(k) * size_of(job.tensors[k].dtype);
-      const char* const from = data(k, c) + bytes;
-      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
-    };
     for (const int k : {kScores, kShares, kGradient}) {
-      if (k == kGradient && !writes) continue;
+      if (k == kGradient ? !gradient : k == kScores && !scores) continue;
+      const int64_t bytes = n * step(k) * size_of(job.tensors[k].dtype);
       const bool joint = job.by_class[k] == 1 || job.by_class[k] == 0;
-      for (int64_t c = 0; c < (joint ? 1 : job.classes); ++c) row(k, c);
+      for (int64_t c = 0; c < (joint ? 1 : job.joint); ++c) {
+        const char* const next = data(k, c) + bytes;
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
+      }
     }
   }
 
-  // The rows of all classes as T, `apart` numbers from one to the next: in place if they are there, else in `to`.
+  // The rows of the tile's classes as T, `apart` numbers from one to the next: in place if they are there, else in
+  // `to`.
   const T* rows(int k, T* to, int64_t& apart) const {
     const Source& source = job.tensors[k];
     const int64_t own = job.by_class[k];
@@ -69,7 +70,7 @@ template <class T> struct Tile {
       return reinterpret_cast<const T*>(data(k));
     }
     apart = s.room;
-    if (own == 1 && job.classes > 1 && step(k) >= job.classes) {
+    if (own == 1 && job.joint > 1 && step(k) >= job.classes) {
       const T* from = reinterpret_cast<const T*>(data(k));
       int64_t stride = step(k);
       if (source.dtype != kOwn) {
@@ -85,7 +86,7 @@ template <class T> struct Tile {
       rows_to_tile(from, stride, n, job.classes, to, s.room);
       return to;
     }
-    for (int64_t c = 0; c < job.classes; ++c) read_run(source.dtype, data(k, c), step(k), n, to + c * s.room);
+    for (int64_t c = 0; c < job.joint; ++c) read_run(source.dtype, data(k, c), step(k), n, to + c * s.room);
     return to;
   }
 
@@ -109,6 +110,8 @@ template <class T> struct Tile {
     return found;
   }
 
+  int64_t start() const { return std::max<int64_t>(job.background - first, 0); }  // the first class with a loss
+
   // Rows of probabilities, as `parts` takes them apart, of the classes with a loss; of all classes of a softmax.
   struct Rows {
     T* data;
@@ -130,7 +133,7 @@ template <class T> struct Tile {
     if (job.activation == kSoftmax)
       softmaxes(z, apart, job.classes, n, to.data, to.apart, s.rows[0], s.rows[1], s.rows[2]);
     else
-      for (int64_t c = job.background; c < job.classes; ++c) sigmoids(z + c * apart, n, to.data + c * to.apart);
+      for (int64_t c = start(); c < job.joint; ++c) sigmoids(z + c * apart, n, to.data + c * to.apart);
     return to;
   }
 
@@ -140,16 +143,16 @@ template <class T> struct Tile {
     const Rows own = activated(job.keeps ? out() : Rows{s.out.data(), s.room});
     int64_t target_apart = 0;
     const T* const target = job.soft ? rows(kShares, s.target.data(), target_apart) : nullptr;
-    for (int64_t c = job.background; c < job.classes; ++c) {
+    for (int64_t c = start(); c < job.joint; ++c) {
       const T *v = own.data + c * own.apart, *t = target + c * target_apart;
       if (dropped) {  // 0 of 0 adds nothing
         drop(s.kept, n, v, s.v), v = s.v;
         if (job.soft) drop(s.kept, n, t, s.t), t = s.t;
       }
       if (job.activation == Activation::kNone)
-        add_row<false>(v, t, c, regions[c].sums);
+        add_row<false>(v, t, first + c, regions[first + c].sums);
       else
-        add_row<true>(v, t, c, regions[c].sums);
+        add_row<true>(v, t, first + c, regions[first + c].sums);
     }
     if (job.keeps && !direct()) store();
   }
@@ -172,9 +175,9 @@ template <class T> struct Tile {
   void write(const Slopes* slopes) {
     const Rows to = out();
     bool any = false;
-    for (int64_t c = job.background; c < job.classes; ++c) any |= slopes[c].alive;
+    for (int64_t c = start(); c < job.joint; ++c) any |= slopes[first + c].alive;
     if (!any) {
-      for (int64_t c = 0; c < job.classes; ++c) std::fill_n(to.data + c * to.apart, n, T(0));
+      for (int64_t c = 0; c < job.joint; ++c) std::fill_n(to.data + c * to.apart, n, T(0));
       if (!direct()) store();
       return;
     }
@@ -187,18 +190,18 @@ template <class T> struct Tile {
     int64_t target_apart = 0;
     const T* const target = job.soft ? rows(kShares, s.target.data(), target_apart) : nullptr;
     const Rows slope = softmax ? Rows{s.scores.data(), s.room} : to;
-    for (int64_t c = 0; c < job.classes; ++c) {
+    for (int64_t c = 0; c < job.joint; ++c) {
       T* const row = slope.data + c * slope.apart;
-      if (slopes[c].alive)
-        write_row(own.data + c * own.apart, target + c * target_apart, c, slopes[c].factors, row);
+      const Slopes& by = slopes[first + c];
+      if (by.alive)
+        write_row(own.data + c * own.apart, target + c * target_apart, first + c, by.factors, row);
       else
         std::fill_n(row, n, T(0));
     }
     if (softmax)
       through_softmax(own.data, own.apart, slope.data, slope.apart, job.classes, n, to.data, to.apart, s.rows[0],
                       s.rows[1], s.rows[2]);
-    for (int64_t c = 0; c < job.classes && dropped; ++c)
-      drop(s.kept, n, to.data + c * to.apart, to.data + c * to.apart);
+    for (int64_t c = 0; c < job.joint && dropped; ++c) drop(s.kept, n, to.data + c * to.apart, to.data + c * to.apart);
     if (!direct()) store();
   }
   void write_row(const T* v, const T* t, int64_t c, const double* f, T* row) {
@@ -228,7 +231,7 @@ template <class T> struct Tile {
     const DType dtype = job.gradient_dtypes[0];
     const int64_t apart = step(kGradient), item = size_of(dtype);
     char* const to = const_cast<char*>(data(kGradient));
-    if (job.by_class[kGradient] == 1 && job.classes > 1 && apart >= job.classes) {
+    if (job.by_class[kGradient] == 1 && job.joint > 1 && apart >= job.classes) {
       if (dtype == kOwn) {
         tile_to_rows(s.out.data(), s.room, n, job.classes, reinterpret_cast<T*>(to), apart);
       } else {
@@ -241,7 +244,7 @@ template <class T> struct Tile {
       }
       return;
     }
-    for (int64_t c = 0; c < job.classes; ++c) {
+    for (int64_t c = 0; c < job.joint; ++c) {
       char* const row = to + c * job.by_class[kGradient] * item;
       if (apart == 1)
         write_run(dtype, s.out.data() + c * s.room, n, row);
