@@ -54,7 +54,7 @@ template <class T> struct Inspection {
   void labels() {
     for (int64_t i = 0; i < tile.n; ++i)
       if (tile.s.label[i] == -2) {
-        found(1, kClassIndex, -1, i, tile.s.indices[i]);
+        found(1, kClassIndex, -1, i, tile.indices[i]);
         if (job.options.checks != kRaise) return;
       }
   }

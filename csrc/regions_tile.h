@@ -28,6 +28,7 @@ template <class T> struct Tile {
   Scratch<T>& s;
   int64_t sample, first, at, n;
   int64_t offsets[kTensors];  // of the first pixel, in elements
+  const int64_t* indices = nullptr;  // of class indices, where they are
   bool dropped = false;
 
   Tile(const Job& job, Scratch<T>& s, int64_t sample, int64_t first, int64_t row, int64_t from, int64_t n)
@@ -96,12 +97,12 @@ template <class T> struct Tile {
     if (masked) read_run(job.tensors[kPixels].dtype, data(kPixels), step(kPixels), n, s.mask);
     int found = 4;
     if (!job.soft) {
-      const int64_t* y = s.indices;
+      indices = s.indices;
       if (job.tensors[kShares].dtype == DType::kLong && (step(kShares) == 1 || n == 1))
-        y = reinterpret_cast<const int64_t*>(data(kShares));
+        indices = reinterpret_cast<const int64_t*>(data(kShares));
       else
         read_run(job.tensors[kShares].dtype, data(kShares), step(kShares), n, s.indices);
-      found = classify<T>(y, masked ? s.mask : nullptr, job.classes, job.ignored, n, s.label, s.kept);
+      found = classify<T>(indices, masked ? s.mask : nullptr, job.classes, job.ignored, n, s.label, s.kept);
     } else if (masked) {
       found = 0;
       for (int64_t i = 0; i < n; ++i) s.kept[i] = s.mask[i], found |= s.mask[i] != 0 ? 4 : 1;

@@ -117,21 +117,21 @@ def test_dtypes(loss, dtype, generator):
     """Halves are computed in float32 and rounded once, in every layout; float32 has its digits."""
     for activation, kind in itertools.product(["sigmoid", "softmax"], ["soft", "index"]):
         t, _ = targets(generator, kind)
+        t = t.to(dtype) if t.is_floating_point() else t
         x = scores(generator).to(dtype)
         wide = x.double().requires_grad_()
-        right = loss.functional(wide, t, activation=activation)
+        right = loss.functional(wide, t.double() if kind == "soft" else t, activation=activation)
         (slope,) = torch.autograd.grad(right, wide)
         for view in layouts(x):
             view = view.detach().requires_grad_()
-            got = loss.functional(view, t.to(dtype) if t.is_floating_point() else t, activation=activation)
+            got = loss.functional(view, t, activation=activation)
             (own,) = torch.autograd.grad(got, view)
             assert got.dtype == own.dtype == dtype
-            rounded = torch.finfo(dtype).eps
-            slack = 4 if dtype == torch.float32 or t.is_floating_point() else 1  # a soft target is rounded, too
+            rounded, slack = torch.finfo(dtype).eps, 4 if dtype == torch.float32 else 1
             torch.testing.assert_close(got.double(), right, rtol=slack * rounded, atol=1e-7)
-            torch.testing.assert_close(
-                own.double(), slope, rtol=slack * rounded, atol=rounded * float(slope.abs().max())
-            )
+            # Slopes of soft targets are differences: of 60 seeds, the worst generalised Dice loss has 2.0 here.
+            most = float(slope.abs().max()) * (2.5 if (kind, activation) == ("soft", "softmax") else 1.0)
+            torch.testing.assert_close(own.double(), slope, rtol=slack * rounded, atol=rounded * most)
 
 
 def test_labels_of_any_width(generator):
