@@ -51,6 +51,7 @@ class RegionsPlan(Plan):
         self.first = 0 if parameters.get("include_background", True) else 1  # of the classes with a loss
         self.ignored = parameters.get("ignore_index", -100)
         self.squares = bool(loss.squares and parameters[loss.squares])
+        self.smaller = parameters.get("soft_label", False) and not self.squares
         self.masked = parameters["pixel_mask"]
         self.pooled = loss.weigh is not None
         self.weighing = {name: parameters[name] for name in loss._weighing()}
@@ -58,6 +59,7 @@ class RegionsPlan(Plan):
         family = wire.REGIONS.family.pack(
             statistics=formula.operands, activation=wire.Activation[self.activation.upper()], squares=self.squares,
             batch=self.batch, background=self.first == 0, masked=self.masked, pooled=self.pooled,
+            smaller=self.smaller,
         )  # fmt: skip
         code = fused.pack(reduction, weight_in_mean=True, family=family)
         given = wire.REGIONS.given(map(float, numbers.values()), ignore_index=float(self.ignored))
@@ -169,7 +171,8 @@ class RegionsPlan(Plan):
             p, missing = p[:, 1:], missing[:, 1:]
         if read is not None:
             p, missing = torch.where(read, p, 0.0), torch.where(read, missing, 0.0)
-        sums = sums_of(p, missing, shares, self.squares, self.batch, self.formula.operands)
+        smaller = self.smaller and target.ndim == input.ndim
+        sums = sums_of(p, missing, shares, self.formula.operands, self.batch, squares=self.squares, smaller=smaller)
         if pool is not None:
             sums = [(pool * x).sum(-1) for x in sums]
         values = eager.apply(self.differentiable, sums)
@@ -200,7 +203,7 @@ class RegionsPlan(Plan):
         if not self.pooled:
             return None
         counted = shares if kept is None else torch.where(kept, shares, 0.0)
-        (actual,) = sums_of(counted, counted, counted, False, self.batch, ["predicted"])
+        (actual,) = sums_of(counted, counted, counted, ["predicted"], self.batch)
         made: Tensor = self.loss.weigh(actual, **self.weighing)
         return made
 
