@@ -27,7 +27,7 @@ template <class T> struct Tile {
   const Job& job;
   Scratch<T>& s;
   int64_t sample, first, at, n;
-  int64_t offsets[kTensors];  // of the first pixel, in elements
+  int64_t offsets[kTensors];         // of the first pixel, in elements
   const int64_t* indices = nullptr;  // of class indices, where they are
   bool dropped = false;
 
