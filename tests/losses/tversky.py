@@ -14,7 +14,7 @@ proof = RowProof(
     name="tversky_loss",
     exact=exact,
     # Sums of probabilities of 2 ULP, and a quotient of them.
-    bars=Bars(2.3, 4.6, 1.6, 3.6),
+    bars=Bars(2.5, 2.9, 1.6, 3.6),
     points={"extremes": extremes(alpha=0.3, beta=0.7)},
     variants=[
         Variant("labels", labels, BATCH, batch=OF_BATCH),
