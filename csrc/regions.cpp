@@ -243,13 +243,14 @@ void Job::outputs(const Inputs& in, Result& out) {
     }
     by_sample[kGradient] = batch ? 0 : dense[0], by_class[kGradient] = dense[1];
     keeps = gradients[0] && gradient_dtypes[0] == compute && activation != Activation::kNone;
+    if (activation == kSigmoid && by_class[kScores] == 1 && classes > 1) keeps = false;  // transposing costs more
   }
   merge<kTensors>(pixels, tensors);
   inner = pixels.dims ? pixels.sizes[pixels.dims - 1] : std::min<int64_t>(1, pixels.numel);
   outer = inner ? pixels.numel / inner : 0;
   const bool interleaved = tensors[kScores].present() && by_class[kScores] == 1 && classes > 1;
   joint = activation == kSoftmax || !soft || interleaved ? classes : 1;
-  const int64_t fitting = kRoom / size_of(compute) / std::max<int64_t>(joint, 1);
+  const int64_t fitting = kRoom / size_of(compute) / std::max<int64_t>(joint, 1) / (interleaved ? 4 : 1);
   width = std::max<int64_t>(1, std::min({inner, kLongest, std::max<int64_t>(16, fitting / 16 * 16)}));
   strips = (inner + width - 1) / width;
   together = std::max<int64_t>(1, kGrain / (width * std::max<int64_t>(classes, 1)));
