@@ -131,6 +131,7 @@ DATA = {
     "counts": lambda shape, draw: torch_functional.softplus(2.0 * draw.normal(*shape)).round(),
     "levels": lambda shape, draw: ((torch.arange(shape[1]) + 0.5) / shape[1]).to(draw.dtype),
     "pixels": lambda shape, draw: draw.integers(0, shape[1], shape[0], *shape[2:]),
+    "shares": lambda shape, draw: draw.normal(*shape).sigmoid(),
     "softmax": lambda shape, draw: "softmax",
     # Alike, since scales without any likeness lose the digits of float32.
     "image": lambda shape, draw: (
@@ -287,7 +288,11 @@ SPECIAL = [
     ),
     Case(
         "dice_softmax", "dice_loss", alike((4, 4, 256, 256)), (2, 4, 6, 7), data={"target": "pixels"},
-        options={"activation": "softmax"},
+        options={"activation": "softmax"}, asked=2.5,
+    ),
+    Case(
+        "dice_soft_label", "dice_loss", alike((4, 4, 256, 256)), (2, 4, 6, 7), data={"target": "shares"},
+        options={"soft_label": True},
     ),
     Case(
         "ctc_of_scores", "ctc_loss", **_SEQUENCES, options={"from_scores": True}, torch=ctc_of_scores, asked=12,

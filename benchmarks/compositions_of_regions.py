@@ -8,16 +8,19 @@ import torch
 import torch.nn.functional as F
 
 
-def _sums(input, target, activation):
-    """What both regions have, and their sizes."""
+def _sums(input, target, activation, soft_label=False):
+    """What both regions have, and their sizes; soft labels as MONAI and SMP make them."""
     p = input.softmax(1) if activation == "softmax" else input.sigmoid()
     t = F.one_hot(target, input.shape[1]).movedim(-1, 1).to(p.dtype) if target.ndim < input.ndim else target
     dims = tuple(range(2, input.ndim))
-    return (p * t).sum(dims), p.sum(dims), t.sum(dims)
+    predicted, actual = p.sum(dims), t.sum(dims)
+    if soft_label:
+        return 0.5 * (predicted + actual - (p - t).abs().sum(dims)), predicted, actual
+    return (p * t).sum(dims), predicted, actual
 
 
-def dice_loss(input, target, smooth=1e-5, activation="sigmoid"):
-    overlap, predicted, actual = _sums(input, target, activation)
+def dice_loss(input, target, smooth=1e-5, activation="sigmoid", soft_label=False):
+    overlap, predicted, actual = _sums(input, target, activation, soft_label)
     return (1 - (2 * overlap + smooth) / (predicted + actual + smooth)).mean()
 
 

@@ -1,10 +1,12 @@
 // The loop of the regions family: a formula of sums over the pixels of a class.
 //
-// 1. Two passes over the scores. The first adds up each region, the formula then runs on all regions at once, and the
-//    second writes the gradient from its derivatives. The probabilities are computed twice: an exponential costs less
-//    than the memory to keep it in.
+// 1. Two passes. The first adds up each region, the formula then runs on all regions at once, and the second writes the
+//    gradient from its derivatives. Between them the memory of the gradient holds the probabilities, if it is as wide
+//    as they are: nothing else is allocated, and there is one exponential for each score. Halves compute them twice.
 // 2. A tile is all classes of a few hundred pixels, rows of classes in L1, whatever the layout in memory: channels-last
 //    tensors are transposed on the way in and out. A row is a loop over pixels, so that all classes cost the same.
+//    Where classes have nothing in common, neither softmax nor labels, a tile is of one: memory is then read in its
+//    order.
 // 3. p and 1 - p have their own digits. Of a softmax only the largest class can be near 1; what it lacks is the others'
 //    sum. The gradient through the softmax is taken about this class, for the same reason.
 // 4. Sums are in double: of the strips of a block, then of the blocks, in an order that threads do not change. The
@@ -52,19 +54,20 @@ template <class T> struct Inspection {
   void labels() {
     for (int64_t i = 0; i < tile.n; ++i)
       if (tile.s.label[i] == -2) {
-        found(1, kClassIndex, -1, i, tile.s.indices[i]);
+        found(1, kClassIndex, -1, i, tile.indices[i]);
         if (job.options.checks != kRaise) return;
       }
   }
   void numbers(int tensor, int64_t violation) {
     int64_t apart;
-    T* const buffer = tensor == kShares ? tile.s.target.data() : tile.s.out.data();
+    T* const buffer = tensor == kShares ? tile.s.target.data() : tile.s.scores.data();
     const T* x = tile.rows(tensor, buffer, apart);
     const T slack = static_cast<T>(slack_of(job.tensors[tensor].dtype));
-    for (int64_t c = job.background; c < job.classes; ++c) {
-      if (!job.counts[job.unit_of(tile.sample, c - job.background)]) continue;
+    for (int64_t c = tile.start(); c < job.joint; ++c) {
+      const int64_t own = tile.first + c;
+      if (!job.counts[job.unit_of(tile.sample, own - job.background)]) continue;
       const int64_t i = first_outside(x + c * apart, tile.dropped ? tile.s.kept : nullptr, slack, tile.n);
-      if (i >= 0) found(tensor == kShares, violation, c, i, static_cast<double>(x[c * apart + i]));
+      if (i >= 0) found(tensor == kShares, violation, own, i, static_cast<double>(x[c * apart + i]));
     }
   }
 };
@@ -72,8 +75,8 @@ template <class T> struct Inspection {
 // Whether the first numbers of a call look like probabilities where scores are expected.
 template <class T> bool like_probabilities(const Job& job, const Tile<T>& tile) {
   int64_t apart;
-  const T* z = tile.rows(kScores, tile.s.out.data(), apart);
-  for (int64_t c = 0; c < job.classes; ++c)
+  const T* z = tile.rows(kScores, tile.s.scores.data(), apart);
+  for (int64_t c = 0; c < job.joint; ++c)
     for (int64_t i = 0; i < std::min<int64_t>(tile.n, 16); ++i)
       if (!(z[c * apart + i] >= 0 && z[c * apart + i] <= 1)) return false;
   return true;
@@ -83,11 +86,12 @@ template <class T> bool like_probabilities(const Job& job, const Tile<T>& tile) 
 template <class T, class Visit> void each_tile(const Job& job, Scratch<T>& scratch, int64_t block, const Visit& visit) {
   const int64_t sample = block / job.blocks, begin = block % job.blocks * job.together;
   const int64_t end = std::min(begin + job.together, job.outer * job.strips);
-  for (int64_t strip = begin; strip < end; ++strip) {
-    const int64_t from = strip % job.strips * job.width;
-    Tile<T> tile(job, scratch, sample, strip / job.strips, from, std::min(job.width, job.inner - from));
-    visit(tile);
-  }
+  for (int64_t first = 0; first < job.classes; first += job.joint)
+    for (int64_t strip = begin; strip < end; ++strip) {
+      const int64_t from = strip % job.strips * job.width;
+      Tile<T> tile(job, scratch, sample, first, strip / job.strips, from, std::min(job.width, job.inner - from));
+      visit(tile);
+    }
 }
 
 template <class T> void add_blocks(int64_t begin, int64_t end, void* context) {
@@ -101,15 +105,15 @@ template <class T> void add_blocks(int64_t begin, int64_t end, void* context) {
     for (int64_t c = 0; c < job.own; ++c) alive |= job.counts[job.unit_of(sample, c)] != 0;
     if (!alive) continue;  // what the mask hides is not read
     each_tile(job, scratch, block, [&](Tile<T>& tile) {
-      tile.prefetch(false);
+      tile.prefetch(true, job.keeps);
       const int found = tile.look();
       job.seen[block] |= (found & 4) != 0;
       tile.add(regions);
       Inspection<T> inspection{job, tile, regions};
       if (found & 2) inspection.labels();
       if (checked && job.soft && job.tensors[kShares].dtype != DType::kBool) inspection.numbers(kShares, kTarget);
-      if (checked && job.activation == wire::Activation::kNone) inspection.numbers(kScores, kProbability);
-      if (checked && block == 0 && tile.at == 0 && job.activation != wire::Activation::kNone)
+      if (checked && job.activation == Activation::kNone) inspection.numbers(kScores, kProbability);
+      if (checked && block == 0 && tile.at == 0 && tile.first == 0 && job.activation != Activation::kNone)
         job.looks_odd = like_probabilities(job, tile);
     });
   }
@@ -120,7 +124,7 @@ template <class T> void write_blocks(int64_t begin, int64_t end, void* context) 
   Scratch<T> scratch(job);
   for (int64_t block = end; block-- > begin;)  // what was read last is still in a cache
     each_tile(job, scratch, block, [&](Tile<T>& tile) {
-      tile.prefetch(true);
+      tile.prefetch(!job.keeps, true);
       tile.look();
       tile.write(&job.slopes[block / job.blocks * job.classes]);
     });
@@ -131,8 +135,8 @@ template <class T> void write_blocks(int64_t begin, int64_t end, void* context) 
 
 bool Job::read(const Inputs& in) {
   const auto family = options.family;
-  activation = wire::regions::activation(family), batch = wire::regions::batch(family);
-  squares = wire::regions::squares(family), pooled = wire::regions::pooled(family);
+  activation = static_cast<Activation>(wire::regions::activation(family));
+  batch = wire::regions::batch(family), pooled = wire::regions::pooled(family);
   background = wire::regions::background(family) ? 0 : 1;
   ignored = static_cast<int64_t>(in.numbers[wire::regions::kIgnoreIndex]);
   const bool masked = wire::regions::masked(family);
@@ -147,6 +151,10 @@ bool Job::read(const Inputs& in) {
   result = promote(result, target);
   compute = result == DType::kDouble ? DType::kDouble : DType::kFloat;
   classes = sizes[1], own = classes - background, soft = b.dim() == a.dim();
+  if (wire::regions::squares(family))
+    measure = Measure::kSquares;
+  else if (wire::regions::smaller(family) && soft)  // of 0 and 1 it is the product
+    measure = Measure::kSmaller;
   if (classes == 1 && (background || activation == kSoftmax || !soft)) return false;
   if (own < 0) return false;
   if (!soft && (floating(target) || target == DType::kBool || b.dim() != a.dim() - 1)) return false;
@@ -234,12 +242,16 @@ void Job::outputs(const Inputs& in, Result& out) {
       source.strides[i] = dense[d < 0 ? 0 : d + 2];
     }
     by_sample[kGradient] = batch ? 0 : dense[0], by_class[kGradient] = dense[1];
+    keeps = gradients[0] && gradient_dtypes[0] == compute && activation != Activation::kNone;
+    if (activation == kSigmoid && by_class[kScores] == 1 && classes > 1) keeps = false;  // transposing costs more
   }
   merge<kTensors>(pixels, tensors);
   inner = pixels.dims ? pixels.sizes[pixels.dims - 1] : std::min<int64_t>(1, pixels.numel);
   outer = inner ? pixels.numel / inner : 0;
-  width = std::max<int64_t>(
-      1, std::min({inner, kLongest, std::max<int64_t>(16, kRoom / std::max<int64_t>(classes, 1) / 16 * 16)}));
+  const bool interleaved = tensors[kScores].present() && by_class[kScores] == 1 && classes > 1;
+  joint = activation == kSoftmax || !soft || interleaved ? classes : 1;
+  const int64_t fitting = kRoom / size_of(compute) / std::max<int64_t>(joint, 1) / (interleaved ? 4 : 1);
+  width = std::max<int64_t>(1, std::min({inner, kLongest, std::max<int64_t>(16, fitting / 16 * 16)}));
   strips = (inner + width - 1) / width;
   together = std::max<int64_t>(1, kGrain / (width * std::max<int64_t>(classes, 1)));
   blocks = (outer * strips + together - 1) / together;
@@ -311,6 +323,7 @@ double told(Spoken statistic, const double* s, bool squares) {
 void Job::evaluate() {
   Weights scratch;
   const int count = kernel->operands;
+  const bool squares = measure == Measure::kSquares;
   const bool wanted = gradients[0] != nullptr;
   std::vector<double> operands[kOperands], derivatives[kOperands], values(kBlock);
   slopes.resize(wanted ? samples * classes : 0);
@@ -350,6 +363,7 @@ void Job::evaluate() {
         slope.factors[0] = own_weight * (squares ? overlap : overlap - negatives + predicted);
         slope.factors[1] = own_weight * (squares ? 2.0 * predicted : positives + predicted);
         slope.factors[2] = own_weight * (positives + negatives);
+        if (measure == Measure::kSmaller) slope.factors[2] = 0.5 * (slope.factors[0] + slope.factors[1]);
       }
     }
   }

@@ -1,4 +1,4 @@
-// A tile of the regions family: all classes of some pixels, read in any layout, summed, and given its gradient.
+// A tile of the regions family: some pixels of all classes or of one, read in any layout, summed, and given a gradient.
 #pragma once
 
 #include "regions.h"
@@ -10,30 +10,31 @@ namespace {
 template <class T> struct Scratch {
   int64_t room;  // pixels of a row
   std::vector<T> scores, out, target, narrow;
-  alignas(64) T p[kLongest], q[kLongest], t[kLongest];
-  alignas(64) T maxima[kLongest], share[kLongest], rest[kLongest], at_pivot[kLongest];
+  alignas(64) T v[kLongest], t[kLongest], rows[3][kLongest];
   alignas(64) T mask[kLongest], kept[kLongest];
-  alignas(64) Index<T> pivot[kLongest], label[kLongest];
+  alignas(64) Index<T> label[kLongest];
   alignas(64) int64_t indices[kLongest];
   explicit Scratch(const Job& job) : room((job.width + 15) / 16 * 16 + 16) {
-    const size_t all = static_cast<size_t>(room * job.classes);
+    const size_t all = static_cast<size_t>(room * job.joint);
     scores.resize(all), out.resize(all), narrow.resize(all);
     if (job.soft) target.resize(all);
   }
 };
 
-// `n` pixels of a sample, from `at` on in the order of the walk.
+// `n` pixels of a sample, from `at` on in the order of the walk, of `job.joint` classes from `first` on.
 template <class T> struct Tile {
   static constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const Job& job;
   Scratch<T>& s;
-  int64_t sample, at, n;
-  int64_t offsets[kTensors];  // of the first pixel, in elements
+  int64_t sample, first, at, n;
+  int64_t offsets[kTensors];         // of the first pixel, in elements
+  const int64_t* indices = nullptr;  // of class indices, where they are
   bool dropped = false;
 
-  Tile(const Job& job, Scratch<T>& s, int64_t sample, int64_t row, int64_t from, int64_t n)
-      : job(job), s(s), sample(sample), at(row * job.inner + from), n(n) {
-    for (int k = 0; k < kTensors; ++k) offsets[k] = sample * job.by_sample[k] + from * step(k);
+  Tile(const Job& job, Scratch<T>& s, int64_t sample, int64_t first, int64_t row, int64_t from, int64_t n)
+      : job(job), s(s), sample(sample), first(first), at(row * job.inner + from), n(n) {
+    for (int k = 0; k < kTensors; ++k)
+      offsets[k] = sample * job.by_sample[k] + first * job.by_class[k] + from * step(k);
     for (int d = job.pixels.dims - 2; d >= 0; --d) {
       const int64_t index = row % job.pixels.sizes[d];
       row /= job.pixels.sizes[d];
@@ -47,21 +48,21 @@ template <class T> struct Tile {
   }
 
   // Fetches what the next tile reads, and what it writes: rows are too short for the processor to foresee.
-  void prefetch(bool writes) const {
+  void prefetch(bool scores, bool gradient) const {
     if (at % job.inner + 2 * n > job.inner) return;
-    const auto row = [&](int k, int64_t c) {
-      const int64_t bytes = n * step(k) * size_of(job.tensors[k].dtype);
-      const char* const from = data(k, c) + bytes;
-      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
-    };
     for (const int k : {kScores, kShares, kGradient}) {
-      if (k == kGradient && !writes) continue;
+      if (k == kGradient ? !gradient : k == kScores && !scores) continue;
+      const int64_t bytes = n * step(k) * size_of(job.tensors[k].dtype);
       const bool joint = job.by_class[k] == 1 || job.by_class[k] == 0;
-      for (int64_t c = 0; c < (joint ? 1 : job.classes); ++c) row(k, c);
+      for (int64_t c = 0; c < (joint ? 1 : job.joint); ++c) {
+        const char* const next = data(k, c) + bytes;
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
+      }
     }
   }
 
-  // The rows of all classes as T, `apart` numbers from one to the next: in place if they are there, else in `to`.
+  // The rows of the tile's classes as T, `apart` numbers from one to the next: in place if they are there, else in
+  // `to`.
   const T* rows(int k, T* to, int64_t& apart) const {
     const Source& source = job.tensors[k];
     const int64_t own = job.by_class[k];
@@ -70,7 +71,7 @@ template <class T> struct Tile {
       return reinterpret_cast<const T*>(data(k));
     }
     apart = s.room;
-    if (own == 1 && job.classes > 1 && step(k) >= job.classes) {
+    if (own == 1 && job.joint > 1 && step(k) >= job.classes) {
       const T* from = reinterpret_cast<const T*>(data(k));
       int64_t stride = step(k);
       if (source.dtype != kOwn) {
@@ -86,7 +87,7 @@ template <class T> struct Tile {
       rows_to_tile(from, stride, n, job.classes, to, s.room);
       return to;
     }
-    for (int64_t c = 0; c < job.classes; ++c) read_run(source.dtype, data(k, c), step(k), n, to + c * s.room);
+    for (int64_t c = 0; c < job.joint; ++c) read_run(source.dtype, data(k, c), step(k), n, to + c * s.room);
     return to;
   }
 
@@ -96,8 +97,12 @@ template <class T> struct Tile {
     if (masked) read_run(job.tensors[kPixels].dtype, data(kPixels), step(kPixels), n, s.mask);
     int found = 4;
     if (!job.soft) {
-      read_run(job.tensors[kShares].dtype, data(kShares), step(kShares), n, s.indices);
-      found = classify<T>(s.indices, masked ? s.mask : nullptr, job.classes, job.ignored, n, s.label, s.kept);
+      indices = s.indices;
+      if (job.tensors[kShares].dtype == DType::kLong && (step(kShares) == 1 || n == 1))
+        indices = reinterpret_cast<const int64_t*>(data(kShares));
+      else
+        read_run(job.tensors[kShares].dtype, data(kShares), step(kShares), n, s.indices);
+      found = classify<T>(indices, masked ? s.mask : nullptr, job.classes, job.ignored, n, s.label, s.kept);
     } else if (masked) {
       found = 0;
       for (int64_t i = 0; i < n; ++i) s.kept[i] = s.mask[i], found |= s.mask[i] != 0 ? 4 : 1;
@@ -106,103 +111,120 @@ template <class T> struct Tile {
     return found;
   }
 
-  // All that there is to know before the rows of the classes.
-  void start(const T*& z, int64_t& apart) {
-    z = rows(kScores, s.scores.data(), apart);
-    if (job.activation != kSoftmax) return;
-    largest(z, apart, job.classes, n, s.scores.data(), s.room, s.maxima, s.pivot);
-    exponentials(s.scores.data(), s.room, job.classes, n, s.maxima, s.pivot, s.share, s.rest);
-    z = s.scores.data(), apart = s.room;
-  }
+  int64_t start() const { return std::max<int64_t>(job.background - first, 0); }  // the first class with a loss
 
-  // p and 1 - p of a class; z: its scores, or the exponentials of them.
-  void activate(const T* z, int64_t c, const T*& p, bool drops) {
-    p = s.p;
+  // Rows of probabilities, as `parts` takes them apart, of the classes with a loss; of all classes of a softmax.
+  struct Rows {
+    T* data;
+    int64_t apart;
+  };
+  // Where rows of the gradient are: in its memory, or in a tile from which they are stored.
+  Rows out() const {
+    if (!direct()) return {s.out.data(), s.room};
+    return {reinterpret_cast<T*>(const_cast<char*>(data(kGradient))), job.by_class[kGradient]};
+  }
+  bool direct() const {
+    const Source& gradient = job.tensors[kGradient];
+    return gradient.present() && gradient.dtype == kOwn && (step(kGradient) == 1 || n == 1);
+  }
+  Rows activated(Rows to) const {
+    int64_t apart;
+    const T* const z = rows(kScores, s.scores.data(), apart);
+    if (job.activation == Activation::kNone) return {const_cast<T*>(z), apart};  // which nothing writes to
     if (job.activation == kSoftmax)
-      shares(z, s.share, s.rest, s.pivot, static_cast<Index<T>>(c), n, s.p, s.q);
-    else if (job.activation == kSigmoid)
-      sigmoids(z, n, s.p, s.q);
+      softmaxes(z, apart, job.classes, n, to.data, to.apart, s.rows[0], s.rows[1], s.rows[2]);
     else
-      p = z, complements(z, n, s.q);
-    if (!drops) return;
-    drop(s.kept, n, p, s.p), drop(s.kept, n, s.q, s.q);
-    p = s.p;
+      for (int64_t c = start(); c < job.joint; ++c) sigmoids(z + c * apart, n, to.data + c * to.apart);
+    return to;
   }
 
   // -- the first pass ---------------------------------------------------------------------------------------
 
   void add(Region* regions) {
-    int64_t apart, target_apart = 0;
-    const T *z, *target = nullptr;
-    start(z, apart);
-    if (job.soft) target = rows(kShares, s.target.data(), target_apart);
-    for (int64_t c = job.background; c < job.classes; ++c) {
-      const T* p;
-      activate(z + c * apart, c, p, dropped);
-      Sum* const sums = regions[c].sums;
-      if (!job.soft) {
-        (job.squares ? sums_of_labels<T, true> : sums_of_labels<T, false>)(p, s.q, s.label, static_cast<Index<T>>(c), n,
-                                                                           sums);
-        continue;
+    const Rows own = activated(job.keeps ? out() : Rows{s.out.data(), s.room});
+    int64_t target_apart = 0;
+    const T* const target = job.soft ? rows(kShares, s.target.data(), target_apart) : nullptr;
+    for (int64_t c = start(); c < job.joint; ++c) {
+      const T *v = own.data + c * own.apart, *t = target + c * target_apart;
+      if (dropped) {  // 0 of 0 adds nothing
+        drop(s.kept, n, v, s.v), v = s.v;
+        if (job.soft) drop(s.kept, n, t, s.t), t = s.t;
       }
-      const T* t = target + c * target_apart;
-      if (dropped) drop(s.kept, n, t, s.t), t = s.t;
-      (job.squares ? sums_of_shares<T, true> : sums_of_shares<T, false>)(p, s.q, t, n, sums);
+      if (job.activation == Activation::kNone)
+        add_row<false>(v, t, first + c, regions[first + c].sums);
+      else
+        add_row<true>(v, t, first + c, regions[first + c].sums);
     }
+    if (job.keeps && !direct()) store();
+  }
+  template <bool kept> void add_row(const T* v, const T* t, int64_t c, Sum* sums) {
+    const auto own = static_cast<Index<T>>(c);
+    if (!job.soft && job.measure == Measure::kSquares)
+      sums_of_labels<T, Measure::kSquares, kept>(v, s.label, own, n, sums);
+    else if (!job.soft)
+      sums_of_labels<T, Measure::kProduct, kept>(v, s.label, own, n, sums);
+    else if (job.measure == Measure::kSquares)
+      sums_of_shares<T, Measure::kSquares, kept>(v, t, n, sums);
+    else if (job.measure == Measure::kSmaller)
+      sums_of_shares<T, Measure::kSmaller, kept>(v, t, n, sums);
+    else
+      sums_of_shares<T, Measure::kProduct, kept>(v, t, n, sums);
   }
 
   // -- the second pass --------------------------------------------------------------------------------------
 
   void write(const Slopes* slopes) {
-    int64_t apart, target_apart = 0;
-    const T *z, *target = nullptr;
+    const Rows to = out();
     bool any = false;
-    for (int64_t c = job.background; c < job.classes; ++c) any |= slopes[c].alive;
-    const bool direct = job.gradient_dtypes[0] == kOwn && (step(kGradient) == 1 || n == 1);
+    for (int64_t c = start(); c < job.joint; ++c) any |= slopes[first + c].alive;
+    if (!any) {
+      for (int64_t c = 0; c < job.joint; ++c) std::fill_n(to.data + c * to.apart, n, T(0));
+      if (!direct()) store();
+      return;
+    }
     const bool softmax = job.activation == kSoftmax;
-    T* const straight = reinterpret_cast<T*>(const_cast<char*>(data(kGradient)));
-    if (any) {
-      start(z, apart);
-      if (job.soft) target = rows(kShares, s.target.data(), target_apart);
-    }
-    const bool in_place = direct && !softmax;
-    for (int64_t c = 0; c < job.classes; ++c) {
-      T* const out = in_place ? straight + c * job.by_class[kGradient] : s.out.data() + c * s.room;
-      if (!any || !slopes[c].alive) {
-        std::fill(out, out + n, T(0));
-        continue;
-      }
-      const T* p;
-      activate(z + c * apart, c, p, false);
-      const double* const f = slopes[c].factors;
-      if (job.soft)
-        write_shares(p, target + c * target_apart, f, out);
+    Rows own{nullptr, 0};
+    if (job.keeps)
+      own.data = const_cast<T*>(rows(kGradient, to.data, own.apart));
+    else
+      own = activated(to);
+    int64_t target_apart = 0;
+    const T* const target = job.soft ? rows(kShares, s.target.data(), target_apart) : nullptr;
+    const Rows slope = softmax ? Rows{s.scores.data(), s.room} : to;
+    for (int64_t c = 0; c < job.joint; ++c) {
+      T* const row = slope.data + c * slope.apart;
+      const Slopes& by = slopes[first + c];
+      if (by.alive)
+        write_row(own.data + c * own.apart, target + c * target_apart, first + c, by.factors, row);
       else
-        write_labels(p, static_cast<Index<T>>(c), f, out);
-      if (dropped && !softmax) drop(s.kept, n, out, out);
+        std::fill_n(row, n, T(0));
     }
-    if (softmax && any) {
-      through_softmax(s.scores.data(), s.out.data(), s.room, job.classes, n, s.share, s.pivot, s.at_pivot, s.maxima);
-      if (dropped)
-        for (int64_t c = 0; c < job.classes; ++c) drop(s.kept, n, &s.out[c * s.room], &s.out[c * s.room]);
-    }
-    if (!in_place) store();
+    if (softmax)
+      through_softmax(own.data, own.apart, slope.data, slope.apart, job.classes, n, to.data, to.apart, s.rows[0],
+                      s.rows[1], s.rows[2]);
+    for (int64_t c = 0; c < job.joint && dropped; ++c) drop(s.kept, n, to.data + c * to.apart, to.data + c * to.apart);
+    if (!direct()) store();
   }
-  void write_labels(const T* p, Index<T> c, const double* f, T* out) {
-    if (job.squares)
-      (job.activation == kSigmoid ? slopes_of_labels<T, true, true> : slopes_of_labels<T, true, false>)(p, s.q, s.label,
-                                                                                                        c, n, f, out);
+  void write_row(const T* v, const T* t, int64_t c, const double* f, T* row) {
+    if (job.activation == kSoftmax)
+      write_row<kSoftmax>(v, t, c, f, row);
+    else if (job.activation == kSigmoid)
+      write_row<kSigmoid>(v, t, c, f, row);
     else
-      (job.activation == kSigmoid ? slopes_of_labels<T, false, true>
-                                  : slopes_of_labels<T, false, false>)(p, s.q, s.label, c, n, f, out);
+      write_row<Activation::kNone>(v, t, c, f, row);
   }
-  void write_shares(const T* p, const T* t, const double* f, T* out) {
-    if (job.squares)
-      (job.activation == kSigmoid ? slopes_of_shares<T, true, true> : slopes_of_shares<T, true, false>)(p, s.q, t, n, f,
-                                                                                                        out);
+  template <Activation of> void write_row(const T* v, const T* t, int64_t c, const double* f, T* row) {
+    const auto own = static_cast<Index<T>>(c);
+    if (!job.soft && job.measure == Measure::kSquares)
+      slopes_of_labels<T, Measure::kSquares, of>(v, s.label, own, n, f, row);
+    else if (!job.soft)
+      slopes_of_labels<T, Measure::kProduct, of>(v, s.label, own, n, f, row);
+    else if (job.measure == Measure::kSquares)
+      slopes_of_shares<T, Measure::kSquares, of>(v, t, n, f, row);
+    else if (job.measure == Measure::kSmaller)
+      slopes_of_shares<T, Measure::kSmaller, of>(v, t, n, f, row);
     else
-      (job.activation == kSigmoid ? slopes_of_shares<T, false, true> : slopes_of_shares<T, false, false>)(p, s.q, t, n,
-                                                                                                          f, out);
+      slopes_of_shares<T, Measure::kProduct, of>(v, t, n, f, row);
   }
 
   // The rows of the gradient, to where they belong.
@@ -210,7 +232,7 @@ template <class T> struct Tile {
     const DType dtype = job.gradient_dtypes[0];
     const int64_t apart = step(kGradient), item = size_of(dtype);
     char* const to = const_cast<char*>(data(kGradient));
-    if (job.by_class[kGradient] == 1 && job.classes > 1 && apart >= job.classes) {
+    if (job.by_class[kGradient] == 1 && job.joint > 1 && apart >= job.classes) {
       if (dtype == kOwn) {
         tile_to_rows(s.out.data(), s.room, n, job.classes, reinterpret_cast<T*>(to), apart);
       } else {
@@ -223,7 +245,7 @@ template <class T> struct Tile {
       }
       return;
     }
-    for (int64_t c = 0; c < job.classes; ++c) {
+    for (int64_t c = 0; c < job.joint; ++c) {
       char* const row = to + c * job.by_class[kGradient] * item;
       if (apart == 1)
         write_run(dtype, s.out.data() + c * s.room, n, row);

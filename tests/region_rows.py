@@ -32,10 +32,19 @@ class Sums(NamedTuple):
     overlap: Any
     positives: Any
     negatives: Any
+    soft_label: bool = False
 
 
-def sums(m: Any, input: Any, target: Any) -> Sums:
+def sums(m: Any, input: Any, target: Any, soft_label: bool = False) -> Sums:
     pixels = [(m.sigmoid(x), m.sigmoid(-x), t) for x, t in zip(input, target)]
+    if soft_label:
+        return Sums(
+            pixels,
+            m.sum(t if _above(p, q, t) else p for p, q, t in pixels),
+            m.sum(p - t for p, q, t in pixels if _above(p, q, t)),
+            m.sum(q * t - p * (1 - t) for p, q, t in pixels if not _above(p, q, t)),
+            True,
+        )
     return Sums(
         pixels,
         m.sum(p * t for p, _, t in pixels),
@@ -46,9 +55,19 @@ def sums(m: Any, input: Any, target: Any) -> Sums:
 
 def gradient(found: Sums, by_overlap: Any, by_positives: Any, by_negatives: Any) -> list[tuple[Any, ...]]:
     """By the scores: what a pixel has to do with the class, and what it has not."""
+    if found.soft_label:
+        return [
+            (p * q * by_positives if _above(p, q, t) else p * q * (by_overlap - by_negatives), 0 * p)
+            for p, q, t in found.pixels
+        ]
     return [
         (p * q * t * (by_overlap - by_negatives), p * q * (1 - t) * by_positives) for p, q, t in found.pixels
     ]  # fmt: skip
+
+
+def _above(p: Any, q: Any, t: Any) -> bool:
+    """Whether p > t, however near to 1."""
+    return bool(p * (1 - t) > q * t)
 
 
 def ratio(wrong: Any, both: Any, smooth: Any) -> tuple[Any, Any, Any]:

@@ -4,8 +4,8 @@ from proofs import Bars, Example, RowProof, Variant
 from region_rows import BATCH, OF_BATCH, extremes, gradient, labels, ratio, shares, sums
 
 
-def exact(m, input, target, smooth=1e-5, squared=False, log_score=False, **_):
-    found = sums(m, input, target)
+def exact(m, input, target, smooth=1e-5, squared=False, log_score=False, soft_label=False, **_):
+    found = sums(m, input, target, soft_label)
     wrong, both = found.positives + found.negatives, 2 * found.overlap
     if squared:
         wrong = m.sum((p * (1 - t) - q * t) ** 2 for p, q, t in found.pixels)
@@ -30,12 +30,14 @@ proof = RowProof(
         "extremes": extremes(),
         "extremes_squared": extremes(0.5, squared=True),
         "extremes_log": extremes(log_score=True),
+        "extremes_soft_label": extremes(soft_label=True),
     },
     variants=[
         Variant("labels", labels, BATCH, batch=OF_BATCH),
         Variant("smooth", shares, {**BATCH, "smooth": 1.0}, batch=OF_BATCH),
         Variant("squared", shares, {**BATCH, "squared": True, "smooth": 0.0}, batch=OF_BATCH),
         Variant("log", labels, {**BATCH, "log_score": True}, batch=OF_BATCH),
+        Variant("soft_label", shares, {**BATCH, "soft_label": True}, batch=OF_BATCH),
     ],
     example=Example(
         data="""scores = torch.randn(2, 3, 16, 16)  # two images, three classes

@@ -10,7 +10,9 @@
    are never made one-hot by the kernels.
 4. `pixel_mask` and `ignore_index` leave pixels out, as if the image did not have them. `mask`, as everywhere, has the
    shape of the unreduced loss: it leaves regions out. A region without any pixel that counts has no loss.
-5. `weigh` pools the classes: their sums, each with its weight, are those of one region.
+5. Of a soft target t, a product p t is largest at p = 1, and what is wrong is not 0 at p = t. With `soft_label`, both
+   regions have the smaller of p and t, and what is wrong is |p - t|. Squares have their least at p = t anyway.
+6. `weigh` pools the classes: their sums, each with its weight, are those of one region.
 """
 
 from __future__ import annotations
@@ -60,6 +62,11 @@ _DEFINITIONS = [
     Equation("where", r"\mathrm{FP} = \sum_i m_i \, p_i (1 - t_i)", "FP = Σᵢ mᵢ pᵢ (1 − tᵢ)"),
     Equation("where", r"\mathrm{FN} = \sum_i m_i \, (1 - p_i) t_i", "FN = Σᵢ mᵢ (1 − pᵢ) tᵢ"),
 ]
+_OF_SMALLER = Written(
+    r"\mathrm{TP} = \sum_i m_i \min(p_i, t_i), \quad \mathrm{FP} = \sum_i m_i \max(p_i - t_i, 0), \quad "
+    r"\mathrm{FN} = \sum_i m_i \max(t_i - p_i, 0)",
+    "TP = Σᵢ mᵢ min(pᵢ, tᵢ), FP = Σᵢ mᵢ max(pᵢ − tᵢ, 0), FN = Σᵢ mᵢ max(tᵢ − pᵢ, 0)",
+)
 _OF_SQUARES = Written(
     r"\mathrm{FP} = \mathrm{FN} = \tfrac{1}{2} \sum_i m_i \, (p_i - t_i)^2", "FP = FN = ½ Σᵢ mᵢ (pᵢ − tᵢ)²"
 )
@@ -103,6 +110,11 @@ class RegionsLoss(Family, abstract=True):
     weight: Tensor | None = param(
         default=None, doc="Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights."
     )
+    soft_label: bool = param(
+        default=False,
+        doc="Whether both regions have the smaller of p and t of a pixel, not p t: a prediction that equals a soft "
+        "target is then right, and costs nothing. Of targets that are 0 or 1, both are the same.",
+    )  # fmt: skip
 
     operands = _OPERANDS
     squares: ClassVar[str] = ""
@@ -173,6 +185,7 @@ class RegionsLoss(Family, abstract=True):
             write.equation("gradient by the probability of another pixel", gradient_by(by), outside),
             *_DEFINITIONS,
         ]
+        equations.append(Equation("with soft_label", *_OF_SMALLER))
         if cls.squares:
             equations.append(Equation(f"with {cls.squares}", *_OF_SQUARES))
         symbols = [

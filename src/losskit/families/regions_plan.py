@@ -51,6 +51,7 @@ class RegionsPlan(Plan):
         self.first = 0 if parameters.get("include_background", True) else 1  # of the classes with a loss
         self.ignored = parameters.get("ignore_index", -100)
         self.squares = bool(loss.squares and parameters[loss.squares])
+        self.smaller = parameters.get("soft_label", False) and not self.squares
         self.masked = parameters["pixel_mask"]
         self.pooled = loss.weigh is not None
         self.weighing = {name: parameters[name] for name in loss._weighing()}
@@ -58,6 +59,7 @@ class RegionsPlan(Plan):
         family = wire.REGIONS.family.pack(
             statistics=formula.operands, activation=wire.Activation[self.activation.upper()], squares=self.squares,
             batch=self.batch, background=self.first == 0, masked=self.masked, pooled=self.pooled,
+            smaller=self.smaller,
         )  # fmt: skip
         code = fused.pack(reduction, weight_in_mean=True, family=family)
         given = wire.REGIONS.given(map(float, numbers.values()), ignore_index=float(self.ignored))
@@ -151,7 +153,7 @@ class RegionsPlan(Plan):
         weight = None if weight is None else weight[self.first :].to(wide)
         kept = self._kept(operands)
         shares = self._shares(target, input, wide)
-        pool = self._pool(shares, kept)
+        pool = self._pool(operands)
         counts = self._counts(kept, pool, input.shape)
         mask = both(mask, counts)
         bad = self._bad(operands, kept, mask, checks)
@@ -169,7 +171,8 @@ class RegionsPlan(Plan):
             p, missing = p[:, 1:], missing[:, 1:]
         if read is not None:
             p, missing = torch.where(read, p, 0.0), torch.where(read, missing, 0.0)
-        sums = sums_of(p, missing, shares, self.squares, self.batch, self.formula.operands)
+        smaller = self.smaller and target.ndim == input.ndim
+        sums = sums_of(p, missing, shares, self.formula.operands, self.batch, squares=self.squares, smaller=smaller)
         if pool is not None:
             sums = [(pool * x).sum(-1) for x in sums]
         values = eager.apply(self.differentiable, sums)
@@ -195,12 +198,20 @@ class RegionsPlan(Plan):
         classes = torch.arange(self.first, input.shape[1], device=target.device)
         return (_flat(target.long().unsqueeze(1)) == classes.unsqueeze(-1)).to(wide)
 
-    def _pool(self, shares: Tensor, kept: Tensor | None) -> Tensor | None:
+    def _pool(self, operands: Sequence[Tensor]) -> Tensor | None:
         """The weights with which the sums of the classes are added; None: they are not."""
         if not self.pooled:
             return None
-        counted = shares if kept is None else torch.where(kept, shares, 0.0)
-        (actual,) = sums_of(counted, counted, counted, False, self.batch, ["predicted"])
+        input, target = operands[:2]
+        mask = _flat(operands[2].unsqueeze(1)) if self.masked else None
+        wide = dtypes.compute_dtype([input, target])
+        if target.ndim == input.ndim:
+            shares = self._shares(target, input, wide)
+            shares = shares if mask is None else torch.where(mask, shares, 0.0)
+            (actual,) = sums_of(shares, shares, shares, ["predicted"], self.batch)
+        else:
+            counts = _pixels_of_classes(target, input.shape[1], self.ignored, mask)[:, self.first :]
+            actual = (counts.sum(0) if self.batch else counts).to(wide)
         made: Tensor = self.loss.weigh(actual, **self.weighing)
         return made
 
@@ -254,10 +265,8 @@ class RegionsPlan(Plan):
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
         if self.pooled:
-            input, target = arguments.operands[:2]
             with torch.no_grad():
-                shares = self._shares(target, input, dtypes.compute_dtype([input, target]))
-                pool = self._pool(shares, self._kept(arguments.operands))
+                pool = self._pool(arguments.operands)
             assert pool is not None
             arguments = arguments._replace(operands=[*arguments.operands, pool])
         return kernel(self, arguments, result)
@@ -267,10 +276,7 @@ class RegionsPlan(Plan):
 
     def counted(self, arguments: Arguments) -> tuple[list[Tensor], Tensor | None]:
         operands, weight, _, mask, *_ = arguments
-        input, target = operands[:2]
-        kept = self._kept(operands)
-        pool = self._pool(self._shares(target, input, dtypes.compute_dtype([input, target])), kept)
-        counts = self._counts(kept, pool, input.shape)
+        counts = self._counts(self._kept(operands), self._pool(operands), operands[0].shape)
         mask = both(mask, counts)
         return [] if weight is None else [weight[self.first :]], mask
 
@@ -326,3 +332,15 @@ class RegionsPlan(Plan):
 def _flat(x: Tensor) -> Tensor:
     """(N, C, ...) with the pixels in one dimension."""
     return x.reshape(*x.shape[:2], prod(x.shape[2:]))
+
+
+def _pixels_of_classes(target: Tensor, classes: int, ignored: int, mask: Tensor | None) -> Tensor:
+    """How many pixels that count each class of each sample has, (N, C), of class indices: never one-hot."""
+    label = _flat(target.long().unsqueeze(1))
+    place = label.clamp(-1, classes)  # -1 and C: of no class
+    if 0 <= ignored < classes:
+        place = torch.where(label == ignored, -1, place)
+    if mask is not None:
+        place = torch.where(mask, place, -1)
+    none = place.new_zeros(*place.shape[:2], classes + 2)
+    return none.scatter_add(-1, place + 1, place.new_ones(1).expand(place.shape))[:, 0, 1:-1]

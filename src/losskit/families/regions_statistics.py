@@ -31,23 +31,43 @@ def activated(scores: Tensor, activation: str) -> tuple[Tensor, Tensor]:
 
 
 def sums_of(
-    p: Tensor, missing: Tensor, shares: Tensor, squares: bool, batch: bool, names: Sequence[str]
+    p: Tensor,
+    missing: Tensor,
+    shares: Tensor,
+    names: Sequence[str],
+    batch: bool,
+    *,
+    squares: bool = False,
+    smaller: bool = False,
 ) -> list[Tensor]:
-    """What a formula speaks of, by name: sums over the pixels, and over the samples with `batch`."""
+    """What a formula speaks of, by name: sums over the pixels, and over the samples with `batch`.
+
+    squares: sizes are of squares. smaller: what both regions have of a pixel is the smaller of p and its share.
+    """
 
     def added(x: Tensor) -> Tensor:
         total = x.sum(-1)
         return total.sum(0) if batch else total
 
+    def apart() -> Tensor:
+        """p less the share, of digits that both have."""
+        return torch.where(shares > 0.5, (1.0 - shares) - missing, p - shares)
+
     def one(name: str) -> Tensor:
-        if name == "overlap":
-            return added(p * shares)
         if name in ("predicted", "actual"):
             x = p if name == "predicted" else shares
             return added(x * x if squares else x)
+        if name == "overlap" and smaller:
+            wrong = apart()
+            same = 0.5 * (p + shares)  # whose slope is that of both sides
+            return added(torch.where(wrong < 0, p, torch.where(wrong > 0, shares, same)))
+        if name == "overlap":
+            return added(p * shares)
         if squares:
-            apart = p * (1.0 - shares) - missing * shares
-            return 0.5 * added(apart * apart)
+            return 0.5 * added(apart() * apart())
+        if smaller:
+            wrong = apart().abs()  # whose slope is 0 at p = t: both sides have half
+            return 0.5 * added(wrong + (apart() if name == "false_positives" else -apart()))
         return added(p * (1.0 - shares) if name == "false_positives" else missing * shares)
 
     return [one(name) for name in names]

@@ -303,6 +303,7 @@ REGIONS = Op(
         background=1,  # class 0 has a loss
         masked=1,  # the operand after the target tells the pixels that count
         pooled=1,  # the last operand weighs the classes, which are one region together
+        smaller=1,  # what both regions have of a pixel is the smaller of p and t, not their product
     ),
     numbers=("ignore_index",),
     violations=RegionsViolation,

@@ -25,7 +25,7 @@ class GeneralizedDiceLoss(RegionsLoss):
         doc="What the sums of a class are divided by: the square of its size, its size, or nothing.",
     )  # fmt: skip
 
-    arguments = "reduction smooth weight_type activation include_background batch ignore_index"
+    arguments = "reduction smooth weight_type activation include_background batch ignore_index soft_label"
 
     @staticmethod
     def weigh(actual, weight_type):
