@@ -26,7 +26,7 @@ from losskit.kernels.gpu.lists.pairs import pairs_kernel, ranks_kernel
 from losskit.kernels.gpu.rows import per_row, step_of
 from losskit.kernels.gpu.shared import TYPES, cdiv, index_type, power_of_2
 
-TILE = 2048  # pairs that a program takes at once
+TILE = 1024  # pairs that a program takes at once, eight for each thread: twice as many spill registers
 ACROSS = 128  # of them with one first item, at most
 PLACES = 7  # for operands of the formula
 LISTS = 32  # that a program of the last two kernels takes
@@ -66,7 +66,7 @@ def run(frame: Frame, wanted: int) -> Outputs:
         distances = numbers("distance_discount" in spoken, torch.float64, lists=1)
         shared = {
             "T": TYPES[compute_dtype([input])], "REWRITE": frame.rewrite, "INDEX": index, "ROWS": own, "BLOCK": block,
-            "num_warps": min(max(own * block // 512, 1), 4),
+            "num_warps": min(max(own * block // 256, 1), 4),
         }  # fmt: skip
         if ranked:
             frame.launch(
