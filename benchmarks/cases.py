@@ -177,7 +177,8 @@ _SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": (
 _LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
 _BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
 _RANKS = {"shape": rows_of(10)}
-_LISTS = {"shape": lambda pairs: (pairs // 10_000, 100), "small": (4, 10)}  # so many pairs, in lists of 100 items
+# So many pairs, in lists of 100 items.
+_LISTS = {"shape": lambda pairs: (pairs // 10_000, 100) if pairs >= 10_000 else None, "small": (4, 10)}
 _PAIRS = {"shape": lambda pairs: (math.isqrt(pairs), 128), "small": (18, 16)}  # so many, of rows of 128 numbers
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {

@@ -162,6 +162,25 @@ def calls():
             f"triplet {name}",
             lambda: LF.triplet_margin_loss(scores(64, 768), scores(64, 768), scores(64, 768), swap=True),
         )
+        labels = (torch.rand(2, 4, 64, 64) > 0.6).to(dtype)
+        yield f"dice {name}", lambda: LF.dice_loss(scores(2, 4, 64, 64), labels)
+        yield (
+            f"dice softmax {name}",
+            lambda: LF.dice_loss(scores(2, 21, 64, 64), index(21, 2, 64, 64), activation="softmax", squared=True),
+        )
+        yield (
+            f"dice classes last {name}",
+            lambda: LF.dice_loss(
+                scores(2, 64, 64, 4).movedim(-1, 1), index(4, 2, 64, 64), activation="softmax", batch=True
+            ),
+        )
+        yield f"generalized dice {name}", lambda: LF.generalized_dice_loss(scores(2, 4, 64, 64), labels)
+        yield f"rank_net {name}", lambda: LF.rank_net_loss(scores(64, 100), index(5, 64, 100))
+        yield f"rank ndcg2++ {name}", lambda: LF.lambda_loss(scores(64, 300), index(5, 64, 300), scheme="ndcg2++")
+        yield (
+            f"rank padded {name}",
+            lambda: LF.lambda_loss(scores(64, 10), index(5, 64, 10), torch.rand(64, 10) > 0.1, k=3),
+        )
         lengths = torch.full((4,), 20), torch.full((4,), 5)
         yield f"ctc {name}", lambda: LF.ctc_loss(scores(20, 4, 80), 1 + index(79, 4, 40), *lengths, from_scores=True)
         # Several frames a program. Triton 3.6 has failed to compile a masked load of each frame's facts.
@@ -186,7 +205,7 @@ def main():
         before = Compiled.repeated
         call().backward()
         frame._scales.clear()  # a kernel that multiplies gradients is known for all calls
-        once = calling.startswith(("gaussian_nll", "masked"))  # broadcast, and masked: the host works these out anew
+        once = calling.startswith(("gaussian_nll", "masked", "generalized"))  # what the host works out anew
         assert (Compiled.repeated > before) != once, calling
     print(json.dumps(found))
 

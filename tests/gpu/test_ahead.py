@@ -30,6 +30,7 @@ def kernels(dtypes):
 
 def test_they_compile_into_registers(kernels):
     families = {"pointwise", "class_scores", "picked", "margins", "embeddings", "meet", "part", "gradient"}
+    families |= {"sums", "regions", "ranks", "pairs", "lists"}
     assert families <= {k["kernel"].removesuffix("_kernel") for k in kernels}
     spilt = [(k["call"], k["kernel"], k["spilt"]) for k in kernels if k["spilt"] > A_FEW]
     assert not spilt

@@ -42,7 +42,9 @@ def seen(monkeypatch):
 
 def operands_of(case, seed):
     shape = [(5, 4)] if isinstance(case, samples.Setup) else []
-    return [x.requires_grad_(x.is_floating_point()) for x in case.operands(*shape, dtype=torch.float32, seed=seed)]
+    given = case.loss._plan_class.gradients
+    operands = enumerate(case.operands(*shape, dtype=torch.float32, seed=seed))
+    return [x.requires_grad_(x.is_floating_point() and bool(given >> i & 1)) for i, x in operands]
 
 
 def results(case, reduction, seed):
@@ -62,7 +64,9 @@ def prepared(case):
         and loss.rows
         and any(operand.per_row for operand in loss.operands.values())
     )
-    unrecorded = issubclass(loss, losskit.TwoRowsLoss) or bool(loss._plan_class.no_gpu_kernel)
+    pooled = issubclass(loss, losskit.RegionsLoss) and loss.weigh is not None
+    without = losskit.OrderedLoss, losskit.PairsLoss, losskit.ComposedLoss
+    unrecorded = pooled or issubclass(loss, without) or bool(loss._plan_class.no_gpu_kernel)
     return changed or stretched or unrecorded or (loss.name == "softmax_focal_loss" and "alpha" in case.params)
 
 

@@ -81,6 +81,7 @@ class Frame:
         self.divisor = 1
         self.values: Tensor | None = None
         self.sums: Tensor | None = None
+        self.counts: Tensor | None = None
         self.loss: Tensor | None = None
         self.gradients: list[Tensor | None] = []
 
@@ -132,6 +133,10 @@ class Frame:
         else:
             self.sums = self.empty((programs,), torch.float64)
 
+    def count(self, programs: int) -> None:
+        """Make room for a denominator that kernels find out: each program's part of it, and their sum."""
+        self.counts, self.denominator = self.empty((programs,), torch.float64), self.empty((), torch.float64)
+
     def number(self, shape: Sequence[int]) -> int:
         """What stands for this call in a violation's record, 0 where nothing is recorded."""
         return number_of(self.call.plan, shape) if self.call.checked else 0
@@ -146,18 +151,25 @@ class Frame:
         if self.recorder is not None:
             self.recorder.launched(kernel, compiled, grid, args, constants)
 
+    def finish(self) -> None:
+        """Add the sums and the counts of the programs: kernels that are launched now know the denominator."""
+        nothing, sums, counts = self.of_nothing(), self.sums, self.counts
+        if sums is not None:
+            self.loss = self.empty((), self.call.result)
+        if self.loss is not None and self.divisor == 0 and nothing:
+            self.loss.fill_(0.0 if nothing == "zero" else float("nan"))
+        elif sums is not None or counts is not None:
+            programs = next(x.numel() for x in (sums, counts) if x is not None)
+            self.launch(
+                finish_kernel, (1,),
+                sums, counts, programs, self.divisor, self.denominator, self.loss, nothing, SUMS,
+            )  # fmt: skip
+        self.sums = self.counts = None
+
     def outputs(self) -> Outputs:
         """The results, after the sums are added."""
         if self.sums is not None:
-            nothing = self.of_nothing()
-            self.loss = self.empty((), self.call.result)
-            if self.divisor == 0 and nothing:
-                self.loss.fill_(0.0 if nothing == "zero" else float("nan"))
-            else:
-                self.launch(
-                    finish_kernel, (1,),
-                    self.sums, self.sums.numel(), self.divisor, self.denominator, self.loss, nothing, SUMS,
-                )  # fmt: skip
+            self.finish()
         return Outputs(self.values if self.each else self.loss, self.gradients)
 
 
@@ -176,11 +188,11 @@ def _count(factors: Sequence[Tensor], mask: Tensor | None, units: int) -> Tensor
 
 
 @triton.jit
-def conclude(total, divisor, denominator, loss, EMPTY: tl.constexpr):
-    """Write the loss, given the sum of all elements. EMPTY: the mean over nothing ("nan", "zero"), "" for a sum."""
+def conclude(total, divisor, by, loss, EMPTY: tl.constexpr):
+    """Write the loss, given the sum of all elements. by: a denominator that depends on data, or None. EMPTY: the mean
+    over nothing ("nan", "zero"), "" for a sum."""
     value = total / divisor.to(tl.float64)
-    if denominator is not None:
-        by = tl.load(denominator)
+    if by is not None:
         value = value / tl.where(by == 0, 1.0, by).to(tl.float64)
         if EMPTY == "nan":
             value = tl.where(by == 0, float("nan"), value)
@@ -189,14 +201,27 @@ def conclude(total, divisor, denominator, loss, EMPTY: tl.constexpr):
     tl.store(loss, value.to(tl.float32) if loss.dtype.element_ty == tl.bfloat16 else value)
 
 
-@triton.jit(do_not_specialize=["count", "divisor"])
-def finish_kernel(sums, count, divisor, denominator, loss, EMPTY: tl.constexpr, SUMS: tl.constexpr):
-    """The loss from the sums of the programs."""
+@triton.jit
+def added(parts, count, SUMS: tl.constexpr):
+    """The sum of what the programs left."""
     offsets = tl.arange(0, SUMS)
     total = tl.zeros((SUMS,), tl.float64)
     for start in range(0, count, SUMS):
-        total += tl.load(sums + start + offsets, mask=start + offsets < count, other=0.0)
-    conclude(tl.sum(total, 0), divisor, denominator, loss, EMPTY)
+        total += tl.load(parts + start + offsets, mask=start + offsets < count, other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit(do_not_specialize=["count", "divisor"])
+def finish_kernel(sums, counts, count, divisor, denominator, loss, EMPTY: tl.constexpr, SUMS: tl.constexpr):
+    """The loss from the sums of the programs, and the denominator from their counts, where it is made of these."""
+    by = None
+    if counts is not None:
+        by = added(counts, count, SUMS)
+        tl.store(denominator, by)
+    elif denominator is not None:
+        by = tl.load(denominator)
+    if loss is not None:
+        conclude(added(sums, count, SUMS), divisor, by, loss, EMPTY)
 
 
 @triton.jit

@@ -23,8 +23,8 @@ from torch import Tensor
 from losskit.dtypes import HALVES
 from losskit.kernels import wire
 from losskit.kernels.gpu import formulas
-from losskit.kernels.gpu.frame import Frame, Outputs, factor_of
-from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
+from losskit.kernels.gpu.frame import Frame, Outputs
+from losskit.kernels.gpu.rows import alignment, conclude_rows, narrow, per_row, step_of, tile_of
 from losskit.kernels.gpu.shared import TYPES, cdiv, index_type
 from losskit.kernels.gpu.violations import report
 from losskit.plan import Arguments
@@ -266,24 +266,14 @@ def margins_kernel(
         if CHECKED:
             report(record, which, found, place, number)
 
-        # The losses of rows
         weigh = weigh / tl.full((), classes, tl.float64)
-        if sample_weight is not None:
-            weigh *= tl.load(sample_weight + row * steps[0], mask=kept, other=0).to(tl.float64)
-        value = tl.where(kept, total * weigh, 0.0)
-        if values is not None:
-            tl.store(values + row, narrow(value, values), mask=row < rows)
-        if sums is not None:
-            tl.store(sums + tl.program_id(0), tl.sum(value, 0))
+        weigh, kept = conclude_rows(
+            total, weigh, row, rows, kept, sample_weight, each_upstream, upstream, denominator, divisor, values, sums,
+            steps,
+        )  # fmt: skip
 
         # The gradient
         if gradient is not None:
-            factor = factor_of(upstream, denominator, divisor, tl.float64)
-            weigh *= factor
-            if each_upstream is not None:
-                weigh *= tl.load(each_upstream + row * steps[2], mask=kept, other=0).to(tl.float64)
-            if denominator is not None:  # a mean over nothing has no gradient
-                kept = kept & (row < tl.where(factor == 0, 0, rows))
             if MANY:
                 inside = (row < rows)[:, None] & (column < classes)[None, :]
                 result = tl.where(kept[:, None], slopes * weigh.to(S)[:, None], 0.0).to(S)

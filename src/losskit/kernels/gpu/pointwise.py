@@ -147,7 +147,7 @@ def pointwise_kernel(
             if sums is not None:
                 tl.store(sums + tl.program_id(0), whole)
             if loss is not None:
-                conclude(whole, divisor, denominator, loss, EMPTY)
+                conclude(whole, divisor, None if denominator is None else tl.load(denominator), loss, EMPTY)
             if CHECKED and whole != whole:  # the bad value is sought only now: good calls do not pay for it
                 for start in range(first, numel, step):
                     at, _, counts, a, b, c, d, e, f, g, h = operands_at(

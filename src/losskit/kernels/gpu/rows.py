@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from losskit.kernels.gpu.frame import factor_of
 from losskit.kernels.gpu.shared import power_of_2
 
 TILE = 2048  # elements that a program takes at a time; longer rows: see tile_of
@@ -44,6 +45,28 @@ def narrow(x, like):
     if (x.dtype == tl.float64) & (like.dtype.element_ty.primitive_bitwidth == 16):
         x = x.to(tl.float32)
     return x.to(like.dtype.element_ty)
+
+
+@triton.jit
+def conclude_rows(
+    total, weigh, row, rows, kept, sample_weight, each_upstream, upstream, denominator, divisor, values, sums, steps
+):
+    """Write the losses of rows. What their gradients are multiplied by, and which rows have one: a mean over nothing
+    has none. steps: from one row to the next of sample weights, of masks and of upstream gradients."""
+    if sample_weight is not None:
+        weigh *= tl.load(sample_weight + row * steps[0], mask=kept, other=0).to(tl.float64)
+    value = tl.where(kept, total * weigh, 0.0)
+    if values is not None:
+        tl.store(values + row, narrow(value, values), mask=row < rows)
+    if sums is not None:
+        tl.store(sums + tl.program_id(0), tl.sum(value, 0))
+    factor = factor_of(upstream, denominator, divisor, tl.float64)
+    weigh *= factor
+    if each_upstream is not None:
+        weigh *= tl.load(each_upstream + row * steps[2], mask=kept, other=0).to(tl.float64)
+    if denominator is not None:
+        kept = kept & (row < tl.where(factor == 0, 0, rows))
+    return weigh, kept
 
 
 def per_row(x: Tensor | None, shape: Sequence[int]) -> Tensor | None:

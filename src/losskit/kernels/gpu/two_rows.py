@@ -25,8 +25,8 @@ from triton.language.extra import libdevice
 from losskit.dtypes import HALVES
 from losskit.kernels import wire
 from losskit.kernels.gpu import formulas
-from losskit.kernels.gpu.frame import Frame, Outputs, factor_of
-from losskit.kernels.gpu.rows import alignment, narrow, per_row, step_of, tile_of
+from losskit.kernels.gpu.frame import Frame, Outputs
+from losskit.kernels.gpu.rows import alignment, conclude_rows, narrow, per_row, step_of, tile_of
 from losskit.kernels.gpu.shared import MAX_INT32, TYPES, cdiv, entry, index_type
 
 LONGEST = 8192  # classes of a row that is held in registers (float64: half as many); longer rows are read in blocks
@@ -204,22 +204,14 @@ def two_rows_kernel(
             slopes += tl.sum(tl.where(is_top, 0.0, slope).to(S), 1).to(tl.float64)
             mine += tl.sum(tl.where(is_top, slope, 0.0).to(S), 1).to(tl.float64)
         weigh = factor_bits.to(tl.int64).to(tl.float64, bitcast=True) + tl.zeros(row.shape, tl.float64)
-        if sample_weight is not None:
-            weigh *= tl.load(sample_weight + row * steps[0], mask=kept, other=0).to(tl.float64)
-        value = tl.where(kept, total * weigh, 0.0)
-        if values is not None:
-            tl.store(values + row, narrow(value, values), mask=row < rows)
-        if sums is not None:
-            tl.store(sums + tl.program_id(0), tl.sum(value, 0))
+        weigh, kept = conclude_rows(
+            total, weigh, row, rows, kept, sample_weight, each_upstream, upstream, denominator, divisor, values, sums,
+            steps,
+        )  # fmt: skip
 
         # The gradient
         if gradient is not None:
-            factor = factor_of(upstream, denominator, divisor, tl.float64)
-            weigh *= factor * inverse
-            if each_upstream is not None:
-                weigh *= tl.load(each_upstream + row * steps[2], mask=kept, other=0).to(tl.float64)
-            if denominator is not None:  # a mean over nothing has no gradient
-                kept = kept & (row < tl.where(factor == 0, 0, rows))
+            weigh *= inverse
             # Where h is nearly p times a number, that of the largest class, that is taken from both.
             ratio = mine * (1.0 + others)
             rest, every = slopes - mine * others, slopes + mine

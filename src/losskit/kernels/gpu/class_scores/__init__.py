@@ -138,7 +138,7 @@ def _divide(frame: Frame, weight: Any, layout: Layout, target: Any, sample_weigh
         int(call.plan.ignored), layout.strides, soft, index_type(layout.reach), 1024,
     )  # fmt: skip
     if programs > 1:
-        frame.launch(finish_kernel, (1,), sums, programs, 1, None, total, "", SUMS)
+        frame.launch(finish_kernel, (1,), sums, None, programs, 1, None, total, "", SUMS)
 
 
 class Tile(NamedTuple):
