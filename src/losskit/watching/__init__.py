@@ -15,7 +15,7 @@ __all__ = ["Finding", "Watch", "watch"]
 
 
 def watch(
-    *modules: nn.Module, first: int = 5, every: int = 100, on_finding: Callable[[Finding], Any] | None = None
+    *modules: nn.Module, first: int = 5, every: int = 200, on_finding: Callable[[Finding], Any] | None = None
 ) -> Watch:
     """Look at the losses of a training now and then, and say which mistakes they show, once each, with the fix.
 

@@ -133,10 +133,12 @@ def read(
     elif own is not None:
         run = functools.partial(function, own)
     first = next((n for n, x in tensors.items() if x.is_floating_point()), None)
-    if first is None or any(hidden(x) or x.layout != torch.strided for x in tensors.values()):
+    if first is None:
         return None
     live = tensors[first]
     detached = {n: tensors[n].detach() for n in [first, *(n for n in tensors if n != first)]}
+    if any(hidden(x) or x.layout != torch.strided for x in detached.values()):
+        return None
     call = Call(name, detached, settings, declared, result, live if live.requires_grad else None, run, of_torch)
     if declared is None and "target" not in tensors:
         call.target_name = next((n for n in detached if n != first), "")
@@ -179,8 +181,6 @@ def domain_of(call: Call, name: str) -> Interval | Signs | None:
     """The declared domain of an operand, as the call's switches have it; None: none, or one of its components."""
     operand = getattr(call.declared, "operands", {}).get(name)
     if operand is None or operand.components or (operand.unless and _switch(call, operand.unless)):
-        return None
-    if operand.only_with and not _switch(call, operand.only_with):
         return None
     domain: Interval | Signs = operand.domain
     return None if domain.everything else domain

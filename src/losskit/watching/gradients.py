@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -78,10 +79,11 @@ class Backward:
                     "Give a smaller loss scale, or let torch.amp.GradScaler choose it.",
                 )  # fmt: skip
             return
-        yield from _few(self.site, self.call, now)
-        yield from _flat(self.site)
-        if gradient.dtype == torch.float16:
-            yield from self._lost(gradient)
+        lost = list(self._lost(gradient)) if gradient.dtype == torch.float16 else []
+        yield from lost
+        if not lost:
+            yield from _few(self.site, self.call, now)
+            yield from _flat(self.site)
 
     def _lost(self, gradient: Tensor) -> Iterator[Told]:
         """How much of a gradient float16 rounds to nothing."""
@@ -91,6 +93,13 @@ class Backward:
             return
         exact = (exact.double() * scale).abs()
         whole = exact.sum()
+        if not float(whole):
+            if isinstance(scale, Tensor) and not float(scale):
+                yield (
+                    "halves", "the gradient that comes to the loss is 0 in float16 already.",
+                    "Multiply the loss after .float(), or use torch.amp.GradScaler.",
+                )  # fmt: skip
+            return
         lost = torch.stack([exact[gradient == 0].sum(), exact[exact < 2.0**-14].sum()]) / whole
         none, coarse = lost.tolist()
         if none > 0.02 or coarse > 0.5:
@@ -142,7 +151,7 @@ def _few(site: Site, call: Call, now: dict[str, float]) -> Iterator[Told]:
     if call.role not in ("classes", "shares", "labels", "signs", "numbers") or _bounded(call):
         return
     pulls = [x for x in site.pulls if x["rows"] >= ROWS and not x["bad"] and x["total"] > 0]
-    few = [x for x in pulls if x["half"] <= max(1, FEW * x["rows"])]
+    few = [x for x in pulls if x["half"] <= math.ceil(FEW * x["rows"])]
     if len(few) < 3 or now is not few[-1] or 2 * len(few) < len(pulls):
         return
     if now["median"] / now["rows"] < 0.02 * pulls[0]["median"] / pulls[0]["rows"]:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from losskit.watching.calls import Call
-from losskit.watching.numbers import MANY
+from losskit.watching.numbers import of_sequence
 from losskit.watching.site import Site
 
 Told = tuple[str, str, str]
 RATIO = 10.0  # rows of the largest class for one of the smallest, from which on weights are missed
-CLASSES = 200  # more of them are words, whose counts are what they are
+CLASSES = 200  # more of them are words, whose counts are what they are; of sequences those of more than 20
 # Arguments that weigh classes or rows, or give less to what is easy.
 WEIGHTS = ("weight", "pos_weight", "sample_weight", "gamma", "gamma_neg", "gamma_pos", "prior", "counts",
            "class_weight", "alpha", "weights")  # fmt: skip
@@ -104,7 +104,8 @@ def _imbalance(site: Site, call: Call) -> Iterator[Told]:
             return
         yield from _of_yes(site, call)
         return
-    if not 2 <= len(counts) <= min(CLASSES, MANY) or sum(counts) < max(100, 20 * len(counts)):
+    few = 20 if of_sequence(call) else CLASSES
+    if not 2 <= len(counts) <= few or sum(counts) < max(100, 20 * len(counts)):
         return
     seen = [x for x in counts if x]
     if len(seen) < 2 or max(counts) < RATIO * min(seen):
@@ -113,7 +114,7 @@ def _imbalance(site: Site, call: Call) -> Iterator[Told]:
     yield (
         "imbalance",
         f"class {counts.index(max(counts))} has {max(counts):.0f} rows and class {counts.index(min(seen))} has "
-        f"{min(seen):.0f}, and {of} has no weights.",
+        f"{min(seen):.0f}, so far, and {of} has no weights.",
         f"Where rare classes matter, use weight={_weights(counts)}, or losskit.class_balanced_weights of all counts.",
     )
 
@@ -125,8 +126,8 @@ def _of_yes(site: Site, call: Call) -> Iterator[Told]:
         worst = max(range(len(ratios)), key=ratios.__getitem__)
         if ratios[worst] >= 2 * RATIO and site.columns[worst] and rows >= 200:
             yield (
-                "imbalance", f"label {worst} is yes in {site.columns[worst]:.0f} of {rows:.0f} rows and {call.name} has "
-                "no weights.",
+                "imbalance", f"label {worst} is yes in {site.columns[worst]:.0f} of {rows:.0f} rows and {call.name} "
+                "has no weights.",
                 f"Where rare labels matter, use pos_weight={_tensor(ratios)}.",
             )  # fmt: skip
         return
@@ -142,8 +143,7 @@ def _of_yes(site: Site, call: Call) -> Iterator[Told]:
 
 def _weights(counts: list[float]) -> str:
     """Weights that make every class count alike: the rows divided by the classes, and by the rows of the class."""
-    seen = [x for x in counts if x]
-    return _tensor([sum(counts) / (len(seen) * x) if x else 0.0 for x in counts])
+    return _tensor([sum(counts) / (len(counts) * max(x, 1.0)) for x in counts])
 
 
 def _tensor(numbers: list[float]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from losskit.domains import slack_of
-from losskit.watching.calls import Call, domain_of
+from losskit.watching.calls import NUMBERS, Call, domain_of
 
 EARLY = 10  # a call up to which a network may still answer as it was made
 MANY = 1000  # classes, beyond which rows of each class are not counted
@@ -34,6 +34,13 @@ def activation(x: Tensor | None) -> str:
             return ""
         node = node.next_functions[0][0]
     return ""
+
+
+def of_sequence(call: Call) -> bool:
+    """Whether rows of class scores are the places of sequences, such as the tokens of texts."""
+    node = None if call.live is None else call.live.grad_fn
+    before = getattr(node, "_saved_self_sym_sizes", ()) if "View" in type(node).__name__ else ()
+    return call.input.ndim == 3 or len(before) == 3
 
 
 def measure(call: Call, number: int) -> dict[str, Any]:
@@ -87,13 +94,15 @@ def _of_scores(call: Call, x: Tensor, found: dict[str, Any]) -> None:
 def _of_elements(call: Call, found: dict[str, Any]) -> None:
     """Of predictions and targets of the same shape."""
     x = call.input
-    if x.ndim == 2 and x.numel() > 1 and call.role == "other":
-        rows = x[:: max(1, x.numel() // (1 << 18))]
+    if call.role == "other" and x.ndim > 1 and x.numel():
+        x = x.reshape(-1, x.shape[-1])
+        rows = x[:: max(1, x.numel() // NUMBERS)]
         found["least"], found["most"] = _ends(rows)
-        found["apart"], found["rows"] = (rows.amax(0) - rows.amin(0)).amax(), len(rows)
-        if call.name in ("kl_div", "ctc_loss", "nll_loss"):
+        if call.input.ndim == 2:
+            found["apart"], found["rows"] = (rows.amax(0) - rows.amin(0)).amax(), len(rows)
+        found["off_one"] = (rows.float().sum(1) - 1.0).abs().amax()
+        if call.name in ("kl_div", "ctc_loss"):
             found["off_log"] = rows.float().logsumexp(1).abs().median()
-            found["off_one"] = (rows.float().sum(1) - 1.0).abs().amax()
     pair = call.elements()
     if call.role == "other" or pair is None or not pair[0].numel():
         return
@@ -119,7 +128,7 @@ def _of_activation(call: Call, x: Tensor, t: Tensor, found: dict[str, Any]) -> N
     """The share of predictions that are wrong and get no gradient through the activation that made them."""
     made = activation(call.live)
     if call.name == "binary_cross_entropy":  # its slope is the inverse of the sigmoid's, until that is exactly 0
-        flat = (x == 0) | (x == 1)
+        made, flat = "sigmoid", (x == 0) | (x == 1)
     elif made in ("sigmoid", "softmax"):
         flat = x * (1 - x) < 1e-3
     elif made == "tanh":

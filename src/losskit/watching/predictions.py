@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +87,13 @@ def _target_softmaxed(call: Call) -> Iterator[Told]:
 
 def of_space(call: Call, now: dict[str, Any]) -> Iterator[Told]:
     """Losses that take probabilities or their logarithms, and get something else."""
+    if call.name == "kl_div" and now.get("outside target"):
+        yield (
+            "space", "target is below 0, so it is no probabilities.",
+            "The first argument is the model's log-probabilities, the second the target's probabilities; give "
+            "log_target=True if these are logarithms.",
+        )  # fmt: skip
+        return
     takes_logs = call.name in ("nll_loss", "kl_div") or (call.name == "ctc_loss" and not call.given("from_scores"))
     if takes_logs and "off_log" in now and call.classes > 1:
         if like_softmax(call, now):
@@ -99,12 +107,6 @@ def of_space(call: Call, now: dict[str, Any]) -> Iterator[Told]:
                 "space", f"{call.input_name} is no log-probabilities: the exponentials of a row do not add up to 1.",
                 f"Apply log_softmax{other}.",
             )  # fmt: skip
-    if call.name == "kl_div" and now.get("outside target"):
-        yield (
-            "space", "target is below 0, so it is no probabilities.",
-            "The first argument is the model's log-probabilities, the second the target's probabilities; give "
-            "log_target=True if these are logarithms.",
-        )  # fmt: skip
     if call.name == "poisson_nll_loss" and now.get("outside input"):
         yield "space", "input is below 0, and log_input=False says that it is a rate.", "Leave log_input at True."
 
@@ -146,7 +148,13 @@ def _one_class(site: Site, call: Call, now: dict[str, Any]) -> Iterator[Told]:
         return
     later = [x for x in site.since(EARLY) if "apart" in x]
     same = [x for x in later if x["rows"] > 1 and x["apart"] <= 1e-6 * max(abs(x["least"]), abs(x["most"]))]
-    if len(later) >= 2 and len(same) == len(later) and sum(x["rows"] for x in same) >= 8 and _varied(site, call):
+    if (
+        len(later) >= 2
+        and len(same) == len(later)
+        and math.isfinite(now["most"] - now["least"])
+        and sum(x["rows"] for x in same) >= 8
+        and _varied(site, call)
+    ):
         yield (
             "one_class", "all rows have the same prediction, whatever the input is.",
             "The network is dead or ignores its input: look for ReLUs that are always 0, a learning rate that is too "

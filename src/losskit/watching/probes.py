@@ -46,11 +46,17 @@ def sigmoid_built_in(call: Call) -> bool:
 
 
 def broadcasts(call: Call) -> bool:
-    """Whether the loss of operands of different shapes is another one than that of the same shape."""
+    """Whether each prediction is compared with all targets: then their order does not matter."""
     t = call.operands[call.target_name]
-    if t.numel() != call.input.numel():
-        return True
-    return not _same(_loss(call), _loss(call, **{call.target_name: t.reshape(call.input.shape)}), 1e-6)
+    turned = t.roll(1, int(t.shape.index(max(t.shape))))
+    return not torch.equal(t, turned) and _same(_loss(call), _loss(call, **{call.target_name: turned}), 1e-5)
+
+
+def finite_in_single(call: Call) -> bool:
+    """Whether the loss is finite when it is computed in float32."""
+    wide = {n: x.float() for n, x in call.operands.items() if x.is_floating_point()}
+    loss = _loss(call, **wide)
+    return loss is not None and bool(loss.isfinite().all())
 
 
 def of_rows(call: Call) -> Tensor | None:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from losskit.watching import probes
 from losskit.watching.calls import Call
+from losskit.watching.site import Site
 
 Told = tuple[str, str, str]
 
 
-def of_result(call: Call) -> Iterator[Told]:
+def of_result(site: Site, call: Call) -> Iterator[Told]:
     """Why the loss is not finite; nothing where it is."""
     result = call.result
     if not isinstance(result, Tensor) or not result.is_floating_point() or bool(result.isfinite().all()):
@@ -27,7 +28,7 @@ def of_result(call: Call) -> Iterator[Told]:
         )  # fmt: skip
         return
     for name in call.operands:
-        found = _in_operand(call, name)
+        found = _in_operand(site, call, name)
         if found:
             yield found
             return
@@ -58,7 +59,7 @@ def _nothing(call: Call) -> str:
     return "all sample weights are 0" if weights is not None and not bool(weights.any()) else ""
 
 
-def _in_operand(call: Call, name: str) -> Told | None:
+def _in_operand(site: Site, call: Call, name: str) -> Told | None:
     """The first row of an operand with a number that is not finite."""
     x = call.operands[name]
     if not x.is_floating_point() or not x.numel():
@@ -75,6 +76,9 @@ def _in_operand(call: Call, name: str) -> Told | None:
     first = int(rows.to(torch.uint8).argmax())
     if count == of > 1 and name == call.input_name:
         where = f"{name} is {what} in all {of} rows"
+        if x.dtype == torch.float16 and site.pulls and site.pulls[-1]["bad"]:
+            fix = "Let torch.amp.GradScaler skip such steps and choose the scale."
+            return "halves", f"{where}, after a step whose gradient float16 could not hold.", fix
         fix = "The step before has broken the parameters: clip gradients, lower the learning rate, or scale the inputs."
     else:
         where = f"{name} is {what} at row {first}, the first of {count} of {of}"
@@ -98,7 +102,7 @@ def _computed(call: Call) -> Told:
     if each is not None and not bool(each.isfinite().all()):
         row = int((~each.isfinite()).to(torch.uint8).argmax())
         where = f" at row {row}, the first of {int((~each.isfinite()).sum())} of {len(each)}"
-    if call.result.dtype == torch.float16 and row is None:
+    if call.input.dtype == torch.float16 and probes.finite_in_single(call):
         return (
             "halves", f"the loss is {_told(call.result)} in float16, and its operands are not: it is beyond 65504.",
             "Compute the loss in float32: input.float().",

@@ -168,7 +168,7 @@ class Watch:
     def _look(self, site: Site, call: Call, whole: bool) -> list[Told]:
         """What a call says; whole: not only why its loss is not finite."""
         number, missed = site.calls, self._first_missed(site)
-        told = list(of_result(call))
+        told = list(of_result(site, call))
         if missed and told:
             told = [(kind, f"{text} Call {missed} was the first such.", fix) for kind, text, fix in told]
         elif missed:
