@@ -18,6 +18,7 @@ from losskit.watching.site import Site
 Told = tuple[str, str, str]
 ROWS = 16  # fewer rows than these have no few
 FEW = 0.03  # of the rows
+LARGE = 1 << 24  # numbers whose gradient is not computed again
 
 
 @dataclass
@@ -61,8 +62,7 @@ class Backward:
             self.tell(self.site, one, self.number)
 
     def _seen(self, gradient: Tensor) -> Iterator[Told]:
-        rows = _rows(self.call, gradient).float()
-        norms = rows.norm(dim=1)
+        norms = _norms(self.call, gradient)
         if not len(norms):
             return
         now = dict(zip(NAMES, _numbers(norms), strict=True)) | {"call": self.number, "rows": len(norms), "flat": 0.0}
@@ -131,12 +131,14 @@ def _share_of_flat(norms: Tensor, losses: Tensor | None) -> float:
     return float(((norms <= 1e-6 * norms.max()) & (losses > 0.5 * losses.mean()) & (losses > 0)).double().mean())
 
 
-def _rows(call: Call, gradient: Tensor) -> Tensor:
-    if call.role in ("classes", "shares") and gradient.ndim > 1:
-        return gradient.movedim(1, -1).flatten(0, -2)
-    if gradient.ndim == 0:
-        return gradient.reshape(1, 1)
-    return gradient.reshape(len(gradient), -1)
+def _norms(call: Call, gradient: Tensor) -> Tensor:
+    """The length of each row's gradient, in float32."""
+    of_classes = call.role in ("classes", "shares") and gradient.ndim > 1
+    dims = 1 if of_classes else tuple(range(1, gradient.ndim))
+    if dims == ():
+        return gradient.float().abs().reshape(-1)
+    norms: Tensor = torch.linalg.vector_norm(gradient, dim=dims, dtype=torch.float32)
+    return norms.reshape(-1)
 
 
 def _minimum_is_zero(call: Call) -> bool:
@@ -198,6 +200,8 @@ def _not_a_number(call: Call, norms: Tensor, now: dict[str, float]) -> Iterator[
 
 def _exact(call: Call) -> Tensor | None:
     """The gradient of the loss by the predictions in float32, of an upstream gradient of 1."""
+    if call.input.numel() > LARGE:
+        return None
     wide = {n: x.float() for n, x in call.operands.items() if x.is_floating_point() and n != call.input_name}
     x = call.input.float().requires_grad_()
     with torch.enable_grad():

@@ -38,6 +38,7 @@ class Site:
     high: float = float("-inf")
     pending: deque[Tensor] = field(default_factory=lambda: deque(maxlen=PENDING))
     told: dict[str, Finding] = field(default_factory=dict)
+    explained: int = 0
     broken: bool = False
 
     def add(self, now: dict[str, Any]) -> None:

@@ -36,6 +36,9 @@ from losskit.watching.site import Site, due
 Told = tuple[str, str, str]
 
 
+EXPLAINED = 8  # losses of a line that are not finite, and that no look is due at
+
+
 class _Inside(threading.local):
     """Whether this thread is within a loss that is watched, and how many losses it has called."""
 
@@ -149,8 +152,9 @@ class Watch:
             if result.device.type != "cpu":
                 site.pending.append(result.detach())
                 return
-            if math.isfinite(result.item()):
+            if math.isfinite(result.item()) or site.explained >= EXPLAINED:
                 return
+            site.explained += 1
         told: list[Told] = []
         self._inside.within = True
         try:
