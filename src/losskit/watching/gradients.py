@@ -18,6 +18,7 @@ from losskit.watching.site import Site
 Told = tuple[str, str, str]
 ROWS = 16  # fewer rows than these have no few
 FEW = 0.03  # of the rows
+MOST = 1 << 16  # rows that are sorted; of more some are, evenly
 LARGE = 1 << 24  # numbers whose gradient is not computed again
 
 
@@ -62,10 +63,10 @@ class Backward:
             self.tell(self.site, one, self.number)
 
     def _seen(self, gradient: Tensor) -> Iterator[Told]:
-        norms = _norms(self.call, gradient)
+        norms = _norms(self.call, gradient).cpu()
         if not len(norms):
             return
-        now = dict(zip(NAMES, _numbers(norms), strict=True)) | {"call": self.number, "rows": len(norms), "flat": 0.0}
+        now = dict(zip(NAMES, _numbers(norms), strict=True)) | {"call": self.number, "flat": 0.0}
         if now["tiny"] >= 0.5 and _minimum_is_zero(self.call):
             now["flat"] = _share_of_flat(norms, probes.of_rows(self.call))
         self.site.pulls.append(now)
@@ -111,23 +112,26 @@ class Backward:
             )
 
 
-NAMES = ("bad", "first", "half", "median", "total", "tiny")
+NAMES = ("bad", "first", "half", "median", "total", "tiny", "rows")
 
 
 def _numbers(norms: Tensor) -> list[float]:
-    """Bad rows and the first of them, rows that make half of all, the median, the sum, the share of tiny ones."""
+    """Of rows: how many are bad and the first of them, how many make half of all, ...: see `NAMES`."""
     bad = (~norms.isfinite()).double()
-    sorted = norms.double().sort(descending=True).values
+    step = -(-len(norms) // MOST)
+    sorted = norms[::step].double().sort(descending=True).values
     sums = sorted.cumsum(0)
     half = (sums < 0.5 * sums[-1]).double().sum() + 1
     tiny = (sorted <= 1e-6 * sorted[0]).double().mean()
-    return torch.stack([bad.sum(), bad.argmax().double(), half, sorted[len(norms) // 2], sums[-1], tiny]).tolist()
+    numbers = torch.stack([bad.sum(), bad.argmax().double(), half, sorted[len(sorted) // 2], sums[-1], tiny]).tolist()
+    return [*numbers, float(len(sorted))]
 
 
 def _share_of_flat(norms: Tensor, losses: Tensor | None) -> float:
     """The share of rows that have a large loss and no gradient."""
     if losses is None or len(losses) != len(norms):
         return 0.0
+    losses = losses.cpu()
     return float(((norms <= 1e-6 * norms.max()) & (losses > 0.5 * losses.mean()) & (losses > 0)).double().mean())
 
 
@@ -176,7 +180,8 @@ def _bounded(call: Call) -> bool:
         getattr(getattr(operand, "domain", None), "high", None),
     )
     facts = getattr(call.declared, "facts", None)
-    return (low, high) == (0.0, 1.0) or (facts is not None and facts.lipschitz is not None)
+    steep = None if facts is None else facts.lipschitz
+    return (low, high) == (0.0, 1.0) or (steep is not None and "eps" not in str(steep))
 
 
 def _flat(site: Site) -> Iterator[Told]:

@@ -10,6 +10,7 @@ from losskit.watching.numbers import of_sequence
 from losskit.watching.site import Site
 
 Told = tuple[str, str, str]
+SEEN = 6  # rows of every other class, so that a class with none is hardly so by chance
 RATIO = 10.0  # rows of the largest class for one of the smallest, from which on weights are missed
 CLASSES = 200  # more of them are words, whose counts are what they are; of sequences those of more than 20
 # Arguments that weigh classes or rows, or give less to what is easy.
@@ -48,15 +49,15 @@ def outside(call: Call, now: dict[str, Any]) -> Iterator[Told]:
 
 def _off_by_one(site: Site, call: Call) -> Iterator[Told]:
     counts, classes = site.counts, call.classes
-    if classes < 3 or sum(counts) < 20 * classes or site.looked < 2:
+    if classes < 3 or sum(counts) < 12 * classes or site.looked < 2:
         return
-    if counts[0] == 0 and min(counts[1:]) >= 10 and call.settings.get("ignore_index") != 0:
+    if counts[0] == 0 and min(counts[1:]) >= SEEN and call.settings.get("ignore_index") != 0:
         yield (
             "labels",
             f"no label of {sum(counts):.0f} is 0, and all others up to {classes - 1} are there: labels are off by one.",
             f"Use target - 1, and {classes - 1} outputs.",
         )
-    elif counts[-1] == 0 and min(counts[:-1]) >= 10:
+    elif counts[-1] == 0 and min(counts[:-1]) >= SEEN:
         yield (
             "labels",
             f"no label of {sum(counts):.0f} is {classes - 1}, and all below are there: labels are off by one, or "
@@ -100,12 +101,12 @@ def _imbalance(site: Site, call: Call) -> Iterator[Told]:
         return
     counts = site.counts
     if call.role == "labels":
-        if sum(counts) < 100 or len(counts) != 2 or call.declared is None or call.declared.task == "segmentation":
+        if sum(counts) < 48 or len(counts) != 2 or call.declared is None or call.declared.task == "segmentation":
             return
         yield from _of_yes(site, call)
         return
     few = 20 if of_sequence(call) else CLASSES
-    if not 2 <= len(counts) <= few or sum(counts) < max(100, 20 * len(counts)):
+    if not 2 <= len(counts) <= few or sum(counts) < max(48, 20 * len(counts)):
         return
     seen = [x for x in counts if x]
     if len(seen) < 2 or max(counts) < RATIO * min(seen):

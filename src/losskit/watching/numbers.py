@@ -164,11 +164,7 @@ def _ends(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _counted(t: Tensor, counts: Tensor, classes: int) -> Tensor:
-    t = torch.where(counts, t, classes).clamp(0, classes)
-    if t.device.type == "cpu":
-        return torch.bincount(t, minlength=classes + 1)[:classes]
-    empty = torch.zeros(classes + 1, dtype=torch.long, device=t.device)
-    return empty.scatter_add_(0, t, torch.ones_like(t))[:classes]
+    return torch.bincount(torch.where(counts, t, classes).clamp(0, classes), minlength=classes + 1)[:classes]
 
 
 def _on_host(found: dict[str, Any]) -> dict[str, Any]:
