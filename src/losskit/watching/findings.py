@@ -12,6 +12,8 @@ KINDS = {
     "nothing": "nothing", "halves": "halves", "nan": "nan",
 }  # fmt: skip
 
+Told = tuple[str, str, str]  # a kind, a sentence, a fix
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -13,9 +13,9 @@ from torch import Tensor
 from losskit.kernels.torch_internals import hidden
 from losskit.watching import probes
 from losskit.watching.calls import Call
+from losskit.watching.findings import Told
 from losskit.watching.site import Site
 
-Told = tuple[str, str, str]
 ROWS = 16  # fewer rows than these have no few
 FEW = 0.03  # of the rows
 MOST = 1 << 16  # rows that are sorted; of more some are, evenly

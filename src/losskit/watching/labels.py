@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from losskit.watching.calls import Call
+from losskit.watching.findings import Told
 from losskit.watching.numbers import of_sequence
 from losskit.watching.site import Site
 
-Told = tuple[str, str, str]
 SEEN = 6  # rows of every other class, so that a class with none is hardly so by chance
 RATIO = 10.0  # rows of the largest class for one of the smallest, from which on weights are missed
 CLASSES = 200  # more of them are words, whose counts are what they are; of sequences those of more than 20

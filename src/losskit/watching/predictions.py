@@ -10,10 +10,10 @@ import torch
 
 from losskit.watching import probes
 from losskit.watching.calls import Call
+from losskit.watching.findings import Told
 from losskit.watching.numbers import EARLY, activation, built_in
 from losskit.watching.site import Site
 
-Told = tuple[str, str, str]  # kind, sentence, fix
 LATER = 40
 
 

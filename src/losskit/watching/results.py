@@ -10,9 +10,8 @@ from torch import Tensor
 
 from losskit.watching import probes
 from losskit.watching.calls import Call
+from losskit.watching.findings import Told
 from losskit.watching.site import Site
-
-Told = tuple[str, str, str]
 
 
 def of_result(site: Site, call: Call) -> Iterator[Told]:

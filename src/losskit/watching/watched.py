@@ -24,7 +24,7 @@ from losskit.acceleration.sites import inside, short
 from losskit.errors import WatchWarning
 from losskit.kernels.torch_internals import hidden, untraced
 from losskit.watching.calls import Call, Function, read
-from losskit.watching.findings import Finding
+from losskit.watching.findings import Finding, Told
 from losskit.watching.gradients import Backward
 from losskit.watching.labels import of_labels, outside, too_large
 from losskit.watching.numbers import measure
@@ -32,9 +32,6 @@ from losskit.watching.predictions import of_predictions, of_space
 from losskit.watching.replaced import Replaced
 from losskit.watching.results import of_result
 from losskit.watching.site import Site, due
-
-Told = tuple[str, str, str]
-
 
 EXPLAINED = 8  # losses of a line that are not finite, and that no look is due at
 
