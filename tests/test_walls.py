@@ -27,6 +27,7 @@ ROOMS = {
     "denominators": "losskit.denominators",
     "looking at data": "losskit.autopsy losskit.advice losskit.tables",
     "acceleration": "losskit.acceleration losskit.__main__",
+    "watching": "losskit.watching",
     "functions": "losskit.functional",
     "guide": "losskit_guide",
     "card": "losskit.describe losskit.machine",
@@ -53,8 +54,9 @@ MAY_IMPORT = {
     "guide": set(),
     "looking at data": {"declaration", "words", "guide"},
     "acceleration": {"functions", "losses", "kernels", "words", "torch's private names", "guide"},
+    "watching": {"acceleration", "functions", "layers", "declaration", "words", "torch's private names"},
     "card": {"package", "looking at data", "layers", "losses", "kernels", "for people", "declaration", "language", "words", "guide"},
-    "package": {"acceleration", "looking at data", "sums", "card", "functions", "denominators", "helpers", "losses", "layers", "families", "kernels", "declaration", "language", "words"},
+    "package": {"acceleration", "watching", "looking at data", "sums", "card", "functions", "denominators", "helpers", "losses", "layers", "families", "kernels", "declaration", "language", "words"},
 }  # fmt: skip
 # What crosses a wall, and why.
 EXCEPTIONS = {

@@ -19,6 +19,7 @@ from losskit.errors import (
     LossTypeError,
     LossValueError,
     SpaceWarning,
+    WatchWarning,
 )
 from losskit.facts import Facts
 from losskit.families.class_scores import ClassScoresLoss
@@ -41,6 +42,7 @@ from losskit.losses import *  # noqa: F403
 from losskit.policy import checks, empty
 from losskit.registry import create, get, list_losses, missing
 from losskit.sums import WeightedSum
+from losskit.watching import watch
 
 __version__ = "0.1.0"
 
@@ -75,6 +77,7 @@ __all__ = [
     "RegionsLoss",
     "SpaceWarning",
     "TwoRowsLoss",
+    "WatchWarning",
     "WeightedSum",
     "accelerate",
     "advise",
@@ -104,6 +107,7 @@ __all__ = [
     "signs",
     "soft_cap",
     "top_k_scores",
+    "watch",
     "why",
 ]
 __all__ += losses.__all__

@@ -52,6 +52,10 @@ class SpaceWarning(UserWarning):
     """
 
 
+class WatchWarning(UserWarning):
+    """What `losskit.watch` has found in a training; Python's warning filters silence it."""
+
+
 MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     # -- arguments of a call ------------------------------------------------------------------------------
     "not_a_tensor": (NotATensorError, "{loss}: {argument} must be a tensor, got {got}.{hint}"),

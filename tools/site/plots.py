@@ -14,6 +14,7 @@ import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import nn
 
 import losskit
 from losskit_guide.card import Card, Curve, catalogue, find
@@ -207,8 +208,32 @@ def _who_pulls() -> str:
     return _svg(figure, axes, "Share of the gradient over the share of the rows, under three losses", True)
 
 
+def _watched() -> str:
+    """The training of the guide, with a softmax before the cross entropy and without: its loss and its accuracy."""
+    figure, axes = _panels(("loss of the batch", "share of right answers"), "step")
+    for i, (label, last) in enumerate((("softmax twice", True), ("softmax once", False))):
+        torch.manual_seed(0)
+        inputs = torch.randn(2000, 20)
+        labels = (inputs @ torch.randn(20, 6)).argmax(1)
+        layers = [nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 6), *([nn.Softmax(dim=1)] if last else [])]
+        model, lines = nn.Sequential(*layers), ([], [])
+        moving = torch.optim.SGD(model.parameters(), 0.1)
+        for rows in torch.randint(2000, (100, 100)):
+            loss = nn.functional.cross_entropy(model(inputs[rows]), labels[rows])
+            moving.zero_grad()
+            loss.backward()
+            moving.step()
+            lines[0].append(loss.item())
+            lines[1].append((model(inputs).argmax(1) == labels).double().mean().item())
+        for axis, ys in zip(axes, lines, strict=True):
+            axis.plot(range(1, 101), ys, color=COLOURS[i], linestyle=_DASHES[i], linewidth=2, label=label)
+            axis.set_ylim(bottom=0.0)
+    return _svg(figure, axes, "Loss and accuracy of a training with a softmax applied twice, and once", True)
+
+
 DRAWN: dict[str, Callable[[], str]] = {
     "regression": lambda: _compared(["mse_loss", "l1_loss", "huber_loss"]),
     "bce_and_mse": _bce_and_mse,
     "who_pulls": _who_pulls,
+    "watched": _watched,
 }

@@ -57,7 +57,7 @@ class Sites:
     def of_caller(self, function: str) -> Site:
         """The line outside of torch and losskit that the present call comes from."""
         frame: FrameType = sys._getframe(1)
-        while frame.f_back is not None and _inside(frame.f_code):
+        while frame.f_back is not None and inside(frame.f_code):
             frame = frame.f_back
         key = frame.f_code, frame.f_lineno, function
         found = self.known.get(key)
@@ -78,7 +78,7 @@ class Sites:
         rows: list[tuple[str, ...]] = [("calls", "fused", "eager", "torch", "function", "where", "why not fused")]
         for site in self.by_calls:
             counts = site.calls, site.fused, site.eager.total(), site.torch.total()
-            rows.append((*map(str, counts), site.function, f"{_short(site.file)}:{site.line}", site.why))
+            rows.append((*map(str, counts), site.function, f"{short(site.file)}:{site.line}", site.why))
         widths = [max(len(row[i]) for row in rows) for i in range(6)]
         lines = []
         for row in rows:
@@ -90,7 +90,7 @@ class Sites:
         """What `shadow` has compared."""
         compared = [site for site in self.known.values() if site.compared]
         return "\n".join(
-            f"  {site.function} at {_short(site.file)}:{site.line}: value {site.value:.1e}, "
+            f"  {site.function} at {short(site.file)}:{site.line}: value {site.value:.1e}, "
             f"gradient {site.gradient:.1e}, the largest of {site.compared} calls"
             for site in sorted(compared, key=lambda site: -max(site.value, site.gradient))
         )
@@ -100,14 +100,14 @@ _known: dict[CodeType, bool] = {}
 
 
 @untraced
-def _inside(code: CodeType) -> bool:
+def inside(code: CodeType) -> bool:
     found = _known.get(code)
     if found is None:
         found = _known[code] = code.co_filename.startswith(_WITHIN)
     return found
 
 
-def _short(path: str) -> str:
+def short(path: str) -> str:
     """A path within the working directory, or within a folder of installed packages."""
     if "site-packages" in path:
         return path.partition("site-packages")[2].lstrip("/\\")
