@@ -2159,6 +2159,7 @@ def dice_loss(
     batch: bool = False,
     ignore_index: int = -100,
     weight: Tensor | None = None,
+    soft_label: bool = False,
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -2188,6 +2189,8 @@ def dice_loss(
         batch: Whether a region is that of a class in all samples together.
         ignore_index: Pixels with this class index do not count.
         weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        soft_label: Whether both regions have the smaller of p and t of a pixel, not p t: a prediction that equals a
+            soft target is then right, and costs nothing. Of targets that are 0 or 1, both are the same.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
@@ -2232,6 +2235,7 @@ def dice_loss(
             batch=batch,
             ignore_index=ignore_index,
             weight=weight,
+            soft_label=soft_label,
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
@@ -2247,6 +2251,7 @@ def dice_loss(
             include_background,
             batch,
             ignore_index,
+            soft_label,
             smooth,
             squared,
             log_score,
@@ -2757,6 +2762,7 @@ def focal_tversky_loss(
     batch: bool = False,
     ignore_index: int = -100,
     weight: Tensor | None = None,
+    soft_label: bool = False,
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -2786,6 +2792,8 @@ def focal_tversky_loss(
         batch: Whether a region is that of a class in all samples together.
         ignore_index: Pixels with this class index do not count.
         weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        soft_label: Whether both regions have the smaller of p and t of a pixel, not p t: a prediction that equals a
+            soft target is then right, and costs nothing. Of targets that are 0 or 1, both are the same.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
@@ -2831,6 +2839,7 @@ def focal_tversky_loss(
             batch=batch,
             ignore_index=ignore_index,
             weight=weight,
+            soft_label=soft_label,
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
@@ -2846,6 +2855,7 @@ def focal_tversky_loss(
             include_background,
             batch,
             ignore_index,
+            soft_label,
             alpha,
             beta,
             gamma,
@@ -3490,6 +3500,7 @@ def generalized_dice_loss(
     include_background: bool = True,
     batch: bool = False,
     ignore_index: int = -100,
+    soft_label: bool = False,
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -3518,6 +3529,8 @@ def generalized_dice_loss(
         include_background: Whether class 0 has a loss.
         batch: Whether a region is that of a class in all samples together.
         ignore_index: Pixels with this class index do not count.
+        soft_label: Whether both regions have the smaller of p and t of a pixel, not p t: a prediction that equals a
+            soft target is then right, and costs nothing. Of targets that are 0 or 1, both are the same.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
@@ -3559,6 +3572,7 @@ def generalized_dice_loss(
             include_background=include_background,
             batch=batch,
             ignore_index=ignore_index,
+            soft_label=soft_label,
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
@@ -3574,6 +3588,7 @@ def generalized_dice_loss(
             include_background,
             batch,
             ignore_index,
+            soft_label,
             smooth,
             weight_type,
             pixel_mask is not None,
@@ -4169,6 +4184,7 @@ def jaccard_loss(
     batch: bool = False,
     ignore_index: int = -100,
     weight: Tensor | None = None,
+    soft_label: bool = False,
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -4193,6 +4209,8 @@ def jaccard_loss(
         batch: Whether a region is that of a class in all samples together.
         ignore_index: Pixels with this class index do not count.
         weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        soft_label: Whether both regions have the smaller of p and t of a pixel, not p t: a prediction that equals a
+            soft target is then right, and costs nothing. Of targets that are 0 or 1, both are the same.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
@@ -4235,6 +4253,7 @@ def jaccard_loss(
             batch=batch,
             ignore_index=ignore_index,
             weight=weight,
+            soft_label=soft_label,
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
@@ -4244,7 +4263,15 @@ def jaccard_loss(
         raise misspelt(JaccardLoss, unknown)
     try:
         plan = plan_of(
-            JaccardLoss, reduction, activation, include_background, batch, ignore_index, smooth, pixel_mask is not None
+            JaccardLoss,
+            reduction,
+            activation,
+            include_background,
+            batch,
+            ignore_index,
+            soft_label,
+            smooth,
+            pixel_mask is not None,
         )
         return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
@@ -4430,7 +4457,7 @@ def knowledge_distillation_loss(
     are far apart: it is bounded.
 
     The mean is that of rows (torch's KLDivLoss calls it "batchmean"). For the teacher's k best classes alone, set its
-    other scores to -inf: they have no probability then and cost nothing.
+    other scores to -inf, as `losskit.top_k_scores` does: they have no probability then and cost nothing.
 
     Args:
         input: The student's scores, (..., C): the classes are the last dimension.
@@ -5170,6 +5197,7 @@ def log_cosh_dice_loss(
     batch: bool = False,
     ignore_index: int = -100,
     weight: Tensor | None = None,
+    soft_label: bool = False,
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -5194,6 +5222,8 @@ def log_cosh_dice_loss(
         batch: Whether a region is that of a class in all samples together.
         ignore_index: Pixels with this class index do not count.
         weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        soft_label: Whether both regions have the smaller of p and t of a pixel, not p t: a prediction that equals a
+            soft target is then right, and costs nothing. Of targets that are 0 or 1, both are the same.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
@@ -5236,6 +5266,7 @@ def log_cosh_dice_loss(
             batch=batch,
             ignore_index=ignore_index,
             weight=weight,
+            soft_label=soft_label,
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
@@ -5251,6 +5282,7 @@ def log_cosh_dice_loss(
             include_background,
             batch,
             ignore_index,
+            soft_label,
             smooth,
             pixel_mask is not None,
         )
@@ -9286,6 +9318,7 @@ def tversky_loss(
     batch: bool = False,
     ignore_index: int = -100,
     weight: Tensor | None = None,
+    soft_label: bool = False,
     *,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
@@ -9314,6 +9347,8 @@ def tversky_loss(
         batch: Whether a region is that of a class in all samples together.
         ignore_index: Pixels with this class index do not count.
         weight: Weight of each class, (C,), class 0 included. The mean divides by the sum of the weights.
+        soft_label: Whether both regions have the smaller of p and t of a pixel, not p t: a prediction that equals a
+            soft target is then right, and costs nothing. Of targets that are 0 or 1, both are the same.
         sample_weight: Weight of each unreduced loss; broadcasts to it. The mean divides by the sum of weights.
         mask: Boolean, True = counts; masked elements are exact zeros, also from NaN.
         normalizer: Denominator of "mean": a number or a tensor with one element.
@@ -9358,6 +9393,7 @@ def tversky_loss(
             batch=batch,
             ignore_index=ignore_index,
             weight=weight,
+            soft_label=soft_label,
             sample_weight=sample_weight,
             mask=mask,
             normalizer=normalizer,
@@ -9373,6 +9409,7 @@ def tversky_loss(
             include_background,
             batch,
             ignore_index,
+            soft_label,
             alpha,
             beta,
             smooth,

@@ -96,6 +96,7 @@ def test_settings(loss, activation):
     settings = list(enumerate(itertools.product([True, False], [True, False], kinds)))
     for number, (background, batch, kind) in settings[LOSSES.index(loss) % 3 :: 3]:
         given = {"activation": activation, "include_background": background, "batch": batch}
+        given["soft_label"] = number % 4 < 2
         given["reduction"] = ("none", "mean", "sum")[number % 3]
         if loss is DiceLoss and number % 2:
             given["squared"] = True

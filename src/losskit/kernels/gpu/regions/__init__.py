@@ -96,9 +96,9 @@ def run(frame: Frame, wanted: int) -> Outputs:
     seen = frame.empty((samples * blocks,), torch.int32)
     activation = int(wire.Activation[plan.activation.upper()])
     slacks = [slack_of(x.dtype) for x in (input, target)]
-    shared = {"ACTIVATION": activation, "SQUARES": plan.squares, "SOFT": soft, "REWRITE": frame.rewrite,
-              "T": TYPES[call.compute], "INDEX": index, "PIXELS": tile.pixels, "CLASSES": tile.classes,
-              "num_warps": tile.warps}  # fmt: skip
+    shared = {"ACTIVATION": activation, "SQUARES": plan.squares, "SMALLER": plan.smaller and soft, "SOFT": soft,
+              "REWRITE": frame.rewrite, "T": TYPES[call.compute], "INDEX": index, "PIXELS": tile.pixels,
+              "CLASSES": tile.classes, "num_warps": tile.warps}  # fmt: skip
     frame.launch(
         sums_kernel, (samples * blocks, of_classes),
         scores, targets, counted, extras[0], frame.upstream, frame.record, partial, seen,

@@ -13,7 +13,9 @@ from losskit.kernels.gpu.rows import narrow
 from losskit.kernels.gpu.shared import MAX_INT32
 from losskit.kernels.gpu.violations import report
 
-SUMS = tl.constexpr(4)  # of a region: p t, p (1 - t), (1 - p) t; with squares p t, p^2, t^2, (p - t)^2
+# Sums of a region: p t, p (1 - t), (1 - p) t; or the smaller of p and t, and what each has more than the other; or,
+# with squares, p t, p^2, t^2, (p - t)^2.
+SUMS = tl.constexpr(4)
 PROBABILITY, CLASS_INDEX, TARGET = (tl.constexpr(int(x)) for x in wire.RegionsViolation)
 SIGMOID, SOFTMAX = (tl.constexpr(int(x)) for x in (wire.Activation.SIGMOID, wire.Activation.SOFTMAX))
 NONE = tl.constexpr(MAX_INT32)  # no class
@@ -92,7 +94,7 @@ def beyond(record, x, tensor, at, there, place, column, which: tl.constexpr, num
 def sums_kernel(
     scores, target, pixels, units, upstream, record, partial, seen,
     classes, background, each, blocks, tiles, ignored, number, steps, unit_steps,
-    ACTIVATION: tl.constexpr, SQUARES: tl.constexpr, SOFT: tl.constexpr, CHECKED: tl.constexpr,
+    ACTIVATION: tl.constexpr, SQUARES: tl.constexpr, SMALLER: tl.constexpr, SOFT: tl.constexpr, CHECKED: tl.constexpr,
     INPUT_SLACK: tl.constexpr, TARGET_SLACK: tl.constexpr, REWRITE: tl.constexpr, T: tl.constexpr,
     INDEX: tl.constexpr, PIXELS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
@@ -139,9 +141,15 @@ def sums_kernel(
                     at = sample * steps[6] + pixel * steps[8], steps[7]
                     wrong = wrong | beyond(record, t, target, at, counted, place, column, TARGET, number, TARGET_SLACK)
             p, q = tl.where(wrong, float("nan"), p).to(T), tl.where(wrong, float("nan"), q).to(T)
-            a0 += tl.where(there, p * t, 0.0).to(T).to(tl.float64)
-            if SQUARES:
-                apart = p * (1.0 - t) - q * t
+            apart = p * (1.0 - t) - q * t
+            both = p * t
+            if SMALLER:
+                both = tl.where(apart < 0, p, t)
+            a0 += tl.where(there, both, 0.0).to(T).to(tl.float64)
+            if SMALLER:  # not maximum(): a NaN stays
+                a1 += tl.where(there & ~(apart < 0), apart, 0.0).to(T).to(tl.float64)
+                a2 += tl.where(there & ~(apart > 0), -apart, 0.0).to(T).to(tl.float64)
+            elif SQUARES:
                 a1 += tl.where(there, p * p, 0.0).to(T).to(tl.float64)
                 a2 += tl.where(there, t * t, 0.0).to(T).to(tl.float64)
                 a3 += tl.where(there, apart * apart, 0.0).to(T).to(tl.float64)
@@ -161,8 +169,8 @@ def sums_kernel(
 def gradient_kernel(
     scores, target, pixels, upstream, denominator, slopes, gradient,
     classes, each, blocks, tiles, ignored, divisor, steps,
-    ACTIVATION: tl.constexpr, SQUARES: tl.constexpr, SOFT: tl.constexpr, BATCH: tl.constexpr, REWRITE: tl.constexpr,
-    T: tl.constexpr, INDEX: tl.constexpr, PIXELS: tl.constexpr, CLASSES: tl.constexpr,
+    ACTIVATION: tl.constexpr, SQUARES: tl.constexpr, SMALLER: tl.constexpr, SOFT: tl.constexpr, BATCH: tl.constexpr,
+    REWRITE: tl.constexpr, T: tl.constexpr, INDEX: tl.constexpr, PIXELS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     needed = True
     if REWRITE:
@@ -193,8 +201,11 @@ def gradient_kernel(
             z = scores_of(scores, sample, pixel, column, there, classes, steps, T)
             t = shares_of(target, sample, pixel, column, there, label, steps, SOFT, T)
             p, q, is_pivot = activated(z, column, ACTIVATION, T)
+            apart = p * (1.0 - t) - q * t
             if SQUARES:
-                slope = f0 * t + f1 * p + f2 * (p * (1.0 - t) - q * t)
+                slope = f0 * t + f1 * p + f2 * apart
+            elif SMALLER:
+                slope = tl.where(apart < 0, f0, tl.where(apart > 0, f1, 0.5 * (f0 + f1)))
             else:
                 slope = t * f0 + (1.0 - t) * f1
             if ACTIVATION == SIGMOID:
