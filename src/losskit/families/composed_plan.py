@@ -80,7 +80,7 @@ class ComposedPlan(Plan):
 
     op = "composed"
     direct = False
-    no_kernel = "composed: the loss is written in torch operations, and there is no kernel for it"
+    no_kernel = "composed: the loss is written in torch operations, and no kernel computes all of it"
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         optional = loss._optional_operands()
