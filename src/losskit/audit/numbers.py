@@ -1,0 +1,385 @@
+"""NaN, overflow and lost digits: over magnitudes and dtypes, at ties, zeros and the ends of domains.
+
+A result in a dtype is compared with float64's at the very same numbers. What rounding of the operands alone would
+change is allowed for: it is measured, by moving them by one rounding error in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losskit.audit.counterexample import call_of, short, smallest
+from losskit.audit.findings import Finding, Skipped, check, fault, note, passed, warning
+from losskit.audit.operands import one_hot
+from losskit.audit.points import aligned, at_scale, signs_of, ties, truth
+from losskit.audit.subject import Result, Subject
+from losskit.domains import Interval, signs
+
+SCALES = (1e-30, 1e-20, 1e-10, 1e-5, 1e-3, 1e-2, 0.1, 1.0, 5.0, 12.0, 20.0, 40.0, 100.0, 1e3, 1e4, 1e10, 1e20, 1e30)
+ORDINARY = 100.0  # what predictions reach in training
+HALVES = (torch.float16, torch.bfloat16)
+LOST = {torch.float32: 1000.0, torch.float16: 64.0, torch.bfloat16: 64.0}  # rounding errors that are too many
+LETTERS = {"ok": ".", "digits": "d", "overflow": "o", "vanish": "0", "nan": "N", "raises": "x", "beyond": " "}
+
+
+@check("numbers", "Are value and gradient right at every magnitude, in every dtype?", shrinks=True)
+def scales(subject: Subject) -> Iterator[Finding]:
+    """The map of where: for each dtype and magnitude ok, lost digits, overflow, NaN."""
+    if subject.first.numel() > 5000:
+        raise Skipped("the example has more than 5000 numbers")
+    maps: dict[str, str] = {}
+    worst: dict[tuple[str, str], tuple[float, torch.dtype, list[Any], str, str]] = {}
+    dtypes = [torch.float64, torch.float32, *HALVES]
+    for dtype in dtypes:
+        if not _computes(subject, dtype):
+            continue
+        row = ""
+        for size in SCALES:
+            found = "beyond"
+            for told, operands in _at(subject, size, dtype):
+                state, said = judge(subject, operands, dtype)
+                if _worse(state, found):
+                    found = state
+                if state not in ("ok", "beyond"):
+                    far = size > ORDINARY or size < 1e-3 or dtype in HALVES
+                    level = "warning" if far or state in ("digits", "vanish") else "fault"
+                    key = (state, level)
+                    if key not in worst or abs(math.log10(size)) < abs(math.log10(worst[key][0])):
+                        worst[key] = (size, dtype, operands, told, said)
+            row += LETTERS[found]
+        maps[str(dtype).removeprefix("torch.")] = row
+    seen = set()
+    for (state, level), (_size, dtype, operands, told, _said) in sorted(worst.items(), key=lambda x: x[0][1]):
+        if state in seen or (state == "overflow" and "nan" in seen):
+            continue
+        seen.add(state)
+        small = smallest(subject, operands, _still(subject, state, dtype))
+        sentence = judge(subject, small, dtype)[1]
+        yield Finding(
+            level,
+            f"{str(dtype).removeprefix('torch.')}, {told}: {sentence}",
+            call_of(subject, small),
+            {"map": maps, "scales": SCALES},
+        )
+    if not seen:
+        yield passed("value and gradient hold at all magnitudes.", map=maps, scales=SCALES)
+
+
+def _still(subject: Subject, state: str, dtype: torch.dtype | None) -> Callable[[list[Any]], bool]:
+    """Whether other operands show the same; without a dtype, with nothing to compare with."""
+
+    def shown(operands: list[Any]) -> bool:
+        found = _alone(subject.run(operands), operands) if dtype is None else judge(subject, operands, dtype)
+        return found[0] == state
+
+    return shown
+
+
+def _worse(a: str, b: str) -> bool:
+    order = ["beyond", "ok", "digits", "vanish", "overflow", "raises", "nan"]
+    return order.index(a) > order.index(b)
+
+
+def _computes(subject: Subject, dtype: torch.dtype) -> bool:
+    """Whether the loss takes the dtype; `dtypes` tells of those that it does not take."""
+    try:
+        subject.run(subject.cast(subject.operands, dtype))
+        return True
+    except Exception:  # whatever a loss raises
+        return False
+
+
+def _at(subject: Subject, size: float, dtype: torch.dtype) -> Iterator[tuple[str, list[Any]]]:
+    """Predictions of a magnitude in a dtype: the example's, and right and wrong ones."""
+    if size > 0.01 * torch.finfo(dtype).max or (size < torch.finfo(dtype).tiny and dtype != torch.float64):
+        return
+    example = subject.cast(subject.operands, torch.float64)
+    yield f"predictions times {size:g}", subject.cast(at_scale(subject, example, size), dtype)
+    for right in (True, False):
+        found = aligned(subject, example, size, right) if 0.5 < size <= 1e10 else None
+        if found is not None:
+            yield f"{'right' if right else 'wrong'} predictions of about {size:g}", subject.cast(found, dtype)
+
+
+def judge(subject: Subject, operands: Sequence[Any], dtype: torch.dtype) -> tuple[str, str]:
+    """How a call in a dtype compares with float64 at the same numbers: a state and a sentence."""
+    if not _allowed(subject, operands):
+        return "beyond", ""
+    got = subject.run(operands)
+    if dtype == torch.float64 or subject.dtype != torch.float64:
+        return _alone(got, operands)
+    exact = subject.cast(operands, torch.float64)
+    want = subject.run(exact)
+    a, b = got.value.double().reshape(-1), want.value.reshape(-1)
+    ga, gb = got.flat().double(), want.flat()
+    if a.shape != b.shape or ga.shape != gb.shape:
+        return "ok", ""
+    limit = torch.finfo(dtype).max
+    for what, x, y in (("value", a, b), ("gradient", ga, gb)):
+        bad = x.isnan() & y.isfinite() & (y.abs() < limit)
+        if bool(bad.any()):
+            i = int(bad.int().argmax())
+            return "nan", f"the {what} is NaN where float64 has {short(float(y[i]))}."
+    for what, x, y in (("value", a, b), ("gradient", ga, gb)):
+        bad = x.isinf() & y.isfinite() & (y.abs() < 0.5 * limit / subject.first.numel())
+        if bool(bad.any()):
+            i = int(bad.int().argmax())
+            return "overflow", f"the {what} is {short(float(x[i]))} where float64 has {short(float(y[i]))}."
+    state, said = _alone(want, exact)
+    if state != "ok":
+        return state, said
+    return _digits(subject, exact, dtype, (a, b), (ga, gb))
+
+
+def _digits(
+    subject: Subject, exact: list[Any], dtype: torch.dtype, value: tuple[Tensor, Tensor], slope: tuple[Tensor, Tensor]
+) -> tuple[str, str]:
+    """Whether more digits are lost than the rounding of operands costs."""
+    eps, tiny, limit = (getattr(torch.finfo(dtype), what) for what in ("eps", "tiny", "max"))
+    factor, errors, rooms = LOST[dtype], [], []
+    for x, y in (value, slope):
+        errors.append(torch.where(x.isfinite() & y.isfinite() & (y.abs() < 0.5 * limit), (x - y).abs(), 0.0))
+        # A gradient is as right as the row's largest entry; the sum of a row's gradients may cancel.
+        rooms.append(factor * eps * y.abs() + 4 * tiny)
+    if all(bool((e <= r).all()) for e, r in zip(errors, rooms, strict=True)):
+        return "ok", ""
+    spread = [torch.zeros_like(value[1]), torch.zeros_like(slope[1])]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        moved = [_moved(x, eps, generator) if i in _floats(subject) else x for i, x in enumerate(exact)]
+        other = subject.run(moved)
+        for k, (y, base) in enumerate(((other.value.reshape(-1), value[1]), (other.flat(), slope[1]))):
+            if y.shape == base.shape:
+                spread[k] = torch.maximum(spread[k], (y - base).abs().nan_to_num(float("inf")))
+    for what, e, room, s, (x, y) in zip(("value", "gradient"), errors, rooms, spread, (value, slope), strict=True):
+        bad = e > room + factor * s
+        if bool(bad.any()):
+            i = int(torch.where(bad, e / (y.abs() + tiny), 0.0).argmax())
+            if float(x[i]) == 0.0 and what == "gradient":
+                return "vanish", f"the gradient is 0 where float64 has {short(float(y[i]))}."
+            return "digits", f"the {what} is {short(float(x[i]))} where float64 has {short(float(y[i]))}."
+    return "ok", ""
+
+
+def _floats(subject: Subject) -> list[int]:
+    return [i for i, kind in enumerate(subject.kinds) if kind.of == "float"]
+
+
+def _moved(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    return x * (1.0 + eps * (2.0 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1.0))
+
+
+def _alone(got: Result, operands: Sequence[Any]) -> tuple[str, str]:
+    """What is wrong without anything to compare with: NaN from finite numbers."""
+    if bool(got.value.isnan().any()):
+        return "nan", "the value is NaN."
+    if bool(got.value.isfinite().all()) and bool(got.flat().isnan().any()):
+        return "nan", f"the gradient is NaN where the value is {short(float(got.value.sum()))}."
+    return "ok", ""
+
+
+def _allowed(subject: Subject, operands: Sequence[Any]) -> bool:
+    """Whether the numbers are finite and in their domains, as they are rounded."""
+    for x, kind in zip(operands, subject.kinds, strict=True):
+        floats = isinstance(x, Tensor) and x.is_floating_point()
+        if floats and (not bool(x.isfinite().all()) or bool(kind.domain.outside(x).any())):
+            return False
+    return True
+
+
+@check("numbers", "Is nothing NaN at ties, zeros and the ends of what is allowed?", shrinks=True)
+def special_points(subject: Subject) -> Iterator[Finding]:
+    """Predictions that equal the target, zeros, equal numbers, probabilities of exactly 0 and 1."""
+    for dtype in dict.fromkeys((torch.float32, subject.dtype)):
+        for told, operands in _special(subject, dtype):
+            if not _allowed(subject, operands):
+                continue
+            try:
+                got = subject.run(operands)
+            except Exception as problem:  # whatever a loss raises
+                if not _refuses(problem):
+                    yield warning(
+                        f"{told}: the loss raises {type(problem).__name__}: "
+                        f"{str(problem).strip().split(chr(10))[0][:100]}.",
+                        call_of(subject, operands),
+                    )
+                continue
+            state, said = _alone(got, operands)
+            if state == "nan" and bool(got.value.isnan().all()) and not bool(got.flat().any()):
+                yield note(
+                    f"{told}: the loss is NaN and its gradient 0, as of a mean over nothing.",
+                    call_of(subject, operands),
+                )
+            elif state != "ok":
+                small = smallest(subject, operands, _still(subject, state, None))
+                yield fault(f"{told}: {_alone(subject.run(small), small)[1] or said}", call_of(subject, small))
+                return
+
+
+def _refuses(problem: Exception) -> bool:
+    return isinstance(problem, ValueError | IndexError)
+
+
+def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[Any]]]:
+    example = subject.cast(subject.operands, dtype)
+    place = subject.predictions[0]
+    x, kind = example[place], subject.kinds[place]
+    tied = ties(subject, example)
+    if tied is not None:
+        yield "predictions equal to the target", tied
+    for other in subject.predictions[1:]:
+        if example[other].shape == x.shape and subject.kinds[other].domain == kind.domain:
+            yield (
+                f"{subject.names[other]} equal to {subject.names[place]}",
+                [*example[:other], x.clone(), *example[other + 1 :]],
+            )
+    if kind.normalized is not None:
+        return
+    for value, told in ((0.0, "predictions of 0"), (1.0, "predictions of 1"), (-1.0, "predictions of -1")):
+        yield told, [*example[:place], torch.full_like(x, value), *example[place + 1 :]]
+    if x.ndim:
+        partly = x.clone()
+        partly[(0,) if x.ndim == 1 else (slice(None), 0)] = 0.0
+        yield "some predictions of 0", [*example[:place], partly, *example[place + 1 :]]
+    for other, own in enumerate(subject.kinds):  # a target with nothing in it, and with all
+        y = example[other]
+        if own.of == "labels" and isinstance(y, Tensor) and set(y.reshape(-1).tolist()) <= {0, 1}:
+            for value, told in ((0, "no label set"), (1, "all labels set")):
+                yield told, [*example[:other], torch.full_like(y, value), *example[other + 1 :]]
+        if other != place and own.of == "float" and isinstance(y, Tensor) and own.normalized is None:
+            yield f"{subject.names[other]} of 0", [*example[:other], torch.zeros_like(y), *example[other + 1 :]]
+    domain = kind.domain
+    if isinstance(domain, Interval) and (domain.low, domain.high) == (0.0, 1.0):
+        towards = signs_of(subject, example)
+        if towards is not None:
+            for sign, told in ((1.0, "probabilities that are exactly right"), (-1.0, "exactly wrong probabilities")):
+                yield told, [*example[:place], (towards * sign > 0).to(dtype), *example[place + 1 :]]
+        elif x.ndim > 1:
+            hot = one_hot(x.argmax(1 if x.ndim > 1 else 0), x)
+            if hot is not None:
+                yield "probabilities of exactly 0 and 1", [*example[:place], hot.to(dtype), *example[place + 1 :]]
+
+
+@check("numbers", "Does each dtype give a result of its own dtype?")
+def dtypes(subject: Subject) -> Iterator[Finding]:
+    """float64, float32 and the halves: what is taken, what comes back, and how right it is at ordinary numbers."""
+    want = None
+    for dtype in (torch.float64, torch.float32, *HALVES):
+        operands = subject.cast(subject.operands, dtype)
+        name = str(dtype).removeprefix("torch.")
+        try:
+            got = subject.run(operands)
+        except Exception as problem:  # whatever a loss raises
+            text = str(problem).strip().split("\n")[0][:120]
+            yield warning(f"{name} is refused: {type(problem).__name__}: {text}", call_of(subject, operands))
+            continue
+        if dtype == torch.float64:
+            want = got.value
+            if got.value.dtype != torch.float64:
+                yield warning(f"float64 operands give {_told(got.value)}: digits are lost.", call_of(subject, operands))
+        elif dtype == torch.float32 and got.value.dtype != torch.float32:
+            yield fault(f"float32 operands give {_told(got.value)}.", call_of(subject, operands))
+        elif got.value.dtype == torch.float64:
+            yield fault(f"{name} operands give float64.", call_of(subject, operands))
+        elif got.value.dtype != dtype:
+            yield note(f"{name} operands give {_told(got.value)}.", call_of(subject, operands))
+        same = want is not None and got.value.shape == want.shape and bool(want.isfinite().all())
+        if want is not None and same and not bool(got.value.isfinite().all()):
+            a, b = short(float(got.value.sum())), short(float(want.sum()))
+            yield warning(f"{name}: the value is {a} where float64 has {b}.", call_of(subject, operands))
+
+
+def _told(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+@check("numbers", "Does a NaN in the predictions show in the result?")
+def nan_in(subject: Subject) -> Iterator[Finding]:
+    """A NaN that is swallowed hides a broken model."""
+    operands = subject.example()
+    place = subject.predictions[0]
+    x = operands[place].clone()
+    x.view(-1)[: max(1, x[0].numel() if x.ndim > 1 else 1)] = float("nan")
+    operands[place] = x
+    try:
+        got = subject.run(operands)
+    except Exception:  # which refuses NaN
+        return
+    if not bool(got.value.isnan().any()):
+        yield warning(
+            f"a row of NaN in {subject.names[place]} gives {short(float(got.value.sum()))} and not NaN.",
+            call_of(subject, operands),
+        )
+
+
+@check("numbers", "Does a sure and wrong prediction still get a gradient?", shrinks=True)
+def pull(subject: Subject) -> Iterator[Finding]:
+    """Where a clamp or a second softmax is saturated, a model never learns from the rows that are most wrong."""
+    facts = subject.facts
+    if facts is not None and facts.robust:
+        raise Skipped("declared robust: rows that are far off are meant to be let go")
+    wrong = aligned(subject, subject.example(), 25.0, False)
+    right = aligned(subject, subject.example(), 25.0, True)
+    if wrong is None or right is None:
+        raise Skipped("no labels that say what is right")
+    got, other = subject.run(wrong), subject.run(right)
+    if not float(got.value.sum()) > float(other.value.sum()) + 1e-3:
+        return
+    ordinary = subject.run(aligned(subject, subject.example(), 1.0, False) or wrong)
+    pulls, usual = got.gradients[0], ordinary.gradients[0]
+    if pulls is None or usual is None:
+        return
+    before = _strongest(subject, wrong, usual)
+    most = _strongest(subject, wrong, pulls)
+    if most < 1e-6 * before:
+        small = smallest(subject, wrong, lambda c: _strongest(subject, c, subject.run(c).gradients[0]) < 1e-6 * before)
+        # Whoever declares facts knows that such a loss is bounded.
+        yield Finding(
+            "warning" if facts is None else "note",
+            f"sure and wrong predictions have a gradient of {short(most)}, and unsure ones "
+            f"of {short(before)}: nothing draws them back.",
+            call_of(subject, small),
+        )
+
+
+def _strongest(subject: Subject, operands: Sequence[Any], gradient: Tensor | None) -> float:
+    """The largest gradient; of class scores that by the right class, which has to rise."""
+    if gradient is None:
+        return 0.0
+    place = truth(subject)
+    hot = None if place is None else one_hot(operands[place], gradient)
+    return float((gradient if hot is None else gradient[hot]).abs().max())
+
+
+@check("numbers", "Does a step down the gradient go towards the target?")
+def direction(subject: Subject) -> Iterator[Finding]:
+    """A sign that is wrong: every prediction is pushed away from what is right."""
+    if len(subject.predictions) > 1 or subject.stopped:
+        raise Skipped("more than one prediction" if not subject.stopped else "part of the gradient is stopped")
+    operands = subject.example()
+    got = subject.run(operands).gradients[0]
+    x = operands[subject.predictions[0]]
+    towards = signs_of(subject, operands)
+    place = truth(subject)
+    if place is not None and subject.kinds[place].domain is signs:
+        raise Skipped("labels -1 and 1 do not say whether a prediction should be large")
+    if towards is None:
+        tied = ties(subject, operands)
+        if tied is None or x.numel() < 4:
+            raise Skipped("no target that says where to go")
+        towards = torch.sign(tied[subject.predictions[0]] - x)
+    if got is None:
+        raise Skipped("there is no gradient")
+    steps = -got * towards
+    steps = steps[steps != 0]
+    if steps.numel() >= 3 and bool((steps < 0).all()):
+        yield fault(
+            f"a step down the gradient moves every number of "
+            f"{subject.names[subject.predictions[0]]} away from its target.",
+            call_of(subject, operands),
+        )
