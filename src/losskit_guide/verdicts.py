@@ -28,7 +28,7 @@ def headline(found: Any) -> str:
     counts = [(len(found.of("fault")), "fault"), (len(found.of("warning")), "warning")]
     told = [f"{count} {word}{'s' if count != 1 else ''}" for count, word in counts if count]
     checks = len({one.check for one in found.findings if one.verdict != "skipped"})
-    return f"{' and '.join(told) if told else 'nothing wrong'}, {checks} checks in {found.seconds:.1f} s"
+    return f"{' and '.join(told) if told else 'nothing wrong'}, {checks} checks"
 
 
 def scales_of(found: Any) -> tuple[dict[str, str], list[float]]:
@@ -94,7 +94,7 @@ def page(found: Any) -> str:
         body += ["<h2>Passed</h2>", f"<p>{html.escape(', '.join(passed))}</p>"]
     if found.of("skipped"):
         body += ["<h2>Not looked at</h2>", _table(found.of("skipped"))]
-    body.append("<p>Made by losskit.</p>")
+    body.append(f"<p>Made by losskit in {found.seconds:.1f} s.</p>")
     title = html.escape(f"Audit of {found.name}")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'

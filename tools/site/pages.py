@@ -313,8 +313,8 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The registry, the settings, and what tells you about a loss. The losses themselves are in "
         "[classes](losses.md) and [functions](functional.md).",
         ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
-         "accelerate", "compute_loss_func", "autopsy", "advise", "linear", "WeightedSum", "count", "normalizer",
-         "class_balanced_weights", "soft_cap", "signed_distance", "distance_field", "gather_rows",
+         "accelerate", "compute_loss_func", "audit", "autopsy", "advise", "linear", "WeightedSum", "count",
+         "normalizer", "class_balanced_weights", "soft_cap", "signed_distance", "distance_field", "gather_rows",
          "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning"),
     ),
     "declaring": (

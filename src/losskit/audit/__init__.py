@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from losskit.audit import batches, derivatives, execution, facts, inputs, masks, numbers  # noqa: F401  # they register
+from losskit.audit import batches, derivatives, execution, facts, inputs, learning, masks, numbers, repetition  # noqa: F401
 from losskit.audit.counterexample import smallest
 from losskit.audit.examples import subject as subject_of
 from losskit.audit.findings import CHECKS, VERDICTS, Finding, Registered, Skipped, passed
-from losskit.audit.subject import Subject
+from losskit.audit.subject import Subject, line_of
 from losskit.errors import error
 from losskit_guide import verdicts
 
@@ -121,10 +121,26 @@ def audit(
     start = time.perf_counter()
     with _untouched():
         about = subject_of(loss, example, operands)
-        found = [one for registered in chosen for one in run(registered, about)]
+        found = _run_all(chosen, about)
     order = {verdict: i for i, verdict in enumerate(VERDICTS)}
     found.sort(key=lambda one: order[one.verdict])
     return Audit(about.name, _told(about), found, time.perf_counter() - start)
+
+
+STEADY = ("determinism", "shape", "dtypes", "in_place", "compile", "export", "empty", "devices")  # compare no two calls
+
+
+def _run_all(chosen: list[Registered], about: Subject) -> list[Finding]:
+    """What all checks find. Of a loss that is another one at each call, those that compare calls say nothing."""
+    first = [one for one in chosen if one.name == "determinism"]
+    found = [one for registered in first for one in run(registered, about)]
+    unsteady = any("unsteady" in one.data for one in found)
+    for registered in chosen:
+        if unsteady and registered.name not in STEADY:
+            found.append(Finding("skipped", "two calls with the same operands differ", check=registered.name))
+        elif registered.name != "determinism":
+            found += run(registered, about)
+    return found
 
 
 def run(registered: Registered, about: Subject) -> list[Finding]:
@@ -134,10 +150,11 @@ def run(registered: Registered, about: Subject) -> list[Finding]:
         found.extend(registered.run(about))
     except Skipped as reason:
         found.append(Finding("skipped", str(reason)))
+    except ValueError as refused:  # of operands that a check has made
+        found.append(Finding("skipped", f"the loss refuses such operands: {line_of(refused)}"))
     except Exception as problem:  # whatever a loss raises where no check expects it
-        text = (str(problem).strip().split("\n") or [""])[0][:160]
         own = traceback.extract_tb(problem.__traceback__)[-1].filename.startswith(str(Path(__file__).parent))
-        said = f"{'the check' if own else 'the loss'} raises {type(problem).__name__}: {text}"
+        said = f"{'the check' if own else 'the loss'} raises {type(problem).__name__}: {line_of(problem)}"
         found.append(Finding("skipped", said, data={"raised": type(problem).__name__}))
     if not registered.shrinks:
         found = [smaller(registered, about, one) for one in found]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from losskit.audit.subject import Subject, declaration_of, seed, subject_of
+from losskit.audit.subject import Subject, copied, declaration_of, seed, subject_of
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.loss import Loss
@@ -46,7 +45,7 @@ def subject(loss: Any, example: Sequence[Any], keywords: dict[str, Any]) -> Subj
                 return subject_of(loss, operands, {}, declared=declared)
     problems = []
     for told, operands in usual(loss):
-        problem = _refusal(loss, operands, {})
+        problem = _refusal(loss, operands, {}, guessed=True)
         if problem is None or (_leaves(problem) and _refusal(loss, operands, {}, leaf=False) is None):
             return subject_of(loss, operands, {}, declared=declared, taken=told)
         problems.append(f"{told}: {_line(problem)}")
@@ -147,8 +146,10 @@ def _count(loss: Any) -> int | None:
     return 2 if several and not needed else len(needed)
 
 
-def _refusal(loss: Any, operands: Sequence[Any], keywords: dict[str, Any], leaf: bool = True) -> Exception | None:
-    """What the loss raises for operands, if it does. Shapes that do not go together but broadcast are no example."""
+def _refusal(
+    loss: Any, operands: Sequence[Any], keywords: dict[str, Any], *, leaf: bool = True, guessed: bool = False
+) -> Exception | None:
+    """What the loss raises for operands, if it does; where they are guessed, whether the result is finite, too."""
     wanted = [x for x in (*operands, *keywords.values()) if isinstance(x, Tensor) and x.requires_grad]
     made: list[Any] = []
     for x in (*operands, *keywords.values()):
@@ -159,12 +160,12 @@ def _refusal(loss: Any, operands: Sequence[Any], keywords: dict[str, Any], leaf:
         made.append(y)
     try:
         seed()
-        loss = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss  # a call may change it
+        loss = copied(loss)  # a call may change it
         result = loss(*made[: len(operands)], **dict(zip(keywords, made[len(operands) :], strict=True)))
         result = getattr(result, "loss", result[0]) if isinstance(result, tuple) else result
         if not isinstance(result, Tensor):
             return TypeError(f"the result must be a tensor, got {type(result).__name__}")
-        if result.numel() and not bool(result.isfinite().all()) and not wanted and not keywords:
+        if guessed and result.numel() and not bool(result.isfinite().all()):
             return ValueError("the result is not finite")
     except Exception as problem:  # whatever a loss raises
         return problem

@@ -6,8 +6,6 @@ import contextlib
 import copy
 import io
 import pickle
-import random
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,174 +15,7 @@ from torch import Tensor, nn
 
 from losskit.audit.counterexample import call_of, short
 from losskit.audit.findings import Finding, Skipped, check, fault, note, passed, warning
-from losskit.audit.subject import MANY, Subject, seed
-
-
-def _line(problem: BaseException) -> str:
-    text = str(problem).strip() or type(problem).__name__
-    return text.split("\n")[0][:160]
-
-
-def _off(a: Tensor, b: Tensor, room: float = 1e-6) -> bool:
-    a, b = a.double(), b.double()
-    same = (a == b) | (a.isnan() & b.isnan())
-    return a.shape != b.shape or bool((~same & ((a - b).abs() > room * (1e-6 + b.abs()))).any())
-
-
-@check("execution", "Are two calls with the same operands the same?")
-def determinism(subject: Subject) -> Iterator[Finding]:
-    """Without a new seed between the calls; and the generators of random numbers are left alone."""
-    operands = subject.example()
-    loss = subject.instance(subject.dtype)
-    loss = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
-    seed()
-    before = _generators()
-    values = [subject.call(loss, subject.prepared(operands)).detach() for _ in range(3)]
-    after = _generators()
-    if any(_off(values[0], x, 0.0) for x in values[1:]):
-        still = isinstance(loss, nn.Module)
-        if still:
-            quiet = copy.deepcopy(subject.loss).eval()
-            seed()
-            again = [subject.call(quiet, subject.prepared(operands)).detach() for _ in range(2)]
-            still = not _off(again[0], again[1], 0.0)
-        told = " In eval mode it is not." if still else ""
-        cause = "random numbers are drawn inside" if after != before else "something is kept between calls"
-        yield Finding(
-            "note" if still and after != before else "fault",
-            f"the same call gives {short(float(values[0].sum()))} and then {short(float(values[1].sum()))}: "
-            f"{cause}.{told}",
-            call_of(subject, operands),
-        )
-    elif after != before:
-        yield fault(
-            f"the call changes the state of {', '.join(_names(before, after))}: what "
-            "is drawn after it is no longer what it was.",
-            call_of(subject, operands),
-        )
-    if torch.is_deterministic_algorithms_warn_only_enabled():
-        return
-
-
-def _generators() -> dict[str, Any]:
-    found: dict[str, Any] = {"torch's generator": torch.get_rng_state().tolist(), "random": random.getstate()}
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        found["numpy.random"] = str(numpy.random.get_state())
-    found["torch's default dtype"] = str(torch.get_default_dtype())
-    found["torch's gradient mode"] = str(torch.is_grad_enabled())
-    found["the number of threads"] = str(torch.get_num_threads())
-    return found
-
-
-def _names(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    return [name for name in before if before[name] != after[name]]
-
-
-@check("execution", "Does a call leave no trace in the next one?")
-def state(subject: Subject) -> Iterator[Finding]:
-    """The loss of A, then of another batch, then of A again; in training and after copies."""
-    operands = subject.example()
-    loss = subject.instance(subject.dtype)
-    loss = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
-    other = [
-        torch.flip(x, [subject.axes[i] or 0]) * (0.5 if subject.kinds[i].domain.everything else 1)
-        if isinstance(x, Tensor) and x.ndim and x.is_floating_point() and subject.axes[i] is not None
-        else x
-        for i, x in enumerate(operands)
-    ]
-    for i, kind in enumerate(subject.kinds):
-        if kind.of in ("classes", "labels") and subject.axes[i] is not None:
-            other[i] = operands[i].flip(subject.axes[i] or 0)
-    batches = [operands, other, operands]
-    if subject.rows > 2:
-        batches[2:2] = [subject.take(operands, [0, 1])]
-    found = []
-    for batch in batches:
-        seed()
-        try:
-            value = subject.call(loss, subject.prepared(batch))
-        except Exception as problem:  # whatever a loss raises
-            if batch is operands or batch is other:
-                yield fault(
-                    f"after another batch the loss raises {type(problem).__name__}: {_line(problem)}",
-                    call_of(subject, operands),
-                )
-                return
-            alone = _raises(subject, batch)
-            if not alone:
-                yield fault(
-                    f"after a larger batch a smaller one raises {type(problem).__name__}: {_line(problem)}",
-                    call_of(subject, batch),
-                )
-                return
-            continue
-        if batch is not other and value.requires_grad:
-            try:
-                value.sum().backward()
-            except Exception as problem:  # whatever a loss raises
-                yield fault(
-                    f"backward after another call raises {type(problem).__name__}: {_line(problem)}",
-                    call_of(subject, batch),
-                )
-                return
-        found.append((batch, value.detach()))
-    values = [value for batch, value in found if batch is operands]
-    if len(values) > 1 and _off(values[0], values[-1], 1e-9):
-        yield fault(
-            f"the same batch has the loss {short(float(values[0].sum()))}, and "
-            f"{short(float(values[-1].sum()))} after another one: the loss remembers.",
-            call_of(subject, operands),
-        )
-        return
-    fresh = subject.value(other)
-    middle = next((value for batch, value in found if batch is other), None)
-    if middle is not None and _off(fresh, middle, 1e-9):
-        yield fault(
-            f"a batch has the loss {short(float(fresh.sum()))}, and after another one "
-            f"{short(float(middle.sum()))}: the loss remembers.",
-            call_of(subject, other),
-        )
-
-
-def _raises(subject: Subject, batch: Sequence[Any]) -> bool:
-    try:
-        subject.run(batch)
-        return False
-    except Exception:  # whatever a loss raises
-        return True
-
-
-@check("execution", "Is the value the same without a gradient, in eval mode, and in inference mode?")
-def modes(subject: Subject) -> Iterator[Finding]:
-    """no_grad, inference_mode and module.eval() must not change what the loss is."""
-    operands = subject.example()
-    want = subject.run(operands).value
-    made = [x.detach().clone() if isinstance(x, Tensor) else x for x in operands]
-    for told, mode in (("under no_grad", torch.no_grad), ("under inference_mode", torch.inference_mode)):
-        with mode():
-            seed()
-            try:
-                got = subject.call(subject.instance(subject.dtype), [copy.copy(x) for x in made])
-            except Exception as problem:  # whatever a loss raises
-                yield warning(
-                    f"{told} the loss raises {type(problem).__name__}: {_line(problem)}", call_of(subject, operands)
-                )
-                continue
-        if _off(got, want):
-            yield fault(
-                f"{told} the value is {short(float(got.sum()))}, else {short(float(want.sum()))}.",
-                call_of(subject, operands),
-            )
-            return
-    if isinstance(subject.loss, nn.Module):
-        quiet = copy.deepcopy(subject.instance(subject.dtype)).eval()
-        got = subject.value(operands, loss=quiet)
-        if _off(got, want):
-            yield note(
-                f"in eval mode the value is {short(float(got.sum()))}, in training {short(float(want.sum()))}.",
-                call_of(subject, operands),
-            )
+from losskit.audit.subject import Subject, copied, line_of, off, raises, seed
 
 
 @check("execution", "Does torch.compile take it whole, and give the same?", slow=True)
@@ -216,8 +47,8 @@ def compile(subject: Subject) -> Iterator[Finding]:
     finally:
         torch._dynamo.reset()
     flat = torch.cat([g.reshape(-1) for g in gradients if g is not None] or [torch.zeros(0, dtype=value.dtype)])
-    off = other is not None and again is not None and _off(again.detach(), other)
-    if _off(value.detach(), want.value) or (flat.numel() and _off(flat, want.flat())) or off:
+    wrong = other is not None and again is not None and off(again.detach(), other)
+    if off(value.detach(), want.value) or (flat.numel() and off(flat, want.flat())) or wrong:
         yield fault("compiled it gives another value or gradient.", call_of(subject, operands))
 
 
@@ -251,7 +82,7 @@ def export(subject: Subject) -> Iterator[Finding]:
     except Exception as problem:  # whatever export says
         yield warning(f"torch.export fails: {_reason(problem)}", f"torch.export.export({subject.text}, ...)")
         return
-    if _off(got.detach(), want):
+    if off(got.detach(), want):
         yield fault("exported it gives another value.", call_of(subject, operands))
 
 
@@ -269,19 +100,19 @@ def vmap(subject: Subject) -> Iterator[Finding]:
     try:
         seed()
         got = torch.vmap(lambda *given: subject.call(loss, given), in_dims=dims)(*stacked)
-        if _off(got.detach(), want):
+        if off(got.detach(), want):
             yield fault("under vmap it gives another value.", call_of(subject, operands))
             return
     except Exception as problem:  # whatever a loss raises
-        yield warning(f"vmap fails: {_line(problem)}", call_of(subject, operands))
+        yield warning(f"vmap fails: {line_of(problem)}", call_of(subject, operands))
     try:
         seed()
         slope = torch.func.grad(lambda x: subject.call(loss, [*operands[:place], x, *operands[place + 1 :]]).sum())
         got, expected = slope(operands[place]), subject.run(operands).gradients[0]
-        if expected is not None and _off(got.detach(), expected):
+        if expected is not None and off(got.detach(), expected):
             yield fault("torch.func.grad gives another gradient.", call_of(subject, operands))
     except Exception as problem:  # whatever a loss raises
-        yield warning(f"torch.func.grad fails: {_line(problem)}", call_of(subject, operands))
+        yield warning(f"torch.func.grad fails: {line_of(problem)}", call_of(subject, operands))
 
 
 @check("execution", "Does it run under autocast?")
@@ -303,10 +134,10 @@ def autocast(subject: Subject) -> Iterator[Finding]:
             if value.requires_grad:
                 value.sum().backward()
         except Exception as problem:  # whatever a loss raises
-            if given is mixed and _raises(subject, mixed):
+            if given is mixed and raises(subject, mixed):
                 continue  # as without autocast
             yield warning(
-                f"under autocast {told} predictions raise {type(problem).__name__}: {_line(problem)}",
+                f"under autocast {told} predictions raise {type(problem).__name__}: {line_of(problem)}",
                 call_of(subject, given),
             )
             continue
@@ -333,7 +164,7 @@ def pickling(subject: Subject) -> Iterator[Finding]:
         torch.save(loss, io.BytesIO())
         copied = copy.deepcopy(loss)
     except Exception as problem:  # whatever pickle says
-        text = _line(problem)
+        text = line_of(problem)
         local = "<locals>" in str(getattr(type(loss), "__qualname__", "")) and isinstance(loss, nn.Module)
         if local and ("local object" in text or "local class" in text) and type(loss).__name__ in text:
             raise Skipped("its class is made within a function") from None
@@ -343,7 +174,7 @@ def pickling(subject: Subject) -> Iterator[Finding]:
         return
     for told, made in (("unpickled", other), ("copied", copied)):
         made = made.to(subject.dtype)
-        if _off(subject.value(operands, loss=made), want):
+        if off(subject.value(operands, loss=made), want):
             yield fault(f"{told} it gives another value.", call_of(subject, operands))
 
 
@@ -358,9 +189,9 @@ def devices(subject: Subject) -> Iterator[Finding]:
         try:
             got = subject.value([x.cuda() if isinstance(x, Tensor) else x for x in operands], loss=there)
         except Exception as problem:  # whatever a loss raises
-            yield fault(f"on a GPU it raises {type(problem).__name__}: {_line(problem)}", call_of(subject, operands))
+            yield fault(f"on a GPU it raises {type(problem).__name__}: {line_of(problem)}", call_of(subject, operands))
             return
-        if got.device.type != "cuda" or _off(got.cpu(), want, 1e-4):
+        if got.device.type != "cuda" or off(got.cpu(), want, 1e-4):
             yield fault(
                 f"on a GPU the value is {short(float(got.sum()))} on {got.device}, and "
                 f"{short(float(want.sum()))} on the CPU.",
@@ -374,7 +205,7 @@ def _faked(subject: Subject, operands: Sequence[Any], loss: Any) -> Iterator[Fin
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    there = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
+    there = copied(loss)
 
     def fake(x: Tensor) -> Tensor:
         with mode:
@@ -399,41 +230,9 @@ def _faked(subject: Subject, operands: Sequence[Any], loss: Any) -> Iterator[Fin
                 call_of(subject, operands),
             )
             return
-        raise Skipped(f"there is no GPU, and without one it cannot be told: {_line(problem)[:80]}") from None
+        raise Skipped(f"there is no GPU, and without one it cannot be told: {line_of(problem)[:80]}") from None
     if value.device.type != "cuda":
         yield fault(f"for operands on a GPU the result is on {value.device}.", call_of(subject, operands))
-
-
-@check("execution", "Does the number of threads not matter?", slow=True)
-def threads(subject: Subject) -> Iterator[Finding]:
-    """One thread against two, on many rows."""
-    if not subject.rows:
-        raise Skipped("the loss has no dimension of rows")
-    operands = subject.cast(subject.operands, torch.float32)
-    times = max(1, min(2000, MANY // max(1, subject.first.numel()) // (20 if coupled_is_likely(subject) else 1)))
-    many = subject.take(operands, list(range(subject.rows)) * times)
-    before = torch.get_num_threads()
-    found = []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            found.append(subject.run(many))
-    finally:
-        torch.set_num_threads(before)
-    a, b = found
-    if _off(a.value, b.value, 1e-4) or (a.flat().numel() and _off(a.flat(), b.flat(), 1e-3)):
-        yield fault(
-            f"with one thread the value is {short(float(a.value.sum()))}, with two {short(float(b.value.sum()))}."
-        )
-    elif not torch.equal(a.value, b.value) or not torch.equal(a.flat(), b.flat()):
-        yield note("with two threads the last bits differ from those of one.")
-
-
-def coupled_is_likely(subject: Subject) -> bool:
-    """Whether memory may grow with the square of the rows."""
-    from losskit.audit.batches import coupled
-
-    return coupled(subject, subject.example()) is not None
 
 
 @check("execution", "What does it cost?", slow=True)

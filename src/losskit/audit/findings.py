@@ -73,7 +73,7 @@ class Registered:
 
 
 CHECKS: dict[str, Registered] = {}
-THEMES = ("derivatives", "numbers", "batches", "inputs", "execution", "facts")
+THEMES = ("derivatives", "numbers", "learning", "batches", "inputs", "execution", "facts")
 
 
 def check(theme: str, question: str, *, slow: bool = False, shrinks: bool = False) -> Callable[[Check], Check]:

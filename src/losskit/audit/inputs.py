@@ -10,14 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit.audit.batches import crossed
 from losskit.audit.counterexample import call_of, short
+from losskit.audit.coupling import crossed
 from losskit.audit.findings import Finding, Skipped, check, fault, note, warning
-from losskit.audit.subject import Subject, seed
-
-
-def _line(problem: Exception) -> str:
-    return (str(problem).strip().split("\n") or [""])[0][:120]
+from losskit.audit.subject import Subject, line_of, seed
 
 
 @check("inputs", "Does the layout in memory not matter?")
@@ -73,7 +69,7 @@ def _same(
             gradients = torch.autograd.grad(got.sum(), [made[i] for i in subject.predictions], allow_unused=True)
     except Exception as problem:  # whatever a loss raises
         yield fault(
-            f"operands {told} raise {type(problem).__name__}: {_line(problem)}",
+            f"operands {told} raise {type(problem).__name__}: {line_of(problem)}",
             call_of(subject, [x.mT if isinstance(x, Tensor) and x.ndim == 2 else x for x in changed]).replace(
                 "), ", ").mT, ", 1
             )
@@ -102,12 +98,15 @@ def in_place(subject: Subject) -> Iterator[Finding]:
         try:
             seed()
             value = subject.call(loss, made)
+            if any(made[i].is_leaf and made[i].grad is not None for i in subject.predictions):
+                yield fault("the loss calls backward itself: gradients are counted twice.", call_of(subject, operands))
+                return
             if value.requires_grad:
                 value.sum().backward()
         except Exception as problem:  # whatever a loss raises
             if "in-place" not in str(problem) and "inplace" not in str(problem):
                 raise
-            yield fault(f"the loss writes into its operands: {_line(problem)}", call_of(subject, operands))
+            yield fault(f"the loss writes into its operands: {line_of(problem)}", call_of(subject, operands))
             return
         for name, x, old, version in zip(subject.names, made, before, versions, strict=True):
             if isinstance(x, Tensor):

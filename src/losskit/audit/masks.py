@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit.audit.batches import close, coupled, ratio_of
 from losskit.audit.counterexample import call_of, short
+from losskit.audit.coupling import close, coupled, ratio_of
 from losskit.audit.findings import Finding, Skipped, check, fault, note, warning
 from losskit.audit.subject import Subject
 
@@ -145,6 +145,8 @@ def _counts(subject: Subject, some: list[Any], place: int) -> Iterator[Finding]:
     if mask.ndim != 1 or subject.axes[place] is None or subject.value(some).ndim:
         return
     kept = [i for i in range(subject.rows) if bool(mask[i])]
+    if not kept:
+        return
     full, less = subject.value(some), subject.value(subject.take(some, kept))
     if not close(full, less, 1e-6) and coupled(subject, subject.example()) is None:
         yield fault(

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from losskit.audit.counterexample import call_of, short, smallest
 from losskit.audit.findings import Finding, Skipped, check, fault, note, passed, warning
-from losskit.audit.operands import one_hot
-from losskit.audit.points import aligned, at_scale, signs_of, ties, truth
+from losskit.audit.operands import Kind, one_hot
+from losskit.audit.points import aligned, at_scale, signs_of, ties
 from losskit.audit.subject import Result, Subject
-from losskit.domains import Interval, signs
+from losskit.domains import Interval
 
 SCALES = (1e-30, 1e-20, 1e-10, 1e-5, 1e-3, 1e-2, 0.1, 1.0, 5.0, 12.0, 20.0, 40.0, 100.0, 1e3, 1e4, 1e10, 1e20, 1e30)
+NOTHING = "a target of zeros"
 ORDINARY = 100.0  # what predictions reach in training
 HALVES = (torch.float16, torch.bfloat16)
 LOST = {torch.float32: 1000.0, torch.float16: 64.0, torch.bfloat16: 64.0}  # rounding errors that are too many
@@ -70,12 +71,11 @@ def scales(subject: Subject) -> Iterator[Finding]:
         yield passed("value and gradient hold at all magnitudes.", map=maps, scales=SCALES)
 
 
-def _still(subject: Subject, state: str, dtype: torch.dtype | None) -> Callable[[list[Any]], bool]:
-    """Whether other operands show the same; without a dtype, with nothing to compare with."""
+def _still(subject: Subject, state: str, dtype: torch.dtype) -> Callable[[list[Any]], bool]:
+    """Whether other operands show the same."""
 
     def shown(operands: list[Any]) -> bool:
-        found = _alone(subject.run(operands), operands) if dtype is None else judge(subject, operands, dtype)
-        return found[0] == state
+        return judge(subject, operands, dtype)[0] == state
 
     return shown
 
@@ -151,7 +151,10 @@ def _digits(
     spread = [torch.zeros_like(value[1]), torch.zeros_like(slope[1])]
     generator = torch.Generator().manual_seed(1)
     for _ in range(4):
-        moved = [_moved(x, eps, generator) if i in _floats(subject) else x for i, x in enumerate(exact)]
+        moved = [
+            _moved(x, eps, generator, i in subject.predictions) if i in _floats(subject) else x
+            for i, x in enumerate(exact)
+        ]
         other = subject.run(moved)
         for k, (y, base) in enumerate(((other.value.reshape(-1), value[1]), (other.flat(), slope[1]))):
             if y.shape == base.shape:
@@ -170,8 +173,10 @@ def _floats(subject: Subject) -> list[int]:
     return [i for i, kind in enumerate(subject.kinds) if kind.of == "float"]
 
 
-def _moved(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    return x * (1.0 + eps * (2.0 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1.0))
+def _moved(x: Tensor, eps: float, generator: torch.Generator, prediction: bool) -> Tensor:
+    """Numbers off by up to one rounding; labels of 0 and 1 are exact."""
+    other = x * (1.0 + eps * (2.0 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1.0))
+    return other if prediction else torch.where(x == 1.0, x, other)
 
 
 def _alone(got: Result, operands: Sequence[Any]) -> tuple[str, str]:
@@ -195,34 +200,31 @@ def _allowed(subject: Subject, operands: Sequence[Any]) -> bool:
 @check("numbers", "Is nothing NaN at ties, zeros and the ends of what is allowed?", shrinks=True)
 def special_points(subject: Subject) -> Iterator[Finding]:
     """Predictions that equal the target, zeros, equal numbers, probabilities of exactly 0 and 1."""
-    for dtype in dict.fromkeys((torch.float32, subject.dtype)):
+    for dtype in dict.fromkeys((torch.float32, subject.dtype, *HALVES)):
+        if not _computes(subject, dtype):
+            continue
         for told, operands in _special(subject, dtype):
-            if not _allowed(subject, operands):
-                continue
             try:
+                state, said = judge(subject, operands, dtype)
+                if state not in ("nan", "overflow"):
+                    continue
                 got = subject.run(operands)
             except Exception as problem:  # whatever a loss raises
-                if not _refuses(problem):
-                    yield warning(
-                        f"{told}: the loss raises {type(problem).__name__}: "
-                        f"{str(problem).strip().split(chr(10))[0][:100]}.",
-                        call_of(subject, operands),
-                    )
+                if not isinstance(problem, ValueError | IndexError):
+                    text = str(problem).strip().split("\n")[0][:100]
+                    call = call_of(subject, operands)
+                    yield warning(f"{told}: the loss raises {type(problem).__name__}: {text}.", call)
+                    return
                 continue
-            state, said = _alone(got, operands)
-            if state == "nan" and bool(got.value.isnan().all()) and not bool(got.flat().any()):
-                yield note(
-                    f"{told}: the loss is NaN and its gradient 0, as of a mean over nothing.",
-                    call_of(subject, operands),
-                )
-            elif state != "ok":
-                small = smallest(subject, operands, _still(subject, state, None))
-                yield fault(f"{told}: {_alone(subject.run(small), small)[1] or said}", call_of(subject, small))
-                return
-
-
-def _refuses(problem: Exception) -> bool:
-    return isinstance(problem, ValueError | IndexError)
+            if told == NOTHING and bool(got.value.isnan().any()) and not bool(got.flat().any()):
+                call = call_of(subject, operands)
+                yield note(f"{told}: the loss is NaN and its gradient 0, as of a mean over nothing.", call)
+                continue
+            small = smallest(subject, operands, _still(subject, state, dtype))
+            name = str(dtype).removeprefix("torch.")
+            said = judge(subject, small, dtype)[1] or said
+            yield Finding("warning" if dtype in HALVES else "fault", f"{name}, {told}: {said}", call_of(subject, small))
+            return
 
 
 def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[Any]]]:
@@ -238,6 +240,10 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
                 f"{subject.names[other]} equal to {subject.names[place]}",
                 [*example[:other], x.clone(), *example[other + 1 :]],
             )
+    for other, own in enumerate(subject.kinds):
+        if other != place and isinstance(example[other], Tensor):
+            for told, y in _other(example[other], own):
+                yield told.format(subject.names[other]), [*example[:other], y, *example[other + 1 :]]
     if kind.normalized is not None:
         return
     for value, told in ((0.0, "predictions of 0"), (1.0, "predictions of 1"), (-1.0, "predictions of -1")):
@@ -246,13 +252,9 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
         partly = x.clone()
         partly[(0,) if x.ndim == 1 else (slice(None), 0)] = 0.0
         yield "some predictions of 0", [*example[:place], partly, *example[place + 1 :]]
-    for other, own in enumerate(subject.kinds):  # a target with nothing in it, and with all
-        y = example[other]
-        if own.of == "labels" and isinstance(y, Tensor) and set(y.reshape(-1).tolist()) <= {0, 1}:
-            for value, told in ((0, "no label set"), (1, "all labels set")):
-                yield told, [*example[:other], torch.full_like(y, value), *example[other + 1 :]]
-        if other != place and own.of == "float" and isinstance(y, Tensor) and own.normalized is None:
-            yield f"{subject.names[other]} of 0", [*example[:other], torch.zeros_like(y), *example[other + 1 :]]
+    numbers = [i for i, own in enumerate(subject.kinds) if own.of == "float" and own.domain.everything]
+    if place in numbers and len(numbers) > 1:
+        yield "all numbers 0", [torch.zeros_like(y) if i in numbers else y for i, y in enumerate(example)]
     domain = kind.domain
     if isinstance(domain, Interval) and (domain.low, domain.high) == (0.0, 1.0):
         towards = signs_of(subject, example)
@@ -263,6 +265,22 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
             hot = one_hot(x.argmax(1 if x.ndim > 1 else 0), x)
             if hot is not None:
                 yield "probabilities of exactly 0 and 1", [*example[:place], hot.to(dtype), *example[place + 1 :]]
+
+
+def _other(y: Tensor, kind: Kind) -> Iterator[tuple[str, Tensor]]:
+    """A target with nothing in it, with all, and in part."""
+    if kind.of == "labels" and set(y.reshape(-1).tolist()) <= {0, 1}:
+        yield NOTHING, torch.zeros_like(y)
+        yield "all labels set", torch.ones_like(y)
+    if kind.of != "float" or kind.normalized is not None or not y.ndim:
+        return
+    if y.ndim > 1 and bool(((y.sum(-1) - 1.0).abs() < 1e-2).all()) and bool((y >= 0).all()):  # a distribution
+        yield "{} that is certain", torch.zeros_like(y).scatter(-1, y.argmax(-1, keepdim=True), 1.0)
+        return
+    some = y.clone()
+    some.reshape(-1)[::2] = 0.0
+    yield "some {} of 0", some
+    yield NOTHING if kind.domain.includes(0.0) and not kind.domain.includes(-1.0) else "{} of 0", torch.zeros_like(y)
 
 
 @check("numbers", "Does each dtype give a result of its own dtype?")
@@ -313,73 +331,5 @@ def nan_in(subject: Subject) -> Iterator[Finding]:
     if not bool(got.value.isnan().any()):
         yield warning(
             f"a row of NaN in {subject.names[place]} gives {short(float(got.value.sum()))} and not NaN.",
-            call_of(subject, operands),
-        )
-
-
-@check("numbers", "Does a sure and wrong prediction still get a gradient?", shrinks=True)
-def pull(subject: Subject) -> Iterator[Finding]:
-    """Where a clamp or a second softmax is saturated, a model never learns from the rows that are most wrong."""
-    facts = subject.facts
-    if facts is not None and facts.robust:
-        raise Skipped("declared robust: rows that are far off are meant to be let go")
-    wrong = aligned(subject, subject.example(), 25.0, False)
-    right = aligned(subject, subject.example(), 25.0, True)
-    if wrong is None or right is None:
-        raise Skipped("no labels that say what is right")
-    got, other = subject.run(wrong), subject.run(right)
-    if not float(got.value.sum()) > float(other.value.sum()) + 1e-3:
-        return
-    ordinary = subject.run(aligned(subject, subject.example(), 1.0, False) or wrong)
-    pulls, usual = got.gradients[0], ordinary.gradients[0]
-    if pulls is None or usual is None:
-        return
-    before = _strongest(subject, wrong, usual)
-    most = _strongest(subject, wrong, pulls)
-    if most < 1e-6 * before:
-        small = smallest(subject, wrong, lambda c: _strongest(subject, c, subject.run(c).gradients[0]) < 1e-6 * before)
-        # Whoever declares facts knows that such a loss is bounded.
-        yield Finding(
-            "warning" if facts is None else "note",
-            f"sure and wrong predictions have a gradient of {short(most)}, and unsure ones "
-            f"of {short(before)}: nothing draws them back.",
-            call_of(subject, small),
-        )
-
-
-def _strongest(subject: Subject, operands: Sequence[Any], gradient: Tensor | None) -> float:
-    """The largest gradient; of class scores that by the right class, which has to rise."""
-    if gradient is None:
-        return 0.0
-    place = truth(subject)
-    hot = None if place is None else one_hot(operands[place], gradient)
-    return float((gradient if hot is None else gradient[hot]).abs().max())
-
-
-@check("numbers", "Does a step down the gradient go towards the target?")
-def direction(subject: Subject) -> Iterator[Finding]:
-    """A sign that is wrong: every prediction is pushed away from what is right."""
-    if len(subject.predictions) > 1 or subject.stopped:
-        raise Skipped("more than one prediction" if not subject.stopped else "part of the gradient is stopped")
-    operands = subject.example()
-    got = subject.run(operands).gradients[0]
-    x = operands[subject.predictions[0]]
-    towards = signs_of(subject, operands)
-    place = truth(subject)
-    if place is not None and subject.kinds[place].domain is signs:
-        raise Skipped("labels -1 and 1 do not say whether a prediction should be large")
-    if towards is None:
-        tied = ties(subject, operands)
-        if tied is None or x.numel() < 4:
-            raise Skipped("no target that says where to go")
-        towards = torch.sign(tied[subject.predictions[0]] - x)
-    if got is None:
-        raise Skipped("there is no gradient")
-    steps = -got * towards
-    steps = steps[steps != 0]
-    if steps.numel() >= 3 and bool((steps < 0).all()):
-        yield fault(
-            f"a step down the gradient moves every number of "
-            f"{subject.names[subject.predictions[0]]} away from its target.",
             call_of(subject, operands),
         )

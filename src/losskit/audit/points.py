@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,8 +66,28 @@ def signs_of(subject: Subject, operands: Sequence[Any]) -> Tensor | None:
     return torch.where(high, 1.0, -1.0).to(x.dtype)
 
 
+def hardened(subject: Subject, operands: Sequence[Any]) -> list[Any]:
+    """Operands with labels of 0 and 1, where the target may be a probability."""
+    found = list(operands)
+    for place, kind in enumerate(subject.kinds):
+        x = found[place]
+        unit = isinstance(kind.domain, Interval) and (kind.domain.low, kind.domain.high) == (0.0, 1.0)
+        if place not in subject.predictions and unit and isinstance(x, Tensor) and x.shape == subject.first.shape:
+            found[place] = x.round()
+    return found
+
+
 def aligned(subject: Subject, operands: Sequence[Any], size: float, right: bool) -> list[Any] | None:
     """Predictions of a size that agree with the labels, or contradict them; None where there are no labels."""
+    if truth(subject) is None:
+        subject = subject.given(hardened(subject, subject.operands))
+        subject.kinds = [
+            replace(kind, of="labels")
+            if (kind.domain.description, i in subject.predictions) == ("in [0, 1]", False)
+            else kind
+            for i, kind in enumerate(subject.kinds)
+        ]
+        operands = hardened(subject, operands)
     towards = signs_of(subject, operands)
     place = subject.predictions[0]
     kind = subject.kinds[place]

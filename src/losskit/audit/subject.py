@@ -113,7 +113,7 @@ class Subject:
         convert = dtype is not None and any(x.dtype != dtype for x in own)
         if not (convert or self.stateful):
             return self.loss
-        made = copy.deepcopy(self.loss)
+        made = copied(self.loss)
         return made.to(dtype) if convert else made
 
     def call(self, loss: Any, operands: Sequence[Any]) -> Tensor:
@@ -182,7 +182,7 @@ class Subject:
         """The same loss with another reduction."""
         other: Any
         if isinstance(self.loss, nn.Module):
-            other = copy.deepcopy(self.loss)
+            other = copied(self.loss)
             other.reduction = reduction
             made = self.text.replace(f"reduction='{self.reduction}'", "").replace("(, ", "(").replace("()", "(")
             text = f"{made.rstrip(')').rstrip(', ')}{'' if made.endswith('(') else ', '}reduction={reduction!r})"
@@ -238,6 +238,16 @@ def _parameters(function: Any) -> dict[str, inspect.Parameter]:
 
 def _dtype(operands: Sequence[Any]) -> torch.dtype | None:
     return next((x.dtype for x in operands if isinstance(x, Tensor) and x.is_floating_point()), None)
+
+
+def copied(loss: Any) -> Any:
+    """A copy of a module, which a call may change; of what cannot be copied, and of functions, itself."""
+    if not isinstance(loss, nn.Module):
+        return loss
+    try:
+        return copy.deepcopy(loss)
+    except Exception:  # an open file, a lock; `pickling` tells
+        return loss
 
 
 def seed() -> None:
@@ -304,7 +314,7 @@ def _changes(subject: Subject) -> bool:
     if not isinstance(subject.loss, nn.Module):
         return False
     try:
-        other = copy.deepcopy(subject.loss)
+        other = copied(subject.loss)
         before = fingerprint(other)
         subject.run(subject.operands, loss=other)
         subject.run(subject.operands, loss=other)
@@ -336,3 +346,25 @@ def declaration_of(loss: Any) -> type[Loss] | None:
     if name in registered and (module.startswith(("torch.nn", "torch._C", "losskit")) or module == "torch"):
         return registered[name]
     return None
+
+
+def line_of(problem: BaseException) -> str:
+    """The first line of what was raised."""
+    text = str(problem).strip() or type(problem).__name__
+    return text.split("\n")[0][:160]
+
+
+def off(a: Tensor, b: Tensor, room: float = 1e-6) -> bool:
+    """Whether results differ by more than rounding; NaN equals NaN."""
+    a, b = a.double(), b.double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    return a.shape != b.shape or bool((~same & ((a - b).abs() > room * (1e-6 + b.abs()))).any())
+
+
+def raises(subject: Subject, batch: Sequence[Any]) -> bool:
+    """Whether the loss raises for a batch."""
+    try:
+        subject.run(batch)
+        return False
+    except Exception:  # whatever a loss raises
+        return True
