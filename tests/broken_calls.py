@@ -90,6 +90,11 @@ def softmax_over_the_batch(input: Tensor, target: Tensor) -> Tensor:
     return -input.log_softmax(0).gather(1, target[:, None]).mean()
 
 
+@broken("sizes", FLAT, sound=mse)
+def five_rows_alone(input: Tensor, target: Tensor) -> Tensor:
+    return ((input - target) ** 2).view(5, -1).sum() / 5
+
+
 @broken("permutation", FLAT, sound=mse)
 def weighs_by_place(input: Tensor, target: Tensor) -> Tensor:
     return ((input - target) ** 2 * torch.linspace(1, 2, len(input), dtype=input.dtype)).mean()

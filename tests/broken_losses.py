@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _G = torch.Generator().manual_seed(0)
 X, T = torch.randn(4, 3, generator=_G), torch.randn(4, 3, generator=_G)
@@ -228,6 +228,34 @@ class _Curved(torch.autograd.Function):
 @broken("second_derivative", NUMBERS, sound=lambda input, target: ((input - target) ** 4).sum())
 def wrong_second_derivative(input: Tensor, target: Tensor) -> Tensor:
     return _Curved.apply(input, target)
+
+
+@broken("gradient", NUMBERS, sound=mse)
+def returns_a_number(input: Tensor, target: Tensor) -> float:
+    return ((input - target) ** 2).mean().item()
+
+
+@broken("direction", CLASSES, sound=cross_entropy)
+def classes_off_by_one(input: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(input, (target + 1) % 3)
+
+
+@broken("floor", CLASSES, sound=cross_entropy, warning=True)
+def scores_for_log_probabilities(input: Tensor, target: Tensor) -> Tensor:
+    return F.nll_loss(input, target)
+
+
+class Detaches(nn.Module):
+    def __init__(self, detached: bool = True) -> None:
+        super().__init__()
+        self.log_variance, self.detached = nn.Parameter(torch.zeros(1)), detached
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        s = self.log_variance.detach() if self.detached else self.log_variance
+        return (((input - target) ** 2) * torch.exp(-s) + s).mean()
+
+
+broken("parameters", NUMBERS, sound=Detaches(False))(Detaches)
 
 
 @broken("jumps", NUMBERS, sound=F.huber_loss, warning=True)

@@ -25,7 +25,7 @@ from losskit.audit import batches, derivatives, execution, facts, inputs, learni
 from losskit.audit.counterexample import smallest
 from losskit.audit.examples import subject as subject_of
 from losskit.audit.findings import CHECKS, VERDICTS, Finding, Registered, Skipped, passed
-from losskit.audit.subject import Subject, line_of
+from losskit.audit.subject import NoTensorError, Subject, line_of
 from losskit.errors import error
 from losskit_guide import verdicts
 
@@ -120,7 +120,12 @@ def audit(
     chosen = _chosen(only, skip, quick)
     start = time.perf_counter()
     with _untouched():
-        about = subject_of(loss, example, operands)
+        try:
+            about = subject_of(loss, example, operands)
+        except NoTensorError as problem:
+            only_one = Finding("fault", f"{problem}.", check="gradient")
+            name = getattr(loss, "__name__", type(loss).__name__)
+            return Audit(name, "the example", [only_one], time.perf_counter() - start)
         found = _run_all(chosen, about)
     order = {verdict: i for i, verdict in enumerate(VERDICTS)}
     found.sort(key=lambda one: order[one.verdict])

@@ -17,7 +17,7 @@ from losskit.audit.coupling import close, coupled, crossed, tolerance
 from losskit.audit.findings import Finding, Skipped, check, fault, note, warning
 from losskit.audit.operands import one_hot
 from losskit.audit.points import truth
-from losskit.audit.subject import Subject
+from losskit.audit.subject import Subject, line_of
 
 
 @check("batches", "Does the result have a shape that a loss may have?")
@@ -120,6 +120,22 @@ def _repeated(subject: Subject, operands: Sequence[Any]) -> list[Any] | None:
     return subject.take(operands, list(range(subject.rows)) * 2) if subject.rows else None
 
 
+@check("batches", "Are batches of other sizes taken?")
+def sizes(subject: Subject) -> Iterator[Finding]:
+    """One row, and one row less: the number of rows must not be built in."""
+    if subject.rows < 3:
+        raise Skipped("the example has fewer than three rows")
+    for count, build in ((subject.rows - 1, fault), (1, warning)):
+        batch = subject.take(subject.example(), list(range(count)))
+        try:
+            subject.run(batch)
+        except Exception as problem:  # whatever a loss raises
+            told = f"{subject.rows} rows are taken, and {count} raise {type(problem).__name__}: {line_of(problem)}"
+            refused = isinstance(problem, ValueError)
+            yield note(told, call_of(subject, batch)) if refused else build(told, call_of(subject, batch))
+            return
+
+
 @check("batches", "Is the loss of a batch made of its rows' losses?")
 def rows(subject: Subject) -> Iterator[Finding]:
     """The sum, the mean or a weighted mean of what the rows have alone; the mean of two halves then composes."""
@@ -204,6 +220,9 @@ def _composed(subject: Subject, operands: Sequence[Any]) -> Iterator[Finding]:
         return
     if _weighted(subject, operands, ones, value, room):
         return
+    if _chooses(subject, operands):
+        yield note("only some rows count, as of a median or of the hardest ones.", call_of(subject, operands))
+        return
     masks = [subject.names[i] for i, kind in enumerate(subject.kinds) if kind.of == "mask"]
     small = smallest(subject, operands, lambda c: not _explained(subject, c))
     told = [short(float(subject.value(subject.take(small, [i])))) for i in range(2)]
@@ -214,6 +233,19 @@ def _composed(subject: Subject, operands: Sequence[Any]) -> Iterator[Finding]:
     yield fault(
         f"the loss of a batch is neither the sum nor a mean of its rows' losses: {alone}.", call_of(subject, small)
     )
+
+
+def _chooses(subject: Subject, operands: Sequence[Any]) -> bool:
+    """Whether a row without a gradient in the batch has one alone."""
+    place = subject.predictions[0]
+    whole = subject.run(operands).gradients[0]
+    for i in range(subject.rows):
+        alone = subject.run(subject.take(operands, [i])).gradients[0]
+        if whole is None or alone is None or not bool((alone != 0).any()):
+            continue
+        if not bool((whole.select(subject.axes[place] or 0, i) != 0).any()):
+            return True
+    return False
 
 
 def _explained(subject: Subject, operands: Sequence[Any]) -> bool:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from losskit.audit.counterexample import call_of, short, smallest
 from losskit.audit.findings import Finding, Skipped, check, fault, note, warning
 from losskit.audit.operands import scaled
 from losskit.audit.points import places
-from losskit.audit.subject import Subject
+from losskit.audit.subject import Subject, copied
 from losskit.domains import Interval
 
 ENTRIES = 12  # numbers of an operand whose derivative is looked at, one by one
@@ -238,6 +238,41 @@ def _normalized(subject: Subject, moved: Sequence[Any]) -> list[Any]:
     found = list(moved)
     found[place] = moved[place].log_softmax(subject.kinds[place].normalized)
     return found
+
+
+@check("derivatives", "Do the loss's own parameters get their gradient?")
+def parameters(subject: Subject) -> Iterator[Finding]:
+    """Temperatures, centres, weights that are learned: their gradients against differences."""
+    own = [name for name, p in subject.loss.named_parameters() if p.requires_grad] if _module(subject) else []
+    if not own or subject.dtype != torch.float64 or subject.stopped:
+        raise Skipped("the loss has no parameters, or does not compute in float64")
+    operands = subject.example()
+    for name in own:
+        loss = copied(subject.loss).double()
+        p = loss.get_parameter(name)
+        value = subject.call(loss, subject.prepared(operands)).sum()
+        found = torch.autograd.grad(value, p, allow_unused=True)[0] if value.requires_grad else None
+        for index in _entries(p):
+            size = max(abs(float(p.detach().reshape(-1)[index])), 1e-1)
+
+            def at(t: float, p: Tensor = p, index: int = index, loss: Any = loss) -> Tensor:
+                with torch.no_grad():
+                    kept = p.view(-1)[index].clone()
+                    p.view(-1)[index] += t
+                    result = subject.value(operands, loss=loss).sum().double()
+                    p.view(-1)[index] = kept
+                return result
+
+            given = 0.0 if found is None else float(found.reshape(-1)[index])
+            excess = _excess(at, given, 1e-3 * size, torch.finfo(p.dtype).eps, abs(given))
+            if excess is not None and excess[0] > 1.0:
+                told = f"the gradient by the parameter {name} is {short(given)}, and the slope {short(excess[1])}."
+                yield fault(told, call_of(subject, operands))
+                return
+
+
+def _module(subject: Subject) -> bool:
+    return isinstance(subject.loss, nn.Module)
 
 
 @check("derivatives", "Is the second derivative that of the gradient?", shrinks=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from losskit.audit.subject import Subject, copied, declaration_of, seed, subject_of
+from losskit.audit.subject import NoTensorError, Subject, copied, declaration_of, seed, subject_of
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.loss import Loss
@@ -30,6 +30,8 @@ def subject(loss: Any, example: Sequence[Any], keywords: dict[str, Any]) -> Subj
         )
     if example or keywords:
         problem = _refusal(loss, example, keywords)
+        if isinstance(problem, NoTensorError):
+            raise problem
         if problem is not None and not (_leaves(problem) and _refusal(loss, example, keywords, leaf=False) is None):
             raise error(
                 "parameter",
@@ -164,7 +166,9 @@ def _refusal(
         result = loss(*made[: len(operands)], **dict(zip(keywords, made[len(operands) :], strict=True)))
         result = getattr(result, "loss", result[0]) if isinstance(result, tuple) else result
         if not isinstance(result, Tensor):
-            return TypeError(f"the result must be a tensor, got {type(result).__name__}")
+            return NoTensorError(
+                f"the result is a {type(result).__name__} and no tensor, so nothing can be learned from it"
+            )
         if guessed and result.numel() and not bool(result.isfinite().all()):
             return ValueError("the result is not finite")
     except Exception as problem:  # whatever a loss raises

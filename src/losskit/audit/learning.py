@@ -46,6 +46,17 @@ def pull(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def _shifted(gradient: Tensor, target: Tensor) -> int:
+    """By how much the one class that each row raises is beside its target; 0 where it is the target, or not alike."""
+    if gradient.ndim != 2 or one_hot(target, gradient) is None or len(set(target.tolist())) < 3:
+        return 0
+    raised = gradient < 0
+    if not bool((raised.sum(1) == 1).all()):
+        return 0
+    beside = {int(x) for x in (raised.int().argmax(1) - target) % gradient.shape[1]}
+    return beside.pop() if len(beside) == 1 else 0
+
+
 def _strongest(subject: Subject, operands: Sequence[Any], gradient: Tensor | None) -> float:
     """The largest gradient; of class scores that by the right class, which has to rise."""
     if gradient is None:
@@ -65,6 +76,11 @@ def direction(subject: Subject) -> Iterator[Finding]:
     x = operands[subject.predictions[0]]
     towards = signs_of(subject, operands)
     place = truth(subject)
+    shift = _shifted(got, operands[place]) if place is not None and got is not None else 0
+    if shift:
+        told = f"each row raises the score of class target + {shift}, and of no other."
+        yield fault(told, call_of(subject, operands))
+        return
     if place is not None and subject.kinds[place].domain is signs:
         raise Skipped("labels -1 and 1 do not say whether a prediction should be large")
     if towards is None:
@@ -82,6 +98,22 @@ def direction(subject: Subject) -> Iterator[Finding]:
             f"a step down the gradient moves every number of "
             f"{subject.names[subject.predictions[0]]} away from its target.",
             call_of(subject, operands),
+        )
+
+
+@check("learning", "Does the loss of right predictions end somewhere?")
+def floor(subject: Subject) -> Iterator[Finding]:
+    """Where it falls without an end, it pays to be surer and surer: scores where log-probabilities belong."""
+    if subject.facts is not None or len(subject.predictions) > 1:
+        raise Skipped("the declaration says" if subject.facts is not None else "more than one prediction")
+    batches = [aligned(subject, subject.example(), size, True) for size in (1e3, 2e3)]
+    if any(batch is None for batch in batches):
+        raise Skipped("no labels that say what is right")
+    one, two = (float(subject.value(batch).double().sum()) for batch in batches if batch is not None)
+    if one < -10.0 and two < 1.5 * one:
+        call = call_of(subject, batches[0] or [])
+        yield warning(
+            f"right predictions of 1000 have the loss {short(one)}, of 2000 {short(two)}, without an end.", call
         )
 
 

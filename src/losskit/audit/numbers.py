@@ -100,6 +100,10 @@ def _at(subject: Subject, size: float, dtype: torch.dtype) -> Iterator[tuple[str
         return
     example = subject.cast(subject.operands, torch.float64)
     yield f"predictions times {size:g}", subject.cast(at_scale(subject, example, size), dtype)
+    place = subject.predictions[0]
+    if ORDINARY <= size <= 1e4 and subject.kinds[place].domain.everything:
+        moved = [*example[:place], example[place] + size, *example[place + 1 :]]
+        yield f"predictions plus {size:g}", subject.cast(moved, dtype)
     for right in (True, False):
         found = aligned(subject, example, size, right) if 0.5 < size <= 1e10 else None
         if found is not None:
@@ -248,6 +252,9 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
         return
     for value, told in ((0.0, "predictions of 0"), (1.0, "predictions of 1"), (-1.0, "predictions of -1")):
         yield told, [*example[:place], torch.full_like(x, value), *example[place + 1 :]]
+    if x.ndim > 1:
+        alone = torch.zeros_like(x).scatter(1, x.abs().argmax(1, keepdim=True), 1.0)
+        yield "rows of which one number is not 0", [*example[:place], alone, *example[place + 1 :]]
     if x.ndim:
         partly = x.clone()
         partly[(0,) if x.ndim == 1 else (slice(None), 0)] = 0.0

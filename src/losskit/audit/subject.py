@@ -124,7 +124,7 @@ class Subject:
         if isinstance(result, tuple):
             result = getattr(result, "loss", result[0])
         if not isinstance(result, Tensor):
-            raise TypeError(f"the result must be a tensor, got {type(result).__name__}")
+            raise NoTensorError(f"the result must be a tensor, got {type(result).__name__}")
         return result
 
     def prepared(self, operands: Sequence[Any]) -> list[Any]:
@@ -217,6 +217,10 @@ class Subject:
         terms: Any = getattr(cls, "_terms", dict)().values()
         formulas = [*(getattr(cls, "_compiled_formulas", list)()), *terms]
         return bool(getattr(cls, "stopped", False)) or any(formula.stopped for formula in formulas)
+
+
+class NoTensorError(TypeError):
+    """The loss returns something else than a tensor."""
 
 
 class _Fixed:
