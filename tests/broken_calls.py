@@ -25,7 +25,7 @@ from broken_losses import (
 from torch import Tensor, nn
 
 import losskit
-from losskit.formula import absolute, exp, log1p, where
+from losskit.formula import absolute, exp, log, log1p, where
 
 # ---------------------------------------------------------------------------------------------------------
 # Reductions and batches
@@ -361,3 +361,12 @@ class WrongCaseLoss(losskit.PointwiseLoss):
     @staticmethod
     def value(input: Any, target: Any) -> Any:
         return (input - target) * (input - target)
+
+
+@broken("precision", (), warning=True, sound=losskit.SoftMarginLoss)
+class NaiveSoftplusLoss(losskit.PointwiseLoss):
+    """A softplus whose small values are rounded away."""
+
+    @staticmethod
+    def value(input: Any, target: Any) -> Any:
+        return log(1.0 + exp(-input * target))

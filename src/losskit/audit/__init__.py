@@ -21,7 +21,19 @@ from typing import Any
 
 import torch
 
-from losskit.audit import batches, derivatives, execution, facts, inputs, learning, masks, numbers, repetition  # noqa: F401
+from losskit.audit import (  # noqa: F401  # they register checks
+    batches,
+    derivatives,
+    execution,
+    facts,
+    inputs,
+    jumps,
+    learning,
+    masks,
+    numbers,
+    precision,
+    repetition,
+)
 from losskit.audit.counterexample import smallest
 from losskit.audit.examples import subject as subject_of
 from losskit.audit.findings import CHECKS, VERDICTS, Finding, Registered, Skipped, passed

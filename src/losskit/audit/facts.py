@@ -7,6 +7,7 @@ function of its first prediction.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from losskit.audit.counterexample import call_of, short, smallest
 from losskit.audit.findings import Finding, Skipped, check, fault, note, passed
-from losskit.audit.points import at_scale, ties
+from losskit.audit.operands import scaled
+from losskit.audit.points import aligned, at_scale, ties
 from losskit.audit.subject import Subject
 from losskit.domains import Interval
 from losskit.facts import Facts
@@ -94,7 +96,7 @@ def facts(subject: Subject) -> Iterator[Finding]:
         return
     where = found["where"]
     before = 0
-    for finding in (_convex, _lipschitz, _minimum, _symmetric, _smooth):
+    for finding in (_convex, _lipschitz, _minimum, _symmetric, _smooth, _understated):
         for one in finding(none, declared, found, where):
             before += 1
             yield one
@@ -118,6 +120,12 @@ def _convex(subject: Subject, declared: Facts, found: dict[str, Any], where: dic
     if not found["convex"]:
         operands, other, share = where["convex"]
         place = subject.predictions[0]
+        for i in range(subject.rows):
+            a = subject.take(operands, [i])
+            b = subject.take([*operands[:place], other, *operands[place + 1 :]], [i])[place]
+            if _above(subject, a, b, share) > 0.0:
+                operands, other = a, b
+                break
         middle = [*operands[:place], share * operands[place] + (1 - share) * other, *operands[place + 1 :]]
         yield fault(
             f"declared convex, but the value at {share:g} a + {1 - share:g} b is above the "
@@ -228,6 +236,38 @@ def _smooth(subject: Subject, declared: Facts, found: dict[str, Any], where: dic
                 call_of(subject, [*operands[:place], at, *operands[place + 1 :]]),
             )
             return
+
+
+def _understated(subject: Subject, declared: Facts, found: dict[str, Any], where: dict[str, Any]) -> Iterator[Finding]:
+    """What is declared false, or unbounded, and was found to be otherwise on all samples of single elements."""
+    if len(subject.operands) != 2 or subject.value(subject.example()).shape != subject.first.shape:
+        return  # of rows, batches and further operands, samples say too little
+    if declared.convex is False and found["convex"]:
+        yield note("declared not convex, but no value above a chord was found.")
+    sizes = [_steepest_at(subject, size) for size in (1e2, 1e5)]
+    limit = None
+    with contextlib.suppress(Exception):  # parameters that are tensors
+        limit = declared.steepest(_numbers(subject))
+    steepest = max(found["steepest"], *sizes)
+    if declared.lipschitz is None and sizes[1] <= 1.01 * sizes[0] and steepest < 1e3:
+        yield note(f"declared with an unbounded gradient, but none above {short(steepest)} was found.")
+    if limit is not None and steepest < 0.5 * limit:
+        yield note(f"declared lipschitz={declared.lipschitz!r}, but no gradient above {short(steepest)} was found.")
+
+
+def _steepest_at(subject: Subject, size: float) -> float:
+    """The largest gradient where predictions are of a size, right or wrong."""
+    example, place = subject.example(), subject.predictions[0]
+    batches = [at_scale(subject, example, size), aligned(subject, example, size, False)]
+    for factor in (1e-4, 1e4):  # and other targets
+        other = [
+            x if i == place else scaled(x, kind, factor)
+            for i, (x, kind) in enumerate(zip(example, subject.kinds, strict=True))
+            if isinstance(x, Tensor)
+        ]
+        batches.append(other if subject.kinds[1 - place].domain.everything else None)
+    gradients = [subject.run(batch).gradients[0] for batch in batches if batch is not None]
+    return max((float(g.nan_to_num(0.0).abs().max()) for g in gradients if g is not None), default=0.0)
 
 
 def _jump(subject: Subject, operands: Sequence[Any], a: Tensor, b: Tensor) -> tuple[Tensor, float] | None:
