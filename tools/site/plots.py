@@ -229,7 +229,7 @@ def _where_it_breaks() -> str:
                 axis.text(x + 0.46, -y + 0.42, row[i].strip("."), ha="center", va="center", color="#1b1f24", fontsize=9)
         axis.set_xlim(0, len(chosen))
         axis.set_ylim(1 - len(rows), 1)
-        axis.set_xticks([x + 0.46 for x in range(len(chosen))], [f"{sizes[i]:g}" for i in chosen], fontsize=8)
+        axis.set_xticks([x + 0.46 for x in range(len(chosen))], [f"{sizes[i]:g}" for i in chosen], fontsize=7)
         axis.set_yticks([0.44 - y for y in range(len(rows))], list(rows))
     return _svg(figure, axes, "Where two focal losses are right, by dtype and magnitude of the scores", False)
 

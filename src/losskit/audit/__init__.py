@@ -125,9 +125,10 @@ def audit(
         >>> def focal(input, target):
         ...     p = torch.sigmoid(input)
         ...     return -(target * (1 - p) ** 2 * p.log() + (1 - target) * p**2 * (1 - p).log()).mean()
-        >>> found = losskit.audit(focal, torch.randn(4), torch.tensor([0.0, 1.0, 1.0, 0.0]), only=["scales"])
+        >>> logits, labels = torch.tensor([0.3, -1.2, 2.0, 0.4]), torch.tensor([0.0, 1.0, 1.0, 0.0])
+        >>> found = losskit.audit(focal, logits, labels, only=["scales"])
         >>> found.faults[0].call
-        'focal(torch.tensor([40.0]), torch.tensor([1.0]))'
+        'focal(torch.tensor([24.0]), torch.tensor([1.0]))'
     """
     chosen = _chosen(only, skip, quick)
     start = time.perf_counter()
