@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
-from losskit import functional, layers, losses
+from losskit import functional, layers, losses, testing
 from losskit.acceleration import accelerate
 from losskit.acceleration.trainers import compute_loss_func
 from losskit.advice import advise
+from losskit.audit import audit
 from losskit.autopsy import autopsy
 from losskit.declaration import Case, Deviation, Operand, Peer, param
 from losskit.denominators import count, normalizer
@@ -81,6 +82,7 @@ __all__ = [
     "WeightedSum",
     "accelerate",
     "advise",
+    "audit",
     "autopsy",
     "checks",
     "class_balanced_weights",
@@ -106,6 +108,7 @@ __all__ = [
     "signed_distance",
     "signs",
     "soft_cap",
+    "testing",
     "top_k_scores",
     "watch",
     "why",

@@ -17,6 +17,8 @@ from torch import Tensor
 import losskit
 from losskit import tables
 from losskit.advice import Advised
+from losskit.audit import Audit
+from losskit.audit.script import example_of, loss_of
 from losskit.autopsy import Autopsy
 from losskit.draw import Draw
 from losskit.kernels import cache, compiler, library
@@ -195,6 +197,12 @@ def pulls_of(file: Path, target: str, predictions: Sequence[str], loss: str, oth
     truth = tables.classes(table, target, predictions) if by_class else tables.numbers(table, target)
     shown = {name: table[name].to_list() for name in (target, *predictions)}
     return losskit.autopsy(criteria[0], scores, truth, others=criteria[1:], columns=shown)
+
+
+def audited(loss: str, example: str, only: Sequence[str], skip: Sequence[str], quick: bool) -> Audit:
+    """What `losskit audit` shows: of a loss by its name, or of "module:name" or "file.py:name"."""
+    found = loss_of(loss) if ":" in loss and "=" not in loss else _criterion(loss)
+    return losskit.audit(found, *example_of(example), only=only, skip=skip, quick=quick)
 
 
 def _criterion(text: str) -> Any:

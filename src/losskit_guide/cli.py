@@ -45,6 +45,7 @@ app = typer.Typer(
     cls=OneSentence, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
 )  # fmt: skip
 app.command()(data.advise)
+app.command()(data.audit)
 app.command()(data.autopsy)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     data.accelerate

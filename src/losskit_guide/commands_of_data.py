@@ -35,6 +35,41 @@ def advise(
     console.print(str(found), **AS_IT_IS)
 
 
+def audit(
+    loss: Annotated[
+        str,
+        typer.Argument(help='A loss: "my_module:MyLoss", "file.py:my_loss", or one of losskit, "huber_loss:delta=2".'),
+    ],
+    example: Annotated[
+        str, typer.Option(help='Operands of a call: "torch.randn(8, 5), torch.randint(5, (8,))", or "my_module:name".')
+    ] = "",
+    only: Annotated[list[str] | None, typer.Option(help="Run this check, and others that are named so.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave out this check.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out compile, export, threads and cost.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    json_: Json = False,
+) -> None:
+    """What is wrong with a loss, whoever wrote it. Exit code 1: faults were found; 2: it could not be audited."""
+    from losskit.machine import audited
+    from losskit_guide.verdicts import data, text
+
+    try:
+        found = audited(loss, example, only or [], skip or [], quick)
+        if html is not None:
+            found.save(html)
+    except (ValueError, TypeError, LookupError) as problem:
+        refuse(problem.args[0])
+    except OSError as problem:
+        refuse(f"{html} cannot be written: {problem}")
+    if json_:
+        emit(data(found))
+    else:
+        console.print(text(found), **AS_IT_IS)
+    if found.faults or (strict and found.warnings):
+        raise typer.Exit(1)
+
+
 def autopsy(
     file: Annotated[Path, typer.Argument(help="A table with named columns: .csv, .tsv, .parquet, .json, .ndjson.")],
     target: Annotated[str, typer.Option(help="The column of the targets.")],

@@ -34,6 +34,7 @@ EXAMPLES = {
     "doctor": "losskit doctor",
     "bench": "losskit bench huber_loss --shape 1024,1000",
     "advise": "losskit advise data.csv --target y",
+    "audit": 'losskit audit my_module:MyLoss --example "torch.randn(8, 5), torch.randint(5, (8,))" --html audit.html',
     "autopsy": "losskit autopsy preds.csv --target y --prediction p --loss huber_loss --other mse_loss",
     "accelerate": "losskit accelerate train.py --lr 3",
     "explore": "losskit explore --out losses.html",
@@ -42,6 +43,8 @@ UNPRINTED = {  # what these print is true of one machine only, or needs the expl
     "doctor": "Prints versions, instruction set, compiler, GPU and the folder of compiled kernels, one a line.",
     "bench": "Prints the median time of both, and their ratio, on this machine.",
     "advise": "Prints what the column looks like, the losses that fit it, and what numbers cannot say.",
+    "audit": "Prints the faults and the warnings with the calls that show them, notes, the map of where it breaks, and "
+    "what passed.",
     "autopsy": "Prints the rows that pull hardest, and the same rows under the other loss.",
     "accelerate": "Runs the script, and prints who computed the losses of each line. Options stand before the script: "
     "`--only` and functions, `--shadow` and a number of calls, `--raise`, `--quiet`, `-m` and a module, `--help`.",

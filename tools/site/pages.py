@@ -313,7 +313,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The registry, the settings, and what tells you about a loss. The losses themselves are in "
         "[classes](losses.md) and [functions](functional.md).",
         ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
-         "accelerate", "compute_loss_func", "autopsy", "advise", "watch", "linear", "WeightedSum", "count",
+         "accelerate", "compute_loss_func", "audit", "autopsy", "advise", "watch", "linear", "WeightedSum", "count",
          "normalizer", "class_balanced_weights", "soft_cap", "top_k_scores", "signed_distance", "distance_field",
          "gather_rows", "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning",
          "WatchWarning"),
@@ -344,7 +344,7 @@ def api_pages() -> dict[str, str]:
     path = where_defined()
     classes = [name for name in losskit.__all__ if inspect.isclass(getattr(losskit, name))
                and getattr(losskit, name).__module__.startswith(("losskit.losses.", "losskit.layers."))]  # fmt: skip
-    told = {*classes, "functional", *(name for _, _, names in API.values() for name in names)}
+    told = {*classes, "functional", "testing", *(name for _, _, names in API.values() for name in names)}
     left_out = set(losskit.__all__) ^ told
     if left_out:
         raise LookupError(f"tools/site/pages.py: the API reference and losskit.__all__ differ by {sorted(left_out)}")
@@ -363,6 +363,7 @@ def api_pages() -> dict[str, str]:
         "# The losses as functions\n\n::: losskit.functional\n    options:\n      heading_level: 2\n\n"
         + "\n\n".join(f"::: {path}\n{OPTIONS}" for path in elsewhere)
     )
+    pages["api/testing.md"] = "# In test suites\n\n::: losskit.testing\n    options:\n      heading_level: 2\n"
     pages["api/formula.md"] = (
         "# The formula language\n\nWhat the `value` of a declaration is written with, from `losskit.formula`, beside "
         "`+ - * /` and comparisons. Conditions are joined with `&` and `|`. The order of operations that you write is "

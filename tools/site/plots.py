@@ -14,9 +14,11 @@ import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import nn
 
 import losskit
+from losskit_guide import verdicts
 from losskit_guide.card import Card, Curve, catalogue, find
 from losskit_guide.figures import COLOURS
 from losskit_guide.lines import of_card
@@ -231,9 +233,35 @@ def _watched() -> str:
     return _svg(figure, axes, "Loss and accuracy of a training with a softmax applied twice, and once", True)
 
 
+def _where_it_breaks() -> str:
+    """The focal loss of the guide as people write it, and losskit's: by dtype and magnitude."""
+
+    def focal(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        p = torch.sigmoid(input)
+        return -(target * (1 - p) ** 2 * p.log() + (1 - target) * p**2 * (1 - p).log()).mean()
+
+    operands = torch.tensor([0.3, -1.2, 2.0, 0.4]), torch.tensor([0.0, 1.0, 1.0, 0.0])
+    losses = {"by hand": focal, "losskit.SigmoidFocalLoss": losskit.SigmoidFocalLoss()}
+    figure, axes = _panels(list(losses), "magnitude of the scores")
+    for axis, loss in zip(axes, losses.values(), strict=True):
+        rows, sizes = verdicts.scales_of(losskit.audit(loss, *operands, only=["scales"]))
+        chosen = [i for i, size in enumerate(sizes) if 1e-3 <= size <= 1e4]
+        axis.grid(False)
+        for y, row in enumerate(rows.values()):
+            for x, i in enumerate(chosen):
+                axis.add_patch(Rectangle((x, -y), 0.92, 0.88, color=verdicts.COLOURS[row[i]], linewidth=0))
+                axis.text(x + 0.46, -y + 0.42, row[i].strip("."), ha="center", va="center", color="#1b1f24", fontsize=9)
+        axis.set_xlim(0, len(chosen))
+        axis.set_ylim(1 - len(rows), 1)
+        axis.set_xticks([x + 0.46 for x in range(len(chosen))], [f"{sizes[i]:g}" for i in chosen], fontsize=7)
+        axis.set_yticks([0.44 - y for y in range(len(rows))], list(rows))
+    return _svg(figure, axes, "Where two focal losses are right, by dtype and magnitude of the scores", False)
+
+
 DRAWN: dict[str, Callable[[], str]] = {
     "regression": lambda: _compared(["mse_loss", "l1_loss", "huber_loss"]),
     "bce_and_mse": _bce_and_mse,
     "who_pulls": _who_pulls,
     "watched": _watched,
+    "where_it_breaks": _where_it_breaks,
 }
