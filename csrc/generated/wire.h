@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // A symbol of the library, by which Python knows that it was built from this file.
-#define LOSSKIT_WIRE losskit_wire_31fedbb2a619
+#define LOSSKIT_WIRE losskit_wire_40add9343948
 
 namespace losskit::wire {
 
@@ -113,6 +113,7 @@ constexpr bool batch(int64_t bits) { return (bits >> 27) & 1; }
 constexpr bool background(int64_t bits) { return (bits >> 28) & 1; }
 constexpr bool masked(int64_t bits) { return (bits >> 29) & 1; }
 constexpr bool pooled(int64_t bits) { return (bits >> 30) & 1; }
+constexpr bool smaller(int64_t bits) { return (bits >> 31) & 1; }
 }  // namespace regions
 
 namespace ordered {
@@ -157,6 +158,7 @@ enum Number : size_t { kTemperature = 2, kFactor = 3, kFirstParameter = 4 };
 constexpr Statistic statistics(int64_t bits, int operand) {
   return static_cast<Statistic>((bits >> (3 * operand)) & 7);
 }
+constexpr bool overwrite(int64_t bits) { return (bits >> 24) & 1; }
 }  // namespace two_rows
 
 namespace rnnt {
