@@ -44,7 +44,7 @@ def text(found: Any, *, everything: bool = False) -> str:
     lines = [f"{found.name}: {headline(found)}", f"  with {found.example}"]
     for verdict in ("fault", "warning", "note"):
         for one in found.of(verdict):
-            lines += ["", f"{MARKS[verdict]}  {one.check}: {one.said}"]
+            lines += ["", f"{MARKS[verdict]}  {one.check}: {one.sentence}"]
             lines += [f"    {one.call}"] if one.call and verdict != "note" else []
     rows, sizes = scales_of(found)
     if rows:
@@ -56,7 +56,7 @@ def text(found: Any, *, everything: bool = False) -> str:
         if names and not everything:
             lines += ["", f"{MARKS[verdict]}: {', '.join(names)}"] if verdict == "pass" else []
         for one in found.of(verdict) if everything or verdict == "skipped" else ():
-            lines += [f"{MARKS[verdict]}  {one.check}: {one.said}"]
+            lines += [f"{MARKS[verdict]}  {one.check}: {one.sentence}"]
     return "\n".join(lines)
 
 
@@ -68,7 +68,7 @@ def data(found: Any) -> dict[str, Any]:
         "sound": found.sound,
         "seconds": round(found.seconds, 3),
         "findings": [
-            {"check": one.check, "verdict": one.verdict, "said": one.said, "call": one.call, "data": one.data}
+            {"check": one.check, "verdict": one.verdict, "sentence": one.sentence, "call": one.call, "data": one.data}
             for one in found.findings
         ],
     }
@@ -109,7 +109,7 @@ def _table(ones: list[Any]) -> str:
     for one in ones:
         call = f"<br><code>{html.escape(one.call)}</code>" if one.call else ""
         kind = f' class="{one.verdict}"' if one.verdict in ("fault", "warning") else ""
-        rows.append(f"<tr><td{kind}>{html.escape(one.check)}</td><td>{html.escape(one.said)}{call}</td></tr>")
+        rows.append(f"<tr><td{kind}>{html.escape(one.check)}</td><td>{html.escape(one.sentence)}{call}</td></tr>")
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 

@@ -194,7 +194,7 @@ def smaller(registered: Registered, about: Subject, one: Finding) -> Finding:
 
 def _kind(one: Finding) -> str:
     """What a finding says, without its numbers."""
-    return re.sub(r"[-+.\de(), ]+", " ", one.said)[:30]
+    return re.sub(r"[-+.\de(), ]+", " ", one.sentence)[:30]
 
 
 def _chosen(only: Collection[str], skip: Collection[str], quick: bool) -> list[Registered]:

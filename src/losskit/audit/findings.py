@@ -22,35 +22,35 @@ VERDICTS = ("fault", "warning", "note", "skipped", "pass")
 class Finding:
     """What one check found.
 
-    verdict: one of `VERDICTS`. said: one sentence. call: a line of code that shows it, on the smallest input that was
+    verdict: one of `VERDICTS`. sentence: what is wrong. call: a line of code that shows it, on the smallest input that was
     found; "" where there is none. data: numbers behind it. check: the name of the check; `run` sets it.
     """
 
     verdict: str
-    said: str
+    sentence: str
     call: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     check: str = ""
 
 
-def fault(said: str, call: str = "", **data: Any) -> Finding:
+def fault(sentence: str, call: str = "", **data: Any) -> Finding:
     """A wrong result."""
-    return Finding("fault", said, call, data)
+    return Finding("fault", sentence, call, data)
 
 
-def warning(said: str, call: str = "", **data: Any) -> Finding:
+def warning(sentence: str, call: str = "", **data: Any) -> Finding:
     """A right result that is lost under conditions which do occur."""
-    return Finding("warning", said, call, data)
+    return Finding("warning", sentence, call, data)
 
 
-def note(said: str, call: str = "", **data: Any) -> Finding:
+def note(sentence: str, call: str = "", **data: Any) -> Finding:
     """A property to know."""
-    return Finding("note", said, call, data)
+    return Finding("note", sentence, call, data)
 
 
-def passed(said: str, **data: Any) -> Finding:
+def passed(sentence: str, **data: Any) -> Finding:
     """What a check that has passed has measured."""
-    return Finding("pass", said, "", data)
+    return Finding("pass", sentence, "", data)
 
 
 class Skipped(Exception):  # noqa: N818  # no error

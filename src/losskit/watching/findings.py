@@ -20,7 +20,7 @@ class Finding:
     """A mistake of a training.
 
     kind: one of `losskit.watching.findings.KINDS`. sentence: what is seen. fix: what to do. loss: the function that
-    was called. file, line: the line that called it. call: the how manieth call of that line it was.
+    was called. file, line: the line that called it. call: which call of that line it was, counted from 1.
     """
 
     kind: str
