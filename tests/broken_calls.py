@@ -119,6 +119,16 @@ class StillCounts(nn.Module):
 broken("masks", CLASSES, sound=nn.CrossEntropyLoss)(StillCounts)
 
 
+@broken("masks", CLASSES, sound=lambda input, target: F.cross_entropy(input, target))
+def ignored_rows_count(input: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(input, target, reduction="none").mean()
+
+
+@broken("target_range", CLASSES, sound=lambda input, target: F.cross_entropy(input, target), warning=True)
+def takes_minus_1(input: Tensor, target: Tensor) -> Tensor:
+    return -input.log_softmax(1)[torch.arange(len(target)), target].mean()
+
+
 @broken("masks", MASKED, sound=lambda input, target, mask: ((input - target)[mask] ** 2).mean())
 def masked_elements_in_the_mean(input: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return ((input - target) ** 2 * mask).mean()

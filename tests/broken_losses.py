@@ -240,6 +240,11 @@ def classes_off_by_one(input: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(input, (target + 1) % 3)
 
 
+@broken("floor", LABELS, sound=F.binary_cross_entropy_with_logits, warning=True)
+def has_the_wrong_sign(input: Tensor, target: Tensor) -> Tensor:
+    return -((2 * target - 1) * input).exp().mean()
+
+
 @broken("floor", CLASSES, sound=cross_entropy, warning=True)
 def scores_for_log_probabilities(input: Tensor, target: Tensor) -> Tensor:
     return F.nll_loss(input, target)
@@ -258,7 +263,7 @@ class Detaches(nn.Module):
 broken("parameters", NUMBERS, sound=Detaches(False))(Detaches)
 
 
-@broken("jumps", NUMBERS, sound=F.huber_loss, warning=True)
+@broken("jumps", NUMBERS, sound=F.huber_loss)
 def branches_that_do_not_meet(input: Tensor, target: Tensor) -> Tensor:
     d = (input - target).abs()
     return torch.where(d < 1, 0.5 * d**2, d).mean()
@@ -309,6 +314,12 @@ def loses_digits_in_1_minus_p(input: Tensor, target: Tensor) -> Tensor:
 @broken("special_points", NUMBERS, sound=lambda input, target: (input - target).pow(2).sum(1).add(1e-6).sqrt().mean())
 def root_of_0(input: Tensor, target: Tensor) -> Tensor:
     return (input - target).pow(2).sum(1).sqrt().mean()
+
+
+@broken("special_points", LABELS, sound=lambda input, target: dice(input, target, 1.0))
+def dice(input: Tensor, target: Tensor, smooth: float = 0.0) -> Tensor:
+    p = input.sigmoid()
+    return 1 - (2 * (p * target).sum() + smooth) / ((p + target).sum() + smooth)
 
 
 @broken("special_points", PAIRS, sound=lambda a, b: (1 - F.cosine_similarity(a, b)).mean())

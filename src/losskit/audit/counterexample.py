@@ -10,11 +10,11 @@ from torch import Tensor
 
 from losskit.audit.subject import Subject
 
-LONG = 24  # numbers of a tensor that are written out
+LONG = 48  # numbers of a tensor that are written out
 
 
 def smallest(subject: Subject, operands: Sequence[Any], shown: Callable[[list[Any]], bool]) -> list[Any]:
-    """Fewer rows and simpler numbers, as long as the finding is still shown."""
+    """Fewer rows and columns and simpler numbers, as long as the finding is still shown."""
 
     def still(candidate: list[Any]) -> bool:
         try:
@@ -31,6 +31,17 @@ def smallest(subject: Subject, operands: Sequence[Any], shown: Callable[[list[An
         if still(candidate):
             best = candidate
             break
+    # Not where there are indices: beyond a dimension that was cut some losses read memory that is not theirs.
+    indices = any(isinstance(x, Tensor) and not x.is_floating_point() for x in best)
+    for offset in range(1, 1 if indices else best[subject.predictions[0]].ndim):
+        size = best[subject.predictions[0]].shape[-offset]
+        for kept in (1, 2, size // 2):
+            if not 0 < kept < size:
+                continue
+            candidate = [_first(x, offset, size, kept) for x in best]
+            if still(candidate):
+                best = candidate
+                break
     for digits in (0, 1, 2):
         candidate = [_rounded(x, digits) for x in best]
         if still(candidate):
@@ -42,6 +53,12 @@ def smallest(subject: Subject, operands: Sequence[Any], shown: Callable[[list[An
                 best = candidate
                 break
     return best
+
+
+def _first(x: Any, offset: int, size: int, kept: int) -> Any:
+    """The first entries of a dimension, counted from the last, if it has that size."""
+    own = isinstance(x, Tensor) and x.ndim >= offset and x.shape[-offset] == size
+    return x.narrow(-offset, 0, kept).clone() if own else x
 
 
 def _rounded(x: Any, digits: int) -> Any:

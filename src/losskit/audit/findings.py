@@ -22,8 +22,8 @@ VERDICTS = ("fault", "warning", "note", "skipped", "pass")
 class Finding:
     """What one check found.
 
-    verdict: one of `VERDICTS`. sentence: what is wrong. call: a line of code that shows it, on the smallest input that was
-    found; "" where there is none. data: numbers behind it. check: the name of the check; `run` sets it.
+    verdict: one of `VERDICTS`. sentence: what is wrong. call: a line of code that shows it, on the smallest input that
+    was found; "" where there is none. data: numbers behind it. check: the name of the check; `run` sets it.
     """
 
     verdict: str

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from losskit.audit.counterexample import call_of, short
-from losskit.audit.coupling import crossed
+from losskit.audit.coupling import close, crossed
 from losskit.audit.findings import Finding, Skipped, check, fault, note, warning
+from losskit.audit.operands import one_hot
+from losskit.audit.points import truth
 from losskit.audit.subject import Subject, line_of, seed
 
 
@@ -199,6 +201,30 @@ def broadcast(subject: Subject) -> Iterator[Finding]:
         f"{short(float(wrong.sum()))} and not {short(float(right.sum()))}.",
         call_of(subject, mixed),
     )
+
+
+@check("inputs", "Is a class that there is not refused?")
+def target_range(subject: Subject) -> Iterator[Finding]:
+    """Indexing takes -1 for the last class, so a label that was left out trains it."""
+    place, classes = truth(subject), subject.first.shape[1] if subject.first.ndim > 1 else 0
+    if place is None or subject.kinds[place].of != "classes" or one_hot(subject.operands[place], subject.first) is None:
+        raise Skipped("no class indices")
+    others = subject.example()
+    others[place] = (others[place] + 1) % classes
+    if close(subject.value(others), subject.value(subject.example())):
+        raise Skipped("labels that are only equal or not")
+    results = []
+    for label in (-1, classes - 1):
+        operands = subject.example()
+        operands[place] = operands[place].clone()
+        operands[place][0] = label
+        try:
+            results.append((operands, subject.value(operands)))
+        except Exception:  # which refuses it, or has no such class
+            return
+    (operands, last), (_, of_last_class) = results
+    if torch.equal(last, of_last_class):
+        yield warning("a target of -1 is taken for the last class.", call_of(subject, operands))
 
 
 @check("inputs", "Are targets of other dtypes taken alike?")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from losskit.audit.counterexample import call_of, short, smallest
-from losskit.audit.findings import Finding, Skipped, check, warning
+from losskit.audit.coupling import close, coupled
+from losskit.audit.findings import Finding, Skipped, check
 from losskit.audit.operands import scaled
 from losskit.audit.subject import Subject
 
@@ -28,11 +29,25 @@ def jumps(subject: Subject) -> Iterator[Finding]:
         if found is not None:
             at, size = found
             small = smallest(subject, at, lambda c: _jumps_at(subject, c))
-            yield warning(
+            # Where numbers see each other, a rank or a choice of them may change: that has to jump.
+            alone = coupled(subject, operands) is None and not _neighbours(subject, operands)
+            yield Finding(
+                "fault" if alone else "warning",
                 f"the value jumps by {short(size)} between neighbouring predictions: no gradient knows of it.",
                 call_of(subject, small),
             )
             return
+
+
+def _neighbours(subject: Subject, operands: list[Any]) -> bool:
+    """Whether the gradient of a prediction depends on another one of its row."""
+    place = subject.predictions[0]
+    if operands[place].ndim < 2:
+        return False
+    other = [*operands[:place], operands[place].clone(), *operands[place + 1 :]]
+    other[place].select(-1, -1).mul_(0.5)
+    before, after = (subject.run(x).gradients[0] for x in (operands, other))
+    return before is None or after is None or not close(before[..., :-1], after[..., :-1])
 
 
 def _jump(at: Callable[[float], list[Any]], subject: Subject) -> tuple[list[Any], float] | None:

@@ -110,7 +110,7 @@ def floor(subject: Subject) -> Iterator[Finding]:
     if any(batch is None for batch in batches):
         raise Skipped("no labels that say what is right")
     one, two = (float(subject.value(batch).double().sum()) for batch in batches if batch is not None)
-    if one < -10.0 and two < 1.5 * one:
+    if one < -10.0 and not two > 1.5 * one:  # -inf, too
         call = call_of(subject, batches[0] or [])
         yield warning(
             f"right predictions of 1000 have the loss {short(one)}, of 2000 {short(two)}, without an end.", call

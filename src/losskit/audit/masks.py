@@ -12,13 +12,14 @@ from torch import Tensor
 from losskit.audit.counterexample import call_of, short
 from losskit.audit.coupling import close, coupled, ratio_of
 from losskit.audit.findings import Finding, Skipped, check, fault, note, warning
+from losskit.audit.points import truth
 from losskit.audit.subject import Subject
 
 
 @check("batches", "Do ignored and masked rows neither count nor leak?")
 def masks(subject: Subject) -> Iterator[Finding]:
     """ignore_index, and operands that are masks: what they exclude changes nothing, has gradient 0, and may be NaN."""
-    found = [*_ignored(subject), *_masked(subject)]
+    found = [*_ignored(subject), *_masked(subject), *_usual_ignored(subject)]
     if not found and _ignore_index(subject) is None and not _mask_places(subject):
         raise Skipped("there is no mask and no ignore_index")
     yield from found
@@ -59,6 +60,32 @@ def _ignored(subject: Subject) -> Iterator[Finding]:
     yield from _excluded(subject, some, got.value, f"ignore_index={index}")
     nothing = [*operands[:target], torch.full_like(y, index), *operands[target + 1 :]]
     yield from _nothing(subject, nothing, f"all targets are ignore_index={index}")
+
+
+def _usual_ignored(subject: Subject) -> Iterator[Finding]:
+    """A target of -100, which torch's cross entropy leaves out, in a loss that says nothing of it."""
+    # Of class scores alone: where other indices are, torch's CTC loss writes to memory that is not its own.
+    target = truth(subject)
+    if _ignore_index(subject) is not None or target is None or subject.kinds[target].of != "classes":
+        return
+    if subject.rows < 2 or subject.axes[target] is None:
+        return
+    axis = subject.axes[subject.predictions[0]] or 0
+    some = subject.example()
+    some[target] = some[target].clone()
+    some[target].select(subject.axes[target] or 0, 0).fill_(-100)
+    try:
+        got, rest = subject.run(some), subject.value(subject.take(some, list(range(1, subject.rows))))
+    except Exception:  # which refuses it
+        return
+    own = got.gradients[0]
+    left_out = got.value.ndim == 0 and own is not None and not bool(own.select(axis, 0).any())
+    if left_out and coupled(subject, subject.example()) is None and not close(got.value, rest, 1e-6):
+        yield fault(
+            f"a row with the target -100 has no gradient, and counts in the mean: the loss is "
+            f"{short(float(got.value))}, and {short(float(rest))} without it.",
+            call_of(subject, some),
+        )
 
 
 def _excluded(subject: Subject, some: list[Any], value: Tensor, told: str) -> Iterator[Finding]:

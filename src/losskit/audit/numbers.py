@@ -16,12 +16,12 @@ from torch import Tensor
 from losskit.audit.counterexample import call_of, short, smallest
 from losskit.audit.findings import Finding, Skipped, check, fault, note, passed, warning
 from losskit.audit.operands import Kind, one_hot
-from losskit.audit.points import aligned, at_scale, signs_of, ties
+from losskit.audit.points import aligned, at_scale, signs_of, ties, truth
 from losskit.audit.subject import Result, Subject
 from losskit.domains import Interval
 
 SCALES = (1e-30, 1e-20, 1e-10, 1e-5, 1e-3, 1e-2, 0.1, 1.0, 5.0, 12.0, 20.0, 40.0, 100.0, 1e3, 1e4, 1e10, 1e20, 1e30)
-NOTHING = "a target of zeros"
+NOTHING, ONE_SIDED = "a target of zeros", "all labels"
 ORDINARY = 100.0  # what predictions reach in training
 HALVES = (torch.float16, torch.bfloat16)
 LOST = {torch.float32: 1000.0, torch.float16: 64.0, torch.bfloat16: 64.0}  # rounding errors that are too many
@@ -220,7 +220,8 @@ def special_points(subject: Subject) -> Iterator[Finding]:
                     yield warning(f"{told}: the loss raises {type(problem).__name__}: {text}.", call)
                     return
                 continue
-            if told == NOTHING and bool(got.value.isnan().any()) and not bool(got.flat().any()):
+            nothing = told == NOTHING or told.startswith(ONE_SIDED)
+            if nothing and bool(got.value.isnan().any()) and not bool(got.flat().any()):
                 call = call_of(subject, operands)
                 yield note(f"{told}: the loss is NaN and its gradient 0, as of a mean over nothing.", call)
                 continue
@@ -248,6 +249,7 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
         if other != place and isinstance(example[other], Tensor):
             for told, y in _other(example[other], own):
                 yield told.format(subject.names[other]), [*example[:other], y, *example[other + 1 :]]
+    yield from _one_sided(subject, example)
     if kind.normalized is not None:
         return
     for value, told in ((0.0, "predictions of 0"), (1.0, "predictions of 1"), (-1.0, "predictions of -1")):
@@ -272,6 +274,22 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
             hot = one_hot(x.argmax(1 if x.ndim > 1 else 0), x)
             if hot is not None:
                 yield "probabilities of exactly 0 and 1", [*example[:place], hot.to(dtype), *example[place + 1 :]]
+
+
+def _one_sided(subject: Subject, example: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Labels of one kind alone, and predictions that are sure of them: what is divided by may be 0."""
+    place = truth(subject)
+    if place is None or len(subject.predictions) > 1:
+        return
+    y = example[place]
+    values = [0, 1] if one_hot(y, subject.first) is None and set(y.reshape(-1).tolist()) <= {0, 1} else [0]
+    for value in values:
+        if value == 0 and float(y.min()) < 0:
+            continue
+        only = [*example[:place], torch.full_like(y, value), *example[place + 1 :]]
+        found = aligned(subject, only, 200.0, True)
+        if found is not None:
+            yield f"{ONE_SIDED} {value}, and predictions that are sure of it", found
 
 
 def _other(y: Tensor, kind: Kind) -> Iterator[tuple[str, Tensor]]:
