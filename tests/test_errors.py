@@ -30,6 +30,11 @@ def freed(*shape):
     return made
 
 
+def unchecked(loss, *operands):
+    with losskit.checks("off"):
+        loss(*operands)
+
+
 MISTAKES = {
     "not_a_tensor": [
         (lambda: LF.mse_loss([1.0], t), "mse_loss: input must be a tensor, got list. Use torch.as_tensor(input)."),
@@ -76,6 +81,7 @@ MISTAKES = {
             "margin_ranking_loss: input1 (4, 3) and target (2, 3) must have the same shape.",
         ),
     ],
+    "apart": [(lambda: unchecked(LF.mse_loss, x, t[:2]), re.compile("mse_loss: .* one, got input .4, 3., target .2, 3"))],
     "not_broadcastable": [
         (
             lambda: LF.gaussian_nll_loss(x, t, torch.ones(2, 3)),

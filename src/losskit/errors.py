@@ -64,6 +64,7 @@ MESSAGES: dict[str, tuple[type[LossError] | type[SpaceWarning], str]] = {
     "complex": (LossTypeError, "{loss}: {argument} must be real, got {got}."),
     "mask_dtype": (LossTypeError, "{loss}: mask must be boolean (True = counts), got {got}. Use mask.bool()."),
     "device": (LossValueError, "{loss}: {argument} is on {got} but {first} is on {expected}."),
+    "apart": (LossValueError, "{loss}: the shapes must broadcast to one, got {got}."),
     "shapes": (LossValueError, "{loss}: {first} {expected} and {argument} {got} must have the same shape.{hint}"),
     "components": (
         LossValueError,

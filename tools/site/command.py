@@ -47,7 +47,8 @@ UNPRINTED = {  # what these print is true of one machine only, or needs the expl
     "what passed.",
     "autopsy": "Prints the rows that pull hardest, and the same rows under the other loss.",
     "accelerate": "Runs the script, and prints who computed the losses of each line. Options stand before the script: "
-    "`--only` and functions, `--shadow` and a number of calls, `--raise`, `--quiet`, `-m` and a module, `--help`.",
+    "`--only` and functions, `--shadow` and a number of calls, `--misses`, `--raise`, `--quiet`, `-m` and a module, "
+    "`--help`.",
     "explore": "Writes the page to that file, and prints where it is. Without `--out` the browser opens it.",
 }
 KINDS = {str: "text", int: "integer", float: "number", Path: "file"}

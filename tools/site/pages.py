@@ -299,11 +299,10 @@ def overview() -> str:
         ]  # fmt: skip
         head = ["loss", "task", "properties", "best used for", "not recommended for"]
         parts += [f"## {title}", table(head, rows)]
-    parts += [
-        "## Layers with a loss in them",
-        "`AdaptiveLogSoftmaxWithLoss` and `LinearCrossEntropyLoss` are layers with weights of their own, and so not in "
-        "these tables: see [their reference](api/losses.md).",
-    ]
+    parts.append(
+        "## Layers with a loss in them\n\n`AdaptiveLogSoftmaxWithLoss` and `LinearCrossEntropyLoss` are layers with "
+        "weights of their own, and so not in these tables: see [their reference](api/losses.md)."
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -312,11 +311,10 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Using losses",
         "The registry, the settings, and what tells you about a loss. The losses themselves are in "
         "[classes](losses.md) and [functions](functional.md).",
-        ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create",
-         "accelerate", "compute_loss_func", "audit", "autopsy", "advise", "watch", "linear", "WeightedSum", "count",
-         "normalizer", "class_balanced_weights", "soft_cap", "top_k_scores", "signed_distance", "distance_field",
-         "gather_rows", "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning",
-         "WatchWarning"),
+        ("explain", "plot", "why", "last_violation", "checks", "empty", "get", "list_losses", "create", "accelerate",
+         "compute_loss_func", "audit", "autopsy", "advise", "watch", "linear", "WeightedSum", "count", "normalizer",
+         "class_balanced_weights", "soft_cap", "top_k_scores", "signed_distance", "distance_field", "gather_rows",
+         "LossError", "LossValueError", "LossIndexError", "LossTypeError", "SpaceWarning", "WatchWarning"),
     ),
     "declaring": (
         "Declaring losses",

@@ -279,8 +279,9 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
 def _one_sided(subject: Subject, example: list[Any]) -> Iterator[tuple[str, list[Any]]]:
     """Labels of one kind alone, and predictions that are sure of them: what is divided by may be 0."""
     place = truth(subject)
-    if place is None or len(subject.predictions) > 1:
-        return
+    sure = aligned(subject, example, 200.0, True)
+    if place is None or sure is None or judge(subject, sure, subject.dtype)[0] != "ok":
+        return  # or they fail whatever the labels are, as `scales` tells
     y = example[place]
     values = [0, 1] if one_hot(y, subject.first) is None and set(y.reshape(-1).tolist()) <= {0, 1} else [0]
     for value in values:

@@ -20,7 +20,7 @@ from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.policy import state
 from losskit.reduction import both, counting, reduce_eagerly
 from losskit.traced import Formula
-from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unlike, unravel
+from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, together, unlike, unravel
 
 
 class EmbeddingsPlan(Plan):
@@ -65,7 +65,8 @@ class EmbeddingsPlan(Plan):
                         "not_one_per_row", loss=self.name, argument="target", expected=tuple(shape[:-1]),
                         got=tuple(x.shape), hint=shape_hint("target", x.shape, shape[:-1]),
                     )  # fmt: skip
-                shape = torch.Size([*torch.broadcast_shapes(x.shape, shape[:-1]), shape[-1]])
+                stretched = together(self.name, ["the rows", "target"], [shape[:-1], x.shape])
+                shape = torch.Size([*stretched, shape[-1]])
         full, result = dtypes.stretched(rows, shape)
         full += [x if x.shape == shape[:-1] else x.expand(shape[:-1]) for x in target]
         result = result and dtypes.result_dtype([*rows, *target])
@@ -75,7 +76,7 @@ class EmbeddingsPlan(Plan):
     def _common_shape(self, rows: Sequence[Tensor]) -> torch.Size:
         """The shape that the embeddings broadcast to."""
         if not self.strict(state.checks):
-            return torch.broadcast_shapes(*(x.shape for x in rows))
+            return together(self.name, self.names[: len(rows)], [x.shape for x in rows])
         shape = rows[0].shape
         for name, x in zip(self.names[1:], rows[1:], strict=False):
             pairs = zip(x.shape[:-1], shape[:-1], strict=False)

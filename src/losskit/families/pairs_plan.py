@@ -170,7 +170,7 @@ class PairsPlan(Plan):
         first, second = (named[name] for name in self.there[:2])
         mask = self._mask(arguments)
         if self.pairing == "labels":
-            rows = first.reshape(-1, first.shape[-1]).to(wide)
+            rows = first.flatten(0, -2).to(wide)
             labels = second.long().unsqueeze(1).expand(len(first), first.shape[1] if first.ndim == 3 else 1).reshape(-1)
             if "memory" not in named:
                 return Compared(rows, None, None, labels, labels, mask)

@@ -33,6 +33,7 @@ from losskit.validation import (  # fmt: skip
     same_shape,
     shape_hint,
     swapped_hint,
+    together,
     unravel,
 )
 
@@ -132,7 +133,7 @@ class PointwisePlan(Plan):
                     )  # fmt: skip
             matched.append(x)
         if not all(same_shape(x.shape, shape) for x in matched):  # torch's function takes 20 us of its own
-            shape = torch.broadcast_shapes(*(x.shape for x in matched))
+            shape = together(self.name, self.names, [x.shape for x in matched])
         return dtypes.stretched(matched, shape)
 
     def shapes(self, operands: Sequence[Tensor]) -> tuple[int, ...]:
