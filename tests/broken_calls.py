@@ -124,6 +124,15 @@ def ignored_rows_count(input: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(input, target, reduction="none").mean()
 
 
+_SEEN: list[Tensor] = []
+
+
+@broken("state", NUMBERS, sound=mse)
+def mean_of_all_batches(input: Tensor, target: Tensor) -> Tensor:
+    _SEEN.append(mse(input, target))
+    return sum(_SEEN, torch.zeros(())) / len(_SEEN)
+
+
 @broken("target_range", CLASSES, sound=lambda input, target: F.cross_entropy(input, target), warning=True)
 def takes_minus_1(input: Tensor, target: Tensor) -> Tensor:
     return -input.log_softmax(1)[torch.arange(len(target)), target].mean()

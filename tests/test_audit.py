@@ -89,6 +89,12 @@ def test_the_loss_is_not_harmed():
     assert torch.equal(t, copies[1])
 
 
+def test_a_function_that_keeps_tensors_aborts_nothing():
+    """The tensors of a GPU that there is not stay within their check."""
+    found = losskit.audit(broken_calls.mean_of_all_batches, *broken_losses.NUMBERS, quick=True)
+    assert {"determinism", "state"} & {one.check for one in found.faults}
+
+
 def test_a_counterexample_runs():
     """The call of a finding is code that shows it."""
     one = next(x for x in broken_losses.BROKEN if x.name == "focal_with_the_logarithm_of_0")
