@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from losskit.audit.counterexample import call_of, short
-from losskit.audit.findings import CHECKS, Finding, Skipped, check, fault, note, passed, warning
+from losskit.audit.findings import CHECKS, Finding, Skipped, check, fault, note, warning
 from losskit.audit.subject import Subject, copied, line_of, off, raises, seed
 from losskit.loss import Loss
 
@@ -263,7 +263,7 @@ def cost(subject: Subject) -> Iterator[Finding]:
             data["formula_saved_bytes"], data["formula_seconds"] = _measured(subject, batch)
         share = data["formula_saved_bytes"] / (4 * max(1, numbers))
         told += f"; its formula in torch operations {data['formula_seconds'] * 1e6:.0f} us, {share:.1f} times"
-    yield passed(f"{told}.", **data)
+    yield note(f"{told}.", "", **data)
 
 
 def _measured(subject: Subject, operands: list[Any]) -> tuple[int, float]:
