@@ -5,6 +5,7 @@ Text stays text, and black becomes `currentColor`, so that a plot reads well on 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
@@ -229,7 +230,8 @@ def _watched() -> str:
             lines[1].append((model(inputs).argmax(1) == labels).double().mean().item())
         for axis, ys in zip(axes, lines, strict=True):
             axis.plot(range(1, 101), ys, color=COLOURS[i], linestyle=_DASHES[i], linewidth=2, label=label)
-            axis.set_ylim(bottom=0.0)
+    for axis in axes:
+        axis.set_ylim(bottom=0.0)
     return _svg(figure, axes, "Loss and accuracy of a training with a softmax applied twice, and once", True)
 
 
@@ -258,10 +260,55 @@ def _where_it_breaks() -> str:
     return _svg(figure, axes, "Where two focal losses are right, by dtype and magnitude of the scores", False)
 
 
+def _accelerated() -> str:
+    """A call of torch's function as it is, and accelerated: errors in float32 over the score of a right answer."""
+    scores = torch.linspace(0.0, 40.0, POINTS)
+    figure, axes = _panels(("error of the value", "error of the gradient"), "score of a right answer")
+    for i, label in enumerate(("torch", "accelerated")):
+        with losskit.accelerate() if i else contextlib.nullcontext():
+            errors = _errors_of(scores)
+        for axis, ys in zip(axes, errors, strict=True):
+            axis.plot(scores.tolist(), ys.tolist(), color=COLOURS[i], linestyle=_DASHES[i], linewidth=2, label=label)
+            axis.set_yscale("log")
+            axis.set_ylim(1e-9, 3.0)
+    return _svg(figure, axes, "Relative errors of binary cross entropy in float32, by torch and accelerated", True)
+
+
+def _errors_of(scores: torch.Tensor) -> list[torch.Tensor]:
+    """How far value and gradient of binary cross entropy with logits are off, at least 1e-9."""
+    leaf, wide = scores.clone().requires_grad_(), scores.double()
+    loss = nn.functional.binary_cross_entropy_with_logits(leaf, torch.ones_like(leaf), reduction="none")
+    exact = torch.log1p(torch.exp(-wide)), -torch.sigmoid(-wide)
+    found = loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
+    return [((x - y) / y).abs().clamp(min=1e-9) for x, y in zip(found, exact, strict=True)]
+
+
+def _asked() -> str:
+    """The claims of the guide; and which constant each of three losses would answer, at its smallest mean."""
+    torch.manual_seed(0)
+    claims = torch.randn(1000).exp() * (torch.rand(1000) < 0.4)
+    figure, axes = _panels(("claims, by amount", "mean loss of one answer for all, above its least"), "amount")
+    axes[0].hist(claims.clamp(max=8.0).tolist(), bins=40, color=COLOURS[0])
+    axes[0].set_yscale("log")
+    axes[0].set_ylabel("claims")
+    answers = torch.linspace(0.0, 4.0, POINTS)
+    losses = {"MSE": losskit.MSELoss(), "L1": losskit.L1Loss(), "pinball, 0.9": losskit.PinballLoss(quantile=0.9)}
+    for i, (label, loss) in enumerate(losses.items()):
+        ys = torch.stack([loss(answer.expand(1000), claims) for answer in answers])
+        ys -= ys.min()
+        axes[1].plot(answers.tolist(), ys.tolist(), color=COLOURS[i], linestyle=_DASHES[i], linewidth=2, label=label)
+        axes[1].plot([float(answers[ys.argmin()])], [0.0], "o", color=COLOURS[i])
+    axes[1].set_ylim(-0.1, 1.5)
+    axes[1].legend(frameon=False, labelcolor=INK, fontsize=9)
+    return _svg(figure, axes, "Claims, and the mean of three losses over one answer for all", False)
+
+
 DRAWN: dict[str, Callable[[], str]] = {
     "regression": lambda: _compared(["mse_loss", "l1_loss", "huber_loss"]),
     "bce_and_mse": _bce_and_mse,
     "who_pulls": _who_pulls,
     "watched": _watched,
     "where_it_breaks": _where_it_breaks,
+    "accelerated": _accelerated,
+    "asked": _asked,
 }
