@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit.audit.operands import put
 from losskit.audit.subject import Subject
 
 LONG = 48  # numbers of a tensor that are written out
@@ -48,7 +49,7 @@ def smallest(subject: Subject, operands: Sequence[Any], shown: Callable[[list[An
             return candidate
     for place, x in enumerate(best):  # one operand at a time
         for digits in (0, 1, 2):
-            candidate = [*best[:place], _rounded(x, digits), *best[place + 1 :]]
+            candidate = put(best, place, _rounded(x, digits))
             if still(candidate):
                 best = candidate
                 break

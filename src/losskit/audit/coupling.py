@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit.audit.operands import put
 from losskit.audit.subject import Subject
 
 
@@ -78,7 +79,7 @@ def crossed(subject: Subject, operands: Sequence[Any]) -> tuple[str, str] | None
     for share in (0.0, 0.5):
         x = operands[place] * (1 - share) + operands[place].roll(1, axis) * share
         try:
-            a, b = (subject.run([*ops[:place], x, *ops[place + 1 :]]).gradients[0] for ops in (operands, other))
+            a, b = (subject.run(put(ops, place, x)).gradients[0] for ops in (operands, other))
         except Exception:  # targets that do not go together
             return None
         if a is None or b is None:

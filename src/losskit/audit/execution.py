@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from losskit.audit.counterexample import call_of, short
 from losskit.audit.findings import CHECKS, Finding, Skipped, check, fault, note, warning
+from losskit.audit.operands import put
 from losskit.audit.subject import Subject, copied, line_of, off, raises, seed
 from losskit.loss import Loss
 
@@ -109,7 +110,7 @@ def vmap(subject: Subject) -> Iterator[Finding]:
         yield warning(f"vmap fails: {line_of(problem)}", call_of(subject, operands))
     try:
         seed()
-        slope = torch.func.grad(lambda x: subject.call(loss, [*operands[:place], x, *operands[place + 1 :]]).sum())
+        slope = torch.func.grad(lambda x: subject.call(loss, put(operands, place, x)).sum())
         got, expected = slope(operands[place]), subject.run(operands).gradients[0]
         if expected is not None and off(got.detach(), expected):
             yield fault("torch.func.grad gives another gradient.", call_of(subject, operands))
@@ -126,7 +127,7 @@ def autocast(subject: Subject) -> Iterator[Finding]:
     except Exception:  # `dtypes` tells
         raise Skipped("float32 is refused") from None
     place = subject.predictions[0]
-    mixed = [*operands[:place], operands[place].bfloat16(), *operands[place + 1 :]]
+    mixed = put(operands, place, operands[place].bfloat16())
     for told, given in (("float32", operands), ("bfloat16 beside float32", mixed)):
         made = subject.prepared(given)
         try:

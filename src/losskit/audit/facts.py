@@ -17,7 +17,7 @@ from torch import Tensor
 
 from losskit.audit.counterexample import call_of, short, smallest
 from losskit.audit.findings import Finding, Skipped, check, fault, note, passed
-from losskit.audit.operands import scaled
+from losskit.audit.operands import put, scaled
 from losskit.audit.points import aligned, at_scale, ties
 from losskit.audit.subject import Subject
 from losskit.domains import Interval
@@ -43,7 +43,7 @@ def samples(subject: Subject, generator: torch.Generator) -> Iterator[list[Any]]
                 moved = kind.domain.low + torch.rand(x.shape, generator=generator, dtype=x.dtype) * size + 1e-6
             else:
                 moved = torch.rand(x.shape, generator=generator, dtype=x.dtype) * 0.998 + 0.001
-            yield [*example[:place], moved, *example[place + 1 :]]
+            yield put(example, place, moved)
 
 
 def measured(subject: Subject) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def _above(subject: Subject, operands: Sequence[Any], other: Tensor, share: floa
     """By how much the value lies above a chord, entry by entry, beyond rounding."""
     place = subject.predictions[0]
     x = operands[place]
-    ends = [subject.value([*operands[:place], y, *operands[place + 1 :]]) for y in (x, other)]
-    middle = subject.value([*operands[:place], share * x + (1 - share) * other, *operands[place + 1 :]])
+    ends = [subject.value(put(operands, place, y)) for y in (x, other)]
+    middle = subject.value(put(operands, place, share * x + (1 - share) * other))
     chord = share * ends[0] + (1 - share) * ends[1]
     excess = middle - chord - 1e-9 * (1e-3 + ends[0].abs() + ends[1].abs())
     return float(excess.max()) if bool(excess.isfinite().all()) else -1.0
@@ -122,11 +122,11 @@ def _convex(subject: Subject, declared: Facts, found: dict[str, Any], where: dic
         place = subject.predictions[0]
         for i in range(subject.rows):
             a = subject.take(operands, [i])
-            b = subject.take([*operands[:place], other, *operands[place + 1 :]], [i])[place]
+            b = subject.take(put(operands, place, other), [i])[place]
             if _above(subject, a, b, share) > 0.0:
                 operands, other = a, b
                 break
-        middle = [*operands[:place], share * operands[place] + (1 - share) * other, *operands[place + 1 :]]
+        middle = put(operands, place, share * operands[place] + (1 - share) * other)
         yield fault(
             f"declared convex, but the value at {share:g} a + {1 - share:g} b is above the "
             f"chord: {short(float(subject.value(middle).sum()))} there.",
@@ -233,7 +233,7 @@ def _smooth(subject: Subject, declared: Facts, found: dict[str, Any], where: dic
             at, size = jump
             yield fault(
                 f"declared smooth, but the gradient jumps by {short(size)}.",
-                call_of(subject, [*operands[:place], at, *operands[place + 1 :]]),
+                call_of(subject, put(operands, place, at)),
             )
             return
 
@@ -275,7 +275,7 @@ def _jump(subject: Subject, operands: Sequence[Any], a: Tensor, b: Tensor) -> tu
     place = subject.predictions[0]
 
     def slope(x: Tensor) -> Tensor:
-        g = subject.run([*operands[:place], x, *operands[place + 1 :]]).gradients[0]
+        g = subject.run(put(operands, place, x)).gradients[0]
         return torch.zeros_like(a) if g is None else g
 
     low, high = 0.0, 1.0

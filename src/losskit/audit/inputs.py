@@ -13,7 +13,7 @@ from torch import Tensor
 from losskit.audit.counterexample import call_of, short
 from losskit.audit.coupling import close, crossed
 from losskit.audit.findings import Finding, Skipped, check, fault, note, warning
-from losskit.audit.operands import one_hot
+from losskit.audit.operands import one_hot, put
 from losskit.audit.points import truth
 from losskit.audit.subject import Subject, line_of, seed
 
@@ -244,7 +244,7 @@ def target_dtypes(subject: Subject) -> Iterator[Finding]:
         for dtype in others:
             if dtype == x.dtype:
                 continue
-            other = [*operands[:place], x.to(dtype), *operands[place + 1 :]]
+            other = put(operands, place, x.to(dtype))
             try:
                 got = float(subject.value(other).sum())
             except Exception:  # whatever a loss raises

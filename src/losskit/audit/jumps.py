@@ -10,7 +10,7 @@ import torch
 from losskit.audit.counterexample import call_of, short, smallest
 from losskit.audit.coupling import close, coupled
 from losskit.audit.findings import Finding, Skipped, check
-from losskit.audit.operands import scaled
+from losskit.audit.operands import put, scaled
 from losskit.audit.subject import Subject
 
 
@@ -25,7 +25,7 @@ def jumps(subject: Subject) -> Iterator[Finding]:
         a, b = operands[place], scaled(operands[place], subject.kinds[place], abs(factor))
         if factor < 0 and subject.kinds[place].domain.everything:
             b = -b.roll(1, 0)
-        found = _jump(lambda t, a=a, b=b: [*operands[:place], a + t * (b - a), *operands[place + 1 :]], subject)  # type: ignore[misc]
+        found = _jump(lambda t, a=a, b=b: put(operands, place, a + t * (b - a)), subject)  # type: ignore[misc]
         if found is not None:
             at, size = found
             small = smallest(subject, at, lambda c: _jumps_at(subject, c))
@@ -44,7 +44,7 @@ def _neighbours(subject: Subject, operands: list[Any]) -> bool:
     place = subject.predictions[0]
     if operands[place].ndim < 2:
         return False
-    other = [*operands[:place], operands[place].clone(), *operands[place + 1 :]]
+    other = put(operands, place, operands[place].clone())
     other[place].select(-1, -1).mul_(0.5)
     before, after = (subject.run(x).gradients[0] for x in (operands, other))
     return before is None or after is None or not close(before[..., :-1], after[..., :-1])
@@ -76,5 +76,5 @@ def _jumps_at(subject: Subject, operands: Sequence[Any]) -> bool:
     """Whether the value jumps next to these predictions."""
     place = subject.predictions[0]
     x = operands[place]
-    a, b = (subject.value([*operands[:place], x * (1 + t), *operands[place + 1 :]]).sum() for t in (-1e-12, 1e-12))
+    a, b = (subject.value(put(operands, place, x * (1 + t))).sum() for t in (-1e-12, 1e-12))
     return float((a - b).abs()) > 1e-8 * (float(a.abs()) + 1e-12)

@@ -12,6 +12,7 @@ from torch import Tensor
 from losskit.audit.counterexample import call_of, short
 from losskit.audit.coupling import close, coupled, ratio_of
 from losskit.audit.findings import Finding, Skipped, check, fault, note, warning
+from losskit.audit.operands import put
 from losskit.audit.points import truth
 from losskit.audit.subject import Subject
 
@@ -32,6 +33,11 @@ def _ignore_index(subject: Subject) -> int | None:
     return own if isinstance(own, int) and not isinstance(own, bool) else None
 
 
+def _indices(subject: Subject) -> int | None:
+    """The position of the class indices."""
+    return next((i for i, kind in enumerate(subject.kinds) if kind.of == "classes"), None)
+
+
 def _mask_places(subject: Subject) -> list[int]:
     return [
         i
@@ -43,12 +49,12 @@ def _mask_places(subject: Subject) -> list[int]:
 def _ignored(subject: Subject) -> Iterator[Finding]:
     index = _ignore_index(subject)
     operands = subject.example()
-    target = next((i for i, kind in enumerate(subject.kinds) if kind.of == "classes"), None)
+    target = _indices(subject)
     if index is None or target is None or subject.rows < 2 or subject.axes[target] is None:
         return
     y = operands[target].clone()
     y.select(subject.axes[target] or 0, 0).fill_(index)
-    some = [*operands[:target], y, *operands[target + 1 :]]
+    some = put(operands, target, y)
     try:
         got = subject.run(some)
     except Exception as problem:  # whatever a loss raises
@@ -58,7 +64,7 @@ def _ignored(subject: Subject) -> Iterator[Finding]:
         )
         return
     yield from _excluded(subject, some, got.value, f"ignore_index={index}")
-    nothing = [*operands[:target], torch.full_like(y, index), *operands[target + 1 :]]
+    nothing = put(operands, target, torch.full_like(y, index))
     yield from _nothing(subject, nothing, f"all targets are ignore_index={index}")
 
 
@@ -106,7 +112,7 @@ def _excluded(subject: Subject, some: list[Any], value: Tensor, told: str) -> It
         return
     x = some[place].clone()
     x.select(axis, 0).fill_(float("nan"))
-    spoilt = [*some[:place], x, *some[place + 1 :]]
+    spoilt = put(some, place, x)
     try:
         bad = subject.run(spoilt)
     except ValueError:  # which refuses a NaN
@@ -141,7 +147,7 @@ def _masked(subject: Subject) -> Iterator[Finding]:
             continue
         half = torch.ones_like(mask)
         half.view(-1)[::2] = 0
-        some = [*operands[:place], half, *operands[place + 1 :]]
+        some = put(operands, place, half)
         off = (half == 0).reshape(half.shape + (1,) * (x.ndim - half.ndim)).expand_as(x)
         got = subject.run(some)
         moved = list(some)
@@ -161,7 +167,7 @@ def _masked(subject: Subject) -> Iterator[Finding]:
         yield from _counts(subject, some, place)
         yield from _nothing(
             subject,
-            [*operands[:place], torch.zeros_like(mask), *operands[place + 1 :]],
+            put(operands, place, torch.zeros_like(mask)),
             f"{subject.names[place]} is off everywhere",
         )
 
@@ -193,9 +199,9 @@ def weights(subject: Subject) -> Iterator[Finding]:
         of_rows = isinstance(x, Tensor) and x.is_floating_point() and subject.axes[place] is not None
         if "weight" in name.lower() and of_rows and place not in subject.predictions[:1] and subject.rows > 1:
             found = True
-            heavy = [*operands[:place], torch.ones_like(x), *operands[place + 1 :]]
+            heavy = put(operands, place, torch.ones_like(x))
             heavy[place].select(subject.axes[place] or 0, 0).fill_(2.0)
-            light = [*operands[:place], torch.ones_like(x), *operands[place + 1 :]]
+            light = put(operands, place, torch.ones_like(x))
             yield from _as_twice(subject, heavy, subject.take(light, [0, *range(subject.rows)]), light, name)
     if isinstance(getattr(subject.loss, "weight", None), Tensor):
         found = True
@@ -224,7 +230,7 @@ def _as_twice(subject: Subject, heavy: list[Any], twice: list[Any], light: list[
 
 def _class_weights(subject: Subject, operands: list[Any]) -> Iterator[Finding]:
     """A row of a class with weight 2 is as two rows of it with weight 1."""
-    target = next((i for i, kind in enumerate(subject.kinds) if kind.of == "classes"), None)
+    target = _indices(subject)
     if target is None or subject.rows < 2 or operands[target].ndim != 1:
         return
     c = int(operands[target][0])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from losskit.audit.counterexample import call_of, short, smallest
 from losskit.audit.findings import Finding, Skipped, check, fault, note, passed, warning
-from losskit.audit.operands import Kind, one_hot
+from losskit.audit.operands import Kind, one_hot, put
 from losskit.audit.points import aligned, at_scale, signs_of, ties, truth
 from losskit.audit.subject import Result, Subject
 from losskit.domains import Interval
@@ -102,7 +102,7 @@ def _at(subject: Subject, size: float, dtype: torch.dtype) -> Iterator[tuple[str
     yield f"predictions times {size:g}", subject.cast(at_scale(subject, example, size), dtype)
     place = subject.predictions[0]
     if ORDINARY <= size <= 1e4 and subject.kinds[place].domain.everything:
-        moved = [*example[:place], example[place] + size, *example[place + 1 :]]
+        moved = put(example, place, example[place] + size)
         yield f"predictions plus {size:g}", subject.cast(moved, dtype)
     for right in (True, False):
         found = aligned(subject, example, size, right) if 0.5 < size <= 1e10 else None
@@ -243,24 +243,24 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
         if example[other].shape == x.shape and subject.kinds[other].domain == kind.domain:
             yield (
                 f"{subject.names[other]} equal to {subject.names[place]}",
-                [*example[:other], x.clone(), *example[other + 1 :]],
+                put(example, other, x.clone()),
             )
     for other, own in enumerate(subject.kinds):
         if other != place and isinstance(example[other], Tensor):
             for told, y in _other(example[other], own):
-                yield told.format(subject.names[other]), [*example[:other], y, *example[other + 1 :]]
+                yield told.format(subject.names[other]), put(example, other, y)
     yield from _one_sided(subject, example)
     if kind.normalized is not None:
         return
     for value, told in ((0.0, "predictions of 0"), (1.0, "predictions of 1"), (-1.0, "predictions of -1")):
-        yield told, [*example[:place], torch.full_like(x, value), *example[place + 1 :]]
+        yield told, put(example, place, torch.full_like(x, value))
     if x.ndim > 1:
         alone = torch.zeros_like(x).scatter(1, x.abs().argmax(1, keepdim=True), 1.0)
-        yield "rows of which one number is not 0", [*example[:place], alone, *example[place + 1 :]]
+        yield "rows of which one number is not 0", put(example, place, alone)
     if x.ndim:
         partly = x.clone()
         partly[(0,) if x.ndim == 1 else (slice(None), 0)] = 0.0
-        yield "some predictions of 0", [*example[:place], partly, *example[place + 1 :]]
+        yield "some predictions of 0", put(example, place, partly)
     numbers = [i for i, own in enumerate(subject.kinds) if own.of == "float" and own.domain.everything]
     if place in numbers and len(numbers) > 1:
         yield "all numbers 0", [torch.zeros_like(y) if i in numbers else y for i, y in enumerate(example)]
@@ -269,11 +269,11 @@ def _special(subject: Subject, dtype: torch.dtype) -> Iterator[tuple[str, list[A
         towards = signs_of(subject, example)
         if towards is not None:
             for sign, told in ((1.0, "probabilities that are exactly right"), (-1.0, "exactly wrong probabilities")):
-                yield told, [*example[:place], (towards * sign > 0).to(dtype), *example[place + 1 :]]
+                yield told, put(example, place, (towards * sign > 0).to(dtype))
         elif x.ndim > 1:
             hot = one_hot(x.argmax(1 if x.ndim > 1 else 0), x)
             if hot is not None:
-                yield "probabilities of exactly 0 and 1", [*example[:place], hot.to(dtype), *example[place + 1 :]]
+                yield "probabilities of exactly 0 and 1", put(example, place, hot.to(dtype))
 
 
 def _one_sided(subject: Subject, example: list[Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -287,7 +287,7 @@ def _one_sided(subject: Subject, example: list[Any]) -> Iterator[tuple[str, list
     for value in values:
         if value == 0 and float(y.min()) < 0:
             continue
-        only = [*example[:place], torch.full_like(y, value), *example[place + 1 :]]
+        only = put(example, place, torch.full_like(y, value))
         found = aligned(subject, only, 200.0, True)
         if found is not None:
             yield f"{ONE_SIDED} {value}, and predictions that are sure of it", found

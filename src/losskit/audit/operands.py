@@ -102,6 +102,11 @@ def batch_axes(operands: Sequence[Any], first: int, kinds: Sequence[Kind]) -> li
     return found
 
 
+def put(operands: Sequence[Any], place: int, x: Any) -> list[Any]:
+    """The operands with another one in a place."""
+    return [*operands[:place], x, *operands[place + 1 :]]
+
+
 def scaled(x: Tensor, kind: Kind, factor: float) -> Tensor:
     """Numbers of another magnitude that are allowed, too."""
     if kind.normalized is not None and kind.domain is log_probability:
