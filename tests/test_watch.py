@@ -13,7 +13,7 @@ from trainings import OWN
 
 import losskit
 import losskit.functional as LF
-from losskit.watching import replaced, watched
+from losskit.watching import places, watched
 from losskit.watching.findings import KINDS
 from losskit.watching.site import due
 
@@ -30,7 +30,7 @@ LABELS = torch.arange(64) % 5
 
 def test_nothing_is_left():
     criterion = OWN["scores"]
-    before = {(owner, name): vars(owner)[name] for owner, name, _ in replaced._places()}
+    before = {(owner, name): vars(owner)[name] for owner, name, _ in places._places()}
     assert (F, "mse_loss") in before and (losskit.HuberLoss, "forward") in before and (LF, "dice_loss") in before
     seen = losskit.watch(criterion)
     assert all(vars(owner)[name] is not x for (owner, name), x in before.items())

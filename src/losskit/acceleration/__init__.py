@@ -9,17 +9,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import torch.nn.functional as F
 
 from losskit import functional
 from losskit.acceleration import programs
-from losskit.acceleration.calls import Calls, Function
+from losskit.acceleration.calls import Calls
 from losskit.acceleration.misses import Misses
+from losskit.acceleration.replaced import Function, Replaced
 from losskit.acceleration.sites import Site
 from losskit.errors import error
 from losskit.policy import checks, state
@@ -30,7 +30,6 @@ def _loss(x: Any) -> bool:
 
 
 FUNCTIONS = tuple(sorted(name for name, x in vars(functional).items() if hasattr(F, name) and _loss(x)))
-_TORCHS = ("torch", "losskit")  # modules whose names stay; torch.distributions calls losses like other programs
 _present: list[Acceleration] = []  # one, while losskit is there
 
 
@@ -43,8 +42,7 @@ class Acceleration:
         self.left: list[str] = []  # names that somebody else has replaced since
         self._calls = Calls(refused)
         self._missed = Misses()
-        self._ours: dict[int, Function] = {}  # by the identity of torch's function
-        self._bound: list[tuple[Any, str, Any, Any]] = []  # owner, name, what stood there, what stands there
+        self._replaced = Replaced()
         self._checks: str | None = None
 
     def shadow(self, steps: int = 3) -> Acceleration:
@@ -78,12 +76,7 @@ class Acceleration:
         if self.depth or self not in _present:
             return
         _present.remove(self)
-        for owner, name, before, now in reversed(self._bound):
-            if vars(owner).get(name) is now:
-                setattr(owner, name, before)
-            else:
-                self.left.append(f"{getattr(owner, '__name__', owner)}.{name}")
-        self._bound.clear()
+        self.left += self._replaced.undo()
         programs.forget()
         if self._checks is not None and state.process_checks == "torch":
             checks(self._checks)
@@ -111,28 +104,14 @@ class Acceleration:
         if state.process_checks == "raise":
             self._checks = state.process_checks
             checks("torch")
+        of_names: dict[int, Function] = {}
         for name in self.only:
             theirs = getattr(F, name)
-            self._ours[id(theirs)] = ours = self._calls.replaced(name, theirs, getattr(functional, name))
-            self._replace(F, name, ours)
-        for module in list(sys.modules.values()):
-            self._rebind(module)
-        programs.adapt(self._replace, self._calls)
+            of_names[id(theirs)] = ours = self._calls.replaced(name, theirs, getattr(functional, name))
+            self._replaced.replace(F, name, ours)
+        self._replaced.rebind(of_names)
+        programs.adapt(self._replaced.replace, self._calls)
         _present.append(self)
-
-    def _rebind(self, module: ModuleType) -> None:
-        """Replace what a module has bound under any name."""
-        own = str(getattr(module, "__name__", "torch"))
-        if own.partition(".")[0] in _TORCHS and not own.startswith("torch.distributions"):
-            return
-        for name, value in list(getattr(module, "__dict__", {}).items()):
-            ours = self._ours.get(id(value)) if isinstance(value, FunctionType) else None
-            if ours is not None:
-                self._replace(module, name, ours)
-
-    def _replace(self, owner: Any, name: str, ours: Any) -> None:
-        self._bound.append((owner, name, vars(owner)[name], ours))
-        setattr(owner, name, ours)
 
 
 def accelerate(*, only: Iterable[str] = FUNCTIONS, refused: str = "torch") -> Acceleration:

@@ -9,10 +9,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -21,13 +18,12 @@ from torch.overrides import _get_current_function_mode_stack, handle_torch_funct
 from torch.utils._device import DeviceContext
 
 from losskit.acceleration.misses import Misses
+from losskit.acceleration.replaced import Function, in_place_of
 from losskit.acceleration.sites import Site, Sites
 from losskit.errors import LossError
 from losskit.kernels.choice import PLAIN
 from losskit.kernels.dispatch import eagerly
 from losskit.kernels.torch_internals import function_modes, tracing_state, untraced
-
-Function = Callable[..., Any]
 
 
 class Calls:
@@ -49,10 +45,9 @@ class Calls:
             except refusal:
                 return theirs(*args, **kwargs)
 
-        # With the globals of torch's function: torch.jit.script compiles its source, and looks for names here.
-        own = FunctionType(replacement.__code__, theirs.__globals__, name, None, replacement.__closure__)
-        own.losskit_accelerates = True  # type: ignore[attr-defined]
-        return functools.wraps(theirs)(own)
+        own = in_place_of(theirs, replacement)
+        own.losskit_accelerates = True
+        return own
 
     @untraced
     def run(self, name: str, theirs: Function, ours: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from losskit import functional as LF
-from losskit.acceleration.calls import Calls, Function
+from losskit.acceleration.calls import Calls
 from losskit.acceleration.imports import After
+from losskit.acceleration.replaced import Function
 
 _waiting: list[After] = []
 

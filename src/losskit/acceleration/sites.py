@@ -56,9 +56,7 @@ class Sites:
     @untraced
     def of_caller(self, function: str) -> Site:
         """The line outside of torch and losskit that the present call comes from."""
-        frame: FrameType = sys._getframe(1)
-        while frame.f_back is not None and inside(frame.f_code):
-            frame = frame.f_back
+        frame = caller()
         key = frame.f_code, frame.f_lineno, function
         found = self.known.get(key)
         if found is None:
@@ -94,6 +92,15 @@ class Sites:
             f"gradient {site.gradient:.1e}, the largest of {site.compared} calls"
             for site in sorted(compared, key=lambda site: -max(site.value, site.gradient))
         )
+
+
+@untraced
+def caller() -> FrameType:
+    """The frame of the line outside of torch and losskit that the present call comes from."""
+    frame: FrameType = sys._getframe(1)
+    while frame.f_back is not None and inside(frame.f_code):
+        frame = frame.f_back
+    return frame
 
 
 _known: dict[CodeType, bool] = {}

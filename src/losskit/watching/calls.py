@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from losskit.acceleration.replaced import Function
 from losskit.domains import Interval, Signs
 from losskit.kernels.torch_internals import hidden
 from losskit.loss import Loss, registered
 
-Function = Callable[..., Any]
 ROWS = 4096  # rows of a batch that are looked at; further ones are left out evenly
 NUMBERS = 1 << 18  # numbers of a tensor
 

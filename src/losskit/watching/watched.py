@@ -9,27 +9,27 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from losskit.acceleration.sites import inside, short
+from losskit.acceleration.replaced import Function, Replaced
+from losskit.acceleration.sites import caller, short
 from losskit.errors import WatchWarning
 from losskit.kernels.torch_internals import hidden, untraced
-from losskit.watching.calls import Call, Function, read
+from losskit.watching.calls import Call, read
 from losskit.watching.findings import Finding, Told
 from losskit.watching.gradients import Backward
 from losskit.watching.labels import of_labels, outside, too_large
 from losskit.watching.numbers import measure
+from losskit.watching.places import watch_all
 from losskit.watching.predictions import of_predictions, of_space
-from losskit.watching.replaced import Replaced
 from losskit.watching.results import of_result
 from losskit.watching.site import Site, due
 
@@ -58,7 +58,7 @@ class Watch:
         self._lock, self._inside = threading.RLock(), _Inside()
         self._replaced, self._hooks = Replaced(), list[RemovableHandle]()
         self._told_of_trouble = False
-        self._replaced.replace(self._run)
+        watch_all(self._replaced, self._run)
         for module in modules:
             for criterion in _criteria(module):
                 self._hook(criterion)
@@ -234,9 +234,7 @@ class Watch:
     @untraced
     def _site(self, function: str) -> Site:
         """The line outside of torch and losskit that the present call comes from."""
-        frame: FrameType = sys._getframe(1)
-        while frame.f_back is not None and inside(frame.f_code):
-            frame = frame.f_back
+        frame = caller()
         key = frame.f_code, frame.f_lineno, function
         found = self._sites.get(key)
         if found is None:
