@@ -1,14 +1,14 @@
 // Products of a few rows with a matrix that lies in strips.
 //
-// 1. A strip is 128 bytes of each row, one row after the other, so that a tile reads it from end to end. `strips_of`
-// and
-//    `turned_strips_of` lay a matrix out, once for many products.
+// 1. A strip is 128 bytes of each row, one row after the other, so that a tile reads it from end to end. A matrix is
+//    laid out in strips once, by `strips_of` or `turned_strips_of`, and then multiplied many times.
 // 2. A tile of 12 rows and a strip, or a part of it, has its sums in registers. AVX-512 has 32 of 64 bytes: 24 sums of
 //    12 rows. With 16 registers, of 32 bytes (AVX2) or 16, it is 6 rows and two registers of each.
 // 3. BLAS does this for any matrix. On AMD's processors MKL, torch's BLAS, does it with half of their registers: 108 of
 //    260 GFLOP/s, on one core of a Zen 5; tiles of this file 250. Their AVX2 has 127 of 130.
 // 4. Each sum adds its products one by one, in their order, whatever the rows around it.
-// 5. There is no code for rests: rows come in twelves, strips are filled up with zeros. Their results nobody reads.
+// 5. The number of rows must be a multiple of 12, and a strip that is not full is filled with zeros: no code treats
+//    what is left over. The caller does not read the sums of such rows and columns.
 #pragma once
 
 #include <cstring>

@@ -61,8 +61,8 @@ template <class T> struct Tile {
     }
   }
 
-  // The rows of the tile's classes as T, `apart` numbers from one to the next: in place if they are there, else in
-  // `to`.
+  // The rows of the tile's classes as T. They are read where they lie if they are of that type, else written to `to`.
+  // apart: how many numbers are between the first ones of two rows.
   const T* rows(int k, T* to, int64_t& apart) const {
     const Source& source = job.tensors[k];
     const int64_t own = job.by_class[k];

@@ -32,7 +32,7 @@ def smallest(subject: Subject, operands: Sequence[Any], shown: Callable[[list[An
         if still(candidate):
             best = candidate
             break
-    # Not where there are indices: beyond a dimension that was cut some losses read memory that is not theirs.
+    # Operands with indices are not cut: an index may then be too large, and some losses read memory that is not theirs.
     indices = any(isinstance(x, Tensor) and not x.is_floating_point() for x in best)
     for offset in range(1, 1 if indices else best[subject.predictions[0]].ndim):
         size = best[subject.predictions[0]].shape[-offset]
