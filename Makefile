@@ -87,11 +87,12 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/python tools/generate.py --check
 	$(BIN)/python tools/readme.py --check
 
-bench: $(READY) ## measure against torch eager, torch.compile and JAX on this machine, and README's speed and memory
+bench: $(READY) ## measure every loss against torch eager, torch.compile and JAX on this machine: docs/speed.md, README's table
 	@$(call PIP,$(VENV)) install --group peers
-	$(BIN)/python benchmarks/run.py
-	$(BIN)/python benchmarks/heads.py
-	$(BIN)/python benchmarks/summary.py
+	$(BIN)/python benchmarks/run.py; wrong=$$?; \
+		$(BIN)/python benchmarks/heads.py || wrong=1; \
+		$(BIN)/python benchmarks/memory.py || wrong=1; \
+		$(BIN)/python tools/readme.py && exit $$wrong
 
 bench-gpu: $(READY) ## measure the GPU kernels against torch, torch.compile, Liger and cut cross entropy
 	@$(call PIP,$(VENV)) install --group gpu-peers

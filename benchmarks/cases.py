@@ -2,8 +2,8 @@
 
 A new loss has its row by itself: operands, width of a row and gradients come from the declaration, and its peer is
 torch's function of the same name, or where torch has none a composition of its operations (compositions*.py), or the
-textbook's formula. By hand are other widths of class scores, options, data that the family does not draw, and what is
-asked of a row.
+textbook's formula: `against` names it. By hand are other widths of class scores, options, data that the family does not
+draw, and what is asked of a row.
 """
 
 import math
@@ -32,7 +32,9 @@ COMPOSITIONS = (
     compositions_of_pairs, compositions_of_regions, compositions_of_sequences, compositions_of_two_rows,
 )  # fmt: skip
 Shape = tuple[int, ...]
-SIZES = {"small": 320, "1M": 2**20, "16M": 2**24}  # of run.py: about so many elements
+# Of run.py: about so many elements, or pairs of them where a loss computes those.
+SMALL = {"32x10": 320, "256x10": 2560, "4096x10": 40960}
+LARGE = {"1M": 2**20, "16M": 2**24}
 
 
 def rows_of(width):
@@ -66,9 +68,9 @@ def sequences(elements):
 class Case:
     """One loss to time: its function, what differs from the defaults, and how much faster it is asked to be.
 
-    shape: of the first operand, for about so many elements; None where there is no such size. `small` is the small
-        shape of run.py, and `samples` the dimension of it that may grow.
-    sizes: of run.py. A case without any is for GPUs, as are the fields in `on_gpu`.
+    shape: of the first operand, for about so many elements; None where there is no such size. `small` is the shape of
+        the smallest size, `grows` its dimensions that grow, alike; `square` says that all samples meet all others.
+    sizes: of run.py, where "small" is those of SMALL. A case without any is for GPUs, as are the fields in `on_gpu`.
     options: arguments of the function; `data` has operands that the family's example draws otherwise. Texts in them
         name entries of DATA.
     torch: torch's way to the same loss where that is not the function of the same name with the same options, and
@@ -82,8 +84,9 @@ class Case:
     function: str
     shape: Callable[[int], Shape | None]
     small: Shape = (32, 10)
-    samples: int = 0
-    sizes: tuple[str, ...] = tuple(SIZES)
+    grows: tuple[int, ...] = (0,)
+    square: bool = False
+    sizes: tuple[str, ...] = ("small", *LARGE)
     options: Mapping[str, object] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     torch: Callable | None = None
@@ -103,8 +106,19 @@ class Case:
     @property
     def shapes(self):
         """The shapes of run.py by size."""
-        found = {size: self.small if size == "small" else self.shape(SIZES[size]) for size in self.sizes}
+        found = {size: self.grown(elements) for size, elements in SMALL.items() if "small" in self.sizes}
+        found |= {size: self.shape(elements) for size, elements in LARGE.items() if size in self.sizes}
         return {size: shape for size, shape in found.items() if shape is not None}
+
+    def grown(self, elements):
+        """The small shape, grown to about so many elements; None where it has far more.
+
+        A small shape of fewer elements than the smallest size is of a loss that computes more of them, such as pairs.
+        """
+        factor = elements / max(SMALL["32x10"], math.prod(self.small))
+        each = factor ** (0.5 if self.square else 1 / len(self.grows))
+        grown = tuple(round(each * n) if i in self.grows else n for i, n in enumerate(self.small))
+        return grown if factor > 0.5 else None
 
     def arguments(self, shape, dtype, device="cpu"):
         """The operands, the same ones each time, and the options. What is no target has a gradient."""
@@ -173,13 +187,18 @@ def optax_of_probabilities(scores, probabilities):
     return optax.softmax_cross_entropy(scores, probabilities).mean()
 
 
-_SEQUENCES = {"shape": sequences, "small": (25, 4, 10), "samples": 1, "sizes": ("small", "1M"), "compiles": False}
+_SEQUENCES = {
+    "shape": sequences, "small": (8, 4, 10), "grows": (0, 1), "sizes": ("small", "1M"), "compiles": False,
+}  # fmt: skip
+_IMAGES = {"grows": (2, 3)}
 _LABELS = {"jax": optax_of_labels, "liger": True, "asked_jax": 1}
 _BOXES = {"shape": lambda elements: (elements, 4), "small": (80, 4)}
 _RANKS = {"shape": rows_of(10)}
+_REGIONS = ("dice", "generalized_dice", "log_cosh_dice", "tversky", "focal_tversky", "jaccard", "lovasz_softmax")
 # So many pairs, in lists of 100 items.
 _LISTS = {"shape": lambda pairs: (pairs // 10_000, 100) if pairs >= 10_000 else None, "small": (4, 10)}
-_PAIRS = {"shape": lambda pairs: (math.isqrt(pairs), 128), "small": (18, 16)}  # so many, of rows of 128 numbers
+# So many, of rows of 128 numbers.
+_PAIRS = {"shape": lambda pairs: (math.isqrt(pairs), 128), "small": (18, 16), "square": True}
 # What is known of the rows of single losses, by the names of their files.
 KNOWN = {
     "mse": {"asked": 1.3, "asked_16m": 1.5},
@@ -190,8 +209,8 @@ KNOWN = {
     "bce": {"asked": 15},
     "kl_div": {"data": {"input": "log_distribution", "target": "distribution"}, "asked": 5},
     "poisson_nll": {"asked": 4},
-    "ssim": {"small": (1, 1, 18, 18), "asked": 3},
-    "ms_ssim": {"small": (1, 1, 176, 176), "data": {"input": "image", "target": "image"}, "asked": 3},
+    "ssim": {**_IMAGES, "small": (1, 1, 18, 18), "asked": 3},
+    "ms_ssim": {**_IMAGES, "small": (1, 1, 176, 176), "data": {"input": "image", "target": "image"}, "asked": 3},
     # What they compute of a list is its square.
     "approx_ndcg": {"shape": lambda elements: (max(1, elements // 2**12), 64), "small": (4, 10)},
     "neural_ndcg": {"shape": lambda elements: (max(1, elements // 2**14), 64), "small": (4, 10)},
@@ -221,11 +240,10 @@ KNOWN = {
     "knowledge_distillation": {"asked": 4},
     "jensen_shannon": {"asked": 6},
     "ctc": _SEQUENCES,
-    "rnnt": {"samples": 0, "sizes": ("small", "1M"), "compiles": False, "asked": 5},
+    "rnnt": {"grows": (0, 1, 2), "sizes": ("small", "1M"), "compiles": False, "asked": 5},
     "soft_dtw": {
         "shape": lambda elements: (max(1, elements // 2**13), 64, 8),  # a series' matrix has 4 times its numbers
         "small": (4, 10, 8),
-        "samples": 0,
         "sizes": ("small", "1M"),
         "compiles": False,
         "asked": 10,
@@ -233,7 +251,7 @@ KNOWN = {
     "linear_chain_crf": {
         "shape": lambda elements: (elements // 1600, 100, 16),
         "small": (4, 10, 8),
-        "samples": 0,
+        "grows": (0, 1),
         "sizes": ("small", "1M"),
         "compiles": False,
         "asked": 8,
@@ -253,10 +271,9 @@ KNOWN = {
     "coral": _RANKS,
     "corn": _RANKS,
     "logistic_hazard": _RANKS,
-    **{
-        name: {"samples": 0}
-        for name in ("dice", "generalized_dice", "log_cosh_dice", "tversky", "focal_tversky", "jaccard")
-    },
+    **{name: {**_IMAGES, "small": (2, 4, 6, 7)} for name in _REGIONS},
+    "soft_cldice": {**_IMAGES, "small": (2, 1, 12, 13)},
+    "evidential_classification": {"shape": rows_of(100), "small": (32, 10)},
 }
 _V32000 = {"shape": rows_of(32000)}  # vocabularies, where the CPU's benchmark has a thousand classes
 _NOT_16M = ("small", "1M")
@@ -275,7 +292,7 @@ SPECIAL = [
     Case("cross_entropy_v32000", "cross_entropy", rows_of(32000), sizes=("1M", "16M"), **_LABELS, asked=1.9),
     Case("cross_entropy_v128256", "cross_entropy", rows_of(128256), sizes=(), liger=True),
     Case(
-        "cross_entropy_2d", "cross_entropy", images, (2, 3, 8, 8),
+        "cross_entropy_2d", "cross_entropy", images, (2, 3, 8, 8), **_IMAGES,
         jax=optax_of_labels, asked=2.5, asked_jax=1,
     ),
     Case(
@@ -288,11 +305,11 @@ SPECIAL = [
         jax=optax_of_probabilities, on_gpu={"name": "cross_entropy_soft_v32000", **_V32000}, asked=2,
     ),
     Case(
-        "dice_softmax", "dice_loss", alike((4, 4, 256, 256)), (2, 4, 6, 7), data={"target": "pixels"},
+        "dice_softmax", "dice_loss", alike((4, 4, 256, 256)), (2, 4, 6, 7), **_IMAGES, data={"target": "pixels"},
         options={"activation": "softmax"}, asked=2.5,
     ),
     Case(
-        "dice_soft_label", "dice_loss", alike((4, 4, 256, 256)), (2, 4, 6, 7), data={"target": "shares"},
+        "dice_soft_label", "dice_loss", alike((4, 4, 256, 256)), (2, 4, 6, 7), **_IMAGES, data={"target": "shares"},
         options={"soft_label": True},
     ),
     Case(
@@ -308,7 +325,7 @@ def row_of(cls):
     if len(usual) == 2:
         case = Case(name, cls.name, rows_of(usual[1]))
     else:
-        case = Case(name, cls.name, alike(usual), small=alike(usual)(SIZES["small"]), samples=1)
+        case = Case(name, cls.name, alike(usual), small=alike(usual)(SMALL["32x10"]))
     return replace(case, **KNOWN.get(name, {}))
 
 
@@ -325,24 +342,35 @@ CASES = cases()
 def torch_way(case, options):
     """torch's function for a case with its options; where torch has none, the loss as people write it in torch: a
     composition by hand, or the textbook's formula."""
+    return _peer(case, options)[1:]
+
+
+def against(case, options):
+    """What `torch_way` is, by name: "F.mse_loss", "compositions.dpo_loss"; "textbook", the formula as books print it;
+    "formula", that of the declaration."""
+    return _peer(case, options)[0]
+
+
+def _peer(case, options):
     if case.torch is not None:
-        return case.torch, {}
+        return f"{case.torch.__module__}.{case.torch.__name__}", case.torch, {}
     for module in (torch_functional, *COMPOSITIONS):
         if hasattr(module, case.function):
-            return getattr(module, case.function), options
+            where = "F" if module is torch_functional else module.__name__
+            return f"{where}.{case.function}", getattr(module, case.function), options
     loss = case.loss(**(case.loss._needed() | options))
     if issubclass(case.loss, losskit.PointwiseLoss) and not options:
         fields = {
             name: getattr(loss, name) for name in case.loss.params if name in signature(case.loss.value).parameters
         }
-        book = case.loss.textbook or case.loss.value
-        return (lambda *operands: book(*operands, **fields).mean()), {}
+        told, book = ("textbook", case.loss.textbook) if case.loss.textbook else ("formula", case.loss.value)
+        return told, lambda *operands: book(*operands, **fields).mean(), {}
     plan, parameters = loss._planned(), loss._slot_params()
 
     def formula(*operands):
         return plan.eager(plan.validated([*operands, *parameters], None, None, None, None), "off")
 
-    return formula, {}
+    return "formula", formula, {}
 
 
 def takes(case, dtype):

@@ -8,7 +8,7 @@ What is timed is forward plus backward: features (N, D) and weights (C, D) give 
 both. The loss is cross entropy, or the distillation of a teacher's head of the same size, which has no gradient. As in
 run.py the peers take turns in one process, the number to read is the median over rounds of the ratio within a round,
 and what losskit computes is compared with float64 first. The plain path, `F.linear` and `F.cross_entropy` or
-`F.kl_div`, is 1. The rows go into run.py's file, beside what it has of this machine and these versions.
+`F.kl_div`, is 1. The rows go into run.py's file, docs/speed.json.
 
 Memory is what a step needs at most beside operands and gradients, as Linux counts it (VmHWM), in a process of its own
 for each peer. What a first step leaves behind, such as buffers of the matrix products (5 to 10 MB), is not counted.
@@ -16,7 +16,6 @@ for each peer. What a first step leaves behind, such as buffers of the matrix pr
 
 import argparse
 import ctypes
-import json
 import math
 import statistics
 import time
@@ -25,14 +24,15 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+import store
 import torch
 from compositions_of_two_rows import knowledge_distillation_loss
-from peers import DTYPES, compare, loss_and_gradients, make_step, set_threads
+from peers import DTYPES, WrongResultError, compare, loss_and_gradients, make_step, set_threads
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from run import facts, median_ratio, quartiles, settle_allocator, turn
+from run import median_ratio, quartiles, settle_allocator, turn
 
 import losskit
 from losskit import functional as losskit_functional
@@ -200,7 +200,7 @@ def measure(head, dtype_name, threads, rounds):
     others = [name for name in PEERS[1:] if name in peers]
     return {
         "case": head.name,
-        "shape": head.shape,
+        "size": "x".join(map(str, head.shape)),
         "dtype": dtype_name,
         "threads": threads,
         "rounds": rounds,
@@ -235,11 +235,8 @@ def asked_cell(result, key, digits):
 
 def make_table(results):
     """The rows of one head on screen: each peer, its time and its memory as parts of the plain path's."""
-    shape = "x".join(map(str, results[0]["shape"]))
-    table = Table(
-        title=f"{results[0]['case']}, {shape}, forward and backward", title_justify="left", box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )  # fmt: skip
+    title = f"{results[0]['case']}, {results[0]['size']}, forward and backward"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in "dtype", "threads", "peer", "ms", "/ torch", "quartiles", "asked", "MB", "/ torch", "asked":
         table.add_column(column, no_wrap=True, justify="left" if column in ("dtype", "peer", "asked") else "right")
     for result in results:
@@ -258,24 +255,11 @@ def make_table(results):
     return table
 
 
-def identity(result):
-    """What a row of the file is a measurement of."""
-    return [result["case"], result["dtype"], result["threads"]]
-
-
-def write(path, results):
-    """Beside the rows of other cases in the file, if they are of this machine and these versions."""
-    before = json.loads(path.read_text()) if path.exists() else {}
-    kept = before["results"] if before.get("facts") == facts() else []
-    kept = [result for result in kept if identity(result) not in map(identity, results)]
-    path.write_text(json.dumps({"facts": facts(), "results": kept + results}, indent=1) + "\n")
-
-
 def parse_arguments():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [head.name for head in HEADS]
-    parser.add_argument("--json", type=Path, default=Path(__file__).with_name("results.json"), metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="docs/speed.json if not given; none of a rehearsal")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["f32", "bf16"])
@@ -287,12 +271,13 @@ def parse_arguments():
 def main():
     """Time every head asked for, print a table of each, write the rows into the JSON file."""
     arguments = parse_arguments()
+    path = arguments.json or (None if arguments.rehearse else store.FILE)
     console = Console()
     if not console.is_terminal:
         console.width = 132  # a log file has room for the whole table
     heads = [REHEARSED] if arguments.rehearse else [head for head in HEADS if head.name in arguments.only]
     rows = [(dtype, threads) for dtype in arguments.dtypes for threads in arguments.threads]
-    results = []
+    results, wrong = [], []
     settle_allocator()
     with Progress(console=console, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=len(heads) * len(rows))
@@ -301,15 +286,22 @@ def main():
             measured = []
             for dtype, threads in rows:
                 progress.update(task, description=f"{head.name}, {dtype}, {threads} thread(s)", refresh=True)
-                measured.append(measure(head, dtype, threads, rounds))
                 progress.advance(task)
-            console.print(make_table(measured))
+                try:
+                    measured.append(measure(head, dtype, threads, rounds))
+                except WrongResultError as error:  # the others are measured
+                    wrong.append(f"{dtype}, {threads} thread(s): {error}")
+                    continue
+                if path:
+                    store.merge(path, "heads", measured[-1:], [head.name for head in (*HEADS, *heads)])
+            if measured:
+                console.print(make_table(measured))
             results += measured
     asked = sum(result[f"{key}_asked"] is not None for result in results for key in ("over_torch", "memory_over_torch"))
     console.print(f"{asked} figures have a maximum, {sum(len(missed(result)) for result in results)} miss it")
-    write(arguments.json, results)
-    console.print(f"wrote {arguments.json}")
+    console.print("\n".join([f"wrote {path}", *wrong]))
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -8,12 +8,14 @@
    --xla_cpu_multi_thread_eigen=false and intra_op_parallelism_threads=1 leave it on four or five threads.
 3. A triad (a = b + s * c) is the memory's reference.
 4. A wrong result is not timed: losskit's loss and gradients, and JAX's, are compared with torch's in float64 first.
+   `WrongResultError` says how far off they are. At 16M nothing is compared: so many random numbers meet at kinks (two
+   boxes share a coordinate), and the graph in float64 takes gigabytes.
 """
 
 import os
 
 import torch
-from cases import torch_way
+from cases import LARGE, against, torch_way
 
 try:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA tells about slow compilations
@@ -28,6 +30,10 @@ DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f
 
 # Largest error of loss or gradient, relative to its largest value, that rounding explains.
 TOLERANCES = {"f32": 1e-4, "f64": 1e-10, "bf16": 1e-2, "f16": 2e-3}
+
+
+class WrongResultError(RuntimeError):
+    """A peer computes something else than torch in float64, so that its time says nothing."""
 
 
 def versions_of_jax():
@@ -79,17 +85,21 @@ def cast(x, dtype):
 
 
 def make_peers(case, size, dtype_name, left_out):
-    """The peers by name, each a call that does its work once, and the bytes that a pass has to move.
+    """The peers by name, each a call that does its work once; what torch's is, and the bytes that a pass has to move.
 
-    `left_out` names peers that are not wanted. At the small size only torch eager and losskit are timed, and
+    `left_out` names peers that are not wanted. At the small sizes only torch eager and losskit are timed, and
     torch.compile at 1M only: it would take half of the run.
     """
     arguments, options = case.arguments(case.shapes[size], DTYPES[dtype_name])
-    large = size != "small"
+    large = size in LARGE
     torch_function, torch_options = torch_way(case, options)
     losskit_function = case.loss.functional
-    truth = loss_and_gradients(torch_function, arguments, torch_options, torch.float64)
-    compare(case.name, "losskit", truth, loss_and_gradients(losskit_function, arguments, options, None), dtype_name)
+    truth = None
+    if size != "16M":
+        truth = loss_and_gradients(torch_function, arguments, torch_options, torch.float64)
+        ours = loss_and_gradients(losskit_function, arguments, options, None)
+        rounded = loss_and_gradients(torch_function, arguments, torch_options, None)
+        compare(case.name, "losskit", truth, ours, dtype_name, rounded)
     peers = {
         "torch": make_step(torch_function, arguments, torch_options),
         "losskit": make_step(losskit_function, arguments, options),
@@ -100,10 +110,12 @@ def make_peers(case, size, dtype_name, left_out):
         peers["compile"] = make_step(compiled, arguments, {})
     if large and case.jax and jax and dtype_name == "f32" and "jax" not in left_out:
         peers["jax"] = make_jax_step(case.jax, arguments)
-        compare(case.name, "jax", truth, [torch.tensor(x.tolist()) for x in peers["jax"]()], dtype_name)
+        if truth:
+            compare(case.name, "jax", truth, [torch.tensor(x.tolist()) for x in peers["jax"]()], dtype_name)
     if large:
         peers["triad"] = make_triad(arguments)
-    return peers, sum(x.numel() * x.element_size() * (1 + x.requires_grad) for x in arguments)
+    moved = sum(x.numel() * x.element_size() * (1 + x.requires_grad) for x in arguments)
+    return peers, {"against": against(case, options), "bytes": moved}
 
 
 def loss_and_gradients(function, arguments, options, dtype):
@@ -114,11 +126,18 @@ def loss_and_gradients(function, arguments, options, dtype):
     return [loss.detach(), *(x.grad for x in tensors if x.requires_grad)]
 
 
-def compare(case_name, peer, expected, actual, dtype_name):
-    """Stop where loss or gradients are further from torch's in float64 than rounding goes."""
+def compare(case_name, peer, expected, actual, dtype_name, rounded=()):
+    """Stop where loss or gradients are further from torch's in float64 than rounding goes.
+
+    torch's own in this dtype are `rounded`. Where rounding changes an order they are off, too, and how far is chance:
+    ten times as far passes (Lovasz losses sort a million errors: 1.3e-3 of the largest gradient, and 3.2e-3 here).
+    """
     dtype = DTYPES[dtype_name]
     smallest = torch.finfo(dtype).tiny * torch.finfo(dtype).eps  # a mean's gradients may be that small
-    for right, result in zip(expected, actual, strict=True):
+    for right, result, own in zip(expected, actual, rounded or [None] * len(expected), strict=True):
+        allowed = TOLERANCES[dtype_name] * right.abs().max().item() + smallest
+        if own is not None:
+            allowed = max(allowed, 10 * (own.double() - right).abs().max().item())
         error = (result.double() - right).abs().max().item()
-        if not error <= TOLERANCES[dtype_name] * right.abs().max().item() + smallest:
-            raise SystemExit(f"{case_name}: {peer} is wrong by {error:.1e}, not timed")
+        if not error <= allowed:
+            raise WrongResultError(f"{case_name}: {peer} is wrong by {error:.1e}, not timed")

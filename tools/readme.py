@@ -1,10 +1,13 @@
-"""The parts of README, of the home page and of the GPU's guide that are printed: python tools/readme.py [--check]
+"""The printed parts of README, the home page, docs/speed.md and the GPU's guide: python tools/readme.py [--check]
 
-    measured    what losskit gains, from docs/measured.json (benchmarks/summary.py) and docs/accuracy.md
+    measured    what losskit gains, from docs/accuracy.md, docs/speed.json (benchmarks/run.py) and docs/measured.json
+                (benchmarks/memory.py)
     caption     what the picture shows, from the numbers that are drawn (tools/picture.py)
     durations   how long commands take and what they leave, from docs/measured.json (tools/durations.py)
     losses      all losses by task, from the cards
     card        what a GPU takes, from docs/gpu.json (benchmarks/gpu.py)
+    overview    of docs/speed.md: the means, and where losskit is slower, from docs/speed.json
+    rows        of docs/speed.md: each loss at each size, from docs/speed.json
 
 They stand between <!-- name --> and <!-- /name -->. No number in them is typed.
 """
@@ -18,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tools")]
+
+import speed  # noqa: E402
+from speed import listed  # noqa: E402
 
 from losskit_guide.card import catalogue  # noqa: E402
 
@@ -30,7 +36,7 @@ WORDS = {
 DIGITS = 2.0**20  # ULP: of the seven digits of float32, the first is wrong
 HOW = (
     "Speed is torch eager over losskit, forward and backward of the loss alone, one thread, float32: the geometric "
-    "mean over all losses and their usual settings, on {cpu} with torch {torch}."
+    "mean over all losses, against torch's function or, where torch has none, its operations, on {where}."
 )
 SIZES = {"1k": "a thousand", "16M": "16 million", "256M": "256 million"}
 HEADS = {
@@ -49,43 +55,37 @@ TASKS = {  # in the order in which people look for them
 
 def measured() -> str:
     """What losskit gains, each with the command that measures it."""
-    facts = known()["facts"]
-    accuracy, summary = "`python tools/accuracy.py`", "`python benchmarks/summary.py`"
+    accuracy = "`python tools/accuracy.py`"
     rows = [
-        ["", "losskit", f"torch {facts['torch'].split('+')[0]}", "measured by"],
+        ["", "losskit", f"torch {known()['facts']['torch'].split('+')[0]}", "measured by"],
         ["---"] * 4,
         ["[largest error](docs/accuracy.md) of a value, torch's losses in float32", *worst("value"), accuracy],
         ["of a gradient", *worst("gradient"), accuracy],
-        *([*row, summary] for row in speed_and_memory()),
+        *([*row, "`make bench`"] for row in speed_and_memory()),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"{table}\n\n{HOW.format(**facts)} An ULP is the distance of two neighbouring numbers."
+    return f"{table}\n\n{how()}An ULP is the distance of two neighbouring numbers."
 
 
 def known() -> dict[str, Any]:
-    """What benchmarks/summary.py measured."""
+    """What benchmarks/memory.py and tools/durations.py measured."""
     return json.loads((ROOT / "docs" / "measured.json").read_text())  # type: ignore[no-any-return]
+
+
+def how() -> str:
+    """What speed is, and where it was measured; nothing where it was not."""
+    short = speed.in_short()
+    return HOW.format(where=short[0]) + " " if short else ""
 
 
 def speed_and_memory() -> list[list[str]]:
     """What was measured, losskit, torch."""
-    speed, memory = known()["speed"], known()["memory"]
-    sizes = ["a million" if size == "1M" else f"{10 * int(size.split()[0]):,}" for size in speed]
-    ratios = [f"{found['geometric_mean']:.1f}" for found in speed.values()]
-    slower = [str(found["slower_than_torch"]) for found in speed.values()]
-    cases = next(iter(speed.values()))["cases"]
-    rows = [
-        [f"speed at {listed(sizes)} numbers", f"**{listed(ratios)} times**", f"faster in {listed(slower)} of {cases}"],
-    ]
+    short, memory = speed.in_short(), known()["memory"]
+    rows = [short[1] if short else ["[speed](docs/speed.md)", "not measured yet", ""]]
     for name in sorted(memory, key=lambda name: memory[name]["losskit"] - memory[name]["torch"])[:2]:
         ours, theirs = (f"{memory[name][who]:.1f} inputs" for who in ("losskit", "torch"))
         rows.append([f"memory beside the operands, {WORDS[name]}", f"**{ours}**", theirs])
     return rows
-
-
-def listed(words: list[str]) -> str:
-    """ "a, b and c"."""
-    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def worst(what: str) -> list[str]:
@@ -112,7 +112,6 @@ def losses() -> str:
 
 def caption() -> str:
     """What the picture shows, with the numbers that are drawn."""
-    sys.path.insert(0, str(ROOT / "tools"))
     import picture
 
     return picture.caption(picture.inside(picture.IMAGES / "gradients-light.svg"))
@@ -170,6 +169,7 @@ def card() -> str:
 PARTS = {
     README: {"caption": caption, "measured": measured, "durations": durations, "losses": losses},
     ROOT / "docs" / "guides" / "gpu.md": {"card": card},
+    ROOT / "docs" / "speed.md": {"overview": speed.overview, "rows": speed.rows},
 }
 
 

@@ -69,8 +69,8 @@ def picture() -> str:
 
 def speed() -> str:
     """Speed and memory, as README has them."""
-    rows = [[what, torch, ours] for what, ours, torch in readme.speed_and_memory()]
-    return table(["", "torch", "losskit"], rows) + "\n\n" + readme.HOW.format(**readme.known()["facts"])
+    rows = [[what.replace("](docs/", "]("), torch, ours] for what, ours, torch in readme.speed_and_memory()]
+    return table(["", "torch", "losskit"], rows) + "\n\n" + readme.how()
 
 
 PARTS = {

@@ -21,6 +21,7 @@ from mkdocs.structure.nav import Link
 from losskit.declaration import TASKS
 from losskit_guide.card import catalogue
 
+NUMBERS = ("accuracy.md", "speed.md")  # pages of large tables
 EXPLORER = "explorer/index.html"
 BUILT = Path(__file__).resolve().parent.parent.parent / "src" / "losskit_guide" / EXPLORER
 
@@ -63,7 +64,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     The name of a plot is that of a loss, whose value and slope are drawn, or of a comparison in `plots.DRAWN`. That of
     a part is in `home.PARTS`.
     """
-    if page.file.src_uri in ("accuracy.md", "deviations.md", "losses.md") or page.file.src_uri.startswith("peers/"):
+    if page.file.src_uri in (*NUMBERS, "deviations.md", "losses.md") or page.file.src_uri.startswith("peers/"):
         page.meta["hide"] = ["toc"]
     markdown = re.sub(r"<!-- part: (\w+) -->", lambda match: home.PARTS[match[1]](), markdown)
     return re.sub(r"<!-- plot: (\w+) -->", lambda match: plots.named(match[1]), markdown)
@@ -71,7 +72,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Tables become cards on a phone, so their cells know their headings; one of many numbers scrolls instead."""
-    if page.file.src_uri == "accuracy.md":
+    if page.file.src_uri in NUMBERS:
         return html
     return re.sub(r"<table>.*?</table>", _with_headings, html, flags=re.S)
 
