@@ -18,7 +18,6 @@ import argparse
 import ctypes
 import math
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -137,15 +136,6 @@ def check(head, dtype_name):
         compare(head.name, peer, truth, loss_and_gradients(functions[peer], arguments, {}, None), dtype_name)
 
 
-def seconds_of(step, calls):
-    """Seconds per call of one turn."""
-    if calls > 1:
-        return turn(step, calls - 1)
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def take_turns(peers, rounds, calls):
     """Seconds per call of each peer in each round; the order rotates and turns around, as in run.py."""
     names, seconds = list(peers), {name: [] for name in peers}
@@ -155,7 +145,7 @@ def take_turns(peers, rounds, calls):
         first = number // 2 % len(names)
         order = names[first:] + names[:first]
         for name in order if number % 2 == 0 else reversed(order):
-            seconds[name].append(seconds_of(peers[name], calls))
+            seconds[name].append(turn(peers[name], calls - 1))
     return seconds
 
 

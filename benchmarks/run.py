@@ -9,8 +9,8 @@ domain (cases.py). All peers (peers.py) live in one process, have the same numbe
 round by round, so a slow moment of the machine falls on all of them; the number to read is the median over
 rounds of the ratio within a round. Absolute times depend on the machine and its mood, and are indicative only.
 
-A row has at most so many rounds as fit into ROW_SECONDS, and FEWEST at least. A row whose result is wrong, or that a
-peer fails to compute, is not timed: the others are measured, and the exit code is 1.
+A row has as many rounds as fit into ROW_SECONDS: 21 at most, 5 at least, 3 of rounds that take longer themselves. A row
+whose result is wrong, or that a peer fails to compute, is not timed: the others are measured, and the exit code is 1.
 
 A triad (a = b + s * c, in place) takes its turn too. It moves 12 bytes per element in float32, which is
 what a loss with one gradient has to move (read input and target, write the gradient); a loss of three
@@ -38,7 +38,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 PLACES = [*((size, 1) for size in (*SMALL, "1M")), ("1M", 2), ("16M", 2)]  # sizes and threads
-ROUNDS, FEWEST, ROW_SECONDS = 21, 5, 3.0
+ROUNDS, ROW_SECONDS = 21, 3.0
 PEERS = ("torch", "compile", "jax", "losskit")
 OTHERS = PEERS[:-1]
 ASKED_COMPILE = 1.5  # torch.compile / losskit at 1M on one thread, where compiling beats eager
@@ -59,7 +59,7 @@ def settle_allocator():
 def turn(step, repeats):
     """Seconds per call over one turn of `repeats` calls, after one that finds caches and memory as it may.
 
-    Of none, the one call is the turn: beside its seconds, what it finds is nothing.
+    Without repeats that one is the turn: what a call of a tenth of a second finds does not matter.
     """
     if repeats:
         step()
@@ -78,11 +78,13 @@ def take_turns(peers, rounds):
     names = list(peers)
     repeats, whole = {}, 0.0
     for name in names:
-        once = min(turn(peers[name], 1), turn(peers[name], 2))
+        once = turn(peers[name], 1)
+        once = once if once > LONG else min(once, turn(peers[name], 2))
         repeats[name] = 0 if once > LONG else math.ceil(ROUND_SECONDS / once)
         whole += (1 + repeats[name]) * once
+    fewest = 5 if whole < ROW_SECONDS else 3
     seconds = {name: [] for name in names}
-    for number in range(max(FEWEST, min(rounds, int(ROW_SECONDS / whole)))):
+    for number in range(max(fewest, min(rounds, int(ROW_SECONDS / whole)))):
         first = number // 2 % len(names)
         order = names[first:] + names[:first]
         for name in order if number % 2 == 0 else reversed(order):
