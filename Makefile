@@ -121,7 +121,7 @@ wheel: $(DEMO) $(PAGE) ## build a wheel with the explorer in it, which serves ev
 	@rm -rf build/wheel dist/losskit-*.whl
 	@$(call PIP,$(VENV)) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
 	@if [ "$$(uname)" = Linux ]; then $(call PIP,$(VENV)) install --group wheel; \
-		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl \
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libtorch_cpu.so --exclude libtorch_python.so --exclude libc10.so --wheel-dir dist build/wheel/*.whl \
 		> build/wheel/auditwheel.log 2>&1 || { cat build/wheel/auditwheel.log; exit 1; }; \
 		else mkdir -p dist && cp build/wheel/*.whl dist; fi
 	@ls -sh dist/losskit-*.whl
