@@ -10,7 +10,7 @@ DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 HOSTS := .venv-hosts
 PEERS := .parity
-BUILT_FROM := pyproject.toml setup.py $(wildcard backend/*.py csrc/*.h csrc/*.cpp csrc/generated/*) \
+BUILT_FROM := pyproject.toml setup.py $(wildcard backend/*.py binding/*.cpp csrc/*.h csrc/*.cpp csrc/generated/*) \
 	src/losskit/kernels/compiler.py
 PAGE := src/losskit_guide/explorer/index.html
 PAGE_FROM := $(shell find explorer -type f -not -path '*/node_modules/*' -not -path '*/generated/*') \
@@ -83,7 +83,7 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+	$(BIN)/clang-format --dry-run --Werror binding/*.cpp csrc/*.h csrc/*.cpp
 	$(BIN)/python tools/generate.py --check
 	$(BIN)/python tools/readme.py --check
 
@@ -122,7 +122,7 @@ wheel: $(DEMO) $(PAGE) ## build a wheel with the explorer in it, which serves ev
 	@rm -rf build/wheel dist/losskit-*.whl
 	@$(call PIP,$(VENV)) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
 	@if [ "$$(uname)" = Linux ]; then $(call PIP,$(VENV)) install --group wheel; \
-		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl \
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libtorch_cpu.so --exclude libtorch_python.so --exclude libc10.so --wheel-dir dist build/wheel/*.whl \
 		> build/wheel/auditwheel.log 2>&1 || { cat build/wheel/auditwheel.log; exit 1; }; \
 		else mkdir -p dist && cp build/wheel/*.whl dist; fi
 	@ls -sh dist/losskit-*.whl

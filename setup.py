@@ -3,13 +3,17 @@
 The C++ uses libtorch's stable ABI, so one library serves every Python and every torch from 2.10 on, and the wheel is
 tagged py3-none. It is compiled by the same code that compiles users' kernels at run time. What the build requires, and
 how it finds torch, is in backend/losskit_backend.py.
+
+The autograd node of binding/ is for this Python and this torch alone. Every other one, and one for which it cannot be
+built (there are no headers of Python), has the node in Python.
 """
 
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
-from losskit_backend import ROOT, give_up, kernels_wanted, load_compiler, require_compiler, torch_folder
+from losskit_backend import ROOT, give_up, kernels_wanted, load_compiler, require_compiler, torch_folder, torch_version
 from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
@@ -30,40 +34,53 @@ class BuildWithKernels(build_py):
 
 
 def build_kernels(folder: Path):
-    library = folder / "liblosskit.so"
-    if fresh(library):
-        return
     require_compiler()
     torch = torch_folder()
     if torch is None:
         raise SystemExit("losskit: building it without isolation needs torch 2.10 or newer: pip install torch")
-    # Messages name files relative to these folders: a wheel holds no path of the machine that built it.
     torch = torch.resolve()  # as GCC does with headers
+    compiler = load_compiler()
+    library = folder / "liblosskit.so"
+    sources = [*sorted((ROOT / "csrc").glob("*.cpp")), *sorted((ROOT / "csrc/generated").glob("*.cpp"))]
+    if not fresh(library):
+        try:
+            compiler.build(
+                sources, library, libraries=["torch_cpu"], define=["TORCH_TARGET_VERSION=0x020a000000000000"],
+                **common(torch),
+            )  # fmt: skip
+        except compiler.CompileError as problem:
+            give_up(f"its kernels cannot be built: {problem}. Name another C++ compiler in CXX")
+        for header in HEADERS:
+            shutil.copy(ROOT / "csrc" / header, folder / header)
+    node = folder / f"node-{torch_version(torch)}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not fresh(node):
+        try:
+            compiler.build(
+                [ROOT / "binding/node.cpp"], node, libraries=["torch_python", "torch_cpu", "c10"],
+                **common(torch, sysconfig.get_path("include")),
+            )  # fmt: skip
+        except compiler.CompileError as problem:
+            print(f"losskit: small calls will take longer, since the autograd node cannot be built: {problem}")
+
+
+def common(torch: Path, *headers: str):
+    """What both libraries are compiled with."""
+    # Messages name files relative to these folders: a wheel holds no path of the machine that built it.
     options = [f"-ffile-prefix-map={ROOT}/=", f"-ffile-prefix-map={torch}/include/="]
     if sys.platform == "linux":
         options += ["-include", str(ROOT / "csrc/portable.h"), "-s"]
-    sources = [*sorted((ROOT / "csrc").glob("*.cpp")), *sorted((ROOT / "csrc/generated").glob("*.cpp"))]
-    compiler = load_compiler()
-    try:
-        compiler.build(
-            sources,
-            library,
-            include=[ROOT / "csrc"],
-            system_include=[torch / "include", torch / "include/torch/csrc/api/include"],
-            library_dirs=[torch / "lib"],
-            libraries=["torch_cpu"],
-            define=["TORCH_TARGET_VERSION=0x020a000000000000"],
-            options=options,
-        )
-    except compiler.CompileError as problem:
-        give_up(f"its kernels cannot be built: {problem}. Name another C++ compiler in CXX")
-    for header in HEADERS:
-        shutil.copy(ROOT / "csrc" / header, folder / header)
+    return {
+        "include": [ROOT / "csrc"],
+        "system_include": [torch / "include", torch / "include/torch/csrc/api/include", *headers],
+        "library_dirs": [torch / "lib"],
+        "options": options,
+    }
 
 
 def fresh(library: Path) -> bool:
     """Whether an earlier editable install has built this library from the sources as they are."""
     sources = [ROOT / "setup.py", *(ROOT / "backend").glob("*.py"), *(ROOT / "csrc").rglob("*.*")]
+    sources += (ROOT / "binding").glob("*")
     sources.append(ROOT / "src/losskit/kernels/compiler.py")
     return library.exists() and max(path.stat().st_mtime for path in sources) < library.stat().st_mtime
 

@@ -84,10 +84,16 @@ def torch_folder() -> Path | None:
 
 
 def usable(torch: Path) -> bool:
+    found = re.match(r"(\d+)\.(\d+)", torch_version(torch))
+    new_enough = found is not None and tuple(map(int, found.groups())) >= OLDEST_TORCH
+    return new_enough and (torch / "include/torch/csrc/stable").is_dir() and (torch / "lib").is_dir()
+
+
+def torch_version(torch: Path) -> str:
+    """The version of the torch in a folder, "" where there is none."""
     try:
         text = (torch / "version.py").read_text(encoding="utf-8")
     except OSError:
-        return False
-    found = re.search(r"^__version__ = '(\d+)\.(\d+)", text, re.M)
-    new_enough = found is not None and tuple(map(int, found.groups())) >= OLDEST_TORCH
-    return new_enough and (torch / "include/torch/csrc/stable").is_dir() and (torch / "lib").is_dir()
+        return ""
+    found = re.search(r"^__version__ = '(.+)'", text, re.M)
+    return found[1] if found else ""

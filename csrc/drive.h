@@ -20,16 +20,22 @@
 #include <stdexcept>
 #include <string>
 
+#include "direct.h"
 #include "op.h"
 
 #define LOSSKIT_OP_SCHEMA                                                                           \
   "(int kernel, int code, Tensor[] operands, Tensor? weight, Tensor? sample_weight, Tensor? mask, " \
   "Tensor? upstream, float[] numbers) -> (Tensor?, Tensor[], int)"
 
-// Register `losskit::name`, a function of this namespace.
-#define LOSSKIT_OP(name)                                                                    \
-  STABLE_TORCH_LIBRARY_FRAGMENT(losskit, library) { library.def(#name LOSSKIT_OP_SCHEMA); } \
-  STABLE_TORCH_LIBRARY_IMPL(losskit, CPU, library) { library.impl(#name, TORCH_BOX(&losskit::guarded<losskit::name>)); }
+// Register `losskit::name`, a function of this namespace, and export it for direct calls.
+#define LOSSKIT_OP(name)                                                                                    \
+  STABLE_TORCH_LIBRARY_FRAGMENT(losskit, library) { library.def(#name LOSSKIT_OP_SCHEMA); }                 \
+  STABLE_TORCH_LIBRARY_IMPL(losskit, CPU, library) {                                                        \
+    library.impl(#name, TORCH_BOX(&losskit::guarded<losskit::name>));                                       \
+  }                                                                                                         \
+  extern "C" __attribute__((visibility("default"))) void losskit_direct_##name(losskit::DirectCall& call) { \
+    losskit::direct<losskit::name>(call);                                                                   \
+  }
 
 namespace losskit {
 
@@ -243,6 +249,25 @@ std::tuple<MaybeTensor, std::vector<Tensor>, int64_t> guarded(int64_t kernel, in
   } catch (const std::bad_alloc&) {
     throw OutOfMemory(0);
   }
+}
+
+// The same for a caller that has handles of tensors.
+template <auto op> void direct(DirectCall& call) {
+  const auto taken = [](AtenTensorHandle handle) { return handle ? MaybeTensor(Tensor(handle)) : MaybeTensor(); };
+  const auto given = [](const Tensor& tensor) {
+    AtenTensorHandle handle;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &handle));
+    return handle;
+  };
+  std::vector<Tensor> operands;
+  operands.reserve(call.operand_count);
+  for (int k = 0; k < call.operand_count; ++k) operands.emplace_back(call.operands[k]);
+  const auto [loss, gradients, status] =
+      guarded<op>(call.kernel, call.code, std::move(operands), taken(call.weight), taken(call.sample_weight),
+                  taken(call.mask), {}, std::vector(call.numbers, call.numbers + call.number_count));
+  call.loss = loss ? given(*loss) : nullptr;
+  for (const Tensor& gradient : gradients) call.gradients[call.gradient_count++] = given(gradient);
+  call.status = status;
 }
 
 }  // namespace losskit

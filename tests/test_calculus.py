@@ -157,9 +157,10 @@ def test_autocast(setup, dtype):
 
 
 def test_no_gradient_work_without_grad(monkeypatch):
-    from losskit.kernels import fused, wire
+    from losskit.kernels import fused, node, wire
 
     codes = []
+    monkeypatch.setattr(node, "on", False)
     real = torch.ops.losskit.pointwise.default._op
     monkeypatch.setitem(fused._ops, "pointwise", lambda *args: codes.append(args[1]) or real(*args))
     x, t = torch.randn(5, requires_grad=True), torch.randn(5)
@@ -173,6 +174,13 @@ def test_no_gradient_work_without_grad(monkeypatch):
 
 class TestBackward:
     """What autograd may ask of a gradient that was written in the forward pass."""
+
+    @pytest.fixture(params=["C++", "Python"], autouse=True)
+    def by_either_node(self, request, monkeypatch):
+        from losskit.kernels import node
+
+        assert node.on, node.why_not
+        monkeypatch.setattr(node, "on", request.param == "C++")
 
     def make(self, reduction="mean"):
         x = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)

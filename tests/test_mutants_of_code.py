@@ -14,7 +14,7 @@ import torch
 
 from losskit import dtypes
 from losskit.families import pointwise_plan as pointwise
-from losskit.kernels import eager, fused
+from losskit.kernels import eager, fused, node
 
 MUTANTS = {}
 
@@ -158,7 +158,7 @@ MUTANTS |= {
 def gradient_not_scaled_by_what_comes_from_above(patch):
     def backward(ctx, upstream):
         if ctx.gradients is None:
-            return fused._placed(ctx, fused._again(ctx, upstream))
+            return fused._placed(ctx, fused.again(ctx.call, ctx.saved_tensors, upstream))
         gradients, ctx.gradients = ctx.gradients, None
         return fused._placed(ctx, gradients)
 
@@ -181,7 +181,8 @@ def gradient_handed_over_twice(patch):
 
 @mutant
 def upstream_gradient_ignored_by_elements(patch):
-    wrapped(patch, fused, "_again", lambda again: lambda ctx, upstream: again(ctx, torch.ones_like(upstream)))
+    wrapped(patch, fused, "again", lambda again: lambda *left: again(*left[:-1], torch.ones_like(left[-1])))
+    wrapped(patch, fused, "times", lambda times: lambda *left: times(*left[:-1], torch.ones_like(left[-1])))
 
 
 @mutant
@@ -361,6 +362,7 @@ def test_broken_behaviour_is_caught():
     for name, break_it in MUTANTS.items():
         forget_plans()
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(node, "on", False)  # what is broken is Python
             break_it(patch)
             if seen_by_behaviour() is None:
                 survivors.append(name)

@@ -39,6 +39,23 @@ def test_operands_are_those_of_all_parts():
     torch.testing.assert_close(head(X, weight, Y), features)
 
 
+def test_parts_that_mean_different_things_by_one_name():
+    losses = [losskit.KnowledgeDistillationLoss(temperature=2.0), losskit.CrossEntropyLoss()]
+    criterion = losskit.WeightedSum(losses, [0.7, 0.3], operands=[{"target": "teacher"}, {}])
+    teacher = torch.randn(6, 4)
+    expected = 0.7 * LF.knowledge_distillation_loss(X, teacher, temperature=2.0) + 0.3 * LF.cross_entropy(X, Y)
+    torch.testing.assert_close(criterion(X, teacher, Y), expected)
+    again = losskit.create(criterion.config())
+    torch.testing.assert_close(again(X, teacher, Y), expected)
+    more = criterion + losskit.ZLoss()
+    assert len(more.losses) == 3
+    torch.testing.assert_close(more(X, teacher, Y), expected + LF.z_loss(X))
+    with pytest.raises(ValueError, match="operands must be names of operands of MSELoss, which are input, target, got labels"):
+        losskit.WeightedSum([losskit.MSELoss()], operands=[{"labels": "y"}])
+    with pytest.raises(ValueError, match="operands must be one for each of 1 losses, got 2"):
+        losskit.WeightedSum([losskit.MSELoss()], operands=[{}, {}])
+
+
 def test_reductions_and_names():
     criterion = losskit.L1Loss(reduction="none") + losskit.L1Loss(reduction="none")
     assert criterion(X, 2 * X).shape == X.shape

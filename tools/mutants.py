@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "backend"))
 
 from losskit_backend import load_compiler, torch_folder  # noqa: E402
 
-COPIED = ("backend", "csrc", "src", "tests", "tools", "pyproject.toml", "setup.py")
+COPIED = ("backend", "binding", "csrc", "src", "tests", "tools", "pyproject.toml", "setup.py")
 EXCLUDED = {"kernel.h", "primitives.h", "portable.h", "wire.cpp"}
 # By the beginning of a file's name; the last one is for what all ops share.
 TESTS = {

@@ -75,6 +75,7 @@ def wheel(python: Path) -> Path:
         ROOT / "setup.py",
         *(ROOT / "backend").glob("*.py"),
         *(ROOT / "csrc").rglob("*"),
+        *(ROOT / "binding").glob("*"),
         *(ROOT / "src").rglob("*.*"),
     ]
     sources = [p for p in found if p.suffix in (".toml", ".py", ".json", ".cpp", ".h") and p.parent.name != "lib"]

@@ -90,9 +90,8 @@ def denominator(
 
 def mean_of_rows(values: Tensor, reduction: str) -> Tensor:
     """The mean of each row; over no elements it follows the rule for nothing, and their sum is 0."""
-    if values.shape[-1]:
-        return values.mean(-1)
-    return values.sum(-1) + (0.0 if reduction == "sum" else _of_nothing())
+    nothing = 0.0 if reduction == "sum" else _of_nothing()
+    return values.mean(-1) if values.shape[-1] else values.sum(-1) + nothing
 
 
 def _of_nothing() -> float:

@@ -78,7 +78,7 @@ def create(config: Mapping[str, Any]) -> Any:
 
 def _made(value: Any) -> Any:
     """The losses that a config contains."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and "name" in value:
         return create(value)
     return [_made(x) for x in value] if isinstance(value, list | tuple) else value
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -53,6 +53,8 @@ class WeightedSum(Summand):
         uncertainty: Learn the weights: each loss L has a log-variance s, and counts exp(-s) L / 2 + s / 2 where it is a
             regression, exp(-s) L + s / 2 elsewhere. The parameter `log_variances` must go to the optimizer. Losses
             must not be negative, or s falls without an end.
+        operands: For each part what its operands are called here, where two parts mean different things by one name:
+            `[{"target": "teacher"}, {}]` for a distillation beside a loss of labels. None: as the parts call them.
 
     Called with the operands of all parts, in the order in which parts name them first, and by keyword with what parts
     take: `mask`, `sample_weight`, `normalizer`. A part gets the operands that it names: `CrossEntropyLoss() + ZLoss()`
@@ -84,26 +86,29 @@ class WeightedSum(Summand):
     name = "weighted_sum"
 
     def __init__(
-        self, losses: Iterable[nn.Module], weights: Sequence[Weight] | None = None, *, uncertainty: bool = False
-    ) -> None:
+        self, losses: Iterable[nn.Module], weights: Sequence[Weight] | None = None, *, uncertainty: bool = False,
+        operands: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         given = list(losses)
         factors: list[Any] = [1.0] * len(given) if weights is None else list(weights)
-        if len(factors) != len(given) or not given:
-            expected = f"one for each of {len(given)} losses"
-            raise error("parameter", loss=self.name, argument="weights", expected=expected, got=len(factors), hint="")
+        renamed = [dict[str, str]()] * len(given) if operands is None else list(operands)
+        for argument, got in (("weights", len(factors)), ("operands", len(renamed))):
+            if got != len(given) or not given:
+                expected = f"one for each of {len(given)} losses"
+                raise error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint="")
         self.losses = nn.ModuleList()
         self.weights: list[float | Callable[[int], float] | None] = []  # None: a tensor
         self.uncertainty, self.steps = bool(uncertainty), 0
         self.parts: dict[str, Tensor] = {}
-        for loss, weight in zip(given, factors, strict=True):
-            self._take(loss, weight)
+        self._taken: list[list[str]] = []  # the operands of each part, as they are called here
+        for loss, weight, names in zip(given, factors, renamed, strict=True):
+            self._take(loss, weight, names)
         if self.uncertainty:
             self.log_variances = nn.Parameter(torch.zeros(len(self.losses)))
         self._names = _named(self.losses)
-        self._taken = [operands_of(loss) for loss in self.losses]
 
-    def _take(self, loss: Any, weight: Any) -> None:
+    def _take(self, loss: Any, weight: Any, names: Mapping[str, str]) -> None:
         """One more part; a sum of numbers times losses becomes its parts."""
         if not isinstance(loss, nn.Module):
             told = f"the class {loss.__name__}" if isinstance(loss, type) else type(loss).__name__
@@ -115,9 +120,16 @@ class WeightedSum(Summand):
         if isinstance(loss, WeightedSum) and not loss.uncertainty and number:
             known = loss._weights()
             if weight == 1 or all(isinstance(own, float) for own in known):
-                for part, own in zip(loss.losses, known, strict=True):
-                    self._take(part, own if weight == 1 else own * weight)
+                for part, own, taken in zip(loss.losses, known, loss._taken, strict=True):
+                    called = dict(zip(operands_of(part), [names.get(name, name) for name in taken], strict=True))
+                    self._take(part, own if weight == 1 else own * weight, called)
                 return
+        own_names = operands_of(loss)
+        unknown = [name for name in names if name not in own_names]
+        if unknown:
+            expected = f"names of operands of {type(loss).__name__}, which are {', '.join(own_names)}"
+            raise error("parameter", loss=self.name, argument="operands", expected=expected, got=unknown[0], hint="")
+        self._taken.append([names.get(name, name) for name in own_names])
         if isinstance(weight, nn.Parameter):
             self.register_parameter(f"weight_{len(self.losses)}", weight)
         elif isinstance(weight, Tensor):
@@ -201,7 +213,10 @@ class WeightedSum(Summand):
             raise error("parameter_type", loss="config", argument="weights", got="a function of the step", hint="",
                         expected="numbers or tensors")  # fmt: skip
         configs = [cast(Any, loss).config() for loss in self.losses]
-        return {"name": self.name, "losses": configs, "weights": self._weights(), "uncertainty": self.uncertainty}
+        named = zip(self.losses, self._taken, strict=True)
+        operands = [{a: b for a, b in zip(operands_of(x), taken, strict=True) if a != b} for x, taken in named]
+        config = {"name": self.name, "losses": configs, "weights": self._weights(), "uncertainty": self.uncertainty}
+        return config | ({"operands": operands} if any(operands) else {})
 
 
 def operands_of(loss: Any) -> list[str]:

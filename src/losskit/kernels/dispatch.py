@@ -21,7 +21,7 @@ from torch.jit._trace import TracerWarning
 
 from losskit.dtypes import HALVES, result_dtype
 from losskit.errors import error
-from losskit.kernels import fused, gpu, library, sharded
+from losskit.kernels import fused, gpu, library, node, sharded
 from losskit.kernels.choice import PLAIN, from_kernel, why_eager
 from losskit.kernels.torch_internals import observed, tracing_state
 from losskit.plan import Arguments, Opened, Plan
@@ -43,11 +43,15 @@ def run(
         and sample_weight is None
         and mask is None
         and normalizer is None
-        and (weight is None or (type(weight) in PLAIN and not weight.requires_grad))
         and not torch.compiler.is_compiling()
         and (not state.nan_asked or state.nan == "pass")
-        and not observed()
     )
+    if plain and plan.native is not None and node.on and not gpu.interpreted:
+        loss: Tensor | None = plan.native(fused.code_of(plan), operands, weight)
+        if loss is not None:
+            return loss
+    if plain and (observed() or not (weight is None or (type(weight) in PLAIN and not weight.requires_grad))):
+        plain = False
     if plain:
         for x in operands:
             if type(x) not in PLAIN:
@@ -148,7 +152,7 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
 
     >>> import losskit, torch
     >>> print(losskit.why(losskit.MSELoss(), torch.zeros(3), torch.zeros(3)))
-    fused CPU kernel: one pass over float32 operands, the gradient written in forward
+    fused CPU kernel: one pass over float32 operands, the gradient written in forward, autograd in C++
     """
     own = getattr(loss, "_why", None)
     if own is not None:
@@ -175,6 +179,7 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     late = plan.late or gpu.takes(args.operands[0])
     when = "in backward" if plan.reduction == "none" and late else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
+    autograd = f", autograd in {'C++' if node.on else 'Python'}" if args.operands[0].is_cpu else ""
     origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
     passes = plan.passes(args)
-    return Choice(kernel, f"{passes} over {dtypes} operands{wide}, the gradient written {when}{origin}{together}")
+    return Choice(kernel, f"{passes} over {dtypes} operands{wide}, the gradient written {when}{autograd}{origin}{together}")

@@ -21,11 +21,14 @@ from torch import Tensor
 
 from losskit import dtypes
 from losskit.errors import error
-from losskit.kernels import library, wire
+from losskit.kernels import library, node, wire
 from losskit.kernels.torch_internals import batched
 from losskit.plan import Arguments, Plan
 from losskit.policy import REFUSES_NAN, checks_of_block, empty_of_block, state
 from losskit.spaces import tell
+
+# What a call leaves for its backward pass: its plan, code and numbers, and whether it had a mask.
+Left = tuple[Plan, int, list[float], bool]
 
 _REDUCTIONS = {"none": wire.Reduction.ELEMENTS, "mean": wire.Reduction.MEAN, "sum": wire.Reduction.SUM}
 
@@ -66,6 +69,13 @@ def attempt(
 ) -> Tensor | None:
     """The loss from the fused kernel, or None where it declines."""
     code = _code(plan, operands, result)
+    if node.on:
+        if plan.native is None:
+            plan.native = node.kernel(plan)
+        own = None if numbers is plan.numbers else numbers
+        loss: Tensor | None = plan.native(code, operands, weight, sample_weight, mask, own)
+        if loss is not None:
+            return loss
     run, wanted = _forward, 0
     if torch.is_grad_enabled():
         bit = 1
@@ -81,13 +91,14 @@ def attempt(
         if wanted:
             run, code = _apply, code | wanted << _GRADIENTS
     try:
-        outputs = run((plan, code, numbers), weight, sample_weight, mask, *operands)
+        outputs = run((plan, code, numbers, mask is not None), weight, sample_weight, mask, *operands)
     except (DeclinedError, NotImplementedError):  # the op exists for dense CPU tensors only
         return None
     return outputs if wanted else outputs[0]
 
 
-def _code(plan: Plan, operands: Sequence[Tensor], result: torch.dtype | None) -> int:
+def code_of(plan: Plan) -> int:
+    """What an op is told of a call, but its gradients and a dtype that operands do not tell."""
     # As `state.checks` and `state.empty` do, without their frames.
     mode = checks_of_block.get() or state.process_checks
     code = plan.code | _CHECK_BITS[mode]
@@ -95,9 +106,13 @@ def _code(plan: Plan, operands: Sequence[Tensor], result: torch.dtype | None) ->
         code &= ~_ALL_CHECKS
     if (empty_of_block.get() or state.process_empty) == "zero":
         code |= _EMPTY_IS_ZERO
+    return code
+
+
+def _code(plan: Plan, operands: Sequence[Tensor], result: torch.dtype | None) -> int:
     if result is None and operands[0].dtype in dtypes.HALVES:
         result = dtypes.autocast(dtypes.result_dtype(operands[: plan.telling]), operands[0].device)
-    return code if result is None else code | _RESULT[result]
+    return code_of(plan) if result is None else code_of(plan) | _RESULT[result]
 
 
 def overwriting(plan: Plan, arguments: Arguments, result: torch.dtype | None) -> tuple[Tensor, Tensor] | None:
@@ -108,37 +123,41 @@ def overwriting(plan: Plan, arguments: Arguments, result: torch.dtype | None) ->
         numbers[wire.Number.NORMALIZER] = float(normalizer)
     code = _code(plan, operands, result) | _OVERWRITE[plan.op]
     try:
-        loss, (gradient,), _ = _forward((plan, code, numbers), weight, sample_weight, mask, *operands)
+        loss, (gradient,), _ = _forward((plan, code, numbers, mask is not None), weight, sample_weight, mask, *operands)
     except (DeclinedError, NotImplementedError):
         return None
     return loss, gradient
 
 
 def _forward(
-    call: tuple[Plan, int, list[float]],
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    mask: Tensor | None,
-    *operands: Tensor,
+    call: Left, weight: Tensor | None, sample_weight: Tensor | None, mask: Tensor | None, *operands: Tensor
 ) -> Any:
     """The loss, the gradients that are wanted and the status from the op, or the error that the status stands for."""
-    plan, code, numbers = call
+    plan, code, numbers, _ = call
     outputs = _op(plan)(library.address(plan.formula), code, operands, weight, sample_weight, mask, None, numbers)
-    status = outputs[2]
-    if status:
-        if status == wire.FREED:
-            named: dict[str, Tensor | None] = dict(zip(plan.names, operands, strict=False))
-            raise _freed(plan, named | {"weight": weight, "sample_weight": sample_weight, "mask": mask})
-        if status < 0:
-            raise DeclinedError
-        if status < wire.SUSPICIOUS:
-            if not plan.refuses(status, state.checks):
-                raise DeclinedError
-            place, value = outputs[0].tolist()
-            plan.refuse(operands, mask, (status, int(place), value))
-        if state.checks != "torch":
-            tell(plan.spaces(operands, mask))
+    if outputs[2] and not judge(plan, outputs[2], outputs[0], operands, (weight, sample_weight, mask)):
+        raise DeclinedError
     return outputs
+
+
+def judge(
+    plan: Plan, status: int, loss: Tensor | None, operands: Sequence[Tensor], extras: Sequence[Tensor | None]
+) -> bool:
+    """Whether a call goes on whose op told a status: False where the op declined, an error for a bad value."""
+    if status == wire.FREED:
+        tensors: dict[str, Tensor | None] = dict(zip(plan.names, operands, strict=False))
+        raise _freed(plan, tensors | dict(zip(("weight", "sample_weight", "mask"), extras, strict=True)))
+    if status < 0:
+        return False
+    if status < wire.SUSPICIOUS:
+        if not plan.refuses(status, state.checks):
+            return False
+        assert loss is not None  # the record of the bad value
+        place, value = loss.tolist()
+        plan.refuse(operands, extras[2], (status, int(place), value))
+    if state.checks != "torch":
+        tell(plan.spaces(operands, extras[2]))
+    return True
 
 
 def _freed(plan: Plan, tensors: dict[str, Tensor | None]) -> Exception:
@@ -157,7 +176,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        call: tuple[Plan, int, list[float]],
+        call: Left,
         weight: Tensor | None,
         sample_weight: Tensor | None,
         mask: Tensor | None,
@@ -165,25 +184,24 @@ class Fused(torch.autograd.Function):
     ) -> Tensor:
         outputs = _forward(call, weight, sample_weight, mask, *operands)
         ctx.save_for_backward(weight, sample_weight, mask, *operands)
-        ctx.gradients = outputs[1]
-        ctx.call, ctx.masked = call, mask is not None
+        ctx.call, ctx.gradients = call, outputs[1]
         return outputs[0]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = ctx.gradients
         if not gradients or torch.is_grad_enabled() or batched(upstream):  # none yet, or handed over
-            return _placed(ctx, _again(ctx, upstream))
+            return _placed(ctx, again(ctx.call, ctx.saved_tensors, upstream))
         ctx.gradients = None
         if ctx.call[0].reduction == "none":
-            return _placed(ctx, _times(ctx, gradients, upstream))
+            return _placed(ctx, times(ctx.call, gradients, upstream))
         scale = upstream.item()
         if scale != 1.0:
             if any(gradient.dtype in dtypes.HALVES for gradient in gradients):
-                gradients = _again(ctx, upstream)  # a half times 1/N may have underflowed, despite a loss scaler
-            else:
-                for gradient in gradients:
-                    gradient.mul_(scale)
+                # a half times 1/N may have underflowed, despite a loss scaler
+                return _placed(ctx, again(ctx.call, ctx.saved_tensors, upstream))
+            for gradient in gradients:
+                gradient.mul_(scale)
         return _placed(ctx, gradients)
 
 
@@ -200,10 +218,10 @@ def _placed(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     return tuple(placed)
 
 
-def _times(ctx: Any, gradients: Sequence[Tensor], upstream: Tensor) -> Sequence[Tensor]:
+def times(call: Left, gradients: Sequence[Tensor], upstream: Tensor) -> Sequence[Tensor]:
     """Gradients of the elements' own losses, multiplied by the upstream in place; elements that do not count stay 0."""
-    plan = ctx.call[0]
-    with_zeros = ctx.masked or plan.ignores  # a mask, or rows that may be ignored
+    plan, _, _, masked = call
+    with_zeros = masked or plan.ignores  # a mask, or rows that may be ignored
     unsafe = with_zeros and not math.isfinite(upstream.sum().item())
     for gradient in gradients:
         nothing = gradient == 0 if unsafe else None
@@ -213,10 +231,10 @@ def _times(ctx: Any, gradients: Sequence[Tensor], upstream: Tensor) -> Sequence[
     return gradients
 
 
-def _again(ctx: Any, upstream: Tensor) -> Any:
+def again(call: Left, saved: Sequence[Tensor | None], upstream: Tensor) -> Sequence[Tensor]:
     """Gradients computed in backward: with reduction 'none', for a second backward, or differentiably."""
-    weight, sample_weight, mask, *operands = ctx.saved_tensors
-    plan, code, numbers = ctx.call
+    weight, sample_weight, mask, *operands = saved
+    plan, code, numbers, _ = call
     # The mode is that of the forward pass. If forward moved values onto their bounds, this pass must too.
     checks = code & _ALL_CHECKS
     poisoned = checks == _CHECK_BITS["nan"] or (plan.settles and checks != 0)
@@ -224,7 +242,8 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
         given = numbers[wire.Number.NORMALIZER]
         normalizer = None if given != given else given
         extras = weight, sample_weight, mask, normalizer
-        found = differentiable(plan, operands, extras, poisoned, upstream, ctx.needs_input_grad[4:])
+        wanted = [bool(code >> _GRADIENTS + i & 1) for i in range(len(operands))]
+        found = differentiable(plan, operands, extras, poisoned, upstream, wanted)
         return [gradient for gradient in found if gradient is not None]
     # Values were checked in forward.
     code = code & ~_ALL_CHECKS | (_CHECK_BITS["nan"] if poisoned else 0)
@@ -237,7 +256,7 @@ def _again(ctx: Any, upstream: Tensor) -> Any:
 
 
 def differentiable(
-    plan: Plan, operands: Sequence[Tensor], extras: Sequence[Any], poisoned: bool, upstream: Tensor,
+    plan: Plan, operands: Sequence[Any], extras: Sequence[Any], poisoned: bool, upstream: Tensor,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:  # fmt: skip
     """Gradients as functions of the operands and the upstream gradient, for derivatives of them."""
@@ -265,3 +284,5 @@ def _op(plan: Plan) -> Any:
 
 
 _ops: dict[str, Any] = {}
+
+node.set_up(judge, times, again)

@@ -69,6 +69,11 @@ def address(formula: Formula | None) -> int:
     return find(formula) if formula.kernel is None else formula.kernel
 
 
+def direct(op: str) -> int:
+    """The address of the function behind an op of the package's library, which is loaded."""
+    return ctypes.cast(getattr(_own(), f"losskit_direct_{op}"), ctypes.c_void_p).value or 0
+
+
 def available(formula: Formula | None) -> bool:
     """Whether the kernel can run; found or compiled when first asked for."""
     return loaded() if formula is None else bool(address(formula))

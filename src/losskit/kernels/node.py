@@ -1,0 +1,46 @@
+"""The autograd node of the fused CPU kernels in C++, where it was built for this torch and this Python.
+
+torch's C++ interface is not stable, so the node (binding/node.cpp) is a small library of its own beside the kernels,
+with both versions in its name. `fused` has the same node in Python, which runs wherever this one does not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sysconfig
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from losskit.kernels import library, wire_header
+
+PATH = library.FOLDER / f"node-{torch.__version__}{sysconfig.get_config_var('EXT_SUFFIX')}"
+on = False  # whether it is used
+why_not = f"none was built for torch {torch.__version__} and this Python"
+_module: Any = None
+
+
+def set_up(judge: Callable[..., Any], times: Callable[..., Any], again: Callable[..., Any]) -> None:
+    """Load the node, and tell it what Python does for it; see `fused`."""
+    global on, why_not, _module
+    spec = importlib.util.spec_from_file_location("node", PATH)
+    if spec is None or spec.loader is None or not PATH.exists():
+        return
+    try:
+        _module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(_module)
+    except ImportError as problem:
+        why_not = str(problem)
+        return
+    if _module.wire != wire_header.SYMBOL:
+        why_not = "it was built from another version of losskit; install losskit again"
+        return
+    _module.set_up(judge, times, again)
+    on, why_not = True, ""
+
+
+def kernel(plan: Any) -> Any:
+    """The calls of a plan: `kernel(code, operands, weight, sample_weight, mask, numbers)` is the loss, or None."""
+    op, formula = library.direct(plan.op), library.address(plan.formula)
+    return _module.Kernel(plan, f"losskit::{plan.op}", op, formula, plan.gradients, plan.constants, plan.numbers)
