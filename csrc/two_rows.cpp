@@ -67,7 +67,7 @@ template <class T> LOSSKIT_INLINE void begin_row(const Job& job, Row<T>& row, in
     __builtin_prefetch(row.z + n + i), __builtin_prefetch(row.u + n + i);
   const double apart = double(row.most) - double(row.u[row.top]);
   row.from = {row.largest, row.most, static_cast<T>(job.inverse), -static_cast<T>(apart * job.inverse)};
-  row.near = begin(row.z, row.u, row.from, n, s.p.data() + at, s.q.data() + at);
+  row.near = begin(row.z, row.u, row.from, n, s.p.data() + at, s.q.data() + at, s.d.data() + at);
 }
 
 template <class T> LOSSKIT_CLONES void begin_block(const Job& job, int64_t rows, Scratch<T>& s) {
@@ -75,7 +75,7 @@ template <class T> LOSSKIT_CLONES void begin_block(const Job& job, int64_t rows,
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = r * n;
     begin_row(job, s.rows[r], n, s, at);
-    normalise(s.rows[r], s.rows[r].from, job.inverse, n, s.p.data() + at, s.q.data() + at, s.d.data() + at, s.spare);
+    normalise(s.rows[r], job.inverse, n, s.p.data() + at, s.q.data() + at, s.d.data() + at, s.spare);
   }
 }
 
@@ -115,6 +115,16 @@ template <class T> void write_gradient(const Job& job, int64_t offset, const Row
     write_apart(to.dtype, out, n, step, place);
 }
 
+// Where the gradient of a long row is written is fetched during its formula.
+inline void fetch_gradient(const Job& job, int64_t row) {
+  if (!job.gradients[0] || job.batch > 1 || job.class_steps[kGradient] != 1) return;
+  int64_t offsets[kSlots];
+  offsets_at(job, row, offsets);
+  const Source& to = job.sources[kGradient];
+  const int64_t size = size_of(to.dtype), bytes = std::min(job.classes, kAhead) * size;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(to.data + offsets[kGradient] * size + i, 1);
+}
+
 template <class T> void run_block(Job& job, int64_t block, Scratch<T>& s) {
   const int64_t begin = block * job.batch, rows = std::min(job.batch, job.walk.numel - begin), n = job.classes;
   const float* mask = mask_of(job, begin, rows, s);
@@ -129,6 +139,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& s) {
     row.u = scores_of(job, kTeacher, offsets[kTeacher], s.u.data() + r * n);
   }
   begin_block(job, rows, s);
+  fetch_gradient(job, begin);
   Sum total;
   double sum = 0.0;  // of a long row
   T losses[kBlock];

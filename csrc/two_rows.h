@@ -87,24 +87,16 @@ template <class T> LOSSKIT_INLINE double total(const T* x, int64_t n) {
   return sum;
 }
 
-// The sum of all but one entry.
-template <class T> LOSSKIT_INLINE double total_without(T* x, int64_t n, int64_t left_out) {
-  const T kept = x[left_out];
-  x[left_out] = 0;
-  const double sum = total(x, n);
-  x[left_out] = kept;
-  return sum;
-}
-
 // A row with infinite scores as what it tends to: the infinite ones share the probability.
 template <class T> void to_limit(T* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = x[i] == infinity<T> ? T(0) : x[i] == x[i] ? -infinity<T> : x[i];
 }
 
-// e^x of a number of at most 0, without numbers below the normal ones. ULP 1.0/1.0.
+// e^x of a number of at most 0, without numbers below the normal ones. ULP 1.0/1.0. A factor, not an addition to the
+// exponent, so that NaN stays NaN without a choice.
 template <class T> LOSSKIT_INLINE T exp_below(T x) {
   using F = Format<T>;
-  constexpr T magic = T(3 * (Bits<T>(1) << (F::mantissa - 1))), least = F::exp_zero * T(0.84);
+  constexpr T magic = T(3 * (Bits<T>(1) << (F::mantissa - 1)) + F::bias), least = F::exp_zero * T(0.84);
   const T t = x * log2_e<T> + magic;
   const T n = t - magic;
   const T r = x - n * F::ln2_hi;
@@ -115,25 +107,27 @@ template <class T> LOSSKIT_INLINE T exp_below(T x) {
   } else {
     y = one_plus(Reduced<T>{0, r, exp_tail(r - n * F::ln2_lo) - n * F::ln2_lo});
   }
-  const T e = from_bits<T>(bits(y) + (bits(t) << F::mantissa));
-  return x >= least ? e : x < least ? T(0) : x;
+  const T e = y * from_bits<T>(bits(t) << F::mantissa);
+  return x < least ? T(0) : e;
 }
 
 // Whether both rows leave a class out.
 template <class T> LOSSKIT_INLINE bool neither(T x, T y) { return (x == -infinity<T>)&(y == -infinity<T>); }
 
-// The exponentials of both rows, each relative to its largest. Returns whether the rows are near: whether all their
-// differences are less than 1, each from that of the student's largest class.
-template <class T> LOSSKIT_INLINE bool begin(const T* z, const T* u, const From<T>& from, int64_t n, T* p, T* q) {
+// The exponentials of both rows, each relative to its largest, and the differences d of these distances. Returns
+// whether the rows are near: whether all their differences are less than 1, each from that of the student's largest
+// class.
+template <class T> LOSSKIT_INLINE bool begin(const T* z, const T* u, const From<T>& from, int64_t n, T* p, T* q, T* d) {
   constexpr Bits<T> magnitude = ~(Bits<T>(1) << (8 * sizeof(T) - 1));
   const T largest = from.largest, most = from.most, inverse = from.inverse, at_top = from.at_top;
   Bits<T> far = 0;
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     const T x = (z[i] - largest) * inverse, y = (u[i] - most) * inverse;
-    const T apart = where(neither(x, y), T(0), (x - y) + at_top);
-    far |= (bits(T(1)) - 1) - (bits(apart) & magnitude);  // the highest bit: not less than 1, or NaN
-    p[i] = exp_below(x), q[i] = exp_below(y);
+    // NaN: both rows leave the class out, or one of them is of NaN, which its sum says.
+    const T apart = x - y, known = apart == apart ? apart : T(0);
+    far |= (bits(T(1)) - 1) - (bits(known + at_top) & magnitude);  // the highest bit: not less than 1
+    p[i] = exp_below(x), q[i] = exp_below(y), d[i] = known;
   }
   return far >> (8 * sizeof(T) - 1) == 0;
 }
@@ -174,31 +168,28 @@ template <class T> LOSSKIT_INLINE double sum_of_changes(const T* e, const T* d, 
   return sum;
 }
 
-// From the row's exponentials to what the formula speaks of.
-template <class T>
-LOSSKIT_INLINE void normalise(Row<T>& row, const From<T>& from, double inverse, int64_t n, T* p, T* q, T* d, T* spare) {
-  row.others = total_without(p, n, row.top), row.of_teacher = total_without(q, n, row.heaviest);
+// From the row's exponentials to what the formula speaks of. The largest one, which is 1, is a 0 until its end: the sum
+// is that of the others.
+template <class T> LOSSKIT_INLINE void normalise(Row<T>& row, double inverse, int64_t n, T* p, T* q, T* d, T* spare) {
+  p[row.top] = 0, q[row.heaviest] = 0;
+  row.others = total(p, n), row.of_teacher = total(q, n);
   const T of_student = static_cast<T>(1.0 / (1.0 + row.others)),
           of_teacher = static_cast<T>(1.0 / (1.0 + row.of_teacher));
   if (row.near) {
     differences(row.z, row.u, double(row.largest), double(row.u[row.top]), inverse, n, d);
+    q[row.heaviest] = 1;
     const double shift = std::log1p(sum_of_changes(q, d, n, spare) / (1.0 + row.of_teacher));
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) {
       p[i] *= of_student, q[i] *= of_teacher;
       d[i] = static_cast<T>(static_cast<double>(d[i]) - shift);
     }
-    return;
-  }
-  const T *const z = row.z, *const u = row.u;
-  const T largest = from.largest, most = from.most, over = from.inverse;
-  const T shift = static_cast<T>(std::log1p(row.others) - std::log1p(row.of_teacher));
+  } else {
+    const T shift = static_cast<T>(std::log1p(row.others) - std::log1p(row.of_teacher));
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    const T x = (z[i] - largest) * over, y = (u[i] - most) * over;
-    d[i] = where(neither(x, y), T(0), (x - y) - shift);
-    p[i] *= of_student, q[i] *= of_teacher;
+    for (int64_t i = 0; i < n; ++i) p[i] *= of_student, q[i] *= of_teacher, d[i] -= shift;
   }
+  p[row.top] = of_student, q[row.heaviest] = of_teacher;
 }
 
 // (h_c - p_c S) scale: the gradient, but of the student's largest class minus the sum of the others', which says so
@@ -206,7 +197,8 @@ LOSSKIT_INLINE void normalise(Row<T>& row, const From<T>& from, double inverse, 
 // of the largest class; it is then taken from both.
 template <class T> LOSSKIT_INLINE void spread(const Row<T>& row, const T* p, T* h, double scale, int64_t n, T* out) {
   const double own = static_cast<double>(h[row.top]);
-  const double others = total_without(h, n, row.top);
+  h[row.top] = 0;  // its gradient is the last line
+  const double others = total(h, n);
   const double share = 1.0 / (1.0 + row.others);  // the probability of the largest class
   const double ratio = own / static_cast<double>(p[row.top]), sum = own + others;
   const double rest = others - ratio * (row.others * share);

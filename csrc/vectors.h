@@ -101,7 +101,8 @@ template <class T> LOSSKIT_INLINE T maximum_of(const T* z, int64_t n) {
 }
 template <class T> LOSSKIT_CLONES T row_maximum(const T* z, int64_t n) { return maximum_of(z, n); }
 
-// The first entry that is `m`; there is one.
+// The first entry that is `m`; there is one. The step that has it is searched with integers as wide as T, since a
+// search one by one takes longer than the steps before.
 template <class T> LOSSKIT_INLINE int64_t first_of(const T* z, T m, int64_t n) {
   constexpr int64_t step = 128;
   int64_t i = 0;
@@ -110,8 +111,13 @@ template <class T> LOSSKIT_INLINE int64_t first_of(const T* z, T m, int64_t n) {
     for (int64_t k = 0; k < step; ++k) found |= z[i + k] == m;
     if (found) break;
   }
-  while (z[i] != m) ++i;
-  return i;
+  const int64_t rest = std::min(step, n - i);
+  Index<T> first = static_cast<Index<T>>(rest);
+  for (Index<T> k = 0; k < static_cast<Index<T>>(rest); ++k) {
+    const Index<T> at = z[i + k] == m ? k : static_cast<Index<T>>(rest);
+    first = at < first ? at : first;
+  }
+  return i + first;
 }
 template <class T> LOSSKIT_CLONES int64_t row_find(const T* z, T m, int64_t n) { return first_of(z, m, n); }
 

@@ -98,6 +98,7 @@ class Family(Loss, abstract=True):
     _usual_shape: ClassVar[tuple[int, ...]] = (1024, 1000)  # of the first operand, for examples and benchmarks
     _harmless: ClassVar[dict[str, float]] = {}  # values of statistics at which no formula has an infinite derivative
     _several: ClassVar[bool] = False  # whether a worked case is of several units
+    _in_steps: ClassVar[bool] = False  # whether a kernel computes long functions in loops of their own
     _of_formula: ClassVar[bool] = True  # whether a declaration has a `value`
     _plan_class: ClassVar[Callable[..., Plan]]
     grad: ClassVar[Callable[..., Any] | None] = None

@@ -84,6 +84,7 @@ class PairTerm:
     grad = textbook = None
     operands: ClassVar[dict[str, Operand]] = {}
     _harmless: ClassVar[dict[str, float]] = {}
+    _in_steps: ClassVar[bool] = False
     _statistics = None
 
     def __init__(self, loss: Any, side: str) -> None:

@@ -128,6 +128,7 @@ class TwoRowsLoss(Family, abstract=True):
     scaled: ClassVar[bool] = True
     _statistics = SPOKEN
     _harmless = {"log_ratio": 0.0}
+    _in_steps = True
     _plan_class = TwoRowsPlan
     _label = "two rows"
 

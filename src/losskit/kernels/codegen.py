@@ -6,8 +6,9 @@ Names of the function's own end in an underscore, which names of operands and pa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
-from losskit.graph import Expr
+from losskit.graph import Expr, topological
 from losskit.printing import print_expr, print_statements
 from losskit.traced import Formula
 
@@ -50,22 +51,57 @@ def cpp(formula: Formula) -> tuple[str, str]:
     return symbol, f"namespace {symbol}_block {{\nnamespace lk = losskit;\n\n{body}\n\n{kernel}\n\n}}  // namespace\n"
 
 
+# Functions of which each takes longer than what is around it.
+_SHORT = 24  # nodes: an expression of so many is computed again rather than kept
+_LONG = frozenset({"exp", "expm1", "log", "log1p", "softplus", "sigmoid", "log_sigmoid", "tanh", "logaddexp", "xlogy"})
+
+
 def _loop(formula: Formula, which: list[int]) -> list[str]:
     """The loop over a block that writes the values and the gradients of the operands in `which`."""
     roots: list[Expr] = [formula.value, *(formula.guarded[i] for i in which)]
-    taken = [*formula.operands, *formula.kernel_numbers]
-    statements, (value, *gradients) = print_statements(roots, "cpp", taken, formula.hoisted)
     lines = [f"T* const {formula.operands[i]}_out_ = gradients_[{i}];" for i in which]
     lines += ["const lk::Scale<T> factor_(scale_);"] if which else ["(void)gradients_;", "(void)scale_;"]
-    lines += ["#pragma GCC ivdep", "for (int64_t i_ = 0; i_ < n_; ++i_) {"]
-    used = " ".join([*statements, value, *gradients])
+    named = dict(formula.hoisted)
+    for nodes in _steps(roots, named) if formula.loss._in_steps else []:
+        names = {node: f"step{len(named) - len(formula.hoisted) + i}_" for i, node in enumerate(nodes)}
+        lines += [f"alignas(64) T {name}at_[lk::kBlock];" for name in names.values()]
+        lines += _pass(formula, nodes, named, [f"{name}at_[i_] = {{}};" for name in names.values()])
+        named |= names
+    outs = [f"{formula.operands[i]}_out_[i_] = lk::scaled<T>({{}}, factor_);" for i in which]
+    return lines + _pass(formula, roots, named, ["values_[i_] = {};", *outs])
+
+
+def _pass(formula: Formula, roots: Sequence[Expr], named: dict[Expr, str], writes: Sequence[str]) -> list[str]:
+    """A loop that writes the roots; `named` are numbers of the call and what earlier loops have kept."""
+    taken = [*formula.operands, *formula.kernel_numbers]
+    statements, texts = print_statements(roots, "cpp", taken, named)
+    lines = ["#pragma GCC ivdep", "for (int64_t i_ = 0; i_ < n_; ++i_) {"]
+    used = " ".join([*statements, *texts])
     lines += [
         f"  {'' if name in used else '[[maybe_unused]] '}const T {name} = {name}_at_[i_];" for name in formula.operands
     ]
+    kept = [name for node, name in named.items() if node not in formula.hoisted and name in used]
+    lines += [f"  const T {name} = {name}at_[i_];" for name in kept]
     lines += [f"  {statement}" for statement in statements]
-    lines.append(f"  values_[i_] = {value};")
-    lines += [
-        f"  {formula.operands[i]}_out_[i_] = lk::scaled<T>({gradient}, factor_);"
-        for i, gradient in zip(which, gradients, strict=True)
-    ]
+    lines += [f"  {write.format(text)}" for write, text in zip(writes, texts, strict=True)]
     return [*lines, "}"]
+
+
+def _steps(roots: Sequence[Expr], numbers: dict[Expr, str]) -> list[list[Expr]]:
+    """What to compute in loops of their own: the long functions and what they are of, in order.
+
+    A processor has the operations of a few numbers in flight. Where each waits for a long chain before it, as in a
+    logarithm of what is a polynomial, most of them wait: a Jensen-Shannon divergence in one loop took twice the time.
+    """
+    step: dict[Expr, int] = {}
+    kept: dict[Expr, None] = {}
+    for node in topological(roots, numbers):
+        if not node.args or node in numbers:
+            continue
+        within = [arg for arg in node.args if arg in step]
+        waits = [step[arg] + (arg.op in _LONG or (node.op in _LONG and arg.size > _SHORT)) for arg in within]
+        step[node] = max(waits, default=0)
+        later = [arg for arg in within if step[arg] < step[node] and not arg.is_condition]
+        kept |= dict.fromkeys(arg for arg in later if arg.op in _LONG or arg.size > _SHORT)
+    last = max((step[node] for node in kept), default=-1)
+    return [[node for node in kept if step[node] == i] for i in range(last + 1)]

@@ -8,24 +8,21 @@ from losskit.formula import absolute, exp, log, times, where
 from losskit.losses._divergences import excess, is_near
 
 
-def of_mixture(log_ratio, beta):
-    """log(m/q) and log(m/p) of the mixture m = beta q + (1 - beta) p.
+def of_mixture(teacher, student, log_ratio, beta):
+    """The larger and the smaller of q and p, and log(m / it) of both, of their mixture m = beta q + (1 - beta) p.
 
-    The smaller of q and p is the larger times e^-|d|, which neither overflows nor cancels.
+    The smaller one is the larger times e^-|d|, which neither overflows nor cancels.
     """
-    apart = absolute(log_ratio)
-    own = where(log_ratio < 0.0, beta, 1.0 - beta)  # the share of the larger one
-    other = where(log_ratio < 0.0, 1.0 - beta, beta)
-    smaller = exp(-apart)
-    missing = other * where(is_near(log_ratio), excess(-apart) - apart, smaller - 1.0)
-    mostly = is_near(log_ratio) | (own >= 0.5)  # the mixture is the larger one but for what is missing
-    ratio = where(mostly, 1.0 + missing, own + other * smaller)
+    below = log_ratio < 0.0  # the teacher's is the larger one
+    own, other = where(below, beta, 1.0 - beta), where(below, 1.0 - beta, beta)
+    apart, near = absolute(log_ratio), is_near(log_ratio)
+    quotient = exp(-apart)
+    missing = other * where(near, excess(-apart) - apart, quotient - 1.0)
+    mostly = near | (own >= 0.5)  # the mixture is the larger one but for what is missing
+    ratio = where(mostly, 1.0 + missing, own + other * quotient)
     lost = where(mostly, (missing - (ratio - 1.0)) / ratio, 0.0)
     to_larger = where(own == 0.0, -apart, log(ratio) + lost)
-    to_smaller = to_larger + apart
-    by_teacher = where(log_ratio < 0.0, to_larger, to_smaller)
-    by_student = where(log_ratio < 0.0, to_smaller, to_larger)
-    return by_teacher, by_student
+    return where(below, teacher, student), where(below, student, teacher), to_larger, to_larger + apart
 
 
 class JensenShannonLoss(TwoRowsLoss):
@@ -49,19 +46,22 @@ class JensenShannonLoss(TwoRowsLoss):
     @staticmethod
     def value(teacher, student, log_ratio, beta):
         of_teacher, of_student = where(beta == 0.0, 1.0, beta), where(beta == 1.0, 1.0, 1.0 - beta)
-        a, b = of_mixture(log_ratio, beta)
-        near = of_teacher * teacher * excess(a) + of_student * student * excess(b)
-        far = -of_teacher * times(teacher, a) - of_student * times(student, b)
+        larger, smaller, a, b = of_mixture(teacher, student, log_ratio, beta)
+        below = log_ratio < 0.0
+        of_larger, of_smaller = where(below, of_teacher, of_student), where(below, of_student, of_teacher)
+        far = -of_larger * times(larger, a) - of_smaller * times(smaller, b)
         one_sided = where(beta == 0.0, 1.0, where(beta == 1.0, -1.0, 0.0))
+        near = of_larger * larger * excess(a) + of_smaller * smaller * excess(b)
         return where(is_near(log_ratio), near, far + one_sided * (student - teacher))
 
     @staticmethod
     def grad(teacher, student, log_ratio, beta):
-        a, b = of_mixture(log_ratio, beta)
-        pull = -where(beta == 1.0, 1.0, 1.0 - beta) * times(student, b)
-        # The difference of probabilities; where it counts, a is log_ratio.
-        difference = where(is_near(log_ratio), teacher * (log_ratio + excess(a)), student - teacher)
-        return where(beta == 0.0, difference, pull)
+        _, _, a, b = of_mixture(teacher, student, log_ratio, beta)
+        below = log_ratio < 0.0
+        pull = -where(beta == 1.0, 1.0, 1.0 - beta) * times(student, where(below, b, a))
+        # The difference of probabilities; where it counts, the one of a and b that is of the teacher is log_ratio.
+        moved = teacher * (log_ratio + where(below, excess(a), excess(b)))
+        return where(beta == 0.0, where(is_near(log_ratio), moved, student - teacher), pull)
 
     @staticmethod
     def textbook(teacher, student, log_ratio, beta):
