@@ -17,6 +17,62 @@
 namespace losskit {
 namespace {
 
+// Zeros where the gradients of a block will be, which are in cache when they are written.
+template <class T> void clear_picked(const Job<T>& job, int64_t begin, int64_t n, Runs& runs) {
+  if (!job.gradients[0]) return;
+  const Runs& to = runs_of<T>(job, kScoresGradient, begin, n, runs);
+  const int64_t item = size_of(job.sources[kScoresGradient].dtype), step = job.class_strides[kScoresGradient];
+  const bool rows = step == 1 && to.stride == job.classes;
+  for (int64_t r = 0; r < to.count; ++r) {
+    if (rows) {
+      std::memset(row_of(job, kScoresGradient, to.offsets[r]), 0, to.lengths[r] * job.classes * item);
+    } else if (to.stride == 1) {
+      for (int64_t c = 0; c < job.classes; ++c)
+        std::memset(row_of(job, kScoresGradient, to.offsets[r] + c * step), 0, to.lengths[r] * item);
+    } else {
+      for (int64_t i = 0; i < to.lengths[r]; ++i) fill_row(job, kScoresGradient, to.offsets[r] + i * to.stride, T(0));
+    }
+  }
+}
+
+// Class `own` of each position of a run; whether one of them is above `most`.
+template <class T>
+LOSSKIT_CLONES bool pick(const T* z, int64_t stride, int64_t class_stride, const Index<T>* own, T most, int64_t n,
+                         double* out) {
+  int64_t above = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    const T x = z[j * stride + own[j] * class_stride];
+    out[j] = double(x);
+    above |= x > most;
+  }
+  return above != 0;
+}
+
+// nll_loss of numbers that are T already: 2 ns a row, where the rows of run_picked took 30. False if a row is bad.
+template <class T> bool pick_swiftly(const Job<T>& job, int64_t begin, int64_t n, const double* factor, Scratch<T>& s) {
+  if (!job.plain || !job.shift.empty() || job.sources[kScores].dtype != kOwn<T>) return false;
+  const T most = job.options.checks == kOff ? infinity<T> : T(wire::kMostLogProbability);
+  const Runs& from = runs_of<T>(job, kScores, begin, n, s.runs[kScores]);
+  bool above = false;
+  for (int64_t r = 0, j = 0; r < from.count; j += from.lengths[r++])
+    above |= pick(reinterpret_cast<const T*>(row_of(job, kScores, from.offsets[r])), from.stride,
+                  job.class_strides[kScores], s.own + j, most, from.lengths[r], s.logs + j);
+  if (above) return false;
+  if (!s.uniform)
+    for (int64_t j = 0; j < n; ++j) s.logs[j] = s.state[j] == kCounts ? s.logs[j] : -0.0;
+  if (!factor) s.uniform = true;  // what does not count has a loss of 0 now
+  if (!job.gradients[0]) return true;
+  const Runs& to = runs_of<T>(job, kScoresGradient, begin, n, s.runs[kScoresGradient]);
+  const int64_t step = job.class_strides[kScoresGradient];
+  for (int64_t r = 0, j = 0; r < to.count; ++r) {
+    T* const out = reinterpret_cast<T*>(row_of(job, kScoresGradient, to.offsets[r]));
+    for (int64_t i = 0; i < to.lengths[r]; ++i, ++j)  // own is 0 where nothing counts
+      out[i * to.stride + s.own[j] * step] =
+          s.state[j] == kCounts ? static_cast<T>(-s.row_weight[j] * s.scale[j]) : T(0);
+  }
+  return true;
+}
+
 // The input is log-probabilities (nll_loss): the formula of the target's one, and the gradient there alone.
 template <class T> void run_picked(Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
   int64_t offsets[kSlots], places[kRows];
@@ -112,6 +168,7 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   const float* mask = mask_of(job, begin, n, s);
   const double* factor = factors(job, {kSampleWeight, kUpstream}, begin, n, s);
   const bool raises = options.checks == kRaise;
+  int found = 0;
   if (factor)
     for (int64_t j = 0; j < n; ++j) s.scale[j] = factor[j] * job.scale;
   if (job.changed) read_changes(job, begin, n, factor, s);
@@ -120,17 +177,19 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
     s.uniform = !mask;
   } else {
     const int64_t* y = indices_of(job, begin, n, s.indices);
-    const int found = classify(y, mask, job.classes, job.ignore_index, n, s);
+    found = classify(y, mask, job.classes, job.ignore_index, n, s);
     s.uniform = found == 0;
     if (found & kBad && raises) return report_indices(job, begin, n, y, s);
     for (int64_t j = 0; j < n && !job.weights.empty(); ++j) s.row_weight[j] = job.weights[s.own[j]];
   }
-  if (job.picked)
-    run_picked(job, begin, n, s);
-  else if (job.by_row)
+  if (job.picked) {
+    clear_picked(job, begin, n, s.runs[kScoresGradient]);
+    if (found & kBad || !pick_swiftly(job, begin, n, factor, s)) run_picked(job, begin, n, s);
+  } else if (job.by_row) {
     run_rows(job, begin, n, s);
-  else
+  } else {
     TileBlock<T>{job, s, begin, n}.run();
+  }
   if (job.by_multiple()) {
     for (int64_t j = 0; j < n; ++j)
       if (s.state[j] & (kMasked | kBad)) s.by_multiple[j] = s.state[j] == kBad ? not_a_number<double> : 0.0;
@@ -321,7 +380,6 @@ template <class T> void Job<T>::outputs(const Inputs& in, Result& out) {
       continue;
     }
     allocate_gradient(*this, out, k, dims, in.operands[0].sizes().data(), dense.data());
-    if (picked && gradient_sizes[k] > 0) std::memset(gradients[k], 0, gradient_sizes[k] * size_of(gradient_dtypes[k]));
     place(*this, kScoresGradient + k, dense, gradient_dtypes[k], gradients[k]);
     if (!gradients[k]) gradients[k] = reinterpret_cast<char*>(this);
   }

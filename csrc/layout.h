@@ -91,6 +91,15 @@ template <int N> void merge(Walk& walk, std::array<Source, N>& sources) {
 
 constexpr int64_t kShort = 64;  // rows of fewer numbers are not worth a call each
 
+// Each number `width` times, n elements in all. Stores are whole vectors, whose ends the next number overwrites.
+template <class T> LOSSKIT_CLONES void spread(const T* numbers, int64_t width, int64_t n, T* out) {
+  constexpr int64_t kVector = 64 / sizeof(T);
+  for (; n >= width + kVector; n -= width, out += width, ++numbers)
+    for (int64_t i = 0; i < width; i += kVector)
+      for (int64_t j = 0; j < kVector; ++j) out[i + j] = *numbers;
+  for (; n > 0; n -= width, out += width, ++numbers) std::fill(out, out + std::min(width, n), *numbers);
+}
+
 // Elements [begin, begin + n) of rows of up to kShort elements: each row its own number, or all rows the same ones.
 template <class T> const T* repeat(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
   constexpr int64_t kMost = 1026;  // rows that a block of 1024 elements touches
@@ -104,11 +113,9 @@ template <class T> const T* repeat(const Walk& walk, const Source& source, int64
     read_run(source.dtype, source.data, source.strides[1], width, numbers);
   int64_t at = begin % width;
   if (source.strides[1] == 0) {
-    for (int64_t done = 0, row = 0; done < n; ++row, at = 0) {
-      const int64_t run = std::min(width - at, n - done);
-      for (int64_t i = 0; i < run; ++i) buffer[done + i] = numbers[row];
-      done += run;
-    }
+    const int64_t run = std::min(width - at, n);
+    std::fill(buffer, buffer + run, numbers[0]);
+    spread(numbers + 1, width, n - run, buffer + run);
     return buffer;
   }
   for (int64_t i = 0; i < std::min(width, n); ++i) buffer[i] = numbers[(at + i) % width];

@@ -17,6 +17,7 @@ struct Job : Call {
   int64_t rows = 1, classes = 1;
   int64_t batch = 1, width = 1;  // rows at a time, and classes
   bool many = false, mask_given = false;
+  bool few = false;  // classes, see margins_few.h
   const char *scores = nullptr, *targets = nullptr, *weights = nullptr;
   DType score_dtype = DType::kFloat, target_dtype = DType::kLong, weight_dtype = DType::kFloat;
   int64_t score_steps[2] = {}, target_steps[2] = {}, weight_step = 0, gradient_steps[2] = {};  // by row, by class

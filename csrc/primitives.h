@@ -74,9 +74,20 @@ template <class T> LOSSKIT_INLINE T where(bool c, T a, T b) {
   const Bits<T> mask = -Bits<T>(c);
   return from_bits<T>((bits(a) & mask) | (bits(b) & ~mask));
 }
+// The same where no other choice shares the condition: plain x86-64 has no masks of doubles.
+template <class T> LOSSKIT_INLINE T either(bool c, T a, T b) {
+  if constexpr (sizeof(T) == 4)
+    return where(c, a, b);
+  else
+    return c ? a : b;
+}
 template <class T> LOSSKIT_INLINE T stop(T x) { return x; }  // a constant for derivatives
 template <class T> LOSSKIT_INLINE T absolute(T x) { return std::fabs(x); }
-template <class T> LOSSKIT_INLINE T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
+// 1 with the sign of x; x itself where that is 0 or NaN. Two comparisons and four choices took twice the time.
+template <class T> LOSSKIT_INLINE T sign(T x) {
+  constexpr Bits<T> negative = Bits<T>(1) << (8 * sizeof(T) - 1);
+  return either(std::fabs(x) > 0, from_bits<T>((bits(x) & negative) | bits(T(1))), x);
+}
 template <class T> LOSSKIT_INLINE T maximum(T a, T b) { return where((a >= b) | (a != a), a, b); }
 template <class T> LOSSKIT_INLINE T minimum(T a, T b) { return where((a <= b) | (a != a), a, b); }
 template <class T> LOSSKIT_INLINE T clamp(T x, T lo, T hi) {
@@ -93,22 +104,22 @@ template <class T> LOSSKIT_INLINE T mute(T a, T b) {
 // ---------------------------------------------------------------------------------------------------------
 // Exponentials.  x = n ln2 + r, |r| <= ln2/2, e^r = 1 + r + tail.
 
-// A ?: where no other choice shares the condition, for plain x86-64 has no masks of doubles.
+// A ?:, as in `either`.
 template <class T> LOSSKIT_INLINE T limited(T x, T lo, T hi) {
   const T y = x < lo ? lo : x;
   return y > hi ? hi : y;
 }
 
-// e^q - 1 - q for |q| <= ln2/2.
+// e^q - 1 - q for |q| <= ln2/2. In float with two chains: an element waits for its longest chain.
 template <class T> LOSSKIT_INLINE T exp_tail(T q) {
-  T p;
-  if constexpr (std::is_same_v<T, float>)
-    p = polynomial(q, 4.9999997e-1f, 1.6666542e-1f, 4.16675247e-2f, 8.36667512e-3f, 1.38624129e-3f);
-  else
-    p = polynomial(q, 5.0000000000000056e-1, 1.6666666666666599e-1, 4.1666666666573884e-2, 8.3333333333834893e-3,
-                   1.3888888932266797e-3, 1.9841269731653646e-4, 2.4801504591101269e-5, 2.7557396625489852e-6,
-                   2.7626267965548724e-7, 2.505712585771943e-8);
-  return q * q * p;
+  const T z = q * q;
+  if constexpr (std::is_same_v<T, float>) {
+    return z * ((4.9999997e-1f + q * 1.6666542e-1f) + z * ((4.16675247e-2f + q * 8.36667512e-3f) + z * 1.38624129e-3f));
+  } else {
+    return z * polynomial(q, 5.0000000000000056e-1, 1.6666666666666599e-1, 4.1666666666573884e-2, 8.3333333333834893e-3,
+                          1.3888888932266797e-3, 1.9841269731653646e-4, 2.4801504591101269e-5, 2.7557396625489852e-6,
+                          2.7626267965548724e-7, 2.505712585771943e-8);
+  }
 }
 
 template <class T> struct Reduced {
@@ -137,9 +148,10 @@ template <class T> LOSSKIT_INLINE T scaled(Reduced<T> e) {  // 2^n (1 + r + tail
   return one_plus(e) * from_bits<T>(half << Format<T>::mantissa) * from_bits<T>((e.n - half) << Format<T>::mantissa);
 }
 
-// ULP 0.75/0.75 (0.70 unless the result is subnormal).
+// ULP 0.75/0.75 (0.70 unless the result is subnormal). The ends are chosen last, from x: what is computed of an x
+// beyond them is anything, and limits in front of it would come first in the longest chain.
 template <class T> LOSSKIT_INLINE T exp(T x) {
-  return scaled(reduce(limited(x, Format<T>::exp_zero, Format<T>::exp_inf)));
+  return either(x > Format<T>::exp_inf, infinity<T>, either(x < Format<T>::exp_zero, T(0), scaled(reduce(x))));
 }
 
 // exp(-|x|), ULP as exp.  It cannot overflow, so that one factor 2^(n + shift) and a constant do.
@@ -148,19 +160,25 @@ template <class T> LOSSKIT_INLINE T exp_nabs(T x) {
   constexpr Bits<T> shift = (F::bias + 1) / 2;
   constexpr T back = from_bits<T>((F::bias - shift) << F::mantissa);
   const T a = -absolute(x);
-  const Reduced<T> e = reduce(a < F::exp_zero ? F::exp_zero : a);
-  return one_plus(e) * from_bits<T>((e.n - F::bias + shift) << F::mantissa) * back;
+  constexpr bool f = std::is_same_v<T, float>;  // a double's end is chosen first: GCC makes slower loops of the other
+  const Reduced<T> e = reduce(!f && a < F::exp_zero ? F::exp_zero : a);
+  const T y = one_plus(e) * from_bits<T>((e.n - F::bias + shift) << F::mantissa) * back;
+  return f ? where(a < F::exp_zero, T(0), y) : y;
 }
 
 // ULP 1.07/1.14.  The sum is done at half its size, for 2^n overflows before expm1 does.
 template <class T> LOSSKIT_INLINE T expm1(T x) {
   using F = Format<T>;
-  const Reduced<T> e = reduce(limited(x, T(-2 - F::mantissa), F::exp_inf));
+  constexpr T low = T(-2 - F::mantissa);
+  constexpr bool f = std::is_same_v<T, float>;  // as in exp_nabs
+  const Reduced<T> e = reduce(f ? x : limited(x, low, F::exp_inf));
   const T scale = from_bits<T>((e.n - F::bias - 1) << F::mantissa);  // 2^(n-1)
   const T a = scale - T(0.5);
   const T s = a + scale * e.r;
-  const T y = s + ((scale * e.r - (s - a)) + scale * e.tail);
-  return absolute(x) < F::tiny ? x : y + y;  // keeps -0 and subnormals
+  T y = s + ((scale * e.r - (s - a)) + scale * e.tail);
+  y += y;
+  if constexpr (f) y = where(x > F::exp_inf, infinity<T>, where(x < low, T(-1), y));
+  return absolute(x) < F::tiny ? x : y;  // keeps -0 and subnormals
 }
 
 // ULP 1.92/1.97.  The sign given to expm1 and the choice of e/(2 + e) or 1 - 2/(2 + e) are those that

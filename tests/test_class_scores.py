@@ -174,6 +174,32 @@ def test_nll_is_the_second_half():
         torch.testing.assert_close(both, LF.cross_entropy(x, y, weight, reduction=reduction))
 
 
+@pytest.mark.parametrize("classes", [2, 7, 1000])
+@pytest.mark.parametrize("layout", ["rows", "images", "columns", "steps"])
+def test_nll_of_every_layout(classes, layout):
+    """What is ignored or masked is 0 in loss and gradient, and so is what lies beside a target."""
+    shape = {"images": (3, classes, 7, 30)}.get(layout, (630, classes))
+    x = torch.randn(shape).log_softmax(1)
+    x = {"columns": lambda: x.t().contiguous().t(), "steps": lambda: x.repeat_interleave(2, 1)[:, ::2]}.get(
+        layout, lambda: x
+    )()
+    y = torch.randint(0, classes, (3, 7, 30) if layout == "images" else (630,))
+    y.flatten()[::5] = -100
+    weight, mask = torch.rand(classes), torch.rand(y.shape) > 0.3
+    for extra in ({}, {"weight": weight}, {"mask": mask}, {"sample_weight": mask * 2.0, "weight": weight}):
+        counts = extra.get("mask", torch.ones_like(y, dtype=torch.bool)) & (y != -100)
+        ours, theirs = x.clone().requires_grad_(), x.clone().double().requires_grad_()
+        loss = LF.nll_loss(ours, y, reduction="none", **extra)
+        own = theirs.gather(1, y.clamp(min=0).unsqueeze(1)).squeeze(1)
+        share = (weight.double()[y.clamp(min=0)] if "weight" in extra else 1.0) * extra.get("sample_weight", 1.0)
+        expected = torch.where(counts, -own * share, 0.0)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-7)
+        for reduction in (lambda a: a.sum(), lambda a: (a * torch.arange(630.0).reshape(y.shape)).sum()):
+            mine, truth = (torch.autograd.grad(reduction(a), b, retain_graph=True)[0]
+                           for a, b in ((loss, ours), (expected, theirs)))  # fmt: skip
+            torch.testing.assert_close(mine.double(), truth, rtol=1e-6, atol=1e-7)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Facts, measured
 

@@ -111,6 +111,22 @@ def test_expanded(setup):
             check(setup, given, f"expanded {part} {which}")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_number_for_each_row(dtype):
+    """Rows of every width below 70, in blocks that begin and end anywhere in a row."""
+    loss = losskit.functional.mse_loss
+    for width in range(1, 70):
+        x, y, w = (
+            torch.randn(2100 // width, width).to(dtype),
+            torch.randn(2100 // width, 1).to(dtype),
+            torch.rand(width),
+        )
+        stretched = y.expand_as(x)
+        got = loss(x, stretched, reduction="none", sample_weight=w)
+        expected = loss(x, stretched.contiguous(), reduction="none", sample_weight=w.expand(x.shape).contiguous())
+        assert torch.equal(got, expected), width
+
+
 @SETUPS
 def test_gradient_through_expand(setup):
     """The leaf behind an expanded operand gets the sum over the elements that it became."""

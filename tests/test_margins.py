@@ -231,6 +231,27 @@ def test_weights_masks_normalizers(name, reduction, classes):
             assert gradient[~mask].eq(0).all()
 
 
+@pytest.mark.parametrize("classes", [2, 3, 5, 16, 64, 65])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_few_classes_take_their_own_loop(classes, reduction):
+    """Rows side by side, and row by row with a mask: the same losses, also of rows that the loop leaves to the other."""
+    x = torch.randn(1037, classes)
+    y = torch.randint(0, classes, (1037, 3))[:, 1].to(torch.int32)
+    x[500, 0] = 2e38
+    for p in (1, 2):
+        quick = with_gradient(multi, x, y, p=p, reduction=reduction)
+        by_row = with_gradient(multi, x, y, p=p, reduction=reduction, mask=torch.ones(1037, dtype=torch.bool))
+        for one, other in zip(quick, by_row, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    x[500, 0] = NAN
+    value, gradient = with_gradient(multi, x, y, reduction="none")
+    assert value.isnan().nonzero().tolist() == [[500]]
+    assert gradient.isnan().any(1).nonzero().tolist() == [[500]]
+    y[700] = classes
+    with pytest.raises((IndexError, ValueError), match="700"):
+        multi(x, y)
+
+
 def test_class_weights_do_not_count_in_the_mean():
     x, y, weight = scores((4, 3), torch.float32), torch.tensor([0, 1, 2, 0]), torch.tensor([1.0, 2.0, 5.0])
     elements = multi(x, y, reduction="none")

@@ -1,5 +1,7 @@
 """KLDivLoss: Kullback-Leibler divergence of a predicted from a true distribution."""
 
+import math
+
 from torch import nn
 
 from losskit.declaration import Case, Deviation, Operand, Peer, param
@@ -9,12 +11,20 @@ from losskit.families.pointwise import PointwiseLoss
 from losskit.formula import exp, log, times, where
 from losskit.reduction import REDUCTIONS
 
+FAR = 86.0  # e^-86 is a number of every dtype, to 0.02 units of its last digit
+
+
+def share_of(log_probability):
+    """exp(log_probability), times e^86 where that may be subnormal; and whether it is."""
+    far = log_probability < -FAR
+    return exp(where(far, log_probability + FAR, log_probability)), far
+
 
 def expected(log_probability, cost, difference):
     """exp(log_probability) * difference; where there is no probability, its product with the finite part `cost`."""
-    root = exp(0.5 * log_probability)  # the probability itself may be subnormal where the product is not
-    product = where(log_probability < -80.0, root * (root * difference), exp(log_probability) * difference)
-    return where(root == 0.0, times(root, cost), product)
+    share, far = share_of(log_probability)
+    product = share * difference  # of which the probability alone may be subnormal
+    return where(share == 0.0, times(share, cost), where(far, math.exp(-FAR) * product, product))
 
 
 class KLDivLoss(PointwiseLoss, nn.KLDivLoss):
@@ -49,7 +59,8 @@ class KLDivLoss(PointwiseLoss, nn.KLDivLoss):
     @staticmethod
     def grad(input, target, log_target):
         if log_target:
-            return -exp(target), expected(target, -input, target - input + 1.0)
+            share, far = share_of(target)
+            return -where(far, math.exp(-FAR) * share, share), expected(target, -input, target - input + 1.0)
         return -target, log(target) - input + 1.0
 
     @staticmethod

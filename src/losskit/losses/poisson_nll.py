@@ -45,15 +45,14 @@ class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
             log_rate = log_rate - where(many, log(target) - 1.0, 0.0)
         # Beyond 1e4 the rate is infinite, and infinity minus infinity is not a number.
         log_rate = where(log_rate > 1e4, 1e4, log_rate)
-        # Both terms may overflow and their difference not: scaled by 2^-64 they do not.
+        # Both terms may overflow and their difference not: times 2^-64 they do not.
+        far = input > 80.0 if log_input else target > 1e30
+        less, more = where(far, 2.0**-64, 1.0), where(far, 2.0**64, 1.0)
+        rate = less * input
         if log_input:
             root = exp(0.5 * input)
-            rate, small = root * root, 2.0**-32 * root
-            far = 2.0**64 * (small * small - (2.0**-64 * target) * log_rate)
-            loss = where(input > 80.0, far, rate - times(target, log_rate))
-        else:
-            far = 2.0**64 * (2.0**-64 * input - (2.0**-64 * target) * log_rate)
-            loss = where(target > 1e30, far, input - times(target, log_rate))
+            rate = (less * root) * root
+        loss = more * (rate - times(less * target, log_rate))
         if full:
             few = 0.0 if stirling else lgamma(target + 1.0)
             loss = loss + where(many, 0.5 * (math.log(2.0 * math.pi) + log(target)), few)
