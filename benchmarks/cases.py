@@ -152,6 +152,10 @@ DATA = {
         0.05 * draw.normal(*shape)
         + 0.4 * torch.sin(0.05 * torch.arange(math.prod(shape), device=draw.device)).reshape(shape).to(draw.dtype)
     ),
+    # Normal numbers in any order, of which no two of a row are alike, nor one and minus the other.
+    "distinct": lambda shape, draw: torch.special.ndtri(
+        (draw.normal(*shape).argsort(-1).double() + 0.3) / shape[-1]
+    ).to(draw.dtype),
     "breslow": lambda shape, draw: "breslow",
     "counts_of_classes": lambda shape, draw: 1.0 + 1000.0 * draw.normal(shape[1]).abs(),
     "degrees": lambda shape, draw: 1.0 + 5.0 * draw.normal(*shape).abs(),
@@ -215,6 +219,8 @@ KNOWN = {
     "approx_ndcg": {"shape": lambda elements: (max(1, elements // 2**12), 64), "small": (4, 10)},
     "neural_ndcg": {"shape": lambda elements: (max(1, elements // 2**14), 64), "small": (4, 10)},
     "cox_ph": {"options": {"ties": "breslow"}},
+    # Where two errors are alike, the slopes are those of either order, and torch's sort takes any.
+    "lovasz_hinge": {"data": {"input": "distinct"}},
     "seesaw": {"options": {"counts": "counts_of_classes"}},
     # Variances next to 0 have gradients beyond the range of halves.
     "gaussian_nll": {"data": {"var": "variance"}, "asked": 7, "asked_16m": 4},

@@ -134,7 +134,7 @@ inline bool dense(const Walk& walk, const Source& source) {
 
 // Elements [begin, begin + n) of the walk as contiguous T: in place if they are, else in `buffer`.
 template <class T> const T* fetch(const Walk& walk, const Source& source, int64_t begin, int64_t n, T* buffer) {
-  constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
+  constexpr DType own = std::is_integral_v<T> ? DType::kLong : sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const int64_t item = size_of(source.dtype);
   // Beside a source that is broadcast, one that is not keeps its dimensions.
   if (walk.dims <= 1 || dense(walk, source)) {

@@ -147,19 +147,25 @@ void Job::outputs(const Inputs& in, Result& out) {
   }
 }
 
+LOSSKIT_CLONES int32_t both_set(const float* a, const float* b, int64_t n) {
+  int32_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found += (a[i] != 0.0f) & (b[i] != 0.0f);
+  return found;
+}
+
 // How much a unit counts in the denominator.
 double many_of(const Job& job, int64_t unit) {
   if (job.statistic == Statistic::kScan) return 1.0;
   if (!job.many.empty()) return job.many[unit];
   const bool lists = job.statistic == Statistic::kLogShare;
   if (job.masks < 0 && job.event < 0) return job.width > (lists ? 1 : 0);
-  double mask_block[kBlock], event_block[kBlock];
+  float mask_block[kBlock], event_block[kBlock];
   int64_t found = 0;
   for (int64_t at = 0; at < job.width; at += kBlock) {
     const int64_t n = std::min(kBlock, job.width - at), begin = unit * job.width + at;
-    const double* mask = job.masks < 0 ? nullptr : fetch(job.elements, job.own[job.masks], begin, n, mask_block);
-    const double* event = job.event < 0 ? nullptr : fetch(job.elements, job.own[job.event], begin, n, event_block);
-    for (int64_t i = 0; i < n; ++i) found += (!mask || mask[i] != 0.0) && (!event || event[i] != 0.0);
+    const float* mask = job.masks < 0 ? nullptr : fetch(job.elements, job.own[job.masks], begin, n, mask_block);
+    const float* event = job.event < 0 ? nullptr : fetch(job.elements, job.own[job.event], begin, n, event_block);
+    found += both_set(mask ? mask : event, event ? event : mask, n);
   }
   return job.event >= 0 ? static_cast<double>(found) : found > (lists ? 1 : 0);
 }
@@ -169,10 +175,6 @@ double Job::counted() const {
   for (int64_t unit = 0; unit < units; ++unit)
     if (counts(*this, unit)) total.add(many_of(*this, unit) * weight_of(*this, unit));
   return total.value();
-}
-
-template <class Key> Work work_of_lists(const Job& job, int64_t blocks, int64_t cost) {
-  return {blocks, cost, job.input_dtype == DType::kDouble ? run_lists<Key, double> : run_lists<Key, float>};
 }
 
 template <class T> void prepare_pixels(Job& job) {
@@ -217,9 +219,7 @@ Work Job::divide() {
   rows = std::clamp<int64_t>(kBlock / std::max<int64_t>(width, 1), 1, kBlock);
   const int64_t blocks = (units + rows - 1) / rows, cost = 8 * rows * width;
   if (statistic == Statistic::kScan) return {blocks, cost, run_classes};
-  const DType key = own[1].dtype;
-  const bool narrow = floating(key) && key != DType::kDouble;
-  return narrow ? work_of_lists<uint32_t>(*this, blocks, cost) : work_of_lists<uint64_t>(*this, blocks, cost);
+  return {blocks, cost, doubles ? run_lists<double> : run_lists<float>};
 }
 
 void Job::conclude() {

@@ -73,6 +73,27 @@ LOSSKIT_CLONES inline void exponentials(double* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = exp(x[i]);
 }
 
+// What rounding took from a - b (Knuth's two-sum): a distance of 80 would cost its exponential 40 ULP in double.
+LOSSKIT_INLINE double rounded_off(double a, double b, double difference) {
+  const double taken = a - difference;
+  return (a - (difference + taken)) + (taken - b);
+}
+LOSSKIT_CLONES inline void distances(double* x, double high, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] -= high;
+}
+LOSSKIT_CLONES inline void distances(double* x, double high, int64_t n, double* errors) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    const double distance = x[i] - high;
+    errors[i] = rounded_off(x[i], high, distance);
+    x[i] = distance;
+  }
+}
+LOSSKIT_CLONES inline void corrected(double* e, const double* errors, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) e[i] += e[i] * errors[i];
+}
+
 struct Extremes {
   double low, high;
   bool nan;  // which is neither

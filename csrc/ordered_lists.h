@@ -2,8 +2,8 @@
 //
 // 1. Several short lists are taken together, so that passes over arrays have long loops; a long one is taken alone.
 // 2. Exponentials are those of the distance to the largest score of the list. In a list whose scores are so far apart
-// that
-//    they leave double, they are those of the distance to the largest score from the element on.
+//    that they leave double, they are those of the distance to the largest score from the element on
+//    (ordered_careful.h).
 // 3. From the end of the list on, what comes after an element is added up; then shares, the formula and its slopes are
 //    computed in arrays; then, from the beginning on, what the shares before an element take from it. Own exponentials
 //    are left out of sums, not subtracted from them.
@@ -11,7 +11,8 @@
 //    1 - l/d of each tied event.
 #pragma once
 
-#include "ordered.h"
+#include "ordered_careful.h"
+#include "ordered_scans.h"
 
 namespace losskit {
 namespace {
@@ -36,118 +37,107 @@ const T* read_all(const Walk& walk, const Source& source, int64_t begin, int64_t
 // A list of a batch: where its elements begin in the arrays, and how many there are.
 struct List {
   int64_t unit, at, n;
-  double many;                  // events, or whether there are two elements
-  bool lost, careful, grouped;  // NaN; scores far apart; not one after another
+  double many;               // events, or whether there are two elements
+  bool lost, careful, ties;  // NaN; scores far apart; tied elements
   Sum loss;
 };
 
 // What a thread needs for lists.
-template <class Key> struct ListScratch {
-  Sorter<Key> sorter;
-  Buffer<double> x, others, kept, tops, distances, slopes;
+struct ListScratch {
+  Sorter<uint32_t> narrow;
+  Sorter<uint64_t> wide;
+  Buffer<double> x, others, kept, slopes, event, tied, tops, distances, before, more[3];
   Buffer<double> scores64, keys64;
   Buffer<int64_t> integers;
   Buffer<float> scores32, keys32, mask, events, out;
   Buffer<uint32_t> places;
-  Buffer<uint8_t> ties;
   std::vector<List> lists;
 };
 
-// What rounding took from a - b (Knuth's two-sum): a distance of 80 would cost its exponential 40 ULP in double.
-LOSSKIT_INLINE double rounded_off(double a, double b, double difference) {
-  const double taken = a - difference;
-  return (a - (difference + taken)) + (taken - b);
+// --------------------------------------------------------------------------------------------------------
+// Passes over the elements of a list as they come
+
+// Records of elements: keys in their order, or the other way round, and places.
+LOSSKIT_CLONES inline void write_records(const float* x, int64_t n, uint32_t flip, Record<uint32_t>* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = {ordered_key(x[i]) ^ flip, static_cast<uint32_t>(i)};
 }
-LOSSKIT_INLINE double power_of(double a, double b) {
-  if (a == b) return 1.0;  // infinities, too
-  const double power = std::exp(a - b), error = rounded_off(a, b, a - b);
-  return std::isfinite(error) ? power + power * error : power;
+LOSSKIT_CLONES inline void write_records(const double* x, int64_t n, uint64_t flip, Record<uint64_t>* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = {ordered_key(x[i]) ^ flip, static_cast<uint32_t>(i)};
 }
-LOSSKIT_CLONES inline void distances(double* x, double high, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] -= high;
+LOSSKIT_CLONES inline void write_records(const int64_t* x, int64_t n, uint64_t flip, Record<uint64_t>* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = {ordered_key(x[i]) ^ flip, static_cast<uint32_t>(i)};
 }
-LOSSKIT_CLONES inline void distances(double* x, double high, int64_t n, double* errors) {
-#pragma GCC ivdep
+LOSSKIT_CLONES inline void write_records(const int64_t* x, int64_t least, int64_t n, uint32_t flip,
+                                         Record<uint32_t>* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = {static_cast<uint32_t>(x[i] - least) ^ flip, static_cast<uint32_t>(i)};
+}
+
+struct Range {
+  int64_t low, high;
+  bool narrow() const { return static_cast<uint64_t>(high) - static_cast<uint64_t>(low) < uint64_t(1) << 32; }
+};
+LOSSKIT_CLONES inline Range range_of(const int64_t* x, int64_t n) {
+  int64_t low = std::numeric_limits<int64_t>::max(), high = std::numeric_limits<int64_t>::min();
+  for (int64_t i = 0; i < n; ++i) low = std::min(low, x[i]), high = std::max(high, x[i]);
+  return {low, high};
+}
+
+// Whether one of the elements that count is NaN.
+template <class T> LOSSKIT_INLINE bool any_nan_of(const T* x, const float* mask, int64_t n) {
+  int32_t found = 0;
+  for (int64_t i = 0; i < n && !mask; ++i) found |= x[i] != x[i];
+  for (int64_t i = 0; i < n && mask; ++i) found |= (x[i] != x[i]) & (mask[i] != 0.0f);
+  return found != 0;
+}
+LOSSKIT_CLONES inline bool any_nan(const float* x, const float* mask, int64_t n) { return any_nan_of(x, mask, n); }
+LOSSKIT_CLONES inline bool any_nan(const double* x, const float* mask, int64_t n) { return any_nan_of(x, mask, n); }
+
+// Whether one of the labels that count is neither 0 nor 1.
+LOSSKIT_CLONES inline bool any_odd(const float* label, const float* mask, int64_t n) {
+  int32_t found = 0;
+  for (int64_t i = 0; i < n && !mask; ++i) found |= (label[i] != 0.0f) & (label[i] != 1.0f);
+  for (int64_t i = 0; i < n && mask; ++i) found |= (label[i] != 0.0f) & (label[i] != 1.0f) & (mask[i] != 0.0f);
+  return found != 0;
+}
+
+template <class Key> LOSSKIT_CLONES void flag_events(const float* event, int64_t n, Record<Key>* records) {
+  for (int64_t i = 0; i < n; ++i) records[i].payload |= event[i] != 0.0f ? kFlag : 0u;
+}
+
+// The records that are not masked, from the beginning on; how many there are.
+template <class Key> int64_t close_up(const float* mask, int64_t n, Record<Key>* records) {
+  int64_t kept = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const double distance = x[i] - high;
-    errors[i] = rounded_off(x[i], high, distance);
-    x[i] = distance;
+    records[kept] = records[i];
+    kept += mask[i] != 0.0f;
   }
-}
-LOSSKIT_CLONES inline void corrected(double* e, const double* errors, int64_t n) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) e[i] += e[i] * errors[i];
+  return kept;
 }
 
-// From the end on: what comes after each element, of exponentials or (careful) of scores that become exponentials.
-// Four at a time, so that the additions to the running sum do not wait for one another.
-LOSSKIT_CLONES inline void sums_after(const double* e, int64_t n, double* others) {
-  double rest = 0.0;
-  int64_t k = n;
-  for (; k >= 4; k -= 4) {
-    const double last = e[k - 1], two = last + e[k - 2], three = two + e[k - 3], four = three + e[k - 4];
-    others[k - 1] = rest, others[k - 2] = rest + last, others[k - 3] = rest + two, others[k - 4] = rest + three;
-    rest += four;
-  }
-  for (; k > 0; --k) {
-    others[k - 1] = rest;
-    rest += e[k - 1];
-  }
+template <class Key> LOSSKIT_CLONES int64_t count_events(const Record<Key>* records, int64_t n) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found += records[i].payload >> 31;
+  return found;
 }
 
-inline int64_t begin_of(const uint8_t* ties, int64_t end) {
-  int64_t begin = end - 1;
-  while (ties && begin > 0 && ties[begin]) --begin;
-  return begin;
-}
+// --------------------------------------------------------------------------------------------------------
+// Passes over elements in order
 
-// tops: where the largest score from each element on is written, and `distances` to it, of which exponentials are made;
-// null: `e` are exponentials already.
-inline void sums_of_groups(double* e, const uint32_t* places, const uint8_t* ties, bool events, bool efron,
-                           double* tops, double* distances, int64_t n, double* others, double* kept) {
-  double rest = 0.0, top = -infinity<double>;
-  for (int64_t end = n, begin; end > 0; end = begin) {
-    begin = begin_of(ties, end);
-    if (begin + 1 == end && !tops) {  // mostly
-      const bool event = !events || (places[begin] & kFlag);
-      others[begin] = event ? rest : 1.0;
-      kept[begin] = 1.0;
-      rest += e[begin];
-      continue;
-    }
-    if (tops) {
-      const double highest = std::max(top, *std::max_element(e + begin, e + end));
-      rest *= power_of(top, highest);
-      top = highest;
-      for (int64_t k = begin; k < end; ++k) {
-        distances[k] = e[k] == top ? 0.0 : e[k] - top;
-        e[k] = power_of(e[k], top);
-        tops[k] = top;
-      }
-    }
-    double of_others = 0.0, of_events = 0.0, before = 0.0;
-    int64_t many = 0, place = 0;
-    for (int64_t k = end - 1; k >= begin; --k) {
-      if (events && !(places[k] & kFlag)) {
-        of_others += e[k];
-        continue;
-      }
-      others[k] = of_events;
-      of_events += e[k];
-      ++many;
-    }
-    for (int64_t k = begin; k < end; ++k) {
-      kept[k] = 1.0;
-      if (events && !(places[k] & kFlag)) {
-        others[k] = 1.0;  // of what has no share, anything but 0 / 0
-        continue;
-      }
-      if (efron) kept[k] = 1.0 - static_cast<double>(place++) / static_cast<double>(many);
-      others[k] = rest + of_others + kept[k] * (others[k] + before);
-      before += e[k];
-    }
-    rest += of_others + of_events;
+template <class Key> LOSSKIT_CLONES void read_places(const Record<Key>* records, int64_t n, uint32_t* places) {
+  for (int64_t k = 0; k < n; ++k) places[k] = records[k].payload & ~kFlag;
+}
+template <class Key> LOSSKIT_CLONES void read_events(const Record<Key>* records, int64_t n, double* event) {
+  for (int64_t k = 0; k < n; ++k) event[k] = static_cast<double>(static_cast<int32_t>(records[k].payload >> 31));
+}
+template <class Key> LOSSKIT_CLONES bool read_ties(const Record<Key>* records, int64_t n, double* tied) {
+  int32_t any = 0;
+  tied[0] = 0.0;
+  for (int64_t k = 1; k < n; ++k) {
+    const int32_t same = records[k].key == records[k - 1].key;
+    any |= same;
+    tied[k] = static_cast<double>(same);
   }
+  return any != 0;
 }
 
 LOSSKIT_CLONES inline void shares(const double* e, const double* others, int64_t n, double* out) {
@@ -157,6 +147,15 @@ LOSSKIT_CLONES inline void shares(const double* e, const double* others, int64_t
 LOSSKIT_CLONES inline void shares(const double* e, const double* others, const double* kept, int64_t n, double* out) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) out[i] = -log1p(others[i] / (kept[i] * e[i])) - log(kept[i]);
+}
+
+// What is not an event has no loss, and takes nothing.
+LOSSKIT_CLONES inline void only_events(const double* event, int64_t n, double* values, double* slopes) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    values[i] = where(event[i] != 0.0, values[i], 0.0);
+    slopes[i] = where(event[i] != 0.0, slopes[i], 0.0);
+  }
 }
 
 // In place of slopes: what each share takes from the elements after it, by their exponentials. In place of what comes
@@ -178,80 +177,39 @@ LOSSKIT_CLONES inline void takings(const double* e, const double* kept, int64_t 
   }
 }
 
-template <class T>
-void spread(const double* e, const double* own, const double* taken, const uint32_t* places, double factor, int64_t n,
-            T* out) {
-  const auto give = [&](int64_t k, double before) __attribute__((always_inline)) {
-    out[places[k] & ~kFlag] = static_cast<T>((own[k] - e[k] * before) * factor);
-  };
-  double carry = 0.0;
-  int64_t k = 0;
-  for (; k + 4 <= n; k += 4) {
-    const double one = taken[k], two = one + taken[k + 1], three = two + taken[k + 2], four = three + taken[k + 3];
-    give(k, carry), give(k + 1, carry + one), give(k + 2, carry + two), give(k + 3, carry + three);
-    carry += four;
-  }
-  for (; k < n; ++k) {
-    give(k, carry);
-    carry += taken[k];
-  }
-}
-
-template <class T>
-void spread_groups(const double* e, const double* own, const double* taken, const double* kept, const uint32_t* places,
-                   const uint8_t* ties, bool events, const double* tops, double factor, int64_t n, T* out) {
-  double carry = 0.0;
-  for (int64_t begin = 0, end; begin < n; begin = end) {
-    end = begin + 1;
-    while (ties && end < n && ties[end]) ++end;
-    if (begin + 1 == end && !tops) {
-      out[places[begin] & ~kFlag] = static_cast<T>((own[begin] - e[begin] * carry) * factor);
-      carry += taken[begin];
-      continue;
-    }
-    if (tops && begin > 0) carry *= power_of(tops[begin], tops[begin - 1]);
-    double all = 0.0, after = 0.0, before = 0.0;
-    for (int64_t k = begin; k < end; ++k) all += taken[k];
-    for (int64_t k = end - 1; k > begin; --k) after += kept[k] * taken[k];
-    for (int64_t k = begin; k < end; ++k) {
-      const bool event = !events || (places[k] & kFlag);
-      const double tied = event ? before + after : all;
-      out[places[k] & ~kFlag] = static_cast<T>((own[k] - e[k] * (carry + tied)) * factor);
-      before += kept[k] * taken[k];
-      if (k + 1 < end) after -= kept[k + 1] * taken[k + 1];
-    }
-    carry += all;
-  }
+// The slopes by the elements from their own and what is taken from them, in place.
+LOSSKIT_CLONES inline void slopes_of(const double* e, const double* taken, double factor, int64_t n, double* own) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) own[i] = (own[i] - e[i] * taken[i]) * factor;
 }
 
 // The lists from `first` on that are taken together. T: of scores as they are read.
-template <class Key, class T> struct Lists {
+template <class T> struct Lists {
   Job& job;
-  ListScratch<Key>& scratch;
+  ListScratch& scratch;
   int64_t first, count;
   const bool events = job.event >= 0, descending = wire::ordered::descending(job.options.family);
   const bool tied = wire::ordered::tied(job.options.family), efron = wire::ordered::efron(job.options.family);
 
-  // Elements in order, one list after another.
-  double *x = nullptr, *others = nullptr, *kept = nullptr, *slopes = nullptr;
+  // Elements in order, one list after another. tied_with: 1 where an element is tied with the one before it, else 0.
+  double *x = nullptr, *others = nullptr, *kept = nullptr, *slopes = nullptr, *event = nullptr, *tied_with = nullptr;
   double *tops = nullptr, *apart = nullptr;  // of lists whose scores are far apart
   uint32_t* places = nullptr;
-  uint8_t* ties = nullptr;
-  bool any_kept = false;
+  bool any_kept = false;  // whether `kept` is written: else each element keeps all of itself
 
   void run(Sum& sum) {
     const int64_t width = job.width, most = count * width;
-    x = scratch.x.get(most), others = scratch.others.get(most), kept = scratch.kept.get(most);
-    slopes = scratch.slopes.get(most), places = scratch.places.get(most);
-    ties = tied ? scratch.ties.get(most) : nullptr;
-    scratch.sorter.reserve(width);
+    x = scratch.x.get(most), others = scratch.others.get(most), slopes = scratch.slopes.get(most);
+    kept = scratch.kept.get(most), places = scratch.places.get(most);
+    event = events || efron ? scratch.event.get(most) : nullptr;
+    tied_with = tied ? scratch.tied.get(most) : nullptr;
     auto& lists = scratch.lists;
     lists.clear();
     int64_t at = 0;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t unit = first + i;
       List list{unit, at, 0, 0.0, false, false, false, {}};
-      if (counts(job, unit)) sort(list);
+      if (counts(job, unit)) read(list);
       if (list.many == 0.0) {
         deliver(job, unit, 0.0, sum);
         fill_gradient(job, 0.0, width, unit * width);
@@ -264,70 +222,99 @@ template <class Key, class T> struct Lists {
     if constexpr (sizeof(T) == 8) corrected(x, others, at);
     for (List& list : lists) add_up(list);
     for (const List& list : lists)
-      if (any_kept && !list.grouped) std::fill(kept + list.at, kept + list.at + list.n, 1.0);
+      if (any_kept && !weighted(list)) std::fill(kept + list.at, kept + list.at + list.n, 1.0);
     compute(at);
     for (const List& list : lists) finish(list, sum);
   }
 
+  bool weighted(const List& list) const { return list.careful || (efron && list.ties); }
+  const double* of(const double* array, const List& list) const { return array ? array + list.at : nullptr; }
+  FarApart far_apart(const List& list) const {
+    return {x + list.at, of(event, list), of(tied_with, list), efron, list.n};
+  }
+
   // The elements of a list in order, as distances to the largest score.
-  void sort(List& list) {
+  void read(List& list) {
     const int64_t width = job.width, begin = list.unit * width;
+    const Source& key = job.own[1];
+    if (list.unit + 1 < job.units) announce_list(begin + width);
     const float* mask =
         job.masks < 0 ? nullptr : read_all(job.elements, job.own[job.masks], begin, width, scratch.mask);
-    const float* event = events ? read_all(job.elements, job.own[2], begin, width, scratch.events) : nullptr;
-    Record<Key>* const records = scratch.sorter.records;
-    const Key flip = descending ? ~Key(0) : Key(0);
-    int64_t n = 0, many = 0;
-    const auto record = [&](auto x, int64_t i) __attribute__((always_inline)) {
-      list.lost |= x != x;
-      return Record<Key>{static_cast<Key>(static_cast<Key>(ordered_key(x)) ^ flip), static_cast<uint32_t>(i)};
-    };
-    const auto take = [&](const auto* from) __attribute__((always_inline)) {
-      for (int64_t i = 0; i < width && !mask; ++i) records[i] = record(from[i], i);
-      if (!mask) n = width;
-      for (int64_t i = 0; i < width && mask; ++i)
-        if (mask[i] != 0.0f) records[n++] = record(from[i], i);
-    };
-    if constexpr (sizeof(Key) == 4) {
-      take(read_all(job.elements, job.own[1], begin, width, scratch.keys32));
-    } else if (floating(job.own[1].dtype)) {
-      take(read_all(job.elements, job.own[1], begin, width, scratch.keys64));
-    } else {
-      take(read_all(job.elements, job.own[1], begin, width, scratch.integers));
-    }
-    if (event) {
-      for (int64_t k = 0; k < n; ++k) {
-        const float label = event[records[k].payload];
-        if (job.options.checks != kOff && label != 0.0f && label != 1.0f && label == label) {
-          list.lost = true;
-          if (job.options.checks == kRaise) {
-            const int64_t place = begin + records[k].payload;
-            job.report({0, place, static_cast<int64_t>(Violation::kLabel), place, static_cast<double>(label)});
-          }
-        }
-        list.lost |= label != label;
-        if (label != 0.0f) records[k].payload |= kFlag, ++many;
+    const float* labels = events ? read_all(job.elements, job.own[2], begin, width, scratch.events) : nullptr;
+    if (labels && any_odd(labels, mask, width)) list.lost = !allowed(labels, mask, begin);
+    const auto flip = [this]<class Key>(Key) { return descending ? ~Key(0) : Key(0); };
+    if (!floating(key.dtype)) {
+      const int64_t* const keys = read_all(job.elements, key, begin, width, scratch.integers);
+      const Range range = range_of(keys, width);
+      if (range.narrow()) {
+        scratch.narrow.reserve(width);
+        write_records(keys, range.low, width, flip(uint32_t()), scratch.narrow.records);
+        return put_in_order(list, scratch.narrow, labels, mask);
       }
+      scratch.wide.reserve(width);
+      write_records(keys, width, flip(uint64_t()), scratch.wide.records);
+      return put_in_order(list, scratch.wide, labels, mask);
     }
-    list.n = n;
-    list.many = event ? static_cast<double>(many) : static_cast<double>(n > 1);
+    const auto take = [&](const auto* keys, auto& sorter, auto flip) {
+      list.lost |= any_nan(keys, mask, width);
+      sorter.reserve(width);
+      write_records(keys, width, flip, sorter.records);
+      put_in_order(list, sorter, labels, mask);
+    };
+    if (key.dtype == DType::kDouble)
+      take(read_all(job.elements, key, begin, width, scratch.keys64), scratch.wide, flip(uint64_t()));
+    else
+      take(read_all(job.elements, key, begin, width, scratch.keys32), scratch.narrow, flip(uint32_t()));
+  }
+
+  // Has the memory of the next list fetched, which the hardware's prefetchers find too late: between two lists there is
+  // time, and scores are read and slopes written in the order of the keys.
+  void announce_list(int64_t begin) const {
+    constexpr int64_t kLine = 64, kMost = int64_t(64) << 10;  // bytes; more would not stay in the cache
+    const auto announce = [&](const char* data, DType dtype, auto written) {
+      const int64_t bytes = std::min(job.width * size_of(dtype), kMost);
+      const char* const from = data + begin * size_of(dtype);
+      for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(from + i, written);
+    };
+    for (const Source& source : job.own)
+      if (source.present() && dense(job.elements, source)) announce(source.data, source.dtype, std::false_type());
+    if (job.options.gradients) announce(job.gradients[0], job.gradient_dtypes[0], std::true_type());
+  }
+
+  // Whether labels that are neither 0 nor 1 are let through; NaN is not.
+  bool allowed(const float* labels, const float* mask, int64_t begin) {
+    bool fine = true;
+    for (int64_t i = 0; i < job.width; ++i) {
+      const float label = labels[i];
+      if (label == 0.0f || label == 1.0f || (mask && mask[i] == 0.0f)) continue;
+      fine &= job.options.checks == kOff && label == label;
+      if (job.options.checks == kRaise && label == label)
+        job.report({0, begin + i, static_cast<int64_t>(Violation::kLabel), begin + i, static_cast<double>(label)});
+    }
+    return fine;
+  }
+
+  // Sorts the records of a list, and reads its scores in their order.
+  template <class Key> void put_in_order(List& list, Sorter<Key>& sorter, const float* labels, const float* mask) {
+    const int64_t width = job.width;
+    if (labels) flag_events(labels, width, sorter.records);
+    const int64_t n = list.n = mask ? close_up(mask, width, sorter.records) : width;
+    list.many = labels ? static_cast<double>(count_events(sorter.records, n)) : static_cast<double>(n > 1);
     if (list.many == 0.0) return;
-    scratch.sorter.sort(n);
-    const Record<Key>* const sorted = scratch.sorter.records;
+    sorter.sort(n);
     double* const own = x + list.at;
     uint32_t* const place = places + list.at;
-    const T* const scores = scores_of(begin);
-    for (int64_t k = 0; k < n; ++k) place[k] = sorted[k].payload;
-    for (int64_t k = 0; k < n; ++k) own[k] = static_cast<double>(scores[place[k] & ~kFlag]);
-    if (ties) {
-      ties[list.at] = 0;
-      for (int64_t k = 1; k < n; ++k) list.grouped |= ties[list.at + k] = sorted[k].key == sorted[k - 1].key;
-    }
-    scratch.sorter.reserve(width);  // the arrays that the next list begins in
+    read_places(sorter.records, n, place);
+    if (labels)
+      read_events(sorter.records, n, event + list.at);
+    else if (event)
+      std::fill(event + list.at, event + list.at + n, 1.0);
+    if (tied) list.ties = read_ties(sorter.records, n, tied_with + list.at);
+    const T* const scores = scores_of(list.unit * width);
+    for (int64_t k = 0; k < n; ++k) own[k] = static_cast<double>(scores[place[k]]);
     const auto [low, high, nan] = extremes(own, n);
-    list.careful = !(high - low < kFarthest);
     list.lost |= nan;
-    list.careful &= !list.lost;
+    list.careful = !(high - low < kFarthest) && !list.lost;
     if (list.careful) {
       if (!tops) tops = scratch.tops.get(count * width), apart = scratch.distances.get(count * width);
       std::copy(own, own + n, tops + list.at);
@@ -345,17 +332,22 @@ template <class Key, class T> struct Lists {
       return read_all(job.elements, job.own[0], begin, job.width, scratch.scores64);
   }
 
-  void add_up(List& list) {
-    double* const e = x + list.at;
-    list.grouped |= list.careful;
-    if (list.careful) std::copy(tops + list.at, tops + list.at + list.n, e);
-    if (!list.grouped) {
-      sums_after(e, list.n, others + list.at);
-      return;
+  void add_up(const List& list) {
+    const int64_t at = list.at, n = list.n;
+    any_kept |= weighted(list);
+    if (list.careful) {
+      std::copy(tops + at, tops + at + n, x + at);
+      return far_apart(list).sums(others + at, kept + at, tops + at, apart + at);
     }
-    any_kept |= efron || list.careful;
-    sums_of_groups(e, places + list.at, ties ? ties + list.at : nullptr, events, efron,
-                   list.careful ? tops + list.at : nullptr, apart + list.at, list.n, others + list.at, kept + list.at);
+    if (efron && list.ties)
+      return sums_of_efron(x + at, event + at, tied_with + at, n, others + at, kept + at, more().data());
+    sums_after(x + at, n, others + at);
+    if (list.ties) add_tied_before(x + at, tied_with + at, n, others + at);
+  }
+
+  // Memory for the steps of one list.
+  std::array<double*, 3> more() {
+    return {scratch.more[0].get(job.width), scratch.more[1].get(job.width), scratch.more[2].get(job.width)};
   }
 
   // Shares, the formula, what its slopes make of the elements, and the losses of the lists.
@@ -372,9 +364,7 @@ template <class Key, class T> struct Lists {
           if (e[i] < kSmall) block[i] = apart[at + i] - std::log(rest[i] + kept[at + i] * e[i]);
       }
       evaluate(job, m, block, nullptr, values, slope, unused);
-      if (events)
-        for (int64_t i = 0; i < m; ++i)
-          if (!(places[at + i] & kFlag)) values[i] = 0.0, slope[i] = 0.0;
+      if (events) only_events(event + at, m, values, slope);
       for (int64_t done = 0; done < m; list += at + done == list->at + list->n) {
         const int64_t part = std::min(m - done, list->at + list->n - at - done);
         list->loss.add(sum_block(values + done, part));
@@ -388,37 +378,43 @@ template <class Key, class T> struct Lists {
   void finish(const List& list, Sum& sum) {
     deliver(job, list.unit, (list.lost ? kNaN : list.loss.value()) * weight_of(job, list.unit), sum);
     if (!job.options.gradients) return;
+    const int64_t at = list.at, n = list.n, begin = list.unit * job.width;
+    double* const taken = scratch.before.get(job.width);
+    if (list.careful) {
+      far_apart(list).takings(slopes + at, kept + at, tops + at, taken);
+    } else if (efron && list.ties) {
+      takings_of_efron(slopes + at, kept + at, event + at, tied_with + at, n, taken, more().data());
+    } else {
+      sums_before(slopes + at, n, taken);
+      if (list.ties) add_tied_after(slopes + at, tied_with + at, n, taken);
+    }
+    slopes_of(x + at, taken, list.lost ? kNaN : factor_of(job, list.unit), n, others + at);
     const DType dtype = job.gradient_dtypes[0];
-    const int64_t begin = list.unit * job.width;
     if (dtype == DType::kDouble) {
-      spread_to(list, reinterpret_cast<double*>(job.gradients[0]) + begin);
+      spread(list, reinterpret_cast<double*>(job.gradients[0]) + begin);
     } else if (dtype == DType::kFloat) {
-      spread_to(list, reinterpret_cast<float*>(job.gradients[0]) + begin);
+      spread(list, reinterpret_cast<float*>(job.gradients[0]) + begin);
     } else {
       float* const out = scratch.out.get(job.width);
-      spread_to(list, out);
+      spread(list, out);
       write_gradient(job, out, job.width, begin);
     }
   }
 
-  template <class To> void spread_to(const List& list, To* out) {
+  template <class To> void spread(const List& list, To* out) {
     if (list.n < job.width) std::fill(out, out + job.width, To(0));
-    const double factor = list.lost ? kNaN : factor_of(job, list.unit);
-    const int64_t at = list.at;
-    if (list.grouped)
-      spread_groups(x + at, others + at, slopes + at, kept + at, places + at, ties ? ties + at : nullptr, events,
-                    list.careful ? tops + at : nullptr, factor, list.n, out);
-    else
-      losskit::spread(x + at, others + at, slopes + at, places + at, factor, list.n, out);
+    const double* const slope = others + list.at;
+    const uint32_t* const place = places + list.at;
+    for (int64_t k = 0; k < list.n; ++k) out[place[k]] = static_cast<To>(slope[k]);
   }
 };
 
-template <class Key, class T> void run_lists(int64_t begin, int64_t end, void* context) {
+template <class T> void run_lists(int64_t begin, int64_t end, void* context) {
   Job& job = *static_cast<Job*>(context);
-  const auto scratch = std::make_unique<ListScratch<Key>>();
+  const auto scratch = std::make_unique<ListScratch>();
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * job.rows;
-    Lists<Key, T>{job, *scratch, first, std::min(job.rows, job.units - first)}.run(job.sums[block]);
+    Lists<T>{job, *scratch, first, std::min(job.rows, job.units - first)}.run(job.sums[block]);
   }
 }
 

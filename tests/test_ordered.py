@@ -69,6 +69,32 @@ def test_ties_of_times(path, monkeypatch, ties, times):
     assert LF.cox_ph_loss(x, time, event, ties=ties).item() == pytest.approx(expected[0].item() / event.sum().item())
 
 
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+def test_lists_beside_one_another(ties, dtype):
+    """One of scores far apart, one with ties, one without any, one without an event: the bits of each alone."""
+    x, time, event = normal(4, 9, dtype=dtype), whole(3, 4, 9), whole(2, 4, 9, seed=2)
+    x[0] *= 1e4
+    time[2], event[3] = torch.arange(9), 0
+    together = with_gradient(LF.cox_ph_loss, x, time, event, ties=ties, reduction="none")
+    for i in range(4):
+        alone = with_gradient(LF.cox_ph_loss, x[i], time[i], event[i], ties=ties, reduction="none")
+        assert torch.equal(together[0][i], alone[0])
+        assert torch.equal(together[1][i], alone[1])
+
+
+@PATHS
+def test_a_long_tie(path, monkeypatch):
+    """2000 subjects at 3 times: Efron's parts become small, and sums of a tie long."""
+    take(path, monkeypatch)
+    x, time, event = normal(2000), whole(3, 2000), whole(2, 2000, seed=2)
+    got, expected = (
+        with_gradient(f, x, time, event, ties="efron")
+        for f in (lambda *a, **k: LF.cox_ph_loss(*a, **k, reduction="sum"), cox)
+    )
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
 @PATHS
 @pytest.mark.parametrize("per_image", [True, False])
 @pytest.mark.parametrize("dtype", WIDE, ids=str)

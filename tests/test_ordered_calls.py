@@ -225,6 +225,23 @@ def test_declarations_of_ones_own():
     v = x.gather(-1, t.argsort(dim=-1, descending=True, stable=True))
     expected = (v - v.flip(-1).logcumsumexp(-1).flip(-1)).square().sum(-1)
     torch.testing.assert_close(SquaredListLoss("none")(x, t), expected)
+
+    class TiedListLoss(losskit.OrderedLoss):
+        """Minus the logarithm of each share, of lists with ties."""
+
+        arguments = "reduction ties"
+        operands = {"input": losskit.Operand("Scores."), "target": losskit.Operand("Relevance.", differentiable=False)}
+        at_ties = "end of tie"
+
+        @staticmethod
+        def value(log_share):
+            return -log_share
+
+    t = whole(3, 3, 5)
+    for ties in ("efron", "breslow"):  # each element is an event, of which none is said
+        expected = with_gradient(LF.cox_ph_loss, x, -t, torch.ones(3, 5), ties=ties, reduction="sum")
+        torch.testing.assert_close(with_gradient(TiedListLoss("sum", ties=ties), x, t), expected)
+
     for body, text in (
         ({"value": staticmethod(lambda error: error)}, "got error for lists"),
         ({"value": staticmethod(lambda log_share: log_share), "units": "images"}, "got log_share for images"),
