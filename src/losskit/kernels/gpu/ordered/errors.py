@@ -87,7 +87,7 @@ def run(frame: Frame, wanted: int, told: dict[str, Any]) -> Outputs:
         units_kernel, (units,),
         totals, counts, lost, *extras, frame.upstream, factors, frame.values, frame.sums, frame.counts,
         units, blocks, lost.numel() // sets, classes, unit_steps,
-        ABSENT=told["absent"], REWRITE=frame.rewrite, INDEX=index, BLOCKS=many, num_warps=min(max(many // 128, 1), 4),
+        EVERY=told["absent"] or not told["classes"], REWRITE=frame.rewrite, INDEX=index, BLOCKS=many, num_warps=min(max(many // 128, 1), 4),
     )  # fmt: skip
     frame.finish()
     if slopes is not None and factors is not None:

@@ -105,10 +105,10 @@ def steps_kernel(
 def units_kernel(
     totals, counts, lost, mask, sample_weight, each_upstream, upstream, factors, values, sums, weights,
     units, blocks, losts, classes, steps,
-    ABSENT: tl.constexpr, REWRITE: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr,
+    EVERY: tl.constexpr, REWRITE: tl.constexpr, INDEX: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """The loss of a unit, and what its slopes are multiplied by: NaN in gives NaN out. losts: blocks of a set that may
-    make it NaN."""
+    make it NaN. EVERY: a unit without a positive pixel has a loss, too."""
     needed = True
     if REWRITE:
         needed = tl.load(upstream) != 1.0
@@ -122,7 +122,7 @@ def units_kernel(
             block = start + tl.arange(0, BLOCKS)
             wrong = wrong | tl.load(lost + unit // classes * losts + block, mask=block < losts, other=0)
         found = counted(counts, unit, blocks, blocks, BLOCKS)
-        if (classes == 1) | ABSENT:
+        if EVERY:
             found += counted(counts + units * blocks, unit, blocks, blocks, BLOCKS)
         weigh = tl.full((), 1.0, tl.float64)
         if mask is not None:
