@@ -16,8 +16,8 @@ from .conftest import ON_GPU, assert_near
 NAN, INF = math.nan, math.inf
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LOSSES = {
-    "list_mle": ListMLELoss,
     "efron": CoxPHLoss,
+    "list_mle": ListMLELoss,
     "breslow": lambda **given: CoxPHLoss(ties="breslow", **given),
     "squared_emd": SquaredEMDLoss,
     "soft_emd": SquaredEMDLoss,
@@ -35,6 +35,7 @@ def _several_blocks(monkeypatch):
     """A row is several blocks, and a set of pixels several programs'."""
     monkeypatch.setattr(layout, "TILE", 8)
     monkeypatch.setattr(errors, "BLOCK", 4)
+    monkeypatch.setattr(errors, "BLOCKS", 2)
     monkeypatch.setattr(pixels, "TILE", 16)
 
 
@@ -105,7 +106,7 @@ def test_the_formula_in_double(name, dtype):
         assert_near(*got_and_expected(LOSSES[name](reduction=reduction), operands), dtype, 16.0)
 
 
-@pytest.mark.parametrize("width", [1, 2, 8, 9, 17])
+@pytest.mark.parametrize("width", [9, 1, 2, 8, 17])
 def test_sizes(width):
     for name, rows in itertools.product(("list_mle", "efron", "soft_emd", "hinge_of_all", "softmax"), (1, 3)):
         if "softmax" in name and width > 9:
@@ -121,16 +122,16 @@ def test_sizes(width):
 def test_long_rows():
     """Several blocks of a row; ties that end in another block than they begin in."""
     for name in ("list_mle", "efron", "breslow", "hinge"):
-        operands = given(name, 2, 50, torch.float64, seed=3)
+        operands = given(name, 1, 40, torch.float64, seed=3)
         assert_near(*got_and_expected(LOSSES[name](), operands), torch.float64, 64.0)
-    time = torch.arange(70) // 20
-    x, event = torch.linspace(-3.0, 3.0, 70, dtype=torch.float64), torch.arange(70) % 3 > 0
+    time = torch.arange(40) // 14
+    x, event = torch.linspace(-3.0, 3.0, 40, dtype=torch.float64), torch.arange(40) % 3 > 0
     for ties in ("efron", "breslow"):
         assert_near(*got_and_expected(CoxPHLoss(ties=ties), [x, time, event]), torch.float64, 64.0)
 
 
 def test_several_rows_of_a_program():
-    for name in ("list_mle", "efron", "squared_emd"):
+    for name in ("list_mle", "efron", "squared_emd", "hinge"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(layout, "TILE", 32)
             patch.setattr(layout, "PROGRAMS", 1)
@@ -150,10 +151,11 @@ def test_keys_of_every_dtype():
         "far": whole * (1 << 58) - (1 << 60), "near": 1.0 + whole.double() * 2.0**-52,
         "ends": torch.where(whole > 4, torch.iinfo(torch.int64).max, torch.iinfo(torch.int64).min),
     }  # fmt: skip
-    for key in keys.values():
+    event = whole % 2
+    for what, key in keys.items():
         assert_near(*got_and_expected(ListMLELoss(reduction="none"), [x, key]), torch.float32, 16.0)
-        event = whole % 2
-        assert_near(*got_and_expected(CoxPHLoss(), [x, key, event]), torch.float32, 16.0)
+        if what in ("signed", "near"):  # their ties
+            assert_near(*got_and_expected(CoxPHLoss(), [x, key, event]), torch.float32, 16.0)
     for dtype in (torch.bool, torch.uint8, torch.float16, torch.float64):
         assert CoxPHLoss()(x, whole, event.to(dtype)) == CoxPHLoss()(x, whole, event)
 
@@ -331,7 +333,8 @@ def test_the_same_bits_and_no_waiting(name, unwatched):
 
 
 def test_upstream_gradients_and_a_second_backward():
-    for name, dtype in itertools.product(("efron", "soft_emd", "hinge", "softmax"), (torch.float32, torch.float16)):
+    dtypes = torch.float16, torch.float32
+    for name, dtype in zip(("efron", "soft_emd", "hinge", "softmax"), (*dtypes, *dtypes), strict=True):
         input, *others = given(name, 3, 5, dtype)
         x, wide = input.requires_grad_(), input.detach().double().requires_grad_()
         loss = LOSSES[name]()(x, *others)

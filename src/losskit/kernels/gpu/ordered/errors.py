@@ -28,6 +28,7 @@ from losskit.kernels.gpu.shared import TYPES, cdiv, index_type, power_of_2
 
 PLACES = 2  # for operands of the formula
 BLOCK = 1024  # pixels that a program takes
+BLOCKS = 1024  # of them whose counts are added at once
 
 
 def run(frame: Frame, wanted: int, told: dict[str, Any]) -> Outputs:
@@ -69,7 +70,7 @@ def run(frame: Frame, wanted: int, told: dict[str, Any]) -> Outputs:
     )  # fmt: skip
     totals = frame.empty((units, blocks), torch.float64)
     slopes = None if frame.gradients[0] is None else frame.empty((units, width), compute)
-    many = min(power_of_2(blocks), 1024)
+    many = min(power_of_2(blocks), BLOCKS)
     frame.launch(
         steps_kernel, (units * blocks,),
         ordered, places, codes, counts, frame.upstream, frame.numbers, totals, slopes, units, width, blocks,
@@ -87,7 +88,8 @@ def run(frame: Frame, wanted: int, told: dict[str, Any]) -> Outputs:
         units_kernel, (units,),
         totals, counts, lost, *extras, frame.upstream, factors, frame.values, frame.sums, frame.counts,
         units, blocks, lost.numel() // sets, classes, unit_steps,
-        EVERY=told["absent"] or not told["classes"], REWRITE=frame.rewrite, INDEX=index, BLOCKS=many, num_warps=min(max(many // 128, 1), 4),
+        EVERY=told["absent"] or not told["classes"], REWRITE=frame.rewrite, INDEX=index, BLOCKS=many,
+        num_warps=min(max(many // 128, 1), 4),
     )  # fmt: skip
     frame.finish()
     if slopes is not None and factors is not None:

@@ -11,7 +11,7 @@ from losskit.kernels.gpu.frame import Frame
 from losskit.kernels.gpu.rows import PROGRAMS
 from losskit.kernels.gpu.shared import cdiv, power_of_2
 
-TILE = 1024  # elements that a program takes at once, four for each thread: they are doubles
+TILE = 1024  # elements that a program takes at once, two for each thread: a tie's scan takes 128 registers for them
 WIDE = (torch.float64, torch.int64)  # what is sorted by 64 bits
 
 
@@ -30,7 +30,7 @@ def tile_of(rows: int, width: int) -> Tile:
     together = TILE // block
     while together > 1 and rows < PROGRAMS * together:
         together //= 2
-    return Tile(together, block, min(max(together * block // 128, 1), 8), cdiv(width, block))
+    return Tile(together, block, min(max(together * block // 64, 1), 16), cdiv(width, block))
 
 
 @overload
