@@ -193,6 +193,7 @@ def test_elements_that_are_masked_are_not_there(path, monkeypatch, dtype):
         (lambda x, m, k, **kw: LF.list_mle_loss(x, k, m, **kw), t, keys),
         (lambda x, m, k, **kw: LF.cox_ph_loss(x, *k, m, **kw), (t, e), (keys, e.masked_fill(~mask, 7))),
         (lambda x, m, k, **kw: LF.lovasz_hinge_loss(x, k, m, **kw), e, e.masked_fill(~mask, 7)),
+        (lambda x, m, k, **kw: LF.lovasz_hinge_loss(x, k, m, **kw), e, e.to(dtype).masked_fill(~mask, NAN)),
     ]
     for loss, right, wrong in calls:
         cut = tuple(k[mask] for k in right) if isinstance(right, tuple) else right[mask]

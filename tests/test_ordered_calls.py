@@ -85,6 +85,19 @@ def test_one_long_list():
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-9)
 
 
+@PATHS
+def test_the_dtype_is_that_of_the_scores(path, monkeypatch):
+    """Keys and labels do not tell it; a target of probabilities does."""
+    take(path, monkeypatch)
+    x, wide = normal(2, 3, dtype=torch.float32), torch.ones(2, 3, dtype=torch.float64)
+    for loss in (
+        LF.list_mle_loss(x, wide), LF.cox_ph_loss(x, wide, wide), LF.lovasz_hinge_loss(x, wide),
+        LF.squared_emd_loss(x, torch.tensor([0, 2])),
+    ):  # fmt: skip
+        assert loss.dtype == torch.float32
+    assert LF.squared_emd_loss(x, wide / 3).dtype == torch.float64
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Transforms
 

@@ -65,7 +65,7 @@ def prepared(case):
         and any(operand.per_row for operand in loss.operands.values())
     )
     pooled = issubclass(loss, losskit.RegionsLoss) and loss.weigh is not None
-    without = losskit.OrderedLoss, losskit.PairsLoss, losskit.ComposedLoss
+    without = losskit.PairsLoss, losskit.ComposedLoss
     unrecorded = pooled or issubclass(loss, without) or bool(loss._plan_class.no_gpu_kernel)
     return changed or stretched or unrecorded or (loss.name == "softmax_focal_loss" and "alpha" in case.params)
 

@@ -51,7 +51,7 @@ class SignsPlan(OrderedPlan):
         counts = None if counts is None else self._flat(counts)
         labels = target != 0
         x = input.to(self.wide(input))
-        x = eager.nan_where(x, target.isnan()) if target.is_floating_point() else x
+        x = eager.nan_where(x, both(target.isnan(), counts)) if target.is_floating_point() else x
         if counts is not None:
             x = torch.where(counts, x, 0.0)
         right = torch.where(labels, x, -x)  # the score, with the sign of the label; the errors are in its order

@@ -37,6 +37,7 @@ class OrderedPlan(Plan):
 
     op = "ordered"
     gradients = 1
+    telling = 1
     efron = whole = False
     descending = True
     ignored = -100
@@ -99,7 +100,7 @@ class OrderedPlan(Plan):
             expected = "boolean (True = counts)"
             raise error("parameter_type", loss=self.name, argument="element_mask", expected=expected, got=x.dtype)
         check_stretches(self.name, "element_mask", x, input.shape)
-        return x.expand(input.shape)
+        return x if x.shape == input.shape else x.expand(input.shape)  # the same tensor: a GPU repeats the call
 
     def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
         shape = self.unreduced_shape(arguments.operands)
@@ -110,7 +111,7 @@ class OrderedPlan(Plan):
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         operands, _, sample_weight, mask, normalizer, _ = arguments
         input, shape = operands[0], self.unreduced_shape(operands)
-        dtype = dtypes.result_dtype([x for x in operands if x.is_floating_point()][:1])
+        dtype = dtypes.result_dtype(operands[: self.telling])
         bad = self._bad(operands, mask, checks)
         many = self.many(operands)
         like = torch.empty((), dtype=self.wide(input), device=input.device)

@@ -151,6 +151,15 @@ class Frame:
         if self.recorder is not None:
             self.recorder.launched(kernel, compiled, grid, args, constants)
 
+    def sort(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of integers in ascending order, equal ones as they came, and their places: torch's sort, which waits for
+        nothing."""
+        ordered, places = self.empty(keys.shape, keys.dtype), self.empty(keys.shape, torch.int64)
+        sort_into(keys, ordered, places)
+        if self.recorder is not None:
+            self.recorder.called(sort_into, keys, ordered, places)
+        return ordered, places
+
     def finish(self) -> None:
         """Add the sums and the counts of the programs: kernels that are launched now know the denominator."""
         nothing, sums, counts = self.of_nothing(), self.sums, self.counts
@@ -166,11 +175,31 @@ class Frame:
             )  # fmt: skip
         self.sums = self.counts = None
 
+    def of_no_units(self) -> Outputs:
+        """The results where nothing has a loss, and no kernel runs."""
+        if self.call.plan.reduction == "mean":
+            if self.call.normalizer is not None:
+                self.denominator = self.call.normalizer
+            else:
+                self.divisor = 0
+        if self.values is not None:
+            self.values.zero_()
+        if self.forward and not self.each:
+            self.sums = self.empty((1,), torch.float64, zero=True)
+        for gradient in self.gradients:
+            if gradient is not None:
+                gradient.zero_()
+        return self.outputs()
+
     def outputs(self) -> Outputs:
         """The results, after the sums are added."""
         if self.sums is not None:
             self.finish()
         return Outputs(self.values if self.each else self.loss, self.gradients)
+
+
+def sort_into(keys: Tensor, ordered: Tensor, places: Tensor) -> None:
+    torch.sort(keys, dim=-1, stable=True, out=(ordered, places))
 
 
 def _count(factors: Sequence[Tensor], mask: Tensor | None, units: int) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ MOST = 256  # calls of a plan that are kept
 
 
 class Step(NamedTuple):
-    """A launch: the compiled kernel, its arguments, and which of them are tensors of the call."""
+    """A launch: the compiled kernel or torch's function, its arguments, and which of them are tensors of the call."""
 
     launch: Callable[..., Any]
     arguments: list[Any]
@@ -121,6 +121,14 @@ class Recorder:
         else:
             launch = compiled[(*grid, 1, 1)[:3]]
         self.steps.append(Step(launch, arguments, tensors))
+
+    def called(self, function: Callable[..., Any], *made: Tensor) -> None:
+        """Note a function of torch, given tensors that the call made."""
+        numbers = [self.numbers.get(x.data_ptr()) for x in made]
+        if None in numbers:
+            self.ok = False
+            return
+        self.steps.append(Step(function, [None] * len(made), list(enumerate(cast(list[int], numbers)))))
 
     def recording(self, outputs: Outputs) -> Recording | None:
         """What was noted, None if it cannot be repeated."""

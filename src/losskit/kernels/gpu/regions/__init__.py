@@ -71,7 +71,7 @@ def run(frame: Frame, wanted: int) -> Outputs:
     like = input if _evenly(torch.empty_like(input, device="meta")) else input.shape
     frame.write(wanted & 1, [like, *(x.shape for x in call.operands[1:])], units)
     if not input.numel() or not units.numel():
-        return _of_nothing(frame)
+        return frame.of_no_units()
     pool = others.pop() if plan.pooled else None
     pixels = others[0] if others else None
     soft = target.ndim == input.ndim
@@ -144,23 +144,6 @@ def _divide(frame: Frame, programs: int, units: int, every: bool) -> None:
         frame.divisor = units
     else:
         frame.count(programs)
-
-
-def _of_nothing(frame: Frame) -> Outputs:
-    """The loss where there is no pixel, or no region."""
-    mean = frame.call.plan.reduction == "mean"
-    if mean and frame.call.normalizer is not None:
-        frame.denominator = frame.call.normalizer
-    elif mean:
-        frame.divisor = 0
-    if frame.values is not None:
-        frame.values.zero_()
-    if frame.forward and not frame.each:
-        frame.sums = frame.empty((1,), torch.float64, zero=True)
-    for gradient in frame.gradients:
-        if gradient is not None:
-            gradient.zero_()
-    return frame.outputs()
 
 
 def _evenly(x: Tensor) -> bool:
