@@ -7,37 +7,38 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 from losskit.kernels.gpu.ctc.masses import (
-    BAD,
     BEGIN,
-    DOWN,
     FACTS,
-    FINE,
     FRAMES,
-    HIGH,
-    IMPOSSIBLE,
     LENGTH,
-    LOW,
-    MASKED,
     NAN,
     NEVER,
-    NONE,
     REST,
     SIZES,
     SPAN,
     STATISTICS,
     STATUS,
     TOP,
-    UP,
-    add,
     fetch,
     flow,
     keep,
     kept,
+    states,
+)
+from losskit.kernels.gpu.masses import (
+    BAD,
+    FINE,
+    HIGH,
+    IMPOSSIBLE,
+    LOW,
+    MASKED,
+    NONE,
+    add,
     left_of,
     normal,
     scaled,
+    share,
     shifted,
-    states,
 )
 
 
@@ -82,13 +83,6 @@ def meet_kernel(facts, labels, emissions, emissions_e, masses, masses_e, ends, e
                 p1, p1_e, q1, q1_e = p2, p2_e, q2, q2_e
         at = (2 * n + direction) * (2 * W)
         keep(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels, blank, blank_e, label, label_e)
-
-
-@triton.jit
-def share(m, e, inverse, total_e):
-    """A mass divided by the total."""
-    m, d = m * inverse, e - total_e
-    return tl.where(d == 0, m, tl.where(d == -1, m * DOWN, tl.where(d == 1, m * UP, 0.0)))
 
 
 @triton.jit
