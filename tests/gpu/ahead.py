@@ -195,6 +195,12 @@ def calls():
             f"short ctc {name}",
             lambda: LF.ctc_loss(scores(25, 4, 10).log_softmax(2), 1 + index(9, 4, 5), *lengths),
         )
+        lattice = index(9, 4, 5), torch.full((4,), 12), lengths[1]
+        yield f"rnnt {name}", lambda: LF.rnnt_loss(scores(4, 12, 6, 80), *lattice, fastemit_lambda=0.01)
+        yield (
+            f"rnnt of log-probabilities {name}",
+            lambda: LF.rnnt_loss(scores(4, 12, 6, 1200).log_softmax(3), *lattice, clamp=1.0, fused_log_softmax=False),
+        )
         for tags in (9, 64, 100):  # the matrix in registers, as large as it may be, and in columns
             yield (
                 f"crf {tags} {name}",

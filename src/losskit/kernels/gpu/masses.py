@@ -55,6 +55,13 @@ def emission(lp):
 
 
 @triton.jit
+def logarithm(m, e):
+    """The logarithm of a mass. In float64: an integer times a number of the program would be a float32."""
+    e = e.to(tl.float64)
+    return (libdevice.log(m) + e * LOW) + e * HIGH
+
+
+@triton.jit
 def share(m, e, inverse, total_e):
     """A mass divided by the total."""
     m, d = m * inverse, e - total_e

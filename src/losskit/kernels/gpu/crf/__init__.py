@@ -27,6 +27,7 @@ from losskit.kernels.gpu.crf.chains import backward_kernel, forward_kernel
 from losskit.kernels.gpu.crf.pairs import add_kernel, pairs_kernel
 from losskit.kernels.gpu.crf.steps import matrix_kernel, steps_kernel
 from losskit.kernels.gpu.frame import Frame, Outputs
+from losskit.kernels.gpu.sequences import divide
 from losskit.kernels.gpu.shared import cdiv, power_of_2
 
 WHOLE = 4096  # exponentials of transitions that stay in registers
@@ -48,7 +49,8 @@ def run(frame: Frame, wanted: int) -> Outputs:
     samples = x.shape[0] if batched else 1
     frame.write(wanted & plan.gradients, [x, *(y.shape for y in call.operands[1:])], (samples,))
     frame.add_up(samples)
-    _divide(frame, samples)
+    alike = "lengths" not in plan.names and call.mask is None and call.sample_weight is None
+    divide(frame, samples, alike)  # samples without steps do not count
     gradients = dict(zip(plan.names, frame.gradients, strict=True))
     if samples:
         _launch(frame, samples, dict(zip(plan.names, call.operands, strict=True)), gradients)
@@ -59,16 +61,6 @@ def run(frame: Frame, wanted: int) -> Outputs:
     if frame.values is not None and not batched:
         frame.values = frame.values.squeeze(0)
     return frame.outputs()
-
-
-def _divide(frame: Frame, samples: int) -> None:
-    """Find the denominator of a mean, which samples without steps are no part of."""
-    call = frame.call
-    alike = "lengths" not in call.plan.names and call.mask is None and call.sample_weight is None
-    if call.plan.reduction == "mean" and call.normalizer is None and samples and not alike:
-        frame.count(samples)
-    else:
-        frame.divide_by(samples)
 
 
 def _launch(frame: Frame, samples: int, given: dict[str, Tensor], gradients: dict[str, Tensor | None]) -> None:

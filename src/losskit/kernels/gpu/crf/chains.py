@@ -19,23 +19,22 @@ from losskit.kernels.gpu.crf.steps import (
     WEIGHT,
     sample_of,
 )
-from losskit.kernels.gpu.frame import factor_of
 from losskit.kernels.gpu.masses import (
     ASLEEP,
     BAD,
     DOWN,
     FINE,
-    HIGH,
     IMPOSSIBLE,
-    LOW,
     MASKED,
     NONE,
     add,
+    logarithm,
     normal,
     scaled,
     share,
 )
 from losskit.kernels.gpu.rows import narrow
+from losskit.kernels.gpu.sequences import scale_of, weight_of, write_loss
 
 
 @triton.jit
@@ -155,8 +154,8 @@ def forward_kernel(
                 keep(before, before_e, place, m, e, inside)
         most = tl.max(e, 0)
         rest, rest_e = normal(tl.sum(scaled(m, e - most), 0), most)
-        loss = tl.where(rest_e > 0, libdevice.log(tl.where(rest > 0, rest, 1.0)) + rest_e * LOW + rest_e * HIGH,
-                        libdevice.log1p(scaled(rest, tl.minimum(rest_e, 0))))  # fmt: skip
+        far = rest_e > 0
+        loss = tl.where(far, logarithm(tl.where(far, rest, 1.0), rest_e), libdevice.log1p(scaled(rest, rest_e)))
         none = (tl.load(facts + n * FACTS + IMPROBABLE) != 0) | (loss > FARTHEST)
         loss = tl.where(none, float("inf"), loss)
         loss = tl.where(tl.load(facts + n * FACTS + STRANGE) != 0, float("nan"), loss)
@@ -168,16 +167,7 @@ def forward_kernel(
     status = tl.where(asleep, ASLEEP, status)
     tl.store(facts + n * FACTS + STATUS, status.to(tl.int64))
     tl.store(facts + n * FACTS + STEPS, spoken)
-    weigh = tl.full((), 1.0, tl.float64)
-    if sample_weight is not None:
-        weigh = tl.load(sample_weight + n * extra_step[WEIGHT]).to(tl.float64)
-    value = tl.where(counted, loss * weigh, 0.0)
-    if counts is not None:
-        tl.store(counts + n, tl.where(counted, weigh, 0.0))
-    if sums is not None:
-        tl.store(sums + n, value)
-    if values is not None:
-        tl.store(values + n, narrow(value, values))
+    write_loss(loss, weight_of(sample_weight, n * extra_step[WEIGHT]), n, counted, values, sums, counts)
 
 
 @triton.jit(do_not_specialize=["divisor", *SIZES])
@@ -193,17 +183,10 @@ def backward_kernel(
     if status != ASLEEP:
         k, inside = tl.arange(0, K), tl.arange(0, K) < tags
         across = n * gradient_step[0] + k.to(tl.int64) * gradient_step[2]
-        factor = factor_of(upstream, denominator, divisor, tl.float64)
-        scale = factor
-        if sample_weight is not None:
-            scale *= tl.load(sample_weight + n * extra_step[WEIGHT]).to(tl.float64)
-        if each_upstream is not None:
-            scale *= tl.load(each_upstream + n * extra_step[UPSTREAM]).to(tl.float64)
-        live = status == FINE
-        if denominator is not None:  # a mean over nothing has no gradient
-            live = live & (factor != 0)
-            status = tl.where(factor == 0, MASKED, status)
-        scale = tl.where(live, scale, tl.where(status == BAD, float("nan"), 0.0))
+        weigh = weight_of(sample_weight, n * extra_step[WEIGHT])
+        scale, live = scale_of(
+            status, weigh, each_upstream, n * extra_step[UPSTREAM], upstream, denominator, divisor
+        )  # fmt: skip
         tl.store(scales + n, scale)
         length = tl.where(live, spoken, 0).to(tl.int32)
         if length > 0:
@@ -258,7 +241,7 @@ def backward_kernel(
                     tl.debug_barrier()
                     m, e = row_of(row, row_e, n * tags + k, inside)
                     tl.debug_barrier()
-        fill = tl.where(status == BAD, float("nan"), tl.zeros((K,), tl.float64))
+        fill = tl.zeros((K,), tl.float64) + tl.where(scale != scale, scale, 0.0)
         if gradient is not None:
             for step in range(length, steps):
                 t = n * 0 + step

@@ -28,13 +28,12 @@ from losskit.kernels.gpu.ctc.masses import (
 from losskit.kernels.gpu.masses import (
     BAD,
     FINE,
-    HIGH,
     IMPOSSIBLE,
-    LOW,
     MASKED,
     NONE,
     add,
     left_of,
+    logarithm,
     normal,
     scaled,
     share,
@@ -156,7 +155,7 @@ def part_kernel(
         c, c_e = add(c, c_e, d, d_e)
         total_e = tl.max(c_e, 0)
         total, total_e = normal(tl.sum(scaled(c, c_e - total_e), 0), total_e)
-        loss = -((libdevice.log(total) + total_e * LOW) + total_e * HIGH)
+        loss = -logarithm(total, total_e)
         if (direction == 0) & (tl.abs(loss) < TINY):  # `total` is so close to 1 that its logarithm has lost its digits
             own = tl.load(labels + n * W + lane).to(tl.int64)
             loss = tiny_loss(
