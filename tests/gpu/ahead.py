@@ -201,6 +201,7 @@ def calls():
             f"rnnt of log-probabilities {name}",
             lambda: LF.rnnt_loss(scores(4, 12, 6, 1200).log_softmax(3), *lattice, clamp=1.0, fused_log_softmax=False),
         )
+        yield f"soft_dtw {name}", lambda: LF.soft_dtw_loss(scores(4, 20, 3), scores(4, 30, 3))
         for tags in (9, 64, 100):  # the matrix in registers, as large as it may be, and in columns
             yield (
                 f"crf {tags} {name}",
@@ -224,7 +225,7 @@ def main():
         call().backward()
         before = Compiled.repeated
         call().backward()
-        once = calling.startswith(("gaussian_nll", "masked", "generalized"))  # what the host works out anew
+        once = calling.startswith(("gaussian_nll", "masked", "generalized", "soft_dtw"))  # what the host works out anew
         assert (Compiled.repeated > before) != once, calling
     print(json.dumps(found))
 

@@ -72,8 +72,8 @@ def test_float32_in_ulp(kind):
         loss = rnnt(x, *args, **mode, reduction="none")
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         found = errors_of("rnnt_loss", [x, *args], mode, loss, {0: gradient})
-        assert found.value <= 2, found.where
-        assert found.gradient <= 4, found.where
+        assert found.value <= 1, found.where
+        assert found.gradient <= (1 if x.dtype == torch.float32 else 8), found.where
 
 
 @pytest.mark.parametrize("mode", [{"fastemit_lambda": 0.5, "clamp": 0.2}, {"fused_log_softmax": False}], ids=name_of)

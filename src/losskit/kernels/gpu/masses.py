@@ -70,13 +70,20 @@ def share(m, e, inverse, total_e):
 
 @triton.jit
 def shifted(a, b, left):
-    """Two numbers of one type from the lane before. Both in one exchange, because an exchange costs two barriers."""
+    """Two numbers of one type from another lane. Both in one exchange, because an exchange costs two barriers."""
     both = tl.gather(tl.reshape(tl.join(a, b), left.shape), left, 0)
     return tl.split(tl.reshape(both, (left.shape[0] // 2, 2)))
 
 
 @triton.jit
 def left_of(W: tl.constexpr):
-    """The places from which `shifted` gathers."""
+    """The places from which `shifted` gathers what lies in the lane before."""
     place = tl.arange(0, 2 * W)
     return tl.where(place < 2, place, place - 2)
+
+
+@triton.jit
+def right_of(W: tl.constexpr):
+    """The places from which `shifted` gathers what lies in the lane after."""
+    place = tl.arange(0, 2 * W)
+    return tl.where(place < 2 * W - 2, place + 2, place)

@@ -17,6 +17,7 @@ from losskit.kernels.gpu.masses import (
     left_of,
     logarithm,
     normal,
+    right_of,
     scaled,
     shifted,
 )
@@ -157,10 +158,3 @@ def lattice_kernel(
         tl.store(known + FRAMES, tl.where(bad, frames, length))
         tl.store(known + LABELS, tl.where(bad, columns, labels))
         write_loss(loss, weight_of(sample_weight, n * extra_step[WEIGHT]), n, counted, values, sums, counts)
-
-
-@triton.jit
-def right_of(W: tl.constexpr):
-    """The places from which `shifted` gathers what lies in the lane after."""
-    place = tl.arange(0, 2 * W)
-    return tl.where(place < 2 * W - 2, place + 2, place)
