@@ -46,8 +46,7 @@ def soft_alignment(
     diagonals, keep = rows + columns - 1, alignment.numel() > 0
     costs = x.new_empty(samples * diagonals * rows)
     shares = x.new_empty(3 * costs.numel() if keep else 1)
-    tiles = cdiv(rows, TILE), cdiv(columns, TILE)
-    distances_kernel[(samples, *tiles)](
+    distances_kernel[(samples, cdiv(rows, TILE), cdiv(columns, TILE))](
         x, y, of_x, of_y, costs, rows, columns, features, TILE=min(max(power_of_2(columns), 2), TILE), **OPTIONS
     )
     width = max(power_of_2(rows), 2)

@@ -84,17 +84,16 @@ def _launch(frame: Frame, samples: int) -> None:
             plan.scores, call.checked, kind, rows, block,
         )  # fmt: skip
     total = frame.empty((samples,), float64), frame.empty((samples,), int32)
-    wants = gradient is not None
-    before, after = (masses(), masses()) if wants else (of_blank, of_label)
+    before, after = (of_blank, of_label) if gradient is None else (masses(), masses())
     width = max(power_of_2(columns), 8)
     frame.launch(
-        lattice_kernel, (samples, 2 if wants else 1),
+        lattice_kernel, (samples, 1 if gradient is None else 2),
         inputs, outputs, mask, weight, upstream, frame.record, facts, *of_blank, *of_label, lost, *before, *after,
         *total, frame.values, frame.sums, frame.counts, number, frames, columns, extra_step,
-        call.checked, wants, width, num_warps=min(max(width // 32, 1), 16),
+        call.checked, gradient is not None, width, num_warps=min(max(width // 32, 1), 16),
     )  # fmt: skip
     frame.finish()
-    if wants and nodes:
+    if gradient is not None and nodes:
         frame.launch(
             gradient_kernel, (cdiv(nodes, rows),),
             x, targets, weight, each_upstream, frame.upstream, frame.denominator, facts, statistics, *of_blank,
