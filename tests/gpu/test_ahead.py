@@ -42,7 +42,15 @@ def test_no_float_is_added_atomically(kernels):
 
 
 def test_memory_is_read_16_bytes_at_a_time(kernels, dtypes):
-    for call in ("mse", "cross_entropy 32000", "cross_entropy 131072", "cross_entropy maps", "triplet", "multi_margin", "rnnt"):
+    for call in (
+        "mse",
+        "cross_entropy 32000",
+        "cross_entropy 131072",
+        "cross_entropy maps",
+        "triplet",
+        "multi_margin",
+        "rnnt",
+    ):
         widths = [k["widths"] for k in kernels if k["call"].startswith(call) and k["kernel"] != "count_kernel"]
         wide = [w for w in widths if {"v4.b32", "v2.b64"} & set(w)]
         assert len(wide) >= len(dtypes) / 2, call  # a kernel may serve two calls, and then is the first one's

@@ -21,7 +21,7 @@ from losskit.kernels.gpu.masses import right_of, shifted
 from losskit.kernels.gpu.shared import OPTIONS, cdiv, power_of_2
 
 TILE = 32  # cells of a tile, in both directions
-MOST = 8192  # steps of the shorter series: a lane each
+MOST = 2048  # steps of the shorter series, a lane each: with 4,096 a thread holds more than its registers
 LARGEST = tl.constexpr(1.7976931348623157e308)
 
 

@@ -33,7 +33,7 @@ from losskit.kernels.gpu.shared import cdiv, power_of_2
 WHOLE = 4096  # exponentials of transitions that stay in registers
 TILE = 32  # of the transitions' gradient, rows and columns
 GROUPS = 128  # of samples; a number of the card's would give other bits on another card
-MOST = 1024  # tags; a thread would hold too many of them
+MOST = 512  # tags: with 1,024 a thread holds more than its registers
 
 
 def why_not(plan: Any, arguments: Any) -> str | None:
