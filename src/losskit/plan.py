@@ -50,7 +50,6 @@ class Plan:
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
     no_kernel = ""  # why the family has no kernel, where it has none
-    no_gpu_kernel = ""  # why the family has no kernel of a GPU, where it has none
     late = False  # with reduction 'none' the CPU's kernel, too, gives gradients in backward
     native: Any = None  # the calls of the kernel by the node in C++; see `kernels.node`
     key = ""  # what finds this plan again, in another process too

@@ -32,6 +32,7 @@ def test_they_compile_into_registers(kernels):
     families = {"pointwise", "class_scores", "picked", "margins", "embeddings", "meet", "part", "gradient"}
     families |= {"sums", "regions", "ranks", "pairs", "lists"}
     families |= {"keys", "after", "before", "classes", "codes", "steps", "units", "signs", "errors"}
+    families |= {"steps", "forward", "backward", "nodes", "lattice", "distances", "walk"}
     assert families <= {k["kernel"].removesuffix("_kernel") for k in kernels}
     spilt = [(k["call"], k["kernel"], k["spilt"]) for k in kernels if k["spilt"] > A_FEW]
     assert not spilt
@@ -42,7 +43,15 @@ def test_no_float_is_added_atomically(kernels):
 
 
 def test_memory_is_read_16_bytes_at_a_time(kernels, dtypes):
-    for call in ("mse", "cross_entropy 32000", "cross_entropy 131072", "cross_entropy maps", "triplet", "multi_margin"):
+    for call in (
+        "mse",
+        "cross_entropy 32000",
+        "cross_entropy 131072",
+        "cross_entropy maps",
+        "triplet",
+        "multi_margin",
+        "rnnt",
+    ):
         widths = [k["widths"] for k in kernels if k["call"].startswith(call) and k["kernel"] != "count_kernel"]
         wide = [w for w in widths if {"v4.b32", "v2.b64"} & set(w)]
         assert len(wide) >= len(dtypes) / 2, call  # a kernel may serve two calls, and then is the first one's

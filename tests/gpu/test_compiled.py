@@ -17,6 +17,20 @@ CASES = {
         ),
         (4, 2, 5),
     ),
+    "transducer": (
+        lambda x, **k: LF.rnnt_loss(
+            x, torch.tensor([[1, 2], [3, 3]], device=x.device), torch.tensor([2, 1], device=x.device),
+            torch.tensor([2, 1], device=x.device), 0, **k
+        ),
+        (2, 2, 3, 4),
+    ),
+    "chain": (
+        lambda x, **k: LF.linear_chain_crf_loss(
+            x, torch.tensor([[0, 1, 2, 2], [2, 2, 0, 0]], device=x.device), x[0, :3].t(), x[1, 0],
+            lengths=torch.tensor([4, 2], device=x.device), **k
+        ),
+        (2, 4, 3),
+    ),
 }  # fmt: skip
 
 

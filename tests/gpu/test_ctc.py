@@ -83,6 +83,12 @@ def test_float64(mode):
     agree(batch(torch.float64), *given(), within=1e-13, **mode)
 
 
+def test_a_large_loss_of_float64():
+    x = torch.tensor([[[-1.0, -1000.3]]], dtype=torch.float64)
+    loss = ctc_loss(x, torch.tensor([[1]]), torch.tensor([1]), torch.tensor([1]))
+    assert loss.item() == pytest.approx(1000.3, rel=3e-16)
+
+
 @pytest.mark.parametrize("upstream", [1.0, 3.0])
 @pytest.mark.parametrize("dtype, within", [(torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
 def test_halves(dtype, within, upstream):

@@ -66,7 +66,7 @@ def prepared(case):
     )
     pooled = issubclass(loss, losskit.RegionsLoss) and loss.weigh is not None
     without = losskit.PairsLoss, losskit.ComposedLoss
-    unrecorded = pooled or issubclass(loss, without) or bool(loss._plan_class.no_gpu_kernel)
+    unrecorded = pooled or issubclass(loss, without)
     return changed or stretched or unrecorded or (loss.name == "softmax_focal_loss" and "alpha" in case.params)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from losskit import dtypes
-from losskit.families.lattice_plan import NEVER, NO_GPU_KERNEL, LatticePlan, reachable, wide_of
+from losskit.families.lattice_plan import NEVER, LatticePlan, reachable, wide_of
 from losskit.kernels import eager, fused, wire
 from losskit.kernels.wire import ChainViolation as Violation
 from losskit.plan import Arguments, Dims, Found
@@ -26,7 +26,7 @@ class ChainPlan(LatticePlan):
     """A loss of chains of tags with its parameters fixed."""
 
     op = "crf"
-    no_gpu_kernel = NO_GPU_KERNEL
+    telling = 1
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         self.there = {name: bool(parameters[name]) for name in _OPTIONAL}

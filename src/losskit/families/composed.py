@@ -46,6 +46,7 @@ class ComposedLoss(Family, abstract=True):
       the units that have one, boolean;
     - `value_and_grad(...)`, optional: what `value` gives, and the gradients of each unit's loss by name, of all that
       have one; it may read the numbers, and need not be differentiable;
+    - `parts(...)`, optional: which parts of the loss have a kernel for these operands, in words, "" for none;
     - `stopped`: whether the gradient is not that of the value, since part of it is detached;
     - `least(...)`: the smallest sizes, by letter, of parameters by name; 1 where it says nothing;
     - `equations`: LaTeX and plain text by title, "loss" first; `letters`: LaTeX, plain text and meaning of what stands
@@ -62,6 +63,7 @@ class ComposedLoss(Family, abstract=True):
     stopped: ClassVar[bool] = False
     value_and_grad: ClassVar[Callable[..., Any] | None] = None
     least: ClassVar[Callable[..., Mapping[str, int]] | None] = None
+    parts: ClassVar[Callable[..., str] | None] = None
     equations: ClassVar[Mapping[str, tuple[str, str]]] = {}
     letters: ClassVar[Mapping[str, tuple[str, str, str]]] = {}
     _of_formula = False

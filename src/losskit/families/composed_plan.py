@@ -260,6 +260,10 @@ class ComposedPlan(Plan):
             _, has_loss = self._values(arguments.operands, inside, arguments.mask, "off", dims)
         return [], both(arguments.mask, has_loss)
 
+    def eagerly(self, arguments: Arguments) -> str:
+        found = "" if self.loss.parts is None else self.loss.parts(*arguments.operands)
+        return f"; {found}" if found else ""
+
     # -- refusals -----------------------------------------------------------------------------------------
 
     def _domain(self, i: int, dims: Dimensions) -> Domain:

@@ -18,7 +18,6 @@ from losskit.kernels import eager
 from losskit.kernels.torch_internals import transforms_active, unrolled
 from losskit.plan import Plan
 
-NO_GPU_KERNEL = "there is no GPU kernel of this lattice; torch's operations take all samples of a step at once"
 NEVER = -1e30  # the logarithm of an impossible path: derivatives of any order stay finite, times weight 0
 
 

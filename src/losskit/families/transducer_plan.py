@@ -15,7 +15,6 @@ from losskit import dtypes
 from losskit.domains import log_probability, shortest
 from losskit.families.lattice_plan import (
     NEVER,
-    NO_GPU_KERNEL,
     LatticePlan,
     log_sum,
     reachable,
@@ -47,7 +46,6 @@ class TransducerPlan(LatticePlan):
 
     op = "rnnt"
     gradients = 1
-    no_gpu_kernel = NO_GPU_KERNEL
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         self.blank, self.scores = parameters["blank"], parameters["fused_log_softmax"]
@@ -190,7 +188,7 @@ class TransducerPlan(LatticePlan):
         logits, targets, logit_lengths, target_lengths = operands
         frames, columns, classes = logits.shape[-3:]
         inputs, lengths = (x.reshape(-1).to(torch.int64) for x in (logit_lengths, target_lengths))
-        labels = targets.reshape(-1, columns - 1).to(torch.int64)
+        labels = targets.reshape(len(inputs), columns - 1).to(torch.int64)
         fits = (lengths >= 0) & (lengths < columns)
         good = fits & (inputs >= 0) & (inputs <= frames)
         lengths = torch.where(fits, lengths, 0)

@@ -3,20 +3,24 @@
 1. A cell (i, j) is step i of one series beside step j of the other; a way comes from the cells before it in either or
    in both. A series is a pair: its steps (N, T, D), and how many of them each sample has.
 2. `aligned` is differentiable to any order. `alignment_of` gives the probability that a way goes through each cell as
-   well, of which the gradient is made, and has a kernel on the CPU: where its tensors are doubles that Python may read.
+   well, of which the gradient is made, and has a kernel: where its tensors are doubles that Python may read.
 3. Both run over anti-diagonals d = i + j, all samples and cells of a diagonal at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from losskit.kernels import library
+from losskit.kernels import gpu, library
 from losskit.kernels.torch_internals import hidden
 
 Series = tuple[Tensor, Tensor]
+Kernel = Callable[..., None]
 
 
 def aligned(one: Series, other: Series, gamma: float) -> Tensor:
@@ -27,8 +31,9 @@ def aligned(one: Series, other: Series, gamma: float) -> Tensor:
     if one[0].shape[1] > other[0].shape[1]:
         return aligned(other, one, gamma)
     (x, m), (y, n) = one, other
-    if not torch.is_grad_enabled() and _has_kernel(x, m, y, n):
-        return _by_kernel(one, other, gamma, x.new_empty(0))
+    kernel = None if torch.is_grad_enabled() else kernel_of(x, m, y, n)
+    if kernel is not None:
+        return _by_kernel(kernel, one, other, gamma, x.new_empty(0))
     rows, columns = x.shape[1], y.shape[1]
     i = torch.arange(rows, device=x.device).unsqueeze(1)
     j = (torch.arange(rows + columns - 1, device=x.device) - i).clamp(0, columns - 1)
@@ -57,9 +62,10 @@ def alignment_of(one: Series, other: Series, gamma: float) -> tuple[Tensor, Tens
         loss, at = alignment_of(other, one, gamma)
         return loss, at.mT
     samples, rows, columns = *x.shape[:2], y.shape[1]
-    if _has_kernel(x, m, y, n):
+    kernel = kernel_of(x, m, y, n)
+    if kernel is not None:
         at = x.new_zeros(samples, rows, columns)
-        return _by_kernel(one, other, gamma, at), at
+        return _by_kernel(kernel, one, other, gamma, at), at
     diagonal = samples * (rows + 1)
     cells = (samples, rows, columns), (rows + 1, diagonal + 1, diagonal), diagonal + 1
     costs = x.new_full((rows + columns, samples, rows + 1), torch.inf)
@@ -83,16 +89,31 @@ def alignment_of(one: Series, other: Series, gamma: float) -> tuple[Tensor, Tens
     return costs[ends], alignment.as_strided(*cells)
 
 
-def _has_kernel(*tensors: Tensor) -> bool:
-    return library.loaded() and all(x.is_cpu and not hidden(x.detach()) for x in tensors)
+def kernel_of(*tensors: Tensor) -> Kernel | None:
+    """What computes alignments of these tensors, the first of which is the shorter series; None if torch does."""
+    if any(hidden(x.detach()) for x in tensors):
+        return None
+    if all(map(gpu.takes, tensors)):
+        module = gpu.part("warping")
+        return module.soft_alignment if module is not None and module.takes(tensors[0]) else None
+    if library.loaded() and all(x.is_cpu for x in tensors):
+        return cast(Kernel, torch.ops.losskit.soft_alignment)
+    return None
 
 
-def _by_kernel(one: Series, other: Series, gamma: float, alignment: Tensor) -> Tensor:
+def parts(input: Tensor, target: Tensor, *_: Any) -> str:
+    """Where alignments are computed, in words; "" if torch does."""
+    kernel = kernel_of(min(input, target, key=lambda x: x.shape[1]), input, target)
+    device = "GPU" if gpu.takes(input) else "CPU"
+    return "" if kernel is None else f"alignments, and the gradient of them, in a fused {device} kernel"
+
+
+def _by_kernel(kernel: Kernel, one: Series, other: Series, gamma: float, alignment: Tensor) -> Tensor:
     """The losses; what lies within the lengths of the alignment is filled in, unless that has no elements."""
     (x, m), (y, n) = one, other
     loss = x.new_empty(x.shape[0])
     given = (x.detach().contiguous() for x in (x, y, m, n))
-    torch.ops.losskit.soft_alignment(*given, gamma, loss, alignment)
+    kernel(*given, gamma, loss, alignment)
     return loss
 
 

@@ -6,7 +6,7 @@ from losskit.declaration import Case, Operand, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
-from losskit.families.warping import aligned, alignment_of
+from losskit.families.warping import aligned, alignment_of, parts
 
 
 class SoftDTWLoss(ComposedLoss):
@@ -61,6 +61,7 @@ class SoftDTWLoss(ComposedLoss):
         gradients = {"input": by_x.to(input.dtype), "target": by_y.to(target.dtype)}
         return loss if has_loss is None else (loss, has_loss), gradients
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = R_{TU}, \quad R_{ij} = \lVert x_i - y_j \rVert^2 "

@@ -34,8 +34,6 @@ def why_not(plan: Plan, arguments: Arguments) -> str | None:
     missing = _missing()
     if missing is not None:
         return missing
-    if plan.no_gpu_kernel:
-        return plan.no_gpu_kernel
     declines = getattr(module_of(plan.op), "why_not", None)
     return None if declines is None else declines(plan, arguments)
 
@@ -95,6 +93,11 @@ def template_of(plan: Plan, operands: Sequence[Tensor], weight: Tensor | None) -
 def alike(template: Any, operands: Sequence[Tensor], weight: Tensor | None) -> Tensor:
     """The loss of a call whose template knows what to do."""
     return module_of("autograd").attempt(template.call._replace(operands=operands, weight=weight), template)
+
+
+def part(name: str) -> Any:
+    """A module with a kernel that computes a part of a loss, the rest of which torch computes; None without Triton."""
+    return None if _missing() is not None else module_of(name)
 
 
 def last_violation() -> str | None:

@@ -10,9 +10,7 @@ from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.ctc.masses import (
     BEGIN,
     FACTS,
-    FINE,
     FRAMES,
-    IMPOSSIBLE,
     LOG_PROBABILITY,
     NAN,
     OTHERS,
@@ -22,8 +20,8 @@ from losskit.kernels.gpu.ctc.masses import (
     STATISTICS,
     STATUS,
     TOP,
-    emission,
 )
+from losskit.kernels.gpu.masses import FINE, IMPOSSIBLE, emission
 from losskit.kernels.gpu.violations import report
 
 

@@ -8,14 +8,10 @@ from triton.language.extra import libdevice
 
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.ctc.masses import (
-    ASLEEP,
-    BAD,
     BEGIN,
     FACTS,
-    FINE,
     FRAMES,
     LENGTH,
-    MASKED,
     OTHERS,
     SIZES,
     SPAN,
@@ -24,6 +20,7 @@ from losskit.kernels.gpu.ctc.masses import (
     TOP,
 )
 from losskit.kernels.gpu.frame import factor_of
+from losskit.kernels.gpu.masses import ASLEEP, BAD, FINE, MASKED
 
 
 @triton.jit

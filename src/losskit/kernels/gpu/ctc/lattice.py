@@ -7,37 +7,37 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 from losskit.kernels.gpu.ctc.masses import (
-    BAD,
     BEGIN,
-    DOWN,
     FACTS,
-    FINE,
     FRAMES,
-    HIGH,
-    IMPOSSIBLE,
     LENGTH,
-    LOW,
-    MASKED,
     NAN,
     NEVER,
-    NONE,
     REST,
     SIZES,
     SPAN,
     STATISTICS,
     STATUS,
     TOP,
-    UP,
-    add,
     fetch,
     flow,
     keep,
     kept,
+    states,
+)
+from losskit.kernels.gpu.masses import (
+    BAD,
+    FINE,
+    IMPOSSIBLE,
+    MASKED,
+    NONE,
+    add,
     left_of,
+    logarithm,
     normal,
     scaled,
+    share,
     shifted,
-    states,
 )
 
 
@@ -82,13 +82,6 @@ def meet_kernel(facts, labels, emissions, emissions_e, masses, masses_e, ends, e
                 p1, p1_e, q1, q1_e = p2, p2_e, q2, q2_e
         at = (2 * n + direction) * (2 * W)
         keep(ends + at, ends_e + at, blank_at, label_at, of_blanks, of_labels, blank, blank_e, label, label_e)
-
-
-@triton.jit
-def share(m, e, inverse, total_e):
-    """A mass divided by the total."""
-    m, d = m * inverse, e - total_e
-    return tl.where(d == 0, m, tl.where(d == -1, m * DOWN, tl.where(d == 1, m * UP, 0.0)))
 
 
 @triton.jit
@@ -162,7 +155,7 @@ def part_kernel(
         c, c_e = add(c, c_e, d, d_e)
         total_e = tl.max(c_e, 0)
         total, total_e = normal(tl.sum(scaled(c, c_e - total_e), 0), total_e)
-        loss = -((libdevice.log(total) + total_e * LOW) + total_e * HIGH)
+        loss = -logarithm(total, total_e)
         if (direction == 0) & (tl.abs(loss) < TINY):  # `total` is so close to 1 that its logarithm has lost its digits
             own = tl.load(labels + n * W + lane).to(tl.int64)
             loss = tiny_loss(

@@ -6,23 +6,19 @@ import triton
 import triton.language as tl
 
 from losskit.kernels.gpu.ctc.masses import (
-    ASLEEP,
-    BAD,
     BEGIN,
     FACTS,
-    FINE,
     FRAMES,
-    IMPOSSIBLE,
     INPUT_LENGTH,
     LABEL,
     LENGTH,
-    MASKED,
     NAN,
     SIZES,
     SPAN,
     STATUS,
     TARGET_LENGTH,
 )
+from losskit.kernels.gpu.masses import ASLEEP, BAD, FINE, IMPOSSIBLE, MASKED
 from losskit.kernels.gpu.violations import report
 
 
