@@ -33,16 +33,35 @@ function domainsOf(variant) {
   return Object.fromEntries(Object.entries(variant.domains ?? {}).map(([name, d]) => [name, limited(d) ? d : null]));
 }
 
-/** A variant as a function of what is given that returns functions of the variable. */
-function variantText(variant) {
+/**
+ * The operands by which the loss of one number is differentiated, the variable first: what a model may predict of a
+ * target. Null where a formula speaks of anything but operands and parameters, or asks for a parameter.
+ */
+function learnedOf({ operands, parameters, variants, curve }) {
+  const [names, settings] = [operands, parameters].map((list) => list.map(({ name }) => name));
+  const gradients = Object.keys(variants[0].gradients);
+  const known = variants[0].arguments.every((name) => names.includes(name) || settings.includes(name));
+  const plain = gradients.every((name) => names.includes(name)) && gradients[0] === curve.variable;
+  const asks = parameters.some(({ required }) => required);
+  return names.includes("target") && !gradients.includes("target") && known && plain && !asks ? gradients : null;
+}
+
+/** A variant as a function of what is given that returns functions of the variable, and of it `by` other operands. */
+function variantText(variant, card) {
   const [variable, ...given] = variant.arguments.map(legal);
   const functions = ["value", "slope", "curvature"]
     .map((name) => functionOf(name, variant[name].javascript).replace("(x) =>", `(${variable}) =>`))
     .join(",\n");
   const { switches } = variant;
+  const [, ...others] = learnedOf(card) ?? [];
+  const same = card.variants.find((v) => JSON.stringify(v.switches) === JSON.stringify(switches));
+  const slopes = others.map((name) =>
+    functionOf(name, same.gradients[name].javascript).replace("(x) =>", `(${variable}) =>`),
+  );
+  const by = others.length ? `, by: { ${slopes.join(", ")} }` : "";
   return `{ switches: ${JSON.stringify(switches)}, given: ${JSON.stringify(variant.arguments.slice(1))},
     domains: ${JSON.stringify(domainsOf(variant))},
-    bind: (${given.join(", ")}) => ({ ${functions} }) }`;
+    bind: (${given.join(", ")}) => ({ ${functions}${by} }) }`;
 }
 
 /** The formula of a loss of rows: functions of what it speaks of and of its numbers, with the derivative by each. */
@@ -96,12 +115,13 @@ function cardText(card) {
     operands: card.operands.map((operand) => operand.name),
     parameters: card.parameters.map((parameter) => parameter.name),
     switches,
+    learned: learnedOf(card),
   };
   const { variable, label, kind, low, high, given } = curve;
   const outer = JSON.stringify({ variable, label, kind, low, high, given }).slice(0, -1);
   const rows = card.rows && `{ ...${JSON.stringify(card.rows)}, formulas: [${card.variants.map(rowText).join(",")}] }`;
   return `{ ...${JSON.stringify(data)}, rows: ${rows},
-    curve: ${outer}, "variants": [${curve.variants.map(variantText).join(",")}] } }`;
+    curve: ${outer}, "variants": [${curve.variants.map((variant) => variantText(variant, card)).join(",")}] } }`;
 }
 
 const drawn = JSON.parse(readFileSync(CATALOGUE, "utf8")).losses.filter((card) => card.curve);
