@@ -73,7 +73,40 @@ function rowText(variant) {
     ${of("value", variant.value)}, gradients: { ${gradients.join(", ")} } }`;
 }
 
-const mathml = (latex, displayMode = true) => temml.renderToString(latex, { displayMode, throwOnError: true });
+/**
+ * What a loss of embeddings needs beside its curve: its formulas as functions of what they speak of, how pairs become
+ * that, and the constants that no formula names.
+ */
+function embeddingText(card) {
+  const constants = card.parameters.filter((p) => typeof p.default === "number").map((p) => [p.name, p.default]);
+  const sides = Object.entries(card.pairs?.terms ?? {}).map(([side, term]) => {
+    const names = term.arguments.map(legal).join(", ");
+    const of = (name, text) => functionOf(name, text.javascript).replace("(x) =>", `(${names}) =>`);
+    const functions = `${of("value", term.value)}, ${of("gradient", term.gradients.similarity)}`;
+    return `${side}: { arguments: ${JSON.stringify(term.arguments)}, ${functions} }`;
+  });
+  const pairs =
+    card.pairs && `{ ...${JSON.stringify({ ...card.pairs, terms: null })}, terms: { ${sides.join(", ")} } }`;
+  return `formulas: [${card.variants.map(rowText).join(",")}], pairs: ${pairs ?? null},
+    constants: ${JSON.stringify(Object.fromEntries(constants))},`;
+}
+
+/** The kinds of variables that are measured between embeddings. */
+const MEASURED = ["distance", "cosine"];
+
+/**
+ * MathML of a formula: a mark in the place of a text that many cards share, and the texts. What only says again what the
+ * style sheet or a browser knows is left out: a display formula is a block, and a fence looks like any operator.
+ */
+const texts = new Map();
+function mathml(latex, displayMode = true) {
+  const made = temml
+    .renderToString(latex, { displayMode, throwOnError: true })
+    .replace(' class="tml-display" style="display:block math;"', "")
+    .replaceAll(' fence="true"', "");
+  if (!texts.has(made)) texts.set(made, texts.size);
+  return `@math ${texts.get(made)}`;
+}
 
 /** A bound as people write it: a parameter by its name, a root as one. */
 function bound(x) {
@@ -120,17 +153,23 @@ function cardText(card) {
   const { variable, label, kind, low, high, given } = curve;
   const outer = JSON.stringify({ variable, label, kind, low, high, given }).slice(0, -1);
   const rows = card.rows && `{ ...${JSON.stringify(card.rows)}, formulas: [${card.variants.map(rowText).join(",")}] }`;
-  return `{ ...${JSON.stringify(data)}, rows: ${rows},
+  const own = MEASURED.includes(kind) ? embeddingText(card) : "formulas: null,";
+  return `{ ...${JSON.stringify(data)}, rows: ${rows}, ${own}
     curve: ${outer}, "variants": [${curve.variants.map((variant) => variantText(variant, card)).join(",")}] } }`;
 }
 
 const drawn = JSON.parse(readFileSync(CATALOGUE, "utf8")).losses.filter((card) => card.curve);
+const written = drawn
+  .map(cardText)
+  .join(",\n")
+  .replace(/"@math (\d+)"/g, "math[$1]");
 mkdirSync(here("generated"), { recursive: true });
 writeFileSync(
   GENERATED,
   `// Made by build.mjs from losskit_guide/catalogue.json. Do not edit.
 import * as lk from "../src/primitives.js";
-export const cards = [${drawn.map(cardText).join(",\n")}];\n`,
+const math = ${JSON.stringify([...texts.keys()], null, 0)};
+export const cards = [${written}];\n`,
 );
 
 const bundle = async (entry) =>

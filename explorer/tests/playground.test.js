@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { cards } from "../generated/catalogue.js";
+import { answers, calibration, calibrationError } from "../src/playground/calibration.js";
 import { read, write } from "../src/playground/link.js";
 import { model } from "../src/playground/models.js";
 import { offered } from "../src/playground/offers.js";
@@ -111,11 +112,11 @@ test("presets are links that say what they are, with every caption", () => {
 });
 
 test("a link keeps points that were moved", () => {
-  const link = "play=regression&loss=huber_loss:delta=2&n=3&points=-1.2,0.5;0,3.1;1.999,-2";
+  const link = "play=regression&loss=huber_loss:delta=2&n=3&points=-1.2,0.5;0,2.1;1.999,-2";
   assert.deepEqual(problems(link), []);
   assert.deepEqual(state(link).points, [
     { x: -1.2, y: 0.5 },
-    { x: 0, y: 3.1 },
+    { x: 0, y: 2.1 },
     { x: 1.999, y: -2 },
   ]);
   assert.equal(write(state(link)), link);
@@ -169,4 +170,39 @@ test("a training that diverges stops at its last finite parameters and knows the
   assert.ok(training.gone > 3 && training.gone < 60, `${training.gone}`);
   assert.equal(training.steps, training.gone - 1);
   assert.ok(training.parameters.every(Number.isFinite) && Number.isFinite(training.value));
+});
+
+test("calibration compares how sure a model is with how often it is right", () => {
+  const all = [
+    ...Array.from({ length: 10 }, (_, i) => ({ sure: 0.72, right: i < 5 })),
+    ...Array.from({ length: 10 }, (_, i) => ({ sure: 0.95, right: i < 9 })),
+  ];
+  const [low, high] = calibration(all);
+  assert.deepEqual([low.count, low.right, high.count, high.right], [10, 0.5, 10, 0.9]);
+  assert.ok(Math.abs(calibrationError(all) - (0.22 + 0.05) / 2) < 1e-12);
+});
+
+test("what the captions about sureness and rare classes say is so", () => {
+  const after = (name, steps) => {
+    const found = state(presets.find((preset) => preset.name === name).link);
+    const points = pointsOf(found);
+    return found.losses.map((chosen) => {
+      const objective = objectiveOf(card(chosen.name), chosen, points, found);
+      const training = train(objective, found);
+      for (let i = 0; i < steps; i++) training.advance();
+      return { objective, training, points, answers: answers({ objective, training }, points) };
+    });
+  };
+  const mean = (all, of) => all.reduce((sum, x) => sum + of(x), 0) / all.length;
+  const sure = after("How sure", 300).map((one) => mean(one.answers, (a) => a.sure));
+  const right = after("How sure", 300).map((one) => mean(one.answers, (a) => +a.right));
+  assert.ok(Math.abs(sure[0] - right[0]) < 0.03, `${sure[0]} and ${right[0]}`);
+  assert.ok(sure[1] < right[1] - 0.05 && sure[2] < right[2] - 0.05, `${sure} and ${right}`);
+  const few = (one) =>
+    mean(
+      one.points.filter(({ label }) => label === 1),
+      ({ x, y }) => one.objective.belief(one.training.parameters, x, y)[1],
+    );
+  const [plain, weighted] = after("A rare class", 300).map(few);
+  assert.ok(weighted > plain + 0.1, `${plain} and ${weighted}`);
 });

@@ -31,7 +31,6 @@ function race(card, chosen, state) {
     loss: card.name,
     given: Object.fromEntries(given),
     switches: { ...Object.fromEntries(usual), ...chosen.switches },
-    known: card.parameters,
     described: objective.described,
     parameters: parameters.slice(0, training.history.length),
     history: numbers(training.history),

@@ -67,7 +67,7 @@ export function read(hash, cards) {
 function pointsOf(text, state, problems) {
   const { settings, readPoint, window } = MODES[state.mode];
   const all = text.split(";").filter(Boolean);
-  const found = all.map((one) => readPoint(one.split(",").map(Number), window(state.settings)));
+  const found = all.map((one) => readPoint(one.split(",").map(Number), window(state.settings), state.settings));
   const wrong = found.findIndex((point) => !point);
   const { low, high } = settings.n;
   const refused = (why) => problems.push(`The link's points ${why}; points of the seed stand in their place.`);

@@ -49,4 +49,58 @@ export const presets = [
     why: "Near its minimum the derivative of a square shrinks with the distance, and so does the step. That of an absolute value stays 1 until the sign turns.",
     link: "play=regression&loss=mse_loss&loss=huber_loss&loss=l1_loss&n=25&noise=0.1&optimizer=SGD&lr=0.2&speed=20",
   },
+  {
+    name: "Wrong labels",
+    hint: "Twelve labels are wrong. Cross entropy bends its boundary towards them; the generalized one pulls at them less and less.",
+    why: "Where a model is surely wrong, the pull of cross entropy is largest. Generalized cross entropy multiplies it by a power of the probability of the label: what is believed to be false falls silent.",
+    link: "play=classes&loss=cross_entropy&loss=generalized_cross_entropy&loss=symmetric_cross_entropy&n=121&wrong=12&model=network",
+  },
+  {
+    name: "Who still pulls",
+    hint: "The rings of the two hinges vanish beyond their margin: only points near the boundary hold it. Under cross entropy everybody pulls, always.",
+    why: "A hinge has derivative 0 where a score is right by the margin. The derivative of cross entropy is the probability of an error, which is never 0.",
+    link: "play=classes&loss=cross_entropy&loss=multi_margin_loss&loss=hinge_loss&noise=0.5",
+  },
+  {
+    name: "A rare class",
+    hint: "One point of ten is of the last class. See the shares of the pull by class, and how near the boundary comes to the few.",
+    why: "The many win by their number. A weight of the positives raises the pull of the few; focal loss lowers that of all who are right already, most of whom are the many.",
+    link: "play=classes&loss=binary_cross_entropy_with_logits&loss=binary_cross_entropy_with_logits:pos_weight=9,+pos_weight&loss=sigmoid_focal_loss&n=151&noise=0.9&rare=11",
+  },
+  {
+    name: "How sure",
+    hint: "Clouds that overlap, and a network. Smoothing and focal loss are less sure, on purpose: their dots lie above the line where cross entropy's lie on it.",
+    why: "Cross entropy is least where probabilities are what they should be. Smoothing asks for at most a part of certainty, and focal loss stops to care about what is right already.",
+    link: "play=classes&loss=cross_entropy&loss=cross_entropy:label_smoothing=0.2&loss=softmax_focal_loss&n=299&noise=1&model=network&lr=0.02",
+  },
+  {
+    name: "Three classes",
+    hint: "Cross entropy and the margin loss have a score for each class. BCE asks three questions, each class against the rest, which lines answer worse for rings.",
+    why: "A linear model cannot enclose a class. Set the model to network and see all three succeed.",
+    link: "play=classes&loss=cross_entropy&loss=multi_margin_loss&loss=binary_cross_entropy_with_logits&shape=rings&classes=3&n=121&noise=0.3",
+  },
+  {
+    name: "Clusters form",
+    hint: "Three classes on a circle, and a heap for each. Some points of the cosine loss are late: they must pass through another class.",
+    why: "SupCon weighs the pairs of a row by a softmax, so that wrong neighbours are pushed hardest. The other two push every pair alike that is not far enough, and pulls from both sides cancel.",
+    link: "play=embeddings&loss=sup_con_loss&loss=cosine_embedding_loss&loss=triplet_margin_loss",
+  },
+  {
+    name: "Pairs, not classes",
+    hint: "Twelve pairs of views. Each pair finds together, and all pairs spread around the circle, those of one class as well as others.",
+    why: "These losses know no classes: the other pairs are all negatives. That is how they learn without labels, and why they part what a class would join.",
+    link: "play=embeddings&loss=info_nce_loss&loss=nt_xent_loss&loss=siglip_loss",
+  },
+  {
+    name: "Collapse",
+    hint: "The same loss with three margins, and all three fall to 0. Under the first, two classes end in one heap; the other two hold all classes apart.",
+    why: "A cosine below the margin costs nothing. With margin 1 nobody pushes at all: like draws like, and where the heaps come to lie is left to the start.",
+    link: "play=embeddings&loss=cosine_embedding_loss:margin=1&loss=cosine_embedding_loss:margin=0.5&loss=cosine_embedding_loss&lr=1&seed=40",
+  },
+  {
+    name: "Stalled",
+    hint: "Small steps on the circle, and no way around each other. Points stand before another class that is in their way; set the space to the plane, and they pass.",
+    why: "On a circle, what pulls a point forward to its class may be as strong as the class between that pushes it back. Such a place is a minimum of the circle's, not of the plane's.",
+    link: "play=embeddings&loss=batch_hard_triplet_loss&loss=multi_similarity_loss&loss=triplet_margin_loss&lr=0.05",
+  },
 ];

@@ -1,6 +1,8 @@
 /** What a state of the playground trains: its points, and a training for each of its losses, all from the same start. */
 
-import { curvePoints } from "./data.js";
+import { classification } from "./classification.js";
+import { classPoints, curvePoints, embeddedPoints } from "./data.js";
+import { embeddings } from "./embeddings.js";
 import { OPTIMIZERS } from "./optimizers.js";
 import { random } from "./random.js";
 import { regression } from "./regression.js";
@@ -11,6 +13,14 @@ const RACES = {
   regression: {
     points: curvePoints,
     objective: (card, chosen, points, { model }) => regression(card, chosen, points, model),
+  },
+  classes: {
+    points: classPoints,
+    objective: (card, chosen, points, { model, classes }) => classification(card, chosen, points, model, classes),
+  },
+  embeddings: {
+    points: embeddedPoints,
+    objective: (card, chosen, points, { space, seed }) => embeddings(card, chosen, points, space, seed),
   },
 };
 

@@ -4,8 +4,8 @@
  */
 
 import { show } from "../formulas.js";
-import { rounded, WINDOWS } from "./data.js";
-import { ofNumbers } from "./offers.js";
+import { CIRCLE, rounded, SQUARE, WINDOWS } from "./data.js";
+import { ofClasses, ofEmbeddings, ofNumbers } from "./offers.js";
 
 const words = (label, choices, value = Object.keys(choices)[0]) => ({ label, words: choices, value });
 const number = (label, value, low, high, more = {}) => ({ label, value, low, high, ...more });
@@ -35,6 +35,43 @@ export const MODES = {
     writePoint: ({ x, y }) => `${x},${y}`,
     readPoint: ([x, y, ...more], window) => (more.length ? null : inside(x, y, window)),
   },
+  classes: {
+    label: "Classes",
+    fits: ofClasses,
+    settings: {
+      shape: words("Points", { blobs: "clouds", moons: "moons", rings: "rings" }),
+      classes: whole("Classes", 2, 2, 3),
+      n: whole("How many", 81, 4, 300),
+      noise: number("Noise", 0.6, 0, 2),
+      rare: number("Last class, %", 100, 2, 100),
+      wrong: whole("Mislabelled", 0, 0, 40),
+      model: words("Model", { line: "linear", network: "network" }),
+      ...steps("Adam", 0.05),
+    },
+    window: () => SQUARE,
+    writePoint: ({ x, y, label, was }) => [x, y, label, ...(was === label ? [] : [was])].join(),
+    readPoint: ([x, y, label, was = label], window, { classes }) => {
+      const known = [label, was].every((k) => Number.isInteger(k) && k >= 0 && k < classes);
+      return known && inside(x, y, window) && { ...inside(x, y, window), label, was };
+    },
+  },
+  embeddings: {
+    label: "Embeddings",
+    fits: ofEmbeddings,
+    settings: {
+      space: words("Space", { circle: "a circle", plane: "the plane" }),
+      classes: whole("Classes", 3, 2, 3),
+      n: whole("How many", 24, 4, 60),
+      width: number("Width of the start", 1, 0.01, 2),
+      ...steps("SGD", 0.5),
+    },
+    window: ({ space }) => (space === "circle" ? CIRCLE : SQUARE),
+    writePoint: ({ x, y, label }) => [x, y, label].join(),
+    readPoint: ([x, y, label, ...more], window, { classes }) => {
+      const known = !more.length && Number.isInteger(label) && label >= 0 && label < classes;
+      return known && inside(x, y, window) && { ...inside(x, y, window), label };
+    },
+  },
 };
 
 const clamped = (x, [low, high]) => rounded(Math.min(Math.max(x, low), high));
@@ -46,7 +83,19 @@ function inside(x, y, [across, up]) {
 }
 
 /** What decides where points lie: another value of it makes them anew. */
-export const OF_DATA = ["data", "n", "noise", "outliers", "seed"];
+export const OF_DATA = [
+  "data",
+  "shape",
+  "space",
+  "classes",
+  "n",
+  "noise",
+  "width",
+  "outliers",
+  "rare",
+  "wrong",
+  "seed",
+];
 
 /** The losses that race, at most. */
 export const MOST_LOSSES = 3;

@@ -8,7 +8,7 @@
 /** Beyond this a loss has left for infinity, though its number is finite yet. */
 const GONE = 1e12;
 /** Steps that are kept: minutes at the highest speed. A training that has them all rests. */
-export const MOST_STEPS = 50_000;
+const MOST_STEPS = 50_000;
 
 export class Training {
   constructor(objective, start, optimizer) {
@@ -26,6 +26,11 @@ export class Training {
     return this.history.length - 1;
   }
 
+  /** Whether it has all the steps that are kept. */
+  get done() {
+    return this.steps >= MOST_STEPS;
+  }
+
   /** What has changed in the data is seen at once. */
   refresh() {
     this.value = this.evaluate();
@@ -38,7 +43,7 @@ export class Training {
 
   /** One step; nothing after a divergence, whose last finite parameters stay. */
   advance() {
-    if (this.gone !== null || this.steps >= MOST_STEPS) return;
+    if (this.gone !== null || this.done) return;
     const before = Float64Array.from(this.parameters);
     this.optimizer(this.parameters, this.gradient);
     const value = this.evaluate();
