@@ -87,7 +87,7 @@ function embeddingText(card) {
   });
   const pairs =
     card.pairs && `{ ...${JSON.stringify({ ...card.pairs, terms: null })}, terms: { ${sides.join(", ")} } }`;
-  return `formulas: [${card.variants.map(rowText).join(",")}], pairs: ${pairs ?? null},
+  return `functions: [${card.variants.map(rowText).join(",")}], pairs: ${pairs ?? null},
     constants: ${JSON.stringify(Object.fromEntries(constants))},`;
 }
 
@@ -153,7 +153,7 @@ function cardText(card) {
   const { variable, label, kind, low, high, given } = curve;
   const outer = JSON.stringify({ variable, label, kind, low, high, given }).slice(0, -1);
   const rows = card.rows && `{ ...${JSON.stringify(card.rows)}, formulas: [${card.variants.map(rowText).join(",")}] }`;
-  const own = MEASURED.includes(kind) ? embeddingText(card) : "formulas: null,";
+  const own = MEASURED.includes(kind) ? embeddingText(card) : "functions: null,";
   return `{ ...${JSON.stringify(data)}, rows: ${rows}, ${own}
     curve: ${outer}, "variants": [${curve.variants.map((variant) => variantText(variant, card)).join(",")}] } }`;
 }

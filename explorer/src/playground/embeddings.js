@@ -10,7 +10,7 @@ export function embeddings(card, chosen, points, space, seed) {
   const { size, of, place, along, back } = SPACES[space];
   const labels = points.map(({ label }) => label);
   const variant = variantOf(card, chosen.switches);
-  const formula = card.formulas.find(({ switches }) =>
+  const formula = card.functions.find(({ switches }) =>
     Object.entries(switches).every(([name, on]) => variant.switches[name] === on),
   );
   const numbers = Object.fromEntries(givenOf(card, chosen).map((g) => [g.name, g.value]));

@@ -21,6 +21,6 @@ export function ofClasses(card) {
 
 /** Losses of what is measured between embeddings: of two, of three, or of all pairs of a batch. */
 export const ofEmbeddings = (card) =>
-  card.formulas !== null && (card.pairs !== null || isOfPairs(card) || isOfTriplets(card));
+  card.functions !== null && (card.pairs !== null || isOfPairs(card) || isOfTriplets(card));
 
 export const offered = (cards, fits) => cards.filter(fits);

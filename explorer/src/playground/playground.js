@@ -22,6 +22,7 @@ import { gone, named, pull, pullText, told } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const DRAWN = 400; // numbers of a falling loss that are drawn
+const COUNTED = 150; // milliseconds between two tables while things move
 const BY_ITSELF = 1500; // steps after which a training that nobody started rests
 
 /** cards: all of the catalogue; on.link(): the link has changed. */
@@ -33,7 +34,7 @@ export function playground(cards, on) {
   let selected = -1;
   let rests = Infinity; // the step at which the clock stops
   let timer = 0;
-  let spoken = 0;
+  let [spoken, counted] = [0, 0]; // when the live text, and the table, were last made
   let waiting = false;
   const falling = figure($("falling"), "The loss falls");
   const cardOf = (chosen) => cards.find((card) => card.name === chosen.name);
@@ -51,6 +52,7 @@ export function playground(cards, on) {
     draw,
     changed: () => {
       $("play").textContent = time.playing ? "Pause" : "Play";
+      if (!time.playing) soon();
       say();
     },
   });
@@ -141,18 +143,23 @@ export function playground(cards, on) {
     });
     falling.update({ xs, lines, xLabel: "step", yLabel: "loss", description: described() });
     $("steps").textContent = steps();
-    patch($("race"), races.map(numbers));
-    replace(
-      $("gone"),
-      ...races.filter(({ training }) => training.gone !== null).map(wrong),
-      ...races.filter(({ refused }) => refused).map(resting),
-    );
-    view().show?.(races, points);
+    if (!time.playing || performance.now() - counted > COUNTED) count();
     if (time.playing && performance.now() - spoken > 6000) say();
   }
 
-  const wrong = (one) => h("p", {}, gone(one, state.settings));
-  const resting = ({ refused }) => h("p", {}, `${refused}. The loss rests until that point is moved.`);
+  /** The table, what went wrong, and what a view shows beside: slower than the pictures, so that it can be read. */
+  function count() {
+    counted = performance.now();
+    patch($("race"), races.map(numbers));
+    const flown = races.filter(({ training }) => training.gone !== null);
+    const resting = races.filter(({ refused }) => refused);
+    patch($("gone"), [...flown.map(wrong), ...resting.map(halted)]);
+    view().show?.(races, points);
+  }
+
+  const paragraph = (text) => [text, () => h("p", {}, text)];
+  const wrong = (one) => paragraph(gone(one, state.settings));
+  const halted = ({ refused }) => paragraph(`${refused}. The loss rests until that point is moved.`);
   const described = () => `The loss of each training from step 0 to ${steps()}: the table below has the numbers.`;
 
   function numbers(one) {

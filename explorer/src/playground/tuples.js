@@ -10,7 +10,7 @@ const MOST = 600;
 const OF_PAIRS = ["cosine", "cosine_distance", "distance", "input", "target"];
 const OF_TRIPLETS = ["positive_distance", "negative_distance"];
 
-const spoken = (card) => card.formulas[0].arguments.filter((name) => !card.parameters.includes(name));
+const spoken = (card) => card.functions[0].arguments.filter((name) => !card.parameters.includes(name));
 const within = (card, names) => card.pairs === null && spoken(card).every((name) => names.includes(name));
 
 /** Whether a card's formula is of pairs, or of triplets. */
