@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { cards } from "../generated/catalogue.js";
 import { answers, calibration, calibrationError } from "../src/playground/calibration.js";
 import { read, write } from "../src/playground/link.js";
+import { shares } from "../src/playground/shares.js";
 import { model } from "../src/playground/models.js";
 import { offered } from "../src/playground/offers.js";
 import { presets } from "../src/playground/presets.js";
@@ -182,27 +183,98 @@ test("calibration compares how sure a model is with how often it is right", () =
   assert.ok(Math.abs(calibrationError(all) - (0.22 + 0.05) / 2) < 1e-12);
 });
 
-test("what the captions about sureness and rare classes say is so", () => {
-  const after = (name, steps) => {
-    const found = state(presets.find((preset) => preset.name === name).link);
-    const points = pointsOf(found);
-    return found.losses.map((chosen) => {
-      const objective = objectiveOf(card(chosen.name), chosen, points, found);
-      const training = train(objective, found);
-      for (let i = 0; i < steps; i++) training.advance();
-      return { objective, training, points, answers: answers({ objective, training }, points) };
-    });
+/** The trainings of a preset after so many steps. */
+function after(name, steps, more = "") {
+  const found = state(presets.find((preset) => preset.name === name).link + more);
+  const points = pointsOf(found);
+  return found.losses.map((chosen) => {
+    const objective = objectiveOf(card(chosen.name), chosen, points, found);
+    const training = train(objective, found);
+    for (let i = 0; i < steps; i++) training.advance();
+    return { objective, training, points };
+  });
+}
+const mean = (all, of) => all.reduce((sum, x) => sum + of(x), 0) / all.length;
+
+test("captions of regression say what happens", () => {
+  const far = ({ objective, training, points }) => {
+    const part = shares(objective.pulls);
+    return part.filter((_, i) => Math.abs(points[i].y - objective.fit(training.parameters, points[i].x).y) > 2);
   };
-  const mean = (all, of) => all.reduce((sum, x) => sum + of(x), 0) / all.length;
-  const sure = after("How sure", 300).map((one) => mean(one.answers, (a) => a.sure));
-  const right = after("How sure", 300).map((one) => mean(one.answers, (a) => +a.right));
+  const [mse, huber] = after("Outliers", 200).map((one) => Math.max(...far(one)));
+  assert.ok(mse > 1.5 * huber, `${mse} and ${huber}`);
+  const [, , tukey] = after("Letting go", 200);
+  assert.deepEqual(new Set(far(tukey)), new Set([0]));
+  const below = after("Quantiles", 300).map(({ objective, training, points }) =>
+    mean(points, ({ x, y }) => +(y < objective.fit(training.parameters, x).y)),
+  );
+  for (const [k, share] of [0.1, 0.5, 0.9].entries()) assert.ok(Math.abs(below[k] - share) < 0.03, `${below}`);
+  const [left, right] = [-1.8, 1.8].map((x) =>
+    after("Mean and spread", 300).map(({ objective, training }) => objective.fit(training.parameters, x).spread),
+  );
+  for (const k of left.keys()) assert.ok(right[k] > 3 * left[k], `${left} and ${right}`);
+  const [poisson, line] = after("Counts", 300).map(
+    ({ objective, training }) => objective.fit(training.parameters, -2).y,
+  );
+  assert.ok(poisson > 0 && line < 0, `${poisson} and ${line}`);
+  const [detour, , straight] = after("A network among outliers", 300).map(({ objective, training, points }) => {
+    const part = shares(objective.pulls);
+    return part.reduce((sum, share, i) => sum + (points[i].y < -1.5 ? share : 0), 0);
+  });
+  assert.ok(detour > 3 * straight, `${detour} and ${straight}`);
+  const jitter = ({ training }) => Math.max(...training.history.slice(-20)) - Math.min(...training.history.slice(-20));
+  const [calm, , shaking] = after("No rest for L1", 300).map(jitter);
+  assert.ok(shaking > 1e-4 && calm < 1e-9, `${shaking} and ${calm}`);
+});
+
+test("captions of classes say what happens", () => {
+  const sure = after("How sure", 300).map(({ objective, training, points }) =>
+    mean(answers({ objective, training }, points), (a) => a.sure),
+  );
+  const right = after("How sure", 300).map(({ objective, training, points }) =>
+    mean(answers({ objective, training }, points), (a) => +a.right),
+  );
   assert.ok(Math.abs(sure[0] - right[0]) < 0.03, `${sure[0]} and ${right[0]}`);
   assert.ok(sure[1] < right[1] - 0.05 && sure[2] < right[2] - 0.05, `${sure} and ${right}`);
-  const few = (one) =>
+  const few = ({ objective, training, points }) =>
     mean(
-      one.points.filter(({ label }) => label === 1),
-      ({ x, y }) => one.objective.belief(one.training.parameters, x, y)[1],
+      points.filter(({ label }) => label === 1),
+      ({ x, y }) => objective.belief(training.parameters, x, y)[1],
     );
   const [plain, weighted] = after("A rare class", 300).map(few);
   assert.ok(weighted > plain + 0.1, `${plain} and ${weighted}`);
+  const idle = ({ objective }) => mean(shares(objective.pulls), (share) => +(share === 0));
+  const [all, ...hinges] = after("Who still pulls", 300).map(idle);
+  assert.ok(all === 0 && hinges.every((share) => share > 0.7), `${all} and ${hinges}`);
+  const truly = ({ objective, training, points }) =>
+    mean(points, ({ x, y, was }) => {
+      const belief = objective.belief(training.parameters, x, y);
+      return +(belief.indexOf(Math.max(...belief)) === was);
+    });
+  const [bent, kept] = after("Wrong labels", 500).map(truly);
+  assert.ok(kept > bent + 0.02, `${kept} and ${bent}`);
+  for (const share of after("Three classes", 300).map(truly)) assert.ok(share < 0.62, `${share}`);
+  for (const share of after("Three classes", 300, "&model=network").map(truly)) assert.ok(share > 0.97, `${share}`);
+});
+
+test("captions of embeddings say what happens", () => {
+  const apart = ({ objective, training }, alike) => {
+    const places = objective.places(training.parameters);
+    const pairs = places.flatMap((a, i) => places.slice(0, i).map((b) => [a, b]));
+    const some = pairs.filter(([a, b]) => (a.label === b.label) === alike);
+    return some.map(([a, b]) => Math.hypot(a.x - b.x, a.y - b.y));
+  };
+  const [supcon, late] = after("Clusters form", 200);
+  assert.ok(Math.max(...apart(supcon, true)) < 0.2 && Math.min(...apart(supcon, false)) > 1);
+  assert.ok(Math.max(...apart(late, true)) > 0.5);
+  for (const one of after("Pairs, not classes", 300)) assert.ok(mean(apart(one, true), (x) => x) > 0.9);
+  const [collapsed, ...held] = after("Collapse", 250);
+  assert.ok(Math.min(...apart(collapsed, false)) < 0.3);
+  for (const one of held) assert.ok(Math.min(...apart(one, false)) > 1);
+  for (const { training } of [collapsed, ...held]) assert.ok(training.value < 0.01);
+  const wrong = (one) => Math.max(...apart(one, true));
+  const stalled = after("Stalled", 800).map(wrong);
+  const passed = after("Stalled", 800, "&space=plane").map(wrong);
+  assert.ok(Math.min(...stalled) > 0.5, `${stalled}`);
+  assert.ok(passed[2] < stalled[2], `${passed} and ${stalled}`);
 });

@@ -2,7 +2,8 @@
 
 import { show } from "../formulas.js";
 import { answers, calibration, calibrationError } from "./calibration.js";
-import { dots, shares } from "./marks.js";
+import { dots } from "./marks.js";
+import { shares } from "./shares.js";
 import { ink, plane } from "./plane.js";
 import { look } from "../plot.js";
 

@@ -21,14 +21,17 @@ export const WINDOWS = {
   counts: [-0.8, 10],
 };
 
-/** n points; the outliers are the last of them, at the right end, so that a line must turn to follow. */
+/**
+ * n points; outliers are every second one at the right end, so that a line must turn to follow them, and a flexible model
+ * must choose.
+ */
 export function curvePoints({ data, n, noise, outliers, seed }) {
   const chance = random(seed);
   return Array.from({ length: n }, (_, i) => {
     const place = n > 1 ? -1.9 + (3.8 * (i + 0.6 * (chance.uniform() - 0.5))) / (n - 1) : 0;
     const x = Math.min(Math.max(place, -2), 2);
     let y = CURVES[data](x, noise, chance);
-    if (i >= n - outliers) y = data === "counts" ? 10 : chance.between(-2.6, -1.6);
+    if (i >= n - 2 * outliers && (n - i) % 2) y = data === "counts" ? 10 : chance.between(-2.6, -1.6);
     return { x: rounded(x), y: rounded(y) };
   });
 }

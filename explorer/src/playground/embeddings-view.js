@@ -2,7 +2,8 @@
 
 import { show } from "../formulas.js";
 import { arrow, ink } from "./plane.js";
-import { dots, lengthOf, shares } from "./marks.js";
+import { dots, lengthOf } from "./marks.js";
+import { shares } from "./shares.js";
 
 /** How far points have gone is drawn behind them, over so many steps. */
 const LONGEST = 60;

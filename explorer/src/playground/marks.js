@@ -7,13 +7,6 @@ import { arrow, ink } from "./plane.js";
 const USUAL = 14;
 const LONGEST = 110;
 
-/** How strongly each point pulls: its share of the sum of all. */
-export function shares(pulls) {
-  const sizes = pulls.map((pull) => (typeof pull === "number" ? Math.abs(pull) : Math.hypot(...pull)));
-  const sum = sizes.reduce((a, b) => a + b, 0);
-  return sizes.map((size) => (sum > 0 ? size / sum : 0));
-}
-
 /** The length of an arrow on the screen. */
 export const lengthOf = (share, count) => Math.min(share * count * USUAL, LONGEST);
 

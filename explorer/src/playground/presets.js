@@ -3,7 +3,7 @@
 export const presets = [
   {
     name: "Outliers",
-    hint: "Drag one of the two low points at the right up and down. MSE's line follows it, Huber's lets go.",
+    hint: "Drag one of the two low points at the right further down, and up again. MSE's line follows it, Huber's lets go.",
     why: "A point's pull is the derivative of its loss. That of a square grows with the distance; Huber's ends at delta, and an absolute value pulls with the same force from everywhere.",
     link: "play=regression&loss=mse_loss&loss=huber_loss:delta=0.5&loss=l1_loss&n=20&outliers=2",
   },
@@ -51,7 +51,7 @@ export const presets = [
   },
   {
     name: "Wrong labels",
-    hint: "Twelve labels are wrong. Cross entropy bends its boundary towards them; the generalized one pulls at them less and less.",
+    hint: "Twelve labels are wrong. In time, cross entropy bends its boundary around them; under the generalized one, most rings vanish and the boundary stays.",
     why: "Where a model is surely wrong, the pull of cross entropy is largest. Generalized cross entropy multiplies it by a power of the probability of the label: what is believed to be false falls silent.",
     link: "play=classes&loss=cross_entropy&loss=generalized_cross_entropy&loss=symmetric_cross_entropy&n=121&wrong=12&model=network",
   },
@@ -59,7 +59,7 @@ export const presets = [
     name: "Who still pulls",
     hint: "The rings of the two hinges vanish beyond their margin: only points near the boundary hold it. Under cross entropy everybody pulls, always.",
     why: "A hinge has derivative 0 where a score is right by the margin. The derivative of cross entropy is the probability of an error, which is never 0.",
-    link: "play=classes&loss=cross_entropy&loss=multi_margin_loss&loss=hinge_loss&noise=0.5",
+    link: "play=classes&loss=cross_entropy&loss=multi_margin_loss&loss=hinge_loss&noise=0.7",
   },
   {
     name: "A rare class",
@@ -75,8 +75,8 @@ export const presets = [
   },
   {
     name: "Three classes",
-    hint: "Cross entropy and the margin loss have a score for each class. BCE asks three questions, each class against the rest, which lines answer worse for rings.",
-    why: "A linear model cannot enclose a class. Set the model to network and see all three succeed.",
+    hint: "Rings of three classes, and a model of straight lines: no loss gets much more than half of the points right. Set the model to network, and all three do.",
+    why: "A loss can only choose among what the model can say, and lines enclose nothing. BCE asks three questions here, each class against the rest; the other two compare the scores of the classes.",
     link: "play=classes&loss=cross_entropy&loss=multi_margin_loss&loss=binary_cross_entropy_with_logits&shape=rings&classes=3&n=121&noise=0.3",
   },
   {

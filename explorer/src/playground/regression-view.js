@@ -1,7 +1,8 @@
 /** Regression on the screen: the points, a curve for each loss, and an arrow where a point pulls at it. */
 
 import { points as evenly, show, variantOf } from "../formulas.js";
-import { arrows, dots, lengthOf, shares, strokeOf } from "./marks.js";
+import { arrows, dots, lengthOf, strokeOf } from "./marks.js";
+import { shares } from "./shares.js";
 import { ink } from "./plane.js";
 import { look } from "../plot.js";
 

@@ -1,7 +1,7 @@
 /** What moves, in words: for the live text, and for what went wrong. */
 
 import { show } from "../formulas.js";
-import { shares } from "./marks.js";
+import { shares } from "./shares.js";
 
 const three = (x) => show(Number(x.toPrecision(3)));
 const percent = (share) => `${Math.round(100 * share)} %`;
@@ -18,7 +18,7 @@ export function named(card, { given, switches }) {
 export function pull({ objective }) {
   const part = shares(objective.pulls);
   const most = Math.max(...part);
-  const idle = part.filter((share) => share < 1e-6).length;
+  const idle = part.filter((share) => share === 0).length;
   return { point: part.indexOf(most), share: most, idle };
 }
 
