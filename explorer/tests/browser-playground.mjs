@@ -247,6 +247,51 @@ export async function playground({ open, settle, step, shot }) {
     await tab.context().close();
   });
 
+  await step("playground: a point is held through what its move starts anew", async () => {
+    const tab = await still(open, "play=embeddings&loss=sup_con_loss");
+    await tab.focus("#arena");
+    await tab.keyboard.press("PageDown");
+    const place = /x (\S+), y (\S+),/.exec(await tab.textContent("#selected")).slice(1);
+    const numbers = place.map((text) => Number(text.replace("−", "-")));
+    await drag(tab, await spot(tab, 0, numbers, CIRCLE), await spot(tab, 0, [0.02, 1], CIRCLE));
+    await rest(tab);
+    assert.match(await tab.textContent("#selected"), /^point 1 of 24: x 0(\.0\d*)?, y (1|0\.99)/);
+    assert.match(await link(tab), /&points=0(\.0\d*)?,(1|0\.99\d*),0;/);
+    await tab.context().close();
+    const refused = await still(open, "play=regression&loss=tweedie_deviance_loss&loss=mse_loss&points=0,1;1,-2;1.5,2");
+    await drag(refused, await spot(refused, 0, [1, -2], REGRESSION), await spot(refused, 0, [1, 1.5], REGRESSION));
+    await rest(refused);
+    assert.match(await link(refused), /;(1|0\.99\d*|1\.0\d*),1\.(5|4\d)\d*;/);
+    assert.equal(await refused.textContent("#gone"), "");
+    await refused.context().close();
+  });
+
+  await step("playground: a finger on a point moves it, and elsewhere scrolls the page", async () => {
+    const size = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
+    const tab = await still(open, "play=regression&loss=mse_loss&points=-1,0;0,2;1,1", size);
+    const touch = await tab.context().newCDPSession(tab);
+    const swipe = async (from, to) => {
+      const send = (type, points) => touch.send("Input.dispatchTouchEvent", { type, touchPoints: points });
+      await send("touchStart", [{ x: from[0], y: from[1] }]);
+      for (let i = 1; i <= 5; i++) {
+        const [x, y] = [0, 1].map((k) => from[k] + ((to[k] - from[k]) * i) / 5);
+        await send("touchMove", [{ x, y }]);
+      }
+      await send("touchEnd", []);
+      await rest(tab);
+    };
+    const scrolled = () => tab.evaluate(() => scrollY);
+    const from = await spot(tab, 0, [0, 2], REGRESSION);
+    const top = await scrolled();
+    await swipe(from, await spot(tab, 0, [0, -2], REGRESSION));
+    assert.match(await link(tab), /points=-1,0;-?0(\.0\d*)?,-(2|1\.9)/);
+    assert.equal(await scrolled(), top);
+    const low = await spot(tab, 0, [1.5, -1.5], REGRESSION);
+    await swipe(low, [low[0], low[1] - 150]);
+    assert.ok((await scrolled()) > top + 50, `${await scrolled()} after ${top}`);
+    await tab.context().close();
+  });
+
   await step("playground: nothing starts by itself where motion is unwelcome", async () => {
     const tab = await still(open, OUTLIERS);
     await tab.waitForTimeout(400);

@@ -67,12 +67,17 @@ export function playground(cards, on) {
     return { chosen, card, name, objective, training: train(objective, state), refused: objective.refusal?.() ?? null };
   }
 
-  function restart() {
+  /** Everything from the start. The planes stay: a hand may hold a point of one. */
+  function begin() {
     points = pointsOf(state);
     races = state.losses.map(race);
     selected = Math.min(selected, points.length - 1);
-    arrange();
     soon();
+  }
+
+  function restart() {
+    begin();
+    arrange();
   }
 
   /** A loss has another parameter: its training goes on under it. */
@@ -92,7 +97,7 @@ export function playground(cards, on) {
     state.points = points;
     if (state.settings.n !== undefined) state.settings.n = points.length;
     const refusals = races.map(({ objective }) => objective.refusal?.() ?? null);
-    if (races.some(({ refused }, k) => Boolean(refused) !== Boolean(refusals[k]))) restart();
+    if (races.some(({ refused }, k) => Boolean(refused) !== Boolean(refusals[k]))) begin();
     for (const { training } of races) training.refresh();
     soon();
   }
@@ -225,7 +230,7 @@ export function playground(cards, on) {
       } else {
         Object.assign(points[i], at);
         moved();
-        if (view().move) restart();
+        if (view().move) begin();
       }
       $("selected").textContent = spot(i);
     },
@@ -264,7 +269,7 @@ export function playground(cards, on) {
   const controls = side(cards, { restart, reformed, later });
 
   function play() {
-    if (!moving().length) restart();
+    if (!moving().length) begin();
     rests = Infinity;
     time.play();
   }
@@ -274,7 +279,7 @@ export function playground(cards, on) {
     for (const { training } of moving()) training.advance();
     soon();
   });
-  $("again").addEventListener("click", restart);
+  $("again").addEventListener("click", begin);
 
   /** Shows what a link says, and plays it where motion is welcome. */
   function open(hash) {
