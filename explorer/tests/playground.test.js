@@ -112,6 +112,13 @@ test("presets are links that say what they are, with every caption", () => {
   }
 });
 
+test("a mode alone is its first preset", () => {
+  for (const mode of Object.keys(MODES)) {
+    assert.deepEqual(problems(`play=${mode}`), []);
+    assert.ok(presets.some(({ link }) => link === write(state(`play=${mode}`)) && link.startsWith(`play=${mode}&`)));
+  }
+});
+
 test("a link keeps points that were moved", () => {
   const link = "play=regression&loss=huber_loss:delta=2&n=3&points=-1.2,0.5;0,2.1;1.999,-2";
   assert.deepEqual(problems(link), []);

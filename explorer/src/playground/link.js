@@ -1,8 +1,9 @@
 /**
  * The playground's state as a link: #play=regression&loss=mse_loss&loss=huber_loss:delta=2&data=wave&n=60&seed=3
  *
- * Only what differs from the defaults is written. Points that somebody moved are all in it: points=-1.2,0.5;0,3.1
- * What a link says and the playground does not know, or refuses, is named, and the nearest that it allows is taken.
+ * Only what differs from the defaults is written, and a mode alone is its first preset. Points that somebody moved are
+ * all in it: points=-1.2,0.5;0,3.1. What a link says and the playground does not know, or refuses, is named, and the
+ * nearest that it allows is taken.
  */
 
 import { partsOf, readLoss, writeLoss } from "../state.js";
@@ -16,10 +17,10 @@ export const modeOf = (hash) => partsOf(hash).find(([, key]) => key === "play")[
 /** Whether a link is one of the playground. */
 export const isPlay = (hash) => partsOf(hash).some(([, key]) => key === "play");
 
-/** The state of a mode with nothing changed but its losses. */
-export function fresh(mode, losses = []) {
+/** The state of a mode with nothing changed, and no losses. */
+function fresh(mode) {
   const values = Object.entries(MODES[mode].settings).map(([name, { value }]) => [name, value]);
-  return { mode, losses, settings: Object.fromEntries(values), points: null, theme: null };
+  return { mode, losses: [], settings: Object.fromEntries(values), points: null, theme: null };
 }
 
 export function write({ mode, losses, settings, points, theme }) {
@@ -39,6 +40,8 @@ export function read(hash, cards) {
   const known = Object.hasOwn(MODES, named);
   const mode = known ? named : Object.keys(MODES)[0];
   if (!known) problems.push(`The link says “play=${named}”, which this page does not know; ${mode} is shown.`);
+  const first = presets.find(({ link }) => modeOf(link) === mode).link;
+  if (known && parts.length === 1) return read(first, cards);
   const state = fresh(mode);
   const { settings, fits, readPoint } = MODES[mode];
   for (const [part, key, text] of parts) {
@@ -59,8 +62,7 @@ export function read(hash, cards) {
   state.losses = state.losses.filter(of);
   for (const { name } of state.losses.splice(MOST_LOSSES))
     problems.push(`At most ${MOST_LOSSES} losses race; ${name} is left out.`);
-  if (!state.losses.length)
-    state.losses = read(presets.find(({ link }) => modeOf(link) === mode).link, cards).state.losses;
+  if (!state.losses.length) state.losses = read(first, cards).state.losses;
   return { state, problems };
 }
 
