@@ -33,16 +33,35 @@ function domainsOf(variant) {
   return Object.fromEntries(Object.entries(variant.domains ?? {}).map(([name, d]) => [name, limited(d) ? d : null]));
 }
 
-/** A variant as a function of what is given that returns functions of the variable. */
-function variantText(variant) {
+/**
+ * The operands by which the loss of one number is differentiated, the variable first: what a model may predict of a
+ * target. Null where a formula speaks of anything but operands and parameters, or asks for a parameter.
+ */
+function learnedOf({ operands, parameters, variants, curve }) {
+  const [names, settings] = [operands, parameters].map((list) => list.map(({ name }) => name));
+  const gradients = Object.keys(variants[0].gradients);
+  const known = variants[0].arguments.every((name) => names.includes(name) || settings.includes(name));
+  const plain = gradients.every((name) => names.includes(name)) && gradients[0] === curve.variable;
+  const asks = parameters.some(({ required }) => required);
+  return names.includes("target") && !gradients.includes("target") && known && plain && !asks ? gradients : null;
+}
+
+/** A variant as a function of what is given that returns functions of the variable, and of it `by` other operands. */
+function variantText(variant, card) {
   const [variable, ...given] = variant.arguments.map(legal);
   const functions = ["value", "slope", "curvature"]
     .map((name) => functionOf(name, variant[name].javascript).replace("(x) =>", `(${variable}) =>`))
     .join(",\n");
   const { switches } = variant;
+  const [, ...others] = learnedOf(card) ?? [];
+  const same = card.variants.find((v) => JSON.stringify(v.switches) === JSON.stringify(switches));
+  const slopes = others.map((name) =>
+    functionOf(name, same.gradients[name].javascript).replace("(x) =>", `(${variable}) =>`),
+  );
+  const by = others.length ? `, by: { ${slopes.join(", ")} }` : "";
   return `{ switches: ${JSON.stringify(switches)}, given: ${JSON.stringify(variant.arguments.slice(1))},
     domains: ${JSON.stringify(domainsOf(variant))},
-    bind: (${given.join(", ")}) => ({ ${functions} }) }`;
+    bind: (${given.join(", ")}) => ({ ${functions}${by} }) }`;
 }
 
 /** The formula of a loss of rows: functions of what it speaks of and of its numbers, with the derivative by each. */
@@ -54,7 +73,40 @@ function rowText(variant) {
     ${of("value", variant.value)}, gradients: { ${gradients.join(", ")} } }`;
 }
 
-const mathml = (latex, displayMode = true) => temml.renderToString(latex, { displayMode, throwOnError: true });
+/**
+ * What a loss of embeddings needs beside its curve: its formulas as functions of what they speak of, how pairs become
+ * that, and the constants that no formula names.
+ */
+function embeddingText(card) {
+  const constants = card.parameters.filter((p) => typeof p.default === "number").map((p) => [p.name, p.default]);
+  const sides = Object.entries(card.pairs?.terms ?? {}).map(([side, term]) => {
+    const names = term.arguments.map(legal).join(", ");
+    const of = (name, text) => functionOf(name, text.javascript).replace("(x) =>", `(${names}) =>`);
+    const functions = `${of("value", term.value)}, ${of("gradient", term.gradients.similarity)}`;
+    return `${side}: { arguments: ${JSON.stringify(term.arguments)}, ${functions} }`;
+  });
+  const pairs =
+    card.pairs && `{ ...${JSON.stringify({ ...card.pairs, terms: null })}, terms: { ${sides.join(", ")} } }`;
+  return `functions: [${card.variants.map(rowText).join(",")}], pairs: ${pairs ?? null},
+    constants: ${JSON.stringify(Object.fromEntries(constants))},`;
+}
+
+/** The kinds of variables that are measured between embeddings. */
+const MEASURED = ["distance", "cosine"];
+
+/**
+ * MathML of a formula: a mark in the place of a text that many cards share, and the texts. What only says again what the
+ * style sheet or a browser knows is left out: a display formula is a block, and a fence looks like any operator.
+ */
+const texts = new Map();
+function mathml(latex, displayMode = true) {
+  const made = temml
+    .renderToString(latex, { displayMode, throwOnError: true })
+    .replace(' class="tml-display" style="display:block math;"', "")
+    .replaceAll(' fence="true"', "");
+  if (!texts.has(made)) texts.set(made, texts.size);
+  return `@math ${texts.get(made)}`;
+}
 
 /** A bound as people write it: a parameter by its name, a root as one. */
 function bound(x) {
@@ -96,21 +148,28 @@ function cardText(card) {
     operands: card.operands.map((operand) => operand.name),
     parameters: card.parameters.map((parameter) => parameter.name),
     switches,
+    learned: learnedOf(card),
   };
   const { variable, label, kind, low, high, given } = curve;
   const outer = JSON.stringify({ variable, label, kind, low, high, given }).slice(0, -1);
   const rows = card.rows && `{ ...${JSON.stringify(card.rows)}, formulas: [${card.variants.map(rowText).join(",")}] }`;
-  return `{ ...${JSON.stringify(data)}, rows: ${rows},
-    curve: ${outer}, "variants": [${curve.variants.map(variantText).join(",")}] } }`;
+  const own = MEASURED.includes(kind) ? embeddingText(card) : "functions: null,";
+  return `{ ...${JSON.stringify(data)}, rows: ${rows}, ${own}
+    curve: ${outer}, "variants": [${curve.variants.map((variant) => variantText(variant, card)).join(",")}] } }`;
 }
 
 const drawn = JSON.parse(readFileSync(CATALOGUE, "utf8")).losses.filter((card) => card.curve);
+const written = drawn
+  .map(cardText)
+  .join(",\n")
+  .replace(/"@math (\d+)"/g, "math[$1]");
 mkdirSync(here("generated"), { recursive: true });
 writeFileSync(
   GENERATED,
   `// Made by build.mjs from losskit_guide/catalogue.json. Do not edit.
 import * as lk from "../src/primitives.js";
-export const cards = [${drawn.map(cardText).join(",\n")}];\n`,
+const math = ${JSON.stringify([...texts.keys()], null, 0)};
+export const cards = [${written}];\n`,
 );
 
 const bundle = async (entry) =>

@@ -63,6 +63,20 @@ def test_a_card_is_data():
     assert (known["least"]["tensor"], known["least"]["none"], known["least"]["required"]) == (True, True, False)
 
 
+def test_a_card_says_how_pairs_become_what_the_formula_speaks_of():
+    card = losskit.explain("circle_loss")
+    pairs = card.pairs
+    assert (pairs.pairing, pairs.measure, pairs.both_ways, pairs.needs) == ("labels", "cosine", False, "both")
+    assert {side: term.arguments for side, term in pairs.terms.items()} == {
+        "positive": ["similarity", "margin", "gamma"],
+        "negative": ["similarity", "margin", "gamma"],
+    }
+    assert all(term.value["javascript"] and term.gradients["similarity"]["python"] for term in pairs.terms.values())
+    assert card_of(json.loads(json.dumps(card.to_dict(), allow_nan=False))).pairs == pairs
+    assert losskit.explain("clip_loss").pairs.both_ways
+    assert losskit.explain("mse_loss").pairs is None
+
+
 def test_a_card_tells_what_may_be_set():
     text = " ".join(str(CARD).split())
     assert "Formula, shape='line', without least, without offset" in text

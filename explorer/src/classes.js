@@ -5,6 +5,7 @@
  * margins of the difference between a right class and another, for every such pair, divided by the number of classes.
  */
 
+import { givenOf, variantOf } from "./formulas.js";
 import { times } from "./primitives.js";
 
 /** The log of the sum of exponentials; the largest score is taken out, so that nothing overflows. */
@@ -17,9 +18,18 @@ export function logSumExp(scores) {
 const length = (vector) => Math.hypot(...vector);
 const mean = (vector) => vector.reduce((sum, x) => sum + x, 0) / vector.length;
 
+/** The loss of a row under a chosen loss's parameters and switches. */
+export function chosenRowLoss(card, chosen) {
+  const variant = variantOf(card, chosen.switches);
+  const formula = card.rows.formulas.find(({ switches }) =>
+    Object.entries(switches).every(([name, on]) => variant.switches[name] === on),
+  );
+  return rowLoss(card, formula, Object.fromEntries(givenOf(card, chosen).map((g) => [g.name, g.value])));
+}
+
 /**
  * formula: one of card.rows.formulas; numbers: its parameters by name. Returns a function of scores and right classes that
- * returns { value, gradient }: the length of the gradient by the scores.
+ * returns { value, gradient, by }: the length of the gradient by the scores, and the gradient itself.
  */
 export function rowLoss(card, formula, numbers) {
   const { spoken, loss } = TERMS[card.rows.terms];
@@ -50,7 +60,7 @@ function ofPairs(formula, call, scores, right) {
       gradient[j] -= slope;
     }
   }
-  return { value, gradient: length(gradient) };
+  return { value, gradient: length(gradient), by: gradient };
 }
 
 /** Without softmax the scores are log-probabilities already. Under label smoothing every class is right by its share. */
@@ -73,5 +83,5 @@ function ofClasses(formula, call, scores, [right], { softmax, label_smoothing: s
       gradient[k] += own * ((k === c) - p) + sum * p + average * (even - p);
     }
   }
-  return { value, gradient: length(gradient) };
+  return { value, gradient: length(gradient), by: gradient };
 }

@@ -37,11 +37,12 @@ function ends({ low, high, value, domain }) {
 }
 
 /**
- * The panel of a chosen loss. on.change(): a number moved; on.rebuild(): a switch; on.copy(), on.remove();
- * on.problem(id, text): what is wrong in a field, or nothing.
+ * The panel of a chosen loss with what is given of it. on.change(): a number moved; on.rebuild(): a switch; on.copy(),
+ * on.remove(); on.problem(id, text): what is wrong in a field, or nothing. on.full, on.last: no
+ * loss can be added, or removed; on.prefix: of ids, since the page has panels in two places.
  */
-export function panel(card, chosen, open, on) {
-  const rows = givenOf(card, chosen).map((g) => control(card, chosen, g, on));
+export function panel(card, chosen, open, on, given = givenOf(card, chosen)) {
+  const rows = given.map((g) => control(card, chosen, g, on));
   const words = card.switches.filter((s) => s.words.length).map((s) => select(chosen, s, on));
   const switches = card.switches.filter((s) => !s.words.length).map((s) => box(chosen, s, on));
   return h(
@@ -56,12 +57,18 @@ export function panel(card, chosen, open, on) {
       { class: "buttons" },
       h(
         "button",
-        { type: "button", class: "quiet", onclick: on.copy, "aria-label": `Add ${card.title} once more` },
+        {
+          type: "button",
+          class: "quiet",
+          onclick: on.copy,
+          disabled: on.full,
+          "aria-label": `Add ${card.title} once more`,
+        },
         "Add once more",
       ),
       h(
         "button",
-        { type: "button", class: "quiet", onclick: on.remove, "aria-label": `Remove ${card.title}` },
+        { type: "button", class: "quiet", onclick: on.remove, disabled: on.last, "aria-label": `Remove ${card.title}` },
         "Remove",
       ),
     ),
@@ -90,7 +97,7 @@ const box = (chosen, s, on) =>
 
 /** One of several words. */
 function select(chosen, s, on) {
-  const id = `${chosen.slot}-${s.name}`;
+  const id = `${on.prefix ?? ""}${chosen.slot}-${s.name}`;
   const value = chosen.switches[s.name] ?? s.value;
   const options = s.words.map((word) => h("option", { value: word, selected: word === value }, word));
   const onchange = (e) => turn(chosen, s, e.target.value, on);
@@ -112,7 +119,7 @@ function control(card, chosen, g, on) {
     on.change();
   };
   g.fallback = card.curve.given.find((known) => known.name === g.name).value;
-  const id = `${chosen.slot}-${g.name}`;
+  const id = `${on.prefix ?? ""}${chosen.slot}-${g.name}`;
   const label = h("label", { for: id, title: g.label }, g.name);
   if (g.choices.length) {
     const options = g.choices.map((x) => h("option", { value: x, selected: x === g.value }, show(x)));

@@ -5,7 +5,7 @@
  * is that of the page.
  */
 
-import { rowLoss } from "./classes.js";
+import { chosenRowLoss } from "./classes.js";
 import { numbers } from "./csv.js";
 import { domainOf, includes, must } from "./domains.js";
 import { givenOf, KINDS, variantOf } from "./formulas.js";
@@ -71,11 +71,7 @@ function ofScores(table, card, chosen, [scores, right], columns) {
     );
   }
   const classes = labels(table, columns[right.key], names, right.several, card.title);
-  const formula = card.rows.formulas.find(({ switches }) =>
-    Object.entries(switches).every(([k, on]) => variant.switches[k] === on),
-  );
-  const given = Object.fromEntries(givenOf(card, chosen).map((g) => [g.name, g.value]));
-  const loss = rowLoss(card, formula, given);
+  const loss = chosenRowLoss(card, chosen);
   const found = classes.map((label, row) =>
     loss(
       read.map((column) => column[row]),

@@ -12,6 +12,8 @@ import { about, choices, panel } from "./controls.js";
 import { atCursor, ofCurves } from "./describe.js";
 import { h, replace } from "./dom.js";
 import { AXES, KINDS, limits, nameOf, over, points, sample, settle, show } from "./formulas.js";
+import { isPlay } from "./playground/link.js";
+import { playground } from "./playground/playground.js";
 import { figure } from "./plot.js";
 import { presets } from "./presets.js";
 import { readout } from "./readout.js";
@@ -23,6 +25,7 @@ const $ = (id) => document.getElementById(id);
 const cardOf = (chosen) => cards.find((card) => card.name === chosen.name);
 
 let state = empty();
+let trained = false; // whether the playground is shown, not the curves
 let readers = []; // of each chosen loss at the cursor
 const timers = {};
 
@@ -101,10 +104,16 @@ function redraw() {
   });
 }
 
+/** The link of what is shown. */
+const shown = () => (trained ? play.link() : write(state));
+
 /** Lets the address say what is shown, and marks the preset that it is. */
 function address() {
+  history.replaceState(null, "", `#${shown()}`);
+  $("to-curves").href = `#${write({ ...state, theme: null })}`;
+  $("to-play").href = `#${play.link()}`;
+  if (trained) return;
   const link = write(state);
-  history.replaceState(null, "", `#${link}`);
   $("whole").firstChild.href = `${location.pathname}#${write({ ...state, embed: false, theme: null })}`;
   for (const [i, item] of [...$("presets").children].entries()) {
     if (presets[i].link === link) item.firstChild.setAttribute("aria-current", "true");
@@ -114,6 +123,7 @@ function address() {
 
 let waiting = false;
 function draw() {
+  if (trained) return;
   later("address", 250, address);
   if (waiting) return;
   waiting = true;
@@ -220,11 +230,46 @@ function build() {
   draw();
 }
 
+const play = playground(cards, { link: address });
+const TAGLINES = [
+  "Value, gradient and curvature of every loss, from the same formulas that the kernels compute.",
+  "Losses train in front of you, by the same formulas that the kernels compute. Grab the points.",
+];
+
+/** Shows the playground or the curves. */
+function turn(toPlay) {
+  trained = toPlay;
+  $("curves").hidden = trained;
+  $("playground").hidden = !trained;
+  $("tagline").textContent = TAGLINES[Number(trained)];
+  $("skip").href = trained ? "#arena" : "#plots";
+  $("skip").textContent = trained ? "Skip to the training" : "Skip to the plots";
+  for (const [id, current] of [
+    ["to-curves", !trained],
+    ["to-play", trained],
+  ]) {
+    if (current) $(id).setAttribute("aria-current", "page");
+    else $(id).removeAttribute("aria-current");
+  }
+}
+
 /** Shows what the address says; "embed" and "theme" may also stand behind a ?, where they outlive every link. */
 function restore() {
   clearTimeout(timers.address);
   const link = location.hash.slice(1) || presets[0].link;
-  const result = read([link, location.search.slice(1)].filter(Boolean).join("&"), cards);
+  const whole = [link, location.search.slice(1)].filter(Boolean).join("&");
+  turn(isPlay(link));
+  if (trained) {
+    document.documentElement.classList.remove("embed");
+    play.open(whole);
+    const { theme } = play.state();
+    if (theme) document.documentElement.dataset.theme = theme;
+    themed();
+    address();
+    return;
+  }
+  play.stop();
+  const result = read(whole, cards);
   state = result.state;
   document.documentElement.classList.toggle("embed", state.embed);
   if (state.theme) document.documentElement.dataset.theme = state.theme;
@@ -294,7 +339,7 @@ const take = (file) => file && load(file).then(draw);
 $("file").addEventListener("change", (e) => take(e.target.files[0]));
 $("skip").addEventListener("click", (e) => {
   e.preventDefault();
-  $("plots").focus();
+  $(trained ? "arena" : "plots").focus();
 });
 document.addEventListener("dragover", (e) => {
   e.preventDefault();
@@ -304,7 +349,7 @@ document.addEventListener("dragleave", (e) => e.relatedTarget === null && docume
 document.addEventListener("drop", (e) => {
   e.preventDefault();
   document.body.classList.remove("dropping");
-  take(e.dataTransfer.files[0]);
+  if (!trained) take(e.dataTransfer.files[0]);
 });
 $("share").addEventListener("click", async (e) => {
   address();
@@ -321,11 +366,13 @@ const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? 
 function themed() {
   $("theme").textContent = isDark() ? "Light" : "Dark";
   $("theme").setAttribute("aria-label", isDark() ? "Switch to light colours" : "Switch to dark colours");
+  play.themed();
   draw();
 }
 $("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-  if (state.theme) state.theme = document.documentElement.dataset.theme;
+  const current = trained ? play.state() : state;
+  if (current.theme) current.theme = document.documentElement.dataset.theme;
   themed();
 });
 dark.addEventListener("change", themed);

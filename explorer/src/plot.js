@@ -13,7 +13,7 @@ import { show } from "./formulas.js";
 import { letter, PLACES, places } from "./letters.js";
 
 // Lengths of dashes and gaps and the width of each kind of line; dots are wide enough to be seen on another line.
-const STROKES = [
+export const STROKES = [
   { dash: [], width: 2 },
   { dash: [9, 6], width: 2 },
   { dash: [4, 7], width: 3.5 },
@@ -29,7 +29,8 @@ export function swatch(i) {
   return h("span", { class: `key c${colour}`, "aria-hidden": "true" }, h("b", {}, letter(i)), line);
 }
 
-const styleOf = (name) => {
+/** The colour of a class of the style sheet. */
+export const styleOf = (name) => {
   const probe = document.getElementById("probe");
   probe.className = name;
   return getComputedStyle(probe).color;

@@ -22,15 +22,18 @@ export const empty = () => ({
 /** A loss of the catalogue with nothing changed: numbers that are given, and switches and words, by name. */
 export const choose = (card) => ({ name: card.name, given: {}, switches: {} });
 
+/** loss=huber_loss:delta=2 */
+export function writeLoss({ name, given, switches }) {
+  const numbers = Object.entries(given).map(([key, x]) => `${key}=${x}`);
+  const flags = Object.entries(switches).map(([key, on]) =>
+    typeof on === "string" ? `${key}=${on}` : (on ? "+" : "-") + key,
+  );
+  const settings = [...numbers, ...flags].join(",");
+  return `loss=${name}${settings && `:${settings}`}`;
+}
+
 export function write(state) {
-  const parts = state.losses.map(({ name, given, switches }) => {
-    const numbers = Object.entries(given).map(([key, x]) => `${key}=${x}`);
-    const flags = Object.entries(switches).map(([key, on]) =>
-      typeof on === "string" ? `${key}=${on}` : (on ? "+" : "-") + key,
-    );
-    const settings = [...numbers, ...flags].join(",");
-    return `loss=${name}${settings && `:${settings}`}`;
-  });
+  const parts = state.losses.map(writeLoss);
   if (state.axis !== "own") parts.push(`axis=${state.axis}`);
   if (state.by !== "axis") parts.push(`by=${state.by}`);
   for (const key of ["from", "to", "x"]) if (state[key] !== null) parts.push(`${key}=${state[key]}`);
@@ -43,9 +46,7 @@ export function write(state) {
 export function read(hash, cards) {
   const state = empty();
   const problems = [];
-  for (const part of decoded(hash).replace(/^#/, "").split("&").filter(Boolean)) {
-    const [key, ...rest] = part.split("=");
-    const text = rest.join("=");
+  for (const [part, key, text] of partsOf(hash)) {
     if (key === "loss") readLoss(text, cards, state, problems);
     else if (key === "axis" && Object.hasOwn(AXES, text)) state.axis = text;
     else if (key === "by" && ["axis", "own"].includes(text)) state.by = text;
@@ -71,6 +72,17 @@ export function straighten(state, cards) {
   return `The range must begin before it ends, got ${from} to ${to}`;
 }
 
+/** The parts of a link: the whole of each, what stands before its = and what behind. */
+export const partsOf = (hash) =>
+  decoded(hash)
+    .replace(/^#/, "")
+    .split("&")
+    .filter(Boolean)
+    .map((part) => {
+      const [key, ...rest] = part.split("=");
+      return [part, key, rest.join("=")];
+    });
+
 function decoded(text) {
   try {
     return decodeURIComponent(text);
@@ -86,7 +98,8 @@ function number(text, what, problems) {
   return null;
 }
 
-function readLoss(text, cards, state, problems) {
+/** Adds to the state what a link says about a loss, and to the problems what the page does not know. */
+export function readLoss(text, cards, state, problems) {
   const [name, settings = ""] = text.split(":");
   const card = cards.find((known) => known.name === name);
   if (!card) {

@@ -9,6 +9,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, statSync } from "node:fs";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
+import { playground } from "./browser-playground.mjs";
 
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 if (!existsSync(executablePath)) {
@@ -578,6 +579,8 @@ try {
       `from frame to frame ${at(frames, 0.5).toFixed(1)} ms (95 %: ${at(frames, 0.95).toFixed(1)} ms)`
     );
   });
+
+  await playground({ open, settle, step, shot });
 
   await step("no errors in the console, no requests", async () => {
     assert.deepEqual(errors, []);

@@ -54,10 +54,11 @@ const EYES = {
   ],
 };
 const LINES = ["c0", "c1", "c2", "c3", "c4"];
+const CLASSES = ["k0", "k1", "k2"];
 
 for (const [night, theme] of ["light", "dark"].entries()) {
   test(`lines stand out from the ${theme} paper`, () => {
-    for (const name of [...LINES, "soft", "accent", "edge"]) {
+    for (const name of [...LINES, ...CLASSES, "soft", "accent", "edge"]) {
       const [a, b] = [colour(name, night), colour("paper", night)].map(luminance).sort((x, y) => y - x);
       const contrast = (a + 0.05) / (b + 0.05);
       assert.ok(contrast >= (["soft", "accent"].includes(name) ? 4.5 : 3), `${name}: ${contrast.toFixed(2)}`);
@@ -66,13 +67,15 @@ for (const [night, theme] of ["light", "dark"].entries()) {
 
   test(`lines differ for every eye on ${theme} paper`, (t) => {
     for (const [eye, matrix] of Object.entries(EYES)) {
-      const seen = LINES.map((name) => lab(apply(matrix, colour(name, night))));
       let least = Infinity;
-      for (const [i, a] of seen.entries()) {
-        for (const [j, b] of seen.slice(0, i).entries()) {
-          const apart = Math.hypot(...a.map((x, k) => x - b[k]));
-          assert.ok(apart > 15, `${eye}: ${LINES[i]} and ${LINES[j]} are ${apart.toFixed(1)} apart`);
-          least = Math.min(least, apart);
+      for (const names of [LINES, CLASSES]) {
+        const seen = names.map((name) => lab(apply(matrix, colour(name, night))));
+        for (const [i, a] of seen.entries()) {
+          for (const [j, b] of seen.slice(0, i).entries()) {
+            const apart = Math.hypot(...a.map((x, k) => x - b[k]));
+            assert.ok(apart > 15, `${eye}: ${names[i]} and ${names[j]} are ${apart.toFixed(1)} apart`);
+            least = Math.min(least, apart);
+          }
         }
       }
       t.diagnostic(`${eye}: at least ${least.toFixed(0)} apart`);

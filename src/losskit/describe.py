@@ -127,6 +127,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         reference=cls.reference,
         curve=cls._curve(),
         rows=cls._rows(),
+        pairs=cls._pairs(),
         values=values or {},
         usual=cls._shown(),
     )  # fmt: skip

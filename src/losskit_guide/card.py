@@ -130,6 +130,24 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """How the pairs of a batch become what the formula speaks of, where each row meets every column.
+
+    pairing: who belongs together: "diagonal" (row and column of the same place), "views", "labels".
+    measure: what a pair is compared by: "cosine", "dot", "distance".
+    both_ways: the loss is the mean of those of rows and of columns.
+    needs: the pairs that a row must have to count: "positive", "both", "nothing".
+    terms: by "positive" and "negative", what is aggregated, where it is not the similarity itself.
+    """
+
+    pairing: str
+    measure: str
+    both_ways: bool
+    needs: str
+    terms: dict[str, Variant]
+
+
+@dataclass(frozen=True)
 class Card:
     """Everything that is known about a loss."""
 
@@ -158,6 +176,7 @@ class Card:
     reference: str
     curve: Curve | None
     rows: Rows | None = None
+    pairs: Pairs | None = None
     values: dict[str, Any] = field(default_factory=dict)  # of the parameters, where they are not the defaults
     usual: Switches = field(default_factory=dict)  # at the defaults, without operands that may be missing
 
@@ -225,7 +244,11 @@ def card_of(data: dict[str, Any]) -> Card:
         })  # fmt: skip
     rows = data["rows"] and Rows(**data["rows"])
     variants = [Variant(**{**variant, "equations": _equations(variant["equations"])}) for variant in data["variants"]]
-    made = {"curve": curve, "rows": rows, "variants": variants, "reductions": _equations(data["reductions"])}
+    pairs = data.get("pairs")
+    if pairs is not None:
+        pairs = Pairs(**{**pairs, "terms": {side: Variant(**term) for side, term in pairs["terms"].items()}})
+    made = {"curve": curve, "rows": rows, "pairs": pairs, "variants": variants}
+    made |= {"reductions": _equations(data["reductions"])}
     return Card(**{**data, **made})
 
 

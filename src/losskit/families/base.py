@@ -38,7 +38,7 @@ from losskit.plan import Plan
 from losskit.plans import Plans, plan_of, present, tensors
 from losskit.printing import run_source
 from losskit.traced import Formula
-from losskit_guide.card import Curve, Equation, Rows, Variant
+from losskit_guide.card import Curve, Equation, Pairs, Rows, Variant
 
 LONG = 150  # operations of a formula and its gradients, from which on other settings than the default are rare
 
@@ -220,6 +220,11 @@ class Family(Loss, abstract=True):
     @classmethod
     def _rows(cls) -> Rows | None:
         """How a row of class scores has its loss; None for what is no such loss."""
+        return None
+
+    @classmethod
+    def _pairs(cls) -> Pairs | None:
+        """How the pairs of a batch become numbers of the formula; None for what is no such loss."""
         return None
 
     @classmethod

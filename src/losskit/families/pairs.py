@@ -27,7 +27,7 @@ from torch import Tensor
 
 from losskit import curves
 from losskit.declaration import Operand, Param, param
-from losskit.display import LOSS, Mathematics, Statistic, Writer, Written, gradient_by, symbol
+from losskit.display import LOSS, Mathematics, Statistic, Writer, Written, gradient_by, symbol, text_of
 from losskit.domains import positive as above_zero
 from losskit.draw import Draw
 from losskit.errors import DeclarationError
@@ -36,7 +36,7 @@ from losskit.families.pairs_plan import AGGREGATES, SIDES, PairsPlan
 from losskit.graph import Expr
 from losskit.reduction import Reduction
 from losskit.traced import Formula
-from losskit_guide.card import Curve, Equation, Given
+from losskit_guide.card import Curve, Equation, Given, Pairs, Variant
 
 _AGGREGATES = {
     "log_sum_exp": (r"\operatorname{lse}", "lse", "log-sum-exp"), "sum": ("S", "S", "sum"),
@@ -245,6 +245,14 @@ class PairsLoss(Family, abstract=True):
         label = f"{measured} of the positive, of a row with one positive and one negative"
         kind = "distance" if distance else "cosine"
         return curves.of_trace(cls, f"positive_{measured}", kind, limits, given, ways, label)
+
+    @classmethod
+    def _pairs(cls) -> Pairs:
+        return Pairs(cls.pairing, cls.measure, cls.both_ways, cls.needs, terms={
+            side: Variant({}, [], names, text_of(term.value, names), {"similarity": text_of(term.gradients[0], names)})
+            for side, term in cls._terms().items()
+            for names in [[*term.operands, *term.numbers]]
+        })  # fmt: skip
 
     @classmethod
     def _mathematics(cls, write: Writer) -> Mathematics:

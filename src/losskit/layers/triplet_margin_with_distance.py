@@ -111,6 +111,10 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
         """It is no loss of class scores."""
 
     @classmethod
+    def _pairs(cls) -> None:
+        """Nor of all pairs of a batch."""
+
+    @classmethod
     def _curve(cls) -> Curve:
         """The loss over the positive distance."""
         return curve_of(cls)
