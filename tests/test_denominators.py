@@ -94,3 +94,23 @@ def test_micro_batches_of_ranks_are_the_whole_batch(tmp_path):
     losskit.CrossEntropyLoss(WEIGHT)(model(x).flatten(0, 1), target.flatten()).backward()
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / str(rank)), model.weight.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32], ids=str)
+def test_questions_asked_of_many_rows(dtype):
+    """The mean of CORN divides by the questions that classes are asked, looked up or counted one by one."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 4, generator=generator, dtype=torch.float64)
+    classes = torch.randint(0, 5, (60,), generator=generator)
+    weight, mask = torch.rand(60, generator=generator, dtype=torch.float64), torch.arange(60) % 3 > 0
+    asked, target = classes.clamp(max=3) + 1, classes.to(dtype)
+    rows = losskit.CORNLoss("none")(x, target)
+    torch.testing.assert_close(losskit.CORNLoss()(x, target), rows.sum() / asked.sum())
+    got = losskit.CORNLoss()(x, target, sample_weight=weight, mask=mask)
+    torch.testing.assert_close(got, (rows * weight * mask).sum() / (asked * weight * mask).sum())
+    if dtype != torch.uint8:
+        target[0], target[1] = -7, 99  # outside: asked nothing, and everything
+        with losskit.checks("off"):
+            rows = losskit.CORNLoss("none")(x, target)
+            asked[0], asked[1] = 0, 4
+            torch.testing.assert_close(losskit.CORNLoss()(x, target), rows.sum() / asked.sum())

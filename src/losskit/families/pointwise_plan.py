@@ -18,6 +18,7 @@ from losskit import dtypes
 from losskit.declaration import POSITION
 from losskit.domains import Domain, Interval, probability, shortest, signs, slack_of
 from losskit.errors import error
+from losskit.families import pointwise_counts
 from losskit.kernels import eager, fused, gpu, search, wire
 from losskit.kernels.sharded import trailing
 from losskit.plan import Arguments, Dims, Found, Kernel, Plan
@@ -158,7 +159,7 @@ class PointwisePlan(Plan):
         return found
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
-        arguments = self._completed(arguments)
+        arguments = self._completed(arguments, looked_up=True)
         if self.places and state.checks != "off":
             checked = self._with_places(arguments)
             if checked is None:
@@ -182,13 +183,17 @@ class PointwisePlan(Plan):
         row = whole(-1, dtype=torch.float64)
         return row.to(dtypes.autocast(arguments.result or dtypes.result_dtype(arguments.operands), row.device))
 
-    def _completed(self, arguments: Arguments) -> Arguments:
-        """With what the formula takes besides what the caller gives: places in the row, what the mean divides by."""
+    def _completed(self, arguments: Arguments, looked_up: bool = False) -> Arguments:
+        """With what the formula takes besides what the caller gives: places in the row, what the mean divides by.
+        looked_up: the tensors are real, so that how many rows there are may decide how their counts are found."""
         if not (self.position or self.counts):
             return arguments
         first = arguments.operands[0]
         if self.counts and arguments.normalizer is None:
-            counts = self._counts(arguments)
+            places = self._of_places(self.shapes(arguments.operands)) if looked_up else []
+            counts = pointwise_counts.of_rows(self.counts, self.formula.operands, arguments.operands, places)
+            if counts is None:
+                counts = self._counts(arguments)
             if arguments.sample_weight is not None:
                 counts = counts * arguments.sample_weight.to(counts.dtype).unsqueeze(-1)
             if arguments.mask is not None:
@@ -230,15 +235,9 @@ class PointwisePlan(Plan):
         return [self._counts(arguments).sum(-1, dtype=torch.float64)], arguments.mask
 
     def _counts(self, arguments: Arguments) -> Tensor:
-        """How often each element counts. What that does not depend on is not read."""
+        """How often each element counts."""
         assert self.counts is not None
-        operands = [x.detach() for x in arguments.operands]
-        first, wide, used = operands[0], dtypes.compute_dtype(operands), self.counts.root.variables
-        places = [torch.arange(first.shape[-1], device=first.device)] if self.position else []
-        own = [x[..., :1] if x.stride(-1) == 0 else x for x in (*operands, *places)]  # not stretched along the row
-        named = zip(self.formula.operands, own, strict=True)
-        counts = self.counts(*(x.to(wide) if name in used else x for name, x in named))
-        return counts.expand(first.shape)
+        return pointwise_counts.of_elements(self.counts, self.formula.operands, arguments.operands)
 
     def _apart(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The operands of the formula: a tensor, or each of its components."""
