@@ -1,5 +1,6 @@
 """Slides and the poster: what is drawn is computed, stays on the paper, and nothing lies on something else."""
 
+import html
 import re
 
 import pytest
@@ -65,6 +66,14 @@ def test_a_card_is_written_as_the_suffix_says(kind, tmp_path):
     again = tmp_path / f"again.{kind}"
     run("card", "huber_loss:delta=2", "--out", str(again))
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_letters_of_a_slide_are_as_large_as_they_were_set(tmp_path):
+    """matplotlib's curves of letters are 64 times as large; fewer digits of the scale would draw them smaller."""
+    run("card", "huber_loss", "--out", str(tmp_path / "huber.svg"))
+    svg = (tmp_path / "huber.svg").read_text(encoding="utf-8")
+    assert "<text" not in svg
+    assert f"scale({1 / 64})" in svg
 
 
 @pytest.mark.parametrize(
@@ -160,5 +169,7 @@ def test_poster():
     assert f"{len(catalogue())} losses" in found
     svg = sheet.written("svg", outlines=False, title="All")
     assert len(svg) < 600_000
-    assert b">HuberLoss</text>" in svg
+    told = re.findall(r"<text[^>]*>([^<]*)</text>", svg.decode())
+    assert b"font-family: 'DejaVu Sans', Verdana" in svg or b"px 'DejaVu Sans', Verdana" in svg
+    assert sorted(html.unescape(text) for text in told) == sorted(found), "its texts are whole"
     assert sheet.written("svg", outlines=False, title="All") == svg

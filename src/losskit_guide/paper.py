@@ -167,9 +167,10 @@ def _fonts(outlines: bool = True) -> Iterator[None]:
 def _lean(svg: str, title: str) -> str:
     """An SVG without what nobody reads, and with a title for those who listen. Verdana is as wide as DejaVu Sans."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", svg[svg.index("<svg") :], flags=re.S)
-    svg = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1'DejaVu Sans', Verdana, Arial, sans-serif", svg)
+    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "'DejaVu Sans', Verdana, Arial, sans-serif", svg)
+    svg = re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg)
     svg = re.sub(r'<g id="(?:text|line2d|patch|axes|figure)_\d+">', "<g>", svg)
-    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     svg = re.sub(r"\n\s*", "\n", svg)
     inside = f"<title>{title}</title>" if title else ""
     return re.sub(r"(<svg [^>]*)>", rf'\1 role="img">{inside}', svg, count=1)

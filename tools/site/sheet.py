@@ -25,13 +25,13 @@ def page(table: Callable[[list[str], list[list[str]]], str]) -> str:
     files = ", ".join(f"[{name.replace('.', ', ')}](images/poster-{name})" for name in FILES)
     return (
         f"# All losses on one poster\n\n{len(catalogue())} losses, by task: value and gradient of each, what is known "
-        "of it, who published it and when, and which losses are one another. The poster is made from the declarations: no "
-        f"curve and no number on it was typed. It is as large as A1 paper: {files}. `losskit poster --out losses.pdf` "
-        "draws it anew, and `losskit card huber_loss --out huber.svg` draws "
+        "of it, who published it and when, and which losses are one another. The poster is made from the declarations: "
+        f"no curve and no number on it was typed. It is as large as A1 paper: {files}. "
+        "`losskit poster --out losses.pdf` draws it anew, and `losskit card huber_loss --out huber.svg` draws "
         f"[a loss on a slide](command.md#losskit-card).\n\n{images}\n\n## Which losses are one another\n\n"
         "The losses are unreduced. A call without operands has those of the left side. Each row is a test, on random "
         "operands in float64: two equal sides differ by less than 1e-12 of their size, and each step to a tenth of the "
-        "way to a limit brings the sides at least twice as near.\n\n"
+        "way to a limit brings the sides at least twice as near, until rounding.\n\n"
         f"{table(['', 'this', '', 'that', 'losses'], rows)}\n"
     )
 
