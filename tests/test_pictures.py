@@ -17,13 +17,13 @@ from losskit_guide.poster import poster
 from losskit_guide.references import authors, origin, year
 from losskit_guide.relations import RELATIONS, bare, of
 from losskit_guide.slide import slide
-from losskit_guide.typeset import spelled
+from losskit_guide.typeset import sentence, spelled
 
 BEGINNINGS = {"svg": b"<svg", "pdf": b"%PDF", "png": b"\x89PNG"}
 HARD = (  # long names, formulas, references, words; cases, no curve, labels
     "huber_loss:delta=2", "complete_box_iou_loss", "zero_inflated_negative_binomial_nll_loss", "dpo_loss", "ssim_loss",
     "hinge_loss", "logistic_hazard_loss", "evidential_regression_loss", "generalized_cross_entropy", "mape_loss",
-    "linear_cross_entropy", "poisson_nll_loss:log_input=false",
+    "linear_cross_entropy", "grpo_loss", "poisson_nll_loss:log_input=false",
 )  # fmt: skip
 
 
@@ -131,6 +131,12 @@ def test_a_jump_is_a_gap_and_a_pole_does_not_press_the_rest_flat():
 
 def test_formulas_that_mathtext_does_not_know_are_spelled_otherwise():
     assert spelled(r"\tfrac{1}{2} \, x'_2 \le \left(y\right)") == r"$\frac{1}{2} \, x^{′}_2 \leq \left(y\right)$"
+
+
+def test_cases_that_would_be_too_small_are_a_sentence():
+    lines = ["       ⎧ 1    if x > 0", "ℓ(x) = ⎨ 2 a  if x < 0", "       ⎩ 3    otherwise"]
+    assert sentence(lines) == "ℓ(x) = 1 if x > 0; 2 a if x < 0; 3 otherwise"
+    assert sentence(["ℓ = ⎧ 1   if x > 0", "    ⎩ 2   otherwise"]) == "ℓ = 1 if x > 0; 2 otherwise"
 
 
 @pytest.mark.parametrize("name", sorted(catalogue()))

@@ -118,12 +118,19 @@ def _brace(sheet: Sheet, x: float, y: float, width: float, height: float, colour
     sheet.axes.add_patch(PathPatch(path, facecolor="none", edgecolor=colour, linewidth=0.1 * width + 0.5))
 
 
+def sentence(lines: Sequence[str]) -> str:
+    """The lines of cases, one after another; what they are of stands before the brace of one of them."""
+    parts = [re.split("[⎧⎨⎪⎩]", line, maxsplit=1) for line in lines]
+    left = "".join(part[0].strip() for part in parts)
+    return f"{left} {'; '.join(' '.join(part[-1].split()) for part in parts)}"
+
+
 def _plain(text: str, size: float, width: float) -> Block:
     """As a terminal shows it. Cases stand below each other; those that would be too small are a sentence."""
     lines, mono = text.split("\n"), "⎧" in text
     wide = max(measured(line, size, mono=mono)[0] for line in lines)
     if mono and size * width / wide < 0.7 * SMALLEST:
-        text, mono = "; ".join(re.sub(r"[⎧⎨⎪⎩]|\s+", " ", line).strip() for line in lines), False
+        text, mono = sentence(lines), False
     if not mono:
         size = max(size, 0.7 * SMALLEST)
         lines = wrapped(re.sub(" +", " ", text), size, width)
