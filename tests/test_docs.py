@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import losskit
 from losskit_guide.card import catalogue
 from losskit_guide.cli import app
+from losskit_guide.relations import RELATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools" / "site"), str(ROOT / "tools")]
@@ -29,6 +30,7 @@ import blocks  # noqa: E402
 import command  # noqa: E402
 import pages  # noqa: E402
 import picture  # noqa: E402
+import sheet  # noqa: E402
 import worked  # noqa: E402
 
 CARDS = catalogue()
@@ -47,6 +49,15 @@ def _losses_of_pages_are_forgotten():
 @pytest.mark.parametrize("path", blocks.pages(), ids=lambda path: path.stem)
 def test_blocks_print_what_the_page_shows(path):
     assert blocks.checked(path) == path.read_text(encoding="utf-8"), "run python tools/site/blocks.py --write"
+
+
+def test_the_page_of_the_poster_leads_to_its_files_and_to_losses():
+    text = sheet.page(pages.table)
+    files = {path.partition("#")[0] for path in re.findall(r"\((images/[^)]*)\)", text)}
+    assert files == {f"images/poster-{name}" for name in sheet.FILES}
+    linked = set(re.findall(r"\(loss/(\w+)\.md\)", text))
+    assert linked == {name for relation in RELATIONS for name in relation.losses} <= set(CARDS)
+    assert len(re.findall(r"^\| \d+ \|", text, re.M)) == len(RELATIONS)
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -1,6 +1,7 @@
 """The relations between losses that the poster shows: each is computed, both sides, in float64 on random operands."""
 
 import ast
+import itertools
 import re
 
 import pytest
@@ -81,7 +82,7 @@ def test_limits(relation):
     errors = [distance(*sides(relation, **{relation.letter: near(relation.bound, k)})) for k in (0.5, 1, 2, 3, 4, 5, 6)]
     assert errors[0] > 1e-6, "that is no limit, but equal"
     assert errors[-1] < 1e-3
-    assert all(later < 0.5 * earlier + 1e-7 for earlier, later in zip(errors[2:], errors[3:], strict=False)), errors
+    assert all(later < 0.5 * earlier + 1e-7 for earlier, later in itertools.pairwise(errors[2:])), errors
 
 
 def test_a_false_relation_is_noticed():

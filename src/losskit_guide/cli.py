@@ -19,8 +19,9 @@ import typer
 from rich.console import Console
 
 from losskit_guide import commands_of_data as data
+from losskit_guide import commands_of_pictures as pictures
 from losskit_guide.card import Card, catalogue, find, heads
-from losskit_guide.terminal import AS_IT_IS, Json, console, emit, names, refuse
+from losskit_guide.terminal import AS_IT_IS, Json, console, emit, names, refuse, wrote
 
 
 class OneSentence(typer.core.TyperGroup):
@@ -47,6 +48,8 @@ app = typer.Typer(
 app.command()(data.advise)
 app.command()(data.audit)
 app.command()(data.autopsy)
+app.command()(pictures.card)
+app.command()(pictures.poster)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     data.accelerate
 )
@@ -264,7 +267,7 @@ def save(figure: Any, path: Path) -> None:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as problem:
         refuse(f"{path} cannot be written: {problem}")
-    Console(stderr=True).print(f"wrote {path}", style="dim", highlight=False, soft_wrap=True)
+    wrote(path)
 
 
 @app.command()

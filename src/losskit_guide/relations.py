@@ -1,9 +1,9 @@
-"""Which losses are other losses: each statement is a pair of Python expressions, and tests/test_relations.py computes both.
+"""Which losses are other losses: each statement is a pair of Python expressions; tests/test_relations.py computes both.
 
 1. An expression calls losses by the names of their functions, unreduced. A call without operands has those of the loss
-   on the left, in their order; `input`, `target` and the others stand for them elsewhere. A single letter is any number.
-2. `equals`: both sides are the same numbers. `tends`: the left side goes to the right one while a letter goes to a bound,
-   from inside.
+   on the left, in their order; `input`, `target` and the others stand for them elsewhere. A single letter is a number.
+2. `equals`: both sides are the same numbers. `tends`: the left side goes to the right one while a letter goes to a
+   bound, from inside.
 3. What people read, on the poster and on the page of it, are these expressions.
 """
 

@@ -26,6 +26,11 @@ def refuse(problem: object) -> NoReturn:
     raise typer.Exit(2)
 
 
+def wrote(path: object) -> None:
+    """What a command tells on stderr when it has written a file."""
+    Console(stderr=True).print(f"wrote {path}", style="dim", highlight=False, soft_wrap=True, markup=False)
+
+
 def emit(data: Any) -> None:
     """Data as JSON on stdout."""
     print(json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False))

@@ -37,6 +37,8 @@ EXAMPLES = {
     "audit": 'losskit audit my_module:MyLoss --example "torch.randn(8, 5), torch.randint(5, (8,))" --html audit.html',
     "autopsy": "losskit autopsy preds.csv --target y --prediction p --loss huber_loss --other mse_loss",
     "accelerate": "losskit accelerate train.py --lr 3",
+    "card": "losskit card huber_loss:delta=2 --out huber.svg",
+    "poster": "losskit poster --out losses.pdf",
     "explore": "losskit explore --out losses.html",
 }
 UNPRINTED = {  # what these print is true of one machine only, or needs the explorer, which npm builds
@@ -49,6 +51,9 @@ UNPRINTED = {  # what these print is true of one machine only, or needs the expl
     "accelerate": "Runs the script, and prints who computed the losses of each line. Options stand before the script: "
     "`--only` and functions, `--shadow` and a number of calls, `--misses`, `--raise`, `--quiet`, `-m` and a module, "
     "`--help`.",
+    "card": "Writes the picture, 16 to 9: SVG or PNG for slides, PDF for LaTeX. The letters of an SVG are curves, so "
+    "that it looks alike everywhere.",
+    "poster": "Writes [the poster](poster.md), of the size A1.",
     "explore": "Writes the page to that file, and prints where it is. Without `--out` the browser opens it.",
 }
 KINDS = {str: "text", int: "integer", float: "number", Path: "file"}

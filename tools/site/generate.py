@@ -7,7 +7,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import mkdocs_gen_files
 import pages
+import sheet
 
 for path, text in pages.everything().items():
     with mkdocs_gen_files.open(path, "w") as page:
         page.write(text)
+for path, data in sheet.pictures().items():
+    with mkdocs_gen_files.open(path, "wb") as picture:
+        picture.write(data)

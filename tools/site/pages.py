@@ -14,6 +14,7 @@ from typing import Any
 
 import beside
 import command
+import sheet
 import torch
 import worked
 from plots import coloured, held
@@ -394,6 +395,7 @@ def everything() -> dict[str, str]:
         **{f"loss/{card.name}.md": loss_page(card) for card in catalogue().values()},
         **{f"source/{source_file(card).stem}.md": source_page(card) for card in catalogue().values()},
         "overview.md": overview(),
+        "poster.md": sheet.page(table),
         "tutorial.md": tutorial(),
         "command.md": command.page(table),
         **api_pages(),
