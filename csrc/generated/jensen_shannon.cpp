@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_jensen_shannon_loss_5062d7eb79f1_block {
+namespace losskit_jensen_shannon_loss_a755b9220111_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -14,68 +14,158 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   const T number0_ = parameters_[1];  // where(beta == 0.0, 1.0, beta)
   const T number1_ = parameters_[2];  // 1.0 - beta
   const T number2_ = parameters_[3];  // where(beta == 1.0, 1.0, 1.0 - beta)
-  const T number3_ = parameters_[4];  // -where(beta == 0.0, 1.0, beta)
-  const T number4_ = parameters_[5];  // where(beta == 0.0, 1.0, where(beta == 1.0, -1.0, 0.0))
-  const T number5_ = parameters_[6];  // -where(beta == 1.0, 1.0, 1.0 - beta)
+  const T number3_ = parameters_[4];  // where(beta == 0.0, 1.0, where(beta == 1.0, -1.0, 0.0))
+  const T number4_ = parameters_[5];  // -where(beta == 1.0, 1.0, 1.0 - beta)
   const T* const teacher_at_ = operands_[0];
   const T* const student_at_ = operands_[1];
   const T* const log_ratio_at_ = operands_[2];
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T teacher = teacher_at_[i_];
       const T student = student_at_[i_];
       const T log_ratio = log_ratio_at_[i_];
       const T magnitude = lk::absolute(log_ratio);
-      const bool below = magnitude < T(1.0);
+      const T minus = -magnitude;
+      const T product = minus * minus;
+      const T product2 = product * product;
+      const bool below = log_ratio < T(0.0);
+      step0_at_[i_] = lk::exp(minus);
+      step1_at_[i_] = product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude;
+      step2_at_[i_] = lk::where(below, number0_, number2_) * lk::where(below, teacher, student);
+      step3_at_[i_] = lk::where(below, number2_, number0_) * lk::where(below, student, teacher);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      [[maybe_unused]] const T teacher = teacher_at_[i_];
+      [[maybe_unused]] const T student = student_at_[i_];
+      const T log_ratio = log_ratio_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const bool below = lk::absolute(log_ratio) < T(1.0);
       const bool below2 = log_ratio < T(0.0);
       const T chosen = lk::where(below2, beta, number1_);
-      const T minus = -magnitude;
       const bool either_value = (below) | (chosen >= T(0.5));
       const T chosen2 = lk::where(below2, number1_, beta);
-      const T exponential = lk::exp(minus);
-      const T product = chosen2 * lk::where(below, minus * minus * (((((((((((((((((T(8.22063524662433e-18) * minus + T(1.5619206968586225e-16)) * minus + T(2.8114572543455206e-15)) * minus + T(4.779477332387385e-14)) * minus + T(7.647163731819816e-13)) * minus + T(1.1470745597729725e-11)) * minus + T(1.6059043836821613e-10)) * minus + T(2.08767569878681e-09)) * minus + T(2.505210838544172e-08)) * minus + T(2.755731922398589e-07)) * minus + T(2.7557319223985893e-06)) * minus + T(2.48015873015873e-05)) * minus + T(0.0001984126984126984)) * minus + T(0.001388888888888889)) * minus + T(0.008333333333333333)) * minus + T(0.041666666666666664)) * minus + T(0.16666666666666666)) * minus + T(0.5)) - magnitude, exponential - T(1.0));
-      const T chosen3 = lk::where(either_value, T(1.0) + product, chosen + chosen2 * exponential);
-      const T chosen4 = lk::where(chosen == T(0.0), minus, lk::log(chosen3) + lk::where(either_value, (product - (chosen3 - T(1.0))) / chosen3, T(0.0)));
-      const T sum = chosen4 + magnitude;
-      const T chosen5 = lk::where(below2, chosen4, sum);
-      const T chosen6 = lk::where(below2, sum, chosen4);
-      values_[i_] = lk::where(below, number0_ * teacher * (chosen5 * chosen5 * (((((((((((((((((T(8.22063524662433e-18) * chosen5 + T(1.5619206968586225e-16)) * chosen5 + T(2.8114572543455206e-15)) * chosen5 + T(4.779477332387385e-14)) * chosen5 + T(7.647163731819816e-13)) * chosen5 + T(1.1470745597729725e-11)) * chosen5 + T(1.6059043836821613e-10)) * chosen5 + T(2.08767569878681e-09)) * chosen5 + T(2.505210838544172e-08)) * chosen5 + T(2.755731922398589e-07)) * chosen5 + T(2.7557319223985893e-06)) * chosen5 + T(2.48015873015873e-05)) * chosen5 + T(0.0001984126984126984)) * chosen5 + T(0.001388888888888889)) * chosen5 + T(0.008333333333333333)) * chosen5 + T(0.041666666666666664)) * chosen5 + T(0.16666666666666666)) * chosen5 + T(0.5))) + number2_ * student * (chosen6 * chosen6 * (((((((((((((((((T(8.22063524662433e-18) * chosen6 + T(1.5619206968586225e-16)) * chosen6 + T(2.8114572543455206e-15)) * chosen6 + T(4.779477332387385e-14)) * chosen6 + T(7.647163731819816e-13)) * chosen6 + T(1.1470745597729725e-11)) * chosen6 + T(1.6059043836821613e-10)) * chosen6 + T(2.08767569878681e-09)) * chosen6 + T(2.505210838544172e-08)) * chosen6 + T(2.755731922398589e-07)) * chosen6 + T(2.7557319223985893e-06)) * chosen6 + T(2.48015873015873e-05)) * chosen6 + T(0.0001984126984126984)) * chosen6 + T(0.001388888888888889)) * chosen6 + T(0.008333333333333333)) * chosen6 + T(0.041666666666666664)) * chosen6 + T(0.16666666666666666)) * chosen6 + T(0.5))), number3_ * lk::times(teacher, chosen5) - number2_ * lk::times(student, chosen6) + number4_ * (student - teacher));
+      const T product = chosen2 * lk::where(below, step1_, step0_ - T(1.0));
+      const T chosen3 = lk::where(either_value, T(1.0) + product, chosen + chosen2 * step0_);
+      step4_at_[i_] = chosen3;
+      step5_at_[i_] = lk::where(either_value, (product - (chosen3 - T(1.0))) / chosen3, T(0.0));
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      [[maybe_unused]] const T teacher = teacher_at_[i_];
+      [[maybe_unused]] const T student = student_at_[i_];
+      [[maybe_unused]] const T log_ratio = log_ratio_at_[i_];
+      const T step4_ = step4_at_[i_];
+      step6_at_[i_] = lk::log(step4_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T teacher = teacher_at_[i_];
+      const T student = student_at_[i_];
+      const T log_ratio = log_ratio_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T magnitude = lk::absolute(log_ratio);
+      const bool below = log_ratio < T(0.0);
+      const T chosen = lk::where(lk::where(below, beta, number1_) == T(0.0), -magnitude, step6_ + step5_);
+      const T product = chosen * chosen;
+      const T product2 = product * product;
+      const T sum = chosen + magnitude;
+      const T product3 = sum * sum;
+      const T product4 = product3 * product3;
+      values_[i_] = lk::where(magnitude < T(1.0), step2_ * (product * (T(0.5) + chosen * (T(0.16666666666666666) + T(0.04166666666666651) * chosen + (T(0.008333333333333325) + T(0.001388888888893181) * chosen) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)))) + step3_ * (product3 * (T(0.5) + sum * (T(0.16666666666666666) + T(0.04166666666666651) * sum + (T(0.008333333333333325) + T(0.001388888888893181) * sum) * product3 + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * sum + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * sum) * product3) * product4 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * sum + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * sum) * product3 + T(7.739072467121704e-13) * product4) * (product4 * product4)))), -lk::where(below, number0_, number2_) * lk::times(lk::where(below, teacher, student), chosen) - lk::where(below, number2_, number0_) * lk::times(lk::where(below, student, teacher), sum) + number3_ * (student - teacher));
     }
   } else {
     T* const log_ratio_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T teacher = teacher_at_[i_];
       const T student = student_at_[i_];
       const T log_ratio = log_ratio_at_[i_];
       const T magnitude = lk::absolute(log_ratio);
-      const bool below = magnitude < T(1.0);
+      const T minus = -magnitude;
+      const T product = minus * minus;
+      const T product2 = product * product;
+      const bool below = log_ratio < T(0.0);
+      step0_at_[i_] = lk::exp(minus);
+      step1_at_[i_] = product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude;
+      step2_at_[i_] = lk::where(below, number0_, number2_) * lk::where(below, teacher, student);
+      step3_at_[i_] = lk::where(below, number2_, number0_) * lk::where(below, student, teacher);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      [[maybe_unused]] const T teacher = teacher_at_[i_];
+      [[maybe_unused]] const T student = student_at_[i_];
+      const T log_ratio = log_ratio_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const bool below = lk::absolute(log_ratio) < T(1.0);
       const bool below2 = log_ratio < T(0.0);
       const T chosen = lk::where(below2, beta, number1_);
-      const T minus = -magnitude;
       const bool either_value = (below) | (chosen >= T(0.5));
       const T chosen2 = lk::where(below2, number1_, beta);
-      const T exponential = lk::exp(minus);
-      const T product = chosen2 * lk::where(below, minus * minus * (((((((((((((((((T(8.22063524662433e-18) * minus + T(1.5619206968586225e-16)) * minus + T(2.8114572543455206e-15)) * minus + T(4.779477332387385e-14)) * minus + T(7.647163731819816e-13)) * minus + T(1.1470745597729725e-11)) * minus + T(1.6059043836821613e-10)) * minus + T(2.08767569878681e-09)) * minus + T(2.505210838544172e-08)) * minus + T(2.755731922398589e-07)) * minus + T(2.7557319223985893e-06)) * minus + T(2.48015873015873e-05)) * minus + T(0.0001984126984126984)) * minus + T(0.001388888888888889)) * minus + T(0.008333333333333333)) * minus + T(0.041666666666666664)) * minus + T(0.16666666666666666)) * minus + T(0.5)) - magnitude, exponential - T(1.0));
-      const T chosen3 = lk::where(either_value, T(1.0) + product, chosen + chosen2 * exponential);
-      const T chosen4 = lk::where(chosen == T(0.0), minus, lk::log(chosen3) + lk::where(either_value, (product - (chosen3 - T(1.0))) / chosen3, T(0.0)));
-      const T sum = chosen4 + magnitude;
-      const T chosen5 = lk::where(below2, chosen4, sum);
-      const T product2 = chosen5 * chosen5 * (((((((((((((((((T(8.22063524662433e-18) * chosen5 + T(1.5619206968586225e-16)) * chosen5 + T(2.8114572543455206e-15)) * chosen5 + T(4.779477332387385e-14)) * chosen5 + T(7.647163731819816e-13)) * chosen5 + T(1.1470745597729725e-11)) * chosen5 + T(1.6059043836821613e-10)) * chosen5 + T(2.08767569878681e-09)) * chosen5 + T(2.505210838544172e-08)) * chosen5 + T(2.755731922398589e-07)) * chosen5 + T(2.7557319223985893e-06)) * chosen5 + T(2.48015873015873e-05)) * chosen5 + T(0.0001984126984126984)) * chosen5 + T(0.001388888888888889)) * chosen5 + T(0.008333333333333333)) * chosen5 + T(0.041666666666666664)) * chosen5 + T(0.16666666666666666)) * chosen5 + T(0.5));
-      const T chosen6 = lk::where(below2, sum, chosen4);
-      const T times_value = lk::times(student, chosen6);
+      const T product = chosen2 * lk::where(below, step1_, step0_ - T(1.0));
+      const T chosen3 = lk::where(either_value, T(1.0) + product, chosen + chosen2 * step0_);
+      step4_at_[i_] = chosen3;
+      step5_at_[i_] = lk::where(either_value, (product - (chosen3 - T(1.0))) / chosen3, T(0.0));
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      [[maybe_unused]] const T teacher = teacher_at_[i_];
+      [[maybe_unused]] const T student = student_at_[i_];
+      [[maybe_unused]] const T log_ratio = log_ratio_at_[i_];
+      const T step4_ = step4_at_[i_];
+      step6_at_[i_] = lk::log(step4_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T teacher = teacher_at_[i_];
+      const T student = student_at_[i_];
+      const T log_ratio = log_ratio_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T magnitude = lk::absolute(log_ratio);
+      const bool below = magnitude < T(1.0);
+      const bool below2 = log_ratio < T(0.0);
+      const T chosen = lk::where(lk::where(below2, beta, number1_) == T(0.0), -magnitude, step6_ + step5_);
+      const T product = chosen * chosen;
+      const T product2 = product * product;
+      const T product3 = product * (T(0.5) + chosen * (T(0.16666666666666666) + T(0.04166666666666651) * chosen + (T(0.008333333333333325) + T(0.001388888888893181) * chosen) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)));
+      const T sum = chosen + magnitude;
+      const T product4 = sum * sum;
+      const T product5 = product4 * product4;
+      const T product6 = product4 * (T(0.5) + sum * (T(0.16666666666666666) + T(0.04166666666666651) * sum + (T(0.008333333333333325) + T(0.001388888888893181) * sum) * product4 + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * sum + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * sum) * product4) * product5 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * sum + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * sum) * product4 + T(7.739072467121704e-13) * product5) * (product5 * product5)));
       const T difference = student - teacher;
-      values_[i_] = lk::where(below, number0_ * teacher * product2 + number2_ * student * (chosen6 * chosen6 * (((((((((((((((((T(8.22063524662433e-18) * chosen6 + T(1.5619206968586225e-16)) * chosen6 + T(2.8114572543455206e-15)) * chosen6 + T(4.779477332387385e-14)) * chosen6 + T(7.647163731819816e-13)) * chosen6 + T(1.1470745597729725e-11)) * chosen6 + T(1.6059043836821613e-10)) * chosen6 + T(2.08767569878681e-09)) * chosen6 + T(2.505210838544172e-08)) * chosen6 + T(2.755731922398589e-07)) * chosen6 + T(2.7557319223985893e-06)) * chosen6 + T(2.48015873015873e-05)) * chosen6 + T(0.0001984126984126984)) * chosen6 + T(0.001388888888888889)) * chosen6 + T(0.008333333333333333)) * chosen6 + T(0.041666666666666664)) * chosen6 + T(0.16666666666666666)) * chosen6 + T(0.5))), number3_ * lk::times(teacher, chosen5) - number2_ * times_value + number4_ * difference);
-      log_ratio_out_[i_] = lk::scaled<T>(lk::where(beta == T(0.0), lk::where(below, teacher * (log_ratio + product2), difference), number5_ * times_value), factor_);
+      values_[i_] = lk::where(below, step2_ * product3 + step3_ * product6, -lk::where(below2, number0_, number2_) * lk::times(lk::where(below2, teacher, student), chosen) - lk::where(below2, number2_, number0_) * lk::times(lk::where(below2, student, teacher), sum) + number3_ * difference);
+      log_ratio_out_[i_] = lk::scaled<T>(lk::where(beta == T(0.0), lk::where(below, teacher * (log_ratio + lk::where(below2, product3, product6)), difference), number4_ * lk::times(student, lk::where(below2, sum, chosen))), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jensen_shannon_loss_5062d7eb79f1, 3, 7, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jensen_shannon_loss_a755b9220111, 3, 6, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

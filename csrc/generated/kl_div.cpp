@@ -56,7 +56,7 @@ LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_33af5e98f592, 2, 0, 1,
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_e4bbee65a5dd_block {
+namespace losskit_kl_div_0bbdcf5727f5_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -72,9 +72,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T exponential = lk::exp(T(0.5) * target);
-      const T difference = target - input;
-      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), lk::where(target < T(-80.0), exponential * (exponential * difference), lk::exp(target) * difference));
+      const bool below = target < T(-86.0);
+      const T exponential = lk::exp(lk::where(below, target + T(86.0), target));
+      const T product = exponential * (target - input);
+      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), lk::where(below, T(4.4737793061811207e-38) * product, product));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -83,11 +84,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T exponential = lk::exp(T(0.5) * target);
-      const T difference = target - input;
-      const T exponential2 = lk::exp(target);
-      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), lk::where(target < T(-80.0), exponential * (exponential * difference), exponential2 * difference));
-      input_out_[i_] = lk::scaled<T>(-exponential2, factor_);
+      const bool below = target < T(-86.0);
+      const T exponential = lk::exp(lk::where(below, target + T(86.0), target));
+      const T product = exponential * (target - input);
+      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), lk::where(below, T(4.4737793061811207e-38) * product, product));
+      input_out_[i_] = lk::scaled<T>(-lk::where(below, T(4.4737793061811207e-38) * exponential, exponential), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -97,21 +98,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T exponential = lk::exp(T(0.5) * target);
+      const bool below = target < T(-86.0);
+      const T exponential = lk::exp(lk::where(below, target + T(86.0), target));
       const bool equal = exponential == T(0.0);
       const T times_value = lk::times(exponential, -input);
-      const bool below = target < T(-80.0);
       const T difference = target - input;
-      const T exponential2 = lk::exp(target);
-      const T sum = difference + T(1.0);
-      values_[i_] = lk::where(equal, times_value, lk::where(below, exponential * (exponential * difference), exponential2 * difference));
-      input_out_[i_] = lk::scaled<T>(-exponential2, factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, lk::where(below, exponential * (exponential * sum), exponential2 * sum)), factor_);
+      const T product = exponential * difference;
+      const T product2 = exponential * (difference + T(1.0));
+      values_[i_] = lk::where(equal, times_value, lk::where(below, T(4.4737793061811207e-38) * product, product));
+      input_out_[i_] = lk::scaled<T>(-lk::where(below, T(4.4737793061811207e-38) * exponential, exponential), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, lk::where(below, T(4.4737793061811207e-38) * product2, product2)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_e4bbee65a5dd, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_0bbdcf5727f5, 2, 0, 1,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

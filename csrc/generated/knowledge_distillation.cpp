@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_knowledge_distillation_loss_e29e835e8a97_block {
+namespace losskit_knowledge_distillation_loss_6bece7512929_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,7 +22,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T teacher = teacher_at_[i_];
       const T student = student_at_[i_];
       const T log_ratio = log_ratio_at_[i_];
-      values_[i_] = lk::where(lk::absolute(log_ratio) < T(1.0), teacher * (log_ratio * log_ratio * (((((((((((((((((T(8.22063524662433e-18) * log_ratio + T(1.5619206968586225e-16)) * log_ratio + T(2.8114572543455206e-15)) * log_ratio + T(4.779477332387385e-14)) * log_ratio + T(7.647163731819816e-13)) * log_ratio + T(1.1470745597729725e-11)) * log_ratio + T(1.6059043836821613e-10)) * log_ratio + T(2.08767569878681e-09)) * log_ratio + T(2.505210838544172e-08)) * log_ratio + T(2.755731922398589e-07)) * log_ratio + T(2.7557319223985893e-06)) * log_ratio + T(2.48015873015873e-05)) * log_ratio + T(0.0001984126984126984)) * log_ratio + T(0.001388888888888889)) * log_ratio + T(0.008333333333333333)) * log_ratio + T(0.041666666666666664)) * log_ratio + T(0.16666666666666666)) * log_ratio + T(0.5))), student - teacher - lk::times(teacher, log_ratio));
+      const T product = log_ratio * log_ratio;
+      const T product2 = product * product;
+      values_[i_] = lk::where(lk::absolute(log_ratio) < T(1.0), teacher * (product * (T(0.5) + log_ratio * (T(0.16666666666666666) + T(0.04166666666666651) * log_ratio + (T(0.008333333333333325) + T(0.001388888888893181) * log_ratio) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * log_ratio + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * log_ratio) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * log_ratio + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * log_ratio) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)))), student - teacher - lk::times(teacher, log_ratio));
     }
   } else {
     T* const log_ratio_out_ = gradients_[2];
@@ -33,15 +35,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T student = student_at_[i_];
       const T log_ratio = log_ratio_at_[i_];
       const bool below = lk::absolute(log_ratio) < T(1.0);
-      const T product = log_ratio * log_ratio * (((((((((((((((((T(8.22063524662433e-18) * log_ratio + T(1.5619206968586225e-16)) * log_ratio + T(2.8114572543455206e-15)) * log_ratio + T(4.779477332387385e-14)) * log_ratio + T(7.647163731819816e-13)) * log_ratio + T(1.1470745597729725e-11)) * log_ratio + T(1.6059043836821613e-10)) * log_ratio + T(2.08767569878681e-09)) * log_ratio + T(2.505210838544172e-08)) * log_ratio + T(2.755731922398589e-07)) * log_ratio + T(2.7557319223985893e-06)) * log_ratio + T(2.48015873015873e-05)) * log_ratio + T(0.0001984126984126984)) * log_ratio + T(0.001388888888888889)) * log_ratio + T(0.008333333333333333)) * log_ratio + T(0.041666666666666664)) * log_ratio + T(0.16666666666666666)) * log_ratio + T(0.5));
+      const T product = log_ratio * log_ratio;
+      const T product2 = product * product;
+      const T product3 = product * (T(0.5) + log_ratio * (T(0.16666666666666666) + T(0.04166666666666651) * log_ratio + (T(0.008333333333333325) + T(0.001388888888893181) * log_ratio) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * log_ratio + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * log_ratio) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * log_ratio + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * log_ratio) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)));
       const T difference = student - teacher;
-      values_[i_] = lk::where(below, teacher * product, difference - lk::times(teacher, log_ratio));
-      log_ratio_out_[i_] = lk::scaled<T>(lk::where(below, teacher * (log_ratio + product), difference), factor_);
+      values_[i_] = lk::where(below, teacher * product3, difference - lk::times(teacher, log_ratio));
+      log_ratio_out_[i_] = lk::scaled<T>(lk::where(below, teacher * (log_ratio + product3), difference), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_knowledge_distillation_loss_e29e835e8a97, 3, 0, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_knowledge_distillation_loss_6bece7512929, 3, 0, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

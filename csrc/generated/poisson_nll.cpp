@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With stirling
-namespace losskit_poisson_nll_loss_ebced3342a8a_block {
+namespace losskit_poisson_nll_loss_05ca82315bdf_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -21,9 +21,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = target > T(1e+30);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T logarithm = lk::log(input + eps);
-      const T chosen = lk::where(logarithm > T(10000.0), T(10000.0), logarithm);
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(logarithm > T(10000.0), T(10000.0), logarithm)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -32,10 +33,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = target > T(1e+30);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
-      const T chosen = lk::where(logarithm > T(10000.0), T(10000.0), logarithm);
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(logarithm > T(10000.0), T(10000.0), logarithm)));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
     }
   } else {
@@ -46,24 +48,25 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = target > T(1e+30);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T sum = input + eps;
       const T logarithm = lk::log(sum);
-      const T chosen = lk::where(logarithm > T(10000.0), T(10000.0), logarithm);
-      values_[i_] = lk::where(target > T(1e+30), T(1.8446744073709552e+19) * (T(5.421010862427522e-20) * input - T(5.421010862427522e-20) * target * chosen), input - lk::times(target, chosen));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(logarithm > T(10000.0), T(10000.0), logarithm)));
       input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0) - logarithm, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_ebced3342a8a, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_05ca82315bdf, 2, 1, 1,
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_8d0705ae76b2_block {
+namespace losskit_poisson_nll_loss_72fea7350827_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -79,10 +82,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = input > T(80.0);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = T(2.3283064365386963e-10) * exponential;
-      const T chosen = lk::where(input > T(10000.0), T(10000.0), input);
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), exponential * exponential - lk::times(target, chosen));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -91,12 +94,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = input > T(80.0);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = T(2.3283064365386963e-10) * exponential;
-      const T chosen = lk::where(input > T(10000.0), T(10000.0), input);
-      const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen));
-      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
+      input_out_[i_] = lk::scaled<T>(exponential * exponential - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -106,25 +108,24 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = input > T(80.0);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = T(2.3283064365386963e-10) * exponential;
-      const T chosen = lk::where(input > T(10000.0), T(10000.0), input);
-      const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen));
-      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
+      input_out_[i_] = lk::scaled<T>(exponential * exponential - target, factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_8d0705ae76b2, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_72fea7350827, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_3e22f50e5385_block {
+namespace losskit_poisson_nll_loss_f0b210aaa3e1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -140,13 +141,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = input > T(80.0);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = T(2.3283064365386963e-10) * exponential;
-      const bool above = target > T(1.0);
+      const bool above2 = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
-      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), exponential * exponential - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      const T difference = input - lk::where(above2, logarithm - T(1.0), T(0.0));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -155,15 +156,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = input > T(80.0);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = T(2.3283064365386963e-10) * exponential;
-      const bool above = target > T(1.0);
+      const bool above2 = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
-      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
-      const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
-      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
+      const T difference = input - lk::where(above2, logarithm - T(1.0), T(0.0));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      input_out_[i_] = lk::scaled<T>(exponential * exponential - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -173,21 +173,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const bool above = input > T(80.0);
+      const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
       const T exponential = lk::exp(T(0.5) * input);
-      const T product = T(2.3283064365386963e-10) * exponential;
-      const bool above = target > T(1.0);
+      const bool above2 = target > T(1.0);
       const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above, logarithm - T(1.0), T(0.0));
-      const T chosen = lk::where(difference > T(10000.0), T(10000.0), difference);
-      const T product2 = exponential * exponential;
-      values_[i_] = lk::where(input > T(80.0), T(1.8446744073709552e+19) * (product * product - T(5.421010862427522e-20) * target * chosen), product2 - lk::times(target, chosen)) + lk::where(above, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
-      input_out_[i_] = lk::scaled<T>(product2 - target, factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(above, logarithm + T(0.5) / target, T(0.0)) - input, factor_);
+      const T difference = input - lk::where(above2, logarithm - T(1.0), T(0.0));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      input_out_[i_] = lk::scaled<T>(exponential * exponential - target, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(above2, logarithm + T(0.5) / target, T(0.0)) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_3e22f50e5385, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_f0b210aaa3e1, 2, 1, 1,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
