@@ -259,7 +259,9 @@ def check_second_derivatives(mesh: DeviceMesh) -> None:
 def check_why(mesh: DeviceMesh) -> None:
     """`why` says what each rank runs."""
     on = {p: spread(T["scores"], mesh, [p] * mesh.ndim) for p in (Shard(0), Shard(1), Replicate())}
-    fused = "fused CPU kernel: one pass over float32 and int64 operands, the gradient written in forward, autograd in C++; "
+    fused = (
+        "fused CPU kernel: one pass over float32 and int64 operands, the gradient written in forward, autograd in C++; "
+    )
     told = {
         Shard(0): fused + "each rank computes its part of the rows of a DTensor",
         Shard(1): "eager formula: each rank has a part of the classes; maxima, sums and the score of the right class, "

@@ -128,10 +128,14 @@ def test_what_only_python_understands(by, way):
     elif way == "grad":
         right, result = 2 / x.numel() * (x - t), torch.func.grad(LF.mse_loss)(x, t)
     elif way == "jvp":
-        right, result = (2 * (x - t)).mean(), torch.func.jvp(lambda y: LF.mse_loss(y, t), (x,), (torch.ones_like(x),))[1]
+        right, result = (
+            (2 * (x - t)).mean(),
+            torch.func.jvp(lambda y: LF.mse_loss(y, t), (x,), (torch.ones_like(x),))[1],
+        )
     elif way == "trace":
         result = torch.jit.trace(LF.mse_loss, (x + 1, t))(x, t)
     elif way == "subclass":
+
         class Marked(torch.Tensor):
             pass
 

@@ -100,7 +100,9 @@ def test_a_rare_setting_is_compiled_once(compiles):
     rare(x, t)
     assert len(compiles) == 1
     assert losskit.why(rare, x, t).implementation == "fused CPU kernel"
-    assert losskit.why(rare, x, t).reason.endswith("the gradient written in forward, autograd in C++; compiled on this machine")
+    assert losskit.why(rare, x, t).reason.endswith(
+        "the gradient written in forward, autograd in C++; compiled on this machine"
+    )
     (kernel,) = cache.wanted().iterdir()
     assert kernel.name.startswith("losskit_poisson_nll_loss_")
 

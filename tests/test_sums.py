@@ -50,7 +50,9 @@ def test_parts_that_mean_different_things_by_one_name():
     more = criterion + losskit.ZLoss()
     assert len(more.losses) == 3
     torch.testing.assert_close(more(X, teacher, Y), expected + LF.z_loss(X))
-    with pytest.raises(ValueError, match="operands must be names of operands of MSELoss, which are input, target, got labels"):
+    with pytest.raises(
+        ValueError, match="operands must be names of operands of MSELoss, which are input, target, got labels"
+    ):
         losskit.WeightedSum([losskit.MSELoss()], operands=[{"labels": "y"}])
     with pytest.raises(ValueError, match="operands must be one for each of 1 losses, got 2"):
         losskit.WeightedSum([losskit.MSELoss()], operands=[{}, {}])

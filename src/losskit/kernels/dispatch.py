@@ -182,4 +182,5 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     autograd = f", autograd in {'C++' if node.on else 'Python'}" if args.operands[0].is_cpu else ""
     origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
     passes = plan.passes(args)
-    return Choice(kernel, f"{passes} over {dtypes} operands{wide}, the gradient written {when}{autograd}{origin}{together}")
+    how = f"{passes} over {dtypes} operands{wide}, the gradient written {when}{autograd}"
+    return Choice(kernel, f"{how}{origin}{together}")

@@ -241,9 +241,9 @@ def again(call: Left, saved: Sequence[Tensor | None], upstream: Tensor) -> Seque
     if torch.is_grad_enabled() or batched(upstream):
         given = numbers[wire.Number.NORMALIZER]
         normalizer = None if given != given else given
-        extras = weight, sample_weight, mask, normalizer
+        others = weight, sample_weight, mask, normalizer
         wanted = [bool(code >> _GRADIENTS + i & 1) for i in range(len(operands))]
-        found = differentiable(plan, operands, extras, poisoned, upstream, wanted)
+        found = differentiable(plan, operands, others, poisoned, upstream, wanted)
         return [gradient for gradient in found if gradient is not None]
     # Values were checked in forward.
     code = code & ~_ALL_CHECKS | (_CHECK_BITS["nan"] if poisoned else 0)
