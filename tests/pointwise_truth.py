@@ -24,8 +24,8 @@ from losskit.traced import Formula
 
 NAN = math.nan
 # ULP. The eager formula is made of torch's functions, and MKL has other ones for AMD's processors than for Intel's, which
-# the bars of proofs were measured on: 0.7 more and 0.9 less were seen.
-OTHER_PROCESSORS = 1.0
+# the bars of proofs were measured on, and others again for what is left of a vector: 1.4 more and 0.9 less were seen.
+OTHER_PROCESSORS = 2.0
 Compute = Callable[[Sequence[torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 # ---------------------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ sys.path.insert(0, "benchmarks")
 from cases import CASES
 from peers import make_peers
 (case,) = [case for case in CASES if case.function == "scaled_square_loss"]
-peers, _ = make_peers(case, "small", "f32", [])
+peers, _ = make_peers(case, "32x10", "f32", [])
 print(case.name, case.shapes["1M"], *sorted(peers), *(step().item() > 0 for step in peers.values()))
 """
 

@@ -22,7 +22,7 @@ from losskit.loss import Loss, heads, registered
 from losskit.losses.cross_entropy import CrossEntropyLoss
 from losskit.registry import get
 from losskit_guide import figures
-from losskit_guide.card import Card
+from losskit_guide.card import Card, Pairs, Rows
 from losskit_guide.lines import Line
 from losskit_guide.render import ShownCard
 
@@ -94,6 +94,7 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
     variants, symbols = cls._written()
     named = re.findall(r"\b[A-Z]\w+Loss\b", cls.about)
     by_class = {other.__name__: other.name for other in registered.values()}
+    units = cls._units()
     return ShownCard(
         name=cls.name,
         class_name=cls.__name__,
@@ -126,8 +127,8 @@ def card(cls: Declaration, values: dict[str, Any] | None = None) -> Card:
         peers=[asdict(peer) | {"here": call_here(cls, peer)} for peer in cls.peers],
         reference=cls.reference,
         curve=cls._curve(),
-        rows=cls._rows(),
-        pairs=cls._pairs(),
+        rows=units if isinstance(units, Rows) else None,
+        pairs=units if isinstance(units, Pairs) else None,
         values=values or {},
         usual=cls._shown(),
     )  # fmt: skip

@@ -373,9 +373,8 @@ def api_pages() -> dict[str, str]:
 
 def _primitives() -> list[list[str]]:
     """The functions of the formula language, as they are in its file."""
-    found = inspect.getmembers(language, inspect.isfunction)
-    public = [f for name, f in found if f.__module__ == language.__name__ and not name.startswith("_")]
-    public.sort(key=lambda f: f.__code__.co_firstlineno)
+    found = [f for _, f in inspect.getmembers(language, inspect.isfunction) if f.__module__ == language.__name__]
+    public = sorted((f for f in found if f.__name__[0] != "_"), key=lambda f: f.__code__.co_firstlineno)
     return [
         [f"`{f.__name__}{_short(inspect.signature(f))}`", (inspect.getdoc(f) or "").replace("*", r"\*")] for f in public
     ]
@@ -383,10 +382,9 @@ def _primitives() -> list[list[str]]:
 
 def _more(class_name: str) -> str:
     """Where more of a loss is; a layer with a loss in it has no such page."""
-    card = {card.class_name: card for card in catalogue().values()}.get(class_name)
-    if card is None:
-        return ""
-    return f"[Formula, plot, worked example](../loss/{card.name}.md), [source](../source/{source_file(card).stem}.md)"
+    files = [card for card in catalogue().values() if card.class_name == class_name]
+    page = "[Formula, plot, worked example](../loss/{}.md), [source](../source/{}.md)"
+    return "".join(page.format(card.name, source_file(card).stem) for card in files)
 
 
 def everything() -> dict[str, str]:

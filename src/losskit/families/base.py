@@ -218,13 +218,8 @@ class Family(Loss, abstract=True):
         raise NotImplementedError
 
     @classmethod
-    def _rows(cls) -> Rows | None:
-        """How a row of class scores has its loss; None for what is no such loss."""
-        return None
-
-    @classmethod
-    def _pairs(cls) -> Pairs | None:
-        """How the pairs of a batch become numbers of the formula; None for what is no such loss."""
+    def _units(cls) -> Rows | Pairs | None:
+        """How a row of class scores, or the pairs of a batch, become numbers of the formula; None for other losses."""
         return None
 
     @classmethod

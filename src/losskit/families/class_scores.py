@@ -123,7 +123,7 @@ class ClassScoresLoss(Family, abstract=True):
         return curves.of_trace(cls, "score_margin", "logit", (-6.0, 6.0), given, ways, label)
 
     @classmethod
-    def _rows(cls) -> Rows | None:
+    def _units(cls) -> Rows | None:
         if cls.own or cls.target_score or cls.scaled_by or not cls.targets:
             return None  # the scores are changed before the formula speaks of them, or no class is the right one
         scores = "log-probabilities" if cls.log_probabilities else "scores"

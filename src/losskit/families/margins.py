@@ -66,7 +66,7 @@ class MarginsLoss(Family, abstract=True):
         return curves.of_trace(cls, "difference", "logit", (-3.0, 3.0), [], ways, label)
 
     @classmethod
-    def _rows(cls) -> Rows | None:
+    def _units(cls) -> Rows | None:
         return Rows("scores", softmax=False, terms="pairs", several=cls.many)
 
     @classmethod

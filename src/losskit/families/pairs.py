@@ -247,7 +247,7 @@ class PairsLoss(Family, abstract=True):
         return curves.of_trace(cls, f"positive_{measured}", kind, limits, given, ways, label)
 
     @classmethod
-    def _pairs(cls) -> Pairs:
+    def _units(cls) -> Pairs:
         return Pairs(cls.pairing, cls.measure, cls.both_ways, cls.needs, terms={
             side: Variant({}, [], names, text_of(term.value, names), {"similarity": text_of(term.gradients[0], names)})
             for side, term in cls._terms().items()

@@ -169,7 +169,7 @@ class TopOneLoss(ClassScoresLoss, abstract=True):
         )
 
     @classmethod
-    def _rows(cls) -> Rows | None:
+    def _units(cls) -> Rows | None:
         return None
 
     @classmethod

@@ -107,12 +107,8 @@ class TripletMarginWithDistanceLoss(Loss, nn.TripletMarginWithDistanceLoss):
         return written_of(cls)
 
     @classmethod
-    def _rows(cls) -> None:
-        """It is no loss of class scores."""
-
-    @classmethod
-    def _pairs(cls) -> None:
-        """Nor of all pairs of a batch."""
+    def _units(cls) -> None:
+        """It is no loss of class scores, and none of all pairs of a batch."""
 
     @classmethod
     def _curve(cls) -> Curve:

@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from losskit.kernels.gpu.frame import Frame, Outputs
 from losskit.kernels.gpu.sequences import divide
 from losskit.kernels.gpu.shared import cdiv, power_of_2
 
+Masses = tuple[Tensor, Tensor]  # numbers and their exponents
 WHOLE = 4096  # exponentials of transitions that stay in registers
 TILE = 32  # of the transitions' gradient, rows and columns
 GROUPS = 128  # of samples; a number of the card's would give other bits on another card
@@ -79,9 +80,9 @@ def _launch(frame: Frame, samples: int, given: dict[str, Tensor], gradients: dic
     )
     width = max(power_of_2(tags), 4)
     columns = width if width * width <= WHOLE else max(WHOLE // 2 // width, 1)
-    wants, pairs = any(y is not None for y in gradients.values()), gradients["transitions"] is not None
+    wants = any(y is not None for y in gradients.values())
 
-    def masses(count: int) -> tuple[Tensor, Tensor]:
+    def masses(count: int) -> Masses:
         return frame.empty((count,), torch.float64), frame.empty((count,), torch.int32)
 
     several = int(moves.ndim == 3)
@@ -115,8 +116,33 @@ def _launch(frame: Frame, samples: int, given: dict[str, Tensor], gradients: dic
         frame.sums, frame.counts, steps, tags, several, target_step, extra_step, wants, width, columns, num_warps=warps,
     )  # fmt: skip
     frame.finish()
-    if not wants:
-        return
+    if wants:
+        kept = _Kept(target, weight, each_upstream, matrix, facts, own, before, row, totals, target_step, extra_step)
+        _launch_backward(frame, given, gradients, kept, (samples, steps, tags, several), (width, columns, warps))
+
+
+class _Kept(NamedTuple):
+    """What the kernels of gradients take from those of the loss."""
+
+    target: Tensor
+    weight: Tensor | None
+    each_upstream: Tensor | None
+    matrix: Masses
+    facts: Tensor
+    own: Masses
+    before: Masses
+    row: Masses
+    totals: Masses
+    target_step: tuple[int, ...]
+    extra_step: tuple[int, ...]
+
+
+def _launch_backward(
+    frame: Frame, given: dict[str, Tensor], gradients: dict[str, Tensor | None], kept: _Kept,
+    sizes: tuple[int, int, int, int], tile: tuple[int, int, int],
+) -> None:  # fmt: skip
+    """The kernels of the gradients."""
+    (samples, steps, tags, several), (width, columns, warps) = sizes, tile
     # What samples share has a gradient that is added up from theirs, in order.
     parts: list[tuple[Tensor, Tensor]] = []
     by_sides = []
@@ -135,9 +161,10 @@ def _launch(frame: Frame, samples: int, given: dict[str, Tensor], gradients: dic
     scales = frame.empty((samples,), torch.float64)
     frame.launch(
         backward_kernel, (samples,),
-        target, weight, each_upstream, frame.upstream, frame.denominator, *matrix, facts, *own, *before, *row, *totals,
-        scales, by_x, *by_sides, frame.divisor, steps, tags, several, target_step, extra_step, gradient_step,
-        pairs, width, columns, num_warps=warps,
+        kept.target, kept.weight, kept.each_upstream, frame.upstream, frame.denominator, *kept.matrix, kept.facts,
+        *kept.own, *kept.before, *kept.row, *kept.totals, scales, by_x, *by_sides, frame.divisor, steps, tags, several,
+        kept.target_step, kept.extra_step, gradient_step, gradients["transitions"] is not None, width, columns,
+        num_warps=warps,
     )  # fmt: skip
     by_moves = gradients["transitions"]
     if by_moves is not None:
@@ -149,9 +176,11 @@ def _launch(frame: Frame, samples: int, given: dict[str, Tensor], gradients: dic
             parts.append((out, by_moves))
         frame.launch(
             pairs_kernel, (groups, tiles, tiles),
-            target, *matrix, facts, *before, *own, scales, out, samples, steps, tags, several, target_step,
+            kept.target, *kept.matrix, kept.facts, *kept.before, *kept.own, scales, out, samples, steps, tags, several,
+            kept.target_step,
             TILE=min(max(power_of_2(tags), 4), TILE),
         )  # fmt: skip
     for part, gradient in parts:
         count = gradient.numel()
+        upstream = frame.upstream if frame.rewrite else None
         frame.launch(add_kernel, (cdiv(count, 128),), part, upstream, gradient, part.shape[0], count, BLOCK=128)
