@@ -122,16 +122,6 @@ def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     return all(own == 1 or own == full for own, full in zip(reversed(shape), reversed(to), strict=False))
 
 
-def together(loss: str, names: Sequence[str], shapes: Sequence[torch.Size]) -> torch.Size:
-    """The shape that all stretch to."""
-    try:
-        return torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        raise error(
-            "apart", loss=loss, got=", ".join(f"{name} {tuple(x)}" for name, x in zip(names, shapes, strict=True))
-        ) from None
-
-
 def same_shape(shape: Sequence[int], other: Sequence[int]) -> bool:
     """Whether two shapes are equal. Lengths come first: a graph would else be bound to sizes that happen to agree."""
     return len(shape) == len(other) and shape == other

@@ -14,13 +14,14 @@ from torch import Tensor
 from losskit import dtypes
 from losskit.domains import shortest
 from losskit.errors import error
+from losskit.families.shapes import together
 from losskit.kernels import eager, fused, search, wire
 from losskit.kernels.sharded import trailing
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.policy import state
 from losskit.reduction import both, counting, reduce_eagerly
 from losskit.traced import Formula
-from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, together, unlike, unravel
+from losskit.validation import check_extras, check_floating, check_tensor, shape_hint, unlike, unravel
 
 
 class EmbeddingsPlan(Plan):

@@ -19,6 +19,7 @@ from losskit.declaration import POSITION
 from losskit.domains import Domain, Interval, probability, shortest, signs, slack_of
 from losskit.errors import error
 from losskit.families import pointwise_counts
+from losskit.families.shapes import together
 from losskit.kernels import eager, fused, gpu, search, wire
 from losskit.kernels.sharded import trailing
 from losskit.plan import Arguments, Dims, Found, Kernel, Plan
@@ -34,7 +35,6 @@ from losskit.validation import (  # fmt: skip
     same_shape,
     shape_hint,
     swapped_hint,
-    together,
     unravel,
 )
 

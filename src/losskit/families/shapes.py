@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+from losskit.errors import error
 
 DOTS = "..."
 _SHAPE = re.compile(r"\(((\w+|\.\.\.), ?)*(\w+|\.\.\.)?\)")
@@ -55,3 +58,18 @@ def arranged(x: Tensor, own: Sequence[str], as_in: Sequence[str]) -> Tensor:
         if name not in own:
             x = x.unsqueeze(i)
     return x
+
+
+def together(loss: str, names: Sequence[str], shapes: Sequence[torch.Size]) -> torch.Size:
+    """The shape that all stretch to."""
+    dims = max(len(shape) for shape in shapes)
+    known = [(1,) * (dims - len(shape)) + tuple(shape) for shape in shapes]
+    if all(type(n) is int for shape in known for n in shape):  # no graph's; torch's function takes 20 us
+        of_dims = [{n for n in sizes if n != 1} or {1} for sizes in zip(*known, strict=True)]
+        if all(len(sizes) == 1 for sizes in of_dims):
+            return torch.Size(n for sizes in of_dims for n in sizes)
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        told = ", ".join(f"{name} {tuple(x)}" for name, x in zip(names, shapes, strict=True))
+        raise error("apart", loss=loss, got=told) from None
