@@ -61,11 +61,13 @@ def test_a_map_of_one_class():
     ids=["soft", "smoothed", "focal", "focal of classes"],
 )
 def test_its_losses_on_losskits_functions(classes, loss, target):
+    """In float64: in float32 a pixel at a kink of the network takes torch's training 0.6 % from the exact one."""
+
     def loss_of(model):
-        scores = model(IMAGES)
+        scores = model(IMAGES.double())
         return loss(scores[:, 0] if classes == 1 else scores, target)
 
-    assert_same(*both(lambda: unet(classes), loss_of))
+    assert_same(*both(lambda: unet(classes).double(), loss_of))
 
 
 def test_pixels_that_are_scored_before_they_are_masked():
