@@ -2,7 +2,7 @@
 //
 // 1. A library asks for the newest version of each symbol that the machine which built it has, and is refused by an
 //    older system. torch's wheels need glibc 2.28 and the libstdc++ of GCC 8; here are the few symbols that are newer.
-// 2. It changes no result: glibc's old exp, log, log2 and pow call the same code as the new ones and set errno.
+// 2. It changes no result: glibc's old exp, exp2, log, log2 and pow call the same code as the new ones and set errno.
 // 3. tests/test_install.py reads the versions that the built library needs.
 #pragma once
 
@@ -12,6 +12,7 @@
 
 #if defined(__GLIBC__) && defined(__x86_64__)
 __asm__(".symver exp, exp@GLIBC_2.2.5");
+__asm__(".symver exp2, exp2@GLIBC_2.2.5");
 __asm__(".symver log, log@GLIBC_2.2.5");
 __asm__(".symver log2, log2@GLIBC_2.2.5");
 __asm__(".symver pow, pow@GLIBC_2.2.5");
