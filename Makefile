@@ -27,7 +27,7 @@ $(DEMO): $(BUILT_FROM)
 	@test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV); \
 		echo "Installing $(TORCH) in $(VENV): 0.2 GB to download for the CPU, 2.7 GB with CUDA ..."; }
 	@$(call PIP,$(VENV)) install $(TORCH) "pip>=25.1" "setuptools>=77"
-	@echo "Compiling losskit's kernels, and installing what the demo needs: 0.1 GB to download, less than a minute ..."
+	@echo "Compiling losskit's kernels, and installing what the demo needs: 0.1 GB to download, two minutes ..."
 	@$(call PIP,$(VENV)) install --no-build-isolation --editable ".[demo]"
 	@touch $(DEMO)
 
@@ -118,7 +118,7 @@ site: $(READY) explorer ## build the documentation site into site/, strictly, an
 
 # auditwheel says with the wheel's name how old a Linux it runs on; libtorch_cpu.so is there when losskit is loaded.
 wheel: $(DEMO) $(PAGE) ## build a wheel with the explorer in it, which serves every Python
-	@echo "Building the wheel: less than a minute ..."
+	@echo "Building the wheel: two minutes ..."
 	@rm -rf build/wheel dist/losskit-*.whl
 	@$(call PIP,$(VENV)) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
 	@if [ "$$(uname)" = Linux ]; then $(call PIP,$(VENV)) install --group wheel; \
