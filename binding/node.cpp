@@ -3,8 +3,8 @@
 // 1. It exists because of small calls: a `torch.autograd.Function` in Python takes longer than all of torch's mse_loss
 //    with its backward pass. kernels/fused.py is the same node in Python, which runs where this one cannot.
 // 2. torch's C++ interface is not stable: this file is compiled for one torch and one Python, and used with no other.
-// 3. It does the usual: plain CPU tensors, the gradient of the forward pass handed over once. Everything else is asked
-//    of Python: a bad value, a second backward pass, double backward, reduction 'none', halves that are scaled.
+// 3. It computes calls of plain CPU tensors, and hands over the gradient that the forward pass wrote. For everything
+//    else it calls Python: a bad value, a second backward pass, double backward, reduction 'none', scaled halves.
 #include <torch/csrc/autograd/python_variable.h>
 //
 #include <ATen/core/dispatch/Dispatcher.h>

@@ -71,3 +71,13 @@ def assert_near(got, expected, dtype, slack=6.0):
         size = float(exact.nan_to_num(0.0, 0.0, 0.0).abs().max()) if y.numel() else 0.0
         tolerance = allowed * torch.finfo(dtype).eps * size + torch.finfo(dtype).tiny
         torch.testing.assert_close(x.to(torch.float64), exact, rtol=0.0, atol=tolerance, equal_nan=True)
+
+
+def check_backward_again_and_twice(loss, x):
+    """A second backward pass gives the bits of the first, a differentiable one the same gradient, and that one has one."""
+    first = torch.autograd.grad(loss, x, retain_graph=True)[0]
+    again = torch.autograd.grad(loss, x, retain_graph=True)[0]
+    assert torch.equal(first, again)
+    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    torch.testing.assert_close(slope, first)
+    assert torch.autograd.grad(slope.square().sum(), x)[0].isfinite().all()

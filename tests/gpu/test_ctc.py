@@ -15,6 +15,8 @@ from losskit.kernels.gpu import ctc
 from losskit.losses.ctc import CTCLoss
 from losskit.plans import plan_of
 
+from .conftest import check_backward_again_and_twice
+
 ctc_loss = CTCLoss.functional
 MODES = [{}, {"exact_gradient": True}, {"from_scores": True}]
 NAN, INF = float("nan"), float("inf")
@@ -244,12 +246,7 @@ def test_backward_again_and_twice(reduction):
     x = batch(torch.float64)[:5, :2].clone().requires_grad_()
     args = [torch.tensor([[1, 2], [3, 3]]), torch.tensor([5, 4]), torch.tensor([2, 2])]
     loss = ctc_loss(x, *args, reduction=reduction, from_scores=True).sum()
-    first = torch.autograd.grad(loss, x, retain_graph=True)[0]
-    again = torch.autograd.grad(loss, x, retain_graph=True)[0]
-    assert torch.equal(first, again)
-    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
-    torch.testing.assert_close(slope, first)
-    assert torch.autograd.grad(slope.square().sum(), x)[0].isfinite().all()
+    check_backward_again_and_twice(loss, x)
 
 
 def test_the_host_does_not_wait(unwatched):

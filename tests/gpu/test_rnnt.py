@@ -13,6 +13,8 @@ from losskit.kernels import gpu
 from losskit.kernels.choice import from_kernel
 from losskit.losses.rnnt import RNNTLoss
 
+from .conftest import check_backward_again_and_twice
+
 rnnt = RNNTLoss.functional
 NAN, INF = float("nan"), float("inf")
 FRAMES, LABELS = [4, 2, 3], [2, 1, 0]
@@ -228,12 +230,7 @@ def test_backward_again_and_twice(reduction):
     x = batch(torch.float64)[:2, :3, :2, :3].clone().requires_grad_()
     args = [torch.tensor([[1], [2]]), torch.tensor([3, 2]), torch.tensor([1, 1])]
     loss = rnnt(x, *args, 0, reduction=reduction).sum()
-    first = torch.autograd.grad(loss, x, retain_graph=True)[0]
-    again = torch.autograd.grad(loss, x, retain_graph=True)[0]
-    assert torch.equal(first, again)
-    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
-    torch.testing.assert_close(slope, first)
-    assert torch.autograd.grad(slope.square().sum(), x)[0].isfinite().all()
+    check_backward_again_and_twice(loss, x)
 
 
 def test_the_host_does_not_wait(unwatched):

@@ -98,7 +98,7 @@ def attempt(
 
 
 def code_of(plan: Plan) -> int:
-    """What an op is told of a call, but its gradients and a dtype that operands do not tell."""
+    """The options of a call: its plan's, the mode of the checks, the rule for nothing. Gradients are not in it yet."""
     # As `state.checks` and `state.empty` do, without their frames.
     mode = checks_of_block.get() or state.process_checks
     code = plan.code | _CHECK_BITS[mode]
