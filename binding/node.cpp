@@ -9,6 +9,7 @@
 //
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/record_function.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/function.h>
@@ -189,11 +190,15 @@ auto new_node(torch::autograd::edge_list&& edges) {
 // --------------------------------------------------------------------------------------------------------
 // Forward
 
-// Whether nothing looks at what runs: no transform, mode, tracer, inference mode.
+// Whether nothing looks at what runs: no transform, mode, tracer. Inference mode is what a call without gradients is.
 bool unobserved() {
   const auto keys = c10::impl::tls_local_dispatch_key_set();
-  return keys.included_.raw_repr() == c10::default_included_set.raw_repr() &&
-         (keys.excluded_.raw_repr() & kPlain.raw_repr()) == 0;
+  c10::DispatchKeySet included = keys.included_, excluded = keys.excluded_;
+  if (c10::InferenceMode::is_enabled()) {
+    included = included.add(c10::DispatchKey::ADInplaceOrView);
+    excluded = excluded - c10::autograd_dispatch_keyset;
+  }
+  return included.raw_repr() == c10::default_included_set.raw_repr() && (excluded.raw_repr() & kPlain.raw_repr()) == 0;
 }
 
 AtenTensorHandle handed(const Tensor& tensor) { return torch::aot_inductor::new_tensor_handle(Tensor(tensor)); }
@@ -246,7 +251,7 @@ DirectCall called(const Kernel& kernel, int64_t code, const std::vector<double>&
   return call;
 }
 
-// The loss with its node, or None where Python must look at the call.
+// The loss with its node; None where Python must look at the call; NotImplemented where the op declines it.
 py::object loss_of(const Kernel& kernel, int64_t code, PyObject* operands, PyObject* const* extras, PyObject* numbers) {
   Given given;
   if (!unobserved()) return py::none();
@@ -280,7 +285,7 @@ py::object loss_of(const Kernel& kernel, int64_t code, PyObject* operands, PyObj
         PyObject_CallFunction(judge, "OLOOO", kernel.plan, static_cast<long long>(call.status), wrapped(loss).ptr(),
                               sequence.ptr(), extra.ptr()));
     if (!goes_on) throw py::error_already_set();
-    if (goes_on.is(py::handle(Py_False))) return py::none();
+    if (goes_on.is(py::handle(Py_False))) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
   }
   if (!given.wanted) return wrapped(loss);
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 
@@ -30,13 +31,16 @@ namespace losskit {
 
 constexpr int64_t kBlock = 1024;
 constexpr int kOperands = 8;
-constexpr int32_t kAbi = 2;
+constexpr int32_t kAbi = 3;
 
-// Which gradients a block function writes beside the value.
-enum Gradients { kNone = 0, kPredictions = 1, kAll = 2 };
+// Which gradients a block function writes beside the value. kCounts: no value, but how often an element counts in the
+// denominator of a mean, where the declaration says so.
+enum Variant { kNone = 0, kPredictions = 1, kAll = 2, kCounts = 3, kVariants = 4 };
 
 // What values an operand may have; NaN is always let through, since NaN in gives NaN out.
-enum DomainKind : int32_t { kAnything = 0, kInterval = 1, kSigns = 2 };
+// kPlaces: whole numbers from 0 to the last place of a row, plus `high`.
+// kPosition: there is no tensor; it is the place of an element in its row.
+enum DomainKind : int32_t { kAnything = 0, kInterval = 1, kSigns = 2, kPlaces = 3, kPosition = 4 };
 struct Domain {
   int32_t kind;
   int16_t open;  // bit 0: low is excluded; bit 1: high is excluded
@@ -53,8 +57,9 @@ struct Kernel {
   int32_t operands;
   int32_t parameters;
   int32_t predictions;  // bits of the operands whose gradients the kPredictions variant writes
-  BlockFunction<float> f32[3];
-  BlockFunction<double> f64[3];
+  int32_t per_row;      // bits of the operands that may have one number for each row
+  BlockFunction<float> f32[kVariants];
+  BlockFunction<double> f64[kVariants];
   Domain domains[kOperands];
 };
 
@@ -76,6 +81,9 @@ template <class T> LOSSKIT_INLINE T scaled(T gradient, Scale<T> scale) {
 
 }  // namespace losskit
 
+// A formula without counts; one that has them defines functions of these names in its own namespace.
+constexpr std::nullptr_t block_counts_f32 = nullptr, block_counts_f64 = nullptr;
+
 // Instantiate `block<T, gradients>` of the enclosing namespace for both types and export the kernel.
 #define LOSSKIT_BLOCK(T, suffix, gradients)                                                                         \
   LOSSKIT_CLONES static void block_##suffix(int64_t n, const T* const* operands, const T* parameters, double scale, \
@@ -83,25 +91,30 @@ template <class T> LOSSKIT_INLINE T scaled(T gradient, Scale<T> scale) {
     block<T, gradients>(n, operands, parameters, scale, value, out);                                                \
   }
 
-#define LOSSKIT_KERNEL_OF_ALL(symbol, operands, parameters, bits, ...) \
-  LOSSKIT_BLOCK(float, all_f32, losskit::kAll)                         \
-  LOSSKIT_BLOCK(double, all_f64, losskit::kAll)                        \
-  LOSSKIT_KERNEL(symbol, operands, parameters, bits, all, __VA_ARGS__)
+#define LOSSKIT_KERNEL_OF_ALL(symbol, operands, parameters, bits, rows, ...) \
+  LOSSKIT_BLOCK(float, all_f32, losskit::kAll)                               \
+  LOSSKIT_BLOCK(double, all_f64, losskit::kAll)                              \
+  LOSSKIT_KERNEL(symbol, operands, parameters, bits, rows, all, __VA_ARGS__)
 
 // Where all operands are predictions, one function serves both.
-#define LOSSKIT_KERNEL_OF_PREDICTIONS(symbol, operands, parameters, bits, ...) \
-  LOSSKIT_KERNEL(symbol, operands, parameters, bits, predictions, __VA_ARGS__)
+#define LOSSKIT_KERNEL_OF_PREDICTIONS(symbol, operands, parameters, bits, rows, ...) \
+  LOSSKIT_KERNEL(symbol, operands, parameters, bits, rows, predictions, __VA_ARGS__)
 
-#define LOSSKIT_KERNEL(symbol, operands, parameters, bits, of_all, ...)                           \
-  LOSSKIT_BLOCK(float, value_f32, losskit::kNone)                                                 \
-  LOSSKIT_BLOCK(float, predictions_f32, losskit::kPredictions)                                    \
-  LOSSKIT_BLOCK(double, value_f64, losskit::kNone)                                                \
-  LOSSKIT_BLOCK(double, predictions_f64, losskit::kPredictions)                                   \
-  extern "C" __attribute__((visibility("default")))                                               \
-  const losskit::Kernel symbol = {losskit::kAbi,                                                  \
-                                  operands,                                                       \
-                                  parameters,                                                     \
-                                  bits,                                                           \
-                                  {block_value_f32, block_predictions_f32, block_##of_all##_f32}, \
-                                  {block_value_f64, block_predictions_f64, block_##of_all##_f64}, \
+#define LOSSKIT_COUNTS                               \
+  LOSSKIT_BLOCK(float, counts_f32, losskit::kCounts) \
+  LOSSKIT_BLOCK(double, counts_f64, losskit::kCounts)
+
+#define LOSSKIT_KERNEL(symbol, operands, parameters, bits, rows, of_all, ...)                                       \
+  LOSSKIT_BLOCK(float, value_f32, losskit::kNone)                                                                   \
+  LOSSKIT_BLOCK(float, predictions_f32, losskit::kPredictions)                                                      \
+  LOSSKIT_BLOCK(double, value_f64, losskit::kNone)                                                                  \
+  LOSSKIT_BLOCK(double, predictions_f64, losskit::kPredictions)                                                     \
+  extern "C" __attribute__((visibility("default")))                                                                 \
+  const losskit::Kernel symbol = {losskit::kAbi,                                                                    \
+                                  operands,                                                                         \
+                                  parameters,                                                                       \
+                                  bits,                                                                             \
+                                  rows,                                                                             \
+                                  {block_value_f32, block_predictions_f32, block_##of_all##_f32, block_counts_f32}, \
+                                  {block_value_f64, block_predictions_f64, block_##of_all##_f64, block_counts_f64}, \
                                   {__VA_ARGS__}};

@@ -181,9 +181,10 @@ inline const double* factors(const Call& call, std::initializer_list<int> which,
 
 // NaN is let through.
 template <class T> LOSSKIT_INLINE bool outside(const Domain& domain, T x) {
-  if (domain.kind == kAnything) return false;
+  if (domain.kind == kAnything || domain.kind == kPosition) return false;
   if (domain.kind == kSigns) return (x != T(1)) & (x != T(-1)) & (x == x);
   const T low = static_cast<T>(domain.low), high = static_cast<T>(domain.high);
+  if (domain.kind == kPlaces) return (x < low) | (x > high) | ((x != std::floor(x)) & (x == x));
   return (x < low) | (x > high) | ((domain.open & 1) && x == low) | ((domain.open & 2) && x == high);
 }
 

@@ -10,6 +10,8 @@
 // 5. Denominators that depend on data (weights, masks) are summed first, so gradients are written scaled.
 // 6. A tensor may be composed: its last dimension is components (the corners of a box), each an operand of the formula.
 //    What Python says of a tensor holds for all its components.
+#include <numeric>
+
 #include "drive.h"
 #include "primitives.h"
 
@@ -18,11 +20,13 @@ namespace {
 
 struct Job : Call {
   static constexpr size_t kFirstParameter = wire::pointwise::kFirstParameter;
-  DType compute = DType::kByte;   // the operands' dtypes, promoted
-  int tensors[kOperands] = {};    // of an operand: the tensor that it is, or is a component of
-  int64_t steps[kOperands] = {};  // of an operand: how many components its tensor has
-  int64_t width = 1;              // of rows
-  int wanted = 0;                 // bits of the operands whose gradients are wanted
+  DType compute = DType::kByte;    // the operands' dtypes, promoted
+  int tensors[kOperands] = {};     // of an operand: the tensor that it is, or is a component of
+  int64_t steps[kOperands] = {};   // of an operand: how many components its tensor has
+  Domain domains[kOperands] = {};  // of the operands, for rows of this width
+  int64_t width = 1;               // of rows
+  std::vector<float> places;       // in a row
+  int wanted = 0;                  // bits of the operands whose gradients are wanted
   int components(int tensor) const {
     const bool composed = (wire::pointwise::composed(options.family) >> tensor) & 1;
     return composed ? static_cast<int>(wire::pointwise::components(options.family)) : 1;
@@ -31,7 +35,9 @@ struct Job : Call {
   bool of_scores(int operand) const { return (wire::pointwise::scores(options.family) >> tensors[operand]) & 1; }
   bool read(const Inputs& in);
   bool read_tensor(const Tensor& tensor, int place);
-  double counted() const { return Call::counted() / static_cast<double>(options.rows == kAdded ? width : 1); }
+  bool attach_rows(const Tensor& tensor, Source& source) const;
+  void read_position();
+  double counted() const;
   void outputs(const Inputs& in, Result& result);
   Work divide();
   bool odd() const;
@@ -50,6 +56,7 @@ template <class T> struct Scratch : Weights {
 // and comparing with two bounds took seven. Where the answer is no, -0.0 or a NaN may be all that is there.
 template <class T> LOSSKIT_INLINE bool surely_inside(const Domain& domain, const T* x, int64_t n) {
   using Signed = std::make_signed_t<Bits<T>>;
+  if (domain.kind == kPlaces) return false;
   if (domain.kind == kSigns) {
     Bits<T> other = 0;
     for (int64_t i = 0; i < n; ++i) other |= bits(x[i]) ^ bits(T(1));
@@ -76,7 +83,7 @@ template <class T> LOSSKIT_INLINE bool any_outside(const Domain& domain, const T
     for (int64_t i = 0; i < n; ++i) bad |= outside(domain, x[i]) & (mask[i] != 0.0f);
   } else if (domain.kind == kSigns) {
     for (int64_t i = 0; i < n; ++i) bad |= (x[i] != T(1)) & (x[i] != T(-1)) & (x[i] == x[i]);
-  } else if (domain.open == 0) {
+  } else if (domain.open == 0 && domain.kind == kInterval) {
     const T low = static_cast<T>(domain.low), high = static_cast<T>(domain.high);
     for (int64_t i = 0; i < n; ++i) bad |= (x[i] < low) | (x[i] > high);
   } else {
@@ -96,18 +103,18 @@ LOSSKIT_CLONES bool violates(const Domain& domain, const double* x, const float*
 template <class T> void report_block(Job& job, int operand, const T* x, const float* mask, int64_t begin, int64_t n) {
   int64_t first = std::numeric_limits<int64_t>::max(), at = 0;
   for (int64_t i = 0; i < n; ++i) {
-    if (!outside(job.kernel->domains[operand], x[i]) || (mask && mask[i] == 0.0f)) continue;
+    if (!outside(job.domains[operand], x[i]) || (mask && mask[i] == 0.0f)) continue;
     const int64_t place = place_of(job.walk, begin + i);
     if (place < first) first = place, at = i;
   }
   double value = static_cast<double>(x[at]);  // settled, or a difference
-  if (!job.kernel->domains[operand].back) value = *fetch(job.walk, job.sources[operand], begin + at, 1, &value);
+  if (!job.domains[operand].back) value = *fetch(job.walk, job.sources[operand], begin + at, 1, &value);
   job.report({operand, first, operand + 1, first, value});
 }
 
 // What must be in the domain of an operand: itself, or its difference from another.
 template <class T> const T* checked(const Job& job, int operand, const T* const* x, int64_t n, Scratch<T>& scratch) {
-  const int back = job.kernel->domains[operand].back;
+  const int back = job.domains[operand].back;
   if (!back) return x[operand];
   for (int64_t i = 0; i < n; ++i) scratch.difference[i] = x[operand][i] - x[operand - back][i];
   return scratch.difference;
@@ -128,8 +135,10 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   if (options.checks != kOff) {
     bool told = false;
     for (int k = job.operands - 1; k >= 0; --k) {
-      const Domain& domain = job.kernel->domains[k];
-      if (domain.kind == kAnything || !violates(domain, checked(job, k, x, n, scratch), mask, n)) continue;
+      const Domain& domain = job.domains[k];
+      if (domain.kind == kAnything || domain.kind == kPosition ||
+          !violates(domain, checked(job, k, x, n, scratch), mask, n))
+        continue;
       if (job.advised(k)) {
         told = true;
         continue;
@@ -158,7 +167,7 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
     for (int k = 0; k < job.operands; ++k) {
       const T* tested = checked(job, k, x, n, scratch);
       for (int64_t i = 0; i < n; ++i)
-        if (!job.advised(k) && outside(job.kernel->domains[k], tested[i])) {
+        if (!job.advised(k) && outside(job.domains[k], tested[i])) {
           value[i] = std::numeric_limits<T>::quiet_NaN();
           for (int g = 0; g < kOperands; ++g) gradient[g][i] = value[i];
         }
@@ -207,9 +216,10 @@ bool Job::read_tensor(const Tensor& tensor, int place) {
   if (operands + own > kOperands || (composed && (tensor.dim() == 0 || tensor.sizes()[tensor.dim() - 1] != own)))
     return false;
   Source& first = sources[operands];
-  if (!attach(walk, tensor, (options.broadcast >> place) & 1, first, composed)) return false;
-  compute = promote(compute, first.dtype);
   const bool differentiated = (options.gradients >> place) & 1;
+  const bool rows = (kernel->per_row >> operands) & 1 && !composed && attach_rows(tensor, first);
+  if (rows ? differentiated : !attach(walk, tensor, (options.broadcast >> place) & 1, first, composed)) return false;
+  compute = promote(compute, first.dtype);
   // The gradient's sum over broadcast dimensions must be rounded once, so Python passes a float in place of the half.
   if (differentiated && tensor.numel() != walk.numel * own && is_half(first.dtype)) return false;
   const int64_t step = composed ? tensor.strides()[tensor.dim() - 1] * size_of(first.dtype) : 0;
@@ -222,6 +232,32 @@ bool Job::read_tensor(const Tensor& tensor, int place) {
   return true;
 }
 
+// A tensor with a number for each row, of the shape of what is walked without its last dimension.
+bool Job::attach_rows(const Tensor& tensor, Source& source) const {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  if (static_cast<int>(sizes.size()) != walk.tensor_dims - 1 ||
+      !std::equal(sizes.begin(), sizes.end(), walk.tensor_sizes.begin()))
+    return false;
+  source.dtype = dtype_of(tensor);
+  if (!known(source.dtype) || !tensor.is_cpu()) return false;
+  for (int i = 0; i < walk.tensor_dims; ++i)
+    source.strides[i] = walk.order[i] == walk.tensor_dims - 1 ? 0 : strides[walk.order[i]];
+  source.data = static_cast<const char*>(tensor.data_ptr());
+  if (!source.data) source.data = reinterpret_cast<const char*>(&walk);  // empty: present, never read
+  return true;
+}
+
+// The place of each element in its row, as an operand.
+void Job::read_position() {
+  Source& source = sources[operands];
+  places.resize(width);
+  std::iota(places.begin(), places.end(), 0.0f);
+  source.data = reinterpret_cast<const char*>(places.data());
+  for (int i = 0; i < walk.tensor_dims; ++i) source.strides[i] = walk.order[i] == walk.tensor_dims - 1;
+  tensors[operands] = operands, steps[operands] = 1;
+  ++operands;
+}
+
 bool Job::read(const Inputs& in) {
   const Tensor& a = in.operands[0];
   const int composed = components(0) > 1;
@@ -230,10 +266,14 @@ bool Job::read(const Inputs& in) {
   start(walk, dims, a.sizes().data(), a.strides().data());
   for (size_t k = 0; k < in.operands.size(); ++k)
     if (!read_tensor(in.operands[k], static_cast<int>(k))) return false;
+  if (options.rows) width = a.sizes()[dims - 1];
+  if (options.rows && operands < kOperands && kernel->domains[operands].kind == kPosition) read_position();
+  std::copy(kernel->domains, kernel->domains + kOperands, domains);
+  for (Domain& domain : domains)
+    if (domain.kind == kPlaces) domain.high += static_cast<double>(width - 1);
   if (operands != kernel->operands || !floating(sources[0].dtype) || kernel->abi != kAbi) return false;
   if (in.weight && !attach(walk, *in.weight, true, sources[kWeight])) return false;
   result = compute;
-  if (options.rows) width = a.sizes()[dims - 1];
   if (options.rows == kAveraged) row = static_cast<double>(width);
   return width != 0;  // else each row's loss is a mean over nothing
 }
@@ -256,6 +296,29 @@ void Job::outputs(const Inputs& in, Result& out) {
     gradient_dtypes[k] = gradient_dtypes[tensor], gradient_sizes[k] = component ? 0 : gradient_sizes[tensor];
     gradients[k] = gradients[tensor] ? gradients[tensor] + component * size_of(gradient_dtypes[k]) : nullptr;
   }
+}
+
+// How often the elements count in the denominator of the mean, by the formula's own function.
+template <class T> double counted_by_formula(const Job& job) {
+  Scratch<T> scratch;
+  Sum total;
+  T* const none[kOperands] = {};
+  for (int64_t begin = 0; begin < job.walk.numel; begin += kBlock) {
+    const int64_t n = std::min(kBlock, job.walk.numel - begin);
+    const T* x[kOperands] = {};
+    for (int k = 0; k < job.operands; ++k) x[k] = fetch(job.walk, job.sources[k], begin, n, scratch.operands[k]);
+    run_formula(job, kCounts, n, x, 1.0, scratch.values, none);
+    const float* mask = mask_of(job, begin, n, scratch);
+    const double* factor = factors(job, {kSampleWeight}, begin, n, scratch);
+    if (factor || mask) weigh(scratch.values, factor, mask, 1.0, n, scratch.values);
+    total.add(sum_block(scratch.values, n));
+  }
+  return total.value() * job.row;
+}
+
+double Job::counted() const {
+  if (!kernel->f32[kCounts]) return Call::counted() / static_cast<double>(options.rows == kAdded ? width : 1);
+  return compute == DType::kDouble ? counted_by_formula<double>(*this) : counted_by_formula<float>(*this);
 }
 
 Work Job::divide() {

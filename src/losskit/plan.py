@@ -49,6 +49,7 @@ class Plan:
     constants = 0  # bits of the operands by which there is no gradient
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
+    repeats = True  # the call of a GPU's kernel can be repeated from raw arguments
     no_kernel = ""  # why the family has no kernel, where it has none
     late = False  # with reduction 'none' the CPU's kernel, too, gives gradients in backward
     native: Any = None  # the calls of the kernel by the node in C++; see `kernels.node`

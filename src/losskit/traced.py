@@ -216,9 +216,13 @@ class Formula:
 
     def counts(self, numbers: dict[str, float]) -> Differentiable | None:
         """What the mean divides by, a number for each element, where the declaration says so."""
-        if getattr(self.loss, "counts", None) is None:
-            return None
-        return Differentiable(self.traced(self.loss.counts), self.operands, numbers)
+        counts = self.traced_counts
+        return None if counts is None else Differentiable(counts, self.operands, numbers)
+
+    @cached_property
+    def traced_counts(self) -> Expr | None:
+        """How often an element counts in the denominator of a mean, where the declaration says so."""
+        return None if getattr(self.loss, "counts", None) is None else self.traced(self.loss.counts)
 
     def prepare(self, formula: Differentiable) -> None:
         """Make what torch.compile cannot trace the making of."""

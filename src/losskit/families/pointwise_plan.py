@@ -54,7 +54,7 @@ class PointwisePlan(Plan):
         tensors = formula.tensors
         self.position = POSITION in formula.operands
         self.parts = [len(x.components) or 1 for x in tensors.values()]
-        broadcast = _bits(name in loss.params for name in tensors) | self.position << len(tensors)
+        broadcast = _bits(name in loss.params for name in tensors)
         family = wire.POINTWISE.family.pack(
             advised=_bits(x.advised(formula.switches) for x in tensors.values()),
             scores=_bits(x.kind == "logit" for x in tensors.values()),
@@ -70,20 +70,18 @@ class PointwisePlan(Plan):
         self.settles = any(domain.settles for domain in formula.required)
         self.places = {i: x.places for i, x in enumerate(formula.declared.values()) if x.places is not None}
         self.checked = [(i, domain) for i, domain in enumerate(formula.required) if not domain.everything]
-        self.given = len(tensors)  # operands that `eager` takes
         self.rows = rows
         self.counts = formula.counts(numbers) if self.reduction == "mean" else None
         self.weight_in_mean = loss.weight_in_mean
-        # Raw arguments that need work first cannot go to the kernel.
-        one_each = any(x.per_row for x in tensors.values())  # has fewer dimensions than the op takes
-        self.direct = not (self.batchmean or self.counts or (rows and (one_each or self.reduction == "none")))
+        # Raw arguments that need work first cannot go to the kernel, nor, on a GPU, to its call of another time.
+        self.direct = not (self.batchmean or (rows and self.reduction == "none"))
+        self.repeats = not (self.position or self.counts or self.places)
 
     def elementwise(self) -> PointwisePlan:
         """The same formula, a loss for each element of a row."""
         plan = copy.copy(self)
         plan.native = None  # its calls are those of the plan that was copied
-        plan.rows, plan.position = wire.Rows.ABSENT, False
-        plan.given = len(self.names) + self.position  # the place in the row is an operand then
+        plan.rows = wire.Rows.ABSENT
         return plan
 
     def validated(
@@ -123,8 +121,7 @@ class PointwisePlan(Plan):
         matched = [tensors[0]]
         for name, x in zip(self.names[1:], tensors[1:], strict=True):
             declared = self.formula.tensors[name]
-            if declared.per_row and x.ndim > 0 and same_shape(x.shape, shape[:-1]):
-                x = x.unsqueeze(-1)
+            x = self._along_rows(name, x, shape)
             if not same_shape(x.shape, shape) and self.strict(state.checks):
                 free = declared.broadcast and (name in self.loss.params or x.ndim in (0, len(shape)))
                 if not (free and broadcasts(x.shape, shape)):
@@ -137,6 +134,11 @@ class PointwisePlan(Plan):
         if not all(same_shape(x.shape, shape) for x in matched):  # torch's function takes 20 us of its own
             shape = together(self.name, self.names, [x.shape for x in matched])
         return dtypes.stretched(matched, shape)
+
+    def _along_rows(self, name: str, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """An operand of a call of this shape; what has a number for each row gets a last dimension."""
+        rows = self.formula.tensors[name].per_row and x.ndim > 0 and same_shape(x.shape, shape[:-1])
+        return x.unsqueeze(-1) if rows else x
 
     def shapes(self, operands: Sequence[Tensor]) -> tuple[int, ...]:
         """The shape of what the formula computes: without components."""
@@ -160,12 +162,8 @@ class PointwisePlan(Plan):
         return found
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
-        arguments = self._completed(arguments, looked_up=True)
-        if self.places and state.checks != "off":
-            checked = self._with_places(arguments)
-            if checked is None:
-                return None
-            arguments = checked
+        if gpu.takes(arguments.operands[0]):
+            arguments = self._for_gpu(self._completed(arguments, looked_up=True))
         if not self.rows:
             return kernel(self, arguments, result)
         extras = arguments.sample_weight, arguments.mask
@@ -205,18 +203,13 @@ class PointwisePlan(Plan):
         place = torch.arange(first.shape[-1], device=first.device)
         return arguments._replace(operands=[*arguments.operands, place])
 
-    def _with_places(self, arguments: Arguments) -> Arguments | None:
-        """The arguments, None where the CPU has seen a place that is none; on a GPU, which must not wait, it is NaN."""
+    def _for_gpu(self, arguments: Arguments) -> Arguments:
+        """The arguments with NaN for a place that is none."""
         operands = list(arguments.operands)
-        mask = self._of_elements(arguments.mask)
-        for i, domain in self._of_places(self.shapes(operands)):
+        for i, domain in self._of_places(self.shapes(operands)) if state.checks != "off" else ():
             x = operands[i].detach()
             bad = domain.outside(x[..., :1] if x.stride(-1) == 0 else x)  # one for each row has been stretched
-            if x.is_cpu and not gpu.takes(x):
-                if bool(both(bad, mask).any()):
-                    return None
-            else:
-                operands[i] = torch.where(bad, float("nan"), operands[i])
+            operands[i] = torch.where(bad, float("nan"), operands[i])
         return arguments._replace(operands=operands)
 
     def _of_places(self, shape: Sequence[int]) -> list[tuple[int, Domain]]:
@@ -249,8 +242,10 @@ class PointwisePlan(Plan):
         return upstream.unsqueeze(-1) if ndim > upstream.ndim else upstream
 
     def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
-        taken = [x for x in operands if x is not None][: self.given]
-        full = [x if same_shape(x.shape, taken[0].shape) else x.expand(taken[0].shape) for x in taken]
+        taken = [x for x in operands if x is not None][: len(self.names)]  # on a GPU places follow
+        shape = taken[0].shape
+        full = [x if same_shape(x.shape, shape) else self._along_rows(name, x, shape).expand(shape)
+                for name, x in zip(self.names, taken, strict=True)]  # fmt: skip
         weight, sample_weight, mask, normalizer = extras
         if self.rows:  # the kernel got these per element
             sample_weight, mask = (x if x is None or x.ndim == 0 else x.squeeze(-1) for x in (sample_weight, mask))
@@ -321,7 +316,9 @@ class PointwisePlan(Plan):
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
         operand, place, value = found or self.find(operands, mask)
-        full, own = self.shapes(operands), self._apart(operands[: len(self.names)])[operand - 1].shape
+        full = self.shapes(operands)
+        given = [self._along_rows(name, x, full) for name, x in zip(self.names, operands, strict=False)]
+        own: Sequence[int] = self._apart(given)[operand - 1].shape
         own = own if mask is None else torch.broadcast_shapes(own, mask.shape)
         index = unravel(place, full)[len(full) - len(own) :]
         index = tuple(i if size > 1 else 0 for i, size in zip(index, own, strict=True))

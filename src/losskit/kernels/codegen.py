@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from losskit.declaration import POSITION, Operand
 from losskit.graph import Expr, topological
 from losskit.printing import print_expr, print_statements
 from losskit.traced import Formula
@@ -31,24 +32,40 @@ def cpp(formula: Formula) -> tuple[str, str]:
     wanted = formula.predictions
     predictions = [i for i in range(len(operands)) if wanted >> i & 1]
     everything = [i for i, x in enumerate(formula.declared.values()) if x.differentiable]
+    per_row = sum(1 << i for i, x in enumerate(formula.declared.values()) if x.per_row)
     variants = [("losskit::kNone", []), ("losskit::kPredictions", predictions)]
     variants += [("losskit::kAll", everything)] if everything != predictions else []
-    for position, (variant, which) in enumerate(variants):
-        last = position == len(variants) - 1
-        opening = "} else {" if last else f"{'} else ' if position else ''}if constexpr (wanted_ == {variant}) {{"
+    loops = [(variant, _loop(formula, which)) for variant, which in variants]
+    counts = formula.traced_counts
+    if counts is not None:
+        loops.insert(0, ("losskit::kCounts", _pass(formula, [counts], {}, ["values_[i_] = {};"])))
+    for i, (variant, loop) in enumerate(loops):
+        last = i == len(loops) - 1
+        opening = "} else {" if last else f"{'} else ' if i else ''}if constexpr (wanted_ == {variant}) {{"
         lines.append(f"  {opening}")
-        lines += [f"    {line}" for line in _loop(formula, which)]
+        lines += [f"    {line}" for line in loop]
     lines += ["  }", "}"]
     if not numbers:
         lines.insert(3, "  (void)parameters_;")
     body = "\n".join(lines)
-    domains = ",\n    ".join(domain.cpp() for domain in formula.domains)
+    domains = ",\n    ".join(_domain(name, x) for name, x in formula.declared.items())
     # The digest covers what is written below, too.
-    digest = hashlib.sha256(f"{body}{domains}{wanted}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{body}{domains}{wanted}{per_row}".encode()).hexdigest()[:12]
     symbol = f"losskit_{formula.loss.name}_{digest}"
     of_all = "all" if everything != predictions else "predictions"
-    kernel = f"LOSSKIT_KERNEL_OF_{of_all.upper()}({symbol}, {len(operands)}, {len(numbers)}, {wanted},\n    {domains})"
+    told = f"{symbol}, {len(operands)}, {len(numbers)}, {wanted}, {per_row}"
+    kernel = "" if counts is None else "LOSSKIT_COUNTS\n"
+    kernel += f"LOSSKIT_KERNEL_OF_{of_all.upper()}({told},\n    {domains})"
     return symbol, f"namespace {symbol}_block {{\nnamespace lk = losskit;\n\n{body}\n\n{kernel}\n\n}}  // namespace\n"
+
+
+def _domain(name: str, operand: Operand) -> str:
+    """What values an operand may have, as an initialiser of `losskit::Domain`."""
+    if name == POSITION:
+        return "{losskit::kPosition, 0, 0, 0.0, 0.0}"
+    if operand.places is not None:
+        return f"{{losskit::kPlaces, 0, 0, 0.0, {operand.places}.0}}"
+    return operand.domain.cpp()
 
 
 # Functions of which each takes longer than what is around it.

@@ -48,7 +48,9 @@ def run(
     )
     if plain and plan.native is not None and node.on and not gpu.interpreted:
         loss: Tensor | None = plan.native(fused.code_of(plan), operands, weight)
-        if loss is not None:
+        if loss is NotImplemented:
+            plain = False
+        elif loss is not None:
             return loss
     if plain and (observed() or not (weight is None or (type(weight) in PLAIN and not weight.requires_grad))):
         plain = False
@@ -62,7 +64,7 @@ def run(
         result = fused.attempt(plan, plan.numbers, operands, weight, None, None)
         if result is not None:
             return result
-    elif plain and gpu.takes(operands[0]):
+    elif plain and plan.repeats and gpu.takes(operands[0]):
         template = gpu.template_of(plan, operands, weight)
         if template is not None and template.call is not None:
             return gpu.alike(template, operands, weight)

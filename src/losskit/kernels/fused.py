@@ -75,7 +75,7 @@ def attempt(
         own = None if numbers is plan.numbers else numbers
         loss: Tensor | None = plan.native(code, operands, weight, sample_weight, mask, own)
         if loss is not None:
-            return loss
+            return None if loss is NotImplemented else loss
     run, wanted = _forward, 0
     if torch.is_grad_enabled():
         bit = 1

@@ -41,6 +41,9 @@ def set_up(judge: Callable[..., Any], times: Callable[..., Any], again: Callable
 
 
 def kernel(plan: Any) -> Any:
-    """The calls of a plan: `kernel(code, operands, weight, sample_weight, mask, numbers)` is the loss, or None."""
+    """The calls of a plan: `kernel(code, operands, weight, sample_weight, mask, numbers)` is the loss.
+
+    It is None where Python must look at the call, NotImplemented where the op declines it.
+    """
     op, formula = library.direct(plan.op), library.address(plan.formula)
     return _module.Kernel(plan, f"losskit::{plan.op}", op, formula, plan.gradients, plan.constants, plan.numbers)
