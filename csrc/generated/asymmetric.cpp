@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_asymmetric_loss_48304b78baf1_block {
+namespace losskit_asymmetric_loss_a2cfc4a5959d_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -123,7 +123,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_asymmetric_loss_48304b78baf1, 2, 7, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_asymmetric_loss_a2cfc4a5959d, 2, 7, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_batch_hard_triplet_loss_f30f2be544d3_block {
+namespace losskit_batch_hard_triplet_loss_e6e88bff6ad2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -41,14 +41,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_batch_hard_triplet_loss_f30f2be544d3, 2, 1, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_batch_hard_triplet_loss_e6e88bff6ad2, 2, 1, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace
 
 // With soft
-namespace losskit_batch_hard_triplet_loss_e1fa0767077a_block {
+namespace losskit_batch_hard_triplet_loss_1d4fd225cae0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -83,7 +83,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_batch_hard_triplet_loss_e1fa0767077a, 2, 1, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_batch_hard_triplet_loss_1d4fd225cae0, 2, 1, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

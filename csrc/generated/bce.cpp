@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_binary_cross_entropy_d813238b48cf_block {
+namespace losskit_binary_cross_entropy_af582a665da9_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -59,7 +59,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_d813238b48cf, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_af582a665da9, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_binary_cross_entropy_with_logits_c86ac3cb9cbd_block {
+namespace losskit_binary_cross_entropy_with_logits_a7b837f87797_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -56,14 +56,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_c86ac3cb9cbd, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_a7b837f87797, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With pos_weight
-namespace losskit_binary_cross_entropy_with_logits_1cb9e06d3ea0_block {
+namespace losskit_binary_cross_entropy_with_logits_5741261487af_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -130,7 +130,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_1cb9e06d3ea0, 3, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_5741261487af, 3, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_beta_gaussian_nll_loss_dd16c2896c9a_block {
+namespace losskit_beta_gaussian_nll_loss_67cc79eab7ce_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -83,7 +83,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_dd16c2896c9a, 3, 1, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_67cc79eab7ce, 3, 1, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

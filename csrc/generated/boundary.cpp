@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_boundary_loss_52fd58ed0553_block {
+namespace losskit_boundary_loss_25b42d8ca233_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -35,7 +35,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_boundary_loss_52fd58ed0553, 2, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_boundary_loss_25b42d8ca233, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

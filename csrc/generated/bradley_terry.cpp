@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_bradley_terry_loss_f8f25657949d_block {
+namespace losskit_bradley_terry_loss_c7e0036a2789_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -43,7 +43,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_f8f25657949d, 2, 2, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_c7e0036a2789, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

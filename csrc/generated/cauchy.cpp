@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cauchy_loss_c5c1fb5fd241_block {
+namespace losskit_cauchy_loss_99f4b4b6555f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -67,7 +67,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_c5c1fb5fd241, 2, 3, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_99f4b4b6555f, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_charbonnier_loss_6038607a123e_block {
+namespace losskit_charbonnier_loss_6785c7e25fc2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -52,7 +52,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_charbonnier_loss_6038607a123e, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_charbonnier_loss_6785c7e25fc2, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

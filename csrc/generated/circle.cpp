@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_circle_loss_c537e9430230_block {
+namespace losskit_circle_loss_bf5d2859df84_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -40,14 +40,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_circle_loss_c537e9430230, 2, 0, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_circle_loss_bf5d2859df84, 2, 0, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_circle_loss_positive_8839e902da0c_block {
+namespace losskit_circle_loss_positive_62e127f4d40e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -79,13 +79,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_circle_loss_positive_8839e902da0c, 1, 4, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_circle_loss_positive_62e127f4d40e, 1, 4, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_circle_loss_negative_4e8f26f86560_block {
+namespace losskit_circle_loss_negative_0cde9b63bb3b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -115,7 +115,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_circle_loss_negative_4e8f26f86560, 1, 2, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_circle_loss_negative_0cde9b63bb3b, 1, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

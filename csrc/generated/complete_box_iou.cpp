@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_complete_box_iou_loss_dc13a571180c_block {
+namespace losskit_complete_box_iou_loss_c1b774387c7b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -223,7 +223,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_complete_box_iou_loss_dc13a571180c, 8, 1, 15,
+LOSSKIT_KERNEL_OF_ALL(losskit_complete_box_iou_loss_c1b774387c7b, 8, 1, 15, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 2, 0.0, std::numeric_limits<double>::infinity()},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_coral_loss_bd5bce7a3082_block {
+namespace losskit_coral_loss_1ac55a89f16f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -41,9 +41,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_coral_loss_bd5bce7a3082, 3, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_coral_loss_1ac55a89f16f, 3, 0, 1, 2,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0, 0.0, 0.0})
+    {losskit::kPlaces, 0, 0, 0.0, 1.0},
+    {losskit::kPosition, 0, 0, 0.0, 0.0})
 
 }  // namespace

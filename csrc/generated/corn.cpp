@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_corn_loss_c63c2ad606a4_block {
+namespace losskit_corn_loss_de24d72d76bb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -14,7 +14,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   const T* const input_at_ = operands_[0];
   const T* const target_at_ = operands_[1];
   const T* const position_at_ = operands_[2];
-  if constexpr (wanted_ == losskit::kNone) {
+  if constexpr (wanted_ == losskit::kCounts) {
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      [[maybe_unused]] const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T position = position_at_[i_];
+      values_[i_] = lk::where(target >= position, T(1.0), T(0.0));
+    }
+  } else if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
     #pragma GCC ivdep
@@ -42,9 +50,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_corn_loss_c63c2ad606a4, 3, 0, 1,
+LOSSKIT_COUNTS
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_corn_loss_de24d72d76bb, 3, 0, 1, 2,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0, 0.0, 0.0})
+    {losskit::kPlaces, 0, 0, 0.0, 1.0},
+    {losskit::kPosition, 0, 0, 0.0, 0.0})
 
 }  // namespace

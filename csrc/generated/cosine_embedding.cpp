@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cosine_embedding_loss_8cbce97413b4_block {
+namespace losskit_cosine_embedding_loss_36a3a53dffea_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -59,7 +59,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_cosine_embedding_loss_8cbce97413b4, 3, 1, 3,
+LOSSKIT_KERNEL_OF_ALL(losskit_cosine_embedding_loss_36a3a53dffea, 3, 1, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})

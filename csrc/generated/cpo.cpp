@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cpo_loss_f20ddaf31ae6_block {
+namespace losskit_cpo_loss_6fbafe286bd6_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -45,7 +45,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cpo_loss_f20ddaf31ae6, 3, 2, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cpo_loss_6fbafe286bd6, 3, 2, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

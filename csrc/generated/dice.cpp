@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_dice_loss_844afa2f0533_block {
+namespace losskit_dice_loss_7e61fa32f7b1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -52,7 +52,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dice_loss_844afa2f0533, 3, 1, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dice_loss_7e61fa32f7b1, 3, 1, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
@@ -60,7 +60,7 @@ LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dice_loss_844afa2f0533, 3, 1, 7,
 }  // namespace
 
 // With log_score
-namespace losskit_dice_loss_57b7cf12752d_block {
+namespace losskit_dice_loss_79e3729140d2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -112,7 +112,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dice_loss_57b7cf12752d, 3, 1, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dice_loss_79e3729140d2, 3, 1, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

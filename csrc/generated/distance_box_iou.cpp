@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_distance_box_iou_loss_2344c989922c_block {
+namespace losskit_distance_box_iou_loss_6704021f75ec_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -186,7 +186,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_distance_box_iou_loss_2344c989922c, 8, 1, 15,
+LOSSKIT_KERNEL_OF_ALL(losskit_distance_box_iou_loss_6704021f75ec, 8, 1, 15, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 2, 0.0, std::numeric_limits<double>::infinity()},

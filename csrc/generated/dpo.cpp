@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_dpo_loss_013a1a998654_block {
+namespace losskit_dpo_loss_1cb4a77bd8d5_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -52,7 +52,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dpo_loss_013a1a998654, 4, 5, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dpo_loss_1cb4a77bd8d5, 4, 5, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

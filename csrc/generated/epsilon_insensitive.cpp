@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_epsilon_insensitive_loss_b65d54320d95_block {
+namespace losskit_epsilon_insensitive_loss_5fe3717ab5b8_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -52,7 +52,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_epsilon_insensitive_loss_b65d54320d95, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_epsilon_insensitive_loss_5fe3717ab5b8, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_evidential_regression_loss_a2f463753abb_block {
+namespace losskit_evidential_regression_loss_b94398548b1d_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -202,7 +202,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_evidential_regression_loss_a2f463753abb, 5, 1, 29,
+LOSSKIT_KERNEL_OF_ALL(losskit_evidential_regression_loss_b94398548b1d, 5, 1, 29, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_expectile_loss_a24e9249fc72_block {
+namespace losskit_expectile_loss_f51914ff810c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -54,7 +54,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_expectile_loss_a24e9249fc72, 2, 2, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_expectile_loss_f51914ff810c, 2, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_focal_tversky_loss_04677361d4f7_block {
+namespace losskit_focal_tversky_loss_792b5dffde81_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -56,7 +56,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_focal_tversky_loss_04677361d4f7, 3, 5, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_focal_tversky_loss_792b5dffde81, 3, 5, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gamma_deviance_loss_1d472fffe3ac_block {
+namespace losskit_gamma_deviance_loss_96a2610dd349_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -56,14 +56,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_1d472fffe3ac, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_96a2610dd349, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_deviance_loss_b96923238e5d_block {
+namespace losskit_gamma_deviance_loss_2727ca43873e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -126,7 +126,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_b96923238e5d, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_2727ca43873e, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gamma_nll_loss_c8446751be24_block {
+namespace losskit_gamma_nll_loss_f3e9b4f8678c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -50,14 +50,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_c8446751be24, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_f3e9b4f8678c, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_nll_loss_cb6c29ae9d76_block {
+namespace losskit_gamma_nll_loss_a9290a843ec1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -113,7 +113,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_cb6c29ae9d76, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_a9290a843ec1, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_gaussian_crps_loss_04f85dc46196_block {
+namespace losskit_gaussian_crps_loss_f6dc638933fe_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -74,7 +74,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_crps_loss_04f85dc46196, 3, 0, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_crps_loss_f6dc638933fe, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

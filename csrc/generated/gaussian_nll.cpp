@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gaussian_nll_loss_9f152ac9ebc1_block {
+namespace losskit_gaussian_nll_loss_fdd624523491_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -73,7 +73,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_nll_loss_9f152ac9ebc1, 3, 1, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_nll_loss_fdd624523491, 3, 1, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
@@ -81,7 +81,7 @@ LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_nll_loss_9f152ac9ebc1, 3, 1, 5,
 }  // namespace
 
 // With full
-namespace losskit_gaussian_nll_loss_bf0d3954c886_block {
+namespace losskit_gaussian_nll_loss_7d13b45130ff_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -149,7 +149,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_nll_loss_bf0d3954c886, 3, 1, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_nll_loss_7d13b45130ff, 3, 1, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

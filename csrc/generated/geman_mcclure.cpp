@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_geman_mcclure_loss_a669cd410fa0_block {
+namespace losskit_geman_mcclure_loss_45b4363b944b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -67,7 +67,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_geman_mcclure_loss_a669cd410fa0, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_geman_mcclure_loss_45b4363b944b, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

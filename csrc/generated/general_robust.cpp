@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_general_robust_loss_62d45e5cb283_block {
+namespace losskit_general_robust_loss_0c7bd8fe1b72_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -119,7 +119,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_62d45e5cb283, 2, 9, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_0c7bd8fe1b72, 2, 9, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_generalized_box_iou_loss_099be9c31de2_block {
+namespace losskit_generalized_box_iou_loss_6089833d387b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -196,7 +196,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_generalized_box_iou_loss_099be9c31de2, 8, 1, 15,
+LOSSKIT_KERNEL_OF_ALL(losskit_generalized_box_iou_loss_6089833d387b, 8, 1, 15, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 2, 0.0, std::numeric_limits<double>::infinity()},

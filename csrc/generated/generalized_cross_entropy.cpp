@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_generalized_cross_entropy_73d913fb97c2_block {
+namespace losskit_generalized_cross_entropy_6f34bcdd70e2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -33,7 +33,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_generalized_cross_entropy_73d913fb97c2, 1, 1, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_generalized_cross_entropy_6f34bcdd70e2, 1, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_generalized_dice_loss_844afa2f0533_block {
+namespace losskit_generalized_dice_loss_7e61fa32f7b1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -51,7 +51,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_generalized_dice_loss_844afa2f0533, 3, 1, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_generalized_dice_loss_7e61fa32f7b1, 3, 1, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

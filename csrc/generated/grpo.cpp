@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With loss_type
-namespace losskit_grpo_loss_906330c53851_block {
+namespace losskit_grpo_loss_b951fc4e18bf_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -50,7 +50,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_906330c53851, 3, 5, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_b951fc4e18bf, 3, 5, 1, 4,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
@@ -58,7 +58,7 @@ LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_906330c53851, 3, 5, 1,
 }  // namespace
 
 // With loss_type and ref_log_prob
-namespace losskit_grpo_loss_f6e1307ca803_block {
+namespace losskit_grpo_loss_ff67d06c0eda_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -107,7 +107,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_f6e1307ca803, 4, 5, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_ff67d06c0eda, 4, 5, 1, 4,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

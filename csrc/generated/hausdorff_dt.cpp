@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hausdorff_dt_loss_1a5a9a3f0889_block {
+namespace losskit_hausdorff_dt_loss_1e2e0175acdc_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -74,7 +74,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_hausdorff_dt_loss_1a5a9a3f0889, 4, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_hausdorff_dt_loss_1e2e0175acdc, 4, 1, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},

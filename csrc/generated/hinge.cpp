@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hinge_loss_c6ef2aa40067_block {
+namespace losskit_hinge_loss_8f4f298ebd6c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -51,7 +51,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_hinge_loss_c6ef2aa40067, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_hinge_loss_8f4f298ebd6c, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})
 

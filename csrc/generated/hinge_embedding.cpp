@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hinge_embedding_loss_162a3ddb4ef9_block {
+namespace losskit_hinge_embedding_loss_4539fa1d1f94_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -53,7 +53,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_hinge_embedding_loss_162a3ddb4ef9, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_hinge_embedding_loss_4539fa1d1f94, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_ipo_loss_7841ee405cc5_block {
+namespace losskit_ipo_loss_f69e4b59223a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -54,7 +54,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_ipo_loss_7841ee405cc5, 4, 3, 15,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_ipo_loss_f69e4b59223a, 4, 3, 15, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_jaccard_loss_51471d2e9037_block {
+namespace losskit_jaccard_loss_87ad55f8cd29_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -50,7 +50,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jaccard_loss_51471d2e9037, 3, 1, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jaccard_loss_87ad55f8cd29, 3, 1, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

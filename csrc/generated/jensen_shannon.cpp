@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_jensen_shannon_loss_a755b9220111_block {
+namespace losskit_jensen_shannon_loss_4acf9f5d7b0a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -165,7 +165,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jensen_shannon_loss_a755b9220111, 3, 6, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jensen_shannon_loss_4acf9f5d7b0a, 3, 6, 4, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

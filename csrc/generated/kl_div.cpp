@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_kl_div_33af5e98f592_block {
+namespace losskit_kl_div_63262d2a34c1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -49,14 +49,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_33af5e98f592, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_63262d2a34c1, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_0bbdcf5727f5_block {
+namespace losskit_kl_div_1dad578b9b1e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -112,7 +112,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_0bbdcf5727f5, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_1dad578b9b1e, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

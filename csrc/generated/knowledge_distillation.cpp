@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_knowledge_distillation_loss_6bece7512929_block {
+namespace losskit_knowledge_distillation_loss_e6d97f94c469_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -45,7 +45,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_knowledge_distillation_loss_6bece7512929, 3, 0, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_knowledge_distillation_loss_e6d97f94c469, 3, 0, 4, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_kto_loss_5ac1914f87e6_block {
+namespace losskit_kto_loss_3f26e8cfeb23_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -80,7 +80,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kto_loss_5ac1914f87e6, 4, 3, 11,
+LOSSKIT_KERNEL_OF_ALL(losskit_kto_loss_3f26e8cfeb23, 4, 3, 11, 8,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_l1_loss_6d097bbb10c2_block {
+namespace losskit_l1_loss_a527bb2bdf92_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -50,7 +50,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_l1_loss_6d097bbb10c2, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_l1_loss_a527bb2bdf92, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_lambda_loss_a3e55d23f6cd_block {
+namespace losskit_lambda_loss_af805e3a2eb2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -44,7 +44,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_lambda_loss_a3e55d23f6cd, 4, 2, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_lambda_loss_af805e3a2eb2, 4, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

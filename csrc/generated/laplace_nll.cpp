@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_laplace_nll_loss_92fdfc6df309_block {
+namespace losskit_laplace_nll_loss_a1719b7b6ee3_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -69,7 +69,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_laplace_nll_loss_92fdfc6df309, 3, 0, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_laplace_nll_loss_a1719b7b6ee3, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

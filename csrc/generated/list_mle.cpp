@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_list_mle_loss_c8d2b5e31f9e_block {
+namespace losskit_list_mle_loss_ceb0f7654371_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -32,7 +32,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_list_mle_loss_c8d2b5e31f9e, 1, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_list_mle_loss_ceb0f7654371, 1, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_log_cosh_loss_6159b5d96191_block {
+namespace losskit_log_cosh_loss_7b3a7986ff67_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -64,7 +64,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_log_cosh_loss_6159b5d96191, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_log_cosh_loss_7b3a7986ff67, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

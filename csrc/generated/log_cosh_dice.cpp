@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_log_cosh_dice_loss_73253f446822_block {
+namespace losskit_log_cosh_dice_loss_d7bb5788dc2e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -54,7 +54,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_log_cosh_dice_loss_73253f446822, 3, 1, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_log_cosh_dice_loss_d7bb5788dc2e, 3, 1, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

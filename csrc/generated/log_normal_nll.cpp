@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_log_normal_nll_loss_1f86a500b851_block {
+namespace losskit_log_normal_nll_loss_006dddf078bb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -63,7 +63,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_log_normal_nll_loss_1f86a500b851, 3, 0, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_log_normal_nll_loss_006dddf078bb, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_logistic_hazard_loss_a67fafe5cdc9_block {
+namespace losskit_logistic_hazard_loss_cfe7dd63580b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -46,10 +46,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_logistic_hazard_loss_a67fafe5cdc9, 4, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_logistic_hazard_loss_cfe7dd63580b, 4, 0, 1, 6,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
-    {losskit::kAnything, 0, 0, 0.0, 0.0},
+    {losskit::kPlaces, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},
-    {losskit::kAnything, 0, 0, 0.0, 0.0})
+    {losskit::kPosition, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_lovasz_softmax_loss_ebf419513e6a_block {
+namespace losskit_lovasz_softmax_loss_13816cc0fec6_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -39,7 +39,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_lovasz_softmax_loss_ebf419513e6a, 2, 0, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_lovasz_softmax_loss_13816cc0fec6, 2, 0, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_margin_ranking_loss_a750bf5c99b6_block {
+namespace losskit_margin_ranking_loss_f05c28fbc7ac_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -62,7 +62,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_margin_ranking_loss_a750bf5c99b6, 3, 1, 3,
+LOSSKIT_KERNEL_OF_ALL(losskit_margin_ranking_loss_f05c28fbc7ac, 3, 1, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})

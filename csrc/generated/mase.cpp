@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_mase_loss_ef0a7ecdf67a_block {
+namespace losskit_mase_loss_b3c1ae0fe237_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -64,7 +64,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_mase_loss_ef0a7ecdf67a, 3, 0, 5,
+LOSSKIT_KERNEL_OF_ALL(losskit_mase_loss_b3c1ae0fe237, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_msle_loss_2189da92993b_block {
+namespace losskit_msle_loss_58ae2744f78e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -60,7 +60,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_msle_loss_2189da92993b, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_msle_loss_58ae2744f78e, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, -1.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, -1.0, std::numeric_limits<double>::infinity()})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multi_margin_loss_d61f0b0e3d64_block {
+namespace losskit_multi_margin_loss_37637d831792_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -36,7 +36,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_margin_loss_d61f0b0e3d64, 1, 2, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_margin_loss_37637d831792, 1, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multi_quantile_loss_dfc98a47eb47_block {
+namespace losskit_multi_quantile_loss_289b9b4a4b64_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -64,7 +64,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_multi_quantile_loss_dfc98a47eb47, 3, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_multi_quantile_loss_289b9b4a4b64, 3, 0, 1, 2,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 3, 0, 0.0, 1.0})

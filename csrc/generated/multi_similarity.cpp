@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_multi_similarity_loss_07e645a39bde_block {
+namespace losskit_multi_similarity_loss_354f7342d3ae_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -39,14 +39,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_similarity_loss_07e645a39bde, 2, 2, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_similarity_loss_354f7342d3ae, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_multi_similarity_loss_positive_0d748d6e1bf4_block {
+namespace losskit_multi_similarity_loss_positive_243dcd1eff7e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -75,13 +75,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_similarity_loss_positive_0d748d6e1bf4, 1, 2, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_similarity_loss_positive_243dcd1eff7e, 1, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_multi_similarity_loss_negative_18412202f396_block {
+namespace losskit_multi_similarity_loss_negative_35183d19f1eb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -110,7 +110,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_similarity_loss_negative_18412202f396, 1, 2, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multi_similarity_loss_negative_35183d19f1eb, 1, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

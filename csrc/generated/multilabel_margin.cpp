@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multilabel_margin_loss_04b243d29e95_block {
+namespace losskit_multilabel_margin_loss_17e9cd6613e0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -33,7 +33,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multilabel_margin_loss_04b243d29e95, 1, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_multilabel_margin_loss_17e9cd6613e0, 1, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

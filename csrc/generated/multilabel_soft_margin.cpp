@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multilabel_soft_margin_loss_c86ac3cb9cbd_block {
+namespace losskit_multilabel_soft_margin_loss_a7b837f87797_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -55,7 +55,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_multilabel_soft_margin_loss_c86ac3cb9cbd, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_multilabel_soft_margin_loss_a7b837f87797, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

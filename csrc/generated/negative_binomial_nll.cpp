@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_negative_binomial_nll_loss_dc2072e69794_block {
+namespace losskit_negative_binomial_nll_loss_8bff408e6a4a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -173,7 +173,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_negative_binomial_nll_loss_dc2072e69794, 3, 0, 5,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_negative_binomial_nll_loss_8bff408e6a4a, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

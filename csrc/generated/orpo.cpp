@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_orpo_loss_4c9b41c0be3c_block {
+namespace losskit_orpo_loss_1d7f44d0eb5c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -53,7 +53,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_orpo_loss_4c9b41c0be3c, 2, 1, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_orpo_loss_1d7f44d0eb5c, 2, 1, 3, 0,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_pinball_loss_b213a75ea403_block {
+namespace losskit_pinball_loss_1e6da0c5b4ce_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -55,7 +55,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_pinball_loss_b213a75ea403, 2, 2, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_pinball_loss_1e6da0c5b4ce, 2, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With stirling
-namespace losskit_poisson_nll_loss_05ca82315bdf_block {
+namespace losskit_poisson_nll_loss_44f31137a993_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -59,14 +59,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_05ca82315bdf, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_44f31137a993, 2, 1, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_72fea7350827_block {
+namespace losskit_poisson_nll_loss_0d9c2860b9af_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -118,14 +118,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_72fea7350827, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_0d9c2860b9af, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_f0b210aaa3e1_block {
+namespace losskit_poisson_nll_loss_55bf4774cf80_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -186,7 +186,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_f0b210aaa3e1, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_55bf4774cf80, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

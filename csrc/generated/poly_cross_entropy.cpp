@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_poly_cross_entropy_b693c3641deb_block {
+namespace losskit_poly_cross_entropy_0f9af92ccc2a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -36,7 +36,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_poly_cross_entropy_b693c3641deb, 1, 3, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_poly_cross_entropy_0f9af92ccc2a, 1, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

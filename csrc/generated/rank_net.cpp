@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_rank_net_loss_beeafcee6599_block {
+namespace losskit_rank_net_loss_6b7d2f7631e6_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -36,7 +36,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_rank_net_loss_beeafcee6599, 2, 1, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_rank_net_loss_6b7d2f7631e6, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_reverse_kl_div_1764d80b869c_block {
+namespace losskit_reverse_kl_div_f61aaad3ba0c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -43,7 +43,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_reverse_kl_div_1764d80b869c, 3, 0, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_reverse_kl_div_f61aaad3ba0c, 3, 0, 4, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_siglip_loss_743d1b57b18a_block {
+namespace losskit_siglip_loss_1dc5f457af48_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -39,14 +39,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_siglip_loss_743d1b57b18a, 2, 0, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_siglip_loss_1dc5f457af48, 2, 0, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_siglip_loss_positive_7d3ccc660ad0_block {
+namespace losskit_siglip_loss_positive_cae3834f15a5_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -74,13 +74,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_siglip_loss_positive_7d3ccc660ad0, 1, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_siglip_loss_positive_cae3834f15a5, 1, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_siglip_loss_negative_682b27b5c91a_block {
+namespace losskit_siglip_loss_negative_54ec36f84e5b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -108,7 +108,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_siglip_loss_negative_682b27b5c91a, 1, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_siglip_loss_negative_54ec36f84e5b, 1, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

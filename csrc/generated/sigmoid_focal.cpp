@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_3609929b48d8_block {
+namespace losskit_sigmoid_focal_loss_250fcc15048e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -109,14 +109,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_3609929b48d8, 2, 6, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_250fcc15048e, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_b47dfb0cca05_block {
+namespace losskit_sigmoid_focal_loss_02a7933066b9_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -215,7 +215,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_b47dfb0cca05, 2, 3, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_02a7933066b9, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

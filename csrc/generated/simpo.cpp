@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_simpo_loss_15237f060d6e_block {
+namespace losskit_simpo_loss_df268cb5cac0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -40,7 +40,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_15237f060d6e, 2, 2, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_df268cb5cac0, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_smooth_l1_loss_7c9bc19432d4_block {
+namespace losskit_smooth_l1_loss_8e063c7b4f61_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -58,7 +58,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_smooth_l1_loss_7c9bc19432d4, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_smooth_l1_loss_8e063c7b4f61, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

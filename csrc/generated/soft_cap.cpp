@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_soft_cap_a3dc52a94ece_block {
+namespace losskit_soft_cap_fd5799a0bad0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -37,7 +37,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_soft_cap_a3dc52a94ece, 1, 1, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_soft_cap_fd5799a0bad0, 1, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_soft_margin_loss_5b09ff9d63f3_block {
+namespace losskit_soft_margin_loss_822ff5caf3cc_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -50,7 +50,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_soft_margin_loss_5b09ff9d63f3, 2, 0, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_soft_margin_loss_822ff5caf3cc, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})
 

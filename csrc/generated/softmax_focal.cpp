@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_softmax_focal_loss_e2832821582d_block {
+namespace losskit_softmax_focal_loss_4405f65b66fb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -34,7 +34,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_softmax_focal_loss_e2832821582d, 1, 1, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_softmax_focal_loss_4405f65b66fb, 1, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

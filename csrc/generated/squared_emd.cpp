@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_squared_emd_loss_a518e4df6b06_block {
+namespace losskit_squared_emd_loss_e3c4f57ddb94_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -32,7 +32,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_squared_emd_loss_a518e4df6b06, 1, 0, 1,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_squared_emd_loss_e3c4f57ddb94, 1, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_squared_epsilon_insensitive_loss_5a8cf0086821_block {
+namespace losskit_squared_epsilon_insensitive_loss_94311014806a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -53,7 +53,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_squared_epsilon_insensitive_loss_5a8cf0086821, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_squared_epsilon_insensitive_loss_94311014806a, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

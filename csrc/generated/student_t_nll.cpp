@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_student_t_nll_loss_c54b930af8c2_block {
+namespace losskit_student_t_nll_loss_9bd809554612_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -218,7 +218,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_student_t_nll_loss_c54b930af8c2, 4, 0, 13,
+LOSSKIT_KERNEL_OF_ALL(losskit_student_t_nll_loss_9bd809554612, 4, 0, 13, 12,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_sup_con_loss_ff7bc87a4372_block {
+namespace losskit_sup_con_loss_5e4d1b6fa9ab_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -45,7 +45,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_sup_con_loss_ff7bc87a4372, 3, 0, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_sup_con_loss_5e4d1b6fa9ab, 3, 0, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

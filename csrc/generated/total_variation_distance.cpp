@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_total_variation_distance_loss_89dcaa5a809d_block {
+namespace losskit_total_variation_distance_loss_5bd0e99f3167_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -42,7 +42,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_total_variation_distance_loss_89dcaa5a809d, 3, 0, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_total_variation_distance_loss_5bd0e99f3167, 3, 0, 4, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

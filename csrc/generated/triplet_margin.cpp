@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_triplet_margin_loss_84d90782f448_block {
+namespace losskit_triplet_margin_loss_c8a7a92bf083_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -39,7 +39,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_triplet_margin_loss_84d90782f448, 2, 1, 3,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_triplet_margin_loss_c8a7a92bf083, 2, 1, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

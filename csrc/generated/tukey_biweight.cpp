@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_tukey_biweight_loss_569e762a3735_block {
+namespace losskit_tukey_biweight_loss_e0bec3b7593b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -67,7 +67,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_tukey_biweight_loss_569e762a3735, 2, 2, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_tukey_biweight_loss_e0bec3b7593b, 2, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

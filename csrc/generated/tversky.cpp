@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_tversky_loss_aef4c36f10ce_block {
+namespace losskit_tversky_loss_d8212447ac13_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -52,7 +52,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_tversky_loss_aef4c36f10ce, 3, 3, 7,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_tversky_loss_d8212447ac13, 3, 3, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_tweedie_deviance_loss_899bfa8580a7_block {
+namespace losskit_tweedie_deviance_loss_71a8e06560f4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -102,14 +102,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_899bfa8580a7, 2, 6, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_71a8e06560f4, 2, 6, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_tweedie_deviance_loss_711acd482fda_block {
+namespace losskit_tweedie_deviance_loss_57af10e96f4e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -207,7 +207,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_711acd482fda, 2, 6, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_57af10e96f4e, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

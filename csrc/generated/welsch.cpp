@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_welsch_loss_f33944d5097c_block {
+namespace losskit_welsch_loss_9f9f904cf634_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -55,7 +55,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_f33944d5097c, 2, 1, 1,
+LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_9f9f904cf634, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

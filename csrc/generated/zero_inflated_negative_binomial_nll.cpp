@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_zero_inflated_negative_binomial_nll_loss_9be813be9bc7_block {
+namespace losskit_zero_inflated_negative_binomial_nll_loss_5769426320f7_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -197,7 +197,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_zero_inflated_negative_binomial_nll_loss_9be813be9bc7, 4, 0, 13,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_zero_inflated_negative_binomial_nll_loss_5769426320f7, 4, 0, 13, 12,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

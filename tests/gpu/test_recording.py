@@ -65,8 +65,8 @@ def prepared(case):
         and any(operand.per_row for operand in loss.operands.values())
     )
     pooled = issubclass(loss, losskit.RegionsLoss) and loss.weigh is not None
-    without = losskit.PairsLoss, losskit.ComposedLoss
-    unrecorded = pooled or issubclass(loss, without)
+    unrecorded = pooled or issubclass(loss, losskit.PairsLoss | losskit.ComposedLoss)
+    unrecorded &= loss.name != "adaptive_robust_loss"  # it calls general_robust_loss
     return changed or stretched or unrecorded or (loss.name == "softmax_focal_loss" and "alpha" in case.params)
 
 
