@@ -67,6 +67,15 @@ test("MSE rests at the mean, from every start", () => {
   }
 });
 
+test("Huber rests at the mean of the points, of which the far ones are drawn in to delta", () => {
+  for (const points of samples) {
+    for (const delta of [0.1, 1, 5]) {
+      const { x } = rest(springs("huber_loss", points, { delta }), points, 20);
+      near(average(points.map((p) => x + Math.min(Math.max(p - x, -delta), delta))), x, 1e-9);
+    }
+  }
+});
+
 /** The share of points below x, and at or below it. */
 const below = (points, x) => [points.filter((p) => p < x).length, points.filter((p) => p <= x).length];
 

@@ -76,7 +76,7 @@ export function whenSeen(element, act) {
       seen.disconnect();
       act();
     },
-    { threshold: 0.6 },
+    { threshold: 0.3 },
   );
   seen.observe(element);
 }

@@ -72,15 +72,20 @@ function flat(springs, places, x) {
   return { x, from, to };
 }
 
-/** All places of rest, each with its height, from the left to the right. */
+/** All places of rest, each with its height, from the left to the right: where a pull to the right ends. */
 export function valleys(springs, targets, pieces = 16) {
+  const places = nodes(targets, pieces);
   const found = [];
-  for (const start of nodes(targets, pieces)) {
-    const { x, from, to } = rest(springs, targets, start, pieces);
-    if (!found.some((known) => from <= known.to + 1e-6 && to >= known.from - 1e-6))
-      found.push({ x, from, to, energy: energy(springs, x) });
-  }
-  return found.sort((a, b) => a.x - b.x);
+  let sign = -1; // to the left of all targets
+  places.forEach((node, i) => {
+    const now = Math.sign(pull(springs, node));
+    if (sign < 0 && now >= 0) {
+      const place = flat(springs, places, i > 0 ? turn(springs, -1, places[i - 1], node) : node);
+      found.push({ ...place, energy: energy(springs, place.x) });
+    }
+    sign = now;
+  });
+  return found;
 }
 
 /** The lowest place of rest. */

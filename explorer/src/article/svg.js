@@ -60,7 +60,7 @@ export function arrow(x, y, dx, dy, name) {
 }
 
 /** Multiples of 1, 2 or 5 times a power of ten. */
-function ticks([low, high], rough) {
+export function ticks([low, high], rough) {
   const power = 10 ** Math.floor(Math.log10((high - low) / rough));
   const step = [1, 2, 5, 10].map((x) => x * power).find((x) => x >= (high - low) / rough);
   const [first, last] = [Math.ceil(low / step - 1e-9), Math.floor(high / step + 1e-9)];
