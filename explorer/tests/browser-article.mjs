@@ -161,7 +161,7 @@ export async function article({ visit, settle, step, shot }) {
     assert.match(await cost.said(), /^Without wild points, MSELoss is nearest/);
     await cost.label("wild points").fill("0.1");
     await settle(tab);
-    assert.match(await cost.said(), /^With 10\s% wild points, (?!MSELoss)\w+ is nearest to the truth\..*MSELoss \d/);
+    assert.match(await cost.said(), /^With 10\s% wild points, (?!MSELoss)\w+ is nearest to the truth: .*MSELoss is \d/);
   });
 
   await step("article: the sigmoid takes the pull from a square; the race shows it", async () => {

@@ -174,11 +174,13 @@ export function costFigure(root) {
     });
     const sorted = [...found].sort((a, b) => a.error - b.error);
     const [best, ...others] = sorted;
-    const more = others.map(({ name, error }) => `${titleOf(name)} ${say(error / best.error)} times`);
+    const more = others.map(
+      ({ name, error }) => `that of ${titleOf(name)} is ${say(error / best.error)} times as large`,
+    );
     picture.redraw();
     tell(
-      `${share > 0 ? `With ${percent(share)} wild points` : "Without wild points"}, ${titleOf(best.name)} is nearest to the truth. ` +
-        `The squared error of ${more.join(", of ")} as large. (${setting.samples} samples of ${setting.size} points.)`,
+      `${share > 0 ? `With ${percent(share)} wild points` : "Without wild points"}, ${titleOf(best.name)} is nearest to the truth: its squared error is the least, ` +
+        `${more.join(", ")}. (${setting.samples} samples of ${setting.size} points.)`,
     );
   }
   let waiting = 0;

@@ -29,7 +29,7 @@ function known(name, points, numbers, x) {
       return `the mean, ${say(average(points.map(drawnIn)))}, of the points with the far ones drawn in to the distance delta`;
     },
     l1_loss: () => `their median, ${between(quantile(points, given("pinball_loss", "quantile").value))}`,
-    pinball_loss: () => `their quantile ${say(numbers.quantile)}, ${between(quantile(points, numbers.quantile))}`,
+    pinball_loss: () => `their ${say(numbers.quantile)}-quantile, ${between(quantile(points, numbers.quantile))}`,
     welsch_loss: () =>
       `the mode, ${say(mode(points, numbers.scale))}: where the points lie most densely, each blurred by the scale`,
   };
