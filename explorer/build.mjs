@@ -1,5 +1,6 @@
 /**
- * Builds the page: one index.html that holds everything and asks the network for nothing.
+ * Builds the page, one index.html that holds everything and asks the network for nothing, and the figures of the
+ * site's article: generated/figures.js and generated/figures.css, which the site takes (tools/site/hooks.py).
  *
  * 1. The catalogue becomes a module of real functions, so that the page needs no eval and its security policy can
  *    forbid everything but the one script whose hash stands in it.
@@ -12,10 +13,10 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import temml from "temml";
+import { LOSSES } from "./src/article/names.js";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const CATALOGUE = here("../src/losskit_guide/catalogue.json");
-const GENERATED = here("generated/catalogue.js");
 const PAGE = here("../src/losskit_guide/explorer/index.html");
 
 // torch's name of the variance is a keyword here; printed formulas spell it like this.
@@ -158,19 +159,33 @@ function cardText(card) {
     curve: ${outer}, "variants": [${curve.variants.map((variant) => variantText(variant, card)).join(",")}] } }`;
 }
 
+/** A card without what the article never says: a formula and its meaning are on the page of the loss. */
+function brief(card) {
+  const variants = card.variants.map((variant) => ({ ...variant, equations: variant.equations.slice(0, 1) }));
+  return { ...card, variants, symbols: [], advice: "", best_for: "", not_for: "", reference: "" };
+}
+
 const drawn = JSON.parse(readFileSync(CATALOGUE, "utf8")).losses.filter((card) => card.curve);
-const written = drawn
-  .map(cardText)
-  .join(",\n")
-  .replace(/"@math (\d+)"/g, "math[$1]");
 mkdirSync(here("generated"), { recursive: true });
-writeFileSync(
-  GENERATED,
-  `// Made by build.mjs from losskit_guide/catalogue.json. Do not edit.
+
+/** A module of cards; `text` makes the text of one. */
+function write(path, cards, text) {
+  texts.clear();
+  const written = cards
+    .map(text)
+    .join(",\n")
+    .replace(/"@math (\d+)"/g, "math[$1]");
+  writeFileSync(
+    here(path),
+    `// Made by build.mjs from losskit_guide/catalogue.json. Do not edit.
 import * as lk from "../src/primitives.js";
 const math = ${JSON.stringify([...texts.keys()], null, 0)};
 export const cards = [${written}];\n`,
-);
+  );
+}
+write("generated/catalogue.js", drawn, (card) => cardText(card));
+const told = LOSSES.map((name) => drawn.find((card) => card.name === name));
+write("generated/article.js", told, (card) => cardText(brief(card)));
 
 const bundle = async (entry) =>
   (
@@ -184,8 +199,7 @@ const bundle = async (entry) =>
     })
   ).outputFiles[0].text;
 const script = (await bundle("src/main.js")).replaceAll("</script", "<\\/script").trim();
-const style = (await build({ entryPoints: [here("src/style.css")], bundle: true, minify: true, write: false }))
-  .outputFiles[0].text;
+const style = await bundle("src/style.css");
 const hash = createHash("sha256").update(script).digest("base64");
 const policy = `default-src 'none'; script-src 'sha256-${hash}'; style-src 'unsafe-inline'; img-src data:`;
 const parts = {
@@ -198,3 +212,8 @@ const page = readFileSync(here("src/index.html"), "utf8").replace(/\{\{(\w+)\}\}
 mkdirSync(here("../src/losskit_guide/explorer"), { recursive: true });
 writeFileSync(PAGE, page);
 console.log(`index.html: ${drawn.length} losses, ${(Buffer.byteLength(page) / 1000).toFixed(0)} kB`);
+
+const figures = await bundle("src/article/main.js");
+writeFileSync(here("generated/figures.js"), figures);
+writeFileSync(here("generated/figures.css"), await bundle("src/article/style.css"));
+console.log(`figures.js: ${told.length} losses, ${(Buffer.byteLength(figures) / 1000).toFixed(0)} kB`);

@@ -182,7 +182,8 @@ def missing():
     """Why the site cannot be built here, or an empty text."""
     if importlib.util.find_spec("mkdocs") is None:
         return "mkdocs is not installed"
-    built = (ROOT / "src" / "losskit_guide" / "explorer" / "index.html").exists()
+    parts = ("src/losskit_guide/explorer/index.html", "explorer/generated/figures.js")
+    built = all((ROOT / part).exists() for part in parts)
     return "" if built and formulas_are_set() else "the explorer is not built"
 
 

@@ -9,6 +9,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, statSync } from "node:fs";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
+import { article } from "./browser-article.mjs";
 import { playground } from "./browser-playground.mjs";
 
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
@@ -42,13 +43,18 @@ const browser = await chromium.launch({
 const errors = [];
 const requests = [];
 
-async function open(hash, options = {}) {
+async function visit(path, hash, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
   const tab = await context.newPage();
   tab.on("console", (message) => ["error", "warning"].includes(message.type()) && errors.push(message.text()));
   tab.on("pageerror", (error) => errors.push(String(error)));
   tab.on("request", (request) => /^(file|data):/.test(request.url()) || requests.push(request.url()));
-  await tab.goto(pathToFileURL(page).href + hash);
+  await tab.goto(pathToFileURL(path).href + hash);
+  return tab;
+}
+
+async function open(hash, options) {
+  const tab = await visit(page, hash, options);
   await tab.waitForSelector("#choices label", { state: "attached" });
   await settle(tab);
   return tab;
@@ -581,6 +587,7 @@ try {
   });
 
   await playground({ open, settle, step, shot });
+  await article({ visit, settle, step, shot });
 
   await step("no errors in the console, no requests", async () => {
     assert.deepEqual(errors, []);

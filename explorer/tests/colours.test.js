@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-const style = readFileSync(new URL("../src/style.css", import.meta.url), "utf8");
+const style = readFileSync(new URL("../src/palette.css", import.meta.url), "utf8");
 
 /** A colour of the style sheet as linear RGB: 0 by day, 1 by night. */
 function colour(name, night) {

@@ -23,12 +23,15 @@ from losskit_guide.card import catalogue
 
 NUMBERS = ("accuracy.md", "speed.md")  # pages of large tables
 EXPLORER = "explorer/index.html"
-BUILT = Path(__file__).resolve().parent.parent.parent / "src" / "losskit_guide" / EXPLORER
+ROOT = Path(__file__).resolve().parent.parent.parent
+BUILT = ROOT / "src" / "losskit_guide" / EXPLORER
+FIGURES = [ROOT / "explorer" / "generated" / name for name in ("figures.js", "figures.css")]  # of the article
 
 
 def on_config(config: Any) -> Any:
     """Formulas in every page, and a page for each loss in the navigation."""
-    for part, path in (("the explorer", BUILT), ("Temml, which sets formulas", TEMML)):
+    needed = [("the explorer", BUILT), *(("the article's figures", path) for path in FIGURES)]
+    for part, path in (*needed, ("Temml, which sets formulas", TEMML)):
         if not path.exists() or shutil.which("node") is None:
             raise PluginError(f"the site needs {part}, which is not here: run `make explorer`, which needs npm")
     config.markdown_extensions.append(Formulas())
@@ -46,8 +49,10 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """The explorer is a part of the site."""
+    """The explorer is a part of the site, and so are the figures of the article."""
     files.append(File.generated(config, EXPLORER, abs_src_path=str(BUILT)))
+    for path in FIGURES:
+        files.append(File.generated(config, f"scripts/{path.name}", abs_src_path=str(path)))
     return files
 
 
