@@ -135,6 +135,11 @@ class Loss(Summand):
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
 
     @classmethod
+    def _sight(cls, switches: dict[str, Any]) -> Any:
+        """What the microscope looks at under these switches, a `losskit.curves.Sight`; None where that is nothing."""
+        return None
+
+    @classmethod
     def _needed(cls, classes: int = 0) -> dict[str, Any]:
         """The parameters without a default, as the first case has them: what examples are made with.
 
