@@ -160,8 +160,11 @@ def _film(line: Line, sight: Sight, dtype: str, template: dict[str, list[str]], 
             shots[who] = {what: _shot(result, number, own) for what, result, number in pairs if number is not None}
         return Point(x, rounded, told, numbers, shots)
 
-    most = torch.finfo(own).max / (4.0 if sight.variable else 1.0)  # so that twice the number is one, too
-    xs = [x for x in grid(own, allowed.high == 1.0) if allowed.includes(_rounded(x, own)) and abs(x) <= most]
+    info = torch.finfo(own)
+    least, most = (
+        (info.smallest_normal, info.max / 4.0) if sight.variable else (0.0, info.max)
+    )  # twice it is exact, too
+    xs = [x for x in grid(own, allowed.high == 1.0) if allowed.includes(_rounded(x, own)) and least <= abs(x) <= most]
     with warnings.catch_warnings(), checks("off"):
         warnings.simplefilter("ignore")
         points = [probe(x) for x in xs]
@@ -244,7 +247,8 @@ def _truths(line: Line, sight: Sight, dtype: torch.dtype) -> Callable[[float], l
                 number = number if other is None else other
             elif x == 0.0 and _converged(computed, numbers, rules) != number:
                 number = None  # a corner, or a pole with a limit by convention
-            found.append(None if number is None else sight.share * number)
+            with mpmath.workdps(LEVELS[0][1]):  # else it would be rounded to float64
+                found.append(None if number is None else sight.share * number)
         return found
 
     return at
@@ -384,12 +388,13 @@ def _telling(points: Sequence[Point], who: str, what: str) -> Point:
 
 
 def _end(probe: Probe, who: str, what: str, outside: float, inside: float) -> float:
-    """Where a fault begins between a point without it and one with it, to three digits."""
+    """Where a fault begins between a point without it and one with it, to three digits of their distance."""
     kind = probe(inside).shots[who][what].kind
+    digits = 2 + max(2, math.ceil(-math.log10(abs(outside - inside) / max(abs(outside), abs(inside)))))
     for _ in range(24):
         same = outside * inside > 0 and not 0.25 < outside / inside < 4
         middle = math.copysign(math.sqrt(outside * inside), inside) if same else (outside + inside) / 2
-        middle = float(f"{middle:.4g}")
+        middle = float(f"{middle:.{digits}g}")
         point = probe(middle)
         if point.exact in (probe(outside).exact, probe(inside).exact):
             break

@@ -63,7 +63,8 @@ class Axis:
             labels = [(1.0 - 10.0**near, f"1 − 1e{near}")] if near <= -3 else []
             numbers = [0.05, 0.25, 0.5, 0.75, 0.95, 1.0]
             sizes = _decades(self.tiny, 0.01, 3)
-            return [(self.place(x), short(x)) for x in (*sizes, *numbers)] + [(self.place(x), t) for x, t in labels]
+            told = [(x, short(x)) for x in (*sizes, *numbers)] + labels
+            return sorted((self.place(x), text) for x, text in told)
         middle = [1.0, 5.0, 10.0, 15.0, 20.0, 26.0, 100.0, 1000.0]
         sizes = [x for x in (*_decades(self.tiny, 0.1, 2), *middle, *_decades(1e4, self.huge, 2)) if x <= self.huge]
         low, high = self.start, self.start + self.span
@@ -73,13 +74,13 @@ class Axis:
 
 def _share(x: float, low: float, high: float) -> float:
     """Where a number is between two, by magnitude."""
-    return math.log(x / low) / math.log(high / low) if high > low else 1.0
+    return (math.log(x) - math.log(low)) / (math.log(high) - math.log(low)) if high > low else 1.0
 
 
 def _decades(low: float, high: float, most: int) -> list[float]:
     """A few powers of ten between two numbers."""
-    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
-    step = max(1, math.ceil((last - first) / most))
+    first, last = max(math.ceil(math.log10(low)), -300), math.floor(math.log10(high))
+    step = max(1, math.ceil((last - first) / most / 10)) * 10 if last - first > 30 else 4
     return [10.0**k for k in range(first, last + 1, step)]
 
 

@@ -68,18 +68,18 @@ class Stretch:
         """The place, in words."""
         if self.start is None or self.end is None:
             if self.start is not None:
-                return f"from {short(self.start)} on"
-            return "everywhere" if self.end is None else f"up to {short(self.end)}"
-        if short(self.start) == short(self.end):
-            return f"at {short(self.start)}"
-        return f"from {short(self.start)} to {short(self.end)}"
+                return f"from {literal(self.start)} on"
+            return "everywhere" if self.end is None else f"up to {literal(self.end)}"
+        if self.start == self.end:
+            return f"at {literal(self.start)}"
+        return f"from {literal(self.start)} to {literal(self.end)}"
 
     @property
     def sentence(self) -> str:
         """What happens where, and what would be right."""
         shot = self.worst.shots[self.who][self.what]
         told = f"{SAID[self.kind].format(what=self.what)} {self.where}"
-        at = f"at {short(self.worst.x)}"
+        at = f"at {literal(self.worst.x)}"
         truth = self.worst.told[self.what]
         if self.kind in (ZERO, INFINITE, NAN):
             return f"{told}; {at} the truth is {approximate(truth)}"
@@ -148,6 +148,11 @@ def _order(stretch: Stretch) -> tuple[Any, ...]:
 def worst_first(stretches: Iterable[Stretch]) -> list[Stretch]:
     """In the order in which they are told."""
     return sorted(stretches, key=_order)
+
+
+def literal(x: float) -> str:
+    """A number that has few digits, with all of them."""
+    return short(x, 17) if len(repr(x)) > 12 else short(x, 12)
 
 
 def short(x: float, digits: int = 4) -> str:
