@@ -1,28 +1,21 @@
-"""The microscope: its truth against mpmath by hand, the faults of torch that are known, the lines that it prints, and
-what losskit's own map shows."""
+"""The microscope: its truth against mpmath by hand, faults of torch that are known, losskit's map, the lines to paste."""
 
 from __future__ import annotations
 
-import builtins
-import itertools
-import json
 import math
-import sys
 from functools import cache
-from pathlib import Path
 
 import mpmath
 import pytest
 import torch
 from mpmath import mpf
-from typer.testing import CliRunner
 
 import losskit
 from losskit import microscope as looking
+from losskit.digits import truths
 from losskit.machine import magnified
 from losskit_guide.card import catalogue
-from losskit_guide.cli import app
-from losskit_guide.micrograph import axis_of, edges, lost
+from losskit_guide.lines import Line
 from losskit_guide.microscope import (
     BITS,
     INFINITE,
@@ -33,16 +26,8 @@ from losskit_guide.microscope import (
     WHO,
     WRONG,
     ZERO,
-    Shot,
-    approximate,
-    data,
-    headline,
-    literal,
     shown,
-    table,
 )  # fmt: skip
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools" / "site"))
 
 NATIVE = sorted(
     name for name, card in catalogue().items()
@@ -53,10 +38,6 @@ NATIVE = sorted(
 @cache
 def seen(name, dtype="f32"):
     return magnified(name, dtype)
-
-
-def run(*words):
-    return CliRunner().invoke(app, list(words), env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
 def stretch(name, dtype, what, kind, who="torch"):
@@ -154,9 +135,9 @@ def test_what_a_result_is():
 
 def test_digits_that_cancel_are_computed_again_with_more():
     """log(1 - sigmoid(x)) at 100 needs 44 digits, and at 1500 652: 90 would make it -inf."""
-    line = looking.Line(catalogue()["binary_cross_entropy_with_logits"], {"target": 0.0})
+    line = Line(catalogue()["binary_cross_entropy_with_logits"], {"target": 0.0})
     sight = losskit.get("binary_cross_entropy_with_logits")._sight(line.variant.switches)
-    exact = looking._truths(line, sight, torch.float64)
+    exact = truths(line, sight, torch.float64)
     for x in (100.0, 1500.0, 1e5, 1e300):
         value, gradient = exact(x)
         assert float(value) == x
@@ -275,147 +256,3 @@ def test_the_most_telling_point_is_ordinary_and_a_gradients():
     assert worst.sentence == "gradient is 0 from 16.64 to 103.2; at 16.64 the truth is -5.93e-8"
     assert seen("cross_entropy", "all").worst("losskit") is None
     assert [who for who, _, _ in shown(seen("cross_entropy"))] == ["torch"]
-
-
-def test_words():
-    found = seen("cross_entropy")
-    assert (
-        headline(found) == "torch has stretches without a right digit in float32; losskit keeps its digits everywhere."
-    )
-    told = table(found)
-    assert [list(dict.fromkeys(dtype for dtype, _ in rows if dtype)) for rows in told.values()] == [["float32"]] * 2
-    assert told["losskit"][0][1].startswith("right everywhere, off by ")
-    assert approximate("-1.23456e-500") == "-1.23e-500"
-    assert approximate("0.000123456", 2) == "0.00012"
-    assert (literal(16.64), literal(1.0), literal(1e-45)) == ("16.64", "1", "1e-45")
-    assert Shot(1.0, 8.0, LOSES).lost == 3.0
-    by_hand = seen("log_cosh_loss")
-    assert by_hand.title("torch") == "torch by hand"
-    assert by_hand.calls["torch"] == "losskit.LogCoshLoss.textbook(input=input, target=target)"
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The command
-
-
-def test_the_command():
-    done = run("microscope", "cross_entropy", "--dtype", "bf16")
-    assert (done.exit_code, done.stderr) == (0, "")
-    assert "bfloat16  gradient is 0 from 5.559 to 91.82; at 5.559 the truth is -0.00382" in done.stdout
-    assert (
-        "\nimport torch; input = torch.tensor([[5.559, 0.0]], dtype=torch.bfloat16, requires_grad=True)" in done.stdout
-    )
-
-
-def test_the_guide_has_the_lines_that_the_command_prints(capsys):
-    guide = (Path(__file__).resolve().parent.parent / "docs" / "guides" / "precision.md").read_text(encoding="utf-8")
-    found = seen("cross_entropy", "bf16")
-    worst = found.worst("torch")
-    lines = found.lines(worst.dtype, "torch", worst.worst)
-    assert "\n".join(lines) in guide
-    exec("\n".join(lines), {})
-    assert f"They print `{capsys.readouterr().out.strip()}`" in guide
-
-
-def test_the_command_prints_data():
-    done = run("microscope", "cross_entropy", "--dtype", "float32", "--json")
-    told = json.loads(done.stdout)
-    (points,) = [film["points"] for film in told["dtypes"].values()]
-    assert told["calls"]["torch"] == "torch.nn.functional.cross_entropy(input, target, reduction='none')"
-    assert len(points) == len(seen("cross_entropy").films[0].points)
-    assert points[0].keys() == {"x", "truth", "torch", "losskit"}
-    worst = told["dtypes"]["float32"]["stretches"][0]
-    assert (worst["from"], worst["kind"], len(worst["lines"])) == (16.64, ZERO, 2)
-    assert told["dtypes"]["float32"] == json.loads(json.dumps(data(seen("cross_entropy"))["dtypes"]["float32"]))
-
-
-@pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
-def test_the_command_draws(kind, tmp_path):
-    out = tmp_path / f"map.{kind}"
-    done = run("microscope", "soft_margin_loss", "--dtype", "f32", "--out", str(out))
-    assert done.exit_code == 0
-    assert f"wrote {out}" in done.stderr.replace("\n", "")
-    assert out.read_bytes().startswith({"svg": b"<svg", "pdf": b"%PDF", "png": b"\x89PNG"}[kind])
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["cross_entrop"], "there is no loss called 'cross_entrop'. Did you mean cross_entropy?"),
-        (["mse_loss:delta=2"], "mse_loss has no parameter 'delta' to set here."),
-        (["mse_loss", "--dtype", "f8"], "the dtype must be one of f64, f32, bf16, f16, all, got 'f8'"),
-        (["mse_loss", "--dtype", "f16", "--out", "a.gif"], "a.gif must end in .svg, .pdf or .png"),
-        (
-            ["mse_loss", "--dtype", "f16", "--out", "/nowhere/at/all.png"],
-            "/nowhere/at/all.png cannot be written: No such",
-        ),
-        (["ssim_loss"], "ssim_loss is no function of one number in a call, which the microscope needs; `losskit audit"),
-        (["ctc_loss"], "ctc_loss is no function of one number in a call"),
-        (["list_net_loss"], "list_net_loss is no function of one number in a call"),
-        (["arcface_loss"], "arcface_loss is no function of one number in a call"),
-        (["linear_cross_entropy"], "linear_cross_entropy is no function of one number in a call"),
-    ],
-)
-def test_mistakes_are_one_sentence(words, message):
-    done = run("microscope", *words)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert message in done.stderr.replace("\n", " ")
-
-
-def test_without_mpmath_it_says_what_to_install(monkeypatch):
-    there = builtins.__import__
-
-    def without(name, *rest):
-        if name == "mpmath":
-            raise ModuleNotFoundError("No module named 'mpmath'", name="mpmath")
-        return there(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    done = run("microscope", "mse_loss")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.replace("\n", " ").strip() == "losskit microscope needs mpmath: pip install mpmath"
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Pictures
-
-
-@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy", "nll_loss", "hinge_embedding_loss"])
-def test_places_are_in_order_and_on_the_paper(name):
-    found = seen(name, "all")
-    axis = axis_of(found)
-    for film in found.films:
-        places = [axis.place(point.x) for point in film.points]
-        assert places == sorted(places)
-        assert -1e-9 <= places[0] <= places[-1] <= 1 + 1e-9
-        pieces = edges(film, axis)
-        assert all(a[1] == b[0] for a, b in itertools.pairwise(pieces))
-        heights = [lost(shot, film.dtype) for p in film.points for shot in p.shots["torch"].values()]
-        assert all(0.0 <= x <= 1.0 for x in heights)
-    assert axis.ticks() == sorted(axis.ticks())
-    assert len(axis.ticks()) > 5
-
-
-def test_the_figure_of_the_site():
-    """Its section has the worst in words, its data each point; a loss without a view has neither."""
-    import magnified as site
-
-    section, script = site.look("cross_entropy")
-    assert "| float32 | torch | gradient is 0 from 16.64 to 103.2; at 16.64 the truth is -5.93e-8 |" in section
-    assert '<script defer src="../microscope/cross_entropy.js"></script>' in section
-    head, _, told = script.partition(" = ")
-    assert head == '(window.losskitMicroscope ??= {})["cross_entropy"]'
-    found = json.loads(told.rstrip().rstrip(";"))
-    film = next(film for film in found["films"] if film["dtype"] == "float32")
-    (own,) = seen("cross_entropy").films
-    assert film["x"] == [point.x for point in own.points]
-    assert film["truth"]["gradient"] == [point.told["gradient"] for point in own.points]
-    torchs, ours = (film["shots"][who]["gradient"] for who in WHO)
-    for i, point in enumerate(own.points):
-        assert float(torchs["results"][i] or ours["results"][i]) == pytest.approx(
-            point.shots["torch"]["gradient"].result
-        )
-    assert torchs["kinds"].count("z") == sum(p.shots["torch"]["gradient"].kind == ZERO for p in own.points) > 5
-    assert found["lines"] == seen("cross_entropy", "all").template
-    assert site.look("ssim_loss") is None
-    assert site.look("boundary_loss") is None, "by hand it is right everywhere"

@@ -26,7 +26,7 @@ ROOMS = {
     "helpers": "losskit.helpers losskit.distances",
     "denominators": "losskit.denominators",
     "looking at data": "losskit.autopsy losskit.advice losskit.tables",
-    "looking at losses": "losskit.audit losskit.testing losskit.microscope",
+    "looking at losses": "losskit.audit losskit.testing losskit.microscope losskit.digits",
     "acceleration": "losskit.acceleration losskit.__main__",
     "watching": "losskit.watching",
     "functions": "losskit.functional",

@@ -1,10 +1,7 @@
 """The floating-point microscope: a loss over one number, by torch and by losskit, against hundreds of digits.
 
 1. A point is a call of one unit, written as Python: what is measured is what can be pasted.
-2. The truth is the formula as books print it, at the operands as the dtype rounds them. It is computed with 40 digits
-   and with 90, and again with 400 and 900 where they differ, or where a result may have cancelled to nothing.
-   Beyond 1000 a book's formula may need more digits than that: log(1 - sigmoid(x)) needs x / log(10) of them. There the
-   truth is the formula as the kernels compute it, with as many digits.
+2. The truth is the formula as books print it, at the operands as the dtype rounds them; `losskit.digits` computes it.
 3. Errors are in units in the last place of the truth. Ends of stretches are found by halving.
 """
 
@@ -21,9 +18,8 @@ from typing import Any
 
 import torch
 
-from losskit.calculus import derivative, truth
 from losskit.curves import Sight
-from losskit.graph import Expr
+from losskit.digits import rounded, text_of, truths
 from losskit.loss import Loss
 from losskit.policy import checks
 from losskit.registry import get
@@ -47,9 +43,6 @@ from losskit_guide.microscope import (
     Stretch,
 )
 
-LEVELS = ((40, 90), (400, 900))  # digits
-AGREE = 22  # so many digits must be the same: more than float64 has
-FAR = 1000.0  # from here on a formula of books may have no digit left
 CLOSE = 4  # so many right points between two that lose digits are luck
 Probe = Callable[[float], Point]
 
@@ -140,16 +133,16 @@ def _film(line: Line, sight: Sight, dtype: str, template: dict[str, list[str]], 
     own: torch.dtype = getattr(torch, dtype)
     runs = {who: _runner(template[who], scope) for who in WHO}
     allowed = Limits("any real number") if sight.variable else line.variant.domains[line.curve.variable]
-    exact = _truths(line, sight, own)
+    exact = truths(line, sight, own)
     refused: dict[str, str] = {}
 
     @cache
     def probe(x: float) -> Point:
-        rounded = _rounded(x, own)
+        number = rounded(x, own)
         told, numbers, shots = {}, {}, {}
-        found = exact(rounded)
-        for what, number in zip(WHATS, found, strict=True):
-            told[what], numbers[what] = _told(number, dtype), math.nan if number is None else float(number)
+        found = exact(number)
+        for what, true in zip(WHATS, found, strict=True):
+            told[what], numbers[what] = text_of(true, dtype), math.nan if true is None else float(true)
         for who, run in runs.items():
             try:
                 results = run(x)
@@ -157,14 +150,13 @@ def _film(line: Line, sight: Sight, dtype: str, template: dict[str, list[str]], 
                 refused.setdefault(who, " ".join(str(problem).split()))
                 continue
             pairs = zip(WHATS, results, found, strict=True)
-            shots[who] = {what: _shot(result, number, own) for what, result, number in pairs if number is not None}
-        return Point(x, rounded, told, numbers, shots)
+            shots[who] = {what: _shot(result, true, own) for what, result, true in pairs if true is not None}
+        return Point(x, number, told, numbers, shots)
 
     info = torch.finfo(own)
-    least, most = (
-        (info.smallest_normal, info.max / 4.0) if sight.variable else (0.0, info.max)
-    )  # twice it is exact, too
-    xs = [x for x in grid(own, allowed.high == 1.0) if allowed.includes(_rounded(x, own)) and least <= abs(x) <= most]
+    # Of a sight of its own, twice the number must be exact, too.
+    least, most = (info.smallest_normal, info.max / 4.0) if sight.variable else (0.0, info.max)
+    xs = [x for x in grid(own, allowed.high == 1.0) if allowed.includes(rounded(x, own)) and least <= abs(x) <= most]
     with warnings.catch_warnings(), checks("off"):
         warnings.simplefilter("ignore")
         points = [probe(x) for x in xs]
@@ -193,10 +185,6 @@ def _runner(lines: Sequence[str], scope: dict[str, Any]) -> Callable[[float], tu
     return at
 
 
-def _rounded(x: float, dtype: torch.dtype) -> float:
-    return float(torch.tensor(x, dtype=dtype).item())
-
-
 def grid(dtype: torch.dtype, upper: bool = False) -> list[float]:
     """Where to look, as short literals: linear in the middle, by magnitude to both sides of it; upper: close to 1, too.
 
@@ -214,8 +202,8 @@ def grid(dtype: torch.dtype, upper: bool = False) -> list[float]:
         points += [1.0 - 2.0**-k for k in range(4, bits + 1)] + [(i + 0.37) / 48 for i in range(48)] + [1.0]
     found: dict[float, float] = {}
     for x in sorted(points):
-        found.setdefault(_rounded(x, dtype), x)
-    return [x for rounded, x in found.items() if math.isfinite(rounded)]
+        found.setdefault(rounded(x, dtype), x)
+    return [x for number, x in found.items() if math.isfinite(number)]
 
 
 def _between(low: float, high: float, count: int) -> list[float]:
@@ -223,107 +211,7 @@ def _between(low: float, high: float, count: int) -> list[float]:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Truth
-
-
-def _truths(line: Line, sight: Sight, dtype: torch.dtype) -> Callable[[float], list[Any]]:
-    """Value and gradient at a number, as mpmath's; None where there is none."""
-    import mpmath
-
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    params = {p["name"] for p in line.card.parameters} - sight.operands.keys()
-    numbers = line.numbers | sight.more
-    given = {name: _rounded(x, wide if name in params else dtype) for name, x in numbers.items()}
-    roots = (sight.book, sight.computed), (derivative(sight.book, sight.x), sight.slope)
-    rules = _rules()
-
-    def at(x: float) -> list[Any]:
-        numbers = given | {sight.variable or line.curve.variable: x}
-        found = []
-        for book, computed in roots:
-            number = _converged(book, numbers, rules)
-            if number is None or (abs(x) > FAR and (number == 0 or not mpmath.isfinite(number))):
-                other = _converged(computed, numbers, rules)
-                number = number if other is None else other
-            elif x == 0.0 and _converged(computed, numbers, rules) != number:
-                number = None  # a corner, or a pole with a limit by convention
-            with mpmath.workdps(LEVELS[0][1]):  # else it would be rounded to float64
-                found.append(None if number is None else sight.share * number)
-        return found
-
-    return at
-
-
-def _converged(root: Expr, numbers: dict[str, float], rules: dict[str, Callable[..., Any]]) -> Any:
-    """A formula with as many digits as it needs; None where they are not enough."""
-    import mpmath
-
-    for pair in LEVELS:
-        found = []
-        for digits in pair:
-            with mpmath.workdps(digits):
-                try:
-                    found.append(mpmath.mpf(truth(root, numbers, rules)))
-                except (ArithmeticError, ValueError, TypeError):  # at a pole; a complex number
-                    return None
-        rough, fine = found
-        if mpmath.isnan(fine):
-            return None
-        nothing = fine == 0 or rough == 0 or not mpmath.isfinite(fine)
-        if rough == fine and not (nothing and pair == LEVELS[0]):
-            return fine
-        if not nothing and abs(rough - fine) <= abs(fine) * mpmath.mpf(10) ** -AGREE:
-            return fine
-    return None
-
-
-@cache
-def _rules() -> dict[str, Callable[..., Any]]:
-    """Primitives for the microscope: 0 times anything is 0, and nothing raises or takes all memory."""
-    import mpmath
-
-    zero, most = mpmath.mpf(0), mpmath.mpf(10) ** 6
-    # Constants of formulas that stand for numbers with more digits, by their nearest float64.
-    known = {
-        float(number()): number
-        for number in (
-            lambda: mpmath.log(2), lambda: mpmath.log(mpmath.pi), lambda: mpmath.log(2 * mpmath.pi),
-            lambda: mpmath.log(2 * mpmath.pi) / 2, lambda: mpmath.pi, lambda: 2 * mpmath.pi, lambda: mpmath.sqrt(2),
-            lambda: 1 / mpmath.sqrt(2), lambda: mpmath.sqrt(mpmath.pi), lambda: 1 / mpmath.sqrt(mpmath.pi),
-            lambda: 2 / mpmath.sqrt(mpmath.pi), lambda: mpmath.sqrt(2 / mpmath.pi),
-        )
-    }  # fmt: skip
-
-    def product(a: Any, b: Any) -> Any:
-        return zero if (a == 0 and b == b) or (b == 0 and a == a) else a * b
-
-    def exp(x: Any) -> Any:
-        return mpmath.inf if x > most else zero if x < -most else mpmath.exp(x)
-
-    def expm1(x: Any) -> Any:
-        return mpmath.inf if x > most else mpmath.expm1(x) if x > -most else -mpmath.mpf(1)
-
-    def power(a: Any, b: Any) -> Any:
-        return mpmath.inf if a == 0 and b < 0 else a**b
-
-    def log1p(x: Any) -> Any:
-        return mpmath.nan if x < -1 else -mpmath.inf if x == -1 else mpmath.log1p(x)
-
-    def constant(x: float) -> Any:
-        return known[x]() if x in known else -known[-x]() if -x in known else mpmath.mpf(x)
-
-    return {"mul": product, "times": product, "mute": product, "exp": exp, "expm1": expm1, "power": power,
-            "log1p": log1p, "constant": constant}  # fmt: skip
-
-
-def _told(number: Any, dtype: str) -> str:
-    """A truth as text, with two digits more than the dtype has."""
-    import mpmath
-
-    if number is None:
-        return ""
-    text: str = mpmath.nstr(number, round(BITS[dtype] * 0.302) + 2, strip_zeros=True)
-    return text.replace("+", "").removesuffix(".0")
+# Results
 
 
 def _shot(result: float, number: Any, dtype: torch.dtype) -> Shot:
