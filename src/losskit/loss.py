@@ -53,6 +53,7 @@ class Loss(Summand):
     deviations: ClassVar[tuple[Deviation, ...] | list[Deviation]] = ()
     peers: ClassVar[tuple[Peer, ...] | list[Peer]] = ()
     reference: ClassVar[str] = ""
+    _sight: ClassVar[Callable[..., Any] | None] = None  # of a formula: what the microscope sees, a `curves.Sight`
     textbook: ClassVar[Callable[..., Any] | None] = None  # `value` as books have it, where accuracy asks for more
     aliases: ClassVar[str] = ""  # other names that people know it by, for `losskit.get` and the command
     refused_by_torch: ClassVar[tuple[str, ...]] = ()  # operands whose domains torch checks; "shapes" that must match
@@ -133,11 +134,6 @@ class Loss(Summand):
     def _default(cls, name: str) -> Any:
         """The default of an argument, a declared one or one of torch's."""
         return cls.params[name].default if name in cls.params else "mean" if name == "reduction" else None
-
-    @classmethod
-    def _sight(cls, switches: dict[str, Any]) -> Any:
-        """What the microscope looks at under these switches, a `losskit.curves.Sight`; None where that is nothing."""
-        return None
 
     @classmethod
     def _needed(cls, classes: int = 0) -> dict[str, Any]:

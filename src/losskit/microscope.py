@@ -53,8 +53,7 @@ def look(line: Line, dtypes: Sequence[str], scope: dict[str, Any]) -> Sighting:
         import mpmath  # noqa: F401
     except ModuleNotFoundError as problem:
         raise missing("losskit microscope", problem) from None
-    cls: Any = get(line.card.name)
-    sight: Sight | None = cls._sight(line.variant.switches) if line.card.curve and issubclass(cls, Loss) else None
+    sight = sight_of(line)
     if sight is None:
         raise ValueError(
             f"{line.card.name} is no function of one number in a call, which the microscope needs; "
@@ -68,6 +67,16 @@ def look(line: Line, dtypes: Sequence[str], scope: dict[str, Any]) -> Sighting:
         line.card.name, line.label, sight.variable or line.curve.variable, sight.label or line.curve.label,
         {name: line.numbers[name] for name in used}, calls, native, templates, films,
     )  # fmt: skip
+
+
+def sight_of(line: Line) -> Sight | None:
+    """The loss as a call over one number; None where no call has this one number."""
+    cls: Any = get(line.card.name)
+    if line.card.curve is None or not issubclass(cls, Loss) or cls._sight is None:
+        return None
+    formula = next(x for x in cls._formulas.all() if cls._shown(x.switches) == line.variant.switches)
+    found: Sight | None = cls._sight(formula)
+    return found
 
 
 def _named(sight: Sight) -> frozenset[str]:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from losskit.curves import Sight
 from losskit.declaration import OPEN, Operand, Param
 from losskit.display import Mathematics, Statistic, Writer, written_of
 from losskit.draw import Draw
@@ -217,16 +216,6 @@ class Family(Loss, abstract=True):
     def _curve(cls) -> Curve | None:
         """The loss as a function of one number."""
         raise NotImplementedError
-
-    @classmethod
-    def _sight(cls, switches: dict[str, Any]) -> Sight | None:
-        found = cls._formulas.all() if cls._of_formula else []
-        return next((cls._seen(formula) for formula in found if cls._shown(formula.switches) == switches), None)
-
-    @classmethod
-    def _seen(cls, formula: Formula) -> Sight | None:
-        """The loss over the number of its curve, as a call; None where no call has this one number."""
-        return None
 
     @classmethod
     def _units(cls) -> Rows | Pairs | None:

@@ -124,9 +124,10 @@ class ClassScoresLoss(Family, abstract=True):
         return curves.of_trace(cls, "score_margin", "logit", (-6.0, 6.0), given, ways, label)
 
     @classmethod
-    def _seen(cls, formula: Formula) -> curves.Sight | None:
-        if cls._hooks() or cls.target_score or cls.scaled_by:
-            return None
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
+        needed = any(cls.params[name].required for names in cls._hooks().values() for name in names)
+        if needed or cls.target_score or cls.scaled_by or cls._plan_class not in (ClassScoresPlan, MarginsOfScoresPlan):
+            return None  # the scores are changed first, or a row has no class that is right
         target: dict[str, list[Any]] = {"target": [0]} if cls.targets else {}
         if cls.log_probabilities:
             operands = {"input": [["log_probability", -1.0]], **target}

@@ -192,7 +192,7 @@ class EmbeddingsLoss(Family, abstract=True):
         return curve_of(cls)
 
     @classmethod
-    def _seen(cls, formula: Formula) -> curves.Sight | None:
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
         """Over the size of the first embedding, as far as one of its two numbers is concerned."""
         names = [name for name in cls._call_operands() if name != "target"]
         target: dict[str, list[Any]] = {"target": ["target"]} if "target" in cls._call_operands() else {}

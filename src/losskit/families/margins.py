@@ -67,7 +67,7 @@ class MarginsLoss(Family, abstract=True):
         return curves.of_trace(cls, "difference", "logit", (-3.0, 3.0), [], ways, label)
 
     @classmethod
-    def _seen(cls, formula: Formula) -> curves.Sight | None:
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
         operands = {"input": [["difference", 0.0]], "target": [[0, -1]] if cls.many else [0]}
         by_hand = f"{curves.called(formula, difference='input[:, 0] - input[:, 1]')} / 2"
         return curves.sight(

@@ -59,7 +59,7 @@ class PointwiseLoss(Family, abstract=True):
         return curves.of_elements(cls, cls._formulas.all())
 
     @classmethod
-    def _seen(cls, formula: Formula) -> curves.Sight | None:
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
         curve = cls._curve()
         if curve is None or cls.rows == "sum" or POSITION in formula.operands or cls._needed(1):
             return None

@@ -30,7 +30,6 @@ from losskit.graph import Expr
 from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.reduction import both
-from losskit.traced import Formula
 from losskit.validation import check_extras, check_floating, check_tensor
 from losskit_guide.card import Curve, Equation, Given, Rows
 
@@ -168,10 +167,6 @@ class TopOneLoss(ClassScoresLoss, abstract=True):
         return curves.of_trace(
             cls, "score_margin", "logit", (-6.0, 6.0), given, [(formula.switches, [], of_two)], label
         )
-
-    @classmethod
-    def _seen(cls, formula: Formula) -> curves.Sight | None:
-        return None
 
     @classmethod
     def _units(cls) -> Rows | None:

@@ -152,7 +152,7 @@ class TwoRowsLoss(Family, abstract=True):
         return curves.of_trace(cls, "score_margin", "logit", (-6.0, 6.0), given, ways, label)
 
     @classmethod
-    def _seen(cls, formula: Formula) -> curves.Sight | None:
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
         operands = {"input": [["score_margin", 0.0]], "target": [["teacher_margin", 0.0]]}
         hot = "temperature" in cls.params
         student, teacher = ("(input / {temperature})", "(target / {temperature})") if hot else ("input", "target")
