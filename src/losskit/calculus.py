@@ -182,23 +182,27 @@ def sheltered(root: Expr, harmless: Mapping[str, float]) -> Expr:
     return build(root, ())
 
 
-def truth(root: Expr, variables: dict[str, Any]) -> Any:
-    """The value of `root` in mpmath's working precision; only the branch taken of a `where` is computed."""
+def truth(root: Expr, variables: dict[str, Any], instead: Mapping[str, Callable[..., Any]] | None = None) -> Any:
+    """The value of `root` in mpmath's working precision; only the branch taken of a `where` is computed.
+
+    `instead` replaces primitives by name, and under "constant" what a constant stands for.
+    """
     import mpmath
 
     memo: dict[Expr, Any] = {}
+    own = instead or {}
 
     def compute(node: Expr) -> Any:
         if node in memo:
             return memo[node]
         if node.op == "constant":
-            result = mpmath.mpf(node.value)
+            result = own.get("constant", mpmath.mpf)(node.value)
         elif node.op == "variable":
             result = mpmath.mpf(variables[node.value])
         elif node.op == "where":
             result = compute(node.args[1] if compute(node.args[0]) else node.args[2])
         else:
-            result = PRIMITIVES[node.op].mpmath(*map(compute, node.args))
+            result = (own.get(node.op) or PRIMITIVES[node.op].mpmath)(*map(compute, node.args))
         memo[node] = result
         return result
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from losskit.calculus import derivative
@@ -17,6 +18,75 @@ from losskit.domains import Domain, Interval, Signs, real
 from losskit.graph import Expr, Trace
 from losskit.traced import Formula
 from losskit_guide.card import Curve, CurveVariant, Given, Limits
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How the one number of a curve becomes a call: what the microscope (`losskit.microscope`) looks at.
+
+    operands: by name, in the order of the call, what a tensor of one unit holds: numbers, names of the curve's numbers,
+        lists of them, and "2 * name"; integers make a tensor of integers.
+    by: the operand and the place in it that hold the curve's variable.
+    book, computed: the loss as books print it, and as kernels compute it, over the variable `x`; slope: the derivative
+        of the latter.
+    by_hand: the loss in torch's operations, as Python, where torch has no function.
+    share: the part of the call's loss that the curve is.
+    variable, label: where it is another number than that of the curve: its name, and what it is.
+    more: numbers of the formula that the curve does not have.
+    """
+
+    operands: dict[str, list[Any]]
+    by: tuple[str, tuple[int, ...]]
+    book: Expr
+    computed: Expr
+    slope: Expr
+    x: Expr
+    by_hand: str
+    share: float = 1.0
+    variable: str = ""
+    label: str = ""
+    more: dict[str, float] = field(default_factory=dict)
+
+
+def sight(
+    formula: Formula,
+    over: str,
+    statistics: Callable[[Expr, Callable[..., Any]], dict[str, Any]],
+    operands: dict[str, list[Any]],
+    by: tuple[str, tuple[int, ...]],
+    by_hand: str,
+    share: float = 1.0,
+    **more: Any,
+) -> Sight:
+    """A sight of a loss whose `value` speaks of statistics, which are functions of the variable, as in `of_trace`."""
+    cls, trace = formula.loss, Trace()
+    x = trace.variable(over)
+    made = [(f, statistics(x, f)) for f in (cls.textbook or cls.value, cls.value)]
+    book, computed = (
+        trace.lift(found["result"] if "result" in found else result_of(f, found, formula.numbers, formula.switches, x))
+        for f, found in made
+    )
+    return Sight(operands, by, book, computed, derivative(computed, x), x, by_hand, share, **more)
+
+
+def result_of(
+    function: Callable[..., Any],
+    found: dict[str, Any],
+    numbers: Sequence[str],
+    switches: Mapping[str, Any],
+    x: Expr,
+) -> Any:
+    """A formula of a declaration on the statistics that were found."""
+    arguments = {name: x.trace.variable(name) for name in numbers} | dict(switches) | found
+    return function(**{name: arguments.get(name) for name in inspect.signature(function).parameters})
+
+
+def called(formula: Formula, **statistics: str) -> str:
+    """The formula of a loss as books print it, called with statistics that are torch's operations."""
+    function = "textbook" if formula.loss.textbook else "value"
+    taken = inspect.signature(getattr(formula.loss, function)).parameters
+    given = [f"{name}={statistics.get(name, f'{{{name}}}')}" for name in taken]
+    return f"losskit.{formula.loss.__name__}.{function}({', '.join(given)})"
 
 
 def of_elements(cls: Any, formulas: Sequence[Formula]) -> Curve:
@@ -59,12 +129,9 @@ def of_trace(
         trace = Trace()
         x = trace.variable(variable)
         names = dict.fromkeys([variable, *(g.name for g in given), *numbers])
-        found = statistics(x)
-        if "result" not in found:
-            arguments = {name: trace.variable(name) for name in names} | switches | found
-            taken = inspect.signature(cls.value).parameters
-            found = {"result": cls.value(**{name: arguments.get(name) for name in taken})}
-        root = trace.lift(found["result"])
+        found = {variable: x} | statistics(x)
+        given_or_made = found["result"] if "result" in found else result_of(cls.value, found, [*names], switches, x)
+        root = trace.lift(given_or_made)
         domains = {name: spoken.get(name, real) for name in names} | {
             name: p.domain for name, p in cls.params.items() if name in names
         }

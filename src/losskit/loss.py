@@ -53,6 +53,7 @@ class Loss(Summand):
     deviations: ClassVar[tuple[Deviation, ...] | list[Deviation]] = ()
     peers: ClassVar[tuple[Peer, ...] | list[Peer]] = ()
     reference: ClassVar[str] = ""
+    _sight: ClassVar[Callable[..., Any] | None] = None  # of a formula: what the microscope sees, a `curves.Sight`
     textbook: ClassVar[Callable[..., Any] | None] = None  # `value` as books have it, where accuracy asks for more
     aliases: ClassVar[str] = ""  # other names that people know it by, for `losskit.get` and the command
     refused_by_torch: ClassVar[tuple[str, ...]] = ()  # operands whose domains torch checks; "shapes" that must match

@@ -23,7 +23,10 @@ from losskit.autopsy import Autopsy
 from losskit.draw import Draw
 from losskit.kernels import cache, compiler, library, node
 from losskit.kernels.dispatch import Choice
+from losskit.microscope import look
 from losskit_guide.lines import line
+from losskit_guide.microscope import DTYPES as MAGNIFIED
+from losskit_guide.microscope import Sighting
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPES |= {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -204,6 +207,15 @@ def audited(loss: str, example: str, only: Sequence[str], skip: Sequence[str], q
     """What `losskit audit` shows: of a loss by its name, or of "module:name" or "file.py:name"."""
     found = loss_of(loss) if ":" in loss and "=" not in loss else _criterion(loss)
     return losskit.audit(found, *example_of(example), only=only, skip=skip, quick=quick)
+
+
+def magnified(loss: str, dtype: str = "all") -> Sighting:
+    """What `losskit microscope` shows."""
+    names = {**MAGNIFIED, **{name: name for name in MAGNIFIED.values()}}
+    if dtype != "all" and dtype not in names:
+        raise ValueError(f"the dtype must be one of {', '.join([*MAGNIFIED, 'all'])}, got {dtype!r}")
+    dtypes = list(MAGNIFIED.values()) if dtype == "all" else [names[dtype]]
+    return look(line(loss), dtypes, {"torch": torch, "losskit": losskit})
 
 
 def _criterion(text: str) -> Any:

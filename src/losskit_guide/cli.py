@@ -48,6 +48,7 @@ app = typer.Typer(
 app.command()(data.advise)
 app.command()(data.audit)
 app.command()(data.autopsy)
+app.command()(data.microscope)
 app.command()(pictures.card)
 app.command()(pictures.poster)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(

@@ -1,4 +1,4 @@
-"""The commands that look at a user's data, or run a user's script. Each imports torch when it is called."""
+"""The commands that look at a user's data or at results, or run a script. Each imports torch when it is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from losskit_guide.terminal import AS_IT_IS, Json, console, emit, names, refuse
+from losskit_guide.terminal import AS_IT_IS, Json, console, emit, names, refuse, wrote
 
 
 def accelerate(context: typer.Context) -> None:
@@ -99,3 +99,42 @@ def autopsy(
     if json_:
         return emit(data(found, count))
     console.print(text(found, count), **AS_IT_IS)
+
+
+def microscope(
+    name: Annotated[
+        str, typer.Argument(help='A loss, also with settings: "huber_loss:delta=2".', autocompletion=names)
+    ],
+    dtype: Annotated[str, typer.Option(help="f64, f32, bf16, f16, or all of them.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="Write the map to this file: .svg, .pdf or .png.")] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="Light letters on dark paper.")] = False,
+    json_: Json = False,
+) -> None:
+    """Where value and gradient lose their digits: torch's and losskit's over one number, against hundreds of digits."""
+    from losskit.machine import magnified
+    from losskit_guide.microscope import data, headline, shown, table
+
+    try:
+        if out is not None:
+            from losskit_guide.paper import kind_of
+            from losskit_guide.strips import picture
+
+            kind = kind_of(out)
+        seen = magnified(name, dtype)
+        if out is not None:
+            out.write_bytes(picture(seen, dark=dark).written(kind, title=f"{seen.label} under the microscope"))
+            wrote(out)
+    except (LookupError, ValueError, ModuleNotFoundError) as problem:
+        refuse(problem.args[0])
+    except OSError as problem:
+        refuse(f"{out} cannot be written: {problem.strerror or problem}")
+    if json_:
+        return emit(data(seen))
+    console.print(f"{seen.label} over {seen.variable}: {headline(seen)}", **AS_IT_IS)
+    for who, rows in table(seen).items():
+        console.print(f"\n{seen.title(who)}: {seen.calls[who]}", **AS_IT_IS)
+        for told, sentence in rows:
+            console.print(f"  {told:>8}  {sentence}", **AS_IT_IS)
+    for who, stretch, lines in shown(seen):
+        console.print(f"\n# {seen.title(who)}, {stretch.dtype}: {stretch.sentence}", **AS_IT_IS)
+        console.print("\n".join(lines), **AS_IT_IS)

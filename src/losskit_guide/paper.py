@@ -20,6 +20,7 @@ from losskit_guide.lines import Line, points
 
 try:
     import matplotlib
+    from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
     from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -143,6 +144,11 @@ class Sheet:
         self.axes.add_patch(FancyBboxPatch(
             (x, y), width, height, boxstyle=style, facecolor=self.theme.panel, edgecolor=self.theme.rule, linewidth=0.6,
         ))  # fmt: skip
+
+    def bars(self, boxes: Sequence[tuple[float, float, float, float]], colours: Sequence[str]) -> None:
+        """Rectangles (x, y, width, height), each in its colour, without seams between them."""
+        corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in boxes]
+        self.axes.add_collection(PolyCollection(corners, facecolors=colours, edgecolors=colours, linewidths=0.25))
 
     def written(self, kind: str, *, outlines: bool = True, title: str = "", dpi: float = 150) -> bytes:
         """The sheet as a file. outlines: an SVG has its letters as curves: alike everywhere, but large."""

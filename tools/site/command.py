@@ -36,6 +36,7 @@ EXAMPLES = {
     "advise": "losskit advise data.csv --target y",
     "audit": 'losskit audit my_module:MyLoss --example "torch.randn(8, 5), torch.randint(5, (8,))" --html audit.html',
     "autopsy": "losskit autopsy preds.csv --target y --prediction p --loss huber_loss --other mse_loss",
+    "microscope": "losskit microscope cross_entropy --dtype f32",
     "accelerate": "losskit accelerate train.py --lr 3",
     "card": "losskit card huber_loss:delta=2 --out huber.svg",
     "poster": "losskit poster --out losses.pdf",

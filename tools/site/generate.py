@@ -5,11 +5,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import magnified
 import mkdocs_gen_files
 import pages
 import sheet
 
-for path, text in pages.everything().items():
+for path, text in {**pages.everything(), **magnified.files()}.items():
     with mkdocs_gen_files.open(path, "w") as page:
         page.write(text)
 for path, data in sheet.pictures().items():

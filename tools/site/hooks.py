@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import beside
 import home
+import magnified
 import plots
 from formulas import TEMML, Formulas
 from mkdocs.exceptions import PluginError
@@ -67,11 +68,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The wide tables get the room of the contents; `<!-- plot: name -->` and `<!-- part: name -->` become one.
 
     The name of a plot is that of a loss, whose value and slope are drawn, or of a comparison in `plots.DRAWN`. That of
-    a part is in `home.PARTS`.
+    a part is in `home.PARTS`. The page of a loss shows it under the microscope, where that says something.
     """
     if page.file.src_uri in (*NUMBERS, "deviations.md", "losses.md") or page.file.src_uri.startswith("peers/"):
         page.meta["hide"] = ["toc"]
     markdown = re.sub(r"<!-- part: (\w+) -->", lambda match: home.PARTS[match[1]](), markdown)
+    folder, _, name = page.file.src_uri.removesuffix(".md").rpartition("/")
+    if folder == "loss":
+        markdown = markdown.replace("\n## Signatures\n", f"\n{magnified.named(name)}\n\n## Signatures\n", 1)
     return re.sub(r"<!-- plot: (\w+) -->", lambda match: plots.named(match[1]), markdown)
 
 

@@ -45,10 +45,10 @@ from losskit.traced import Formula
 from losskit_guide.card import Curve, Equation, Given, Rows
 
 
-def _two_classes(cls: type[ClassScoresLoss], formula: Formula) -> Callable[[Expr], dict[str, Any]]:
+def _two_classes(cls: type[ClassScoresLoss], formula: Formula) -> Callable[..., dict[str, Any]]:
     """The statistics of a row of two classes whose scores are a margin and 0, and the loss under smoothing."""
 
-    def statistics(margin: Expr) -> dict[str, Any]:
+    def statistics(margin: Expr, function: Callable[..., Any] = cls.value) -> dict[str, Any]:
         right, wrong = -softplus(-margin), -softplus(margin)
         every = {
             "log_probability": right,
@@ -59,10 +59,10 @@ def _two_classes(cls: type[ClassScoresLoss], formula: Formula) -> Callable[[Expr
             return every
         numbers: dict[str, Any] = {name: margin.trace.variable(name) for name in formula.numbers}
         share = 0.5 * margin.trace.variable("label_smoothing")
-        taken = inspect.signature(cls.value).parameters
+        taken = inspect.signature(function).parameters
         own = {name: x for name, x in (every | numbers | formula.switches).items() if name in taken}
         other = own | ({"log_probability": wrong} if "log_probability" in own else {})
-        return {"result": times(1.0 - share, cls.value(**own)) + times(share, cls.value(**other))}
+        return {"result": times(1.0 - share, function(**own)) + times(share, function(**other))}
 
     return statistics
 
@@ -122,6 +122,26 @@ class ClassScoresLoss(Family, abstract=True):
             given.append(Given("label_smoothing", cls.params["label_smoothing"].doc, 0.0, 0.0, 1.0))
         label = "score of the right class less that of the other, of two classes"
         return curves.of_trace(cls, "score_margin", "logit", (-6.0, 6.0), given, ways, label)
+
+    @classmethod
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
+        needed = any(cls.params[name].required for names in cls._hooks().values() for name in names)
+        if needed or cls.target_score or cls.scaled_by or cls._plan_class not in (ClassScoresPlan, MarginsOfScoresPlan):
+            return None  # the scores are changed first, or a row has no class that is right
+        target: dict[str, list[Any]] = {"target": [0]} if cls.targets else {}
+        if cls.log_probabilities:
+            operands = {"input": [["log_probability", -1.0]], **target}
+            return curves.sight(
+                formula, "log_probability", lambda x, f: {"log_probability": x}, operands, ("input", (0, 0)), ""
+            )
+        rows = "input.log_softmax(1)"
+        spoken = {"log_probability": f"{rows}[:, 0]", "log_sum_exp": "input.logsumexp(1)",
+                  "mean_log_probability": f"{rows}.mean(1)"}  # fmt: skip
+        operands = {"input": [["score_margin", 0.0]], **target}
+        return curves.sight(
+            formula, "score_margin", _two_classes(cls, formula), operands, ("input", (0, 0)),
+            curves.called(formula, **spoken),
+        )  # fmt: skip
 
     @classmethod
     def _units(cls) -> Rows | None:

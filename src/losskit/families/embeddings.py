@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -27,8 +27,10 @@ from losskit.draw import Draw
 from losskit.errors import DeclarationError
 from losskit.families.base import Family
 from losskit.families.embeddings_plan import EmbeddingsPlan
+from losskit.formula import sqrt, stop
 from losskit.graph import Expr
 from losskit.reduction import Reduction
+from losskit.traced import Formula
 from losskit_guide.card import Curve, Equation, Given
 
 
@@ -188,6 +190,36 @@ class EmbeddingsLoss(Family, abstract=True):
     @classmethod
     def _curve(cls) -> Curve | None:
         return curve_of(cls)
+
+    @classmethod
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
+        """Over the size of the first embedding, as far as one of its two numbers is concerned."""
+        names = [name for name in cls._call_operands() if name != "target"]
+        target: dict[str, list[Any]] = {"target": ["target"]} if "target" in cls._call_operands() else {}
+        told: dict[str, Any] = {"variable": "x", "label": f"first of the two numbers of {names[0]}"}
+        operands: dict[str, list[Any]]
+        if "cosine" in formula.operands and len(names) == 2:
+
+            def of_angle(x: Expr, f: Callable[..., Any]) -> dict[str, Any]:
+                y = 2.0 * stop(x)
+                cosine = x / sqrt(x * x + y * y)
+                return {"cosine": cosine, "cosine_distance": 1.0 - cosine, "target": x.trace.variable("target")}
+
+            operands = {names[0]: [["x", "2 * x"]], names[1]: [[1.0, 0.0]], **target}
+            return curves.sight(formula, "x", of_angle, operands, (names[0], (0, 0)), "", **told)
+        if "positive_distance" not in formula.operands:
+            return None
+
+        def of_distances(x: Expr, f: Callable[..., Any]) -> dict[str, Any]:
+            eps = x.trace.variable("eps")
+            near, far = (sqrt((x + eps) * (x + eps) + y * y) for y in (eps, eps - 1.0))
+            return {"positive_distance": near, "negative_distance": far}
+
+        operands = {names[0]: [["x", 0.0]], names[1]: [[0.0, 0.0]], names[2]: [[0.0, 1.0]]}
+        eps = cls._default("eps") if "eps" in cls.params else 0.0
+        return curves.sight(
+            formula, "x", of_distances, operands, (names[0], (0, 0)), "", more={"eps": float(eps)}, **told
+        )
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:

@@ -25,6 +25,7 @@ from losskit.errors import DeclarationError
 from losskit.families.base import Family
 from losskit.families.margins_plan import MarginsPlan
 from losskit.reduction import Reduction
+from losskit.traced import Formula
 from losskit_guide.card import Curve, Rows
 
 
@@ -64,6 +65,14 @@ class MarginsLoss(Family, abstract=True):
         label = "score of the target less that of another class: the loss of one pair"
         ways = curves.as_they_are(cls._formulas.all())
         return curves.of_trace(cls, "difference", "logit", (-3.0, 3.0), [], ways, label)
+
+    @classmethod
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
+        operands = {"input": [["difference", 0.0]], "target": [[0, -1]] if cls.many else [0]}
+        by_hand = f"{curves.called(formula, difference='input[:, 0] - input[:, 1]')} / 2"
+        return curves.sight(
+            formula, "difference", lambda x, f: {"difference": x}, operands, ("input", (0, 0)), by_hand, 0.5
+        )
 
     @classmethod
     def _units(cls) -> Rows | None:

@@ -17,7 +17,7 @@ from losskit.draw import Draw
 from losskit.families.base import Family
 from losskit.families.pointwise_plan import PointwisePlan
 from losskit.reduction import Reduction
-from losskit.traced import components
+from losskit.traced import Formula, components
 from losskit_guide.card import Curve, Equation
 
 
@@ -57,6 +57,29 @@ class PointwiseLoss(Family, abstract=True):
     @classmethod
     def _curve(cls) -> Curve | None:
         return curves.of_elements(cls, cls._formulas.all())
+
+    @classmethod
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
+        curve = cls._curve()
+        if curve is None or cls.rows == "sum" or POSITION in formula.operands or cls._needed(1):
+            return None
+        parts, row = components(cls.operands), bool(cls.rows)
+        operands: dict[str, list[Any]] = {}
+        for name in formula.operands:
+            tensor = parts[name][0] if name in parts else name
+            operands.setdefault(tensor, []).append(name)
+        tensor = parts[curve.variable][0] if curve.variable in parts else curve.variable
+        place = operands[tensor].index(curve.variable)
+        lists = {name: [x] if row or x[0] in parts else x for name, x in operands.items()}
+        by = tensor, (0, place) if row or curve.variable in parts else (place,)
+        book = formula.traced(cls.textbook) if cls.textbook else formula.value
+        of_parts = {
+            name: f"{tensor}[:, {x.index(name)}]" for tensor, x in operands.items() for name in x if name in parts
+        }
+        by_hand = curves.called(formula, **({name: name for name in formula.operands} | of_parts))
+        mean = f"{by_hand}.mean(-1)" if row else by_hand
+        slope = formula.gradients[formula.operands.index(curve.variable)]
+        return curves.Sight(lists, by, book, formula.value, slope, formula.trace.variable(curve.variable), mean)
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:

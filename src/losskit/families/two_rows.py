@@ -65,20 +65,20 @@ def _moving(value: Expr, ratio: Expr, student: Expr | None) -> Expr:
     return slope if student is None else slope + student * derivative(value, student)
 
 
-def _two_classes(cls: type[TwoRowsLoss], formula: Formula) -> Callable[[Expr], dict[str, Any]]:
+def _two_classes(cls: type[TwoRowsLoss], formula: Formula) -> Callable[..., dict[str, Any]]:
     """The loss of a row of two classes, by the student's margin between them; the teacher's is given."""
 
-    def statistics(margin: Expr) -> dict[str, Any]:
+    def statistics(margin: Expr, function: Callable[..., Any] = cls.value) -> dict[str, Any]:
         right = margin.trace.variable("teacher_margin")
         numbers = {name: margin.trace.variable(name) for name in formula.numbers}
-        taken = inspect.signature(cls.value).parameters
+        taken = inspect.signature(function).parameters
         total = margin.trace.constant(0.0)
         temperature = margin.trace.variable("temperature") if "temperature" in cls.params else 1.0
         for sign in (1.0, -1.0):
             log_p = -softplus(-sign * margin / temperature)
             log_q = -softplus(-sign * right / temperature)
             known = {"teacher": exp(log_q), "student": exp(log_p), "log_ratio": log_p - log_q} | numbers
-            total = total + cls.value(**{name: x for name, x in known.items() if name in taken})
+            total = total + function(**{name: x for name, x in known.items() if name in taken})
         squared = temperature * temperature if cls.scaled and "temperature" in cls.params else 1.0
         return {"result": squared * total}
 
@@ -150,6 +150,21 @@ class TwoRowsLoss(Family, abstract=True):
         given = [Given("teacher_margin", "the teacher's margin between the two classes", 1.0, -6.0, 6.0)]
         label = "score of one class less that of the other, of two classes"
         return curves.of_trace(cls, "score_margin", "logit", (-6.0, 6.0), given, ways, label)
+
+    @classmethod
+    def _sight(cls, formula: Formula) -> curves.Sight | None:
+        operands = {"input": [["score_margin", 0.0]], "target": [["teacher_margin", 0.0]]}
+        hot = "temperature" in cls.params
+        student, teacher = ("(input / {temperature})", "(target / {temperature})") if hot else ("input", "target")
+        of_classes = curves.called(
+            formula, student=f"{student}.softmax(1)", teacher=f"{teacher}.softmax(1)",
+            log_ratio=f"{student}.log_softmax(1) - {teacher}.log_softmax(1)",
+        )  # fmt: skip
+        squared = "{temperature} ** 2 * " if hot and cls.scaled else ""
+        return curves.sight(
+            formula, "score_margin", _two_classes(cls, formula), operands, ("input", (0, 0)),
+            f"{squared}{of_classes}.sum(1)",
+        )  # fmt: skip
 
     @classmethod
     def _example(cls, shape: tuple[int, ...], draw: Draw) -> list[Tensor]:
