@@ -126,6 +126,7 @@ template <class T> struct Reduced {
   Bits<T> n;  // n + 2 bias, in the low bits
   T r;        // x - n ln2_hi, exact
   T tail;     // e^(r - n ln2_lo) - 1 - r
+  T whole;    // n
 };
 
 template <class T> LOSSKIT_INLINE Reduced<T> reduce(T x) {
@@ -135,7 +136,7 @@ template <class T> LOSSKIT_INLINE Reduced<T> reduce(T x) {
   const T n = t - magic;
   const T r = x - n * F::ln2_hi;
   const T q = r - n * F::ln2_lo;
-  return {bits(t), r, exp_tail(q) - n * F::ln2_lo};
+  return {bits(t), r, exp_tail(q) - n * F::ln2_lo, n};
 }
 
 template <class T> LOSSKIT_INLINE T one_plus(Reduced<T> e) {  // 1 + r + tail, rounded once in effect
@@ -199,13 +200,15 @@ template <class T> LOSSKIT_INLINE T tanh(T x) {
 template <class T> struct TwoWords {
   T high, low;
 };
-template <class T> LOSSKIT_INLINE TwoWords<T> log_parts(T f, T k) {
+template <class T, bool fine = false> LOSSKIT_INLINE TwoWords<T> log_parts(T f, T k) {  // fine: the tail itself counts
   using F = Format<T>;
   const T h = T(0.5) * f * f;
   const T s = f / (2 + f);
   const T z = s * s;
   T p;
-  if constexpr (std::is_same_v<T, float>)
+  if constexpr (std::is_same_v<T, float> && fine)
+    p = polynomial(z, 6.66666627e-1f, 4.00009215e-1f, 2.85045147e-1f, 2.41325378e-1f);
+  else if constexpr (std::is_same_v<T, float>)
     p = polynomial(z, 6.66669548e-1f, 3.99572432e-1f, 3.0371207e-1f);
   else
     p = polynomial(z, 6.6666666666666596e-1, 4.0000000000056668e-1, 2.8571428555829559e-1, 2.2222224296516227e-1,

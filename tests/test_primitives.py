@@ -45,6 +45,8 @@ FLAGS = [
     "-Werror",
 ]
 FLAGS += ["-fopt-info-vec-optimized"]
+SOME = [0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN]
+POWERS = {"root": 0.5, "first_power": 1.0, "square": 2.0}  # of exponents that need no logarithm
 
 
 def source():
@@ -57,6 +59,8 @@ def source():
             lines.append(loop.format(f=f, t=t, args=a, call=f"losskit::{f}<{t}>(a[i])"))
         for f in [*TWO, *SELECT]:
             lines.append(loop.format(f=f, t=t, args=f"{a}, {b}", call=f"losskit::{f}<{t}>(a[i], b[i])"))
+        for f in POWERS:
+            lines.append(loop.format(f=f, t=t, args=a, call=f"losskit::{f}<{t}>(a[i], 0)"))
         lines.append(loop.format(f="powers", t=t, args=f"{a}, {t} b", call=f"losskit::power<{t}>(a[i], b)"))
         args = f"{a}, {b}, {c}"
         lines.append(loop.format(f="clamp", t=t, args=args, call=f"losskit::clamp<{t}>(a[i], b[i], c[i])"))
@@ -196,6 +200,24 @@ def test_power_is_pow_at_the_ends(library, kind):
     np.testing.assert_array_equal(np.signbit(got[want == want]), np.signbit(want[want == want]))
 
 
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", POWERS)
+def test_powers_without_a_logarithm(library, name, kind):
+    """They are what C's pow gives, signs of zeros too, rounded correctly."""
+    x = np.concatenate([np.array(SOME, TYPES[kind]), points(kind)])
+    with np.errstate(all="ignore"):
+        exponents = np.full(x.shape, POWERS[name], np.longdouble)  # an array: by a number numpy takes roots
+        exact = np.power(x.astype(np.longdouble), exponents)
+        want = exact.astype(x.dtype)
+    got = library(name, kind, x)
+    np.testing.assert_array_equal(got[: len(SOME)], want[: len(SOME)])
+    np.testing.assert_array_equal(np.signbit(got[got == got]), np.signbit(want[want == want]))
+    finite = np.isfinite(want)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_array_equal(got[~finite], want[~finite])
+    assert (abs(got[finite] - exact[finite]) <= 0.51 * np.spacing(abs(want[finite]))).all()
+
+
 def numpy_power(a, b):
     return np.float64(a) ** np.float64(b)
 
@@ -286,9 +308,6 @@ def reference_xlogy(x, y):
     return 0.0 if x == 0 and not math.isnan(y) else x * log
 
 
-SOME = [0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN]
-
-
 @pytest.mark.parametrize("kind", TYPES)
 def test_selection(library, kind):
     a, b = np.array(list(itertools.product(SOME, SOME)), TYPES[kind]).T
@@ -316,17 +335,16 @@ def test_selection(library, kind):
 
 
 def test_vectorised(library):
-    names = [*ONE, *GAMMA, *ANGLES, *TWO, "powers", *SELECT, "clamp", "where"]
+    names = [*ONE, *GAMMA, *ANGLES, *TWO, "root", "square", "powers", *SELECT, "clamp", "where"]
     # 64-bit masks need SSE4; on plain x86-64 a selection of doubles is a scalar loop.
-    masked = ("where", "times", "mute", "maximum", "minimum", "clamp", "logaddexp", "xlogy", "erf")
+    masked = ("where", "times", "mute", "maximum", "minimum", "clamp", "logaddexp", "xlogy", "erf", "root")
+    masked += ("expm1m", "minus_log1p")
     in_double = (
         "power",
         "powers",
         "erfc",
         *GAMMA,
         *ANGLES,
-        "expm1m",
-        "minus_log1p",
         "log1mexp",
         "acos",
         "atan2",

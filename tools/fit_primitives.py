@@ -184,7 +184,20 @@ show_both("sinpi", lambda z: (sin(pi * z**0.5) / (pi * z**0.5) - 1) / z, "1e-9",
 c, error = fit(lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z, mpf("1e-9"), mpf("0.0401"), 5, lambda z: z / 2, 53)
 show("log_float", c, "double", error)
 # e^q - 1 - q = q^2 P(q), |q| <= ln2/2, with a relative error.
-show_both("expm1m", lambda r: (exp(r) - 1 - r) / r**2, -edge, edge, (7, 12), lambda r: r**2 / (exp(r) - 1 - r))
+c, error = fit(lambda r: (exp(r) - 1 - r) / r**2, -edge, edge, 6, lambda r: r**2 / (exp(r) - 1 - r), 24)
+show("expm1m", c, "float", error)
+c, error = fit(lambda r: (exp(r) - 1 - r) / r**2, -edge, edge, 12, lambda r: r**2 / (exp(r) - 1 - r), 53)
+show("expm1m", c, "double", error)
+
+
+# f - log(1 + f) = h - s (h + z P(z)), h = f^2/2, s = f/(2 + f), z = s^2, -1/4 <= f <= 1/2.
+def share(z):
+    f = 2 * z**0.5 / (1 - z**0.5)
+    return z**1.5 / (f - log(1 + f))
+
+
+c, error = fit(lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z, mpf("1e-9"), mpf("0.04"), 4, share, 24)
+show("minus_log1p", c, "float", error)
 # The first two words leave room for n, of up to 20 bits.
 words = [rounded(pi / 2, 33)]
 words.append(rounded(pi / 2 - words[0], 33))

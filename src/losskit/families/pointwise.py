@@ -50,6 +50,7 @@ class PointwiseLoss(Family, abstract=True):
     weight_in_mean: ClassVar[bool] = False  # `weight` counts in the denominator of the mean
     rows: ClassVar[str] = ""  # "mean" or "sum": what a row's loss makes of the losses along the last dimension
     counts: ClassVar[Callable[..., Any] | None] = None  # how often an element counts in the denominator of the mean
+    _in_steps = True
     _plan_class = PointwisePlan
 
     _label = "pointwise"
