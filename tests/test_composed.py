@@ -69,65 +69,6 @@ def test_why_says_that_there_is_no_kernel():
     )
 
 
-class HalfSquareOfTest(losskit.ComposedLoss):
-    """Half of the squared length of rows; their gradient is the operand itself, which nobody may overwrite."""
-
-    operands = {"input": Operand("Rows.", shape="(N, D)")}
-    unit = "(N,)"
-    equations = {"loss": ("l", "l")}
-
-    @staticmethod
-    def value(input):
-        return 0.5 * input.square().sum(-1)
-
-    @staticmethod
-    def value_and_grad(input):
-        return 0.5 * input.square().sum(-1), {"input": input}
-
-
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_a_gradient_that_is_an_operand(reduction):
-    x = torch.randn(3, 2, requires_grad=True)
-    before = x.detach().clone()
-    loss = HalfSquareOfTest(reduction)(x)
-    (gradient,) = torch.autograd.grad(loss, x, torch.full_like(loss, 6.0))
-    assert x.equal(before)
-    torch.testing.assert_close(gradient, before * (2.0 if reduction == "mean" else 6.0))
-
-
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize(
-    ("loss", "given"),
-    [
-        (LF.bi_tempered_logistic_loss, (torch.tensor([0, 3, 1, 1, 2]),)),
-        (LF.approx_ndcg_loss, (torch.tensor([[0.0, 1.0, 2.0, 1.0], [0.0] * 4, [3.0, 0.0, 0.0, 0.0]]),)),
-        (LF.vicreg_loss, (torch.arange(20.0).reshape(5, 4).sin(),)),
-    ],
-)
-def test_backward_in_every_way(loss, given, reduction):
-    """The usual call hands its gradients over once; again, of several upstreams, or differentiably they are the same."""
-    x = torch.randn(3 if loss is LF.approx_ndcg_loss else 5, 4, dtype=torch.float64, requires_grad=True)
-    given = [y.double() if y.is_floating_point() else y for y in given]
-    value = loss(x, *given, reduction=reduction)
-    general = loss(x, *given, reduction=reduction, mask=torch.tensor(True))
-    torch.testing.assert_close(value, general)
-    upstream = torch.randn_like(value)
-    (expected,) = torch.autograd.grad(general, x, upstream, retain_graph=True)
-    batch = torch.stack([upstream, 2.0 * upstream])
-    (several,) = torch.autograd.grad(value, x, batch, retain_graph=True, is_grads_batched=True)
-    torch.testing.assert_close(several, torch.stack([expected, 2.0 * expected]))
-    for _ in range(2):
-        (found,) = torch.autograd.grad(value, x, upstream, retain_graph=True)
-        torch.testing.assert_close(found, expected)
-        found.zero_()  # it is the user's
-    (found,) = torch.autograd.grad(value, x, upstream, create_graph=True)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(found.square().sum(), x)[0],
-        torch.autograd.grad(torch.autograd.grad(general, x, upstream, create_graph=True)[0].square().sum(), x)[0],
-    )
-
-
 # -- declared shapes -------------------------------------------------------------------------------------
 
 
