@@ -79,6 +79,10 @@ class Plan:
         """The arguments of a call with numbers made tensors, shapes matched and dtypes promoted; or the error."""
         raise NotImplementedError
 
+    def at_once(self, operands: Sequence[Any]) -> Tensor | None:
+        """The loss of a call without weight and extras, by a shorter way than validation and `eager`; None for most."""
+        return None
+
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         """The loss in ordinary torch operations, differentiable to any order."""
         raise NotImplementedError

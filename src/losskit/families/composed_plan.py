@@ -15,9 +15,11 @@ from losskit import dtypes
 from losskit.declaration import OPEN, Operand
 from losskit.domains import Domain, Interval, shortest, slack_of
 from losskit.errors import error
+from losskit.families.composed_usual import Known, loss_of
 from losskit.families.shapes import DOTS, Shape, arranged, filled, named
 from losskit.kernels import eager, fused, search
-from losskit.kernels.torch_internals import hidden
+from losskit.kernels.choice import PLAIN
+from losskit.kernels.torch_internals import hidden, observed
 from losskit.plan import Arguments, Dims, Found, Plan
 from losskit.reduction import both, counting, reduce_eagerly
 from losskit.validation import (
@@ -99,6 +101,47 @@ class ComposedPlan(Plan):
         self.fixed = {name: x for name, x in self.fixed.items() if name not in given}
         self.fixed |= dict.fromkeys(name for name in optional if name not in names)
         self.least: dict[str, int] = loss._least(parameters)
+        self.known: dict[Any, Known | None] = {}  # of usual calls, by their shapes and dtypes
+
+    # -- the usual call -----------------------------------------------------------------------------------
+
+    def at_once(self, operands: Sequence[Any]) -> Tensor | None:
+        if observed():
+            return None
+        key = list[Any]()
+        for x in operands:
+            if type(x) not in PLAIN or not x.is_cpu or x.layout is not torch.strided:
+                return None
+            key += (x.shape, x.dtype)
+        found = tuple(key)
+        try:
+            known = self.known[found]
+        except KeyError:
+            if len(self.known) >= 64:  # shapes that change with every step must not fill the memory
+                self.known.clear()
+            known = self.known[found] = self._known(operands)
+        return None if known is None else loss_of(self, known, operands)
+
+    def _known(self, operands: Sequence[Tensor]) -> Known | None:
+        """What is known of calls like this one; None where they take the general way. Or the error that it is wrong."""
+        self.validated(operands, None, None, None, None)
+        if ELEMENTS in self.operands or not all(x.numel() for x in operands):
+            return None
+        dims, taken, looks = self.dimensions(operands), [], []
+        floating = [x for x in operands[: self.telling] if x.is_floating_point()]
+        for i, (name, x) in enumerate(zip(self.names, operands, strict=True)):
+            index = i < self.telling and self.operands[name].index
+            wide = torch.bool if x.dtype == torch.bool else dtypes.compute_dtype(floating)
+            if name in self.loss._taken:
+                taken.append((name, i, torch.int64 if index else wide))
+            domain = self._domain(i, dims)
+            if not (domain.everything or x.dtype == torch.bool):
+                if not isinstance(domain, Interval) or domain.whole or name not in self.loss._taken:
+                    return None
+                looks.append((name, domain))
+        fixed = {name: x for name, x in self.fixed.items() if name in self.loss._taken}
+        ours = 0 if self.loss.value_and_grad is None else ((1 << self.telling) - 1) & ~self.constants
+        return Known(taken, fixed, looks, dims.unit, dims.own, ours, dtypes.result_dtype(floating))
 
     # -- validation ---------------------------------------------------------------------------------------
 

@@ -39,13 +39,18 @@ def run(
 ) -> Tensor:
     """The loss of these operands."""
     plain = (
-        plan.direct
-        and sample_weight is None
+        sample_weight is None
         and mask is None
         and normalizer is None
         and not torch.compiler.is_compiling()
         and (not state.nan_asked or state.nan == "pass")
     )
+    if plain and not plan.direct:
+        shorter = plan.at_once(operands) if weight is None else None
+        if shorter is not None:
+            eagerly.reason = plan.no_kernel
+            return shorter
+        plain = False
     if plain and plan.native is not None and node.on and not gpu.interpreted:
         loss: Tensor | None = plan.native(fused.code_of(plan), operands, weight)
         if loss is NotImplemented:

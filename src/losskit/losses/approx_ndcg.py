@@ -8,6 +8,7 @@ from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
+from losskit.families.soft_ranks import missed_by_kernel, parts
 from losskit.losses._ndcg import by_blocks, gains
 
 
@@ -41,6 +42,9 @@ class ApproxNDCGLoss(ComposedLoss):
 
     @staticmethod
     def value_and_grad(input, target, element_mask, temperature):
+        found = missed_by_kernel(input, torch.exp2(target) - 1.0, element_mask, temperature)
+        if found is not None:
+            return found[0], {"input": found[1]}
         gain, has_loss = gains(target, element_mask)
 
         def of_block(scores, gain, counts):
@@ -61,6 +65,7 @@ class ApproxNDCGLoss(ComposedLoss):
         loss, gradient = by_blocks(input, gain, element_mask, of_block)
         return (loss, has_loss), {"input": gradient}
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = 1 - \sum_i \frac{G_i}{\log_2(1 + \pi_i)}, \quad "

@@ -1,0 +1,114 @@
+"""The usual call of a composed loss: plain tensors without weights and masks, its gradients in every way of autograd."""
+
+import pytest
+import torch
+
+import losskit
+import losskit.functional as LF
+from losskit.declaration import Operand
+from losskit.losses import approx_ndcg
+
+
+class HalfSquareOfTest(losskit.ComposedLoss):
+    """Half of the squared length of rows; their gradient is the operand itself, which nobody may overwrite."""
+
+    operands = {"input": Operand("Rows.", shape="(N, D)")}
+    unit = "(N,)"
+    equations = {"loss": ("l", "l")}
+
+    @staticmethod
+    def value(input):
+        return 0.5 * input.square().sum(-1)
+
+    @staticmethod
+    def value_and_grad(input):
+        return 0.5 * input.square().sum(-1), {"input": input}
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_gradient_that_is_an_operand(reduction):
+    x = torch.randn(3, 2, requires_grad=True)
+    before = x.detach().clone()
+    loss = HalfSquareOfTest(reduction)(x)
+    (gradient,) = torch.autograd.grad(loss, x, torch.full_like(loss, 6.0))
+    assert x.equal(before)
+    torch.testing.assert_close(gradient, before * (2.0 if reduction == "mean" else 6.0))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize(
+    ("loss", "given"),
+    [
+        (LF.bi_tempered_logistic_loss, (torch.tensor([0, 3, 1, 1, 2]),)),
+        (LF.approx_ndcg_loss, (torch.tensor([[0.0, 1.0, 2.0, 1.0], [0.0] * 4, [3.0, 0.0, 0.0, 0.0]]),)),
+        (LF.vicreg_loss, (torch.arange(20.0).reshape(5, 4).sin(),)),
+    ],
+)
+def test_backward_in_every_way(loss, given, reduction):
+    """Gradients are handed over once; those of a second backward, of several upstreams, differentiable ones are alike."""
+    x = torch.randn(3 if loss is LF.approx_ndcg_loss else 5, 4, dtype=torch.float64, requires_grad=True)
+    given = [y.double() if y.is_floating_point() else y for y in given]
+    value = loss(x, *given, reduction=reduction)
+    general = loss(x, *given, reduction=reduction, mask=torch.tensor(True))
+    torch.testing.assert_close(value, general)
+    upstream = torch.randn_like(value)
+    (expected,) = torch.autograd.grad(general, x, upstream, retain_graph=True)
+    batch = torch.stack([upstream, 2.0 * upstream])
+    (several,) = torch.autograd.grad(value, x, batch, retain_graph=True, is_grads_batched=True)
+    torch.testing.assert_close(several, torch.stack([expected, 2.0 * expected]))
+    for _ in range(2):
+        (found,) = torch.autograd.grad(value, x, upstream, retain_graph=True)
+        torch.testing.assert_close(found, expected)
+        found.zero_()  # it is the user's
+    (found,) = torch.autograd.grad(value, x, upstream, create_graph=True)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), x)[0],
+        torch.autograd.grad(torch.autograd.grad(general, x, upstream, create_graph=True)[0].square().sum(), x)[0],
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("items", [1, 3, 16, 33, 200])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_kernel_of_soft_ranks_agrees_with_torch(items, padded, dtype, monkeypatch):
+    g = torch.Generator().manual_seed(items)
+    x = torch.randn(3, 2, items, generator=g, dtype=dtype).mT.contiguous().mT  # a layout of its own
+    target = torch.randint(0, 4, x.shape, generator=g).to(dtype)
+    target[0, 0] = 0.0
+    mask = torch.rand(x.shape, generator=g) < 0.7 if padded else None
+
+    def call(dtype):
+        wide = x.to(dtype).requires_grad_()
+        loss = LF.approx_ndcg_loss(wide, target.to(dtype), element_mask=mask, temperature=0.5, reduction="none")
+        return loss.detach(), *torch.autograd.grad(loss.sum(), wide)
+
+    found = call(dtype)
+    monkeypatch.setattr(approx_ndcg, "missed_by_kernel", lambda *_: None)
+    for got, expected in zip(found, call(torch.float64), strict=True):
+        torch.testing.assert_close(got, expected, check_dtype=False, rtol=2e-6 if dtype == torch.float32 else 1e-12,
+                                   atol=1e-7 if dtype == torch.float32 else 1e-14)  # fmt: skip
+    if mask is not None:
+        assert not found[1][~mask].any()
+
+
+def test_soft_ranks_of_any_number_of_threads_and_scores_far_apart():
+    x = (40.0 * torch.randn(300, 50)).requires_grad_()
+    target = torch.randint(0, 4, x.shape).float()
+    results, before = [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            loss = LF.approx_ndcg_loss(x, target)
+            results.append((loss, *torch.autograd.grad(loss, x)))
+        finally:
+            torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert results[0][1].isfinite().all()
+
+
+def test_why_says_what_has_a_kernel():
+    x = torch.randn(2, 5)
+    assert "ranks, discounts and the gradient of them in a fused CPU kernel" in str(
+        losskit.why(losskit.ApproxNDCGLoss(), x, x.abs())
+    )
