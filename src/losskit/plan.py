@@ -49,6 +49,7 @@ class Plan:
     constants = 0  # bits of the operands by which there is no gradient
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
+    direct_on_cpu = False  # where it is not: that of the CPU can be
     no_kernel = ""  # why the family has no kernel, where it has none
     late = False  # with reduction 'none' the CPU's kernel, too, gives gradients in backward
     native: Any = None  # the calls of the kernel by the node in C++; see `kernels.node`
@@ -85,6 +86,11 @@ class Plan:
     def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
         """The error for an argument of another shape, dtype or value than it may have."""
         return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
+
+    @property
+    def compiled(self) -> Formula | None:
+        """The formula that the CPU's kernel evaluates."""
+        return self.formula
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
         """Raise the error that names the first bad value: what the CPU kernel found, or what is looked for here."""

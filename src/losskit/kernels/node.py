@@ -42,5 +42,5 @@ def set_up(judge: Callable[..., Any], times: Callable[..., Any], again: Callable
 
 def kernel(plan: Any) -> Any:
     """The calls of a plan: `kernel(code, operands, weight, sample_weight, mask, numbers)` is the loss, or None."""
-    op, formula = library.direct(plan.op), library.address(plan.formula)
+    op, formula = library.direct(plan.op), library.address(plan.compiled)
     return _module.Kernel(plan, f"losskit::{plan.op}", op, formula, plan.gradients, plan.constants, plan.numbers)
