@@ -13,6 +13,7 @@
 //    loops.
 #include "class_scores_by_row.h"
 #include "class_scores_by_tile.h"
+#include "class_scores_changed.h"
 
 namespace losskit {
 namespace {
@@ -152,16 +153,6 @@ template <class T> void report_probabilities(Job<T>& job, int64_t begin, int64_t
   }
 }
 
-// What changes the scores of a block.
-template <class T> void read_changes(const Job<T>& job, int64_t begin, int64_t n, const double* factor, Scratch<T>& s) {
-  const auto into = [&](int source, double* to) {
-    const double* from = fetch(job.walk, job.sources[source], begin, n, to);
-    if (from != to) std::copy(from, from + n, to);
-  };
-  into(kOwnScore, s.own_given), into(kSlope, s.slope), into(kMultiple, s.multiple);
-  for (int64_t j = 0; j < n; ++j) s.scale[j] = (factor ? factor[j] : 1.0) * job.scale * s.multiple[j];
-}
-
 template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   const int64_t begin = block * job.block_rows, n = std::min(job.block_rows, job.walk.numel - begin);
   const Options& options = job.options;
@@ -171,7 +162,6 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
   int found = 0;
   if (factor)
     for (int64_t j = 0; j < n; ++j) s.scale[j] = factor[j] * job.scale;
-  if (job.changed) read_changes(job, begin, n, factor, s);
   if (job.probabilities) {
     for (int64_t j = 0; j < n; ++j) s.state[j] = mask && mask[j] == 0.0f ? kMasked : kCounts;
     s.uniform = !mask;
@@ -182,6 +172,7 @@ template <class T> void run_block(Job<T>& job, int64_t block, Scratch<T>& s) {
     if (found & kBad && raises) return report_indices(job, begin, n, y, s);
     for (int64_t j = 0; j < n && !job.weights.empty(); ++j) s.row_weight[j] = job.weights[s.own[j]];
   }
+  if (job.changed && !change(job, begin, n, factor, s)) return;
   if (job.picked) {
     clear_picked(job, begin, n, s.runs[kScoresGradient]);
     if (found & kBad || !pick_swiftly(job, begin, n, factor, s)) run_picked(job, begin, n, s);
@@ -247,16 +238,6 @@ template <class T> void run_blocks(int64_t begin, int64_t end, void* context) {
   std::fill(scratch->b, scratch->b + n, 0.0);
   std::fill(scratch->base, scratch->base + n, 0.0);
   for (int64_t block = begin; block < end; ++block) run_block<T>(*static_cast<Job<T>*>(context), block, *scratch);
-}
-
-// A vector with an entry per class; false if the tensor is something else.
-template <class T> bool class_vector(const Tensor& tensor, int64_t classes, std::vector<T>& values) {
-  const DType dtype = dtype_of(tensor);
-  if (!known(dtype) || !floating(dtype) || !tensor.is_cpu() || tensor.dim() != 1 || tensor.sizes()[0] != classes)
-    return false;
-  values.resize(classes);
-  read_run(dtype, tensor.data_ptr(), tensor.strides()[0], classes, values.data());
-  return true;
 }
 
 // Whether there is but one class, or the first row is in [0, 1] and sums to about 1.
@@ -355,12 +336,7 @@ template <class T> bool Job<T>::read(const Inputs& in) {
   changed = wire::class_scores::changed(options.family);
   overwrite = wire::class_scores::overwrite(options.family) && options.gradients == 1 &&
               options.reduction != kElements && dims == 2 && !picked && classes >= kRowClasses && a.is_contiguous();
-  if (changed) {
-    const bool by_multiple = (options.gradients >> kMultiplePosition) & 1;
-    if (probabilities || picked || (by_multiple && !(plain && options.gradients & 1))) return false;
-    for (int k = 2; k <= kMultiplePosition; ++k)
-      if (!attach(walk, in.operands[k], true, sources[kOwnScore - 2 + k])) return false;
-  }
+  if (changed) return read_changes(*this, in) && read_classes(*this, in);
   return read_classes(*this, in);
 }
 
@@ -419,13 +395,13 @@ template <class T> Result run(const Inputs& in) {
 Result class_scores(const Inputs& in) {
   const size_t given = in.operands.size();
   const bool changed = wire::class_scores::changed(Options(in.code).family);
-  if (given < 2 || (changed ? given <= kMultiplePosition : given > 3)) return {};
+  if (given < 2 || given > (changed ? 4 : 3)) return {};
   const Tensor &a = in.operands[0], &b = in.operands[1];
   const DType dtype = dtype_of(a);
   if (a.dim() == 0 || a.dim() > kDims || !a.is_cpu() || !b.is_cpu()) return {};
   if (!known(dtype) || !floating(dtype) || !known(dtype_of(b))) return {};
   // Shifted scores are distances that need the digits of a double, and so do scores that are multiplied.
-  const bool wide = dtype == DType::kDouble || dtype_of(b) == DType::kDouble || given >= 3;
+  const bool wide = dtype == DType::kDouble || dtype_of(b) == DType::kDouble || given >= 3 || changed;
   return wide ? run<double>(in) : run<float>(in);
 }
 

@@ -27,7 +27,7 @@
 //   swift        one pass for ordinary rows of plain cross entropy in float (`swift_rows`)
 //   narrow, wide numbers in T; arithmetic in double where T would lose digits
 //   general      the slow row that takes any formula and any scores (class_scores_general.h)
-//   changed      the own class's score is given, those of the others are multiplied by a number of the row
+//   changed      a formula makes the own class's score, and all are multiplied by a number (class_scores_changed.h)
 #pragma once
 
 #include <cstdlib>
@@ -44,10 +44,8 @@ namespace {
 
 // Positions of the sources: scores and target are operands; the gradients lie where the other operands would.
 enum { kScores, kTarget, kScoresGradient, kTargetGradient, kSlots };
-// Of changed scores, a number for each row: the own class's score and its slope, what multiplies the others. The last
-// is an operand with a gradient, at the same position.
-enum { kOwnScore = kSlots, kSlope, kMultiple };
-constexpr int kMultiplePosition = 4;   // among the operands; those before are two behind their source
+enum { kMultiple = kSlots };           // of changed scores, where it is an operand
+constexpr int kMultiplePosition = 2;   // among the operands
 constexpr int64_t kRows = 512;         // in a block, at most
 constexpr int64_t kTileBytes = 16384;  // a tile and its exponentials share the L1 cache
 constexpr int64_t kRowClasses = 64;    // contiguous classes, at least, that are taken row by row; fewer make tiles
@@ -65,9 +63,11 @@ template <class T> struct Job : Call {
   int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
   int64_t class_strides[kSlots] = {};
   bool probabilities = false, plain = false, picked = false, by_row = false, swift = false, changed = false;
-  bool overwrite = false;   // the gradient is written over the scores
-  bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
-  int places[3] = {};       // and which operand each of them is
+  double multiple = 1.0;     // of changed scores, where it is no operand
+  std::vector<double> made;  // what the formula of the own class's score takes of each class
+  bool overwrite = false;    // the gradient is written over the scores
+  bool statistics[3] = {};   // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
+  int places[3] = {};        // and which operand each of them is
   double smoothing = 0.0, total_weight = 0.0;
   T slack = 0;                  // of probabilities beyond 0 and 1
   std::vector<double> weights;  // of the classes; empty if there are none

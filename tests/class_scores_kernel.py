@@ -27,7 +27,7 @@ def call(a, b, *, red=NONE, grads=0, checks=RAISE, plain=True, picked=False, sta
     code = wire.OPTIONS.pack(
         reduction=red, gradients=grads, checks=checks, empty_is_zero=zero, result=result + 1, family=family
     )
-    numbers = [normalizer, factor, eps, float(ignore), *params]
+    numbers = [normalizer, factor, eps, float(ignore), 1.0, *params]
     operands = [x for x in (a, b, shift) if x is not None]
     loss, gradients, status = torch.ops.losskit.class_scores(
         kernel, code, operands, weight, sample_weight, mask, upstream, numbers

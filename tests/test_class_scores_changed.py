@@ -1,4 +1,4 @@
-"""Scores with a margin: the kernel, which is given the own class's score, against the formula of changed scores."""
+"""Scores with a margin: the kernel, which changes scores itself, against the formula of changed scores."""
 
 import math
 
@@ -8,6 +8,10 @@ from row_samples import without_kernels
 
 import losskit
 import losskit.functional as LF
+from losskit import ClassScoresLoss, Operand
+from losskit.domains import Interval, positive
+from losskit.families.class_scores_plan import ClassScoresPlan
+from losskit.formula import exp
 
 CLASSES = [3, 16, 70, 300]  # tiles and rows
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -136,6 +140,147 @@ def test_cosines_that_are_none(bad):
     assert LF.arcface_loss(x, y).isfinite()
     with pytest.raises(ValueError, match=r"sphereface_loss: norm must be positive, got -1 at index \(1,\)"):
         LF.sphereface_loss(cosines(2, 3), y[:2], torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_small_call_is_not_validated(name, monkeypatch):
+    """Its checks ride in the kernel."""
+    x, y, n = cosines(6, 4, dtype=torch.float32), labels(6, 4), torch.linspace(0.5, 4.0, 6)
+    expected = results(CALLS[name], x, y, n)
+    monkeypatch.setattr(ClassScoresPlan, "validated", None)
+    for got, want in zip(results(CALLS[name], x, y, n), expected, strict=True):
+        assert torch.equal(got, want)
+
+
+def bad_calls():
+    """Calls with a bad value, and what is told of it; the rows of pixels are walked in another order than told."""
+    x, y, n = cosines(3, 4), torch.tensor([3, 1, 2]), torch.ones(3)
+    pixels = cosines(2, 4, 3, 5).to(memory_format=torch.channels_last).transpose(2, 3)
+    at = torch.arange(30).view(2, 5, 3) % 4
+    large, low, two = x.clone(), n.clone(), pixels.clone(memory_format=torch.preserve_format)
+    large[1, 1], low[2] = 1.25, 0.0
+    two[1, at[1, 4, 0], 4, 0] = two[1, at[1, 2, 1], 2, 1] = -3.0
+    return {
+        "cosine": (LF.arcface_loss, (large, y), {}),
+        "cosine of halves": (LF.arcface_loss, (large.bfloat16(), y), {}),
+        "norm": (LF.sphereface_loss, (x, y, low), {}),
+        "one norm": (LF.sphereface_loss, (x, y, torch.tensor(-2.0)), {"ignore_index": 3}),
+        "pixels": (LF.cosface_loss, (two, at), {}),
+        "class": (LF.cosface_loss, (x, torch.tensor([1, 4, 0])), {}),
+    }
+
+
+@pytest.mark.parametrize("case", bad_calls())
+def test_kernel_and_formula_refuse_alike(case, monkeypatch):
+    function, operands, more = bad_calls()[case]
+    with pytest.raises(losskit.LossError) as of_kernel:
+        function(*operands, **more)
+    with losskit.checks("nan"):
+        rows = function(*operands, reduction="none", **more)
+    without_kernels(monkeypatch)
+    with pytest.raises(losskit.LossError) as of_formula:
+        function(*operands, **more)
+    assert str(of_kernel.value) == str(of_formula.value)
+    with losskit.checks("nan"):
+        expected = function(*operands, reduction="none", **more)
+    assert rows.isnan().any() and torch.equal(rows.isnan(), expected.isnan())
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_what_does_not_count_is_not_read(classes):
+    """Bad and missing numbers in rows that are masked or ignored change nothing."""
+    x, y, n = cosines(4, classes), labels(4, classes), torch.linspace(0.5, 2.0, 4, dtype=torch.float64)
+    y[3], mask = -100, torch.tensor([True, False, True, True])
+    bad, nothing = x.clone(), n.clone()
+    bad[1], bad[3], nothing[1], nothing[3] = math.nan, 7.0, math.nan, -1.0
+    for options in ({"reduction": "none"}, {"reduction": "mean"}):
+        right = results(CALLS["sphereface"], x, y, n, mask=mask, **options)
+        for got, expected in zip(
+            results(CALLS["sphereface"], bad, y, nothing, mask=mask, **options), right, strict=True
+        ):
+            torch.testing.assert_close(got, expected, rtol=1e-14, atol=0.0)  # exact zeros
+
+
+def test_counts_that_change():
+    """What is made of counts is kept, but never longer than the counts, however they are changed."""
+    x, y = cosines(6, 4), labels(6, 4)
+    counts = torch.tensor([9.0, 5.0, 3.0, 2.0])
+    criterion = losskit.LDAMLoss(counts, max_m=0.7)
+
+    def right():
+        return LF.ldam_loss(x, y, (1000.0 * criterion.counts.double()).requires_grad_(), max_m=0.7).detach()
+
+    seen = [criterion(x, y)]
+    for change in (
+        lambda c: c.add_(1.0),
+        lambda c: c.data.mul_(torch.tensor([1.0, 2.0, 1.0, 3.0])),
+        lambda c: c.numpy().__setitem__(0, 50.0),
+    ):
+        change(criterion.counts)
+        seen.append(criterion(x, y))
+        torch.testing.assert_close(seen[-1], right())
+        assert torch.equal(criterion(x, y), seen[-1])
+    assert len({loss.item() for loss in seen}) == len(seen)
+    criterion.counts.data[2] = 0.0
+    for _ in range(2):
+        with pytest.raises(losskit.LossError, match=r"ldam_loss: counts must be positive, got 0 at index \(2,\)"):
+            criterion(x, y)
+
+
+def test_counts_that_learn():
+    x, y = cosines(6, 4), labels(6, 4)
+    counts = torch.tensor([9.0, 5.0, 3.0, 2.0], dtype=torch.float64)
+    same = LF.ldam_loss(x, y, counts)
+    leaf = counts.clone().requires_grad_()
+    loss = LF.ldam_loss(x, y, leaf)
+    torch.testing.assert_close(loss, same)
+    loss.backward()
+    assert leaf.grad.isfinite().all() and leaf.grad.abs().max() > 0
+
+
+class TwoFormulasOfTest(ClassScoresLoss):
+    """The loss is a formula, and so is the own class's score."""
+
+    scaled_by = "size"
+    operands = {
+        "input": Operand("Scores.", domain=Interval("in [-2, 2]", low=-2.0, high=2.0, typical=0.0)),
+        "target": Operand("Classes."),
+        "size": Operand("A number of each row.", domain=positive),
+    }
+
+    @staticmethod
+    def value(log_probability):
+        return 1.0 - exp(log_probability)
+
+    @staticmethod
+    def target_score(score):
+        return score - 0.25
+
+
+class NoMarginOfTest(ClassScoresLoss):
+    """Scores are multiplied, and nothing else."""
+
+    scaled_by = "size"
+    operands = TwoFormulasOfTest.operands
+
+    @staticmethod
+    def value(log_probability):
+        return -log_probability
+
+
+@pytest.mark.parametrize("loss", [TwoFormulasOfTest, NoMarginOfTest])
+def test_losses_of_others(loss):
+    x, y = cosines(6, 4).requires_grad_(), labels(6, 4)
+    size = torch.linspace(0.5, 4.0, 6, dtype=torch.float64).requires_grad_()
+    margin = 0.25 if loss is TwoFormulasOfTest else 0.0
+    right = ((x - margin * torch.nn.functional.one_hot(y, 4)) * size[:, None]).log_softmax(1).gather(1, y[:, None])
+    expected = (1.0 - right.exp()).mean() if loss is TwoFormulasOfTest else -right.mean()
+    got = loss()(x, y, size)
+    torch.testing.assert_close(got, expected)
+    for pair in zip(*(torch.autograd.grad(of, [x, size]) for of in (got, expected)), strict=True):
+        torch.testing.assert_close(*pair)
+    with pytest.raises(losskit.LossError, match=r"size must be positive, got -1 at index \(1,\)"):
+        loss()(x[:2], y[:2], torch.tensor([1.0, -1.0]))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOSSES = {
     n: c for n, c in losskit.list_losses().items() if issubclass(c, Family) and c.__module__.startswith("losskit.")
 }
-WITH_KERNELS = {name: cls for name, cls in LOSSES.items() if cls._compiled_formulas()}
+WITH_KERNELS = {name: cls for name, cls in LOSSES.items() if cls._built_in_formulas()}
 RARE = {"log_input": False, "full": True}  # of poisson_nll_loss: two switches changed
 needs_library = pytest.mark.skipif(not library.loaded(), reason="the package has no library")
 
@@ -46,7 +46,8 @@ def test_the_library_has_the_defaults_and_each_switch_changed(name):
     first, *changed = (cls._formulas[tuple(setting.values())] for setting in (usual, *others))
     formulas = [first, *(formula for formula in changed if formula.operations <= LONG)]
     wanted = {symbol_of(formula) for formula in formulas if formula in cls._compiled_formulas()}
-    terms = cls._terms() if issubclass(cls, losskit.PairsLoss) else {}  # of one pair, beside the formula of a row
+    beside = (losskit.PairsLoss, losskit.ClassScoresLoss)
+    terms = cls._terms() if issubclass(cls, beside) else {}  # of one pair, or of the own class's score
     assert set(printed(cls)) == wanted | {symbol_of(term) for term in terms.values()}
     assert len(printed(cls)) <= 1 + len(others) + len(terms)
 

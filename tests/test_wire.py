@@ -102,8 +102,8 @@ def test_every_family_has_an_op():
 
 
 def test_numbers_begin_as_they_are_named():
-    given = wire.CLASS_SCORES.given([5.0, 6.0], ignore_index=-100.0, smoothing=0.25)
-    assert given[2:] == [0.25, -100.0, 5.0, 6.0]
+    given = wire.CLASS_SCORES.given([5.0, 6.0], ignore_index=-100.0, multiple=3.0, smoothing=0.25)
+    assert given[2:] == [0.25, -100.0, 3.0, 5.0, 6.0]
     assert math.isnan(given[wire.Number.NORMALIZER]) and given[wire.Number.FACTOR] == 1.0
 
 
@@ -154,7 +154,7 @@ def pointwise(a, b, reduction="sum", parameters=(), **options):
 
 def plain(a, b, parameters=(), op=wire.CLASS_SCORES, **family):
     options = code(checks=wire.Checks.RAISE, family=op.family.pack(plain=True, **family))
-    return call("class_scores", a, b, options, op.given(parameters, smoothing=0.0, ignore_index=-100.0))
+    return call("class_scores", a, b, options, op.given(parameters, smoothing=0.0, ignore_index=-100.0, multiple=1.0))
 
 
 @kernels

@@ -220,7 +220,7 @@ def products() -> dict[Path, str]:
     }
     files |= {ROOT / "docs/peers" / name: f"<!-- {HEADER} -->\n{text}" for name, text in beside.pages(cards).items()}
     for cls in built_in():
-        if cls._compiled_formulas():
+        if cls._built_in_formulas():
             files[ROOT / f"csrc/generated/{source_file(cls)}.cpp"] = kernels(cls)
     files[ROOT / "csrc/generated/soft_cap.cpp"] = kernels(SoftCap)
     return files

@@ -91,6 +91,11 @@ class Plan:
         """The error for an argument of another shape, dtype or value than it may have."""
         return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
 
+    @property
+    def compiled(self) -> Formula | None:
+        """The formula that the CPU's kernel evaluates."""
+        return self.formula
+
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
         """Raise the error that names the first bad value: what the CPU kernel found, or what is looked for here."""
         raise self.sighted(self.shapes(operands), *(found or self.find(operands, mask)))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +32,7 @@ from losskit.domains import Interval, real
 from losskit.draw import Draw
 from losskit.errors import error
 from losskit.families.base import Family
+from losskit.families.class_scores_hooks import OwnScore, kept
 from losskit.families.class_scores_margins import MarginsOfScoresPlan
 from losskit.families.class_scores_plan import ClassScoresPlan, plain
 from losskit.families.class_scores_written import SPOKEN, mathematics
@@ -75,8 +77,8 @@ class ClassScoresLoss(Family, abstract=True):
     - `value`, a static method over the formula language: its arguments are statistics of the row, any of
       `log_probability`, `log_sum_exp` and `mean_log_probability`, and then the parameters;
     - optionally, static methods of parameters that give a tensor with a number for each class, ordinary torch
-      functions: `shift` is added to the scores (logit adjustment); `factor` multiplies the loss of a class, and unlike
-      `weight` never counts in the denominator of the mean;
+      functions of nothing else, whose results are kept: `shift` is added to the scores (logit adjustment); `factor`
+      multiplies the loss of a class, and unlike `weight` never counts in the denominator of the mean;
     - optionally `target_score`, a formula of the score of the row's own class, `score`, and parameters: the margin
       losses put it in the place of that score. It may take `own`, what the static method `own` gives for that class;
     - optionally `scaled_by`, the name of the parameter, or of an operand with a number for each row, by which all
@@ -192,6 +194,18 @@ class ClassScoresLoss(Family, abstract=True):
         return [formula for formula in cls._formulas.all() if not plain(formula)]
 
     @classmethod
+    def _built_in_formulas(cls) -> list[Formula]:
+        return [*super()._built_in_formulas(), *cls._terms().values()]
+
+    @classmethod
+    @cache  # a class is never freed
+    def _terms(cls) -> dict[str, Formula]:
+        """The formula of the own class's score, where the kernel changes scores."""
+        if not (cls.target_score or cls.scaled_by) or cls.shift or not any(map(plain, cls._formulas.all())):
+            return {}
+        return {"target_score": Formula(OwnScore(cls), {})}
+
+    @classmethod
     def _declare(cls) -> None:
         if cls.target_score or cls.scaled_by or cls.factor:
             cls._plan_class = MarginsOfScoresPlan
@@ -236,8 +250,12 @@ class ClassScoresLoss(Family, abstract=True):
     @classmethod
     def _made(cls, name: str, **parameters: Any) -> Tensor | None:
         """What a hook makes for each class."""
+        return kept(cls, name, parameters, cls._made_anew)
+
+    @classmethod
+    def _made_anew(cls, name: str, **parameters: Any) -> Tensor | None:
         if name == "own":  # it may compare classes, of which a rank may have none
-            parameters = {x: v.full_tensor() if hasattr(v, "full_tensor") else v for x, v in parameters.items()}
+            parameters = {x: _whole(v) if isinstance(v, Tensor) else v for x, v in parameters.items()}
         made: Tensor | None = getattr(cls, name)(**{x: cls._in_domain(x, value) for x, value in parameters.items()})
         return made
 
@@ -257,3 +275,9 @@ class ClassScoresLoss(Family, abstract=True):
             raise error("domain", loss=cls.name, argument=name, expected=domain.description,
                         got=f"{x[index].item():.7g}", index=index, hint=f" {hint}" if hint else "")  # fmt: skip
         return x
+
+
+def _whole(x: Any) -> Tensor:
+    """A tensor with the parts of all ranks."""
+    whole: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
+    return whole

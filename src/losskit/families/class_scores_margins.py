@@ -1,7 +1,8 @@
 """A call of a class-scores loss that changes the scores of its rows, or weighs classes, before the loss is taken.
 
-1. `target_score` is a formula of one number, the score of the row's own class. torch computes that number for each row,
-   and its slope; the kernel of the CPU takes both in place of the score, and multiplies the others by `scaled_by`.
+1. `target_score` is a formula of one number, the score of the row's own class. It is compiled as a kernel of its own,
+   which the kernel of the CPU calls for the rows of a block, where plain cross entropy needs no other; `scaled_by`
+   multiplies the scores. A call with two formulas changes its scores first, like all those of note 3.
 2. That is done in float64: a cosine times 64 is rounded once more, and its exponential shows it. Of floats it would
    cost 30 ULP. The kernel is as fast with doubles as with floats.
 3. Everywhere else the changed scores are a tensor, which the kernel or the formula of the loss without hooks takes: in
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,15 +24,16 @@ from losskit.calculus import Differentiable
 from losskit.domains import shortest, slack_of
 from losskit.errors import error
 from losskit.families.class_scores_plan import ClassScoresPlan
-from losskit.families.class_scores_statistics import pick, within
+from losskit.families.class_scores_statistics import within
 from losskit.kernels import eager, gpu, search, wire
 from losskit.kernels.ranks import Part
 from losskit.kernels.torch_internals import exporting, observed
+from losskit.kernels.wire import ClassScoresViolation as Violation
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.policy import state
 from losskit.reduction import denominator
-from losskit.traced import hook
-from losskit.validation import broadcasts, check_per_class, check_tensor
+from losskit.traced import Formula, hook
+from losskit.validation import broadcasts, check_per_class, check_tensor, unravel
 
 
 class MarginsOfScoresPlan(ClassScoresPlan):
@@ -45,15 +48,26 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         self.names = [*loss._call_operands(), *(name for name, is_there in there.items() if is_there)]
         self.scale = parameters.get(loss.scaled_by, 1.0)  # a number, if it is no operand
         self.changes = loss.target_score is not None or bool(loss.scaled_by)
-        self.direct = not (self.changes or weighed)
-        # By what multiplies the scores, where it is an operand of the call, and where it is one of the kernel.
-        self.gradients = 0b10111 if loss.scaled_by in self.names else 0b11
-        self._of_kernel = self.changes and not there["shift"]  # the kernel of the CPU changes scores itself
+        self.repeats = not (self.changes or weighed)
+        by_row = loss.scaled_by in self.names
+        self.gradients = 0b111 if by_row else 0b11
+        # The CPU's kernel changes scores itself, by the one formula that a call of it may have.
+        self._of_kernel = self.changes and self.formula is None and not (there["shift"] or self.log_probabilities)
+        self.direct = self.repeats or (self._of_kernel and not weighed)
         if self._of_kernel:
             self.code |= wire.OPTIONS.pack(family=wire.CLASS_SCORES.family.pack(changed=True))
+            self.own_score: Formula = loss._terms()["target_score"]
+            self.numbers = wire.CLASS_SCORES.given(
+                self.own_score.kernel_values(parameters).values(), smoothing=self.smoothing,
+                ignore_index=float(self.ignored), multiple=math.nan if by_row else float(self.scale),
+            )  # fmt: skip
         self.margin: Differentiable | None = None
         if loss.target_score is not None:
             self.margin = hook(loss, loss.target_score, ["score", "own"] if loss.own else ["score"], parameters)
+
+    @property
+    def compiled(self) -> Formula | None:
+        return self.own_score if self._of_kernel else self.formula
 
     def validated(
         self, operands: Sequence[Any], weight: Any, sample_weight: Any, mask: Any, normalizer: Any
@@ -103,19 +117,13 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         return self.inner.eager(self._completed(arguments, checks, fast=False, part=part), checks, part)
 
     def _for_kernel(self, arguments: Arguments) -> Arguments:
-        """With the own class's score, its slope and what multiplies the others, as the kernel takes them."""
+        """With a number for each row where an operand multiplies the scores, and without a factor."""
         named = dict(zip(self.names, arguments.operands, strict=True))
-        input, target, own = named["input"], named["target"], named.get("own")
-        _, index, score = self.picked(input.detach(), target, state.checks, arguments.mask)
-        dim = min(1, input.ndim - 1)
-        made, slope = self._made(score.to(torch.float64), own, index)
-        made, slope = made.squeeze(dim), slope.squeeze(dim)
-        multiple = torch.full((), self.scale, dtype=torch.float64, device=input.device)
-        for x in self._of_rows(named):
-            multiple = self._kept(x, target, arguments.mask).expand(made.shape)
-        made = made * multiple.detach().to(torch.float64)
-        operands = [input, target, made, slope, multiple, *([] if own is None else [own])]
-        return self._with_factor(arguments, named.get("factor"))._replace(operands=operands)
+        rows = self.unreduced_shape(arguments.operands)
+        of_rows = [x if x.shape == rows else x.expand(rows) for x in self._of_rows(named)]
+        own = [named["own"]] if "own" in named else []
+        changed = self._with_factor(arguments, named.get("factor"))
+        return changed._replace(operands=[named["input"], named["target"], *of_rows, *own])
 
     def _kept(self, x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """The operand that multiplies the scores, checked where a row counts, and harmless elsewhere."""
@@ -131,12 +139,22 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         slope = self.margin.gradients()[0](*taken)
         return self.margin(*taken), slope if isinstance(slope, Tensor) else torch.full_like(score, slope)
 
-    def of_saved(self, operands: Sequence[Tensor | None], *extras: Any) -> Arguments:
-        if not self._of_kernel:
-            return super().of_saved(operands, *extras)
-        input, target, _, _, multiple, *own = [x for x in operands if x is not None]
-        of_rows = [multiple] if self.loss.scaled_by in self.names else []
-        return Arguments([input, target, *of_rows, *own], *extras)
+    def sighted(self, shape: tuple[int, ...], operand: int, place: int, value: float) -> Exception:
+        if operand != Violation.MULTIPLE_OF_ROW:
+            return super().sighted(shape, operand, place, value)
+        sizes = [shape[d] for d in shape[len(shape) // 2 + 1 :]]
+        return self._outside(self.loss.scaled_by, f"{value:.7g}", unravel(place, sizes))
+
+    def _told(self, violation: int, index: tuple[int, ...], value: float) -> Exception:
+        if violation != Violation.OWN_SCORE:
+            return super()._told(violation, index, value)
+        return self._outside("input", shortest(value), index)
+
+    def _outside(self, name: str, got: str, index: tuple[int, ...]) -> Exception:
+        operand = self.loss.operands[name]
+        hint = f" {operand.hint}" if operand.hint else ""
+        return error("domain", loss=self.name, argument=name, expected=operand.domain.description, got=got,
+                     index=index, hint=hint)  # fmt: skip
 
     def spread(self, upstream: Tensor, ndim: int) -> Tensor:
         return super().spread(upstream, ndim) if ndim > upstream.ndim else upstream
@@ -186,7 +204,10 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         index = within(target, input.shape[dim] if part is None else part.total).unsqueeze(dim)
         kept = self.kept(target, mask).unsqueeze(dim)
         domain = self.loss.operands["input"].domain
-        score = pick(input.movedim(dim, -1), index.movedim(dim, -1), part).movedim(-1, dim)
+        if part is None:
+            score = input.gather(dim, index)
+        else:
+            score = part.pick(input.movedim(dim, -1), index.movedim(dim, -1)).movedim(-1, dim)
         score = torch.where(kept, score, domain.typical)  # 0 times a slope of NaN would be NaN
         if checks == "off" or domain.everything:
             return dim, index, score
@@ -197,9 +218,7 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         place = search.first(lambda x: x, [bad])
         if place is not None:
             at = (*place[:dim], int(index[place]), *place[dim + 1 :])
-            raise error("domain", loss=self.name, argument="input", expected=domain.description,
-                        got=shortest(score[place].item()), index=at,
-                        hint=f" {self.loss.operands['input'].hint}")  # fmt: skip
+            raise self._outside("input", shortest(score[place].item()), at)
         return dim, index, score
 
     def changed(

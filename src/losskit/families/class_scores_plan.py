@@ -57,7 +57,7 @@ class ClassScoresPlan(Plan):
         )
         names = ["input", "target", *(["shift"] if loss.shift is not None else [])]
         given = wire.CLASS_SCORES.given(
-            map(float, numbers.values()), smoothing=self.smoothing, ignore_index=float(self.ignored)
+            map(float, numbers.values()), smoothing=self.smoothing, ignore_index=float(self.ignored), multiple=1.0
         )
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
         self.formula = None if as_it_is else formula
@@ -311,8 +311,12 @@ class ClassScoresPlan(Plan):
         of_row = tuple(places[d] for d in sorted(order))
         if operand == Violation.CLASS_INDEX:
             return no_class(self.name, of_row, int(value), classes, skips="rows", one_class=_ONE_CLASS)
-        tell = self._no_log_probability if operand == Violation.LOG_PROBABILITY else self._no_probability
-        return tell((*of_row[:dim], label, *of_row[dim:]), value)
+        return self._told(operand, (*of_row[:dim], label, *of_row[dim:]), value)
+
+    def _told(self, violation: int, index: tuple[int, ...], value: float) -> Exception:
+        """The error for a bad value of the scores, or of a target of their shape."""
+        tell = self._no_log_probability if violation == Violation.LOG_PROBABILITY else self._no_probability
+        return tell(index, value)
 
     def _no_probability(self, index: tuple[int, ...], value: float) -> Exception:
         return error("domain", loss=self.name, argument="target", expected=probability.description,

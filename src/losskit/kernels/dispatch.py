@@ -65,7 +65,7 @@ def run(
                 plain = False
                 break
     template = None
-    if plain and operands[0].is_cpu and not gpu.interpreted and library.available(plan.formula):
+    if plain and operands[0].is_cpu and not gpu.interpreted and library.available(plan.compiled):
         result = fused.attempt(plan, plan.numbers, operands, weight, None, None)
         if result is not None:
             return result
@@ -187,7 +187,7 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     when = "in backward" if plan.reduction == "none" and late else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
     autograd = f", autograd in {'C++' if node.on else 'Python'}" if args.operands[0].is_cpu else ""
-    origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
+    origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.compiled) else ""
     passes = plan.passes(args)
     how = f"{passes} over {dtypes} operands{wide}, the gradient written {when}{autograd}"
     return Choice(kernel, f"{how}{origin}{together}")

@@ -45,5 +45,5 @@ def kernel(plan: Any) -> Any:
 
     It is None where Python must look at the call, NotImplemented where the op declines it.
     """
-    op, formula = library.direct(plan.op), library.address(plan.formula)
+    op, formula = library.direct(plan.op), library.address(plan.compiled)
     return _module.Kernel(plan, f"losskit::{plan.op}", op, formula, plan.gradients, plan.constants, plan.numbers)

@@ -29,6 +29,8 @@ class ClassScoresViolation(IntEnum):
     LOG_PROBABILITY = 1  # of the input, above 0
     CLASS_INDEX = 2  # a target that is no class
     PROBABILITY = 3  # a target outside [0, 1]
+    OWN_SCORE = 4  # of changed scores, outside the domain of the input
+    MULTIPLE_OF_ROW = 5  # of changed scores, outside the domain of the operand
 
 
 class MarginsViolation(IntEnum):
@@ -280,10 +282,11 @@ CLASS_SCORES = Op(
         plain=1,  # the loss is -log_probability: no formula is called
         log_probabilities=1,  # the input is log-probabilities: there is no softmax
         statistics=ClassScoresStatistic,  # the operands of the formula
-        changed=1,  # operands 2 to 4: the own class's score and its slope, what multiplies the others
+        changed=1,  # of a plain loss: the formula makes the own class's score; all scores are multiplied
         overwrite=1,  # the gradient by contiguous rows of scores is written over them, where that can be
     ),
-    numbers=("smoothing", "ignore_index"),
+    # multiple: of changed scores, NaN if an operand has a number for each row.
+    numbers=("smoothing", "ignore_index", "multiple"),
     violations=ClassScoresViolation,
 )
 MARGINS = Op(
