@@ -1,238 +1,213 @@
-// All pairs of a batch in one sweep over the rows: similarities, losses, and the gradients by rows and columns.
+// The op of the pairs family: losses and gradients of the operands of a call from sweeps over its rows.
 //
-// 1. A block is some rows against all columns; the next one uses the same memory. Threads share its rows, some 48 at a
-//    time: their similarities, losses, gradients in the place of similarities, and products of those with the columns.
-//    Then they share its columns, for the products with the rows. No order of additions depends on threads.
-// 2. So a gradient takes three products of matrices, and no similarity is computed twice.
-// 3. Columns are laid out twice, once for each product with them; of the rows, those at hand are copied.
-#include <torch/csrc/stable/library.h>
-
-#include "pairs_distances.h"
-#include "pairs_rows.h"
-#include "products.h"
+// 1. Rows of all operands are copied one after the other, as floats or doubles, of length 1 where cosines are wanted.
+//    Gradients lie as the rows do.
+// 2. A loss that looks both ways surveys the columns first, in blocks of the turned matrix; the sweep over the rows
+// then
+//    knows what columns add to a gradient. Where terms or extremes forbid that, each direction is a sweep by itself.
+// 3. Distances are computed in double.
+#include "pairs_batch.h"
+#include "pairs_sweep.h"
+#include "pairs_units.h"
 
 namespace losskit {
 namespace {
 
-constexpr int64_t kRows = 4 * kTileRows, kColumns = 8 * kTileRows;  // that a thread takes
+template <class T> struct Making {
+  Pairs& call;
+  const bool distance = family::measure(call.options.family) == wire::kDistance;
+  const bool cosine = family::measure(call.options.family) == wire::kCosine;
+  const int64_t temperature = family::temperature(call.options.family),
+                logit_scale = family::logit_scale(call.options.family),
+                logit_bias = family::logit_bias(call.options.family);
+  bool wanted[2] = {};  // gradients by rows, by columns
+  Memory<T> x, gradient;
+  std::vector<double> lengths, share, values, of_scale, of_bias;  // lengths: by what rows were multiplied
+  Sum scale_total, bias_total;
 
-// Memory without a beginning: not filled, in huge pages.
-template <class T> struct Memory {
-  std::optional<Tensor> tensor;
-  T* data = nullptr;
-  void take(int64_t n) {
-    const int64_t step = 1;
-    tensor = allocate(1, &n, &step, sizeof(T) == 8 ? DType::kDouble : DType::kFloat, n);
-    data = static_cast<T*>(tensor->data_ptr());
-  }
+  void run();
+  void read();
+  void take_shares();
+  Job<T> job(bool turned);
+  void sweep(bool turned, double* survey, const double* surveyed, double* out);
+  void write_losses();
+  void write_gradients();
+  void write_number(int64_t place, double value);
 };
 
-template <class T> T* data_of(const Tensor& tensor) { return static_cast<T*>(tensor.data_ptr()); }
-template <class T> T* data_of(const MaybeTensor& tensor) { return tensor ? data_of<T>(*tensor) : nullptr; }
-
-template <class T> struct Sweep {
-  Job<T> job;
-  const T *rows, *columns;
-  int64_t count, width;
-  T *by_rows, *by_columns;     // to which gradients are added; null where there are none
-  double *of_scale, *of_bias;  // the gradients by scale and bias that each row has; may be null
-  bool distance, exact;
-  int64_t block;  // rows
-
-  int64_t stride, begin = 0, end = 0;  // of a block
-  std::vector<T> own_strips;
-  Memory<T> panel, far, strips, turned_strips;
-  std::vector<double> squares[2];
-
-  int64_t own_width() const { return strips_for<T>(width) * kStrip<T>; }
-
-  void run() {
-    // Rows of a panel begin in different sets of a cache.
-    stride = strips_for<T>(job.columns) * kStrip<T> + 64 / static_cast<int64_t>(sizeof(T));
-    panel.take(up_to(block, kTileRows) * stride);
-    turned_strips.take(strips_for<T>(job.columns) * kStrip<T> * width);
-    turned_strips_of(columns, job.columns, width, turned_strips.data);
-    if (distance) {
-      if (by_rows) far.take(block * stride);
-      for (int64_t i = 0; i < count; ++i) squares[0].push_back(dot(rows + i * width, rows + i * width, width));
-      for (int64_t j = 0; j < job.columns; ++j)
-        squares[1].push_back(dot(columns + j * width, columns + j * width, width));
-    } else if (by_rows) {
-      strips.take(own_width() * job.columns);
-      strips_of(columns, job.columns, width, strips.data);
-      own_strips.resize(own_width() * block);
-    }
-    for (begin = 0; begin < count; begin = end) {
-      end = std::min(count, begin + block);
-      divided((end - begin + kRows - 1) / kRows, kRows * job.columns, run_rows);
-      if (!by_rows) continue;
-      if (!distance) strips_of(rows + begin * width, end - begin, width, own_strips.data());
-      divided((job.columns + kColumns - 1) / kColumns, kColumns * (end - begin), run_columns);
-    }
+template <class T> void Making<T>::run() {
+  const bool of_scale_wanted = call.wants(temperature) || call.wants(logit_scale), bias_wanted = call.wants(logit_bias);
+  for (const Part& part : call.parts)
+    if (call.gradients[part.operand]) wanted[call.own || part.operand == 0 ? 0 : 1] = true;
+  if (of_scale_wanted || call.own) wanted[0] = wanted[1] = wanted[0] || of_scale_wanted;
+  read();
+  const bool backward = wanted[0] || wanted[1] || bias_wanted;
+  if (of_scale_wanted) of_scale.resize(call.count);
+  if (bias_wanted) of_bias.resize(call.count);
+  values.resize(call.count);
+  if (backward) {
+    gradient.take_zeros(call.total * call.width);
+    take_shares();
   }
-  // `work`: pairs of each piece.
-  void divided(int64_t pieces, int64_t work, void (*function)(int64_t, int64_t, void*)) {
-    run_parallel(pieces, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work)), function, this);
+  if (!family::symmetric(call.options.family)) {
+    sweep(false, nullptr, nullptr, values.data());
+  } else {
+    std::vector<double> turned(call.count), survey;
+    const Job<T> own = job(false);
+    const auto of_powers = [&own](int side) {
+      return !own.terms[side].present() && !own.wanted[side][kLargest] && !own.wanted[side][kSmallest];
+    };
+    if (backward && !distance && of_powers(0) && of_powers(1)) survey.resize(kSurveyed * call.count);
+    double* surveyed = survey.empty() ? nullptr : survey.data();
+    sweep(true, surveyed, nullptr, turned.data());
+    sweep(false, nullptr, surveyed, values.data());
+    for (int64_t i = 0; i < call.count; ++i) values[i] = 0.5 * (values[i] + turned[i]);
   }
+  write_losses();
+  if (backward) write_gradients();
+}
 
-  static void run_rows(int64_t first, int64_t last, void* context) {
-    const Sweep& sweep = *static_cast<Sweep*>(context);
-    const Job<T>& job = sweep.job;
-    const int64_t width = sweep.width, own_width = sweep.own_width();
-    Group<T> group(job);
-    std::vector<T> own(kRows * width), gradient(sweep.by_rows && !sweep.distance ? kRows * own_width : 0);
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t row = sweep.begin + i * kRows, n = std::min(kRows, sweep.end - row);
-      T* x = sweep.panel.data + i * kRows * sweep.stride;
-      std::copy(sweep.rows + row * width, sweep.rows + (row + n) * width, own.begin());
-      multiply<T>({true, own.data(), width, up_to(n, kTileRows), width, sweep.turned_strips.data, kStrip<T> * width,
-                   strips_for<T>(job.columns), x, sweep.stride});
-      if (sweep.distance) sweep.measure(row, n, x);
-      for (int64_t at = 0; at < n; at += job.group)
-        run_group(job, row + at, std::min(job.group, n - at), x + at * sweep.stride, sweep.stride, group);
-      if (!sweep.by_rows) continue;
-      if (sweep.of_bias)
-        for (int64_t at = 0; at < n; ++at) sweep.of_bias[row + at] = sum_of(x + at * sweep.stride, job.columns);
-      if (sweep.distance) {
-        sweep.spread_rows(row, n, x);
-        continue;
-      }
-      multiply<T>({true, x, sweep.stride, up_to(n, kTileRows), job.columns, sweep.strips.data, kStrip<T> * job.columns,
-                   strips_for<T>(width), gradient.data(), own_width});
-      for (int64_t at = 0; at < n; ++at) {
-        const T* found = gradient.data() + at * own_width;
-        if (sweep.of_scale) sweep.of_scale[row + at] = dot(found, own.data() + at * width, width);
-        add_to(sweep.by_rows + (row + at) * width, width, found);
-      }
+// Copies rows, and makes them as long as they have to be.
+template <class T> void Making<T>::read() {
+  const int64_t width = call.width;
+  x.take(call.total * width);
+  if (cosine) lengths.resize(call.total);
+  for (const Part& part : call.parts)
+    for (size_t i = 0; i < part.left.size(); ++i) {
+      const int64_t at = part.begin + static_cast<int64_t>(i);
+      T* row = x.data + at * width;
+      read_run(part.dtype, part.data + part.place(part.left[i], part.steps) * size_of(part.dtype), part.steps[2], width,
+               row);
+      if (cosine) lengths[at] = make_unit(row, width);
     }
-  }
+}
 
-  static void run_columns(int64_t first, int64_t last, void* context) {
-    const Sweep& sweep = *static_cast<Sweep*>(context);
-    const int64_t width = sweep.width, own_width = sweep.own_width(), rows = sweep.end - sweep.begin;
-    std::vector<T> gradient(sweep.distance ? 0 : kColumns * own_width);
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t column = i * kColumns, n = std::min(kColumns, sweep.job.columns - column);
-      if (sweep.distance) {
-        sweep.spread_columns(column, n);
-        continue;
-      }
-      multiply<T>({false, sweep.panel.data + column, sweep.stride, up_to(n, kTileRows), rows, sweep.own_strips.data(),
-                   kStrip<T> * rows, strips_for<T>(width), gradient.data(), own_width});
-      for (int64_t at = 0; at < n; ++at)
-        add_to(sweep.by_columns + (column + at) * width, width, gradient.data() + at * own_width);
-    }
+// By what the gradients by the losses of rows are multiplied.
+template <class T> void Making<T>::take_shares() {
+  const double scale = family::symmetric(call.options.family) ? 0.5 * call.scale : call.scale;
+  std::vector<double> upstream;
+  Weights scratch;
+  for (int64_t begin = 0; call.sources[kUpstream].present() && begin < call.walk.numel; begin += kBlock) {
+    const int64_t n = std::min(kBlock, call.walk.numel - begin);
+    const double* given = factors(call, {kUpstream}, begin, n, scratch);
+    upstream.insert(upstream.end(), given, given + n);
   }
+  share.resize(call.count);
+  for (int64_t i = 0; i < call.count; ++i)
+    if (call.counts[i]) share[i] = call.weight(i) * scale * (upstream.empty() ? 1.0 : upstream[call.units[i]]);
+}
 
-  // Distances, which are of doubles, in the place of the products of n rows.
-  void measure(int64_t row, int64_t n, T* x) const {
-    if constexpr (sizeof(T) == 8) {
-      for (int64_t at = 0; at < n; ++at, x += stride) {
-        distances_of(x, rows + (row + at) * width, columns, squares[0][row + at], squares[1].data(),
-                     exact ? infinity<double> : kNear, job.columns, width);
-        if (by_rows) std::copy(x, x + job.columns, far.data + (row + at - begin) * stride);
-      }
-    }
-  }
-  void spread_rows(int64_t row, int64_t n, const T* x) const {
-    if constexpr (sizeof(T) == 8) {
-      for (int64_t at = row; at < row + n; ++at, x += stride) {
-        const double* lengths = far.data + (at - begin) * stride;
-        if (of_scale) of_scale[at] = dot(x, lengths, job.columns);
-        spread_distances(x, lengths, job.columns, rows + at * width, columns, width, true, by_rows + at * width);
-      }
-    }
-  }
-  void spread_columns(int64_t column, int64_t n) const {
-    if constexpr (sizeof(T) == 8) {
-      for (int64_t at = 0; at < end - begin; ++at)
-        spread_distances(panel.data + at * stride + column, far.data + at * stride + column, n,
-                         rows + (begin + at) * width, columns + column * width, width, false,
-                         by_columns + column * width);
-    }
-  }
-};
+template <class T> Job<T> Making<T>::job(bool turned) {
+  const std::vector<double>& numbers = call.in->numbers;
+  Job<T> found{turned ? call.count : call.columns(),
+               call.own,
+               call.order.columns.data(),
+               call.order.first.data(),
+               call.order.last.data(),
+               share.empty() ? nullptr : share.data(),
+               nullptr,
+               nullptr,
+               static_cast<T>(call.multiplier),
+               static_cast<T>(call.bias),
+               call.kernel,
+               {},
+               call.statistics,
+               {},
+               {Term<T>(static_cast<int64_t>(numbers[family::kPositive]), &numbers[family::kPositive0]),
+                Term<T>(static_cast<int64_t>(numbers[family::kNegative]), &numbers[family::kNegative0])}};
+  std::copy(call.parameters, call.parameters + kMaxParameters, found.parameters);
+  for (const int64_t code : found.statistics) found.wanted[code / kAggregates][code % kAggregates] = true;
+  found.group = std::clamp<int64_t>(kGroup / std::max<int64_t>(1, found.columns), 1, kRows);
+  return found;
+}
 
-struct Given {
-  int64_t formula, positive, negative;
-  const std::vector<int64_t>& statistics;
-  const Tensor &rows, &columns, &order, &first, &last;
-  bool own;
-  const MaybeTensor& share;
-  const Tensor& values;
-  const MaybeTensor &survey, &turned, &by_rows, &by_columns, &of_scale, &of_bias;
-  int64_t block;
-  bool distance, exact;
-  const std::vector<double>&numbers, &of_positive, &of_negative;
-  double scale, bias;
-};
+// The losses of rows, or of columns; gradients, or what a survey needs of them.
+template <class T> void Making<T>::sweep(bool turned, double* survey, const double* surveyed, double* out) {
+  const int64_t apart = call.own ? 0 : call.count * call.width;
+  const T *rows = x.data, *columns = x.data + apart;
+  T* by_rows = wanted[0] && !survey ? gradient.data : nullptr;
+  T* by_columns = wanted[1] && !survey ? gradient.data + apart : nullptr;
+  Sweep<T> all{job(turned),
+               turned ? columns : rows,
+               turned ? rows : columns,
+               call.count,
+               call.width,
+               turned ? by_columns : by_rows,
+               turned ? by_rows : by_columns,
+               of_scale.empty() || survey ? nullptr : of_scale.data(),
+               of_bias.empty() || survey ? nullptr : of_bias.data(),
+               distance,
+               call.exact};
+  all.job.values = out;
+  all.job.survey = survey;
+  if (surveyed) all.job.take_survey(surveyed);
+  all.run();
+  if (survey) return;
+  for (const double one : of_scale) scale_total.add(one);
+  for (const double one : of_bias) bias_total.add(one);
+}
 
-template <class T> void sweep_over(const Given& given) {
-  const int64_t count = given.rows.sizes()[0], columns = given.columns.sizes()[0], width = given.rows.sizes()[1];
-  Job<T> job{columns,
-             given.own,
-             data_of<int64_t>(given.order),
-             data_of<int64_t>(given.first),
-             data_of<int64_t>(given.last),
-             data_of<double>(given.share),
-             data_of<double>(given.values),
-             data_of<double>(given.survey),
-             static_cast<T>(given.scale),
-             static_cast<T>(given.bias),
-             reinterpret_cast<const Kernel*>(given.formula),
-             {},
-             given.statistics,
-             {},
-             {Term<T>(given.positive, given.of_positive), Term<T>(given.negative, given.of_negative)}};
-  for (size_t i = 0; i < given.numbers.size() && i < kMaxParameters; ++i) job.parameters[i] = given.numbers[i];
-  for (const int64_t code : job.statistics) job.wanted[code / kAggregates][code % kAggregates] = true;
-  if (given.turned) {
-    job.turned = data_of<double>(*given.turned);
-    for (int64_t j = 0; j < columns; ++j) {
-      const double* own = job.turned + j * kSurveyed;
-      job.pivots.push_back(static_cast<T>(own[kPivot]));
-      job.factors.push_back(static_cast<T>(own[kFactor]));
-      job.adds.push_back(static_cast<T>(own[kMore]));
+template <class T> void Making<T>::write_losses() {
+  const bool elements = call.options.reduction == kElements;
+  if (elements && !call.values) return;
+  std::vector<double> each(elements ? call.walk.numel : 0);
+  for (int64_t i = 0; i < call.count; ++i) {
+    if (!call.counts[i]) continue;
+    const double value = call.weights.empty() ? values[i] : values[i] * call.weights[i];
+    if (elements)
+      each[call.units[i]] = value;
+    else
+      call.sums[0].add(value);
+  }
+  if (elements) write_run(call.result, each.data(), call.walk.numel, call.values);
+}
+
+template <class T> void Making<T>::write_gradients() {
+  const int64_t width = call.width;
+  for (const Part& part : call.parts) {
+    char* to = call.gradients[part.operand];
+    if (!to) continue;
+    const DType dtype = call.gradient_dtypes[part.operand];
+    const int64_t kept = static_cast<int64_t>(part.left.size());
+    if (kept < part.count) std::memset(to, 0, call.gradient_sizes[part.operand] * size_of(dtype));
+    for (int64_t i = 0; i < kept; ++i) {
+      const int64_t at = part.begin + i;
+      T* own = gradient.data + at * width;
+      const T* unit = x.data + at * width;
+      if (cosine)
+        across(own, unit, dot(own, unit, width), call.multiplier * lengths[at], width);
+      else
+        multiply_by(own, width, static_cast<T>(call.multiplier));
+      char* place = to + part.place(part.left[i], part.gradient_steps) * size_of(dtype);
+      if (part.gradient_steps[2] == 1)
+        write_run(dtype, own, width, place);
+      else
+        write_apart(dtype, own, width, part.gradient_steps[2], place);
     }
   }
-  job.group = std::clamp<int64_t>(kGroup / std::max<int64_t>(1, columns), 1, kRows);
-  Sweep<T> sweep{std::move(job),
-                 data_of<const T>(given.rows),
-                 data_of<const T>(given.columns),
-                 count,
-                 width,
-                 data_of<T>(given.by_rows),
-                 data_of<T>(given.by_columns),
-                 data_of<double>(given.of_scale),
-                 data_of<double>(given.of_bias),
-                 given.distance,
-                 given.exact,
-                 std::clamp<int64_t>(given.block, 1, std::max<int64_t>(1, count))};
-  sweep.run();
+  write_number(temperature, -scale_total.value() * call.multiplier * call.multiplier);
+  write_number(logit_scale, scale_total.value());
+  write_number(logit_bias, bias_total.value());
+}
+
+template <class T> void Making<T>::write_number(int64_t place, double value) {
+  if (call.wants(place)) write_run(call.gradient_dtypes[place - 1], &value, 1, call.gradients[place - 1]);
+}
+
+template <class T> void run_call(int64_t, int64_t, void* context) { Making<T>{*static_cast<Pairs*>(context)}.run(); }
+
+Work Pairs::divide() {
+  const bool wide = exact || family::measure(options.family) == wire::kDistance;
+  return {1, 1, wide ? run_call<double> : run_call<float>};
 }
 
 }  // namespace
 
-void pairs_sweep(int64_t formula, int64_t positive, int64_t negative, std::vector<int64_t> statistics, Tensor rows,
-                 Tensor columns, Tensor order, Tensor first, Tensor last, bool own, MaybeTensor share, Tensor values,
-                 MaybeTensor survey, MaybeTensor turned, MaybeTensor by_rows, MaybeTensor by_columns,
-                 MaybeTensor of_scale, MaybeTensor of_bias, int64_t block, bool distance, bool exact,
-                 std::vector<double> numbers, std::vector<double> of_positive, std::vector<double> of_negative,
-                 double scale, double bias) {
-  const Given given{formula, positive, negative, statistics, rows,        columns,     order,      first,    last,
-                    own,     share,    values,   survey,     turned,      by_rows,     by_columns, of_scale, of_bias,
-                    block,   distance, exact,    numbers,    of_positive, of_negative, scale,      bias};
-  (dtype_of(rows) == DType::kDouble ? sweep_over<double> : sweep_over<float>)(given);
+Result pairs(const Inputs& in) {
+  Pairs job;
+  return drive(job, in);
 }
 
 }  // namespace losskit
 
-STABLE_TORCH_LIBRARY_FRAGMENT(losskit, library) {
-  library.def(
-      "pairs_sweep(int formula, int positive, int negative, int[] statistics, Tensor rows, Tensor columns, "
-      "Tensor order, Tensor first, Tensor last, bool own, Tensor? share, Tensor(a!) values, Tensor(b!)? survey, "
-      "Tensor? turned, Tensor(c!)? by_rows, Tensor(d!)? by_columns, Tensor(e!)? of_scale, Tensor(f!)? of_bias, "
-      "int block, bool distance, bool exact, float[] numbers, float[] of_positive, float[] of_negative, "
-      "float scale, float bias) -> ()");
-}
-STABLE_TORCH_LIBRARY_IMPL(losskit, CPU, library) { library.impl("pairs_sweep", TORCH_BOX(&losskit::pairs_sweep)); }
+LOSSKIT_OP(pairs)

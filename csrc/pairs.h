@@ -131,7 +131,7 @@ template <class T> struct Term {
   BlockFunction<T> value = nullptr, with_slope = nullptr;
   T parameters[kMaxParameters] = {};
 
-  Term(int64_t kernel, const std::vector<double>& numbers) {
+  Term(int64_t kernel, const double* numbers) {
     if (!kernel) return;
     const Kernel& own = *reinterpret_cast<const Kernel*>(kernel);
     if constexpr (sizeof(T) == 4) {
@@ -141,7 +141,7 @@ template <class T> struct Term {
       value = own.f64[kNone];
       with_slope = own.f64[kPredictions];
     }
-    for (size_t i = 0; i < numbers.size() && i < kMaxParameters; ++i) parameters[i] = static_cast<T>(numbers[i]);
+    for (int i = 0; i < kMaxParameters; ++i) parameters[i] = static_cast<T>(numbers[i]);
   }
   bool present() const { return value != nullptr; }
   // Terms and slopes may stand where x is; slopes may be null.

@@ -39,6 +39,15 @@ template <class T> struct Job {
   std::vector<T> pivots, factors, adds;  // of it
   int64_t group = 1;
 
+  void take_survey(const double* given) {
+    turned = given;
+    for (int64_t j = 0; j < columns; ++j) {
+      const double* own = turned + j * kSurveyed;
+      pivots.push_back(static_cast<T>(own[kPivot]));
+      factors.push_back(static_cast<T>(own[kFactor]));
+      adds.push_back(static_cast<T>(own[kMore]));
+    }
+  }
   bool spreads() const { return share && !survey; }
   // Whether sums of terms, or exponentials of similarities, are all that is wanted of a side.
   bool of_terms(int side) const {

@@ -1,13 +1,12 @@
 """The pairs family: extremes, parameters that learn, blocks, losses of one's own, refusals."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import test_rows
 import torch
 import torch.nn.functional as F
-from pair_samples import FIRST, normal, same, value_and_gradients
+from pair_samples import FIRST, SAMPLES, normal, same, value_and_gradients
 from row_samples import without_kernels
 from torch import nn
 
@@ -15,7 +14,9 @@ import losskit
 import losskit.functional as LF
 from losskit.errors import LossError
 from losskit.families import pairs_blocks
+from losskit.families.pairs_plan import PairsPlan
 
+EACH = pytest.mark.parametrize("sample", SAMPLES, ids=str)
 FEW = pytest.mark.parametrize("sample", FIRST, ids=str)
 REDUCTIONS = test_rows.REDUCTIONS
 
@@ -131,21 +132,23 @@ def test_halves_are_computed_in_float32():
 
 @FEW
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_blocks_of_any_size(sample, dtype, monkeypatch):
-    """Blocks of a row, of some, of all: the same results, but for the order of sums."""
-    operands = sample.operands(150, dtype)
-    whole = [test_rows.call(sample, operands, reduction) for reduction in REDUCTIONS]
-    for size in (1, 7, 64):
-        monkeypatch.setattr(pairs_blocks, "rows_of_block", lambda rows, *_, size=size: min(rows, size))
-        for reduction, right in zip(REDUCTIONS, whole, strict=True):
-            tolerance = 2e-6 if dtype == torch.float32 else 1e-12
-            for a, b in zip(test_rows.call(sample, operands, reduction), right, strict=True):
-                # Circle loss multiplies the rounding of similarities by gamma.
-                same([a], [b], rtol=tolerance, atol=80.0 * tolerance * float(b.abs().max()))
+def test_several_blocks(sample, dtype):
+    """Blocks of 2 MB, of which these rows fill some, the last one in part: what the whole matrix gives."""
+    operands, weight = sample.operands(1100, dtype), torch.linspace(0.5, 2.0, 1100, dtype=dtype)
+    for reduction in REDUCTIONS:
+        got = test_rows.call(sample, operands, reduction, sample_weight=weight)
+        with pytest.MonkeyPatch.context() as patch:
+            without_kernels(patch)
+            right = test_rows.call(sample, operands, reduction, sample_weight=weight)
+        tolerance = 4e-6 if dtype == torch.float32 else 1e-11
+        for a, b in zip(got, right, strict=True):
+            # Circle loss multiplies the rounding of similarities by gamma.
+            same([a], [b], rtol=tolerance, atol=80.0 * tolerance * float(b.abs().max()))
 
 
 @FEW
-def test_blocks_by_the_formula(sample, monkeypatch):
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_blocks_by_the_formula(sample, size, monkeypatch):
     """As on devices for which there is no kernel: the formula and torch's gradient of it, block by block."""
     operands = sample.operands(40)
     mask, weight = torch.arange(40) % 7 != 3, torch.linspace(0.5, 2.0, 40, dtype=torch.float64)
@@ -153,8 +156,9 @@ def test_blocks_by_the_formula(sample, monkeypatch):
         mask[20:] = mask[:20]
     given = {"mask": mask, "sample_weight": weight}
     whole = [test_rows.call(sample, operands, reduction, **given) for reduction in REDUCTIONS]
-    monkeypatch.setattr(pairs_blocks, "library", SimpleNamespace(loaded=lambda: False))
-    monkeypatch.setattr(pairs_blocks, "rows_of_block", lambda rows, *_: min(rows, 9))
+    without_kernels(monkeypatch)
+    monkeypatch.setattr(pairs_blocks, "takes", lambda arguments: True)
+    monkeypatch.setattr(pairs_blocks, "rows_of_block", lambda rows, *_: min(rows, size))
     for reduction, right in zip(REDUCTIONS, whole, strict=True):
         same(test_rows.call(sample, operands, reduction, **given), right)
 
@@ -191,7 +195,7 @@ def test_autocast_does_not_narrow_similarities(sample, monkeypatch):
 def test_why():
     a = normal(300, 4, dtype=torch.float32)
     said = str(losskit.why(losskit.InfoNCELoss(), a, a))
-    assert said.startswith("fused CPU kernel: similarities of 300 of 300 rows to 300 columns at a time, one pass over")
+    assert said.startswith("fused CPU kernel: similarities of 300 rows to 300 columns, some rows at a time, one pass")
     weight = torch.ones(300, requires_grad=True)
     said = losskit.why(losskit.InfoNCELoss(), a, a, sample_weight=weight)
     assert said.implementation == "eager formula"
@@ -300,9 +304,72 @@ REFUSED = [
 ]  # fmt: skip
 
 
+def call_before():
+    """Calls after which the kernel is tried on arguments as they are given."""
+    for _ in range(2):
+        for symmetric in (False, True):
+            LF.info_nce_loss(A, A, symmetric=symmetric)
+        LF.clip_loss(A, A)
+        LF.clip_loss(A, A, torch.ones(()))
+        LF.nt_xent_loss(A, A)
+        LF.nt_xent_loss(A, A, A)
+        LF.sup_con_loss(A, Y)
+        LF.sup_con_loss(A, Y, A, Y)
+        LF.sup_con_loss(A, Y, temperature=torch.ones(()))
+
+
 @pytest.mark.parametrize("number", range(len(REFUSED)))
 def test_refusals(number):
+    call_before()
     call, sentence = REFUSED[number]
     with pytest.raises(LossError) as problem:
         call()
     assert str(problem.value).startswith(sentence)
+
+
+@EACH
+def test_calls_as_they_are_given(sample, monkeypatch):
+    """The second call of a plan goes to the kernel without validation: the same bits, and no Python on its way."""
+    operands = sample.operands(10, torch.float32)
+    first = test_rows.call(sample, operands)
+    with monkeypatch.context() as patch:
+        patch.setattr(PairsPlan, "validated", None)
+        second = test_rows.call(sample, operands)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)], ids=["rows", "columns"])
+@pytest.mark.parametrize("name", ["info_nce_loss", "clip_loss", "siglip_loss"])
+def test_gradients_of_one_operand(name, wanted):
+    """As those of both, and with a scale that learns beside columns that do not."""
+    a, b, scale = normal(9, 5), normal(9, 5, seed=1), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    number = "temperature" if name == "info_nce_loss" else "logit_scale"
+    for given in ({}, {number: scale}):
+        right = value_and_gradients(lambda x, y, given=given: getattr(LF, name)(x, y, **given), a, b)[1:]
+        x, y = a.clone().requires_grad_(wanted[0]), b.clone().requires_grad_(wanted[1])
+        scale.grad = None
+        getattr(LF, name)(x, y, **given).backward()
+        for leaf, want, gradient in zip((x, y), wanted, right, strict=True):
+            assert (leaf.grad is not None) == want
+            assert leaf.grad is None or torch.equal(leaf.grad, gradient)
+        if given:
+            of_scale = torch.autograd.grad(getattr(LF, name)(a, b, **given), scale)[0]
+            torch.testing.assert_close(scale.grad, of_scale, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_rows_as_they_lie(dtype):
+    """Steps between numbers, rows and views; operands of two dtypes; memory that is shared by all rows."""
+    wide, y = normal(6, 3, 10).to(dtype), torch.arange(6) % 3
+    for x in (wide[:, :, ::2], wide.transpose(0, 1)[:, :, :5].transpose(0, 1), wide[:, :1, :5].expand(6, 3, 5)):
+        for reduction in REDUCTIONS:
+            function = lambda x, reduction=reduction: LF.sup_con_loss(x, y, reduction=reduction)
+            for got, right in zip(
+                value_and_gradients(function, x), value_and_gradients(function, x.contiguous()), strict=True
+            ):
+                assert torch.equal(got, right)
+    a, b = normal(5, 4).to(dtype), normal(8, 4, seed=1)
+    got = value_and_gradients(LF.info_nce_loss, a, b)
+    assert [x.dtype for x in got] == [torch.float64, dtype, torch.float64]
+    same(got[2:], value_and_gradients(LF.info_nce_loss, a.double(), b)[2:])

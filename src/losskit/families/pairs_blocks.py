@@ -1,15 +1,13 @@
-"""The loss of all pairs in blocks of rows, with its gradients, in one pass; similarities are never stored together.
+"""The loss of all pairs in blocks of rows by torch's operations, with its gradients, in one pass: on a GPU.
 
-1. A block is some rows against all columns: a matrix product makes its similarities, the formula puts the gradient in
-   their place, two more products make of it what rows and columns get. The next block uses the same memory. On a CPU
-   one call, `losskit::pairs_sweep`, does all blocks.
+1. A block is some rows against all columns: a matrix product makes its similarities, the formula gives the gradient by
+   them, two more products make of it what rows and columns get. Similarities are never stored together. On a CPU the
+   op `losskit::pairs` does the same; see csrc/pairs.cpp.
 2. What is masked leaves before, so that no number of it is read. Labels become an order of the columns, in which those
    of one label follow each other: the positives of a row are a piece of it.
 3. The gradient is made in forward, as everywhere: the denominator of a mean is known from the labels. With 'none', and
    for a second backward, the pass runs again with the upstream gradient.
-4. A loss that looks both ways surveys the columns first, in blocks of the turned matrix; the pass over the rows then
-   knows what columns add to a gradient. Where terms or extremes forbid that, each direction is a pass by itself.
-5. Distances are computed in float64, and come from differences where embeddings are so near each other that products
+4. Distances are computed in float64, and come from differences where embeddings are so near each other that products
    have no digits left.
 """
 
@@ -25,23 +23,17 @@ from losskit import dtypes
 from losskit.families import pairs_sides
 from losskit.families.pairs_measures import Similarities, by_distances, distances, inverse
 from losskit.families.pairs_sides import Side
-from losskit.kernels import library
 from losskit.kernels.choice import PLAIN
 from losskit.kernels.torch_internals import batched, observed
 from losskit.plan import Arguments
 from losskit.policy import state
 
-# Bytes of a block, and its fewest rows. Each block adds to the gradients of all columns: with 48 rows a step takes 5 to
-# 10 % longer than with 200 to 1000, among which there is no difference.
-_BLOCK, _FEWEST, _MOST = 1 << 21, 192, 1 << 26
-_ON_GPU = 1 << 28
+_BLOCK = 1 << 28  # bytes
 
 
-def rows_of_block(rows: int, columns: int, size: int, on_gpu: bool) -> int:
+def rows_of_block(rows: int, columns: int, size: int) -> int:
     """The rows of a block; size: of a number in bytes."""
-    row = max(1, columns * size)
-    most = _ON_GPU // row if on_gpu else max(_BLOCK // row, min(_FEWEST, _MOST // row))
-    return max(1, min(rows, most))
+    return max(1, min(rows, _BLOCK // max(1, columns * size)))
 
 
 def takes(arguments: Arguments) -> bool:
@@ -67,7 +59,9 @@ def told(plan: Any, arguments: Arguments) -> str:
     """How large the blocks are, in words."""
     given = plan.compared(arguments)
     rows, columns = len(given.rows), len(given.column_labels)
-    size = rows_of_block(rows, columns, given.rows.element_size(), given.rows.is_cuda)
+    if given.rows.is_cpu:
+        return f"similarities of {rows} rows to {columns} columns, some rows at a time"
+    size = rows_of_block(rows, columns, given.rows.element_size())
     return f"similarities of {size} of {rows} rows to {columns} columns at a time"
 
 
@@ -123,7 +117,6 @@ class Work:
         wide = given.rows.dtype
         self.double = torch.float32 if given.rows.device.type == "mps" else torch.float64
         compute = self.double if plan.measure == "distance" else wide
-        self.exact = wide == torch.float64  # whether distances come from differences alone
         rows, others, more, row_labels, column_labels, mask = given
         self.index = None if mask is None or bool(mask.all()) else mask.nonzero().squeeze(1)
         if self.index is not None:
@@ -133,7 +126,6 @@ class Work:
             others = None if others is None else others[places]
         parts = [x for x in (rows, others, more) if x is not None]
         self.lengths: list[Tensor | None] = [None] * len(parts)
-        self.fused = rows.is_cpu and library.loaded()
         self.parts = parts = [x.to(compute).contiguous() for x in parts]
         if plan.measure == "cosine":
             units = [self._unit(x) for x in parts]
@@ -146,16 +138,12 @@ class Work:
             else pairs_sides.by_labels(parts[0], columns, row_labels, column_labels, given.own)
         )  # fmt: skip
         scale, bias = plan.scale_and_bias(operands, self.double)
-        self.scale, self.bias = (x.item() if isinstance(x, Tensor) and rows.is_cpu else x for x in (scale, bias))
+        self.scale, self.bias = scale, bias
         self.counts = None if diagonal and plan.needs != "both" else self._counting()
         self.weight = self._per_row(self.arguments.sample_weight)
 
     def _unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of length 1, and by what they were multiplied; a row of zeros stays."""
-        if self.fused:
-            found, inverse = torch.empty_like(x), x.new_empty((len(x), 1), dtype=self.double)
-            torch.ops.losskit.pairs_unit(x, found, inverse)
-            return found, inverse
         wide = x.to(self.double)
         if x.dtype == self.double and x.numel():  # squares of doubles may overflow
             most = wide.abs().amax(1, keepdim=True)
@@ -255,54 +243,21 @@ class Work:
             turned = pairs_sides.diagonal(side.columns, side.rows)
         else:
             turned = pairs_sides.by_labels(side.columns, side.rows, side.column_labels, side.row_labels, False)
-        if share is not None and self.fused and self.plan.surveyed:
-            survey = side.rows.new_zeros((len(side.rows), 4), dtype=self.double)
-            values = self._losses(turned, share, sums, None, None, survey=survey)
-            values = values + self._losses(side, share, sums, sums.by_rows, sums.by_columns, turned=survey)
-        else:
-            values = self._losses(side, share, sums, sums.by_rows, sums.by_columns)
-            values = values + self._losses(turned, share, sums, sums.by_columns, sums.by_rows)
+        values = self._losses(side, share, sums, sums.by_rows, sums.by_columns)
+        values = values + self._losses(turned, share, sums, sums.by_columns, sums.by_rows)
         return 0.5 * values, self._of_operands(sums)
 
     def _losses(
-        self, side: Side, share: Tensor | None, sums: Sums, by_rows: Tensor | None, by_columns: Tensor | None,
-        survey: Tensor | None = None, turned: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """The losses of rows. Gradients go into what is given for them, or their ingredients into a survey."""
+        self, side: Side, share: Tensor | None, sums: Sums, by_rows: Tensor | None, by_columns: Tensor | None
+    ) -> Tensor:
+        """The losses of rows; what is given for gradients has them added."""
         rows, columns = side.rows, side.columns
         values = rows.new_zeros(len(rows), dtype=self.double)
-        size = rows_of_block(len(rows), len(columns), rows.element_size(), rows.is_cuda)
-        if self.fused:
-            self._sweep(side, values, share, survey, turned, by_rows, by_columns, sums, size)
-            return values
+        size = rows_of_block(len(rows), len(columns), rows.element_size())
         for begin in range(0, len(rows), size):
             end = min(begin + size, len(rows))
             self._block(side, begin, end, values, share, sums, by_rows, by_columns)
         return values
-
-    def _sweep(
-        self, side: Side, values: Tensor, share: Tensor | None, survey: Tensor | None, turned: Tensor | None,
-        by_rows: Tensor | None, by_columns: Tensor | None, sums: Sums, size: int,
-    ) -> None:  # fmt: skip
-        """All blocks in the kernel."""
-        plan, rows = self.plan, side.rows
-        numbers = [plan.numbers, *(list(plan.term_numbers.get(s, {}).values()) for s in ("positive", "negative"))]
-        kernels = [library.address(plan.formula), *(
-            library.address(plan.terms[s]) if s in plan.terms else 0 for s in ("positive", "negative")
-        )]  # fmt: skip
-        of_scale, of_bias = (
-            None if by_rows is None or total is None else torch.zeros_like(values)
-            for total in (sums.of_scale, sums.of_bias)
-        )
-        torch.ops.losskit.pairs_sweep(
-            *kernels, plan.codes, rows, side.columns, side.order, side.first, side.last, side.own, share, values,
-            survey, turned, by_rows, by_columns, of_scale, of_bias, size, plan.measure == "distance", self.exact,
-            *numbers, self.scale, self.bias,
-        )  # fmt: skip
-        if of_scale is not None:
-            sums.of_scale += of_scale.sum()
-        if of_bias is not None:
-            sums.of_bias += of_bias.sum()
 
     def _block(
         self, side: Side, begin: int, end: int, values: Tensor, share: Tensor | None, sums: Sums,
@@ -351,8 +306,6 @@ class Work:
         for gradient, x, factor in zip(parts, self.parts, self.lengths, strict=True):
             if factor is None:
                 gradient *= self.scale
-            elif self.fused:
-                torch.ops.losskit.pairs_pull(gradient, x, factor, self.scale)
             else:
                 along = (gradient * x).sum(1, keepdim=True, dtype=self.double)
                 gradient = ((gradient - x * along) * (factor * self.scale)).to(x.dtype)

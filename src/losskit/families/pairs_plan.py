@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from losskit import dtypes
-from losskit.domains import shortest
+from losskit.domains import positive, shortest
 from losskit.errors import error
 from losskit.families import pairs_blocks
 from losskit.families.pairs_measures import Similarities, distances, unit
-from losskit.kernels import eager, fused
+from losskit.kernels import eager, fused, library, wire
 from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments, Dims, Kernel, Plan
 from losskit.policy import state
@@ -28,6 +28,7 @@ SIDES = ("positive", "negative")
 AGGREGATES = ("log_sum_exp", "sum", "mean", "max", "min")
 _EMPTY = {"log_sum_exp": float("-inf"), "sum": 0.0, "mean": 0.0, "max": float("-inf"), "min": float("inf")}
 _SCALES = ("temperature", "logit_scale", "logit_bias")
+_FIRST = len(wire.Number)  # of the family's own numbers
 _LABELS = (*dtypes.INTEGERS, torch.bool)
 
 
@@ -51,30 +52,44 @@ class PairsPlan(Plan):
     """A loss of pairs with its parameters fixed."""
 
     op = "pairs"
-    direct = False
+    direct = False  # until the kernels of the terms are known
+    late = True
 
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         formula, numbers = loss._formula_of(parameters)
-        names = loss._call_operands()
-        self.there = [name for name in names if parameters.get(name, True)]
+        self.there = [name for name in loss._call_operands() if parameters.get(name, True)]
         self.opened = [p.name for p in loss._operand_params() if not isinstance(parameters[p.name], float)]
-        super().__init__(loss, reduction, fused.pack(reduction), [*self.there, *self.opened], list(numbers.values()))
+        names = [*self.there, *self.opened]
         self.formula: Formula = formula
+        self.terms: dict[str, Formula] = loss._terms()
         self.pairing, self.needs = loss.pairing, loss.needs
         cosine = loss.measure == "cosine" and parameters.get("normalize", True)
         self.measure = "cosine" if cosine else "distance" if loss.measure == "distance" else "dot"
         self.symmetric = parameters.get("symmetric", loss.both_ways)
         self.scales = {name: parameters[name] for name in _SCALES if name in parameters}
-        self.telling = 1 + (self.pairing != "labels") + ("memory" in self.there or "negatives" in self.there)
-        self.differentiable = formula.differentiable(numbers)
-        self.terms: dict[str, Formula] = loss._terms()
-        self.term_numbers = {side: term.kernel_values(parameters) for side, term in self.terms.items()}
-        self.of_pairs = {side: term.differentiable(self.term_numbers[side]) for side, term in self.terms.items()}
         self.statistics = [name.partition("_")[::2] for name in formula.operands]
-        # Whether the gradient by a similarity is a factor of its exponential and a number, one positive aside.
-        plain = {"log_sum_exp", "sum", "mean"} >= {how for _, how in self.statistics} and not self.terms
-        self.surveyed = plain and self.pairing == "diagonal" and self.measure != "distance"
-        self.codes = [SIDES.index(side) * len(AGGREGATES) + AGGREGATES.index(how) for side, how in self.statistics]
+        family = wire.PAIRS.family.pack(
+            pairing=wire.Pairing[self.pairing.upper()], measure=wire.Measure[self.measure.upper()],
+            needs=wire.Needs[self.needs.upper()], symmetric=self.symmetric,
+            more="memory" in self.there or "negatives" in self.there,
+            **dict.fromkeys(self.terms, 1), **{name: names.index(name) + 1 for name in self.opened},
+        )  # fmt: skip
+        given = self._given(parameters, list(numbers.values()))
+        super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
+        self.telling = len(self.there)
+        self.differentiable = formula.differentiable(numbers)
+        self.of_pairs = {side: term.differentiable(term.kernel_values(parameters)) for side, term in self.terms.items()}
+
+    def _given(self, parameters: dict[str, Any], numbers: list[float]) -> list[float]:
+        """What the kernel is told in numbers; the addresses of the terms' kernels are not known yet."""
+        fixed = {name: value if isinstance(value, float) else 1.0 for name, value in self.scales.items()}
+        scale, bias = _scale_and_bias(fixed)
+        codes = [SIDES.index(side) * len(AGGREGATES) + AGGREGATES.index(how) for side, how in self.statistics]
+        slots = dict.fromkeys(wire.PAIRS.numbers, 0.0)
+        for side, term in self.terms.items():
+            slots |= {f"{side}_{i}": x for i, x in enumerate(term.kernel_values(parameters).values())}
+        slots |= {"scale": scale, "bias": bias, "aggregates": float(sum(x << 4 * i for i, x in enumerate(codes)))}
+        return wire.PAIRS.given(numbers, **slots)
 
     # -- arguments ------------------------------------------------------------------------------------------
 
@@ -190,8 +205,7 @@ class PairsPlan(Plan):
         named: dict[str, Any] = self.scales | {
             name: x.reshape(()).to(wide) for name, x in zip(self.names, operands, strict=True) if name in self.opened
         }
-        scale = 1.0 / named["temperature"] if "temperature" in named else named.get("logit_scale", 1.0)
-        return scale, named.get("logit_bias", 0.0)
+        return _scale_and_bias(named)
 
     def _checked(self, arguments: Arguments, checks: str) -> Arguments:
         """With parameters that are tensors in their domains: an error, or NaN where one is not."""
@@ -212,7 +226,16 @@ class PairsPlan(Plan):
     # -- the loss -------------------------------------------------------------------------------------------
 
     def fused(self, kernel: Kernel, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
-        return pairs_blocks.loss(self, self._checked(arguments, state.checks), result)
+        for side, term in self.terms.items():
+            self.numbers[_FIRST + wire.PAIRS.numbers.index(side)] = float(library.address(term))
+        self.direct = self.usual_domains
+        return kernel(self, self._checked(arguments, state.checks), result)
+
+    @property
+    def usual_domains(self) -> bool:
+        """Whether the op knows what parameters that are tensors may be: scales above 0, a bias anything."""
+        domains = {name: self.loss.params[name].domain for name in self.opened}
+        return all(d is None or d.everything or (d == positive and x != "logit_bias") for x, d in domains.items())
 
     def passes(self, arguments: Arguments) -> str:
         return f"{pairs_blocks.told(self, arguments)}, one pass"
@@ -274,6 +297,11 @@ class PairsPlan(Plan):
         known = [torch.where(counts, x, 0.0) for x in statistics]
         values = eager.apply(self.differentiable, known)
         return torch.where(counts, values, 0.0), counts
+
+
+def _scale_and_bias(named: dict[str, Any]) -> tuple[Any, Any]:
+    scale = 1.0 / named["temperature"] if "temperature" in named else named.get("logit_scale", 1.0)
+    return scale, named.get("logit_bias", 0.0)
 
 
 def aggregate(how: str, terms: Tensor, chosen: Tensor) -> Tensor:

@@ -158,6 +158,28 @@ class ListsStatistic(IntEnum):
     OTHER_RANK = 7
 
 
+class Pairing(IntEnum):
+    """Which rows and columns belong together; with two of these the rows are columns at once."""
+
+    DIAGONAL = 0
+    VIEWS = 1
+    LABELS = 2
+
+
+class Measure(IntEnum):
+    COSINE = 0
+    DOT = 1
+    DISTANCE = 2
+
+
+class Needs(IntEnum):
+    """What a row of pairs must have to count."""
+
+    NOTHING = 0
+    POSITIVE = 1
+    BOTH = 2
+
+
 class TwoRowsStatistic(IntEnum):
     TEACHER = 1
     STUDENT = 2
@@ -334,6 +356,25 @@ LISTS = Op(
     numbers=("k",),  # 0: all ranks
     violations=ListsViolation,
 )
+PAIRS = Op(
+    Layout(
+        pairing=2,  # Pairing
+        measure=2,  # Measure
+        needs=2,  # Needs
+        symmetric=1,  # columns look for their rows, too
+        more=1,  # the operands of further columns are there
+        positive=1,  # `positive` and `negative` are formulas
+        negative=1,
+        temperature=4,  # the place of the operand; 0: it is no tensor
+        logit_scale=4,
+        logit_bias=4,
+    ),
+    # The last ones: what the operands of the formula are, an address and the parameters of each formula of a pair.
+    numbers=(
+        "scale", "bias", "aggregates", "positive", *(f"positive_{i}" for i in range(MAX_PARAMETERS)),
+        "negative", *(f"negative_{i}" for i in range(MAX_PARAMETERS)),
+    ),
+)  # fmt: skip
 TWO_ROWS = Op(
     Layout(
         statistics=TwoRowsStatistic,
@@ -361,6 +402,6 @@ CRF = Op(
 )
 OPS: Mapping[str, Op] = {
     "pointwise": POINTWISE, "class_scores": CLASS_SCORES, "margins": MARGINS, "embeddings": EMBEDDINGS,
-    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "two_rows": TWO_ROWS, "rnnt": RNNT, "crf": CRF,
-    "ctc": CTC,
+    "regions": REGIONS, "ordered": ORDERED, "lists": LISTS, "pairs": PAIRS, "two_rows": TWO_ROWS, "rnnt": RNNT,
+    "crf": CRF, "ctc": CTC,
 }  # fmt: skip

@@ -72,6 +72,7 @@ def _contract() -> str:
     lines += [f"constexpr double kSlackUlps = {SLACK_ULPS!r};"]
     lines += [_enum("class DType : int32_t", {f"k{name}": value for name, value in wire.SCALAR_TYPES.items()})]
     enums = {"Reduction": wire.Reduction, "Checks": wire.Checks, "Rows": wire.Rows, "Activation": wire.Activation,
+             "Pairing": wire.Pairing, "Measure": wire.Measure, "Needs": wire.Needs,
              "Number : size_t": wire.Number}  # fmt: skip
     lines += [*(_enum(head, _members(members)) for head, members in enums.items()), ""]
     lines += _namespace("options", _readers(wire.OPTIONS))
