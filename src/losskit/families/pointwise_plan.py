@@ -81,7 +81,7 @@ class PointwisePlan(Plan):
     def elementwise(self) -> PointwisePlan:
         """The same formula, a loss for each element of a row."""
         plan = copy.copy(self)
-        plan.native = None  # its calls are those of the plan that was copied
+        plan.native = plan.repeats = None  # their calls are those of the plan that was copied
         plan.rows, plan.position = wire.Rows.ABSENT, False
         plan.given = len(self.names) + self.position  # the place in the row is an operand then
         return plan

@@ -50,6 +50,10 @@ def run(
         loss: Tensor | None = plan.native(fused.code_of(plan), operands, weight)
         if loss is not None:
             return loss
+    if plain and plan.repeats is not None and node.on:
+        loss = plan.repeats(fused.code_of(plan), operands, weight)
+        if loss is not None:
+            return loss
     if plain and (observed() or not (weight is None or (type(weight) in PLAIN and not weight.requires_grad))):
         plain = False
     if plain:
@@ -65,7 +69,7 @@ def run(
     elif plain and gpu.takes(operands[0]):
         template = gpu.template_of(plan, operands, weight)
         if template is not None and template.call is not None:
-            return gpu.alike(template, operands, weight)
+            return gpu.alike(plan, template, operands, weight)
     if isinstance(plan, Opened):
         return run(plan.plan, [*operands, *plan.tensors], weight, sample_weight, mask, normalizer)
     if sharded.involved(*operands, weight, sample_weight, mask, normalizer):
@@ -82,8 +86,8 @@ def run(
     reason = why_eager(plan, args)
     if reason is None:
         if template is not None and _unchanged(args, operands, weight):
-            template.call = gpu.call_of(plan, args)._replace(operands=(), weight=None)
-            return gpu.alike(template, operands, weight)
+            template.call = gpu.call_of(plan, args).bare()
+            return gpu.alike(plan, template, operands, weight)
         result = plan.fused(from_kernel, args)
         if result is not None:
             return result
