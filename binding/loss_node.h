@@ -127,11 +127,7 @@ struct LossNode final : torch::autograd::Node {
     const std::lock_guard<std::mutex> alone(mutex_);
     const Tensor& upstream = inputs[0];
     if (!upstream.defined()) return variable_list(num_outputs());
-    if (left.call) {
-      variable_list found = found_on_gpu(upstream);
-      found.resize(num_outputs());
-      return found;
-    }
+    if (left.call) return placed(found_on_gpu(upstream));
     if (gradients.empty() || at::GradMode::is_enabled() || !plain(upstream))
       return placed(asked(again, left, unpacked(), upstream));
     variable_list found = std::move(gradients);
@@ -193,11 +189,15 @@ struct LossNode final : torch::autograd::Node {
     return recording->launch(of_call).gradients;
   }
 
+  variable_list placed(variable_list&& found) const { return placed(std::move(found), left, num_outputs()); }
+
   // Gradients at the places of the operands that want one. Behind the last there may be operands that get none.
-  variable_list placed(variable_list&& found) const {
-    variable_list result(num_outputs());
+  static variable_list placed(variable_list&& found, const Left& left, size_t operands) {
+    found.resize(operands);
+    if (left.call) return std::move(found);
+    variable_list result(operands);
     auto next = found.begin();
-    for (size_t k = 0; k < result.size() && next != found.end(); ++k)
+    for (size_t k = 0; k < operands; ++k)
       if ((options::gradients(left.code) >> k) & 1) result[k] = std::move(*next++);
     return result;
   }
@@ -240,10 +240,11 @@ struct LossNode final : torch::autograd::Node {
     const auto edges = IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
         torch::dynamo::autograd::get_input_metadata(next_edges()));
     const auto& compiler = getPyCompilerInterface();
-    const auto run = [left = left](const variable_list& upstream, const std::vector<c10::IValue>& tensors) {
+    const auto run = [left = left, operands = num_outputs()](const variable_list& upstream,
+                                                             const std::vector<c10::IValue>& tensors) {
       variable_list of_call;
       for (const c10::IValue& tensor : tensors) of_call.push_back(tensor.toTensor());
-      return asked(left.call ? on_gpu.again : again, left, of_call, upstream[0]);
+      return placed(asked(left.call ? on_gpu.again : again, left, of_call, upstream[0]), left, operands);
     };
     const std::string bound = compiler->bind_function(swap.get_py_compiler(), name(), run, schema,
                                                       /*is_custom_function=*/true, /*is_traceable=*/false);
