@@ -10,7 +10,7 @@ DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 HOSTS := .venv-hosts
 PEERS := .parity
-BUILT_FROM := pyproject.toml setup.py $(wildcard backend/*.py binding/*.cpp csrc/*.h csrc/*.cpp csrc/generated/*) \
+BUILT_FROM := pyproject.toml setup.py $(wildcard backend/*.py binding/* csrc/*.h csrc/*.cpp csrc/generated/*) \
 	src/losskit/kernels/compiler.py
 PAGE := src/losskit_guide/explorer/index.html
 PAGE_FROM := $(shell find explorer -type f -not -path '*/node_modules/*' -not -path '*/generated/*') \
@@ -83,7 +83,7 @@ check: $(READY) ## lint, formatting, types, freshness of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror binding/*.cpp csrc/*.h csrc/*.cpp
+	$(BIN)/clang-format --dry-run --Werror binding/*.h binding/*.cpp csrc/*.h csrc/*.cpp
 	$(BIN)/python tools/generate.py --check
 	$(BIN)/python tools/readme.py --check
 

@@ -5,41 +5,13 @@
 // 2. torch's C++ interface is not stable: this file is compiled for one torch and one Python, and used with no other.
 // 3. It computes calls of plain CPU tensors, and hands over the gradient that the forward pass wrote. For everything
 //    else it calls Python: a bad value, a second backward pass, double backward, reduction 'none', scaled halves.
-#include <torch/csrc/autograd/python_variable.h>
-//
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/record_function.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/PyInterpreter.h>
-#include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
-#include <torch/csrc/dynamo/compiled_autograd.h>
-#include <torch/csrc/inductor/aoti_torch/utils.h>
-#include <torch/version.h>
 
-#include "direct.h"
-#include "generated/wire.h"
+#include "loss_node.h"
+#include "repeats.h"
 
+namespace losskit::binding {
 namespace {
-
-using at::Tensor;
-using losskit::DirectCall;
-using losskit::DirectOp;
-using torch::autograd::SavedVariable;
-using torch::autograd::variable_list;
-namespace options = losskit::wire::options;
-
-// The lowest bit of a field of `code`.
-template <class Field> constexpr int64_t lowest(Field field) {
-  int64_t bit = 1;
-  while (!field(bit)) bit <<= 1;
-  return bit;
-}
-constexpr int64_t kGradients = lowest(options::gradients);
-
-PyObject *judge, *times, *again;  // of kernels/fused.py
 
 // What the calls of a plan have in common.
 struct Kernel {
@@ -49,143 +21,6 @@ struct Kernel {
   int64_t formula, gradients, constants;  // an address; bits of operands
   std::vector<double> numbers;
 };
-
-py::object wrapped(const Tensor& tensor) {
-  return tensor.defined() ? py::reinterpret_steal<py::object>(THPVariable_Wrap(tensor)) : py::none();
-}
-
-py::list wrapped(const variable_list& tensors) {
-  py::list list;
-  for (const Tensor& tensor : tensors) list.append(wrapped(tensor));
-  return list;
-}
-
-// --------------------------------------------------------------------------------------------------------
-// Backward
-
-// What a call leaves for its backward pass.
-struct Left {
-  std::shared_ptr<c10::SafePyObject> plan;
-  int64_t code;
-  std::vector<double> numbers;
-  bool masked;
-};
-
-// Gradients by the operands that want one, from a function of kernels/fused.py.
-variable_list asked(PyObject* function, const Left& left, const variable_list& tensors, const Tensor& upstream) {
-  pybind11::gil_scoped_acquire gil;
-  PyObject* plan = left.plan->ptr(getPyInterpreter());
-  const auto call = py::make_tuple(py::handle(plan), left.code, left.numbers, left.masked);
-  const auto found = py::reinterpret_steal<py::object>(
-      PyObject_CallFunctionObjArgs(function, call.ptr(), wrapped(tensors).ptr(), wrapped(upstream).ptr(), nullptr));
-  if (!found) {
-    python_error error;
-    error.persist();
-    throw std::move(error);
-  }
-  variable_list result;
-  for (const py::handle gradient : found) result.push_back(THPVariable_Unpack(gradient.ptr()));
-  return result;
-}
-
-// A tensor that nothing has wrapped or transformed, and that lies in memory as it says.
-constexpr c10::DispatchKeySet kPlain({c10::DispatchKey::CPU, c10::DispatchKey::ADInplaceOrView,
-                                      c10::DispatchKey::AutogradCPU});
-bool plain(const Tensor& tensor) {
-  const c10::DispatchKeySet keys = tensor.key_set().remove(c10::DispatchKey::AutocastCPU);
-  return (keys.raw_repr() & ~kPlain.raw_repr()) == 0 && keys.has(c10::DispatchKey::CPU);
-}
-
-struct LossNode final : torch::autograd::Node {
-  Left left;
-  variable_list gradients;           // until they are handed over
-  std::vector<SavedVariable> saved;  // weight, sample_weight, mask, operands
-
-  explicit LossNode(torch::autograd::edge_list&& edges) : Node(std::move(edges)) {}
-
-  std::string name() const override { return "FusedBackward"; }
-
-  variable_list apply(variable_list&& inputs) override {
-    const std::lock_guard<std::mutex> alone(mutex_);
-    const Tensor& upstream = inputs[0];
-    if (!upstream.defined()) return variable_list(num_outputs());
-    if (gradients.empty() || at::GradMode::is_enabled() || !plain(upstream))
-      return placed(asked(again, left, unpacked(), upstream));
-    variable_list found = std::move(gradients);
-    gradients.clear();
-    if (options::reduction(left.code) == losskit::wire::kElements) return placed(asked(times, left, found, upstream));
-    const double scale = upstream.item().toDouble();
-    if (scale == 1.0) return placed(std::move(found));
-    for (const Tensor& gradient : found)  // a half times 1/N may have underflowed, despite a loss scaler
-      if (at::isReducedFloatingType(gradient.scalar_type())) return placed(asked(again, left, unpacked(), upstream));
-    for (Tensor& gradient : found) gradient.mul_(scale);
-    return placed(std::move(found));
-  }
-
-  // Gradients at the places of the operands that want one. Behind the last there may be operands that get none.
-  variable_list placed(variable_list&& found) const {
-    variable_list result(num_outputs());
-    auto next = found.begin();
-    for (size_t k = 0; k < result.size() && next != found.end(); ++k)
-      if ((options::gradients(left.code) >> k) & 1) result[k] = std::move(*next++);
-    return result;
-  }
-
-  variable_list unpacked() const {
-    variable_list tensors;
-    for (const SavedVariable& one : saved) tensors.push_back(one.unpack());
-    return tensors;
-  }
-
-  void release_variables() override {
-    const std::lock_guard<std::mutex> alone(mutex_);
-    gradients.clear();
-    for (SavedVariable& one : saved) one.reset_data();
-  }
-
-  // Compiled autograd calls this node as one opaque function of the saved tensors.
-  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    args.collect(reinterpret_cast<int64_t>(left.plan->ptr(getPyInterpreter())));
-    args.collect(left.code);
-    args.collect(left.numbers);
-    args.collect(saved, /*is_output=*/false);
-  }
-
-  variable_list apply_with_saved(const variable_list& inputs,
-                                 torch::dynamo::autograd::SwapSavedVariables& swap) override {
-    using torch::dynamo::autograd::getPyCompilerInterface;
-    using torch::dynamo::autograd::IValuePacker;
-    swap.before(saved);
-    std::vector<at::TypePtr> schema;
-    std::vector<at::IValue> packed;
-    for (Tensor& tensor : unpacked()) {
-      schema.push_back(at::TensorType::get());
-      packed.emplace_back(std::move(tensor));
-    }
-    const auto edges = IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-        torch::dynamo::autograd::get_input_metadata(next_edges()));
-    const auto& compiler = getPyCompilerInterface();
-    const auto run = [left = left](const variable_list& upstream, const std::vector<c10::IValue>& tensors) {
-      variable_list of_call;
-      for (const c10::IValue& tensor : tensors) of_call.push_back(tensor.toTensor());
-      return asked(again, left, of_call, upstream[0]);
-    };
-    const std::string bound = compiler->bind_function(swap.get_py_compiler(), name(), run, schema,
-                                                      /*is_custom_function=*/true, /*is_traceable=*/false);
-    variable_list found =
-        compiler->call_function(swap.get_py_compiler(), "apply_functional", bound, inputs, packed, edges);
-    swap.after(saved);
-    return found;
-  }
-};
-
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 13  // nodes are counted by themselves
-auto new_node(torch::autograd::edge_list&& edges) { return c10::make_intrusive<LossNode>(std::move(edges)); }
-#else
-auto new_node(torch::autograd::edge_list&& edges) {
-  return std::shared_ptr<LossNode>(new LossNode(std::move(edges)), torch::autograd::deleteNode);
-}
-#endif
 
 // --------------------------------------------------------------------------------------------------------
 // Forward
@@ -289,23 +124,9 @@ py::object loss_of(const Kernel& kernel, int64_t code, PyObject* operands, PyObj
   }
   if (!given.wanted) return wrapped(loss);
 
-  torch::autograd::edge_list edges(given.operands);
-  for (int k = 0; k < given.operands; ++k)
-    if ((given.wanted >> k) & 1) edges[k] = torch::autograd::impl::gradient_edge(*tensors[k]);
-  auto node = new_node(std::move(edges));
-  Py_INCREF(kernel.plan);
-  const auto plan = std::make_shared<c10::SafePyObject>(kernel.plan, getPyInterpreter());
-  node->left = {plan, code, own.empty() ? kernel.numbers : own, given.tensors[2] != nullptr};
-  node->gradients = std::move(gradients);
-  node->saved.reserve(given.tensors.size());
-  for (size_t k = 0; k < given.tensors.size(); ++k) {
-    const bool constant = k >= 3 && ((kernel.constants >> (k - 3)) & 1);
-    if (!given.tensors[k])
-      node->saved.emplace_back();
-    else
-      node->saved.emplace_back(constant ? given.tensors[k]->detach() : *given.tensors[k], /*is_output=*/false);
-  }
-  torch::autograd::set_history(loss, node);
+  const auto plan = shared(py::reinterpret_borrow<py::object>(kernel.plan));
+  attach(loss, {plan, code, own.empty() ? kernel.numbers : own, given.tensors[2] != nullptr, {}, {}},
+         std::move(gradients), given.tensors, 3, given.wanted, kernel.constants);
   return wrapped(loss);
 }
 
@@ -371,8 +192,10 @@ PyMethodDef functions[] = {{"set_up", set_up, METH_VARARGS, nullptr}, {}};
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "node", nullptr, -1, functions};
 
 }  // namespace
+}  // namespace losskit::binding
 
 PyMODINIT_FUNC PyInit_node() {
+  using namespace losskit::binding;
   type.tp_name = "losskit.kernels.node.Kernel";
   type.tp_basicsize = sizeof(Callable);
   type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL;
@@ -383,7 +206,7 @@ PyMODINIT_FUNC PyInit_node() {
   if (PyType_Ready(&type) < 0) return nullptr;
   PyObject* module = PyModule_Create(&definition);
   if (module && (PyModule_AddObjectRef(module, "Kernel", reinterpret_cast<PyObject*>(&type)) < 0 ||
-                 PyModule_AddStringConstant(module, "wire", C10_STRINGIZE(LOSSKIT_WIRE)) < 0))
+                 PyModule_AddStringConstant(module, "wire", C10_STRINGIZE(LOSSKIT_WIRE)) < 0 || !add_repeats(module)))
     Py_CLEAR(module);
   return module;
 }

@@ -233,7 +233,9 @@ def test_compiled_autograd():
         x, t = leaves("mse_loss")
         with compiled_autograd._enable(torch.compile(backend="eager")):
             LF.mse_loss(x, t).backward()
+            LF.mse_loss(x.detach(), t).backward()  # the second operand alone is wanted
         torch.testing.assert_close(x.grad, 2 / x.numel() * (x - t).detach())
+        torch.testing.assert_close(t.grad, -2 * x.grad)
 
 
 def test_without_the_library_the_node_is_pythons():

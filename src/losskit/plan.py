@@ -49,10 +49,11 @@ class Plan:
     constants = 0  # bits of the operands by which there is no gradient
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
-    repeats = True  # the call of a GPU's kernel can be repeated from raw arguments
+    recorded = True  # a call on a GPU can be repeated from raw arguments
     no_kernel = ""  # why the family has no kernel, where it has none
     late = False  # with reduction 'none' the CPU's kernel, too, gives gradients in backward
     native: Any = None  # the calls of the kernel by the node in C++; see `kernels.node`
+    repeats: Any = None  # the calls on a GPU that the node repeats
     key = ""  # what finds this plan again, in another process too
     # The violations that torch's function of this name refuses, too; None: torch has none, and all are refused.
     refused_by_torch: frozenset[int] | None = None

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from losskit.kernels import gpu
-from losskit.kernels.gpu import class_scores, violations
+import losskit
+from losskit.kernels import gpu, node
+from losskit.kernels.gpu import class_scores, recording, violations
 
 ON_GPU = torch.cuda.is_available()
+TEMPLATE_OF = gpu.template_of
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,50 @@ def device(monkeypatch):
     monkeypatch.setattr(gpu, "interpreted", True)
     with np.errstate(all="ignore"):  # the interpreter's arithmetic, where a kernel's infinities are meant
         yield torch.device("cpu")
+
+
+@pytest.fixture
+def repeating(device, monkeypatch):
+    """Calls are repeated, which other tests of this folder do not want: nothing is left of them."""
+    monkeypatch.setattr(gpu, "template_of", TEMPLATE_OF)
+    forgotten()
+    yield
+    forgotten()
+
+
+def forgotten():
+    """No call is known."""
+    for loss in losskit.losses().values():
+        for plan in getattr(loss, "_plans", {}).values():
+            plan.templates.clear()
+            plan.repeats = None
+
+
+@pytest.fixture(params=["C++", "Python"])
+def by(request, monkeypatch):
+    """Which node is behind a loss. On a card there may be none in C++, built for its torch."""
+    if request.param == "C++" and not node.on:
+        pytest.skip(node.why_not)
+    monkeypatch.setattr(node, "on", request.param == "C++")
+    return request.param
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """How many calls were noted and how many repeated, forward and backward, by either node."""
+    counts = {"noted": 0, "repeated": 0}
+    real = recording.Recorder.recording
+
+    def repeated():
+        counts["repeated"] += 1
+
+    def noted(recorder, outputs):
+        counts["noted"] += 1
+        recorder.steps.append(recording.Step(repeated, [], []))
+        return real(recorder, outputs)
+
+    monkeypatch.setattr(recording.Recorder, "recording", noted)
+    return counts
 
 
 @pytest.fixture(params=["registers", "blocks"])

@@ -14,30 +14,7 @@ from losskit.plans import plan_of
 CASES = [*map(samples.Setup, samples.built_in()), *row_samples.SAMPLES]
 
 
-TEMPLATE_OF = gpu.template_of
-
-
-@pytest.fixture(autouse=True)
-def _repeats(device, monkeypatch):
-    """Other tests of this folder repeat no call."""
-    monkeypatch.setattr(gpu, "template_of", TEMPLATE_OF)
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    """How many calls were noted and how many repeated, forward and backward."""
-    counts = {"noted": 0, "repeated": 0}
-
-    def counted(what, function):
-        def call(*args):
-            counts[what] += 1
-            return function(*args)
-
-        return call
-
-    monkeypatch.setattr(recording, "Recorder", counted("noted", recording.Recorder))
-    monkeypatch.setattr(recording, "repeat", counted("repeated", recording.repeat))
-    return counts
+pytestmark = pytest.mark.usefixtures("repeating")
 
 
 def operands_of(case, seed):
@@ -109,7 +86,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_call_is_not_like_it(change, seen):
+def test_another_call_is_not_like_it(change, by, seen):
     losskit.get("mse_loss")._plans.clear()
     mse(leaf(3, 4), torch.randn(3, 4)).backward()
     torch.manual_seed(0)
@@ -121,7 +98,7 @@ def test_another_call_is_not_like_it(change, seen):
         assert torch.equal(got, CHANGES[change]())
 
 
-def test_settings_are_part_of_a_call(seen):
+def test_settings_are_part_of_a_call(by, seen):
     x, bad = leaf(3), torch.tensor([0.5, 2.0, 0.0])
 
     def loss():
@@ -136,7 +113,7 @@ def test_settings_are_part_of_a_call(seen):
     assert seen["repeated"] == 1
 
 
-def test_operands_in_the_same_place():
+def test_operands_in_the_same_place(by):
     """The first call gives one tensor twice; the next like it does not."""
     x, y = torch.randn(2, 3, 4).unbind()
     losskit.get("mse_loss")._plans.clear()
@@ -145,7 +122,7 @@ def test_operands_in_the_same_place():
     assert mse(y, y) == 0
 
 
-def test_violations_are_told_of_repeated_calls(seen):
+def test_violations_are_told_of_repeated_calls(by, seen):
     scores = torch.randn(4, 3)
     for place in (1, 3):
         target = torch.zeros(4, dtype=torch.int64)
@@ -160,7 +137,7 @@ def test_violations_are_told_of_repeated_calls(seen):
     assert seen["noted"] == 2
 
 
-def test_what_autograd_asks_of_a_repeated_call(seen):
+def test_what_autograd_asks_of_a_repeated_call(by, seen):
     """A second backward, a double backward, an operand that was changed in between."""
     target = torch.randn(3, 4)
     for _ in range(2):

@@ -48,12 +48,12 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         self.names = [*loss._call_operands(), *(name for name, is_there in there.items() if is_there)]
         self.scale = parameters.get(loss.scaled_by, 1.0)  # a number, if it is no operand
         self.changes = loss.target_score is not None or bool(loss.scaled_by)
-        self.repeats = not (self.changes or weighed)
+        self.recorded = not (self.changes or weighed)
         by_row = loss.scaled_by in self.names
         self.gradients = 0b111 if by_row else 0b11
         # The CPU's kernel changes scores itself, by the one formula that a call of it may have.
         self._of_kernel = self.changes and self.formula is None and not (there["shift"] or self.log_probabilities)
-        self.direct = self.repeats or (self._of_kernel and not weighed)
+        self.direct = self.recorded or (self._of_kernel and not weighed)
         if self._of_kernel:
             self.code |= wire.OPTIONS.pack(family=wire.CLASS_SCORES.family.pack(changed=True))
             self.own_score: Formula = loss._terms()["target_score"]

@@ -75,12 +75,12 @@ class PointwisePlan(Plan):
         self.weight_in_mean = loss.weight_in_mean
         # Raw arguments that need work first cannot go to the kernel, nor, on a GPU, to its call of another time.
         self.direct = not (self.batchmean or (rows and self.reduction == "none"))
-        self.repeats = not (self.position or self.counts or self.places)
+        self.recorded = not (self.position or self.counts or self.places)
 
     def elementwise(self) -> PointwisePlan:
         """The same formula, a loss for each element of a row."""
         plan = copy.copy(self)
-        plan.native = None  # its calls are those of the plan that was copied
+        plan.native = plan.repeats = None  # their calls are those of the plan that was copied
         plan.rows = wire.Rows.ABSENT
         return plan
 

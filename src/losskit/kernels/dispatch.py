@@ -57,6 +57,10 @@ def run(
             plain = False
         elif loss is not None:
             return loss
+    if plain and plan.repeats is not None and node.on:
+        loss = plan.repeats(fused.code_of(plan), operands, weight)
+        if loss is not None:
+            return loss
     if plain and (observed() or not (weight is None or (type(weight) in PLAIN and not weight.requires_grad))):
         plain = False
     if plain:
@@ -69,10 +73,10 @@ def run(
         result = fused.attempt(plan, plan.numbers, operands, weight, None, None)
         if result is not None:
             return result
-    elif plain and plan.repeats and gpu.takes(operands[0]):
+    elif plain and plan.recorded and gpu.takes(operands[0]):
         template = gpu.template_of(plan, operands, weight)
         if template is not None and template.call is not None:
-            return gpu.alike(template, operands, weight)
+            return gpu.alike(plan, template, operands, weight)
     if isinstance(plan, Opened):
         return run(plan.plan, [*operands, *plan.tensors], weight, sample_weight, mask, normalizer)
     if sharded.involved(*operands, weight, sample_weight, mask, normalizer):
@@ -89,8 +93,8 @@ def run(
     reason = why_eager(plan, args)
     if reason is None:
         if template is not None and _unchanged(args, operands, weight):
-            template.call = gpu.call_of(plan, args)._replace(operands=(), weight=None)
-            return gpu.alike(template, operands, weight)
+            template.call = gpu.call_of(plan, args).bare()
+            return gpu.alike(plan, template, operands, weight)
         result = plan.fused(from_kernel, args)
         if result is not None:
             return result
@@ -186,7 +190,7 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     late = plan.late or gpu.takes(args.operands[0])
     when = "in backward" if plan.reduction == "none" and late else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
-    autograd = f", autograd in {'C++' if node.on else 'Python'}" if args.operands[0].is_cpu else ""
+    autograd = f", autograd in {'C++' if node.on else 'Python'}"
     origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.compiled) else ""
     passes = plan.passes(args)
     how = f"{passes} over {dtypes} operands{wide}, the gradient written {when}{autograd}"

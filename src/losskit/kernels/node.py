@@ -40,6 +40,28 @@ def set_up(judge: Callable[..., Any], times: Callable[..., Any], again: Callable
     on, why_not = True, ""
 
 
+def set_up_gpu(*functions: Any) -> None:
+    """Tell the node what Python does for calls on a GPU; see `gpu.autograd`."""
+    if on:
+        _module.set_up_gpu(*functions)
+
+
+def repeats(plan: Any) -> Any:
+    """The calls of a plan on a GPU that are repeated: `repeats(code, operands, weight)` is the loss, or None."""
+    return _module.Repeats(plan)
+
+
+def attach(*of_call: Any) -> Any:
+    """A loss that was computed on a GPU, with its node: see binding/repeats.h."""
+    return _module.attach(*of_call)
+
+
+def forget() -> None:
+    """Repeat nothing that has been noted until now."""
+    if _module is not None:
+        _module.forget()
+
+
 def kernel(plan: Any) -> Any:
     """The calls of a plan: `kernel(code, operands, weight, sample_weight, mask, numbers)` is the loss.
 

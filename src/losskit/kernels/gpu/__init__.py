@@ -90,9 +90,9 @@ def template_of(plan: Plan, operands: Sequence[Tensor], weight: Tensor | None) -
     return None if _missing() is not None else module_of("recording").template_of(plan, operands, weight)
 
 
-def alike(template: Any, operands: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+def alike(plan: Plan, template: Any, operands: Sequence[Tensor], weight: Tensor | None) -> Tensor:
     """The loss of a call whose template knows what to do."""
-    return module_of("autograd").attempt(template.call._replace(operands=operands, weight=weight), template)
+    return module_of("autograd").alike(plan, template, operands, weight)
 
 
 def part(name: str) -> Any:

@@ -43,6 +43,10 @@ class Call(NamedTuple):
     compute: torch.dtype  # float32 or float64
     result: torch.dtype
 
+    def bare(self) -> Call:
+        """The call without its plan and tensors, which keeps none of them alive."""
+        return self._replace(plan=None, operands=(), weight=None, sample_weight=None, mask=None, normalizer=None)
+
 
 class Outputs(NamedTuple):
     """The loss (None in backward) and the gradients by the operands that were wanted."""
@@ -66,17 +70,21 @@ def numbers_of(plan: Plan, device: torch.device) -> Tensor:
 class Frame:
     """A call on its way: `run` of a family sizes it, launches, and returns its `outputs`."""
 
-    def __init__(self, call: Call, upstream: Tensor | None, into: Sequence[Tensor | None] | None) -> None:
+    def __init__(
+        self, call: Call, upstream: Tensor | None, into: Sequence[Tensor | None] | None, recorder: Any = None
+    ) -> None:
         """upstream: given in backward, where only gradients are wanted: new ones, or those in `into`, rewritten where
-        the upstream gradient is not 1. In forward, `into` is where the gradients are written."""
-        self.call, self.into = call, into
-        self.recorder: Any = None  # notes what is made and launched, where a call may be repeated
+        the upstream gradient is not 1. In forward, `into` is where the gradients are written.
+        recorder: notes what is made and launched, where a call may be repeated."""
+        self.call, self.into, self.recorder = call, into, recorder
         self.device = call.operands[0].device
         self.each = call.plan.reduction == "none"
         self.forward, self.rewrite = upstream is None, upstream is not None and into is not None
         self.each_upstream = upstream if self.each else None
         self.upstream = None if self.each else upstream
         self.numbers, self.record = numbers_of(call.plan, self.device), record_of(self.device)
+        if recorder is not None:
+            recorder.keeps(self.numbers, self.record)
         self.denominator: Tensor | None = None
         self.divisor = 1
         self.values: Tensor | None = None
@@ -291,11 +299,13 @@ def scaled(old, factor):
     return new.to(old.dtype)
 
 
-def scale(gradient: Tensor, upstream: Tensor) -> None:
+def scale(gradient: Tensor, upstream: Tensor, recorder: Any = None) -> None:
     """Multiply a dense gradient by the upstream gradient, where that is not 1."""
     numel = gradient.numel()
     if numel <= SMALL and gradient.dtype not in HALVES:  # torch would round the upstream gradient to a half
         gradient.mul_(upstream)
+        if recorder is not None:
+            recorder.called(Tensor.mul_, gradient, upstream)
         return
     programs = min(cdiv(numel, 1024), 2048)  # so few that starting them in vain costs nothing
     arguments = gradient, upstream, numel, 1024, index_type(numel)
@@ -303,9 +313,11 @@ def scale(gradient: Tensor, upstream: Tensor) -> None:
            upstream.data_ptr() & 15)  # fmt: skip
     compiled = _scales.get(key)
     if compiled is None:
-        _scales[key] = scale_kernel[(programs,)](*arguments, **OPTIONS)
+        compiled = _scales[key] = scale_kernel[(programs,)](*arguments, **OPTIONS)
     else:  # on an H200's host Triton takes 21 us to look up what it has compiled, and 11 us to launch it
         compiled[(programs, 1, 1)](*arguments)
+    if recorder is not None:
+        recorder.launched(scale_kernel, compiled, (programs,), arguments, {})
 
 
 _scales: dict[Any, Any] = {}  # compiled kernels; None where Triton interprets

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from losskit.kernels import node
 from losskit.plan import Plan
 
 
@@ -68,6 +69,7 @@ def number_of(plan: Plan, shape: Sequence[int]) -> int:
         if len(_calls) > MOST:
             _calls.popitem(last=False)
             _forgotten += 1
+            node.forget()
     return known[0]
 
 
