@@ -25,7 +25,7 @@ ROOMS = {
     "layers": "losskit.layers",
     "helpers": "losskit.helpers losskit.distances",
     "denominators": "losskit.denominators",
-    "looking at data": "losskit.autopsy losskit.advice losskit.tables",
+    "looking at data": "losskit.autopsy losskit.advice losskit.tables losskit.batches",
     "looking at losses": "losskit.audit losskit.testing losskit.microscope losskit.digits",
     "acceleration": "losskit.acceleration losskit.__main__",
     "watching": "losskit.watching",

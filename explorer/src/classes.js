@@ -18,6 +18,19 @@ export function logSumExp(scores) {
 const length = (vector) => Math.hypot(...vector);
 const mean = (vector) => vector.reduce((sum, x) => sum + x, 0) / vector.length;
 
+/**
+ * Where rows of class scores lie on the curve of a loss of one right class, as a function of columns and classes: at the
+ * margin of that class over all others, or where scores are log-probabilities at its own. Null: pairs have no one place.
+ */
+export function placeOf({ rows: { terms, softmax } }) {
+  if (terms !== "class") return null;
+  return (columns, classes) =>
+    Float64Array.from(classes, ([right], row) => {
+      const own = columns[right][row];
+      return softmax ? own - logSumExp(columns.map((column) => column[row]).filter((_, k) => k !== right)) : own;
+    });
+}
+
 /** The loss of a row under a chosen loss's parameters and switches. */
 export function chosenRowLoss(card, chosen) {
   const variant = variantOf(card, chosen.switches);

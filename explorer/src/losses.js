@@ -5,9 +5,10 @@
  * is that of the page.
  */
 
-import { chosenRowLoss } from "./classes.js";
+import { chosenRowLoss, placeOf } from "./classes.js";
 import { numbers } from "./csv.js";
 import { domainOf, includes, must } from "./domains.js";
+import { moved } from "./dots.js";
 import { givenOf, KINDS, variantOf } from "./formulas.js";
 import { classNames, PAGE, rolesOf } from "./roles.js";
 
@@ -15,7 +16,7 @@ const listed = (names) => (names.length > 1 ? `${names.slice(0, -1).join(", ")} 
 
 /**
  * columns: by the key of a role, what is chosen for it (see roles.js). Returns the rows' losses, the lengths of their
- * gradients by what the model predicts, and their lines.
+ * gradients by what the model predicts, their lines, and their places on the curve (see dots.js) or null.
  */
 export function losses(table, card, chosen, columns) {
   const roles = rolesOf(card, chosen);
@@ -44,7 +45,18 @@ function ofNumbers(table, card, chosen, roles, columns) {
     rows[row] = value(x);
     gradients[row] = Math.abs(slope(x));
   }
-  return { rows, gradients };
+  return { rows, gradients, ...onCurve(card, variant, settings, read, variable, rows) };
+}
+
+/** Where rows of numbers lie on the curve, and how they came there. */
+function onCurve(card, variant, settings, read, variable, rows) {
+  const others = Object.keys(read).filter((name) => name !== card.curve.variable);
+  if (others.length !== 1) return { places: variable, where: "own" };
+  const [name] = others;
+  const { value } = variant.bind(...variant.given.map((key) => settings[key]));
+  const by = read[name].map((x) => x - settings[name]);
+  const places = by.some((x) => x !== 0) ? moved(variable, by, rows, value) : null;
+  return places ? { places, where: "moved" } : { places: variable, where: "own" };
 }
 
 /** A column for a role, every number of which the library would take. */
@@ -82,6 +94,8 @@ function ofScores(table, card, chosen, [scores, right], columns) {
     rows: Float64Array.from(found, ({ value }) => value),
     gradients: Float64Array.from(found, ({ gradient }) => gradient),
     classes,
+    places: placeOf(card)?.(read, classes) ?? null,
+    where: card.rows.softmax ? "margin" : "own",
   };
 }
 

@@ -8,16 +8,18 @@
  */
 
 import { cards } from "../generated/catalogue.js";
+import { batchOf } from "./batch.js";
 import { about, choices, panel } from "./controls.js";
 import { atCursor, ofCurves } from "./describe.js";
 import { h, replace } from "./dom.js";
+import { dotsOf, reach } from "./dots.js";
 import { AXES, KINDS, limits, nameOf, over, points, sample, settle, show } from "./formulas.js";
 import { isPlay } from "./playground/link.js";
 import { playground } from "./playground/playground.js";
 import { figure } from "./plot.js";
 import { presets } from "./presets.js";
 import { readout } from "./readout.js";
-import { drawRows, load } from "./rows.js";
+import { drawRows, load, loadBatch } from "./rows.js";
 import { choose, empty, read, straighten, write } from "./state.js";
 
 const POINTS = 1001;
@@ -27,6 +29,8 @@ const cardOf = (chosen) => cards.find((card) => card.name === chosen.name);
 let state = empty();
 let trained = false; // whether the playground is shown, not the curves
 let readers = []; // of each chosen loss at the cursor
+const batch = batchOf(document);
+let wide = !batch; // whether the range is the one that shows the batch
 const timers = {};
 
 const later = (name, wait, action) => {
@@ -49,7 +53,8 @@ const figures = {
 };
 
 /** Inside another page there is no room for the curvature. */
-const shownFigures = () => Object.entries(figures).filter(([key]) => !(state.embed && key === "curvature"));
+const isShown = (key) => !((state.embed || batch) && key === "curvature");
+const shownFigures = () => Object.entries(figures).filter(([key]) => isShown(key));
 
 /** The axis as the plots name it. */
 function axis() {
@@ -96,7 +101,10 @@ function redraw() {
   if (document.activeElement !== elements.from) elements.from.value = Number(from.toPrecision(6));
   if (document.activeElement !== elements.to) elements.to.value = Number(to.toPrecision(6));
   readNumbers();
-  drawRows(state.losses.map((chosen) => [cardOf(chosen), chosen]));
+  drawRows(
+    state.losses.map((chosen) => [cardOf(chosen), chosen]),
+    (samples) => scatter(samples, axis()),
+  );
   // uPlot draws in a microtask; this one comes after it.
   queueMicrotask(() => {
     performance.clearMeasures("redraw");
@@ -104,12 +112,22 @@ function redraw() {
   });
 }
 
+/** Puts rows onto the curves of their losses, where all curves are over one variable of their own. */
+function scatter(samples, { from, to, mixed }) {
+  const dots = state.axis === "own" && !mixed ? samples.map(dotsOf).filter(Boolean) : [];
+  figures.value.scatter(dots);
+  if (wide || !dots.length) return;
+  wide = true;
+  const [low, high] = reach(dots, [from, to]);
+  if (low < from || high > to) change({ from: low, to: high });
+}
+
 /** The link of what is shown. */
 const shown = () => (trained ? play.link() : write(state));
 
 /** Lets the address say what is shown, and marks the preset that it is. */
 function address() {
-  history.replaceState(null, "", `#${shown()}`);
+  if (!batch) history.replaceState(null, "", `#${shown()}`);
   $("to-curves").href = `#${write({ ...state, theme: null })}`;
   $("to-play").href = `#${play.link()}`;
   if (trained) return;
@@ -254,9 +272,9 @@ function turn(toPlay) {
 }
 
 /** Shows what the address says; "embed" and "theme" may also stand behind a ?, where they outlive every link. */
-function restore() {
+function restore(asked) {
   clearTimeout(timers.address);
-  const link = location.hash.slice(1) || presets[0].link;
+  const link = asked || presets[0].link;
   const whole = [link, location.search.slice(1)].filter(Boolean).join("&");
   turn(isPlay(link));
   if (trained) {
@@ -273,7 +291,7 @@ function restore() {
   state = result.state;
   document.documentElement.classList.toggle("embed", state.embed);
   if (state.theme) document.documentElement.dataset.theme = state.theme;
-  for (const [key, { root }] of Object.entries(figures)) root.hidden = state.embed && key === "curvature";
+  for (const [key, { root }] of Object.entries(figures)) root.hidden = !isShown(key);
   $("whole").hidden = !state.embed;
   if (state.theme) themed();
   replace($("panels"));
@@ -290,7 +308,7 @@ replace(
     build();
   }),
 );
-$("picker").open = !narrow.matches;
+$("picker").open = !narrow.matches && !batch;
 replace($("presets"), ...presets.map((p) => h("li", {}, h("a", { href: `#${p.link}`, title: p.hint }, p.name))));
 
 $("filter").addEventListener("input", (e) => {
@@ -349,7 +367,7 @@ document.addEventListener("dragleave", (e) => e.relatedTarget === null && docume
 document.addEventListener("drop", (e) => {
   e.preventDefault();
   document.body.classList.remove("dropping");
-  if (!trained) take(e.dataTransfer.files[0]);
+  if (!trained && !batch) take(e.dataTransfer.files[0]);
 });
 $("share").addEventListener("click", async (e) => {
   address();
@@ -376,6 +394,12 @@ $("theme").addEventListener("click", () => {
   themed();
 });
 dark.addEventListener("change", themed);
-addEventListener("hashchange", restore);
-restore();
+if (batch) {
+  document.documentElement.classList.add("batch");
+  loadBatch(batch);
+  restore(batch.link);
+} else {
+  addEventListener("hashchange", () => restore(location.hash.slice(1)));
+  restore(location.hash.slice(1));
+}
 themed();

@@ -115,10 +115,31 @@ function drawLetters(u, { paper, lines }, stepped) {
   ctx.restore();
 }
 
+/** Puts dots onto a plot, each list in its colour: { slot, xs, ys }. */
+function drawDots(u, dots) {
+  if (!dots.length) return;
+  const { ctx, bbox } = u;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  for (const { slot, xs, ys } of dots) {
+    ctx.fillStyle = styleOf(`c${look(slot).colour}`);
+    ctx.globalAlpha = xs.length > 300 ? 0.35 : 0.6;
+    for (let i = 0; i < xs.length; i++) {
+      ctx.beginPath();
+      ctx.arc(u.valToPos(xs[i], "x", true), u.valToPos(ys[i], "y", true), 4 * devicePixelRatio, 0, 2 * Math.PI);
+      ctx.fill();
+    }
+  }
+  ctx.restore();
+}
+
 /**
  * A figure in `parent`. on.move(x), on.zoom(from, to), on.reset() are told what the pointer does.
  * Its update({ xs, lines, x, xLabel, yLabel, description, ticks }) draws; a line is { slot, name, note, ys }, ticks are
  * numbers of the x axis: { at, text }. Its mark(x, read, said) moves the cursor: what is read there, shown and in words.
+ * Its scatter(dots) puts dots onto it until it is told others.
  */
 export function figure(parent, title, on = {}, stepped = false) {
   const legend = h("ul", { class: "legend" });
@@ -135,6 +156,7 @@ export function figure(parent, title, on = {}, stepped = false) {
   let inks = null;
   let stops = null;
   let described = "";
+  let dots = [];
 
   const size = () => ({ width: Math.max(canvas.clientWidth, 200), height: Math.max(canvas.clientHeight, 120) });
 
@@ -198,7 +220,7 @@ export function figure(parent, title, on = {}, stepped = false) {
         bind: { mouseleave: () => null, dblclick: () => () => on.reset?.() },
       },
       hooks: {
-        draw: [(u) => drawLetters(u, inks, stepped)],
+        draw: [(u) => drawDots(u, dots), (u) => drawLetters(u, inks, stepped)],
         ready: [(u) => u.over.addEventListener("mousemove", (e) => on.move?.(u.posToVal(e.offsetX, "x")))],
         setSelect: [
           (u) => {
@@ -259,5 +281,11 @@ export function figure(parent, title, on = {}, stepped = false) {
     queueMicrotask(() => move(marked)); // uPlot sets its scales in a microtask too, before this one
   }
 
-  return { root, update, mark };
+  function scatter(found) {
+    if (!found.length && !dots.length) return;
+    dots = found;
+    plot?.redraw(false);
+  }
+
+  return { root, update, mark, scatter };
 }

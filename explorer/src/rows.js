@@ -2,7 +2,8 @@
 
 import { parse } from "./csv.js";
 import { ofHistogram } from "./describe.js";
-import { h, patch } from "./dom.js";
+import { h, patch, replace } from "./dom.js";
+import { told } from "./dots.js";
 import { nameOf, show } from "./formulas.js";
 import { histogram, scales, ticks } from "./histogram.js";
 import { losses } from "./losses.js";
@@ -20,14 +21,11 @@ let scale = null; // "linear" or "logarithmic" once somebody has chosen
 let again = () => {}; // counts what was counted last
 let bars = null;
 let timer = 0;
+let placed = () => {}; // is told the samples with their places on the curves
 
 /** Reads a file; what is wrong with it is said on the page. */
 export async function load(file) {
-  table = null;
-  columns = {};
-  scale = null;
-  $("csv-result").hidden = $("csv-file").hidden = true;
-  complain([]);
+  forget();
   try {
     table = parse(await file.text());
     $("csv-name").textContent = `${file.name}: ${table.rows.length} rows, columns ${table.names.join(", ")}.`;
@@ -39,8 +37,27 @@ export async function load(file) {
   $("csv-title").scrollIntoView({ block: "nearest" });
 }
 
-/** Draws the losses of the rows; chosen: pairs of a card and a chosen loss. */
-export function drawRows(chosen) {
+function forget() {
+  table = null;
+  columns = {};
+  scale = null;
+  $("csv-result").hidden = $("csv-file").hidden = true;
+  complain([]);
+}
+
+/** Shows the rows of a notebook's batch; rows: what they are called there; said: sentences about them. */
+export function loadBatch({ table: text, rows, said }) {
+  forget();
+  table = parse(text);
+  for (const [i, row] of table.rows.entries()) row.line = rows[i];
+  $("csv-title").textContent = "The batch";
+  for (const element of document.querySelectorAll(".line")) element.textContent = element.dataset.row;
+  replace($("batch-said"), ...said.map((sentence) => h("p", {}, sentence)));
+}
+
+/** Draws the losses of the rows; chosen: pairs of a card and a chosen loss; on(samples) is told their places. */
+export function drawRows(chosen, on = () => {}) {
+  placed = on;
   ask(chosen);
   clearTimeout(timer);
   if (!table) return;
@@ -95,6 +112,8 @@ function count(chosen) {
   }
   complain(problems);
   $("csv-result").hidden = samples.length === 0;
+  placed(samples);
+  $("dotted").textContent = told(samples);
   if (!samples.length) return;
   drawHistogram(samples);
   patch(

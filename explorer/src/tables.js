@@ -55,7 +55,13 @@ export function showWorst(samples, table, columns) {
   patch($("worst-of"), options);
   if (samples.some((sample) => id(sample) === before)) $("worst-of").value = before;
   const sample = samples.find((one) => id(one) === $("worst-of").value) ?? samples[0];
-  const heads = ["Line", ...sample.roles.map((role) => role.name), "Loss", "Share of the total", "Gradient's length"];
+  const heads = [
+    $("csv-line").textContent,
+    ...sample.roles.map((role) => role.name),
+    "Loss",
+    "Share of the total",
+    "Gradient's length",
+  ];
   replace($("worst-head"), h("tr", {}, ...heads.map((text) => h("th", { scope: "col" }, text))));
   const cells = ({ row }) => sample.roles.map((role) => cellText(role, row, sample, table, columns));
   patch(

@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 import { article } from "./browser-article.mjs";
@@ -480,6 +480,54 @@ try {
     assert.ok(wide <= inner, `${wide} > ${inner}`);
     await shot(phone, "embed-phone");
     await phone.context().close();
+  });
+
+  await step("a notebook's batch: its rows are there, on the curve, in a frame without an origin", async () => {
+    const rows = Array.from({ length: 300 }, (_, i) => [residual(i) + 3, 3]);
+    const data = {
+      link: "loss=huber_loss:delta=0.5",
+      table: `input,target\n${rows.map((row) => row.join()).join("\n")}`,
+      rows: rows.map((_, i) => 10 + i),
+      said: ["300 rows, \u003cb>of</b> a test."],
+    };
+    const json = JSON.stringify(data).replaceAll("<", "\\u003c");
+    const html = readFileSync(page, "utf8").replace(
+      "<!-- batch -->",
+      () => `<script type="application/json" id="batch">${json}</script>`,
+    );
+    for (const colorScheme of ["light", "dark"]) {
+      const notebook = await open("", { colorScheme });
+      const heard = [];
+      await notebook.exposeFunction("heard", (what) => heard.push(what));
+      await notebook.evaluate((text) => {
+        addEventListener("message", (e) => window.heard(String(e.data)));
+        const frame = document.createElement("iframe");
+        frame.setAttribute("sandbox", "allow-scripts");
+        frame.style.cssText = "width: 1000px; height: 740px; border: 0; display: block";
+        frame.srcdoc = text;
+        document.body.replaceChildren(frame);
+      }, html);
+      await notebook.waitForTimeout(800);
+      const frame = notebook.frames().find((one) => one !== notebook.mainFrame());
+      assert.equal(await frame.evaluate(() => origin), "null");
+      assert.equal(await frame.textContent("#batch-said"), data.said[0], "what a batch says is no markup");
+      assert.equal(await frame.textContent("#csv-problems"), "");
+      assert.equal(await frame.locator("#worst-rows tr").count(), 10);
+      const worst = rows.map(([x], i) => [Math.abs(x - 3), 10 + i]).sort((a, b) => b[0] - a[0])[0][1];
+      assert.equal(await frame.textContent("#worst-rows tr:first-child th"), String(worst));
+      assert.match(await frame.textContent("#dotted"), /moved to the target of the curve/);
+      for (const selector of ["header", "nav", "#drop"])
+        assert.equal(await frame.locator(selector).filter({ visible: true }).count(), 0, selector);
+      await frame.getByLabel("delta of HuberLoss").press("ArrowRight");
+      await frame.waitForTimeout(200);
+      assert.match(await frame.textContent("#csv-numbers th"), /delta=0\.55/);
+      await notebook.evaluate(() => frames[0].postMessage({ link: "loss=mse_loss", table: "input,target\n1,2" }, "*"));
+      await notebook.waitForTimeout(400);
+      assert.match(await frame.textContent("#csv-numbers th"), /HuberLoss/, "messages change nothing");
+      assert.deepEqual(heard, [], "and none is sent");
+      await shot(notebook, `batch-${colorScheme}`);
+      await notebook.context().close();
+    }
   });
 
   await step("the theme switches, and follows the system", async () => {

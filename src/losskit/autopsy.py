@@ -128,31 +128,47 @@ def autopsy(
 
 def _one(criterion: Criterion | str, operands: Sequence[Any], by: Sequence[int], extras: dict[str, Any]) -> Autopsy:
     loss = get(criterion)() if isinstance(criterion, str) else criterion
-    taken = list(operands)
     for place in by:
-        x = taken[place] if -len(taken) <= place < len(taken) else None
+        x = operands[place] if -len(operands) <= place < len(operands) else None
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
             expected = "positions of floating-point operands with a dimension of rows"
             raise error("parameter", loss="autopsy", argument="by", expected=expected, got=repr(tuple(by)))
-        taken[place] = x.detach().clone().requires_grad_()
+    losses, gradients, _ = derived(loss, operands, by, extras)
+    rows = len(operands[by[0]])
+    if losses.ndim == 0 or len(losses) != rows:
+        raise error(
+            "parameter", loss="autopsy", argument="criterion", got=f"a result of shape {tuple(losses.shape)}",
+            expected=f"a loss that gives a number for each of {rows} rows", hint=" Return it before the mean.",
+        )  # fmt: skip
+    of_rows = losses.reshape(rows, -1).mean(1)
+    return Autopsy(told(loss), of_rows.cpu(), lengths([g.reshape(rows, -1) for g in gradients]).cpu())
+
+
+def derived(
+    loss: Criterion, operands: Sequence[Any], by: Sequence[int], extras: Mapping[str, Any]
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The unreduced losses, the gradients of the whole loss by some operands, and that loss, all in float64.
+
+    The user's tensors stay as they are: copies are differentiated.
+    """
+    taken = list(operands)
+    for place in by:
+        taken[place] = taken[place].detach().clone().requires_grad_()
     predictions = [taken[place] for place in by]
-    rows = len(predictions[0])
-    each = _unreduced(loss)
+    each = unreduced(loss)
     with torch.enable_grad():
         losses = each(*taken, **extras)
-        if losses.ndim == 0 or len(losses) != rows:
-            raise error(
-                "parameter", loss="autopsy", argument="criterion", got=f"a result of shape {tuple(losses.shape)}",
-                expected=f"a loss that gives a number for each of {rows} rows", hint=" Return it before the mean.",
-            )  # fmt: skip
         whole = losses.sum() if each is loss else loss(*taken, **extras).sum()
         gradients = torch.autograd.grad(whole, predictions, allow_unused=True, materialize_grads=True)
-    squares = torch.stack([g.detach().double().reshape(rows, -1).square().sum(1) for g in gradients])
-    of_rows = losses.detach().double().reshape(rows, -1).mean(1)
-    return Autopsy(_told(loss), of_rows.cpu(), squares.sum(0).sqrt().cpu())
+    return losses.detach().double(), [g.detach().double() for g in gradients], whole.detach().double()
 
 
-def _unreduced(loss: Criterion) -> Criterion:
+def lengths(gradients: Sequence[Tensor]) -> Tensor:
+    """The lengths of rows of gradients by several operands."""
+    return torch.stack([g.square().sum(1) for g in gradients]).sum(0).sqrt()
+
+
+def unreduced(loss: Criterion) -> Criterion:
     """The loss with reduction 'none', where it has a reduction."""
     if not isinstance(loss, nn.Module) or not isinstance(vars(loss).get("reduction"), str):
         return loss
@@ -162,7 +178,7 @@ def _unreduced(loss: Criterion) -> Criterion:
     return of_rows
 
 
-def _told(loss: Criterion) -> str:
+def told(loss: Criterion) -> str:
     """A loss in words: its name and what is not usual about it."""
     if isinstance(loss, Loss):
         params = type(loss).params.values()

@@ -10,11 +10,13 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
+from losskit.batches import Batch, explained
 from losskit.declaration import REQUIRED
+from losskit.errors import error
 from losskit.forms import argument_doc, operand_doc
 from losskit.layers.linear import LinearLoss, linear_cross_entropy
 from losskit.layers.linear_cross_entropy import LinearCrossEntropyLoss
@@ -34,22 +36,74 @@ if TYPE_CHECKING:
 Declaration = Any  # a class of a family, or one written by hand with the same attributes
 
 
-def explain(loss: str | Loss | type[Loss]) -> Card:
-    """Everything that is known about a loss: formula, gradient, parameters, facts, advice; shown well in notebooks.
+@overload
+def explain(loss: str | Loss | type[Loss]) -> Card: ...
+@overload
+def explain(loss: str | Loss | type[Loss], operand: Any, /, *operands: Any, **named: Any) -> Batch: ...
+@overload
+def explain(loss: str | Loss | type[Loss], **named: Any) -> Card | Batch: ...
+def explain(loss: str | Loss | type[Loss], *operands: Any, **named: Any) -> Card | Batch:
+    """Everything that is known about a loss, or about one batch under it; shown well in notebooks and on terminals.
+
+    Choose it with a loss alone to know what it does: formula, gradient, parameters, facts, advice. Choose it with the
+    operands of a call to see the present batch: each row's loss and gradient, their histogram, the worst rows, and the
+    rows on the curve of the loss. In a notebook that is the explorer's page where anywidget is installed, otherwise a
+    picture; `print` gives text. Prefer `losskit.autopsy` to compare losses, or for losses that are not losskit's.
 
     Args:
         loss: A name, a class, or an instance, whose parameters the card then has; built-in or your own.
+        operands: What the loss is called with. Copies are computed with, on the CPU in float64.
+        named: Operands by name, and the extras of a call: `mask`, `sample_weight`, `normalizer`.
 
-    >>> import losskit
+    Returns:
+        The card of the loss; with operands the batch, whose `losses`, `pulls`, `worst` and `share_of` are those of
+        `losskit.autopsy`, a row for each number of the unreduced loss.
+
+    Raises:
+        TypeError: It is no loss of losskit, or operands are missing, unknown, or no tensors.
+        ValueError: Shapes do not match, a value is outside its range, or the loss has no number for each row.
+        KeyError: No loss has this name.
+
+    >>> import losskit, torch
     >>> losskit.explain("mse_loss").variants[0].equations[0].plain
     'ℓ = (x − t)²'
+    >>> print(losskit.explain("l1_loss", torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.5, 9.0])))
+    l1_loss: 3 rows, mean of the loss 2.16667.
+    2 of 3 rows have 100% of the pull.
+    <BLANKLINE>
+    row  input  target  loss    pull  share
+    1        2     2.5   0.5  0.3333  50.0%
+    2        3       9     6  0.3333  50.0%
+    0        1       1     0       0   0.0%
     """
+    if operands or named:
+        own = _made(loss)
+        return explained(own, _card(own), operands, named)
+    return _card(loss)
+
+
+def _made(loss: Any) -> Loss:
+    """The loss that a batch goes to."""
+    if isinstance(loss, LinearLoss) or loss in (LinearLoss, LinearCrossEntropyLoss):
+        hint = " Give the loss of scores itself, and scores: features @ linear_weight.T."
+        expected = "a loss whose rows are numbers or scores"
+        raise error("parameter", loss="explain", argument="loss", expected=expected, got="a head", hint=hint)
+    made = get(loss) if isinstance(loss, str) else loss
+    return made() if isinstance(made, type) and issubclass(made, Loss) else made
+
+
+def _card(loss: Any) -> Card:
     if isinstance(loss, str):
         loss = get(loss)
     if isinstance(loss, LinearLoss):
         return head_card(loss)
     if loss in (LinearCrossEntropyLoss, LinearLoss):
         return head_card()
+    if not isinstance(loss, Loss) and not (isinstance(loss, type) and issubclass(loss, Loss)):
+        expected = "a loss of losskit, its class or its name"
+        hint = " losskit.autopsy takes any criterion."
+        got = f"{type(loss).__module__}.{type(loss).__name__}"
+        raise error("parameter_type", loss="explain", argument="loss", expected=expected, got=got, hint=hint)
     if isinstance(loss, type):
         return card(loss)
     changed = {name: getattr(loss, name) for name in type(loss).params}

@@ -85,7 +85,7 @@ def line(text: str, **given: Any) -> Line:
     """A line from "name" or "name:parameter=number,..."; `given` are settings for lines that know them."""
     name, _, rest = text.partition(":")
     card = find(name.strip())
-    numbers, switches = _settable(card)
+    numbers, switches = settable(card)
     settings: dict[str, Any] = {k: v for k, v in given.items() if k in numbers or k in switches}
     for part in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, value = (x.strip() for x in part.partition("="))
@@ -110,7 +110,7 @@ def line(text: str, **given: Any) -> Line:
 
 def of_card(card: Card) -> Line:
     """The line of a card, with its parameters as they are set."""
-    known = [name for names in _settable(card) for name in names]
+    known = [name for names in settable(card) for name in names]
     return Line(card, {name: value for name, value in card.values.items() if name in known})
 
 
@@ -124,7 +124,7 @@ def lines_of(losses: Sequence[Any], given: Mapping[str, Any]) -> list[Line]:
             found.append(of_card(loss))
         else:
             found.append(loss)
-    known = {name for one in found for names in _settable(one.card) for name in names}
+    known = {name for one in found for names in settable(one.card) for name in names}
     unknown = [name for name in given if name not in known]
     if unknown:
         names = ", ".join(sorted(known)) or "none"
@@ -158,7 +158,7 @@ def link(lines: Sequence[Line]) -> str:
     """The part of the explorer's address that shows these losses: #loss=huber_loss:delta=2&loss=..."""
     parts = []
     for one in lines:
-        given = [name for name in _settable(one.card)[0] if name in one.settings]
+        given = [name for name in settable(one.card)[0] if name in one.settings]
         texts = [f"{name}={_short(one.settings[name])}" for name in given if one.settings[name] is not None]
         wanted = one.card.setting(one.settings)
         for name in [name for name in one.settings if name in wanted and wanted[name] != one.card.usual[name]]:
@@ -168,7 +168,7 @@ def link(lines: Sequence[Line]) -> str:
     return f"#{'&'.join(parts)}" if parts else ""
 
 
-def _settable(card: Card) -> tuple[list[str], dict[str, list[bool | str]]]:
+def settable(card: Card) -> tuple[list[str], dict[str, list[bool | str]]]:
     """The names of numbers that a line may set, and its switches with what they may be."""
     return ([g.name for g in card.curve.given], card.curve.switches) if card.curve else ([], {})
 

@@ -83,6 +83,16 @@ def page(found: Any, count: int = 25) -> str:
     )
 
 
+def rows_as_text(found: Any, count: int) -> list[str]:
+    """The rows that pull hardest as lines of a terminal."""
+    return _table(*_rows(found, count))
+
+
+def rows_as_html(found: Any, count: int) -> str:
+    """The rows that pull hardest as a table of HTML."""
+    return _html_table(*_rows(found, count))
+
+
 def _rows(found: Any, count: int) -> tuple[list[str], list[list[str]]]:
     head = ["row", *found.columns, "loss", "pull", "share"]
     rows = [
