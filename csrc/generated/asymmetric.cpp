@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_asymmetric_loss_a2cfc4a5959d_block {
+namespace losskit_asymmetric_loss_38b2b9968cdc_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,108 +22,262 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::softplus(-lk::absolute(input));
+      step1_at_[i_] = lk::sigmoid(input);
+      step2_at_[i_] = lk::sigmoid(-input);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
+      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+      step3_at_[i_] = number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::exp(-step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step5_at_[i_] = lk::log(lk::where(step1_ > clip, step1_ - clip, T(1.0)));
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      step6_at_[i_] = lk::log(lk::where(step1_ > clip, step2_ + clip, T(1.0)));
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const bool equal = clip == T(0.0);
+      const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
+      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+      step7_at_[i_] = number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step0_, -step5_));
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step8_at_[i_] = lk::exp(-step7_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
       const T maximum_value = lk::maximum(input, T(0.0));
       const T minimum_value = lk::minimum(maximum_value, T(1e+30));
       const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      const T product = number0_ * ratio;
-      const T softplus_value = lk::softplus(-lk::absolute(input));
-      const T sum = number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * softplus_value;
-      const T sum2 = product + sum;
-      const T exponential = lk::exp(-sum2);
       const T maximum_value2 = lk::maximum(-input, T(0.0));
-      const T sigmoid_value = lk::sigmoid(input);
-      const bool above = sigmoid_value > clip;
       const bool equal = clip == T(0.0);
       const T minimum_value2 = lk::minimum(lk::where(equal, maximum_value2, T(0.0)), T(1e+30));
       const T ratio2 = lk::floor(T(64.0) * minimum_value2) / T(64.0);
-      const T product2 = number2_ * ratio2;
-      const T sum3 = number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, softplus_value, -lk::log(lk::where(above, sigmoid_value - clip, T(1.0))));
-      const T sum4 = product2 + sum3;
-      const T exponential2 = lk::exp(-sum4);
-      values_[i_] = lk::times(target * (exponential - exponential * (product - sum2 + sum)), maximum_value2 + softplus_value) + lk::times((T(1.0) - target) * lk::where(above, exponential2 - exponential2 * (product2 - sum4 + sum3), T(0.0)), lk::where(equal, maximum_value + softplus_value, -lk::log(lk::where(above, lk::sigmoid(-input) + clip, T(1.0)))));
+      values_[i_] = lk::times(target * (step4_ - step4_ * (number0_ * ratio - step3_ + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_))), maximum_value2 + step0_) + lk::times((T(1.0) - target) * lk::where(step1_ > clip, step8_ - step8_ * (number2_ * ratio2 - step7_ + (number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step0_, -step5_))), T(0.0)), lk::where(equal, maximum_value + step0_, -step6_));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::softplus(-lk::absolute(input));
+      step1_at_[i_] = lk::sigmoid(input);
+      step2_at_[i_] = lk::sigmoid(-input);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
+      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+      step3_at_[i_] = number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::exp(-step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step5_at_[i_] = lk::log(lk::where(step1_ > clip, step1_ - clip, T(1.0)));
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      step6_at_[i_] = lk::log(lk::where(step1_ > clip, step2_ + clip, T(1.0)));
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const bool equal = clip == T(0.0);
+      const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
+      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+      step7_at_[i_] = number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step0_, -step5_));
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step8_at_[i_] = lk::exp(-step7_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
       const T maximum_value = lk::maximum(input, T(0.0));
       const T minimum_value = lk::minimum(maximum_value, T(1e+30));
       const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      const T product = number0_ * ratio;
-      const T softplus_value = lk::softplus(-lk::absolute(input));
-      const T sum = number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * softplus_value;
-      const T sum2 = product + sum;
-      const T exponential = lk::exp(-sum2);
-      const T difference = exponential - exponential * (product - sum2 + sum);
+      const T difference = step4_ - step4_ * (number0_ * ratio - step3_ + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_));
       const T maximum_value2 = lk::maximum(-input, T(0.0));
-      const T sum3 = maximum_value2 + softplus_value;
+      const T sum = maximum_value2 + step0_;
       const T difference2 = T(1.0) - target;
-      const T sigmoid_value = lk::sigmoid(input);
-      const bool above = sigmoid_value > clip;
+      const bool above = step1_ > clip;
       const bool equal = clip == T(0.0);
       const T minimum_value2 = lk::minimum(lk::where(equal, maximum_value2, T(0.0)), T(1e+30));
       const T ratio2 = lk::floor(T(64.0) * minimum_value2) / T(64.0);
-      const T product2 = number2_ * ratio2;
-      const T chosen = lk::where(above, sigmoid_value - clip, T(1.0));
-      const T sum4 = number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, softplus_value, -lk::log(chosen));
-      const T sum5 = product2 + sum4;
-      const T exponential2 = lk::exp(-sum5);
-      const T chosen2 = lk::where(above, exponential2 - exponential2 * (product2 - sum5 + sum4), T(0.0));
-      const T sigmoid_value2 = lk::sigmoid(-input);
-      const T sum6 = sigmoid_value2 + clip;
-      const T chosen3 = lk::where(equal, maximum_value + softplus_value, -lk::log(lk::where(above, sum6, T(1.0))));
-      values_[i_] = lk::times(target * difference, sum3) + lk::times(difference2 * chosen2, chosen3);
-      input_out_[i_] = lk::scaled<T>(difference2 * (chosen2 * (gamma_neg * lk::where(equal, T(1.0), sigmoid_value / chosen) * lk::times(sigmoid_value2, chosen3) + sigmoid_value * lk::where(equal, T(1.0), sigmoid_value2 / sum6))) - target * (difference * (sigmoid_value2 + gamma_pos * lk::times(sigmoid_value, sum3))), factor_);
+      const T chosen = lk::where(above, step8_ - step8_ * (number2_ * ratio2 - step7_ + (number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step0_, -step5_))), T(0.0));
+      const T chosen2 = lk::where(equal, maximum_value + step0_, -step6_);
+      values_[i_] = lk::times(target * difference, sum) + lk::times(difference2 * chosen, chosen2);
+      input_out_[i_] = lk::scaled<T>(difference2 * (chosen * (gamma_neg * lk::where(equal, T(1.0), step1_ / lk::where(above, step1_ - clip, T(1.0))) * lk::times(step2_, chosen2) + step1_ * lk::where(equal, T(1.0), step2_ / (step2_ + clip)))) - target * (difference * (step2_ + gamma_pos * lk::times(step1_, sum))), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::softplus(-lk::absolute(input));
+      step1_at_[i_] = lk::sigmoid(input);
+      step2_at_[i_] = lk::sigmoid(-input);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
+      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+      step3_at_[i_] = number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::exp(-step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step5_at_[i_] = lk::log(lk::where(step1_ > clip, step1_ - clip, T(1.0)));
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      step6_at_[i_] = lk::log(lk::where(step1_ > clip, step2_ + clip, T(1.0)));
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const bool equal = clip == T(0.0);
+      const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
+      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+      step7_at_[i_] = number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step0_, -step5_));
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step8_at_[i_] = lk::exp(-step7_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
       const T maximum_value = lk::maximum(input, T(0.0));
       const T minimum_value = lk::minimum(maximum_value, T(1e+30));
       const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      const T product = number0_ * ratio;
-      const T softplus_value = lk::softplus(-lk::absolute(input));
-      const T sum = number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * softplus_value;
-      const T sum2 = product + sum;
-      const T exponential = lk::exp(-sum2);
-      const T difference = exponential - exponential * (product - sum2 + sum);
+      const T difference = step4_ - step4_ * (number0_ * ratio - step3_ + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_));
       const T maximum_value2 = lk::maximum(-input, T(0.0));
-      const T sum3 = maximum_value2 + softplus_value;
+      const T sum = maximum_value2 + step0_;
       const T difference2 = T(1.0) - target;
-      const T sigmoid_value = lk::sigmoid(input);
-      const bool above = sigmoid_value > clip;
+      const bool above = step1_ > clip;
       const bool equal = clip == T(0.0);
       const T minimum_value2 = lk::minimum(lk::where(equal, maximum_value2, T(0.0)), T(1e+30));
       const T ratio2 = lk::floor(T(64.0) * minimum_value2) / T(64.0);
-      const T product2 = number2_ * ratio2;
-      const T chosen = lk::where(above, sigmoid_value - clip, T(1.0));
-      const T sum4 = number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, softplus_value, -lk::log(chosen));
-      const T sum5 = product2 + sum4;
-      const T exponential2 = lk::exp(-sum5);
-      const T chosen2 = lk::where(above, exponential2 - exponential2 * (product2 - sum5 + sum4), T(0.0));
-      const T sigmoid_value2 = lk::sigmoid(-input);
-      const T sum6 = sigmoid_value2 + clip;
-      const T chosen3 = lk::where(equal, maximum_value + softplus_value, -lk::log(lk::where(above, sum6, T(1.0))));
-      values_[i_] = lk::times(target * difference, sum3) + lk::times(difference2 * chosen2, chosen3);
-      input_out_[i_] = lk::scaled<T>(difference2 * (chosen2 * (gamma_neg * lk::where(equal, T(1.0), sigmoid_value / chosen) * lk::times(sigmoid_value2, chosen3) + sigmoid_value * lk::where(equal, T(1.0), sigmoid_value2 / sum6))) - target * (difference * (sigmoid_value2 + gamma_pos * lk::times(sigmoid_value, sum3))), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(difference, sum3) - lk::times(chosen2, chosen3), factor_);
+      const T chosen = lk::where(above, step8_ - step8_ * (number2_ * ratio2 - step7_ + (number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step0_, -step5_))), T(0.0));
+      const T chosen2 = lk::where(equal, maximum_value + step0_, -step6_);
+      values_[i_] = lk::times(target * difference, sum) + lk::times(difference2 * chosen, chosen2);
+      input_out_[i_] = lk::scaled<T>(difference2 * (chosen * (gamma_neg * lk::where(equal, T(1.0), step1_ / lk::where(above, step1_ - clip, T(1.0))) * lk::times(step2_, chosen2) + step1_ * lk::where(equal, T(1.0), step2_ / (step2_ + clip)))) - target * (difference * (step2_ + gamma_pos * lk::times(step1_, sum))), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(difference, sum) - lk::times(chosen, chosen2), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_asymmetric_loss_a2cfc4a5959d, 2, 7, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_asymmetric_loss_38b2b9968cdc, 2, 7, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_binary_cross_entropy_af582a665da9_block {
+namespace losskit_binary_cross_entropy_0f3f24613782_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -16,40 +16,63 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input);
+      step1_at_[i_] = lk::log1p(-input);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
-      const T logarithm = lk::log(input);
-      const T log1p_value = lk::log1p(-input);
-      values_[i_] = -(target * lk::where(logarithm < T(-100.0), T(-100.0), logarithm) + (T(1.0) - target) * lk::where(log1p_value < T(-100.0), T(-100.0), log1p_value));
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      values_[i_] = -(target * lk::where(step0_ < T(-100.0), T(-100.0), step0_) + (T(1.0) - target) * lk::where(step1_ < T(-100.0), T(-100.0), step1_));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input);
+      step1_at_[i_] = lk::log1p(-input);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T logarithm = lk::log(input);
-      const T log1p_value = lk::log1p(-input);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
-      values_[i_] = -(target * lk::where(logarithm < T(-100.0), T(-100.0), logarithm) + (T(1.0) - target) * lk::where(log1p_value < T(-100.0), T(-100.0), log1p_value));
+      values_[i_] = -(target * lk::where(step0_ < T(-100.0), T(-100.0), step0_) + (T(1.0) - target) * lk::where(step1_ < T(-100.0), T(-100.0), step1_));
       input_out_[i_] = lk::scaled<T>(lk::where(product == T(0.0), lk::where(input == target, T(1.0) - T(2.0) * input, T(1000000000000.0) * difference), difference / product), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input);
+      step1_at_[i_] = lk::log1p(-input);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T logarithm = lk::log(input);
-      const T chosen = lk::where(logarithm < T(-100.0), T(-100.0), logarithm);
-      const T log1p_value = lk::log1p(-input);
-      const T chosen2 = lk::where(log1p_value < T(-100.0), T(-100.0), log1p_value);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T chosen = lk::where(step0_ < T(-100.0), T(-100.0), step0_);
+      const T chosen2 = lk::where(step1_ < T(-100.0), T(-100.0), step1_);
       const T product = input * (T(1.0) - input);
       const T difference = input - target;
       values_[i_] = -(target * chosen + (T(1.0) - target) * chosen2);
@@ -59,7 +82,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_af582a665da9, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_0f3f24613782, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_beta_gaussian_nll_loss_67cc79eab7ce_block {
+namespace losskit_beta_gaussian_nll_loss_23ea3b43048a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,40 +17,106 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T var = var_at_[i_];
+      step0_at_[i_] = lk::log(var);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    if (beta == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::root(var, beta);
+      }
+    } else if (beta == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::first_power(var, beta);
+      }
+    } else if (beta == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::square(var, beta);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::power(var, beta);
+      }
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T power_value = lk::power(var, beta);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
       const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T ratio = power_value / var;
+      const T ratio = step1_ / var;
       const T chosen3 = lk::where(ratio > T(1.329227995784916e+36), T(1.8014398509481984e+16), lk::where(ratio < T(7.52316384526264e-37), T(5.551115123125783e-17), T(1.0)));
-      values_[i_] = T(0.5) * lk::log(var) * power_value + chosen * (chosen2 * (power_value / (var * chosen3))) * (T(0.5) * chosen * chosen2 * chosen3);
+      values_[i_] = T(0.5) * step0_ * step1_ + chosen * (chosen2 * (step1_ / (var * chosen3))) * (T(0.5) * chosen * chosen2 * chosen3);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     T* const var_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T var = var_at_[i_];
+      step0_at_[i_] = lk::log(var);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    if (beta == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::root(var, beta);
+      }
+    } else if (beta == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::first_power(var, beta);
+      }
+    } else if (beta == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::square(var, beta);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::power(var, beta);
+      }
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T power_value = lk::power(var, beta);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
       const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T ratio = power_value / var;
+      const T ratio = step1_ / var;
       const T chosen3 = lk::where(ratio > T(1.329227995784916e+36), T(1.8014398509481984e+16), lk::where(ratio < T(7.52316384526264e-37), T(5.551115123125783e-17), T(1.0)));
-      const T ratio2 = power_value / (var * chosen3);
+      const T ratio2 = step1_ / (var * chosen3);
       const T product = chosen2 * ratio2;
       const T product2 = chosen * (chosen2 / lk::sqrt(var));
-      values_[i_] = T(0.5) * lk::log(var) * power_value + chosen * product * (T(0.5) * chosen * chosen2 * chosen3);
+      values_[i_] = T(0.5) * step0_ * step1_ + chosen * product * (T(0.5) * chosen * chosen2 * chosen3);
       input_out_[i_] = lk::scaled<T>(chosen * (product * chosen3), factor_);
       var_out_[i_] = lk::scaled<T>((T(1.0) - product2) * ratio2 * (T(0.5) * (T(1.0) + product2) * chosen3), factor_);
     }
@@ -59,23 +125,56 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     T* const var_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T var = var_at_[i_];
+      step0_at_[i_] = lk::log(var);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    if (beta == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::root(var, beta);
+      }
+    } else if (beta == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::first_power(var, beta);
+      }
+    } else if (beta == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::square(var, beta);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::power(var, beta);
+      }
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T var = var_at_[i_];
-      const T power_value = lk::power(var, beta);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
       const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T ratio = power_value / var;
+      const T ratio = step1_ / var;
       const T chosen3 = lk::where(ratio > T(1.329227995784916e+36), T(1.8014398509481984e+16), lk::where(ratio < T(7.52316384526264e-37), T(5.551115123125783e-17), T(1.0)));
-      const T ratio2 = power_value / (var * chosen3);
+      const T ratio2 = step1_ / (var * chosen3);
       const T product = chosen2 * ratio2;
       const T product2 = chosen * (product * chosen3);
       const T product3 = chosen * (chosen2 / lk::sqrt(var));
-      values_[i_] = T(0.5) * lk::log(var) * power_value + chosen * product * (T(0.5) * chosen * chosen2 * chosen3);
+      values_[i_] = T(0.5) * step0_ * step1_ + chosen * product * (T(0.5) * chosen * chosen2 * chosen3);
       input_out_[i_] = lk::scaled<T>(product2, factor_);
       target_out_[i_] = lk::scaled<T>(-product2, factor_);
       var_out_[i_] = lk::scaled<T>((T(1.0) - product3) * ratio2 * (T(0.5) * (T(1.0) + product3) * chosen3), factor_);
@@ -83,7 +182,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_67cc79eab7ce, 3, 1, 5, 4,
+LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_23ea3b43048a, 3, 1, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_bradley_terry_loss_c7e0036a2789_block {
+namespace losskit_bradley_terry_loss_e868244597cc_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,33 +17,62 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
+      step0_at_[i_] = margin - (chosen - rejected);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T sum = T(0.5) * chosen + T(0.5) * rejected;
-      values_[i_] = lk::softplus(margin - (chosen - rejected)) + lk::times(lk::times(T(4.0) * center_coefficient, sum), sum);
+      values_[i_] = step1_ + lk::times(lk::times(T(4.0) * center_coefficient, sum), sum);
     }
   } else {
     T* const chosen_out_ = gradients_[0];
     T* const rejected_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
-      const T difference = margin - (chosen - rejected);
+      step0_at_[i_] = margin - (chosen - rejected);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(step0_);
+      step2_at_[i_] = lk::sigmoid(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T sum = T(0.5) * chosen + T(0.5) * rejected;
       const T times_value = lk::times(T(4.0) * center_coefficient, sum);
-      const T sigmoid_value = lk::sigmoid(difference);
-      values_[i_] = lk::softplus(difference) + lk::times(times_value, sum);
-      chosen_out_[i_] = lk::scaled<T>(times_value - sigmoid_value, factor_);
-      rejected_out_[i_] = lk::scaled<T>(times_value + sigmoid_value, factor_);
+      values_[i_] = step1_ + lk::times(times_value, sum);
+      chosen_out_[i_] = lk::scaled<T>(times_value - step2_, factor_);
+      rejected_out_[i_] = lk::scaled<T>(times_value + step2_, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_c7e0036a2789, 2, 2, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_e868244597cc, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

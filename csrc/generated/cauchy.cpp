@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cauchy_loss_99f4b4b6555f_block {
+namespace losskit_cauchy_loss_04af22cf46f2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -18,56 +18,90 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T ratio = lk::absolute(input - target) / scale;
-      const bool below = ratio < T(1000000000000000.0);
-      const T log1p_value = lk::log1p(lk::where(below, T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0)));
-      values_[i_] = lk::where(below, log1p_value, T(2.0) * log1p_value + T(67.23527651431469));
+      step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
     }
-  } else if constexpr (wanted_ == losskit::kPredictions) {
-    T* const input_out_ = gradients_[0];
-    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::log1p(step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      values_[i_] = lk::where(lk::absolute(input - target) / scale < T(1000000000000000.0), step1_, T(2.0) * step1_ + T(67.23527651431469));
+    }
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T ratio = lk::absolute(input - target) / scale;
+      step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
-      const T ratio = lk::absolute(difference) / scale;
-      const bool below = ratio < T(1000000000000000.0);
-      const T difference2 = T(0.5) * input - T(0.5) * target;
-      const T log1p_value = lk::log1p(lk::where(below, T(0.5) * ratio * ratio, lk::absolute(difference2) * number0_ - T(1.0)));
-      const T ratio2 = difference / scale;
-      const bool below2 = lk::absolute(ratio2) < T(1000000000000000.0);
-      values_[i_] = lk::where(below, log1p_value, T(2.0) * log1p_value + T(67.23527651431469));
-      input_out_[i_] = lk::scaled<T>(lk::where(below2, ratio2, T(1.0)) / lk::where(below2, T(1.0) + T(0.5) * ratio2 * ratio2, difference2) * lk::where(below2, number1_, T(1.0)), factor_);
+      const T ratio = difference / scale;
+      const bool below = lk::absolute(ratio) < T(1000000000000000.0);
+      values_[i_] = lk::where(lk::absolute(difference) / scale < T(1000000000000000.0), step1_, T(2.0) * step1_ + T(67.23527651431469));
+      input_out_[i_] = lk::scaled<T>(lk::where(below, ratio, T(1.0)) / lk::where(below, T(1.0) + T(0.5) * ratio * ratio, T(0.5) * input - T(0.5) * target) * lk::where(below, number1_, T(1.0)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T ratio = lk::absolute(input - target) / scale;
+      step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
-      const T ratio = lk::absolute(difference) / scale;
-      const bool below = ratio < T(1000000000000000.0);
-      const T difference2 = T(0.5) * input - T(0.5) * target;
-      const T log1p_value = lk::log1p(lk::where(below, T(0.5) * ratio * ratio, lk::absolute(difference2) * number0_ - T(1.0)));
-      const T ratio2 = difference / scale;
-      const bool below2 = lk::absolute(ratio2) < T(1000000000000000.0);
-      const T product = lk::where(below2, ratio2, T(1.0)) / lk::where(below2, T(1.0) + T(0.5) * ratio2 * ratio2, difference2) * lk::where(below2, number1_, T(1.0));
-      values_[i_] = lk::where(below, log1p_value, T(2.0) * log1p_value + T(67.23527651431469));
+      const T ratio = difference / scale;
+      const bool below = lk::absolute(ratio) < T(1000000000000000.0);
+      const T product = lk::where(below, ratio, T(1.0)) / lk::where(below, T(1.0) + T(0.5) * ratio * ratio, T(0.5) * input - T(0.5) * target) * lk::where(below, number1_, T(1.0));
+      values_[i_] = lk::where(lk::absolute(difference) / scale < T(1000000000000000.0), step1_, T(2.0) * step1_ + T(67.23527651431469));
       input_out_[i_] = lk::scaled<T>(product, factor_);
       target_out_[i_] = lk::scaled<T>(-product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_99f4b4b6555f, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_04af22cf46f2, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

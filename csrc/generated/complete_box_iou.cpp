@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_complete_box_iou_loss_c1b774387c7b_block {
+namespace losskit_complete_box_iou_loss_8a57b1c29cc5_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,6 +22,24 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target_x1 = target_x1_at_[i_];
+      const T target_y1 = target_y1_at_[i_];
+      const T target_x2 = target_x2_at_[i_];
+      const T target_y2 = target_y2_at_[i_];
+      step0_at_[i_] = lk::atan2(target_x2 - target_x1, target_y2 - target_y1);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input_x1 = input_x1_at_[i_];
+      const T input_y1 = input_y1_at_[i_];
+      const T input_x2 = input_x2_at_[i_];
+      const T input_y2 = input_y2_at_[i_];
+      step1_at_[i_] = lk::atan2(input_x2 - input_x1, input_y2 - input_y1);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input_x1 = input_x1_at_[i_];
@@ -32,6 +50,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target_y1 = target_y1_at_[i_];
       const T target_x2 = target_x2_at_[i_];
       const T target_y2 = target_y2_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const bool equal = input_x2 == target_x2;
       const T sum = T(0.5) * input_x2 + T(0.5) * target_x2;
       const bool equal2 = input_x1 == target_x1;
@@ -41,18 +61,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool equal4 = input_y1 == target_y1;
       const T sum4 = T(0.5) * input_y1 + T(0.5) * target_y1;
       const T product = lk::maximum(T(0.0), lk::where(equal, sum, lk::minimum(input_x2, target_x2)) - lk::where(equal2, sum2, lk::maximum(input_x1, target_x1))) * lk::maximum(T(0.0), lk::where(equal3, sum3, lk::minimum(input_y2, target_y2)) - lk::where(equal4, sum4, lk::maximum(input_y1, target_y1)));
-      const T difference = input_x2 - input_x1;
-      const T difference2 = input_y2 - input_y1;
-      const T difference3 = target_x2 - target_x1;
-      const T difference4 = target_y2 - target_y1;
-      const T difference5 = T(1.0) - product / (difference * difference2 + difference3 * difference4 - product + eps);
+      const T difference = T(1.0) - product / ((input_x2 - input_x1) * (input_y2 - input_y1) + (target_x2 - target_x1) * (target_y2 - target_y1) - product + eps);
       const T product2 = T(0.5) * (input_x1 - target_x1 + (input_x2 - target_x2));
       const T product3 = T(0.5) * (input_y1 - target_y1 + (input_y2 - target_y2));
-      const T difference6 = lk::where(equal, sum, lk::maximum(input_x2, target_x2)) - lk::where(equal2, sum2, lk::minimum(input_x1, target_x1));
-      const T difference7 = lk::where(equal3, sum3, lk::maximum(input_y2, target_y2)) - lk::where(equal4, sum4, lk::minimum(input_y1, target_y1));
-      const T difference8 = lk::atan2(difference3, difference4) - lk::atan2(difference, difference2);
-      const T product4 = T(0.4052847345693511) * difference8 * difference8;
-      values_[i_] = difference5 + (product2 * product2 + product3 * product3) / (difference6 * difference6 + difference7 * difference7 + eps) + lk::stop(product4 / (difference5 + product4 + eps)) * product4;
+      const T difference2 = lk::where(equal, sum, lk::maximum(input_x2, target_x2)) - lk::where(equal2, sum2, lk::minimum(input_x1, target_x1));
+      const T difference3 = lk::where(equal3, sum3, lk::maximum(input_y2, target_y2)) - lk::where(equal4, sum4, lk::minimum(input_y1, target_y1));
+      const T difference4 = step0_ - step1_;
+      const T product4 = T(0.4052847345693511) * difference4 * difference4;
+      values_[i_] = difference + (product2 * product2 + product3 * product3) / (difference2 * difference2 + difference3 * difference3 + eps) + lk::stop(product4 / (difference + product4 + eps)) * product4;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_x1_out_ = gradients_[0];
@@ -60,6 +76,24 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_x2_out_ = gradients_[2];
     T* const input_y2_out_ = gradients_[3];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target_x1 = target_x1_at_[i_];
+      const T target_y1 = target_y1_at_[i_];
+      const T target_x2 = target_x2_at_[i_];
+      const T target_y2 = target_y2_at_[i_];
+      step0_at_[i_] = lk::atan2(target_x2 - target_x1, target_y2 - target_y1);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input_x1 = input_x1_at_[i_];
+      const T input_y1 = input_y1_at_[i_];
+      const T input_x2 = input_x2_at_[i_];
+      const T input_y2 = input_y2_at_[i_];
+      step1_at_[i_] = lk::atan2(input_x2 - input_x1, input_y2 - input_y1);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input_x1 = input_x1_at_[i_];
@@ -70,6 +104,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target_y1 = target_y1_at_[i_];
       const T target_x2 = target_x2_at_[i_];
       const T target_y2 = target_y2_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const bool equal = input_x2 == target_x2;
       const T sum = T(0.5) * input_x2 + T(0.5) * target_x2;
       const bool equal2 = input_x1 == target_x1;
@@ -85,25 +121,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = maximum_value * maximum_value2;
       const T difference3 = input_x2 - input_x1;
       const T difference4 = input_y2 - input_y1;
-      const T difference5 = target_x2 - target_x1;
-      const T difference6 = target_y2 - target_y1;
-      const T sum5 = difference3 * difference4 + difference5 * difference6 - product + eps;
+      const T sum5 = difference3 * difference4 + (target_x2 - target_x1) * (target_y2 - target_y1) - product + eps;
       const T ratio = product / sum5;
-      const T difference7 = T(1.0) - ratio;
+      const T difference5 = T(1.0) - ratio;
       const T product2 = T(0.5) * (input_x1 - target_x1 + (input_x2 - target_x2));
       const T product3 = T(0.5) * (input_y1 - target_y1 + (input_y2 - target_y2));
-      const T difference8 = lk::where(equal, sum, lk::maximum(input_x2, target_x2)) - lk::where(equal2, sum2, lk::minimum(input_x1, target_x1));
-      const T difference9 = lk::where(equal3, sum3, lk::maximum(input_y2, target_y2)) - lk::where(equal4, sum4, lk::minimum(input_y1, target_y1));
-      const T sum6 = difference8 * difference8 + difference9 * difference9 + eps;
+      const T difference6 = lk::where(equal, sum, lk::maximum(input_x2, target_x2)) - lk::where(equal2, sum2, lk::minimum(input_x1, target_x1));
+      const T difference7 = lk::where(equal3, sum3, lk::maximum(input_y2, target_y2)) - lk::where(equal4, sum4, lk::minimum(input_y1, target_y1));
+      const T sum6 = difference6 * difference6 + difference7 * difference7 + eps;
       const T ratio2 = (product2 * product2 + product3 * product3) / sum6;
-      const T difference10 = lk::atan2(difference5, difference6) - lk::atan2(difference3, difference4);
-      const T product4 = T(0.4052847345693511) * difference10;
-      const T product5 = product4 * difference10;
-      const T stop_value = lk::stop(product5 / (difference7 + product5 + eps));
+      const T difference8 = step0_ - step1_;
+      const T product4 = T(0.4052847345693511) * difference8;
+      const T product5 = product4 * difference8;
+      const T stop_value = lk::stop(product5 / (difference5 + product5 + eps));
       const bool above = T(0.0) >= difference;
       const T times_value = lk::times(lk::where(above, T(0.0), -lk::where(equal2, T(0.5), lk::where(input_x1 >= target_x1, T(1.0), T(0.0)))), maximum_value2);
       const T product6 = T(2.0) * product2 * T(0.5);
-      const T product7 = T(2.0) * difference8;
+      const T product7 = T(2.0) * difference6;
       const T hypot_value = lk::hypot(difference3, difference4);
       const bool above2 = hypot_value > T(0.0);
       const T minus = -lk::where(above2, lk::where(lk::absolute(difference4) < std::numeric_limits<T>::infinity(), difference4, T(0.0)) / hypot_value / hypot_value, T(0.0));
@@ -111,16 +145,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool above3 = T(0.0) >= difference2;
       const T times_value2 = lk::times(lk::where(above3, T(0.0), -lk::where(equal4, T(0.5), lk::where(input_y1 >= target_y1, T(1.0), T(0.0)))), maximum_value);
       const T product8 = T(2.0) * product3 * T(0.5);
-      const T product9 = T(2.0) * difference9;
+      const T product9 = T(2.0) * difference7;
       const T minus3 = -(-lk::where(above2, lk::where(lk::absolute(difference3) < std::numeric_limits<T>::infinity(), difference3, T(0.0)) / hypot_value / hypot_value, T(0.0)));
       const T minus4 = -minus3;
       const T times_value3 = lk::times(lk::where(above, T(0.0), lk::where(equal, T(0.5), lk::where(input_x2 <= target_x2, T(1.0), T(0.0)))), maximum_value2);
       const T times_value4 = lk::times(lk::where(above3, T(0.0), lk::where(equal3, T(0.5), lk::where(input_y2 <= target_y2, T(1.0), T(0.0)))), maximum_value);
-      values_[i_] = difference7 + ratio2 + stop_value * product5;
-      input_x1_out_[i_] = lk::scaled<T>(-((times_value - lk::mute(ratio, -difference4 - times_value)) / sum5) + (product6 - lk::mute(ratio2, lk::times(-lk::where(equal2, T(0.5), lk::where(input_x1 <= target_x1, T(1.0), T(0.0))), product7))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus2) + lk::times(product4, minus2)), factor_);
-      input_y1_out_[i_] = lk::scaled<T>(-((times_value2 - lk::mute(ratio, -difference3 - times_value2)) / sum5) + (product8 - lk::mute(ratio2, lk::times(-lk::where(equal4, T(0.5), lk::where(input_y1 <= target_y1, T(1.0), T(0.0))), product9))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus4) + lk::times(product4, minus4)), factor_);
-      input_x2_out_[i_] = lk::scaled<T>(-((times_value3 - lk::mute(ratio, difference4 - times_value3)) / sum5) + (product6 - lk::mute(ratio2, lk::times(lk::where(equal, T(0.5), lk::where(input_x2 >= target_x2, T(1.0), T(0.0))), product7))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus) + lk::times(product4, minus)), factor_);
-      input_y2_out_[i_] = lk::scaled<T>(-((times_value4 - lk::mute(ratio, difference3 - times_value4)) / sum5) + (product8 - lk::mute(ratio2, lk::times(lk::where(equal3, T(0.5), lk::where(input_y2 >= target_y2, T(1.0), T(0.0))), product9))) / sum6 + lk::mute(stop_value, lk::times(difference10, T(0.4052847345693511) * minus3) + lk::times(product4, minus3)), factor_);
+      values_[i_] = difference5 + ratio2 + stop_value * product5;
+      input_x1_out_[i_] = lk::scaled<T>(-((times_value - lk::mute(ratio, -difference4 - times_value)) / sum5) + (product6 - lk::mute(ratio2, lk::times(-lk::where(equal2, T(0.5), lk::where(input_x1 <= target_x1, T(1.0), T(0.0))), product7))) / sum6 + lk::mute(stop_value, lk::times(difference8, T(0.4052847345693511) * minus2) + lk::times(product4, minus2)), factor_);
+      input_y1_out_[i_] = lk::scaled<T>(-((times_value2 - lk::mute(ratio, -difference3 - times_value2)) / sum5) + (product8 - lk::mute(ratio2, lk::times(-lk::where(equal4, T(0.5), lk::where(input_y1 <= target_y1, T(1.0), T(0.0))), product9))) / sum6 + lk::mute(stop_value, lk::times(difference8, T(0.4052847345693511) * minus4) + lk::times(product4, minus4)), factor_);
+      input_x2_out_[i_] = lk::scaled<T>(-((times_value3 - lk::mute(ratio, difference4 - times_value3)) / sum5) + (product6 - lk::mute(ratio2, lk::times(lk::where(equal, T(0.5), lk::where(input_x2 >= target_x2, T(1.0), T(0.0))), product7))) / sum6 + lk::mute(stop_value, lk::times(difference8, T(0.4052847345693511) * minus) + lk::times(product4, minus)), factor_);
+      input_y2_out_[i_] = lk::scaled<T>(-((times_value4 - lk::mute(ratio, difference3 - times_value4)) / sum5) + (product8 - lk::mute(ratio2, lk::times(lk::where(equal3, T(0.5), lk::where(input_y2 >= target_y2, T(1.0), T(0.0))), product9))) / sum6 + lk::mute(stop_value, lk::times(difference8, T(0.4052847345693511) * minus3) + lk::times(product4, minus3)), factor_);
     }
   } else {
     T* const input_x1_out_ = gradients_[0];
@@ -132,6 +166,24 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_x2_out_ = gradients_[6];
     T* const target_y2_out_ = gradients_[7];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target_x1 = target_x1_at_[i_];
+      const T target_y1 = target_y1_at_[i_];
+      const T target_x2 = target_x2_at_[i_];
+      const T target_y2 = target_y2_at_[i_];
+      step0_at_[i_] = lk::atan2(target_x2 - target_x1, target_y2 - target_y1);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input_x1 = input_x1_at_[i_];
+      const T input_y1 = input_y1_at_[i_];
+      const T input_x2 = input_x2_at_[i_];
+      const T input_y2 = input_y2_at_[i_];
+      step1_at_[i_] = lk::atan2(input_x2 - input_x1, input_y2 - input_y1);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input_x1 = input_x1_at_[i_];
@@ -142,6 +194,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target_y1 = target_y1_at_[i_];
       const T target_x2 = target_x2_at_[i_];
       const T target_y2 = target_y2_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const bool equal = input_x2 == target_x2;
       const T sum = T(0.5) * input_x2 + T(0.5) * target_x2;
       const bool equal2 = input_x1 == target_x1;
@@ -168,7 +222,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference9 = lk::where(equal3, sum3, lk::maximum(input_y2, target_y2)) - lk::where(equal4, sum4, lk::minimum(input_y1, target_y1));
       const T sum6 = difference8 * difference8 + difference9 * difference9 + eps;
       const T ratio2 = (product2 * product2 + product3 * product3) / sum6;
-      const T difference10 = lk::atan2(difference5, difference6) - lk::atan2(difference3, difference4);
+      const T difference10 = step0_ - step1_;
       const T product4 = T(0.4052847345693511) * difference10;
       const T product5 = product4 * difference10;
       const T stop_value = lk::stop(product5 / (difference7 + product5 + eps));
@@ -223,7 +277,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_complete_box_iou_loss_c1b774387c7b, 8, 1, 15, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_complete_box_iou_loss_8a57b1c29cc5, 8, 1, 15, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 2, 0.0, std::numeric_limits<double>::infinity()},

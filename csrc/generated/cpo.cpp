@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cpo_loss_6fbafe286bd6_block {
+namespace losskit_cpo_loss_b60cd9fd89a3_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -18,34 +18,60 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
+      step0_at_[i_] = T(-2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T nll = nll_at_[i_];
-      values_[i_] = lk::softplus(T(-2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected)) + lk::times(alpha, nll);
+      const T step1_ = step1_at_[i_];
+      values_[i_] = step1_ + lk::times(alpha, nll);
     }
   } else {
     T* const chosen_out_ = gradients_[0];
     T* const rejected_out_ = gradients_[1];
     T* const nll_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
+      step0_at_[i_] = T(-2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(step0_);
+      step2_at_[i_] = lk::sigmoid(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T nll = nll_at_[i_];
-      const T product = T(-2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
-      const T product2 = beta * lk::sigmoid(product);
-      values_[i_] = lk::softplus(product) + lk::times(alpha, nll);
-      chosen_out_[i_] = lk::scaled<T>(-product2, factor_);
-      rejected_out_[i_] = lk::scaled<T>(product2, factor_);
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T product = beta * step2_;
+      values_[i_] = step1_ + lk::times(alpha, nll);
+      chosen_out_[i_] = lk::scaled<T>(-product, factor_);
+      rejected_out_[i_] = lk::scaled<T>(product, factor_);
       nll_out_[i_] = lk::scaled<T>(alpha, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cpo_loss_6fbafe286bd6, 3, 2, 7, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cpo_loss_b60cd9fd89a3, 3, 2, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_dpo_loss_1cb4a77bd8d5_block {
+namespace losskit_dpo_loss_e5322fd56d28_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,37 +22,70 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
       const T ref_chosen = ref_chosen_at_[i_];
       const T ref_rejected = ref_rejected_at_[i_];
-      const T difference = T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected);
-      const T product = T(4.0) * beta * difference;
-      values_[i_] = lk::times(lk::where(product < T(0.0), number0_, number1_), lk::absolute(difference)) + lk::softplus(-lk::absolute(product));
+      step0_at_[i_] = T(4.0) * beta * (T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(step0_));
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T ref_chosen = ref_chosen_at_[i_];
+      const T ref_rejected = ref_rejected_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      values_[i_] = lk::times(lk::where(step0_ < T(0.0), number0_, number1_), lk::absolute(T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected))) + step1_;
     }
   } else {
     T* const chosen_out_ = gradients_[0];
     T* const rejected_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
       const T ref_chosen = ref_chosen_at_[i_];
       const T ref_rejected = ref_rejected_at_[i_];
-      const T difference = T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected);
-      const T product = T(4.0) * beta * difference;
-      const T difference2 = lk::sigmoid(-product) - label_smoothing;
-      values_[i_] = lk::times(lk::where(product < T(0.0), number0_, number1_), lk::absolute(difference)) + lk::softplus(-lk::absolute(product));
-      chosen_out_[i_] = lk::scaled<T>(-beta * difference2, factor_);
-      rejected_out_[i_] = lk::scaled<T>(beta * difference2, factor_);
+      step0_at_[i_] = T(4.0) * beta * (T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(step0_));
+      step2_at_[i_] = lk::sigmoid(-step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T ref_chosen = ref_chosen_at_[i_];
+      const T ref_rejected = ref_rejected_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T difference = step2_ - label_smoothing;
+      values_[i_] = lk::times(lk::where(step0_ < T(0.0), number0_, number1_), lk::absolute(T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected))) + step1_;
+      chosen_out_[i_] = lk::scaled<T>(-beta * difference, factor_);
+      rejected_out_[i_] = lk::scaled<T>(beta * difference, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dpo_loss_1cb4a77bd8d5, 4, 5, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dpo_loss_e5322fd56d28, 4, 5, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

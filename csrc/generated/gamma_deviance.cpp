@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gamma_deviance_loss_96a2610dd349_block {
+namespace losskit_gamma_deviance_loss_b67f0078214f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,53 +17,134 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const bool below = target < T(0.5) * input;
-      values_[i_] = T(2.0) * lk::where(below, target / input - T(1.0) - (lk::log(target) - lk::log(input)), lk::minus_log1p(lk::where(below, T(0.0), (target - input) / input)));
+      step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), (target - input) / input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step2_at_[i_] = lk::log(input);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step3_at_[i_] = lk::minus_log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      values_[i_] = T(2.0) * lk::where(target < T(0.5) * input, target / input - T(1.0) - (step1_ - step2_), step3_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), (target - input) / input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step2_at_[i_] = lk::log(input);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step3_at_[i_] = lk::minus_log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
       const bool below = target < T(0.5) * input;
       const T difference = target / input - T(1.0);
-      const T ratio = (target - input) / input;
-      values_[i_] = T(2.0) * lk::where(below, difference - (lk::log(target) - lk::log(input)), lk::minus_log1p(lk::where(below, T(0.0), ratio)));
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, ratio) / input), factor_);
+      values_[i_] = T(2.0) * lk::where(below, difference - (step1_ - step2_), step3_);
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, (target - input) / input) / input), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), (target - input) / input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step2_at_[i_] = lk::log(input);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step3_at_[i_] = lk::minus_log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
       const bool below = target < T(0.5) * input;
       const T difference = target / input - T(1.0);
       const T difference2 = target - input;
-      const T ratio = difference2 / input;
-      values_[i_] = T(2.0) * lk::where(below, difference - (lk::log(target) - lk::log(input)), lk::minus_log1p(lk::where(below, T(0.0), ratio)));
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, ratio) / input), factor_);
+      values_[i_] = T(2.0) * lk::where(below, difference - (step1_ - step2_), step3_);
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, difference2 / input) / input), factor_);
       target_out_[i_] = lk::scaled<T>(T(2.0) * (lk::where(below, difference, difference2 / lk::maximum(input, target)) / lk::minimum(input, target)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_96a2610dd349, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_b67f0078214f, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_deviance_loss_2727ca43873e_block {
+namespace losskit_gamma_deviance_loss_c912a15f8c0c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -75,58 +156,177 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T product = T(0.5) * -input;
+      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step2_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T difference = step1_ - input;
+      step3_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::expm1m(step3_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T difference = lk::log(target) - input;
-      const bool above = difference > T(1.0);
-      const bool above2 = -input > T(100.0);
-      const T product = T(0.5) * -input;
-      const T exponential = lk::exp(lk::where(above2, product - T(40.0), product));
-      values_[i_] = T(2.0) * lk::where(above, target * lk::where(above2, T(5.54062238439351e+34), T(1.0)) * exponential * exponential - T(1.0) - lk::minimum(difference, T(100000.0)), lk::expm1m(lk::where(above, T(0.0), difference)));
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T difference = step1_ - input;
+      values_[i_] = T(2.0) * lk::where(difference > T(1.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_ - T(1.0) - lk::minimum(difference, T(100000.0)), step4_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T product = T(0.5) * -input;
+      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
+      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step2_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step3_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step4_at_[i_] = lk::expm1(-step1_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T difference = step2_ - input;
+      step5_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step6_at_[i_] = lk::expm1m(step5_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T difference = lk::log(target) - input;
-      const bool above = difference > T(1.0);
-      const bool above2 = -input > T(100.0);
-      const T product = T(0.5) * -input;
-      const T exponential = lk::exp(lk::where(above2, product - T(40.0), product));
-      const T difference2 = target * lk::where(above2, T(5.54062238439351e+34), T(1.0)) * exponential * exponential - T(1.0);
-      const bool below = lk::absolute(input) < T(1.0);
-      values_[i_] = T(2.0) * lk::where(above, difference2 - lk::minimum(difference, T(100000.0)), lk::expm1m(lk::where(above, T(0.0), difference)));
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(below, target - T(1.0) + target * lk::expm1(-lk::where(below, input, T(0.0))), difference2), factor_);
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T difference = step2_ - input;
+      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_ - T(1.0);
+      values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step6_);
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step4_, difference2), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T product = T(0.5) * -input;
+      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
+      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step2_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step3_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step4_at_[i_] = lk::expm1(-step1_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step5_at_[i_] = lk::exp(-input);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T difference = step2_ - input;
+      step6_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step6_ = step6_at_[i_];
+      step7_at_[i_] = lk::expm1m(step6_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T difference = lk::log(target) - input;
-      const bool above = difference > T(1.0);
-      const bool above2 = -input > T(100.0);
-      const T product = T(0.5) * -input;
-      const T exponential = lk::exp(lk::where(above2, product - T(40.0), product));
-      const T difference2 = target * lk::where(above2, T(5.54062238439351e+34), T(1.0)) * exponential * exponential - T(1.0);
-      const bool below = lk::absolute(input) < T(1.0);
-      const T chosen = lk::where(below, target - T(1.0) + target * lk::expm1(-lk::where(below, input, T(0.0))), difference2);
-      values_[i_] = T(2.0) * lk::where(above, difference2 - lk::minimum(difference, T(100000.0)), lk::expm1m(lk::where(above, T(0.0), difference)));
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T difference = step2_ - input;
+      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_ - T(1.0);
+      const T chosen = lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step4_, difference2);
+      values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step7_);
       input_out_[i_] = lk::scaled<T>(T(-2.0) * chosen, factor_);
-      target_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(chosen > T(1.0), lk::exp(-input) * (T(1.0) - T(1.0) / (chosen + T(1.0))), chosen / target), factor_);
+      target_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(chosen > T(1.0), step5_ * (T(1.0) - T(1.0) / (chosen + T(1.0))), chosen / target), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_2727ca43873e, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_c912a15f8c0c, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With loss_type
-namespace losskit_grpo_loss_b951fc4e18bf_block {
+namespace losskit_grpo_loss_2e050291067c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,27 +22,37 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T log_prob = log_prob_at_[i_];
       const T old_log_prob = old_log_prob_at_[i_];
+      step0_at_[i_] = lk::exp(log_prob - old_log_prob);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T advantage = advantage_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool below = advantage < T(0.0);
-      const T exponential = lk::exp(log_prob - old_log_prob);
-      values_[i_] = -lk::times(lk::absolute(advantage), lk::minimum(lk::where(below, -exponential, exponential), lk::where(below, number0_, number1_)));
+      values_[i_] = -lk::times(lk::absolute(advantage), lk::minimum(lk::where(below, -step0_, step0_), lk::where(below, number0_, number1_)));
     }
   } else {
     T* const log_prob_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T log_prob = log_prob_at_[i_];
       const T old_log_prob = old_log_prob_at_[i_];
+      step0_at_[i_] = lk::exp(log_prob - old_log_prob);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T advantage = advantage_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T magnitude = lk::absolute(advantage);
       const bool below = advantage < T(0.0);
-      const T exponential = lk::exp(log_prob - old_log_prob);
-      const T chosen = lk::where(below, -exponential, exponential);
+      const T chosen = lk::where(below, -step0_, step0_);
       const T chosen2 = lk::where(below, number0_, number1_);
       values_[i_] = -lk::times(magnitude, lk::minimum(chosen, chosen2));
       log_prob_out_[i_] = lk::scaled<T>(-lk::times(magnitude, lk::where(chosen > chosen2, T(0.0), chosen)), factor_);
@@ -50,7 +60,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_b951fc4e18bf, 3, 5, 1, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_2e050291067c, 3, 5, 1, 4,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
@@ -58,7 +68,7 @@ LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_b951fc4e18bf, 3, 5, 1, 4,
 }  // namespace
 
 // With loss_type and ref_log_prob
-namespace losskit_grpo_loss_ff67d06c0eda_block {
+namespace losskit_grpo_loss_2b5a02c5ae45_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -76,38 +86,65 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T log_prob = log_prob_at_[i_];
+      const T ref_log_prob = ref_log_prob_at_[i_];
+      step0_at_[i_] = lk::expm1m(ref_log_prob - log_prob);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T log_prob = log_prob_at_[i_];
       const T old_log_prob = old_log_prob_at_[i_];
+      step1_at_[i_] = lk::exp(log_prob - old_log_prob);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T advantage = advantage_at_[i_];
-      const T ref_log_prob = ref_log_prob_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const bool below = advantage < T(0.0);
-      const T exponential = lk::exp(log_prob - old_log_prob);
-      values_[i_] = lk::times(beta, lk::expm1m(ref_log_prob - log_prob)) - lk::times(lk::absolute(advantage), lk::minimum(lk::where(below, -exponential, exponential), lk::where(below, number0_, number1_)));
+      values_[i_] = lk::times(beta, step0_) - lk::times(lk::absolute(advantage), lk::minimum(lk::where(below, -step1_, step1_), lk::where(below, number0_, number1_)));
     }
   } else {
     T* const log_prob_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T log_prob = log_prob_at_[i_];
+      const T ref_log_prob = ref_log_prob_at_[i_];
+      const T difference = ref_log_prob - log_prob;
+      step0_at_[i_] = lk::expm1m(difference);
+      step1_at_[i_] = lk::expm1(difference);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T log_prob = log_prob_at_[i_];
       const T old_log_prob = old_log_prob_at_[i_];
+      step2_at_[i_] = lk::exp(log_prob - old_log_prob);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T advantage = advantage_at_[i_];
-      const T ref_log_prob = ref_log_prob_at_[i_];
-      const T difference = ref_log_prob - log_prob;
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T magnitude = lk::absolute(advantage);
       const bool below = advantage < T(0.0);
-      const T exponential = lk::exp(log_prob - old_log_prob);
-      const T chosen = lk::where(below, -exponential, exponential);
+      const T chosen = lk::where(below, -step2_, step2_);
       const T chosen2 = lk::where(below, number0_, number1_);
-      values_[i_] = lk::times(beta, lk::expm1m(difference)) - lk::times(magnitude, lk::minimum(chosen, chosen2));
-      log_prob_out_[i_] = lk::scaled<T>(-lk::times(magnitude, lk::where(chosen > chosen2, T(0.0), chosen)) - lk::times(beta, lk::expm1(difference)), factor_);
+      values_[i_] = lk::times(beta, step0_) - lk::times(magnitude, lk::minimum(chosen, chosen2));
+      log_prob_out_[i_] = lk::scaled<T>(-lk::times(magnitude, lk::where(chosen > chosen2, T(0.0), chosen)) - lk::times(beta, step1_), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_ff67d06c0eda, 4, 5, 1, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_2b5a02c5ae45, 4, 5, 1, 4,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hausdorff_dt_loss_1e2e0175acdc_block {
+namespace losskit_hausdorff_dt_loss_61ad5d394c63_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -18,63 +18,236 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    if (T(0.5) * alpha == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::root(input_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::first_power(input_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::square(input_distance, T(0.5) * alpha);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::power(input_distance, T(0.5) * alpha);
+      }
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    if (T(0.5) * alpha == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::root(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::first_power(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::square(target_distance, T(0.5) * alpha);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::power(target_distance, T(0.5) * alpha);
+      }
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T input_distance = input_distance_at_[i_];
-      const T target_distance = target_distance_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
-      const T product = T(0.5) * alpha;
-      const T product2 = difference * lk::power(input_distance, product);
-      const T product3 = difference * lk::power(target_distance, product);
-      values_[i_] = product2 * product2 + product3 * product3;
+      const T product = difference * step0_;
+      const T product2 = difference * step1_;
+      values_[i_] = product * product + product2 * product2;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    if (T(0.5) * alpha == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::root(input_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::first_power(input_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::square(input_distance, T(0.5) * alpha);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::power(input_distance, T(0.5) * alpha);
+      }
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    if (T(0.5) * alpha == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::root(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::first_power(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::square(target_distance, T(0.5) * alpha);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::power(target_distance, T(0.5) * alpha);
+      }
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T input_distance = input_distance_at_[i_];
-      const T target_distance = target_distance_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
-      const T product = T(0.5) * alpha;
-      const T power_value = lk::power(input_distance, product);
-      const T product2 = difference * power_value;
-      const T power_value2 = lk::power(target_distance, product);
-      const T product3 = difference * power_value2;
-      const T product4 = T(2.0) * difference;
-      values_[i_] = product2 * product2 + product3 * product3;
-      input_out_[i_] = lk::scaled<T>(product4 * power_value * power_value + product4 * power_value2 * power_value2, factor_);
+      const T product = difference * step0_;
+      const T product2 = difference * step1_;
+      const T product3 = T(2.0) * difference;
+      values_[i_] = product * product + product2 * product2;
+      input_out_[i_] = lk::scaled<T>(product3 * step0_ * step0_ + product3 * step1_ * step1_, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    if (T(0.5) * alpha == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::root(input_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::first_power(input_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::square(input_distance, T(0.5) * alpha);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::power(input_distance, T(0.5) * alpha);
+      }
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    if (T(0.5) * alpha == T(0.5)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::root(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::first_power(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(2.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::square(target_distance, T(0.5) * alpha);
+      }
+    } else {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::power(target_distance, T(0.5) * alpha);
+      }
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T input_distance = input_distance_at_[i_];
-      const T target_distance = target_distance_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
-      const T product = T(0.5) * alpha;
-      const T power_value = lk::power(input_distance, product);
-      const T product2 = difference * power_value;
-      const T power_value2 = lk::power(target_distance, product);
-      const T product3 = difference * power_value2;
-      const T product4 = T(2.0) * difference;
-      const T sum = product4 * power_value * power_value + product4 * power_value2 * power_value2;
-      values_[i_] = product2 * product2 + product3 * product3;
+      const T product = difference * step0_;
+      const T product2 = difference * step1_;
+      const T product3 = T(2.0) * difference;
+      const T sum = product3 * step0_ * step0_ + product3 * step1_ * step1_;
+      values_[i_] = product * product + product2 * product2;
       input_out_[i_] = lk::scaled<T>(sum, factor_);
       target_out_[i_] = lk::scaled<T>(-sum, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_hausdorff_dt_loss_1e2e0175acdc, 4, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_hausdorff_dt_loss_61ad5d394c63, 4, 1, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},

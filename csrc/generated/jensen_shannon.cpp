@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_jensen_shannon_loss_4acf9f5d7b0a_block {
+namespace losskit_jensen_shannon_loss_ca0ebc8b0590_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,149 +23,124 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T teacher = teacher_at_[i_];
-      const T student = student_at_[i_];
       const T log_ratio = log_ratio_at_[i_];
+      step0_at_[i_] = lk::exp(-lk::absolute(log_ratio));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T log_ratio = log_ratio_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T magnitude = lk::absolute(log_ratio);
+      const bool below = magnitude < T(1.0);
+      const bool below2 = log_ratio < T(0.0);
+      const T chosen = lk::where(below2, beta, number1_);
+      const T chosen2 = lk::where(below2, number1_, beta);
       const T minus = -magnitude;
       const T product = minus * minus;
       const T product2 = product * product;
-      const bool below = log_ratio < T(0.0);
-      step0_at_[i_] = lk::exp(minus);
-      step1_at_[i_] = product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude;
-      step2_at_[i_] = lk::where(below, number0_, number2_) * lk::where(below, teacher, student);
-      step3_at_[i_] = lk::where(below, number2_, number0_) * lk::where(below, student, teacher);
+      const T product3 = chosen2 * lk::where(below, product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude, step0_ - T(1.0));
+      step1_at_[i_] = lk::where((below) | (chosen >= T(0.5)), T(1.0) + product3, chosen + chosen2 * step0_);
+      step2_at_[i_] = product3;
     }
-    alignas(64) T step4_at_[lk::kBlock];
-    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      [[maybe_unused]] const T teacher = teacher_at_[i_];
-      [[maybe_unused]] const T student = student_at_[i_];
-      const T log_ratio = log_ratio_at_[i_];
-      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const bool below = lk::absolute(log_ratio) < T(1.0);
-      const bool below2 = log_ratio < T(0.0);
-      const T chosen = lk::where(below2, beta, number1_);
-      const bool either_value = (below) | (chosen >= T(0.5));
-      const T chosen2 = lk::where(below2, number1_, beta);
-      const T product = chosen2 * lk::where(below, step1_, step0_ - T(1.0));
-      const T chosen3 = lk::where(either_value, T(1.0) + product, chosen + chosen2 * step0_);
-      step4_at_[i_] = chosen3;
-      step5_at_[i_] = lk::where(either_value, (product - (chosen3 - T(1.0))) / chosen3, T(0.0));
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      [[maybe_unused]] const T teacher = teacher_at_[i_];
-      [[maybe_unused]] const T student = student_at_[i_];
-      [[maybe_unused]] const T log_ratio = log_ratio_at_[i_];
-      const T step4_ = step4_at_[i_];
-      step6_at_[i_] = lk::log(step4_);
+      step3_at_[i_] = lk::log(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T teacher = teacher_at_[i_];
       const T student = student_at_[i_];
       const T log_ratio = log_ratio_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
       const T magnitude = lk::absolute(log_ratio);
-      const bool below = log_ratio < T(0.0);
-      const T chosen = lk::where(lk::where(below, beta, number1_) == T(0.0), -magnitude, step6_ + step5_);
-      const T product = chosen * chosen;
+      const bool below = magnitude < T(1.0);
+      const bool below2 = log_ratio < T(0.0);
+      const T chosen = lk::where(below2, number0_, number2_);
+      const T chosen2 = lk::where(below2, teacher, student);
+      const T chosen3 = lk::where(below2, beta, number1_);
+      const T chosen4 = lk::where(chosen3 == T(0.0), -magnitude, step3_ + lk::where((below) | (chosen3 >= T(0.5)), (step2_ - (step1_ - T(1.0))) / step1_, T(0.0)));
+      const T product = chosen4 * chosen4;
       const T product2 = product * product;
-      const T sum = chosen + magnitude;
+      const T chosen5 = lk::where(below2, number2_, number0_);
+      const T chosen6 = lk::where(below2, student, teacher);
+      const T sum = chosen4 + magnitude;
       const T product3 = sum * sum;
       const T product4 = product3 * product3;
-      values_[i_] = lk::where(magnitude < T(1.0), step2_ * (product * (T(0.5) + chosen * (T(0.16666666666666666) + T(0.04166666666666651) * chosen + (T(0.008333333333333325) + T(0.001388888888893181) * chosen) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)))) + step3_ * (product3 * (T(0.5) + sum * (T(0.16666666666666666) + T(0.04166666666666651) * sum + (T(0.008333333333333325) + T(0.001388888888893181) * sum) * product3 + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * sum + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * sum) * product3) * product4 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * sum + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * sum) * product3 + T(7.739072467121704e-13) * product4) * (product4 * product4)))), -lk::where(below, number0_, number2_) * lk::times(lk::where(below, teacher, student), chosen) - lk::where(below, number2_, number0_) * lk::times(lk::where(below, student, teacher), sum) + number3_ * (student - teacher));
+      values_[i_] = lk::where(below, chosen * chosen2 * (product * (T(0.5) + chosen4 * (T(0.16666666666666666) + T(0.04166666666666651) * chosen4 + (T(0.008333333333333325) + T(0.001388888888893181) * chosen4) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen4 + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen4) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen4 + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen4) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)))) + chosen5 * chosen6 * (product3 * (T(0.5) + sum * (T(0.16666666666666666) + T(0.04166666666666651) * sum + (T(0.008333333333333325) + T(0.001388888888893181) * sum) * product3 + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * sum + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * sum) * product3) * product4 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * sum + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * sum) * product3 + T(7.739072467121704e-13) * product4) * (product4 * product4)))), -chosen * lk::times(chosen2, chosen4) - chosen5 * lk::times(chosen6, sum) + number3_ * (student - teacher));
     }
   } else {
     T* const log_ratio_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T log_ratio = log_ratio_at_[i_];
+      step0_at_[i_] = lk::exp(-lk::absolute(log_ratio));
+    }
     alignas(64) T step1_at_[lk::kBlock];
     alignas(64) T step2_at_[lk::kBlock];
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T teacher = teacher_at_[i_];
-      const T student = student_at_[i_];
-      const T log_ratio = log_ratio_at_[i_];
-      const T magnitude = lk::absolute(log_ratio);
-      const T minus = -magnitude;
-      const T product = minus * minus;
-      const T product2 = product * product;
-      const bool below = log_ratio < T(0.0);
-      step0_at_[i_] = lk::exp(minus);
-      step1_at_[i_] = product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude;
-      step2_at_[i_] = lk::where(below, number0_, number2_) * lk::where(below, teacher, student);
-      step3_at_[i_] = lk::where(below, number2_, number0_) * lk::where(below, student, teacher);
-    }
-    alignas(64) T step4_at_[lk::kBlock];
-    alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      [[maybe_unused]] const T teacher = teacher_at_[i_];
-      [[maybe_unused]] const T student = student_at_[i_];
       const T log_ratio = log_ratio_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const bool below = lk::absolute(log_ratio) < T(1.0);
-      const bool below2 = log_ratio < T(0.0);
-      const T chosen = lk::where(below2, beta, number1_);
-      const bool either_value = (below) | (chosen >= T(0.5));
-      const T chosen2 = lk::where(below2, number1_, beta);
-      const T product = chosen2 * lk::where(below, step1_, step0_ - T(1.0));
-      const T chosen3 = lk::where(either_value, T(1.0) + product, chosen + chosen2 * step0_);
-      step4_at_[i_] = chosen3;
-      step5_at_[i_] = lk::where(either_value, (product - (chosen3 - T(1.0))) / chosen3, T(0.0));
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      [[maybe_unused]] const T teacher = teacher_at_[i_];
-      [[maybe_unused]] const T student = student_at_[i_];
-      [[maybe_unused]] const T log_ratio = log_ratio_at_[i_];
-      const T step4_ = step4_at_[i_];
-      step6_at_[i_] = lk::log(step4_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T teacher = teacher_at_[i_];
-      const T student = student_at_[i_];
-      const T log_ratio = log_ratio_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
       const T magnitude = lk::absolute(log_ratio);
       const bool below = magnitude < T(1.0);
       const bool below2 = log_ratio < T(0.0);
-      const T chosen = lk::where(lk::where(below2, beta, number1_) == T(0.0), -magnitude, step6_ + step5_);
-      const T product = chosen * chosen;
+      const T chosen = lk::where(below2, beta, number1_);
+      const T chosen2 = lk::where(below2, number1_, beta);
+      const T minus = -magnitude;
+      const T product = minus * minus;
       const T product2 = product * product;
-      const T product3 = product * (T(0.5) + chosen * (T(0.16666666666666666) + T(0.04166666666666651) * chosen + (T(0.008333333333333325) + T(0.001388888888893181) * chosen) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)));
-      const T sum = chosen + magnitude;
+      const T product3 = chosen2 * lk::where(below, product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude, step0_ - T(1.0));
+      step1_at_[i_] = lk::where((below) | (chosen >= T(0.5)), T(1.0) + product3, chosen + chosen2 * step0_);
+      step2_at_[i_] = product3;
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step3_at_[i_] = lk::log(step1_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T teacher = teacher_at_[i_];
+      const T student = student_at_[i_];
+      const T log_ratio = log_ratio_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T magnitude = lk::absolute(log_ratio);
+      const bool below = magnitude < T(1.0);
+      const bool below2 = log_ratio < T(0.0);
+      const T chosen = lk::where(below2, number0_, number2_);
+      const T chosen2 = lk::where(below2, teacher, student);
+      const T chosen3 = lk::where(below2, beta, number1_);
+      const T chosen4 = lk::where(chosen3 == T(0.0), -magnitude, step3_ + lk::where((below) | (chosen3 >= T(0.5)), (step2_ - (step1_ - T(1.0))) / step1_, T(0.0)));
+      const T product = chosen4 * chosen4;
+      const T product2 = product * product;
+      const T product3 = product * (T(0.5) + chosen4 * (T(0.16666666666666666) + T(0.04166666666666651) * chosen4 + (T(0.008333333333333325) + T(0.001388888888893181) * chosen4) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen4 + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen4) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen4 + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen4) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)));
+      const T chosen5 = lk::where(below2, number2_, number0_);
+      const T chosen6 = lk::where(below2, student, teacher);
+      const T sum = chosen4 + magnitude;
       const T product4 = sum * sum;
       const T product5 = product4 * product4;
       const T product6 = product4 * (T(0.5) + sum * (T(0.16666666666666666) + T(0.04166666666666651) * sum + (T(0.008333333333333325) + T(0.001388888888893181) * sum) * product4 + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * sum + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * sum) * product4) * product5 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * sum + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * sum) * product4 + T(7.739072467121704e-13) * product5) * (product5 * product5)));
       const T difference = student - teacher;
-      values_[i_] = lk::where(below, step2_ * product3 + step3_ * product6, -lk::where(below2, number0_, number2_) * lk::times(lk::where(below2, teacher, student), chosen) - lk::where(below2, number2_, number0_) * lk::times(lk::where(below2, student, teacher), sum) + number3_ * difference);
-      log_ratio_out_[i_] = lk::scaled<T>(lk::where(beta == T(0.0), lk::where(below, teacher * (log_ratio + lk::where(below2, product3, product6)), difference), number4_ * lk::times(student, lk::where(below2, sum, chosen))), factor_);
+      values_[i_] = lk::where(below, chosen * chosen2 * product3 + chosen5 * chosen6 * product6, -chosen * lk::times(chosen2, chosen4) - chosen5 * lk::times(chosen6, sum) + number3_ * difference);
+      log_ratio_out_[i_] = lk::scaled<T>(lk::where(beta == T(0.0), lk::where(below, teacher * (log_ratio + lk::where(below2, product3, product6)), difference), number4_ * lk::times(student, lk::where(below2, sum, chosen4))), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jensen_shannon_loss_4acf9f5d7b0a, 3, 6, 4, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jensen_shannon_loss_ca0ebc8b0590, 3, 6, 4, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

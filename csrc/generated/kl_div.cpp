@@ -56,7 +56,7 @@ LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_63262d2a34c1, 2, 0, 1, 0,
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_1dad578b9b1e_block {
+namespace losskit_kl_div_251945ceeac7_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -68,51 +68,68 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step0_at_[i_] = lk::exp(lk::where(target < T(-86.0), target + T(86.0), target));
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const bool below = target < T(-86.0);
-      const T exponential = lk::exp(lk::where(below, target + T(86.0), target));
-      const T product = exponential * (target - input);
-      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), lk::where(below, T(4.4737793061811207e-38) * product, product));
+      const T step0_ = step0_at_[i_];
+      const T product = step0_ * (target - input);
+      values_[i_] = lk::where(step0_ == T(0.0), lk::times(step0_, -input), lk::where(target < T(-86.0), T(4.4737793061811207e-38) * product, product));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step0_at_[i_] = lk::exp(lk::where(target < T(-86.0), target + T(86.0), target));
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool below = target < T(-86.0);
-      const T exponential = lk::exp(lk::where(below, target + T(86.0), target));
-      const T product = exponential * (target - input);
-      values_[i_] = lk::where(exponential == T(0.0), lk::times(exponential, -input), lk::where(below, T(4.4737793061811207e-38) * product, product));
-      input_out_[i_] = lk::scaled<T>(-lk::where(below, T(4.4737793061811207e-38) * exponential, exponential), factor_);
+      const T product = step0_ * (target - input);
+      values_[i_] = lk::where(step0_ == T(0.0), lk::times(step0_, -input), lk::where(below, T(4.4737793061811207e-38) * product, product));
+      input_out_[i_] = lk::scaled<T>(-lk::where(below, T(4.4737793061811207e-38) * step0_, step0_), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step0_at_[i_] = lk::exp(lk::where(target < T(-86.0), target + T(86.0), target));
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const bool equal = step0_ == T(0.0);
+      const T times_value = lk::times(step0_, -input);
       const bool below = target < T(-86.0);
-      const T exponential = lk::exp(lk::where(below, target + T(86.0), target));
-      const bool equal = exponential == T(0.0);
-      const T times_value = lk::times(exponential, -input);
       const T difference = target - input;
-      const T product = exponential * difference;
-      const T product2 = exponential * (difference + T(1.0));
+      const T product = step0_ * difference;
+      const T product2 = step0_ * (difference + T(1.0));
       values_[i_] = lk::where(equal, times_value, lk::where(below, T(4.4737793061811207e-38) * product, product));
-      input_out_[i_] = lk::scaled<T>(-lk::where(below, T(4.4737793061811207e-38) * exponential, exponential), factor_);
+      input_out_[i_] = lk::scaled<T>(-lk::where(below, T(4.4737793061811207e-38) * step0_, step0_), factor_);
       target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, lk::where(below, T(4.4737793061811207e-38) * product2, product2)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_1dad578b9b1e, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_251945ceeac7, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

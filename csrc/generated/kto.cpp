@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_kto_loss_3f26e8cfeb23_block {
+namespace losskit_kto_loss_49055ffea4c2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -20,35 +20,61 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T log_prob = log_prob_at_[i_];
       const T ref_log_prob = ref_log_prob_at_[i_];
-      const T target = target_at_[i_];
       const T kl = kl_at_[i_];
-      const T product = beta * (log_prob - ref_log_prob - kl);
-      values_[i_] = target * desirable_weight * lk::sigmoid(-product) + (T(1.0) - target) * undesirable_weight * lk::sigmoid(product);
+      step0_at_[i_] = beta * (log_prob - ref_log_prob - kl);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::sigmoid(-step0_);
+      step2_at_[i_] = lk::sigmoid(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      values_[i_] = target * desirable_weight * step1_ + (T(1.0) - target) * undesirable_weight * step2_;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const log_prob_out_ = gradients_[0];
     T* const ref_log_prob_out_ = gradients_[1];
     T* const kl_out_ = gradients_[3];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T log_prob = log_prob_at_[i_];
       const T ref_log_prob = ref_log_prob_at_[i_];
-      const T target = target_at_[i_];
       const T kl = kl_at_[i_];
+      step0_at_[i_] = beta * (log_prob - ref_log_prob - kl);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::sigmoid(-step0_);
+      step2_at_[i_] = lk::sigmoid(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T product = target * desirable_weight;
-      const T product2 = beta * (log_prob - ref_log_prob - kl);
-      const T sigmoid_value = lk::sigmoid(-product2);
-      const T product3 = (T(1.0) - target) * undesirable_weight;
-      const T sigmoid_value2 = lk::sigmoid(product2);
-      const T product4 = beta * (product3 - product) * (sigmoid_value2 * sigmoid_value);
-      const T minus = -product4;
-      values_[i_] = product * sigmoid_value + product3 * sigmoid_value2;
-      log_prob_out_[i_] = lk::scaled<T>(product4, factor_);
+      const T product2 = (T(1.0) - target) * undesirable_weight;
+      const T product3 = beta * (product2 - product) * (step2_ * step1_);
+      const T minus = -product3;
+      values_[i_] = product * step1_ + product2 * step2_;
+      log_prob_out_[i_] = lk::scaled<T>(product3, factor_);
       ref_log_prob_out_[i_] = lk::scaled<T>(minus, factor_);
       kl_out_[i_] = lk::scaled<T>(minus, factor_);
     }
@@ -58,29 +84,41 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[2];
     T* const kl_out_ = gradients_[3];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T log_prob = log_prob_at_[i_];
       const T ref_log_prob = ref_log_prob_at_[i_];
-      const T target = target_at_[i_];
       const T kl = kl_at_[i_];
+      step0_at_[i_] = beta * (log_prob - ref_log_prob - kl);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::sigmoid(-step0_);
+      step2_at_[i_] = lk::sigmoid(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T product = target * desirable_weight;
-      const T product2 = beta * (log_prob - ref_log_prob - kl);
-      const T sigmoid_value = lk::sigmoid(-product2);
-      const T product3 = (T(1.0) - target) * undesirable_weight;
-      const T sigmoid_value2 = lk::sigmoid(product2);
-      const T product4 = beta * (product3 - product) * (sigmoid_value2 * sigmoid_value);
-      const T minus = -product4;
-      values_[i_] = product * sigmoid_value + product3 * sigmoid_value2;
-      log_prob_out_[i_] = lk::scaled<T>(product4, factor_);
+      const T product2 = (T(1.0) - target) * undesirable_weight;
+      const T product3 = beta * (product2 - product) * (step2_ * step1_);
+      const T minus = -product3;
+      values_[i_] = product * step1_ + product2 * step2_;
+      log_prob_out_[i_] = lk::scaled<T>(product3, factor_);
       ref_log_prob_out_[i_] = lk::scaled<T>(minus, factor_);
-      target_out_[i_] = lk::scaled<T>(desirable_weight * sigmoid_value - undesirable_weight * sigmoid_value2, factor_);
+      target_out_[i_] = lk::scaled<T>(desirable_weight * step1_ - undesirable_weight * step2_, factor_);
       kl_out_[i_] = lk::scaled<T>(minus, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kto_loss_3f26e8cfeb23, 4, 3, 11, 8,
+LOSSKIT_KERNEL_OF_ALL(losskit_kto_loss_49055ffea4c2, 4, 3, 11, 8,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},

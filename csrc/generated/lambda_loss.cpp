@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_lambda_loss_af805e3a2eb2_block {
+namespace losskit_lambda_loss_47598deb0152_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -15,7 +15,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   const T* const difference_at_ = operands_[0];
   const T* const gain_difference_at_ = operands_[1];
   const T* const discount_difference_at_ = operands_[2];
-  const T* const distance_discount_at_ = operands_[3];
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
@@ -24,7 +23,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = difference_at_[i_];
       const T gain_difference = gain_difference_at_[i_];
       const T discount_difference = discount_difference_at_[i_];
-      [[maybe_unused]] const T distance_discount = distance_discount_at_[i_];
       values_[i_] = gain_difference * discount_difference * lk::softplus(-sigma * difference);
     }
   } else {
@@ -35,7 +33,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = difference_at_[i_];
       const T gain_difference = gain_difference_at_[i_];
       const T discount_difference = discount_difference_at_[i_];
-      [[maybe_unused]] const T distance_discount = distance_discount_at_[i_];
       const T product = gain_difference * discount_difference;
       const T product2 = -sigma * difference;
       values_[i_] = product * lk::softplus(product2);
@@ -44,7 +41,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_lambda_loss_af805e3a2eb2, 4, 2, 1, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_lambda_loss_47598deb0152, 4, 2, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_log_normal_nll_loss_006dddf078bb_block {
+namespace losskit_log_normal_nll_loss_d3d2afa43bc4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,27 +17,51 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step0_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T scale = scale_at_[i_];
+      step1_at_[i_] = lk::log(scale);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T target = target_at_[i_];
       const T scale = scale_at_[i_];
-      const T logarithm = lk::log(target);
-      const T ratio = (logarithm - input) / scale;
-      values_[i_] = T(0.5) * ratio * ratio + (lk::log(scale) + (logarithm + T(0.9189385332046727)));
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T ratio = (step0_ - input) / scale;
+      values_[i_] = T(0.5) * ratio * ratio + (step1_ + (step0_ + T(0.9189385332046727)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     T* const scale_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step0_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T scale = scale_at_[i_];
+      step1_at_[i_] = lk::log(scale);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T target = target_at_[i_];
       const T scale = scale_at_[i_];
-      const T logarithm = lk::log(target);
-      const T ratio = (logarithm - input) / scale;
-      values_[i_] = T(0.5) * ratio * ratio + (lk::log(scale) + (logarithm + T(0.9189385332046727)));
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T ratio = (step0_ - input) / scale;
+      values_[i_] = T(0.5) * ratio * ratio + (step1_ + (step0_ + T(0.9189385332046727)));
       input_out_[i_] = lk::scaled<T>(-(ratio / scale), factor_);
       scale_out_[i_] = lk::scaled<T>(lk::times(T(1.0) + ratio, (T(1.0) - ratio) / scale), factor_);
     }
@@ -46,16 +70,29 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     T* const scale_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step0_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T scale = scale_at_[i_];
+      step1_at_[i_] = lk::log(scale);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T scale = scale_at_[i_];
-      const T logarithm = lk::log(target);
-      const T difference = logarithm - input;
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T difference = step0_ - input;
       const T ratio = difference / scale;
       const T ratio2 = ratio / scale;
-      values_[i_] = T(0.5) * ratio * ratio + (lk::log(scale) + (logarithm + T(0.9189385332046727)));
+      values_[i_] = T(0.5) * ratio * ratio + (step1_ + (step0_ + T(0.9189385332046727)));
       input_out_[i_] = lk::scaled<T>(-ratio2, factor_);
       target_out_[i_] = lk::scaled<T>(lk::where(lk::absolute(ratio2) < std::numeric_limits<T>::infinity(), (T(1.0) + ratio2) / target, lk::where(lk::absolute(ratio) < std::numeric_limits<T>::infinity(), ratio / target, difference / target / scale) / scale), factor_);
       scale_out_[i_] = lk::scaled<T>(lk::times(T(1.0) + ratio, (T(1.0) - ratio) / scale), factor_);
@@ -63,7 +100,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_log_normal_nll_loss_006dddf078bb, 3, 0, 5, 4,
+LOSSKIT_KERNEL_OF_ALL(losskit_log_normal_nll_loss_d3d2afa43bc4, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_msle_loss_58ae2744f78e_block {
+namespace losskit_msle_loss_14d6b8465900_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -16,6 +16,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -23,12 +24,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T minimum_value = lk::minimum(input, target);
       const T maximum_value = lk::maximum(input, target);
       const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
-      const T sum = lk::log1p(lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0))) + lk::where(both_value, T(41.58883083359672), T(0.0));
+      step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T sum = step1_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
       values_[i_] = sum * sum;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -36,7 +51,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T minimum_value = lk::minimum(input, target);
       const T maximum_value = lk::maximum(input, target);
       const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
-      const T sum = lk::log1p(lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0))) + lk::where(both_value, T(41.58883083359672), T(0.0));
+      step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T sum = step1_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
       values_[i_] = sum * sum;
       input_out_[i_] = lk::scaled<T>(T(2.0) * lk::sign(input - target) * sum / (T(1.0) + input), factor_);
     }
@@ -44,6 +72,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -51,7 +80,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T minimum_value = lk::minimum(input, target);
       const T maximum_value = lk::maximum(input, target);
       const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
-      const T sum = lk::log1p(lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0))) + lk::where(both_value, T(41.58883083359672), T(0.0));
+      step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T sum = step1_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
       const T product = T(2.0) * lk::sign(input - target) * sum;
       values_[i_] = sum * sum;
       input_out_[i_] = lk::scaled<T>(product / (T(1.0) + input), factor_);
@@ -60,7 +102,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_msle_loss_58ae2744f78e, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_msle_loss_14d6b8465900, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, -1.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, -1.0, std::numeric_limits<double>::infinity()})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_negative_binomial_nll_loss_8bff408e6a4a_block {
+namespace losskit_negative_binomial_nll_loss_68f88bf31465_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,51 +17,406 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T dispersion = dispersion_at_[i_];
-      const bool above = input > T(100.0);
       const T product = T(0.5) * input;
-      const T exponential = lk::exp(lk::where(above, product - T(40.0), product));
-      const T product2 = dispersion * lk::where(above, T(5.54062238439351e+34), T(1.0)) * exponential * exponential;
-      const bool below = product2 < T(1e-20);
-      const T exponential2 = lk::exp(input);
-      const bool equal = product2 == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, dispersion, T(1.0) + product2);
-      const T logarithm = lk::log(chosen);
-      const T chosen2 = lk::where(equal, T(0.0), product2);
-      const T chosen3 = lk::where(equal, input + logarithm, logarithm - (chosen - T(1.0) - chosen2) / chosen);
-      const T chosen4 = lk::where(below, exponential2, chosen3 / lk::where(below, T(1.0), dispersion));
-      const bool equal2 = exponential2 == std::numeric_limits<T>::infinity();
-      const bool either_value = (equal) | (equal2);
+      const T product2 = dispersion * target;
+      const bool above = dispersion > T(0.3333333333333333);
       const T ratio = T(1.0) / dispersion;
-      const T exponential3 = lk::exp(product);
-      const T ratio2 = lk::where(either_value, lk::where(equal, T(1.0), product2) * (T(1.0) - lk::where(equal2, target / exponential3, target) / lk::where(equal2, exponential3, exponential2)), exponential2 - target) / (T(1.0) + chosen2);
-      const bool below2 = target < T(3.0);
-      const T ratio3 = lk::where(either_value, ratio * ratio2, ratio2) / lk::where(below2, T(1.0), target);
-      const T chosen5 = lk::where(either_value, -ratio2, -dispersion * ratio2);
-      const bool both_value = ((target >= T(3.0)) & (lk::absolute(ratio3) < T(0.5))) & (lk::absolute(chosen5) < T(0.5));
-      const bool below3 = chosen5 < T(-0.55);
-      const bool both_value2 = (below3) & (product2 < T(1e+30));
-      const T product3 = dispersion * target;
-      const T ratio4 = (T(1.0) + lk::where(both_value2, product3, T(0.0))) / (T(1.0) + lk::where(both_value2, product2, T(0.0)));
-      const bool equal3 = product3 == std::numeric_limits<T>::infinity();
-      const T log1p_value = lk::log1p(lk::where(equal3, lk::sqrt(dispersion) * lk::sqrt(target), product3));
-      const T chosen6 = lk::where(equal3, T(2.0) * log1p_value, log1p_value);
-      const T chosen7 = lk::where(below2, target + T(3.0), target);
-      const T logarithm2 = lk::log(chosen7);
-      const bool below4 = product3 < T(1e-20);
-      const T ratio5 = T(1.0) / chosen7;
-      const T product4 = ratio5 * ratio5;
-      const bool above2 = dispersion > T(0.3333333333333333);
-      const T chosen8 = lk::where(above2, ratio, T(1.0));
-      const T sum = chosen8 + target;
-      const T chosen9 = lk::where(above2, chosen8 + T(3.0), ratio);
-      const T ratio6 = T(1.0) / chosen9;
-      const T ratio7 = T(1.0) / (chosen9 + target);
-      const T product5 = ratio6 * ratio6;
+      const T chosen = lk::where(above, ratio, T(1.0));
+      const T sum = chosen + target;
+      const T chosen2 = lk::where(above, chosen + T(3.0), ratio);
+      const T ratio2 = T(1.0) / (chosen2 + target);
+      const bool below = target < T(3.0);
+      const T ratio3 = T(1.0) / lk::where(below, target + T(3.0), target);
+      step0_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product);
+      step1_at_[i_] = lk::where(product2 == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product2);
+      step2_at_[i_] = T(3.0) * lk::minimum(lk::where(above, dispersion, T(1.0)), T(1e+37));
+      step3_at_[i_] = T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37));
+      step4_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio2) * ((sum + T(1.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio3 * ((target + T(2.0)) * ratio3), T(1.0));
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step5_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step6_at_[i_] = lk::exp(input);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step7_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step8_at_[i_] = lk::log1p(step1_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step9_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step10_at_[i_] = lk::log1p(step2_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step11_at_[i_] = lk::log1p(step3_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step12_at_[i_] = lk::log(step4_);
+    }
+    alignas(64) T step13_at_[lk::kBlock];
+    alignas(64) T step14_at_[lk::kBlock];
+    alignas(64) T step15_at_[lk::kBlock];
+    alignas(64) T step16_at_[lk::kBlock];
+    alignas(64) T step17_at_[lk::kBlock];
+    alignas(64) T step18_at_[lk::kBlock];
+    alignas(64) T step19_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step5_ * step5_;
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const bool equal2 = step6_ == std::numeric_limits<T>::infinity();
+      const bool either_value = (equal) | (equal2);
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step7_, target) / lk::where(equal2, step7_, step6_)), step6_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T ratio2 = lk::where(either_value, T(1.0) / dispersion * ratio, ratio) / lk::where(target < T(3.0), T(1.0), target);
+      const T magnitude = lk::absolute(ratio2);
+      const T chosen = lk::where(either_value, -ratio, -dispersion * ratio);
+      const T magnitude2 = lk::absolute(chosen);
+      const bool below = chosen < T(-0.55);
+      const bool both_value = (below) & (product < T(1e+30));
+      step13_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
+      step14_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step15_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
+      step16_at_[i_] = lk::where(below, T(0.0), chosen);
+      step17_at_[i_] = magnitude;
+      step18_at_[i_] = magnitude2;
+      step19_at_[i_] = chosen;
+    }
+    alignas(64) T step20_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step13_ = step13_at_[i_];
+      step20_at_[i_] = lk::log(step13_);
+    }
+    alignas(64) T step21_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step14_ = step14_at_[i_];
+      step21_at_[i_] = lk::minus_log1p(step14_);
+    }
+    alignas(64) T step22_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step15_ = step15_at_[i_];
+      step22_at_[i_] = lk::log(step15_);
+    }
+    alignas(64) T step23_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step16_ = step16_at_[i_];
+      step23_at_[i_] = lk::minus_log1p(step16_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T step15_ = step15_at_[i_];
+      const T step17_ = step17_at_[i_];
+      const T step18_ = step18_at_[i_];
+      const T step19_ = step19_at_[i_];
+      const T step20_ = step20_at_[i_];
+      const T step21_ = step21_at_[i_];
+      const T step22_ = step22_at_[i_];
+      const T step23_ = step23_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step5_ * step5_;
+      const bool below = product < T(1e-20);
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, input + step20_, step20_ - (step13_ - T(1.0) - lk::where(equal, T(0.0), product)) / step13_);
+      const T chosen2 = lk::where(below, step6_, chosen / lk::where(below, T(1.0), dispersion));
+      const bool below2 = step19_ < T(-0.55);
+      const T product2 = dispersion * target;
+      const T chosen3 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step8_, step8_);
+      const bool below3 = product2 < T(1e-20);
+      const bool below4 = target < T(3.0);
+      const T ratio = T(1.0) / lk::where(below4, target + T(3.0), target);
+      const T product3 = ratio * ratio;
+      const bool above = dispersion > T(0.3333333333333333);
+      const T ratio2 = T(1.0) / dispersion;
+      const T chosen4 = lk::where(above, ratio2, T(1.0));
+      const T chosen5 = lk::where(above, chosen4 + T(3.0), ratio2);
+      const T ratio3 = T(1.0) / chosen5;
+      const T ratio4 = T(1.0) / (chosen5 + target);
+      const T product4 = ratio3 * ratio3;
+      const T sum = T(1.0364376287210755) + product4 * T(-1.2591741378706647);
+      const T sum2 = T(-0.41302940091672014) + product4 * sum;
+      const T sum3 = T(0.11229667461420963) + product4 * sum2;
+      const T sum4 = T(-0.02591763548428459) + product4 * sum3;
+      const T sum5 = T(0.006266355072207451) + product4 * sum4;
+      const T sum6 = T(-0.0019135564194573535) + product4 * sum5;
+      const T sum7 = T(0.000841678862598761) + product4 * sum6;
+      const T sum8 = T(-0.0005952373063227016) + product4 * sum7;
+      const T sum9 = T(0.0007936507891020488) + product4 * sum8;
+      const T sum10 = T(-0.002777777777767353) + product4 * sum9;
+      const T product5 = ratio4 * ratio4;
+      values_[i_] = lk::where(target == T(0.0), chosen2, lk::where(((target >= T(3.0)) & (step17_ < T(0.5))) & (step18_ < T(0.5)), target * step21_ + lk::where(below2, lk::where((below2) & (product < T(1e+30)), step15_ - T(1.0) - step22_, step19_ + (chosen - chosen3)), step23_) / dispersion, lk::where(chosen2 == std::numeric_limits<T>::infinity(), chosen2, target * (step9_ + (lk::where(equal, step20_, chosen - input) - chosen3)) + (chosen2 - lk::where(below3, target, chosen3 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step9_ + (T(0.9189385332046727) - lk::where(below4, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen4 * step10_ - (chosen4 + target) * step11_ + chosen3, T(0.5) * chosen3) + target * ratio3 * ratio4 * (T(0.08333333333333333) + product4 * sum10 + ratio4 * (ratio3 + ratio4) * (sum10 + product5 * (sum9 + product5 * (sum8 + product5 * (sum7 + product5 * (sum6 + product5 * (sum5 + product5 * (sum4 + product5 * (sum3 + product5 * (sum2 + product5 * (sum + product5 * (T(-1.2591741378706647) + product5 * T(0.0)))))))))))))) + step12_));
+    }
+  } else {
+    T* const input_out_ = gradients_[0];
+    T* const dispersion_out_ = gradients_[2];
+    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T product = T(0.5) * input;
+      const T product2 = dispersion * target;
+      const bool above = dispersion > T(0.3333333333333333);
+      const T chosen = lk::where(above, dispersion, T(1.0));
+      const T ratio = T(1.0) / dispersion;
+      const T chosen2 = lk::where(above, ratio, T(1.0));
+      const T sum = chosen2 + target;
+      const T chosen3 = lk::where(above, chosen2 + T(3.0), ratio);
+      const T ratio2 = T(1.0) / (chosen3 + target);
+      const T sum2 = sum + T(1.0);
+      const T ratio3 = T(1.0) / (chosen2 + T(1.0));
+      const T sum3 = sum + T(2.0);
+      const T ratio4 = T(1.0) / (chosen2 + T(2.0));
+      const bool below = target < T(3.0);
+      const T ratio5 = T(1.0) / lk::where(below, target + T(3.0), target);
+      step0_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product);
+      step1_at_[i_] = lk::where(product2 == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product2);
+      step2_at_[i_] = T(3.0) * lk::minimum(chosen, T(1e+37));
+      step3_at_[i_] = T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37));
+      step4_at_[i_] = lk::where(above, lk::sqrt(chosen3 * ratio2) * (sum2 * ratio2) * (chosen3 * ratio3) * (sum3 * ratio2) * (chosen3 * ratio4), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio5 * ((target + T(2.0)) * ratio5), T(1.0));
+      step5_at_[i_] = target * (T(1.0) / sum2) * chosen;
+      step6_at_[i_] = target * (T(1.0) / sum3) * ratio3;
+      step7_at_[i_] = target * ratio2 * ratio4;
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step8_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step9_at_[i_] = lk::exp(input);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step10_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step11_at_[i_] = lk::log1p(step1_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step12_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
+    }
+    alignas(64) T step13_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step13_at_[i_] = lk::log1p(step2_);
+    }
+    alignas(64) T step14_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step14_at_[i_] = lk::log1p(step3_);
+    }
+    alignas(64) T step15_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step15_at_[i_] = lk::log(step4_);
+    }
+    alignas(64) T step16_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step16_at_[i_] = lk::minus_log1p(step5_);
+    }
+    alignas(64) T step17_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step6_ = step6_at_[i_];
+      step17_at_[i_] = lk::minus_log1p(step6_);
+    }
+    alignas(64) T step18_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step18_at_[i_] = lk::minus_log1p(step7_);
+    }
+    alignas(64) T step19_at_[lk::kBlock];
+    alignas(64) T step20_at_[lk::kBlock];
+    alignas(64) T step21_at_[lk::kBlock];
+    alignas(64) T step22_at_[lk::kBlock];
+    alignas(64) T step23_at_[lk::kBlock];
+    alignas(64) T step24_at_[lk::kBlock];
+    alignas(64) T step25_at_[lk::kBlock];
+    alignas(64) T step26_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step8_ * step8_;
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const bool equal2 = step9_ == std::numeric_limits<T>::infinity();
+      const bool either_value = (equal) | (equal2);
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step10_, target) / lk::where(equal2, step10_, step9_)), step9_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T chosen = lk::where(either_value, T(1.0) / dispersion * ratio, ratio);
+      const T ratio2 = chosen / lk::where(target < T(3.0), T(1.0), target);
+      const T magnitude = lk::absolute(ratio2);
+      const T chosen2 = lk::where(either_value, -ratio, -dispersion * ratio);
+      const T magnitude2 = lk::absolute(chosen2);
+      const bool below = chosen2 < T(-0.55);
+      const bool both_value = (below) & (product < T(1e+30));
+      step19_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
+      step20_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step21_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
+      step22_at_[i_] = lk::where(below, T(0.0), chosen2);
+      step23_at_[i_] = magnitude;
+      step24_at_[i_] = magnitude2;
+      step25_at_[i_] = chosen2;
+      step26_at_[i_] = chosen;
+    }
+    alignas(64) T step27_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step19_ = step19_at_[i_];
+      step27_at_[i_] = lk::log(step19_);
+    }
+    alignas(64) T step28_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step20_ = step20_at_[i_];
+      step28_at_[i_] = lk::minus_log1p(step20_);
+    }
+    alignas(64) T step29_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step21_ = step21_at_[i_];
+      step29_at_[i_] = lk::log(step21_);
+    }
+    alignas(64) T step30_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step22_ = step22_at_[i_];
+      step30_at_[i_] = lk::minus_log1p(step22_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T step14_ = step14_at_[i_];
+      const T step15_ = step15_at_[i_];
+      const T step16_ = step16_at_[i_];
+      const T step17_ = step17_at_[i_];
+      const T step18_ = step18_at_[i_];
+      const T step19_ = step19_at_[i_];
+      const T step21_ = step21_at_[i_];
+      const T step23_ = step23_at_[i_];
+      const T step24_ = step24_at_[i_];
+      const T step25_ = step25_at_[i_];
+      const T step26_ = step26_at_[i_];
+      const T step27_ = step27_at_[i_];
+      const T step28_ = step28_at_[i_];
+      const T step29_ = step29_at_[i_];
+      const T step30_ = step30_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step8_ * step8_;
+      const bool below = product < T(1e-20);
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, input + step27_, step27_ - (step19_ - T(1.0) - lk::where(equal, T(0.0), product)) / step19_);
+      const T chosen2 = lk::where(below, step9_, chosen / lk::where(below, T(1.0), dispersion));
+      const bool below2 = step25_ < T(-0.55);
+      const T product2 = dispersion * target;
+      const T chosen3 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step11_, step11_);
+      const T chosen4 = lk::where(below2, lk::where((below2) & (product < T(1e+30)), step21_ - T(1.0) - step29_, step25_ + (chosen - chosen3)), step30_);
+      const bool below3 = product2 < T(1e-20);
+      const bool below4 = target < T(3.0);
+      const T ratio = T(1.0) / lk::where(below4, target + T(3.0), target);
+      const T product3 = ratio * ratio;
+      const bool above = dispersion > T(0.3333333333333333);
+      const T ratio2 = T(1.0) / dispersion;
+      const T chosen5 = lk::where(above, ratio2, T(1.0));
+      const T sum = chosen5 + target;
+      const T chosen6 = lk::where(above, chosen5 + T(3.0), ratio2);
+      const T ratio3 = T(1.0) / chosen6;
+      const T ratio4 = T(1.0) / (chosen6 + target);
+      const T product4 = target * ratio3 * ratio4;
+      const T product5 = ratio3 * ratio3;
       const T sum2 = T(1.0364376287210755) + product5 * T(-1.2591741378706647);
       const T sum3 = T(-0.41302940091672014) + product5 * sum2;
       const T sum4 = T(0.11229667461420963) + product5 * sum3;
@@ -72,108 +427,35 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum9 = T(-0.0005952373063227016) + product5 * sum8;
       const T sum10 = T(0.0007936507891020488) + product5 * sum9;
       const T sum11 = T(-0.002777777777767353) + product5 * sum10;
-      const T product6 = ratio7 * ratio7;
-      values_[i_] = lk::where(target == T(0.0), chosen4, lk::where(both_value, target * lk::minus_log1p(lk::where(both_value, ratio3, T(0.0))) + lk::where(below3, lk::where(both_value2, ratio4 - T(1.0) - lk::log(ratio4), chosen5 + (chosen3 - chosen6)), lk::minus_log1p(lk::where(below3, T(0.0), chosen5))) / dispersion, lk::where(chosen4 == std::numeric_limits<T>::infinity(), chosen4, target * (logarithm2 + (lk::where(equal, logarithm, chosen3 - input) - chosen6)) + (chosen4 - lk::where(below4, target, chosen6 / lk::where(below4, T(1.0), dispersion))))) + (T(0.5) * logarithm2 + (T(0.9189385332046727) - lk::where(below2, T(3.0), T(0.0))) + ratio5 * (T(0.08333333333333333) + product4 * (T(-0.002777777777767353) + product4 * (T(0.0007936507891020488) + product4 * (T(-0.0005952373063227016) + product4 * (T(0.000841678862598761) + product4 * (T(-0.0019135564194573535) + product4 * (T(0.006266355072207451) + product4 * (T(-0.02591763548428459) + product4 * (T(0.11229667461420963) + product4 * (T(-0.41302940091672014) + product4 * (T(1.0364376287210755) + product4 * T(-1.2591741378706647)))))))))))) + (lk::where(above2, chosen8 * lk::log1p(T(3.0) * lk::minimum(lk::where(above2, dispersion, T(1.0)), T(1e+37))) - sum * lk::log1p(T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37))) + chosen6, T(0.5) * chosen6) + target * ratio6 * ratio7 * (T(0.08333333333333333) + product5 * sum11 + ratio7 * (ratio6 + ratio7) * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product6 * T(0.0)))))))))))))) + lk::log(lk::where(above2, lk::sqrt(chosen9 * ratio7) * ((sum + T(1.0)) * ratio7) * (chosen9 * (T(1.0) / (chosen8 + T(1.0)))) * ((sum + T(2.0)) * ratio7) * (chosen9 * (T(1.0) / (chosen8 + T(2.0)))), T(1.0)) / lk::where(below2, (target + T(1.0)) * ratio5 * ((target + T(2.0)) * ratio5), T(1.0)))));
-    }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const dispersion_out_ = gradients_[2];
-    const lk::Scale<T> factor_(scale_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T dispersion = dispersion_at_[i_];
-      const bool above = input > T(100.0);
-      const T product = T(0.5) * input;
-      const T exponential = lk::exp(lk::where(above, product - T(40.0), product));
-      const T product2 = dispersion * lk::where(above, T(5.54062238439351e+34), T(1.0)) * exponential * exponential;
-      const bool below = product2 < T(1e-20);
-      const T exponential2 = lk::exp(input);
-      const bool equal = product2 == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, dispersion, T(1.0) + product2);
-      const T logarithm = lk::log(chosen);
-      const T chosen2 = lk::where(equal, T(0.0), product2);
-      const T chosen3 = lk::where(equal, input + logarithm, logarithm - (chosen - T(1.0) - chosen2) / chosen);
-      const T chosen4 = lk::where(below, exponential2, chosen3 / lk::where(below, T(1.0), dispersion));
-      const bool equal2 = exponential2 == std::numeric_limits<T>::infinity();
-      const bool either_value = (equal) | (equal2);
-      const T ratio = T(1.0) / dispersion;
-      const T exponential3 = lk::exp(product);
-      const T ratio2 = lk::where(either_value, lk::where(equal, T(1.0), product2) * (T(1.0) - lk::where(equal2, target / exponential3, target) / lk::where(equal2, exponential3, exponential2)), exponential2 - target) / (T(1.0) + chosen2);
-      const T chosen5 = lk::where(either_value, ratio * ratio2, ratio2);
-      const bool below2 = target < T(3.0);
-      const T ratio3 = chosen5 / lk::where(below2, T(1.0), target);
-      const T chosen6 = lk::where(either_value, -ratio2, -dispersion * ratio2);
-      const T magnitude = lk::absolute(chosen6);
-      const bool both_value = ((target >= T(3.0)) & (lk::absolute(ratio3) < T(0.5))) & (magnitude < T(0.5));
-      const bool below3 = chosen6 < T(-0.55);
-      const bool both_value2 = (below3) & (product2 < T(1e+30));
-      const T product3 = dispersion * target;
-      const T ratio4 = (T(1.0) + lk::where(both_value2, product3, T(0.0))) / (T(1.0) + lk::where(both_value2, product2, T(0.0)));
-      const bool equal3 = product3 == std::numeric_limits<T>::infinity();
-      const T log1p_value = lk::log1p(lk::where(equal3, lk::sqrt(dispersion) * lk::sqrt(target), product3));
-      const T chosen7 = lk::where(equal3, T(2.0) * log1p_value, log1p_value);
-      const T chosen8 = lk::where(below3, lk::where(both_value2, ratio4 - T(1.0) - lk::log(ratio4), chosen6 + (chosen3 - chosen7)), lk::minus_log1p(lk::where(below3, T(0.0), chosen6)));
-      const T chosen9 = lk::where(below2, target + T(3.0), target);
-      const T logarithm2 = lk::log(chosen9);
-      const bool below4 = product3 < T(1e-20);
-      const T ratio5 = T(1.0) / chosen9;
-      const T product4 = ratio5 * ratio5;
-      const bool above2 = dispersion > T(0.3333333333333333);
-      const T chosen10 = lk::where(above2, ratio, T(1.0));
-      const T chosen11 = lk::where(above2, dispersion, T(1.0));
-      const T sum = chosen10 + target;
-      const T chosen12 = lk::where(above2, chosen10 + T(3.0), ratio);
-      const T ratio6 = T(1.0) / chosen12;
-      const T ratio7 = T(1.0) / (chosen12 + target);
-      const T product5 = target * ratio6 * ratio7;
-      const T product6 = ratio6 * ratio6;
-      const T sum2 = T(1.0364376287210755) + product6 * T(-1.2591741378706647);
-      const T sum3 = T(-0.41302940091672014) + product6 * sum2;
-      const T sum4 = T(0.11229667461420963) + product6 * sum3;
-      const T sum5 = T(-0.02591763548428459) + product6 * sum4;
-      const T sum6 = T(0.006266355072207451) + product6 * sum5;
-      const T sum7 = T(-0.0019135564194573535) + product6 * sum6;
-      const T sum8 = T(0.000841678862598761) + product6 * sum7;
-      const T sum9 = T(-0.0005952373063227016) + product6 * sum8;
-      const T sum10 = T(0.0007936507891020488) + product6 * sum9;
-      const T sum11 = T(-0.002777777777767353) + product6 * sum10;
-      const T sum12 = ratio6 + ratio7;
-      const T product7 = ratio7 * ratio7;
-      const T product8 = product7 * T(0.0);
-      const T sum13 = sum + T(1.0);
-      const T ratio8 = T(1.0) / (chosen10 + T(1.0));
-      const T sum14 = sum + T(2.0);
-      const T ratio9 = T(1.0) / (chosen10 + T(2.0));
-      const T sum15 = T(643.1483984648313) + product6 * T(-720.4954060785403);
-      const T sum16 = T(-269.9594777475153) + product6 * sum15;
-      const T sum17 = T(72.40846099395732) + product6 * sum16;
-      const T sum18 = T(-14.509465068315617) + product6 * sum17;
-      const T sum19 = T(2.4853225179572207) + product6 * sum18;
-      const T sum20 = T(-0.42213739276734025) + product6 * sum19;
-      const T sum21 = T(0.08275092617561204) + product6 * sum20;
-      const T sum22 = T(-0.021081441106059102) + product6 * sum21;
-      const T sum23 = T(0.0075756100694986265) + product6 * sum22;
-      const T sum24 = T(-0.004166665495022904) + product6 * sum23;
-      const T sum25 = T(0.003968253963318731) + product6 * sum24;
-      const T sum26 = T(-0.008333333333325033) + product6 * sum25;
-      const T sum27 = T(0.5) + sum12 * (T(0.08333333333333333) + product6 * sum26 + product7 * (sum26 + product7 * (sum25 + product7 * (sum24 + product7 * (sum23 + product7 * (sum22 + product7 * (sum21 + product7 * (sum20 + product7 * (sum19 + product7 * (sum18 + product7 * (sum17 + product7 * (sum16 + product7 * (sum15 + product7 * (T(-720.4954060785403) + product8))))))))))))));
-      const T ratio10 = T(1.0) / sum13;
-      const T product9 = target * ratio10;
-      const T ratio11 = T(1.0) / sum14;
-      const T product10 = target * ratio11;
-      const bool above3 = chosen6 > T(10000.0);
-      const bool below5 = magnitude < T(1e-09);
-      const T ratio12 = T(1.0) / lk::where((below5) | (above3), T(1.0), chosen6);
-      values_[i_] = lk::where(target == T(0.0), chosen4, lk::where(both_value, target * lk::minus_log1p(lk::where(both_value, ratio3, T(0.0))) + chosen8 / dispersion, lk::where(chosen4 == std::numeric_limits<T>::infinity(), chosen4, target * (logarithm2 + (lk::where(equal, logarithm, chosen3 - input) - chosen7)) + (chosen4 - lk::where(below4, target, chosen7 / lk::where(below4, T(1.0), dispersion))))) + (T(0.5) * logarithm2 + (T(0.9189385332046727) - lk::where(below2, T(3.0), T(0.0))) + ratio5 * (T(0.08333333333333333) + product4 * (T(-0.002777777777767353) + product4 * (T(0.0007936507891020488) + product4 * (T(-0.0005952373063227016) + product4 * (T(0.000841678862598761) + product4 * (T(-0.0019135564194573535) + product4 * (T(0.006266355072207451) + product4 * (T(-0.02591763548428459) + product4 * (T(0.11229667461420963) + product4 * (T(-0.41302940091672014) + product4 * (T(1.0364376287210755) + product4 * T(-1.2591741378706647)))))))))))) + (lk::where(above2, chosen10 * lk::log1p(T(3.0) * lk::minimum(chosen11, T(1e+37))) - sum * lk::log1p(T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37))) + chosen7, T(0.5) * chosen7) + product5 * (T(0.08333333333333333) + product6 * sum11 + ratio7 * sum12 * (sum11 + product7 * (sum10 + product7 * (sum9 + product7 * (sum8 + product7 * (sum7 + product7 * (sum6 + product7 * (sum5 + product7 * (sum4 + product7 * (sum3 + product7 * (sum2 + product7 * (T(-1.2591741378706647) + product8))))))))))))) + lk::log(lk::where(above2, lk::sqrt(chosen12 * ratio7) * (sum13 * ratio7) * (chosen12 * ratio8) * (sum14 * ratio7) * (chosen12 * ratio9), T(1.0)) / lk::where(below2, (target + T(1.0)) * ratio5 * ((target + T(2.0)) * ratio5), T(1.0)))));
-      input_out_[i_] = lk::scaled<T>(chosen5, factor_);
-      dispersion_out_[i_] = lk::scaled<T>(lk::where(above2, chosen10 * (chosen10 * (product5 * sum27) + chosen10 * lk::minus_log1p(product9 * chosen11) + target / sum * ratio10 + chosen10 * lk::minus_log1p(product10 * ratio8) + chosen10 * ratio8 * product9 * ratio11 + chosen10 * lk::minus_log1p(target * ratio7 * ratio9) + chosen10 * ratio9 * product10 * ratio7), target * sum27 / (T(1.0) + dispersion * lk::where(above2, T(0.0), target))) - lk::where(above3, ratio * (-chosen5 - ratio * (chosen7 - chosen3)), chosen5 * lk::where(below5, T(0.5) - chosen6 * T(0.3333333333333333), chosen8 * ratio12 * ratio12) * chosen5), factor_);
+      const T sum12 = ratio3 + ratio4;
+      const T product6 = ratio4 * ratio4;
+      const T product7 = product6 * T(0.0);
+      const T sum13 = T(643.1483984648313) + product5 * T(-720.4954060785403);
+      const T sum14 = T(-269.9594777475153) + product5 * sum13;
+      const T sum15 = T(72.40846099395732) + product5 * sum14;
+      const T sum16 = T(-14.509465068315617) + product5 * sum15;
+      const T sum17 = T(2.4853225179572207) + product5 * sum16;
+      const T sum18 = T(-0.42213739276734025) + product5 * sum17;
+      const T sum19 = T(0.08275092617561204) + product5 * sum18;
+      const T sum20 = T(-0.021081441106059102) + product5 * sum19;
+      const T sum21 = T(0.0075756100694986265) + product5 * sum20;
+      const T sum22 = T(-0.004166665495022904) + product5 * sum21;
+      const T sum23 = T(0.003968253963318731) + product5 * sum22;
+      const T sum24 = T(-0.008333333333325033) + product5 * sum23;
+      const T sum25 = T(0.5) + sum12 * (T(0.08333333333333333) + product5 * sum24 + product6 * (sum24 + product6 * (sum23 + product6 * (sum22 + product6 * (sum21 + product6 * (sum20 + product6 * (sum19 + product6 * (sum18 + product6 * (sum17 + product6 * (sum16 + product6 * (sum15 + product6 * (sum14 + product6 * (sum13 + product6 * (T(-720.4954060785403) + product7))))))))))))));
+      const T ratio5 = T(1.0) / (sum + T(1.0));
+      const T ratio6 = T(1.0) / (sum + T(2.0));
+      const bool above2 = step25_ > T(10000.0);
+      const bool below5 = step24_ < T(1e-09);
+      const T ratio7 = T(1.0) / lk::where((below5) | (above2), T(1.0), step25_);
+      values_[i_] = lk::where(target == T(0.0), chosen2, lk::where(((target >= T(3.0)) & (step23_ < T(0.5))) & (step24_ < T(0.5)), target * step28_ + chosen4 / dispersion, lk::where(chosen2 == std::numeric_limits<T>::infinity(), chosen2, target * (step12_ + (lk::where(equal, step27_, chosen - input) - chosen3)) + (chosen2 - lk::where(below3, target, chosen3 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step12_ + (T(0.9189385332046727) - lk::where(below4, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen5 * step13_ - sum * step14_ + chosen3, T(0.5) * chosen3) + product4 * (T(0.08333333333333333) + product5 * sum11 + ratio4 * sum12 * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product7))))))))))))) + step15_));
+      input_out_[i_] = lk::scaled<T>(step26_, factor_);
+      dispersion_out_[i_] = lk::scaled<T>(lk::where(above, chosen5 * (chosen5 * (product4 * sum25) + chosen5 * step16_ + target / sum * ratio5 + chosen5 * step17_ + chosen5 * (T(1.0) / (chosen5 + T(1.0))) * (target * ratio5) * ratio6 + chosen5 * step18_ + chosen5 * (T(1.0) / (chosen5 + T(2.0))) * (target * ratio6) * ratio4), target * sum25 / (T(1.0) + dispersion * lk::where(above, T(0.0), target))) - lk::where(above2, ratio2 * (-step26_ - ratio2 * (chosen3 - chosen)), step26_ * lk::where(below5, T(0.5) - step25_ * T(0.3333333333333333), chosen4 * ratio7 * ratio7) * step26_), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_negative_binomial_nll_loss_8bff408e6a4a, 3, 0, 5, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_negative_binomial_nll_loss_68f88bf31465, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_orpo_loss_1d7f44d0eb5c_block {
+namespace losskit_orpo_loss_9a82bdac3616_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -16,44 +16,180 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      step0_at_[i_] = lk::expm1(chosen);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T rejected = rejected_at_[i_];
+      step1_at_[i_] = lk::expm1(rejected);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
-      const T difference = T(0.0) - lk::expm1(chosen);
-      const T difference2 = T(0.0) - lk::expm1(rejected);
-      const T ratio = difference / difference2;
+      step2_at_[i_] = lk::exp(-lk::absolute(chosen - rejected));
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T ratio = (T(0.0) - step0_) / (T(0.0) - step1_);
       const bool below = chosen < rejected;
-      const T exponential = lk::exp(-lk::absolute(chosen - rejected));
-      const T ratio2 = ratio * lk::where(below, T(1.0), exponential) / lk::where(below, exponential, T(1.0));
-      values_[i_] = lk::times(lam, lk::where(ratio2 < T(1.0), lk::log1p(ratio2), lk::log1p(T(1.0) / ratio2) + (lk::where(ratio < std::numeric_limits<T>::infinity(), lk::log(ratio), lk::log(difference) - lk::log(difference2)) + (rejected - chosen)))) - chosen;
+      const T ratio2 = ratio * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0));
+      step3_at_[i_] = ratio2;
+      step4_at_[i_] = T(1.0) / ratio2;
+      step5_at_[i_] = ratio;
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step6_at_[i_] = lk::log1p(step3_);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step7_at_[i_] = lk::log1p(step4_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step8_at_[i_] = lk::log(step5_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step9_at_[i_] = lk::log(T(0.0) - step0_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step10_at_[i_] = lk::log(T(0.0) - step1_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      values_[i_] = lk::times(lam, lk::where(step3_ < T(1.0), step6_, step7_ + (lk::where(step5_ < std::numeric_limits<T>::infinity(), step8_, step9_ - step10_) + (rejected - chosen)))) - chosen;
     }
   } else {
     T* const chosen_out_ = gradients_[0];
     T* const rejected_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      step0_at_[i_] = lk::expm1(chosen);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T rejected = rejected_at_[i_];
+      step1_at_[i_] = lk::expm1(rejected);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
-      const T difference = T(0.0) - lk::expm1(chosen);
-      const T difference2 = T(0.0) - lk::expm1(rejected);
-      const T ratio = difference / difference2;
+      step2_at_[i_] = lk::exp(-lk::absolute(chosen - rejected));
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T ratio = (T(0.0) - step0_) / (T(0.0) - step1_);
       const bool below = chosen < rejected;
-      const T exponential = lk::exp(-lk::absolute(chosen - rejected));
-      const T chosen2 = lk::where(below, T(1.0), exponential);
-      const T product = ratio * chosen2;
-      const T chosen3 = lk::where(below, exponential, T(1.0));
-      const T ratio2 = product / chosen3;
-      const T sum = chosen3 * difference2 + chosen2 * difference;
-      values_[i_] = lk::times(lam, lk::where(ratio2 < T(1.0), lk::log1p(ratio2), lk::log1p(T(1.0) / ratio2) + (lk::where(ratio < std::numeric_limits<T>::infinity(), lk::log(ratio), lk::log(difference) - lk::log(difference2)) + (rejected - chosen)))) - chosen;
+      const T ratio2 = ratio * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0));
+      step3_at_[i_] = ratio2;
+      step4_at_[i_] = T(1.0) / ratio2;
+      step5_at_[i_] = ratio;
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step6_at_[i_] = lk::log1p(step3_);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step7_at_[i_] = lk::log1p(step4_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step8_at_[i_] = lk::log(step5_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step9_at_[i_] = lk::log(T(0.0) - step0_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step10_at_[i_] = lk::log(T(0.0) - step1_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const bool below = chosen < rejected;
+      const T chosen2 = lk::where(below, T(1.0), step2_);
+      const T sum = lk::where(below, step2_, T(1.0)) * (T(0.0) - step1_) + chosen2 * (T(0.0) - step0_);
+      values_[i_] = lk::times(lam, lk::where(step3_ < T(1.0), step6_, step7_ + (lk::where(step5_ < std::numeric_limits<T>::infinity(), step8_, step9_ - step10_) + (rejected - chosen)))) - chosen;
       chosen_out_[i_] = lk::scaled<T>(T(-1.0) - lk::times(lam, chosen2 / sum), factor_);
-      rejected_out_[i_] = lk::scaled<T>(lk::times(lam, product / sum), factor_);
+      rejected_out_[i_] = lk::scaled<T>(lk::times(lam, step5_ * chosen2 / sum), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_orpo_loss_1d7f44d0eb5c, 2, 1, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_orpo_loss_9a82bdac3616, 2, 1, 3, 0,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0})
 

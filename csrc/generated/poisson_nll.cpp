@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With stirling
-namespace losskit_poisson_nll_loss_44f31137a993_block {
+namespace losskit_poisson_nll_loss_fdb46738b794_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,56 +17,72 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input + eps);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool above = target > T(1e+30);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T logarithm = lk::log(input + eps);
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(logarithm > T(10000.0), T(10000.0), logarithm)));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(step0_ > T(10000.0), T(10000.0), step0_)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input + eps);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool above = target > T(1e+30);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T sum = input + eps;
-      const T logarithm = lk::log(sum);
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(logarithm > T(10000.0), T(10000.0), logarithm)));
-      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(step0_ > T(10000.0), T(10000.0), step0_)));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / (input + eps)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input + eps);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool above = target > T(1e+30);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T sum = input + eps;
-      const T logarithm = lk::log(sum);
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(logarithm > T(10000.0), T(10000.0), logarithm)));
-      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / sum), factor_);
-      target_out_[i_] = lk::scaled<T>(T(0.0) - logarithm, factor_);
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * input - lk::times(chosen * target, lk::where(step0_ > T(10000.0), T(10000.0), step0_)));
+      input_out_[i_] = lk::scaled<T>(T(1.0) - lk::where(target == T(0.0), T(0.0), target / (input + eps)), factor_);
+      target_out_[i_] = lk::scaled<T>(T(0.0) - step0_, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_44f31137a993, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_fdb46738b794, 2, 1, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_0d9c2860b9af_block {
+namespace losskit_poisson_nll_loss_e1fa35c43953_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -78,54 +94,72 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp(T(0.5) * input);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool above = input > T(80.0);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T exponential = lk::exp(T(0.5) * input);
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * step0_ * step0_ - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp(T(0.5) * input);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool above = input > T(80.0);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T exponential = lk::exp(T(0.5) * input);
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
-      input_out_[i_] = lk::scaled<T>(exponential * exponential - target, factor_);
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * step0_ * step0_ - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
+      input_out_[i_] = lk::scaled<T>(step0_ * step0_ - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp(T(0.5) * input);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool above = input > T(80.0);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T exponential = lk::exp(T(0.5) * input);
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
-      input_out_[i_] = lk::scaled<T>(exponential * exponential - target, factor_);
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * step0_ * step0_ - lk::times(chosen * target, lk::where(input > T(10000.0), T(10000.0), input)));
+      input_out_[i_] = lk::scaled<T>(step0_ * step0_ - target, factor_);
       target_out_[i_] = lk::scaled<T>(T(0.0) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_0d9c2860b9af, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_e1fa35c43953, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_55bf4774cf80_block {
+namespace losskit_poisson_nll_loss_a56fff359fb2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -137,56 +171,92 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(target);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const bool above = input > T(80.0);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T exponential = lk::exp(T(0.5) * input);
       const bool above2 = target > T(1.0);
-      const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above2, logarithm - T(1.0), T(0.0));
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
+      const T difference = input - lk::where(above2, step1_ - T(1.0), T(0.0));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * step0_ * step0_ - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + step1_), T(0.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(target);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const bool above = input > T(80.0);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T exponential = lk::exp(T(0.5) * input);
       const bool above2 = target > T(1.0);
-      const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above2, logarithm - T(1.0), T(0.0));
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
-      input_out_[i_] = lk::scaled<T>(exponential * exponential - target, factor_);
+      const T difference = input - lk::where(above2, step1_ - T(1.0), T(0.0));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * step0_ * step0_ - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + step1_), T(0.0));
+      input_out_[i_] = lk::scaled<T>(step0_ * step0_ - target, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(target);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const bool above = input > T(80.0);
       const T chosen = lk::where(above, T(5.421010862427522e-20), T(1.0));
-      const T exponential = lk::exp(T(0.5) * input);
       const bool above2 = target > T(1.0);
-      const T logarithm = lk::log(target);
-      const T difference = input - lk::where(above2, logarithm - T(1.0), T(0.0));
-      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * exponential * exponential - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + logarithm), T(0.0));
-      input_out_[i_] = lk::scaled<T>(exponential * exponential - target, factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(above2, logarithm + T(0.5) / target, T(0.0)) - input, factor_);
+      const T difference = input - lk::where(above2, step1_ - T(1.0), T(0.0));
+      values_[i_] = lk::where(above, T(1.8446744073709552e+19), T(1.0)) * (chosen * step0_ * step0_ - lk::times(chosen * target, lk::where(difference > T(10000.0), T(10000.0), difference))) + lk::where(above2, T(0.5) * (T(1.8378770664093453) + step1_), T(0.0));
+      input_out_[i_] = lk::scaled<T>(step0_ * step0_ - target, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(above2, step1_ + T(0.5) / target, T(0.0)) - input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_55bf4774cf80, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_a56fff359fb2, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

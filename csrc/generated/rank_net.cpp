@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_rank_net_loss_6b7d2f7631e6_block {
+namespace losskit_rank_net_loss_7d895a471937_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -12,14 +12,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
                           T* values_, T* const* gradients_) {
   const T sigma = parameters_[0];
   const T* const difference_at_ = operands_[0];
-  const T* const relevance_difference_at_ = operands_[1];
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T difference = difference_at_[i_];
-      [[maybe_unused]] const T relevance_difference = relevance_difference_at_[i_];
       values_[i_] = lk::softplus(-sigma * difference);
     }
   } else {
@@ -28,7 +26,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T difference = difference_at_[i_];
-      [[maybe_unused]] const T relevance_difference = relevance_difference_at_[i_];
       const T product = -sigma * difference;
       values_[i_] = lk::softplus(product);
       difference_out_[i_] = lk::scaled<T>(lk::sigmoid(product) * -sigma, factor_);
@@ -36,7 +33,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_rank_net_loss_6b7d2f7631e6, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_rank_net_loss_7d895a471937, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_250fcc15048e_block {
+namespace losskit_sigmoid_focal_loss_7ad8424c34ec_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,101 +22,236 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T magnitude = lk::absolute(input);
+      const T minus = -magnitude;
+      step0_at_[i_] = lk::softplus(minus);
+      step1_at_[i_] = lk::sigmoid(magnitude);
+      step2_at_[i_] = lk::sigmoid(minus);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::log(step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      const bool equal = chosen == T(0.0);
+      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
+      step5_at_[i_] = number1_ * ratio + sum;
+      step6_at_[i_] = sum;
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step7_at_[i_] = lk::exp(-step5_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
       const T difference = T(1.0) - target;
       const T chosen = lk::where(input > T(0.0), difference, target);
-      const bool equal = chosen == T(0.0);
       const T magnitude = lk::absolute(input);
-      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T product = number1_ * ratio;
-      const T minus = -magnitude;
-      const T softplus_value = lk::softplus(minus);
-      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(chosen * lk::sigmoid(magnitude) + (T(1.0) - chosen) * lk::sigmoid(minus)));
-      const T sum2 = product + sum;
-      const T exponential = lk::exp(-sum2);
-      values_[i_] = lk::times((alpha * target + number0_ * difference) * (exponential - exponential * (product - sum2 + sum)), softplus_value + lk::times(chosen, magnitude));
+      values_[i_] = lk::times((alpha * target + number0_ * difference) * (step7_ - step7_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_)), step0_ + lk::times(chosen, magnitude));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T magnitude = lk::absolute(input);
+      const T minus = -magnitude;
+      step0_at_[i_] = lk::softplus(minus);
+      step1_at_[i_] = lk::sigmoid(magnitude);
+      step2_at_[i_] = lk::sigmoid(minus);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::log(step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      const bool equal = chosen == T(0.0);
+      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
+      step5_at_[i_] = number1_ * ratio + sum;
+      step6_at_[i_] = sum;
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step7_at_[i_] = lk::exp(-step5_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
       const T difference = T(1.0) - target;
       const bool above = input > T(0.0);
       const T chosen = lk::where(above, difference, target);
-      const bool equal = chosen == T(0.0);
       const T magnitude = lk::absolute(input);
-      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T product = number1_ * ratio;
-      const T minus = -magnitude;
-      const T softplus_value = lk::softplus(minus);
-      const T sigmoid_value = lk::sigmoid(magnitude);
-      const T sigmoid_value2 = lk::sigmoid(minus);
-      const T sum = chosen * sigmoid_value + (T(1.0) - chosen) * sigmoid_value2;
-      const T sum2 = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(sum));
-      const T sum3 = product + sum2;
-      const T exponential = lk::exp(-sum3);
-      const T product2 = (alpha * target + number0_ * difference) * (exponential - exponential * (product - sum3 + sum2));
-      const T sum4 = softplus_value + lk::times(chosen, magnitude);
-      const T chosen3 = lk::where(above, sigmoid_value, sigmoid_value2);
-      const T chosen4 = lk::where(above, sigmoid_value2, sigmoid_value);
-      const bool equal2 = target == T(1.0);
-      values_[i_] = lk::times(product2, sum4);
-      input_out_[i_] = lk::scaled<T>(product2 * (difference * chosen3 - target * chosen4 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal2), lk::where(equal2, chosen3, chosen4), sigmoid_value * (sigmoid_value2 / sum)), sum4)), factor_);
+      const T product = (alpha * target + number0_ * difference) * (step7_ - step7_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_));
+      const T sum = step0_ + lk::times(chosen, magnitude);
+      const T chosen2 = lk::where(above, step1_, step2_);
+      const T chosen3 = lk::where(above, step2_, step1_);
+      const bool equal = target == T(1.0);
+      values_[i_] = lk::times(product, sum);
+      input_out_[i_] = lk::scaled<T>(product * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), step1_ * (step2_ / step3_)), sum)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T magnitude = lk::absolute(input);
+      const T minus = -magnitude;
+      step0_at_[i_] = lk::softplus(minus);
+      step1_at_[i_] = lk::sigmoid(magnitude);
+      step2_at_[i_] = lk::sigmoid(minus);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::log(step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      const bool equal = chosen == T(0.0);
+      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
+      step5_at_[i_] = number1_ * ratio + sum;
+      step6_at_[i_] = sum;
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step7_at_[i_] = lk::exp(-step5_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
       const T difference = T(1.0) - target;
       const bool above = input > T(0.0);
       const T chosen = lk::where(above, difference, target);
-      const bool equal = chosen == T(0.0);
       const T magnitude = lk::absolute(input);
-      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T product = number1_ * ratio;
-      const T minus = -magnitude;
-      const T softplus_value = lk::softplus(minus);
-      const T sigmoid_value = lk::sigmoid(magnitude);
-      const T sigmoid_value2 = lk::sigmoid(minus);
-      const T sum = chosen * sigmoid_value + (T(1.0) - chosen) * sigmoid_value2;
-      const T sum2 = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(sum));
-      const T sum3 = product + sum2;
-      const T exponential = lk::exp(-sum3);
-      const T difference2 = exponential - exponential * (product - sum3 + sum2);
-      const T product2 = (alpha * target + number0_ * difference) * difference2;
-      const T sum4 = softplus_value + lk::times(chosen, magnitude);
-      const T chosen3 = lk::where(above, sigmoid_value, sigmoid_value2);
-      const T chosen4 = lk::where(above, sigmoid_value2, sigmoid_value);
-      const bool equal2 = target == T(1.0);
-      const bool above2 = sum > T(0.0);
-      values_[i_] = lk::times(product2, sum4);
-      input_out_[i_] = lk::scaled<T>(product2 * (difference * chosen3 - target * chosen4 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal2), lk::where(equal2, chosen3, chosen4), sigmoid_value * (sigmoid_value2 / sum)), sum4)), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(number3_ * difference2, sum4) - lk::times(product2, input) + lk::times(product2 * gamma * (chosen4 - chosen3), lk::where(above2, softplus_value / sum, T(1.0)) + lk::times(chosen / lk::where(above2, sum, T(1.0)), magnitude)), factor_);
+      const T difference2 = step7_ - step7_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_);
+      const T product = (alpha * target + number0_ * difference) * difference2;
+      const T sum = step0_ + lk::times(chosen, magnitude);
+      const T chosen2 = lk::where(above, step1_, step2_);
+      const T chosen3 = lk::where(above, step2_, step1_);
+      const bool equal = target == T(1.0);
+      const bool above2 = step3_ > T(0.0);
+      values_[i_] = lk::times(product, sum);
+      input_out_[i_] = lk::scaled<T>(product * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), step1_ * (step2_ / step3_)), sum)), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(number3_ * difference2, sum) - lk::times(product, input) + lk::times(product * gamma * (chosen3 - chosen2), lk::where(above2, step0_ / step3_, T(1.0)) + lk::times(chosen / lk::where(above2, step3_, T(1.0)), magnitude)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_250fcc15048e, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_7ad8424c34ec, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_02a7933066b9_block {
+namespace losskit_sigmoid_focal_loss_cd7bfa3b49e2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -130,92 +265,227 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T magnitude = lk::absolute(input);
+      const T minus = -magnitude;
+      step0_at_[i_] = lk::softplus(minus);
+      step1_at_[i_] = lk::sigmoid(magnitude);
+      step2_at_[i_] = lk::sigmoid(minus);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::log(step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
       const bool equal = chosen == T(0.0);
-      const T magnitude = lk::absolute(input);
-      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
+      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
       const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T product = number0_ * ratio;
-      const T minus = -magnitude;
-      const T softplus_value = lk::softplus(minus);
-      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(chosen * lk::sigmoid(magnitude) + (T(1.0) - chosen) * lk::sigmoid(minus)));
-      const T sum2 = product + sum;
-      const T exponential = lk::exp(-sum2);
-      values_[i_] = lk::times(exponential - exponential * (product - sum2 + sum), softplus_value + lk::times(chosen, magnitude));
+      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
+      step5_at_[i_] = number0_ * ratio + sum;
+      step6_at_[i_] = sum;
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step7_at_[i_] = lk::exp(-step5_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      const T magnitude = lk::absolute(input);
+      values_[i_] = lk::times(step7_ - step7_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_), step0_ + lk::times(chosen, magnitude));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T magnitude = lk::absolute(input);
+      const T minus = -magnitude;
+      step0_at_[i_] = lk::softplus(minus);
+      step1_at_[i_] = lk::sigmoid(magnitude);
+      step2_at_[i_] = lk::sigmoid(minus);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::log(step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      const bool equal = chosen == T(0.0);
+      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
+      step5_at_[i_] = number0_ * ratio + sum;
+      step6_at_[i_] = sum;
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step7_at_[i_] = lk::exp(-step5_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
       const bool above = input > T(0.0);
       const T difference = T(1.0) - target;
       const T chosen = lk::where(above, difference, target);
-      const bool equal = chosen == T(0.0);
       const T magnitude = lk::absolute(input);
-      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T product = number0_ * ratio;
-      const T minus = -magnitude;
-      const T softplus_value = lk::softplus(minus);
-      const T sigmoid_value = lk::sigmoid(magnitude);
-      const T sigmoid_value2 = lk::sigmoid(minus);
-      const T sum = chosen * sigmoid_value + (T(1.0) - chosen) * sigmoid_value2;
-      const T sum2 = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(sum));
-      const T sum3 = product + sum2;
-      const T exponential = lk::exp(-sum3);
-      const T difference2 = exponential - exponential * (product - sum3 + sum2);
-      const T sum4 = softplus_value + lk::times(chosen, magnitude);
-      const T chosen3 = lk::where(above, sigmoid_value, sigmoid_value2);
-      const T chosen4 = lk::where(above, sigmoid_value2, sigmoid_value);
-      const bool equal2 = target == T(1.0);
-      values_[i_] = lk::times(difference2, sum4);
-      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen3 - target * chosen4 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal2), lk::where(equal2, chosen3, chosen4), sigmoid_value * (sigmoid_value2 / sum)), sum4)), factor_);
+      const T difference2 = step7_ - step7_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_);
+      const T sum = step0_ + lk::times(chosen, magnitude);
+      const T chosen2 = lk::where(above, step1_, step2_);
+      const T chosen3 = lk::where(above, step2_, step1_);
+      const bool equal = target == T(1.0);
+      values_[i_] = lk::times(difference2, sum);
+      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), step1_ * (step2_ / step3_)), sum)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T magnitude = lk::absolute(input);
+      const T minus = -magnitude;
+      step0_at_[i_] = lk::softplus(minus);
+      step1_at_[i_] = lk::sigmoid(magnitude);
+      step2_at_[i_] = lk::sigmoid(minus);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step4_at_[i_] = lk::log(step3_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+      const bool equal = chosen == T(0.0);
+      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
+      step5_at_[i_] = number0_ * ratio + sum;
+      step6_at_[i_] = sum;
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step7_at_[i_] = lk::exp(-step5_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
       const bool above = input > T(0.0);
       const T difference = T(1.0) - target;
       const T chosen = lk::where(above, difference, target);
-      const bool equal = chosen == T(0.0);
       const T magnitude = lk::absolute(input);
-      const T chosen2 = lk::where(equal, lk::minimum(magnitude, T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T product = number0_ * ratio;
-      const T minus = -magnitude;
-      const T softplus_value = lk::softplus(minus);
-      const T sigmoid_value = lk::sigmoid(magnitude);
-      const T sigmoid_value2 = lk::sigmoid(minus);
-      const T sum = chosen * sigmoid_value + (T(1.0) - chosen) * sigmoid_value2;
-      const T sum2 = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), softplus_value, -lk::log(sum));
-      const T sum3 = product + sum2;
-      const T exponential = lk::exp(-sum3);
-      const T difference2 = exponential - exponential * (product - sum3 + sum2);
-      const T sum4 = softplus_value + lk::times(chosen, magnitude);
-      const T chosen3 = lk::where(above, sigmoid_value, sigmoid_value2);
-      const T chosen4 = lk::where(above, sigmoid_value2, sigmoid_value);
-      const bool equal2 = target == T(1.0);
-      const bool above2 = sum > T(0.0);
-      values_[i_] = lk::times(difference2, sum4);
-      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen3 - target * chosen4 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal2), lk::where(equal2, chosen3, chosen4), sigmoid_value * (sigmoid_value2 / sum)), sum4)), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(difference2 * gamma * (chosen4 - chosen3), lk::where(above2, softplus_value / sum, T(1.0)) + lk::times(chosen / lk::where(above2, sum, T(1.0)), magnitude)) - lk::times(difference2, input), factor_);
+      const T difference2 = step7_ - step7_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_);
+      const T sum = step0_ + lk::times(chosen, magnitude);
+      const T chosen2 = lk::where(above, step1_, step2_);
+      const T chosen3 = lk::where(above, step2_, step1_);
+      const bool equal = target == T(1.0);
+      const bool above2 = step3_ > T(0.0);
+      values_[i_] = lk::times(difference2, sum);
+      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), step1_ * (step2_ / step3_)), sum)), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(difference2 * gamma * (chosen3 - chosen2), lk::where(above2, step0_ / step3_, T(1.0)) + lk::times(chosen / lk::where(above2, step3_, T(1.0)), magnitude)) - lk::times(difference2, input), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_02a7933066b9, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_cd7bfa3b49e2, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

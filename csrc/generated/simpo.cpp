@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_simpo_loss_df268cb5cac0_block {
+namespace losskit_simpo_loss_e783fc2e78fa_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,30 +17,56 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
-      values_[i_] = lk::softplus(gamma - T(2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected));
+      step0_at_[i_] = gamma - T(2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      values_[i_] = step1_;
     }
   } else {
     T* const chosen_out_ = gradients_[0];
     T* const rejected_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
-      const T difference = gamma - T(2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
-      const T product = beta * lk::sigmoid(difference);
-      values_[i_] = lk::softplus(difference);
+      step0_at_[i_] = gamma - T(2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(step0_);
+      step2_at_[i_] = lk::sigmoid(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T product = beta * step2_;
+      values_[i_] = step1_;
       chosen_out_[i_] = lk::scaled<T>(-product, factor_);
       rejected_out_[i_] = lk::scaled<T>(product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_df268cb5cac0, 2, 2, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_e783fc2e78fa, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_soft_margin_loss_822ff5caf3cc_block {
+namespace losskit_soft_margin_loss_7b2193fc2e70_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -16,41 +16,67 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      values_[i_] = lk::softplus(-target * input);
+      step0_at_[i_] = lk::softplus(-target * input);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      values_[i_] = step0_;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T product = -target * input;
-      values_[i_] = lk::softplus(product);
-      input_out_[i_] = lk::scaled<T>(-target * lk::sigmoid(product), factor_);
+      step0_at_[i_] = lk::softplus(product);
+      step1_at_[i_] = lk::sigmoid(product);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      values_[i_] = step0_;
+      input_out_[i_] = lk::scaled<T>(-target * step1_, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T product = -target * input;
-      const T sigmoid_value = lk::sigmoid(product);
-      values_[i_] = lk::softplus(product);
-      input_out_[i_] = lk::scaled<T>(-target * sigmoid_value, factor_);
-      target_out_[i_] = lk::scaled<T>(-lk::times(sigmoid_value, input), factor_);
+      step0_at_[i_] = lk::softplus(product);
+      step1_at_[i_] = lk::sigmoid(product);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      values_[i_] = step0_;
+      input_out_[i_] = lk::scaled<T>(-target * step1_, factor_);
+      target_out_[i_] = lk::scaled<T>(-lk::times(step1_, input), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_soft_margin_loss_822ff5caf3cc, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_soft_margin_loss_7b2193fc2e70, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})
 

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_tweedie_deviance_loss_71a8e06560f4_block {
+namespace losskit_tweedie_deviance_loss_00850d3e1ba2_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -22,94 +22,314 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
-      const bool equal = target == T(0.0);
-      const T logarithm = lk::log(input);
-      const T exponential = lk::exp(number0_ * logarithm);
-      const T logarithm2 = lk::log(lk::where(equal, T(1.0), target));
-      const T product = number0_ * (logarithm - logarithm2);
-      const bool above = product > T(2.0);
-      const T product2 = number2_ * (logarithm2 - logarithm);
-      const T minimum_value = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      const T difference = T(1.0) - (T(1.0) + minimum_value) * lk::exp(-minimum_value);
-      const T exponential2 = lk::exp(number0_ * logarithm2);
-      const bool above2 = product2 > T(2.0);
-      const T product3 = number3_ * logarithm;
-      const bool above3 = product3 > T(100.0);
+      step1_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T product = number0_ * (step0_ - step1_);
+      const T product2 = number2_ * (step1_ - step0_);
+      const T product3 = number3_ * step0_;
       const T product4 = T(0.5) * product3;
-      const T exponential3 = lk::exp(lk::where(above3, product4 - T(40.0), product4));
-      values_[i_] = lk::where(equal, exponential * number1_, lk::where(above, exponential * difference, exponential2 * lk::expm1m(lk::where(above, T(0.0), product))) * number1_ + lk::where(above2, lk::where(equal, T(0.0), target * lk::where(above3, T(5.54062238439351e+34), T(1.0)) * exponential3 * exponential3) * difference, exponential2 * lk::expm1m(lk::where(above2, T(0.0), product2))) * number4_);
+      step2_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step3_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step4_at_[i_] = lk::where(product3 > T(100.0), product4 - T(40.0), product4);
+      step5_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step6_at_[i_] = lk::exp(number0_ * step0_);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step7_at_[i_] = lk::exp(-step2_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step8_at_[i_] = lk::exp(number0_ * step1_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step9_at_[i_] = lk::expm1m(step3_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step10_at_[i_] = lk::exp(step4_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step11_at_[i_] = lk::expm1m(step5_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const bool equal = target == T(0.0);
+      const T difference = T(1.0) - (T(1.0) + step2_) * step7_;
+      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step6_ * difference, step8_ * step9_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step10_ * step10_) * difference, step8_ * step11_) * number4_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T product = number0_ * (step0_ - step1_);
+      const T product2 = number2_ * (step1_ - step0_);
+      const T product3 = number3_ * step0_;
+      const T product4 = T(0.5) * product3;
+      step2_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step3_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step4_at_[i_] = lk::where(product3 > T(100.0), product4 - T(40.0), product4);
+      step5_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step6_at_[i_] = lk::exp(number0_ * step0_);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step7_at_[i_] = lk::exp(-step2_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step8_at_[i_] = lk::exp(number0_ * step1_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step9_at_[i_] = lk::expm1m(step3_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step10_at_[i_] = lk::exp(step4_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step11_at_[i_] = lk::expm1m(step5_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step12_at_[i_] = lk::exp(number3_ * step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
       const bool equal = target == T(0.0);
-      const T logarithm = lk::log(input);
-      const T exponential = lk::exp(number0_ * logarithm);
-      const T logarithm2 = lk::log(lk::where(equal, T(1.0), target));
-      const T product = number0_ * (logarithm - logarithm2);
-      const bool above = product > T(2.0);
-      const T product2 = number2_ * (logarithm2 - logarithm);
-      const T minimum_value = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      const T difference = T(1.0) - (T(1.0) + minimum_value) * lk::exp(-minimum_value);
-      const T exponential2 = lk::exp(number0_ * logarithm2);
-      const bool above2 = product2 > T(2.0);
-      const T product3 = number3_ * logarithm;
-      const bool above3 = product3 > T(100.0);
-      const T product4 = T(0.5) * product3;
-      const T exponential3 = lk::exp(lk::where(above3, product4 - T(40.0), product4));
-      values_[i_] = lk::where(equal, exponential * number1_, lk::where(above, exponential * difference, exponential2 * lk::expm1m(lk::where(above, T(0.0), product))) * number1_ + lk::where(above2, lk::where(equal, T(0.0), target * lk::where(above3, T(5.54062238439351e+34), T(1.0)) * exponential3 * exponential3) * difference, exponential2 * lk::expm1m(lk::where(above2, T(0.0), product2))) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * lk::exp(product3), factor_);
+      const T difference = T(1.0) - (T(1.0) + step2_) * step7_;
+      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step6_ * difference, step8_ * step9_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step10_ * step10_) * difference, step8_ * step11_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step12_, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::log(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step1_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step2_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T product = number0_ * (step0_ - step1_);
+      const T product2 = number2_ * (step1_ - step0_);
+      const T product3 = number3_ * step0_;
+      const T product4 = T(0.5) * product3;
+      const T product5 = number2_ * (step2_ - step0_);
+      const bool above = product5 > T(1.0);
+      step3_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step4_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step5_at_[i_] = lk::where(product3 > T(100.0), product4 - T(40.0), product4);
+      step6_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step7_at_[i_] = number3_ * lk::where(above, step0_, step2_);
+      step8_at_[i_] = lk::where(above, -product5, product5);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step9_at_[i_] = lk::exp(number0_ * step0_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step10_at_[i_] = lk::exp(-step3_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step11_at_[i_] = lk::exp(number0_ * step1_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step12_at_[i_] = lk::expm1m(step4_);
+    }
+    alignas(64) T step13_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step13_at_[i_] = lk::exp(step5_);
+    }
+    alignas(64) T step14_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step6_ = step6_at_[i_];
+      step14_at_[i_] = lk::expm1m(step6_);
+    }
+    alignas(64) T step15_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step15_at_[i_] = lk::exp(number3_ * step0_);
+    }
+    alignas(64) T step16_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step16_at_[i_] = lk::exp(step7_);
+    }
+    alignas(64) T step17_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step8_ = step8_at_[i_];
+      step17_at_[i_] = lk::expm1(step8_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T step14_ = step14_at_[i_];
+      const T step15_ = step15_at_[i_];
+      const T step16_ = step16_at_[i_];
+      const T step17_ = step17_at_[i_];
       const bool equal = target == T(0.0);
-      const T logarithm = lk::log(input);
-      const T exponential = lk::exp(number0_ * logarithm);
-      const T logarithm2 = lk::log(lk::where(equal, T(1.0), target));
-      const T product = number0_ * (logarithm - logarithm2);
-      const bool above = product > T(2.0);
-      const T product2 = number2_ * (logarithm2 - logarithm);
-      const T minimum_value = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      const T difference = T(1.0) - (T(1.0) + minimum_value) * lk::exp(-minimum_value);
-      const T exponential2 = lk::exp(number0_ * logarithm2);
-      const bool above2 = product2 > T(2.0);
-      const T product3 = number3_ * logarithm;
-      const bool above3 = product3 > T(100.0);
-      const T product4 = T(0.5) * product3;
-      const T exponential3 = lk::exp(lk::where(above3, product4 - T(40.0), product4));
-      const T logarithm3 = lk::log(target);
-      const T product5 = number2_ * (logarithm3 - logarithm);
-      const bool above4 = product5 > T(1.0);
-      const T exponential4 = lk::exp(number3_ * lk::where(above4, logarithm, logarithm3));
-      values_[i_] = lk::where(equal, exponential * number1_, lk::where(above, exponential * difference, exponential2 * lk::expm1m(lk::where(above, T(0.0), product))) * number1_ + lk::where(above2, lk::where(equal, T(0.0), target * lk::where(above3, T(5.54062238439351e+34), T(1.0)) * exponential3 * exponential3) * difference, exponential2 * lk::expm1m(lk::where(above2, T(0.0), product2))) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * lk::exp(product3), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(above4, -exponential4, exponential4) * lk::expm1(lk::where(above4, -product5, product5)) * number4_, factor_);
+      const T difference = T(1.0) - (T(1.0) + step3_) * step10_;
+      values_[i_] = lk::where(equal, step9_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step9_ * difference, step11_ * step12_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step13_ * step13_) * difference, step11_ * step14_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step15_, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step2_ - step0_) > T(1.0), -step16_, step16_) * step17_ * number4_, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_71a8e06560f4, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_00850d3e1ba2, 2, 6, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_tweedie_deviance_loss_57af10e96f4e_block {
+namespace losskit_tweedie_deviance_loss_55fead58dbf4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -126,88 +346,305 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T product = number3_ * input;
+      const T product2 = T(0.5) * product;
+      step0_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step1_at_[i_] = lk::exp(number0_ * input);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step2_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step3_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T product = number0_ * (input - step2_);
+      const T product2 = number2_ * (step2_ - input);
+      step4_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step5_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step6_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step7_at_[i_] = lk::exp(-step4_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step8_at_[i_] = lk::exp(number0_ * step2_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step9_at_[i_] = lk::expm1m(step5_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step6_ = step6_at_[i_];
+      step10_at_[i_] = lk::expm1m(step6_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
       const bool equal = target == T(0.0);
-      const T exponential = lk::exp(number0_ * input);
-      const T logarithm = lk::log(lk::where(equal, T(1.0), target));
-      const T product = number0_ * (input - logarithm);
-      const bool above = product > T(2.0);
-      const T product2 = number2_ * (logarithm - input);
-      const T minimum_value = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      const T difference = T(1.0) - (T(1.0) + minimum_value) * lk::exp(-minimum_value);
-      const T exponential2 = lk::exp(number0_ * logarithm);
-      const bool above2 = product2 > T(2.0);
-      const T product3 = number3_ * input;
-      const bool above3 = product3 > T(100.0);
-      const T product4 = T(0.5) * product3;
-      const T exponential3 = lk::exp(lk::where(above3, product4 - T(40.0), product4));
-      values_[i_] = lk::where(equal, exponential * number1_, lk::where(above, exponential * difference, exponential2 * lk::expm1m(lk::where(above, T(0.0), product))) * number1_ + lk::where(above2, lk::where(equal, T(0.0), target * lk::where(above3, T(5.54062238439351e+34), T(1.0)) * exponential3 * exponential3) * difference, exponential2 * lk::expm1m(lk::where(above2, T(0.0), product2))) * number4_);
+      const T difference = T(1.0) - (T(1.0) + step4_) * step7_;
+      values_[i_] = lk::where(equal, step1_ * number1_, lk::where(number0_ * (input - step2_) > T(2.0), step1_ * difference, step8_ * step9_) * number1_ + lk::where(number2_ * (step2_ - input) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_) * difference, step8_ * step10_) * number4_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T product = number3_ * input;
+      const T product2 = T(0.5) * product;
+      step0_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2);
+      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step2_at_[i_] = lk::exp(number0_ * input);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step3_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step4_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step5_at_[i_] = lk::expm1(-step1_);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T product = number0_ * (input - step3_);
+      const T product2 = number2_ * (step3_ - input);
+      step6_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step7_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step8_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step6_ = step6_at_[i_];
+      step9_at_[i_] = lk::exp(-step6_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step10_at_[i_] = lk::exp(number0_ * step3_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step11_at_[i_] = lk::expm1m(step7_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step8_ = step8_at_[i_];
+      step12_at_[i_] = lk::expm1m(step8_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
       const bool equal = target == T(0.0);
-      const T exponential = lk::exp(number0_ * input);
-      const T logarithm = lk::log(lk::where(equal, T(1.0), target));
-      const T product = number0_ * (input - logarithm);
-      const bool above = product > T(2.0);
-      const T product2 = number2_ * (logarithm - input);
-      const T minimum_value = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      const T difference = T(1.0) - (T(1.0) + minimum_value) * lk::exp(-minimum_value);
-      const T exponential2 = lk::exp(number0_ * logarithm);
-      const bool above2 = product2 > T(2.0);
-      const T product3 = number3_ * input;
-      const bool above3 = product3 > T(100.0);
-      const T product4 = T(0.5) * product3;
-      const T exponential3 = lk::exp(lk::where(above3, product4 - T(40.0), product4));
-      const T chosen = lk::where(equal, T(0.0), target * lk::where(above3, T(5.54062238439351e+34), T(1.0)) * exponential3 * exponential3);
-      const bool below = lk::absolute(input) < T(1.0);
-      values_[i_] = lk::where(equal, exponential * number1_, lk::where(above, exponential * difference, exponential2 * lk::expm1m(lk::where(above, T(0.0), product))) * number1_ + lk::where(above2, chosen * difference, exponential2 * lk::expm1m(lk::where(above2, T(0.0), product2))) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(below, -exponential * (target - T(1.0) + target * lk::expm1(-lk::where(below, input, T(0.0)))), exponential - chosen), factor_);
+      const T difference = T(1.0) - (T(1.0) + step6_) * step9_;
+      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_);
+      values_[i_] = lk::where(equal, step2_ * number1_, lk::where(number0_ * (input - step3_) > T(2.0), step2_ * difference, step10_ * step11_) * number1_ + lk::where(number2_ * (step3_ - input) > T(2.0), chosen * difference, step10_ * step12_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step2_ * (target - T(1.0) + target * step5_), step2_ - chosen), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T product = number3_ * input;
+      const T product2 = T(0.5) * product;
+      step0_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2);
+      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step2_at_[i_] = lk::exp(number0_ * input);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step3_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step4_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step5_at_[i_] = lk::expm1(-step1_);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step6_at_[i_] = lk::log(target);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step8_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
+    alignas(64) T step10_at_[lk::kBlock];
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T product = number0_ * (input - step3_);
+      const T product2 = number2_ * (step3_ - input);
+      const T product3 = number2_ * (step6_ - input);
+      const bool above = product3 > T(1.0);
+      step7_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step8_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step9_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step10_at_[i_] = number3_ * lk::where(above, input, step6_);
+      step11_at_[i_] = lk::where(above, -product3, product3);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step12_at_[i_] = lk::exp(-step7_);
+    }
+    alignas(64) T step13_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step13_at_[i_] = lk::exp(number0_ * step3_);
+    }
+    alignas(64) T step14_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step8_ = step8_at_[i_];
+      step14_at_[i_] = lk::expm1m(step8_);
+    }
+    alignas(64) T step15_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step9_ = step9_at_[i_];
+      step15_at_[i_] = lk::expm1m(step9_);
+    }
+    alignas(64) T step16_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step10_ = step10_at_[i_];
+      step16_at_[i_] = lk::exp(step10_);
+    }
+    alignas(64) T step17_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step11_ = step11_at_[i_];
+      step17_at_[i_] = lk::expm1(step11_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T step14_ = step14_at_[i_];
+      const T step15_ = step15_at_[i_];
+      const T step16_ = step16_at_[i_];
+      const T step17_ = step17_at_[i_];
       const bool equal = target == T(0.0);
-      const T exponential = lk::exp(number0_ * input);
-      const T logarithm = lk::log(lk::where(equal, T(1.0), target));
-      const T product = number0_ * (input - logarithm);
-      const bool above = product > T(2.0);
-      const T product2 = number2_ * (logarithm - input);
-      const T minimum_value = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      const T difference = T(1.0) - (T(1.0) + minimum_value) * lk::exp(-minimum_value);
-      const T exponential2 = lk::exp(number0_ * logarithm);
-      const bool above2 = product2 > T(2.0);
-      const T product3 = number3_ * input;
-      const bool above3 = product3 > T(100.0);
-      const T product4 = T(0.5) * product3;
-      const T exponential3 = lk::exp(lk::where(above3, product4 - T(40.0), product4));
-      const T chosen = lk::where(equal, T(0.0), target * lk::where(above3, T(5.54062238439351e+34), T(1.0)) * exponential3 * exponential3);
-      const bool below = lk::absolute(input) < T(1.0);
-      const T logarithm2 = lk::log(target);
-      const T product5 = number2_ * (logarithm2 - input);
-      const bool above4 = product5 > T(1.0);
-      const T exponential4 = lk::exp(number3_ * lk::where(above4, input, logarithm2));
-      values_[i_] = lk::where(equal, exponential * number1_, lk::where(above, exponential * difference, exponential2 * lk::expm1m(lk::where(above, T(0.0), product))) * number1_ + lk::where(above2, chosen * difference, exponential2 * lk::expm1m(lk::where(above2, T(0.0), product2))) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(below, -exponential * (target - T(1.0) + target * lk::expm1(-lk::where(below, input, T(0.0)))), exponential - chosen), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(above4, -exponential4, exponential4) * lk::expm1(lk::where(above4, -product5, product5)) * number4_, factor_);
+      const T difference = T(1.0) - (T(1.0) + step7_) * step12_;
+      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_);
+      values_[i_] = lk::where(equal, step2_ * number1_, lk::where(number0_ * (input - step3_) > T(2.0), step2_ * difference, step13_ * step14_) * number1_ + lk::where(number2_ * (step3_ - input) > T(2.0), chosen * difference, step13_ * step15_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step2_ * (target - T(1.0) + target * step5_), step2_ - chosen), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step6_ - input) > T(1.0), -step16_, step16_) * step17_ * number4_, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_57af10e96f4e, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_55fead58dbf4, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // A symbol of the library, by which Python knows that it was built from this file.
-#define LOSSKIT_WIRE losskit_wire_40add9343948
+#define LOSSKIT_WIRE losskit_wire_36d1c266fe5c
 
 namespace losskit::wire {
 
@@ -35,6 +35,9 @@ enum Reduction { kElements = 0, kMean = 1, kSum = 2 };
 enum Checks { kOff = 0, kNan = 1, kRaise = 2 };
 enum Rows { kAbsent = 0, kAveraged = 1, kAdded = 2 };
 enum Activation { kNone = 0, kSigmoid = 1, kSoftmax = 2 };
+enum Pairing { kDiagonal = 0, kViews = 1, kLabels = 2 };
+enum Measure { kCosine = 0, kDot = 1, kDistance = 2 };
+enum Needs { kNothing = 0, kPositive = 1, kBoth = 2 };
 enum Number : size_t { kNormalizer = 0, kFactor = 1 };
 
 namespace options {
@@ -59,8 +62,8 @@ constexpr int64_t components(int64_t bits) { return (bits >> 24) & 15; }
 
 namespace class_scores {
 enum class Statistic { kAbsent = 0, kLogProbability = 1, kLogSumExp = 2, kMeanLogProbability = 3 };
-enum Number : size_t { kSmoothing = 2, kIgnoreIndex = 3, kFirstParameter = 4 };
-enum Violation : uint8_t { kLogProbability = 1, kClassIndex = 2, kProbability = 3 };
+enum Number : size_t { kSmoothing = 2, kIgnoreIndex = 3, kMultiple = 4, kFirstParameter = 5 };
+enum Violation : uint8_t { kLogProbability = 1, kClassIndex = 2, kProbability = 3, kOwnScore = 4, kMultipleOfRow = 5 };
 constexpr bool plain(int64_t bits) { return bits & 1; }
 constexpr bool log_probabilities(int64_t bits) { return (bits >> 1) & 1; }
 constexpr Statistic statistics(int64_t bits, int operand) {
@@ -151,6 +154,59 @@ constexpr Statistic statistics(int64_t bits, int operand) {
   return static_cast<Statistic>((bits >> (1 + 3 * operand)) & 7);
 }
 }  // namespace lists
+
+namespace pairs {
+enum Number : size_t {
+  kScale = 2,
+  kBias = 3,
+  kAggregates = 4,
+  kPositive = 5,
+  kPositive0 = 6,
+  kPositive1 = 7,
+  kPositive2 = 8,
+  kPositive3 = 9,
+  kPositive4 = 10,
+  kPositive5 = 11,
+  kPositive6 = 12,
+  kPositive7 = 13,
+  kPositive8 = 14,
+  kPositive9 = 15,
+  kPositive10 = 16,
+  kPositive11 = 17,
+  kPositive12 = 18,
+  kPositive13 = 19,
+  kPositive14 = 20,
+  kPositive15 = 21,
+  kNegative = 22,
+  kNegative0 = 23,
+  kNegative1 = 24,
+  kNegative2 = 25,
+  kNegative3 = 26,
+  kNegative4 = 27,
+  kNegative5 = 28,
+  kNegative6 = 29,
+  kNegative7 = 30,
+  kNegative8 = 31,
+  kNegative9 = 32,
+  kNegative10 = 33,
+  kNegative11 = 34,
+  kNegative12 = 35,
+  kNegative13 = 36,
+  kNegative14 = 37,
+  kNegative15 = 38,
+  kFirstParameter = 39,
+};
+constexpr int64_t pairing(int64_t bits) { return bits & 3; }
+constexpr int64_t measure(int64_t bits) { return (bits >> 2) & 3; }
+constexpr int64_t needs(int64_t bits) { return (bits >> 4) & 3; }
+constexpr bool symmetric(int64_t bits) { return (bits >> 6) & 1; }
+constexpr bool more(int64_t bits) { return (bits >> 7) & 1; }
+constexpr bool positive(int64_t bits) { return (bits >> 8) & 1; }
+constexpr bool negative(int64_t bits) { return (bits >> 9) & 1; }
+constexpr int64_t temperature(int64_t bits) { return (bits >> 10) & 15; }
+constexpr int64_t logit_scale(int64_t bits) { return (bits >> 14) & 15; }
+constexpr int64_t logit_bias(int64_t bits) { return (bits >> 18) & 15; }
+}  // namespace pairs
 
 namespace two_rows {
 enum class Statistic { kAbsent = 0, kTeacher = 1, kStudent = 2, kLogRatio = 3 };

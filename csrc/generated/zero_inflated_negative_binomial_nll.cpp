@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_zero_inflated_negative_binomial_nll_loss_5769426320f7_block {
+namespace losskit_zero_inflated_negative_binomial_nll_loss_731fd335556e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -18,186 +18,579 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   if constexpr (wanted_ == losskit::kNone) {
     (void)gradients_;
     (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T gate = gate_at_[i_];
       const T dispersion = dispersion_at_[i_];
-      const bool equal = target == T(0.0);
-      const bool above = input > T(100.0);
       const T product = T(0.5) * input;
-      const T exponential = lk::exp(lk::where(above, product - T(40.0), product));
-      const T product2 = dispersion * lk::where(above, T(5.54062238439351e+34), T(1.0)) * exponential * exponential;
-      const bool below = product2 < T(1e-20);
-      const T exponential2 = lk::exp(input);
-      const bool equal2 = product2 == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal2, dispersion, T(1.0) + product2);
-      const T logarithm = lk::log(chosen);
-      const T chosen2 = lk::where(equal2, T(0.0), product2);
-      const T chosen3 = lk::where(equal2, input + logarithm, logarithm - (chosen - T(1.0) - chosen2) / chosen);
-      const T chosen4 = lk::where(below, exponential2, chosen3 / lk::where(below, T(1.0), dispersion));
-      const T minus = -chosen4;
-      const T product3 = lk::sigmoid(-gate) * -lk::expm1(minus);
-      const bool below2 = product3 < T(0.5);
-      const T softplus_value = lk::softplus(gate);
-      const bool equal3 = exponential2 == std::numeric_limits<T>::infinity();
-      const bool either_value = (equal2) | (equal3);
+      const T product2 = dispersion * target;
+      const bool above = dispersion > T(0.3333333333333333);
       const T ratio = T(1.0) / dispersion;
-      const T exponential3 = lk::exp(product);
-      const T ratio2 = lk::where(either_value, lk::where(equal2, T(1.0), product2) * (T(1.0) - lk::where(equal3, target / exponential3, target) / lk::where(equal3, exponential3, exponential2)), exponential2 - target) / (T(1.0) + chosen2);
+      const T chosen = lk::where(above, ratio, T(1.0));
+      const T sum = chosen + target;
+      const T chosen2 = lk::where(above, chosen + T(3.0), ratio);
+      const T ratio2 = T(1.0) / (chosen2 + target);
+      const bool below = target < T(3.0);
+      const T ratio3 = T(1.0) / lk::where(below, target + T(3.0), target);
+      step0_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product);
+      step1_at_[i_] = lk::where(product2 == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product2);
+      step2_at_[i_] = T(3.0) * lk::minimum(lk::where(above, dispersion, T(1.0)), T(1e+37));
+      step3_at_[i_] = T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37));
+      step4_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio2) * ((sum + T(1.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio3 * ((target + T(2.0)) * ratio3), T(1.0));
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T gate = gate_at_[i_];
+      step5_at_[i_] = lk::sigmoid(-gate);
+      step6_at_[i_] = lk::softplus(gate);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step7_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step8_at_[i_] = lk::exp(input);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step9_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step10_at_[i_] = lk::log1p(step1_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step11_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step12_at_[i_] = lk::log1p(step2_);
+    }
+    alignas(64) T step13_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step13_at_[i_] = lk::log1p(step3_);
+    }
+    alignas(64) T step14_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step14_at_[i_] = lk::log(step4_);
+    }
+    alignas(64) T step15_at_[lk::kBlock];
+    alignas(64) T step16_at_[lk::kBlock];
+    alignas(64) T step17_at_[lk::kBlock];
+    alignas(64) T step18_at_[lk::kBlock];
+    alignas(64) T step19_at_[lk::kBlock];
+    alignas(64) T step20_at_[lk::kBlock];
+    alignas(64) T step21_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step7_ * step7_;
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const bool equal2 = step8_ == std::numeric_limits<T>::infinity();
+      const bool either_value = (equal) | (equal2);
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step9_, target) / lk::where(equal2, step9_, step8_)), step8_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T ratio2 = lk::where(either_value, T(1.0) / dispersion * ratio, ratio) / lk::where(target < T(3.0), T(1.0), target);
+      const T magnitude = lk::absolute(ratio2);
+      const T chosen = lk::where(either_value, -ratio, -dispersion * ratio);
+      const T magnitude2 = lk::absolute(chosen);
+      const bool below = chosen < T(-0.55);
+      const bool both_value = (below) & (product < T(1e+30));
+      step15_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
+      step16_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step17_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
+      step18_at_[i_] = lk::where(below, T(0.0), chosen);
+      step19_at_[i_] = magnitude;
+      step20_at_[i_] = magnitude2;
+      step21_at_[i_] = chosen;
+    }
+    alignas(64) T step22_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step15_ = step15_at_[i_];
+      step22_at_[i_] = lk::log(step15_);
+    }
+    alignas(64) T step23_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step16_ = step16_at_[i_];
+      step23_at_[i_] = lk::minus_log1p(step16_);
+    }
+    alignas(64) T step24_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step17_ = step17_at_[i_];
+      step24_at_[i_] = lk::log(step17_);
+    }
+    alignas(64) T step25_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step18_ = step18_at_[i_];
+      step25_at_[i_] = lk::minus_log1p(step18_);
+    }
+    alignas(64) T step26_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step15_ = step15_at_[i_];
+      const T step22_ = step22_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step7_ * step7_;
+      const bool below = product < T(1e-20);
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      step26_at_[i_] = lk::where(below, step8_, lk::where(equal, input + step22_, step22_ - (step15_ - T(1.0) - lk::where(equal, T(0.0), product)) / step15_) / lk::where(below, T(1.0), dispersion));
+    }
+    alignas(64) T step27_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step26_ = step26_at_[i_];
+      step27_at_[i_] = lk::expm1(-step26_);
+    }
+    alignas(64) T step28_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T gate = gate_at_[i_];
+      const T step26_ = step26_at_[i_];
+      step28_at_[i_] = lk::logaddexp(gate, -step26_);
+    }
+    alignas(64) T step29_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      const T step27_ = step27_at_[i_];
+      const T product = step5_ * -step27_;
+      step29_at_[i_] = lk::where(product < T(0.5), product, T(0.0));
+    }
+    alignas(64) T step30_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step29_ = step29_at_[i_];
+      step30_at_[i_] = lk::log1p(-step29_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T step14_ = step14_at_[i_];
+      const T step15_ = step15_at_[i_];
+      const T step17_ = step17_at_[i_];
+      const T step19_ = step19_at_[i_];
+      const T step20_ = step20_at_[i_];
+      const T step21_ = step21_at_[i_];
+      const T step22_ = step22_at_[i_];
+      const T step23_ = step23_at_[i_];
+      const T step24_ = step24_at_[i_];
+      const T step25_ = step25_at_[i_];
+      const T step26_ = step26_at_[i_];
+      const T step27_ = step27_at_[i_];
+      const T step28_ = step28_at_[i_];
+      const T step30_ = step30_at_[i_];
+      const bool equal = target == T(0.0);
+      const bool below = step21_ < T(-0.55);
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step7_ * step7_;
+      const bool equal2 = product == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal2, input + step22_, step22_ - (step15_ - T(1.0) - lk::where(equal2, T(0.0), product)) / step15_);
+      const T product2 = dispersion * target;
+      const T chosen2 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step10_, step10_);
+      const bool below2 = product2 < T(1e-20);
       const bool below3 = target < T(3.0);
-      const T ratio3 = lk::where(either_value, ratio * ratio2, ratio2) / lk::where(below3, T(1.0), target);
-      const T chosen5 = lk::where(either_value, -ratio2, -dispersion * ratio2);
-      const bool both_value = ((target >= T(3.0)) & (lk::absolute(ratio3) < T(0.5))) & (lk::absolute(chosen5) < T(0.5));
-      const bool below4 = chosen5 < T(-0.55);
-      const bool both_value2 = (below4) & (product2 < T(1e+30));
-      const T product4 = dispersion * target;
-      const T ratio4 = (T(1.0) + lk::where(both_value2, product4, T(0.0))) / (T(1.0) + lk::where(both_value2, product2, T(0.0)));
-      const bool equal4 = product4 == std::numeric_limits<T>::infinity();
-      const T log1p_value = lk::log1p(lk::where(equal4, lk::sqrt(dispersion) * lk::sqrt(target), product4));
-      const T chosen6 = lk::where(equal4, T(2.0) * log1p_value, log1p_value);
-      const T chosen7 = lk::where(below3, target + T(3.0), target);
-      const T logarithm2 = lk::log(chosen7);
-      const bool below5 = product4 < T(1e-20);
-      const T ratio5 = T(1.0) / chosen7;
-      const T product5 = ratio5 * ratio5;
-      const bool above2 = dispersion > T(0.3333333333333333);
-      const T chosen8 = lk::where(above2, ratio, T(1.0));
-      const T sum = chosen8 + target;
-      const T chosen9 = lk::where(above2, chosen8 + T(3.0), ratio);
-      const T ratio6 = T(1.0) / chosen9;
-      const T ratio7 = T(1.0) / (chosen9 + target);
-      const T product6 = ratio6 * ratio6;
-      const T sum2 = T(1.0364376287210755) + product6 * T(-1.2591741378706647);
-      const T sum3 = T(-0.41302940091672014) + product6 * sum2;
-      const T sum4 = T(0.11229667461420963) + product6 * sum3;
-      const T sum5 = T(-0.02591763548428459) + product6 * sum4;
-      const T sum6 = T(0.006266355072207451) + product6 * sum5;
-      const T sum7 = T(-0.0019135564194573535) + product6 * sum6;
-      const T sum8 = T(0.000841678862598761) + product6 * sum7;
-      const T sum9 = T(-0.0005952373063227016) + product6 * sum8;
-      const T sum10 = T(0.0007936507891020488) + product6 * sum9;
-      const T sum11 = T(-0.002777777777767353) + product6 * sum10;
-      const T product7 = ratio7 * ratio7;
-      values_[i_] = lk::where(equal, lk::where(below2, -lk::log1p(-lk::where(below2, product3, T(0.0))), softplus_value - lk::logaddexp(gate, minus)), softplus_value + lk::where(equal, chosen4, lk::where(both_value, target * lk::minus_log1p(lk::where(both_value, ratio3, T(0.0))) + lk::where(below4, lk::where(both_value2, ratio4 - T(1.0) - lk::log(ratio4), chosen5 + (chosen3 - chosen6)), lk::minus_log1p(lk::where(below4, T(0.0), chosen5))) / dispersion, lk::where(chosen4 == std::numeric_limits<T>::infinity(), chosen4, target * (logarithm2 + (lk::where(equal2, logarithm, chosen3 - input) - chosen6)) + (chosen4 - lk::where(below5, target, chosen6 / lk::where(below5, T(1.0), dispersion))))) + (T(0.5) * logarithm2 + (T(0.9189385332046727) - lk::where(below3, T(3.0), T(0.0))) + ratio5 * (T(0.08333333333333333) + product5 * (T(-0.002777777777767353) + product5 * (T(0.0007936507891020488) + product5 * (T(-0.0005952373063227016) + product5 * (T(0.000841678862598761) + product5 * (T(-0.0019135564194573535) + product5 * (T(0.006266355072207451) + product5 * (T(-0.02591763548428459) + product5 * (T(0.11229667461420963) + product5 * (T(-0.41302940091672014) + product5 * (T(1.0364376287210755) + product5 * T(-1.2591741378706647)))))))))))) + (lk::where(above2, chosen8 * lk::log1p(T(3.0) * lk::minimum(lk::where(above2, dispersion, T(1.0)), T(1e+37))) - sum * lk::log1p(T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37))) + chosen6, T(0.5) * chosen6) + target * ratio6 * ratio7 * (T(0.08333333333333333) + product6 * sum11 + ratio7 * (ratio6 + ratio7) * (sum11 + product7 * (sum10 + product7 * (sum9 + product7 * (sum8 + product7 * (sum7 + product7 * (sum6 + product7 * (sum5 + product7 * (sum4 + product7 * (sum3 + product7 * (sum2 + product7 * (T(-1.2591741378706647) + product7 * T(0.0)))))))))))))) + lk::log(lk::where(above2, lk::sqrt(chosen9 * ratio7) * ((sum + T(1.0)) * ratio7) * (chosen9 * (T(1.0) / (chosen8 + T(1.0)))) * ((sum + T(2.0)) * ratio7) * (chosen9 * (T(1.0) / (chosen8 + T(2.0)))), T(1.0)) / lk::where(below3, (target + T(1.0)) * ratio5 * ((target + T(2.0)) * ratio5), T(1.0))))));
+      const T ratio = T(1.0) / lk::where(below3, target + T(3.0), target);
+      const T product3 = ratio * ratio;
+      const bool above = dispersion > T(0.3333333333333333);
+      const T ratio2 = T(1.0) / dispersion;
+      const T chosen3 = lk::where(above, ratio2, T(1.0));
+      const T chosen4 = lk::where(above, chosen3 + T(3.0), ratio2);
+      const T ratio3 = T(1.0) / chosen4;
+      const T ratio4 = T(1.0) / (chosen4 + target);
+      const T product4 = ratio3 * ratio3;
+      const T sum = T(1.0364376287210755) + product4 * T(-1.2591741378706647);
+      const T sum2 = T(-0.41302940091672014) + product4 * sum;
+      const T sum3 = T(0.11229667461420963) + product4 * sum2;
+      const T sum4 = T(-0.02591763548428459) + product4 * sum3;
+      const T sum5 = T(0.006266355072207451) + product4 * sum4;
+      const T sum6 = T(-0.0019135564194573535) + product4 * sum5;
+      const T sum7 = T(0.000841678862598761) + product4 * sum6;
+      const T sum8 = T(-0.0005952373063227016) + product4 * sum7;
+      const T sum9 = T(0.0007936507891020488) + product4 * sum8;
+      const T sum10 = T(-0.002777777777767353) + product4 * sum9;
+      const T product5 = ratio4 * ratio4;
+      values_[i_] = lk::where(equal, lk::where(step5_ * -step27_ < T(0.5), -step30_, step6_ - step28_), step6_ + lk::where(equal, step26_, lk::where(((target >= T(3.0)) & (step19_ < T(0.5))) & (step20_ < T(0.5)), target * step23_ + lk::where(below, lk::where((below) & (product < T(1e+30)), step17_ - T(1.0) - step24_, step21_ + (chosen - chosen2)), step25_) / dispersion, lk::where(step26_ == std::numeric_limits<T>::infinity(), step26_, target * (step11_ + (lk::where(equal2, step22_, chosen - input) - chosen2)) + (step26_ - lk::where(below2, target, chosen2 / lk::where(below2, T(1.0), dispersion))))) + (T(0.5) * step11_ + (T(0.9189385332046727) - lk::where(below3, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen3 * step12_ - (chosen3 + target) * step13_ + chosen2, T(0.5) * chosen2) + target * ratio3 * ratio4 * (T(0.08333333333333333) + product4 * sum10 + ratio4 * (ratio3 + ratio4) * (sum10 + product5 * (sum9 + product5 * (sum8 + product5 * (sum7 + product5 * (sum6 + product5 * (sum5 + product5 * (sum4 + product5 * (sum3 + product5 * (sum2 + product5 * (sum + product5 * (T(-1.2591741378706647) + product5 * T(0.0)))))))))))))) + step14_)));
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const gate_out_ = gradients_[2];
     T* const dispersion_out_ = gradients_[3];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T product = T(0.5) * input;
+      const T product2 = dispersion * target;
+      const bool above = dispersion > T(0.3333333333333333);
+      const T chosen = lk::where(above, dispersion, T(1.0));
+      const T ratio = T(1.0) / dispersion;
+      const T chosen2 = lk::where(above, ratio, T(1.0));
+      const T sum = chosen2 + target;
+      const T chosen3 = lk::where(above, chosen2 + T(3.0), ratio);
+      const T ratio2 = T(1.0) / (chosen3 + target);
+      const T sum2 = sum + T(1.0);
+      const T ratio3 = T(1.0) / (chosen2 + T(1.0));
+      const T sum3 = sum + T(2.0);
+      const T ratio4 = T(1.0) / (chosen2 + T(2.0));
+      const bool below = target < T(3.0);
+      const T ratio5 = T(1.0) / lk::where(below, target + T(3.0), target);
+      step0_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product);
+      step1_at_[i_] = lk::where(product2 == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product2);
+      step2_at_[i_] = T(3.0) * lk::minimum(chosen, T(1e+37));
+      step3_at_[i_] = T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37));
+      step4_at_[i_] = lk::where(above, lk::sqrt(chosen3 * ratio2) * (sum2 * ratio2) * (chosen3 * ratio3) * (sum3 * ratio2) * (chosen3 * ratio4), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio5 * ((target + T(2.0)) * ratio5), T(1.0));
+      step5_at_[i_] = target * (T(1.0) / sum2) * chosen;
+      step6_at_[i_] = target * (T(1.0) / sum3) * ratio3;
+      step7_at_[i_] = target * ratio2 * ratio4;
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
+    alignas(64) T step10_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T gate = gate_at_[i_];
+      step8_at_[i_] = lk::sigmoid(-gate);
+      step9_at_[i_] = lk::softplus(gate);
+      step10_at_[i_] = lk::sigmoid(gate);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step11_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step12_at_[i_] = lk::exp(input);
+    }
+    alignas(64) T step13_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step13_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    alignas(64) T step14_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step14_at_[i_] = lk::log1p(step1_);
+    }
+    alignas(64) T step15_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      step15_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
+    }
+    alignas(64) T step16_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step16_at_[i_] = lk::log1p(step2_);
+    }
+    alignas(64) T step17_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step17_at_[i_] = lk::log1p(step3_);
+    }
+    alignas(64) T step18_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step18_at_[i_] = lk::log(step4_);
+    }
+    alignas(64) T step19_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step19_at_[i_] = lk::minus_log1p(step5_);
+    }
+    alignas(64) T step20_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step6_ = step6_at_[i_];
+      step20_at_[i_] = lk::minus_log1p(step6_);
+    }
+    alignas(64) T step21_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step21_at_[i_] = lk::minus_log1p(step7_);
+    }
+    alignas(64) T step22_at_[lk::kBlock];
+    alignas(64) T step23_at_[lk::kBlock];
+    alignas(64) T step24_at_[lk::kBlock];
+    alignas(64) T step25_at_[lk::kBlock];
+    alignas(64) T step26_at_[lk::kBlock];
+    alignas(64) T step27_at_[lk::kBlock];
+    alignas(64) T step28_at_[lk::kBlock];
+    alignas(64) T step29_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step11_ * step11_;
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const bool equal2 = step12_ == std::numeric_limits<T>::infinity();
+      const bool either_value = (equal) | (equal2);
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step13_, target) / lk::where(equal2, step13_, step12_)), step12_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T chosen = lk::where(either_value, T(1.0) / dispersion * ratio, ratio);
+      const T ratio2 = chosen / lk::where(target < T(3.0), T(1.0), target);
+      const T magnitude = lk::absolute(ratio2);
+      const T chosen2 = lk::where(either_value, -ratio, -dispersion * ratio);
+      const T magnitude2 = lk::absolute(chosen2);
+      const bool below = chosen2 < T(-0.55);
+      const bool both_value = (below) & (product < T(1e+30));
+      step22_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
+      step23_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step24_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
+      step25_at_[i_] = lk::where(below, T(0.0), chosen2);
+      step26_at_[i_] = magnitude;
+      step27_at_[i_] = magnitude2;
+      step28_at_[i_] = chosen2;
+      step29_at_[i_] = chosen;
+    }
+    alignas(64) T step30_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step22_ = step22_at_[i_];
+      step30_at_[i_] = lk::log(step22_);
+    }
+    alignas(64) T step31_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step23_ = step23_at_[i_];
+      step31_at_[i_] = lk::minus_log1p(step23_);
+    }
+    alignas(64) T step32_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step24_ = step24_at_[i_];
+      step32_at_[i_] = lk::log(step24_);
+    }
+    alignas(64) T step33_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step25_ = step25_at_[i_];
+      step33_at_[i_] = lk::minus_log1p(step25_);
+    }
+    alignas(64) T step34_at_[lk::kBlock];
+    alignas(64) T step35_at_[lk::kBlock];
+    alignas(64) T step36_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T gate = gate_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step22_ = step22_at_[i_];
+      const T step30_ = step30_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step11_ * step11_;
+      const bool below = product < T(1e-20);
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(below, step12_, lk::where(equal, input + step30_, step30_ - (step22_ - T(1.0) - lk::where(equal, T(0.0), product)) / step22_) / lk::where(below, T(1.0), dispersion));
+      const T chosen2 = lk::where(gate == -std::numeric_limits<T>::infinity(), T(0.0), chosen);
+      step34_at_[i_] = chosen;
+      step35_at_[i_] = gate + chosen2;
+      step36_at_[i_] = chosen2;
+    }
+    alignas(64) T step37_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step34_ = step34_at_[i_];
+      step37_at_[i_] = lk::expm1(-step34_);
+    }
+    alignas(64) T step38_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T gate = gate_at_[i_];
+      const T step34_ = step34_at_[i_];
+      step38_at_[i_] = lk::logaddexp(gate, -step34_);
+    }
+    alignas(64) T step39_at_[lk::kBlock];
+    alignas(64) T step40_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step35_ = step35_at_[i_];
+      step39_at_[i_] = lk::sigmoid(-step35_);
+      step40_at_[i_] = lk::sigmoid(step35_);
+    }
+    alignas(64) T step41_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step8_ = step8_at_[i_];
+      const T step37_ = step37_at_[i_];
+      const T product = step8_ * -step37_;
+      step41_at_[i_] = lk::where(product < T(0.5), product, T(0.0));
+    }
+    alignas(64) T step42_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step41_ = step41_at_[i_];
+      step42_at_[i_] = lk::log1p(-step41_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T gate = gate_at_[i_];
       const T dispersion = dispersion_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step14_ = step14_at_[i_];
+      const T step15_ = step15_at_[i_];
+      const T step16_ = step16_at_[i_];
+      const T step17_ = step17_at_[i_];
+      const T step18_ = step18_at_[i_];
+      const T step19_ = step19_at_[i_];
+      const T step20_ = step20_at_[i_];
+      const T step21_ = step21_at_[i_];
+      const T step22_ = step22_at_[i_];
+      const T step24_ = step24_at_[i_];
+      const T step26_ = step26_at_[i_];
+      const T step27_ = step27_at_[i_];
+      const T step28_ = step28_at_[i_];
+      const T step29_ = step29_at_[i_];
+      const T step30_ = step30_at_[i_];
+      const T step31_ = step31_at_[i_];
+      const T step32_ = step32_at_[i_];
+      const T step33_ = step33_at_[i_];
+      const T step34_ = step34_at_[i_];
+      const T step35_ = step35_at_[i_];
+      const T step36_ = step36_at_[i_];
+      const T step37_ = step37_at_[i_];
+      const T step38_ = step38_at_[i_];
+      const T step39_ = step39_at_[i_];
+      const T step40_ = step40_at_[i_];
+      const T step42_ = step42_at_[i_];
       const bool equal = target == T(0.0);
-      const T sigmoid_value = lk::sigmoid(-gate);
-      const bool above = input > T(100.0);
-      const T product = T(0.5) * input;
-      const T exponential = lk::exp(lk::where(above, product - T(40.0), product));
-      const T product2 = dispersion * lk::where(above, T(5.54062238439351e+34), T(1.0)) * exponential * exponential;
-      const bool below = product2 < T(1e-20);
-      const T exponential2 = lk::exp(input);
-      const bool equal2 = product2 == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal2, dispersion, T(1.0) + product2);
-      const T logarithm = lk::log(chosen);
-      const T chosen2 = lk::where(equal2, T(0.0), product2);
-      const T chosen3 = lk::where(equal2, input + logarithm, logarithm - (chosen - T(1.0) - chosen2) / chosen);
-      const T chosen4 = lk::where(below, exponential2, chosen3 / lk::where(below, T(1.0), dispersion));
-      const T minus = -chosen4;
-      const T expm1_value = lk::expm1(minus);
-      const T product3 = sigmoid_value * -expm1_value;
-      const bool below2 = product3 < T(0.5);
-      const T softplus_value = lk::softplus(gate);
-      const bool equal3 = exponential2 == std::numeric_limits<T>::infinity();
-      const bool either_value = (equal2) | (equal3);
-      const T ratio = T(1.0) / dispersion;
-      const T exponential3 = lk::exp(product);
-      const T ratio2 = lk::where(either_value, lk::where(equal2, T(1.0), product2) * (T(1.0) - lk::where(equal3, target / exponential3, target) / lk::where(equal3, exponential3, exponential2)), exponential2 - target) / (T(1.0) + chosen2);
-      const T chosen5 = lk::where(either_value, ratio * ratio2, ratio2);
+      const bool below = step28_ < T(-0.55);
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step11_ * step11_;
+      const bool equal2 = product == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal2, input + step30_, step30_ - (step22_ - T(1.0) - lk::where(equal2, T(0.0), product)) / step22_);
+      const T product2 = dispersion * target;
+      const T chosen2 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step14_, step14_);
+      const T chosen3 = lk::where(below, lk::where((below) & (product < T(1e+30)), step24_ - T(1.0) - step32_, step28_ + (chosen - chosen2)), step33_);
+      const bool below2 = product2 < T(1e-20);
       const bool below3 = target < T(3.0);
-      const T ratio3 = chosen5 / lk::where(below3, T(1.0), target);
-      const T chosen6 = lk::where(either_value, -ratio2, -dispersion * ratio2);
-      const T magnitude = lk::absolute(chosen6);
-      const bool both_value = ((target >= T(3.0)) & (lk::absolute(ratio3) < T(0.5))) & (magnitude < T(0.5));
-      const bool below4 = chosen6 < T(-0.55);
-      const bool both_value2 = (below4) & (product2 < T(1e+30));
-      const T product4 = dispersion * target;
-      const T ratio4 = (T(1.0) + lk::where(both_value2, product4, T(0.0))) / (T(1.0) + lk::where(both_value2, product2, T(0.0)));
-      const bool equal4 = product4 == std::numeric_limits<T>::infinity();
-      const T log1p_value = lk::log1p(lk::where(equal4, lk::sqrt(dispersion) * lk::sqrt(target), product4));
-      const T chosen7 = lk::where(equal4, T(2.0) * log1p_value, log1p_value);
-      const T chosen8 = lk::where(below4, lk::where(both_value2, ratio4 - T(1.0) - lk::log(ratio4), chosen6 + (chosen3 - chosen7)), lk::minus_log1p(lk::where(below4, T(0.0), chosen6)));
-      const T chosen9 = lk::where(below3, target + T(3.0), target);
-      const T logarithm2 = lk::log(chosen9);
-      const bool below5 = product4 < T(1e-20);
-      const T ratio5 = T(1.0) / chosen9;
-      const T product5 = ratio5 * ratio5;
-      const bool above2 = dispersion > T(0.3333333333333333);
-      const T chosen10 = lk::where(above2, ratio, T(1.0));
-      const T chosen11 = lk::where(above2, dispersion, T(1.0));
-      const T sum = chosen10 + target;
-      const T chosen12 = lk::where(above2, chosen10 + T(3.0), ratio);
-      const T ratio6 = T(1.0) / chosen12;
-      const T ratio7 = T(1.0) / (chosen12 + target);
-      const T product6 = target * ratio6 * ratio7;
-      const T product7 = ratio6 * ratio6;
-      const T sum2 = T(1.0364376287210755) + product7 * T(-1.2591741378706647);
-      const T sum3 = T(-0.41302940091672014) + product7 * sum2;
-      const T sum4 = T(0.11229667461420963) + product7 * sum3;
-      const T sum5 = T(-0.02591763548428459) + product7 * sum4;
-      const T sum6 = T(0.006266355072207451) + product7 * sum5;
-      const T sum7 = T(-0.0019135564194573535) + product7 * sum6;
-      const T sum8 = T(0.000841678862598761) + product7 * sum7;
-      const T sum9 = T(-0.0005952373063227016) + product7 * sum8;
-      const T sum10 = T(0.0007936507891020488) + product7 * sum9;
-      const T sum11 = T(-0.002777777777767353) + product7 * sum10;
-      const T sum12 = ratio6 + ratio7;
-      const T product8 = ratio7 * ratio7;
-      const T product9 = product8 * T(0.0);
-      const T sum13 = sum + T(1.0);
-      const T ratio8 = T(1.0) / (chosen10 + T(1.0));
-      const T sum14 = sum + T(2.0);
-      const T ratio9 = T(1.0) / (chosen10 + T(2.0));
-      const T chosen13 = lk::where(gate == -std::numeric_limits<T>::infinity(), T(0.0), chosen4);
-      const T sum15 = gate + chosen13;
-      const T sigmoid_value2 = lk::sigmoid(-sum15);
-      const T sigmoid_value3 = lk::sigmoid(sum15);
-      const T difference = sum15 - gate;
-      const T product10 = sigmoid_value3 * sigmoid_value2 * lk::where(lk::absolute(sum15) < std::numeric_limits<T>::infinity(), gate - (sum15 - difference) + (chosen13 - difference), T(0.0));
-      const T chosen14 = lk::where(equal, sigmoid_value2 - product10, T(1.0));
-      const T sum16 = T(643.1483984648313) + product7 * T(-720.4954060785403);
-      const T sum17 = T(-269.9594777475153) + product7 * sum16;
-      const T sum18 = T(72.40846099395732) + product7 * sum17;
-      const T sum19 = T(-14.509465068315617) + product7 * sum18;
-      const T sum20 = T(2.4853225179572207) + product7 * sum19;
-      const T sum21 = T(-0.42213739276734025) + product7 * sum20;
-      const T sum22 = T(0.08275092617561204) + product7 * sum21;
-      const T sum23 = T(-0.021081441106059102) + product7 * sum22;
-      const T sum24 = T(0.0075756100694986265) + product7 * sum23;
-      const T sum25 = T(-0.004166665495022904) + product7 * sum24;
-      const T sum26 = T(0.003968253963318731) + product7 * sum25;
-      const T sum27 = T(-0.008333333333325033) + product7 * sum26;
-      const T sum28 = T(0.5) + sum12 * (T(0.08333333333333333) + product7 * sum27 + product8 * (sum27 + product8 * (sum26 + product8 * (sum25 + product8 * (sum24 + product8 * (sum23 + product8 * (sum22 + product8 * (sum21 + product8 * (sum20 + product8 * (sum19 + product8 * (sum18 + product8 * (sum17 + product8 * (sum16 + product8 * (T(-720.4954060785403) + product9))))))))))))));
-      const T ratio10 = T(1.0) / sum13;
-      const T product11 = target * ratio10;
-      const T ratio11 = T(1.0) / sum14;
-      const T product12 = target * ratio11;
-      const bool above3 = chosen6 > T(10000.0);
-      const bool below6 = magnitude < T(1e-09);
-      const T ratio12 = T(1.0) / lk::where((below6) | (above3), T(1.0), chosen6);
-      values_[i_] = lk::where(equal, lk::where(below2, -lk::log1p(-lk::where(below2, product3, T(0.0))), softplus_value - lk::logaddexp(gate, minus)), softplus_value + lk::where(equal, chosen4, lk::where(both_value, target * lk::minus_log1p(lk::where(both_value, ratio3, T(0.0))) + chosen8 / dispersion, lk::where(chosen4 == std::numeric_limits<T>::infinity(), chosen4, target * (logarithm2 + (lk::where(equal2, logarithm, chosen3 - input) - chosen7)) + (chosen4 - lk::where(below5, target, chosen7 / lk::where(below5, T(1.0), dispersion))))) + (T(0.5) * logarithm2 + (T(0.9189385332046727) - lk::where(below3, T(3.0), T(0.0))) + ratio5 * (T(0.08333333333333333) + product5 * (T(-0.002777777777767353) + product5 * (T(0.0007936507891020488) + product5 * (T(-0.0005952373063227016) + product5 * (T(0.000841678862598761) + product5 * (T(-0.0019135564194573535) + product5 * (T(0.006266355072207451) + product5 * (T(-0.02591763548428459) + product5 * (T(0.11229667461420963) + product5 * (T(-0.41302940091672014) + product5 * (T(1.0364376287210755) + product5 * T(-1.2591741378706647)))))))))))) + (lk::where(above2, chosen10 * lk::log1p(T(3.0) * lk::minimum(chosen11, T(1e+37))) - sum * lk::log1p(T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37))) + chosen7, T(0.5) * chosen7) + product6 * (T(0.08333333333333333) + product7 * sum11 + ratio7 * sum12 * (sum11 + product8 * (sum10 + product8 * (sum9 + product8 * (sum8 + product8 * (sum7 + product8 * (sum6 + product8 * (sum5 + product8 * (sum4 + product8 * (sum3 + product8 * (sum2 + product8 * (T(-1.2591741378706647) + product9))))))))))))) + lk::log(lk::where(above2, lk::sqrt(chosen12 * ratio7) * (sum13 * ratio7) * (chosen12 * ratio8) * (sum14 * ratio7) * (chosen12 * ratio9), T(1.0)) / lk::where(below3, (target + T(1.0)) * ratio5 * ((target + T(2.0)) * ratio5), T(1.0))))));
-      input_out_[i_] = lk::scaled<T>(lk::times(chosen14, chosen5), factor_);
-      gate_out_[i_] = lk::scaled<T>(lk::where(equal, (sigmoid_value3 + product10) * sigmoid_value * expm1_value, lk::sigmoid(gate)), factor_);
-      dispersion_out_[i_] = lk::scaled<T>(lk::times(chosen14, lk::where(above2, chosen10 * (chosen10 * (product6 * sum28) + chosen10 * lk::minus_log1p(product11 * chosen11) + target / sum * ratio10 + chosen10 * lk::minus_log1p(product12 * ratio8) + chosen10 * ratio8 * product11 * ratio11 + chosen10 * lk::minus_log1p(target * ratio7 * ratio9) + chosen10 * ratio9 * product12 * ratio7), target * sum28 / (T(1.0) + dispersion * lk::where(above2, T(0.0), target))) - lk::where(above3, ratio * (-chosen5 - ratio * (chosen7 - chosen3)), chosen5 * lk::where(below6, T(0.5) - chosen6 * T(0.3333333333333333), chosen8 * ratio12 * ratio12) * chosen5)), factor_);
+      const T ratio = T(1.0) / lk::where(below3, target + T(3.0), target);
+      const T product3 = ratio * ratio;
+      const bool above = dispersion > T(0.3333333333333333);
+      const T ratio2 = T(1.0) / dispersion;
+      const T chosen4 = lk::where(above, ratio2, T(1.0));
+      const T sum = chosen4 + target;
+      const T chosen5 = lk::where(above, chosen4 + T(3.0), ratio2);
+      const T ratio3 = T(1.0) / chosen5;
+      const T ratio4 = T(1.0) / (chosen5 + target);
+      const T product4 = target * ratio3 * ratio4;
+      const T product5 = ratio3 * ratio3;
+      const T sum2 = T(1.0364376287210755) + product5 * T(-1.2591741378706647);
+      const T sum3 = T(-0.41302940091672014) + product5 * sum2;
+      const T sum4 = T(0.11229667461420963) + product5 * sum3;
+      const T sum5 = T(-0.02591763548428459) + product5 * sum4;
+      const T sum6 = T(0.006266355072207451) + product5 * sum5;
+      const T sum7 = T(-0.0019135564194573535) + product5 * sum6;
+      const T sum8 = T(0.000841678862598761) + product5 * sum7;
+      const T sum9 = T(-0.0005952373063227016) + product5 * sum8;
+      const T sum10 = T(0.0007936507891020488) + product5 * sum9;
+      const T sum11 = T(-0.002777777777767353) + product5 * sum10;
+      const T sum12 = ratio3 + ratio4;
+      const T product6 = ratio4 * ratio4;
+      const T product7 = product6 * T(0.0);
+      const T difference = step35_ - gate;
+      const T product8 = step40_ * step39_ * lk::where(lk::absolute(step35_) < std::numeric_limits<T>::infinity(), gate - (step35_ - difference) + (step36_ - difference), T(0.0));
+      const T chosen6 = lk::where(equal, step39_ - product8, T(1.0));
+      const T sum13 = T(643.1483984648313) + product5 * T(-720.4954060785403);
+      const T sum14 = T(-269.9594777475153) + product5 * sum13;
+      const T sum15 = T(72.40846099395732) + product5 * sum14;
+      const T sum16 = T(-14.509465068315617) + product5 * sum15;
+      const T sum17 = T(2.4853225179572207) + product5 * sum16;
+      const T sum18 = T(-0.42213739276734025) + product5 * sum17;
+      const T sum19 = T(0.08275092617561204) + product5 * sum18;
+      const T sum20 = T(-0.021081441106059102) + product5 * sum19;
+      const T sum21 = T(0.0075756100694986265) + product5 * sum20;
+      const T sum22 = T(-0.004166665495022904) + product5 * sum21;
+      const T sum23 = T(0.003968253963318731) + product5 * sum22;
+      const T sum24 = T(-0.008333333333325033) + product5 * sum23;
+      const T sum25 = T(0.5) + sum12 * (T(0.08333333333333333) + product5 * sum24 + product6 * (sum24 + product6 * (sum23 + product6 * (sum22 + product6 * (sum21 + product6 * (sum20 + product6 * (sum19 + product6 * (sum18 + product6 * (sum17 + product6 * (sum16 + product6 * (sum15 + product6 * (sum14 + product6 * (sum13 + product6 * (T(-720.4954060785403) + product7))))))))))))));
+      const T ratio5 = T(1.0) / (sum + T(1.0));
+      const T ratio6 = T(1.0) / (sum + T(2.0));
+      const bool above2 = step28_ > T(10000.0);
+      const bool below4 = step27_ < T(1e-09);
+      const T ratio7 = T(1.0) / lk::where((below4) | (above2), T(1.0), step28_);
+      values_[i_] = lk::where(equal, lk::where(step8_ * -step37_ < T(0.5), -step42_, step9_ - step38_), step9_ + lk::where(equal, step34_, lk::where(((target >= T(3.0)) & (step26_ < T(0.5))) & (step27_ < T(0.5)), target * step31_ + chosen3 / dispersion, lk::where(step34_ == std::numeric_limits<T>::infinity(), step34_, target * (step15_ + (lk::where(equal2, step30_, chosen - input) - chosen2)) + (step34_ - lk::where(below2, target, chosen2 / lk::where(below2, T(1.0), dispersion))))) + (T(0.5) * step15_ + (T(0.9189385332046727) - lk::where(below3, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen4 * step16_ - sum * step17_ + chosen2, T(0.5) * chosen2) + product4 * (T(0.08333333333333333) + product5 * sum11 + ratio4 * sum12 * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product7))))))))))))) + step18_)));
+      input_out_[i_] = lk::scaled<T>(lk::times(chosen6, step29_), factor_);
+      gate_out_[i_] = lk::scaled<T>(lk::where(equal, (step40_ + product8) * step8_ * step37_, step10_), factor_);
+      dispersion_out_[i_] = lk::scaled<T>(lk::times(chosen6, lk::where(above, chosen4 * (chosen4 * (product4 * sum25) + chosen4 * step19_ + target / sum * ratio5 + chosen4 * step20_ + chosen4 * (T(1.0) / (chosen4 + T(1.0))) * (target * ratio5) * ratio6 + chosen4 * step21_ + chosen4 * (T(1.0) / (chosen4 + T(2.0))) * (target * ratio6) * ratio4), target * sum25 / (T(1.0) + dispersion * lk::where(above, T(0.0), target))) - lk::where(above2, ratio2 * (-step29_ - ratio2 * (chosen2 - chosen)), step29_ * lk::where(below4, T(0.5) - step28_ * T(0.3333333333333333), chosen3 * ratio7 * ratio7) * step29_)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_zero_inflated_negative_binomial_nll_loss_5769426320f7, 4, 0, 13, 12,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_zero_inflated_negative_binomial_nll_loss_731fd335556e, 4, 0, 13, 12,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
