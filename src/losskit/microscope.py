@@ -105,6 +105,12 @@ def _calls(line: Line, sight: Sight) -> tuple[dict[str, str], bool]:
     if function is not None and {*optional, *settings} <= inspect.signature(function).parameters.keys():
         calls["torch"] = call(f"torch.nn.functional.{cls.name}")
         return calls, True
+    unknown = next((name for name in settings if f"{{{name}}}" not in sight.by_hand), "")
+    if unknown:
+        raise ValueError(
+            f"{cls.name}: the formula by hand, which the microscope compares with where torch has no function, "
+            f"has no {unknown}; leave it out"
+        )
     values = {name: cls._default(name) for name in cls.params} | dict.fromkeys(cls._optional_operands()) | settings
     calls["torch"] = sight.by_hand.format(**{name: repr(x) for name, x in values.items()})
     return calls, False
