@@ -171,6 +171,8 @@ def _film(line: Line, sight: Sight, dtype: str, template: dict[str, list[str]], 
     info = torch.finfo(own)
     # Of a sight of its own, twice the number must be exact, too.
     least, most = (info.smallest_normal, info.max / 4.0) if sight.variable else (0.0, info.max)
+    if "losskit." in template["torch"][1]:  # at 0 torch's derivative of |x|, of which stable functions are made, is 0
+        least = max(least, info.smallest_normal * info.eps)
     xs = [x for x in grid(own, allowed.high == 1.0) if allowed.includes(rounded(x, own)) and least <= abs(x) <= most]
     with warnings.catch_warnings(), checks("off"):
         warnings.simplefilter("ignore")
