@@ -145,10 +145,13 @@ def test_digits_that_cancel_are_computed_again_with_more():
 
 
 def test_no_truth_at_a_corner():
-    """Quantile regression at 0 has a slope by convention."""
-    point = next(p for p in seen("pinball_loss").films[0].points if p.exact == 0.0)
-    assert point.told["gradient"] == ""
-    assert "gradient" not in point.shots["losskit"]
+    """Quantile regression at 0 has a slope by convention; BCE with logits has none, and a truth."""
+    line = Line(catalogue()["pinball_loss"], {})
+    value, gradient = truths(line, looking.sight_of(line), torch.float32)(0.0)
+    assert (value, gradient) == (0, None)
+    point = next(p for p in seen("binary_cross_entropy_with_logits").films[0].points if p.exact == 0.0)
+    assert point.told["gradient"] == "-0.5"
+    assert point.shots["losskit"]["gradient"].kind == RIGHT
 
 
 # ---------------------------------------------------------------------------------------------------------

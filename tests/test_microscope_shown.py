@@ -53,7 +53,7 @@ def test_words():
     )
     told = table(found)
     assert [list(dict.fromkeys(dtype for dtype, _ in rows if dtype)) for rows in told.values()] == [["float32"]] * 2
-    assert told["losskit"][0][1].startswith("right everywhere, off by ")
+    assert told["losskit"][0][1].startswith("keeps its digits, off by ")
     assert approximate("-1.23456e-500") == "-1.23e-500"
     assert approximate("0.000123456", 2) == "0.00012"
     assert (literal(16.64), literal(1.0), literal(1e-45)) == ("16.64", "1", "1e-45")
@@ -119,6 +119,10 @@ def test_the_command_draws(kind, tmp_path):
             "/nowhere/at/all.png cannot be written: No such",
         ),
         (["ssim_loss"], "ssim_loss is no function of one number in a call, which the microscope needs; `losskit audit"),
+        (
+            ["poly_cross_entropy:label_smoothing=0.1"],
+            "poly_cross_entropy: the formula by hand, which the microscope compares",
+        ),
         (["ctc_loss"], "ctc_loss is no function of one number in a call"),
         (["list_net_loss"], "list_net_loss is no function of one number in a call"),
         (["arcface_loss"], "arcface_loss is no function of one number in a call"),

@@ -50,13 +50,20 @@ def truths(line: Line, sight: Sight, dtype: torch.dtype) -> Callable[[float], li
             if number is None or (abs(x) > FAR and (number == 0 or not mpmath.isfinite(number))):
                 other = _converged(computed, numbers, rules)
                 number = number if other is None else other
-            elif x == 0.0 and _converged(computed, numbers, rules) != number:
+            elif x == 0.0 and not _alike(number, _converged(computed, numbers, rules)):
                 number = None  # a corner, or a pole with a limit by convention
             with mpmath.workdps(LEVELS[0][1]):  # else it would be rounded to float64
                 found.append(None if number is None else sight.share * number)
         return found
 
     return at
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two numbers are the same, up to the rounding of a kernel's constants."""
+    import mpmath
+
+    return b is not None and (a == b or bool(mpmath.isfinite(a) and abs(a - b) <= abs(a) * mpmath.mpf(10) ** -12))
 
 
 def _converged(root: Expr, numbers: dict[str, float], rules: dict[str, Callable[..., Any]]) -> Any:

@@ -105,6 +105,12 @@ def _calls(line: Line, sight: Sight) -> tuple[dict[str, str], bool]:
     if function is not None and {*optional, *settings} <= inspect.signature(function).parameters.keys():
         calls["torch"] = call(f"torch.nn.functional.{cls.name}")
         return calls, True
+    unknown = next((name for name in settings if f"{{{name}}}" not in sight.by_hand), "")
+    if unknown:
+        raise ValueError(
+            f"{cls.name}: the formula by hand, which the microscope compares with where torch has no function, "
+            f"has no {unknown}; leave it out"
+        )
     values = {name: cls._default(name) for name in cls.params} | dict.fromkeys(cls._optional_operands()) | settings
     calls["torch"] = sight.by_hand.format(**{name: repr(x) for name, x in values.items()})
     return calls, False
@@ -165,6 +171,8 @@ def _film(line: Line, sight: Sight, dtype: str, template: dict[str, list[str]], 
     info = torch.finfo(own)
     # Of a sight of its own, twice the number must be exact, too.
     least, most = (info.smallest_normal, info.max / 4.0) if sight.variable else (0.0, info.max)
+    if "losskit." in template["torch"][1]:  # at 0 torch's derivative of |x|, of which stable functions are made, is 0
+        least = max(least, info.smallest_normal * info.eps)
     xs = [x for x in grid(own, allowed.high == 1.0) if allowed.includes(rounded(x, own)) and least <= abs(x) <= most]
     with warnings.catch_warnings(), checks("off"):
         warnings.simplefilter("ignore")

@@ -204,7 +204,7 @@ def table(seen: Sighting, most: int = 3) -> dict[str, list[tuple[str, str]]]:
             if who in film.refused:
                 told.append(f"refused: {film.refused[who]}")
             elif not own:
-                told.append(f"right everywhere, off by {_largest(film, who):.2g} ULP at most")
+                told.append(f"keeps its digits, off by {_largest(film, who):.2g} ULP at most")
             rows[who] += [(film.dtype if i == 0 else "", sentence) for i, sentence in enumerate(told)]
     return rows
 
