@@ -88,12 +88,16 @@ def _reduced(plan: Plan, known: Known, result: Any) -> tuple[Tensor, int, Tensor
     count = 1
     if plan.reduction == "mean":
         count = values.numel() if has_loss is None else max(1, int(has_loss.sum()))
-    if has_loss is not None or values.ndim:
+    if has_loss is None and plan.reduction == "mean":
+        values = values.mean() if values.ndim else values
+    elif has_loss is not None or values.ndim:
         values = reduce_eagerly(
             values, plan.reduction, weight=None, weight_in_mean=False, sample_weight=None, mask=has_loss,
             normalizer=None,
         )  # fmt: skip
-    return values.to(dtypes.autocast(known.result, values.device)), count, has_loss
+    if values.dtype is not known.result or known.result in dtypes.HALVES:
+        values = values.to(dtypes.autocast(known.result, values.device))
+    return values, count, has_loss
 
 
 class _OutsideError(Exception):
@@ -108,9 +112,9 @@ class _AtOnce(torch.autograd.Function):
         given = _given(known, operands)
         if not _inside(known, given):
             raise _OutsideError
-        result, ctx.gradients = plan.loss.value_and_grad(**given)
+        result, gradients = plan.loss.value_and_grad(**given)
         loss, ctx.count, ctx.has_loss = _reduced(plan, known, result)
-        ctx.call = plan, known
+        ctx.call, ctx.gradients, ctx.alone = (plan, known), gradients, _apart([*gradients.values()], operands)
         ctx.save_for_backward(*operands)
         return loss
 
@@ -124,7 +128,7 @@ class _AtOnce(torch.autograd.Function):
         gradients = ctx.gradients
         if gradients is None:  # handed over
             _, gradients = plan.loss.value_and_grad(**_given(known, ctx.saved_tensors))
-        alone = not batched(upstream) and _apart([*gradients.values()], ctx.saved_tensors)
+        alone = ctx.alone and not batched(upstream)
         ctx.gradients = None if alone else gradients
         factor = _factor(upstream, plan.reduction, ctx.count, ctx.has_loss)
         found = list[Tensor | None]()

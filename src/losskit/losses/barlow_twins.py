@@ -39,9 +39,9 @@ class BarlowTwinsLoss(ComposedLoss):
         (a, of_a), (b, of_b) = (_standardised(x, eps) for x in (input1, input2))
         missing = _missing(a, b, of_a, of_b, eps)
         if 2 * a.shape[-2] <= a.shape[-1]:
-            off = (_products(a.mT) * _products(b.mT)).sum((-2, -1)) - (1.0 - missing).square().sum(-1)
+            off = ((a @ a.mT) * (b @ b.mT)).sum((-2, -1)) - (1.0 - missing).square().sum(-1)
         else:
-            correlation = _products(a, b)
+            correlation = a.mT @ b
             off = (correlation - torch.diag_embed(correlation.diagonal(dim1=-2, dim2=-1))).square().sum((-2, -1))
         return missing.square().sum(-1) + lambd * off
 
@@ -52,18 +52,20 @@ class BarlowTwinsLoss(ComposedLoss):
         b, of_b = _standardised(input2, eps)
         missing = _missing(a, b, of_a, of_b, eps)
         if 2 * n <= d:  # rows have fewer products than columns, and theirs give the same sum
-            of_rows_a, of_rows_b = _products(a.mT), _products(b.mT)
+            of_rows_a, of_rows_b = a @ a.mT, b @ b.mT
             off = (of_rows_a * of_rows_b).sum((-2, -1)) - (1.0 - missing).square().sum(-1)
-            on = (2.0 * missing + 2.0 * lambd * (1.0 - missing)).unsqueeze(-2) / -n
-            by_a = (of_rows_b.mul_(2.0 * lambd / n) @ a).addcmul_(b, on)
-            by_b = (of_rows_a.mul_(2.0 * lambd / n) @ b).addcmul_(a, on)
+            on = (-2.0 * missing - 2.0 * lambd * (1.0 - missing)).unsqueeze(-2)
+            by_a = (of_rows_b.mul_(2.0 * lambd) @ a).addcmul_(b, on)
+            by_b = (of_rows_a.mul_(2.0 * lambd) @ b).addcmul_(a, on)
         else:
-            slope = _products(a, b)
-            slope.diagonal(dim1=-2, dim2=-1).zero_()
-            off = torch.linalg.vector_norm(slope, dim=(-2, -1)).square()
-            slope.mul_(2.0 * lambd / n).diagonal(dim1=-2, dim2=-1).copy_(missing * (-2.0 / n))
+            slope = a.mT @ b
+            diagonal = slope.diagonal(dim1=-2, dim2=-1)
+            diagonal.zero_()
+            off = torch.linalg.vector_norm(slope, dim=(-2, -1)).square_()
+            slope.mul_(2.0 * lambd)
+            torch.mul(missing, -2.0, out=diagonal)
             by_a, by_b = b @ slope.mT, a @ slope
-        loss = missing.square().sum(-1) + lambd * off
+        loss = torch.linalg.vector_norm(missing, dim=-1).square_().add_(off, alpha=lambd)
         return loss, {"input1": _unstandardised(by_a, a, of_a), "input2": _unstandardised(by_b, b, of_b)}
 
     equations = {
@@ -123,24 +125,19 @@ class BarlowTwinsLoss(ComposedLoss):
 
 
 def _standardised(x, eps):
-    """Columns of mean 0 and variance 1, and the deviation that they had."""
+    """Columns of mean 0 and length 1, less what eps adds to it, and their length before: products are correlations."""
     centred = x - x.mean(-2, keepdim=True)
-    deviation = (centred.square().mean(-2, keepdim=True) + eps).sqrt()
-    return centred / deviation, deviation
-
-
-def _products(a, b=None):
-    """Of the columns of two views; or of the rows of one, if it comes turned. Over the number of rows."""
-    return (a.mT @ a).div(a.shape[-1]) if b is None else (a.mT @ b).div(a.shape[-2])
+    length = centred.square().sum(-2, keepdim=True).add_(x.shape[-2] * eps).sqrt()
+    return centred / length, length
 
 
 def _missing(a, b, of_a, of_b, eps):
     """What the diagonal of the correlation misses to 1, as a sum in which nothing cancels."""
     short = (of_a.square().reciprocal() + of_b.square().reciprocal()).squeeze(-2)
-    return 0.5 * ((a - b).square().mean(-2) + eps * short)
+    return torch.add((a - b).square().sum(-2), short, alpha=a.shape[-2] * eps).mul(0.5)
 
 
-def _unstandardised(gradient, standardised, deviation):
+def _unstandardised(gradient, standardised, length):
     """The gradient by what was standardised. That of its mean is 0: the columns of both views add up to 0."""
-    along = (gradient * standardised).mean(-2, keepdim=True)
-    return gradient.addcmul_(standardised, along, value=-1.0).div_(deviation)
+    along = (gradient * standardised).sum(-2, keepdim=True)
+    return gradient.addcmul_(standardised, along, value=-1.0).div_(length)

@@ -6,6 +6,7 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
+from losskit.families.tempered import parts, shift_by_kernel
 
 
 class BiTemperedLogisticLoss(ComposedLoss):
@@ -48,7 +49,10 @@ class BiTemperedLogisticLoss(ComposedLoss):
     def value_and_grad(input, target, t1, t2):
         own, index = _own(input, target), target.unsqueeze(-1)
         scores = _shifted(input)
-        logs = _logs(scores, _normalised(scores, t2, _STEPS, until=4 * torch.finfo(scores.dtype).eps), t2)
+        shift = shift_by_kernel(scores, t2)
+        if shift is None:
+            shift = _normalised(scores, t2, _STEPS, until=4 * torch.finfo(scores.dtype).eps)
+        logs = _logs(scores, shift, t2)
         p = logs.exp()
         weights = ((t2 - t1) * logs).exp_()
         escort = (t2 * logs).exp_()
@@ -66,6 +70,7 @@ class BiTemperedLogisticLoss(ComposedLoss):
         gradient.scatter_(-1, index, (label * of_others - of_own * added) / total)
         return loss, {"input": gradient.movedim(-1, 1) if input.ndim > 1 else gradient}
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = -\log_{t_1} p_t - \frac{1}{2 - t_1} \Big(1 - \sum_j p_j^{2 - t_1}\Big), \quad "

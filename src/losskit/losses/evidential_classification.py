@@ -8,6 +8,7 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
+from losskit.families.log_share import parts, share_by_kernel
 
 
 class EvidentialClassificationLoss(ComposedLoss):
@@ -48,13 +49,11 @@ class EvidentialClassificationLoss(ComposedLoss):
 
     @staticmethod
     def value_and_grad(input, target, reg_weight):
-        index, classes = target.unsqueeze(-1), input.shape[-1]
-        others = torch.scatter(input, -1, index, 0.0)
-        own = input.gather(-1, index) + 1.0
-        rest = others.sum(-1, keepdim=True) + (classes - 1)
-        loss = (rest / own).log1p().squeeze(-1)
-        each = 1.0 / (own + rest)
+        found = share_by_kernel(input, target, 1.0)
+        loss, gradient = _share(input, target) if found is None else found
         if reg_weight:
+            classes = input.shape[-1]
+            others = torch.scatter(input, -1, target.unsqueeze(-1), 0.0)
             wide = others if others.device.type == "mps" else others.double()
             total = wide.sum(-1, keepdim=True)
             even, slope = _gammas(wide + 1.0)
@@ -62,12 +61,11 @@ class EvidentialClassificationLoss(ComposedLoss):
             even_of_total, psi = _even(total + classes)
             divergence = even_of_total + (classes - 1) * psi - even.sum(-1, keepdim=True)
             loss += reg_weight * (divergence.squeeze(-1) - math.lgamma(classes))
-            slope.mul_(wide).sub_(total * slope_of_total)
-            gradient = slope.mul_(reg_weight).add_(each).to(input.dtype)
-        else:
-            gradient = each.expand(input.shape).contiguous()
-        return loss, {"input": gradient.scatter_(-1, index, -rest / own * each)}
+            slope.mul_(wide).sub_(total * slope_of_total).mul_(reg_weight).scatter_(-1, target.unsqueeze(-1), 0.0)
+            gradient += slope
+        return loss, {"input": gradient}
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = \log S - \log a_t + \lambda \, \mathrm{KL}(\mathrm{Dir}(\tilde{a}) \,\|\, \mathrm{Dir}(1))",
@@ -117,6 +115,16 @@ class EvidentialClassificationLoss(ComposedLoss):
         "Sensoy, M., Kaplan, L. and Kandemir, M. (2018). Evidential deep learning to quantify classification "
         "uncertainty. NeurIPS. arXiv:1806.01768."
     )
+
+
+def _share(input, target):
+    """Minus the logarithm of the label's expected probability, and its gradient."""
+    index = target.unsqueeze(-1)
+    own = input.gather(-1, index) + 1.0
+    rest = torch.scatter(input, -1, index, 0.0).sum(-1, keepdim=True) + (input.shape[-1] - 1)
+    each = 1.0 / (own + rest)
+    gradient = each.expand(input.shape).contiguous().scatter_(-1, index, -rest / own * each)
+    return (rest / own).log1p().squeeze(-1), gradient
 
 
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)
