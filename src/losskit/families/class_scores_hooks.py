@@ -2,15 +2,14 @@
 
 1. The formula of the own class's score is compiled as a kernel of its own.
 2. A tensor with a number for each class is made once for equal parameters: of ten classes a hook and its checks take 20
-   times as long as to compare what it is made of. Versions of tensors would be cheaper to compare, but numpy and `.data`
-   change numbers without a new version.
+   times as long as to compare what it is made of. Versions of tensors would be cheaper to compare, but numpy and
+   `.data` change numbers without a new version.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -34,13 +33,14 @@ class OwnScore:
     _statistics = None
 
     def __init__(self, loss: Any) -> None:
-        self.__name__, self.name = loss.__name__, f"{loss.name}_target_score"
+        self.of, self.__name__, self.name = loss, loss.__name__, loss.name
         function = loss.target_score or _itself
         taken = list(inspect.signature(function).parameters)
         self.params: dict[str, Param] = {name: loss.params[name] for name in taken if name in loss.params}
-        self.operands = {"score": loss.operands.get("input", Operand("Score of the own class."))}
+        self.operands = {"score": Operand("Score of the own class.", loss.operands["input"].domain)}
         if loss.scaled_by in loss.operands:
-            self.operands[loss.scaled_by] = replace(loss.operands[loss.scaled_by], differentiable=False)
+            domain = loss.operands[loss.scaled_by].domain
+            self.operands[loss.scaled_by] = Operand("A number of the row.", domain, differentiable=False)
         if "own" in taken:
             self.operands["own"] = Operand("A number of the class.", differentiable=False)
 
@@ -52,6 +52,9 @@ class OwnScore:
             [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
         )
         self.value = target_score
+
+    def __reduce__(self) -> Any:
+        return OwnScore, (self.of,)
 
     def _formula_params(self) -> list[Param]:
         return list(self.params.values())
