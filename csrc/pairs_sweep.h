@@ -7,7 +7,8 @@
 // 3. Columns are laid out twice, once for each product with them; of the rows, those at hand are copied.
 #pragma once
 
-#include <cstdlib>
+#include <memory>
+#include <new>
 
 #include "pairs_distances.h"
 #include "pairs_rows.h"
@@ -20,18 +21,21 @@ constexpr int64_t kRows = 4 * kTileRows, kColumns = 8 * kTileRows;  // that a th
 
 // Memory that is not filled; large pieces in huge pages.
 template <class T> class Memory {
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(T* data) const { ::operator delete(data, kLine); }
+  };
   std::optional<Tensor> tensor;
-  std::unique_ptr<T, decltype(&std::free)> small{nullptr, std::free};
+  std::unique_ptr<T, Free> small;
 
  public:
   T* data = nullptr;
   void take(int64_t n) {
-    constexpr int64_t kLarge = 1 << 20, kLine = 64;
-    const int64_t step = 1, bytes = up_to(std::max<int64_t>(n, 1) * static_cast<int64_t>(sizeof(T)), kLine);
+    constexpr int64_t kLarge = 1 << 20;
+    const int64_t step = 1, bytes = n * static_cast<int64_t>(sizeof(T));
     if (bytes < kLarge) {
-      small.reset(static_cast<T*>(std::aligned_alloc(kLine, bytes)));
+      small.reset(static_cast<T*>(::operator new(bytes, kLine)));
       data = small.get();
-      if (!data) throw std::bad_alloc();
     } else {
       tensor = allocate(1, &n, &step, sizeof(T) == 8 ? DType::kDouble : DType::kFloat, n);
       data = static_cast<T*>(tensor->data_ptr());

@@ -280,6 +280,27 @@ def test_own_loss(eager, monkeypatch):
     )
 
 
+class BothScalesLoss(losskit.PairsLoss):
+    """A temperature and a scale, of which the temperature counts."""
+
+    arguments = "temperature logit_scale reduction"
+    measure = "dot"
+
+    @staticmethod
+    def value(positive_sum, negative_log_sum_exp):
+        return negative_log_sum_exp - positive_sum
+
+
+def test_beside_a_temperature_there_is_no_scale():
+    a, b = normal(5, 3), normal(5, 3, seed=1)
+    found = [
+        BothScalesLoss.functional(a, b, temperature=t, logit_scale=s)
+        for t in (0.5, torch.tensor(0.5))
+        for s in (2.0, torch.tensor(2.0), 3.0)
+    ]
+    same(found, found[:1] * 6)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Refusals
 

@@ -72,7 +72,7 @@ class PairsPlan(Plan):
             pairing=wire.Pairing[self.pairing.upper()], measure=wire.Measure[self.measure.upper()],
             needs=wire.Needs[self.needs.upper()], symmetric=self.symmetric,
             more="memory" in self.there or "negatives" in self.there,
-            **dict.fromkeys(self.terms, 1), **{name: names.index(name) + 1 for name in self.opened},
+            **dict.fromkeys(self.terms, 1), **{x: names.index(x) + 1 for x in self.opened if x in _scales(self.scales)},
         )  # fmt: skip
         given = self._given(parameters, list(numbers.values()))
         super().__init__(loss, reduction, fused.pack(reduction, family=family), names, given)
@@ -297,6 +297,11 @@ class PairsPlan(Plan):
         known = [torch.where(counts, x, 0.0) for x in statistics]
         values = eager.apply(self.differentiable, known)
         return torch.where(counts, values, 0.0), counts
+
+
+def _scales(named: dict[str, Any]) -> tuple[str, ...]:
+    """The parameters that count: beside a temperature there is no scale."""
+    return tuple(name for name in _SCALES if name in named and not (name == "logit_scale" and "temperature" in named))
 
 
 def _scale_and_bias(named: dict[str, Any]) -> tuple[Any, Any]:
