@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import losskit
 import losskit.functional as LF
 from losskit.kernels.gpu import frame
 
@@ -79,6 +80,20 @@ def test_launches(name, monkeypatch):
     forward = list(seen)
     loss.backward()
     assert " | ".join(" ".join(names) for names in (forward, seen[len(forward) :]) if names) == expected
+
+
+def test_what_is_said_of_several_kernels():
+    scores, relevance = leaf(2, 6), index(5, 2, 6)
+    lengths = map(torch.tensor, LENGTHS)
+    for passes, loss, *operands in (
+        ("one pass", losskit.MSELoss(), leaf(3), torch.zeros(3)),
+        ("two passes", losskit.DiceLoss(), leaf(2, 3, 4, 4), torch.rand(2, 3, 4, 4)),
+        ("several passes", losskit.RankNetLoss(), scores, relevance),
+        ("a sort and several passes", losskit.ListMLELoss(), scores, relevance),
+        ("one pass", losskit.SquaredEMDLoss(), scores, index(6, 2)),
+        ("several passes", losskit.CTCLoss(), leaf(5, 2, 4).log_softmax(-1), 1 + index(3, 2, 2), *lengths),
+    ):
+        assert losskit.why(loss, *operands).reason.startswith(f"{passes} over float32")
 
 
 @pytest.mark.parametrize("weighed", [False, True])
