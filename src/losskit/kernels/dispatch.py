@@ -192,6 +192,6 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
     autograd = f", autograd in {'C++' if node.on else 'Python'}"
     origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.compiled) else ""
-    passes = plan.passes(args)
+    passes = gpu.passes(plan, args) if gpu.takes(args.operands[0]) else plan.passes(args)
     how = f"{passes} over {dtypes} operands{wide}, the gradient written {when}{autograd}"
     return Choice(kernel, f"{how}{origin}{together}")

@@ -38,6 +38,12 @@ def why_not(plan: Plan, arguments: Arguments) -> str | None:
     return None if declines is None else declines(plan, arguments)
 
 
+def passes(plan: Plan, arguments: Arguments) -> str:
+    """How the kernels go over the operands, in words."""
+    own = getattr(module_of(plan.op), "passes", None)
+    return plan.passes(arguments) if own is None else own(plan)
+
+
 @constant
 def _missing() -> str | None:
     installed = "triton" in sys.modules or find_spec("triton") is not None

@@ -264,12 +264,20 @@ def finish_kernel(sums, counts, count, divisor, denominator, loss, EMPTY: tl.con
 @triton.jit
 def factor_of(upstream, denominator, divisor, T: tl.constexpr):
     """The factor of a reduced loss's gradient; 0 for the mean over nothing."""
+    by = None
+    if denominator is not None:
+        by = tl.load(denominator)
+    return factor_by(upstream, by, divisor, T)
+
+
+@triton.jit
+def factor_by(upstream, by, divisor, T: tl.constexpr):
+    """The same, by a denominator that was read."""
     factor = tl.full((), 1.0, tl.float64)
     if upstream is not None:
         factor = tl.load(upstream).to(tl.float64)
     factor = factor / divisor.to(tl.float64)
-    if denominator is not None:
-        by = tl.load(denominator)
+    if by is not None:
         factor = tl.where(by == 0, 0.0, factor / tl.where(by == 0, 1.0, by))
     return factor.to(T)
 

@@ -38,6 +38,7 @@ ROW = 32768  # float32 numbers that the registers of a program hold
 BLOCK = 4096
 PROGRAMS = 8192  # at most, about: few sums must be left to `finish`
 COUNTED = 8192  # rows that one program counts for the denominator
+BY_EACH = 256  # rows that every program counts for itself, which saves a launch
 
 
 def why_not(plan: Any, arguments: Arguments) -> str | None:
@@ -60,11 +61,12 @@ def run(frame: Frame, wanted: int) -> Outputs:
     layout, tensors = placed(call, frame.each_upstream)
     x, like, target, sample_weight, mask, each_upstream = tensors
     frame.write(wanted, [like] * len(operands), layout.sizes, zero=plan.log_probabilities)
-    _divide(frame, weight, layout, target, sample_weight, mask)
+    smoothed = plan.smoothing != 0 and not soft and weight is None and plan.formula is None
+    shared = soft or (plan.smoothing != 0 and not smoothed)
+    tile = _tile(layout, x.element_size(), compute == torch.float64, shared, plan.log_probabilities)
+    alone = not plan.log_probabilities and tile.warps < 32  # rows that long leave no registers for more
+    count = _divide(frame, weight, layout, target, sample_weight, mask, alone)
     if layout.rows:
-        smoothed = plan.smoothing != 0 and not soft and weight is None and plan.formula is None
-        shared = soft or (plan.smoothing != 0 and not smoothed)
-        tile = _tile(layout, x.element_size(), compute == torch.float64, shared, plan.log_probabilities)
         divided = layout.outer > 1 and layout.inner < tile.rows
         tiles = cdiv(layout.rows if divided else layout.inner, tile.rows)
         total = tiles if divided else tiles * layout.outer
@@ -74,11 +76,11 @@ def run(frame: Frame, wanted: int) -> Outputs:
         resident = limits_of(frame.device).multiprocessors if ahead > 1 and not tile.long else PROGRAMS
         blocks = cdiv(total, resident)
         programs = cdiv(total, blocks)
-        frame.add_up(programs)
+        frame.add_up(programs, alone)
         order = 0 if plan.formula is None else wire.CLASS_SCORES.statistics(plan.statistics)
         taken = [
             x, target, shift, weight, sample_weight, mask, each_upstream, frame.upstream, frame.denominator,
-            frame.numbers, frame.record, frame.values, frame.sums, frame.gradients[0],
+            frame.numbers, frame.record, frame.values, frame.sums,
         ]  # fmt: skip
         number = frame.number([*operands[0].shape, *layout.order])
         sizes = tiles, layout.outer, layout.inner, layout.classes, blocks, frame.divisor, number, int(plan.ignored)
@@ -90,16 +92,19 @@ def run(frame: Frame, wanted: int) -> Outputs:
         if plan.log_probabilities:
             frame.launch(
                 picked_kernel, (programs,),
-                *taken, *sizes, layout.strides, layout.class_strides, LIMIT=log_probability.high, **constants,
+                *taken, frame.gradients[0], *sizes, layout.strides, layout.class_strides,
+                LIMIT=log_probability.high, **constants,
             )  # fmt: skip
         else:
             frame.launch(
                 class_scores_kernel, (programs,),
-                *taken, frame.gradients[1], *sizes, _bits(plan.smoothing), layout.strides, layout.class_strides,
+                *taken, frame.loss, *frame.gradients[:2], *sizes, _bits(plan.smoothing), layout.strides,
+                layout.class_strides,
                 SOFT=soft, SLACK=slack_of(target.dtype), SHARED=shared, SMOOTHED=smoothed, MEAN=of_mean,
                 EXACT=x.element_size() == 2 and shift is None, LONG=tile.long, ALONG=layout.along,
                 ALIGNED=layout.aligned, AHEAD=1 if tile.long else ahead, STREAM=ahead if tile.long else 1,
-                SPAN=index_type(layout.span), CLASSES=tile.classes, **constants,
+                SPAN=index_type(layout.span), CLASSES=tile.classes, COUNT=count,
+                EMPTY="" if frame.loss is None else frame.of_nothing(), **constants,
             )  # fmt: skip
     elif not frame.each and frame.forward:
         frame.sums = frame.empty((1,), torch.float64, zero=True)
@@ -114,23 +119,27 @@ def _bits(value: float) -> int:
     return int(struct.unpack("q", struct.pack("d", value))[0])
 
 
-def _divide(frame: Frame, weight: Any, layout: Layout, target: Any, sample_weight: Any, mask: Any) -> None:
-    """Find the denominator of a mean; where it depends on data it is summed on the device."""
+def _divide(frame: Frame, weight: Any, layout: Layout, target: Any, sample_weight: Any, mask: Any,
+            by_each: bool) -> int:  # fmt: skip
+    """Find the denominator of a mean; where it depends on data it is summed on the device. by_each: every program may
+    do so by itself. Returns for how many rows it does, 0 where it does not."""
     call, soft = frame.call, frame.call.operands[1].is_floating_point()
     if call.plan.reduction != "mean":
-        return
+        return 0
     if call.normalizer is not None:
         frame.denominator = call.normalizer
-        return
+        return 0
     if soft and call.sample_weight is None and call.mask is None:
         frame.divisor = layout.rows
-        return
+        return 0
     tiles = cdiv(layout.rows, 1024)
     blocks = tiles if layout.rows <= COUNTED else cdiv(tiles, 1024)
     programs = cdiv(tiles, max(blocks, 1))
     frame.denominator = total = frame.empty((), torch.float64, zero=programs == 0)
     if programs == 0:
-        return
+        return 0
+    if by_each and layout.rows <= BY_EACH:
+        return power_of_2(layout.rows)
     sums = total if programs == 1 else frame.empty((programs,), torch.float64)
     frame.launch(
         count_kernel, (programs,),
@@ -139,6 +148,7 @@ def _divide(frame: Frame, weight: Any, layout: Layout, target: Any, sample_weigh
     )  # fmt: skip
     if programs > 1:
         frame.launch(finish_kernel, (1,), sums, None, programs, 1, None, total, "", SUMS)
+    return 0
 
 
 class Tile(NamedTuple):

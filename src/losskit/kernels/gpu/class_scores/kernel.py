@@ -9,7 +9,7 @@ from triton.language.extra import libdevice
 from losskit.kernels import wire
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.class_scores.formula import NONE, evaluated, shares_of, slopes_of, terms_of
-from losskit.kernels.gpu.class_scores.rows import SLOPE, TARGET, X, place, right_of, rows_at, weigh_rows
+from losskit.kernels.gpu.class_scores.rows import SLOPE, TARGET, X, counted, place, right_of, rows_at, weigh_rows
 from losskit.kernels.gpu.class_scores.scores import (
     UNIT,
     block_of,
@@ -19,7 +19,7 @@ from losskit.kernels.gpu.class_scores.scores import (
     is_ordinary,
     part_of_mean,
 )
-from losskit.kernels.gpu.frame import factor_of
+from losskit.kernels.gpu.frame import conclude, factor_by
 from losskit.kernels.gpu.violations import report
 
 # Words of this folder:
@@ -40,22 +40,33 @@ LOG_PROBABILITY, CLASS_INDEX, PROBABILITY = (tl.constexpr(int(x)) for x in wire.
 @triton.jit(do_not_specialize=["tiles", "outer", "blocks", "divisor", "number", "ignored", "smoothing"])
 def class_scores_kernel(
     x, target, shift, weight, sample_weight, mask, each_upstream, upstream, denominator, numbers, record,
-    values, sums, slopes, target_slopes,
+    values, sums, loss, slopes, target_slopes,
     tiles, outer, inner, classes, blocks, divisor, number, ignored, smoothing, strides, class_strides,
     EVALUATE: tl.constexpr, ORDER: tl.constexpr, MEAN: tl.constexpr, T: tl.constexpr, SOFT: tl.constexpr,
     SLACK: tl.constexpr, SHARED: tl.constexpr, SMOOTHED: tl.constexpr, EXACT: tl.constexpr, CHECKED: tl.constexpr,
     REWRITE: tl.constexpr, DIVIDED: tl.constexpr, LONG: tl.constexpr, ALONG: tl.constexpr, ALIGNED: tl.constexpr,
     INDEX: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr, STREAM: tl.constexpr, ROWS: tl.constexpr,
-    CLASSES: tl.constexpr,
+    CLASSES: tl.constexpr, COUNT: tl.constexpr, EMPTY: tl.constexpr,
 ):  # fmt: skip
     """Losses and gradients of rows. SHARED: every class contributes its own share of the loss. SMOOTHED: smoothing adds
     the same share to all classes, so the mean log-probability gives their sum. MEAN: that mean is needed. ALONG: lanes
-    lie along positions (note 2). REWRITE: the gradient is written for an upstream of 1; rewrite it for another."""
+    lie along positions (note 2). REWRITE: the gradient is written for an upstream of 1; rewrite it for another.
+    COUNT: so many rows, or more than there are, whose denominator each program finds by itself; 0: it is known."""
     needed = True
     if REWRITE:
         needed = tl.load(upstream) != 1.0
     if needed:
-        factor = factor_of(upstream, denominator, divisor, T)
+        by = None
+        if COUNT > 0:
+            tile = tl.full((), 0, tl.int32)
+            weights = counted(tile, target, weight, sample_weight, mask, outer, inner, classes, ignored, strides,
+                              SOFT, INDEX, COUNT)  # fmt: skip
+            by = tl.sum(weights, 0)
+            if loss is None:  # who adds the sums reads it
+                tl.store(denominator, by, mask=tl.program_id(0) == 0)
+        elif denominator is not None:
+            by = tl.load(denominator)
+        factor = factor_by(upstream, by, divisor, T)
         smooth = smoothing.to(tl.int64).to(tl.float64, bitcast=True)
         keep = (1.0 - smooth).to(T)
         even = (smooth / classes).to(T)
@@ -201,7 +212,7 @@ def class_scores_kernel(
             value = tl.where(counts, value * weigh * poison, 0.0)
             if values is not None:
                 tl.store(values + row, value.to(values.dtype.element_ty), mask=inside)
-            if sums is not None:
+            if sums is not None or loss is not None:
                 total += value.to(tl.float64)
 
             weigh_slope *= poison * factor
@@ -261,3 +272,5 @@ def class_scores_kernel(
                     tl.store(slopes + at_own, by_own.to(slopes.dtype.element_ty), mask=learns)
         if sums is not None:
             tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+        if loss is not None:
+            conclude(tl.sum(total, 0), divisor, by, loss, EMPTY)

@@ -8,7 +8,7 @@ import triton.language as tl
 from losskit.kernels import wire
 from losskit.kernels.gpu import primitives as lk
 from losskit.kernels.gpu.class_scores.formula import evaluated
-from losskit.kernels.gpu.class_scores.rows import SAMPLE_WEIGHT, SLOPE, X, place, right_of, rows_at, weigh_rows
+from losskit.kernels.gpu.class_scores.rows import SLOPE, X, counted, place, right_of, rows_at, weigh_rows
 from losskit.kernels.gpu.frame import factor_of
 from losskit.kernels.gpu.violations import report
 
@@ -78,12 +78,6 @@ def count_kernel(
     first = tl.program_id(0) * blocks
     total = tl.zeros((ROWS,), tl.float64)
     for step in range(blocks):
-        o, i, _, inside = rows_at(first + step, 1, outer, inner, True, INDEX, ROWS)
-        counts, own, _, _ = right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT)
-        one = tl.full((ROWS,), 1.0, tl.float64)
-        if sample_weight is not None:
-            one = tl.load(sample_weight + place(o, i, strides, SAMPLE_WEIGHT), mask=inside, other=0).to(tl.float64)
-        if weight is not None and not SOFT:
-            one *= tl.load(weight + own).to(tl.float64)
-        total += tl.where(counts, one, 0.0)
+        total += counted(first + step, target, weight, sample_weight, mask, outer, inner, classes, ignored, strides,
+                         SOFT, INDEX, ROWS)  # fmt: skip
     tl.store(sums + tl.program_id(0), tl.sum(total, 0))

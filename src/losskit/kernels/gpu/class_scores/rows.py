@@ -49,6 +49,20 @@ def right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT: tl.con
 
 
 @triton.jit
+def counted(tile, target, weight, sample_weight, mask, outer, inner, classes, ignored, strides, SOFT: tl.constexpr,
+            INDEX: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    """For each row of a tile, its weight in the denominator of a mean; for indices times the weight of its class."""
+    o, i, _, inside = rows_at(tile, 1, outer, inner, True, INDEX, ROWS)
+    counts, own, _, _ = right_of(target, mask, o, i, inside, classes, ignored, strides, SOFT)
+    one = tl.full((ROWS,), 1.0, tl.float64)
+    if sample_weight is not None:
+        one = tl.load(sample_weight + place(o, i, strides, SAMPLE_WEIGHT), mask=inside, other=0).to(tl.float64)
+    if weight is not None and not SOFT:
+        one *= tl.load(weight + own).to(tl.float64)
+    return tl.where(counts, one, 0.0)
+
+
+@triton.jit
 def weigh_rows(sample_weight, each_upstream, o, i, inside, strides, T: tl.constexpr):
     """The weights of the rows in the loss and in the gradient."""
     weigh = tl.full(i.shape, 1.0, T)

@@ -42,6 +42,11 @@ def why_not(plan: Any, arguments: Any) -> str | None:
     return f"the GPU kernel takes at most {MOST} tags, and there are {tags}" if tags > MOST else None
 
 
+def passes(plan: Any) -> str:
+    """How the kernels go over the operands, in words."""
+    return "several passes"
+
+
 def run(frame: Frame, wanted: int) -> Outputs:
     """Value and gradients."""
     call, plan = frame.call, frame.call.plan

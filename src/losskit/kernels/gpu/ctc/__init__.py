@@ -23,6 +23,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,11 @@ from losskit.kernels.gpu.ctc.lattice import meet_kernel, part_kernel
 from losskit.kernels.gpu.ctc.samples import read_kernel
 from losskit.kernels.gpu.frame import Frame, Outputs
 from losskit.kernels.gpu.shared import TYPES, cdiv, power_of_2
+
+
+def passes(plan: Any) -> str:
+    """How the kernels go over the operands, in words."""
+    return "several passes"
 
 
 def run(frame: Frame, wanted: int) -> Outputs:

@@ -28,6 +28,11 @@ def why_not(plan: Any, arguments: Arguments) -> str | None:
     return None
 
 
+def passes(plan: Any) -> str:
+    """How the kernels go over the operands, in words."""
+    return "one pass" if _kind(_told(plan)) is classes else "a sort and several passes"
+
+
 def run(frame: Frame, wanted: int) -> Outputs:
     """Value and gradient."""
     told = _told(frame.call.plan)

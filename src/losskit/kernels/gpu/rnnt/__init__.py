@@ -17,6 +17,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, float64, int32, int64
 
 from losskit.domains import log_probability as log_probability_domain
@@ -28,6 +30,11 @@ from losskit.kernels.gpu.sequences import divide
 from losskit.kernels.gpu.shared import TYPES, cdiv, power_of_2
 
 ELEMENTS = 1024  # scores that a program takes at once
+
+
+def passes(plan: Any) -> str:
+    """How the kernels go over the operands, in words."""
+    return "several passes"
 
 
 def run(frame: Frame, wanted: int) -> Outputs:
