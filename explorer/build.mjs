@@ -12,6 +12,8 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import temml from "temml";
+import { presets } from "./src/playground/presets.js";
+import { MODES } from "./src/playground/settings.js";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const CATALOGUE = here("../src/losskit_guide/catalogue.json");
@@ -188,7 +190,13 @@ const style = (await build({ entryPoints: [here("src/style.css")], bundle: true,
   .outputFiles[0].text;
 const hash = createHash("sha256").update(script).digest("base64");
 const policy = `default-src 'none'; script-src 'sha256-${hash}'; style-src 'unsafe-inline'; img-src data:`;
+// What `losskit explore --play` opens by its name: the modes, and the trainings.
+const trainings = [
+  ...Object.keys(MODES).map((name) => ({ name, link: `play=${name}` })),
+  ...presets.map(({ name, link }) => ({ name, link })),
+];
 const parts = {
+  TRAININGS: JSON.stringify(trainings).replaceAll("<", "\\u003c"),
   POLICY: policy,
   LICENCE: readFileSync(here("node_modules/uplot/LICENSE"), "utf8").trim(),
   STYLE: style.trim(),
