@@ -516,6 +516,7 @@ try {
     );
     for (const colorScheme of ["light", "dark"]) {
       const notebook = await open("", { colorScheme });
+      await notebook.goto("about:blank");
       const heard = [];
       await notebook.exposeFunction("heard", (what) => heard.push(what));
       await notebook.evaluate((text) => {
