@@ -14,6 +14,8 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import temml from "temml";
 import { LOSSES } from "./src/article/names.js";
+import { presets } from "./src/playground/presets.js";
+import { MODES } from "./src/playground/settings.js";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const CATALOGUE = here("../src/losskit_guide/catalogue.json");
@@ -202,7 +204,13 @@ const script = (await bundle("src/main.js")).replaceAll("</script", "<\\/script"
 const style = await bundle("src/style.css");
 const hash = createHash("sha256").update(script).digest("base64");
 const policy = `default-src 'none'; script-src 'sha256-${hash}'; style-src 'unsafe-inline'; img-src data:`;
+// What `losskit explore --play` opens by its name: the modes, and the trainings.
+const trainings = [
+  ...Object.keys(MODES).map((name) => ({ name, link: `play=${name}` })),
+  ...presets.map(({ name, link }) => ({ name, link })),
+];
 const parts = {
+  TRAININGS: JSON.stringify(trainings).replaceAll("<", "\\u003c"),
   POLICY: policy,
   LICENCE: readFileSync(here("node_modules/uplot/LICENSE"), "utf8").trim(),
   STYLE: style.trim(),

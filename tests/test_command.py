@@ -118,6 +118,40 @@ def test_explore_opens_the_page_with_the_losses(tmp_path, monkeypatch):
     assert "delta must be positive" in run("explore", "huber:delta=-2").stderr
 
 
+PLAYGROUND = """<script type="application/json" id="named">[
+{"name": "regression", "link": "play=regression"}, {"name": "classes", "link": "play=classes"},
+{"name": "Huber's \\u003cb>", "link": "play=regression&loss=huber_loss&n=20"}]</script>"""
+
+
+@pytest.mark.parametrize(
+    "arguments, found",
+    [
+        (["--play", "regression"], "#play=regression"),
+        (["--play", "Classes", "cross_entropy", "softmax_focal_loss"], "#play=classes&loss=cross_entropy&loss=softmax_focal_loss"),
+        (["--play", "hubers b"], "#play=regression&loss=huber_loss&n=20"),
+        (["--play", "regresion"], "no mode or training 'regresion'. Did you mean 'regression'?"),
+        (["--play", "wind"], "There are regression; classes; Huber's <b>."),
+        (["--play", "hubers b", "mse_loss"], "has losses of its own; name a mode to choose them: regression, classes"),
+        (["--play", "regression", "no_loss"], "there is no loss called 'no_loss'"),
+    ],
+)
+def test_explore_opens_the_playground(tmp_path, monkeypatch, arguments, found):
+    page = tmp_path / "explorer" / "index.html"
+    page.parent.mkdir()
+    page.write_text(PLAYGROUND)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "cli.py"))
+    opened = []
+    monkeypatch.setattr(cli.webbrowser, "open", opened.append)
+    done = run("explore", *arguments)
+    if found.startswith("#"):
+        assert opened == [f"{page.as_uri()}{found}"]
+    else:
+        assert (opened, done.exit_code) == ([], 2)
+        assert found in " ".join(done.stderr.split())
+    page.write_text("<html></html>")
+    assert "make explorer" in run("explore", "--play", "regression").stderr
+
+
 def test_why_doctor_and_bench():
     assert "fused CPU kernel" in run("why", "huber_loss", "--dtype", "bf16").stdout
     assert json.loads(run("why", "ctc_loss", "--json").stdout)["loss"] == "ctc_loss"

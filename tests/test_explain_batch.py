@@ -355,6 +355,9 @@ def of_every_loss():
     yield losskit.PoissonNLLLoss(log_input=False, full=True), (INPUT.abs(), TARGET.abs().round())
     yield losskit.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)), (INPUT, (TARGET > 0).float())
     yield losskit.MultiMarginLoss(p=2, margin=0.5), (SCORES, LABELS)
+    yield losskit.GaussianNLLLoss(), (INPUT, TARGET, 2.5)
+    yield losskit.GaussianNLLLoss(full=True), (INPUT.view(30, 5), TARGET.view(30, 5), 0.5 + torch.rand(30, 1))
+    yield losskit.GRPOLoss(beta=0.3), (*-torch.rand(2, 150), INPUT, -torch.rand(150))
 
 
 @pytest.mark.skipif(not BUILT, reason="the explorer is not built")

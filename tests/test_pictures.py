@@ -6,14 +6,17 @@ import re
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import FancyBboxPatch, PathPatch
 from typer.testing import CliRunner
 
 import losskit
+from losskit_guide.arrows import routes
 from losskit_guide.card import catalogue
 from losskit_guide.cli import app
 from losskit_guide.lines import line
 from losskit_guide.paper import broken, kind_of, room
-from losskit_guide.poster import poster
+from losskit_guide.poster import by_task, poster
+from losskit_guide.poster_arrows import COLUMNS
 from losskit_guide.references import authors, origin, year
 from losskit_guide.relations import RELATIONS, bare, of
 from losskit_guide.slide import slide
@@ -160,6 +163,59 @@ def test_authors_are_one_two_or_more():
 
 def test_the_suffix_is_all_that_matters(tmp_path):
     assert kind_of(tmp_path / "A.SVG") == "svg"
+
+
+PLACES = {card.name: divmod(number, COLUMNS) for number, card in enumerate(by_task())}
+
+
+def test_every_relation_is_an_arrow_or_a_stub():
+    """Of each pair of its losses; those of neighbouring rows are arrows, in the strip between them."""
+    bundles, stubs = routes(PLACES)
+    found = sorted(
+        [(n, source, b.target, b.limit) for b in bundles for source, numbers in b.sources.items() for n in numbers]
+        + [(stub.number, stub.source, stub.target, stub.limit) for stub in stubs]
+    )
+    wanted = [(n, r.losses[0], x, r.limit) for n, r in enumerate(RELATIONS, 1) for x in r.losses[1:]]
+    assert found == sorted(wanted)
+    for bundle in bundles:
+        assert {PLACES[loss][0] for loss in bundle.losses} <= {bundle.strip - 1, bundle.strip}
+    assert all(abs(PLACES[stub.source][0] - PLACES[stub.target][0]) > 1 for stub in stubs)
+    assert len(stubs) < 12 < len(bundles)
+
+
+def test_bundles_on_a_track_do_not_meet():
+    bundles, _ = routes(PLACES)
+    for one in bundles:
+        for other in bundles:
+            if one is not other and (one.strip, one.track) == (other.strip, other.track):
+                ends = [sorted(PLACES[loss][1] for loss in b.losses) for b in (one, other)]
+                assert ends[0][-1] < ends[1][0] or ends[1][-1] < ends[0][0]
+
+
+def test_arrows_run_between_the_cells():
+    """No line of one is inside of a cell or on another text, and each begins and ends at the cells of its losses."""
+    sheet = poster()
+    cells = [p.get_path().get_extents(p.get_transform()) for p in sheet.axes.patches if isinstance(p, FancyBboxPatch)]
+    assert len(cells) == len(catalogue())
+    lines = [p.get_path().transformed(p.get_transform()) for p in sheet.axes.patches if type(p) is PathPatch]
+    inner = torch.tensor([[b.x0 + 1, b.y0 + 1, b.x1 - 1, b.y1 - 1] for b in cells])
+    outer = inner + torch.tensor([-2.0, -2.0, 2.0, 2.0])
+    texts, _ = boxes(sheet)
+    letters = torch.tensor([[b.x0 + 1, b.y0 + 1, b.x1 - 1, b.y1 - 1] for _, b in texts])
+    scale = FigureCanvasAgg(sheet.figure).get_width_height()[0] / sheet.figure.bbox.width
+
+    def inside(points, rectangles):
+        x, y = points[:, None, 0], points[:, None, 1]
+        return (x > rectangles[:, 0]) & (x < rectangles[:, 2]) & (y > rectangles[:, 1]) & (y < rectangles[:, 3])
+
+    assert len(lines) > 2 * 60
+    for path in lines:
+        corners = torch.tensor(path.interpolated(12).vertices, dtype=torch.float32)
+        assert not inside(corners, inner).any()
+        assert inside(corners[:1], outer).any(), "it begins at a cell"
+        assert not inside(scale * corners, letters).any(), texts[
+            int(inside(scale * corners, letters).any(0).nonzero()[0])
+        ][0]
 
 
 def test_poster():

@@ -20,7 +20,7 @@ import { figure } from "./plot.js";
 import { presets } from "./presets.js";
 import { readout } from "./readout.js";
 import { drawRows, load, loadBatch } from "./rows.js";
-import { choose, empty, read, straighten, write } from "./state.js";
+import { choose, drawable, empty, rangeRefused, read, straighten, write } from "./state.js";
 
 const POINTS = 1001;
 const $ = (id) => document.getElementById(id);
@@ -43,7 +43,11 @@ const later = (name, wait, action) => {
 
 const pointer = {
   move: (x) => setX(Number(x.toPrecision(3))),
-  zoom: (from, to) => change({ from: Number(from.toPrecision(3)), to: Number(to.toPrecision(3)) }),
+  zoom: (from, to) => {
+    const digits = 3 + Math.max(0, Math.ceil(Math.log10(Math.max(Math.abs(from), Math.abs(to)) / (to - from))));
+    const [start, end] = [from, to].map((x) => Number(x.toPrecision(Math.min(digits, 17))));
+    if (drawable(start, end)) change({ from: start, to: end });
+  },
   reset: () => change({ from: null, to: null }),
 };
 const figures = {
@@ -330,10 +334,11 @@ $("view").addEventListener("change", (e) => {
     const { from: before, to: after } = axis();
     const { elements } = $("view");
     const [from, to] = [elements.from.valueAsNumber, elements.to.valueAsNumber];
-    if (from < to) Object.assign(state, { from, to });
+    const fits = drawable(from, to);
+    if (fits) Object.assign(state, { from, to });
     else [elements.from.value, elements.to.value] = [before, after];
-    const text = `The range must begin before it ends, got ${from} to ${to}; ${show(before)} to ${show(after)} is kept.`;
-    problem("range", from < to ? "" : text.replaceAll("NaN", "no number"));
+    const text = `${rangeRefused(from, to)}; ${show(before)} to ${show(after)} is kept.`;
+    problem("range", fits ? "" : text.replaceAll("NaN", "no number"));
   }
   build();
 });

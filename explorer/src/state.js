@@ -60,16 +60,26 @@ export function read(hash, cards) {
   return { state, problems };
 }
 
-/** Takes out a range that ends before it begins, and says so. */
+/** Takes out a range that cannot be drawn, and says so. */
 export function straighten(state, cards) {
   const [low, high] = limits(
     state.losses.map(({ name }) => cards.find((card) => card.name === name)),
     state.axis,
   );
   const [from, to] = [state.from ?? low, state.to ?? high];
-  if (from < to) return null;
+  if (drawable(from, to)) return null;
   state.from = state.to = null;
-  return `The range must begin before it ends, got ${from} to ${to}`;
+  return rangeRefused(from, to);
+}
+
+/** Whether a range has a beginning, an end, and numbers in between: beyond these, ticks of an axis have none. */
+export const drawable = (from, to) =>
+  to - from >= 1e-9 * Math.max(Math.abs(from), Math.abs(to), 1e-3) && to - from <= 1e15;
+
+/** What is wrong with a range, without the end of the sentence. */
+export function rangeRefused(from, to) {
+  const rule = from < to ? "be neither too narrow nor too wide to be drawn" : "begin before it ends";
+  return `The range must ${rule}, got ${from} to ${to}`;
 }
 
 /** The parts of a link: the whole of each, what stands before its = and what behind. */
@@ -100,7 +110,7 @@ function number(text, what, problems) {
 
 /** Adds to the state what a link says about a loss, and to the problems what the page does not know. */
 export function readLoss(text, cards, state, problems) {
-  const [name, settings = ""] = text.split(":");
+  const [name, settings = "", ...more] = text.split(":");
   const card = cards.find((known) => known.name === name);
   if (!card) {
     problems.push(`The link names “${name}”, a loss that this page does not know.`);
@@ -118,6 +128,7 @@ export function readLoss(text, cards, state, problems) {
       if (x !== null) chosen.given[key] = x;
     } else problems.push(`The link sets “${setting}” of ${name}, which this page does not know.`);
   }
+  if (more.length) problems.push(`The link says “:${more.join(":")}” of ${name}, which this page does not know.`);
   problems.push(...settle(card, chosen).map((text) => `${text}; the link's value is left out.`));
   state.losses.push(chosen);
 }

@@ -162,6 +162,31 @@ try {
     await tab.click("#reset");
   });
 
+  await step("bad links are answered in a sentence each, and something is drawn", async () => {
+    const bad = [
+      "loss=huber_loss&from=-1e308&to=1e308",
+      "loss=huber_loss&from=1&to=1.0000000000000002",
+      "loss=toString&axis=__proto__",
+      "loss=mse_loss&x=NaN&n=5",
+      "play=chess",
+      "play=regression&n=1e9&lr=NaN&loss=huber_loss:delta=-1",
+      "play=classes&loss=huber_loss&points=0,0,7",
+      "play=embeddings&points=1,NaN&%ZZ=<b>",
+    ];
+    for (const link of bad) {
+      const other = await open(`#${link}`);
+      const said = await other.$$eval("#problems span, #play-problems span", (all) => all.map((e) => e.textContent));
+      assert.ok(said.length > 0 && said.every((text) => text.trim().endsWith(".")), `${link}: ${said}`);
+      assert.ok((await other.locator("canvas:visible").count()) > 0, link);
+      await other.context().close();
+    }
+    for (const link of ["from=0&to=1e-11", "from=0&to=1e15", "from=1e14&to=1.01e14", "from=1&to=1.0000001"]) {
+      const other = await open(`#loss=huber_loss&${link}`);
+      assert.equal(await other.textContent("#problems"), "", link);
+      await other.context().close();
+    }
+  });
+
   await step("a link that the library would refuse is refused in a sentence, the rest is drawn", async () => {
     const wrong = await open("#loss=huber_loss:delta=-2,target=1&loss=cross_entropy:label_smoothing=2&from=3&to=1");
     assert.deepEqual(await wrong.$$eval("#problems span", (all) => all.map((e) => e.textContent)), [
@@ -497,6 +522,7 @@ try {
     );
     for (const colorScheme of ["light", "dark"]) {
       const notebook = await open("", { colorScheme });
+      await notebook.goto("about:blank");
       const heard = [];
       await notebook.exposeFunction("heard", (what) => heard.push(what));
       await notebook.evaluate((text) => {
@@ -519,8 +545,9 @@ try {
       for (const selector of ["header", "nav", "#drop"])
         assert.equal(await frame.locator(selector).filter({ visible: true }).count(), 0, selector);
       await frame.getByLabel("delta of HuberLoss").press("ArrowRight");
-      await frame.waitForTimeout(200);
-      assert.match(await frame.textContent("#csv-numbers th"), /delta=0\.55/);
+      const moved = () => frame.textContent("#csv-numbers th");
+      for (let i = 0; i < 50 && !(await moved()).includes("0.55"); i++) await frame.waitForTimeout(100);
+      assert.match(await moved(), /delta=0\.55/);
       await notebook.evaluate(() => frames[0].postMessage({ link: "loss=mse_loss", table: "input,target\n1,2" }, "*"));
       await notebook.waitForTimeout(400);
       assert.match(await frame.textContent("#csv-numbers th"), /HuberLoss/, "messages change nothing");

@@ -92,6 +92,20 @@ test("a link's unknown parts are named and the rest is kept", () => {
   assert.match(problems[1], /delta of huber_loss is “two”/);
 });
 
+test("names that every object has are no losses, settings or axes; what is said twice is named", () => {
+  const said = (link) => read(link, cards).problems;
+  for (const name of ["toString", "__proto__", "constructor", ""]) {
+    assert.equal(said(`loss=${name}`).length, 1, name);
+    assert.equal(said(`loss=mse_loss:${name || "="}=1`).length, 1, name);
+    assert.equal(said(`loss=mse_loss&axis=${name}`).length, 1, name);
+  }
+  assert.deepEqual(said("loss=huber_loss:delta=1:delta=2"), [
+    "The link says “:delta=2” of huber_loss, which this page does not know.",
+  ]);
+  assert.deepEqual(said("&&&"), []);
+  assert.equal(said("n=5&play&theme&x=1e400&from=NaN").length, 5);
+});
+
 test("a link may not say what the library refuses", () => {
   const refused = (link) => read(link, cards);
   const { state, problems } = refused("loss=huber_loss:delta=-2&loss=gaussian_nll_loss:var=-1,target=2");
@@ -132,6 +146,12 @@ test("a link's range must begin before it ends, also with one end of its own", (
     assert.equal(state.from ?? state.to, null);
   }
   assert.deepEqual(range("loss=mse_loss&from=3").problems, []);
+  for (const ends of ["from=1&to=1.0000000000000002", "from=-1e308&to=1e308", "from=0&to=1e-300"]) {
+    const { state, problems } = range(`loss=mse_loss&${ends}`);
+    assert.match(problems[0], /^The range must be neither too narrow nor too wide to be drawn, got .*; the link's/);
+    assert.equal(state.from ?? state.to, null);
+  }
+  assert.deepEqual(range("loss=mse_loss&from=1&to=1.00001").problems, []);
 });
 
 test("presets name losses, parameters and axes that exist", () => {

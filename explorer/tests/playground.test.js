@@ -130,6 +130,45 @@ test("a link keeps points that were moved", () => {
   assert.equal(write(state(link)), link);
 });
 
+test("every bad link is answered, and starts from an allowed state", () => {
+  const bad = [
+    ...["", "=", "=wind", "=Outliers", "=toString", "=__proto__", "=regression&play=classes"].map((x) => `play${x}`),
+    ...["1e9", "NaN", "-5", "2.5", "Infinity", "", "two"].map((n) => `play=regression&n=${n}`),
+    ...["lr=0", "seed=", "model=forest", "data=toString", "theme=blue", "%", "%ZZ=1", "<b>", "axis=logit", "embed"].map(
+      (x) => `play=regression&${x}`,
+    ),
+    ...["1,2", "1,NaN;2,3", "", "1,2;3", "1,2;1e400,2", Array(301).fill("1,1").join(";")].map(
+      (x) => `play=regression&points=${x}`,
+    ),
+    ...["no_loss", "cross_entropy", "huber_loss:delta=NaN", "huber_loss:delta=Infinity", "huber_loss:delta=1:2"].map(
+      (x) => `play=regression&loss=${x}`,
+    ),
+    "play=classes&points=0,0,7;1,1,0;0,1,1;1,0,1",
+    "play=classes&rare=0&classes=9&wrong=99",
+    "play=embeddings&space=cube&classes=0",
+    "play=embeddings&points=1,2",
+    "loss=huber_loss&play=",
+  ];
+  for (const link of bad) {
+    const { state: found, problems: said } = read(`#${link}`, cards);
+    assert.ok(said.length > 0, link);
+    for (const sentence of said) assert.match(sentence, /^.*\S.*\.$/, link);
+    assert.ok(found.losses.length > 0, link);
+    const again = read(write(found), cards);
+    assert.deepEqual(again.problems, [], `${link} became ${write(found)}`);
+    const { fits, settings } = MODES[found.mode];
+    for (const chosen of found.losses)
+      assert.ok(
+        offered(cards, fits).some((one) => one.name === chosen.name),
+        link,
+      );
+    for (const [name, { low, high, words }] of Object.entries(settings)) {
+      const x = found.settings[name];
+      assert.ok(words ? Object.hasOwn(words, x) : x >= low && x <= high, `${link}: ${name} is ${x}`);
+    }
+  }
+});
+
 test("a link that says what is refused is answered in sentences, and starts from the nearest", () => {
   assert.deepEqual(problems("play=regression&loss=mse_loss&n=1000&noise=-1&lr=fast&seed=2.4&data=moon&wind=3"), [
     "n must be a whole number from 2 to 300, got 1000; 300, the nearest, is taken.",

@@ -62,8 +62,10 @@ class Autopsy:
         return float(self.shares.topk(count).values.sum())
 
     def worst(self, count: int = 10) -> list[Suspect]:
-        """The rows that pull hardest, NaN first."""
-        order = self.pulls.nan_to_num(float("inf")).argsort(descending=True, stable=True)[:count]
+        """The rows that pull hardest, NaN first; of those that pull alike, the ones of the larger loss."""
+        by_loss = self.losses.nan_to_num(float("inf")).argsort(descending=True, stable=True)
+        pulls = self.pulls[by_loss].nan_to_num(float("inf"))
+        order = by_loss[pulls.argsort(descending=True, stable=True)[:count]]
         return [
             Suspect(int(i), float(self.losses[i]), float(self.pulls[i]), float(self.shares[i])) for i in order.tolist()
         ]

@@ -94,7 +94,10 @@ def explained(loss: Loss, card: Card, operands: Sequence[Any], named: Mapping[st
     extras = {name: given[name] for name in given if name not in names}
     losses, (gradient,), whole = derived(own, [given[name] for name in names], (0,), extras)
     layout = _layout(own, [given[name] for name in names], extras, losses.shape)
-    columns = {name: layout.rows(given[name]) for name in names if isinstance(given[name], Tensor)}
+    # A number, such as a variance, is one of every row.
+    tensors = {name: torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else torch.float64)
+               for name in names if isinstance(x := given[name], Tensor | int | float)}  # fmt: skip
+    columns = {name: layout.rows(x) for name, x in tensors.items()}
     counts = _counts(own, given, losses.shape)
     counted = layout.each(counts.double()).bool()
     found = Batch(
@@ -265,8 +268,9 @@ def _table(
         stem = "score" if card.rows.softmax or card.rows.terms == "pairs" else "logp"
         own = {f"{stem}{k}": scores[:, k] for k in range(scores.shape[1])} | {"class": target}
     elif card.curve is not None and layout.elements and card.curve.variable in columns:
-        numbers = {name: x for name, x in columns.items() if x is not None}
-        own = {name: numbers[name] for name in type(loss)._call_operands() if name in numbers}
+        own = {name: x for name, x in columns.items() if x is not None}
+        if len(own) < len(columns):
+            return None
     if not own or (card.rows is not None and (card.rows.several or not 3 <= len(own) <= shown.COLUMNS)):
         return None
     finite = torch.stack([x.isfinite() for x in own.values()]).all(0)
@@ -274,7 +278,8 @@ def _table(
     step = max(1, math.ceil(len(kept) / shown.rows_of(len(own))))
     params = {name: getattr(loss, name) for name in type(loss).params}
     single = {name: float(x) for name, x in params.items() if isinstance(x, Tensor) and x.numel() == 1}
-    made = shown.table(card, params | single, extras)
+    present = [name for name in type(loss)._optional_operands() if name in own]
+    made = shown.table(card, params | single, present, extras)
     if made is None or not len(kept) or not shown.includes(card, {name: x[kept] for name, x in own.items()}):
         return None
     made.rows = kept[::step].tolist()

@@ -46,8 +46,11 @@ def rows_of(columns: int) -> int:
     return max(1, min(ROWS, CELLS // columns))
 
 
-def table(card: Card, params: Mapping[str, Any], extras: Iterable[str]) -> Table | None:
-    """The table of a loss with these parameters, yet without rows; None: the page does not have the loss."""
+def table(card: Card, params: Mapping[str, Any], present: Sequence[str], extras: Iterable[str]) -> Table | None:
+    """The table of a loss with these parameters, yet without rows; None: the page does not have the loss.
+
+    present: operands that might have been left out. extras: what else is given, and the page does not know.
+    """
     if card.name not in catalogue() or card.curve is None:
         return None
     usual = {p["name"]: p["default"] for p in card.parameters}
@@ -57,7 +60,10 @@ def table(card: Card, params: Mapping[str, Any], extras: Iterable[str]) -> Table
         name: x for name, x in changed.items()
         if isinstance(x, bool | str | int | float) and x != usual[name] and name in (*numbers, *switches)
     }  # fmt: skip
-    lost = [name for name, x in changed.items() if name not in settings and _differs(x, usual[name])]
+    settings |= {g.name: g.value for g in card.curve.given if g.name in present}
+    # Rows that are ignored are left out.
+    known = {*settings, "ignore_index"}
+    lost = [name for name, x in changed.items() if name not in known and _differs(x, usual[name])]
     lost += extras
     notes = [f"The page computes its losses without {_listed(lost)}, which it does not have."] if lost else []
     return Table(Line(card, settings), notes)

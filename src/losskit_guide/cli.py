@@ -349,17 +349,22 @@ def bench(
 @app.command()
 def explore(
     losses: Annotated[list[str] | None, Names] = None,
+    play: Annotated[
+        str, typer.Option(help='Open the playground: "regression", "classes", "embeddings", or a training\'s name.')
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Copy the page to this file instead of opening it.")] = None,
     json_: Json = False,
 ) -> None:
-    """Open the explorer in the browser, with these losses: one page that needs no server and no network."""
+    """Open the explorer or its playground in the browser, with these losses: one page without server or network."""
     from losskit_guide.lines import lines_of, link
+    from losskit_guide.trainings import training
 
     page = Path(__file__).parent / "explorer" / "index.html"
     if not page.exists():
         refuse("the explorer's page is not built here; run `make explorer`, which needs npm")
     try:
         fragment = link(lines_of(losses or [], {}))
+        fragment = training(page, play, fragment) if play else fragment
         page = Path(shutil.copy(page, out)) if out is not None else page
     except (LookupError, ValueError) as problem:
         refuse(problem.args[0])

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
+from pathlib import Path as File
 from typing import Any, NamedTuple
 
 from losskit_guide.card import missing
@@ -23,7 +23,8 @@ try:
     from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
-    from matplotlib.patches import FancyBboxPatch, Rectangle
+    from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
+    from matplotlib.path import Path
     from matplotlib.textpath import TextToPath
 except ModuleNotFoundError as problem:
     raise missing("a picture of a loss", problem) from None
@@ -48,7 +49,7 @@ LIGHT = Theme("#ffffff", "#1b1f24", "#57606a", "#d0d7de", "#f6f8fa", "#0072b2", 
 DARK = Theme("#0d1117", "#e6edf3", "#9da7b1", "#30363d", "#161b22", "#56b4e9", "#e69f00")
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: File) -> str:
     """The kind of picture that a file is to be, by its suffix."""
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
@@ -137,6 +138,19 @@ class Sheet:
         if inside is not None:
             x, y, across, down = inside
             line.set_clip_path(Rectangle((x, y), across, down, transform=self.axes.transData))
+
+    def bend(self, points: Sequence[tuple[float, float]], radius: float, colour: str = "", width: float = 0.6) -> None:
+        """A line through points, around its corners in arcs."""
+        corners, codes = [points[0]], [Path.MOVETO]
+        for before, at, after in zip(points, points[1:], points[2:], strict=False):
+            for end, code in ((before, Path.LINETO), (after, Path.CURVE3)):
+                away = math.dist(at, end) or 1.0
+                share = min(radius, away / 2) / away
+                near = at[0] + share * (end[0] - at[0]), at[1] + share * (end[1] - at[1])
+                corners += [near] if code == Path.LINETO else [at, near]
+                codes += [code] if code == Path.LINETO else [code, code]
+        path = Path([*corners, points[-1]], [*codes, Path.LINETO])
+        self.axes.add_patch(PathPatch(path, facecolor="none", edgecolor=colour or self.theme.rule, linewidth=width))
 
     def panel(self, x: float, y: float, width: float, height: float, radius: float = 5.0) -> None:
         """A box with round corners."""

@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from losskit_guide.arrows import Bundle, Stub, routes, tracks
 from losskit_guide.card import Card, catalogue
 from losskit_guide.lines import Line, of_card
 from losskit_guide.paper import DARK, LIGHT, Sheet, broken, curve, lines_of_labels, measured, room, wrapped
+from losskit_guide.poster_arrows import CELL, COLUMNS, EDGE, GAP, MARGIN, STRIP, TOP, TRACK, WIDTH, Grid, draw
 from losskit_guide.references import origin
 from losskit_guide.relations import RELATIONS, Relation, bare, of
 
 TITLE = "The losses of losskit: value, gradient, facts, and which are one another"
-WIDTH, HEIGHT = 2384.0, 1684.0  # points: A1
-EDGE, GAP, COLUMNS = 44.0, 8.0, 12
-TOP, STRIP = 90.0, 22.0  # of the title; of the name of a task above its cells
-CELL = (WIDTH - 2 * EDGE - (COLUMNS - 1) * GAP) / COLUMNS
+HEIGHT = 1684.0  # points: A1
+
 INSIDE = 7.0  # the edge of a cell
-LISTS, LINE = 5, 12.6  # columns of relations, and the height of a line there
+LISTS, LINE = 5, 11.8  # columns of relations, and the height of a line there
 SMALL = 7.6
 DASHES = ("-", (0, (3, 1.5)))
 BOUND = 18  # a longer bound of the gradient is not written out
@@ -37,13 +37,28 @@ def poster(*, dark: bool = False) -> Sheet:
     foot = max(sum(len(_lines(one)) for _, one in column) for column in columns) * LINE + 44.0
     _relations(sheet, columns, bottom - foot)
     rows = math.ceil(len(cards) / COLUMNS)
-    height = (bottom - foot - TOP - 6.0) / rows
+    bundles, stubs = routes({card.name: divmod(number, COLUMNS) for number, card in enumerate(cards)})
+    strips = [_room(bundles, stubs, cards, strip) + (STRIP if strip < rows else 0.0) for strip in range(rows + 1)]
+    height = (bottom - foot - TOP - 6.0 - sum(strips)) / rows
+    grid = Grid(cards, strips, height)
     for number, card in enumerate(cards):
-        x = EDGE + number % COLUMNS * (CELL + GAP)
-        y = TOP + number // COLUMNS * height
-        _strip(sheet, cards, number, x, y)
-        _cell(sheet, card, x, y + STRIP, height - STRIP - 3.0)
+        x, y = grid.corner(number)
+        _strip(sheet, cards, number, x, y - STRIP)
+        _cell(sheet, card, x, y, height)
+    draw(sheet, grid, bundles, stubs)
     return sheet
+
+
+def _room(bundles: Sequence[Bundle], stubs: Sequence[Stub], cards: Sequence[Card], strip: int) -> float:
+    """The height that arrows need above a row of cells."""
+    row = {card.name: number // COLUMNS for number, card in enumerate(cards)}
+    count = tracks(bundles, strip)
+    told = any(row[stub.source] + 1 == strip for stub in stubs)
+    return (
+        (2.0 + MARGIN + count * TRACK if count else 0.0)
+        + (0.0 if count or not told else MARGIN)
+        + (3.0 if strip else 0.0)
+    )
 
 
 def by_task() -> list[Card]:
@@ -63,7 +78,8 @@ def _title(sheet: Sheet, count: int) -> None:
     sheet.text(x + 120.0, y, "gradient", 19.0, theme.gradient, bold=True)
     told = "over a loss's own variable, at its defaults; where a target is one of two labels, dashes are the lower one."
     sheet.text(x + 232.0, y, told, 19.0, theme.quiet)
-    told = "Words tell of the loss as a function of its prediction. ⇄ and numbers: the relations below; each is a test."
+    told = "Words tell of the loss as a function of its prediction. "
+    told += "⇄, numbers and arrows: the relations below; each is a test."
     sheet.text(x, y + 26.0, told, 19.0, theme.quiet)
 
 
@@ -84,12 +100,11 @@ def _cell(sheet: Sheet, card: Card, x: float, y: float, height: float) -> None:
     sheet.panel(x, y, CELL, height)
     left = x + INSIDE
     sheet.fitted(left, y + 15.0, card.class_name, 11.0, width, bold=True)
-    sheet.fitted(left, y + 25.0, card.name, SMALL, width, theme.quiet)
-    sheet.fitted(left, y + 34.5, origin(card.reference), SMALL, width, theme.quiet)
+    sheet.fitted(left, y + 25.0, f"{card.name} · {origin(card.reference)}", SMALL, 0.97 * width, theme.quiet)
     lines = wrapped("\u00a0· ".join(_known(card)), SMALL, 0.97 * width)
     numbers = of(card.name)
     below = (len(lines) + bool(numbers)) * 1.25 * SMALL + 5.0
-    top, bottom = y + 39.0, y + height - below
+    top, bottom = y + 30.0, y + height - below
     if card.curve is not None:
         _sparklines(sheet, of_card(card), left, top, width, bottom - top - 2.0)
     else:
@@ -164,7 +179,7 @@ def _columns() -> list[list[tuple[int, Relation]]]:
 def _relations(sheet: Sheet, columns: Sequence[Sequence[tuple[int, Relation]]], top: float) -> None:
     theme = sheet.theme
     wide = sheet.text(EDGE, top + 20.0, "Which losses are one another", 19.0, bold=True)
-    told = "= the same numbers; → tends to, while the letter goes to its bound. "
+    told = "Lines without a tip and =: the same numbers; →: tends to, while the letter goes to its bound. "
     told += "A call without operands has those of the left side."
     sheet.text(EDGE + wide + 22.0, top + 20.0, told, 13.0, theme.quiet)
     for place, column in enumerate(columns):

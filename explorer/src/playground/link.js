@@ -45,7 +45,7 @@ export function read(hash, cards) {
   const state = fresh(mode);
   const { settings, fits, readPoint } = MODES[mode];
   for (const [part, key, text] of parts) {
-    if (key === "play") continue;
+    if (key === "play" && text === named) continue;
     if (key === "loss") readLoss(text, cards, state, problems);
     else if (Object.hasOwn(settings, key)) {
       const { value, problem } = settle(key, settings[key], text);
