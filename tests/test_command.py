@@ -127,7 +127,10 @@ PLAYGROUND = """<script type="application/json" id="named">[
     "arguments, found",
     [
         (["--play", "regression"], "#play=regression"),
-        (["--play", "Classes", "cross_entropy", "softmax_focal_loss"], "#play=classes&loss=cross_entropy&loss=softmax_focal_loss"),
+        (
+            ["--play", "Classes", "cross_entropy", "softmax_focal_loss"],
+            "#play=classes&loss=cross_entropy&loss=softmax_focal_loss",
+        ),
         (["--play", "hubers b"], "#play=regression&loss=huber_loss&n=20"),
         (["--play", "regresion"], "no mode or training 'regresion'. Did you mean 'regression'?"),
         (["--play", "wind"], "There are regression; classes; Huber's <b>."),

@@ -17,7 +17,7 @@ ROOMS = {
     "sums": "losskit.sums",
     "call": "losskit.plan losskit.plans losskit.validation",
     "torch's private names": "losskit.kernels.torch_internals",
-    "wire": "losskit.kernels.wire",
+    "wire": "losskit.kernels.wire losskit.kernels.packing",
     "for people": "losskit.display losskit.curves losskit.draw",
     "kernels": "losskit.kernels",
     "families": "losskit.families",

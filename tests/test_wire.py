@@ -19,7 +19,7 @@ from losskit import ClassScoresLoss, EmbeddingsLoss, PointwiseLoss, param
 from losskit.domains import log_probability, probability, slack_of
 from losskit.errors import DeclarationError
 from losskit.families import class_scores, embeddings
-from losskit.kernels import fused, library, wire, wire_header
+from losskit.kernels import fused, library, packing, wire, wire_header
 
 LAYOUTS = {"options": wire.OPTIONS} | {name: op.family for name, op in wire.OPS.items()}
 kernels = pytest.mark.skipif(not library.LIBRARY.exists(), reason="there is no compiled library")
@@ -77,7 +77,7 @@ def test_layouts_fit():
     lists = [field for layout in LAYOUTS.values() for field in layout.fields.values() if field.members]
     assert lists
     for field in lists:
-        assert all(0 < member < 1 << wire.ENTRY for member in field.members)
+        assert all(0 < member < 1 << packing.ENTRY for member in field.members)
     assert max(wire.SCALAR_TYPES.values()) + 1 < 1 << wire.OPTIONS.fields["result"].width
     enums = {"reduction": wire.Reduction, "checks": wire.Checks}
     assert all(max(members) < 1 << wire.OPTIONS.fields[name].width for name, members in enums.items())

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 from losskit.domains import SLACK_ULPS, log_probability
-from losskit.kernels import wire
+from losskit.kernels import packing, wire
 
 
 def _spelled(name: str) -> str:
@@ -30,17 +30,17 @@ def _members(members: type[IntEnum]) -> dict[str, int]:
     return {_spelled(name): value for name, value in members.__members__.items()}
 
 
-def _reader(name: str, own: wire.Field) -> str:
+def _reader(name: str, own: packing.Field) -> str:
     """The function that reads a field."""
     if own.members is not None:
-        place = f"{own.shift} + {wire.ENTRY} * operand" if own.shift else f"{wire.ENTRY} * operand"
-        value = f"static_cast<Statistic>((bits >> ({place})) & {(1 << wire.ENTRY) - 1})"
+        place = f"{own.shift} + {packing.ENTRY} * operand" if own.shift else f"{packing.ENTRY} * operand"
+        value = f"static_cast<Statistic>((bits >> ({place})) & {(1 << packing.ENTRY) - 1})"
         return f"constexpr Statistic {name}(int64_t bits, int operand) {{\n  return {value};\n}}"
     value = f"(bits >> {own.shift}) & {(1 << own.width) - 1}" if own.shift else f"bits & {(1 << own.width) - 1}"
     return f"constexpr {'bool' if own.width == 1 else 'int64_t'} {name}(int64_t bits) {{ return {value}; }}"
 
 
-def _readers(layout: wire.Layout) -> list[str]:
+def _readers(layout: packing.Layout) -> list[str]:
     return [_reader(name, own) for name, own in layout.fields.items()]
 
 

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from losskit.kernels import wire
+from losskit.kernels import packing
 
 # The order of operations is the formula's: the compiler must not contract to fused multiply-adds. Without the second
 # option NVIDIA's functions take subnormal arguments for 0 and give 0 for subnormal results.
@@ -18,7 +18,7 @@ TYPES = {
     torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64
 }  # fmt: skip
 MAX_INT32 = 2**31 - 1
-entry = triton.constexpr_function(wire.entry)  # of a list of statistics
+entry = triton.constexpr_function(packing.entry)  # of a list of statistics
 LONGEST_STEP = 2**23  # no loop has a larger step; its index may end beyond the last element by one step
 
 
