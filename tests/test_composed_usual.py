@@ -6,7 +6,7 @@ import torch
 import losskit
 import losskit.functional as LF
 from losskit.declaration import Operand
-from losskit.losses import approx_ndcg
+from losskit.losses import approx_ndcg, bi_tempered_logistic, evidential_classification
 
 
 class HalfSquareOfTest(losskit.ComposedLoss):
@@ -105,6 +105,45 @@ def test_soft_ranks_of_any_number_of_threads_and_scores_far_apart():
             torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert results[0][1].isfinite().all()
+
+
+def by_torch(module, name, monkeypatch, call):
+    """What a call gives by the kernel in its own dtype, and by torch in double."""
+    found = call(torch.float32), call(torch.float64)
+    monkeypatch.setattr(module, name, lambda *_: None)
+    return found, call(torch.float64)
+
+
+@pytest.mark.parametrize(("shape", "t2", "scale"), [((9, 3), 1.2, 1.0), ((5, 300), 4.0, 30.0), ((3, 1), 2.0, 1.0),
+                                                    ((2, 1500), 1.001, 100.0), ((20, 17), 1.0, 5.0)])  # fmt: skip
+def test_the_kernel_of_tempered_softmaxes_agrees_with_torch(shape, t2, scale, monkeypatch):
+    x, target = scale * torch.randn(shape), torch.randint(0, shape[1], shape[:1])
+
+    def call(dtype):
+        wide = x.to(dtype).requires_grad_()
+        loss = LF.bi_tempered_logistic_loss(wide, target, t2=t2, reduction="none")
+        return loss.detach(), *torch.autograd.grad(loss.sum(), wide)
+
+    (single, double), expected = by_torch(bi_tempered_logistic, "shift_by_kernel", monkeypatch, call)
+    for got, other, right in zip(single, double, expected, strict=True):
+        torch.testing.assert_close(other, right, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(got, right, check_dtype=False, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("reg_weight", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(6, 10), (2, 3, 1), (4, 33)])
+def test_the_kernel_of_shares_agrees_with_torch(shape, reg_weight, monkeypatch):
+    x, target = 3.0 * torch.rand(shape), torch.randint(0, shape[-1], shape[:-1])
+
+    def call(dtype):
+        wide = x.to(dtype).requires_grad_()
+        loss = LF.evidential_classification_loss(wide, target, reg_weight=reg_weight, reduction="none")
+        return loss.detach(), *torch.autograd.grad(loss.sum(), wide)
+
+    (single, double), expected = by_torch(evidential_classification, "share_by_kernel", monkeypatch, call)
+    for got, other, right in zip(single, double, expected, strict=True):
+        torch.testing.assert_close(other, right, rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(got, right, check_dtype=False, rtol=2e-6, atol=2e-7)
 
 
 def test_why_says_what_has_a_kernel():

@@ -7,7 +7,8 @@
    are multiplied in backward, in place where they share memory with nothing, and handed over once, as those of a kernel
    are (`kernels/fused.py`): a second backward computes them anew, one that is differentiable runs the formula.
 
-Beside 32 x 10 numbers the general way takes 100 to 120 us, forward and backward, and this one 30 (one thread).
+Beside the 25 us of a loss of 32 x 10 numbers the general way took 120, forward and backward, and this one 50. Padded
+lists, which have an `element_mask`, take the general way, too.
 """
 
 from __future__ import annotations
