@@ -118,4 +118,4 @@ def _factors(scores, target, counts, p, q):
         rarer = (often - often[target].unsqueeze(-1)).clamp(max=0.0)
     else:
         rarer = nn.functional.embedding(target, (often - often.unsqueeze(-1)).clamp(max=0.0))
-    return torch.add((scores - own).clamp_(min=0.0).mul_(q), rarer, alpha=p)
+    return torch.add(q * (scores - own).clamp(min=0.0), rarer, alpha=p)
