@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from losskit.declaration import Case, Operand, param
 from losskit.domains import Interval, nonnegative
@@ -49,15 +49,17 @@ class SeesawLoss(ComposedLoss):
     @staticmethod
     def value_and_grad(input, target, counts, p, q):
         scores, index = _last(input), target.unsqueeze(-1)
-        changed = _factors(scores, target, counts, p, q).add_(scores).scatter_(-1, index, scores.gather(-1, index))
-        gradient = changed.softmax(-1)
-        highest, most = changed.amax(-1, keepdim=True), gradient.amax(-1, keepdim=True)
-        gradient.scatter_(-1, index, 0.0)
-        rest = gradient.sum(-1, keepdim=True)
-        # The logarithm of the sum is that of the most probable class; of a near label, it is that of what others have.
-        loss = torch.where(rest < 0.5, -torch.log1p(-rest), highest - changed.gather(-1, index) - most.log())
+        own = scores.gather(-1, index)
+        changed = _factors(scores, target, counts, p, q).add_(scores).scatter_(-1, index, own)
+        highest = changed.amax(-1, keepdim=True)
+        # Step by step: torch's softmax of ten classes takes longer than these steps.
+        gradient = changed.sub_(highest).exp_()
+        total = gradient.sum(-1, keepdim=True)
+        rest = gradient.div_(total).scatter_(-1, index, 0.0).sum(-1, keepdim=True)
+        # The logarithm of a near label's probability is that of what the others have.
+        loss = torch.where(rest < 0.5, -torch.log1p(-rest), total.log() + (highest - own))
         gradient.scatter_(-1, index, -rest)
-        return loss.squeeze(-1), {"input": gradient.movedim(-1, 1) if input.ndim > 1 else gradient}
+        return loss.squeeze(-1), {"input": gradient.movedim(-1, 1) if input.ndim > 2 else gradient}
 
     equations = {
         "loss": (
@@ -104,16 +106,16 @@ _FLOOR = math.log(0.01)  # what the probability of the label is at least, where 
 
 def _last(input):
     """With classes last."""
-    return input.movedim(1, -1) if input.ndim > 1 else input
+    return input.movedim(1, -1) if input.ndim > 2 else input
 
 
 def _factors(scores, target, counts, p, q):
-    """The logarithm of S."""
-    logs = scores.log_softmax(-1)
-    own = logs.gather(-1, target.unsqueeze(-1)).clamp(min=_FLOOR)
+    """The logarithm of S, by differences of scores: those of log-probabilities would be rounded twice."""
+    least = scores.logsumexp(-1, keepdim=True) + _FLOOR
+    own = torch.maximum(scores.gather(-1, target.unsqueeze(-1)), least)
     often = counts.log()
     if len(counts) > target.numel():
         rarer = (often - often[target].unsqueeze(-1)).clamp(max=0.0)
     else:
-        rarer = (often - often.unsqueeze(-1)).clamp(max=0.0)[target]
-    return torch.add(q * (logs - own).clamp(min=0.0), rarer, alpha=p)
+        rarer = nn.functional.embedding(target, (often - often.unsqueeze(-1)).clamp(max=0.0))
+    return torch.add(q * (scores - own).clamp(min=0.0), rarer, alpha=p)
