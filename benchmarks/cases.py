@@ -255,7 +255,7 @@ KNOWN = {
         "asked": 10,
     },
     "linear_chain_crf": {
-        "shape": lambda elements: (elements // 1600, 100, 16),
+        "shape": lambda elements: (max(1, elements // 1600), 100, 16),
         "small": (4, 10, 8),
         "grows": (0, 1),
         "sizes": ("small", "1M"),

@@ -5,8 +5,7 @@
 // 2. torch's C++ interface is not stable: this file is compiled for one torch and one Python, and used with no other.
 // 3. It computes calls of plain CPU tensors, and hands over the gradient that the forward pass wrote. For everything
 //    else it calls Python: a bad value, a second backward pass, double backward, reduction 'none', scaled halves.
-#include <c10/core/InferenceMode.h>
-
+// 4. Calls on a GPU are in repeats.h: Triton launches, and the same node (loss_node.h) is behind the loss.
 #include "loss_node.h"
 #include "repeats.h"
 

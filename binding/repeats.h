@@ -59,7 +59,7 @@ py::object repeated(const Repeats& repeats, int64_t code, PyObject* operands, Py
   if (watched() || !like.read(code, sequence.ptr(), weight)) return py::none();
   const auto found = repeats.known.find(like.key);
   if (found == repeats.known.end()) return py::none();
-  const auto& [known, object] = found->second;
+  const auto [known, object] = found->second;  // a copy: another thread may note such a call anew
   variable_list tensors;
   for (const Tensor* tensor : like.tensors)
     if (tensor) tensors.push_back(*tensor);

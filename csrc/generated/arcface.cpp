@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_arcface_loss_target_score_d1083fccc77a_block {
+namespace losskit_arcface_loss_d1083fccc77a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -44,7 +44,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_arcface_loss_target_score_d1083fccc77a, 1, 5, 1, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_arcface_loss_d1083fccc77a, 1, 5, 1, 0,
     {losskit::kInterval, 0, 0, -1.0, 1.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_asymmetric_loss_38b2b9968cdc_block {
+namespace losskit_asymmetric_loss_d2b311436fcf_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -53,14 +53,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       step5_at_[i_] = lk::log(lk::where(step1_ > clip, step1_ - clip, T(1.0)));
     }
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      step6_at_[i_] = lk::log(lk::where(step1_ > clip, step2_ + clip, T(1.0)));
+      step2_at_[i_] = lk::log(lk::where(step1_ > clip, step2_ + clip, T(1.0)));
     }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -69,13 +68,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool equal = clip == T(0.0);
       const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
       const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      step7_at_[i_] = number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step0_, -step5_));
+      step6_at_[i_] = number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step0_, -step5_));
     }
-    alignas(64) T step8_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step7_ = step7_at_[i_];
-      step8_at_[i_] = lk::exp(-step7_);
+      const T step6_ = step6_at_[i_];
+      step7_at_[i_] = lk::exp(-step6_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -86,9 +85,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
       const T maximum_value = lk::maximum(input, T(0.0));
       const T minimum_value = lk::minimum(maximum_value, T(1e+30));
       const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
@@ -96,7 +95,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool equal = clip == T(0.0);
       const T minimum_value2 = lk::minimum(lk::where(equal, maximum_value2, T(0.0)), T(1e+30));
       const T ratio2 = lk::floor(T(64.0) * minimum_value2) / T(64.0);
-      values_[i_] = lk::times(target * (step4_ - step4_ * (number0_ * ratio - step3_ + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_))), maximum_value2 + step0_) + lk::times((T(1.0) - target) * lk::where(step1_ > clip, step8_ - step8_ * (number2_ * ratio2 - step7_ + (number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step0_, -step5_))), T(0.0)), lk::where(equal, maximum_value + step0_, -step6_));
+      values_[i_] = lk::times(target * (step4_ - step4_ * (number0_ * ratio - step3_ + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_))), maximum_value2 + step0_) + lk::times((T(1.0) - target) * lk::where(step1_ > clip, step7_ - step7_ * (number2_ * ratio2 - step6_ + (number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step0_, -step5_))), T(0.0)), lk::where(equal, maximum_value + step0_, -step2_));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -277,7 +276,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_asymmetric_loss_38b2b9968cdc, 2, 7, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_asymmetric_loss_d2b311436fcf, 2, 7, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_bradley_terry_loss_e868244597cc_block {
+namespace losskit_bradley_terry_loss_2b2f69de05ce_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,19 +24,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T rejected = rejected_at_[i_];
       step0_at_[i_] = margin - (chosen - rejected);
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::softplus(step0_);
+      step0_at_[i_] = lk::softplus(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
-      const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T sum = T(0.5) * chosen + T(0.5) * rejected;
-      values_[i_] = step1_ + lk::times(lk::times(T(4.0) * center_coefficient, sum), sum);
+      values_[i_] = step0_ + lk::times(lk::times(T(4.0) * center_coefficient, sum), sum);
     }
   } else {
     T* const chosen_out_ = gradients_[0];
@@ -50,29 +49,28 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = margin - (chosen - rejected);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::softplus(step0_);
-      step2_at_[i_] = lk::sigmoid(step0_);
+      step0_at_[i_] = lk::softplus(step0_);
+      step1_at_[i_] = lk::sigmoid(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
       const T rejected = rejected_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T sum = T(0.5) * chosen + T(0.5) * rejected;
       const T times_value = lk::times(T(4.0) * center_coefficient, sum);
-      values_[i_] = step1_ + lk::times(times_value, sum);
-      chosen_out_[i_] = lk::scaled<T>(times_value - step2_, factor_);
-      rejected_out_[i_] = lk::scaled<T>(times_value + step2_, factor_);
+      values_[i_] = step0_ + lk::times(times_value, sum);
+      chosen_out_[i_] = lk::scaled<T>(times_value - step1_, factor_);
+      rejected_out_[i_] = lk::scaled<T>(times_value + step1_, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_e868244597cc, 2, 2, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_2b2f69de05ce, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

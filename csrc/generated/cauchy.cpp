@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cauchy_loss_04af22cf46f2_block {
+namespace losskit_cauchy_loss_c499625f9910_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -26,18 +26,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = lk::absolute(input - target) / scale;
       step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      values_[i_] = lk::where(lk::absolute(input - target) / scale < T(1000000000000000.0), step1_, T(2.0) * step1_ + T(67.23527651431469));
+      const T step0_ = step0_at_[i_];
+      values_[i_] = lk::where(lk::absolute(input - target) / scale < T(1000000000000000.0), step0_, T(2.0) * step0_ + T(67.23527651431469));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -50,21 +49,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = lk::absolute(input - target) / scale;
       step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T difference = input - target;
       const T ratio = difference / scale;
       const bool below = lk::absolute(ratio) < T(1000000000000000.0);
-      values_[i_] = lk::where(lk::absolute(difference) / scale < T(1000000000000000.0), step1_, T(2.0) * step1_ + T(67.23527651431469));
+      values_[i_] = lk::where(lk::absolute(difference) / scale < T(1000000000000000.0), step0_, T(2.0) * step0_ + T(67.23527651431469));
       input_out_[i_] = lk::scaled<T>(lk::where(below, ratio, T(1.0)) / lk::where(below, T(1.0) + T(0.5) * ratio * ratio, T(0.5) * input - T(0.5) * target) * lk::where(below, number1_, T(1.0)), factor_);
     }
   } else {
@@ -79,29 +77,28 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = lk::absolute(input - target) / scale;
       step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T difference = input - target;
       const T ratio = difference / scale;
       const bool below = lk::absolute(ratio) < T(1000000000000000.0);
       const T product = lk::where(below, ratio, T(1.0)) / lk::where(below, T(1.0) + T(0.5) * ratio * ratio, T(0.5) * input - T(0.5) * target) * lk::where(below, number1_, T(1.0));
-      values_[i_] = lk::where(lk::absolute(difference) / scale < T(1000000000000000.0), step1_, T(2.0) * step1_ + T(67.23527651431469));
+      values_[i_] = lk::where(lk::absolute(difference) / scale < T(1000000000000000.0), step0_, T(2.0) * step0_ + T(67.23527651431469));
       input_out_[i_] = lk::scaled<T>(product, factor_);
       target_out_[i_] = lk::scaled<T>(-product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_04af22cf46f2, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_c499625f9910, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cosface_loss_target_score_4cb3012ffdbd_block {
+namespace losskit_cosface_loss_4cb3012ffdbd_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -32,7 +32,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cosface_loss_target_score_4cb3012ffdbd, 1, 1, 1, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cosface_loss_4cb3012ffdbd, 1, 1, 1, 0,
     {losskit::kInterval, 0, 0, -1.0, 1.0})
 
 }  // namespace

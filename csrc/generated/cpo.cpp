@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cpo_loss_b60cd9fd89a3_block {
+namespace losskit_cpo_loss_74b7365f9422_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,17 +25,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T rejected = rejected_at_[i_];
       step0_at_[i_] = T(-2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::softplus(step0_);
+      step0_at_[i_] = lk::softplus(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T nll = nll_at_[i_];
-      const T step1_ = step1_at_[i_];
-      values_[i_] = step1_ + lk::times(alpha, nll);
+      const T step0_ = step0_at_[i_];
+      values_[i_] = step0_ + lk::times(alpha, nll);
     }
   } else {
     T* const chosen_out_ = gradients_[0];
@@ -50,20 +49,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = T(-2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::softplus(step0_);
-      step2_at_[i_] = lk::sigmoid(step0_);
+      step0_at_[i_] = lk::softplus(step0_);
+      step1_at_[i_] = lk::sigmoid(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T nll = nll_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T product = beta * step2_;
-      values_[i_] = step1_ + lk::times(alpha, nll);
+      const T product = beta * step1_;
+      values_[i_] = step0_ + lk::times(alpha, nll);
       chosen_out_[i_] = lk::scaled<T>(-product, factor_);
       rejected_out_[i_] = lk::scaled<T>(product, factor_);
       nll_out_[i_] = lk::scaled<T>(alpha, factor_);
@@ -71,7 +69,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cpo_loss_b60cd9fd89a3, 3, 2, 7, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cpo_loss_74b7365f9422, 3, 2, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_gamma_deviance_loss_b67f0078214f_block {
+namespace losskit_gamma_deviance_loss_b3bc4fa9f3f0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -36,11 +36,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       step2_at_[i_] = lk::log(input);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step3_at_[i_] = lk::minus_log1p(step0_);
+      step0_at_[i_] = lk::minus_log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -48,8 +47,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      values_[i_] = T(2.0) * lk::where(target < T(0.5) * input, target / input - T(1.0) - (step1_ - step2_), step3_);
+      const T step0_ = step0_at_[i_];
+      values_[i_] = T(2.0) * lk::where(target < T(0.5) * input, target / input - T(1.0) - (step1_ - step2_), step0_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -73,11 +72,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       step2_at_[i_] = lk::log(input);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step3_at_[i_] = lk::minus_log1p(step0_);
+      step0_at_[i_] = lk::minus_log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -85,10 +83,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool below = target < T(0.5) * input;
       const T difference = target / input - T(1.0);
-      values_[i_] = T(2.0) * lk::where(below, difference - (step1_ - step2_), step3_);
+      values_[i_] = T(2.0) * lk::where(below, difference - (step1_ - step2_), step0_);
       input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, (target - input) / input) / input), factor_);
     }
   } else {
@@ -114,11 +112,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       step2_at_[i_] = lk::log(input);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step3_at_[i_] = lk::minus_log1p(step0_);
+      step0_at_[i_] = lk::minus_log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -126,25 +123,25 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool below = target < T(0.5) * input;
       const T difference = target / input - T(1.0);
       const T difference2 = target - input;
-      values_[i_] = T(2.0) * lk::where(below, difference - (step1_ - step2_), step3_);
+      values_[i_] = T(2.0) * lk::where(below, difference - (step1_ - step2_), step0_);
       input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, difference2 / input) / input), factor_);
       target_out_[i_] = lk::scaled<T>(T(2.0) * (lk::where(below, difference, difference2 / lk::maximum(input, target)) / lk::minimum(input, target)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_b67f0078214f, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_b3bc4fa9f3f0, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_deviance_loss_c912a15f8c0c_block {
+namespace losskit_gamma_deviance_loss_9be138b3484c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -169,35 +166,33 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step1_at_[i_] = lk::log(target);
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T step1_ = step1_at_[i_];
       const T difference = step1_ - input;
-      step3_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
+      step2_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
     }
-    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::expm1m(step3_);
+      const T step2_ = step2_at_[i_];
+      step2_at_[i_] = lk::expm1m(step2_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step4_ = step4_at_[i_];
       const T difference = step1_ - input;
-      values_[i_] = T(2.0) * lk::where(difference > T(1.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_ - T(1.0) - lk::minimum(difference, T(100000.0)), step4_);
+      values_[i_] = T(2.0) * lk::where(difference > T(1.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_ - T(1.0) - lk::minimum(difference, T(100000.0)), step2_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -217,44 +212,41 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step2_at_[i_] = lk::log(target);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step3_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
-    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step4_at_[i_] = lk::expm1(-step1_);
+      step1_at_[i_] = lk::expm1(-step1_);
     }
-    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T step2_ = step2_at_[i_];
       const T difference = step2_ - input;
-      step5_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
+      step3_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
     }
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step6_at_[i_] = lk::expm1m(step5_);
+      const T step3_ = step3_at_[i_];
+      step3_at_[i_] = lk::expm1m(step3_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step2_ = step2_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T step6_ = step6_at_[i_];
       const T difference = step2_ - input;
-      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_ - T(1.0);
-      values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step6_);
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step4_, difference2), factor_);
+      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_ - T(1.0);
+      values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step3_);
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step1_, difference2), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -275,58 +267,55 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step2_at_[i_] = lk::log(target);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step3_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
-    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step4_at_[i_] = lk::expm1(-step1_);
+      step1_at_[i_] = lk::expm1(-step1_);
     }
-    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step5_at_[i_] = lk::exp(-input);
+      step3_at_[i_] = lk::exp(-input);
     }
-    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T step2_ = step2_at_[i_];
       const T difference = step2_ - input;
-      step6_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
+      step4_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
     }
-    alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step6_ = step6_at_[i_];
-      step7_at_[i_] = lk::expm1m(step6_);
+      const T step4_ = step4_at_[i_];
+      step4_at_[i_] = lk::expm1m(step4_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step2_ = step2_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step7_ = step7_at_[i_];
       const T difference = step2_ - input;
-      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_ - T(1.0);
-      const T chosen = lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step4_, difference2);
-      values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step7_);
+      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_ - T(1.0);
+      const T chosen = lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step1_, difference2);
+      values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step4_);
       input_out_[i_] = lk::scaled<T>(T(-2.0) * chosen, factor_);
-      target_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(chosen > T(1.0), step5_ * (T(1.0) - T(1.0) / (chosen + T(1.0))), chosen / target), factor_);
+      target_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(chosen > T(1.0), step3_ * (T(1.0) - T(1.0) / (chosen + T(1.0))), chosen / target), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_c912a15f8c0c, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_9be138b3484c, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -57,7 +57,7 @@ LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_f3e9b4f8678c, 2, 0, 1, 0,
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_nll_loss_bdecf6196b06_block {
+namespace losskit_gamma_nll_loss_aaac9e910659_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -76,18 +76,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = T(0.5) * -input;
       step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      values_[i_] = input + lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_);
+      const T step0_ = step0_at_[i_];
+      values_[i_] = input + lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -101,27 +100,25 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
       step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::expm1(-step1_);
+      step1_at_[i_] = lk::expm1(-step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
       values_[i_] = input + chosen;
-      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step3_, chosen - T(1.0)), factor_);
+      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step1_, chosen - T(1.0)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -136,40 +133,38 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
       step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::expm1(-step1_);
+      step1_at_[i_] = lk::expm1(-step1_);
     }
-    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step4_at_[i_] = lk::exp(-input);
+      step2_at_[i_] = lk::exp(-input);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_);
+      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
       values_[i_] = input + chosen;
-      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step3_, chosen - T(1.0)), factor_);
-      target_out_[i_] = lk::scaled<T>(step4_ + T(0.0) * target, factor_);
+      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step1_, chosen - T(1.0)), factor_);
+      target_out_[i_] = lk::scaled<T>(step2_ + T(0.0) * target, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_bdecf6196b06, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_aaac9e910659, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

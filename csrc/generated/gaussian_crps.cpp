@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_gaussian_crps_loss_b4a51da0e35a_block {
+namespace losskit_gaussian_crps_loss_837276501091_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -30,28 +30,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = T(0.7071067811865476) * product;
       step1_at_[i_] = T(-0.5) * (product * product);
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::erf(step0_);
+      step0_at_[i_] = lk::erf(step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::expm1(step1_);
+      step1_at_[i_] = lk::expm1(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T scale = scale_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      values_[i_] = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) * step2_) + scale * (T(0.7978845608028654) * step3_ + T(0.23369497725510915));
+      values_[i_] = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) * step0_) + scale * (T(0.7978845608028654) * step1_ + T(0.23369497725510915));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -70,33 +68,31 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = T(0.7071067811865476) * product;
       step1_at_[i_] = T(-0.5) * (product * product);
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::erf(step0_);
+      step0_at_[i_] = lk::erf(step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
-    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::expm1(step1_);
-      step4_at_[i_] = lk::exp(step1_);
+      step1_at_[i_] = lk::expm1(step1_);
+      step2_at_[i_] = lk::exp(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T scale = scale_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      values_[i_] = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) * step2_) + scale * (T(0.7978845608028654) * step3_ + T(0.23369497725510915));
-      input_out_[i_] = lk::scaled<T>(step2_, factor_);
-      scale_out_[i_] = lk::scaled<T>(T(0.7978845608028654) * step4_ - T(0.5641895835477563), factor_);
+      values_[i_] = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) * step0_) + scale * (T(0.7978845608028654) * step1_ + T(0.23369497725510915));
+      input_out_[i_] = lk::scaled<T>(step0_, factor_);
+      scale_out_[i_] = lk::scaled<T>(T(0.7978845608028654) * step2_ - T(0.5641895835477563), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -116,39 +112,37 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = T(0.7071067811865476) * product;
       step1_at_[i_] = T(-0.5) * (product * product);
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::erf(step0_);
+      step0_at_[i_] = lk::erf(step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
-    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::expm1(step1_);
-      step4_at_[i_] = lk::exp(step1_);
+      step1_at_[i_] = lk::expm1(step1_);
+      step2_at_[i_] = lk::exp(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T scale = scale_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      values_[i_] = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) * step2_) + scale * (T(0.7978845608028654) * step3_ + T(0.23369497725510915));
-      input_out_[i_] = lk::scaled<T>(step2_, factor_);
-      target_out_[i_] = lk::scaled<T>(-step2_, factor_);
-      scale_out_[i_] = lk::scaled<T>(T(0.7978845608028654) * step4_ - T(0.5641895835477563), factor_);
+      values_[i_] = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) * step0_) + scale * (T(0.7978845608028654) * step1_ + T(0.23369497725510915));
+      input_out_[i_] = lk::scaled<T>(step0_, factor_);
+      target_out_[i_] = lk::scaled<T>(-step0_, factor_);
+      scale_out_[i_] = lk::scaled<T>(T(0.7978845608028654) * step2_ - T(0.5641895835477563), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_crps_loss_b4a51da0e35a, 3, 0, 5, 4,
+LOSSKIT_KERNEL_OF_ALL(losskit_gaussian_crps_loss_837276501091, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

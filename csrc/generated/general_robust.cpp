@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_general_robust_loss_67546bf08df5_block {
+namespace losskit_general_robust_loss_9e09f717bb39_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -32,44 +32,43 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = (input - target) / number3_;
       step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T ratio = (input - target) / number3_;
+      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
+      step1_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
     }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T ratio = (input - target) / number3_;
-      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
-      step2_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step1_, step1_ + T(13.862943611198906))));
-    }
-    alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step3_at_[i_] = lk::expm1(step2_);
+      step2_at_[i_] = lk::expm1(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
       const T ratio = (input - target) / number3_;
       const bool below = lk::absolute(ratio) < T(1000000000000000.0);
-      const T chosen = lk::where(below, T(0.5) * step1_, step1_ + T(13.862943611198906));
+      const T chosen = lk::where(below, T(0.5) * step0_, step0_ + T(13.862943611198906));
       const T product = ratio * ratio;
       const T chosen2 = lk::where(below, product / (T(1.0) + lk::sqrt(T(1.0) + product)), T(1048576.0) * (lk::absolute(T(0.5) * input - T(0.5) * target) * number4_));
       const bool below2 = alpha < T(0.0);
-      const T sum = T(1.0) + step3_;
+      const T sum = T(1.0) + step2_;
       const T ratio2 = T(1.0) / sum;
-      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where((alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity()), number5_ * chosen2 + lk::times(step3_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step2_ < T(1.0), step3_ * ratio2, T(1.0) - ratio2), step3_) * lk::where((lk::absolute(alpha) == std::numeric_limits<T>::infinity()) | (below2), T(1.0) + lk::where(below2, ratio2, sum), T(1.0))));
+      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where((alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity()), number5_ * chosen2 + lk::times(step2_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step1_ < T(1.0), step2_ * ratio2, T(1.0) - ratio2), step2_) * lk::where((lk::absolute(alpha) == std::numeric_limits<T>::infinity()) | (below2), T(1.0) + lk::where(below2, ratio2, sum), T(1.0))));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -82,39 +81,38 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = (input - target) / number3_;
       step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T ratio = (input - target) / number3_;
+      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
+      step1_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
     }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T ratio = (input - target) / number3_;
-      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
-      step2_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step1_, step1_ + T(13.862943611198906))));
-    }
-    alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step3_at_[i_] = lk::expm1(step2_);
+      step2_at_[i_] = lk::expm1(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
       const T difference = input - target;
       const T ratio = difference / number3_;
       const bool below = lk::absolute(ratio) < T(1000000000000000.0);
-      const T chosen = lk::where(below, T(0.5) * step1_, step1_ + T(13.862943611198906));
+      const T chosen = lk::where(below, T(0.5) * step0_, step0_ + T(13.862943611198906));
       const bool both_value = (alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity());
       const T product = ratio * ratio;
       const T sum = T(1.0) + product;
@@ -123,14 +121,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product3 = T(1048576.0) * product2;
       const T chosen2 = lk::where(below, product / (T(1.0) + root), product3);
       const bool below2 = alpha < T(0.0);
-      const T sum2 = T(1.0) + step3_;
+      const T sum2 = T(1.0) + step2_;
       const T ratio2 = T(1.0) / sum2;
       const bool equal = lk::absolute(alpha) == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (below2);
       const T chosen3 = lk::where(below2, ratio2, sum2);
       const T chosen4 = lk::where(either_value, chosen3, T(1.0));
       const T sign_value = lk::sign(difference);
-      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(step3_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step2_ < T(1.0), step3_ * ratio2, T(1.0) - ratio2), step3_) * lk::where(either_value, T(1.0) + chosen3, T(1.0))));
+      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(step2_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step1_ < T(1.0), step2_ * ratio2, T(1.0) - ratio2), step2_) * lk::where(either_value, T(1.0) + chosen3, T(1.0))));
       input_out_[i_] = lk::scaled<T>(lk::where(equal, lk::clamp(ratio, T(-1000.0), T(1000.0)) * chosen3 * chosen4, lk::where(alpha == T(2.0), lk::where(below, ratio, sign_value * product3), lk::times(lk::where(below, ratio, sign_value * number6_) / lk::where(both_value, lk::where(below, root, T(1.0)), lk::where(below, sum, product2)), chosen3) * chosen4 * number2_)) / scale, factor_);
     }
   } else {
@@ -145,39 +143,38 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = (input - target) / number3_;
       step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T ratio = (input - target) / number3_;
+      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
+      step1_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
     }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T ratio = (input - target) / number3_;
-      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
-      step2_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step1_, step1_ + T(13.862943611198906))));
-    }
-    alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step3_at_[i_] = lk::expm1(step2_);
+      step2_at_[i_] = lk::expm1(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
       const T difference = input - target;
       const T ratio = difference / number3_;
       const bool below = lk::absolute(ratio) < T(1000000000000000.0);
-      const T chosen = lk::where(below, T(0.5) * step1_, step1_ + T(13.862943611198906));
+      const T chosen = lk::where(below, T(0.5) * step0_, step0_ + T(13.862943611198906));
       const bool both_value = (alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity());
       const T product = ratio * ratio;
       const T sum = T(1.0) + product;
@@ -186,7 +183,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product3 = T(1048576.0) * product2;
       const T chosen2 = lk::where(below, product / (T(1.0) + root), product3);
       const bool below2 = alpha < T(0.0);
-      const T sum2 = T(1.0) + step3_;
+      const T sum2 = T(1.0) + step2_;
       const T ratio2 = T(1.0) / sum2;
       const bool equal = lk::absolute(alpha) == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (below2);
@@ -194,14 +191,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen4 = lk::where(either_value, chosen3, T(1.0));
       const T sign_value = lk::sign(difference);
       const T ratio3 = lk::where(equal, lk::clamp(ratio, T(-1000.0), T(1000.0)) * chosen3 * chosen4, lk::where(alpha == T(2.0), lk::where(below, ratio, sign_value * product3), lk::times(lk::where(below, ratio, sign_value * number6_) / lk::where(both_value, lk::where(below, root, T(1.0)), lk::where(below, sum, product2)), chosen3) * chosen4 * number2_)) / scale;
-      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(step3_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step2_ < T(1.0), step3_ * ratio2, T(1.0) - ratio2), step3_) * lk::where(either_value, T(1.0) + chosen3, T(1.0))));
+      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(step2_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step1_ < T(1.0), step2_ * ratio2, T(1.0) - ratio2), step2_) * lk::where(either_value, T(1.0) + chosen3, T(1.0))));
       input_out_[i_] = lk::scaled<T>(ratio3, factor_);
       target_out_[i_] = lk::scaled<T>(-ratio3, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_67546bf08df5, 2, 9, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_9e09f717bb39, 2, 9, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

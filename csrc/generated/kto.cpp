@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_kto_loss_49055ffea4c2_block {
+namespace losskit_kto_loss_9df0302a59a1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -29,19 +29,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = beta * (log_prob - ref_log_prob - kl);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::sigmoid(-step0_);
-      step2_at_[i_] = lk::sigmoid(step0_);
+      step0_at_[i_] = lk::sigmoid(-step0_);
+      step1_at_[i_] = lk::sigmoid(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      values_[i_] = target * desirable_weight * step1_ + (T(1.0) - target) * undesirable_weight * step2_;
+      values_[i_] = target * desirable_weight * step0_ + (T(1.0) - target) * undesirable_weight * step1_;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const log_prob_out_ = gradients_[0];
@@ -57,23 +56,22 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = beta * (log_prob - ref_log_prob - kl);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::sigmoid(-step0_);
-      step2_at_[i_] = lk::sigmoid(step0_);
+      step0_at_[i_] = lk::sigmoid(-step0_);
+      step1_at_[i_] = lk::sigmoid(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T product = target * desirable_weight;
       const T product2 = (T(1.0) - target) * undesirable_weight;
-      const T product3 = beta * (product2 - product) * (step2_ * step1_);
+      const T product3 = beta * (product2 - product) * (step1_ * step0_);
       const T minus = -product3;
-      values_[i_] = product * step1_ + product2 * step2_;
+      values_[i_] = product * step0_ + product2 * step1_;
       log_prob_out_[i_] = lk::scaled<T>(product3, factor_);
       ref_log_prob_out_[i_] = lk::scaled<T>(minus, factor_);
       kl_out_[i_] = lk::scaled<T>(minus, factor_);
@@ -93,32 +91,31 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = beta * (log_prob - ref_log_prob - kl);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::sigmoid(-step0_);
-      step2_at_[i_] = lk::sigmoid(step0_);
+      step0_at_[i_] = lk::sigmoid(-step0_);
+      step1_at_[i_] = lk::sigmoid(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T product = target * desirable_weight;
       const T product2 = (T(1.0) - target) * undesirable_weight;
-      const T product3 = beta * (product2 - product) * (step2_ * step1_);
+      const T product3 = beta * (product2 - product) * (step1_ * step0_);
       const T minus = -product3;
-      values_[i_] = product * step1_ + product2 * step2_;
+      values_[i_] = product * step0_ + product2 * step1_;
       log_prob_out_[i_] = lk::scaled<T>(product3, factor_);
       ref_log_prob_out_[i_] = lk::scaled<T>(minus, factor_);
-      target_out_[i_] = lk::scaled<T>(desirable_weight * step1_ - undesirable_weight * step2_, factor_);
+      target_out_[i_] = lk::scaled<T>(desirable_weight * step0_ - undesirable_weight * step1_, factor_);
       kl_out_[i_] = lk::scaled<T>(minus, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kto_loss_49055ffea4c2, 4, 3, 11, 8,
+LOSSKIT_KERNEL_OF_ALL(losskit_kto_loss_9df0302a59a1, 4, 3, 11, 8,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_ldam_loss_target_score_5b557931e7e6_block {
+namespace losskit_ldam_loss_5b557931e7e6_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -35,7 +35,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_ldam_loss_target_score_5b557931e7e6, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_ldam_loss_5b557931e7e6, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

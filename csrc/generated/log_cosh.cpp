@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_log_cosh_loss_44c546e5a42c_block {
+namespace losskit_log_cosh_loss_21e836b53ee8_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,35 +23,32 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step0_at_[i_] = lk::minimum(lk::absolute(input - target), T(40.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::expm1(step0_);
+      step0_at_[i_] = lk::expm1(step0_);
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool below = lk::absolute(input - target) < T(1.0);
-      const T sum = T(1.0) + step1_;
-      step2_at_[i_] = lk::where(below, T(0.5) * step1_ * step1_, T(1.0)) / lk::where(below, sum, sum * sum);
+      const T sum = T(1.0) + step0_;
+      step0_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step3_at_[i_] = lk::log1p(step2_);
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step3_ = step3_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T magnitude = lk::absolute(input - target);
-      values_[i_] = lk::where(magnitude < T(1.0), T(0.0), magnitude - T(0.6931471805599453)) + step3_;
+      values_[i_] = lk::where(magnitude < T(1.0), T(0.0), magnitude - T(0.6931471805599453)) + step0_;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -63,38 +60,36 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step0_at_[i_] = lk::minimum(lk::absolute(input - target), T(40.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::expm1(step0_);
+      step0_at_[i_] = lk::expm1(step0_);
     }
-    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool below = lk::absolute(input - target) < T(1.0);
-      const T sum = T(1.0) + step1_;
-      step2_at_[i_] = lk::where(below, T(0.5) * step1_ * step1_, T(1.0)) / lk::where(below, sum, sum * sum);
+      const T sum = T(1.0) + step0_;
+      step1_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step3_at_[i_] = lk::log1p(step2_);
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log1p(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step3_ = step3_at_[i_];
       const T difference = input - target;
       const T magnitude = lk::absolute(difference);
-      const T product = step1_ * (step1_ + T(2.0));
-      values_[i_] = lk::where(magnitude < T(1.0), T(0.0), magnitude - T(0.6931471805599453)) + step3_;
+      const T product = step0_ * (step0_ + T(2.0));
+      values_[i_] = lk::where(magnitude < T(1.0), T(0.0), magnitude - T(0.6931471805599453)) + step1_;
       input_out_[i_] = lk::scaled<T>(lk::sign(difference) * (product / (product + T(2.0))), factor_);
     }
   } else {
@@ -108,46 +103,44 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step0_at_[i_] = lk::minimum(lk::absolute(input - target), T(40.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::expm1(step0_);
+      step0_at_[i_] = lk::expm1(step0_);
     }
-    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const bool below = lk::absolute(input - target) < T(1.0);
-      const T sum = T(1.0) + step1_;
-      step2_at_[i_] = lk::where(below, T(0.5) * step1_ * step1_, T(1.0)) / lk::where(below, sum, sum * sum);
+      const T sum = T(1.0) + step0_;
+      step1_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step3_at_[i_] = lk::log1p(step2_);
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log1p(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step3_ = step3_at_[i_];
       const T difference = input - target;
       const T magnitude = lk::absolute(difference);
-      const T product = step1_ * (step1_ + T(2.0));
+      const T product = step0_ * (step0_ + T(2.0));
       const T product2 = lk::sign(difference) * (product / (product + T(2.0)));
-      values_[i_] = lk::where(magnitude < T(1.0), T(0.0), magnitude - T(0.6931471805599453)) + step3_;
+      values_[i_] = lk::where(magnitude < T(1.0), T(0.0), magnitude - T(0.6931471805599453)) + step1_;
       input_out_[i_] = lk::scaled<T>(product2, factor_);
       target_out_[i_] = lk::scaled<T>(-product2, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_log_cosh_loss_44c546e5a42c, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_log_cosh_loss_21e836b53ee8, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

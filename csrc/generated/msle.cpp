@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_msle_loss_14d6b8465900_block {
+namespace losskit_msle_loss_f46362f91b0e_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -26,18 +26,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
       step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T sum = step1_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
+      const T step0_ = step0_at_[i_];
+      const T sum = step0_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
       values_[i_] = sum * sum;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
@@ -53,18 +52,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
       step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T sum = step1_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
+      const T step0_ = step0_at_[i_];
+      const T sum = step0_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
       values_[i_] = sum * sum;
       input_out_[i_] = lk::scaled<T>(T(2.0) * lk::sign(input - target) * sum / (T(1.0) + input), factor_);
     }
@@ -82,18 +80,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
       step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T sum = step1_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
+      const T step0_ = step0_at_[i_];
+      const T sum = step0_ + lk::where((lk::minimum(input, target) < T(0.0)) & (lk::maximum(input, target) > T(1e+20)), T(41.58883083359672), T(0.0));
       const T product = T(2.0) * lk::sign(input - target) * sum;
       values_[i_] = sum * sum;
       input_out_[i_] = lk::scaled<T>(product / (T(1.0) + input), factor_);
@@ -102,7 +99,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_msle_loss_14d6b8465900, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_msle_loss_f46362f91b0e, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, -1.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, -1.0, std::numeric_limits<double>::infinity()})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_negative_binomial_nll_loss_68f88bf31465_block {
+namespace losskit_negative_binomial_nll_loss_0fbb4bb2d9c8_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -43,141 +43,133 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step3_at_[i_] = T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37));
       step4_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio2) * ((sum + T(1.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio3 * ((target + T(2.0)) * ratio3), T(1.0));
     }
-    alignas(64) T step5_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step5_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step5_at_[i_] = lk::exp(input);
     }
     alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step6_at_[i_] = lk::exp(input);
+      step6_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log1p(step1_);
     }
     alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step7_at_[i_] = lk::exp(T(0.5) * input);
-    }
-    alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step8_at_[i_] = lk::log1p(step1_);
-    }
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
-      step9_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
+      step7_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
     }
-    alignas(64) T step10_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step2_ = step2_at_[i_];
-      step10_at_[i_] = lk::log1p(step2_);
+      step2_at_[i_] = lk::log1p(step2_);
     }
-    alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step11_at_[i_] = lk::log1p(step3_);
+      step3_at_[i_] = lk::log1p(step3_);
     }
-    alignas(64) T step12_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step4_ = step4_at_[i_];
-      step12_at_[i_] = lk::log(step4_);
+      step4_at_[i_] = lk::log(step4_);
     }
+    alignas(64) T step8_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
+    alignas(64) T step10_at_[lk::kBlock];
+    alignas(64) T step11_at_[lk::kBlock];
+    alignas(64) T step12_at_[lk::kBlock];
     alignas(64) T step13_at_[lk::kBlock];
-    alignas(64) T step14_at_[lk::kBlock];
-    alignas(64) T step15_at_[lk::kBlock];
-    alignas(64) T step16_at_[lk::kBlock];
-    alignas(64) T step17_at_[lk::kBlock];
-    alignas(64) T step18_at_[lk::kBlock];
-    alignas(64) T step19_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T dispersion = dispersion_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step5_ * step5_;
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
       const bool equal = product == std::numeric_limits<T>::infinity();
-      const bool equal2 = step6_ == std::numeric_limits<T>::infinity();
+      const bool equal2 = step5_ == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (equal2);
-      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step7_, target) / lk::where(equal2, step7_, step6_)), step6_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step6_, target) / lk::where(equal2, step6_, step5_)), step5_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
       const T ratio2 = lk::where(either_value, T(1.0) / dispersion * ratio, ratio) / lk::where(target < T(3.0), T(1.0), target);
       const T magnitude = lk::absolute(ratio2);
       const T chosen = lk::where(either_value, -ratio, -dispersion * ratio);
       const T magnitude2 = lk::absolute(chosen);
       const bool below = chosen < T(-0.55);
       const bool both_value = (below) & (product < T(1e+30));
-      step13_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
-      step14_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
-      step15_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
-      step16_at_[i_] = lk::where(below, T(0.0), chosen);
-      step17_at_[i_] = magnitude;
-      step18_at_[i_] = magnitude2;
-      step19_at_[i_] = chosen;
+      step6_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
+      step8_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step9_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
+      step10_at_[i_] = lk::where(below, T(0.0), chosen);
+      step11_at_[i_] = magnitude;
+      step12_at_[i_] = magnitude2;
+      step13_at_[i_] = chosen;
     }
-    alignas(64) T step20_at_[lk::kBlock];
+    alignas(64) T step14_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step13_ = step13_at_[i_];
-      step20_at_[i_] = lk::log(step13_);
+      const T step6_ = step6_at_[i_];
+      step14_at_[i_] = lk::log(step6_);
     }
-    alignas(64) T step21_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step14_ = step14_at_[i_];
-      step21_at_[i_] = lk::minus_log1p(step14_);
+      const T step8_ = step8_at_[i_];
+      step8_at_[i_] = lk::minus_log1p(step8_);
     }
-    alignas(64) T step22_at_[lk::kBlock];
+    alignas(64) T step15_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step15_ = step15_at_[i_];
-      step22_at_[i_] = lk::log(step15_);
+      const T step9_ = step9_at_[i_];
+      step15_at_[i_] = lk::log(step9_);
     }
-    alignas(64) T step23_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step16_ = step16_at_[i_];
-      step23_at_[i_] = lk::minus_log1p(step16_);
+      const T step10_ = step10_at_[i_];
+      step10_at_[i_] = lk::minus_log1p(step10_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T dispersion = dispersion_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step5_ = step5_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
       const T step11_ = step11_at_[i_];
       const T step12_ = step12_at_[i_];
       const T step13_ = step13_at_[i_];
+      const T step14_ = step14_at_[i_];
+      const T step8_ = step8_at_[i_];
       const T step15_ = step15_at_[i_];
-      const T step17_ = step17_at_[i_];
-      const T step18_ = step18_at_[i_];
-      const T step19_ = step19_at_[i_];
-      const T step20_ = step20_at_[i_];
-      const T step21_ = step21_at_[i_];
-      const T step22_ = step22_at_[i_];
-      const T step23_ = step23_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step5_ * step5_;
+      const T step10_ = step10_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
       const bool below = product < T(1e-20);
       const bool equal = product == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, input + step20_, step20_ - (step13_ - T(1.0) - lk::where(equal, T(0.0), product)) / step13_);
-      const T chosen2 = lk::where(below, step6_, chosen / lk::where(below, T(1.0), dispersion));
-      const bool below2 = step19_ < T(-0.55);
+      const T chosen = lk::where(equal, input + step14_, step14_ - (step6_ - T(1.0) - lk::where(equal, T(0.0), product)) / step6_);
+      const T chosen2 = lk::where(below, step5_, chosen / lk::where(below, T(1.0), dispersion));
+      const bool below2 = step13_ < T(-0.55);
       const T product2 = dispersion * target;
-      const T chosen3 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step8_, step8_);
+      const T chosen3 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step1_, step1_);
       const bool below3 = product2 < T(1e-20);
       const bool below4 = target < T(3.0);
       const T ratio = T(1.0) / lk::where(below4, target + T(3.0), target);
@@ -200,7 +192,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum9 = T(0.0007936507891020488) + product4 * sum8;
       const T sum10 = T(-0.002777777777767353) + product4 * sum9;
       const T product5 = ratio4 * ratio4;
-      values_[i_] = lk::where(target == T(0.0), chosen2, lk::where(((target >= T(3.0)) & (step17_ < T(0.5))) & (step18_ < T(0.5)), target * step21_ + lk::where(below2, lk::where((below2) & (product < T(1e+30)), step15_ - T(1.0) - step22_, step19_ + (chosen - chosen3)), step23_) / dispersion, lk::where(chosen2 == std::numeric_limits<T>::infinity(), chosen2, target * (step9_ + (lk::where(equal, step20_, chosen - input) - chosen3)) + (chosen2 - lk::where(below3, target, chosen3 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step9_ + (T(0.9189385332046727) - lk::where(below4, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen4 * step10_ - (chosen4 + target) * step11_ + chosen3, T(0.5) * chosen3) + target * ratio3 * ratio4 * (T(0.08333333333333333) + product4 * sum10 + ratio4 * (ratio3 + ratio4) * (sum10 + product5 * (sum9 + product5 * (sum8 + product5 * (sum7 + product5 * (sum6 + product5 * (sum5 + product5 * (sum4 + product5 * (sum3 + product5 * (sum2 + product5 * (sum + product5 * (T(-1.2591741378706647) + product5 * T(0.0)))))))))))))) + step12_));
+      values_[i_] = lk::where(target == T(0.0), chosen2, lk::where(((target >= T(3.0)) & (step11_ < T(0.5))) & (step12_ < T(0.5)), target * step8_ + lk::where(below2, lk::where((below2) & (product < T(1e+30)), step9_ - T(1.0) - step15_, step13_ + (chosen - chosen3)), step10_) / dispersion, lk::where(chosen2 == std::numeric_limits<T>::infinity(), chosen2, target * (step7_ + (lk::where(equal, step14_, chosen - input) - chosen3)) + (chosen2 - lk::where(below3, target, chosen3 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step7_ + (T(0.9189385332046727) - lk::where(below4, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen4 * step2_ - (chosen4 + target) * step3_ + chosen3, T(0.5) * chosen3) + target * ratio3 * ratio4 * (T(0.08333333333333333) + product4 * sum10 + ratio4 * (ratio3 + ratio4) * (sum10 + product5 * (sum9 + product5 * (sum8 + product5 * (sum7 + product5 * (sum6 + product5 * (sum5 + product5 * (sum4 + product5 * (sum3 + product5 * (sum2 + product5 * (sum + product5 * (T(-1.2591741378706647) + product5 * T(0.0)))))))))))))) + step4_));
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -243,93 +235,84 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step6_at_[i_] = target * (T(1.0) / sum3) * ratio3;
       step7_at_[i_] = target * ratio2 * ratio4;
     }
-    alignas(64) T step8_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step8_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step8_at_[i_] = lk::exp(input);
     }
     alignas(64) T step9_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step9_at_[i_] = lk::exp(input);
+      step9_at_[i_] = lk::exp(T(0.5) * input);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log1p(step1_);
     }
     alignas(64) T step10_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step10_at_[i_] = lk::exp(T(0.5) * input);
-    }
-    alignas(64) T step11_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step11_at_[i_] = lk::log1p(step1_);
-    }
-    alignas(64) T step12_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
-      step12_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
+      step10_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
     }
-    alignas(64) T step13_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step2_ = step2_at_[i_];
-      step13_at_[i_] = lk::log1p(step2_);
+      step2_at_[i_] = lk::log1p(step2_);
     }
-    alignas(64) T step14_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step14_at_[i_] = lk::log1p(step3_);
+      step3_at_[i_] = lk::log1p(step3_);
     }
-    alignas(64) T step15_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step4_ = step4_at_[i_];
-      step15_at_[i_] = lk::log(step4_);
+      step4_at_[i_] = lk::log(step4_);
     }
-    alignas(64) T step16_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step5_ = step5_at_[i_];
-      step16_at_[i_] = lk::minus_log1p(step5_);
+      step5_at_[i_] = lk::minus_log1p(step5_);
     }
-    alignas(64) T step17_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step6_ = step6_at_[i_];
-      step17_at_[i_] = lk::minus_log1p(step6_);
+      step6_at_[i_] = lk::minus_log1p(step6_);
     }
-    alignas(64) T step18_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step7_ = step7_at_[i_];
-      step18_at_[i_] = lk::minus_log1p(step7_);
+      step7_at_[i_] = lk::minus_log1p(step7_);
     }
-    alignas(64) T step19_at_[lk::kBlock];
-    alignas(64) T step20_at_[lk::kBlock];
-    alignas(64) T step21_at_[lk::kBlock];
-    alignas(64) T step22_at_[lk::kBlock];
-    alignas(64) T step23_at_[lk::kBlock];
-    alignas(64) T step24_at_[lk::kBlock];
-    alignas(64) T step25_at_[lk::kBlock];
-    alignas(64) T step26_at_[lk::kBlock];
+    alignas(64) T step11_at_[lk::kBlock];
+    alignas(64) T step12_at_[lk::kBlock];
+    alignas(64) T step13_at_[lk::kBlock];
+    alignas(64) T step14_at_[lk::kBlock];
+    alignas(64) T step15_at_[lk::kBlock];
+    alignas(64) T step16_at_[lk::kBlock];
+    alignas(64) T step17_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T dispersion = dispersion_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step8_ * step8_;
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
       const bool equal = product == std::numeric_limits<T>::infinity();
-      const bool equal2 = step9_ == std::numeric_limits<T>::infinity();
+      const bool equal2 = step8_ == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (equal2);
-      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step10_, target) / lk::where(equal2, step10_, step9_)), step9_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step9_, target) / lk::where(equal2, step9_, step8_)), step8_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
       const T chosen = lk::where(either_value, T(1.0) / dispersion * ratio, ratio);
       const T ratio2 = chosen / lk::where(target < T(3.0), T(1.0), target);
       const T magnitude = lk::absolute(ratio2);
@@ -337,73 +320,71 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T magnitude2 = lk::absolute(chosen2);
       const bool below = chosen2 < T(-0.55);
       const bool both_value = (below) & (product < T(1e+30));
-      step19_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
-      step20_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
-      step21_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
-      step22_at_[i_] = lk::where(below, T(0.0), chosen2);
-      step23_at_[i_] = magnitude;
-      step24_at_[i_] = magnitude2;
-      step25_at_[i_] = chosen2;
-      step26_at_[i_] = chosen;
+      step9_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
+      step11_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step12_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
+      step13_at_[i_] = lk::where(below, T(0.0), chosen2);
+      step14_at_[i_] = magnitude;
+      step15_at_[i_] = magnitude2;
+      step16_at_[i_] = chosen2;
+      step17_at_[i_] = chosen;
     }
-    alignas(64) T step27_at_[lk::kBlock];
+    alignas(64) T step18_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step19_ = step19_at_[i_];
-      step27_at_[i_] = lk::log(step19_);
+      const T step9_ = step9_at_[i_];
+      step18_at_[i_] = lk::log(step9_);
     }
-    alignas(64) T step28_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step20_ = step20_at_[i_];
-      step28_at_[i_] = lk::minus_log1p(step20_);
+      const T step11_ = step11_at_[i_];
+      step11_at_[i_] = lk::minus_log1p(step11_);
     }
-    alignas(64) T step29_at_[lk::kBlock];
+    alignas(64) T step19_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step21_ = step21_at_[i_];
-      step29_at_[i_] = lk::log(step21_);
+      const T step12_ = step12_at_[i_];
+      step19_at_[i_] = lk::log(step12_);
     }
-    alignas(64) T step30_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step22_ = step22_at_[i_];
-      step30_at_[i_] = lk::minus_log1p(step22_);
+      const T step13_ = step13_at_[i_];
+      step13_at_[i_] = lk::minus_log1p(step13_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T dispersion = dispersion_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step8_ = step8_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
       const T step9_ = step9_at_[i_];
-      const T step11_ = step11_at_[i_];
       const T step12_ = step12_at_[i_];
-      const T step13_ = step13_at_[i_];
       const T step14_ = step14_at_[i_];
       const T step15_ = step15_at_[i_];
       const T step16_ = step16_at_[i_];
       const T step17_ = step17_at_[i_];
       const T step18_ = step18_at_[i_];
+      const T step11_ = step11_at_[i_];
       const T step19_ = step19_at_[i_];
-      const T step21_ = step21_at_[i_];
-      const T step23_ = step23_at_[i_];
-      const T step24_ = step24_at_[i_];
-      const T step25_ = step25_at_[i_];
-      const T step26_ = step26_at_[i_];
-      const T step27_ = step27_at_[i_];
-      const T step28_ = step28_at_[i_];
-      const T step29_ = step29_at_[i_];
-      const T step30_ = step30_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step8_ * step8_;
+      const T step13_ = step13_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
       const bool below = product < T(1e-20);
       const bool equal = product == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, input + step27_, step27_ - (step19_ - T(1.0) - lk::where(equal, T(0.0), product)) / step19_);
-      const T chosen2 = lk::where(below, step9_, chosen / lk::where(below, T(1.0), dispersion));
-      const bool below2 = step25_ < T(-0.55);
+      const T chosen = lk::where(equal, input + step18_, step18_ - (step9_ - T(1.0) - lk::where(equal, T(0.0), product)) / step9_);
+      const T chosen2 = lk::where(below, step8_, chosen / lk::where(below, T(1.0), dispersion));
+      const bool below2 = step16_ < T(-0.55);
       const T product2 = dispersion * target;
-      const T chosen3 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step11_, step11_);
-      const T chosen4 = lk::where(below2, lk::where((below2) & (product < T(1e+30)), step21_ - T(1.0) - step29_, step25_ + (chosen - chosen3)), step30_);
+      const T chosen3 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step1_, step1_);
+      const T chosen4 = lk::where(below2, lk::where((below2) & (product < T(1e+30)), step12_ - T(1.0) - step19_, step16_ + (chosen - chosen3)), step13_);
       const bool below3 = product2 < T(1e-20);
       const bool below4 = target < T(3.0);
       const T ratio = T(1.0) / lk::where(below4, target + T(3.0), target);
@@ -445,17 +426,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum25 = T(0.5) + sum12 * (T(0.08333333333333333) + product5 * sum24 + product6 * (sum24 + product6 * (sum23 + product6 * (sum22 + product6 * (sum21 + product6 * (sum20 + product6 * (sum19 + product6 * (sum18 + product6 * (sum17 + product6 * (sum16 + product6 * (sum15 + product6 * (sum14 + product6 * (sum13 + product6 * (T(-720.4954060785403) + product7))))))))))))));
       const T ratio5 = T(1.0) / (sum + T(1.0));
       const T ratio6 = T(1.0) / (sum + T(2.0));
-      const bool above2 = step25_ > T(10000.0);
-      const bool below5 = step24_ < T(1e-09);
-      const T ratio7 = T(1.0) / lk::where((below5) | (above2), T(1.0), step25_);
-      values_[i_] = lk::where(target == T(0.0), chosen2, lk::where(((target >= T(3.0)) & (step23_ < T(0.5))) & (step24_ < T(0.5)), target * step28_ + chosen4 / dispersion, lk::where(chosen2 == std::numeric_limits<T>::infinity(), chosen2, target * (step12_ + (lk::where(equal, step27_, chosen - input) - chosen3)) + (chosen2 - lk::where(below3, target, chosen3 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step12_ + (T(0.9189385332046727) - lk::where(below4, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen5 * step13_ - sum * step14_ + chosen3, T(0.5) * chosen3) + product4 * (T(0.08333333333333333) + product5 * sum11 + ratio4 * sum12 * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product7))))))))))))) + step15_));
-      input_out_[i_] = lk::scaled<T>(step26_, factor_);
-      dispersion_out_[i_] = lk::scaled<T>(lk::where(above, chosen5 * (chosen5 * (product4 * sum25) + chosen5 * step16_ + target / sum * ratio5 + chosen5 * step17_ + chosen5 * (T(1.0) / (chosen5 + T(1.0))) * (target * ratio5) * ratio6 + chosen5 * step18_ + chosen5 * (T(1.0) / (chosen5 + T(2.0))) * (target * ratio6) * ratio4), target * sum25 / (T(1.0) + dispersion * lk::where(above, T(0.0), target))) - lk::where(above2, ratio2 * (-step26_ - ratio2 * (chosen3 - chosen)), step26_ * lk::where(below5, T(0.5) - step25_ * T(0.3333333333333333), chosen4 * ratio7 * ratio7) * step26_), factor_);
+      const bool above2 = step16_ > T(10000.0);
+      const bool below5 = step15_ < T(1e-09);
+      const T ratio7 = T(1.0) / lk::where((below5) | (above2), T(1.0), step16_);
+      values_[i_] = lk::where(target == T(0.0), chosen2, lk::where(((target >= T(3.0)) & (step14_ < T(0.5))) & (step15_ < T(0.5)), target * step11_ + chosen4 / dispersion, lk::where(chosen2 == std::numeric_limits<T>::infinity(), chosen2, target * (step10_ + (lk::where(equal, step18_, chosen - input) - chosen3)) + (chosen2 - lk::where(below3, target, chosen3 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step10_ + (T(0.9189385332046727) - lk::where(below4, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen5 * step2_ - sum * step3_ + chosen3, T(0.5) * chosen3) + product4 * (T(0.08333333333333333) + product5 * sum11 + ratio4 * sum12 * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product7))))))))))))) + step4_));
+      input_out_[i_] = lk::scaled<T>(step17_, factor_);
+      dispersion_out_[i_] = lk::scaled<T>(lk::where(above, chosen5 * (chosen5 * (product4 * sum25) + chosen5 * step5_ + target / sum * ratio5 + chosen5 * step6_ + chosen5 * (T(1.0) / (chosen5 + T(1.0))) * (target * ratio5) * ratio6 + chosen5 * step7_ + chosen5 * (T(1.0) / (chosen5 + T(2.0))) * (target * ratio6) * ratio4), target * sum25 / (T(1.0) + dispersion * lk::where(above, T(0.0), target))) - lk::where(above2, ratio2 * (-step17_ - ratio2 * (chosen3 - chosen)), step17_ * lk::where(below5, T(0.5) - step16_ * T(0.3333333333333333), chosen4 * ratio7 * ratio7) * step17_), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_negative_binomial_nll_loss_68f88bf31465, 3, 0, 5, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_negative_binomial_nll_loss_0fbb4bb2d9c8, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_7ad8424c34ec_block {
+namespace losskit_sigmoid_focal_loss_7f4c23c663d4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -34,7 +34,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step1_at_[i_] = lk::sigmoid(magnitude);
       step2_at_[i_] = lk::sigmoid(minus);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -42,48 +41,45 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
+      step1_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
     }
-    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::log(step3_);
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log(step1_);
     }
-    alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step4_ = step4_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
       const bool equal = chosen == T(0.0);
       const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
       const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step5_at_[i_] = number1_ * ratio + sum;
-      step6_at_[i_] = sum;
+      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step1_);
+      step1_at_[i_] = number1_ * ratio + sum;
+      step2_at_[i_] = sum;
     }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step7_at_[i_] = lk::exp(-step5_);
+      const T step1_ = step1_at_[i_];
+      step3_at_[i_] = lk::exp(-step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
       const T difference = T(1.0) - target;
       const T chosen = lk::where(input > T(0.0), difference, target);
       const T magnitude = lk::absolute(input);
-      values_[i_] = lk::times((alpha * target + number0_ * difference) * (step7_ - step7_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_)), step0_ + lk::times(chosen, magnitude));
+      values_[i_] = lk::times((alpha * target + number0_ * difference) * (step3_ - step3_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step1_ + step2_)), step0_ + lk::times(chosen, magnitude));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -117,7 +113,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step4_at_[i_] = lk::log(step3_);
     }
     alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -129,14 +124,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
       const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
       const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step5_at_[i_] = number1_ * ratio + sum;
-      step6_at_[i_] = sum;
+      step4_at_[i_] = number1_ * ratio + sum;
+      step5_at_[i_] = sum;
     }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step7_at_[i_] = lk::exp(-step5_);
+      const T step4_ = step4_at_[i_];
+      step6_at_[i_] = lk::exp(-step4_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -146,14 +141,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
       const T difference = T(1.0) - target;
       const bool above = input > T(0.0);
       const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T product = (alpha * target + number0_ * difference) * (step7_ - step7_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_));
+      const T product = (alpha * target + number0_ * difference) * (step6_ - step6_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step4_ + step5_));
       const T sum = step0_ + lk::times(chosen, magnitude);
       const T chosen2 = lk::where(above, step1_, step2_);
       const T chosen3 = lk::where(above, step2_, step1_);
@@ -194,7 +189,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step4_at_[i_] = lk::log(step3_);
     }
     alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -206,14 +200,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
       const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
       const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step5_at_[i_] = number1_ * ratio + sum;
-      step6_at_[i_] = sum;
+      step4_at_[i_] = number1_ * ratio + sum;
+      step5_at_[i_] = sum;
     }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step7_at_[i_] = lk::exp(-step5_);
+      const T step4_ = step4_at_[i_];
+      step6_at_[i_] = lk::exp(-step4_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -223,14 +217,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
       const T difference = T(1.0) - target;
       const bool above = input > T(0.0);
       const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T difference2 = step7_ - step7_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_);
+      const T difference2 = step6_ - step6_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step4_ + step5_);
       const T product = (alpha * target + number0_ * difference) * difference2;
       const T sum = step0_ + lk::times(chosen, magnitude);
       const T chosen2 = lk::where(above, step1_, step2_);
@@ -244,14 +238,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_7ad8424c34ec, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_7f4c23c663d4, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_cd7bfa3b49e2_block {
+namespace losskit_sigmoid_focal_loss_6e47720728ac_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -277,7 +271,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step1_at_[i_] = lk::sigmoid(magnitude);
       step2_at_[i_] = lk::sigmoid(minus);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -285,47 +278,44 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
+      step1_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
     }
-    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::log(step3_);
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log(step1_);
     }
-    alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step4_ = step4_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
       const bool equal = chosen == T(0.0);
       const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
       const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step5_at_[i_] = number0_ * ratio + sum;
-      step6_at_[i_] = sum;
+      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step1_);
+      step1_at_[i_] = number0_ * ratio + sum;
+      step2_at_[i_] = sum;
     }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step7_at_[i_] = lk::exp(-step5_);
+      const T step1_ = step1_at_[i_];
+      step3_at_[i_] = lk::exp(-step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
       const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
       const T magnitude = lk::absolute(input);
-      values_[i_] = lk::times(step7_ - step7_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_), step0_ + lk::times(chosen, magnitude));
+      values_[i_] = lk::times(step3_ - step3_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step1_ + step2_), step0_ + lk::times(chosen, magnitude));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -359,7 +349,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step4_at_[i_] = lk::log(step3_);
     }
     alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -371,14 +360,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
       const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
       const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step5_at_[i_] = number0_ * ratio + sum;
-      step6_at_[i_] = sum;
+      step4_at_[i_] = number0_ * ratio + sum;
+      step5_at_[i_] = sum;
     }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step7_at_[i_] = lk::exp(-step5_);
+      const T step4_ = step4_at_[i_];
+      step6_at_[i_] = lk::exp(-step4_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -388,14 +377,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
       const bool above = input > T(0.0);
       const T difference = T(1.0) - target;
       const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T difference2 = step7_ - step7_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_);
+      const T difference2 = step6_ - step6_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step4_ + step5_);
       const T sum = step0_ + lk::times(chosen, magnitude);
       const T chosen2 = lk::where(above, step1_, step2_);
       const T chosen3 = lk::where(above, step2_, step1_);
@@ -436,7 +425,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step4_at_[i_] = lk::log(step3_);
     }
     alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -448,14 +436,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
       const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
       const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step5_at_[i_] = number0_ * ratio + sum;
-      step6_at_[i_] = sum;
+      step4_at_[i_] = number0_ * ratio + sum;
+      step5_at_[i_] = sum;
     }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step7_at_[i_] = lk::exp(-step5_);
+      const T step4_ = step4_at_[i_];
+      step6_at_[i_] = lk::exp(-step4_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -465,14 +453,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
       const bool above = input > T(0.0);
       const T difference = T(1.0) - target;
       const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T difference2 = step7_ - step7_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step5_ + step6_);
+      const T difference2 = step6_ - step6_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step4_ + step5_);
       const T sum = step0_ + lk::times(chosen, magnitude);
       const T chosen2 = lk::where(above, step1_, step2_);
       const T chosen3 = lk::where(above, step2_, step1_);
@@ -485,7 +473,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_cd7bfa3b49e2, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_6e47720728ac, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

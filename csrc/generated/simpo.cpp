@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_simpo_loss_e783fc2e78fa_block {
+namespace losskit_simpo_loss_4ee3c12b5eed_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,16 +24,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T rejected = rejected_at_[i_];
       step0_at_[i_] = gamma - T(2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::softplus(step0_);
+      step0_at_[i_] = lk::softplus(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      values_[i_] = step1_;
+      const T step0_ = step0_at_[i_];
+      values_[i_] = step0_;
     }
   } else {
     T* const chosen_out_ = gradients_[0];
@@ -47,26 +46,25 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = gamma - T(2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::softplus(step0_);
-      step2_at_[i_] = lk::sigmoid(step0_);
+      step0_at_[i_] = lk::softplus(step0_);
+      step1_at_[i_] = lk::sigmoid(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T product = beta * step2_;
-      values_[i_] = step1_;
+      const T product = beta * step1_;
+      values_[i_] = step0_;
       chosen_out_[i_] = lk::scaled<T>(-product, factor_);
       rejected_out_[i_] = lk::scaled<T>(product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_e783fc2e78fa, 2, 2, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_4ee3c12b5eed, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_sphereface_loss_target_score_ff6ccbb05b62_block {
+namespace losskit_sphereface_loss_ff6ccbb05b62_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -51,7 +51,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_sphereface_loss_target_score_ff6ccbb05b62, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_sphereface_loss_ff6ccbb05b62, 2, 3, 1, 0,
     {losskit::kInterval, 0, 0, -1.0, 1.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_student_t_nll_loss_6b53e72f3e3a_block {
+namespace losskit_student_t_nll_loss_f8cdbbab5f99_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -67,41 +67,37 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T df = df_at_[i_];
       step5_at_[i_] = lk::log(lk::where(df < T(1e-18), df, T(1.0)));
     }
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step6_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T scale = scale_at_[i_];
+      step6_at_[i_] = lk::log(scale);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log(step1_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step2_at_[i_] = lk::log(step2_);
     }
     alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T scale = scale_at_[i_];
-      step7_at_[i_] = lk::log(scale);
-    }
-    alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step8_at_[i_] = lk::log(step1_);
-    }
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step9_at_[i_] = lk::log(step2_);
-    }
-    alignas(64) T step10_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step10_at_[i_] = lk::log(step3_);
+      step7_at_[i_] = lk::log(step3_);
     }
-    alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step4_ = step4_at_[i_];
-      step11_at_[i_] = lk::log1p(step4_);
+      step4_at_[i_] = lk::log1p(step4_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -111,12 +107,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T df = df_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step5_ = step5_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step6_ = step6_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const T step11_ = step11_at_[i_];
+      const T step4_ = step4_at_[i_];
       const bool below = df < T(1e-18);
       const T chosen = lk::where(below, T(1.0), T(0.5) * df);
       const bool below2 = chosen < T(6.0);
@@ -126,7 +122,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product2 = step3_ * (lk::where(lk::absolute(difference) == std::numeric_limits<T>::infinity(), T(0.5) * input - T(0.5) * target, difference) / scale);
       const T magnitude = lk::absolute(product2 / lk::sqrt(df));
       const bool both_value = (df > T(1e+20)) & (magnitude < T(1e-10));
-      values_[i_] = lk::where(below, T(-0.5) * (step5_ + T(0.4515827052894548)), ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step6_, T(0.0))) + (step7_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product2, T(0.0)) * product2, T(0.5) * (df + T(1.0)) * lk::where(magnitude > T(1000000000000000.0), T(2.0) * (step8_ - lk::where(magnitude == std::numeric_limits<T>::infinity(), step7_ + T(0.5) * step9_ - step10_, T(0.0))), step11_));
+      values_[i_] = lk::where(below, T(-0.5) * (step5_ + T(0.4515827052894548)), ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step0_, T(0.0))) + (step6_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product2, T(0.0)) * product2, T(0.5) * (df + T(1.0)) * lk::where(magnitude > T(1000000000000000.0), T(2.0) * (step1_ - lk::where(magnitude == std::numeric_limits<T>::infinity(), step6_ + T(0.5) * step2_ - step7_, T(0.0))), step4_));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -191,47 +187,43 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T df = df_at_[i_];
       step8_at_[i_] = lk::log(lk::where(df < T(1e-18), df, T(1.0)));
     }
-    alignas(64) T step9_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step9_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T scale = scale_at_[i_];
+      step9_at_[i_] = lk::log(scale);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log(step1_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step2_at_[i_] = lk::log(step2_);
     }
     alignas(64) T step10_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T scale = scale_at_[i_];
-      step10_at_[i_] = lk::log(scale);
+      const T step3_ = step3_at_[i_];
+      step10_at_[i_] = lk::log(step3_);
     }
     alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step11_at_[i_] = lk::log(step1_);
-    }
-    alignas(64) T step12_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step12_at_[i_] = lk::log(step2_);
-    }
-    alignas(64) T step13_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step13_at_[i_] = lk::log(step3_);
-    }
-    alignas(64) T step14_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step4_ = step4_at_[i_];
-      step14_at_[i_] = lk::log1p(step4_);
+      step11_at_[i_] = lk::log1p(step4_);
     }
-    alignas(64) T step15_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step5_ = step5_at_[i_];
-      step15_at_[i_] = lk::minus_log1p(-step5_);
+      step5_at_[i_] = lk::minus_log1p(-step5_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -244,13 +236,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step9_ = step9_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T step10_ = step10_at_[i_];
       const T step11_ = step11_at_[i_];
-      const T step12_ = step12_at_[i_];
-      const T step13_ = step13_at_[i_];
-      const T step14_ = step14_at_[i_];
-      const T step15_ = step15_at_[i_];
+      const T step5_ = step5_at_[i_];
       const bool below = df < T(1e-18);
       const T product = T(0.5) * df;
       const T chosen = lk::where(below, T(1.0), product);
@@ -267,7 +259,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = df + T(1.0);
       const bool above = magnitude > T(1000000000000000.0);
       const bool equal = magnitude == std::numeric_limits<T>::infinity();
-      const T chosen3 = lk::where(above, T(2.0) * (step11_ - lk::where(equal, step10_ + T(0.5) * step12_ - step13_, T(0.0))), step14_);
+      const T chosen3 = lk::where(above, T(2.0) * (step1_ - lk::where(equal, step9_ + T(0.5) * step2_ - step10_, T(0.0))), step11_);
       const bool above2 = df > T(1e-10);
       const bool below3 = product < T(6.0);
       const T ratio3 = T(1.0) / lk::where(below3, product + T(6.0), product);
@@ -287,10 +279,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product11 = product9 * product8;
       const T product12 = sum6 * (chosen4 + T(6.0)) * (chosen4 + T(5.5));
       const T product13 = product11 * product10;
-      values_[i_] = lk::where(below, T(-0.5) * (step8_ + T(0.4515827052894548)), ratio * (T(0.125) + product2 * (T(-0.005208333333324703) + product2 * (T(0.0015624999934272384) + product2 * (T(-0.0011858239727633726) + product2 * (T(0.0016815794708908483) + product2 * (T(-0.0038118741546116133) + product2 * (T(0.011802321941028239) + product2 * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step9_, T(0.0))) + (step10_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product3, T(0.0)) * product3, T(0.5) * sum * chosen3);
+      values_[i_] = lk::where(below, T(-0.5) * (step8_ + T(0.4515827052894548)), ratio * (T(0.125) + product2 * (T(-0.005208333333324703) + product2 * (T(0.0015624999934272384) + product2 * (T(-0.0011858239727633726) + product2 * (T(0.0016815794708908483) + product2 * (T(-0.0038118741546116133) + product2 * (T(0.011802321941028239) + product2 * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step0_, T(0.0))) + (step9_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product3, T(0.0)) * product3, T(0.5) * sum * chosen3);
       input_out_[i_] = lk::scaled<T>(lk::where(above, sum / lk::where(above, chosen2, T(1.0)) / step3_, lk::where(above2, T(1.0) + T(1.0) / df, sum / root) * (lk::where(above, T(0.0), lk::where(above2, product3, ratio2)) / step6_) / scale), factor_);
       scale_out_[i_] = lk::scaled<T>(lk::where(equal, -df, (T(1.0) - product3) / lk::where(above, magnitude, step6_) * ((T(1.0) + product3) / lk::where(above, magnitude, T(1.0)))) / scale, factor_);
-      df_out_[i_] = lk::scaled<T>(T(0.5) * (-(product4 * (T(0.125) + product4 * (T(-0.015624999999992145) + product4 * (T(0.007812499992401366) + product4 * (T(-0.008300778400259534) + product4 * (T(0.015136178394848987) + product4 * (T(-0.04211692462062723) + product4 * (T(0.1628624446270596) + product4 * (T(-0.7357019973245473) + product4 * T(2.47831794290817))))))))) + lk::where(below3, T(0.25) / chosen4 / ((chosen4 + T(0.5)) * sum2) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) + lk::where((above) | (step4_ > T(2.5)), chosen3 - step7_, step15_)) - T(0.5) * step7_ / df, factor_);
+      df_out_[i_] = lk::scaled<T>(T(0.5) * (-(product4 * (T(0.125) + product4 * (T(-0.015624999999992145) + product4 * (T(0.007812499992401366) + product4 * (T(-0.008300778400259534) + product4 * (T(0.015136178394848987) + product4 * (T(-0.04211692462062723) + product4 * (T(0.1628624446270596) + product4 * (T(-0.7357019973245473) + product4 * T(2.47831794290817))))))))) + lk::where(below3, T(0.25) / chosen4 / ((chosen4 + T(0.5)) * sum2) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) + lk::where((above) | (step4_ > T(2.5)), chosen3 - step7_, step5_)) - T(0.5) * step7_ / df, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -356,47 +348,43 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T df = df_at_[i_];
       step8_at_[i_] = lk::log(lk::where(df < T(1e-18), df, T(1.0)));
     }
-    alignas(64) T step9_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step9_at_[i_] = lk::log1p(step0_);
+      step0_at_[i_] = lk::log1p(step0_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T scale = scale_at_[i_];
+      step9_at_[i_] = lk::log(scale);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::log(step1_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step2_at_[i_] = lk::log(step2_);
     }
     alignas(64) T step10_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T scale = scale_at_[i_];
-      step10_at_[i_] = lk::log(scale);
+      const T step3_ = step3_at_[i_];
+      step10_at_[i_] = lk::log(step3_);
     }
     alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step11_at_[i_] = lk::log(step1_);
-    }
-    alignas(64) T step12_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step12_at_[i_] = lk::log(step2_);
-    }
-    alignas(64) T step13_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step13_at_[i_] = lk::log(step3_);
-    }
-    alignas(64) T step14_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step4_ = step4_at_[i_];
-      step14_at_[i_] = lk::log1p(step4_);
+      step11_at_[i_] = lk::log1p(step4_);
     }
-    alignas(64) T step15_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step5_ = step5_at_[i_];
-      step15_at_[i_] = lk::minus_log1p(-step5_);
+      step5_at_[i_] = lk::minus_log1p(-step5_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -409,13 +397,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step9_ = step9_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T step10_ = step10_at_[i_];
       const T step11_ = step11_at_[i_];
-      const T step12_ = step12_at_[i_];
-      const T step13_ = step13_at_[i_];
-      const T step14_ = step14_at_[i_];
-      const T step15_ = step15_at_[i_];
+      const T step5_ = step5_at_[i_];
       const bool below = df < T(1e-18);
       const T product = T(0.5) * df;
       const T chosen = lk::where(below, T(1.0), product);
@@ -432,7 +420,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = df + T(1.0);
       const bool above = magnitude > T(1000000000000000.0);
       const bool equal = magnitude == std::numeric_limits<T>::infinity();
-      const T chosen3 = lk::where(above, T(2.0) * (step11_ - lk::where(equal, step10_ + T(0.5) * step12_ - step13_, T(0.0))), step14_);
+      const T chosen3 = lk::where(above, T(2.0) * (step1_ - lk::where(equal, step9_ + T(0.5) * step2_ - step10_, T(0.0))), step11_);
       const bool above2 = df > T(1e-10);
       const T chosen4 = lk::where(above, sum / lk::where(above, chosen2, T(1.0)) / step3_, lk::where(above2, T(1.0) + T(1.0) / df, sum / root) * (lk::where(above, T(0.0), lk::where(above2, product3, ratio2)) / step6_) / scale);
       const bool below3 = product < T(6.0);
@@ -453,16 +441,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product11 = product9 * product8;
       const T product12 = sum6 * (chosen5 + T(6.0)) * (chosen5 + T(5.5));
       const T product13 = product11 * product10;
-      values_[i_] = lk::where(below, T(-0.5) * (step8_ + T(0.4515827052894548)), ratio * (T(0.125) + product2 * (T(-0.005208333333324703) + product2 * (T(0.0015624999934272384) + product2 * (T(-0.0011858239727633726) + product2 * (T(0.0016815794708908483) + product2 * (T(-0.0038118741546116133) + product2 * (T(0.011802321941028239) + product2 * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step9_, T(0.0))) + (step10_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product3, T(0.0)) * product3, T(0.5) * sum * chosen3);
+      values_[i_] = lk::where(below, T(-0.5) * (step8_ + T(0.4515827052894548)), ratio * (T(0.125) + product2 * (T(-0.005208333333324703) + product2 * (T(0.0015624999934272384) + product2 * (T(-0.0011858239727633726) + product2 * (T(0.0016815794708908483) + product2 * (T(-0.0038118741546116133) + product2 * (T(0.011802321941028239) + product2 * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step0_, T(0.0))) + (step9_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product3, T(0.0)) * product3, T(0.5) * sum * chosen3);
       input_out_[i_] = lk::scaled<T>(chosen4, factor_);
       target_out_[i_] = lk::scaled<T>(-chosen4, factor_);
       scale_out_[i_] = lk::scaled<T>(lk::where(equal, -df, (T(1.0) - product3) / lk::where(above, magnitude, step6_) * ((T(1.0) + product3) / lk::where(above, magnitude, T(1.0)))) / scale, factor_);
-      df_out_[i_] = lk::scaled<T>(T(0.5) * (-(product4 * (T(0.125) + product4 * (T(-0.015624999999992145) + product4 * (T(0.007812499992401366) + product4 * (T(-0.008300778400259534) + product4 * (T(0.015136178394848987) + product4 * (T(-0.04211692462062723) + product4 * (T(0.1628624446270596) + product4 * (T(-0.7357019973245473) + product4 * T(2.47831794290817))))))))) + lk::where(below3, T(0.25) / chosen5 / ((chosen5 + T(0.5)) * sum2) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) + lk::where((above) | (step4_ > T(2.5)), chosen3 - step7_, step15_)) - T(0.5) * step7_ / df, factor_);
+      df_out_[i_] = lk::scaled<T>(T(0.5) * (-(product4 * (T(0.125) + product4 * (T(-0.015624999999992145) + product4 * (T(0.007812499992401366) + product4 * (T(-0.008300778400259534) + product4 * (T(0.015136178394848987) + product4 * (T(-0.04211692462062723) + product4 * (T(0.1628624446270596) + product4 * (T(-0.7357019973245473) + product4 * T(2.47831794290817))))))))) + lk::where(below3, T(0.25) / chosen5 / ((chosen5 + T(0.5)) * sum2) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) + lk::where((above) | (step4_ > T(2.5)), chosen3 - step7_, step5_)) - T(0.5) * step7_ / df, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_student_t_nll_loss_6b53e72f3e3a, 4, 0, 13, 12,
+LOSSKIT_KERNEL_OF_ALL(losskit_student_t_nll_loss_f8cdbbab5f99, 4, 0, 13, 12,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},

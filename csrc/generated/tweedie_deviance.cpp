@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_tweedie_deviance_loss_00850d3e1ba2_block {
+namespace losskit_tweedie_deviance_loss_6c2fcf2c664a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -69,23 +69,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       step8_at_[i_] = lk::exp(number0_ * step1_);
     }
-    alignas(64) T step9_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step9_at_[i_] = lk::expm1m(step3_);
+      step3_at_[i_] = lk::expm1m(step3_);
     }
-    alignas(64) T step10_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step4_ = step4_at_[i_];
-      step10_at_[i_] = lk::exp(step4_);
+      step4_at_[i_] = lk::exp(step4_);
     }
-    alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step5_ = step5_at_[i_];
-      step11_at_[i_] = lk::expm1m(step5_);
+      step5_at_[i_] = lk::expm1m(step5_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -96,12 +93,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const T step11_ = step11_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
       const bool equal = target == T(0.0);
       const T difference = T(1.0) - (T(1.0) + step2_) * step7_;
-      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step6_ * difference, step8_ * step9_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step10_ * step10_) * difference, step8_ * step11_) * number4_);
+      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step6_ * difference, step8_ * step3_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_) * difference, step8_ * step5_) * number4_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -153,29 +150,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       step8_at_[i_] = lk::exp(number0_ * step1_);
     }
-    alignas(64) T step9_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step9_at_[i_] = lk::expm1m(step3_);
+      step3_at_[i_] = lk::expm1m(step3_);
     }
-    alignas(64) T step10_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step4_ = step4_at_[i_];
-      step10_at_[i_] = lk::exp(step4_);
+      step4_at_[i_] = lk::exp(step4_);
     }
-    alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step5_ = step5_at_[i_];
-      step11_at_[i_] = lk::expm1m(step5_);
+      step5_at_[i_] = lk::expm1m(step5_);
     }
-    alignas(64) T step12_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step12_at_[i_] = lk::exp(number3_ * step0_);
+      step9_at_[i_] = lk::exp(number3_ * step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -187,14 +181,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
       const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const T step11_ = step11_at_[i_];
-      const T step12_ = step12_at_[i_];
       const bool equal = target == T(0.0);
       const T difference = T(1.0) - (T(1.0) + step2_) * step7_;
-      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step6_ * difference, step8_ * step9_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step10_ * step10_) * difference, step8_ * step11_) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step12_, factor_);
+      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step6_ * difference, step8_ * step3_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_) * difference, step8_ * step5_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step9_, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -260,41 +254,36 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step1_ = step1_at_[i_];
       step11_at_[i_] = lk::exp(number0_ * step1_);
     }
-    alignas(64) T step12_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step4_ = step4_at_[i_];
-      step12_at_[i_] = lk::expm1m(step4_);
+      step4_at_[i_] = lk::expm1m(step4_);
     }
-    alignas(64) T step13_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step5_ = step5_at_[i_];
-      step13_at_[i_] = lk::exp(step5_);
+      step5_at_[i_] = lk::exp(step5_);
     }
-    alignas(64) T step14_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step6_ = step6_at_[i_];
-      step14_at_[i_] = lk::expm1m(step6_);
+      step6_at_[i_] = lk::expm1m(step6_);
     }
-    alignas(64) T step15_at_[lk::kBlock];
+    alignas(64) T step12_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step15_at_[i_] = lk::exp(number3_ * step0_);
+      step12_at_[i_] = lk::exp(number3_ * step0_);
     }
-    alignas(64) T step16_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step7_ = step7_at_[i_];
-      step16_at_[i_] = lk::exp(step7_);
+      step7_at_[i_] = lk::exp(step7_);
     }
-    alignas(64) T step17_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step8_ = step8_at_[i_];
-      step17_at_[i_] = lk::expm1(step8_);
+      step8_at_[i_] = lk::expm1(step8_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -307,29 +296,29 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step9_ = step9_at_[i_];
       const T step10_ = step10_at_[i_];
       const T step11_ = step11_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
       const T step12_ = step12_at_[i_];
-      const T step13_ = step13_at_[i_];
-      const T step14_ = step14_at_[i_];
-      const T step15_ = step15_at_[i_];
-      const T step16_ = step16_at_[i_];
-      const T step17_ = step17_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
       const bool equal = target == T(0.0);
       const T difference = T(1.0) - (T(1.0) + step3_) * step10_;
-      values_[i_] = lk::where(equal, step9_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step9_ * difference, step11_ * step12_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step13_ * step13_) * difference, step11_ * step14_) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step15_, factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step2_ - step0_) > T(1.0), -step16_, step16_) * step17_ * number4_, factor_);
+      values_[i_] = lk::where(equal, step9_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step9_ * difference, step11_ * step4_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step5_ * step5_) * difference, step11_ * step6_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step12_, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step2_ - step0_) > T(1.0), -step7_, step7_) * step8_ * number4_, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_00850d3e1ba2, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_6c2fcf2c664a, 2, 6, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_tweedie_deviance_loss_55fead58dbf4_block {
+namespace losskit_tweedie_deviance_loss_ce5707538341_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -366,48 +355,45 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step2_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step3_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
+    alignas(64) T step3_at_[lk::kBlock];
     alignas(64) T step4_at_[lk::kBlock];
     alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T step2_ = step2_at_[i_];
       const T product = number0_ * (input - step2_);
       const T product2 = number2_ * (step2_ - input);
-      step4_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      step5_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
-      step6_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step3_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step4_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step5_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step6_at_[i_] = lk::exp(-step3_);
     }
     alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step7_at_[i_] = lk::exp(-step4_);
+      const T step2_ = step2_at_[i_];
+      step7_at_[i_] = lk::exp(number0_ * step2_);
     }
-    alignas(64) T step8_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step8_at_[i_] = lk::exp(number0_ * step2_);
+      const T step4_ = step4_at_[i_];
+      step4_at_[i_] = lk::expm1m(step4_);
     }
-    alignas(64) T step9_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step5_ = step5_at_[i_];
-      step9_at_[i_] = lk::expm1m(step5_);
-    }
-    alignas(64) T step10_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step6_ = step6_at_[i_];
-      step10_at_[i_] = lk::expm1m(step6_);
+      step5_at_[i_] = lk::expm1m(step5_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -415,15 +401,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
+      const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
       const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step4_) * step7_;
-      values_[i_] = lk::where(equal, step1_ * number1_, lk::where(number0_ * (input - step2_) > T(2.0), step1_ * difference, step8_ * step9_) * number1_ + lk::where(number2_ * (step2_ - input) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_) * difference, step8_ * step10_) * number4_);
+      const T difference = T(1.0) - (T(1.0) + step3_) * step6_;
+      values_[i_] = lk::where(equal, step1_ * number1_, lk::where(number0_ * (input - step2_) > T(2.0), step1_ * difference, step7_ * step4_) * number1_ + lk::where(number2_ * (step2_ - input) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_) * difference, step7_ * step5_) * number4_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -450,54 +436,50 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step3_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
     }
-    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step4_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
-    alignas(64) T step5_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step5_at_[i_] = lk::expm1(-step1_);
+      step1_at_[i_] = lk::expm1(-step1_);
     }
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
     alignas(64) T step6_at_[lk::kBlock];
-    alignas(64) T step7_at_[lk::kBlock];
-    alignas(64) T step8_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T step3_ = step3_at_[i_];
       const T product = number0_ * (input - step3_);
       const T product2 = number2_ * (step3_ - input);
-      step6_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      step7_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
-      step8_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step4_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step5_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step6_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
     }
-    alignas(64) T step9_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step6_ = step6_at_[i_];
-      step9_at_[i_] = lk::exp(-step6_);
+      const T step4_ = step4_at_[i_];
+      step7_at_[i_] = lk::exp(-step4_);
     }
-    alignas(64) T step10_at_[lk::kBlock];
+    alignas(64) T step8_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step10_at_[i_] = lk::exp(number0_ * step3_);
+      step8_at_[i_] = lk::exp(number0_ * step3_);
     }
-    alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step7_ = step7_at_[i_];
-      step11_at_[i_] = lk::expm1m(step7_);
+      const T step5_ = step5_at_[i_];
+      step5_at_[i_] = lk::expm1m(step5_);
     }
-    alignas(64) T step12_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step8_ = step8_at_[i_];
-      step12_at_[i_] = lk::expm1m(step8_);
+      const T step6_ = step6_at_[i_];
+      step6_at_[i_] = lk::expm1m(step6_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -505,18 +487,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step4_ = step4_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const T step11_ = step11_at_[i_];
-      const T step12_ = step12_at_[i_];
       const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step6_) * step9_;
-      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_);
-      values_[i_] = lk::where(equal, step2_ * number1_, lk::where(number0_ * (input - step3_) > T(2.0), step2_ * difference, step10_ * step11_) * number1_ + lk::where(number2_ * (step3_ - input) > T(2.0), chosen * difference, step10_ * step12_) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step2_ * (target - T(1.0) + target * step5_), step2_ - chosen), factor_);
+      const T difference = T(1.0) - (T(1.0) + step4_) * step7_;
+      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
+      values_[i_] = lk::where(equal, step2_ * number1_, lk::where(number0_ * (input - step3_) > T(2.0), step2_ * difference, step8_ * step5_) * number1_ + lk::where(number2_ * (step3_ - input) > T(2.0), chosen * difference, step8_ * step6_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step2_ * (target - T(1.0) + target * step1_), step2_ - chosen), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -544,79 +526,73 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       step3_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
     }
-    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step4_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::exp(step0_);
     }
-    alignas(64) T step5_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step5_at_[i_] = lk::expm1(-step1_);
+      step1_at_[i_] = lk::expm1(-step1_);
     }
-    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
-      step6_at_[i_] = lk::log(target);
+      step4_at_[i_] = lk::log(target);
     }
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
     alignas(64) T step7_at_[lk::kBlock];
     alignas(64) T step8_at_[lk::kBlock];
     alignas(64) T step9_at_[lk::kBlock];
-    alignas(64) T step10_at_[lk::kBlock];
-    alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T step3_ = step3_at_[i_];
-      const T step6_ = step6_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T product = number0_ * (input - step3_);
       const T product2 = number2_ * (step3_ - input);
-      const T product3 = number2_ * (step6_ - input);
+      const T product3 = number2_ * (step4_ - input);
       const bool above = product3 > T(1.0);
-      step7_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      step8_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
-      step9_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
-      step10_at_[i_] = number3_ * lk::where(above, input, step6_);
-      step11_at_[i_] = lk::where(above, -product3, product3);
+      step5_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
+      step6_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step7_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step8_at_[i_] = number3_ * lk::where(above, input, step4_);
+      step9_at_[i_] = lk::where(above, -product3, product3);
     }
-    alignas(64) T step12_at_[lk::kBlock];
+    alignas(64) T step10_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step7_ = step7_at_[i_];
-      step12_at_[i_] = lk::exp(-step7_);
+      const T step5_ = step5_at_[i_];
+      step10_at_[i_] = lk::exp(-step5_);
     }
-    alignas(64) T step13_at_[lk::kBlock];
+    alignas(64) T step11_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step13_at_[i_] = lk::exp(number0_ * step3_);
+      step11_at_[i_] = lk::exp(number0_ * step3_);
     }
-    alignas(64) T step14_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step6_ = step6_at_[i_];
+      step6_at_[i_] = lk::expm1m(step6_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step7_ = step7_at_[i_];
+      step7_at_[i_] = lk::expm1m(step7_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step8_ = step8_at_[i_];
-      step14_at_[i_] = lk::expm1m(step8_);
+      step8_at_[i_] = lk::exp(step8_);
     }
-    alignas(64) T step15_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step9_ = step9_at_[i_];
-      step15_at_[i_] = lk::expm1m(step9_);
-    }
-    alignas(64) T step16_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step10_ = step10_at_[i_];
-      step16_at_[i_] = lk::exp(step10_);
-    }
-    alignas(64) T step17_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step11_ = step11_at_[i_];
-      step17_at_[i_] = lk::expm1(step11_);
+      step9_at_[i_] = lk::expm1(step9_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -624,27 +600,27 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
-      const T step12_ = step12_at_[i_];
-      const T step13_ = step13_at_[i_];
-      const T step14_ = step14_at_[i_];
-      const T step15_ = step15_at_[i_];
-      const T step16_ = step16_at_[i_];
-      const T step17_ = step17_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
       const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step7_) * step12_;
-      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_);
-      values_[i_] = lk::where(equal, step2_ * number1_, lk::where(number0_ * (input - step3_) > T(2.0), step2_ * difference, step13_ * step14_) * number1_ + lk::where(number2_ * (step3_ - input) > T(2.0), chosen * difference, step13_ * step15_) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step2_ * (target - T(1.0) + target * step5_), step2_ - chosen), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step6_ - input) > T(1.0), -step16_, step16_) * step17_ * number4_, factor_);
+      const T difference = T(1.0) - (T(1.0) + step5_) * step10_;
+      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
+      values_[i_] = lk::where(equal, step2_ * number1_, lk::where(number0_ * (input - step3_) > T(2.0), step2_ * difference, step11_ * step6_) * number1_ + lk::where(number2_ * (step3_ - input) > T(2.0), chosen * difference, step11_ * step7_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step2_ * (target - T(1.0) + target * step1_), step2_ - chosen), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step4_ - input) > T(1.0), -step8_, step8_) * step9_ * number4_, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_55fead58dbf4, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_ce5707538341, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

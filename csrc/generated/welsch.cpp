@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_welsch_loss_75137c6f77b6_block {
+namespace losskit_welsch_loss_17ae0ed9c870_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,16 +24,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = (input - target) / scale;
       step0_at_[i_] = T(-0.5) * ratio * ratio;
     }
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::expm1(step0_);
+      step0_at_[i_] = lk::expm1(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      values_[i_] = -step1_;
+      const T step0_ = step0_at_[i_];
+      values_[i_] = -step0_;
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -49,26 +48,24 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = T(-0.5) * ratio * ratio;
       step1_at_[i_] = T(-0.25) * clamp_value * clamp_value;
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::expm1(step0_);
+      step0_at_[i_] = lk::expm1(step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::exp(step1_);
+      step1_at_[i_] = lk::exp(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      values_[i_] = -step2_;
-      input_out_[i_] = lk::scaled<T>(step3_ * (step3_ * (lk::clamp((input - target) / scale, T(-1000.0), T(1000.0)) / scale)), factor_);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      values_[i_] = -step0_;
+      input_out_[i_] = lk::scaled<T>(step1_ * (step1_ * (lk::clamp((input - target) / scale, T(-1000.0), T(1000.0)) / scale)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -85,33 +82,31 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = T(-0.5) * ratio * ratio;
       step1_at_[i_] = T(-0.25) * clamp_value * clamp_value;
     }
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::expm1(step0_);
+      step0_at_[i_] = lk::expm1(step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::exp(step1_);
+      step1_at_[i_] = lk::exp(step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T product = step3_ * (step3_ * (lk::clamp((input - target) / scale, T(-1000.0), T(1000.0)) / scale));
-      values_[i_] = -step2_;
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T product = step1_ * (step1_ * (lk::clamp((input - target) / scale, T(-1000.0), T(1000.0)) / scale));
+      values_[i_] = -step0_;
       input_out_[i_] = lk::scaled<T>(product, factor_);
       target_out_[i_] = lk::scaled<T>(-product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_75137c6f77b6, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_17ae0ed9c870, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
