@@ -126,6 +126,7 @@ def _picture(batch: Any) -> list[str]:
 
 def figure(batch: Any) -> Any:
     """The rows on the curve of the loss, where they have a place there, and the histogram of their losses."""
+    import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
@@ -144,7 +145,7 @@ def figure(batch: Any) -> Any:
         positive = min(finite) > 0 and max(finite) > 100 * min(finite)
         powers = points(math.log10(min(finite)), math.log10(max(finite)), 41) if positive else []
         bins = [min(finite), *(10.0**p for p in powers[1:-1]), max(finite)] if positive else 40
-        axes[-1].hist(finite, bins=bins, color=COLOURS[0], alpha=0.8)
+        axes[-1].hist(np.array(finite), bins=bins, color=COLOURS[0], alpha=0.8)
         if positive:
             axes[-1].set_xscale("log")
             axes[-1].xaxis.set_major_locator(LogLocator(numticks=7))
