@@ -34,7 +34,8 @@ from losskit.kernels.gpu.violations import report
 #   tops             classes whose score is the pivot; there may be several
 #   by_log, by_lse, by_mean   derivatives by log_probability, log_sum_exp, mean_log_probability
 #   slope            an entry of the gradient
-LOG_PROBABILITY, CLASS_INDEX, PROBABILITY = (tl.constexpr(int(x)) for x in wire.ClassScoresViolation)
+# The other violations are of scores that are changed, which torch checks before.
+LOG_PROBABILITY, CLASS_INDEX, PROBABILITY = (tl.constexpr(int(x)) for x in list(wire.ClassScoresViolation)[:3])
 
 
 @triton.jit(do_not_specialize=["tiles", "outer", "blocks", "divisor", "number", "ignored", "smoothing"])

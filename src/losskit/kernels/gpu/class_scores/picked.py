@@ -12,7 +12,7 @@ from losskit.kernels.gpu.class_scores.rows import SLOPE, X, counted, place, righ
 from losskit.kernels.gpu.frame import factor_of
 from losskit.kernels.gpu.violations import report
 
-LOG_PROBABILITY, CLASS_INDEX, _ = (tl.constexpr(int(x)) for x in wire.ClassScoresViolation)
+LOG_PROBABILITY, CLASS_INDEX = (tl.constexpr(int(x)) for x in list(wire.ClassScoresViolation)[:2])
 
 
 @triton.jit(do_not_specialize=["tiles", "outer", "blocks", "divisor", "number", "ignored"])
