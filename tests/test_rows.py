@@ -379,9 +379,8 @@ def test_no_gradient_work_without_grad(monkeypatch):
             sample(*leaves)
         sample(*leaves)
         wanted = [wire.OPTIONS.unpack(code)["gradients"] for code in codes]
-        # The op takes a norm behind the changed score and its slope.
-        places = [4 if sample.loss is losskit.SphereFaceLoss and i == 2 else i for i in sample.gradients]
-        assert wanted == [0, sum(1 << i for i in places)]
+        assert wanted[0] == 0
+        assert {*wanted[1:]} == {sum(1 << i for i in sample.gradients)}  # twice where the op declines raw arguments
 
 
 @SOME

@@ -196,13 +196,13 @@ def truth(root: Expr, variables: dict[str, Any], instead: Mapping[str, Callable[
         if node in memo:
             return memo[node]
         if node.op == "constant":
-            result = own.get("constant", mpmath.mpf)(node.value)
+            result = (instead or {}).get("constant", mpmath.mpf)(node.value)
         elif node.op == "variable":
             result = mpmath.mpf(variables[node.value])
         elif node.op == "where":
             result = compute(node.args[1] if compute(node.args[0]) else node.args[2])
         else:
-            result = (own.get(node.op) or PRIMITIVES[node.op].mpmath)(*map(compute, node.args))
+            result = ((instead or {}).get(node.op) or PRIMITIVES[node.op].mpmath)(*map(compute, node.args))
         memo[node] = result
         return result
 

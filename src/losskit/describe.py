@@ -72,8 +72,8 @@ def explain(loss: str | Loss | type[Loss], *operands: Any, **named: Any) -> Card
     2 of 3 rows have 100% of the pull.
     <BLANKLINE>
     row  input  target  loss    pull  share
-    1        2     2.5   0.5  0.3333  50.0%
     2        3       9     6  0.3333  50.0%
+    1        2     2.5   0.5  0.3333  50.0%
     0        1       1     0       0   0.0%
     """
     if operands or named:

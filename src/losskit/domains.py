@@ -32,8 +32,7 @@ class Interval:
     def includes(self, value: float) -> bool:
         """Whether a parameter may have this value; here NaN is refused."""
         above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
-        return above and below
+        return above and (value < self.high if self.high_open else value <= self.high)
 
     def outside(self, values: Tensor, slack: float = 0.0) -> Tensor:
         """Where a tensor leaves the domain; closed bounds let through what is beyond them by `slack` at most."""

@@ -50,6 +50,8 @@ class Plan:
     ignores = True  # some rows may be left out, although nothing masks them
     direct = True  # the kernel can be tried on raw arguments
     recorded = True  # a call on a GPU can be repeated from raw arguments
+    # Where there is no kernel: the loss of operands without weight and extras by a shorter way, or None.
+    at_once: Callable[[Sequence[Any]], Tensor | None] | None = None
     no_kernel = ""  # why the family has no kernel, where it has none
     late = False  # with reduction 'none' the CPU's kernel, too, gives gradients in backward
     native: Any = None  # the calls of the kernel by the node in C++; see `kernels.node`
@@ -80,10 +82,6 @@ class Plan:
         """The arguments of a call with numbers made tensors, shapes matched and dtypes promoted; or the error."""
         raise NotImplementedError
 
-    def at_once(self, operands: Sequence[Any]) -> Tensor | None:
-        """The loss of a call without weight and extras, by a shorter way than validation and `eager`; None for most."""
-        return None
-
     def eager(self, arguments: Arguments, checks: str) -> Tensor:
         """The loss in ordinary torch operations, differentiable to any order."""
         raise NotImplementedError
@@ -91,11 +89,6 @@ class Plan:
     def _wrong(self, argument: str, expected: str, got: Any, hint: str = "") -> Exception:
         """The error for an argument of another shape, dtype or value than it may have."""
         return error("parameter", loss=self.name, argument=argument, expected=expected, got=got, hint=hint)
-
-    @property
-    def compiled(self) -> Formula | None:
-        """The formula that the CPU's kernel evaluates."""
-        return self.formula
 
     def refuse(self, operands: Sequence[Tensor], mask: Tensor | None, found: Found | None = None) -> NoReturn:
         """Raise the error that names the first bad value: what the CPU kernel found, or what is looked for here."""

@@ -216,8 +216,7 @@ class Formula:
 
     def counts(self, numbers: dict[str, float]) -> Differentiable | None:
         """What the mean divides by, a number for each element, where the declaration says so."""
-        counts = self.traced_counts
-        return None if counts is None else Differentiable(counts, self.operands, numbers)
+        return None if self.traced_counts is None else Differentiable(self.traced_counts, self.operands, numbers)
 
     @cached_property
     def traced_counts(self) -> Expr | None:

@@ -56,18 +56,15 @@ class MarginsOfScoresPlan(ClassScoresPlan):
         self.direct = self.recorded or (self._of_kernel and not weighed)
         if self._of_kernel:
             self.code |= wire.OPTIONS.pack(family=wire.CLASS_SCORES.family.pack(changed=True))
-            self.own_score: Formula = loss._terms()["target_score"]
+            own_score: Formula = loss._terms()["target_score"]
+            self.formula = own_score
             self.numbers = wire.CLASS_SCORES.given(
-                self.own_score.kernel_values(parameters).values(), smoothing=self.smoothing,
+                own_score.kernel_values(parameters).values(), smoothing=self.smoothing,
                 ignore_index=float(self.ignored), multiple=math.nan if by_row else float(self.scale),
             )  # fmt: skip
         self.margin: Differentiable | None = None
         if loss.target_score is not None:
             self.margin = hook(loss, loss.target_score, ["score", "own"] if loss.own else ["score"], parameters)
-
-    @property
-    def compiled(self) -> Formula | None:
-        return self.own_score if self._of_kernel else self.formula
 
     def validated(
         self, operands: Sequence[Any], weight: Any, sample_weight: Any, mask: Any, normalizer: Any

@@ -39,8 +39,8 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
         return "a gradient by an operand is wanted that the kernel does not give"
     if on_gpu:
         return gpu.why_not(plan, args)
-    if not library.available(plan.compiled):
-        return library.why_missing(plan.compiled)
+    if not library.available(plan.formula):
+        return library.why_missing(plan.formula)
     return None
 
 

@@ -46,7 +46,8 @@ def run(
         and (not state.nan_asked or state.nan == "pass")
     )
     if plain and not plan.direct:
-        shorter = plan.at_once(operands) if weight is None else None
+        short = None if gpu.interpreted or weight is not None else plan.at_once
+        shorter = None if short is None else short(operands)
         if shorter is not None:
             eagerly.reason = plan.no_kernel
             return shorter
@@ -69,7 +70,7 @@ def run(
                 plain = False
                 break
     template = None
-    if plain and operands[0].is_cpu and not gpu.interpreted and library.available(plan.compiled):
+    if plain and operands[0].is_cpu and not gpu.interpreted and library.available(plan.formula):
         result = fused.attempt(plan, plan.numbers, operands, weight, None, None)
         if result is not None:
             return result
@@ -191,7 +192,7 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     when = "in backward" if plan.reduction == "none" and late else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
     autograd = f", autograd in {'C++' if node.on else 'Python'}"
-    origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.compiled) else ""
+    origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
     passes = gpu.passes(plan, args) if gpu.takes(args.operands[0]) else plan.passes(args)
     how = f"{passes} over {dtypes} operands{wide}, the gradient written {when}{autograd}"
     return Choice(kernel, f"{how}{origin}{together}")

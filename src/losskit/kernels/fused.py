@@ -134,7 +134,7 @@ def _forward(
 ) -> Any:
     """The loss, the gradients that are wanted and the status from the op, or the error that the status stands for."""
     plan, code, numbers, _ = call
-    outputs = _op(plan)(library.address(plan.compiled), code, operands, weight, sample_weight, mask, None, numbers)
+    outputs = _op(plan)(library.address(plan.formula), code, operands, weight, sample_weight, mask, None, numbers)
     if outputs[2] and not judge(plan, outputs[2], outputs[0], operands, (weight, sample_weight, mask)):
         raise DeclinedError
     return outputs
@@ -252,7 +252,7 @@ def again(call: Left, saved: Sequence[Tensor | None], upstream: Tensor) -> Seque
         numbers = list(numbers)
         numbers[wire.Number.FACTOR] = upstream.item()
     extras = weight, sample_weight, mask, upstream if each else None
-    return _op(plan)(library.address(plan.compiled), code, operands, *extras, numbers)[1]
+    return _op(plan)(library.address(plan.formula), code, operands, *extras, numbers)[1]
 
 
 def differentiable(

@@ -67,5 +67,5 @@ def kernel(plan: Any) -> Any:
 
     It is None where Python must look at the call, NotImplemented where the op declines it.
     """
-    op, formula = library.direct(plan.op), library.address(plan.compiled)
+    op, formula = library.direct(plan.op), library.address(plan.formula)
     return _module.Kernel(plan, f"losskit::{plan.op}", op, formula, plan.gradients, plan.constants, plan.numbers)
