@@ -99,10 +99,11 @@ template <class T> LOSSKIT_INLINE T power(T base, T by) {
   return T(where(x == 1, 1.0, where(y == 0, 1.0, p)));
 }
 
-// The same where the exponent is 1/2 or 2. Correctly rounded.
+// The same where the exponent is 1/2, 1 or 2. Correctly rounded.
 template <class T> LOSSKIT_INLINE T root(T base, T) {
   return where(base == -infinity<T>, infinity<T>, sqrt(base) + 0);  // the root of -0 is -0, its power is 0
 }
+template <class T> LOSSKIT_INLINE T first_power(T base, T) { return base; }
 template <class T> LOSSKIT_INLINE T square(T base, T) { return base * base; }
 
 // ---------------------------------------------------------------------------------------------------------

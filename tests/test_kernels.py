@@ -50,7 +50,8 @@ def test_loops_are_vectorised(unit, machine, width, tmp_path):
     report = subprocess.run([*command, "-o", str(tmp_path / "o")], capture_output=True, text=True, check=True).stderr
     found = re.findall(rf"{source.name}:(\d+):\d+: optimized: loop vectorized using {width} byte", report)
     lines = UNITS[unit].splitlines()
-    loops = {number for number, line in enumerate(lines, 1) if "i_ < n_" in line}
+    copies = {number for number in range(len(lines)) if "first_power" in "".join(lines[number : number + 4])}
+    loops = {number for number, line in enumerate(lines, 1) if "i_ < n_" in line} - copies
     expected = set(map(str, loops))
     assert len(expected) >= 2
     assert expected <= set(found), f"scalar loops at lines {sorted(expected - set(found), key=int)}"

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_beta_gaussian_nll_loss_c1b4d26643fb_block {
+namespace losskit_beta_gaussian_nll_loss_23ea3b43048a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -29,6 +29,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T var = var_at_[i_];
         step1_at_[i_] = lk::root(var, beta);
+      }
+    } else if (beta == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::first_power(var, beta);
       }
     } else if (beta == T(2.0)) {
       #pragma GCC ivdep
@@ -74,6 +80,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T var = var_at_[i_];
         step1_at_[i_] = lk::root(var, beta);
+      }
+    } else if (beta == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::first_power(var, beta);
       }
     } else if (beta == T(2.0)) {
       #pragma GCC ivdep
@@ -126,6 +138,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T var = var_at_[i_];
         step1_at_[i_] = lk::root(var, beta);
       }
+    } else if (beta == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T var = var_at_[i_];
+        step1_at_[i_] = lk::first_power(var, beta);
+      }
     } else if (beta == T(2.0)) {
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -164,7 +182,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_c1b4d26643fb, 3, 1, 5, 4,
+LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_23ea3b43048a, 3, 1, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

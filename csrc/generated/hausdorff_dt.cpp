@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_hausdorff_dt_loss_d50933ad45e3_block {
+namespace losskit_hausdorff_dt_loss_61ad5d394c63_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,6 +25,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input = input_at_[i_];
         const T input_distance = input_distance_at_[i_];
         step0_at_[i_] = lk::root(input_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::first_power(input_distance, T(0.5) * alpha);
       }
     } else if (T(0.5) * alpha == T(2.0)) {
       #pragma GCC ivdep
@@ -48,6 +55,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T target = target_at_[i_];
         const T target_distance = target_distance_at_[i_];
         step1_at_[i_] = lk::root(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::first_power(target_distance, T(0.5) * alpha);
       }
     } else if (T(0.5) * alpha == T(2.0)) {
       #pragma GCC ivdep
@@ -86,6 +100,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input_distance = input_distance_at_[i_];
         step0_at_[i_] = lk::root(input_distance, T(0.5) * alpha);
       }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::first_power(input_distance, T(0.5) * alpha);
+      }
     } else if (T(0.5) * alpha == T(2.0)) {
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -108,6 +129,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T target = target_at_[i_];
         const T target_distance = target_distance_at_[i_];
         step1_at_[i_] = lk::root(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::first_power(target_distance, T(0.5) * alpha);
       }
     } else if (T(0.5) * alpha == T(2.0)) {
       #pragma GCC ivdep
@@ -149,6 +177,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input_distance = input_distance_at_[i_];
         step0_at_[i_] = lk::root(input_distance, T(0.5) * alpha);
       }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T input_distance = input_distance_at_[i_];
+        step0_at_[i_] = lk::first_power(input_distance, T(0.5) * alpha);
+      }
     } else if (T(0.5) * alpha == T(2.0)) {
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -171,6 +206,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T target = target_at_[i_];
         const T target_distance = target_distance_at_[i_];
         step1_at_[i_] = lk::root(target_distance, T(0.5) * alpha);
+      }
+    } else if (T(0.5) * alpha == T(1.0)) {
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T target_distance = target_distance_at_[i_];
+        step1_at_[i_] = lk::first_power(target_distance, T(0.5) * alpha);
       }
     } else if (T(0.5) * alpha == T(2.0)) {
       #pragma GCC ivdep
@@ -205,7 +247,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_hausdorff_dt_loss_d50933ad45e3, 4, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_hausdorff_dt_loss_61ad5d394c63, 4, 1, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},

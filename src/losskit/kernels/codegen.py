@@ -122,7 +122,7 @@ def _by_exponent(loop: list[str], node: Expr, named: dict[Expr, str]) -> list[st
         return loop
     exponent = print_expr(node.args[1], "cpp", named)
     lines: list[str] = []
-    for number, function in {0.5: "root", 2.0: "square"}.items():
+    for number, function in {0.5: "root", 1.0: "first_power", 2.0: "square"}.items():
         lines.append(f"{'} else ' if lines else ''}if ({exponent} == T({number})) {{")
         lines += [f"  {line.replace('lk::power(', f'lk::{function}(')}" for line in loop]
     return [*lines, "} else {", *(f"  {line}" for line in loop), "}"]
