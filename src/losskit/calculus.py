@@ -190,7 +190,6 @@ def truth(root: Expr, variables: dict[str, Any], instead: Mapping[str, Callable[
     import mpmath
 
     memo: dict[Expr, Any] = {}
-    own = instead or {}
 
     def compute(node: Expr) -> Any:
         if node in memo:
