@@ -11,6 +11,7 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import temml from "temml";
 import { LOSSES } from "./src/article/names.js";
@@ -200,10 +201,11 @@ const bundle = async (entry) =>
       charset: "utf8",
     })
   ).outputFiles[0].text;
-const script = (await bundle("src/main.js")).replaceAll("</script", "<\\/script").trim();
+const script = await bundle("src/main.js");
+const unpack = (await bundle("src/unpack.js")).trim();
 const style = await bundle("src/style.css");
-const hash = createHash("sha256").update(script).digest("base64");
-const policy = `default-src 'none'; script-src 'sha256-${hash}'; style-src 'unsafe-inline'; img-src data:`;
+const hashes = [script, unpack].map((text) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`);
+const policy = `default-src 'none'; script-src ${hashes.join(" ")}; style-src 'unsafe-inline'; img-src data:`;
 // What `losskit explore --play` opens by its name: the modes, and the trainings.
 const trainings = [
   ...Object.keys(MODES).map((name) => ({ name, link: `play=${name}` })),
@@ -214,7 +216,8 @@ const parts = {
   POLICY: policy,
   LICENCE: readFileSync(here("node_modules/uplot/LICENSE"), "utf8").trim(),
   STYLE: style.trim(),
-  SCRIPT: script,
+  PACKED: gzipSync(script, { level: 9 }).toString("base64"),
+  UNPACK: unpack,
 };
 const page = readFileSync(here("src/index.html"), "utf8").replace(/\{\{(\w+)\}\}/g, (_, name) => parts[name]);
 mkdirSync(here("../src/losskit_guide/explorer"), { recursive: true });

@@ -21,7 +21,7 @@ const page = fileURLToPath(new URL("../../src/losskit_guide/explorer/index.html"
 const shots = process.argv[2];
 if (shots) mkdirSync(shots, { recursive: true });
 const size = statSync(page).size;
-assert.ok(size < 1_200_000, `the page has ${size} bytes, and 1,200,000 are allowed`);
+assert.ok(size < 400_000, `the page has ${size} bytes, and 400,000 are allowed`);
 const script = fileURLToPath(new URL("numbers.py", import.meta.url));
 const python = JSON.parse(
   execFileSync(process.env.PYTHON ?? "python3", [script], { maxBuffer: 1 << 28, encoding: "utf8" }),

@@ -261,7 +261,7 @@ def widget(batch: Any) -> Any:
     whole = page(batch)
     if whole is None:
         return None
-    traits = {"_esm": FRAME}
+    traits: dict[str, Any] = {"_esm": FRAME}
     traits |= {name: traitlets.Unicode(x).tag(sync=True) for name, x in (("page", whole), ("title", batch.name))}
     found = type("LiveBatch", (anywidget.AnyWidget,), traits)()._repr_mimebundle_()
     bundle = found[0] if isinstance(found, tuple) else found
