@@ -1,13 +1,11 @@
 // The normalisation of a tempered softmax: for each row of scores the shift with which the probabilities
 // exp_t(score - shift) = (1 + (t - 1)(shift - score))^(1 / (1 - t)) add up to 1, for t above 1.
 //
-// 1. Newton's method on total(shift)^(1 - t) = 1, which is concave in the shift: from a total of 1 or more the steps
-// stay
-//    below the root, also those of the convex total(shift) = 1 itself, which cost no logarithm and are as good near it.
-//    A row ends when a step no longer changes it.
-// 2. Scores are less than or equal to 0, and the largest of a row is 0, so that it begins at 0. Rows are padded to
-// whole
-//    lanes by scores of minus infinity, whose probability is 0.
+// 1. The shift is found by Newton's method on total(shift)^(1 - t) = 1, which is concave in the shift: from a total of
+//    1 or more its steps stay below the root. So do steps on total(shift) = 1 itself, which is convex; they cost no
+//    logarithm, and are as good near the root. A row ends when a step no longer changes it.
+// 2. The largest score of a row is 0, so the search begins at 0. Rows are padded to whole lanes by scores of minus
+//    infinity, whose probability is 0.
 // 3. Rows are independent: one after another per thread, the same bits for any number of threads.
 #include <torch/csrc/stable/library.h>
 

@@ -72,7 +72,7 @@ _kept: dict[Any, tuple[list[Tensor], Tensor | None]] = {}  # what hooks were giv
 
 
 def kept(loss: Any, name: str, parameters: Mapping[str, Any], make: Callable[..., Tensor | None]) -> Tensor | None:
-    """What `make` makes of parameters, or has made of copies of equal ones, which nobody changes."""
+    """The tensor that `make` computes from parameters; the one of an earlier call if their contents are the same."""
     if torch.compiler.is_compiling() or observed() or torch.is_inference_mode_enabled():
         return make(name, **parameters)
     tensors, key = [], [loss, name, torch.is_autocast_enabled("cpu")]

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit.kernels import library
-from losskit.kernels.torch_internals import hidden
+from losskit.kernels.choice import helps
 
 
 def share_by_kernel(numbers: Tensor, index: Tensor, raised: float) -> tuple[Tensor, Tensor] | None:
-    """Of rows (..., C) raised by a number, what `index` (...) names; and the gradient. None where torch does it."""
-    if not _takes(numbers):
+    """Minus the logarithm of the share that a number of each row has, and its gradient; None where torch computes them.
+
+    numbers: rows (..., C); `raised` is added to each number first. index: whose share, of shape (...).
+    """
+    if not helps(numbers):
         return None
     rows = numbers.detach().contiguous().view(-1, numbers.shape[-1])
     loss, gradient = numbers.new_empty(numbers.shape[:-1]), torch.empty_like(rows)
@@ -23,8 +25,4 @@ def share_by_kernel(numbers: Tensor, index: Tensor, raised: float) -> tuple[Tens
 
 def parts(input: Tensor, *_: Any) -> str:
     """What is computed so, in words; "" if torch does it."""
-    return "the label's share and the gradient of it in a fused CPU kernel" if _takes(input) else ""
-
-
-def _takes(numbers: Tensor) -> bool:
-    return numbers.is_cpu and library.loaded() and not hidden(numbers.detach())
+    return "the label's share and the gradient of it in a fused CPU kernel" if helps(input) else ""

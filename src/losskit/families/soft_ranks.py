@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit.kernels import library
-from losskit.kernels.torch_internals import hidden
+from losskit.kernels.choice import helps
 
 
 def missed_by_kernel(
@@ -23,7 +22,7 @@ def missed_by_kernel(
     A pair: the losses, and which lists have one since they have a gain; and the gradient by the scores. counts: which
     items there are.
     """
-    if not _takes(scores):
+    if not helps(scores):
         return None
     given = [x.detach().contiguous().view(-1, scores.shape[-1]) for x in (scores, gains)]
     loss, gradient = scores.new_empty(scores.shape[:-1]), torch.empty_like(given[0])
@@ -35,8 +34,4 @@ def missed_by_kernel(
 
 def parts(input: Tensor, *_: Any) -> str:
     """Where ranks are computed, in words; "" if torch does."""
-    return "ranks, discounts and the gradient of them in a fused CPU kernel" if _takes(input) else ""
-
-
-def _takes(scores: Tensor) -> bool:
-    return scores.is_cpu and library.loaded() and not hidden(scores.detach())
+    return "ranks, discounts and the gradient of them in a fused CPU kernel" if helps(input) else ""

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losskit.kernels import library
-from losskit.kernels.torch_internals import hidden
+from losskit.kernels.choice import helps
 
 
 def shift_by_kernel(scores: Tensor, temperature: float) -> Tensor | None:
     """The shifts (..., 1) of rows whose largest score is 0, for a temperature above 1; None where torch finds them."""
-    if not (temperature > 1.0 and _takes(scores)):
+    if not (temperature > 1.0 and helps(scores)):
         return None
     shift = scores.new_empty(*scores.shape[:-1], 1)
     torch.ops.losskit.tempered_shift.default(
@@ -24,8 +23,4 @@ def shift_by_kernel(scores: Tensor, temperature: float) -> Tensor | None:
 
 def parts(input: Tensor, *_: Any) -> str:
     """Where shifts are found, in words; "" if torch does."""
-    return "the normalisation in a fused CPU kernel" if _takes(input) else ""
-
-
-def _takes(scores: Tensor) -> bool:
-    return scores.is_cpu and library.loaded() and not hidden(scores.detach())
+    return "the normalisation in a fused CPU kernel" if helps(input) else ""

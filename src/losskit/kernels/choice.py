@@ -7,7 +7,7 @@ from torch import Tensor
 
 from losskit.dtypes import autocast
 from losskit.kernels import fused, gpu, library, wire
-from losskit.kernels.torch_internals import exporting, observed, transforms_active
+from losskit.kernels.torch_internals import exporting, hidden, observed, transforms_active
 from losskit.plan import Arguments, Plan
 
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -42,6 +42,11 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
     if not library.available(plan.formula):
         return library.why_missing(plan.formula)
     return None
+
+
+def helps(x: Tensor) -> bool:
+    """Whether an op of the library may compute a part of a loss that is written in torch operations, from it."""
+    return x.is_cpu and library.loaded() and not hidden(x.detach())
 
 
 def from_kernel(plan: Plan, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:
