@@ -18,7 +18,7 @@ from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-HEADERS = ("kernel.h", "primitives.h", "special.h")  # what users' kernels are compiled against
+HEADERS = ("kernel.h", "primitives.h", "special.h", "each.h")  # what users' kernels are compiled against
 
 
 class BuildWithKernels(build_py):

@@ -325,7 +325,7 @@ template <class T> LOSSKIT_INLINE T minus_log1p(T x) {
   const Bits<T> k = (i & exponent_mask<T>)-(F::bias << F::mantissa);
   const T scale = T(0.5) * from_bits<T>(((F::bias + 1) << F::mantissa) - k);
   const T f = from_bits<T>(bits(x) - k) + (scale - 1);
-  const TwoWords<T> l = log_parts<T, true>(f, exponent<T>(i));
+  const TwoWords<T> l = log_parts(f, exponent<T>(i));
   const T y = (x - l.high) - l.low;
   return where(x > -1, where(x < infinity<T>, y, x), -log_ends(1 + x));
 }

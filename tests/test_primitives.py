@@ -44,19 +44,22 @@ FLAGS = [
     "-Wextra",
     "-Werror",
 ]
-FLAGS += ["-fopt-info-vec-optimized"]
+FLAGS += ["-fopt-info-vec-optimized", "-DLOSSKIT_CLONES="]
 SOME = [0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN]
+BLOCKS = ("exp", "log", "log1p")  # functions that take a block at once
 POWERS = {"root": 0.5, "first_power": 1.0, "square": 2.0}  # of exponents that need no logarithm
 
 
 def source():
-    lines = [f'#include "{ROOT}/csrc/primitives.h"']
+    lines = [f'#include "{ROOT}/csrc/each.h"']
     loop = 'extern "C" void {f}_{t}({args}, {t}* __restrict y, long n) '
     loop += "{{ for (long i = 0; i < n; i++) y[i] = {call}; }}"
     for t in TYPES:
         a, b, c = (f"const {t}* __restrict {v}" for v in "abc")
         for f in [*ONE, *GAMMA, *ANGLES]:
             lines.append(loop.format(f=f, t=t, args=a, call=f"losskit::{f}<{t}>(a[i])"))
+        for f in BLOCKS:
+            lines.append(f'extern "C" void {f}_each_{t}({a}, {t}* y, long n) {{ losskit::{f}_each(n, a, y); }}')
         for f in [*TWO, *SELECT]:
             lines.append(loop.format(f=f, t=t, args=f"{a}, {b}", call=f"losskit::{f}<{t}>(a[i], b[i])"))
         for f in POWERS:
@@ -122,6 +125,19 @@ def test_accuracy(library, name, kind):
     error, where = worst(errors, x)
     print(f"{name} {kind}: {error:.3f} ULP at {where}")
     assert error <= bar_of(bar, kind), where
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_at_once(library, name, kind):
+    """The bits of the function of one number, whatever stands beside it."""
+    x = points(kind)
+    usual = x[(x > 1e-30) & (x < 80)]
+    assert 500 < len(usual) < len(x)
+    for block in (usual, -usual[usual < 0.9], x, *np.split(x, range(1, len(x)))):
+        got, want = library(f"{name}_each", kind, block), library(name, kind, block)
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(np.signbit(got[got == got]), np.signbit(want[want == want]))
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -8,7 +8,7 @@ import torch
 
 from losskit import PointwiseLoss, param
 from losskit.families.base import Family
-from losskit.formula import exp, log, power, sigmoid, softplus, sqrt, stop
+from losskit.formula import exp, expm1, log, log1p, power, sigmoid, softplus, sqrt, stop
 from losskit.kernels import codegen
 
 
@@ -27,6 +27,23 @@ class LogarithmLoss(PointwiseLoss):
     def value(input, target):
         logarithm = log((input * input + 1.0) / (target * target + 1.0))
         return exp(stop(logarithm) * sqrt(1.0 + logarithm * logarithm)) - 1.0
+
+
+class OperandLoss(PointwiseLoss):
+    """Logarithms of what is, and of what is not, an operand itself."""
+
+    @staticmethod
+    def value(input, target):
+        return log(input) * log1p(-target) / input
+
+
+class SharedLoss(PointwiseLoss):
+    """An exponential that shares its operations with another function."""
+
+    @staticmethod
+    def value(input, target):
+        u = (input - target) / (1.0 + target * target)
+        return expm1(u) * exp(-u)
 
 
 class LogisticLoss(PointwiseLoss):
@@ -49,10 +66,10 @@ class PowerLoss(PointwiseLoss):
 
 
 def loops(cls, variant="losskit::kNone"):
-    """The functions that each loop of a variant calls."""
+    """The functions that each loop of a variant calls, and between them those that take a block."""
     source = codegen.cpp(next(iter(cls._formulas.usual())))[1]
     part = re.search(rf"wanted_ == {variant}\) {{\n(.*?)\n  }} else", source, re.DOTALL)[1]
-    return [re.findall(r"lk::(\w+)\(", loop) for loop in part.split("#pragma GCC ivdep")[1:]]
+    return [re.findall(r"lk::(\w+)\(", loop) for loop in re.split(r"#pragma GCC ivdep|(?=lk::\w+_each\()", part)[1:]]
 
 
 def test_a_short_formula_is_one_loop():
@@ -60,15 +77,24 @@ def test_a_short_formula_is_one_loop():
 
 
 def test_long_functions_are_alone_and_so_are_their_arguments():
-    assert loops(LogarithmLoss) == [[], ["log"], ["stop", "sqrt"], ["exp"], []]
+    arguments = ["larger"], ["larger", "stop", "sqrt"]  # the largest says whether all numbers of a block are usual
+    assert loops(LogarithmLoss) == [arguments[0], ["log_each"], arguments[1], ["exp_each"], []]
+
+
+def test_an_operand_goes_to_a_function_that_takes_a_block_as_it_is():
+    assert loops(OperandLoss) == [["log_each"], ["larger"], ["log1p_each"], []]
 
 
 def test_functions_of_one_argument_share_a_loop():
-    assert [set(loop) for loop in loops(LogisticLoss)] == [set(), {"softplus", "sigmoid"}, set()]
+    assert loops(SharedLoss) == [[], ["expm1", "exp"], []]
+
+
+def test_softplus_and_sigmoid_share_an_exponential():
+    assert loops(LogisticLoss) == [[], ["exp_nabs"], ["softplus"], ["sigmoid"]]
 
 
 def test_powers_by_a_number_have_loops_without_a_logarithm():
-    powers = [loop[0] for loop in loops(PowerLoss)[1:5]]
+    powers = [loop[0] for loop in loops(PowerLoss)[2:6]]
     assert powers == ["root", "first_power", "square", "power"]
 
 
@@ -83,17 +109,18 @@ def test_arrays_between_loops(cls):
             arrays = re.findall(r"alignas\(64\) T (step\d+_)at_\[", variant)
             assert len(arrays) == len(set(arrays)) <= 32
             for name in arrays:
-                written, read = variant.index(f"{name}at_[i_] = "), variant.index(f"const T {name} = ")
+                written = re.search(rf"{name}at_\[i_\] = |, {name}at_\);", variant).start()
+                read = re.search(rf"const T {name} = |\(n_, (most_, )?{name}at_,", variant).start()
                 assert variant.index(f"T {name}at_[lk") < written < read
 
 
 def test_a_loss_in_steps_is_the_loss():
     """Against torch's own formula, through the compiled loops."""
     input, target = torch.randn(3000, dtype=torch.float64), torch.rand(3000, dtype=torch.float64)
-    for cls in (LogarithmLoss, LogisticLoss, PowerLoss):
+    for cls in (LogarithmLoss, OperandLoss, SharedLoss, LogisticLoss, PowerLoss):
         loss = cls(reduction="none")
         arguments = {"gamma": 2.0} if cls is PowerLoss else {}
-        torch.testing.assert_close(loss(input, target), cls.value(input, target, **arguments))
+        torch.testing.assert_close(loss(input, target), cls.value(input, target, **arguments), equal_nan=True)
     for gamma in (0.5, 1.0, 1.5, 2.0):
         got = PowerLoss(gamma=gamma, reduction="none")(input, target)
         torch.testing.assert_close(got, (input - target).exp() ** gamma)

@@ -86,17 +86,21 @@ for kind, bits in BITS.items():
     )
     show("reduce", c, kind, error)
 
-    # log(1 + f) = f - (h - s (h + z P(z))), h = f^2/2, s = f/(2 + f), z = s^2;
-    # -1/4 <= f <= 1/2 makes z <= 1/25.
-    c, error = fit(
-        lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z,
-        mpf(0),
-        mpf("0.0401"),
-        {"float": 3, "double": 8}[kind],
-        lambda z: z / 2,
-        bits,
-    )
-    show("log_sum", c, kind, error)
+# log(1 + f) = f - (h - s (h + z P(z))), h = f^2/2, s = f/(2 + f), z = s^2;
+# -1/4 <= f <= 1/2 makes z <= 1/25.
+c, error = fit(lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z, mpf(0), mpf("0.0401"), 8, lambda z: z / 2, BITS["double"])
+show("log_parts", c, "double", error)
+
+# log(1 + f) = f - f^2/2 + f^3 P(f), -1/4 <= f <= 1/2, for float: fewer operations than the division.
+c, error = fit(
+    lambda f: (log(1 + f) - f + f * f / 2) / f**3,
+    mpf("-0.25"),
+    mpf("0.5"),
+    8,
+    lambda f: abs(f) ** 3 / abs(log(1 + f)),
+    BITS["float"],
+)
+show("log_sum", c, "float", error)
 
 # log1p(e) = e + e^2 P(e), 0 <= e <= 1, for float: fewer operations than a division and log_sum.
 c, error = fit(

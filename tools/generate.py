@@ -127,11 +127,11 @@ def functional() -> str:
 def kernels(cls: type[Family]) -> str:
     """The C++ of a loss: one kernel for each usual setting of its switches."""
     parts = [f"// {HEADER}\n// Source: src/{cls.__module__.replace('.', '/')}.py"]
-    parts.append('#include "kernel.h"\n#include "primitives.h"')
     sources: dict[str, list[str]] = {}  # switches that do not matter give the same source
     for formula in cls._built_in_formulas():
         on = [name for name, value in formula.switches.items() if value]
         sources.setdefault(codegen.cpp(formula)[1].rstrip(), []).append(" and ".join(on) or "the defaults off")
+    parts.append(f'#include "kernel.h"\n#include "{codegen.header(sources)}"')
     for source, settings in sources.items():
         parts.append((f"// With {', or '.join(settings)}\n" if len(sources) > 1 else "") + source)
     return "\n\n".join(parts) + "\n"

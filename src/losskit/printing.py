@@ -27,6 +27,8 @@ _ATOM = 9
 
 def _spelling(node: Expr, language: str) -> tuple[str, int]:
     """The template of a node and how tightly its result binds."""
+    if node.op in _LOGISTIC_PARTS:
+        return _LOGISTIC_PARTS[node.op], _ATOM
     primitive = PRIMITIVES[node.op]
     call = f"{node.op}({', '.join(f'{{{i}}}' for i in range(primitive.arity))})"
     if language == "plain":
@@ -38,6 +40,12 @@ def _spelling(node: Expr, language: str) -> tuple[str, int]:
     return template, _ATOM if template.startswith("lk.") else table.get(node.op, _ATOM)
 
 
+# What kernels.codegen makes of softplus and sigmoid, in C++.
+_LOGISTIC_PARTS = {
+    "exp_nabs": "lk::exp_nabs({0})",
+    "softplus_of": "lk::softplus({0}, {1})",
+    "sigmoid_of": "lk::sigmoid({0}, {1})",
+}
 _PYTHON = {
     "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}", "neg": "-{0}",
     "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}", "ge": "{0} >= {1}", "eq": "{0} == {1}",

@@ -189,7 +189,9 @@ def _compile(source: str, path: Path, deadline: float) -> None:
         file, built = work / "kernel.cpp", work / "kernel.so"
         known = compiler.instruction_set()
         head = _ONE_SET.format(known) if known else ""
-        file.write_text(f'{head}#include "kernel.h"\n#include "primitives.h"\n\n{source}', encoding="utf-8")
+        file.write_text(
+            f'{head}#include "kernel.h"\n#include "{codegen.header([source])}"\n\n{source}', encoding="utf-8"
+        )
         compiler.build([file], built, include=[FOLDER], deadline=deadline)
         cache.keep(cache.content(built), path, work)
 
