@@ -83,7 +83,7 @@ _CYCLES |= {"log": 32, "log1p": 42, "exp": 44, "expm1": 46, "exp_nabs": 46, "sof
 _CYCLES |= dict.fromkeys(("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne", "both", "either"), _SHORT)
 _CYCLES |= dict.fromkeys(("maximum", "minimum", "clamp", "sign", "times", "mute", "stop"), _SHORT)
 _LONG = 32  # what takes so many cycles has a loop of its own
-_CHAIN = 47  # a formula of fewer cycles is one loop
+_CHAIN = 47  # a formula of fewer cycles is one loop, unless a function that takes a block is of an operand itself
 _ARGUMENT = 6  # an argument of so many is computed in a loop before
 _OPERATIONS = 24  # what has more is not computed again
 _EACH = {"exp": "Exp", "log": "Log", "log1p": "Log1p"}  # functions of csrc/each.h, which take a block at once
@@ -204,7 +204,8 @@ def _steps(roots: Sequence[Expr], numbers: dict[Expr, str]) -> list[list[Expr]]:
     """
     kept = dict.fromkeys(numbers)
     steps: list[list[Expr]] = []
-    if max(_cycles([root], kept)[root] for root in roots) < _CHAIN:
+    of_operand = any(node.op in _EACH and node.args[0].op == "variable" for node in topological(roots, kept))
+    if max(_cycles([root], kept)[root] for root in roots) < _CHAIN and not of_operand:
         return steps
     groups: dict[tuple[Expr, ...], list[Expr]] = {}
     for node in topological(roots, kept):
