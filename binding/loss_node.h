@@ -16,6 +16,9 @@
 #include <torch/csrc/inductor/aoti_torch/utils.h>
 #include <torch/version.h>
 
+#include <bit>
+#include <utility>
+
 #include "direct.h"
 #include "generated/wire.h"
 #include "recording.h"
@@ -65,33 +68,56 @@ inline py::list wrapped(const variable_list& tensors) {
 // --------------------------------------------------------------------------------------------------------
 // Backward
 
+// An object of Python that a node keeps. A node may be copied and die where Python's lock is not held; `SafePyObject`
+// would take the lock anew each time, and a shared pointer to it asks for memory.
+class Kept {
+ public:
+  Kept() = default;
+  explicit Kept(PyObject* object) : object_(object) { Py_XINCREF(object_); }  // with the lock
+  Kept(Kept&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Kept(const Kept& other) : object_(other.object_) {
+    if (object_) locked([this] { Py_INCREF(object_); });
+  }
+  Kept& operator=(Kept other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  ~Kept() {
+    if (object_ && Py_IsInitialized()) locked([this] { Py_DECREF(object_); });
+  }
+  explicit operator bool() const { return object_ != nullptr; }
+  PyObject* get() const { return object_ ? object_ : Py_None; }
+
+ private:
+  PyObject* object_ = nullptr;
+
+  template <class Work> static void locked(const Work& work) {
+    if (PyGILState_Check()) return work();
+    pybind11::gil_scoped_acquire gil;
+    work();
+  }
+};
+
 // What a call leaves for its backward pass.
 struct Left {
-  std::shared_ptr<c10::SafePyObject> plan;
+  Kept plan;
   int64_t code;
-  std::vector<double> numbers;
+  std::vector<double> numbers;  // those of the plan where there are none
   bool masked;
   // A call on a GPU: the call without its plan and tensors, and what is known of those like it, or nothing. `code` is
   // the bits of the operands whose gradients are wanted.
-  std::shared_ptr<c10::SafePyObject> call, known;
+  Kept call, known;
 };
-
-inline std::shared_ptr<c10::SafePyObject> shared(const py::object& object) {
-  return std::make_shared<c10::SafePyObject>(py::object(object).release().ptr(), getPyInterpreter());
-}
-
-inline PyObject* pointer(const std::shared_ptr<c10::SafePyObject>& object) {
-  return object ? object->ptr(getPyInterpreter()) : Py_None;
-}
 
 // Gradients from a function of Python: by the operands that want one, or by all operands of a call on a GPU.
 inline variable_list asked(PyObject* function, const Left& left, const variable_list& tensors, const Tensor& upstream) {
   pybind11::gil_scoped_acquire gil;
-  const py::handle plan = pointer(left.plan), known = pointer(left.known);
+  const py::handle plan = left.plan.get(), known = left.known.get();
   const py::object likes = known.is_none() ? py::object(py::none()) : py::object(known.attr("template"));
+  const py::object numbers = left.call || !left.numbers.empty() ? py::cast(left.numbers) : plan.attr("numbers");
   const py::tuple call = left.call
-                             ? py::tuple(py::make_tuple(plan, left.code, py::handle(pointer(left.call)), likes, known))
-                             : py::tuple(py::make_tuple(plan, left.code, left.numbers, left.masked));
+                             ? py::tuple(py::make_tuple(plan, left.code, py::handle(left.call.get()), likes, known))
+                             : py::tuple(py::make_tuple(plan, left.code, numbers, left.masked));
   const auto found = returned(
       PyObject_CallFunctionObjArgs(function, call.ptr(), wrapped(tensors).ptr(), wrapped(upstream).ptr(), nullptr));
   variable_list result;
@@ -117,8 +143,10 @@ constexpr int64_t kTogether = 16384;  // elements; torch multiplies so small gra
 
 struct LossNode final : torch::autograd::Node {
   Left left;
-  variable_list gradients;           // until they are handed over
-  std::vector<SavedVariable> saved;  // weight, sample_weight, mask, on a GPU the normalizer, operands
+  variable_list gradients;           // by operand, until they are handed over
+  std::vector<SavedVariable> saved;  // weight, sample_weight, mask, on a GPU the normalizer, operands: those given
+  uint32_t given = 0;                // bits of them
+  int places = 0;
 
   explicit LossNode(torch::autograd::edge_list&& edges) : Node(std::move(edges)) {}
 
@@ -133,13 +161,20 @@ struct LossNode final : torch::autograd::Node {
       return placed(asked(again, left, unpacked(), upstream));
     variable_list found = std::move(gradients);
     gradients.clear();
-    if (options::reduction(left.code) == losskit::wire::kElements) return placed(asked(times, left, found, upstream));
-    const double scale = upstream.item().toDouble();
-    if (scale == 1.0) return placed(std::move(found));
+    if (options::reduction(left.code) == losskit::wire::kElements) {
+      std::erase_if(found, [](const Tensor& gradient) { return !gradient.defined(); });
+      return placed(asked(times, left, found, upstream));
+    }
+    // What lies here is read without torch's dispatcher.
+    const double scale = upstream.scalar_type() == at::kFloat ? static_cast<double>(*upstream.const_data_ptr<float>())
+                                                              : upstream.item().toDouble();
+    if (scale == 1.0) return found;
     for (const Tensor& gradient : found)  // a half times 1/N may have underflowed, despite a loss scaler
-      if (at::isReducedFloatingType(gradient.scalar_type())) return placed(asked(again, left, unpacked(), upstream));
-    for (Tensor& gradient : found) gradient.mul_(scale);
-    return placed(std::move(found));
+      if (gradient.defined() && at::isReducedFloatingType(gradient.scalar_type()))
+        return placed(asked(again, left, unpacked(), upstream));
+    for (Tensor& gradient : found)
+      if (gradient.defined()) gradient.mul_(scale);
+    return found;
   }
 
   // The host does not wait for a GPU: what the upstream gradient is, kernels find out.
@@ -178,7 +213,7 @@ struct LossNode final : torch::autograd::Node {
     const Recording* recording = nullptr;
     if (plainly && left.known) {
       pybind11::gil_scoped_acquire gil;
-      if (!watched()) recording = py::cast<const Known&>(py::handle(pointer(left.known))).find(kind, upstream);
+      if (!watched()) recording = py::cast<const Known&>(py::handle(left.known.get())).find(kind, upstream);
     }
     if (!recording) return asked(function, left, tensors, upstream);
     variable_list of_call;
@@ -204,8 +239,10 @@ struct LossNode final : torch::autograd::Node {
   }
 
   variable_list unpacked() const {
-    variable_list tensors;
-    for (const SavedVariable& one : saved) tensors.push_back(one.unpack());
+    variable_list tensors(places);
+    auto next = saved.begin();
+    for (int k = 0; k < places; ++k)
+      if ((given >> k) & 1) tensors[k] = (next++)->unpack();
     return tensors;
   }
 
@@ -217,10 +254,10 @@ struct LossNode final : torch::autograd::Node {
 
   // Compiled autograd calls this node as one opaque function of the saved tensors.
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    args.collect(reinterpret_cast<int64_t>(pointer(left.plan)));
+    args.collect(reinterpret_cast<int64_t>(left.plan.get()));
     if (left.call) {
       pybind11::gil_scoped_acquire gil;
-      args.collect(static_cast<int64_t>(PyObject_Hash(pointer(left.call))));
+      args.collect(static_cast<int64_t>(PyObject_Hash(left.call.get())));
     }
     args.collect(left.code);
     args.collect(left.numbers);
@@ -264,8 +301,8 @@ inline auto new_node(torch::autograd::edge_list&& edges) {
 }
 #endif
 
-// Put the node behind a loss that was computed. tensors: as the node saves them, nullptr for None; `extras` are not
-// operands. constants: bits of the operands that have no gradient.
+// Put the node behind a loss that was computed. gradients: by operand, or none yet. tensors: as the node saves them,
+// nullptr for None; `extras` are not operands. constants: bits of the operands that have no gradient.
 inline void attach(const Tensor& loss, Left left, variable_list gradients, c10::ArrayRef<const Tensor*> tensors,
                    size_t extras, int64_t wanted, int64_t constants = 0) {
   torch::autograd::edge_list edges(tensors.size() - extras);
@@ -274,13 +311,16 @@ inline void attach(const Tensor& loss, Left left, variable_list gradients, c10::
   auto node = new_node(std::move(edges));
   node->left = std::move(left);
   node->gradients = std::move(gradients);
-  node->saved.reserve(tensors.size());
+  node->places = static_cast<int>(tensors.size());
+  for (size_t k = 0; k < tensors.size(); ++k) node->given |= static_cast<uint32_t>(tensors[k] != nullptr) << k;
+  node->saved.reserve(std::popcount(node->given));
   for (size_t k = 0; k < tensors.size(); ++k) {
-    const bool constant = k >= extras && ((constants >> (k - extras)) & 1);
-    if (!tensors[k])
-      node->saved.emplace_back();
+    if (!tensors[k]) continue;
+    const bool constant = k >= extras && ((constants >> (k - extras)) & 1) && tensors[k]->requires_grad();
+    if (constant)
+      node->saved.emplace_back(tensors[k]->detach(), /*is_output=*/false);
     else
-      node->saved.emplace_back(constant ? tensors[k]->detach() : *tensors[k], /*is_output=*/false);
+      node->saved.emplace_back(*tensors[k], /*is_output=*/false);
   }
   torch::autograd::set_history(loss, node);
 }

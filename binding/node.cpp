@@ -35,7 +35,17 @@ bool unobserved() {
   return included.raw_repr() == c10::default_included_set.raw_repr() && (excluded.raw_repr() & kPlain.raw_repr()) == 0;
 }
 
-AtenTensorHandle handed(const Tensor& tensor) { return torch::aot_inductor::new_tensor_handle(Tensor(tensor)); }
+// A tensor as an op sees it, which asks for no owner.
+void tell(const Tensor& tensor, losskit::Tensor& told) {
+  const c10::TensorImpl& own = *tensor.unsafeGetTensorImpl();
+  told.handle = torch::aot_inductor::tensor_pointer_to_tensor_handle(const_cast<Tensor*>(&tensor));
+  told.of_sizes = own.sizes().data(), told.of_strides = own.strides().data();
+  told.data = const_cast<void*>(tensor.const_data_ptr());
+  told.dims = own.dim(), told.elements = own.numel(), told.offset = own.storage_offset();
+  told.bytes = static_cast<int64_t>(own.unsafe_storage().nbytes());
+  told.dtype = static_cast<int32_t>(tensor.scalar_type());
+  told.on_cpu = true;  // else it would not be plain
+}
 
 Tensor taken(AtenTensorHandle handle) {
   Tensor* pointer = torch::aot_inductor::tensor_handle_to_tensor_pointer(handle);
@@ -65,16 +75,23 @@ struct Given {
   }
 };
 
-// The loss, as yet without a node, and its gradients; in `found.status` what Python must judge.
-DirectCall called(const Kernel& kernel, int64_t code, const std::vector<double>& numbers, const Given& given) {
-  DirectCall call{};
+// The loss, as yet without a node, and its gradients; in `call.status` what Python must judge.
+void run(const Kernel& kernel, int64_t code, const std::vector<double>& numbers, const Given& given, DirectCall& call) {
   call.kernel = kernel.formula, call.code = code;
   call.numbers = numbers.data(), call.number_count = static_cast<int>(numbers.size());
-  AtenTensorHandle* extras[] = {&call.weight, &call.sample_weight, &call.mask};
-  for (int k = 0; k < 3; ++k) *extras[k] = given.tensors[k] ? handed(*given.tensors[k]) : nullptr;
-  for (int k = 0; k < given.operands; ++k) call.operands[k] = handed(*given.tensors[3 + k]);
+  losskit::Tensor told[3];
+  const losskit::Tensor** extras[] = {&call.weight, &call.sample_weight, &call.mask};
+  for (int k = 0; k < 3; ++k) {
+    *extras[k] = given.tensors[k] ? told + k : nullptr;
+    if (given.tensors[k]) tell(*given.tensors[k], told[k]);
+  }
+  for (int k = 0; k < given.operands; ++k) tell(*given.tensors[3 + k], call.operands[k]);
   call.operand_count = given.operands;
-  RECORD_FUNCTION(kernel.name, c10::ArrayRef<const c10::IValue>{});
+  std::optional<at::RecordFunction> profiled;
+  if (auto callbacks = at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION)) {
+    profiled.emplace(std::move(*callbacks));
+    profiled->before(kernel.name, c10::ArrayRef<const c10::IValue>{});
+  }
   constexpr int64_t kShort = 16384;  // letting other threads run Python costs 0.1 us
   if (given.elements < kShort) {
     kernel.op(call);
@@ -82,7 +99,6 @@ DirectCall called(const Kernel& kernel, int64_t code, const std::vector<double>&
     pybind11::gil_scoped_release others;
     kernel.op(call);
   }
-  return call;
 }
 
 // The loss with its node; None where Python must look at the call; NotImplemented where the op declines it.
@@ -107,12 +123,18 @@ py::object loss_of(const Kernel& kernel, int64_t code, PyObject* operands, PyObj
     if (given.wanted & ~kernel.gradients) return py::none();
     code |= given.wanted * kGradients;
   }
-  const std::vector<double> own =
-      numbers == Py_None ? std::vector<double>() : py::handle(numbers).cast<std::vector<double>>();
-  DirectCall call = called(kernel, code, own.empty() ? kernel.numbers : own, given);
-  Tensor loss = call.loss ? taken(call.loss) : Tensor();
+  std::vector<double> own;
+  if (numbers != Py_None) own = py::handle(numbers).cast<std::vector<double>>();
+  DirectCall call;
+  run(kernel, code, own.empty() ? kernel.numbers : own, given, call);
+  const Tensor loss = call.loss ? taken(call.loss) : Tensor();
   variable_list gradients;
-  for (int k = 0; k < call.gradient_count; ++k) gradients.push_back(taken(call.gradients[k]));
+  if (call.gradient_count) {
+    gradients.resize(given.operands);
+    int next = 0;  // behind the last there may be operands that get none
+    for (int k = 0; k < given.operands && next < call.gradient_count; ++k)
+      if ((options::gradients(code) >> k) & 1) gradients[k] = taken(call.gradients[next++]);
+  }
   if (call.status) {
     const py::object extra = py::make_tuple(py::handle(extras[0]), py::handle(extras[1]), py::handle(extras[2]));
     const py::object goes_on = py::reinterpret_steal<py::object>(
@@ -123,9 +145,8 @@ py::object loss_of(const Kernel& kernel, int64_t code, PyObject* operands, PyObj
   }
   if (!given.wanted) return wrapped(loss);
 
-  const auto plan = shared(py::reinterpret_borrow<py::object>(kernel.plan));
-  attach(loss, {plan, code, own.empty() ? kernel.numbers : own, given.tensors[2] != nullptr, {}, {}},
-         std::move(gradients), given.tensors, 3, given.wanted, kernel.constants);
+  attach(loss, {Kept(kernel.plan), code, std::move(own), given.tensors[2] != nullptr, {}, {}}, std::move(gradients),
+         given.tensors, 3, given.wanted, kernel.constants);
   return wrapped(loss);
 }
 

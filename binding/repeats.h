@@ -74,10 +74,9 @@ py::object repeated(const Repeats& repeats, int64_t code, PyObject* operands, Py
     c10::SmallVector<const Tensor*, 4 + kMostOperands> saved(4, nullptr);
     saved[0] = like.tensors[0];
     saved.append(like.tensors.begin() + 1, like.tensors.end());
-    const auto plan = shared(py::reinterpret_borrow<py::object>(repeats.plan));
     if (std::none_of(outputs.gradients.begin(), outputs.gradients.end(), [](auto& x) { return x.defined(); }))
       outputs.gradients.clear();
-    attach(outputs.loss, {plan, known->wanted, {}, false, shared(known->call), shared(object)},
+    attach(outputs.loss, {Kept(repeats.plan), known->wanted, {}, false, Kept(known->call.ptr()), Kept(object.ptr())},
            std::move(outputs.gradients), saved, 4, known->wanted);
   }
   return wrapped(outputs.loss);
@@ -152,9 +151,7 @@ PyObject* attached(PyObject*, PyObject* arguments) {
   variable_list early;
   for (const py::handle one : py::reinterpret_borrow<py::object>(gradients))
     early.push_back(one.is_none() ? Tensor() : THPVariable_Unpack(one.ptr()));
-  const auto kept = [](PyObject* object) {
-    return object == Py_None ? nullptr : shared(py::reinterpret_borrow<py::object>(object));
-  };
+  const auto kept = [](PyObject* object) { return Kept(object == Py_None ? nullptr : object); };
   attach(THPVariable_Unpack(loss), {kept(plan), wanted, {}, false, kept(call), kept(known)}, std::move(early), saved,
          PySequence_Size(extras), wanted);
   Py_INCREF(loss);

@@ -349,7 +349,7 @@ template <class T> void Job<T>::outputs(const Inputs& in, Result& out) {
     const auto dense = dense_strides(whole);
     gradient_dtypes[k] = sources[k].dtype;
     if (overwrite) {
-      out.gradients[k] = in.operands[k];
+      out.gradients[k] = again(in.operands[k]);
       gradients[k] = const_cast<char*>(sources[k].data);
       gradient_sizes[k] = in.operands[k].numel();
       place(*this, kScoresGradient, dense, gradient_dtypes[k], gradients[k]);

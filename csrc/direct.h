@@ -1,10 +1,12 @@
 // How an op is called without torch's dispatcher: by binding/node.cpp, which has torch's own tensors at hand.
 //
 // The dispatcher and its lists of boxed values take 1.1 microseconds of a small call, more than most losses'
-// arithmetic.
+// arithmetic. What the caller knows of its tensors it tells: owners of them, and ten questions to torch's C interface
+// for each, were 5,600 of the 20,200 instructions of an nll_loss.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/headeronly/util/HeaderOnlyArrayRef.h>
 
 #include <cstdint>
 
@@ -12,12 +14,37 @@ namespace losskit {
 
 constexpr int kMostOperands = 8;
 
-// The arguments of an op's schema (op.h), and what it finds. A handle that is given belongs to the callee, one that is
-// found to the caller; nullptr is None.
+// A tensor that an op is given, as long as the call lasts.
+struct Tensor {
+  using Numbers = c10::HeaderOnlyArrayRef<int64_t>;
+  AtenTensorHandle handle;
+  const int64_t *of_sizes, *of_strides;
+  void* data;
+  int64_t dims, elements, offset, bytes;  // offset: of the first element in a storage of so many bytes
+  int32_t dtype;
+  bool on_cpu;
+
+  int64_t dim() const { return dims; }
+  int64_t numel() const { return elements; }
+  Numbers sizes() const { return {of_sizes, static_cast<size_t>(dims)}; }
+  Numbers strides() const { return {of_strides, static_cast<size_t>(dims)}; }
+  void* data_ptr() const { return data; }
+  bool is_cpu() const { return on_cpu; }
+  bool is_contiguous() const {
+    int64_t step = 1;
+    for (int64_t i = dims - 1; i >= 0 && elements; step *= of_sizes[i--])
+      if (of_sizes[i] != 1 && of_strides[i] != step) return false;
+    return true;
+  }
+};
+
+// The arguments of an op's schema (op.h), and what it finds. nullptr is None. A handle that is found belongs to the
+// caller.
 struct DirectCall {
   int64_t kernel, code;
+  Tensor operands[kMostOperands];
   int operand_count, number_count;
-  AtenTensorHandle operands[kMostOperands], weight, sample_weight, mask;
+  const Tensor *weight, *sample_weight, *mask;
   const double* numbers;
 
   AtenTensorHandle loss, gradients[kMostOperands];

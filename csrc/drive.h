@@ -15,12 +15,15 @@
 #include <sys/mman.h>
 #endif
 
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
 #include <cstring>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
-#include "direct.h"
 #include "op.h"
 
 #define LOSSKIT_OP_SCHEMA                                                                           \
@@ -31,13 +34,15 @@
 #define LOSSKIT_OP(name)                                                                                    \
   STABLE_TORCH_LIBRARY_FRAGMENT(losskit, library) { library.def(#name LOSSKIT_OP_SCHEMA); }                 \
   STABLE_TORCH_LIBRARY_IMPL(losskit, CPU, library) {                                                        \
-    library.impl(#name, TORCH_BOX(&losskit::guarded<losskit::name>));                                       \
+    library.impl(#name, TORCH_BOX(&losskit::dispatched<losskit::name>));                                    \
   }                                                                                                         \
   extern "C" __attribute__((visibility("default"))) void losskit_direct_##name(losskit::DirectCall& call) { \
     losskit::direct<losskit::name>(call);                                                                   \
   }
 
 namespace losskit {
+
+using StableTensor = torch::stable::Tensor;  // as torch's dispatcher gives them
 
 // --------------------------------------------------------------------------------------------------------
 // Memory
@@ -59,15 +64,15 @@ struct OutOfMemory : std::runtime_error {
                            (bytes > 0 ? std::to_string(bytes) + " bytes." : "more than there is.")) {}
 };
 
-inline Tensor allocate(int64_t dims, const int64_t* sizes, const int64_t* strides, DType dtype, int64_t numel) {
+inline Made allocate(int64_t dims, const int64_t* sizes, const int64_t* strides, DType dtype, int64_t numel) {
   AtenTensorHandle handle;
   const int64_t bytes = numel * size_of(dtype);
   if (aoti_torch_empty_strided(dims, sizes, strides, static_cast<int32_t>(dtype), aoti_torch_device_type_cpu(), 0,
                                &handle) != AOTI_TORCH_SUCCESS)
     throw OutOfMemory(bytes);
-  Tensor tensor(handle);
-  if (bytes >= (int64_t(2) << 20)) use_huge_pages(tensor.data_ptr(), bytes);
-  return tensor;
+  Made made(handle);
+  if (bytes >= (int64_t(2) << 20)) use_huge_pages(made.data_ptr(), bytes);
+  return made;
 }
 
 // Memory for the gradient by an operand, in the operand's dtype, if it is wanted.
@@ -79,9 +84,9 @@ inline void allocate_gradient(Call& call, Result& result, int operand, int64_t d
     dtype = DType::kFloat;
   int64_t numel = 1;
   for (int64_t i = 0; i < dims; ++i) numel *= sizes[i];
-  MaybeTensor& gradient = result.gradients[operand];
+  Made& gradient = result.gradients[operand];
   gradient = allocate(dims, sizes, strides, call.gradient_dtypes[operand], numel);
-  call.gradients[operand] = static_cast<char*>(gradient->data_ptr());
+  call.gradients[operand] = static_cast<char*>(gradient.data_ptr());
   call.gradient_sizes[operand] = numel;
 }
 
@@ -102,7 +107,7 @@ inline void allocate_loss(Call& call, Result& result) {
     const Walk& walk = call.walk;
     const auto strides = dense_strides(walk);
     result.loss = allocate(walk.tensor_dims, walk.tensor_sizes.data(), strides.data(), call.result, walk.numel);
-    call.values = static_cast<char*>(result.loss->data_ptr());
+    call.values = static_cast<char*>(result.loss.data_ptr());
   }
 }
 
@@ -149,28 +154,28 @@ inline void finish(Call& call, Result& result) {
       if (call.gradient_sizes[k] > 0)
         std::memset(call.gradients[k], 0, call.gradient_sizes[k] * size_of(call.gradient_dtypes[k]));
   }
-  write_run(call.result, &value, 1, result.loss->data_ptr());
+  write_run(call.result, &value, 1, result.loss.data_ptr());
 }
 
 // The weights of rows, the mask and the upstream gradient as sources of the walk.
 inline bool read_extras(Call& call, const Inputs& in) {
-  const MaybeTensor* extras[] = {&in.sample_weight, &in.mask, &in.upstream};
+  const Tensor* extras[] = {in.sample_weight, in.mask, in.upstream};
   for (int k = 0; k < 3; ++k)
-    if (*extras[k] && !attach(call.walk, **extras[k], true, call.sources[kSampleWeight + k])) return false;
+    if (extras[k] && !attach(call.walk, *extras[k], true, call.sources[kSampleWeight + k])) return false;
   return !in.mask || call.sources[kMask].dtype == DType::kBool;
 }
 
 // Whether there is a number for everything: `first` of the call and its family, then the parameters of the formula.
-inline bool complete(const std::vector<double>& numbers, size_t first) {
+inline bool complete(std::span<const double> numbers, size_t first) {
   return numbers.size() >= first && numbers.size() <= first + kMaxParameters;
 }
 
 // The first bad value as a tensor of two numbers: its place, and itself. Both are integers if it is one.
-inline Tensor record_of(const Sighting& seen) {
+inline Made record_of(const Sighting& seen) {
   return std::visit(
       [&]<class T>(T value) {
         const int64_t size = 2, step = 1;
-        Tensor record = allocate(1, &size, &step, std::is_integral_v<T> ? DType::kLong : DType::kDouble, size);
+        Made record = allocate(1, &size, &step, std::is_integral_v<T> ? DType::kLong : DType::kDouble, size);
         const T numbers[] = {static_cast<T>(seen.place), value};
         std::memcpy(record.data_ptr(), numbers, sizeof(numbers));
         return record;
@@ -213,61 +218,86 @@ template <class Job> Result drive(Job& job, const Inputs& in) {
 inline bool stored(const Tensor& tensor) {
   const DType dtype = dtype_of(tensor);
   if (!known(dtype) || !tensor.is_cpu() || tensor.numel() == 0) return true;
-  int64_t bytes, last;
-  aoti_torch_get_storage_size(tensor.get(), &bytes);
-  aoti_torch_get_storage_offset(tensor.get(), &last);
-  const auto sizes = tensor.sizes(), strides = tensor.strides();
-  for (size_t i = 0; i < sizes.size(); ++i) last += (sizes[i] - 1) * strides[i];
-  return (last + 1) * size_of(dtype) <= bytes;
+  int64_t last = tensor.offset;
+  for (int64_t i = 0; i < tensor.dims; ++i) last += (tensor.of_sizes[i] - 1) * tensor.of_strides[i];
+  return (last + 1) * size_of(dtype) <= tensor.bytes;
 }
 
-// An op, called if all its tensors can be read; the gradients are those that were wanted, in order.
-template <auto op>
-std::tuple<MaybeTensor, std::vector<Tensor>, int64_t> guarded(int64_t kernel, int64_t code,
-                                                              std::vector<Tensor> operands, MaybeTensor weight,
-                                                              MaybeTensor sample_weight, MaybeTensor mask,
-                                                              MaybeTensor upstream, std::vector<double> numbers) {
-  if (operands.empty() || operands.size() > kOperands) return {{}, {}, kDeclined};
-  for (const Tensor& tensor : operands)
-    if (!stored(tensor)) return {{}, {}, kFreed};
-  for (const MaybeTensor* tensor : {&weight, &sample_weight, &mask, &upstream})
-    if (*tensor && !stored(**tensor)) return {{}, {}, kFreed};
-  const Inputs in{kernel,
-                  code,
-                  std::move(operands),
-                  std::move(weight),
-                  std::move(sample_weight),
-                  std::move(mask),
-                  std::move(upstream),
-                  std::move(numbers)};
+// An op, called if all its tensors can be read.
+template <auto op> Result guarded(const Inputs& in) {
+  Result result;
+  if (in.operands.empty() || in.operands.size() > kOperands) return result;
+  result.status = kFreed;
+  for (const Tensor& tensor : in.operands)
+    if (!stored(tensor)) return result;
+  for (const Tensor* tensor : {in.weight, in.sample_weight, in.mask, in.upstream})
+    if (tensor && !stored(*tensor)) return result;
   try {
-    Result result = op(in);
-    std::vector<Tensor> wanted;
-    for (MaybeTensor& gradient : result.gradients)
-      if (gradient) wanted.push_back(std::move(*gradient));
-    return {std::move(result.loss), std::move(wanted), result.status};
+    return op(in);
   } catch (const std::bad_alloc&) {
     throw OutOfMemory(0);
   }
 }
 
-// The same for a caller that has handles of tensors.
+// For a caller that knows torch's tensors. The gradients are those that were wanted, in order.
 template <auto op> void direct(DirectCall& call) {
-  const auto taken = [](AtenTensorHandle handle) { return handle ? MaybeTensor(Tensor(handle)) : MaybeTensor(); };
-  const auto given = [](const Tensor& tensor) {
-    AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &handle));
-    return handle;
+  Result result = guarded<op>({call.kernel,
+                               call.code,
+                               {call.operands, static_cast<size_t>(call.operand_count)},
+                               call.weight,
+                               call.sample_weight,
+                               call.mask,
+                               nullptr,
+                               {call.numbers, static_cast<size_t>(call.number_count)}});
+  call.loss = result.loss.release();
+  call.gradient_count = 0;
+  for (Made& gradient : result.gradients)
+    if (gradient) call.gradients[call.gradient_count++] = gradient.release();
+  call.status = result.status;
+}
+
+// What torch's stable interface tells of a tensor.
+inline Tensor known_of(const StableTensor& tensor) {
+  Tensor found{};
+  found.handle = tensor.get();
+  int32_t device;
+  int64_t *sizes, *strides;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(found.handle, &sizes));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(found.handle, &strides));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(found.handle, &found.dims));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_numel(found.handle, &found.elements));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(found.handle, &found.dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(found.handle, &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(found.handle, &found.bytes));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(found.handle, &found.offset));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(found.handle, &found.data));
+  found.of_sizes = sizes, found.of_strides = strides;
+  found.on_cpu = device == aoti_torch_device_type_cpu();
+  return found;
+}
+
+// For torch's dispatcher.
+template <auto op>
+std::tuple<std::optional<StableTensor>, std::vector<StableTensor>, int64_t> dispatched(
+    int64_t kernel, int64_t code, std::vector<StableTensor> operands, std::optional<StableTensor> weight,
+    std::optional<StableTensor> sample_weight, std::optional<StableTensor> mask, std::optional<StableTensor> upstream,
+    std::vector<double> numbers) {
+  std::vector<Tensor> tensors;
+  for (const StableTensor& operand : operands) tensors.push_back(known_of(operand));
+  Tensor extras[4];
+  const auto known = [&](const std::optional<StableTensor>& tensor, int k) -> const Tensor* {
+    if (!tensor) return nullptr;
+    extras[k] = known_of(*tensor);
+    return extras + k;
   };
-  std::vector<Tensor> operands;
-  operands.reserve(call.operand_count);
-  for (int k = 0; k < call.operand_count; ++k) operands.emplace_back(call.operands[k]);
-  const auto [loss, gradients, status] =
-      guarded<op>(call.kernel, call.code, std::move(operands), taken(call.weight), taken(call.sample_weight),
-                  taken(call.mask), {}, std::vector(call.numbers, call.numbers + call.number_count));
-  call.loss = loss ? given(*loss) : nullptr;
-  for (const Tensor& gradient : gradients) call.gradients[call.gradient_count++] = given(gradient);
-  call.status = status;
+  Result result = guarded<op>(
+      {kernel, code, tensors, known(weight, 0), known(sample_weight, 1), known(mask, 2), known(upstream, 3), numbers});
+  std::optional<StableTensor> loss;
+  std::vector<StableTensor> wanted;
+  if (result.loss) loss.emplace(result.loss.release());
+  for (Made& gradient : result.gradients)
+    if (gradient) wanted.emplace_back(gradient.release());
+  return {std::move(loss), std::move(wanted), result.status};
 }
 
 }  // namespace losskit

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <utility>
 
 #include "convert.h"
 
@@ -43,7 +44,9 @@ inline void start(Walk& walk, int dims, const int64_t* sizes, const int64_t* str
     walk.numel *= sizes[i];
   }
   const auto step = [&](int dim) { return sizes[dim] == 1 ? 0 : strides[dim]; };
-  std::stable_sort(walk.order.begin(), walk.order.begin() + dims, [&](int a, int b) { return step(a) > step(b); });
+  for (int i = 1; i < dims; ++i)  // std::stable_sort asks for memory
+    for (int k = i; k > 0 && step(walk.order[k]) > step(walk.order[k - 1]); --k)
+      std::swap(walk.order[k], walk.order[k - 1]);
   for (int i = 0; i < dims; ++i) walk.sizes[i] = sizes[walk.order[i]];
 }
 

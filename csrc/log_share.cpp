@@ -51,7 +51,8 @@ template <class T> void run_rows(int64_t begin, int64_t end, void* context) {
 }
 
 template <class T>
-void of_type(const Tensor& numbers, const Tensor& index, double raised, Tensor& loss, Tensor& gradient) {
+void of_type(const StableTensor& numbers, const StableTensor& index, double raised, StableTensor& loss,
+             StableTensor& gradient) {
   const int64_t rows = numbers.sizes()[0], size = numbers.sizes()[1];
   Rows<T> batch{static_cast<const T*>(numbers.data_ptr()), static_cast<const int64_t*>(index.data_ptr()), size, raised,
                 static_cast<T*>(loss.data_ptr()),          static_cast<T*>(gradient.data_ptr())};
@@ -62,8 +63,8 @@ void of_type(const Tensor& numbers, const Tensor& index, double raised, Tensor& 
 
 // Numbers (N, C), contiguous, float or double, and places in their rows (N,), int64. The losses (N,) are filled in, and
 // the gradient (N, C).
-void log_share(Tensor numbers, Tensor index, double raised, Tensor loss, Tensor gradient) {
-  if (dtype_of(numbers) == DType::kDouble)
+void log_share(StableTensor numbers, StableTensor index, double raised, StableTensor loss, StableTensor gradient) {
+  if (numbers.element_size() == sizeof(double))
     of_type<double>(numbers, index, raised, loss, gradient);
   else
     of_type<float>(numbers, index, raised, loss, gradient);

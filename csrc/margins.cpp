@@ -10,12 +10,12 @@
 //    would add up too many slopes as floats.
 // 3. The gradient of a target's score is minus the sum of the other classes' gradients, taken in double.
 // 4. With one target a row, the formula writes into the gradient itself, unless scaling or conversion must follow.
-// 5. Rows of few classes lie side by side (margins_few.h).
+// 5. Rows of few classes lie side by side (margins_few.h, margins_few_lists.h).
 // 6. A list of targets ends at the first -1; what comes after it is never looked at. A row whose targets are not
 //    classes is a violation, NaN where that is not raised. So is a batch in which all rows are 0 and 1 to their end:
 //    a mask, not lists.
 #include "margins_batch.h"
-#include "margins_few.h"
+#include "margins_few_lists.h"
 
 namespace losskit {
 namespace {
@@ -24,10 +24,11 @@ template <class T> void run_batches(int64_t begin, int64_t end, void* context) {
   Job& job = *static_cast<Job*>(context);
   Scratch<T, T> scratch;
   FewScratch few;
+  FewListsScratch lists;
   std::unique_ptr<Scratch<T, double>> wide;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t first = i * job.batch, rows = std::min(job.batch, job.rows - first);
-    if (job.few && run_few(job, first, rows, few)) continue;
+    if (job.few && (job.many ? run_few_lists(job, first, rows, few, lists) : run_few(job, first, rows, few))) continue;
     const bool finite = Batch<T, T>{job, scratch, first, rows}.run();
     if (finite || sizeof(T) == 8) continue;
     if (!wide) wide = std::make_unique<Scratch<T, double>>();

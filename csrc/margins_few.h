@@ -1,4 +1,5 @@
 // Score margins of rows with few classes and one target each: rows side by side, a vector of them for each class.
+// Lists of targets: margins_few_lists.h.
 //
 // 1. What a row takes in Batch (lists of its segments, a sum of its own, its target found again) is more than two
 //    classes cost: rows of two took 60 ns there, and take 3 ns here. From kMostFew classes on a row fills vectors
@@ -57,11 +58,19 @@ LOSSKIT_CLONES bool few_losses(const double* values, const double* slopes, doubl
   return infinite == 0;
 }
 
+// Give the losses of rows.
+inline void write_few(Job& job, int64_t begin, int64_t n, const FewScratch& s) {
+  if (job.options.reduction != kElements)
+    job.sums[begin / job.batch] = sum_block(s.losses, n);
+  else
+    write_run(job.result, s.losses, n, job.values + begin * size_of(job.result));
+}
+
 // Whether all batches of a call may be taken so.
 inline bool takes_few(const Job& job) {
   for (const int source : {kSampleWeight, kMask, kUpstream})
     if (job.sources[source].present()) return false;
-  const bool plain = job.score_dtype == DType::kFloat && job.score_steps[1] == 1 && !job.many && !job.weights;
+  const bool plain = job.score_dtype == DType::kFloat && job.score_steps[1] == 1 && !job.mask_given && !job.weights;
   return plain && job.classes >= 2 && job.classes <= kMostFew && job.rows >= kSideBySide &&
          (!job.gradients[0] || (job.gradient_steps[1] == 1 && job.gradient_dtypes[0] == DType::kFloat));
 }
@@ -104,10 +113,7 @@ inline bool run_few(Job& job, int64_t begin, int64_t n, FewScratch& s) {
     tile_to_rows(s.slopes, step, n, classes, reinterpret_cast<float*>(job.gradients[0]) + begin * job.gradient_steps[0],
                  job.gradient_steps[0]);
   }
-  if (job.options.reduction != kElements)
-    job.sums[begin / job.batch] = sum_block(s.losses, n);
-  else
-    write_run(job.result, s.losses, n, job.values + begin * size_of(job.result));
+  write_few(job, begin, n, s);
   return true;
 }
 

@@ -19,25 +19,22 @@
 //    are then floats, because they are multiplied later and must keep their digits until then.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
 #include <atomic>
 #include <initializer_list>
 #include <mutex>
-#include <optional>
+#include <span>
 #include <tuple>
+#include <utility>
 #include <variant>
 #include <vector>
 
+#include "direct.h"
 #include "kernel.h"
 #include "layout.h"
 #include "reduce.h"
 
 namespace losskit {
-
-using torch::stable::Tensor;
 
 using enum wire::Reduction;
 using enum wire::Checks;
@@ -243,11 +240,7 @@ inline double Call::counted() const {
 // --------------------------------------------------------------------------------------------------------
 // From tensors to a job
 
-inline DType dtype_of(const Tensor& tensor) {
-  int32_t dtype;
-  aoti_torch_get_dtype(tensor.get(), &dtype);
-  return static_cast<DType>(dtype);
-}
+inline DType dtype_of(const Tensor& tensor) { return static_cast<DType>(tensor.dtype); }
 
 inline bool known(DType dtype) {
   switch (dtype) {
@@ -301,19 +294,50 @@ inline bool attach(const Walk& walk, const Tensor& tensor, bool stretch, Source&
   return true;
 }
 
-using MaybeTensor = std::optional<Tensor>;
+// A tensor that an op has made, or none.
+class Made {
+ public:
+  Made() = default;
+  explicit Made(AtenTensorHandle handle) : handle(handle) {}
+  Made(Made&& other) noexcept : handle(other.release()) {}
+  Made& operator=(Made&& other) noexcept {
+    std::swap(handle, other.handle);
+    return *this;
+  }
+  ~Made() {
+    if (handle) aoti_torch_delete_tensor_object(handle);
+  }
+  explicit operator bool() const { return handle != nullptr; }
+  AtenTensorHandle release() { return std::exchange(handle, nullptr); }
+  void* data_ptr() const {
+    void* data = nullptr;
+    aoti_torch_get_data_ptr(handle, &data);
+    return data;
+  }
+
+ private:
+  AtenTensorHandle handle = nullptr;
+};
+
+// Another name of a tensor that was given.
+inline Made again(const Tensor& tensor) {
+  AtenTensorHandle handle = nullptr;
+  aoti_torch_new_tensor_handle(tensor.handle, &handle);
+  return Made(handle);
+}
+
 // What an op finds. The status is 0, kDeclined, or what was violated.
 struct Result {
-  MaybeTensor loss, gradients[kOperands];
+  Made loss, gradients[kOperands];
   int64_t status = kDeclined;
 };
 
 // What an op is given, in the order of its schema.
 struct Inputs {
   int64_t kernel, code;
-  std::vector<Tensor> operands;
-  MaybeTensor weight, sample_weight, mask, upstream;
-  std::vector<double> numbers;
+  std::span<const Tensor> operands;
+  const Tensor *weight, *sample_weight, *mask, *upstream;  // nullptr: None
+  std::span<const double> numbers;
 };
 
 }  // namespace losskit

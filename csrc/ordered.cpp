@@ -3,7 +3,7 @@
 //
 // 1. The statistics that the formula takes say what the rows are: `log_share`, lists of scores in the order of a key
 //    (ordered_lists.h); `scan`, ordered classes (ordered_classes.h); `error` and `step`, sets of pixels in the order of
-//    their errors (ordered_errors.h).
+//    their errors (ordered_errors.h, of few pixels ordered_few.h).
 // 2. A row is the work of one thread, from beginning to end, so that its bits depend on nothing else. Arithmetic is in
 //    double: along a row of a million elements floats would lose their digits.
 // 3. Time is n, by the digits of the keys. Elements that do not count leave before the sort.
@@ -13,7 +13,7 @@
 // numbers: normalizer, factor, ignore_index, parameters of the formula. Operands: the input; the key, the target; the
 // events of lists that have some; a mask of elements.
 #include "ordered_classes.h"
-#include "ordered_errors.h"
+#include "ordered_few.h"
 
 namespace losskit {
 namespace {
@@ -208,6 +208,10 @@ void report_labels(Job& job) {
 Work Job::divide() {
   const bool doubles = input_dtype == DType::kDouble;
   if (statistic == Statistic::kError) {
+    if (!wire::ordered::classes(options.family) && takes_few_pixels(*this)) {
+      rows = kBlock / width / kSetsSideBySide * kSetsSideBySide;
+      return {(units + rows - 1) / rows, 8 * rows * width, run_few_signs};
+    }
     if (!wire::ordered::classes(options.family))
       return {units, 8 * width, doubles ? run_signs<uint64_t, double> : run_signs<uint32_t, float>};
     active.assign(sets, 0);

@@ -98,7 +98,7 @@ template <class T> void Making<T>::take_shares() {
 }
 
 template <class T> Job<T> Making<T>::job(bool turned) {
-  const std::vector<double>& numbers = call.in->numbers;
+  const std::span<const double> numbers = call.in->numbers;
   Job<T> found{turned ? call.count : call.columns(),
                call.own,
                call.order.columns.data(),

@@ -25,7 +25,7 @@ template <class T> class Memory {
   struct Free {
     void operator()(T* data) const { ::operator delete(data, kLine); }
   };
-  std::optional<Tensor> tensor;
+  Made tensor;
   std::unique_ptr<T, Free> small;
 
  public:
@@ -38,7 +38,7 @@ template <class T> class Memory {
       data = small.get();
     } else {
       tensor = allocate(1, &n, &step, sizeof(T) == 8 ? DType::kDouble : DType::kFloat, n);
-      data = static_cast<T*>(tensor->data_ptr());
+      data = static_cast<T*>(tensor.data_ptr());
     }
   }
   void take_zeros(int64_t n) {

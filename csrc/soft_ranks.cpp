@@ -133,8 +133,8 @@ template <class T> void run_lists(int64_t begin, int64_t end, void* context) {
 }
 
 template <class T>
-void of_type(const Tensor& scores, const Tensor& gains, const Tensor& counts, double temperature, Tensor& loss,
-             Tensor& has_loss, Tensor& gradient) {
+void of_type(const StableTensor& scores, const StableTensor& gains, const StableTensor& counts, double temperature,
+             StableTensor& loss, StableTensor& has_loss, StableTensor& gradient) {
   const int64_t lists = scores.sizes()[0], items = scores.sizes()[1];
   Lists<T> batch{static_cast<const T*>(scores.data_ptr()),
                  static_cast<const T*>(gains.data_ptr()),
@@ -153,9 +153,9 @@ void of_type(const Tensor& scores, const Tensor& gains, const Tensor& counts, do
 
 // Scores and gains (N, K), contiguous, float or double; which items count, bool (N, K), or no elements: all. The losses
 // (N,) are filled in, which lists have one, bool (N,), and the gradient (N, K), unless that has no elements.
-void soft_ranks(Tensor scores, Tensor gains, Tensor counts, double temperature, Tensor loss, Tensor has_loss,
-                Tensor gradient) {
-  if (dtype_of(scores) == DType::kDouble)
+void soft_ranks(StableTensor scores, StableTensor gains, StableTensor counts, double temperature, StableTensor loss,
+                StableTensor has_loss, StableTensor gradient) {
+  if (scores.element_size() == sizeof(double))
     of_type<double>(scores, gains, counts, temperature, loss, has_loss, gradient);
   else
     of_type<float>(scores, gains, counts, temperature, loss, has_loss, gradient);

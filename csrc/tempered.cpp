@@ -105,7 +105,7 @@ template <class T> void run_rows(int64_t begin, int64_t end, void* context) {
   }
 }
 
-template <class T> void of_type(const Tensor& scores, double temperature, Tensor& shifts) {
+template <class T> void of_type(const StableTensor& scores, double temperature, StableTensor& shifts) {
   const int64_t rows = scores.sizes()[0], classes = scores.sizes()[1];
   Rows<T> batch{static_cast<const T*>(scores.data_ptr()), static_cast<T*>(shifts.data_ptr()), classes, temperature};
   // A class takes about as long as 32 elements.
@@ -115,8 +115,8 @@ template <class T> void of_type(const Tensor& scores, double temperature, Tensor
 }  // namespace
 
 // Scores (N, C), contiguous, float or double, the largest of each row 0; the shifts (N,) are filled in.
-void tempered_shift(Tensor scores, double temperature, Tensor shifts) {
-  if (dtype_of(scores) == DType::kDouble)
+void tempered_shift(StableTensor scores, double temperature, StableTensor shifts) {
+  if (scores.element_size() == sizeof(double))
     of_type<double>(scores, temperature, shifts);
   else
     of_type<float>(scores, temperature, shifts);

@@ -212,7 +212,7 @@ void Job::outputs(const Inputs& in, Result& out) {
   gradient_dtypes[0] = dtype_of(a);
   Source& source = sources[kGradient];
   if (overwrite) {  // a row has become probabilities by the time that its gradient is written
-    out.gradients[0] = a;
+    out.gradients[0] = again(a);
     gradients[0] = const_cast<char*>(sources[kStudent].data);
     gradient_sizes[0] = a.numel();
     source = sources[kStudent];

@@ -137,13 +137,14 @@ void run_samples(int64_t begin, int64_t end, void* context) {
   }
 }
 
-template <class T> T* data_of(const Tensor& tensor) { return static_cast<T*>(tensor.data_ptr()); }
+template <class T> T* data_of(const StableTensor& tensor) { return static_cast<T*>(tensor.data_ptr()); }
 
 }  // namespace
 
 // Series (N, T, D) and (N, U, D), contiguous and in double, of which each sample has some steps, one or more. The
 // losses (N,) are filled in, and what lies within the lengths of the alignment (N, T, U), unless that has no elements.
-void soft_alignment(Tensor x, Tensor y, Tensor of_x, Tensor of_y, double gamma, Tensor loss, Tensor alignment) {
+void soft_alignment(StableTensor x, StableTensor y, StableTensor of_x, StableTensor of_y, double gamma,
+                    StableTensor loss, StableTensor alignment) {
   const int64_t samples = x.sizes()[0], rows = x.sizes()[1], columns = y.sizes()[1], features = x.sizes()[2];
   double* out = alignment.numel() ? data_of<double>(alignment) : nullptr;
   Series batch{data_of<double>(x),

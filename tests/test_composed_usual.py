@@ -6,7 +6,7 @@ import torch
 import losskit
 import losskit.functional as LF
 from losskit.declaration import Operand
-from losskit.losses import approx_ndcg, bi_tempered_logistic, evidential_classification
+from losskit.losses import approx_ndcg, bi_tempered_logistic, evidential_classification, seesaw
 
 
 class HalfSquareOfTest(losskit.ComposedLoss):
@@ -144,6 +144,26 @@ def test_the_kernel_of_shares_agrees_with_torch(shape, reg_weight, monkeypatch):
     for got, other, right in zip(single, double, expected, strict=True):
         torch.testing.assert_close(other, right, rtol=1e-13, atol=1e-14)
         torch.testing.assert_close(got, right, check_dtype=False, rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.8, 2.0), (0.0, 0.0), (9.0, 0.5)])  # 9: logarithms of powers are far apart
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("shape", [(6, 10), (300, 7), (2, 1), (3, 1500), (2, 5, 3, 4)])
+def test_the_kernel_of_compensated_softmaxes_agrees_with_torch(shape, scale, p, q, monkeypatch):
+    x, target = scale * torch.randn(shape), torch.randint(0, shape[1], (shape[0], *shape[2:]))
+    counts = (1.0 + 1e4 * torch.rand(shape[1]) ** 8).double()
+    if shape[1] > 1:
+        x[0, 0], x[1, -1] = -torch.inf, torch.nan
+
+    def call(dtype):
+        wide = x.to(dtype).requires_grad_()
+        loss = LF.seesaw_loss(wide, target, counts.to(dtype), p=p, q=q, reduction="none")
+        return loss.detach(), *torch.autograd.grad(loss.sum(), wide)
+
+    (single, double), expected = by_torch(seesaw, "compensated_by_kernel", monkeypatch, call)
+    for got, other, right in zip(single, double, expected, strict=True):
+        torch.testing.assert_close(other, right, rtol=1e-11, atol=1e-13, equal_nan=True)
+        torch.testing.assert_close(got, right, check_dtype=False, rtol=3e-5, atol=1e-6, equal_nan=True)
 
 
 def test_why_says_what_has_a_kernel():

@@ -252,6 +252,28 @@ def test_few_classes_take_their_own_loop(classes, reduction):
         multi(x, y)
 
 
+@pytest.mark.parametrize("longest", [1, 4, 12])
+@pytest.mark.parametrize("classes", [2, 5, 16, 64])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_short_lists_of_few_classes_take_their_own_loop(classes, longest, reduction):
+    """As above: rows with a class twice, numbers after the end of a list, rows that are left to the other loop."""
+    x, lengths = torch.randn(1037, classes), torch.randint(1, min(longest, classes) + 1, (1037, 1))
+    y = torch.randint(0, classes, (1037, classes))
+    y[600:] = torch.rand(437, classes).argsort(1)  # none twice
+    y = y.scatter(1, lengths.where(lengths < classes, 0), torch.where(lengths < classes, -1, y[:, :1]))
+    y[800], x[500, 0] = -1, 2e38
+    for integers in (y, y.to(torch.int8), y.T.contiguous().T):
+        quick = with_gradient(multilabel, x, integers, reduction=reduction)
+        by_row = with_gradient(multilabel, x, integers, reduction=reduction, mask=torch.ones(1037, dtype=torch.bool))
+        torch.testing.assert_close(quick, by_row, rtol=1e-5, atol=1e-7)
+    x[[500, 800], 0] = NAN
+    value, gradient = with_gradient(multilabel, x, y, reduction="none")
+    assert value.isnan().nonzero().tolist() == gradient.isnan().any(1).nonzero().tolist() == [[500], [800]]
+    y[700, 0] = classes
+    with pytest.raises(ValueError, match="700"):
+        multilabel(x, y)
+
+
 def test_class_weights_do_not_count_in_the_mean():
     x, y, weight = scores((4, 3), torch.float32), torch.tensor([0, 1, 2, 0]), torch.tensor([1.0, 2.0, 5.0])
     elements = multi(x, y, reduction="none")

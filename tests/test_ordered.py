@@ -109,6 +109,27 @@ def test_hinges_of_images(path, monkeypatch, per_image, dtype):
     torch.testing.assert_close(got, expected if per_image else expected[0], rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 10, 16, 31, 32, 33])
+def test_few_pixels_take_their_own_loop(width, reduction):
+    """Sets side by side, and one by one with a mask: the same gradients, also of ties and of sets left to the other."""
+    x = (normal(537, width) * 4).round().div(4)
+    x[7, 0], x[300, 0], weights = INF, -INF, normal(537, seed=3) if reduction == "none" else 1.0
+    for t in (whole(2, 537, width), whole(2, width, 537).T.to(torch.uint8), torch.zeros(537, width)):
+        together, alone = (
+            with_gradient(lambda *a, m=mask: LF.lovasz_hinge_loss(*a, m, reduction=reduction) * weights, x.float(), t)
+            for mask in (None, torch.ones(537, width, dtype=torch.bool))
+        )
+        torch.testing.assert_close(together[0], alone[0], rtol=3e-7, atol=0)
+        assert torch.equal(together[1], alone[1])
+    x[20, width // 2] = NAN
+    value, gradient = with_gradient(LF.lovasz_hinge_loss, x.float(), t, reduction="none")
+    assert value.isnan().nonzero().tolist() == gradient.isnan().any(1).nonzero().tolist() == [[20]]
+    t[400, 0] = 2
+    with pytest.raises(ValueError, match=r"0 or 1, got 2 at index \(400, 0\)"):
+        LF.lovasz_hinge_loss(x.float(), t)
+
+
 @PATHS
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 def test_the_truth_about_classes(path, monkeypatch, dtype):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from losskit.declaration import Case, Operand, param
 from losskit.domains import Interval, nonnegative
 from losskit.facts import Facts
+from losskit.families.compensated import compensated_by_kernel, parts
 from losskit.families.composed import ComposedLoss
 
 
@@ -49,6 +50,9 @@ class SeesawLoss(ComposedLoss):
     @staticmethod
     def value_and_grad(input, target, counts, p, q):
         scores, index = _last(input), target.unsqueeze(-1)
+        found = compensated_by_kernel(scores, target, counts, p, q)
+        if found is not None:
+            return found[0], {"input": found[1].movedim(-1, 1) if input.ndim > 2 else found[1]}
         own = scores.gather(-1, index)
         changed = _factors(scores, target, counts, p, q).add_(scores).scatter_(-1, index, own)
         highest = changed.amax(-1, keepdim=True)
@@ -61,6 +65,7 @@ class SeesawLoss(ComposedLoss):
         gradient.scatter_(-1, index, -rest)
         return loss.squeeze(-1), {"input": gradient.movedim(-1, 1) if input.ndim > 2 else gradient}
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = -x_t + \log\Big(e^{x_t} + \sum_{j \ne t} S_{tj} e^{x_j}\Big)",
