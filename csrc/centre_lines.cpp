@@ -5,6 +5,7 @@
 #include "centre_lines.h"
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
 
 namespace losskit {
 namespace {
@@ -43,11 +44,11 @@ template <class T> void run_masks(int64_t begin, int64_t end, void* context) {
 }
 
 template <class T>
-void of_type(const Tensor& x, const Tensor& y, int64_t iters, Tensor* sums, const Tensor* upstream, Tensor* by_x,
-             Tensor* by_y) {
+void of_type(const torch::stable::Tensor& x, const torch::stable::Tensor& y, int64_t iters, torch::stable::Tensor* sums,
+             const torch::stable::Tensor* upstream, torch::stable::Tensor* by_x, torch::stable::Tensor* by_y) {
   const auto sizes = x.sizes();
   const bool volume = sizes.size() == 4;
-  const auto memory = [](Tensor* tensor) {
+  const auto memory = [](torch::stable::Tensor* tensor) {
     return tensor && tensor->numel() ? static_cast<T*>(tensor->data_ptr()) : nullptr;
   };
   Masks<T> masks{static_cast<const T*>(x.data_ptr()),
@@ -66,16 +67,17 @@ void of_type(const Tensor& x, const Tensor& y, int64_t iters, Tensor* sums, cons
 }  // namespace
 
 // Masks (N, H, W) or (N, D, H, W), contiguous, float or double; the sums (N, 2) are filled in.
-void lines_outside(Tensor x, Tensor y, int64_t iters, Tensor sums) {
-  if (dtype_of(x) == DType::kDouble)
+void lines_outside(torch::stable::Tensor x, torch::stable::Tensor y, int64_t iters, torch::stable::Tensor sums) {
+  if (x.element_size() == sizeof(double))
     of_type<double>(x, y, iters, &sums, nullptr, nullptr, nullptr);
   else
     of_type<float>(x, y, iters, &sums, nullptr, nullptr, nullptr);
 }
 
 // The derivatives of upstream (N, 2) times the sums are filled in, unless they have no elements.
-void lines_outside_backward(Tensor x, Tensor y, int64_t iters, Tensor upstream, Tensor by_x, Tensor by_y) {
-  if (dtype_of(x) == DType::kDouble)
+void lines_outside_backward(torch::stable::Tensor x, torch::stable::Tensor y, int64_t iters,
+                            torch::stable::Tensor upstream, torch::stable::Tensor by_x, torch::stable::Tensor by_y) {
+  if (x.element_size() == sizeof(double))
     of_type<double>(x, y, iters, nullptr, &upstream, &by_x, &by_y);
   else
     of_type<float>(x, y, iters, nullptr, &upstream, &by_x, &by_y);
