@@ -10,6 +10,7 @@
 #pragma once
 
 #include "ordered_lists.h"
+#include "vectors.h"
 
 namespace losskit {
 namespace {
@@ -17,6 +18,94 @@ namespace {
 struct ClassesScratch {
   Buffer<double> p, below, above, sums, slopes, values, unused, target;
 };
+
+// --------------------------------------------------------------------------------------------------------
+// Long rows: eight additions at a time, in a vector; rows side by side would leave the fastest cache
+
+constexpr int64_t kLong = 64;  // classes of a row that is summed alone
+using Eight = Vector<double>;
+
+LOSSKIT_INLINE void store(const Eight& v, double* x) { std::memcpy(x, &v, sizeof v); }
+
+// In place of each number the sum of those up to it, or from it on.
+LOSSKIT_INLINE void sum_up(Eight& v) {
+  const Eight none = {};
+  v += __builtin_shufflevector(v, none, 8, 0, 1, 2, 3, 4, 5, 6);
+  v += __builtin_shufflevector(v, none, 8, 8, 0, 1, 2, 3, 4, 5);
+  v += __builtin_shufflevector(v, none, 8, 8, 8, 8, 0, 1, 2, 3);
+}
+LOSSKIT_INLINE void sum_down(Eight& v) {
+  const Eight none = {};
+  v += __builtin_shufflevector(v, none, 1, 2, 3, 4, 5, 6, 7, 8);
+  v += __builtin_shufflevector(v, none, 2, 3, 4, 5, 6, 7, 8, 8);
+  v += __builtin_shufflevector(v, none, 4, 5, 6, 7, 8, 8, 8, 8);
+}
+
+LOSSKIT_INLINE void sums_of_long(double* p, int64_t n, double* below, double* above) {
+  const Eight none = {};
+  const double inverse =
+      1.0 / chunk_sum<double>(n, [p](int64_t i, Eight& v) __attribute__((always_inline)) { load(p + i, v); });
+  Eight v;
+  double total = 0.0, rest = 0.0;
+  int64_t c = 0, d = n;
+  for (; c + 8 <= n; c += 8) {
+    load(p + c, v);
+    v *= inverse;
+    store(v, p + c);
+    sum_up(v);
+    store(v + total, below + c);
+    total += v[7];
+  }
+  for (; c < n; ++c) below[c] = total += p[c] *= inverse;
+  for (; d >= 8; d -= 8) {
+    load(p + d - 8, v);
+    sum_down(v);
+    store(__builtin_shufflevector(v, none, 1, 2, 3, 4, 5, 6, 7, 8) + rest, above + d - 8);
+    rest += v[0];
+  }
+  for (; d > 0; --d) {
+    above[d - 1] = rest;
+    rest += p[d - 1];
+  }
+}
+
+LOSSKIT_INLINE void slopes_of_long(const double* p, double* below, const double* above, double factor, int64_t n,
+                                   double* slopes) {
+  const Eight none = {};
+  Eight v, w;
+  double lost = 0.0, gained = 0.0;
+  int64_t c = 0, d = n;
+  for (; c + 8 <= n; c += 8) {
+    load(below + c, v), load(slopes + c, w);
+    v *= w;
+    sum_up(v);
+    store(__builtin_shufflevector(v, none, 8, 0, 1, 2, 3, 4, 5, 6) + lost, below + c);
+    lost += v[7];
+  }
+  for (; c < n; ++c) {
+    const double left = below[c] * slopes[c];
+    below[c] = lost;
+    lost += left;
+  }
+  for (; d >= 8; d -= 8) {
+    load(above + d - 8, v), load(slopes + d - 8, w);
+    v *= w;
+    sum_down(v);
+    const double more = v[0];
+    load(below + d - 8, w);
+    v = (v + gained) - w;
+    load(p + d - 8, w);
+    store(w * v * factor, slopes + d - 8);
+    gained += more;
+  }
+  for (; d > 0; --d) {
+    gained += above[d - 1] * slopes[d - 1];
+    slopes[d - 1] = p[d - 1] * (gained - below[d - 1]) * factor;
+  }
+}
+
+// --------------------------------------------------------------------------------------------------------
+// Rows of any length
 
 // Row by row: probabilities from exponentials, their sums from both ends. Rows are taken four at a time, so that their
 // additions do not wait for one another.
@@ -39,6 +128,8 @@ template <int many> LOSSKIT_INLINE void sums_of_some(double* p, int64_t width, d
 }
 LOSSKIT_CLONES inline void sums_of_rows(double* p, int64_t rows, int64_t width, double* below, double* above) {
   int64_t r = 0;
+  if (width >= kLong)
+    for (; r < rows; ++r) sums_of_long(p + r * width, width, below + r * width, above + r * width);
   for (; r + 4 <= rows; r += 4) sums_of_some<4>(p + r * width, width, below + r * width, above + r * width);
   for (; r < rows; ++r) sums_of_some<1>(p + r * width, width, below + r * width, above + r * width);
 }
@@ -66,6 +157,8 @@ LOSSKIT_INLINE void slopes_of_some(const double* p, double* below, double* above
 LOSSKIT_CLONES inline void slopes_of_rows(const double* p, double* below, double* above, const double* factors,
                                           int64_t rows, int64_t width, double* slopes) {
   int64_t r = 0, at = 0;
+  if (width >= kLong)
+    for (; r < rows; ++r, at += width) slopes_of_long(p + at, below + at, above + at, factors[r], width, slopes + at);
   for (; r + 4 <= rows; r += 4, at += 4 * width)
     slopes_of_some<4>(p + at, below + at, above + at, factors + r, width, slopes + at);
   for (; r < rows; ++r, at += width) slopes_of_some<1>(p + at, below + at, above + at, factors + r, width, slopes + at);

@@ -185,6 +185,36 @@ def test_a_confident_pixel_keeps_its_digits(path, monkeypatch):
 
 
 @PATHS
+@pytest.mark.parametrize("classes", [1, 5, 63, 64, 65, 71, 200, 1003, 2050])
+def test_running_sums_of_rows_of_every_length(path, monkeypatch, classes):
+    """Short rows are summed side by side, long ones alone, eight classes at a time; both have the same truth."""
+    take(path, monkeypatch)
+    x, label = normal(6, classes, dtype=torch.float64), whole(classes, 6)
+    for target in (label, normal(6, classes, seed=5, dtype=torch.float64).softmax(-1)):
+        shares = target if target.is_floating_point() else torch.nn.functional.one_hot(target, classes)
+        for wide, bar in ((x, 1e-12), (x.float(), 2e-6)):
+            got = with_gradient(LF.squared_emd_loss, wide, target, reduction="none")
+            expected = with_gradient(
+                lambda z, t: (z.softmax(-1) - t).cumsum(-1).square().sum(-1), wide.double(), shares.double()
+            )
+            for found, right in zip(got, expected, strict=True):
+                torch.testing.assert_close(found, right, check_dtype=False, rtol=bar, atol=bar)
+
+
+@PATHS
+def test_a_long_row_keeps_the_digits_of_both_ends(path, monkeypatch):
+    """The sums below and above a class are added up apart, also eight at a time."""
+    take(path, monkeypatch)
+    for place in (0, 40, 99):
+        x = torch.zeros(1, 100, dtype=torch.float64)
+        x[0, place] = 60.0
+        value, _ = with_gradient(LF.squared_emd_loss, x, torch.tensor([place]), reduction="none")
+        rest = math.exp(-60) / (1 + 99 * math.exp(-60))
+        exact = rest * rest * (sum((i + 1) ** 2 for i in range(place)) + sum(i * i for i in range(100 - place)))
+        assert value.item() == pytest.approx(exact, rel=1e-13)
+
+
+@PATHS
 def test_scores_that_leave_every_exponential(path, monkeypatch):
     """Scores that are 1e4 apart, in both orders: the loss is their distance, or nothing."""
     take(path, monkeypatch)

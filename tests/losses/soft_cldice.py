@@ -86,16 +86,23 @@ def exact(m, input, target, iters=3, smooth=1.0):
     return (loss.value,), gradients
 
 
+def apart(g, *shape):
+    """Numbers between 0 and 1 of which those of a plane differ, also in bfloat16: where some are alike, no gradient is
+    the true one."""
+    pixels = shape[-2] * shape[-1]
+    places = torch.rand(*shape[:-2], pixels, generator=g).argsort(-1).view(shape)
+    return (places + 0.25 * torch.rand(shape, generator=g, dtype=torch.float64)) / (pixels + 1)
+
+
 def masks(n, g):
-    """Probabilities that are all different, of two classes, and true ones."""
-    return tuple(torch.rand(n, 2, 5, 6, generator=g, dtype=torch.float64) for _ in range(2))
+    """Probabilities, of two classes, and true ones."""
+    return tuple(apart(g, n, 2, 5, 6) for _ in range(2))
 
 
 def lines(n, g):
     """Lines, blurred."""
-    x = 0.125 * torch.rand(n, 1, 6, 5, generator=g, dtype=torch.float64)
+    x, y = (0.125 * apart(g, n, 1, 6, 5) for _ in range(2))
     x[:, :, 2] += 0.75
-    y = 0.125 * torch.rand(n, 1, 6, 5, generator=g, dtype=torch.float64)
     y[:, :, :, 3] += 0.75
     return x, y
 

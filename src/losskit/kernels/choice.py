@@ -46,7 +46,7 @@ def why_eager(plan: Plan, args: Arguments) -> str | None:
 
 def helps(x: Tensor) -> bool:
     """Whether an op of the library may compute a part of a loss that is written in torch operations, from it."""
-    return x.is_cpu and library.loaded() and not hidden(x.detach())
+    return x.is_cpu and not hidden(x.detach()) and library.loaded()  # Dynamo cannot trace what loads the library
 
 
 def from_kernel(plan: Plan, arguments: Arguments, result: torch.dtype | None = None) -> Tensor | None:

@@ -1,40 +1,12 @@
 """SoftClDiceLoss: whether the centre lines of predicted and true masks lie inside of each other."""
 
-import torch
-import torch.nn.functional as F
-
 from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import Interval, positive, probability
 from losskit.facts import Facts
+from losskit.families.centre_lines import lines_outside, parts
 from losskit.families.composed import ComposedLoss
 
 MASKS = "(N, C, H, W) or (N, C, D, H, W)"
-
-
-def eroded(x):
-    """The least of a pixel and its neighbours across a side."""
-    pool, sides = (F.max_pool2d, 2) if x.ndim == 4 else (F.max_pool3d, 3)
-    found = None
-    for side in range(sides):
-        kernel = tuple(3 if i == side else 1 for i in range(sides))
-        least = -pool(-x, kernel, 1, tuple(size // 2 for size in kernel))
-        found = least if found is None else torch.minimum(found, least)
-    return found
-
-
-def ridges(x):
-    """What is left of a mask without its opening: lines and points that an erosion removes; and the erosion."""
-    pool, less = F.max_pool2d if x.ndim == 4 else F.max_pool3d, eroded(x)
-    return F.relu(x - pool(less, 3, 1, 1)), less
-
-
-def skeleton(x, iters):
-    """The centre lines of a mask: the ridges of the mask, and of each of its erosions."""
-    found, x = ridges(x)
-    for _ in range(iters):
-        own, x = ridges(x)
-        found = found + F.relu(own - found * own)
-    return found
 
 
 class SoftClDiceLoss(ComposedLoss):
@@ -64,14 +36,15 @@ class SoftClDiceLoss(ComposedLoss):
 
     @staticmethod
     def value(input, target, iters, smooth):
-        dims = tuple(range(2, input.ndim))
-        of_input, of_target = skeleton(input, iters), skeleton(target, iters)
         # One less precision and one less sensitivity, in which nothing cancels.
-        missed = (of_input * (1.0 - target)).sum(dims) / (of_input.sum(dims) + smooth)
-        lost = (of_target * (1.0 - input)).sum(dims) / (of_target.sum(dims) + smooth)
+        lines, outside = lines_outside(input, target, iters).unbind(-1)
+        missed = outside / (lines + smooth)
+        lines, outside = lines_outside(target, input, iters).unbind(-1)
+        lost = outside / (lines + smooth)
         loss = (missed * (1.0 - lost) + lost * (1.0 - missed)) / (2.0 - missed - lost)
         return loss.mean(1)
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = \frac{1}{C} \sum_c \Big( 1 - \frac{2 P_c T_c}{P_c + T_c} \Big)",
