@@ -336,6 +336,12 @@ template <class T> bool Job<T>::read(const Inputs& in) {
   changed = wire::class_scores::changed(options.family);
   overwrite = wire::class_scores::overwrite(options.family) && options.gradients == 1 &&
               options.reduction != kElements && dims == 2 && !picked && classes >= kRowClasses && a.is_contiguous();
+  relevance = wire::class_scores::relevance(options.family);
+  if (relevance && !(sizeof(T) == 4 && plain && probabilities && smoothing == 0.0 && !changed && !overwrite &&
+                     dims == 2 && classes >= kRowClasses && in.operands.size() == 2 && !in.weight && !in.mask &&
+                     !((options.gradients >> 1) & 1) && dtype_of(a) == DType::kFloat && target == DType::kFloat &&
+                     a.is_contiguous() && b.is_contiguous()))
+    return false;
   if (changed) return read_changes(*this, in) && read_classes(*this, in);
   return read_classes(*this, in);
 }
@@ -387,7 +393,8 @@ template <class T> Work Job<T>::divide() {
 
 template <class T> Result run(const Inputs& in) {
   Job<T> job;
-  return drive(job, in);
+  Result result = drive(job, in);
+  return job.declined ? Result{} : std::move(result);
 }
 
 }  // namespace

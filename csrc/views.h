@@ -148,7 +148,7 @@ template <class T> struct Columns {
 
   Columns(const Views<T>& views, int i, int j) : views(views), i(i), j(j) {
     const int64_t d = views.columns, all = (views.rows + kRows - 1) / kRows;
-    groups = std::clamp<int64_t>(std::min(all / 4, kSums / (views.batch * d * d)), 1, kGroups);
+    groups = std::clamp<int64_t>(std::min(all / 4, kSums / std::max<int64_t>(1, views.batch * d * d)), 1, kGroups);
     blocks = (all + groups - 1) / groups;
     products.resize(views.batch * groups * d * d), apart.resize(views.batch * groups * d);
     const int64_t cost = 1 + blocks * std::min(kRows, views.rows) * d * (2 + d / 32);

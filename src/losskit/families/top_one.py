@@ -27,11 +27,33 @@ from losskit.families.lists import OPERANDS, example_of, symbols_of
 from losskit.families.lists_plan import check_lists
 from losskit.formula import sigmoid, softplus
 from losskit.graph import Expr
+from losskit.kernels import fused, wire
+from losskit.kernels.choice import PLAIN, helps
 from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.reduction import both
 from losskit.validation import check_extras, check_floating, check_tensor
 from losskit_guide.card import Curve, Equation, Given, Rows
+
+
+class _RelevancePlan(ClassScoresPlan):
+    """The same loss of scores and relevance as they are, of which the kernel makes probabilities."""
+
+    constants = 0b10
+    gradients = 1
+
+    def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
+        super().__init__(loss, reduction, parameters)
+        self.names = ["input", "target"]
+        self.code |= fused.pack(reduction, family=wire.CLASS_SCORES.family.pack(relevance=True))
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        return [(0, None), (0, None), ()]
+
+    def eager(self, arguments: Arguments, checks: str, part: Any = None) -> Tensor:
+        input, relevance = arguments.operands
+        shares = relevance.detach().to(input.dtype).softmax(-1)
+        return super().eager(arguments._replace(operands=[input, shares]), checks)
 
 
 class TopOnePlan(ClassScoresPlan):
@@ -43,8 +65,20 @@ class TopOnePlan(ClassScoresPlan):
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         super().__init__(loss, reduction, parameters)
         self.transform = parameters["target_transform"]
+        plain = self.formula is None and self.transform == "softmax" and not parameters.get("element_mask", False)
+        self.usual = _RelevancePlan(loss, reduction, parameters) if plain else None
         names = loss._call_operands()
         self.names = [name for name in names if parameters.get(name, True)]  # an optional one that is missing is False
+
+    def at_once(self, operands: Sequence[Any]) -> Tensor | None:
+        """Long lists of float32 without padding: the kernel makes probabilities of the relevance. None: not of this."""
+        input, target, *items = operands
+        plan = self.usual
+        if plan is None or items or not all(type(x) in PLAIN and x.dtype is torch.float32 for x in (input, target)):
+            return None
+        if input.ndim != 2 or input.shape != target.shape or not helps(input) or observed():
+            return None
+        return fused.attempt(plan, plan.numbers, [input, target], None, None, None)
 
     def validated(
         self,
