@@ -42,10 +42,12 @@ template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T*
     const bool gradient = job.gradients[0], soft = job.probabilities;
     if (!job.swift || z->count != 1 || (soft && t->count != 1) || (gradient && e->count != 1)) return j;
     const auto begin = [&](int slot) { return reinterpret_cast<float*>(row_of(job, slot, s.runs[slot].offsets[0])); };
+    const bool whole = job.relevance && job.sources[kTarget].dtype == DType::kLong;
+    const int64_t* const grades = whole ? reinterpret_cast<const int64_t*>(begin(kTarget)) : nullptr;
     float* const copy = job.overwrite ? s.scores.get(job.padded) : nullptr;
     const Swift rows{begin(kScores),
                      copy,
-                     soft ? begin(kTarget) : nullptr,
+                     soft && !grades ? begin(kTarget) : nullptr,
                      gradient        ? begin(kScoresGradient)
                      : job.relevance ? s.products.get(job.padded)
                                      : exponentials,
@@ -55,7 +57,7 @@ template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T*
                      job.classes,
                      gradient,
                      job.options.checks != kOff};
-    if (job.relevance) return ranked_rows(rows, j, n, s.target.get(job.padded), s);
+    if (job.relevance) return ranked_rows(rows, grades, j, n, s);
     return soft ? swift_rows<true>(rows, j, n, s) : swift_rows<false>(rows, j, n, s);
   }
   return j;

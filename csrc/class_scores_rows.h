@@ -281,7 +281,7 @@ LOSSKIT_INLINE RankedSums ranked_sums(const Swift& rows, const float* z, const f
     for (; i + 32 <= n; i += 32) {
       for (int64_t k = 0; k < 32; k += 16) {
         __builtin_prefetch(x + i + k + rows.z_step);
-        __builtin_prefetch(y + i + k + rows.t_step);
+        if (rows.t) __builtin_prefetch(y + i + k + rows.t_step);
         if (rows.gradient) __builtin_prefetch(to + i + k + rows.e_step, 1);
       }
       ranked_step<false>(x, y, to, weights, p, of_t, own - begin, i, i, a);
@@ -299,14 +299,20 @@ LOSSKIT_INLINE RankedSums ranked_sums(const Swift& rows, const float* z, const f
   return sums;
 }
 
-// As swift_rows<true>, where the softmax of `t` is the probabilities. `e` and `u` have room for a row, `e` for all
-// where the gradient is wanted.
-LOSSKIT_CLONES int64_t ranked_rows(const Swift& rows, int64_t j, int64_t n, float* u, Scratch<float>& s) {
+// As swift_rows<true>, where the softmax of relevance is the probabilities: of `t`, or of `grades` where that is not
+// null. `e` has room for a row, or for all where the gradient is wanted.
+LOSSKIT_CLONES int64_t ranked_rows(const Swift& rows, const int64_t* grades, int64_t j, int64_t n, Scratch<float>& s) {
   constexpr double least = 16.0 * double(std::numeric_limits<float>::min());
   const int64_t classes = rows.classes;
+  float *const u = s.target.get(classes), *const given = grades ? s.apart.get(classes) : nullptr;
   for (; j < n && s.state[j] == kCounts; ++j) {
-    const float *const z = rows.z + j * rows.z_step, *const t = rows.t + j * rows.t_step;
+    const float *const z = rows.z + j * rows.z_step, *const t = grades ? given : rows.t + j * rows.t_step;
     float* const e = rows.e + j * rows.e_step;
+    if (grades) {
+      const int64_t* const from = grades + j * rows.t_step;
+#pragma GCC ivdep
+      for (int64_t c = 0; c < classes; ++c) given[c] = static_cast<float>(from[c]);
+    }
     const float m = maximum_of(z, classes), top = maximum_of(t, classes);
     if (!(absolute(m) <= float(kNear)) || !(absolute(top) <= float(kNear))) return j;
     const int64_t own = first_of(z, m, classes);

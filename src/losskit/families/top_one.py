@@ -36,6 +36,9 @@ from losskit.validation import check_extras, check_floating, check_tensor
 from losskit_guide.card import Curve, Equation, Given, Rows
 
 
+_LONG = 64  # items: the kernel takes shorter lists side by side, not one by one
+
+
 class _RelevancePlan(ClassScoresPlan):
     """The same loss of scores and relevance as they are, of which the kernel makes probabilities."""
 
@@ -71,14 +74,21 @@ class TopOnePlan(ClassScoresPlan):
         self.names = [name for name in names if parameters.get(name, True)]  # an optional one that is missing is False
 
     def at_once(self, operands: Sequence[Any]) -> Tensor | None:
-        """Long lists of float32 without padding: the kernel makes probabilities of the relevance. None: not of this."""
+        """Lists of float32 without padding, by a shorter way; None: these are others.
+
+        Of long lists the kernel makes probabilities of the relevance, in the pass over the scores.
+        """
         input, target, *items = operands
-        plan = self.usual
-        if plan is None or items or not all(type(x) in PLAIN and x.dtype is torch.float32 for x in (input, target)):
+        if self.usual is None or items or not (type(input) in PLAIN and type(target) in PLAIN):
             return None
-        if input.ndim != 2 or input.shape != target.shape or not helps(input) or observed():
+        if input.dtype is not torch.float32 or target.dtype not in (torch.float32, torch.int64):
             return None
-        return fused.attempt(plan, plan.numbers, [input, target], None, None, None)
+        if input.ndim != 2 or input.shape != target.shape or not input.numel() or observed() or not helps(input):
+            return None
+        if input.shape[1] >= _LONG:
+            return fused.attempt(self.usual, self.usual.numbers, [input, target], None, None, None)
+        shares = self._shares(target, None, input.dtype)
+        return fused.attempt(self, self.numbers, [input, shares], None, None, None)
 
     def validated(
         self,
