@@ -35,7 +35,6 @@ from losskit.reduction import both
 from losskit.validation import check_extras, check_floating, check_tensor
 from losskit_guide.card import Curve, Equation, Given, Rows
 
-
 _LONG = 64  # items: the kernel takes shorter lists side by side, not one by one
 
 

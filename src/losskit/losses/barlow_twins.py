@@ -146,4 +146,3 @@ def _unstandardised(gradient, standardised, length):
     """The gradient by what was standardised. That of its mean is 0: the columns of both views add up to 0."""
     along = (gradient * standardised).sum(-2, keepdim=True)
     return gradient.addcmul_(standardised, along, value=-1.0).div_(length)
-
