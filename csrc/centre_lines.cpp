@@ -44,11 +44,11 @@ template <class T> void run_masks(int64_t begin, int64_t end, void* context) {
 }
 
 template <class T>
-void of_type(const torch::stable::Tensor& x, const torch::stable::Tensor& y, int64_t iters, torch::stable::Tensor* sums,
-             const torch::stable::Tensor* upstream, torch::stable::Tensor* by_x, torch::stable::Tensor* by_y) {
+void of_type(const StableTensor& x, const StableTensor& y, int64_t iters, StableTensor* sums,
+             const StableTensor* upstream, StableTensor* by_x, StableTensor* by_y) {
   const auto sizes = x.sizes();
   const bool volume = sizes.size() == 4;
-  const auto memory = [](torch::stable::Tensor* tensor) {
+  const auto memory = [](StableTensor* tensor) {
     return tensor && tensor->numel() ? static_cast<T*>(tensor->data_ptr()) : nullptr;
   };
   Masks<T> masks{static_cast<const T*>(x.data_ptr()),
@@ -67,7 +67,7 @@ void of_type(const torch::stable::Tensor& x, const torch::stable::Tensor& y, int
 }  // namespace
 
 // Masks (N, H, W) or (N, D, H, W), contiguous, float or double; the sums (N, 2) are filled in.
-void lines_outside(torch::stable::Tensor x, torch::stable::Tensor y, int64_t iters, torch::stable::Tensor sums) {
+void lines_outside(StableTensor x, StableTensor y, int64_t iters, StableTensor sums) {
   if (x.element_size() == sizeof(double))
     of_type<double>(x, y, iters, &sums, nullptr, nullptr, nullptr);
   else
@@ -75,8 +75,8 @@ void lines_outside(torch::stable::Tensor x, torch::stable::Tensor y, int64_t ite
 }
 
 // The derivatives of upstream (N, 2) times the sums are filled in, unless they have no elements.
-void lines_outside_backward(torch::stable::Tensor x, torch::stable::Tensor y, int64_t iters,
-                            torch::stable::Tensor upstream, torch::stable::Tensor by_x, torch::stable::Tensor by_y) {
+void lines_outside_backward(StableTensor x, StableTensor y, int64_t iters, StableTensor upstream, StableTensor by_x,
+                            StableTensor by_y) {
   if (x.element_size() == sizeof(double))
     of_type<double>(x, y, iters, nullptr, &upstream, &by_x, &by_y);
   else

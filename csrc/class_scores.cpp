@@ -307,10 +307,16 @@ template <class T> bool Job<T>::read(const Inputs& in) {
   const Tensor &a = in.operands[0], &b = in.operands[1];
   const int dims = static_cast<int>(a.dim());
   const auto sizes = a.sizes();
-  probabilities = floating(dtype_of(b));
+  relevance = wire::class_scores::relevance(options.family);
+  probabilities = relevance || floating(dtype_of(b));
   plain = wire::class_scores::plain(options.family);
   picked = wire::class_scores::log_probabilities(options.family);
   if (!read_statistics(*this)) return false;
+  if (relevance &&
+      !(plain && !picked && dims == 2 && dtype_of(a) == DType::kFloat && a.is_contiguous() &&
+        (dtype_of(b) == DType::kFloat || dtype_of(b) == DType::kLong) && b.is_contiguous() && sizes[1] >= kRowClasses &&
+        in.operands.size() == 2 && !in.weight && !in.mask && options.gradients <= 1))
+    return false;
   smoothing = in.numbers[wire::class_scores::kSmoothing];
   const double ignored = in.numbers[wire::class_scores::kIgnoreIndex];
   if (!probabilities) ignore_index = static_cast<int64_t>(ignored);
@@ -329,7 +335,7 @@ template <class T> bool Job<T>::read(const Inputs& in) {
   if (probabilities) {
     if (b.dim() != dims || !std::equal(sizes.begin(), sizes.end(), b.sizes().begin())) return false;
     place(*this, kTarget, b.strides(), target, b.data_ptr());
-    result = promote(result, target);
+    if (!relevance) result = promote(result, target);
   } else {
     if (target == DType::kBool || b.dim() != dims - 1 || !attach(walk, b, false, sources[kTarget])) return false;
   }
@@ -373,7 +379,7 @@ template <class T> Work Job<T>::divide() {
   };
   swift = sizeof(T) == 4 && plain && smoothing == 0.0 && shift.empty() && classes >= kRowClasses &&
           contiguous(kScores) && contiguous(kScoresGradient) && !gradients[1] &&
-          (!probabilities || (contiguous(kTarget) && weights.empty()));
+          (!probabilities || ((relevance || contiguous(kTarget)) && weights.empty()));
   by_row = general() || (!picked && ((class_strides[kScores] == 1 && classes >= kRowClasses) ||
                                      (rows < kLanes && classes >= 8 * kLanes)));
   if (picked)
@@ -387,7 +393,8 @@ template <class T> Work Job<T>::divide() {
 
 template <class T> Result run(const Inputs& in) {
   Job<T> job;
-  return drive(job, in);
+  Result result = drive(job, in);
+  return job.declined ? Result{} : std::move(result);
 }
 
 }  // namespace

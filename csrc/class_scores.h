@@ -30,6 +30,7 @@
 //   changed      a formula makes the own class's score, and all are multiplied by a number (class_scores_changed.h)
 #pragma once
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -63,11 +64,13 @@ template <class T> struct Job : Call {
   int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
   int64_t class_strides[kSlots] = {};
   bool probabilities = false, plain = false, picked = false, by_row = false, swift = false, changed = false;
-  double multiple = 1.0;     // of changed scores, where it is no operand
-  std::vector<double> made;  // what the formula of the own class's score takes of each class
-  bool overwrite = false;    // the gradient is written over the scores
-  bool statistics[3] = {};   // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
-  int places[3] = {};        // and which operand each of them is
+  double multiple = 1.0;              // of changed scores, where it is no operand
+  std::vector<double> made;           // what the formula of the own class's score takes of each class
+  bool overwrite = false;             // the gradient is written over the scores
+  bool relevance = false;             // the softmax of the target is the probabilities, where `ranked_rows` does it
+  std::atomic<bool> declined{false};  // it did not
+  bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
+  int places[3] = {};       // and which operand each of them is
   double smoothing = 0.0, total_weight = 0.0;
   T slack = 0;                  // of probabilities beyond 0 and 1
   std::vector<double> weights;  // of the classes; empty if there are none

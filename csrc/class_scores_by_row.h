@@ -42,17 +42,22 @@ template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T*
     const bool gradient = job.gradients[0], soft = job.probabilities;
     if (!job.swift || z->count != 1 || (soft && t->count != 1) || (gradient && e->count != 1)) return j;
     const auto begin = [&](int slot) { return reinterpret_cast<float*>(row_of(job, slot, s.runs[slot].offsets[0])); };
+    const bool whole = job.relevance && job.sources[kTarget].dtype == DType::kLong;
+    const int64_t* const grades = whole ? reinterpret_cast<const int64_t*>(begin(kTarget)) : nullptr;
     float* const copy = job.overwrite ? s.scores.get(job.padded) : nullptr;
     const Swift rows{begin(kScores),
                      copy,
-                     soft ? begin(kTarget) : nullptr,
-                     gradient ? begin(kScoresGradient) : exponentials,
+                     soft && !grades ? begin(kTarget) : nullptr,
+                     gradient        ? begin(kScoresGradient)
+                     : job.relevance ? s.products.get(job.padded)
+                                     : exponentials,
                      z->stride,
                      soft ? t->stride : 0,
                      gradient ? e->stride : 0,
                      job.classes,
                      gradient,
                      job.options.checks != kOff};
+    if (job.relevance) return ranked_rows(rows, grades, j, n, s);
     return soft ? swift_rows<true>(rows, j, n, s) : swift_rows<false>(rows, j, n, s);
   }
   return j;
@@ -152,7 +157,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
 }
 
 // Rows of contiguous classes, one by one.
-template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
+template <class T> void run_rows(Job<T>& job, int64_t begin, int64_t n, Scratch<T>& s) {
   const bool by_scores = job.gradients[0];
   Cursor cursors[kSlots];
   for (int slot = 0; slot < kSlots; ++slot)
@@ -173,6 +178,8 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
   for (int64_t j = 0; j < n; ++j) {
     j = try_swift(job, j, n, exponentials, s);
     if (j == n) break;
+    if (job.relevance) job.declined = true;  // nothing else makes probabilities of it
+    if (job.relevance) return;
     for (int slot = 0; slot < kSlots; ++slot)
       if (cursors[slot].runs) offsets[slot] = cursors[slot].offset(j);
     gradient_rows[j] = offsets[kScoresGradient];

@@ -237,5 +237,102 @@ template <bool soft> LOSSKIT_CLONES int64_t swift_rows(const Swift& rows, int64_
   return j;
 }
 
+// The sums of a row whose probabilities are the softmax of another one, relevance; all exponentials are kept.
+struct RankedSums {
+  double others = 0.0, rest = 0.0, dots = 0.0;  // rest, dots: of the exponentials of relevance
+  float low = 0.0f;                             // the least relevance, or 0
+};
+
+// 16 entries from `at` on, of which those before `from` were counted already.
+template <bool overlap>
+LOSSKIT_INLINE void ranked_step(const float* z, const float* t, float* e, float* u, const Pivot<float>& p,
+                                const Pivot<float>& of_t, int64_t own, int64_t at, int64_t from,
+                                SwiftPartials& partial) {
+  z += at, t += at, e += at, u += at;
+#pragma GCC ivdep
+  for (int k = 0; k < 16; ++k) e[k] = lifted_exp<float, false>(z[k], p.maximum, p.magic, p.limit);
+#pragma GCC ivdep
+  for (int k = 0; k < 16; ++k) u[k] = lifted_exp<float, false>(t[k], of_t.maximum, of_t.magic, of_t.limit);
+  typedef int32_t Mask __attribute__((vector_size(64)));
+  const Mask number = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  Mask left_out = number == static_cast<int32_t>(own - at);
+  if constexpr (overlap) left_out |= number < static_cast<int32_t>(from - at);
+  const Vector<float> zero = {};
+  Vector<float> v, w, x;
+  load(e, v), load(u, w), load(z, x);
+  w = left_out ? zero : w;
+  x = w * (x - p.maximum);
+  partial.others += left_out ? zero : v;
+  partial.rest += w;
+  partial.dots += w == zero ? zero : x;
+  load(t, v);
+  partial.low = v < partial.low ? v : partial.low;
+}
+
+LOSSKIT_INLINE RankedSums ranked_sums(const Swift& rows, const float* z, const float* t, float* e, float* u,
+                                      const Pivot<float>& p, const Pivot<float>& of_t, int64_t own) {
+  RankedSums sums;
+  for (int64_t begin = 0, n; begin < rows.classes; begin += n) {
+    n = chunk_of(rows.classes - begin);
+    SwiftPartials a, b;
+    const float *x = z + begin, *y = t + begin;
+    float *const to = e + begin, *const weights = u + begin;
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+      for (int64_t k = 0; k < 32; k += 16) {
+        __builtin_prefetch(x + i + k + rows.z_step);
+        if (rows.t) __builtin_prefetch(y + i + k + rows.t_step);
+        if (rows.gradient) __builtin_prefetch(to + i + k + rows.e_step, 1);
+      }
+      ranked_step<false>(x, y, to, weights, p, of_t, own - begin, i, i, a);
+      ranked_step<false>(x, y, to, weights, p, of_t, own - begin, i + 16, i + 16, b);
+    }
+    if (i + 16 <= n) ranked_step<false>(x, y, to, weights, p, of_t, own - begin, i, i, a), i += 16;
+    if (i < n) ranked_step<true>(x, y, to, weights, p, of_t, own - begin, n - 16, i, b);
+    const auto smaller = [](auto& u, const auto& v) __attribute__((always_inline)) { u = v < u ? v : u; };
+    sums.others += total_of(a.others + b.others);
+    sums.rest += total_of(a.rest + b.rest);
+    sums.dots += total_of(a.dots + b.dots);
+    smaller(a.low, b.low);
+    sums.low = std::min(sums.low, folded<float>(a.low, smaller));
+  }
+  return sums;
+}
+
+// As swift_rows<true>, where the softmax of relevance is the probabilities: of `t`, or of `grades` where that is not
+// null. `e` has room for a row, or for all where the gradient is wanted.
+LOSSKIT_CLONES int64_t ranked_rows(const Swift& rows, const int64_t* grades, int64_t j, int64_t n, Scratch<float>& s) {
+  constexpr double least = 16.0 * double(std::numeric_limits<float>::min());
+  const int64_t classes = rows.classes;
+  float *const u = s.target.get(classes), *const given = grades ? s.apart.get(classes) : nullptr;
+  for (; j < n && s.state[j] == kCounts; ++j) {
+    const float *const z = rows.z + j * rows.z_step, *const t = grades ? given : rows.t + j * rows.t_step;
+    float* const e = rows.e + j * rows.e_step;
+    if (grades) {
+      const int64_t* const from = grades + j * rows.t_step;
+#pragma GCC ivdep
+      for (int64_t c = 0; c < classes; ++c) given[c] = static_cast<float>(from[c]);
+    }
+    const float m = maximum_of(z, classes), top = maximum_of(t, classes);
+    if (!(absolute(m) <= float(kNear)) || !(absolute(top) <= float(kNear))) return j;
+    const int64_t own = first_of(z, m, classes);
+    const Pivot<float> p = pivot<float, false>(m);
+    const RankedSums sums = ranked_sums(rows, z, t, e, u, p, pivot<float, false>(top), own);
+    if (rows.checked && sums.low < 0.0f) return j;
+    const double kept = double(e[own]), mine = double(u[own]), share = 1.0 / (sums.rest + mine);
+    if (!(share > 0.0)) return j;  // of NaN
+    const double inverse = s.scale[j] / (sums.others + kept), b = s.scale[j] * share;
+    if (rows.gradient) {
+      if (b != 0.0 && !(absolute(inverse) >= least && absolute(b) >= least)) return j;
+      swift_combine<true>(e, u, static_cast<float>(inverse), static_cast<float>(-b), classes);
+      e[own] = static_cast<float>((sums.rest * kept - mine * sums.others) * share * inverse);
+    }
+    s.others[j] = sums.others, s.kept[j] = static_cast<float>(kept);
+    s.maximum[j] = m, s.own_score[j] = z[own], s.offset[j] = p.offset;
+    s.dots[j] = sums.dots * share, s.total[j] = 1.0;
+  }
+  return j;
+}
+
 }  // namespace
 }  // namespace losskit

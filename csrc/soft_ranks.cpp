@@ -2,48 +2,45 @@
 // loss of a list is 1 less the sum of gains, each over the logarithm to the base 2 of 1 + rank, divided by the same sum
 // in the order of gains; and there is its gradient by the scores.
 //
-// 1. Two passes are made over the pairs of a list, row by row: the first adds up ranks, the second what items pull on
-//    each other. Both compute the exponential of a difference, which costs less than memory for the square of a list.
-// 2. The gradient is a sum of differences, (a[j] - a[i]) slope[i][j], so that a list with equal pulls has none.
-// 3. Rows are padded to whole lanes. An item that does not count weighs 0, and its gain is 0.
-// 4. Lists are independent: one after another per thread, the same bits for any number of threads.
+// 1. Two passes are made over the pairs of a list: the first adds up ranks, the second what items pull on each other. A
+//    pair is looked at once, for both of its items: the sigmoid of the one is 1 less that of the other, and both come
+//    from one exponential, each with all its digits.
+// 2. Slopes of the sigmoids are kept from the first pass, for the second, where a list's square fits into the cache;
+//    longer lists compute the exponential again, which costs less than memory.
+// 3. What all rows of a block add to the items after it is added up in T, and blocks in double.
+// 4. The gradient is a sum of differences, (a[j] - a[i]) slope[i][j], so that a list with equal pulls has none.
+// 5. Items that do not count are left out. Rows are padded to whole lanes, which weigh 0.
+// 6. Lists are independent: one after another per thread, the same bits for any number of threads.
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <functional>
-#include <vector>
-
-#include "drive.h"
-#include "primitives.h"
+#include "gains.h"
+#include "vectors.h"
 
 namespace losskit {
 namespace {
 
-constexpr int64_t kWide = 16;                      // accumulators of a row
-constexpr double kLog2 = 0.693147180559945309417;  // of e
+constexpr int64_t kKept = 256;  // items of lists whose slopes are kept: 256 KB of float
 
-template <class T> struct Lists {
-  const T *scores, *gains;  // (N, items)
-  const bool* counts;       // (N, items), or null: all do
-  int64_t items;
-  double temperature;
-  T *loss, *gradient;  // (N,), and (N, items) or null
-  bool* has_loss;      // (N,): whether anything has a gain
-};
-
-// The memory of a thread, for a list at a time; whole lanes, of which those beyond the items stay 0.
+// The memory of a thread, for a list at a time.
 template <class T> struct Scratch {
-  std::vector<T> numbers;
-  std::vector<double> wide;
-  T *scores, *weights, *pulls;
-  double *ranks, *gains, *sorted, *discounts, *slopes;
-  explicit Scratch(int64_t items) {
-    const int64_t n = (items + kWide - 1) / kWide * kWide;
-    numbers.assign(3 * n, T(0)), wide.assign(5 * n, 0.0);
-    scores = numbers.data(), weights = scores + n, pulls = weights + n;
-    ranks = wide.data(), gains = ranks + n, sorted = gains + n, discounts = sorted + n, slopes = discounts + n;
-    for (int64_t i = 0; i < items; ++i) discounts[i] = kLog2 / std::log(2.0 + static_cast<double>(i));
-  }
+  Counted<T> list;
+  int64_t padded;
+  std::vector<T> weights, pulls, slopes, given, after;  // after: what a block of rows adds to the items behind it
+  std::vector<double> ranks, falls, sums;
+  std::vector<T> gradient;
+
+  explicit Scratch(int64_t items)
+      : list(items),
+        padded(list.padded),
+        weights(padded),
+        pulls(padded),
+        slopes(items <= kKept ? items * padded : 0),
+        given(padded),
+        after(padded),
+        ranks(padded),
+        falls(padded),
+        sums(padded),
+        gradient(padded) {}
 };
 
 // exp(-|x|), and 0 where that is so small that it is slow.
@@ -52,46 +49,65 @@ template <class T> LOSSKIT_INLINE T odds_of(T x) {
   return where(absolute(x) > end, T(0), exp_nabs(x));
 }
 
-template <class T> LOSSKIT_INLINE double sum_wide(const T* x) {
-  double sum = 0;
-  for (int64_t k = 0; k < kWide; ++k) sum += static_cast<double>(x[k]);
-  return sum;
+// The pairs of a list, each once: of(i, from, mine, theirs) fills in what items from `from` on give to item i, and adds
+// what i gives to them. `sums` gets both.
+template <class T, class F> LOSSKIT_INLINE void over_pairs(Scratch<T>& own, const F& of) {
+  const int64_t items = own.list.items, padded = own.padded;
+  T *mine = own.given.data(), *theirs = own.after.data();
+  for (int64_t from = 0; from < items; from += kLanes) {
+    std::fill(theirs + from, theirs + padded, T(0));
+    for (int64_t i = from; i < std::min(from + kLanes, items); ++i) {
+      of(i, from, mine, theirs);
+      own.sums[i] += chunk_sum<T>(
+          padded - from, [=](int64_t k, Vector<T>& v) __attribute__((always_inline)) { load(mine + from + k, v); });
+    }
+    // Those of the block itself come twice, once for each.
+    for (int64_t j = from + kLanes; j < items; ++j) own.sums[j] += static_cast<double>(theirs[j]);
+  }
 }
 
-// For each item half and the sum of how far all items are before it.
-template <class T> LOSSKIT_CLONES void rank(const T* scores, const T* weights, int64_t items, T per, double* ranks) {
-  for (int64_t i = 0; i < items; ++i) {
-    T lanes[kWide] = {};
-    const T own = scores[i];
-    for (int64_t from = 0; from < items; from += kWide) {
+// For each item the sum of how far all items are before it, of which it itself is half.
+template <class T, bool keep> LOSSKIT_CLONES void rank(Scratch<T>& own, T per) {
+  const T *scores = own.list.scores.data(), *weights = own.weights.data();
+  T* slopes = own.slopes.data();
+  const int64_t padded = own.padded;
+  over_pairs(own, [=](int64_t i, int64_t from, T* mine, T* theirs) __attribute__((always_inline)) {
+    const T score = scores[i];
+    T* to = slopes + (keep ? i * padded : 0);
 #pragma GCC ivdep
-      for (int64_t k = 0; k < kWide; ++k) {
-        const T d = (own - scores[from + k]) * per, e = odds_of(d);
-        lanes[k] += weights[from + k] * (where(d > 0, e, T(1)) / (1 + e));
-      }
+    for (int64_t j = from; j < padded; ++j) {
+      const T d = (score - scores[j]) * per, e = odds_of(d), share = 1 / (1 + e), rest = e * share;
+      mine[j] = weights[j] * where(d > 0, rest, share);
+      theirs[j] += where(d > 0, share, rest);
+      if constexpr (keep) to[j] = weights[j] * (rest * share);
     }
-    ranks[i] = 0.5 + sum_wide(lanes);
-  }
+  });
 }
 
 // For each item the sum of what it is pulled by others, (their pull less its own) times the slope of the sigmoid.
-template <class T>
-LOSSKIT_CLONES void pull(const T* scores, const T* weights, const T* pulls, int64_t items, T per, T* gradient) {
-  for (int64_t i = 0; i < items; ++i) {
-    T lanes[kWide] = {};
-    const T own = scores[i], own_pull = pulls[i];
-    for (int64_t from = 0; from < items; from += kWide) {
+template <class T, bool kept> LOSSKIT_CLONES void pull(Scratch<T>& own, T per) {
+  const T *scores = own.list.scores.data(), *weights = own.weights.data(), *pulls = own.pulls.data(),
+          *slopes = own.slopes.data();
+  const int64_t padded = own.padded;
+  over_pairs(own, [=](int64_t i, int64_t from, T* mine, T* theirs) __attribute__((always_inline)) {
+    const T score = scores[i], own_pull = pulls[i];
+    const T* known = slopes + (kept ? i * padded : 0);
 #pragma GCC ivdep
-      for (int64_t k = 0; k < kWide; ++k) {
-        const T e = odds_of((own - scores[from + k]) * per), share = 1 / (1 + e);
-        lanes[k] += weights[from + k] * ((pulls[from + k] - own_pull) * ((e * share) * share));
+    for (int64_t j = from; j < padded; ++j) {
+      T slope;
+      if constexpr (kept) {
+        slope = known[j];
+      } else {
+        const T e = odds_of((score - scores[j]) * per), share = 1 / (1 + e);
+        slope = weights[j] * ((e * share) * share);
       }
+      const T pulled = (pulls[j] - own_pull) * slope;
+      mine[j] = pulled, theirs[j] -= pulled;
     }
-    gradient[i] = weights[i] * static_cast<T>(sum_wide(lanes));
-  }
+  });
 }
 
-// The discounts of items by their ranks, which come; and the slopes of these discounts.
+// The discounts of items by their ranks, and the slopes of these discounts.
 LOSSKIT_CLONES void discount(double* ranks, int64_t items, double* slopes) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < items; ++i) {
@@ -103,50 +119,39 @@ LOSSKIT_CLONES void discount(double* ranks, int64_t items, double* slopes) {
 
 template <class T> void run_lists(int64_t begin, int64_t end, void* context) {
   const Lists<T>& batch = *static_cast<const Lists<T>*>(context);
-  const int64_t items = batch.items;
   const T per = static_cast<T>(1 / batch.temperature);
-  Scratch<T> own(items);
+  Scratch<T> own(batch.items);
+  const bool kept = !own.slopes.empty() && batch.gradient;
   for (int64_t n = begin; n < end; ++n) {
-    const int64_t at = n * items;
-    bool odd = false;
+    batch.has_loss[n] = own.list.take(batch, n);
+    const int64_t items = own.list.items;
+    for (int64_t i = 0; i < own.padded; ++i) own.weights[i] = i < items ? T(1) : T(0);
+    std::fill(own.sums.begin(), own.sums.end(), 0.0);
+    kept ? rank<T, true>(own, per) : rank<T, false>(own, per);
+    for (int64_t i = 0; i < own.padded; ++i) own.ranks[i] = 0.5 + own.sums[i];
+    discount(own.ranks.data(), own.padded, own.falls.data());
+    double found = 0;
     for (int64_t i = 0; i < items; ++i) {
-      const bool counts = !batch.counts || batch.counts[at + i];
-      own.scores[i] = batch.scores[at + i];
-      own.weights[i] = counts ? T(1) : T(0);
-      own.gains[i] = own.sorted[i] = counts ? static_cast<double>(batch.gains[at + i]) : 0;
-      odd |= own.gains[i] != own.gains[i];
-    }
-    if (!odd) std::sort(own.sorted, own.sorted + items, std::greater<double>());  // NaN is in no order
-    double best = 0, found = 0;
-    for (int64_t i = 0; i < items; ++i) best += own.sorted[i] * own.discounts[i];
-    batch.has_loss[n] = best > 0;
-    rank(own.scores, own.weights, items, per, own.ranks);
-    discount(own.ranks, items, own.slopes);
-    const double share = best > 0 ? 1 / best : 1;
-    for (int64_t i = 0; i < items; ++i) {
-      found += own.gains[i] * share * own.ranks[i];
-      own.pulls[i] = static_cast<T>(own.gains[i] * share * own.slopes[i] / batch.temperature);
+      const double gain = static_cast<double>(own.list.gains[i]);
+      found += gain * own.ranks[i];
+      own.pulls[i] = static_cast<T>(gain * own.falls[i] / batch.temperature);
     }
     batch.loss[n] = static_cast<T>(1 - found);
-    if (batch.gradient) pull(own.scores, own.weights, own.pulls, items, per, batch.gradient + at);
+    if (!batch.gradient) continue;
+    std::fill(own.sums.begin(), own.sums.end(), 0.0);
+    kept ? pull<T, true>(own, per) : pull<T, false>(own, per);
+    for (int64_t i = 0; i < items; ++i) own.gradient[i] = static_cast<T>(own.sums[i]);
+    own.list.spread(own.gradient.data(), batch.items, batch.gradient + n * batch.items);
   }
 }
 
 template <class T>
 void of_type(const StableTensor& scores, const StableTensor& gains, const StableTensor& counts, double temperature,
              StableTensor& loss, StableTensor& has_loss, StableTensor& gradient) {
-  const int64_t lists = scores.sizes()[0], items = scores.sizes()[1];
-  Lists<T> batch{static_cast<const T*>(scores.data_ptr()),
-                 static_cast<const T*>(gains.data_ptr()),
-                 counts.numel() ? static_cast<const bool*>(counts.data_ptr()) : nullptr,
-                 items,
-                 temperature,
-                 static_cast<T*>(loss.data_ptr()),
-                 gradient.numel() ? static_cast<T*>(gradient.data_ptr()) : nullptr,
-                 static_cast<bool*>(has_loss.data_ptr())};
-  // A pair takes about as long as four elements.
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, 4 * items * items));
-  run_parallel(lists, grain, run_lists<T>, &batch);
+  Lists<T> batch(scores, gains, counts, temperature, loss, has_loss, gradient);
+  // A pair takes about as long as one element.
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, batch.items * batch.items));
+  run_parallel(scores.sizes()[0], grain, run_lists<T>, &batch);
 }
 
 }  // namespace

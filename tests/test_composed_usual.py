@@ -6,7 +6,15 @@ import torch
 import losskit
 import losskit.functional as LF
 from losskit.declaration import Operand
-from losskit.losses import approx_ndcg, bi_tempered_logistic, evidential_classification, seesaw
+from losskit.losses import (
+    approx_ndcg,
+    barlow_twins,
+    bi_tempered_logistic,
+    evidential_classification,
+    neural_ndcg,
+    seesaw,
+    vicreg,
+)
 
 
 class HalfSquareOfTest(losskit.ComposedLoss):
@@ -69,42 +77,108 @@ def test_backward_in_every_way(loss, given, reduction):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("items", [1, 3, 16, 33, 200])
+@pytest.mark.parametrize("items", [1, 3, 16, 33, 200, 600])
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_kernel_of_soft_ranks_agrees_with_torch(items, padded, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "module", "temperature", "bar"),
+    [("approx_ndcg_loss", approx_ndcg, 0.5, 2e-6), ("neural_ndcg_loss", neural_ndcg, 1.5, 1e-5)],
+)
+def test_the_kernels_of_ranks_agree_with_torch(name, module, temperature, bar, items, padded, dtype, monkeypatch):
     g = torch.Generator().manual_seed(items)
     x = torch.randn(3, 2, items, generator=g, dtype=dtype).mT.contiguous().mT  # a layout of its own
+    x[1, 1, : items // 3] = x[1, 1, 0]  # ties
     target = torch.randint(0, 4, x.shape, generator=g).to(dtype)
     target[0, 0] = 0.0
     mask = torch.rand(x.shape, generator=g) < 0.7 if padded else None
+    if padded:
+        mask[2, 1] = False
+    options = {"sinkhorn_iters": 9} if module is neural_ndcg else {}
 
     def call(dtype):
         wide = x.to(dtype).requires_grad_()
-        loss = LF.approx_ndcg_loss(wide, target.to(dtype), element_mask=mask, temperature=0.5, reduction="none")
+        loss = getattr(LF, name)(
+            wide, target.to(dtype), element_mask=mask, temperature=temperature, reduction="none", **options
+        )
         return loss.detach(), *torch.autograd.grad(loss.sum(), wide)
 
     found = call(dtype)
-    monkeypatch.setattr(approx_ndcg, "missed_by_kernel", lambda *_: None)
+    monkeypatch.setattr(module, "missed_by_kernel", lambda *_: None)
     for got, expected in zip(found, call(torch.float64), strict=True):
-        torch.testing.assert_close(got, expected, check_dtype=False, rtol=2e-6 if dtype == torch.float32 else 1e-12,
-                                   atol=1e-7 if dtype == torch.float32 else 1e-14)  # fmt: skip
+        torch.testing.assert_close(got, expected, check_dtype=False, rtol=bar if dtype == torch.float32 else 1e-11,
+                                   atol=1e-6 if dtype == torch.float32 else 1e-13)  # fmt: skip
     if mask is not None:
         assert not found[1][~mask].any()
 
 
-def test_soft_ranks_of_any_number_of_threads_and_scores_far_apart():
-    x = (40.0 * torch.randn(300, 50)).requires_grad_()
+@pytest.mark.parametrize("items", [50, 300])
+@pytest.mark.parametrize("loss", [LF.approx_ndcg_loss, LF.neural_ndcg_loss])
+def test_ranks_of_any_number_of_threads_and_scores_far_apart(loss, items):
+    x = (40.0 * torch.randn(30, items)).requires_grad_()
     target = torch.randint(0, 4, x.shape).float()
+    value, gradient = of_threads(lambda: loss(x, target), x)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+
+
+def of_threads(call, *operands):
+    """A loss and its gradients, which must have the same bits for several numbers of threads."""
     results, before = [], torch.get_num_threads()
     for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
-            loss = LF.approx_ndcg_loss(x, target)
-            results.append((loss, *torch.autograd.grad(loss, x)))
+            loss = call()
+            results.append((loss, *torch.autograd.grad(loss, operands)))
         finally:
             torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert results[0][1].isfinite().all()
+    return results[0]
+
+
+VIEWS = [(LF.barlow_twins_loss, barlow_twins, "correlations"), (LF.vicreg_loss, vicreg, "covariances")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(4, 1), (5, 3), (3, 2, 30, 33), (1000, 12), (500, 130), (3000, 40)])
+@pytest.mark.parametrize("far", [0.0, 1000.0])
+@pytest.mark.parametrize(("loss", "module", "kernel"), VIEWS)
+def test_the_kernels_of_views_agree_with_torch(loss, module, kernel, shape, far, dtype, monkeypatch):
+    g = torch.Generator().manual_seed(len(shape) + shape[-1])
+    x = torch.randn(shape, generator=g, dtype=dtype).mT.contiguous().mT + far
+    y = x + 0.5 * torch.randn(shape, generator=g, dtype=dtype)
+
+    def call(dtype):
+        wide = x.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
+        value = loss(*wide, reduction="none")
+        return value.detach(), *torch.autograd.grad(value.sum(), wide)
+
+    found = call(dtype)
+    monkeypatch.setattr(module, kernel, lambda *_: None)
+    single = dtype == torch.float32
+    for got, expected in zip(found, call(torch.float64), strict=True):
+        bar = 4e-6 if single else 1e-10 if far else 1e-12
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(got, expected, check_dtype=False, rtol=bar, atol=bar * scale)
+
+
+@pytest.mark.parametrize(("loss", "module", "kernel"), VIEWS)
+def test_views_of_any_number_of_threads(loss, module, kernel):
+    x, y = (torch.randn(2, 3000, 50, requires_grad=True) for _ in range(2))
+    of_threads(lambda: loss(x, y), x, y)
+
+
+def test_correlations_of_huge_and_of_tiny_features():
+    """Squares of these are no numbers of float32; correlations are, and the gradient shrinks as features grow."""
+    x, y = torch.randn(2, 40, 5, dtype=torch.float64).unbind()
+
+    def call(dtype, factor):
+        wide = (x * factor).to(dtype).requires_grad_(), (y * factor).to(dtype).requires_grad_()
+        value = LF.barlow_twins_loss(*wide)
+        return value.detach(), *torch.autograd.grad(value, wide)
+
+    for factor in (1e20, 1e-20):
+        found, expected = call(torch.float32, factor), call(torch.float64, factor)
+        for got, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(got, right, check_dtype=False, rtol=1e-4, atol=1e-6 * right.abs().max().item())
 
 
 def by_torch(module, name, monkeypatch, call):

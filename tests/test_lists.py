@@ -357,3 +357,46 @@ def test_why(name):
 
 def test_relevance_is_not_negative():
     assert nonnegative.outside(torch.tensor([-1, 0, 1])).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("items", [63, 64, 100, 333, 1030, 2500])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 200.0])
+@pytest.mark.parametrize("grades", [torch.int64, torch.float32])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_list_net_makes_probabilities_in_the_kernel(items, scale, grades, reduction):
+    """Of long lists; scores and relevance beyond 100 take another way, with the same results."""
+    scores, relevance, _ = lists(7, items, seed=items)
+    scores, relevance = (scale * scores).float(), (relevance * max(1.0, scale)).to(grades)
+    scores[2, 5] = scores[2].max()
+
+    def by_hand(x, y):
+        losses = -(y.double().softmax(1) * x.double().log_softmax(1)).sum(1)
+        return losses if reduction == "none" else losses.mean()
+
+    found = with_gradient(LF.list_net_loss, scores, relevance, reduction=reduction)
+    expected = with_gradient(by_hand, scores.double(), relevance)
+    for got, right in zip(found, expected, strict=True):
+        bar = 1e-6 * right.abs().max().item()
+        torch.testing.assert_close(got, right, check_dtype=False, rtol=2e-6, atol=bar)
+    assert torch.equal(LF.list_net_loss(scores, relevance, reduction=reduction), found[0])
+
+
+@pytest.mark.parametrize("items", [5, 100])
+def test_list_net_of_lists_out_of_the_ordinary(items):
+    scores, relevance, _ = lists(4, items, torch.float32)
+    relevance = relevance.float()
+    relevance[2, 3] = -1.0
+    with pytest.raises(ValueError, match=r"target must be non-negative, got -1 at index \(2, 3\)"):
+        LF.list_net_loss(scores, relevance)
+    with losskit.checks("nan"):
+        assert LF.list_net_loss(scores, relevance, reduction="none").isnan().tolist() == [False, False, True, False]
+    with losskit.checks("off"):
+        expected = -(relevance.softmax(1) * scores.log_softmax(1)).sum(1)
+        torch.testing.assert_close(LF.list_net_loss(scores, relevance, reduction="none"), expected)
+    relevance[2, 3] = 1.0
+    scores[1, 2], scores[3, 0] = NAN, float("inf")
+    found = LF.list_net_loss(scores, relevance, reduction="none")
+    assert found.isfinite().tolist() == [True, False, True, False]
+    assert found[1].isnan()
+    relevance[2, 0] = NAN
+    assert LF.list_net_loss(scores, relevance, reduction="none").isnan().tolist() == [False, True, True, False]

@@ -14,13 +14,13 @@ from torch import Tensor
 from losskit.kernels.choice import helps
 
 
-def missed_by_kernel(
-    scores: Tensor, gains: Tensor, counts: Tensor | None, temperature: float
+def called(
+    op: str, scores: Tensor, gains: Tensor, counts: Tensor | None, *numbers: float
 ) -> tuple[tuple[Tensor, Tensor], Tensor] | None:
     """One less the discounted gains of each list (..., K), over those of the best order; None where torch does it.
 
     A pair: the losses, and which lists have one since they have a gain; and the gradient by the scores. counts: which
-    items there are.
+    items there are. op: the op that knows the ranks, and its numbers.
     """
     if not helps(scores):
         return None
@@ -28,8 +28,13 @@ def missed_by_kernel(
     loss, gradient = scores.new_empty(scores.shape[:-1]), torch.empty_like(given[0])
     has_loss = torch.empty_like(loss, dtype=torch.bool)
     there = torch.empty(0, dtype=torch.bool) if counts is None else counts.contiguous()
-    torch.ops.losskit.soft_ranks.default(*given, there, temperature, loss, has_loss, gradient)
+    getattr(torch.ops.losskit, op).default(*given, there, *numbers, loss, has_loss, gradient)
     return (loss, has_loss), gradient.view(scores.shape)
+
+
+def missed_by_kernel(scores: Tensor, gains: Tensor, counts: Tensor | None, temperature: float) -> Any:
+    """What `called` gives, of soft ranks."""
+    return called("soft_ranks", scores, gains, counts, temperature)
 
 
 def parts(input: Tensor, *_: Any) -> str:

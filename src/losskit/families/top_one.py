@@ -27,11 +27,35 @@ from losskit.families.lists import OPERANDS, example_of, symbols_of
 from losskit.families.lists_plan import check_lists
 from losskit.formula import sigmoid, softplus
 from losskit.graph import Expr
+from losskit.kernels import fused, wire
+from losskit.kernels.choice import PLAIN, helps
 from losskit.kernels.torch_internals import observed
 from losskit.plan import Arguments, Dims, Kernel
 from losskit.reduction import both
 from losskit.validation import check_extras, check_floating, check_tensor
 from losskit_guide.card import Curve, Equation, Given, Rows
+
+_LONG = 64  # items: the kernel takes shorter lists side by side, not one by one
+
+
+class _RelevancePlan(ClassScoresPlan):
+    """The same loss of scores and relevance as they are, of which the kernel makes probabilities."""
+
+    constants = 0b10
+    gradients = 1
+
+    def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
+        super().__init__(loss, reduction, parameters)
+        self.names = ["input", "target"]
+        self.code |= fused.pack(reduction, family=wire.CLASS_SCORES.family.pack(relevance=True))
+
+    def dims_of_rows(self, tensors: Sequence[Any], arguments: Arguments) -> list[Dims]:
+        return [(0, None), (0, None), ()]
+
+    def eager(self, arguments: Arguments, checks: str, part: Any = None) -> Tensor:
+        input, relevance = arguments.operands
+        shares = relevance.detach().to(input.dtype).softmax(-1)
+        return super().eager(arguments._replace(operands=[input, shares]), checks)
 
 
 class TopOnePlan(ClassScoresPlan):
@@ -43,8 +67,27 @@ class TopOnePlan(ClassScoresPlan):
     def __init__(self, loss: Any, reduction: str, parameters: dict[str, Any]) -> None:
         super().__init__(loss, reduction, parameters)
         self.transform = parameters["target_transform"]
+        plain = self.formula is None and self.transform == "softmax" and not parameters.get("element_mask", False)
+        self.usual = _RelevancePlan(loss, reduction, parameters) if plain else None
         names = loss._call_operands()
         self.names = [name for name in names if parameters.get(name, True)]  # an optional one that is missing is False
+
+    def at_once(self, operands: Sequence[Any]) -> Tensor | None:
+        """Lists of float32 without padding, by a shorter way; None: these are others.
+
+        Of long lists the kernel makes probabilities of the relevance, in the pass over the scores.
+        """
+        input, target, *items = operands
+        if self.usual is None or items or not (type(input) in PLAIN and type(target) in PLAIN):
+            return None
+        if input.dtype is not torch.float32 or target.dtype not in (torch.float32, torch.int64):
+            return None
+        if input.ndim != 2 or input.shape != target.shape or not input.numel() or observed() or not helps(input):
+            return None
+        if input.shape[1] >= _LONG:
+            return fused.attempt(self.usual, self.usual.numbers, [input, target], None, None, None)
+        shares = self._shares(target, None, input.dtype)
+        return fused.attempt(self, self.numbers, [input, shares], None, None, None)
 
     def validated(
         self,

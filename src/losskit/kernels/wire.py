@@ -239,6 +239,7 @@ CLASS_SCORES = Op(
         statistics=ClassScoresStatistic,  # the operands of the formula
         changed=1,  # of a plain loss: the formula makes the own class's score; all scores are multiplied
         overwrite=1,  # the gradient by contiguous rows of scores is written over them, where that can be
+        relevance=1,  # of a plain loss of contiguous rows of floats: the softmax of the target is the probabilities
     ),
     # multiple: of changed scores, NaN if an operand has a number for each row.
     numbers=("smoothing", "ignore_index", "multiple"),

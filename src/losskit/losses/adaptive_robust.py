@@ -38,7 +38,8 @@ class AdaptiveRobustLoss(ComposedLoss):
     @staticmethod
     def value(input, target, alpha, scale):
         loss = GeneralRobustLoss.functional(input, target, alpha=alpha, scale=scale, reduction="none")
-        return loss + (log_partition(alpha) + (scale.log() if isinstance(scale, Tensor) else math.log(scale)))
+        more = log_partition(alpha) + (scale.log() if isinstance(scale, Tensor) else math.log(scale))
+        return loss + more if isinstance(more, Tensor) else loss.add_(more)  # new memory costs more than the sum
 
     equations = {
         "loss": (

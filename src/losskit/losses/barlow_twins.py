@@ -6,6 +6,7 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
+from losskit.families.views import correlations, parts
 
 
 class BarlowTwinsLoss(ComposedLoss):
@@ -47,6 +48,9 @@ class BarlowTwinsLoss(ComposedLoss):
 
     @staticmethod
     def value_and_grad(input1, input2, lambd, eps):
+        found = correlations(input1, input2, lambd, eps)
+        if found is not None:
+            return found
         n, d = input1.shape[-2:]
         a, of_a = _standardised(input1, eps)
         b, of_b = _standardised(input2, eps)
@@ -68,6 +72,7 @@ class BarlowTwinsLoss(ComposedLoss):
         loss = torch.linalg.vector_norm(missing, dim=-1).square_().add_(off, alpha=lambd)
         return loss, {"input1": _unstandardised(by_a, a, of_a), "input2": _unstandardised(by_b, b, of_b)}
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = \sum_i (C_{ii} - 1)^2 + \lambda \sum_{i \ne j} C_{ij}^2",

@@ -6,6 +6,7 @@ from losskit.declaration import Case, Operand, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
+from losskit.families.soft_sorting import missed_by_kernel, parts
 from losskit.losses._ndcg import by_blocks, discounts, gains
 
 
@@ -45,6 +46,9 @@ class NeuralNDCGLoss(ComposedLoss):
 
     @staticmethod
     def value_and_grad(input, target, element_mask, temperature, sinkhorn_iters):
+        found = missed_by_kernel(input, torch.exp2(target) - 1.0, element_mask, temperature, sinkhorn_iters)
+        if found is not None:
+            return found[0], {"input": found[1]}
         gain, has_loss = gains(target, element_mask)
         discount = discounts(input.shape[-1], input)
 
@@ -62,6 +66,7 @@ class NeuralNDCGLoss(ComposedLoss):
         loss, gradient = by_blocks(input, gain, element_mask, of_block)
         return (loss, has_loss), {"input": gradient}
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = 1 - \sum_i \frac{1}{\log_2(1 + i)} \sum_j P_{ij} G_j",

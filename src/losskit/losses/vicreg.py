@@ -6,6 +6,7 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.composed import ComposedLoss
+from losskit.families.views import covariances, parts
 
 
 class VICRegLoss(ComposedLoss):
@@ -54,6 +55,9 @@ class VICRegLoss(ComposedLoss):
 
     @staticmethod
     def value_and_grad(input1, input2, invariance, variance, covariance, eps):
+        found = covariances(input1, input2, invariance, variance, covariance, eps)
+        if found is not None:
+            return found
         n, d = input1.shape[-2:]
         difference = input1 - input2
         loss = invariance / (n * d) * torch.linalg.vector_norm(difference, dim=(-2, -1)).square()
@@ -78,6 +82,7 @@ class VICRegLoss(ComposedLoss):
             gradients.append(along.add_(centred.mul_(own.unsqueeze(-2))))
         return loss, {"input1": gradients[0].add_(difference), "input2": gradients[1].sub_(difference)}
 
+    parts = staticmethod(parts)
     equations = {
         "loss": (
             r"\ell = \frac{\lambda}{N D} \sum_{n, i} (a_{ni} - b_{ni})^2 + \sum_{z \in \{a, b\}} \Big( \frac{\mu}{2 D} "
