@@ -111,27 +111,28 @@ struct Swift {
   bool gradient, checked;
 };
 
-// A row's sums without the excluded class, and its smallest and largest probability.
+// A row's sums without the excluded class, its smallest and largest probability, and the next row's largest score.
 struct SwiftSums {
   double others = 0.0, dots = 0.0, rest = 0.0;
-  float kept = 0.0f, low = 0.0f, high = 0.0f;
+  float kept = 0.0f, low = 0.0f, high = 0.0f, next = -infinity<float>;
 };
 
 // A chunk's part of the sums, in one of two accumulators.
 struct SwiftPartials {
-  Vector<float> others = {}, dots = {}, rest = {}, low = {}, high = {};
+  Vector<float> others = {}, dots = {}, rest = {}, low = {}, high = {}, next = Vector<float>{} - infinity<float>;
 };
 
 // 16 entries from `at` on, of which those before `from` were counted already.
 template <bool soft, bool overlap>
-LOSSKIT_INLINE void swift_step(const float* z, const float* t, float* e, const Pivot<float>& p, int64_t own, int64_t at,
-                               int64_t from, SwiftPartials& partial) {
+LOSSKIT_INLINE void swift_step(const float* z, const float* next, const float* t, float* e, const Pivot<float>& p,
+                               int64_t own, int64_t at, int64_t from, SwiftPartials& partial) {
   const float m = p.maximum, magic = p.magic, limit = p.limit;
   z += at, e += at, own -= at;
 #pragma GCC ivdep
   for (int k = 0; k < 16; ++k) e[k] = lifted_exp<float, false>(z[k], m, magic, limit);
   Vector<float> v, x;
   const Vector<float> zero = {};
+  load(next + at, x), partial.next = x > partial.next ? x : partial.next;
   load(e, v);
   // The excluded class, and entries that were counted already; nearly always there is neither.
   typedef int32_t Mask __attribute__((vector_size(64)));
@@ -155,32 +156,34 @@ LOSSKIT_INLINE void swift_step(const float* z, const float* t, float* e, const P
 }
 
 template <bool soft>
-LOSSKIT_INLINE SwiftSums swift_sums(const Swift& rows, const float* z, const float* t, float* e, const Pivot<float>& p,
-                                    int64_t own) {
+LOSSKIT_INLINE SwiftSums swift_sums(const Swift& rows, const float* z, const float* next, const float* t, float* e,
+                                    const Pivot<float>& p, int64_t own) {
   SwiftSums sums;
   const int64_t classes = rows.classes;
   for (int64_t begin = 0, n; begin < classes; begin += n) {
     n = chunk_of(classes - begin);
     SwiftPartials a, b;
-    const float *x = z + begin, *q = soft ? t + begin : nullptr;
+    const float *x = z + begin, *y = next + begin, *q = soft ? t + begin : nullptr;
     float* const to = rows.gradient ? e + begin : e;
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) {
       for (int64_t k = 0; k < 32; k += 16) {
-        __builtin_prefetch(x + i + k + rows.z_step);
+        __builtin_prefetch(y + i + k + std::min(rows.z_step, kChunk));
         if (soft) __builtin_prefetch(q + i + k + rows.t_step);
         if (rows.gradient) __builtin_prefetch(to + i + k + rows.e_step, 1);
       }
-      swift_step<soft, false>(x, q, to, p, own - begin, i, i, a);
-      swift_step<soft, false>(x, q, to, p, own - begin, i + 16, i + 16, b);
+      swift_step<soft, false>(x, y, q, to, p, own - begin, i, i, a);
+      swift_step<soft, false>(x, y, q, to, p, own - begin, i + 16, i + 16, b);
     }
-    if (i + 16 <= n) swift_step<soft, false>(x, q, to, p, own - begin, i, i, a), i += 16;
-    if (i < n) swift_step<soft, true>(x, q, to, p, own - begin, n - 16, i, b);
+    if (i + 16 <= n) swift_step<soft, false>(x, y, q, to, p, own - begin, i, i, a), i += 16;
+    if (i < n) swift_step<soft, true>(x, y, q, to, p, own - begin, n - 16, i, b);
     if (static_cast<uint64_t>(own - begin) < static_cast<uint64_t>(n)) sums.kept = to[own - begin];
     sums.others += total_of(a.others + b.others);
+    const auto smaller = [](auto& u, const auto& v) __attribute__((always_inline)) { u = v < u ? v : u; };
+    const auto larger = [](auto& u, const auto& v) __attribute__((always_inline)) { u = v > u ? v : u; };
+    larger(a.next, b.next);
+    sums.next = std::max(sums.next, folded<float>(a.next, larger));
     if constexpr (soft) {
-      const auto smaller = [](auto& u, const auto& v) __attribute__((always_inline)) { u = v < u ? v : u; };
-      const auto larger = [](auto& u, const auto& v) __attribute__((always_inline)) { u = v > u ? v : u; };
       sums.dots += total_of(a.dots + b.dots);
       sums.rest += total_of(a.rest + b.rest);
       smaller(a.low, b.low), larger(a.high, b.high);
@@ -207,10 +210,11 @@ template <bool soft> LOSSKIT_INLINE void swift_combine(float* e, const float* q,
 template <bool soft> LOSSKIT_CLONES int64_t swift_rows(const Swift& rows, int64_t j, int64_t n, Scratch<float>& s) {
   constexpr double least = 16.0 * double(std::numeric_limits<float>::min());
   const int64_t classes = rows.classes;
+  float next = j < n ? maximum_of(rows.z + j * rows.z_step, classes) : 0.0f;
   for (; j < n && s.state[j] == kCounts; ++j) {
     const float *z = rows.z + j * rows.z_step, *const t = soft ? rows.t + j * rows.t_step : nullptr;
     float* const e = rows.e + j * rows.e_step;
-    const float m = maximum_of(z, classes);
+    const float m = next;
     if (!(absolute(m) <= float(kNear))) return j;
     if (rows.copy) z = static_cast<const float*>(std::memcpy(rows.copy, z, classes * sizeof(float)));
     const auto unusual = [&] {  // the row is as it was
@@ -219,7 +223,8 @@ template <bool soft> LOSSKIT_CLONES int64_t swift_rows(const Swift& rows, int64_
     };
     const int64_t own = soft ? first_of(z, m, classes) : s.own[j];
     const Pivot<float> p = pivot<float, false>(m);
-    const SwiftSums sums = swift_sums<soft>(rows, z, t, e, p, own);
+    const SwiftSums sums = swift_sums<soft>(rows, z, rows.z + (j + 1 < n ? j + 1 : j) * rows.z_step, t, e, p, own);
+    next = sums.next;
     const double mine = soft ? double(t[own]) : s.row_weight[j], total = soft ? sums.rest + mine : mine;
     if (soft && rows.checked && !(sums.low >= 0.0f && sums.high <= 1.0f && !(t[own] < 0.0f) && !(t[own] > 1.0f)))
       return unusual();

@@ -14,6 +14,7 @@
 
 #include "drive.h"
 #include "primitives.h"
+#include "transpose.h"
 
 namespace losskit {
 namespace {
@@ -43,9 +44,12 @@ struct Job : Call {
   bool odd() const;
 };
 
+// Rows of a block's numbers are 64 bytes more than a page apart: a formula of two boxes reads and writes 17 of them at
+// once, and a cache keeps 8 to 12 that are pages apart.
+template <class T> constexpr int64_t kApart = kBlock + 64 / sizeof(T);
 template <class T> struct Scratch : Weights {
-  alignas(64) T operands[kOperands][kBlock];
-  alignas(64) T gradients[kOperands][kBlock];
+  alignas(64) T operands[kOperands][kApart<T>];
+  alignas(64) T gradients[kOperands][kApart<T>];
   alignas(64) T values[kBlock], difference[kBlock];
 };
 
@@ -112,22 +116,60 @@ template <class T> void report_block(Job& job, int operand, const T* x, const fl
   job.report({operand, first, operand + 1, first, value});
 }
 
+LOSSKIT_CLONES void subtract(const float* x, const float* y, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] - y[i];
+}
+LOSSKIT_CLONES void subtract(const double* x, const double* y, int64_t n, double* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] - y[i];
+}
+
 // What must be in the domain of an operand: itself, or its difference from another.
 template <class T> const T* checked(const Job& job, int operand, const T* const* x, int64_t n, Scratch<T>& scratch) {
   const int back = job.domains[operand].back;
   if (!back) return x[operand];
-  for (int64_t i = 0; i < n; ++i) scratch.difference[i] = x[operand][i] - x[operand - back][i];
+  subtract(x[operand], x[operand - back], n, scratch.difference);
   return scratch.difference;
 }
 
+template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
+
+// The operands of a block. The components of a tensor are read together where they lie side by side.
+template <class T> void read_operands(const Job& job, int64_t begin, int64_t n, Scratch<T>& scratch, const T** x) {
+  for (int k = 0, own; k < job.operands; k += own) {
+    const Source* const source = &job.sources[k];
+    own = static_cast<int>(job.steps[k]);
+    const bool together =
+        own > 1 && job.walk.dims <= 1 && source->dtype == kOwn<T> && source[1].data - source->data == sizeof(T);
+    if (together) {
+      const int64_t stride = job.walk.dims == 0 ? 0 : source->strides[0];
+      const T* const from = reinterpret_cast<const T*>(source->data) + begin * stride;
+      rows_to_tile(from, stride, n, own, scratch.operands[k], kApart<T>);
+    }
+    for (int c = k; c < k + own; ++c)
+      x[c] = together ? scratch.operands[c] : fetch(job.walk, source[c - k], begin, n, scratch.operands[c]);
+  }
+}
+
+// The gradients by an operand, or by all components of a tensor, from the formula's buffers to where they belong.
+template <class T>
+void write_gradients(const Job& job, int operand, int64_t begin, int64_t n, const Scratch<T>& scratch) {
+  const int own = static_cast<int>(job.steps[operand]);
+  const DType dtype = job.gradient_dtypes[operand];
+  const int64_t size = size_of(dtype);
+  char* const to = job.gradients[operand] + begin * own * size;
+  if (own == 1) return write_run(dtype, scratch.gradients[operand], n, to);
+  if (dtype == kOwn<T>)
+    return tile_to_rows(scratch.gradients[operand], kApart<T>, n, own, reinterpret_cast<T*>(to), own);
+  for (int c = 0; c < own; ++c) write_apart(dtype, scratch.gradients[operand + c], n, own, to + c * size);
+}
+
 template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) {
-  constexpr DType own = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
   const int64_t begin = block * kBlock;
   const int64_t n = std::min(kBlock, job.walk.numel - begin);
   const Options& options = job.options;
 
   const T* x[kOperands] = {};
-  for (int k = 0; k < job.operands; ++k) x[k] = fetch(job.walk, job.sources[k], begin, n, scratch.operands[k]);
+  read_operands(job, begin, n, scratch, x);
   const float* mask = mask_of(job, begin, n, scratch);
   const double* factor = factors(job, {kWeight, kSampleWeight, kUpstream}, begin, n, scratch);
 
@@ -154,10 +196,10 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
   // The formula writes into the outputs themselves, unless conversion, weights or a mask must follow.
   const bool plain = !factor && !mask && !violation;
   T* value = scratch.values;
-  if (job.values && plain && job.result == own) value = reinterpret_cast<T*>(job.values) + begin;
+  if (job.values && plain && job.result == kOwn<T>) value = reinterpret_cast<T*>(job.values) + begin;
   T* gradient[kOperands];
   for (int k = 0; k < kOperands; ++k) {
-    const bool in_place = job.gradients[k] && plain && job.gradient_dtypes[k] == own && job.steps[k] == 1;
+    const bool in_place = job.gradients[k] && plain && job.gradient_dtypes[k] == kOwn<T> && job.steps[k] == 1;
     gradient[k] = in_place ? reinterpret_cast<T*>(job.gradients[k]) + begin : scratch.gradients[k];
   }
   const int variant = job.wanted == 0 ? kNone : job.wanted & ~job.kernel->predictions ? kAll : kPredictions;
@@ -180,14 +222,11 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
     else if (value == scratch.values)
       write_run(job.result, value, n, job.values + begin * size_of(job.result));
   }
-  for (int k = 0; k < job.operands; ++k) {
+  for (int k = 0; k < job.operands; k += static_cast<int>(job.steps[k])) {
     if (!job.gradients[k] || gradient[k] != scratch.gradients[k]) continue;
-    if (!plain) weigh(gradient[k], factor, mask, job.scale, n, gradient[k]);
-    char* to = job.gradients[k] + begin * job.steps[k] * size_of(job.gradient_dtypes[k]);
-    if (job.steps[k] == 1)
-      write_run(job.gradient_dtypes[k], gradient[k], n, to);
-    else
-      write_apart(job.gradient_dtypes[k], gradient[k], n, job.steps[k], to);
+    for (int c = 0; c < job.steps[k] && !plain; ++c)
+      weigh(gradient[k + c], factor, mask, job.scale, n, gradient[k + c]);
+    write_gradients(job, k, begin, n, scratch);
   }
 }
 
@@ -306,7 +345,7 @@ template <class T> double counted_by_formula(const Job& job) {
   for (int64_t begin = 0; begin < job.walk.numel; begin += kBlock) {
     const int64_t n = std::min(kBlock, job.walk.numel - begin);
     const T* x[kOperands] = {};
-    for (int k = 0; k < job.operands; ++k) x[k] = fetch(job.walk, job.sources[k], begin, n, scratch.operands[k]);
+    read_operands(job, begin, n, scratch, x);
     run_formula(job, kCounts, n, x, 1.0, scratch.values, none);
     const float* mask = mask_of(job, begin, n, scratch);
     const double* factor = factors(job, {kSampleWeight}, begin, n, scratch);

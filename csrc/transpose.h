@@ -40,7 +40,16 @@ template <class T> struct Square {
 template <class T, bool back>
 LOSSKIT_INLINE void transposed(const T* from, int64_t stride, int64_t n, int64_t classes, T* to, int64_t step) {
   int64_t j = 0;
-  if (classes >= 4) {
+  if (classes == 4 && stride == 4) {  // GCC's own permutations of whole vectors take 0.7 and 0.5 of the squares' time
+#pragma GCC ivdep
+    for (; j < n; ++j)
+      if constexpr (back)
+        to[4 * j] = from[j], to[4 * j + 1] = from[step + j], to[4 * j + 2] = from[2 * step + j],
+               to[4 * j + 3] = from[3 * step + j];
+      else
+        to[j] = from[4 * j], to[step + j] = from[4 * j + 1], to[2 * step + j] = from[4 * j + 2],
+        to[3 * step + j] = from[4 * j + 3];
+  } else if (classes >= 4) {
     for (; j + 4 <= n; j += 4)
       for (int64_t c = 0; c < classes; c += 4) {
         const int64_t k = std::min(c, classes - 4);

@@ -55,19 +55,16 @@ template <class T> void limit(Row<T>& row, int64_t n, T* z, T* u) {
 
 // From the scores of a row to its exponentials; rows that do not count are of zeros.
 template <class T> LOSSKIT_INLINE void begin_row(const Job& job, Row<T>& row, int64_t n, Scratch<T>& s, int64_t at) {
-  T *const z = s.z.data() + at, *const u = s.u.data() + at;
+  T *const z = s.z.data + at, *const u = s.u.data + at;
   if (row.state == kMasked) {
     std::fill(z, z + n, T(0)), std::fill(u, u + n, T(0));
     row.z = z, row.u = u;
   }
   look(row, n);
   if (row.largest == infinity<T> || row.most == infinity<T>) limit(row, n, z, u);
-  // The next row is fetched during the exponentials of this one, if it lies behind it.
-  for (int64_t i = 0; i < std::min(n, kAhead); i += kLanes)
-    __builtin_prefetch(row.z + n + i), __builtin_prefetch(row.u + n + i);
   const double apart = double(row.most) - double(row.u[row.top]);
   row.from = {row.largest, row.most, static_cast<T>(job.inverse), -static_cast<T>(apart * job.inverse)};
-  row.near = begin(row.z, row.u, row.from, n, s.p.data() + at, s.q.data() + at, s.d.data() + at);
+  begin(row, n, s.p.data + at, s.q.data + at, s.d.data + at);
 }
 
 template <class T> LOSSKIT_CLONES void begin_block(const Job& job, int64_t rows, Scratch<T>& s) {
@@ -75,7 +72,7 @@ template <class T> LOSSKIT_CLONES void begin_block(const Job& job, int64_t rows,
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = r * n;
     begin_row(job, s.rows[r], n, s, at);
-    normalise(s.rows[r], job.inverse, n, s.p.data() + at, s.q.data() + at, s.d.data() + at, s.spare);
+    normalise(s.rows[r], job.inverse, n, s.p.data + at, s.q.data + at, s.d.data + at, s.spare);
   }
 }
 
@@ -88,12 +85,12 @@ LOSSKIT_CLONES void spread_row(const Row<T>& row, const T* p, T* h, double scale
 
 // The formula of some classes: their values, and the derivatives h where a gradient is wanted.
 template <class T> void evaluate(const Job& job, Scratch<T>& s, int64_t at, int64_t n) {
-  const T* statistics[] = {s.q.data() + at, s.p.data() + at, s.d.data() + at};
+  const T* statistics[] = {s.q.data + at, s.p.data + at, s.d.data + at};
   const T* operands[kOperands] = {};
   T* derivatives[kOperands] = {};
   for (int k = 0; k < 3; ++k)
     if (job.places[k] >= 0) operands[job.places[k]] = statistics[k];
-  derivatives[job.places[2]] = s.h.data() + at;
+  derivatives[job.places[2]] = s.h.data + at;
   const int variant = job.gradients[0] ? kPredictions : kNone;
   run_formula(job, variant, n, operands, 1.0, s.values, derivatives);
 }
@@ -103,26 +100,16 @@ template <class T> void write_gradient(const Job& job, int64_t offset, const Row
   const Source& to = job.sources[kGradient];
   char* const place = const_cast<char*>(to.data) + offset * size_of(to.dtype);
   const bool direct = step == 1 && to.dtype == kOwn<T>;
-  T* const out = direct ? reinterpret_cast<T*>(place) : s.out.data();
+  T* const out = direct ? reinterpret_cast<T*>(place) : s.out.data;
   if (row.state != kCounts)
     std::fill(out, out + n, T(0));
   else
-    spread_row(row, s.p.data() + at, s.h.data() + at, row.weight * job.scale * job.factor * job.inverse, n, out);
+    spread_row(row, s.p.data + at, s.h.data + at, row.weight * job.scale * job.factor * job.inverse, n, out);
   if (direct) return;
   if (step == 1)
     write_run(to.dtype, out, n, place);
   else
     write_apart(to.dtype, out, n, step, place);
-}
-
-// Where the gradient of a long row is written is fetched during its formula.
-inline void fetch_gradient(const Job& job, int64_t row) {
-  if (!job.gradients[0] || job.batch > 1 || job.class_steps[kGradient] != 1) return;
-  int64_t offsets[kSlots];
-  offsets_at(job, row, offsets);
-  const Source& to = job.sources[kGradient];
-  const int64_t size = size_of(to.dtype), bytes = std::min(job.classes, kAhead) * size;
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(to.data + offsets[kGradient] * size + i, 1);
 }
 
 template <class T> void run_block(Job& job, int64_t block, Scratch<T>& s) {
@@ -135,11 +122,12 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& s) {
     offsets_at(job, begin + r, offsets);
     row.state = mask && mask[r] == 0.0f ? kMasked : kCounts;
     row.weight = weights ? weights[r] : 1.0;
-    row.z = scores_of(job, kStudent, offsets[kStudent], s.z.data() + r * n);
-    row.u = scores_of(job, kTeacher, offsets[kTeacher], s.u.data() + r * n);
+    const Source& to = job.sources[kGradient];
+    row.out = to.present() ? to.data + offsets[kGradient] * size_of(to.dtype) : reinterpret_cast<const char*>(s.p.data);
+    row.z = scores_of(job, kStudent, offsets[kStudent], s.z.data + r * n);
+    row.u = scores_of(job, kTeacher, offsets[kTeacher], s.u.data + r * n);
   }
   begin_block(job, rows, s);
-  fetch_gradient(job, begin);
   Sum total;
   double sum = 0.0;  // of a long row
   T losses[kBlock];

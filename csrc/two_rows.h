@@ -11,7 +11,7 @@ namespace {
 using wire::two_rows::Statistic;
 
 enum { kStudent, kTeacher, kGradient, kSlots };  // positions of the sources: the gradient lies behind the operands
-constexpr int64_t kAhead = 4096;                 // classes of the next row that are fetched ahead
+constexpr int64_t kAhead = 4096;                 // classes of the next row, and of a gradient, that are fetched ahead
 template <class T> constexpr DType kOwn = sizeof(T) == 4 ? DType::kFloat : DType::kDouble;
 
 struct Job : Call {
@@ -40,6 +40,7 @@ template <class T> struct From {
 template <class T> struct Row {
   State state;
   const T *z, *u;         // the student's and the teacher's scores
+  const char* out;        // where the gradient will be
   T largest, most;        // of them
   int64_t top, heaviest;  // where these are
   From<T> from;
@@ -48,14 +49,26 @@ template <class T> struct Row {
   double weight;
 };
 
-// Room for the numbers of a block: of some short rows, or of a long one.
+// Room for the numbers of a block: of some short rows, or of a long one. Vectors that begin on lines of the cache:
+// those that lie across two of them take twice the time to write.
+template <class T> class Room {
+  std::vector<T> memory;
+
+ public:
+  T* data = nullptr;
+  void make(int64_t n) {
+    constexpr int64_t line = 64 / sizeof(T);
+    memory.resize(n + line);
+    data = memory.data() + (line - reinterpret_cast<uintptr_t>(memory.data()) / sizeof(T) % line) % line;
+  }
+};
 template <class T> struct Scratch : Weights {
-  std::vector<T> z, u, p, q, d, h, out;
+  Room<T> z, u, p, q, d, h, out;
   std::vector<Row<T>> rows;
   alignas(64) T values[kBlock], spare[kBlock];
-  explicit Scratch(const Job& job)
-      : z(job.batch * job.classes), u(z.size()), p(z.size()), q(z.size()), d(z.size()), h(z.size()), rows(job.batch) {
-    if (job.gradients[0]) out.resize(job.classes);
+  explicit Scratch(const Job& job) : rows(job.batch) {
+    for (Room<T>* room : {&z, &u, &p, &q, &d, &h}) room->make(job.batch * job.classes);
+    if (job.gradients[0]) out.make(job.classes);
   }
 };
 
@@ -114,22 +127,51 @@ template <class T> LOSSKIT_INLINE T exp_below(T x) {
 // Whether both rows leave a class out.
 template <class T> LOSSKIT_INLINE bool neither(T x, T y) { return (x == -infinity<T>)&(y == -infinity<T>); }
 
-// The exponentials of both rows, each relative to its largest, and the differences d of these distances. Returns
-// whether the rows are near: whether all their differences are less than 1, each from that of the student's largest
-// class.
-template <class T> LOSSKIT_INLINE bool begin(const T* z, const T* u, const From<T>& from, int64_t n, T* p, T* q, T* d) {
-  constexpr Bits<T> magnitude = ~(Bits<T>(1) << (8 * sizeof(T) - 1));
-  const T largest = from.largest, most = from.most, inverse = from.inverse, at_top = from.at_top;
-  Bits<T> far = 0;
+// The exponentials of both rows, each relative to its largest, and the differences d of these distances.
+template <class T>
+LOSSKIT_INLINE void exponentials(const T* z, const T* u, const From<T>& from, int64_t n, T* p, T* q, T* d) {
+  const T largest = from.largest, most = from.most, inverse = from.inverse;
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     const T x = (z[i] - largest) * inverse, y = (u[i] - most) * inverse;
     // NaN: both rows leave the class out, or one of them is of NaN, which its sum says.
-    const T apart = x - y, known = apart == apart ? apart : T(0);
-    far |= (bits(T(1)) - 1) - (bits(known + at_top) & magnitude);  // the highest bit: not less than 1
-    p[i] = exp_below(x), q[i] = exp_below(y), d[i] = known;
+    const T apart = x - y;
+    p[i] = exp_below(x), q[i] = exp_below(y), d[i] = apart == apart ? apart : T(0);
   }
-  return far >> (8 * sizeof(T) - 1) == 0;
+}
+
+// Whether a number of n is not less than 1 in magnitude, once `more` is added.
+template <class T> LOSSKIT_INLINE bool any_far(const T* d, T more, int64_t n) {
+  constexpr Bits<T> magnitude = ~(Bits<T>(1) << (8 * sizeof(T) - 1));
+  Bits<T> far = 0;
+  for (int64_t i = 0; i < n; ++i) far |= (bits(T(1)) - 1) - (bits(d[i] + more) & magnitude);  // by the highest bit
+  return far >> (8 * sizeof(T) - 1) != 0;
+}
+
+// From a row's scores to exponentials, their sums, and whether all differences are less than 1, each from that of the
+// student's largest class. The largest exponential, which is 1, is a 0 until `normalise`: the sums are of the others.
+// The next row, if it lies behind this one, and the memory of the gradient are fetched meanwhile.
+template <class T> LOSSKIT_INLINE void begin(Row<T>& row, int64_t n, T* p, T* q, T* d) {
+  constexpr int64_t step = 128 / sizeof(T), span = 512;
+  const From<T> from = row.from;
+  const T *const z = row.z, *const u = row.u;
+  row.others = row.of_teacher = 0.0, row.near = true;
+  for (int64_t start = 0, length; start < n; start += length) {
+    length = n - start < span + kLanes ? n - start : span;
+    int64_t i = start;
+    for (; i + step <= start + length; i += step) {
+      for (int64_t k = i; k < i + step && i < kAhead; k += step / 2) {
+        __builtin_prefetch(z + n + k), __builtin_prefetch(u + n + k);
+        __builtin_prefetch(row.out + k * sizeof(T), 1);
+      }
+      exponentials(z + i, u + i, from, step, p + i, q + i, d + i);
+    }
+    exponentials(z + i, u + i, from, start + length - i, p + i, q + i, d + i);
+    if (static_cast<uint64_t>(row.top - start) < static_cast<uint64_t>(length)) p[row.top] = 0;
+    if (static_cast<uint64_t>(row.heaviest - start) < static_cast<uint64_t>(length)) q[row.heaviest] = 0;
+    row.others += total(p + start, length), row.of_teacher += total(q + start, length);
+    row.near = row.near && !any_far(d + start, from.at_top, length);
+  }
 }
 
 // The differences of near rows with all their digits: floats in double, doubles with what rounding took (Knuth's
@@ -168,11 +210,8 @@ template <class T> LOSSKIT_INLINE double sum_of_changes(const T* e, const T* d, 
   return sum;
 }
 
-// From the row's exponentials to what the formula speaks of. The largest one, which is 1, is a 0 until its end: the sum
-// is that of the others.
+// From the row's exponentials to what the formula speaks of.
 template <class T> LOSSKIT_INLINE void normalise(Row<T>& row, double inverse, int64_t n, T* p, T* q, T* d, T* spare) {
-  p[row.top] = 0, q[row.heaviest] = 0;
-  row.others = total(p, n), row.of_teacher = total(q, n);
   const T of_student = static_cast<T>(1.0 / (1.0 + row.others)),
           of_teacher = static_cast<T>(1.0 / (1.0 + row.of_teacher));
   if (row.near) {
