@@ -7,8 +7,9 @@
 // 2. Exponentials are scaled up by 2^lift. They then stay normal numbers down to 2^-150 of the maximum and below, so
 //    even subnormal gradients keep their digits, which a large upstream gradient may bring back. Anything smaller, and
 //    exp(-inf), is 0.
-// 3. The entry of one class (the target; the maximum where targets are probabilities) stays out of the sum: its
-//    gradient is minus the sum of the others', and its loss log1p(others / own), neither of which cancels.
+// 3. The entry of one class (the target; the maximum where targets are probabilities or a formula speaks of none) stays
+//    out of the sum: its gradient is minus the sum of the others', and its loss log1p(others / own), neither of which
+//    cancels.
 // 4. Sums: a few numbers in T, then double (two-sums for double), so that 256k classes cost no digit.
 // 5. Loops are templates with clones, one instance per type that calls them: GCC makes the clones of an instance.
 //
@@ -63,6 +64,7 @@ template <class T> struct Job : Call {
   int64_t classes = 0, padded = 0, ignore_index = -100, block_rows = 1;
   int64_t class_strides[kSlots] = {};
   bool probabilities = false, plain = false, picked = false, by_row = false, swift = false, changed = false;
+  bool by_largest = false;   // the excluded class is the largest one, not the target
   double multiple = 1.0;     // of changed scores, where it is no operand
   std::vector<double> made;  // what the formula of the own class's score takes of each class
   bool overwrite = false;    // the gradient is written over the scores
