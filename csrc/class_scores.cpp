@@ -340,6 +340,7 @@ template <class T> bool Job<T>::read(const Inputs& in) {
     if (target == DType::kBool || b.dim() != dims - 1 || !attach(walk, b, false, sources[kTarget])) return false;
   }
   changed = wire::class_scores::changed(options.family);
+  by_largest = probabilities || !(plain || changed || statistics[0]);
   overwrite = wire::class_scores::overwrite(options.family) && options.gradients == 1 &&
               options.reduction != kElements && dims == 2 && !picked && classes >= kRowClasses && a.is_contiguous();
   if (changed) return read_changes(*this, in) && read_classes(*this, in);

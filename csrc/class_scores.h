@@ -7,8 +7,9 @@
 // 2. Exponentials are scaled up by 2^lift. They then stay normal numbers down to 2^-150 of the maximum and below, so
 //    even subnormal gradients keep their digits, which a large upstream gradient may bring back. Anything smaller, and
 //    exp(-inf), is 0.
-// 3. The entry of one class (the target; the maximum where targets are probabilities) stays out of the sum: its
-//    gradient is minus the sum of the others', and its loss log1p(others / own), neither of which cancels.
+// 3. The entry of one class (the target; the maximum where targets are probabilities or a formula speaks of none) stays
+//    out of the sum: its gradient is minus the sum of the others', and its loss log1p(others / own), neither of which
+//    cancels.
 // 4. Sums: a few numbers in T, then double (two-sums for double), so that 256k classes cost no digit.
 // 5. Loops are templates with clones, one instance per type that calls them: GCC makes the clones of an instance.
 //
@@ -71,6 +72,7 @@ template <class T> struct Job : Call {
   std::atomic<bool> declined{false};  // it did not
   bool statistics[3] = {};  // which are operands of the formula: log_probability, log_sum_exp, mean_log_probability;
   int places[3] = {};       // and which operand each of them is
+  bool by_largest = false;  // the excluded class is the largest one, not the target
   double smoothing = 0.0, total_weight = 0.0;
   T slack = 0;                  // of probabilities beyond 0 and 1
   std::vector<double> weights;  // of the classes; empty if there are none

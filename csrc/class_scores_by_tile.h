@@ -27,7 +27,7 @@ template <class T> struct TileBlock {
     if (job.changed) tile_change(s.scores.data.get(), z.stride, classes, n, s);
     if (job.probabilities) read_probabilities();
     const bool far = maxima(z, s.maximum);
-    if (job.probabilities) argmaxima(z, s.maximum, s.own);
+    if (job.by_largest) argmaxima(z, s.maximum, s.own);
     place_exponentials();
     if (far)
       exps<T, true>(z, e, step, s);

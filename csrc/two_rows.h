@@ -105,11 +105,13 @@ template <class T> void to_limit(T* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = x[i] == infinity<T> ? T(0) : x[i] == x[i] ? -infinity<T> : x[i];
 }
 
-// e^x of a number of at most 0, without numbers below the normal ones. ULP 1.0/1.0. A factor, not an addition to the
-// exponent, so that NaN stays NaN without a choice.
+// e^x of a number of at most 0. ULP 1.0/1.0. Two factors, not an addition to the exponent: NaN stays NaN without a
+// choice, and a subnormal probability times its logarithm, or a weight, is a normal gradient.
 template <class T> LOSSKIT_INLINE T exp_below(T x) {
   using F = Format<T>;
-  constexpr T magic = T(3 * (Bits<T>(1) << (F::mantissa - 1)) + F::bias), least = F::exp_zero * T(0.84);
+  constexpr Bits<T> shift = (F::bias + 1) / 2;
+  constexpr T magic = T(3 * (Bits<T>(1) << (F::mantissa - 1)) + F::bias + shift);
+  constexpr T back = from_bits<T>((F::bias - shift) << F::mantissa);
   const T t = x * log2_e<T> + magic;
   const T n = t - magic;
   const T r = x - n * F::ln2_hi;
@@ -120,8 +122,8 @@ template <class T> LOSSKIT_INLINE T exp_below(T x) {
   } else {
     y = one_plus(Reduced<T>{0, r, exp_tail(r - n * F::ln2_lo) - n * F::ln2_lo});
   }
-  const T e = y * from_bits<T>(bits(t) << F::mantissa);
-  return x < least ? T(0) : e;
+  const T e = y * from_bits<T>(bits(t) << F::mantissa) * back;
+  return x < F::exp_zero ? T(0) : e;
 }
 
 // Whether both rows leave a class out.

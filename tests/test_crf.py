@@ -95,6 +95,23 @@ def test_impossible_tags_and_nan():
     assert slope[1, :2].isnan().all()
 
 
+@pytest.mark.parametrize("each", [False, True])
+def test_a_bad_length_makes_what_is_its_own_nan(each):
+    """Of transitions and ends that samples share the gradient is a sum over them, so it is NaN; a mask leaves one out."""
+    x, target, *ends, lengths = batch(each=each)
+    bad = torch.where(torch.arange(4) == 1, STEPS + 1, lengths)
+    rest = torch.tensor([True, False, True, True])
+    with losskit.checks("nan"):
+        loss, slope, *of_ends = both(x, target, *ends, bad, reduction="none")
+        masked = both(x, target, *ends, bad, reduction="sum", mask=rest)
+    assert loss.isnan().tolist() == slope[:, 0, 0].isnan().tolist() == [False, True, False, False]
+    for found in of_ends:
+        assert found.flatten(1).isnan().all(1).tolist() == [False, True, False, False] if each else found.isnan().all()
+    right = both(x, target, *ends, lengths, reduction="sum", mask=rest)
+    for a, b in zip(masked, right, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_scores_that_contradict_each_other_run_in_log_space():
     """Masses that underflow in scaled linear space: the kernel declines, and the loss is right."""
     x = torch.zeros(1, 40, 2, dtype=torch.float64)

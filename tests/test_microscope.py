@@ -96,6 +96,17 @@ def test_the_truth_is_mpmaths(name, dtype):
     assert checked > (30 if name == "binary_cross_entropy" else 50)
 
 
+def test_the_truth_of_what_is_less_than_the_digits_beside_it():
+    """Of exp(-x) - 1 + x, 90 digits of the first two terms leave x where it is less than 1e-90: here half its square."""
+    checked = 0
+    for point in seen("gamma_deviance_loss", "f64").films[0].points:
+        if point.told["value"] and 1e-150 < abs(point.exact) < 1e-30:
+            with mpmath.workdps(60):
+                assert abs(mpf(point.told["value"]) / mpf(point.exact) ** 2 - 1) < 1e-15, point.x
+            checked += 1
+    assert checked > 10
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_errors_are_units_in_the_last_place(dtype):
     """Cross entropy in torch, point by point: the result, the truth, and their distance counted by hand."""

@@ -225,8 +225,8 @@ def test_an_error_in_a_second_backward_reaches_the_caller(by):
         loss.backward()
 
 
-def test_compiled_autograd():
-    """Compiled autograd calls the node as a function that it does not look into."""
+def test_compiled_autograd(by):
+    """Compiled autograd calls the C++ node as a function that it does not look into, and traces the Python one."""
     from torch._dynamo import compiled_autograd
 
     for _ in range(2):

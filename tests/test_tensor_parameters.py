@@ -18,7 +18,9 @@ from tiers import rest
 from torch import Tensor, nn
 
 import losskit
+from losskit import functional
 from losskit.declaration import Param
+from losskit.draw import Draw
 
 ROWS, CLASSES = 5, 3
 REASON = "elements: parameters that are tensors, under every setting"
@@ -289,3 +291,26 @@ def test_what_is_no_such_tensor(one):
     for wrong in (torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.complex64), [0.1, 0.2, 0.3]):
         with pytest.raises(TypeError, match=rf"{one.name} must be a number or a tensor of numbers"):
             loss(**{one.name: wrong})
+
+
+TENSORS = [
+    (name, p.name)
+    for name in sorted(losskit.list_losses())
+    for p in getattr(losskit.get(name), "params", {}).values()
+    if p.kind == "tensor"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [[0.5, 0.25, 0.1], (0.5, 0.25, 0.1), 0.5, 0, 1, True], ids=str)
+@pytest.mark.parametrize(("name", "parameter"), TENSORS)
+def test_a_parameter_that_must_be_a_tensor(name, parameter, given):
+    """What is none is refused in a sentence, by the function as by the module."""
+    loss = losskit.get(name)
+    shape = (4, 3, 4) if issubclass(loss, losskit.RegionsLoss) else (5, 3)
+    operands = loss._example(shape, Draw(torch.float32))
+    required = {p.name: torch.ones(3) for p in loss.params.values() if p.required} | {parameter: given}
+    for call in (lambda: getattr(functional, name)(*operands, **required), lambda: loss(**required)):
+        with pytest.raises(
+            losskit.errors.LossTypeError, match=rf"^{name}: {parameter} must be a tensor( or None)?, got "
+        ):
+            call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import pytest
 import torch
 from two_row_calls import INF, LOSSES, NAN, both, rows
@@ -49,6 +50,25 @@ class TestLimits:
                 value, slope = self.pair(loss, student, teacher, path)
                 assert value.item() == pytest.approx(most)
                 assert not slope.any()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    @pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon"])
+    def test_a_gradient_of_a_subnormal_probability(self, path, name, dtype):
+        """A probability times its logarithm is a normal number where the probability is none any more."""
+        loss = {"reverse_kl": ReverseKLDivLoss(), "jensen_shannon": JensenShannonLoss()}[name]
+        q = 1 / (1 + mpmath.exp(-1))
+        for x in (-87.4, -88.0, -90.0) if dtype == torch.float32 else (-708.5, -710.0, -712.0):
+            x = torch.tensor(x, dtype=dtype).item()
+            with mpmath.workdps(60):
+                p = 1 / (1 + mpmath.exp(-x))
+                ratio, rest = mpmath.log(p / q), mpmath.log((1 - p) / (1 - q))
+                if name == "jensen_shannon":
+                    ratio, rest = mpmath.log(2 * p / (p + q)) / 2, mpmath.log(2 * (1 - p) / (2 - p - q)) / 2
+                truth = float(p * (1 - p) * (ratio - rest))
+            assert abs(truth) > torch.finfo(dtype).smallest_normal
+            pair = (torch.tensor(row, dtype=dtype) for row in ([x, 0.0], [1.0, 0.0]))
+            slope = both(loss, *pair)[path == "eager"][1]
+            torch.testing.assert_close(slope, torch.tensor([truth, -truth], dtype=dtype), rtol=1e-5, atol=0.0)
 
     def test_infinite_scores_share_the_probability(self, path):
         value, slope = self.pair(TotalVariationDistanceLoss(), [INF, INF, 0.0], [0.0, 0.0, 0.0], path)

@@ -57,16 +57,27 @@ export function read(hash, cards) {
   }
   const reversed = straighten(state, cards);
   if (reversed) problems.push(`${reversed}; the link's range is left out.`);
+  const [from, to] = rangeOf(state, cards);
+  if (state.x !== null && (state.x < from || state.x > to)) {
+    const end = state.x < from ? from : to;
+    problems.push(`The link's x must be in the range ${from} to ${to}, got ${state.x}; ${end} is taken.`);
+    state.x = end;
+  }
   return { state, problems };
 }
 
-/** Takes out a range that cannot be drawn, and says so. */
-export function straighten(state, cards) {
+/** From where to where is drawn: as chosen, else as the losses have it. */
+function rangeOf(state, cards) {
   const [low, high] = limits(
     state.losses.map(({ name }) => cards.find((card) => card.name === name)),
     state.axis,
   );
-  const [from, to] = [state.from ?? low, state.to ?? high];
+  return [state.from ?? low, state.to ?? high];
+}
+
+/** Takes out a range that cannot be drawn, and says so. */
+export function straighten(state, cards) {
+  const [from, to] = rangeOf(state, cards);
   if (drawable(from, to)) return null;
   state.from = state.to = null;
   return rangeRefused(from, to);

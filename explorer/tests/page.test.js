@@ -154,6 +154,19 @@ test("a link's range must begin before it ends, also with one end of its own", (
   assert.deepEqual(range("loss=mse_loss&from=1&to=1.00001").problems, []);
 });
 
+test("an x outside of the range is refused in a sentence, and the nearest end is taken", () => {
+  for (const [link, x, range] of [
+    ["from=-2&to=3&x=7", 3, "-2 to 3, got 7"],
+    ["x=-7&from=-2&to=3", -2, "-2 to 3, got -7"],
+    ["from=3&to=-2&x=100", 4, "-4 to 4, got 100"],
+  ]) {
+    const { state, problems } = read(`loss=mse_loss&${link}`, cards);
+    assert.equal(problems.at(-1), `The link's x must be in the range ${range}; ${x} is taken.`);
+    assert.equal(state.x, x);
+  }
+  for (const x of [-2, 0, 3]) assert.deepEqual(read(`loss=mse_loss&from=-2&to=3&x=${x}`, cards).problems, []);
+});
+
 test("presets name losses, parameters and axes that exist", () => {
   for (const { name, link } of presets) {
     const { state, problems } = read(link, cards);

@@ -1,7 +1,8 @@
 """The truth with hundreds of digits, for the microscope: a formula evaluated by mpmath, as far as its digits carry.
 
 1. The formula is that of books. It is computed with 40 digits and with 90, and again with 400 and 900 where they
-   differ, or where a result may have cancelled to nothing.
+   differ, or where the result is so small that both may have lost a part of it: exp(-x) - 1 + x is x with 90 digits
+   where x is less than 1e-90.
 2. Beyond 1000 a book's formula may need more digits than that: log(1 - sigmoid(x)) needs x / log(10) of them. There the
    truth is the formula as the kernels compute it, with as many digits.
 3. Operands and parameters are the numbers that the dtype rounds them to.
@@ -23,6 +24,7 @@ from losskit_guide.microscope import BITS
 
 LEVELS = ((40, 90), (400, 900))  # digits
 AGREE = 22  # so many digits must be the same: more than float64 has
+SMALL = 1e-18  # 40 digits of numbers near 1 have no more than AGREE digits of what is less
 FAR = 1000.0  # from here on a formula of books may have no digit left
 
 
@@ -82,9 +84,9 @@ def _converged(root: Expr, numbers: dict[str, float], rules: dict[str, Callable[
         if mpmath.isnan(fine):
             return None
         nothing = fine == 0 or rough == 0 or not mpmath.isfinite(fine)
-        if rough == fine and not (nothing and pair == LEVELS[0]):
-            return fine
-        if not nothing and abs(rough - fine) <= abs(fine) * mpmath.mpf(10) ** -AGREE:
+        if pair == LEVELS[0] and (nothing or abs(fine) < SMALL):
+            continue
+        if rough == fine or (not nothing and abs(rough - fine) <= abs(fine) * mpmath.mpf(10) ** -AGREE):
             return fine
     return None
 

@@ -79,9 +79,12 @@ def signature_source(loss: Any, annotated: bool, unknown: str = "") -> str:
 
 
 def _key(p: Param) -> str:
-    """What a plan is found by, as source: `Param.key`, which torch.compile would have to trace."""
+    """What a plan is found by, as source: `Param.key`, which torch.compile would have to trace.
+
+    What should be a tensor and is none comes in a list, by which no plan is found: making one refuses it.
+    """
     if p.kind == "tensor":
-        return f"{p.name} is not None"
+        return f"{p.name} is not None and (isinstance({p.name}, Tensor) or [{p.name}])"
     return f"OPEN if isinstance({p.name}, Tensor) else {p.name}" if p.tensor else p.name
 
 

@@ -97,6 +97,8 @@ def _checked(loss: Any, values: Iterable[Any]) -> dict[str, Any]:
             and (loss._statistics is not None or p.kind != "float" or p not in loss._formula_params())
         ):
             raise error("open", loss=loss.name, argument=p.name)
+        if p.kind == "tensor" and not isinstance(value, bool):  # in a list: what is no tensor
+            validate(loss.name, p, *value)
         checked[p.name] = value if p.kind == "tensor" or value is OPEN else validate(loss.name, p, value)
     return checked | dict(zip(loss._optional_operands(), values[len(declared) :], strict=True))
 

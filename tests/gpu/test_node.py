@@ -238,10 +238,9 @@ def test_an_error_in_backward_reaches_the_caller(by, monkeypatch):
         loss.backward()
 
 
-@pytest.mark.skipif(not node.on, reason=node.why_not)
 @pytest.mark.parametrize("name", ["mse", "weighed mse"])
-def test_compiled_autograd(name):
-    """It calls the node as a function that it does not look into; of the operands one alone is wanted, the second."""
+def test_compiled_autograd(by, name):
+    """It does not look into the C++ node, and traces the Python one; of the operands the second alone is wanted."""
     from torch._dynamo import compiled_autograd
 
     call = CALLS[name][0]

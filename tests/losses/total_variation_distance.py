@@ -14,7 +14,7 @@ def exact(m, input, target):
 proof = RowProof(
     name="total_variation_distance_loss",
     exact=exact,
-    bars=Bars(value=2.2, gradient=3.0, eager_value=3.2, eager_gradient=2.1),
+    bars=Bars(value=2.2, gradient=3.2, eager_value=3.2, eager_gradient=2.1),
     points=POINTS,
     formula_at={"near": 6.0},
     variants=[Variant("default", pairs)],

@@ -109,6 +109,7 @@ class ChainPlan(LatticePlan):
         x = torch.where(used.unsqueeze(2), x, 0.0)
         labels = torch.where(used & ~wrong, target.reshape(samples, steps).to(torch.int64), 0).clamp(0, tags - 1)
         parts = [self._of_samples(given, name, x, counts) for name in ("transitions", "start", "end")]
+        rest = torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
         parts[0] = torch.where((lengths > 1).reshape(-1, 1, 1), parts[0], 0.0)  # of one step there is none
         loss = self._chains(x, labels, lengths, used, *parts)
         nan = torch.stack([part.isnan().flatten(1).any(1) | (part == float("inf")).flatten(1).any(1)
@@ -116,7 +117,6 @@ class ChainPlan(LatticePlan):
         mass = x.flatten(1).sum(1) + torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
         loss = torch.where(nan, eager.nan_where(mass, nan), loss)
         if bad is not None:
-            rest = torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
             loss = torch.where(bad, eager.nan_where(everything.flatten(1).sum(1) + rest, bad), loss)
         result = reduce_eagerly(
             loss if batch else loss.squeeze(0), self.reduction, weight=None, weight_in_mean=False,

@@ -71,5 +71,10 @@ def differentiating() -> Any:
 
 
 def batched(x: Tensor) -> bool:
-    """Whether vmap, of torch.func or of autograd's `is_grads_batched`, has wrapped a tensor."""
+    """Whether vmap, of torch.func or of autograd's `is_grads_batched`, has wrapped a tensor.
+
+    Compiled autograd, which takes no batched gradients, traces what asks, and Dynamo warns of the two functions here.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return torch._C._functorch.is_legacy_batchedtensor(x) or torch._C._functorch.is_batchedtensor(x)

@@ -16,7 +16,8 @@ class CompleteBoxIoULoss(PointwiseLoss):
     Prefer DistanceBoxIoULoss where shapes are alike, GeneralizedBoxIoULoss to compare with older results.
 
     The weight of the aspect term is a constant for differentiation, as in the paper, so the gradient is not that of the
-    value. The unreduced loss is one number for each box.
+    value. The unreduced loss is one number for each box. In float32 sides must be less than 1e19: areas overflow
+    beyond.
     """
 
     eps: float = EPS

@@ -12,7 +12,8 @@ class DistanceBoxIoULoss(PointwiseLoss):
     Choose it to train the boxes of a detector: it moves a box straight to the true one, also where they do not overlap.
     Prefer CompleteBoxIoULoss where the shape of boxes matters, GeneralizedBoxIoULoss to compare with older results.
 
-    The unreduced loss is one number for each box, less than 2.
+    The unreduced loss is one number for each box, less than 2. In float32 sides must be less than 1e19: areas overflow
+    beyond.
     """
 
     eps: float = EPS

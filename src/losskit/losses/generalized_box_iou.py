@@ -14,7 +14,7 @@ class GeneralizedBoxIoULoss(PointwiseLoss):
     Prefer DistanceBoxIoULoss or CompleteBoxIoULoss for faster convergence, SmoothL1Loss for offsets from anchors.
 
     The unreduced loss is one number for each box. Boxes of the same place and size have the loss 0, boxes that are far
-    apart nearly 2.
+    apart nearly 2. In float32 sides must be less than 1e19: areas overflow beyond.
     """
 
     eps: float = EPS

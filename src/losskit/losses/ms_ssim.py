@@ -38,6 +38,9 @@ class MSSSIMLoss(ComposedLoss):
     have window_size * 2^(scales - 1) pixels at least: 176 by default. The exponents are the published ones; of fewer
     scales than five the first ones, divided by their sum. An image of which a scale has no similarity on average, or a
     negative one, has a loss of 1 and no gradient.
+
+    In float32 pixels must be less than 1e17, because squares overflow beyond: divide the images and `data_range` by the
+    same number, which leaves the loss as it is.
     """
 
     data_range: float = param(default=1.0, domain=positive, doc="Largest less smallest value that a pixel may have.")

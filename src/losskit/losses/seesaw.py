@@ -45,7 +45,8 @@ class SeesawLoss(ComposedLoss):
         changed = scores + _factors(scores.detach(), target, counts, p, q)
         ahead = (changed - scores.gather(-1, index)).scatter(-1, index, -math.inf)
         others = ahead.logsumexp(-1)
-        return torch.logaddexp(others, torch.zeros_like(others))
+        # ONNX has this, and no logaddexp. log(1 + e^x) is x in float64 from 40 on, not from torch's 20 on.
+        return nn.functional.softplus(others, threshold=40.0)
 
     @staticmethod
     def value_and_grad(input, target, counts, p, q):
@@ -119,7 +120,8 @@ def _factors(scores, target, counts, p, q):
     least = scores.logsumexp(-1, keepdim=True) + _FLOOR
     own = torch.maximum(scores.gather(-1, target.unsqueeze(-1)), least)
     often = counts.log()
-    if len(counts) > target.numel():
+    # A comparison would fix the size of the batch in what is compiled or exported.
+    if torch.compiler.is_compiling() or len(counts) > target.numel():
         rarer = (often - often[target].unsqueeze(-1)).clamp(max=0.0)
     else:
         rarer = nn.functional.embedding(target, (often - often.unsqueeze(-1)).clamp(max=0.0))

@@ -19,6 +19,9 @@ class SSIMLoss(ComposedLoss):
     Windows lie inside of the image, as in the published index: nothing is padded. The loss of an image is the mean over
     its windows and channels; 0 is a perfect copy, and it may be as large as 2. It is computed from differences of both
     images, so that it keeps its digits where they are nearly alike. Volumes have three dimensions of space.
+
+    In float32 pixels must be less than 1e17, because squares overflow beyond: divide the images and `data_range` by the
+    same number, which leaves the loss as it is.
     """
 
     data_range: float = param(default=1.0, domain=positive, doc="Largest less smallest value that a pixel may have.")
