@@ -2,8 +2,7 @@
 // correlations are from those of features of which each is in both views and in no other; and how far the features of
 // either view are from varying alone. Both with their gradients.
 //
-// 1. What takes time is in views.h: moments, products and the way back. Here is what lies between, of (D, D) numbers,
-// in
+// 1. What takes time is in views.h: moments, products and the way back. Here is what lies between: (D, D) numbers in
 //    double.
 // 2. The correlation of a feature with itself misses 1 by half the squared distance of its standardised columns, a sum
 //    in which nothing cancels.
