@@ -395,7 +395,8 @@ template <class T> Work Job<T>::divide() {
 template <class T> Result run(const Inputs& in) {
   Job<T> job;
   Result result = drive(job, in);
-  return job.declined ? Result{} : std::move(result);
+  if (job.declined) return {};
+  return result;
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/asymmetric.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_asymmetric_loss_d2b311436fcf_block {
+namespace losskit_asymmetric_loss_6a7c0368b627_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,58 +23,68 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::softplus(-lk::absolute(input));
-      step1_at_[i_] = lk::sigmoid(input);
-      step2_at_[i_] = lk::sigmoid(-input);
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T sigmoid_of_value = lk::sigmoid(input, step0_);
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(sigmoid_of_value > clip, sigmoid_of_value - clip, T(1.0))));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
-      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      step3_at_[i_] = number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step3_at_[i_] = lk::where(lk::sigmoid(input, step0_) > clip, lk::sigmoid(-input, step0_) + clip, T(1.0))));
+      }
+      lk::log_each(n_, most_, step3_at_, step3_at_);
     }
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::exp(-step3_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
+        const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+        most_ = lk::larger(most_, lk::Exp::place(step4_at_[i_] = -(number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step1_))));
+      }
+      lk::exp_each(n_, most_, step4_at_, step4_at_);
     }
     alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step5_at_[i_] = lk::log(lk::where(step1_ > clip, step1_ - clip, T(1.0)));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      step2_at_[i_] = lk::log(lk::where(step1_ > clip, step2_ + clip, T(1.0)));
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const bool equal = clip == T(0.0);
-      const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
-      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      step6_at_[i_] = number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step0_, -step5_));
-    }
-    alignas(64) T step7_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step6_ = step6_at_[i_];
-      step7_at_[i_] = lk::exp(-step6_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step2_ = step2_at_[i_];
+        const bool equal = clip == T(0.0);
+        const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
+        const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+        most_ = lk::larger(most_, lk::Exp::place(step5_at_[i_] = -(number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step1_, -step2_)))));
+      }
+      lk::exp_each(n_, most_, step5_at_, step5_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -82,78 +92,89 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
       const T maximum_value = lk::maximum(input, T(0.0));
       const T minimum_value = lk::minimum(maximum_value, T(1e+30));
       const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+      const T product = number0_ * ratio;
+      const T sum = number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step1_;
       const T maximum_value2 = lk::maximum(-input, T(0.0));
       const bool equal = clip == T(0.0);
       const T minimum_value2 = lk::minimum(lk::where(equal, maximum_value2, T(0.0)), T(1e+30));
       const T ratio2 = lk::floor(T(64.0) * minimum_value2) / T(64.0);
-      values_[i_] = lk::times(target * (step4_ - step4_ * (number0_ * ratio - step3_ + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_))), maximum_value2 + step0_) + lk::times((T(1.0) - target) * lk::where(step1_ > clip, step7_ - step7_ * (number2_ * ratio2 - step6_ + (number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step0_, -step5_))), T(0.0)), lk::where(equal, maximum_value + step0_, -step2_));
+      const T product2 = number2_ * ratio2;
+      const T sum2 = number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step1_, -step2_);
+      values_[i_] = lk::times(target * (step4_ - step4_ * (product - (product + sum) + sum)), maximum_value2 + step1_) + lk::times((T(1.0) - target) * lk::where(lk::sigmoid(input, step0_) > clip, step5_ - step5_ * (product2 - (product2 + sum2) + sum2), T(0.0)), lk::where(equal, maximum_value + step1_, -step3_));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::softplus(-lk::absolute(input));
-      step1_at_[i_] = lk::sigmoid(input);
-      step2_at_[i_] = lk::sigmoid(-input);
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T sigmoid_of_value = lk::sigmoid(input, step0_);
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(sigmoid_of_value > clip, sigmoid_of_value - clip, T(1.0))));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
-      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      step3_at_[i_] = number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step3_at_[i_] = lk::where(lk::sigmoid(input, step0_) > clip, lk::sigmoid(-input, step0_) + clip, T(1.0))));
+      }
+      lk::log_each(n_, most_, step3_at_, step3_at_);
     }
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::exp(-step3_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
+        const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+        most_ = lk::larger(most_, lk::Exp::place(step4_at_[i_] = -(number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step1_))));
+      }
+      lk::exp_each(n_, most_, step4_at_, step4_at_);
     }
     alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step5_at_[i_] = lk::log(lk::where(step1_ > clip, step1_ - clip, T(1.0)));
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      step6_at_[i_] = lk::log(lk::where(step1_ > clip, step2_ + clip, T(1.0)));
-    }
-    alignas(64) T step7_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const bool equal = clip == T(0.0);
-      const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
-      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      step7_at_[i_] = number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step0_, -step5_));
-    }
-    alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step7_ = step7_at_[i_];
-      step8_at_[i_] = lk::exp(-step7_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step2_ = step2_at_[i_];
+        const bool equal = clip == T(0.0);
+        const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
+        const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+        most_ = lk::larger(most_, lk::Exp::place(step5_at_[i_] = -(number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step1_, -step2_)))));
+      }
+      lk::exp_each(n_, most_, step5_at_, step5_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -165,83 +186,95 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
       const T maximum_value = lk::maximum(input, T(0.0));
       const T minimum_value = lk::minimum(maximum_value, T(1e+30));
       const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      const T difference = step4_ - step4_ * (number0_ * ratio - step3_ + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_));
+      const T product = number0_ * ratio;
+      const T sum = number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step1_;
+      const T difference = step4_ - step4_ * (product - (product + sum) + sum);
       const T maximum_value2 = lk::maximum(-input, T(0.0));
-      const T sum = maximum_value2 + step0_;
+      const T sum2 = maximum_value2 + step1_;
       const T difference2 = T(1.0) - target;
-      const bool above = step1_ > clip;
+      const T sigmoid_of_value = lk::sigmoid(input, step0_);
+      const bool above = sigmoid_of_value > clip;
       const bool equal = clip == T(0.0);
       const T minimum_value2 = lk::minimum(lk::where(equal, maximum_value2, T(0.0)), T(1e+30));
       const T ratio2 = lk::floor(T(64.0) * minimum_value2) / T(64.0);
-      const T chosen = lk::where(above, step8_ - step8_ * (number2_ * ratio2 - step7_ + (number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step0_, -step5_))), T(0.0));
-      const T chosen2 = lk::where(equal, maximum_value + step0_, -step6_);
-      values_[i_] = lk::times(target * difference, sum) + lk::times(difference2 * chosen, chosen2);
-      input_out_[i_] = lk::scaled<T>(difference2 * (chosen * (gamma_neg * lk::where(equal, T(1.0), step1_ / lk::where(above, step1_ - clip, T(1.0))) * lk::times(step2_, chosen2) + step1_ * lk::where(equal, T(1.0), step2_ / (step2_ + clip)))) - target * (difference * (step2_ + gamma_pos * lk::times(step1_, sum))), factor_);
+      const T product2 = number2_ * ratio2;
+      const T sum3 = number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step1_, -step2_);
+      const T chosen = lk::where(above, step5_ - step5_ * (product2 - (product2 + sum3) + sum3), T(0.0));
+      const T chosen2 = lk::where(equal, maximum_value + step1_, -step3_);
+      const T sigmoid_of_value2 = lk::sigmoid(-input, step0_);
+      values_[i_] = lk::times(target * difference, sum2) + lk::times(difference2 * chosen, chosen2);
+      input_out_[i_] = lk::scaled<T>(difference2 * (chosen * (gamma_neg * lk::where(equal, T(1.0), sigmoid_of_value / lk::where(above, sigmoid_of_value - clip, T(1.0))) * lk::times(sigmoid_of_value2, chosen2) + sigmoid_of_value * lk::where(equal, T(1.0), sigmoid_of_value2 / (sigmoid_of_value2 + clip)))) - target * (difference * (sigmoid_of_value2 + gamma_pos * lk::times(sigmoid_of_value, sum2))), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::softplus(-lk::absolute(input));
-      step1_at_[i_] = lk::sigmoid(input);
-      step2_at_[i_] = lk::sigmoid(-input);
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T sigmoid_of_value = lk::sigmoid(input, step0_);
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(sigmoid_of_value > clip, sigmoid_of_value - clip, T(1.0))));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
-      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      step3_at_[i_] = number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step3_at_[i_] = lk::where(lk::sigmoid(input, step0_) > clip, lk::sigmoid(-input, step0_) + clip, T(1.0))));
+      }
+      lk::log_each(n_, most_, step3_at_, step3_at_);
     }
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::exp(-step3_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T minimum_value = lk::minimum(lk::maximum(input, T(0.0)), T(1e+30));
+        const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+        most_ = lk::larger(most_, lk::Exp::place(step4_at_[i_] = -(number0_ * ratio + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step1_))));
+      }
+      lk::exp_each(n_, most_, step4_at_, step4_at_);
     }
     alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step5_at_[i_] = lk::log(lk::where(step1_ > clip, step1_ - clip, T(1.0)));
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      step6_at_[i_] = lk::log(lk::where(step1_ > clip, step2_ + clip, T(1.0)));
-    }
-    alignas(64) T step7_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const bool equal = clip == T(0.0);
-      const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
-      const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      step7_at_[i_] = number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step0_, -step5_));
-    }
-    alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step7_ = step7_at_[i_];
-      step8_at_[i_] = lk::exp(-step7_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step2_ = step2_at_[i_];
+        const bool equal = clip == T(0.0);
+        const T minimum_value = lk::minimum(lk::where(equal, lk::maximum(-input, T(0.0)), T(0.0)), T(1e+30));
+        const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
+        most_ = lk::larger(most_, lk::Exp::place(step5_at_[i_] = -(number2_ * ratio + (number2_ * (minimum_value - ratio) + number3_ * minimum_value + gamma_neg * lk::where(equal, step1_, -step2_)))));
+      }
+      lk::exp_each(n_, most_, step5_at_, step5_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -253,30 +286,33 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
       const T maximum_value = lk::maximum(input, T(0.0));
       const T minimum_value = lk::minimum(maximum_value, T(1e+30));
       const T ratio = lk::floor(T(64.0) * minimum_value) / T(64.0);
-      const T difference = step4_ - step4_ * (number0_ * ratio - step3_ + (number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step0_));
+      const T product = number0_ * ratio;
+      const T sum = number0_ * (minimum_value - ratio) + number1_ * minimum_value + gamma_pos * step1_;
+      const T difference = step4_ - step4_ * (product - (product + sum) + sum);
       const T maximum_value2 = lk::maximum(-input, T(0.0));
-      const T sum = maximum_value2 + step0_;
+      const T sum2 = maximum_value2 + step1_;
       const T difference2 = T(1.0) - target;
-      const bool above = step1_ > clip;
+      const T sigmoid_of_value = lk::sigmoid(input, step0_);
+      const bool above = sigmoid_of_value > clip;
       const bool equal = clip == T(0.0);
       const T minimum_value2 = lk::minimum(lk::where(equal, maximum_value2, T(0.0)), T(1e+30));
       const T ratio2 = lk::floor(T(64.0) * minimum_value2) / T(64.0);
-      const T chosen = lk::where(above, step8_ - step8_ * (number2_ * ratio2 - step7_ + (number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step0_, -step5_))), T(0.0));
-      const T chosen2 = lk::where(equal, maximum_value + step0_, -step6_);
-      values_[i_] = lk::times(target * difference, sum) + lk::times(difference2 * chosen, chosen2);
-      input_out_[i_] = lk::scaled<T>(difference2 * (chosen * (gamma_neg * lk::where(equal, T(1.0), step1_ / lk::where(above, step1_ - clip, T(1.0))) * lk::times(step2_, chosen2) + step1_ * lk::where(equal, T(1.0), step2_ / (step2_ + clip)))) - target * (difference * (step2_ + gamma_pos * lk::times(step1_, sum))), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(difference, sum) - lk::times(chosen, chosen2), factor_);
+      const T product2 = number2_ * ratio2;
+      const T sum3 = number2_ * (minimum_value2 - ratio2) + number3_ * minimum_value2 + gamma_neg * lk::where(equal, step1_, -step2_);
+      const T chosen = lk::where(above, step5_ - step5_ * (product2 - (product2 + sum3) + sum3), T(0.0));
+      const T chosen2 = lk::where(equal, maximum_value + step1_, -step3_);
+      const T sigmoid_of_value2 = lk::sigmoid(-input, step0_);
+      values_[i_] = lk::times(target * difference, sum2) + lk::times(difference2 * chosen, chosen2);
+      input_out_[i_] = lk::scaled<T>(difference2 * (chosen * (gamma_neg * lk::where(equal, T(1.0), sigmoid_of_value / lk::where(above, sigmoid_of_value - clip, T(1.0))) * lk::times(sigmoid_of_value2, chosen2) + sigmoid_of_value * lk::where(equal, T(1.0), sigmoid_of_value2 / (sigmoid_of_value2 + clip)))) - target * (difference * (sigmoid_of_value2 + gamma_pos * lk::times(sigmoid_of_value, sum2))), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(difference, sum2) - lk::times(chosen, chosen2), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_asymmetric_loss_d2b311436fcf, 2, 7, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_asymmetric_loss_6a7c0368b627, 2, 7, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/bce.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_binary_cross_entropy_0f3f24613782_block {
+namespace losskit_binary_cross_entropy_8f72d6b62089_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,12 +17,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, input_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input);
-      step1_at_[i_] = lk::log1p(-input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step1_at_[i_] = -input));
+      }
+      lk::log1p_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -35,12 +39,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, input_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input);
-      step1_at_[i_] = lk::log1p(-input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step1_at_[i_] = -input));
+      }
+      lk::log1p_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -58,12 +66,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, input_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input);
-      step1_at_[i_] = lk::log1p(-input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step1_at_[i_] = -input));
+      }
+      lk::log1p_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -82,7 +94,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_0f3f24613782, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_8f72d6b62089, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

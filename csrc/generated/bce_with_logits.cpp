@@ -5,7 +5,7 @@
 #include "primitives.h"
 
 // With the defaults off
-namespace losskit_binary_cross_entropy_with_logits_768273c7629b_block {
+namespace losskit_binary_cross_entropy_with_logits_5db8687082c0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -21,7 +21,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::softplus(-lk::absolute(input));
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -34,42 +40,70 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T magnitude = lk::absolute(input);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = T(1.0) - target;
       const T chosen = lk::where(input > T(0.0), difference, target);
-      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
+      values_[i_] = step1_ + lk::where(chosen == T(0.0), T(0.0), chosen * lk::absolute(input));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input, step0_) - target * lk::sigmoid(-input, step0_), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T magnitude = lk::absolute(input);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = T(1.0) - target;
       const T chosen = lk::where(input > T(0.0), difference, target);
-      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
+      values_[i_] = step1_ + lk::where(chosen == T(0.0), T(0.0), chosen * lk::absolute(input));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input, step0_) - target * lk::sigmoid(-input, step0_), factor_);
       target_out_[i_] = lk::scaled<T>(-input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_768273c7629b, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_5db8687082c0, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With pos_weight
-namespace losskit_binary_cross_entropy_with_logits_9559444d6051_block {
+namespace losskit_binary_cross_entropy_with_logits_2dfeb9041078_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -86,7 +120,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::softplus(-lk::absolute(input));
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -103,46 +143,79 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T pos_weight = pos_weight_at_[i_];
-      const T magnitude = lk::absolute(input);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = T(1.0) - target;
       const T product = pos_weight * target;
       const bool above = input > T(0.0);
       const T chosen = lk::where(above, difference, target);
-      const T chosen2 = lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
-      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::where(above, chosen2, lk::times(pos_weight, chosen2));
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), factor_);
+      const T chosen2 = lk::where(chosen == T(0.0), T(0.0), chosen * lk::absolute(input));
+      values_[i_] = step1_ * (difference + product) + lk::where(above, chosen2, lk::times(pos_weight, chosen2));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input, step0_) - product * lk::sigmoid(-input, step0_), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     T* const pos_weight_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+      step2_at_[i_] = lk::softplus(-input, step0_);
+      step3_at_[i_] = lk::softplus(input, step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T pos_weight = pos_weight_at_[i_];
-      const T magnitude = lk::absolute(input);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
       const T difference = T(1.0) - target;
       const T product = pos_weight * target;
       const bool above = input > T(0.0);
       const T chosen = lk::where(above, difference, target);
-      const T chosen2 = lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
-      const T softplus_value = lk::softplus(-input);
-      values_[i_] = lk::softplus(-magnitude) * (difference + product) + lk::where(above, chosen2, lk::times(pos_weight, chosen2));
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - product * lk::sigmoid(-input), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(pos_weight, softplus_value) - lk::softplus(input), factor_);
-      pos_weight_out_[i_] = lk::scaled<T>(lk::times(target, softplus_value), factor_);
+      const T chosen2 = lk::where(chosen == T(0.0), T(0.0), chosen * lk::absolute(input));
+      values_[i_] = step1_ * (difference + product) + lk::where(above, chosen2, lk::times(pos_weight, chosen2));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input, step0_) - product * lk::sigmoid(-input, step0_), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(pos_weight, step2_) - step3_, factor_);
+      pos_weight_out_[i_] = lk::scaled<T>(lk::times(target, step2_), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_9559444d6051, 3, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_2dfeb9041078, 3, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/beta_gaussian_nll.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_beta_gaussian_nll_loss_23ea3b43048a_block {
+namespace losskit_beta_gaussian_nll_loss_3ee112eda844_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -18,11 +18,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T var = var_at_[i_];
-      step0_at_[i_] = lk::log(var);
-    }
+    lk::log_each(n_, var_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
     if (beta == T(0.5)) {
       #pragma GCC ivdep
@@ -69,11 +65,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const var_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T var = var_at_[i_];
-      step0_at_[i_] = lk::log(var);
-    }
+    lk::log_each(n_, var_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
     if (beta == T(0.5)) {
       #pragma GCC ivdep
@@ -126,11 +118,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const var_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T var = var_at_[i_];
-      step0_at_[i_] = lk::log(var);
-    }
+    lk::log_each(n_, var_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
     if (beta == T(0.5)) {
       #pragma GCC ivdep
@@ -182,7 +170,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_23ea3b43048a, 3, 1, 5, 4,
+LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_3ee112eda844, 3, 1, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_bradley_terry_loss_2b2f69de05ce_block {
+namespace losskit_bradley_terry_loss_f9c11aad75ea_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,10 +24,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T rejected = rejected_at_[i_];
       step0_at_[i_] = margin - (chosen - rejected);
     }
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::softplus(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      step0_at_[i_] = lk::softplus(step0_, step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -52,8 +59,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::softplus(step0_);
-      step1_at_[i_] = lk::sigmoid(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      step2_at_[i_] = lk::softplus(step0_, step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -61,16 +74,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T rejected = rejected_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T sum = T(0.5) * chosen + T(0.5) * rejected;
       const T times_value = lk::times(T(4.0) * center_coefficient, sum);
-      values_[i_] = step0_ + lk::times(times_value, sum);
-      chosen_out_[i_] = lk::scaled<T>(times_value - step1_, factor_);
-      rejected_out_[i_] = lk::scaled<T>(times_value + step1_, factor_);
+      const T sigmoid_of_value = lk::sigmoid(step0_, step1_);
+      values_[i_] = step2_ + lk::times(times_value, sum);
+      chosen_out_[i_] = lk::scaled<T>(times_value - sigmoid_of_value, factor_);
+      rejected_out_[i_] = lk::scaled<T>(times_value + sigmoid_of_value, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_2b2f69de05ce, 2, 2, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_bradley_terry_loss_f9c11aad75ea, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/cauchy.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_cauchy_loss_c499625f9910_block {
+namespace losskit_cauchy_loss_77bc5ccbe36d_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -19,17 +19,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T ratio = lk::absolute(input - target) / scale;
-      step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T ratio = lk::absolute(input - target) / scale;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -42,17 +41,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T ratio = lk::absolute(input - target) / scale;
-      step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T ratio = lk::absolute(input - target) / scale;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -70,17 +68,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T ratio = lk::absolute(input - target) / scale;
-      step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T ratio = lk::absolute(input - target) / scale;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -98,7 +95,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_c499625f9910, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_77bc5ccbe36d, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_coral_loss_079cc2147e09_block {
+namespace losskit_coral_loss_9b1e36c1a0f4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,7 +23,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T position = position_at_[i_];
-      step0_at_[i_] = lk::softplus(lk::where(target > position, -input, input));
+      step0_at_[i_] = lk::exp_nabs(lk::where(target > position, -input, input));
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T position = position_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::softplus(lk::where(target > position, -input, input), step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -34,29 +42,37 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T position = position_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(lk::where(target > position, -input, input));
+    }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T position = position_at_[i_];
-      const T chosen = lk::where(target > position, -input, input);
-      step0_at_[i_] = lk::softplus(chosen);
-      step1_at_[i_] = lk::sigmoid(chosen);
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(lk::where(target > position, -input, input), step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T position = position_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      values_[i_] = step0_;
-      input_out_[i_] = lk::scaled<T>(lk::where(((target != target) | (position != position)) & (step0_ != step0_), std::numeric_limits<T>::quiet_NaN(), step1_ * lk::where(target > position, T(-1.0), T(1.0))), factor_);
+      const bool above = target > position;
+      values_[i_] = step1_;
+      input_out_[i_] = lk::scaled<T>(lk::where(((target != target) | (position != position)) & (step1_ != step1_), std::numeric_limits<T>::quiet_NaN(), lk::sigmoid(lk::where(above, -input, input), step0_) * lk::where(above, T(-1.0), T(1.0))), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_coral_loss_079cc2147e09, 3, 0, 1, 2,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_coral_loss_9b1e36c1a0f4, 3, 0, 1, 2,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kPlaces, 0, 0, 0.0, 1.0},
     {losskit::kPosition, 0, 0, 0.0, 0.0})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_corn_loss_cf2683fef857_block {
+namespace losskit_corn_loss_d631acb948ce_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -30,7 +30,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T position = position_at_[i_];
-      step0_at_[i_] = lk::softplus(lk::where(target > position, -input, input));
+      step0_at_[i_] = lk::exp_nabs(lk::where(target > position, -input, input));
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T position = position_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::softplus(lk::where(target > position, -input, input), step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -43,15 +51,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T position = position_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(lk::where(target > position, -input, input));
+    }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T position = position_at_[i_];
-      const T chosen = lk::where(target > position, -input, input);
-      step0_at_[i_] = lk::softplus(chosen);
-      step1_at_[i_] = lk::sigmoid(chosen);
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(lk::where(target > position, -input, input), step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -61,15 +75,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const bool above = target >= position;
-      const T chosen = lk::where(above, step0_, T(0.0));
+      const T chosen = lk::where(above, step1_, T(0.0));
+      const bool above2 = target > position;
       values_[i_] = chosen;
-      input_out_[i_] = lk::scaled<T>(lk::where((((input != input) | (target != target)) | (position != position)) & (chosen != chosen), std::numeric_limits<T>::quiet_NaN(), lk::where(above, step1_ * lk::where(target > position, T(-1.0), T(1.0)), T(0.0))), factor_);
+      input_out_[i_] = lk::scaled<T>(lk::where((((input != input) | (target != target)) | (position != position)) & (chosen != chosen), std::numeric_limits<T>::quiet_NaN(), lk::where(above, lk::sigmoid(lk::where(above2, -input, input), step0_) * lk::where(above2, T(-1.0), T(1.0)), T(0.0))), factor_);
     }
   }
 }
 
 LOSSKIT_COUNTS
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_corn_loss_cf2683fef857, 3, 0, 1, 2,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_corn_loss_d631acb948ce, 3, 0, 1, 2,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kPlaces, 0, 0, 0.0, 1.0},
     {losskit::kPosition, 0, 0, 0.0, 0.0})

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_cpo_loss_74b7365f9422_block {
+namespace losskit_cpo_loss_9f0b2691fffb_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,10 +25,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T rejected = rejected_at_[i_];
       step0_at_[i_] = T(-2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
     }
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::softplus(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      step0_at_[i_] = lk::softplus(step0_, step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -52,16 +59,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::softplus(step0_);
-      step1_at_[i_] = lk::sigmoid(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      step2_at_[i_] = lk::softplus(step0_, step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T nll = nll_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T product = beta * step1_;
-      values_[i_] = step0_ + lk::times(alpha, nll);
+      const T step2_ = step2_at_[i_];
+      const T product = beta * lk::sigmoid(step0_, step1_);
+      values_[i_] = step2_ + lk::times(alpha, nll);
       chosen_out_[i_] = lk::scaled<T>(-product, factor_);
       rejected_out_[i_] = lk::scaled<T>(product, factor_);
       nll_out_[i_] = lk::scaled<T>(alpha, factor_);
@@ -69,7 +83,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cpo_loss_74b7365f9422, 3, 2, 7, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_cpo_loss_9f0b2691fffb, 3, 2, 7, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})

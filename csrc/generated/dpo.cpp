@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_dpo_loss_e5322fd56d28_block {
+namespace losskit_dpo_loss_0461713f7802_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -35,7 +35,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::softplus(-lk::absolute(step0_));
+      step1_at_[i_] = lk::exp_nabs(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(step0_), step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -61,12 +67,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = T(4.0) * beta * (T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected));
     }
     alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::exp_nabs(step0_);
+    }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step1_at_[i_] = lk::softplus(-lk::absolute(step0_));
-      step2_at_[i_] = lk::sigmoid(-step0_);
+      const T step1_ = step1_at_[i_];
+      step2_at_[i_] = lk::softplus(-lk::absolute(step0_), step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -77,15 +88,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T difference = step2_ - label_smoothing;
-      values_[i_] = lk::times(lk::where(step0_ < T(0.0), number0_, number1_), lk::absolute(T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected))) + step1_;
+      const T difference = lk::sigmoid(-step0_, step1_) - label_smoothing;
+      values_[i_] = lk::times(lk::where(step0_ < T(0.0), number0_, number1_), lk::absolute(T(0.25) * chosen - T(0.25) * ref_chosen - (T(0.25) * rejected - T(0.25) * ref_rejected))) + step2_;
       chosen_out_[i_] = lk::scaled<T>(-beta * difference, factor_);
       rejected_out_[i_] = lk::scaled<T>(beta * difference, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dpo_loss_e5322fd56d28, 4, 5, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_dpo_loss_0461713f7802, 4, 5, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/evidential_regression.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_evidential_regression_loss_c391f14bb1b6_block {
+namespace losskit_evidential_regression_loss_d6d4a620f151_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -20,94 +20,95 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T alpha = alpha_at_[i_];
+        const T chosen = lk::where(alpha < T(6.0), alpha, T(1.0));
+        const T sum = chosen + T(1.0);
+        const T product = (chosen + T(0.0)) * sum;
+        const T sum2 = chosen + T(2.0);
+        const T product2 = sum * sum2;
+        const T product3 = T(1.0) * product;
+        const T sum3 = chosen + T(3.0);
+        const T product4 = sum2 * sum3;
+        const T product5 = product3 * product2;
+        const T sum4 = chosen + T(4.0);
+        const T product6 = sum3 * sum4;
+        const T product7 = product5 * product4;
+        const T sum5 = chosen + T(5.0);
+        const T product8 = sum4 * sum5;
+        const T product9 = product7 * product6;
+        const T product10 = sum5 * (chosen + T(6.0));
+        const T product11 = product9 * product8;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10)));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
+    }
     alignas(64) T step1_at_[lk::kBlock];
+    lk::log_each(n_, beta_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
+    lk::log_each(n_, alpha_at_, step2_at_);
     alignas(64) T step3_at_[lk::kBlock];
+    lk::log1p_each(n_, nu_at_, step3_at_);
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T gamma = gamma_at_[i_];
-      const T target = target_at_[i_];
-      const T nu = nu_at_[i_];
-      const T alpha = alpha_at_[i_];
-      const T beta = beta_at_[i_];
-      const T chosen = lk::where(alpha < T(6.0), alpha, T(1.0));
-      const T sum = chosen + T(1.0);
-      const T product = (chosen + T(0.0)) * sum;
-      const T sum2 = chosen + T(2.0);
-      const T product2 = sum * sum2;
-      const T product3 = T(1.0) * product;
-      const T sum3 = chosen + T(3.0);
-      const T product4 = sum2 * sum3;
-      const T product5 = product3 * product2;
-      const T sum4 = chosen + T(4.0);
-      const T product6 = sum3 * sum4;
-      const T product7 = product5 * product4;
-      const T sum5 = chosen + T(5.0);
-      const T product8 = sum4 * sum5;
-      const T product9 = product7 * product6;
-      const T product10 = sum5 * (chosen + T(6.0));
-      const T product11 = product9 * product8;
-      const T difference = gamma - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
-      const T chosen3 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-      const T root = lk::sqrt(beta);
-      const T root2 = lk::sqrt(nu / (T(1.0) + nu));
-      const T product12 = chosen2 * (chosen3 / root * root2);
-      const T magnitude = lk::absolute(product12);
-      const bool above = magnitude > T(1000000000000000.0);
-      step0_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10);
-      step1_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen3), lk::where(above, magnitude, T(1.0)));
-      step2_at_[i_] = root2;
-      step3_at_[i_] = chosen2 / root;
-      step4_at_[i_] = lk::where(above, T(0.0), T(0.5) * product12 * product12);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
-    }
+    lk::log_each(n_, nu_at_, step4_at_);
     alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T beta = beta_at_[i_];
-      step5_at_[i_] = lk::log(beta);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T beta = beta_at_[i_];
+        const T difference = gamma - target;
+        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+        const T chosen = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
+        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu))));
+        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
+      }
+      lk::log_each(n_, most_, step5_at_, step5_at_);
     }
     alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T alpha = alpha_at_[i_];
-      step6_at_[i_] = lk::log(alpha);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T nu = nu_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = lk::sqrt(nu / (T(1.0) + nu))));
+      }
+      lk::log_each(n_, most_, step6_at_, step6_at_);
     }
     alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T beta = beta_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / lk::sqrt(beta)));
+      }
+      lk::log_each(n_, most_, step7_at_, step7_at_);
+    }
     alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T nu = nu_at_[i_];
-      step7_at_[i_] = lk::log1p(nu);
-      step8_at_[i_] = lk::log(nu);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log(step1_);
-    }
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step9_at_[i_] = lk::log(step2_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step3_at_[i_] = lk::log(step3_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step4_at_[i_] = lk::log1p(step4_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T beta = beta_at_[i_];
+        const T difference = gamma - target;
+        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+        const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference) / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu)));
+        most_ = lk::larger(most_, lk::Log1p::place(step8_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product)));
+      }
+      lk::log1p_each(n_, most_, step8_at_, step8_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -116,16 +117,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T nu = nu_at_[i_];
       const T alpha = alpha_at_[i_];
       const T beta = beta_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
       const bool below = alpha < T(6.0);
       const T ratio = T(1.0) / lk::where(below, alpha + T(6.0), alpha);
       const T product = ratio * ratio;
@@ -133,9 +133,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
       const T chosen2 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-      const T magnitude = lk::absolute(chosen * (chosen2 / lk::sqrt(beta) * step2_));
+      const T magnitude = lk::absolute(chosen * (chosen2 / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu))));
       const T product2 = lk::times(reg_weight, lk::absolute(chosen2)) * chosen;
-      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step5_ - step6_ + (step7_ - step8_) + T(1.8378770664093453)) + (alpha + T(0.5)) * lk::where(magnitude > T(1000000000000000.0), T(2.0) * (step1_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step9_ + step3_, T(0.0))) - T(0.6931471805599453), step4_) + (T(2.0) * lk::times(product2, nu) + lk::times(product2, alpha));
+      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + (alpha + T(0.5)) * lk::where(magnitude > T(1000000000000000.0), T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step6_ + step7_, T(0.0))) - T(0.6931471805599453), step8_) + (T(2.0) * lk::times(product2, nu) + lk::times(product2, alpha));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const gamma_out_ = gradients_[0];
@@ -144,96 +144,94 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const beta_out_ = gradients_[4];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T alpha = alpha_at_[i_];
+        const T chosen = lk::where(alpha < T(6.0), alpha, T(1.0));
+        const T sum = chosen + T(1.0);
+        const T product = (chosen + T(0.0)) * sum;
+        const T sum2 = chosen + T(2.0);
+        const T product2 = sum * sum2;
+        const T product3 = T(1.0) * product;
+        const T sum3 = chosen + T(3.0);
+        const T product4 = sum2 * sum3;
+        const T product5 = product3 * product2;
+        const T sum4 = chosen + T(4.0);
+        const T product6 = sum3 * sum4;
+        const T product7 = product5 * product4;
+        const T sum5 = chosen + T(5.0);
+        const T product8 = sum4 * sum5;
+        const T product9 = product7 * product6;
+        const T product10 = sum5 * (chosen + T(6.0));
+        const T product11 = product9 * product8;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10)));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
+    }
     alignas(64) T step1_at_[lk::kBlock];
+    lk::log_each(n_, beta_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
+    lk::log_each(n_, alpha_at_, step2_at_);
     alignas(64) T step3_at_[lk::kBlock];
+    lk::log1p_each(n_, nu_at_, step3_at_);
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T gamma = gamma_at_[i_];
-      const T target = target_at_[i_];
-      const T nu = nu_at_[i_];
-      const T alpha = alpha_at_[i_];
-      const T beta = beta_at_[i_];
-      const T chosen = lk::where(alpha < T(6.0), alpha, T(1.0));
-      const T sum = chosen + T(1.0);
-      const T product = (chosen + T(0.0)) * sum;
-      const T sum2 = chosen + T(2.0);
-      const T product2 = sum * sum2;
-      const T product3 = T(1.0) * product;
-      const T sum3 = chosen + T(3.0);
-      const T product4 = sum2 * sum3;
-      const T product5 = product3 * product2;
-      const T sum4 = chosen + T(4.0);
-      const T product6 = sum3 * sum4;
-      const T product7 = product5 * product4;
-      const T sum5 = chosen + T(5.0);
-      const T product8 = sum4 * sum5;
-      const T product9 = product7 * product6;
-      const T product10 = sum5 * (chosen + T(6.0));
-      const T product11 = product9 * product8;
-      const T difference = gamma - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
-      const T chosen3 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-      const T root = lk::sqrt(beta);
-      const T root2 = lk::sqrt(nu / (T(1.0) + nu));
-      const T product12 = chosen2 * (chosen3 / root * root2);
-      const T magnitude = lk::absolute(product12);
-      const bool above = magnitude > T(1000000000000000.0);
-      step0_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10);
-      step1_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen3), lk::where(above, magnitude, T(1.0)));
-      step2_at_[i_] = root2;
-      step3_at_[i_] = chosen2 / root;
-      step4_at_[i_] = lk::where(above, T(0.0), T(0.5) * product12 * product12);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
-    }
+    lk::log_each(n_, nu_at_, step4_at_);
     alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T beta = beta_at_[i_];
-      step5_at_[i_] = lk::log(beta);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T beta = beta_at_[i_];
+        const T difference = gamma - target;
+        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+        const T chosen = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
+        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu))));
+        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
+      }
+      lk::log_each(n_, most_, step5_at_, step5_at_);
     }
     alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T alpha = alpha_at_[i_];
-      step6_at_[i_] = lk::log(alpha);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T nu = nu_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = lk::sqrt(nu / (T(1.0) + nu))));
+      }
+      lk::log_each(n_, most_, step6_at_, step6_at_);
     }
     alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T beta = beta_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / lk::sqrt(beta)));
+      }
+      lk::log_each(n_, most_, step7_at_, step7_at_);
+    }
     alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T nu = nu_at_[i_];
-      step7_at_[i_] = lk::log1p(nu);
-      step8_at_[i_] = lk::log(nu);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log(step1_);
-    }
     alignas(64) T step9_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step9_at_[i_] = lk::log(step2_);
+      const T gamma = gamma_at_[i_];
+      const T target = target_at_[i_];
+      const T nu = nu_at_[i_];
+      const T beta = beta_at_[i_];
+      const T difference = gamma - target;
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference) / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu)));
+      step9_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step3_at_[i_] = lk::log(step3_);
-    }
-    alignas(64) T step10_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step10_at_[i_] = lk::log1p(step4_);
-    }
+    lk::log1p_each(n_, step9_at_, step8_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T gamma = gamma_at_[i_];
@@ -241,17 +239,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T nu = nu_at_[i_];
       const T alpha = alpha_at_[i_];
       const T beta = beta_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step4_ = step4_at_[i_];
       const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
-      const T step1_ = step1_at_[i_];
       const T step9_ = step9_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step10_ = step10_at_[i_];
       const bool below = alpha < T(6.0);
       const T ratio = T(1.0) / lk::where(below, alpha + T(6.0), alpha);
       const T product = ratio * ratio;
@@ -261,169 +258,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen = lk::where(equal, T(2.0), T(1.0));
       const T chosen2 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
       const T root = lk::sqrt(beta);
-      const T product2 = chosen * (chosen2 / root * step2_);
+      const T sum2 = T(1.0) + nu;
+      const T root2 = lk::sqrt(nu / sum2);
+      const T product2 = chosen * (chosen2 / root * root2);
       const T magnitude = lk::absolute(product2);
       const bool above = magnitude > T(1000000000000000.0);
-      const T chosen3 = lk::where(above, T(2.0) * (step1_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step9_ + step3_, T(0.0))) - T(0.6931471805599453), step10_);
+      const T chosen3 = lk::where(above, T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step6_ + step7_, T(0.0))) - T(0.6931471805599453), step8_);
       const T product3 = lk::times(reg_weight, lk::absolute(chosen2)) * chosen;
-      const T sum2 = T(1.0) + step4_;
-      const T difference2 = sum * lk::where(above, T(1.0), step4_ / sum2) - T(0.5);
-      const T ratio2 = difference2 / (T(1.0) + nu);
-      const T chosen4 = lk::where(below, alpha, T(1.0));
-      const T sum3 = chosen4 + T(1.0);
-      const T sum4 = chosen4 + T(2.0);
-      const T product4 = sum3 * sum4 * (chosen4 + T(1.5));
-      const T sum5 = chosen4 + T(3.0);
-      const T product5 = sum4 * sum5 * (chosen4 + T(2.5));
-      const T product6 = T(1.0) * product4;
-      const T sum6 = chosen4 + T(4.0);
-      const T product7 = sum5 * sum6 * (chosen4 + T(3.5));
-      const T product8 = product6 * product5;
-      const T sum7 = chosen4 + T(5.0);
-      const T product9 = sum6 * sum7 * (chosen4 + T(4.5));
-      const T product10 = product8 * product7;
-      const T product11 = sum7 * (chosen4 + T(6.0)) * (chosen4 + T(5.5));
-      const T product12 = product10 * product9;
-      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step5_ - step6_ + (step7_ - step8_) + T(1.8378770664093453)) + sum * chosen3 + (T(2.0) * lk::times(product3, nu) + lk::times(product3, alpha));
-      gamma_out_[i_] = lk::scaled<T>(sum * (T(2.0) * lk::where(above, T(1.0) / lk::where(above, chosen2, T(1.0)) / chosen, T(0.5) * product2 / sum2 * step2_ / root)) + lk::times(lk::sign(chosen2), T(2.0) * reg_weight * nu + reg_weight * alpha), factor_);
-      nu_out_[i_] = lk::scaled<T>(lk::where(nu < T(1.0), (ratio2 + T(2.0) * (product3 * nu)) / nu, ratio2 / nu + T(2.0) * product3), factor_);
-      alpha_out_[i_] = lk::scaled<T>(-(product * (T(0.125) + product * (T(-0.015624999999992145) + product * (T(0.007812499992401366) + product * (T(-0.008300778400259534) + product * (T(0.015136178394848987) + product * (T(-0.04211692462062723) + product * (T(0.1628624446270596) + product * (T(-0.7357019973245473) + product * T(2.47831794290817))))))))) + lk::where(below, T(0.25) / chosen4 / ((chosen4 + T(0.5)) * sum3) + T(0.25) * (((((T(0.0) * product4 + T(1.0)) * product5 + product6) * product7 + product8) * product9 + product10) * product11 + product12) / (product12 * product11), T(0.0))) - T(0.5) / alpha + chosen3 + product3, factor_);
-      beta_out_[i_] = lk::scaled<T>(-difference2 / beta, factor_);
-    }
-  } else {
-    T* const gamma_out_ = gradients_[0];
-    T* const target_out_ = gradients_[1];
-    T* const nu_out_ = gradients_[2];
-    T* const alpha_out_ = gradients_[3];
-    T* const beta_out_ = gradients_[4];
-    const lk::Scale<T> factor_(scale_);
-    alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
-    alignas(64) T step3_at_[lk::kBlock];
-    alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T gamma = gamma_at_[i_];
-      const T target = target_at_[i_];
-      const T nu = nu_at_[i_];
-      const T alpha = alpha_at_[i_];
-      const T beta = beta_at_[i_];
-      const T chosen = lk::where(alpha < T(6.0), alpha, T(1.0));
-      const T sum = chosen + T(1.0);
-      const T product = (chosen + T(0.0)) * sum;
-      const T sum2 = chosen + T(2.0);
-      const T product2 = sum * sum2;
-      const T product3 = T(1.0) * product;
-      const T sum3 = chosen + T(3.0);
-      const T product4 = sum2 * sum3;
-      const T product5 = product3 * product2;
-      const T sum4 = chosen + T(4.0);
-      const T product6 = sum3 * sum4;
-      const T product7 = product5 * product4;
-      const T sum5 = chosen + T(5.0);
-      const T product8 = sum4 * sum5;
-      const T product9 = product7 * product6;
-      const T product10 = sum5 * (chosen + T(6.0));
-      const T product11 = product9 * product8;
-      const T difference = gamma - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
-      const T chosen3 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-      const T root = lk::sqrt(beta);
-      const T root2 = lk::sqrt(nu / (T(1.0) + nu));
-      const T product12 = chosen2 * (chosen3 / root * root2);
-      const T magnitude = lk::absolute(product12);
-      const bool above = magnitude > T(1000000000000000.0);
-      step0_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10);
-      step1_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen3), lk::where(above, magnitude, T(1.0)));
-      step2_at_[i_] = root2;
-      step3_at_[i_] = chosen2 / root;
-      step4_at_[i_] = lk::where(above, T(0.0), T(0.5) * product12 * product12);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T beta = beta_at_[i_];
-      step5_at_[i_] = lk::log(beta);
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T alpha = alpha_at_[i_];
-      step6_at_[i_] = lk::log(alpha);
-    }
-    alignas(64) T step7_at_[lk::kBlock];
-    alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T nu = nu_at_[i_];
-      step7_at_[i_] = lk::log1p(nu);
-      step8_at_[i_] = lk::log(nu);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log(step1_);
-    }
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step9_at_[i_] = lk::log(step2_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step3_at_[i_] = lk::log(step3_);
-    }
-    alignas(64) T step10_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step10_at_[i_] = lk::log1p(step4_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T gamma = gamma_at_[i_];
-      const T target = target_at_[i_];
-      const T nu = nu_at_[i_];
-      const T alpha = alpha_at_[i_];
-      const T beta = beta_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const bool below = alpha < T(6.0);
-      const T ratio = T(1.0) / lk::where(below, alpha + T(6.0), alpha);
-      const T product = ratio * ratio;
-      const T sum = alpha + T(0.5);
-      const T difference = gamma - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-      const T root = lk::sqrt(beta);
-      const T product2 = chosen * (chosen2 / root * step2_);
-      const T magnitude = lk::absolute(product2);
-      const bool above = magnitude > T(1000000000000000.0);
-      const T chosen3 = lk::where(above, T(2.0) * (step1_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step9_ + step3_, T(0.0))) - T(0.6931471805599453), step10_);
-      const T product3 = lk::times(reg_weight, lk::absolute(chosen2)) * chosen;
-      const T sum2 = T(1.0) + step4_;
-      const T sum3 = sum * (T(2.0) * lk::where(above, T(1.0) / lk::where(above, chosen2, T(1.0)) / chosen, T(0.5) * product2 / sum2 * step2_ / root)) + lk::times(lk::sign(chosen2), T(2.0) * reg_weight * nu + reg_weight * alpha);
-      const T difference2 = sum * lk::where(above, T(1.0), step4_ / sum2) - T(0.5);
-      const T ratio2 = difference2 / (T(1.0) + nu);
+      const T sum3 = T(1.0) + step9_;
+      const T difference2 = sum * lk::where(above, T(1.0), step9_ / sum3) - T(0.5);
+      const T ratio2 = difference2 / sum2;
       const T chosen4 = lk::where(below, alpha, T(1.0));
       const T sum4 = chosen4 + T(1.0);
       const T sum5 = chosen4 + T(2.0);
@@ -439,17 +283,171 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product10 = product8 * product7;
       const T product11 = sum8 * (chosen4 + T(6.0)) * (chosen4 + T(5.5));
       const T product12 = product10 * product9;
-      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step5_ - step6_ + (step7_ - step8_) + T(1.8378770664093453)) + sum * chosen3 + (T(2.0) * lk::times(product3, nu) + lk::times(product3, alpha));
-      gamma_out_[i_] = lk::scaled<T>(sum3, factor_);
-      target_out_[i_] = lk::scaled<T>(-sum3, factor_);
+      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + sum * chosen3 + (T(2.0) * lk::times(product3, nu) + lk::times(product3, alpha));
+      gamma_out_[i_] = lk::scaled<T>(sum * (T(2.0) * lk::where(above, T(1.0) / lk::where(above, chosen2, T(1.0)) / chosen, T(0.5) * product2 / sum3 * root2 / root)) + lk::times(lk::sign(chosen2), T(2.0) * reg_weight * nu + reg_weight * alpha), factor_);
       nu_out_[i_] = lk::scaled<T>(lk::where(nu < T(1.0), (ratio2 + T(2.0) * (product3 * nu)) / nu, ratio2 / nu + T(2.0) * product3), factor_);
       alpha_out_[i_] = lk::scaled<T>(-(product * (T(0.125) + product * (T(-0.015624999999992145) + product * (T(0.007812499992401366) + product * (T(-0.008300778400259534) + product * (T(0.015136178394848987) + product * (T(-0.04211692462062723) + product * (T(0.1628624446270596) + product * (T(-0.7357019973245473) + product * T(2.47831794290817))))))))) + lk::where(below, T(0.25) / chosen4 / ((chosen4 + T(0.5)) * sum4) + T(0.25) * (((((T(0.0) * product4 + T(1.0)) * product5 + product6) * product7 + product8) * product9 + product10) * product11 + product12) / (product12 * product11), T(0.0))) - T(0.5) / alpha + chosen3 + product3, factor_);
+      beta_out_[i_] = lk::scaled<T>(-difference2 / beta, factor_);
+    }
+  } else {
+    T* const gamma_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    T* const nu_out_ = gradients_[2];
+    T* const alpha_out_ = gradients_[3];
+    T* const beta_out_ = gradients_[4];
+    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T alpha = alpha_at_[i_];
+        const T chosen = lk::where(alpha < T(6.0), alpha, T(1.0));
+        const T sum = chosen + T(1.0);
+        const T product = (chosen + T(0.0)) * sum;
+        const T sum2 = chosen + T(2.0);
+        const T product2 = sum * sum2;
+        const T product3 = T(1.0) * product;
+        const T sum3 = chosen + T(3.0);
+        const T product4 = sum2 * sum3;
+        const T product5 = product3 * product2;
+        const T sum4 = chosen + T(4.0);
+        const T product6 = sum3 * sum4;
+        const T product7 = product5 * product4;
+        const T sum5 = chosen + T(5.0);
+        const T product8 = sum4 * sum5;
+        const T product9 = product7 * product6;
+        const T product10 = sum5 * (chosen + T(6.0));
+        const T product11 = product9 * product8;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10)));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    lk::log_each(n_, beta_at_, step1_at_);
+    alignas(64) T step2_at_[lk::kBlock];
+    lk::log_each(n_, alpha_at_, step2_at_);
+    alignas(64) T step3_at_[lk::kBlock];
+    lk::log1p_each(n_, nu_at_, step3_at_);
+    alignas(64) T step4_at_[lk::kBlock];
+    lk::log_each(n_, nu_at_, step4_at_);
+    alignas(64) T step5_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T beta = beta_at_[i_];
+        const T difference = gamma - target;
+        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+        const T chosen = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
+        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu))));
+        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
+      }
+      lk::log_each(n_, most_, step5_at_, step5_at_);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T nu = nu_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = lk::sqrt(nu / (T(1.0) + nu))));
+      }
+      lk::log_each(n_, most_, step6_at_, step6_at_);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T beta = beta_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / lk::sqrt(beta)));
+      }
+      lk::log_each(n_, most_, step7_at_, step7_at_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T gamma = gamma_at_[i_];
+      const T target = target_at_[i_];
+      const T nu = nu_at_[i_];
+      const T beta = beta_at_[i_];
+      const T difference = gamma - target;
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference) / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu)));
+      step9_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product);
+    }
+    lk::log1p_each(n_, step9_at_, step8_at_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T gamma = gamma_at_[i_];
+      const T target = target_at_[i_];
+      const T nu = nu_at_[i_];
+      const T alpha = alpha_at_[i_];
+      const T beta = beta_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const bool below = alpha < T(6.0);
+      const T ratio = T(1.0) / lk::where(below, alpha + T(6.0), alpha);
+      const T product = ratio * ratio;
+      const T sum = alpha + T(0.5);
+      const T difference = gamma - target;
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, T(2.0), T(1.0));
+      const T chosen2 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
+      const T root = lk::sqrt(beta);
+      const T sum2 = T(1.0) + nu;
+      const T root2 = lk::sqrt(nu / sum2);
+      const T product2 = chosen * (chosen2 / root * root2);
+      const T magnitude = lk::absolute(product2);
+      const bool above = magnitude > T(1000000000000000.0);
+      const T chosen3 = lk::where(above, T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step6_ + step7_, T(0.0))) - T(0.6931471805599453), step8_);
+      const T product3 = lk::times(reg_weight, lk::absolute(chosen2)) * chosen;
+      const T sum3 = T(1.0) + step9_;
+      const T sum4 = sum * (T(2.0) * lk::where(above, T(1.0) / lk::where(above, chosen2, T(1.0)) / chosen, T(0.5) * product2 / sum3 * root2 / root)) + lk::times(lk::sign(chosen2), T(2.0) * reg_weight * nu + reg_weight * alpha);
+      const T difference2 = sum * lk::where(above, T(1.0), step9_ / sum3) - T(0.5);
+      const T ratio2 = difference2 / sum2;
+      const T chosen4 = lk::where(below, alpha, T(1.0));
+      const T sum5 = chosen4 + T(1.0);
+      const T sum6 = chosen4 + T(2.0);
+      const T product4 = sum5 * sum6 * (chosen4 + T(1.5));
+      const T sum7 = chosen4 + T(3.0);
+      const T product5 = sum6 * sum7 * (chosen4 + T(2.5));
+      const T product6 = T(1.0) * product4;
+      const T sum8 = chosen4 + T(4.0);
+      const T product7 = sum7 * sum8 * (chosen4 + T(3.5));
+      const T product8 = product6 * product5;
+      const T sum9 = chosen4 + T(5.0);
+      const T product9 = sum8 * sum9 * (chosen4 + T(4.5));
+      const T product10 = product8 * product7;
+      const T product11 = sum9 * (chosen4 + T(6.0)) * (chosen4 + T(5.5));
+      const T product12 = product10 * product9;
+      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + sum * chosen3 + (T(2.0) * lk::times(product3, nu) + lk::times(product3, alpha));
+      gamma_out_[i_] = lk::scaled<T>(sum4, factor_);
+      target_out_[i_] = lk::scaled<T>(-sum4, factor_);
+      nu_out_[i_] = lk::scaled<T>(lk::where(nu < T(1.0), (ratio2 + T(2.0) * (product3 * nu)) / nu, ratio2 / nu + T(2.0) * product3), factor_);
+      alpha_out_[i_] = lk::scaled<T>(-(product * (T(0.125) + product * (T(-0.015624999999992145) + product * (T(0.007812499992401366) + product * (T(-0.008300778400259534) + product * (T(0.015136178394848987) + product * (T(-0.04211692462062723) + product * (T(0.1628624446270596) + product * (T(-0.7357019973245473) + product * T(2.47831794290817))))))))) + lk::where(below, T(0.25) / chosen4 / ((chosen4 + T(0.5)) * sum5) + T(0.25) * (((((T(0.0) * product4 + T(1.0)) * product5 + product6) * product7 + product8) * product9 + product10) * product11 + product12) / (product12 * product11), T(0.0))) - T(0.5) / alpha + chosen3 + product3, factor_);
       beta_out_[i_] = lk::scaled<T>(-difference2 / beta, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_evidential_regression_loss_c391f14bb1b6, 5, 1, 29, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_evidential_regression_loss_d6d4a620f151, 5, 1, 29, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},

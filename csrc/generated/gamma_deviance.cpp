@@ -2,10 +2,10 @@
 // Source: src/losskit/losses/gamma_deviance.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
 // With the defaults off
-namespace losskit_gamma_deviance_loss_b3bc4fa9f3f0_block {
+namespace losskit_gamma_deviance_loss_9d2a1831866a_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,17 +25,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), (target - input) / input);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step2_at_[i_] = lk::log(input);
-    }
+    lk::log_each(n_, input_at_, step2_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
@@ -61,17 +53,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), (target - input) / input);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step2_at_[i_] = lk::log(input);
-    }
+    lk::log_each(n_, input_at_, step2_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
@@ -101,17 +85,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), (target - input) / input);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step2_at_[i_] = lk::log(input);
-    }
+    lk::log_each(n_, input_at_, step2_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
@@ -134,14 +110,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_b3bc4fa9f3f0, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_9d2a1831866a, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_deviance_loss_9be138b3484c_block {
+namespace losskit_gamma_deviance_loss_96c442061292_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -154,29 +130,24 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T product = T(0.5) * -input;
-      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
-    }
+    lk::log_each(n_, target_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(target);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = T(0.5) * -input;
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T difference = step1_ - input;
+      const T step0_ = step0_at_[i_];
+      const T difference = step0_ - input;
       step2_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
     }
     #pragma GCC ivdep
@@ -188,46 +159,45 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
       const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T difference = step1_ - input;
-      values_[i_] = T(2.0) * lk::where(difference > T(1.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_ - T(1.0) - lk::minimum(difference, T(100000.0)), step2_);
+      const T difference = step0_ - input;
+      values_[i_] = T(2.0) * lk::where(difference > T(1.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_ - T(1.0) - lk::minimum(difference, T(100000.0)), step2_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T product = T(0.5) * -input;
-      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
-      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
     }
+    alignas(64) T step1_at_[lk::kBlock];
+    lk::log_each(n_, target_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step2_at_[i_] = lk::log(target);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = T(0.5) * -input;
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::expm1(-step1_);
+      step0_at_[i_] = lk::expm1(-step0_);
     }
     alignas(64) T step3_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T difference = step2_ - input;
+      const T step1_ = step1_at_[i_];
+      const T difference = step1_ - input;
       step3_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
     }
     #pragma GCC ivdep
@@ -239,56 +209,59 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step1_ = step1_at_[i_];
       const T step3_ = step3_at_[i_];
-      const T difference = step2_ - input;
-      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_ - T(1.0);
+      const T difference = step1_ - input;
+      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_ - T(1.0);
       values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step3_);
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step1_, difference2), factor_);
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step0_, difference2), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T product = T(0.5) * -input;
-      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
-      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
     }
+    alignas(64) T step1_at_[lk::kBlock];
+    lk::log_each(n_, target_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step2_at_[i_] = lk::log(target);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = T(0.5) * -input;
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::expm1(-step1_);
+      step0_at_[i_] = lk::expm1(-step0_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step3_at_[i_] = lk::exp(-input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step3_at_[i_] = -input));
+      }
+      lk::exp_each(n_, most_, step3_at_, step3_at_);
     }
     alignas(64) T step4_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T difference = step2_ - input;
+      const T step1_ = step1_at_[i_];
+      const T difference = step1_ - input;
       step4_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
     }
     #pragma GCC ivdep
@@ -300,14 +273,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step1_ = step1_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
-      const T difference = step2_ - input;
-      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_ - T(1.0);
-      const T chosen = lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step1_, difference2);
+      const T difference = step1_ - input;
+      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_ - T(1.0);
+      const T chosen = lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step0_, difference2);
       values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step4_);
       input_out_[i_] = lk::scaled<T>(T(-2.0) * chosen, factor_);
       target_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(chosen > T(1.0), step3_ * (T(1.0) - T(1.0) / (chosen + T(1.0))), chosen / target), factor_);
@@ -315,7 +288,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_9be138b3484c, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_96c442061292, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 

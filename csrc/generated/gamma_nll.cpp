@@ -2,62 +2,10 @@
 // Source: src/losskit/losses/gamma_nll.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
 // With the defaults off
-namespace losskit_gamma_nll_loss_f3e9b4f8678c_block {
-namespace lk = losskit;
-
-template <class T, int wanted_>
-LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
-                          T* values_, T* const* gradients_) {
-  (void)parameters_;
-  const T* const input_at_ = operands_[0];
-  const T* const target_at_ = operands_[1];
-  if constexpr (wanted_ == losskit::kNone) {
-    (void)gradients_;
-    (void)scale_;
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      values_[i_] = lk::log(input) + target / input;
-    }
-  } else if constexpr (wanted_ == losskit::kPredictions) {
-    T* const input_out_ = gradients_[0];
-    const lk::Scale<T> factor_(scale_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T ratio = target / input;
-      values_[i_] = lk::log(input) + ratio;
-      input_out_[i_] = lk::scaled<T>((T(1.0) - ratio) / input, factor_);
-    }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const target_out_ = gradients_[1];
-    const lk::Scale<T> factor_(scale_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T ratio = target / input;
-      values_[i_] = lk::log(input) + ratio;
-      input_out_[i_] = lk::scaled<T>((T(1.0) - ratio) / input, factor_);
-      target_out_[i_] = lk::scaled<T>(T(1.0) / input + T(0.0) * target, factor_);
-    }
-  }
-}
-
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_f3e9b4f8678c, 2, 0, 1, 0,
-    {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
-    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
-
-}  // namespace
-
-// With log_input
-namespace losskit_gamma_nll_loss_aaac9e910659_block {
+namespace losskit_gamma_nll_loss_f8fe199eeb03_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -70,16 +18,76 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, input_at_, step0_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T product = T(0.5) * -input;
-      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      values_[i_] = step0_ + target / input;
     }
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, input_at_, step0_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
+      const T ratio = target / input;
+      values_[i_] = step0_ + ratio;
+      input_out_[i_] = lk::scaled<T>((T(1.0) - ratio) / input, factor_);
+    }
+  } else {
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, input_at_, step0_at_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T ratio = target / input;
+      values_[i_] = step0_ + ratio;
+      input_out_[i_] = lk::scaled<T>((T(1.0) - ratio) / input, factor_);
+      target_out_[i_] = lk::scaled<T>(T(1.0) / input + T(0.0) * target, factor_);
+    }
+  }
+}
+
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_f8fe199eeb03, 2, 0, 1, 0,
+    {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
+
+}  // namespace
+
+// With log_input
+namespace losskit_gamma_nll_loss_3b18020460e7_block {
+namespace lk = losskit;
+
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  (void)parameters_;
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = T(0.5) * -input;
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -92,79 +100,89 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T product = T(0.5) * -input;
-      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
-      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = T(0.5) * -input;
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::expm1(-step1_);
+      step0_at_[i_] = lk::expm1(-step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
+      const T step0_ = step0_at_[i_];
+      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_);
       values_[i_] = input + chosen;
-      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step1_, chosen - T(1.0)), factor_);
+      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step0_, chosen - T(1.0)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T product = T(0.5) * -input;
-      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
-      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = T(0.5) * -input;
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::expm1(-step1_);
+      step0_at_[i_] = lk::expm1(-step0_);
     }
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step2_at_[i_] = lk::exp(-input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = -input));
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
+      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_);
       values_[i_] = input + chosen;
-      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step1_, chosen - T(1.0)), factor_);
+      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step0_, chosen - T(1.0)), factor_);
       target_out_[i_] = lk::scaled<T>(step2_ + T(0.0) * target, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_aaac9e910659, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_3b18020460e7, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

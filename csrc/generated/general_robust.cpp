@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/general_robust.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_general_robust_loss_9e09f717bb39_block {
+namespace losskit_general_robust_loss_6647f730c078_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -25,17 +25,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T ratio = (input - target) / number3_;
-      step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T ratio = (input - target) / number3_;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
@@ -74,17 +73,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T ratio = (input - target) / number3_;
-      step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T ratio = (input - target) / number3_;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
@@ -136,17 +134,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T ratio = (input - target) / number3_;
-      step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T ratio = (input - target) / number3_;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
@@ -198,7 +195,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_9e09f717bb39, 2, 9, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_6647f730c078, 2, 9, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

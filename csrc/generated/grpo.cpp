@@ -2,10 +2,10 @@
 // Source: src/losskit/losses/grpo.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
 // With loss_type
-namespace losskit_grpo_loss_2e050291067c_block {
+namespace losskit_grpo_loss_70f4513ebeaf_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,11 +23,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T log_prob = log_prob_at_[i_];
-      const T old_log_prob = old_log_prob_at_[i_];
-      step0_at_[i_] = lk::exp(log_prob - old_log_prob);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T log_prob = log_prob_at_[i_];
+        const T old_log_prob = old_log_prob_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = log_prob - old_log_prob));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -40,11 +44,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const log_prob_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T log_prob = log_prob_at_[i_];
-      const T old_log_prob = old_log_prob_at_[i_];
-      step0_at_[i_] = lk::exp(log_prob - old_log_prob);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T log_prob = log_prob_at_[i_];
+        const T old_log_prob = old_log_prob_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = log_prob - old_log_prob));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -60,7 +68,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_2e050291067c, 3, 5, 1, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_70f4513ebeaf, 3, 5, 1, 4,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
@@ -68,7 +76,7 @@ LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_2e050291067c, 3, 5, 1, 4,
 }  // namespace
 
 // With loss_type and ref_log_prob
-namespace losskit_grpo_loss_2b5a02c5ae45_block {
+namespace losskit_grpo_loss_c95d2f529e36_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -94,11 +102,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = lk::expm1m(ref_log_prob - log_prob);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T log_prob = log_prob_at_[i_];
-      const T old_log_prob = old_log_prob_at_[i_];
-      step1_at_[i_] = lk::exp(log_prob - old_log_prob);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T log_prob = log_prob_at_[i_];
+        const T old_log_prob = old_log_prob_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = log_prob - old_log_prob));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -122,11 +134,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step1_at_[i_] = lk::expm1(difference);
     }
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T log_prob = log_prob_at_[i_];
-      const T old_log_prob = old_log_prob_at_[i_];
-      step2_at_[i_] = lk::exp(log_prob - old_log_prob);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T log_prob = log_prob_at_[i_];
+        const T old_log_prob = old_log_prob_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = log_prob - old_log_prob));
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -144,7 +160,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_2b5a02c5ae45, 4, 5, 1, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_c95d2f529e36, 4, 5, 1, 4,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0},

@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/jensen_shannon.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_jensen_shannon_loss_5be7fcf82cb9_block {
+namespace losskit_jensen_shannon_loss_4578c92c4dbf_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,34 +23,34 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T log_ratio = log_ratio_at_[i_];
-      step0_at_[i_] = lk::exp(-lk::absolute(log_ratio));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T log_ratio = log_ratio_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = -lk::absolute(log_ratio)));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T log_ratio = log_ratio_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T magnitude = lk::absolute(log_ratio);
-      const bool below = magnitude < T(1.0);
-      const bool below2 = log_ratio < T(0.0);
-      const T chosen = lk::where(below2, beta, number1_);
-      const T chosen2 = lk::where(below2, number1_, beta);
-      const T minus = -magnitude;
-      const T product = minus * minus;
-      const T product2 = product * product;
-      const T product3 = chosen2 * lk::where(below, product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude, step0_ - T(1.0));
-      step0_at_[i_] = lk::where((below) | (chosen >= T(0.5)), T(1.0) + product3, chosen + chosen2 * step0_);
-      step1_at_[i_] = product3;
-    }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T log_ratio = log_ratio_at_[i_];
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::log(step0_);
+      const bool below = log_ratio < T(0.0);
+      const T chosen = lk::where(below, number1_, beta);
+      const T magnitude = lk::absolute(log_ratio);
+      const bool below2 = magnitude < T(1.0);
+      const T minus = -magnitude;
+      const T product = minus * minus;
+      const T product2 = product * product;
+      const T product3 = chosen * lk::where(below2, product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude, step0_ - T(1.0));
+      const T chosen2 = lk::where(below, beta, number1_);
+      step1_at_[i_] = product3;
+      step2_at_[i_] = lk::where((below2) | (chosen2 >= T(0.5)), T(1.0) + product3, chosen2 + chosen * step0_);
     }
+    lk::log_each(n_, step2_at_, step0_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T teacher = teacher_at_[i_];
@@ -65,7 +65,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen = lk::where(below2, number0_, number2_);
       const T chosen2 = lk::where(below2, teacher, student);
       const T chosen3 = lk::where(below2, beta, number1_);
-      const T chosen4 = lk::where(chosen3 == T(0.0), -magnitude, step2_ + lk::where((below) | (chosen3 >= T(0.5)), (step1_ - (step0_ - T(1.0))) / step0_, T(0.0)));
+      const T chosen4 = lk::where(chosen3 == T(0.0), -magnitude, step0_ + lk::where((below) | (chosen3 >= T(0.5)), (step1_ - (step2_ - T(1.0))) / step2_, T(0.0)));
       const T product = chosen4 * chosen4;
       const T product2 = product * product;
       const T chosen5 = lk::where(below2, number2_, number0_);
@@ -79,34 +79,34 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const log_ratio_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T log_ratio = log_ratio_at_[i_];
-      step0_at_[i_] = lk::exp(-lk::absolute(log_ratio));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T log_ratio = log_ratio_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = -lk::absolute(log_ratio)));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T log_ratio = log_ratio_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T magnitude = lk::absolute(log_ratio);
-      const bool below = magnitude < T(1.0);
-      const bool below2 = log_ratio < T(0.0);
-      const T chosen = lk::where(below2, beta, number1_);
-      const T chosen2 = lk::where(below2, number1_, beta);
-      const T minus = -magnitude;
-      const T product = minus * minus;
-      const T product2 = product * product;
-      const T product3 = chosen2 * lk::where(below, product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude, step0_ - T(1.0));
-      step0_at_[i_] = lk::where((below) | (chosen >= T(0.5)), T(1.0) + product3, chosen + chosen2 * step0_);
-      step1_at_[i_] = product3;
-    }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T log_ratio = log_ratio_at_[i_];
       const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::log(step0_);
+      const bool below = log_ratio < T(0.0);
+      const T chosen = lk::where(below, number1_, beta);
+      const T magnitude = lk::absolute(log_ratio);
+      const bool below2 = magnitude < T(1.0);
+      const T minus = -magnitude;
+      const T product = minus * minus;
+      const T product2 = product * product;
+      const T product3 = chosen * lk::where(below2, product * (T(0.5) + minus * (T(0.16666666666666666) + T(0.04166666666666651) * minus + (T(0.008333333333333325) + T(0.001388888888893181) * minus) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * minus + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * minus) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * minus + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * minus) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))) - magnitude, step0_ - T(1.0));
+      const T chosen2 = lk::where(below, beta, number1_);
+      step1_at_[i_] = product3;
+      step2_at_[i_] = lk::where((below2) | (chosen2 >= T(0.5)), T(1.0) + product3, chosen2 + chosen * step0_);
     }
+    lk::log_each(n_, step2_at_, step0_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T teacher = teacher_at_[i_];
@@ -121,7 +121,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T chosen = lk::where(below2, number0_, number2_);
       const T chosen2 = lk::where(below2, teacher, student);
       const T chosen3 = lk::where(below2, beta, number1_);
-      const T chosen4 = lk::where(chosen3 == T(0.0), -magnitude, step2_ + lk::where((below) | (chosen3 >= T(0.5)), (step1_ - (step0_ - T(1.0))) / step0_, T(0.0)));
+      const T chosen4 = lk::where(chosen3 == T(0.0), -magnitude, step0_ + lk::where((below) | (chosen3 >= T(0.5)), (step1_ - (step2_ - T(1.0))) / step2_, T(0.0)));
       const T product = chosen4 * chosen4;
       const T product2 = product * product;
       const T product3 = product * (T(0.5) + chosen4 * (T(0.16666666666666666) + T(0.04166666666666651) * chosen4 + (T(0.008333333333333325) + T(0.001388888888893181) * chosen4) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen4 + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen4) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen4 + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen4) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)));
@@ -138,7 +138,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jensen_shannon_loss_5be7fcf82cb9, 3, 6, 4, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_jensen_shannon_loss_4578c92c4dbf, 3, 6, 4, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})

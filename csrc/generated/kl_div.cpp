@@ -2,61 +2,10 @@
 // Source: src/losskit/losses/kl_div.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
 // With the defaults off
-namespace losskit_kl_div_63262d2a34c1_block {
-namespace lk = losskit;
-
-template <class T, int wanted_>
-LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
-                          T* values_, T* const* gradients_) {
-  (void)parameters_;
-  const T* const input_at_ = operands_[0];
-  const T* const target_at_ = operands_[1];
-  if constexpr (wanted_ == losskit::kNone) {
-    (void)gradients_;
-    (void)scale_;
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * (lk::log(target) - input));
-    }
-  } else if constexpr (wanted_ == losskit::kPredictions) {
-    T* const input_out_ = gradients_[0];
-    const lk::Scale<T> factor_(scale_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * (lk::log(target) - input));
-      input_out_[i_] = lk::scaled<T>(-target, factor_);
-    }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const target_out_ = gradients_[1];
-    const lk::Scale<T> factor_(scale_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T difference = lk::log(target) - input;
-      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * difference);
-      input_out_[i_] = lk::scaled<T>(-target, factor_);
-      target_out_[i_] = lk::scaled<T>(difference + T(1.0), factor_);
-    }
-  }
-}
-
-LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_63262d2a34c1, 2, 0, 1, 0,
-    {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
-    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
-
-}  // namespace
-
-// With log_target
-namespace losskit_kl_div_251945ceeac7_block {
+namespace losskit_kl_div_85be107d8df1_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -69,10 +18,74 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, target_at_, step0_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
       const T target = target_at_[i_];
-      step0_at_[i_] = lk::exp(lk::where(target < T(-86.0), target + T(86.0), target));
+      const T step0_ = step0_at_[i_];
+      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * (step0_ - input));
+    }
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, target_at_, step0_at_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * (step0_ - input));
+      input_out_[i_] = lk::scaled<T>(-target, factor_);
+    }
+  } else {
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    lk::log_each(n_, target_at_, step0_at_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T difference = step0_ - input;
+      values_[i_] = lk::where(target == T(0.0), lk::times(target, -input), target * difference);
+      input_out_[i_] = lk::scaled<T>(-target, factor_);
+      target_out_[i_] = lk::scaled<T>(difference + T(1.0), factor_);
+    }
+  }
+}
+
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_85be107d8df1, 2, 0, 1, 0,
+    {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
+
+}  // namespace
+
+// With log_target
+namespace losskit_kl_div_52c8c523a86e_block {
+namespace lk = losskit;
+
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  (void)parameters_;
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = lk::where(target < T(-86.0), target + T(86.0), target)));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -86,10 +99,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step0_at_[i_] = lk::exp(lk::where(target < T(-86.0), target + T(86.0), target));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = lk::where(target < T(-86.0), target + T(86.0), target)));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -106,10 +123,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step0_at_[i_] = lk::exp(lk::where(target < T(-86.0), target + T(86.0), target));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = lk::where(target < T(-86.0), target + T(86.0), target)));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -129,7 +150,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_251945ceeac7, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_52c8c523a86e, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_kto_loss_9df0302a59a1_block {
+namespace losskit_kto_loss_5173f1b2aa4f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -32,15 +32,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::sigmoid(-step0_);
-      step1_at_[i_] = lk::sigmoid(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      values_[i_] = target * desirable_weight * step0_ + (T(1.0) - target) * undesirable_weight * step1_;
+      values_[i_] = target * desirable_weight * lk::sigmoid(-step0_, step1_) + (T(1.0) - target) * undesirable_weight * lk::sigmoid(step0_, step1_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const log_prob_out_ = gradients_[0];
@@ -59,8 +58,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::sigmoid(-step0_);
-      step1_at_[i_] = lk::sigmoid(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -68,10 +66,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T product = target * desirable_weight;
+      const T sigmoid_of_value = lk::sigmoid(-step0_, step1_);
       const T product2 = (T(1.0) - target) * undesirable_weight;
-      const T product3 = beta * (product2 - product) * (step1_ * step0_);
+      const T sigmoid_of_value2 = lk::sigmoid(step0_, step1_);
+      const T product3 = beta * (product2 - product) * (sigmoid_of_value2 * sigmoid_of_value);
       const T minus = -product3;
-      values_[i_] = product * step0_ + product2 * step1_;
+      values_[i_] = product * sigmoid_of_value + product2 * sigmoid_of_value2;
       log_prob_out_[i_] = lk::scaled<T>(product3, factor_);
       ref_log_prob_out_[i_] = lk::scaled<T>(minus, factor_);
       kl_out_[i_] = lk::scaled<T>(minus, factor_);
@@ -94,8 +94,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::sigmoid(-step0_);
-      step1_at_[i_] = lk::sigmoid(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -103,19 +102,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T product = target * desirable_weight;
+      const T sigmoid_of_value = lk::sigmoid(-step0_, step1_);
       const T product2 = (T(1.0) - target) * undesirable_weight;
-      const T product3 = beta * (product2 - product) * (step1_ * step0_);
+      const T sigmoid_of_value2 = lk::sigmoid(step0_, step1_);
+      const T product3 = beta * (product2 - product) * (sigmoid_of_value2 * sigmoid_of_value);
       const T minus = -product3;
-      values_[i_] = product * step0_ + product2 * step1_;
+      values_[i_] = product * sigmoid_of_value + product2 * sigmoid_of_value2;
       log_prob_out_[i_] = lk::scaled<T>(product3, factor_);
       ref_log_prob_out_[i_] = lk::scaled<T>(minus, factor_);
-      target_out_[i_] = lk::scaled<T>(desirable_weight * step0_ - undesirable_weight * step1_, factor_);
+      target_out_[i_] = lk::scaled<T>(desirable_weight * sigmoid_of_value - undesirable_weight * sigmoid_of_value2, factor_);
       kl_out_[i_] = lk::scaled<T>(minus, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kto_loss_9df0302a59a1, 4, 3, 11, 8,
+LOSSKIT_KERNEL_OF_ALL(losskit_kto_loss_5173f1b2aa4f, 4, 3, 11, 8,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},

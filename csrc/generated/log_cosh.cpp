@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/log_cosh.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_log_cosh_loss_21e836b53ee8_block {
+namespace losskit_log_cosh_loss_89ecac51cf61_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -28,19 +28,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       step0_at_[i_] = lk::expm1(step0_);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const bool below = lk::absolute(input - target) < T(1.0);
-      const T sum = T(1.0) + step0_;
-      step0_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const bool below = lk::absolute(input - target) < T(1.0);
+        const T sum = T(1.0) + step0_;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum)));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -66,19 +65,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = lk::expm1(step0_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const bool below = lk::absolute(input - target) < T(1.0);
-      const T sum = T(1.0) + step0_;
-      step1_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log1p(step1_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const bool below = lk::absolute(input - target) < T(1.0);
+        const T sum = T(1.0) + step0_;
+        most_ = lk::larger(most_, lk::Log1p::place(step1_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum)));
+      }
+      lk::log1p_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -109,19 +107,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       step0_at_[i_] = lk::expm1(step0_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const bool below = lk::absolute(input - target) < T(1.0);
-      const T sum = T(1.0) + step0_;
-      step1_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log1p(step1_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const bool below = lk::absolute(input - target) < T(1.0);
+        const T sum = T(1.0) + step0_;
+        most_ = lk::larger(most_, lk::Log1p::place(step1_at_[i_] = lk::where(below, T(0.5) * step0_ * step0_, T(1.0)) / lk::where(below, sum, sum * sum)));
+      }
+      lk::log1p_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -140,7 +137,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_log_cosh_loss_21e836b53ee8, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_log_cosh_loss_89ecac51cf61, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

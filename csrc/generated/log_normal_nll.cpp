@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/log_normal_nll.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_log_normal_nll_loss_d3d2afa43bc4_block {
+namespace losskit_log_normal_nll_loss_1a3cf03eed53_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -18,17 +18,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step0_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T scale = scale_at_[i_];
-      step1_at_[i_] = lk::log(scale);
-    }
+    lk::log_each(n_, scale_at_, step1_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -43,17 +35,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const scale_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step0_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T scale = scale_at_[i_];
-      step1_at_[i_] = lk::log(scale);
-    }
+    lk::log_each(n_, scale_at_, step1_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -71,17 +55,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const scale_out_ = gradients_[2];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step0_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T scale = scale_at_[i_];
-      step1_at_[i_] = lk::log(scale);
-    }
+    lk::log_each(n_, scale_at_, step1_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -100,7 +76,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_log_normal_nll_loss_d3d2afa43bc4, 3, 0, 5, 4,
+LOSSKIT_KERNEL_OF_ALL(losskit_log_normal_nll_loss_1a3cf03eed53, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

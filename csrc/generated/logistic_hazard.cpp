@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_logistic_hazard_loss_14fc8f3a9127_block {
+namespace losskit_logistic_hazard_loss_b2d7b824765b_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -19,12 +19,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::softplus(input);
-      step1_at_[i_] = lk::softplus(-input);
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::softplus(input, step0_);
+      step1_at_[i_] = lk::softplus(-input, step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -39,23 +45,41 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   } else {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(input, step0_);
+      step2_at_[i_] = lk::softplus(-input, step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T interval = interval_at_[i_];
       const T event = event_at_[i_];
       const T position = position_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
       const bool below = position <= interval;
       const T chosen = lk::where(position == interval, event, T(0.0));
       const T difference = T(1.0) - chosen;
-      const T chosen2 = lk::where(below, difference * lk::softplus(input) + chosen * lk::softplus(-input), T(0.0));
+      const T chosen2 = lk::where(below, difference * step1_ + chosen * step2_, T(0.0));
       values_[i_] = chosen2;
-      input_out_[i_] = lk::scaled<T>(lk::where(((((input != input) | (interval != interval)) | (event != event)) | (position != position)) & (chosen2 != chosen2), std::numeric_limits<T>::quiet_NaN(), lk::where(below, lk::times(lk::sigmoid(input), difference) + lk::times(-lk::sigmoid(-input), chosen), T(0.0))), factor_);
+      input_out_[i_] = lk::scaled<T>(lk::where(((((input != input) | (interval != interval)) | (event != event)) | (position != position)) & (chosen2 != chosen2), std::numeric_limits<T>::quiet_NaN(), lk::where(below, lk::times(lk::sigmoid(input, step0_), difference) + lk::times(-lk::sigmoid(-input, step0_), chosen), T(0.0))), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_logistic_hazard_loss_14fc8f3a9127, 4, 0, 1, 6,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_logistic_hazard_loss_b2d7b824765b, 4, 0, 1, 6,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kPlaces, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0},

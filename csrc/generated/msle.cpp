@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/msle.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_msle_loss_f46362f91b0e_block {
+namespace losskit_msle_loss_f73bbc728915_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -17,19 +17,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T minimum_value = lk::minimum(input, target);
-      const T maximum_value = lk::maximum(input, target);
-      const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
-      step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T minimum_value = lk::minimum(input, target);
+        const T maximum_value = lk::maximum(input, target);
+        const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -43,19 +42,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T minimum_value = lk::minimum(input, target);
-      const T maximum_value = lk::maximum(input, target);
-      const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
-      step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T minimum_value = lk::minimum(input, target);
+        const T maximum_value = lk::maximum(input, target);
+        const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -71,19 +69,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T minimum_value = lk::minimum(input, target);
-      const T maximum_value = lk::maximum(input, target);
-      const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
-      step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::log1p(step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T minimum_value = lk::minimum(input, target);
+        const T maximum_value = lk::maximum(input, target);
+        const bool both_value = (minimum_value < T(0.0)) & (maximum_value > T(1e+20));
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(both_value, T(8.673617379884035e-19) * maximum_value, maximum_value - minimum_value) / (T(1.0) + minimum_value) - lk::where(both_value, T(1.0), T(0.0))));
+      }
+      lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -99,7 +96,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_msle_loss_f46362f91b0e, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_msle_loss_f73bbc728915, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, -1.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, -1.0, std::numeric_limits<double>::infinity()})
 

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_multilabel_soft_margin_loss_768273c7629b_block {
+namespace losskit_multilabel_soft_margin_loss_5db8687082c0_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -20,7 +20,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::softplus(-lk::absolute(input));
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -33,35 +39,63 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T magnitude = lk::absolute(input);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = T(1.0) - target;
       const T chosen = lk::where(input > T(0.0), difference, target);
-      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
+      values_[i_] = step1_ + lk::where(chosen == T(0.0), T(0.0), chosen * lk::absolute(input));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input, step0_) - target * lk::sigmoid(-input, step0_), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T magnitude = lk::absolute(input);
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T difference = T(1.0) - target;
       const T chosen = lk::where(input > T(0.0), difference, target);
-      values_[i_] = lk::softplus(-magnitude) + lk::where(chosen == T(0.0), T(0.0), chosen * magnitude);
-      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input) - target * lk::sigmoid(-input), factor_);
+      values_[i_] = step1_ + lk::where(chosen == T(0.0), T(0.0), chosen * lk::absolute(input));
+      input_out_[i_] = lk::scaled<T>(difference * lk::sigmoid(input, step0_) - target * lk::sigmoid(-input, step0_), factor_);
       target_out_[i_] = lk::scaled<T>(-input, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_multilabel_soft_margin_loss_768273c7629b, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_multilabel_soft_margin_loss_5db8687082c0, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

@@ -2,10 +2,10 @@
 // Source: src/losskit/losses/poisson_nll.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
 // With stirling
-namespace losskit_poisson_nll_loss_fdb46738b794_block {
+namespace losskit_poisson_nll_loss_d5836900d50d_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -18,10 +18,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input + eps);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = input + eps));
+      }
+      lk::log_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -36,10 +40,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input + eps);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = input + eps));
+      }
+      lk::log_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -56,10 +64,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input + eps);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = input + eps));
+      }
+      lk::log_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -75,14 +87,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_fdb46738b794, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_d5836900d50d, 2, 1, 1, 0,
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input, or log_input and stirling
-namespace losskit_poisson_nll_loss_e1fa35c43953_block {
+namespace losskit_poisson_nll_loss_9420ff45b46c_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -95,10 +107,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::exp(T(0.5) * input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = T(0.5) * input));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -113,10 +129,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::exp(T(0.5) * input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = T(0.5) * input));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -133,10 +153,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::exp(T(0.5) * input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = T(0.5) * input));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -152,14 +176,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_e1fa35c43953, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_9420ff45b46c, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_a56fff359fb2_block {
+namespace losskit_poisson_nll_loss_52856b4116b7_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -172,17 +196,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::exp(T(0.5) * input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = T(0.5) * input));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step1_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -199,17 +223,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::exp(T(0.5) * input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = T(0.5) * input));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step1_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -228,17 +252,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::exp(T(0.5) * input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = T(0.5) * input));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step1_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -256,7 +280,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_a56fff359fb2, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_52856b4116b7, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

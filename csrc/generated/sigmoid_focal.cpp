@@ -2,10 +2,10 @@
 // Source: src/losskit/losses/sigmoid_focal.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_7f4c23c663d4_block {
+namespace losskit_sigmoid_focal_loss_bba3b92cd4e4_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,115 +23,117 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
     alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const T magnitude = lk::absolute(input);
+        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+      }
+      lk::log_each(n_, most_, step0_at_, step0_at_);
+    }
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T magnitude = lk::absolute(input);
-      const T minus = -magnitude;
-      step0_at_[i_] = lk::softplus(minus);
-      step1_at_[i_] = lk::sigmoid(magnitude);
-      step2_at_[i_] = lk::sigmoid(minus);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      step1_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log(step1_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      const bool equal = chosen == T(0.0);
-      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step1_);
-      step1_at_[i_] = number1_ * ratio + sum;
-      step2_at_[i_] = sum;
-    }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::exp(-step1_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool equal = chosen == T(0.0);
+        const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+        const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+        const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step1_, -step0_);
+        const T sum2 = number1_ * ratio + sum;
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = -sum2));
+        step2_at_[i_] = sum2;
+        step3_at_[i_] = sum;
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T difference = T(1.0) - target;
       const T chosen = lk::where(input > T(0.0), difference, target);
       const T magnitude = lk::absolute(input);
-      values_[i_] = lk::times((alpha * target + number0_ * difference) * (step3_ - step3_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step1_ + step2_)), step0_ + lk::times(chosen, magnitude));
+      values_[i_] = lk::times((alpha * target + number0_ * difference) * (step0_ - step0_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step2_ + step3_)), step1_ + lk::times(chosen, magnitude));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T magnitude = lk::absolute(input);
-      const T minus = -magnitude;
-      step0_at_[i_] = lk::softplus(minus);
-      step1_at_[i_] = lk::sigmoid(magnitude);
-      step2_at_[i_] = lk::sigmoid(minus);
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const T magnitude = lk::absolute(input);
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
-    }
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::log(step3_);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      const bool equal = chosen == T(0.0);
-      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step4_at_[i_] = number1_ * ratio + sum;
-      step5_at_[i_] = sum;
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step6_at_[i_] = lk::exp(-step4_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step2_ = step2_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool equal = chosen == T(0.0);
+        const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+        const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+        const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step1_, -step2_);
+        const T sum2 = number1_ * ratio + sum;
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = -sum2));
+        step3_at_[i_] = sum2;
+        step4_at_[i_] = sum;
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -142,72 +144,72 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
       const T difference = T(1.0) - target;
       const bool above = input > T(0.0);
       const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T product = (alpha * target + number0_ * difference) * (step6_ - step6_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step4_ + step5_));
-      const T sum = step0_ + lk::times(chosen, magnitude);
-      const T chosen2 = lk::where(above, step1_, step2_);
-      const T chosen3 = lk::where(above, step2_, step1_);
+      const T product = (alpha * target + number0_ * difference) * (step2_ - step2_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_));
+      const T sum = step1_ + lk::times(chosen, magnitude);
+      const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
+      const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
+      const T chosen2 = lk::where(above, sigmoid_of_value, sigmoid_of_value2);
+      const T chosen3 = lk::where(above, sigmoid_of_value2, sigmoid_of_value);
       const bool equal = target == T(1.0);
       values_[i_] = lk::times(product, sum);
-      input_out_[i_] = lk::scaled<T>(product * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), step1_ * (step2_ / step3_)), sum)), factor_);
+      input_out_[i_] = lk::scaled<T>(product * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), sigmoid_of_value * (sigmoid_of_value2 / (chosen * sigmoid_of_value + (T(1.0) - chosen) * sigmoid_of_value2))), sum)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T magnitude = lk::absolute(input);
-      const T minus = -magnitude;
-      step0_at_[i_] = lk::softplus(minus);
-      step1_at_[i_] = lk::sigmoid(magnitude);
-      step2_at_[i_] = lk::sigmoid(minus);
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const T magnitude = lk::absolute(input);
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
-    }
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::log(step3_);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      const bool equal = chosen == T(0.0);
-      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step4_at_[i_] = number1_ * ratio + sum;
-      step5_at_[i_] = sum;
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step6_at_[i_] = lk::exp(-step4_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step2_ = step2_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool equal = chosen == T(0.0);
+        const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+        const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+        const T sum = number1_ * (chosen2 - ratio) + number2_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step1_, -step2_);
+        const T sum2 = number1_ * ratio + sum;
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = -sum2));
+        step3_at_[i_] = sum2;
+        step4_at_[i_] = sum;
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -218,34 +220,35 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
       const T difference = T(1.0) - target;
       const bool above = input > T(0.0);
       const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T difference2 = step6_ - step6_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step4_ + step5_);
+      const T difference2 = step2_ - step2_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
       const T product = (alpha * target + number0_ * difference) * difference2;
-      const T sum = step0_ + lk::times(chosen, magnitude);
-      const T chosen2 = lk::where(above, step1_, step2_);
-      const T chosen3 = lk::where(above, step2_, step1_);
+      const T sum = step1_ + lk::times(chosen, magnitude);
+      const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
+      const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
+      const T chosen2 = lk::where(above, sigmoid_of_value, sigmoid_of_value2);
+      const T chosen3 = lk::where(above, sigmoid_of_value2, sigmoid_of_value);
       const bool equal = target == T(1.0);
-      const bool above2 = step3_ > T(0.0);
+      const T sum2 = chosen * sigmoid_of_value + (T(1.0) - chosen) * sigmoid_of_value2;
+      const bool above2 = sum2 > T(0.0);
       values_[i_] = lk::times(product, sum);
-      input_out_[i_] = lk::scaled<T>(product * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), step1_ * (step2_ / step3_)), sum)), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(number3_ * difference2, sum) - lk::times(product, input) + lk::times(product * gamma * (chosen3 - chosen2), lk::where(above2, step0_ / step3_, T(1.0)) + lk::times(chosen / lk::where(above2, step3_, T(1.0)), magnitude)), factor_);
+      input_out_[i_] = lk::scaled<T>(product * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), sigmoid_of_value * (sigmoid_of_value2 / sum2)), sum)), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(number3_ * difference2, sum) - lk::times(product, input) + lk::times(product * gamma * (chosen3 - chosen2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / lk::where(above2, sum2, T(1.0)), magnitude)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_7f4c23c663d4, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_bba3b92cd4e4, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_6e47720728ac_block {
+namespace losskit_sigmoid_focal_loss_8aa8e7e5facd_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -260,114 +263,116 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
     alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const T magnitude = lk::absolute(input);
+        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+      }
+      lk::log_each(n_, most_, step0_at_, step0_at_);
+    }
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T magnitude = lk::absolute(input);
-      const T minus = -magnitude;
-      step0_at_[i_] = lk::softplus(minus);
-      step1_at_[i_] = lk::sigmoid(magnitude);
-      step2_at_[i_] = lk::sigmoid(minus);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      step1_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log(step1_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      const bool equal = chosen == T(0.0);
-      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step1_);
-      step1_at_[i_] = number0_ * ratio + sum;
-      step2_at_[i_] = sum;
-    }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step3_at_[i_] = lk::exp(-step1_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool equal = chosen == T(0.0);
+        const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+        const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+        const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step1_, -step0_);
+        const T sum2 = number0_ * ratio + sum;
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = -sum2));
+        step2_at_[i_] = sum2;
+        step3_at_[i_] = sum;
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
       const T magnitude = lk::absolute(input);
-      values_[i_] = lk::times(step3_ - step3_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step1_ + step2_), step0_ + lk::times(chosen, magnitude));
+      values_[i_] = lk::times(step0_ - step0_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step2_ + step3_), step1_ + lk::times(chosen, magnitude));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T magnitude = lk::absolute(input);
-      const T minus = -magnitude;
-      step0_at_[i_] = lk::softplus(minus);
-      step1_at_[i_] = lk::sigmoid(magnitude);
-      step2_at_[i_] = lk::sigmoid(minus);
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const T magnitude = lk::absolute(input);
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
-    }
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::log(step3_);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      const bool equal = chosen == T(0.0);
-      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step4_at_[i_] = number0_ * ratio + sum;
-      step5_at_[i_] = sum;
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step6_at_[i_] = lk::exp(-step4_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step2_ = step2_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool equal = chosen == T(0.0);
+        const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+        const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+        const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step1_, -step2_);
+        const T sum2 = number0_ * ratio + sum;
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = -sum2));
+        step3_at_[i_] = sum2;
+        step4_at_[i_] = sum;
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -378,72 +383,72 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
       const bool above = input > T(0.0);
       const T difference = T(1.0) - target;
       const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T difference2 = step6_ - step6_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step4_ + step5_);
-      const T sum = step0_ + lk::times(chosen, magnitude);
-      const T chosen2 = lk::where(above, step1_, step2_);
-      const T chosen3 = lk::where(above, step2_, step1_);
+      const T difference2 = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
+      const T sum = step1_ + lk::times(chosen, magnitude);
+      const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
+      const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
+      const T chosen2 = lk::where(above, sigmoid_of_value, sigmoid_of_value2);
+      const T chosen3 = lk::where(above, sigmoid_of_value2, sigmoid_of_value);
       const bool equal = target == T(1.0);
       values_[i_] = lk::times(difference2, sum);
-      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), step1_ * (step2_ / step3_)), sum)), factor_);
+      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), sigmoid_of_value * (sigmoid_of_value2 / (chosen * sigmoid_of_value + (T(1.0) - chosen) * sigmoid_of_value2))), sum)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T magnitude = lk::absolute(input);
-      const T minus = -magnitude;
-      step0_at_[i_] = lk::softplus(minus);
-      step1_at_[i_] = lk::sigmoid(magnitude);
-      step2_at_[i_] = lk::sigmoid(minus);
+      step0_at_[i_] = lk::exp_nabs(input);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-lk::absolute(input), step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const T magnitude = lk::absolute(input);
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      step3_at_[i_] = chosen * step1_ + (T(1.0) - chosen) * step2_;
-    }
     alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step4_at_[i_] = lk::log(step3_);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
-      const bool equal = chosen == T(0.0);
-      const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
-      const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
-      const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step0_, -step4_);
-      step4_at_[i_] = number0_ * ratio + sum;
-      step5_at_[i_] = sum;
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step6_at_[i_] = lk::exp(-step4_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step2_ = step2_at_[i_];
+        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool equal = chosen == T(0.0);
+        const T chosen2 = lk::where(equal, lk::minimum(lk::absolute(input), T(1e+30)), T(0.0));
+        const T ratio = lk::floor(T(64.0) * chosen2) / T(64.0);
+        const T sum = number0_ * (chosen2 - ratio) + number1_ * chosen2 + gamma * lk::where((equal) | (chosen == T(1.0)), step1_, -step2_);
+        const T sum2 = number0_ * ratio + sum;
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = -sum2));
+        step3_at_[i_] = sum2;
+        step4_at_[i_] = sum;
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -454,26 +459,27 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
       const bool above = input > T(0.0);
       const T difference = T(1.0) - target;
       const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T difference2 = step6_ - step6_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step4_ + step5_);
-      const T sum = step0_ + lk::times(chosen, magnitude);
-      const T chosen2 = lk::where(above, step1_, step2_);
-      const T chosen3 = lk::where(above, step2_, step1_);
+      const T difference2 = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
+      const T sum = step1_ + lk::times(chosen, magnitude);
+      const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
+      const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
+      const T chosen2 = lk::where(above, sigmoid_of_value, sigmoid_of_value2);
+      const T chosen3 = lk::where(above, sigmoid_of_value2, sigmoid_of_value);
       const bool equal = target == T(1.0);
-      const bool above2 = step3_ > T(0.0);
+      const T sum2 = chosen * sigmoid_of_value + (T(1.0) - chosen) * sigmoid_of_value2;
+      const bool above2 = sum2 > T(0.0);
       values_[i_] = lk::times(difference2, sum);
-      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), step1_ * (step2_ / step3_)), sum)), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(difference2 * gamma * (chosen3 - chosen2), lk::where(above2, step0_ / step3_, T(1.0)) + lk::times(chosen / lk::where(above2, step3_, T(1.0)), magnitude)) - lk::times(difference2, input), factor_);
+      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), sigmoid_of_value * (sigmoid_of_value2 / sum2)), sum)), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(difference2 * gamma * (chosen3 - chosen2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / lk::where(above2, sum2, T(1.0)), magnitude)) - lk::times(difference2, input), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_6e47720728ac, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_8aa8e7e5facd, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

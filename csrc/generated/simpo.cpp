@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_simpo_loss_4ee3c12b5eed_block {
+namespace losskit_simpo_loss_1db23862160f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -24,10 +24,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T rejected = rejected_at_[i_];
       step0_at_[i_] = gamma - T(2.0) * beta * (T(0.5) * chosen - T(0.5) * rejected);
     }
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::softplus(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      step0_at_[i_] = lk::softplus(step0_, step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -49,22 +56,29 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::softplus(step0_);
-      step1_at_[i_] = lk::sigmoid(step0_);
+      step1_at_[i_] = lk::exp_nabs(step0_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      step2_at_[i_] = lk::softplus(step0_, step1_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T product = beta * step1_;
-      values_[i_] = step0_;
+      const T step2_ = step2_at_[i_];
+      const T product = beta * lk::sigmoid(step0_, step1_);
+      values_[i_] = step2_;
       chosen_out_[i_] = lk::scaled<T>(-product, factor_);
       rejected_out_[i_] = lk::scaled<T>(product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_4ee3c12b5eed, 2, 2, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_simpo_loss_1db23862160f, 2, 2, 3, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

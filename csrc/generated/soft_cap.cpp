@@ -2,9 +2,9 @@
 // Source: src/losskit/helpers.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_soft_cap_5e67cf448153_block {
+namespace losskit_soft_cap_91cebbf143f8_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -38,39 +38,41 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      step0_at_[i_] = input / cap;
+    }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T ratio = input / cap;
-      step0_at_[i_] = ratio;
-      step1_at_[i_] = T(-2.0) * lk::absolute(ratio);
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::tanh(step0_);
     }
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step2_at_[i_] = lk::tanh(step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::exp(step1_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = T(-2.0) * lk::absolute(step0_)));
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T sum = T(1.0) + step1_;
-      values_[i_] = lk::where(lk::absolute(step0_) < T(1e-08), input, cap * step2_);
-      input_out_[i_] = lk::scaled<T>(T(4.0) * step1_ / (sum * sum), factor_);
+      const T step2_ = step2_at_[i_];
+      const T sum = T(1.0) + step2_;
+      values_[i_] = lk::where(lk::absolute(step0_) < T(1e-08), input, cap * step1_);
+      input_out_[i_] = lk::scaled<T>(T(4.0) * step2_ / (sum * sum), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_soft_cap_5e67cf448153, 1, 1, 1, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_soft_cap_91cebbf143f8, 1, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "primitives.h"
 
-namespace losskit_soft_margin_loss_7b2193fc2e70_block {
+namespace losskit_soft_margin_loss_67e7e85901ba_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -21,7 +21,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      step0_at_[i_] = lk::softplus(-target * input);
+      step0_at_[i_] = lk::exp_nabs(-target * input);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::softplus(-target * input, step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -32,36 +39,47 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(-target * input);
+    }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T product = -target * input;
-      step0_at_[i_] = lk::softplus(product);
-      step1_at_[i_] = lk::sigmoid(product);
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-target * input, step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      values_[i_] = step0_;
-      input_out_[i_] = lk::scaled<T>(-target * step1_, factor_);
+      values_[i_] = step1_;
+      input_out_[i_] = lk::scaled<T>(-target * lk::sigmoid(-target * input, step0_), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      step0_at_[i_] = lk::exp_nabs(-target * input);
+    }
     alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T product = -target * input;
-      step0_at_[i_] = lk::softplus(product);
-      step1_at_[i_] = lk::sigmoid(product);
+      const T step0_ = step0_at_[i_];
+      step1_at_[i_] = lk::softplus(-target * input, step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -69,14 +87,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      values_[i_] = step0_;
-      input_out_[i_] = lk::scaled<T>(-target * step1_, factor_);
-      target_out_[i_] = lk::scaled<T>(-lk::times(step1_, input), factor_);
+      const T sigmoid_of_value = lk::sigmoid(-target * input, step0_);
+      values_[i_] = step1_;
+      input_out_[i_] = lk::scaled<T>(-target * sigmoid_of_value, factor_);
+      target_out_[i_] = lk::scaled<T>(-lk::times(sigmoid_of_value, input), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_soft_margin_loss_7b2193fc2e70, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_soft_margin_loss_67e7e85901ba, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kSigns, 0, 0, 0.0, 0.0})
 

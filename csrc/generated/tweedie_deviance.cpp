@@ -2,10 +2,10 @@
 // Source: src/losskit/losses/tweedie_deviance.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
 // With the defaults off
-namespace losskit_tweedie_deviance_loss_6c2fcf2c664a_block {
+namespace losskit_tweedie_deviance_loss_2c338969ad40_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -23,51 +23,75 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input);
-    }
+    lk::log_each(n_, input_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step1_at_[i_] = lk::where(target == T(0.0), T(1.0), target)));
+      }
+      lk::log_each(n_, most_, step1_at_, step1_at_);
     }
     alignas(64) T step2_at_[lk::kBlock];
     alignas(64) T step3_at_[lk::kBlock];
-    alignas(64) T step4_at_[lk::kBlock];
-    alignas(64) T step5_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T product = number0_ * (step0_ - step1_);
       const T product2 = number2_ * (step1_ - step0_);
-      const T product3 = number3_ * step0_;
-      const T product4 = T(0.5) * product3;
-      step2_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      step3_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
-      step4_at_[i_] = lk::where(product3 > T(100.0), product4 - T(40.0), product4);
-      step5_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step2_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step3_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step4_at_[i_] = number0_ * step0_));
+      }
+      lk::exp_each(n_, most_, step4_at_, step4_at_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step5_at_[i_] = -lk::minimum(lk::maximum(number0_ * (step0_ - step1_), number2_ * (step1_ - step0_)), T(10000.0))));
+      }
+      lk::exp_each(n_, most_, step5_at_, step5_at_);
     }
     alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step6_at_[i_] = lk::exp(number0_ * step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step6_at_[i_] = number0_ * step1_));
+      }
+      lk::exp_each(n_, most_, step6_at_, step6_at_);
     }
-    alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step2_ = step2_at_[i_];
-      step7_at_[i_] = lk::exp(-step2_);
+      step2_at_[i_] = lk::expm1m(step2_);
     }
-    alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step8_at_[i_] = lk::exp(number0_ * step1_);
+    alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        const T product = number3_ * step0_;
+        const T product2 = T(0.5) * product;
+        most_ = lk::larger(most_, lk::Exp::place(step7_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2)));
+      }
+      lk::exp_each(n_, most_, step7_at_, step7_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -76,100 +100,109 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step4_at_[i_] = lk::exp(step4_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step5_at_[i_] = lk::expm1m(step5_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step3_ = step3_at_[i_];
       const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step2_) * step7_;
-      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step6_ * difference, step8_ * step3_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_) * difference, step8_ * step5_) * number4_);
+      const T product = number0_ * (step0_ - step1_);
+      const T product2 = number2_ * (step1_ - step0_);
+      const T difference = T(1.0) - (T(1.0) + lk::minimum(lk::maximum(product, product2), T(10000.0))) * step5_;
+      values_[i_] = lk::where(equal, step4_ * number1_, lk::where(product > T(2.0), step4_ * difference, step6_ * step2_) * number1_ + lk::where(product2 > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step7_ * step7_) * difference, step6_ * step3_) * number4_);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input);
-    }
+    lk::log_each(n_, input_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step1_at_[i_] = lk::where(target == T(0.0), T(1.0), target)));
+      }
+      lk::log_each(n_, most_, step1_at_, step1_at_);
     }
     alignas(64) T step2_at_[lk::kBlock];
     alignas(64) T step3_at_[lk::kBlock];
-    alignas(64) T step4_at_[lk::kBlock];
-    alignas(64) T step5_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T product = number0_ * (step0_ - step1_);
       const T product2 = number2_ * (step1_ - step0_);
-      const T product3 = number3_ * step0_;
-      const T product4 = T(0.5) * product3;
-      step2_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      step3_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
-      step4_at_[i_] = lk::where(product3 > T(100.0), product4 - T(40.0), product4);
-      step5_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step2_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step3_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step4_at_[i_] = number0_ * step0_));
+      }
+      lk::exp_each(n_, most_, step4_at_, step4_at_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step5_at_[i_] = -lk::minimum(lk::maximum(number0_ * (step0_ - step1_), number2_ * (step1_ - step0_)), T(10000.0))));
+      }
+      lk::exp_each(n_, most_, step5_at_, step5_at_);
     }
     alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step6_at_[i_] = lk::exp(number0_ * step0_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step6_at_[i_] = number0_ * step1_));
+      }
+      lk::exp_each(n_, most_, step6_at_, step6_at_);
     }
-    alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step2_ = step2_at_[i_];
-      step7_at_[i_] = lk::exp(-step2_);
+      step2_at_[i_] = lk::expm1m(step2_);
     }
-    alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step8_at_[i_] = lk::exp(number0_ * step1_);
+    alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        const T product = number3_ * step0_;
+        const T product2 = T(0.5) * product;
+        most_ = lk::larger(most_, lk::Exp::place(step7_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2)));
+      }
+      lk::exp_each(n_, most_, step7_at_, step7_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
       step3_at_[i_] = lk::expm1m(step3_);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step4_at_[i_] = lk::exp(step4_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step5_at_[i_] = lk::expm1m(step5_);
-    }
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step9_at_[i_] = lk::exp(number3_ * step0_);
+    alignas(64) T step8_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step8_at_[i_] = number3_ * step0_));
+      }
+      lk::exp_each(n_, most_, step8_at_, step8_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -177,47 +210,41 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
-      const T step9_ = step9_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step8_ = step8_at_[i_];
       const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step2_) * step7_;
-      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step6_ * difference, step8_ * step3_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_) * difference, step8_ * step5_) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step9_, factor_);
+      const T product = number0_ * (step0_ - step1_);
+      const T product2 = number2_ * (step1_ - step0_);
+      const T difference = T(1.0) - (T(1.0) + lk::minimum(lk::maximum(product, product2), T(10000.0))) * step5_;
+      values_[i_] = lk::where(equal, step4_ * number1_, lk::where(product > T(2.0), step4_ * difference, step6_ * step2_) * number1_ + lk::where(product2 > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step7_ * step7_) * difference, step6_ * step3_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step8_, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::log(input);
-    }
+    lk::log_each(n_, input_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step1_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step1_at_[i_] = lk::where(target == T(0.0), T(1.0), target)));
+      }
+      lk::log_each(n_, most_, step1_at_, step1_at_);
     }
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step2_at_[i_] = lk::log(target);
-    }
+    lk::log_each(n_, target_at_, step2_at_);
     alignas(64) T step3_at_[lk::kBlock];
     alignas(64) T step4_at_[lk::kBlock];
     alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
-    alignas(64) T step7_at_[lk::kBlock];
-    alignas(64) T step8_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
@@ -225,34 +252,209 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step2_ = step2_at_[i_];
       const T product = number0_ * (step0_ - step1_);
       const T product2 = number2_ * (step1_ - step0_);
-      const T product3 = number3_ * step0_;
-      const T product4 = T(0.5) * product3;
-      const T product5 = number2_ * (step2_ - step0_);
-      const bool above = product5 > T(1.0);
-      step3_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      step4_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
-      step5_at_[i_] = lk::where(product3 > T(100.0), product4 - T(40.0), product4);
-      step6_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
-      step7_at_[i_] = number3_ * lk::where(above, step0_, step2_);
-      step8_at_[i_] = lk::where(above, -product5, product5);
+      const T product3 = number2_ * (step2_ - step0_);
+      step3_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step4_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step5_at_[i_] = lk::where(product3 > T(1.0), -product3, product3);
     }
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step9_at_[i_] = lk::exp(number0_ * step0_);
+    alignas(64) T step6_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step6_at_[i_] = number0_ * step0_));
+      }
+      lk::exp_each(n_, most_, step6_at_, step6_at_);
     }
-    alignas(64) T step10_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step7_at_[i_] = -lk::minimum(lk::maximum(number0_ * (step0_ - step1_), number2_ * (step1_ - step0_)), T(10000.0))));
+      }
+      lk::exp_each(n_, most_, step7_at_, step7_at_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step8_at_[i_] = number0_ * step1_));
+      }
+      lk::exp_each(n_, most_, step8_at_, step8_at_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step10_at_[i_] = lk::exp(-step3_);
+      step3_at_[i_] = lk::expm1m(step3_);
     }
-    alignas(64) T step11_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        const T product = number3_ * step0_;
+        const T product2 = T(0.5) * product;
+        most_ = lk::larger(most_, lk::Exp::place(step9_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2)));
+      }
+      lk::exp_each(n_, most_, step9_at_, step9_at_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step4_ = step4_at_[i_];
+      step4_at_[i_] = lk::expm1m(step4_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step10_at_[i_] = number3_ * step0_));
+      }
+      lk::exp_each(n_, most_, step10_at_, step10_at_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        const T step2_ = step2_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step11_at_[i_] = number3_ * lk::where(number2_ * (step2_ - step0_) > T(1.0), step0_, step2_)));
+      }
+      lk::exp_each(n_, most_, step11_at_, step11_at_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step5_ = step5_at_[i_];
+      step5_at_[i_] = lk::expm1(step5_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      step11_at_[i_] = lk::exp(number0_ * step1_);
+      const T step2_ = step2_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const bool equal = target == T(0.0);
+      const T product = number0_ * (step0_ - step1_);
+      const T product2 = number2_ * (step1_ - step0_);
+      const T difference = T(1.0) - (T(1.0) + lk::minimum(lk::maximum(product, product2), T(10000.0))) * step7_;
+      values_[i_] = lk::where(equal, step6_ * number1_, lk::where(product > T(2.0), step6_ * difference, step8_ * step3_) * number1_ + lk::where(product2 > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step9_ * step9_) * difference, step8_ * step4_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step10_, factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step2_ - step0_) > T(1.0), -step11_, step11_) * step5_ * number4_, factor_);
+    }
+  }
+}
+
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_2c338969ad40, 2, 6, 1, 0,
+    {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
+    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
+
+}  // namespace
+
+// With log_input
+namespace losskit_tweedie_deviance_loss_be17b47b8be8_block {
+namespace lk = losskit;
+
+template <class T, int wanted_>
+LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
+                          T* values_, T* const* gradients_) {
+  const T p = parameters_[0];
+  const T number0_ = parameters_[1];  // 2.0 - p
+  const T number1_ = parameters_[2];  // 2.0 / (2.0 - p)
+  const T number2_ = parameters_[3];  // p - 1.0
+  const T number3_ = parameters_[4];  // -(p - 1.0)
+  const T number4_ = parameters_[5];  // 2.0 / (p - 1.0)
+  const T* const input_at_ = operands_[0];
+  const T* const target_at_ = operands_[1];
+  if constexpr (wanted_ == losskit::kNone) {
+    (void)gradients_;
+    (void)scale_;
+    alignas(64) T step0_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step0_at_[i_] = number0_ * input));
+      }
+      lk::exp_each(n_, most_, step0_at_, step0_at_);
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step1_at_[i_] = lk::where(target == T(0.0), T(1.0), target)));
+      }
+      lk::log_each(n_, most_, step1_at_, step1_at_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = number3_ * input;
+        const T product2 = T(0.5) * product;
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2)));
+      }
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T product = number0_ * (input - step1_);
+      const T product2 = number2_ * (step1_ - input);
+      step3_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step4_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step5_at_[i_] = -lk::minimum(lk::maximum(number0_ * (input - step1_), number2_ * (step1_ - input)), T(10000.0))));
+      }
+      lk::exp_each(n_, most_, step5_at_, step5_at_);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step6_at_[i_] = number0_ * step1_));
+      }
+      lk::exp_each(n_, most_, step6_at_, step6_at_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step3_ = step3_at_[i_];
+      step3_at_[i_] = lk::expm1m(step3_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -261,106 +463,67 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step5_at_[i_] = lk::exp(step5_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step6_ = step6_at_[i_];
-      step6_at_[i_] = lk::expm1m(step6_);
-    }
-    alignas(64) T step12_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step12_at_[i_] = lk::exp(number3_ * step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step7_ = step7_at_[i_];
-      step7_at_[i_] = lk::exp(step7_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step8_ = step8_at_[i_];
-      step8_at_[i_] = lk::expm1(step8_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const T step11_ = step11_at_[i_];
-      const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step12_ = step12_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
       const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step3_) * step10_;
-      values_[i_] = lk::where(equal, step9_ * number1_, lk::where(number0_ * (step0_ - step1_) > T(2.0), step9_ * difference, step11_ * step4_) * number1_ + lk::where(number2_ * (step1_ - step0_) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * step0_ > T(100.0), T(5.54062238439351e+34), T(1.0)) * step5_ * step5_) * difference, step11_ * step6_) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * ((input - target) / input) * step12_, factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step2_ - step0_) > T(1.0), -step7_, step7_) * step8_ * number4_, factor_);
+      const T product = number0_ * (input - step1_);
+      const T product2 = number2_ * (step1_ - input);
+      const T difference = T(1.0) - (T(1.0) + lk::minimum(lk::maximum(product, product2), T(10000.0))) * step5_;
+      values_[i_] = lk::where(equal, step0_ * number1_, lk::where(product > T(2.0), step0_ * difference, step6_ * step3_) * number1_ + lk::where(product2 > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_) * difference, step6_ * step4_) * number4_);
     }
-  }
-}
-
-LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_6c2fcf2c664a, 2, 6, 1, 0,
-    {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
-    {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
-
-}  // namespace
-
-// With log_input
-namespace losskit_tweedie_deviance_loss_ce5707538341_block {
-namespace lk = losskit;
-
-template <class T, int wanted_>
-LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
-                          T* values_, T* const* gradients_) {
-  const T p = parameters_[0];
-  const T number0_ = parameters_[1];  // 2.0 - p
-  const T number1_ = parameters_[2];  // 2.0 / (2.0 - p)
-  const T number2_ = parameters_[3];  // p - 1.0
-  const T number3_ = parameters_[4];  // -(p - 1.0)
-  const T number4_ = parameters_[5];  // 2.0 / (p - 1.0)
-  const T* const input_at_ = operands_[0];
-  const T* const target_at_ = operands_[1];
-  if constexpr (wanted_ == losskit::kNone) {
-    (void)gradients_;
-    (void)scale_;
+  } else if constexpr (wanted_ == losskit::kPredictions) {
+    T* const input_out_ = gradients_[0];
+    const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T product = number3_ * input;
-      const T product2 = T(0.5) * product;
-      step0_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2);
+      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
     }
     alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step1_at_[i_] = lk::exp(number0_ * input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = number0_ * input));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step2_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(target == T(0.0), T(1.0), target)));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = number3_ * input;
+        const T product2 = T(0.5) * product;
+        most_ = lk::larger(most_, lk::Exp::place(step3_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2)));
+      }
+      lk::exp_each(n_, most_, step3_at_, step3_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
+      step0_at_[i_] = lk::expm1(-step0_);
     }
-    alignas(64) T step3_at_[lk::kBlock];
     alignas(64) T step4_at_[lk::kBlock];
     alignas(64) T step5_at_[lk::kBlock];
     #pragma GCC ivdep
@@ -369,21 +532,29 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step2_ = step2_at_[i_];
       const T product = number0_ * (input - step2_);
       const T product2 = number2_ * (step2_ - input);
-      step3_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
       step4_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
       step5_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
     }
     alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step6_at_[i_] = lk::exp(-step3_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step2_ = step2_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step6_at_[i_] = -lk::minimum(lk::maximum(number0_ * (input - step2_), number2_ * (step2_ - input)), T(10000.0))));
+      }
+      lk::exp_each(n_, most_, step6_at_, step6_at_);
     }
     alignas(64) T step7_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step7_at_[i_] = lk::exp(number0_ * step2_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step2_ = step2_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step7_at_[i_] = number0_ * step2_));
+      }
+      lk::exp_each(n_, most_, step7_at_, step7_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -401,75 +572,104 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step0_ = step0_at_[i_];
       const T step3_ = step3_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step3_) * step6_;
-      values_[i_] = lk::where(equal, step1_ * number1_, lk::where(number0_ * (input - step2_) > T(2.0), step1_ * difference, step7_ * step4_) * number1_ + lk::where(number2_ * (step2_ - input) > T(2.0), lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_) * difference, step7_ * step5_) * number4_);
+      const T product = number0_ * (input - step2_);
+      const T product2 = number2_ * (step2_ - input);
+      const T difference = T(1.0) - (T(1.0) + lk::minimum(lk::maximum(product, product2), T(10000.0))) * step6_;
+      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_);
+      values_[i_] = lk::where(equal, step1_ * number1_, lk::where(product > T(2.0), step1_ * difference, step7_ * step4_) * number1_ + lk::where(product2 > T(2.0), chosen * difference, step7_ * step5_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step1_ * (target - T(1.0) + target * step0_), step1_ - chosen), factor_);
     }
-  } else if constexpr (wanted_ == losskit::kPredictions) {
+  } else {
     T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      const T product = number3_ * input;
-      const T product2 = T(0.5) * product;
-      step0_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2);
-      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+    }
+    alignas(64) T step1_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = number0_ * input));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step2_at_[i_] = lk::exp(number0_ * input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(target == T(0.0), T(1.0), target)));
+      }
+      lk::log_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step3_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = number3_ * input;
+        const T product2 = T(0.5) * product;
+        most_ = lk::larger(most_, lk::Exp::place(step3_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2)));
+      }
+      lk::exp_each(n_, most_, step3_at_, step3_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::expm1(-step1_);
+      step0_at_[i_] = lk::expm1(-step0_);
     }
     alignas(64) T step4_at_[lk::kBlock];
+    lk::log_each(n_, target_at_, step4_at_);
     alignas(64) T step5_at_[lk::kBlock];
     alignas(64) T step6_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T product = number0_ * (input - step3_);
-      const T product2 = number2_ * (step3_ - input);
-      step4_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      step5_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
-      step6_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
-    }
     alignas(64) T step7_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T step4_ = step4_at_[i_];
-      step7_at_[i_] = lk::exp(-step4_);
+      const T product = number0_ * (input - step2_);
+      const T product2 = number2_ * (step2_ - input);
+      const T product3 = number2_ * (step4_ - input);
+      step5_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
+      step6_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
+      step7_at_[i_] = lk::where(product3 > T(1.0), -product3, product3);
     }
     alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step8_at_[i_] = lk::exp(number0_ * step3_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step2_ = step2_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step8_at_[i_] = -lk::minimum(lk::maximum(number0_ * (input - step2_), number2_ * (step2_ - input)), T(10000.0))));
+      }
+      lk::exp_each(n_, most_, step8_at_, step8_at_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step2_ = step2_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step9_at_[i_] = number0_ * step2_));
+      }
+      lk::exp_each(n_, most_, step9_at_, step9_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -481,146 +681,50 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step6_ = step6_at_[i_];
       step6_at_[i_] = lk::expm1m(step6_);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step4_) * step7_;
-      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
-      values_[i_] = lk::where(equal, step2_ * number1_, lk::where(number0_ * (input - step3_) > T(2.0), step2_ * difference, step8_ * step5_) * number1_ + lk::where(number2_ * (step3_ - input) > T(2.0), chosen * difference, step8_ * step6_) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step2_ * (target - T(1.0) + target * step1_), step2_ - chosen), factor_);
-    }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const target_out_ = gradients_[1];
-    const lk::Scale<T> factor_(scale_);
-    alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T product = number3_ * input;
-      const T product2 = T(0.5) * product;
-      step0_at_[i_] = lk::where(product > T(100.0), product2 - T(40.0), product2);
-      step1_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
-    }
-    alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step2_at_[i_] = lk::exp(number0_ * input);
-    }
-    alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step3_at_[i_] = lk::log(lk::where(target == T(0.0), T(1.0), target));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::expm1(-step1_);
-    }
-    alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step4_at_[i_] = lk::log(target);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
-    alignas(64) T step7_at_[lk::kBlock];
-    alignas(64) T step8_at_[lk::kBlock];
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T product = number0_ * (input - step3_);
-      const T product2 = number2_ * (step3_ - input);
-      const T product3 = number2_ * (step4_ - input);
-      const bool above = product3 > T(1.0);
-      step5_at_[i_] = lk::minimum(lk::maximum(product, product2), T(10000.0));
-      step6_at_[i_] = lk::where(product > T(2.0), T(0.0), product);
-      step7_at_[i_] = lk::where(product2 > T(2.0), T(0.0), product2);
-      step8_at_[i_] = number3_ * lk::where(above, input, step4_);
-      step9_at_[i_] = lk::where(above, -product3, product3);
-    }
     alignas(64) T step10_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step10_at_[i_] = lk::exp(-step5_);
-    }
-    alignas(64) T step11_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step11_at_[i_] = lk::exp(number0_ * step3_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step6_ = step6_at_[i_];
-      step6_at_[i_] = lk::expm1m(step6_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T step4_ = step4_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step10_at_[i_] = number3_ * lk::where(number2_ * (step4_ - input) > T(1.0), input, step4_)));
+      }
+      lk::exp_each(n_, most_, step10_at_, step10_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step7_ = step7_at_[i_];
-      step7_at_[i_] = lk::expm1m(step7_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step8_ = step8_at_[i_];
-      step8_at_[i_] = lk::exp(step8_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step9_ = step9_at_[i_];
-      step9_at_[i_] = lk::expm1(step9_);
+      step7_at_[i_] = lk::expm1(step7_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step1_ = step1_at_[i_];
       const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const T step11_ = step11_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step7_ = step7_at_[i_];
       const bool equal = target == T(0.0);
-      const T difference = T(1.0) - (T(1.0) + step5_) * step10_;
-      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
-      values_[i_] = lk::where(equal, step2_ * number1_, lk::where(number0_ * (input - step3_) > T(2.0), step2_ * difference, step11_ * step6_) * number1_ + lk::where(number2_ * (step3_ - input) > T(2.0), chosen * difference, step11_ * step7_) * number4_);
-      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step2_ * (target - T(1.0) + target * step1_), step2_ - chosen), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step4_ - input) > T(1.0), -step8_, step8_) * step9_ * number4_, factor_);
+      const T product = number0_ * (input - step2_);
+      const T product2 = number2_ * (step2_ - input);
+      const T difference = T(1.0) - (T(1.0) + lk::minimum(lk::maximum(product, product2), T(10000.0))) * step8_;
+      const T chosen = lk::where(equal, T(0.0), target * lk::where(number3_ * input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_);
+      values_[i_] = lk::where(equal, step1_ * number1_, lk::where(product > T(2.0), step1_ * difference, step9_ * step5_) * number1_ + lk::where(product2 > T(2.0), chosen * difference, step9_ * step6_) * number4_);
+      input_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(lk::absolute(input) < T(1.0), -step1_ * (target - T(1.0) + target * step0_), step1_ - chosen), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::where(number2_ * (step4_ - input) > T(1.0), -step10_, step10_) * step7_ * number4_, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_ce5707538341, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_be17b47b8be8, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/welsch.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_welsch_loss_17ae0ed9c870_block {
+namespace losskit_welsch_loss_cab89216565f_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -38,25 +38,29 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T ratio = (input - target) / scale;
-      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
       step0_at_[i_] = T(-0.5) * ratio * ratio;
-      step1_at_[i_] = T(-0.25) * clamp_value * clamp_value;
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
       step0_at_[i_] = lk::expm1(step0_);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::exp(step1_);
+    alignas(64) T step1_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T clamp_value = lk::clamp((input - target) / scale, T(-1000.0), T(1000.0));
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = T(-0.25) * clamp_value * clamp_value));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -72,25 +76,29 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T ratio = (input - target) / scale;
-      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
       step0_at_[i_] = T(-0.5) * ratio * ratio;
-      step1_at_[i_] = T(-0.25) * clamp_value * clamp_value;
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
       step0_at_[i_] = lk::expm1(step0_);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::exp(step1_);
+    alignas(64) T step1_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T clamp_value = lk::clamp((input - target) / scale, T(-1000.0), T(1000.0));
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = T(-0.25) * clamp_value * clamp_value));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -106,7 +114,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_17ae0ed9c870, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_cab89216565f, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

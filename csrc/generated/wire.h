@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // A symbol of the library, by which Python knows that it was built from this file.
-#define LOSSKIT_WIRE losskit_wire_36d1c266fe5c
+#define LOSSKIT_WIRE losskit_wire_0f9796504e94
 
 namespace losskit::wire {
 
@@ -71,6 +71,7 @@ constexpr Statistic statistics(int64_t bits, int operand) {
 }
 constexpr bool changed(int64_t bits) { return (bits >> 26) & 1; }
 constexpr bool overwrite(int64_t bits) { return (bits >> 27) & 1; }
+constexpr bool relevance(int64_t bits) { return (bits >> 28) & 1; }
 }  // namespace class_scores
 
 namespace margins {

@@ -2,9 +2,9 @@
 // Source: src/losskit/losses/zero_inflated_negative_binomial_nll.py
 
 #include "kernel.h"
-#include "primitives.h"
+#include "each.h"
 
-namespace losskit_zero_inflated_negative_binomial_nll_loss_9c8d4a05976b_block {
+namespace losskit_zero_inflated_negative_binomial_nll_loss_9bebf7d23ae6_block {
 namespace lk = losskit;
 
 template <class T, int wanted_>
@@ -19,219 +19,252 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
-    alignas(64) T step3_at_[lk::kBlock];
-    alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T dispersion = dispersion_at_[i_];
-      const T product = T(0.5) * input;
-      const T product2 = dispersion * target;
-      const bool above = dispersion > T(0.3333333333333333);
-      const T ratio = T(1.0) / dispersion;
-      const T chosen = lk::where(above, ratio, T(1.0));
-      const T sum = chosen + target;
-      const T chosen2 = lk::where(above, chosen + T(3.0), ratio);
-      const T ratio2 = T(1.0) / (chosen2 + target);
-      const bool below = target < T(3.0);
-      const T ratio3 = T(1.0) / lk::where(below, target + T(3.0), target);
-      step0_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product);
-      step1_at_[i_] = lk::where(product2 == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product2);
-      step2_at_[i_] = T(3.0) * lk::minimum(lk::where(above, dispersion, T(1.0)), T(1e+37));
-      step3_at_[i_] = T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37));
-      step4_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio2) * ((sum + T(1.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio3 * ((target + T(2.0)) * ratio3), T(1.0));
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T gate = gate_at_[i_];
-      step5_at_[i_] = lk::sigmoid(-gate);
-      step6_at_[i_] = lk::softplus(gate);
+      step0_at_[i_] = lk::exp_nabs(gate);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
+    alignas(64) T step1_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = T(0.5) * input;
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product)));
+      }
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
+    }
+    alignas(64) T step2_at_[lk::kBlock];
+    lk::exp_each(n_, input_at_, step2_at_);
+    alignas(64) T step3_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step3_at_[i_] = T(0.5) * input));
+      }
+      lk::exp_each(n_, most_, step3_at_, step3_at_);
+    }
+    alignas(64) T step4_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const T product = dispersion * target;
+        most_ = lk::larger(most_, lk::Log1p::place(step4_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product)));
+      }
+      lk::log1p_each(n_, most_, step4_at_, step4_at_);
+    }
+    alignas(64) T step5_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(target < T(3.0), target + T(3.0), target)));
+      }
+      lk::log_each(n_, most_, step5_at_, step5_at_);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T dispersion = dispersion_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step6_at_[i_] = T(3.0) * lk::minimum(lk::where(dispersion > T(0.3333333333333333), dispersion, T(1.0)), T(1e+37))));
+      }
+      lk::log1p_each(n_, most_, step6_at_, step6_at_);
     }
     alignas(64) T step7_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step7_at_[i_] = lk::exp(input);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step7_at_[i_] = T(3.0) * lk::minimum(T(1.0) / (lk::where(dispersion > T(0.3333333333333333), T(1.0) / dispersion, T(1.0)) + target), T(1e+37))));
+      }
+      lk::log1p_each(n_, most_, step7_at_, step7_at_);
     }
     alignas(64) T step8_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step8_at_[i_] = lk::exp(T(0.5) * input);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log1p(step1_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const bool above = dispersion > T(0.3333333333333333);
+        const T ratio = T(1.0) / dispersion;
+        const T chosen = lk::where(above, ratio, T(1.0));
+        const T chosen2 = lk::where(above, chosen + T(3.0), ratio);
+        const T ratio2 = T(1.0) / (chosen2 + target);
+        const T sum = chosen + target;
+        const bool below = target < T(3.0);
+        const T ratio3 = T(1.0) / lk::where(below, target + T(3.0), target);
+        most_ = lk::larger(most_, lk::Log::place(step8_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio2) * ((sum + T(1.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio3 * ((target + T(2.0)) * ratio3), T(1.0))));
+      }
+      lk::log_each(n_, most_, step8_at_, step8_at_);
     }
     alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step9_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step2_at_[i_] = lk::log1p(step2_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step3_at_[i_] = lk::log1p(step3_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step4_at_[i_] = lk::log(step4_);
-    }
     alignas(64) T step10_at_[lk::kBlock];
     alignas(64) T step11_at_[lk::kBlock];
     alignas(64) T step12_at_[lk::kBlock];
-    alignas(64) T step13_at_[lk::kBlock];
-    alignas(64) T step14_at_[lk::kBlock];
-    alignas(64) T step15_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T dispersion = dispersion_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_;
       const bool equal = product == std::numeric_limits<T>::infinity();
-      const bool equal2 = step7_ == std::numeric_limits<T>::infinity();
+      const bool equal2 = step2_ == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (equal2);
-      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step8_, target) / lk::where(equal2, step8_, step7_)), step7_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step3_, target) / lk::where(equal2, step3_, step2_)), step2_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
       const T ratio2 = lk::where(either_value, T(1.0) / dispersion * ratio, ratio) / lk::where(target < T(3.0), T(1.0), target);
       const T magnitude = lk::absolute(ratio2);
       const T chosen = lk::where(either_value, -ratio, -dispersion * ratio);
       const T magnitude2 = lk::absolute(chosen);
-      const bool below = chosen < T(-0.55);
-      const bool both_value = (below) & (product < T(1e+30));
-      step8_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
-      step10_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
-      step11_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
-      step12_at_[i_] = lk::where(below, T(0.0), chosen);
-      step13_at_[i_] = magnitude;
-      step14_at_[i_] = magnitude2;
-      step15_at_[i_] = chosen;
+      step3_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step9_at_[i_] = lk::where(chosen < T(-0.55), T(0.0), chosen);
+      step10_at_[i_] = magnitude;
+      step11_at_[i_] = magnitude2;
+      step12_at_[i_] = chosen;
     }
-    alignas(64) T step16_at_[lk::kBlock];
+    alignas(64) T step13_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_;
+        most_ = lk::larger(most_, lk::Log::place(step13_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), dispersion, T(1.0) + product)));
+      }
+      lk::log_each(n_, most_, step13_at_, step13_at_);
+    }
+    alignas(64) T step14_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step8_ = step8_at_[i_];
-      step16_at_[i_] = lk::log(step8_);
+      const T gate = gate_at_[i_];
+      const T step0_ = step0_at_[i_];
+      step14_at_[i_] = lk::softplus(gate, step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step10_ = step10_at_[i_];
-      step10_at_[i_] = lk::minus_log1p(step10_);
+      const T step3_ = step3_at_[i_];
+      step3_at_[i_] = lk::minus_log1p(step3_);
     }
-    alignas(64) T step17_at_[lk::kBlock];
+    alignas(64) T step15_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T step12_ = step12_at_[i_];
+        const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_;
+        const bool both_value = (step12_ < T(-0.55)) & (product < T(1e+30));
+        most_ = lk::larger(most_, lk::Log::place(step15_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)))));
+      }
+      lk::log_each(n_, most_, step15_at_, step15_at_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step11_ = step11_at_[i_];
-      step17_at_[i_] = lk::log(step11_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step12_ = step12_at_[i_];
-      step12_at_[i_] = lk::minus_log1p(step12_);
+      const T step9_ = step9_at_[i_];
+      step9_at_[i_] = lk::minus_log1p(step9_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T dispersion = dispersion_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T step16_ = step16_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_;
       const bool below = product < T(1e-20);
       const bool equal = product == std::numeric_limits<T>::infinity();
-      step7_at_[i_] = lk::where(below, step7_, lk::where(equal, input + step16_, step16_ - (step8_ - T(1.0) - lk::where(equal, T(0.0), product)) / step8_) / lk::where(below, T(1.0), dispersion));
+      const T chosen = lk::where(equal, dispersion, T(1.0) + product);
+      step2_at_[i_] = lk::where(below, step2_, lk::where(equal, input + step13_, step13_ - (chosen - T(1.0) - lk::where(equal, T(0.0), product)) / chosen) / lk::where(below, T(1.0), dispersion));
     }
-    alignas(64) T step18_at_[lk::kBlock];
+    alignas(64) T step16_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step7_ = step7_at_[i_];
-      step18_at_[i_] = lk::expm1(-step7_);
+      const T step2_ = step2_at_[i_];
+      step16_at_[i_] = lk::expm1(-step2_);
     }
-    alignas(64) T step19_at_[lk::kBlock];
+    alignas(64) T step17_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T gate = gate_at_[i_];
-      const T step7_ = step7_at_[i_];
-      step19_at_[i_] = lk::logaddexp(gate, -step7_);
+      const T step2_ = step2_at_[i_];
+      step17_at_[i_] = lk::logaddexp(gate, -step2_);
     }
-    alignas(64) T step20_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      const T step18_ = step18_at_[i_];
-      const T product = step5_ * -step18_;
-      step20_at_[i_] = lk::where(product < T(0.5), product, T(0.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step20_ = step20_at_[i_];
-      step20_at_[i_] = lk::log1p(-step20_);
+    alignas(64) T step18_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gate = gate_at_[i_];
+        const T step0_ = step0_at_[i_];
+        const T step16_ = step16_at_[i_];
+        const T product = lk::sigmoid(-gate, step0_) * -step16_;
+        most_ = lk::larger(most_, lk::Log1p::place(step18_at_[i_] = -lk::where(product < T(0.5), product, T(0.0))));
+      }
+      lk::log1p_each(n_, most_, step18_at_, step18_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T gate = gate_at_[i_];
       const T dispersion = dispersion_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
+      const T step10_ = step10_at_[i_];
       const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
       const T step13_ = step13_at_[i_];
       const T step14_ = step14_at_[i_];
+      const T step3_ = step3_at_[i_];
       const T step15_ = step15_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T step16_ = step16_at_[i_];
-      const T step10_ = step10_at_[i_];
       const T step17_ = step17_at_[i_];
-      const T step12_ = step12_at_[i_];
-      const T step7_ = step7_at_[i_];
       const T step18_ = step18_at_[i_];
-      const T step19_ = step19_at_[i_];
-      const T step20_ = step20_at_[i_];
       const bool equal = target == T(0.0);
-      const bool below = step15_ < T(-0.55);
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
-      const bool equal2 = product == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal2, input + step16_, step16_ - (step8_ - T(1.0) - lk::where(equal2, T(0.0), product)) / step8_);
+      const bool below = step12_ < T(-0.55);
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_;
+      const bool both_value = (below) & (product < T(1e+30));
       const T product2 = dispersion * target;
-      const T chosen2 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step1_, step1_);
+      const bool equal2 = product == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal2, dispersion, T(1.0) + product);
+      const T chosen2 = lk::where(equal2, input + step13_, step13_ - (chosen - T(1.0) - lk::where(equal2, T(0.0), product)) / chosen);
+      const T chosen3 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step4_, step4_);
       const bool below2 = product2 < T(1e-20);
       const bool below3 = target < T(3.0);
       const T ratio = T(1.0) / lk::where(below3, target + T(3.0), target);
       const T product3 = ratio * ratio;
       const bool above = dispersion > T(0.3333333333333333);
       const T ratio2 = T(1.0) / dispersion;
-      const T chosen3 = lk::where(above, ratio2, T(1.0));
-      const T chosen4 = lk::where(above, chosen3 + T(3.0), ratio2);
-      const T ratio3 = T(1.0) / chosen4;
-      const T ratio4 = T(1.0) / (chosen4 + target);
+      const T chosen4 = lk::where(above, ratio2, T(1.0));
+      const T chosen5 = lk::where(above, chosen4 + T(3.0), ratio2);
+      const T ratio3 = T(1.0) / chosen5;
+      const T ratio4 = T(1.0) / (chosen5 + target);
       const T product4 = ratio3 * ratio3;
       const T sum = T(1.0364376287210755) + product4 * T(-1.2591741378706647);
       const T sum2 = T(-0.41302940091672014) + product4 * sum;
@@ -244,7 +277,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum9 = T(0.0007936507891020488) + product4 * sum8;
       const T sum10 = T(-0.002777777777767353) + product4 * sum9;
       const T product5 = ratio4 * ratio4;
-      values_[i_] = lk::where(equal, lk::where(step5_ * -step18_ < T(0.5), -step20_, step6_ - step19_), step6_ + lk::where(equal, step7_, lk::where(((target >= T(3.0)) & (step13_ < T(0.5))) & (step14_ < T(0.5)), target * step10_ + lk::where(below, lk::where((below) & (product < T(1e+30)), step11_ - T(1.0) - step17_, step15_ + (chosen - chosen2)), step12_) / dispersion, lk::where(step7_ == std::numeric_limits<T>::infinity(), step7_, target * (step9_ + (lk::where(equal2, step16_, chosen - input) - chosen2)) + (step7_ - lk::where(below2, target, chosen2 / lk::where(below2, T(1.0), dispersion))))) + (T(0.5) * step9_ + (T(0.9189385332046727) - lk::where(below3, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen3 * step2_ - (chosen3 + target) * step3_ + chosen2, T(0.5) * chosen2) + target * ratio3 * ratio4 * (T(0.08333333333333333) + product4 * sum10 + ratio4 * (ratio3 + ratio4) * (sum10 + product5 * (sum9 + product5 * (sum8 + product5 * (sum7 + product5 * (sum6 + product5 * (sum5 + product5 * (sum4 + product5 * (sum3 + product5 * (sum2 + product5 * (sum + product5 * (T(-1.2591741378706647) + product5 * T(0.0)))))))))))))) + step4_)));
+      values_[i_] = lk::where(equal, lk::where(lk::sigmoid(-gate, step0_) * -step16_ < T(0.5), -step18_, step14_ - step17_), step14_ + lk::where(equal, step2_, lk::where(((target >= T(3.0)) & (step10_ < T(0.5))) & (step11_ < T(0.5)), target * step3_ + lk::where(below, lk::where(both_value, (T(1.0) + lk::where(both_value, product2, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0))) - T(1.0) - step15_, step12_ + (chosen2 - chosen3)), step9_) / dispersion, lk::where(step2_ == std::numeric_limits<T>::infinity(), step2_, target * (step5_ + (lk::where(equal2, step13_, chosen2 - input) - chosen3)) + (step2_ - lk::where(below2, target, chosen3 / lk::where(below2, T(1.0), dispersion))))) + (T(0.5) * step5_ + (T(0.9189385332046727) - lk::where(below3, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen4 * step6_ - (chosen4 + target) * step7_ + chosen3, T(0.5) * chosen3) + target * ratio3 * ratio4 * (T(0.08333333333333333) + product4 * sum10 + ratio4 * (ratio3 + ratio4) * (sum10 + product5 * (sum9 + product5 * (sum8 + product5 * (sum7 + product5 * (sum6 + product5 * (sum5 + product5 * (sum4 + product5 * (sum3 + product5 * (sum2 + product5 * (sum + product5 * (T(-1.2591741378706647) + product5 * T(0.0)))))))))))))) + step8_)));
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -254,219 +287,251 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     alignas(64) T step0_at_[lk::kBlock];
     alignas(64) T step1_at_[lk::kBlock];
     alignas(64) T step2_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const bool above = dispersion > T(0.3333333333333333);
+      const T ratio = T(1.0) / dispersion;
+      const T chosen = lk::where(above, ratio, T(1.0));
+      const T sum = chosen + target;
+      step0_at_[i_] = target * (T(1.0) / (sum + T(1.0))) * lk::where(above, dispersion, T(1.0));
+      step1_at_[i_] = target * (T(1.0) / (sum + T(2.0))) * (T(1.0) / (chosen + T(1.0)));
+      step2_at_[i_] = target * (T(1.0) / (lk::where(above, chosen + T(3.0), ratio) + target)) * (T(1.0) / (chosen + T(2.0)));
+    }
     alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T gate = gate_at_[i_];
+      step3_at_[i_] = lk::exp_nabs(gate);
+    }
     alignas(64) T step4_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T product = T(0.5) * input;
+        most_ = lk::larger(most_, lk::Exp::place(step4_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product)));
+      }
+      lk::exp_each(n_, most_, step4_at_, step4_at_);
+    }
     alignas(64) T step5_at_[lk::kBlock];
+    lk::exp_each(n_, input_at_, step5_at_);
     alignas(64) T step6_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        most_ = lk::larger(most_, lk::Exp::place(step6_at_[i_] = T(0.5) * input));
+      }
+      lk::exp_each(n_, most_, step6_at_, step6_at_);
+    }
     alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const T product = dispersion * target;
+        most_ = lk::larger(most_, lk::Log1p::place(step7_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product)));
+      }
+      lk::log1p_each(n_, most_, step7_at_, step7_at_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step8_at_[i_] = lk::where(target < T(3.0), target + T(3.0), target)));
+      }
+      lk::log_each(n_, most_, step8_at_, step8_at_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T dispersion = dispersion_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step9_at_[i_] = T(3.0) * lk::minimum(lk::where(dispersion > T(0.3333333333333333), dispersion, T(1.0)), T(1e+37))));
+      }
+      lk::log1p_each(n_, most_, step9_at_, step9_at_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step10_at_[i_] = T(3.0) * lk::minimum(T(1.0) / (lk::where(dispersion > T(0.3333333333333333), T(1.0) / dispersion, T(1.0)) + target), T(1e+37))));
+      }
+      lk::log1p_each(n_, most_, step10_at_, step10_at_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const bool above = dispersion > T(0.3333333333333333);
+        const T ratio = T(1.0) / dispersion;
+        const T chosen = lk::where(above, ratio, T(1.0));
+        const T chosen2 = lk::where(above, chosen + T(3.0), ratio);
+        const T ratio2 = T(1.0) / (chosen2 + target);
+        const T sum = chosen + target;
+        const bool below = target < T(3.0);
+        const T ratio3 = T(1.0) / lk::where(below, target + T(3.0), target);
+        most_ = lk::larger(most_, lk::Log::place(step11_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio2) * ((sum + T(1.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio3 * ((target + T(2.0)) * ratio3), T(1.0))));
+      }
+      lk::log_each(n_, most_, step11_at_, step11_at_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::minus_log1p(step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step1_ = step1_at_[i_];
+      step1_at_[i_] = lk::minus_log1p(step1_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step2_at_[i_] = lk::minus_log1p(step2_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    alignas(64) T step13_at_[lk::kBlock];
+    alignas(64) T step14_at_[lk::kBlock];
+    alignas(64) T step15_at_[lk::kBlock];
+    alignas(64) T step16_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T dispersion = dispersion_at_[i_];
-      const T product = T(0.5) * input;
-      const T product2 = dispersion * target;
-      const bool above = dispersion > T(0.3333333333333333);
-      const T chosen = lk::where(above, dispersion, T(1.0));
-      const T ratio = T(1.0) / dispersion;
-      const T chosen2 = lk::where(above, ratio, T(1.0));
-      const T sum = chosen2 + target;
-      const T chosen3 = lk::where(above, chosen2 + T(3.0), ratio);
-      const T ratio2 = T(1.0) / (chosen3 + target);
-      const T sum2 = sum + T(1.0);
-      const T ratio3 = T(1.0) / (chosen2 + T(1.0));
-      const T sum3 = sum + T(2.0);
-      const T ratio4 = T(1.0) / (chosen2 + T(2.0));
-      const bool below = target < T(3.0);
-      const T ratio5 = T(1.0) / lk::where(below, target + T(3.0), target);
-      step0_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product);
-      step1_at_[i_] = lk::where(product2 == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product2);
-      step2_at_[i_] = T(3.0) * lk::minimum(chosen, T(1e+37));
-      step3_at_[i_] = T(3.0) * lk::minimum(T(1.0) / sum, T(1e+37));
-      step4_at_[i_] = lk::where(above, lk::sqrt(chosen3 * ratio2) * (sum2 * ratio2) * (chosen3 * ratio3) * (sum3 * ratio2) * (chosen3 * ratio4), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio5 * ((target + T(2.0)) * ratio5), T(1.0));
-      step5_at_[i_] = target * (T(1.0) / sum2) * chosen;
-      step6_at_[i_] = target * (T(1.0) / sum3) * ratio3;
-      step7_at_[i_] = target * ratio2 * ratio4;
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_;
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const bool equal2 = step5_ == std::numeric_limits<T>::infinity();
+      const bool either_value = (equal) | (equal2);
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step6_, target) / lk::where(equal2, step6_, step5_)), step5_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T chosen = lk::where(either_value, T(1.0) / dispersion * ratio, ratio);
+      const T ratio2 = chosen / lk::where(target < T(3.0), T(1.0), target);
+      const T magnitude = lk::absolute(ratio2);
+      const T chosen2 = lk::where(either_value, -ratio, -dispersion * ratio);
+      const T magnitude2 = lk::absolute(chosen2);
+      step6_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step12_at_[i_] = lk::where(chosen2 < T(-0.55), T(0.0), chosen2);
+      step13_at_[i_] = magnitude;
+      step14_at_[i_] = magnitude2;
+      step15_at_[i_] = chosen2;
+      step16_at_[i_] = chosen;
     }
-    alignas(64) T step8_at_[lk::kBlock];
-    alignas(64) T step9_at_[lk::kBlock];
-    alignas(64) T step10_at_[lk::kBlock];
+    alignas(64) T step17_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const T step4_ = step4_at_[i_];
+        const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_;
+        most_ = lk::larger(most_, lk::Log::place(step17_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), dispersion, T(1.0) + product)));
+      }
+      lk::log_each(n_, most_, step17_at_, step17_at_);
+    }
+    alignas(64) T step18_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T gate = gate_at_[i_];
-      step8_at_[i_] = lk::sigmoid(-gate);
-      step9_at_[i_] = lk::softplus(gate);
-      step10_at_[i_] = lk::sigmoid(gate);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::exp(step0_);
-    }
-    alignas(64) T step11_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step11_at_[i_] = lk::exp(input);
-    }
-    alignas(64) T step12_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step12_at_[i_] = lk::exp(T(0.5) * input);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step1_ = step1_at_[i_];
-      step1_at_[i_] = lk::log1p(step1_);
-    }
-    alignas(64) T step13_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T target = target_at_[i_];
-      step13_at_[i_] = lk::log(lk::where(target < T(3.0), target + T(3.0), target));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step2_at_[i_] = lk::log1p(step2_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step3_ = step3_at_[i_];
-      step3_at_[i_] = lk::log1p(step3_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step4_at_[i_] = lk::log(step4_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step5_at_[i_] = lk::minus_log1p(step5_);
+      step18_at_[i_] = lk::softplus(gate, step3_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step6_ = step6_at_[i_];
       step6_at_[i_] = lk::minus_log1p(step6_);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step7_ = step7_at_[i_];
-      step7_at_[i_] = lk::minus_log1p(step7_);
-    }
-    alignas(64) T step14_at_[lk::kBlock];
-    alignas(64) T step15_at_[lk::kBlock];
-    alignas(64) T step16_at_[lk::kBlock];
-    alignas(64) T step17_at_[lk::kBlock];
-    alignas(64) T step18_at_[lk::kBlock];
     alignas(64) T step19_at_[lk::kBlock];
-    alignas(64) T step20_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const T step4_ = step4_at_[i_];
+        const T step15_ = step15_at_[i_];
+        const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_;
+        const bool both_value = (step15_ < T(-0.55)) & (product < T(1e+30));
+        most_ = lk::larger(most_, lk::Log::place(step19_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)))));
+      }
+      lk::log_each(n_, most_, step19_at_, step19_at_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T dispersion = dispersion_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step11_ = step11_at_[i_];
       const T step12_ = step12_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
-      const bool equal = product == std::numeric_limits<T>::infinity();
-      const bool equal2 = step11_ == std::numeric_limits<T>::infinity();
-      const bool either_value = (equal) | (equal2);
-      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step12_, target) / lk::where(equal2, step12_, step11_)), step11_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
-      const T chosen = lk::where(either_value, T(1.0) / dispersion * ratio, ratio);
-      const T ratio2 = chosen / lk::where(target < T(3.0), T(1.0), target);
-      const T magnitude = lk::absolute(ratio2);
-      const T chosen2 = lk::where(either_value, -ratio, -dispersion * ratio);
-      const T magnitude2 = lk::absolute(chosen2);
-      const bool below = chosen2 < T(-0.55);
-      const bool both_value = (below) & (product < T(1e+30));
-      step12_at_[i_] = lk::where(equal, dispersion, T(1.0) + product);
-      step14_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
-      step15_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
-      step16_at_[i_] = lk::where(below, T(0.0), chosen2);
-      step17_at_[i_] = magnitude;
-      step18_at_[i_] = magnitude2;
-      step19_at_[i_] = chosen2;
-      step20_at_[i_] = chosen;
+      step12_at_[i_] = lk::minus_log1p(step12_);
     }
+    alignas(64) T step20_at_[lk::kBlock];
     alignas(64) T step21_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step12_ = step12_at_[i_];
-      step21_at_[i_] = lk::log(step12_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step14_ = step14_at_[i_];
-      step14_at_[i_] = lk::minus_log1p(step14_);
+      const T input = input_at_[i_];
+      const T gate = gate_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step17_ = step17_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_;
+      const bool below = product < T(1e-20);
+      const bool equal = product == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal, dispersion, T(1.0) + product);
+      const T chosen2 = lk::where(below, step5_, lk::where(equal, input + step17_, step17_ - (chosen - T(1.0) - lk::where(equal, T(0.0), product)) / chosen) / lk::where(below, T(1.0), dispersion));
+      const T chosen3 = lk::where(gate == -std::numeric_limits<T>::infinity(), T(0.0), chosen2);
+      step5_at_[i_] = chosen2;
+      step20_at_[i_] = gate + chosen3;
+      step21_at_[i_] = chosen3;
     }
     alignas(64) T step22_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step15_ = step15_at_[i_];
-      step22_at_[i_] = lk::log(step15_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step16_ = step16_at_[i_];
-      step16_at_[i_] = lk::minus_log1p(step16_);
+      const T step5_ = step5_at_[i_];
+      step22_at_[i_] = lk::expm1(-step5_);
     }
     alignas(64) T step23_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T gate = gate_at_[i_];
+      const T step5_ = step5_at_[i_];
+      step23_at_[i_] = lk::logaddexp(gate, -step5_);
+    }
     alignas(64) T step24_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T gate = gate_at_[i_];
-      const T dispersion = dispersion_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step11_ = step11_at_[i_];
-      const T step12_ = step12_at_[i_];
-      const T step21_ = step21_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
-      const bool below = product < T(1e-20);
-      const bool equal = product == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(below, step11_, lk::where(equal, input + step21_, step21_ - (step12_ - T(1.0) - lk::where(equal, T(0.0), product)) / step12_) / lk::where(below, T(1.0), dispersion));
-      const T chosen2 = lk::where(gate == -std::numeric_limits<T>::infinity(), T(0.0), chosen);
-      step11_at_[i_] = chosen;
-      step23_at_[i_] = gate + chosen2;
-      step24_at_[i_] = chosen2;
+      const T step20_ = step20_at_[i_];
+      step24_at_[i_] = lk::exp_nabs(step20_);
     }
     alignas(64) T step25_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step11_ = step11_at_[i_];
-      step25_at_[i_] = lk::expm1(-step11_);
-    }
-    alignas(64) T step26_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T gate = gate_at_[i_];
-      const T step11_ = step11_at_[i_];
-      step26_at_[i_] = lk::logaddexp(gate, -step11_);
-    }
-    alignas(64) T step27_at_[lk::kBlock];
-    alignas(64) T step28_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step23_ = step23_at_[i_];
-      step27_at_[i_] = lk::sigmoid(-step23_);
-      step28_at_[i_] = lk::sigmoid(step23_);
-    }
-    alignas(64) T step29_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step8_ = step8_at_[i_];
-      const T step25_ = step25_at_[i_];
-      const T product = step8_ * -step25_;
-      step29_at_[i_] = lk::where(product < T(0.5), product, T(0.0));
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step29_ = step29_at_[i_];
-      step29_at_[i_] = lk::log1p(-step29_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gate = gate_at_[i_];
+        const T step3_ = step3_at_[i_];
+        const T step22_ = step22_at_[i_];
+        const T product = lk::sigmoid(-gate, step3_) * -step22_;
+        most_ = lk::larger(most_, lk::Log1p::place(step25_at_[i_] = -lk::where(product < T(0.5), product, T(0.0))));
+      }
+      lk::log1p_each(n_, most_, step25_at_, step25_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -474,55 +539,54 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T gate = gate_at_[i_];
       const T dispersion = dispersion_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
       const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step13_ = step13_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T step14_ = step14_at_[i_];
       const T step15_ = step15_at_[i_];
+      const T step16_ = step16_at_[i_];
       const T step17_ = step17_at_[i_];
       const T step18_ = step18_at_[i_];
+      const T step6_ = step6_at_[i_];
       const T step19_ = step19_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step5_ = step5_at_[i_];
       const T step20_ = step20_at_[i_];
       const T step21_ = step21_at_[i_];
-      const T step14_ = step14_at_[i_];
       const T step22_ = step22_at_[i_];
-      const T step16_ = step16_at_[i_];
-      const T step11_ = step11_at_[i_];
       const T step23_ = step23_at_[i_];
       const T step24_ = step24_at_[i_];
       const T step25_ = step25_at_[i_];
-      const T step26_ = step26_at_[i_];
-      const T step27_ = step27_at_[i_];
-      const T step28_ = step28_at_[i_];
-      const T step29_ = step29_at_[i_];
       const bool equal = target == T(0.0);
-      const bool below = step19_ < T(-0.55);
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
-      const bool equal2 = product == std::numeric_limits<T>::infinity();
-      const T chosen = lk::where(equal2, input + step21_, step21_ - (step12_ - T(1.0) - lk::where(equal2, T(0.0), product)) / step12_);
+      const T sigmoid_of_value = lk::sigmoid(-gate, step3_);
+      const bool below = step15_ < T(-0.55);
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step4_ * step4_;
+      const bool both_value = (below) & (product < T(1e+30));
       const T product2 = dispersion * target;
-      const T chosen2 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step1_, step1_);
-      const T chosen3 = lk::where(below, lk::where((below) & (product < T(1e+30)), step15_ - T(1.0) - step22_, step19_ + (chosen - chosen2)), step16_);
+      const bool equal2 = product == std::numeric_limits<T>::infinity();
+      const T chosen = lk::where(equal2, dispersion, T(1.0) + product);
+      const T chosen2 = lk::where(equal2, input + step17_, step17_ - (chosen - T(1.0) - lk::where(equal2, T(0.0), product)) / chosen);
+      const T chosen3 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step7_, step7_);
+      const T chosen4 = lk::where(below, lk::where(both_value, (T(1.0) + lk::where(both_value, product2, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0))) - T(1.0) - step19_, step15_ + (chosen2 - chosen3)), step12_);
       const bool below2 = product2 < T(1e-20);
       const bool below3 = target < T(3.0);
       const T ratio = T(1.0) / lk::where(below3, target + T(3.0), target);
       const T product3 = ratio * ratio;
       const bool above = dispersion > T(0.3333333333333333);
       const T ratio2 = T(1.0) / dispersion;
-      const T chosen4 = lk::where(above, ratio2, T(1.0));
-      const T sum = chosen4 + target;
-      const T chosen5 = lk::where(above, chosen4 + T(3.0), ratio2);
-      const T ratio3 = T(1.0) / chosen5;
-      const T ratio4 = T(1.0) / (chosen5 + target);
+      const T chosen5 = lk::where(above, ratio2, T(1.0));
+      const T sum = chosen5 + target;
+      const T chosen6 = lk::where(above, chosen5 + T(3.0), ratio2);
+      const T ratio3 = T(1.0) / chosen6;
+      const T ratio4 = T(1.0) / (chosen6 + target);
       const T product4 = target * ratio3 * ratio4;
       const T product5 = ratio3 * ratio3;
       const T sum2 = T(1.0364376287210755) + product5 * T(-1.2591741378706647);
@@ -538,9 +602,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum12 = ratio3 + ratio4;
       const T product6 = ratio4 * ratio4;
       const T product7 = product6 * T(0.0);
-      const T difference = step23_ - gate;
-      const T product8 = step28_ * step27_ * lk::where(lk::absolute(step23_) < std::numeric_limits<T>::infinity(), gate - (step23_ - difference) + (step24_ - difference), T(0.0));
-      const T chosen6 = lk::where(equal, step27_ - product8, T(1.0));
+      const T sigmoid_of_value2 = lk::sigmoid(-step20_, step24_);
+      const T sigmoid_of_value3 = lk::sigmoid(step20_, step24_);
+      const T difference = step20_ - gate;
+      const T product8 = sigmoid_of_value3 * sigmoid_of_value2 * lk::where(lk::absolute(step20_) < std::numeric_limits<T>::infinity(), gate - (step20_ - difference) + (step21_ - difference), T(0.0));
+      const T chosen7 = lk::where(equal, sigmoid_of_value2 - product8, T(1.0));
       const T sum13 = T(643.1483984648313) + product5 * T(-720.4954060785403);
       const T sum14 = T(-269.9594777475153) + product5 * sum13;
       const T sum15 = T(72.40846099395732) + product5 * sum14;
@@ -556,18 +622,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum25 = T(0.5) + sum12 * (T(0.08333333333333333) + product5 * sum24 + product6 * (sum24 + product6 * (sum23 + product6 * (sum22 + product6 * (sum21 + product6 * (sum20 + product6 * (sum19 + product6 * (sum18 + product6 * (sum17 + product6 * (sum16 + product6 * (sum15 + product6 * (sum14 + product6 * (sum13 + product6 * (T(-720.4954060785403) + product7))))))))))))));
       const T ratio5 = T(1.0) / (sum + T(1.0));
       const T ratio6 = T(1.0) / (sum + T(2.0));
-      const bool above2 = step19_ > T(10000.0);
-      const bool below4 = step18_ < T(1e-09);
-      const T ratio7 = T(1.0) / lk::where((below4) | (above2), T(1.0), step19_);
-      values_[i_] = lk::where(equal, lk::where(step8_ * -step25_ < T(0.5), -step29_, step9_ - step26_), step9_ + lk::where(equal, step11_, lk::where(((target >= T(3.0)) & (step17_ < T(0.5))) & (step18_ < T(0.5)), target * step14_ + chosen3 / dispersion, lk::where(step11_ == std::numeric_limits<T>::infinity(), step11_, target * (step13_ + (lk::where(equal2, step21_, chosen - input) - chosen2)) + (step11_ - lk::where(below2, target, chosen2 / lk::where(below2, T(1.0), dispersion))))) + (T(0.5) * step13_ + (T(0.9189385332046727) - lk::where(below3, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen4 * step2_ - sum * step3_ + chosen2, T(0.5) * chosen2) + product4 * (T(0.08333333333333333) + product5 * sum11 + ratio4 * sum12 * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product7))))))))))))) + step4_)));
-      input_out_[i_] = lk::scaled<T>(lk::times(chosen6, step20_), factor_);
-      gate_out_[i_] = lk::scaled<T>(lk::where(equal, (step28_ + product8) * step8_ * step25_, step10_), factor_);
-      dispersion_out_[i_] = lk::scaled<T>(lk::times(chosen6, lk::where(above, chosen4 * (chosen4 * (product4 * sum25) + chosen4 * step5_ + target / sum * ratio5 + chosen4 * step6_ + chosen4 * (T(1.0) / (chosen4 + T(1.0))) * (target * ratio5) * ratio6 + chosen4 * step7_ + chosen4 * (T(1.0) / (chosen4 + T(2.0))) * (target * ratio6) * ratio4), target * sum25 / (T(1.0) + dispersion * lk::where(above, T(0.0), target))) - lk::where(above2, ratio2 * (-step20_ - ratio2 * (chosen2 - chosen)), step20_ * lk::where(below4, T(0.5) - step19_ * T(0.3333333333333333), chosen3 * ratio7 * ratio7) * step20_)), factor_);
+      const bool above2 = step15_ > T(10000.0);
+      const bool below4 = step14_ < T(1e-09);
+      const T ratio7 = T(1.0) / lk::where((below4) | (above2), T(1.0), step15_);
+      values_[i_] = lk::where(equal, lk::where(sigmoid_of_value * -step22_ < T(0.5), -step25_, step18_ - step23_), step18_ + lk::where(equal, step5_, lk::where(((target >= T(3.0)) & (step13_ < T(0.5))) & (step14_ < T(0.5)), target * step6_ + chosen4 / dispersion, lk::where(step5_ == std::numeric_limits<T>::infinity(), step5_, target * (step8_ + (lk::where(equal2, step17_, chosen2 - input) - chosen3)) + (step5_ - lk::where(below2, target, chosen3 / lk::where(below2, T(1.0), dispersion))))) + (T(0.5) * step8_ + (T(0.9189385332046727) - lk::where(below3, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen5 * step9_ - sum * step10_ + chosen3, T(0.5) * chosen3) + product4 * (T(0.08333333333333333) + product5 * sum11 + ratio4 * sum12 * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product7))))))))))))) + step11_)));
+      input_out_[i_] = lk::scaled<T>(lk::times(chosen7, step16_), factor_);
+      gate_out_[i_] = lk::scaled<T>(lk::where(equal, (sigmoid_of_value3 + product8) * sigmoid_of_value * step22_, lk::sigmoid(gate, step3_)), factor_);
+      dispersion_out_[i_] = lk::scaled<T>(lk::times(chosen7, lk::where(above, chosen5 * (chosen5 * (product4 * sum25) + chosen5 * step0_ + target / sum * ratio5 + chosen5 * step1_ + chosen5 * (T(1.0) / (chosen5 + T(1.0))) * (target * ratio5) * ratio6 + chosen5 * step2_ + chosen5 * (T(1.0) / (chosen5 + T(2.0))) * (target * ratio6) * ratio4), target * sum25 / (T(1.0) + dispersion * lk::where(above, T(0.0), target))) - lk::where(above2, ratio2 * (-step16_ - ratio2 * (chosen3 - chosen2)), step16_ * lk::where(below4, T(0.5) - step15_ * T(0.3333333333333333), chosen4 * ratio7 * ratio7) * step16_)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_zero_inflated_negative_binomial_nll_loss_9c8d4a05976b, 4, 0, 13, 12,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_zero_inflated_negative_binomial_nll_loss_9bebf7d23ae6, 4, 0, 13, 12,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
