@@ -64,7 +64,8 @@ def together(loss: str, names: Sequence[str], shapes: Sequence[torch.Size]) -> t
     """The shape that all stretch to."""
     dims = max(len(shape) for shape in shapes)
     known = [(1,) * (dims - len(shape)) + tuple(shape) for shape in shapes]
-    if all(type(n) is int for shape in known for n in shape):  # no graph's; torch's function takes 20 us
+    # No graph's, which a set would fix; to Dynamo the type of such a size is int, too. torch's function takes 20 us.
+    if not torch.compiler.is_compiling() and all(type(n) is int for shape in known for n in shape):
         of_dims = [{n for n in sizes if n != 1} or {1} for sizes in zip(*known, strict=True)]
         if all(len(sizes) == 1 for sizes in of_dims):
             return torch.Size(n for sizes in of_dims for n in sizes)
