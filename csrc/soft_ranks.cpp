@@ -50,19 +50,21 @@ template <class T> LOSSKIT_INLINE T odds_of(T x) {
 }
 
 // The pairs of a list, each once: of(i, from, mine, theirs) fills in what items from `from` on give to item i, and adds
-// what i gives to them. `sums` gets both.
+// what i gives to them. `sums` gets both. Pairs within a block of rows come twice, so there one of both is enough: that
+// which needs no sum across a vector.
 template <class T, class F> LOSSKIT_INLINE void over_pairs(Scratch<T>& own, const F& of) {
   const int64_t items = own.list.items, padded = own.padded;
   T *mine = own.given.data(), *theirs = own.after.data();
   for (int64_t from = 0; from < items; from += kLanes) {
+    const int64_t next = from + kLanes;
     std::fill(theirs + from, theirs + padded, T(0));
-    for (int64_t i = from; i < std::min(from + kLanes, items); ++i) {
+    for (int64_t i = from; i < std::min(next, items); ++i) {
       of(i, from, mine, theirs);
-      own.sums[i] += chunk_sum<T>(
-          padded - from, [=](int64_t k, Vector<T>& v) __attribute__((always_inline)) { load(mine + from + k, v); });
+      if (next < padded)
+        own.sums[i] += chunk_sum<T>(
+            padded - next, [=](int64_t k, Vector<T>& v) __attribute__((always_inline)) { load(mine + next + k, v); });
     }
-    // Those of the block itself come twice, once for each.
-    for (int64_t j = from + kLanes; j < items; ++j) own.sums[j] += static_cast<double>(theirs[j]);
+    for (int64_t j = from; j < padded; ++j) own.sums[j] += static_cast<double>(theirs[j]);
   }
 }
 

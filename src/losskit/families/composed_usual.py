@@ -90,7 +90,7 @@ def _reduced(plan: Plan, known: Known, result: Any) -> tuple[Tensor, int, Tensor
     if plan.reduction == "mean":
         count = values.numel() if has_loss is None else max(1, int(has_loss.sum()))
     if has_loss is None and plan.reduction == "mean":
-        values = values.mean() if values.ndim else values
+        values = values.sum() / count if values.ndim else values  # torch's mean has a gradient that fills memory
     elif has_loss is not None or values.ndim:
         values = reduce_eagerly(
             values, plan.reduction, weight=None, weight_in_mean=False, sample_weight=None, mask=has_loss,
