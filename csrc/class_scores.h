@@ -24,7 +24,7 @@
 //   others, rest the sums of the other classes' exponentials, and of their weights
 //   lost         the rounding error of a sum of doubles, added at its end
 //   faint        an excluded class whose exponential is too small to divide by
-//   swift        one pass for ordinary rows of plain cross entropy in float (`swift_rows`)
+//   swift        one pass for ordinary rows of floats (`swift_rows`)
 //   narrow, wide numbers in T; arithmetic in double where T would lose digits
 //   general      the slow row that takes any formula and any scores (class_scores_general.h)
 //   changed      a formula makes the own class's score, and all are multiplied by a number (class_scores_changed.h)

@@ -52,7 +52,8 @@ template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T*
                      gradient ? e->stride : 0,
                      job.classes,
                      gradient,
-                     job.options.checks != kOff};
+                     job.options.checks != kOff,
+                     !job.plain};
     return soft ? swift_rows<true>(rows, j, n, s) : swift_rows<false>(rows, j, n, s);
   }
   return j;
@@ -171,7 +172,9 @@ template <class T> void run_rows(const Job<T>& job, int64_t begin, int64_t n, Sc
     return by_scores && !job.plain ? exponentials + j * job.padded : exponentials;
   };
   for (int64_t j = 0; j < n; ++j) {
+    const int64_t first = j;
     j = try_swift(job, j, n, exponentials, s);
+    for (int64_t k = first; k < j && by_scores; ++k) gradient_rows[k] = cursors[kScoresGradient].offset(k);
     if (j == n) break;
     for (int slot = 0; slot < kSlots; ++slot)
       if (cursors[slot].runs) offsets[slot] = cursors[slot].offset(j);

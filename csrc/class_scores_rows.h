@@ -100,7 +100,7 @@ LOSSKIT_CLONES void row_losses(const T* z, T m, T logarithm, const T* w, double 
 }
 
 // --------------------------------------------------------------------------------------------------------
-// Plain cross entropy of rows of floats, in place
+// Rows of floats, in place: plain cross entropy, and the exponentials of a formula without the mean
 
 struct Swift {
   const float* z;
@@ -109,6 +109,7 @@ struct Swift {
   float* e;        // the gradient, or, where it is not wanted, room for a chunk
   int64_t z_step, t_step, e_step, classes;
   bool gradient, checked;
+  bool later;  // the gradient is made of the exponentials later, by a formula
 };
 
 // A row's sums without the excluded class, its smallest and largest probability, and the next row's largest score.
@@ -229,7 +230,7 @@ template <bool soft> LOSSKIT_CLONES int64_t swift_rows(const Swift& rows, int64_
     if (soft && rows.checked && !(sums.low >= 0.0f && sums.high <= 1.0f && !(t[own] < 0.0f) && !(t[own] > 1.0f)))
       return unusual();
     const double inverse = s.scale[j] / (sums.others + double(sums.kept)), a = total * inverse;
-    if (rows.gradient) {
+    if (rows.gradient && !rows.later) {
       if (a != 0.0 && !(absolute(a) >= least)) return unusual();
       swift_combine<soft>(e, t, static_cast<float>(a), static_cast<float>(-s.scale[j]), classes);
       e[own] = static_cast<float>(soft ? (sums.rest * double(sums.kept) - mine * sums.others) * inverse
