@@ -9,8 +9,8 @@
 // 3. Index targets (any scalar formula of log_probability, log_sum_exp, mean_log_probability) and the plain cross
 //    entropy with label smoothing or probabilities need no formula per class: sum_c q_c (-l_c) = Q log S - sum_c q_c
 //    d_c. Calls that do need one, and rows without a finite maximum, go through `general_row`.
-// 4. Plain cross entropy of floats has fast paths, `swift_rows` and `finish`. They hand unusual rows to the general
-//    loops.
+// 4. Floats have fast paths: `swift_rows` for plain cross entropy and the exponentials of a formula, `finish` for plain
+//    cross entropy. They hand unusual rows to the general loops.
 #include "class_scores_by_row.h"
 #include "class_scores_by_tile.h"
 #include "class_scores_changed.h"
@@ -378,8 +378,8 @@ template <class T> Work Job<T>::divide() {
   const auto contiguous = [&](int slot) {
     return !sources[slot].present() || (class_strides[slot] == 1 && sources[slot].dtype == DType::kFloat);
   };
-  swift = sizeof(T) == 4 && plain && smoothing == 0.0 && shift.empty() && classes >= kRowClasses &&
-          contiguous(kScores) && contiguous(kScoresGradient) && !gradients[1] &&
+  swift = sizeof(T) == 4 && (plain || !(probabilities || statistics[2])) && smoothing == 0.0 && shift.empty() &&
+          classes >= kRowClasses && contiguous(kScores) && contiguous(kScoresGradient) && !gradients[1] &&
           (!probabilities || ((relevance || contiguous(kTarget)) && weights.empty()));
   by_row = general() || (!picked && ((class_strides[kScores] == 1 && classes >= kRowClasses) ||
                                      (rows < kLanes && classes >= 8 * kLanes)));

@@ -25,7 +25,7 @@
 //   others, rest the sums of the other classes' exponentials, and of their weights
 //   lost         the rounding error of a sum of doubles, added at its end
 //   faint        an excluded class whose exponential is too small to divide by
-//   swift        one pass for ordinary rows of plain cross entropy in float (`swift_rows`)
+//   swift        one pass for ordinary rows of floats (`swift_rows`)
 //   narrow, wide numbers in T; arithmetic in double where T would lose digits
 //   general      the slow row that takes any formula and any scores (class_scores_general.h)
 //   changed      a formula makes the own class's score, and all are multiplied by a number (class_scores_changed.h)
@@ -184,7 +184,8 @@ template <> struct Lift<double> {
   static constexpr int bits = 256;
   static constexpr double depth = 880.0;
 };
-constexpr double kNear = 100.0;  // n ln2_hi is exact for |z| up to kNear + depth
+constexpr double kNear = 100.0;         // n ln2_hi is exact for |z| up to kNear + depth
+constexpr double kAroundZero = 0.0625;  // a row whose maximum is nearer may have a log-sum-exp next to 0
 
 template <class T> constexpr T kRound = T(3 * (Bits<T>(1) << (Format<T>::mantissa - 1)));
 template <class T> constexpr double kLiftLog = Lift<T>::bits * 0.6931471805599453;

@@ -56,7 +56,9 @@ template <class T> int64_t try_swift(const Job<T>& job, int64_t j, int64_t n, T*
                      gradient ? e->stride : 0,
                      job.classes,
                      gradient,
-                     job.options.checks != kOff};
+                     job.options.checks != kOff,
+                     !job.plain,
+                     job.by_largest && !soft};
     if (job.relevance) return ranked_rows(rows, grades, j, n, s);
     return soft ? swift_rows<true>(rows, j, n, s) : swift_rows<false>(rows, j, n, s);
   }
@@ -116,7 +118,7 @@ template <class T> void run_row(const Job<T>& job, int64_t j, const int64_t* off
     return;
   }
   // The search took up to 0.18 of the rest; where it may be left out, it is for scores whose log-sum-exp may be near 0.
-  if (job.by_largest && (job.probabilities || std::abs(m) < T(0.0625)))
+  if (job.by_largest && (job.probabilities || std::abs(m) < T(kAroundZero)))
     s.own[j] = static_cast<Index<T>>(row_find(z, m, job.classes));
   const int64_t own = s.own[j];
   const bool far = std::abs(double(m)) > kNear;
@@ -178,7 +180,9 @@ template <class T> void run_rows(Job<T>& job, int64_t begin, int64_t n, Scratch<
     return by_scores && !job.plain ? exponentials + j * job.padded : exponentials;
   };
   for (int64_t j = 0; j < n; ++j) {
+    const int64_t first = j;
     j = try_swift(job, j, n, exponentials, s);
+    for (int64_t k = first; k < j && by_scores; ++k) gradient_rows[k] = cursors[kScoresGradient].offset(k);
     if (j == n) break;
     if (job.relevance) job.declined = true;  // nothing else makes probabilities of it
     if (job.relevance) return;

@@ -100,7 +100,7 @@ LOSSKIT_CLONES void row_losses(const T* z, T m, T logarithm, const T* w, double 
 }
 
 // --------------------------------------------------------------------------------------------------------
-// Plain cross entropy of rows of floats, in place
+// Rows of floats, in place: plain cross entropy, and the exponentials of a formula without the mean
 
 struct Swift {
   const float* z;
@@ -109,6 +109,8 @@ struct Swift {
   float* e;        // the gradient, or, where it is not wanted, room for a chunk
   int64_t z_step, t_step, e_step, classes;
   bool gradient, checked;
+  bool later;       // the gradient is made of the exponentials later, by a formula
+  bool by_largest;  // the excluded class of a row whose scores are near 0 is the largest one
 };
 
 // A row's sums without the excluded class, its smallest and largest probability, and the next row's largest score.
@@ -215,7 +217,7 @@ template <bool soft> LOSSKIT_CLONES int64_t swift_rows(const Swift& rows, int64_
     const float *z = rows.z + j * rows.z_step, *const t = soft ? rows.t + j * rows.t_step : nullptr;
     float* const e = rows.e + j * rows.e_step;
     const float m = next;
-    if (!(absolute(m) <= float(kNear))) return j;
+    if (!(absolute(m) <= float(kNear)) || (rows.by_largest && absolute(m) < float(kAroundZero))) return j;
     if (rows.copy) z = static_cast<const float*>(std::memcpy(rows.copy, z, classes * sizeof(float)));
     const auto unusual = [&] {  // the row is as it was
       if (rows.copy) std::memcpy(e, rows.copy, classes * sizeof(float));
@@ -229,7 +231,7 @@ template <bool soft> LOSSKIT_CLONES int64_t swift_rows(const Swift& rows, int64_
     if (soft && rows.checked && !(sums.low >= 0.0f && sums.high <= 1.0f && !(t[own] < 0.0f) && !(t[own] > 1.0f)))
       return unusual();
     const double inverse = s.scale[j] / (sums.others + double(sums.kept)), a = total * inverse;
-    if (rows.gradient) {
+    if (rows.gradient && !rows.later) {
       if (a != 0.0 && !(absolute(a) >= least)) return unusual();
       swift_combine<soft>(e, t, static_cast<float>(a), static_cast<float>(-s.scale[j]), classes);
       e[own] = static_cast<float>(soft ? (sums.rest * double(sums.kept) - mine * sums.others) * inverse
