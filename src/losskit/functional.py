@@ -961,7 +961,9 @@ def binary_cross_entropy_with_logits(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy_with_logits", size_average, reduce, reduction)
     try:
-        plan = plan_of(BCEWithLogitsLoss, reduction, pos_weight is not None)
+        plan = plan_of(
+            BCEWithLogitsLoss, reduction, pos_weight is not None and (isinstance(pos_weight, Tensor) or [pos_weight])
+        )
         return run(plan, (input, target, *tensors(pos_weight)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -1437,7 +1439,8 @@ def complete_box_iou_loss(
     Prefer DistanceBoxIoULoss where shapes are alike, GeneralizedBoxIoULoss to compare with older results.
 
     The weight of the aspect term is a constant for differentiation, as in the paper, so the gradient is not that of the
-    value. The unreduced loss is one number for each box.
+    value. The unreduced loss is one number for each box. In float32 sides must be less than 1e19: areas overflow
+    beyond.
 
     Args:
         input: Predicted boxes (..., 4), as (x1, y1, x2, y2).
@@ -2279,7 +2282,8 @@ def distance_box_iou_loss(
     Choose it to train the boxes of a detector: it moves a box straight to the true one, also where they do not overlap.
     Prefer CompleteBoxIoULoss where the shape of boxes matters, GeneralizedBoxIoULoss to compare with older results.
 
-    The unreduced loss is one number for each box, less than 2.
+    The unreduced loss is one number for each box, less than 2. In float32 sides must be less than 1e19: areas overflow
+    beyond.
 
     Args:
         input: Predicted boxes (..., 4), as (x1, y1, x2, y2).
@@ -3346,7 +3350,7 @@ def generalized_box_iou_loss(
     Prefer DistanceBoxIoULoss or CompleteBoxIoULoss for faster convergence, SmoothL1Loss for offsets from anchors.
 
     The unreduced loss is one number for each box. Boxes of the same place and size have the loss 0, boxes that are far
-    apart nearly 2.
+    apart nearly 2. In float32 sides must be less than 1e19: areas overflow beyond.
 
     Args:
         input: Predicted boxes (..., 4), as (x1, y1, x2, y2).
@@ -4935,7 +4939,15 @@ def ldam_loss(
     if unknown:
         raise misspelt(LDAMLoss, unknown)
     try:
-        plan = plan_of(LDAMLoss, reduction, ignore_index, label_smoothing, counts is not None, max_m, scale)
+        plan = plan_of(
+            LDAMLoss,
+            reduction,
+            ignore_index,
+            label_smoothing,
+            counts is not None and (isinstance(counts, Tensor) or [counts]),
+            max_m,
+            scale,
+        )
         return run(
             plan,
             (input, target, *present(LDAMLoss._made("own", counts=counts, max_m=max_m))),
@@ -5593,7 +5605,14 @@ def logit_adjusted_cross_entropy(
     if unknown:
         raise misspelt(LogitAdjustedCrossEntropyLoss, unknown)
     try:
-        plan = plan_of(LogitAdjustedCrossEntropyLoss, reduction, ignore_index, label_smoothing, prior is not None, tau)
+        plan = plan_of(
+            LogitAdjustedCrossEntropyLoss,
+            reduction,
+            ignore_index,
+            label_smoothing,
+            prior is not None and (isinstance(prior, Tensor) or [prior]),
+            tau,
+        )
         return run(
             plan,
             (input, target, *present(LogitAdjustedCrossEntropyLoss._made("shift", prior=prior, tau=tau))),
@@ -6020,6 +6039,9 @@ def ms_ssim_loss(
     scales than five the first ones, divided by their sum. An image of which a scale has no similarity on average, or a
     negative one, has a loss of 1 and no gradient.
 
+    In float32 pixels must be less than 1e17, because squares overflow beyond: divide the images and `data_range` by the
+    same number, which leaves the loss as it is.
+
     Args:
         input: Images (N, C, H, W), or volumes.
         target: The true images.
@@ -6385,7 +6407,9 @@ def multi_quantile_loss(
     if unknown:
         raise misspelt(MultiQuantileLoss, unknown)
     try:
-        plan = plan_of(MultiQuantileLoss, reduction, quantiles is not None)
+        plan = plan_of(
+            MultiQuantileLoss, reduction, quantiles is not None and (isinstance(quantiles, Tensor) or [quantiles])
+        )
         return run(plan, (input, target, *tensors(quantiles)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -7678,7 +7702,7 @@ def seesaw_loss(
     if unknown:
         raise misspelt(SeesawLoss, unknown)
     try:
-        plan = plan_of(SeesawLoss, reduction, counts is not None, p, q)
+        plan = plan_of(SeesawLoss, reduction, counts is not None and (isinstance(counts, Tensor) or [counts]), p, q)
         return run(plan, (input, target, *tensors(counts)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -8407,7 +8431,14 @@ def softmax_focal_loss(
     if unknown:
         raise misspelt(SoftmaxFocalLoss, unknown)
     try:
-        plan = plan_of(SoftmaxFocalLoss, reduction, ignore_index, label_smoothing, gamma, alpha is not None)
+        plan = plan_of(
+            SoftmaxFocalLoss,
+            reduction,
+            ignore_index,
+            label_smoothing,
+            gamma,
+            alpha is not None and (isinstance(alpha, Tensor) or [alpha]),
+        )
         return run(
             plan,
             (input, target, *present(SoftmaxFocalLoss._made("factor", alpha=alpha))),
@@ -8738,6 +8769,9 @@ def ssim_loss(
     Windows lie inside of the image, as in the published index: nothing is padded. The loss of an image is the mean over
     its windows and channels; 0 is a perfect copy, and it may be as large as 2. It is computed from differences of both
     images, so that it keeps its digits where they are nearly alike. Volumes have three dimensions of space.
+
+    In float32 pixels must be less than 1e17, because squares overflow beyond: divide the images and `data_range` by the
+    same number, which leaves the loss as it is.
 
     Args:
         input: Images (N, C, H, W), or volumes.
