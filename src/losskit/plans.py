@@ -27,8 +27,8 @@ class Plans(dict[tuple[Any, ...], Plan]):
         return Plans, ()
 
 
-def plan_of(loss: Any, reduction: str, *values: Any) -> Plan:
-    """The plan of a loss with these parameters, in the order of `loss.params` (without `weight`).
+def plan_of(loss: Any, *key: Any) -> Plan:
+    """The plan of a loss with a reduction and these parameters, in the order of `loss.params` (without `weight`).
 
     After the parameters comes, for each optional operand, whether it is there.
     """
@@ -36,23 +36,22 @@ def plan_of(loss: Any, reduction: str, *values: Any) -> Plan:
         # Dynamo can neither trace the construction of a plan nor use an object without a source. So the plan is built
         # while tracing, stored as an attribute, and read back by name. Its numbers become constants: another number
         # compiles again, another tensor does not.
+        reduction, *values = key
         fixed = [OPEN if isinstance(value, Tensor) else _constant(value) for value in values]
         found: Plan = getattr(_plans, _stored(loss, reduction, *fixed))
         tensors = [value for value in values if isinstance(value, Tensor)]
         return Opened(found, tensors) if tensors else found
-    key = (reduction, *values)
+    plans: Plans = loss._plans
     try:
-        plan = loss._plans.get(key)
-    except TypeError:  # unhashable: the new plan's validation says what is allowed
-        plan = None
-    if plan is not None:
-        return plan
+        return plans[key]
+    except (KeyError, TypeError):  # unhashable: the new plan's validation says what is allowed
+        reduction, *values = key
     if any(isinstance(value, Tensor) for value in values):  # found by what is in it, which may change
         return plan_of(loss, reduction, *_checked(loss, values).values())
     plan = _new_plan(loss, reduction, *values)
-    if len(loss._plans) >= 256:  # a parameter that changes with every step must not fill the memory
-        loss._plans.clear()
-    loss._plans[key] = plan
+    if len(plans) >= 256:  # a parameter that changes with every step must not fill the memory
+        plans.clear()
+    plans[key] = plan
     return plan
 
 

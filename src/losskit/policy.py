@@ -36,7 +36,8 @@ class State:
 
     def __init__(self) -> None:
         self.process_checks, self.process_empty = "raise", "nan"
-        self.nan_asked = False  # whether nan="raise" was ever set: programs without it must not pay for it
+        # Whether nan="raise" was ever set, and whether a block was ever entered: programs without do not pay for it.
+        self.nan_asked = self.in_blocks = False
 
     @property
     def checks(self) -> str:
@@ -104,6 +105,7 @@ class _Setting:
         setattr(state, f"process_{self.name}", self.calls[-1].mode if self.calls else self.modes[0])
 
     def _set_block(self, mode: str | None) -> None:
+        state.in_blocks = True
         self.of_block.set(mode)
         setattr(_traced, self.name, mode)
 

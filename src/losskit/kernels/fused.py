@@ -100,11 +100,13 @@ def attempt(
 def code_of(plan: Plan) -> int:
     """The options of a call: its plan's, the mode of the checks, the rule for nothing. Gradients are not in it yet."""
     # As `state.checks` and `state.empty` do, without their frames.
-    mode = checks_of_block.get() or state.process_checks
+    mode, empty = state.process_checks, state.process_empty
+    if state.in_blocks:
+        mode, empty = checks_of_block.get() or mode, empty_of_block.get() or empty
     code = plan.code | _CHECK_BITS[mode]
     if mode == "torch" and not plan.refused_by_torch and plan.refused_by_torch is not None:
         code &= ~_ALL_CHECKS
-    if (empty_of_block.get() or state.process_empty) == "zero":
+    if empty == "zero":
         code |= _EMPTY_IS_ZERO
     return code
 
