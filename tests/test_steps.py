@@ -13,11 +13,11 @@ from losskit.kernels import codegen
 
 
 class ShortLoss(PointwiseLoss):
-    """One function of an operand: nothing waits for it long."""
+    """One function of little: nothing waits for it long."""
 
     @staticmethod
     def value(input, target):
-        return log(input) * target
+        return log(1.0 + input) * target
 
 
 class LogarithmLoss(PointwiseLoss):

@@ -297,7 +297,7 @@ TENSORS = [
     (name, p.name)
     for name in sorted(losskit.list_losses())
     for p in getattr(losskit.get(name), "params", {}).values()
-    if p.kind == "tensor"
+    if p.kind == "tensor" and hasattr(functional, name)
 ]  # fmt: skip
 
 
