@@ -179,6 +179,8 @@ def test_correlations_of_huge_and_of_tiny_features():
         found, expected = call(torch.float32, factor), call(torch.float64, factor)
         for got, right in zip(found, expected, strict=True):
             torch.testing.assert_close(got, right, check_dtype=False, rtol=1e-4, atol=1e-6 * right.abs().max().item())
+        without_gradient = LF.barlow_twins_loss((x * factor).float(), (y * factor).float())
+        torch.testing.assert_close(without_gradient, found[0], rtol=1e-4, atol=0.0)
 
 
 def by_torch(module, name, monkeypatch, call):
