@@ -26,7 +26,7 @@ def units():
             rare = dict(codegen.cpp(formula) for formula in cls._compiled_formulas())
             sources = [source for symbol, source in rare.items() if symbol not in built_in]
             if sources:
-                found[f"rare_{name}"] = "\n".join(['#include "kernel.h"\n#include "primitives.h"\n', *sources])
+                found[f"rare_{name}"] = "\n".join(['#include "kernel.h"\n#include "each.h"\n', *sources])
     return found
 
 

@@ -266,7 +266,7 @@ class _Settings:
     """Settings that never change."""
 
     checks, empty = "raise", "nan"
-    process_checks, process_empty = "raise", "nan"
+    process_checks, process_empty, in_blocks = "raise", "nan", True
 
     @staticmethod
     def get():

@@ -132,7 +132,7 @@ def test_bits_are_those_of_the_library(compiles, monkeypatch, tmp_path, dtype, s
         of_library = the_bits(results(settings, dtype))
         assert not compiles
     else:
-        (tmp_path / "unit.cpp").write_text(f'#include "kernel.h"\n#include "primitives.h"\n{source}')
+        (tmp_path / "unit.cpp").write_text(f'#include "kernel.h"\n#include "each.h"\n{source}')
         compiler.build([tmp_path / "unit.cpp"], tmp_path / "unit.so", include=[ROOT / "csrc"])
         monkeypatch.setattr(formula, "kernel", library._load(tmp_path / "unit.so", symbol))
         of_library = the_bits(results(settings, dtype))

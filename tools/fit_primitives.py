@@ -88,7 +88,9 @@ for kind, bits in BITS.items():
 
 # log(1 + f) = f - (h - s (h + z P(z))), h = f^2/2, s = f/(2 + f), z = s^2;
 # -1/4 <= f <= 1/2 makes z <= 1/25.
-c, error = fit(lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z, mpf(0), mpf("0.0401"), 8, lambda z: z / 2, BITS["double"])
+c, error = fit(
+    lambda z: (2 * atanh(z**0.5) / z**0.5 - 2) / z, mpf(0), mpf("0.0401"), 8, lambda z: z / 2, BITS["double"]
+)
 show("log_parts", c, "double", error)
 
 # log(1 + f) = f - f^2/2 + f^3 P(f), -1/4 <= f <= 1/2, for float: fewer operations than the division.

@@ -44,7 +44,7 @@ TESTS = {
     "two_rows": "test_two_rows test_two_rows_limits",
     "vectors": "test_class_scores_kernel test_two_rows",
     "ctc": "test_ctc",
-    "centre_lines": "test_images",
+    "centre_lines": "test_centre_lines",
     "": "test_layouts test_margins test_embeddings",
 }
 SLOW = "not (compiled or many_frames or long_rows or own_samples or gradients_and_their or 1500)"

@@ -36,10 +36,9 @@ def plan_of(loss: Any, *key: Any) -> Plan:
         # Dynamo can neither trace the construction of a plan nor use an object without a source. So the plan is built
         # while tracing, stored as an attribute, and read back by name. Its numbers become constants: another number
         # compiles again, another tensor does not.
-        reduction, *values = key
-        fixed = [OPEN if isinstance(value, Tensor) else _constant(value) for value in values]
-        found: Plan = getattr(_plans, _stored(loss, reduction, *fixed))
-        tensors = [value for value in values if isinstance(value, Tensor)]
+        fixed = [OPEN if isinstance(value, Tensor) else _constant(value) for value in key[1:]]
+        found: Plan = getattr(_plans, _stored(loss, key[0], *fixed))
+        tensors = [value for value in key if isinstance(value, Tensor)]
         return Opened(found, tensors) if tensors else found
     plans: Plans = loss._plans
     try:

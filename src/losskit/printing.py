@@ -27,16 +27,13 @@ _ATOM = 9
 
 def _spelling(node: Expr, language: str) -> tuple[str, int]:
     """The template of a node and how tightly its result binds."""
-    if node.op in _LOGISTIC_PARTS:
-        return _LOGISTIC_PARTS[node.op], _ATOM
-    primitive = PRIMITIVES[node.op]
-    call = f"{node.op}({', '.join(f'{{{i}}}' for i in range(primitive.arity))})"
+    call = f"{node.op}({', '.join(f'{{{i}}}' for i in range(len(node.args)))})"
     if language == "plain":
         return _PLAIN.get(node.op, call), _FOR_PEOPLE.get(node.op, _ATOM)
     if language == "python":
         return _PYTHON.get(node.op, call), _PRECEDENCE.get(node.op, _ATOM)
     table = _LATEX_PRECEDENCE if language == "latex" else _PRECEDENCE
-    template: str = getattr(primitive, language)
+    template: str = _LOGISTIC_PARTS.get(node.op) or getattr(PRIMITIVES[node.op], language)
     return template, _ATOM if template.startswith("lk.") else table.get(node.op, _ATOM)
 
 
