@@ -384,7 +384,7 @@ template <class T> Work Job<T>::divide() {
   by_row = general() || (!picked && ((class_strides[kScores] == 1 && classes >= kRowClasses) ||
                                      (rows < kLanes && classes >= 8 * kLanes)));
   if (picked)
-    block_rows = kRows;
+    block_rows = std::clamp<int64_t>(4 * kGrain / classes, 64, kRows);  // its gradient's zeros are most of the time
   else if (by_row)
     block_rows = std::clamp<int64_t>(kGrain / classes, 1, 256);
   else
