@@ -133,7 +133,7 @@ def _standardised(x, eps):
     """Columns of mean 0 and length 1, less what eps adds to it, and their length before: products are correlations."""
     centred = x - x.mean(-2, keepdim=True)
     # The squares of large numbers overflow in float32; a power of two changes no digit.
-    less = torch.where(centred.detach().abs().amax(-2, keepdim=True) > 2.0**50, 2.0**-100, 1.0)
+    less = torch.where(centred.detach().abs().amax(-2, keepdim=True) > 2.0**50, 2.0**-100, 1.0).to(x.dtype)
     length = (centred * less).square().sum(-2, keepdim=True).add(less.square() * (x.shape[-2] * eps)).sqrt() / less
     return centred / length, length
 
