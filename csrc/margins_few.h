@@ -58,8 +58,12 @@ LOSSKIT_CLONES bool few_losses(const double* values, const double* slopes, doubl
   return infinite == 0;
 }
 
-// Give the losses of rows.
-inline void write_few(Job& job, int64_t begin, int64_t n, const FewScratch& s) {
+// Writes what was computed of n rows: their losses, and the gradients, which are in `slopes`, if they are wanted.
+inline void write_few(Job& job, int64_t begin, int64_t n, int64_t step, const FewScratch& s) {
+  if (job.gradients[0]) {
+    float* const out = reinterpret_cast<float*>(job.gradients[0]) + begin * job.gradient_steps[0];
+    tile_to_rows(s.slopes, step, n, job.classes, out, job.gradient_steps[0]);
+  }
   if (job.options.reduction != kElements)
     job.sums[begin / job.batch] = sum_block(s.losses, n);
   else
@@ -108,12 +112,9 @@ inline bool run_few(Job& job, int64_t begin, int64_t n, FewScratch& s) {
   else
     std::fill(s.slope_sums, s.slope_sums + n, 0.0);
   if (!few_losses(s.value_sums, s.slope_sums, share, n, s.losses)) return false;
-  if (gradient) {
+  if (gradient)
     for (int64_t r = 0; r < n; ++r) s.slopes[y[r] * step + r] = -static_cast<float>(s.slope_sums[r]);
-    tile_to_rows(s.slopes, step, n, classes, reinterpret_cast<float*>(job.gradients[0]) + begin * job.gradient_steps[0],
-                 job.gradient_steps[0]);
-  }
-  write_few(job, begin, n, s);
+  write_few(job, begin, n, step, s);
   return true;
 }
 

@@ -148,10 +148,8 @@ inline bool run_few_lists(Job& job, int64_t begin, int64_t n, FewScratch& s, Few
   if (gradient) {
     scale_into(lists.totals, -share * job.scale, classes * step, s.slopes);
     write_targets(lists, n, step, share * job.scale, s.slopes);
-    tile_to_rows(s.slopes, step, n, classes, reinterpret_cast<float*>(job.gradients[0]) + begin * job.gradient_steps[0],
-                 job.gradient_steps[0]);
   }
-  write_few(job, begin, n, s);
+  write_few(job, begin, n, step, s);
   return true;
 }
 

@@ -81,7 +81,8 @@ def signature_source(loss: Any, annotated: bool, unknown: str = "") -> str:
 def _key(p: Param) -> str:
     """What a plan is found by, as source: `Param.key`, which torch.compile would have to trace.
 
-    What should be a tensor and is none comes in a list, by which no plan is found: making one refuses it.
+    A value that should be a tensor, and is none, is put into a list. No plan is stored under a list, so a new plan is
+    made, and its validation refuses the value.
     """
     if p.kind == "tensor":
         return f"{p.name} is not None and (isinstance({p.name}, Tensor) or [{p.name}])"

@@ -73,7 +73,8 @@ def differentiating() -> Any:
 def batched(x: Tensor) -> bool:
     """Whether vmap, of torch.func or of autograd's `is_grads_batched`, has wrapped a tensor.
 
-    Compiled autograd, which takes no batched gradients, traces what asks, and Dynamo warns of the two functions here.
+    The answer is no while torch.compile traces: compiled autograd takes no batched gradients, and Dynamo warns of the
+    two functions that are called here.
     """
     if torch.compiler.is_compiling():
         return False
