@@ -86,6 +86,7 @@ _LONG = 32  # what takes so many cycles has a loop of its own
 _CHAIN = 47  # a formula of fewer cycles is one loop, unless a function that takes a block is of an operand itself
 _ARGUMENT = 6  # an argument of so many is computed in a loop before
 _OPERATIONS = 24  # what has more is not computed again
+_DIVISIONS = ("div", "sqrt", "hypot")  # and what one of these gives, neither: 9 cycles a vector, a load takes 1
 _EACH = {"exp": "Exp", "log": "Log", "log1p": "Log1p"}  # functions of csrc/each.h, which take a block at once
 
 
@@ -235,7 +236,8 @@ def _needed_again(step: Sequence[Expr], roots: Sequence[Expr], kept: dict[Expr, 
     computed = {node for node in topological(step, kept) if node.args and node not in kept and not node.is_condition}
     after = kept | dict.fromkeys(step)
     known = [node for node in topological(roots, after) if node in computed and node not in after]
-    long = {node for node in known if len(set(topological([node], kept)) - kept.keys()) > _OPERATIONS}
+    many = {node for node in known if len(set(topological([node], kept)) - kept.keys()) > _OPERATIONS}
+    long = many | {node for node in known if node.op in _DIVISIONS and node.args[-1].op != "constant"}
     return [node for node in topological(roots, after | dict.fromkeys(long)) if node in long]
 
 

@@ -16,11 +16,15 @@ def residual(input: Any, target: Any) -> tuple[Any, Any]:
     return where(huge, 0.5 * input - 0.5 * target, d), where(huge, 2.0, 1.0)
 
 
+def half(exponent: Any) -> Any:
+    """Half of an exponent; 40 less where its exponential would overflow."""
+    return where(exponent > 100.0, 0.5 * exponent - 40.0, 0.5 * exponent)
+
+
 def multiplied(factor: Any, exponent: Any) -> Any:
     """factor * exp(exponent) of a factor that is not 0, where the exponential alone may overflow or be subnormal."""
-    far = exponent > 100.0
-    root = exp(where(far, 0.5 * exponent - 40.0, 0.5 * exponent))
-    return (factor * where(far, math.exp(80.0), 1.0) * root) * root
+    root = exp(half(exponent))
+    return (factor * where(exponent > 100.0, math.exp(80.0), 1.0) * root) * root
 
 
 def grown(factor: Any, exponent: Any) -> Any:
@@ -31,12 +35,6 @@ def grown(factor: Any, exponent: Any) -> Any:
 def close(target: Any, log_mean: Any) -> Any:
     """target / mean - 1 with the digits of a small difference, where the logarithm of the mean is within 1."""
     return (target - 1.0) + target * expm1(-log_mean)
-
-
-def excess(target: Any, log_mean: Any, ratio: Any) -> Any:
-    """target / mean - 1, given the logarithm of the mean, and the ratio for where that is not near 0."""
-    near = absolute(log_mean) < 1.0
-    return where(near, close(target, where(near, log_mean, 0.0)), ratio - 1.0)
 
 
 def polynomial(x: Any, coefficients: Sequence[float]) -> Any:

@@ -31,8 +31,8 @@ class CauchyLoss(PointwiseLoss):
 
     @staticmethod
     def value(input, target, scale):
-        u = absolute(input - target) / scale
-        near = u < 1e15  # beyond, where the square and u itself overflow, log(u^2 / 2) from 2^-49 u
+        u = (input - target) / scale
+        near = absolute(u) < 1e15  # beyond, where the square and u itself overflow, log(u^2 / 2) from 2^-49 u
         small = absolute(0.5 * input - 0.5 * target) * (2.0**-48 / scale)
         loss = log1p(where(near, 0.5 * u * u, small - 1.0))
         return where(near, loss, 2.0 * loss + 97.0 * math.log(2.0))

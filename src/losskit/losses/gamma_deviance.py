@@ -4,8 +4,9 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import exp, expm1m, log, maximum, minimum, minus_log1p, where
-from losskit.losses._exact import excess, multiplied
+from losskit.formula import exp, log, maximum, minimum, minus_log1p, where
+from losskit.losses._divergences import excess, is_near
+from losskit.losses._exact import multiplied
 
 
 class GammaDevianceLoss(PointwiseLoss):
@@ -33,8 +34,9 @@ class GammaDevianceLoss(PointwiseLoss):
     def value(input, target, log_input):
         if log_input:
             d = log(target) - input
-            far = d > 1.0  # the rounding of the logarithm would grow with its exponential
-            return 2.0 * where(far, (multiplied(target, -input) - 1.0) - minimum(d, 1e5), expm1m(where(far, 0.0, d)))
+            near = is_near(d)  # else the rounding of the logarithm would grow with its exponential
+            far = (multiplied(target, -input) - 1.0) - minimum(d, 1e5)
+            return 2.0 * where(near, excess(where(near, d, 0.0)), far)
         low = target < 0.5 * input
         logs = (target / input - 1.0) - (log(target) - log(input))
         return 2.0 * where(low, logs, minus_log1p(where(low, 0.0, (target - input) / input)))
@@ -47,7 +49,9 @@ class GammaDevianceLoss(PointwiseLoss):
             by_input = where(low, part, d / input) / input
             by_target = where(low, part, d / maximum(input, target)) / minimum(input, target)
             return -2.0 * by_input, 2.0 * by_target
-        more = excess(target, input, multiplied(target, -input))
+        d = log(target) - input
+        near = is_near(d)
+        more = where(near & is_near(input), d + excess(where(near, d, 0.0)), multiplied(target, -input) - 1.0)
         many = more > 1.0  # the mean may be so small that the ratio overflows
         inverse = exp(-input)
         return -2.0 * more, 2.0 * where(many, inverse * (1.0 - 1.0 / (more + 1.0)), more / target)

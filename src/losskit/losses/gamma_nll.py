@@ -4,8 +4,8 @@ from losskit.declaration import Case, Operand, Peer, param
 from losskit.domains import nonnegative, positive
 from losskit.facts import Facts
 from losskit.families.pointwise import PointwiseLoss
-from losskit.formula import exp, log
-from losskit.losses._exact import excess, grown
+from losskit.formula import absolute, exp, expm1, log, where
+from losskit.losses._exact import grown, half
 
 
 class GammaNLLLoss(PointwiseLoss):
@@ -37,7 +37,10 @@ class GammaNLLLoss(PointwiseLoss):
     @staticmethod
     def grad(input, target, log_input):
         if log_input:
-            return -excess(target, input, grown(target, -input)), exp(-input) + 0.0 * target
+            less = expm1(half(-input))  # shares its exponential with the loss
+            near = (target - 1.0) + target * (less * (less + 2.0))
+            slope = where(absolute(input) < 1.0, near, grown(target, -input) - 1.0)
+            return -slope, exp(-input) + 0.0 * target
         return (1.0 - target / input) / input, 1.0 / input + 0.0 * target
 
     @staticmethod

@@ -30,13 +30,14 @@ class WelschLoss(PointwiseLoss):
     @staticmethod
     def value(input, target, scale):
         u = (input - target) / scale
-        return -expm1(-0.5 * u * u)
+        half = expm1(-0.25 * u * u)  # shares its exponential with the slope's
+        return -half * (half + 2.0)
 
     @staticmethod
     def grad(input, target, scale):
-        u = clamp((input - target) / scale, -1e3, 1e3)  # beyond, the slope is 0 in every dtype
+        u = (input - target) / scale
         root = exp(-0.25 * u * u)  # its square may be subnormal, and would lose digits
-        slope = root * (root * (u / scale))
+        slope = root * (root * (clamp(u, -1e3, 1e3) / scale))  # beyond, 0 in every dtype
         return slope, -slope
 
     @staticmethod
