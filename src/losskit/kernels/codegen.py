@@ -86,7 +86,7 @@ _LONG = 32  # what takes so many cycles has a loop of its own
 _CHAIN = 47  # a formula of fewer cycles is one loop, unless a function that takes a block is of an operand itself
 _ARGUMENT = 6  # an argument of so many is computed in a loop before
 _OPERATIONS = 24  # what has more is not computed again
-_DIVISIONS = ("div", "sqrt", "hypot")  # and what one of these gives, neither: 9 cycles a vector, a load takes 1
+_DIVISIONS = ("div", "sqrt", "hypot")  # nor is one of these: 9 cycles a vector, and an array takes 2
 _EACH = {"exp": "Exp", "log": "Log", "log1p": "Log1p"}  # functions of csrc/each.h, which take a block at once
 
 
