@@ -68,7 +68,8 @@ struct Given {
     }
     if (!THPVariable_CheckExact(object)) return false;
     const Tensor& tensor = THPVariable_Unpack(object);
-    if (!plain(tensor) || tensor._fw_grad(0).defined()) return false;
+    const auto* meta = torch::autograd::impl::get_autograd_meta(tensor);
+    if (!plain(tensor) || (meta && meta->fw_grad_)) return false;
     tensors.push_back(&tensor);
     elements += tensor.numel();
     return true;

@@ -287,7 +287,7 @@ REFUSED = [
     ("forward: float = param(default=1.0, doc='')\n" + PLAIN + "input", "a parameter cannot be called forward, which every module has"),
     ("name = 'x y'\n" + PLAIN + "input", "`name` is the name of a function"),
     ("name = 'lambda'\n" + PLAIN + "input", "`name` is the name of a function"),
-    ("name = 'plan_of'\n" + PLAIN + "input", "`name` is the name of a function"),
+    ("name = 'call'\n" + PLAIN + "input", "`name` is the name of a function"),
     ("name = ''\n" + PLAIN + "input", "`name` is the name of a function"),
 ]  # fmt: skip
 
@@ -307,7 +307,7 @@ WORDS = (
     "concept requires co_await co_yield co_return char8_t nullptr mutable typename consteval constinit xor bitand "
     "compl not_eq NAN INFINITY M_PI HUGE_VAL FLT_MAX INT_MAX UINT64_MAX FP_NAN errno NULL EOF std losskit "
     "int64_t let function instanceof typeof undefined NaN Infinity Math arguments eval debugger tl lk libdevice "
-    "run plan plan_of Loss legacy_reduction reduction sample_weight mask normalizer exp where softplus inf nan x_ "
+    "run call plan Loss legacy_reduction reduction sample_weight mask normalizer exp where softplus inf nan x_ "
     "__x__ _Bool T template new delete operator"
 ).split()
 

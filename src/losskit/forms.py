@@ -120,8 +120,8 @@ def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False
         f"        raise misspelt({class_name}, unknown)",
         *(legacy if "size_average" in names else []),
         "    try:",
-        f"        plan = plan_of({', '.join([class_name, 'reduction', *given])})",
-        f"        return run(plan, {_slots(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
+        f"        return call({class_name}, ({', '.join(['reduction', *given])}{'' if given else ','}), "
+        f"{_slots(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
         *_RAISED,
     ])  # fmt: skip
 

@@ -294,7 +294,7 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
 
 
 _FORMS = frozenset(  # what the generated functions call
-    "run plan_of forward legacy_reduction Loss overridden refuse_more strict misspelt LossError handle_torch_function "
+    "run call forward legacy_reduction Loss overridden refuse_more strict misspelt LossError handle_torch_function "
     "has_torch_function_variadic".split()
 )
 

@@ -15,7 +15,7 @@ def _words(text: str) -> frozenset[str]:
 
 # What an argument of a formula cannot be called, and why.
 _CALLS = _words(
-    "run plan plan_of Loss legacy_reduction self reduction size_average reduce sample_weight mask normalizer unknown "
+    "run call plan Loss legacy_reduction self reduction size_average reduce sample_weight mask normalizer unknown "
     "more problem overridden refuse_more strict misspelt LossError has_torch_function_variadic handle_torch_function"
 )
 _CPP = _words(

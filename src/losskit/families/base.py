@@ -30,7 +30,7 @@ from losskit.forms import (
     signature_source,
     strict,
 )
-from losskit.kernels.dispatch import run
+from losskit.kernels.dispatch import call, run
 from losskit.kernels.wire import MAX_DECLARED, MAX_OPERANDS
 from losskit.loss import Loss, legacy_reduction
 from losskit.names import check_argument
@@ -114,7 +114,7 @@ class Family(Loss, abstract=True):
             cls._trace()
         sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
         scope: dict[str, Any] = {
-            "run": run, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
+            "run": run, "call": call, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
             "refuse_more": refuse_more, "tensors": tensors, "present": present, "OPEN": OPEN,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
             "Literal": Literal, "Tensor": Tensor, "LossError": LossError, "strict": strict, "misspelt": misspelt,

@@ -25,8 +25,29 @@ from losskit.kernels import fused, gpu, library, node, sharded
 from losskit.kernels.choice import PLAIN, from_kernel, why_eager
 from losskit.kernels.torch_internals import observed, tracing_state
 from losskit.plan import Arguments, Opened, Plan
+from losskit.plans import plan_of
 from losskit.policy import state
 from losskit.spaces import tell
+
+
+def call(
+    loss: Any,
+    key: tuple[Any, ...],
+    operands: Sequence[Any],
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
+    normalizer: Tensor | float | None,
+) -> Tensor:
+    """The loss of these operands, by a declaration and what its plan is found by; see `plan_of`."""
+    plan = None
+    compiling = torch.compiler.is_compiling()  # asked once: two more frames took 1 % of a call of 32 x 10 numbers
+    if not compiling:
+        try:
+            plan = loss._plans.get(key)
+        except TypeError:  # unhashable: the validation of a new plan says what is allowed
+            plan = None
+    return run(plan or plan_of(loss, *key), operands, weight, sample_weight, mask, normalizer, compiling)
 
 
 def run(
@@ -36,13 +57,16 @@ def run(
     sample_weight: Tensor | None,
     mask: Tensor | None,
     normalizer: Tensor | float | None,
+    compiling: bool | None = None,
 ) -> Tensor:
     """The loss of these operands."""
+    if compiling is None:
+        compiling = torch.compiler.is_compiling()
     plain = (
         sample_weight is None
         and mask is None
         and normalizer is None
-        and not torch.compiler.is_compiling()
+        and not compiling
         and (not state.nan_asked or state.nan == "pass")
     )
     if plain and not plan.direct:
@@ -82,7 +106,7 @@ def run(
         return run(plan.plan, [*operands, *plan.tensors], weight, sample_weight, mask, normalizer)
     if sharded.involved(*operands, weight, sample_weight, mask, normalizer):
         return sharded.run(plan, operands, weight, sample_weight, mask, normalizer)
-    if not torch.compiler.is_compiling() and tracing_state() is not None:
+    if not compiling and tracing_state() is not None:
         with warnings.catch_warnings():
             # torch.jit.trace warns whenever Python reads a shape that the shape becomes a constant. Here it may.
             warnings.simplefilter("ignore", TracerWarning)
@@ -102,7 +126,7 @@ def run(
         reason = "the kernel declines these tensors"
     elif state.checks not in ("off", "torch") and args.operands[0].is_cpu and _visible(args):
         tell(plan.spaces(args.operands, args.mask))
-    if not torch.compiler.is_compiling():
+    if not compiling:
         eagerly.reason = reason
     return plan.eager(args, plan.checks(state.checks))
 
