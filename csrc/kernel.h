@@ -58,6 +58,7 @@ struct Kernel {
   int32_t parameters;
   int32_t predictions;  // bits of the operands whose gradients the kPredictions variant writes
   int32_t per_row;      // bits of the operands that may have one number for each row
+  int32_t several;      // whether the formula is several loops over a block
   BlockFunction<float> f32[kVariants];
   BlockFunction<double> f64[kVariants];
   Domain domains[kOperands];
@@ -81,7 +82,8 @@ template <class T> LOSSKIT_INLINE T scaled(T gradient, Scale<T> scale) {
 
 }  // namespace losskit
 
-// A formula without counts; one that has them defines functions of these names in its own namespace.
+// A formula of one loop and without counts; another one defines what has these names in its own namespace.
+constexpr bool several_loops = false;
 constexpr std::nullptr_t block_counts_f32 = nullptr, block_counts_f64 = nullptr;
 
 // Instantiate `block<T, gradients>` of the enclosing namespace for both types and export the kernel.
@@ -115,6 +117,7 @@ constexpr std::nullptr_t block_counts_f32 = nullptr, block_counts_f64 = nullptr;
                                   parameters,                                                                       \
                                   bits,                                                                             \
                                   rows,                                                                             \
+                                  several_loops,                                                                    \
                                   {block_value_f32, block_predictions_f32, block_##of_all##_f32, block_counts_f32}, \
                                   {block_value_f64, block_predictions_f64, block_##of_all##_f64, block_counts_f64}, \
                                   {__VA_ARGS__}};

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "convert.h"
@@ -96,11 +97,18 @@ constexpr int64_t kShort = 64;  // rows of fewer numbers are not worth a call ea
 
 // Each number `width` times, n elements in all. Stores are whole vectors, whose ends the next number overwrites.
 template <class T> LOSSKIT_CLONES void spread(const T* numbers, int64_t width, int64_t n, T* out) {
-  constexpr int64_t kVector = 64 / sizeof(T);
-  for (; n >= width + kVector; n -= width, out += width, ++numbers)
-    for (int64_t i = 0; i < width; i += kVector)
-      for (int64_t j = 0; j < kVector; ++j) out[i + j] = *numbers;
+  typedef T Vector __attribute__((vector_size(64)));
+  constexpr int64_t kVector = sizeof(Vector) / sizeof(T);
+  for (; n >= width + kVector; n -= width, out += width, ++numbers) {
+    const Vector own = *numbers - Vector{};
+    for (int64_t i = 0; i < width; i += kVector) std::memcpy(out + i, &own, sizeof own);
+  }
   for (; n > 0; n -= width, out += width, ++numbers) std::fill(out, out + std::min(width, n), *numbers);
+}
+
+// Whether rows are short, and all have the same numbers.
+inline bool alike(const Walk& walk, const Source& source) {
+  return walk.dims == 2 && walk.sizes[1] < kShort && source.strides[0] == 0 && source.strides[1] != 0;
 }
 
 // Elements [begin, begin + n) of rows of up to kShort elements: each row its own number, or all rows the same ones.

@@ -13,19 +13,21 @@
 //    formula is evaluated in double, too, since there are few regions.
 // 5. Labels are compared with the class of a row; there is no one-hot target.
 // 6. With reduction 'none' there is no gradient in forward: through a softmax a score has a part in several losses.
+#include "inside.h"
 #include "regions_tile.h"
 
 namespace losskit {
 namespace {
 
 // Where the first number outside [0, 1] stands, -1 if there is none.
-template <class T> LOSSKIT_CLONES bool any_outside(const T* x, T slack, int64_t n) {
+template <class T> LOSSKIT_CLONES bool any_beyond(const T* x, T slack, int64_t n) {
   Index<T> found = 0;
   for (int64_t i = 0; i < n; ++i) found |= (x[i] < -slack) | (x[i] > 1 + slack);
   return found != 0;
 }
 template <class T> int64_t first_outside(const T* x, const T* kept, T slack, int64_t n) {
-  if (!any_outside(x, slack, n)) return -1;
+  const Bounded<T> alone{x, bound_of<T>({kInterval, 0, 0, 0.0, 1.0}), 0};
+  if (surely_inside<T, 1>(&alone, n) || !any_beyond(x, slack, n)) return -1;
   for (int64_t i = 0; i < n; ++i)
     if ((x[i] < -slack || x[i] > 1 + slack) && !(kept && kept[i] == 0)) return i;
   return -1;

@@ -91,9 +91,10 @@ template <class T> struct Parts {
 };
 template <class T, bool kept> LOSSKIT_INLINE Parts<T> parts(T v) {
   if constexpr (!kept) return {v, 1 - v};
-  const bool above = static_cast<Index<T>>(bits(v)) < 0;
   const T small = absolute(v), large = 1 - small;
-  return {where(above, large, small), where(above, small, large)};
+  const auto above = static_cast<Bits<T>>(static_cast<Index<T>>(bits(v)) >> (8 * sizeof(T) - 1));  // all ones, or none
+  return {from_bits<T>((bits(large) & above) | (bits(small) & ~above)),
+          from_bits<T>((bits(small) & above) | (bits(large) & ~above))};
 }
 
 template <class T> LOSSKIT_CLONES void sigmoids(const T* z, int64_t n, T* to) {

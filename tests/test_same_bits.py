@@ -66,6 +66,35 @@ def test_threads_on_one_long_row(dtype):
         same_bits(*runs, f"{setup} none, 1 and 2 threads")
 
 
+def test_parts_of_a_large_call():
+    """Elements that come from memory, of which a kernel computes parts of blocks, have the bits of a small call's."""
+    block, generator = 1024, torch.Generator().manual_seed(0)
+    numbers = torch.randn(4, 900 * block + 77, generator=generator)
+    numbers[2:] = numbers[2:].sigmoid()  # the target and the divergence
+
+    def derivatives(operands: Tensor) -> Tensor:
+        log_prob, ref_log_prob, target, kl = operands.requires_grad_()
+        loss = functional.kto_loss(log_prob, ref_log_prob, target, kl, reduction="sum")
+        return torch.autograd.grad(loss, operands)[0]
+
+    pieces = [derivatives(piece.contiguous()) for piece in numbers.split(100 * block, 1)]
+    same_bits([derivatives(numbers)], [torch.cat(pieces, 1)], "a large call and its pieces")
+
+
+@pytest.mark.parametrize("width", [2, 7, 33, 63])
+def test_numbers_of_all_short_rows(width):
+    """What all rows have is laid out once for all blocks; the bits are those of a tensor of all elements."""
+    input, target = torch.randn(2, 6000 // width, width, generator=torch.Generator().manual_seed(0))
+    levels = torch.linspace(0.1, 0.9, width)
+    results = []
+    for quantile in (levels, levels.expand(input.shape).contiguous()):
+        input.requires_grad_().grad = None
+        loss = functional.pinball_loss(input, target, quantile, reduction="none")
+        loss.sum().backward()
+        results.append([loss.detach(), input.grad])
+    same_bits(*results, f"rows of {width}")
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Large sums
 

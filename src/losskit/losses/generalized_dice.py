@@ -1,5 +1,7 @@
 """GeneralizedDiceLoss: the Dice loss of all classes of a sample together, small classes weighing more."""
 
+import math
+
 import torch
 
 from losskit.declaration import Case, Peer, param
@@ -29,12 +31,11 @@ class GeneralizedDiceLoss(RegionsLoss):
 
     @staticmethod
     def weigh(actual, weight_type):
-        there = actual > 0
-        size = torch.where(there, actual, 1.0)
-        weights = 1.0 / (size * size if weight_type == "square" else size)
         if weight_type == "uniform":
             return torch.ones_like(actual)
-        weights = torch.where(there, weights, 0.0)
+        there = actual > 0
+        size = actual * actual if weight_type == "square" else actual
+        weights = torch.where(there, size, math.inf).reciprocal()
         if actual.shape[-1] == 0:
             return weights
         return torch.where(there, weights, weights.amax(-1, keepdim=True))  # an absent class: the largest one
