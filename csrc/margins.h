@@ -84,11 +84,15 @@ LOSSKIT_CLONES void differences(const double* x, int64_t step, const int64_t* ro
 
 // Four floats are added as floats and the results in double: that loses less than the rounding of each number. As
 // vectors: GCC took what is left of a row after blocks of 64 as single numbers, more than half of the time of 1000.
-LOSSKIT_INLINE double sum_any(const float* x, int64_t n) {
+// Where there is a `total`, the numbers are added to it, too.
+template <bool totalled> LOSSKIT_INLINE double sum_any(const float* x, int64_t n, float* total = nullptr) {
   constexpr int64_t w = kWidth<float>;
   double rest = 0.0;
   if (n < w) {
-    for (int64_t i = 0; i < n; ++i) rest += static_cast<double>(x[i]);
+    for (int64_t i = 0; i < n; ++i) {
+      rest += static_cast<double>(x[i]);
+      if constexpr (totalled) total[i] += x[i];
+    }
     return rest;
   }
   Vector<double> low = {}, high = {};
@@ -98,13 +102,22 @@ LOSSKIT_INLINE double sum_any(const float* x, int64_t n) {
     for (int64_t j = 0; j < w / 2; ++j) second[j] = static_cast<double>(v[w / 2 + j]);
     low += first, high += second;
   };
+  const auto carry = [&](int64_t i, const Vector<float>& v) __attribute__((always_inline)) {
+    if constexpr (totalled) {
+      Vector<float> sum;
+      load(total + i, sum);
+      sum += v;
+      std::memcpy(total + i, &sum, sizeof sum);
+    }
+  };
   Vector<float> a, b, c, d;
   int64_t i = 0;
   for (; i + 4 * w <= n; i += 4 * w) {
     load(x + i, a), load(x + i + w, b), load(x + i + 2 * w, c), load(x + i + 3 * w, d);
+    carry(i, a), carry(i + w, b), carry(i + 2 * w, c), carry(i + 3 * w, d);
     add((a + b) + (c + d));
   }
-  for (; i + w <= n; i += w) load(x + i, a), add(a);
+  for (; i + w <= n; i += w) load(x + i, a), carry(i, a), add(a);
   if (i < n) {  // the last ones, and what overlaps them as zeros
     static constexpr int32_t kKeep[2 * w] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
                                              -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
@@ -112,23 +125,25 @@ LOSSKIT_INLINE double sum_any(const float* x, int64_t n) {
     Mask keep;
     std::memcpy(&keep, kKeep + (n - i), sizeof keep);
     load(x + n - w, a);
-    add((Vector<float>)((Mask)a & keep));
+    a = (Vector<float>)((Mask)a & keep);
+    carry(n - w, a), add(a);
   }
   return total_of(low + high);
 }
 LOSSKIT_CLONES void sums(const float* x, int64_t segments, int64_t n, Sum* out) {
-  for (int64_t k = 0; k < segments; ++k) out[k].add(sum_any(x + k * n, n));
+  for (int64_t k = 0; k < segments; ++k) out[k].add(sum_any<false>(x + k * n, n));
 }
 void sums(const double* x, int64_t segments, int64_t n, Sum* out) {
   for (int64_t k = 0; k < segments; ++k) out[k].add(sum_block(x + k * n, n));
 }
 
-template <class C> LOSSKIT_INLINE void add_any(const C* x, int64_t n, C* total) {
+// The sum of a segment, which is added to `total`.
+LOSSKIT_CLONES double add(const float* x, int64_t n, float* total) { return sum_any<true>(x, n, total); }
+LOSSKIT_CLONES Sum add(const double* x, int64_t n, double* total) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) total[i] += x[i];
+  return sum_block(x, n);
 }
-LOSSKIT_CLONES void add(const float* x, int64_t n, float* total) { add_any(x, n, total); }
-LOSSKIT_CLONES void add(const double* x, int64_t n, double* total) { add_any(x, n, total); }
 
 template <class From, class To> LOSSKIT_INLINE void scale_any(const From* x, double scale, int64_t n, To* out) {
   const Scale<From> factor(scale);
