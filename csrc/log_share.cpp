@@ -6,12 +6,13 @@
 #include <torch/csrc/stable/library.h>
 
 #include "drive.h"
-#include "primitives.h"
+#include "vectors.h"
 
 namespace losskit {
 namespace {
 
-constexpr int64_t kWide = 8;  // accumulators of a row
+constexpr int64_t kWide = kWidth<double>;  // accumulators of a row
+constexpr int64_t kTogether = 64;          // rows whose logarithms are taken at once
 
 template <class T> struct Rows {
   const T* numbers;      // (N, size)
@@ -21,28 +22,46 @@ template <class T> struct Rows {
   T *loss, *gradient;  // (N,), (N, size)
 };
 
-template <class T> LOSSKIT_INLINE double sum_of(const T* x, int64_t n) {
-  double lanes[kWide] = {};
-  const int64_t even = n / kWide * kWide;
-  for (int64_t i = 0; i < even; i += kWide)
-    for (int64_t k = 0; k < kWide; ++k) lanes[k] += static_cast<double>(x[i + k]);
-  for (int64_t i = even; i < n; ++i) lanes[i - even] += static_cast<double>(x[i]);
-  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+// The sum of all numbers but the one at `at`, which is taken as 0: a row in two parts would end each of them number by
+// number, at places that no processor foresees: the loss of 100 classes and its gradient took 1.3 times as long.
+template <class T> LOSSKIT_INLINE double sum_of_others(const T* x, int64_t n, int64_t at) {
+  if (n < kWide) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; ++i) sum += i == at ? 0.0 : static_cast<double>(x[i]);
+    return sum;
+  }
+  typedef int64_t Places __attribute__((vector_size(64)));
+  constexpr Places kFirst = {0, 1, 2, 3, 4, 5, 6, 7};
+  const auto some = [&](int64_t i, const Places& keep) __attribute__((always_inline)) {
+    Vector<double> wide;
+    for (int64_t k = 0; k < kWide; ++k) wide[k] = static_cast<double>(x[i + k]);
+    return (Vector<double>)((Places)wide & keep & (Places)(kFirst != at - i));
+  };
+  Vector<double> even = {}, odd = {};
+  int64_t i = 0;
+  for (; i + 2 * kWide <= n; i += 2 * kWide) even += some(i, ~Places{}), odd += some(i + kWide, ~Places{});
+  if (i + kWide <= n) even += some(i, ~Places{}), i += kWide;
+  if (i < n) odd += some(n - kWide, (Places)(kFirst >= kWide - (n - i)));  // the last ones without what they overlap
+  return total_of(even + odd);
 }
 
 template <class T> LOSSKIT_CLONES void log_shares(const Rows<T>& batch, int64_t begin, int64_t end) {
   const int64_t size = batch.size;
-  for (int64_t n = begin; n < end; ++n) {
-    const T* x = batch.numbers + n * size;
-    const int64_t at = batch.index[n];
-    const double own = static_cast<double>(x[at]) + batch.raised;
-    const double rest =
-        sum_of(x, at) + sum_of(x + at + 1, size - at - 1) + static_cast<double>(size - 1) * batch.raised;
-    const double each = 1 / (own + rest);
-    batch.loss[n] = static_cast<T>(log1p(rest / own));
-    T* gradient = batch.gradient + n * size;
-    for (int64_t i = 0; i < size; ++i) gradient[i] = static_cast<T>(each);
-    gradient[at] = static_cast<T>(-(rest / own) * each);
+  for (int64_t first = begin, rows; first < end; first += rows) {
+    rows = std::min(kTogether, end - first);
+    double odds[kTogether];
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t n = first + r, at = batch.index[n];
+      const T* x = batch.numbers + n * size;
+      const double own = static_cast<double>(x[at]) + batch.raised;
+      const double rest = sum_of_others(x, size, at) + static_cast<double>(size - 1) * batch.raised;
+      const double each = 1 / (own + rest);
+      odds[r] = rest / own;
+      T* gradient = batch.gradient + n * size;
+      for (int64_t i = 0; i < size; ++i) gradient[i] = static_cast<T>(each);
+      gradient[at] = static_cast<T>(-odds[r] * each);
+    }
+    for (int64_t r = 0; r < rows; ++r) batch.loss[first + r] = static_cast<T>(log1p(odds[r]));
   }
 }
 

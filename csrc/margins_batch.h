@@ -178,14 +178,15 @@ template <class T, class C> struct Batch {
     }
     sums(values, count, n, &scratch.value_sums[first]);
     if (!gradient) return;
-    sums(slopes, count, n, &scratch.slope_sums[first]);
-    if (!job.many) return;
+    if (!job.many) return sums(slopes, count, n, &scratch.slope_sums[first]);
     for (int64_t k = 0; k < count; ++k) {
       C* const total = scratch.totals + scratch.rows[first + k] * n;
-      if (!starts(first + k))
-        add(slopes + k * n, n, total);
-      else if (total != slopes)
-        std::copy(slopes + k * n, slopes + (k + 1) * n, total);
+      if (!starts(first + k)) {
+        scratch.slope_sums[first + k].add(add(slopes + k * n, n, total));
+        continue;
+      }
+      sums(slopes + k * n, 1, n, &scratch.slope_sums[first + k]);
+      if (total != slopes) std::copy(slopes + k * n, slopes + (k + 1) * n, total);
     }
   }
 

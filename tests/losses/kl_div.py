@@ -18,8 +18,8 @@ def exact(m, input, target, log_target):
 
 
 def undecided(operands, given, dtype):
-    """An impossible event (input -inf) whose probability exp(target) rounds to 0 costs 0 or inf."""
-    if not given["log_target"] or operands["input"] != -math.inf:
+    """An impossible event (input -inf) whose probability exp(target) rounds to 0, but is not 0, costs 0 or inf."""
+    if not given["log_target"] or operands["input"] != -math.inf or operands["target"] == -math.inf:
         return ()
     smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     return ("value", "target") if mpmath.exp(operands["target"]) < smallest else ()

@@ -15,16 +15,15 @@ FAR = 86.0  # e^-86 is a number of every dtype, to 0.02 units of its last digit
 
 
 def share_of(log_probability):
-    """exp(log_probability), times e^86 where that may be subnormal; and whether it is."""
+    """exp(log_probability) as two factors, of which the second is e^-86 where the product may be subnormal, else 1."""
     far = log_probability < -FAR
-    return exp(where(far, log_probability + FAR, log_probability)), far
+    return exp(where(far, log_probability + FAR, log_probability)), where(far, math.exp(-FAR), 1.0)
 
 
 def expected(log_probability, cost, difference):
     """exp(log_probability) * difference; where there is no probability, its product with the finite part `cost`."""
-    share, far = share_of(log_probability)
-    product = share * difference  # of which the probability alone may be subnormal
-    return where(share == 0.0, times(share, cost), where(far, math.exp(-FAR) * product, product))
+    share, small = share_of(log_probability)
+    return small * times(share, where(share == 0.0, cost, difference))  # only the probability may be subnormal
 
 
 class KLDivLoss(PointwiseLoss, nn.KLDivLoss):
@@ -59,8 +58,8 @@ class KLDivLoss(PointwiseLoss, nn.KLDivLoss):
     @staticmethod
     def grad(input, target, log_target):
         if log_target:
-            share, far = share_of(target)
-            return -where(far, math.exp(-FAR) * share, share), expected(target, -input, target - input + 1.0)
+            share, small = share_of(target)
+            return -(small * share), expected(target, -input, target - input + 1.0)
         return -target, log(target) - input + 1.0
 
     @staticmethod

@@ -39,10 +39,13 @@ class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
     def value(input, target, log_input, full, eps, stirling):
         # Stirling's target * (log(target) - 1) is subtracted from the log-rate: each alone may overflow. From 1e9
         # on it is exact in every dtype, and lgamma(target + 1) overflows before the loss does.
-        many = target > (1.0 if stirling else 1e9)
+        most = 1.0 if stirling else 1e9
+        many = target > most
+        # Of no target that is not used: a count of 0 would cost its whole block the slower logarithm for such ends.
+        log_target = log(where(many, target, most))
         log_rate = input if log_input else log(input + eps)
         if full:
-            log_rate = log_rate - where(many, log(target) - 1.0, 0.0)
+            log_rate = log_rate - where(many, log_target - 1.0, 0.0)
         # Beyond 1e4 the rate is infinite, and infinity minus infinity is not a number.
         log_rate = where(log_rate > 1e4, 1e4, log_rate)
         # Both terms may overflow and their difference not: times 2^-64 they do not.
@@ -55,14 +58,16 @@ class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
         loss = more * (rate - times(less * target, log_rate))
         if full:
             few = 0.0 if stirling else lgamma(target + 1.0)
-            loss = loss + where(many, 0.5 * (math.log(2.0 * math.pi) + log(target)), few)
+            loss = loss + where(many, 0.5 * (math.log(2.0 * math.pi) + log_target), few)
         return loss
 
     @staticmethod
     def grad(input, target, log_input, full, eps, stirling):
         factorial = 0.0
         if full:
-            factorial = where(target > 1.0, log(target) + 0.5 / target, 0.0) if stirling else digamma(target + 1.0)
+            many = target > 1.0
+            log_target = log(where(many, target, 1.0))
+            factorial = where(many, log_target + 0.5 / target, 0.0) if stirling else digamma(target + 1.0)
         if log_input:
             root = exp(0.5 * input)
             return root * root - target, factorial - input

@@ -15,24 +15,26 @@ def weighted(target, alpha, focus):
 
 
 def parts(input, target, gamma):
-    """What is missed to the power gamma, the probabilities of the likelier label and of the other, what is missed.
+    """What is missed to the power gamma, and the two terms of what is missed, by the likelier label and by the other.
 
-    And the cross entropy as two terms: what any score costs, and the score times the part of the label it contradicts.
+    Then the probabilities of these labels, and the cross entropy as two terms: what any score costs, and the score
+    times the part of the label it contradicts. That part is last.
     """
     size = absolute(input)
     likely, rare, near = sigmoid(size), sigmoid(-size), softplus(-size)
     wrong = where(input > 0.0, 1.0 - target, target)
-    missed = wrong * likely + (1.0 - wrong) * rare
+    by_likely, by_rare = wrong * likely, (1.0 - wrong) * rare
     # exp(-gamma * cost) rounds its exponent, and loses as many ULP as that is large. The product of the leading digits
     # of gamma and of the score is exact; what is left over is small.
     far = where(wrong == 0.0, minimum(size, 1e30), 0.0)
     leading, rough = floor(64.0 * far) / 64.0, floor(256.0 * gamma) / 256.0
     exact = rough * leading
     rest = rough * (far - leading) + (gamma - rough) * far
-    rest = rest + gamma * where((wrong == 0.0) | (wrong == 1.0), near, -log(missed))
+    rest = rest + gamma * where((wrong == 0.0) | (wrong == 1.0), near, -log(by_likely + by_rare))
     exponent = exact + rest
     focus = exp(-exponent)
-    return focus - focus * ((exact - exponent) + rest), likely, rare, missed, near, times(wrong, size)
+    focus = focus - focus * ((exact - exponent) + rest)
+    return focus, by_likely, by_rare, likely, rare, near, times(wrong, size), wrong
 
 
 class SigmoidFocalLoss(PointwiseLoss):
@@ -66,27 +68,26 @@ class SigmoidFocalLoss(PointwiseLoss):
 
     @staticmethod
     def value(input, target, alpha, gamma):
-        focus, _, _, _, near, wrong = parts(input, target, gamma)
-        return times(weighted(target, alpha, focus), near + wrong)
+        focus, _, _, _, _, near, far, _ = parts(input, target, gamma)
+        return times(weighted(target, alpha, focus), near + far)
 
     @staticmethod
     def grad(input, target, alpha, gamma):
-        focus, likely, rare, missed, near, wrong = parts(input, target, gamma)
-        p, q = where(input > 0.0, likely, rare), where(input > 0.0, rare, likely)
-        entropy, scale = near + wrong, weighted(target, alpha, focus)
-        # No power of gamma - 1: what is missed may be 0. A label's p * q / missed is p or q.
-        hard = (target == 0.0) | (target == 1.0)
-        ratio = where(hard, where(target == 1.0, p, q), likely * (rare / missed))
-        slope = (1.0 - target) * p - target * q + gamma * (1.0 - 2.0 * target) * times(ratio, entropy)
+        focus, by_likely, by_rare, likely, rare, near, far, wrong = parts(input, target, gamma)
+        missed, entropy, scale = by_likely + by_rare, near + far, weighted(target, alpha, focus)
+        # No power of gamma - 1: what is missed may be 0, and the cross entropy is 0 then. In terms of the wrong part,
+        # scores of either sign have the same slope but for its own sign: two choices less than by the label.
+        some = where(missed > 0.0, missed, 1.0)
+        slope = by_likely - by_rare + gamma * (2.0 * wrong - 1.0) * times(likely * (rare / some), entropy)
+        by_input = scale * where(input > 0.0, slope, -slope)
         # The cross entropy over what is missed: 1 where that is 0.
-        share_of_wrong = where(input > 0.0, 1.0 - target, target) / where(missed > 0.0, missed, 1.0)
-        cost = where(missed > 0.0, near / missed, 1.0) + times(share_of_wrong, absolute(input))
-        by_target = times(scale * gamma * (q - p), cost)
+        cost = where(missed > 0.0, near / missed, 1.0) + times(wrong / some, absolute(input))
+        by_target = times(scale * gamma * where(input > 0.0, rare - likely, likely - rare), cost)
         if alpha is None:
-            return scale * slope, by_target - times(scale, input)
+            return by_input, by_target - times(scale, input)
         # In this order, for the first two may have opposite signs.
         by_target = times((2.0 * alpha - 1.0) * focus, entropy) - times(scale, input) + by_target
-        return scale * slope, by_target
+        return by_input, by_target
 
     @staticmethod
     def textbook(input, target, alpha, gamma):
