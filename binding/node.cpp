@@ -227,7 +227,9 @@ PyMODINIT_FUNC PyInit_node() {
   if (PyType_Ready(&type) < 0) return nullptr;
   PyObject* module = PyModule_Create(&definition);
   if (module && (PyModule_AddObjectRef(module, "Kernel", reinterpret_cast<PyObject*>(&type)) < 0 ||
-                 PyModule_AddStringConstant(module, "wire", C10_STRINGIZE(LOSSKIT_WIRE)) < 0 || !add_repeats(module)))
+                 PyModule_AddStringConstant(module, "wire", C10_STRINGIZE(LOSSKIT_WIRE)) < 0 ||
+                 PyModule_Add(module, "call_layout", PyLong_FromUnsignedLongLong(losskit::kCallLayout)) < 0 ||
+                 !add_repeats(module)))
     Py_CLEAR(module);
   return module;
 }

@@ -8,7 +8,9 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/headeronly/util/HeaderOnlyArrayRef.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace losskit {
 
@@ -21,8 +23,7 @@ struct Tensor {
   const int64_t *of_sizes, *of_strides;
   void* data;
   int64_t dims, elements, offset, bytes;  // offset: of the first element in a storage of so many bytes
-  int32_t dtype;
-  bool on_cpu;
+  int32_t dtype, on_cpu;                  // the second true or false
 
   int64_t dim() const { return dims; }
   int64_t numel() const { return elements; }
@@ -48,10 +49,43 @@ struct DirectCall {
   const double* numbers;
 
   AtenTensorHandle loss, gradients[kMostOperands];
-  int gradient_count;
-  int64_t status;
+  int64_t gradient_count, status;
 };
 
 using DirectOp = void (*)(DirectCall& call);
+
+// How both lie in memory, in one number: the library and the node are two files, which may have been built from two
+// versions of this one. kernels/node.py compares what they tell. Without padding nothing can be added unseen.
+static_assert(std::has_unique_object_representations_v<Tensor> && std::has_unique_object_representations_v<DirectCall>);
+constexpr uint64_t kCallLayout = [] {
+  uint64_t digest = 14695981039346656037u;  // FNV-1a
+  for (const size_t number : {sizeof(Tensor),
+                              offsetof(Tensor, handle),
+                              offsetof(Tensor, of_sizes),
+                              offsetof(Tensor, of_strides),
+                              offsetof(Tensor, data),
+                              offsetof(Tensor, dims),
+                              offsetof(Tensor, elements),
+                              offsetof(Tensor, offset),
+                              offsetof(Tensor, bytes),
+                              offsetof(Tensor, dtype),
+                              offsetof(Tensor, on_cpu),
+                              sizeof(DirectCall),
+                              offsetof(DirectCall, kernel),
+                              offsetof(DirectCall, code),
+                              offsetof(DirectCall, operands),
+                              offsetof(DirectCall, operand_count),
+                              offsetof(DirectCall, number_count),
+                              offsetof(DirectCall, weight),
+                              offsetof(DirectCall, sample_weight),
+                              offsetof(DirectCall, mask),
+                              offsetof(DirectCall, numbers),
+                              offsetof(DirectCall, loss),
+                              offsetof(DirectCall, gradients),
+                              offsetof(DirectCall, gradient_count),
+                              offsetof(DirectCall, status)})
+    digest = (digest ^ number) * 1099511628211u;
+  return digest;
+}();
 
 }  // namespace losskit

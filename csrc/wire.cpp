@@ -1,4 +1,8 @@
-// The symbol that tells Python from which version of kernels/wire.py this library was built.
+// What tells Python from which version of kernels/wire.py, and of direct.h, this library was built.
 #include "generated/wire.h"
 
-extern "C" __attribute__((visibility("default"))) const char LOSSKIT_WIRE = 1;
+#include "direct.h"
+
+#define LOSSKIT_TOLD extern "C" __attribute__((visibility("default")))
+LOSSKIT_TOLD const char LOSSKIT_WIRE = 1;
+LOSSKIT_TOLD const uint64_t losskit_call_layout = losskit::kCallLayout;

@@ -28,6 +28,8 @@ def test_first_and_second_derivatives(setup):
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("setup", samples.everything("elements: gradients of every loss by every way of torch"))
 def test_other_reductions(setup, reduction):
+    if setup.formula.stopped:
+        pytest.skip("its gradient is not that of its value")
     first, *rest = setup.operands((3, 4), seed=2)
     torch.autograd.gradcheck(lambda x: setup(x, *rest, reduction=reduction), [first.requires_grad_()])
 
@@ -52,7 +54,25 @@ def test_create_graph_gives_the_kernels_gradient(setup):
     x, loss = prediction(setup)
     (plain,) = torch.autograd.grad(loss(x), x)
     (differentiable,) = torch.autograd.grad(loss(x), x, create_graph=True)
-    torch.testing.assert_close(differentiable, plain, rtol=1e-14, atol=1e-300)
+    # The gradient of 'apo_down' is a difference of two slopes of up to beta / 4, divided by the 12 elements.
+    atol = 1e-15 * 0.1 / 4 / 12 if setup.params.get("loss_type") == "apo_down" else 1e-300
+    torch.testing.assert_close(differentiable, plain, rtol=1e-14, atol=atol)
+
+
+@pytest.mark.parametrize("name", ["kl_div", "cross_entropy"])
+def test_forward_mode_beside_a_constant_with_an_infinite_slope(name):
+    """By a target of 0 the slope is infinite; a target that nothing moves has no part in the derivative."""
+    scores = torch.tensor([[0.5, -1.0, 2.0, 0.25]], dtype=torch.float64)
+    target = torch.tensor([[0.75, 0.0, 0.25, 0.0]], dtype=torch.float64)
+    if name == "cross_entropy":
+        scores[0, 3] = -torch.inf
+    x = scores if name == "cross_entropy" else scores.log_softmax(-1)
+    loss = lambda x: getattr(LF, name)(x, target, reduction="sum")
+    tangent = torch.tensor([[1.0, -2.0, 0.5, 3.0]], dtype=torch.float64)
+    value, slope = jvp(loss, (x,), (tangent,))
+    assert slope.isfinite()
+    torch.testing.assert_close(value, loss(x))
+    torch.testing.assert_close(slope, (grad(loss)(x) * tangent).sum())
 
 
 @pytest.mark.parametrize("setup", samples.everything("elements: gradients of every loss by every way of torch"))

@@ -43,6 +43,32 @@ def test_a_gradient_that_is_an_operand(reduction):
     torch.testing.assert_close(gradient, before * (2.0 if reduction == "mean" else 6.0))
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_a_gradient_that_is_an_operand_is_not_handed_over(reduction):
+    x = torch.randn(3, 2, requires_grad=True)
+    before = x.detach().clone()
+    loss = HalfSquareOfTest(reduction)(x)
+    torch.autograd.grad(loss, x, torch.ones_like(loss))[0].zero_()
+    assert x.equal(before)
+
+
+@pytest.mark.parametrize("upstream", [1.0, 3.0])
+@pytest.mark.parametrize("loss", [LF.ssim_loss, HalfSquareOfTest("mean")], ids=["ssim", "half"])
+def test_compiled_autograd_twice(loss, upstream):
+    """What a backward pass handed over it does not hand over again, also where the first one was compiled."""
+    from torch._dynamo import compiled_autograd
+
+    x = torch.rand(2, 1, 11, 11) if loss is LF.ssim_loss else torch.rand(3, 2)
+    given = [torch.rand_like(x)] if loss is LF.ssim_loss else []
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(loss(x, *given), x, torch.tensor(2 * upstream))
+    value = loss(x, *given)
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        value.backward(torch.tensor(upstream), retain_graph=True)
+        value.backward(torch.tensor(upstream))
+    torch.testing.assert_close(x.grad, expected)
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize(
     ("loss", "given"),

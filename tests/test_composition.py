@@ -323,6 +323,10 @@ def test_onnx(name, dynamo, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     criterion, operands = called(name, 4)
     path = tmp_path / "loss.onnx"
+    if name == "poly_cross_entropy" and not dynamo:
+        with pytest.raises(torch.onnx.errors.UnsupportedOperatorError, match="aten::expm1"):  # torch's older exporter
+            torch.onnx.export(criterion, tuple(operands), str(path), dynamo=False, verbose=False)
+        return
     torch.onnx.export(criterion, tuple(operands), str(path), dynamo=dynamo, verbose=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = {i.name: x.numpy() for i, x in zip(session.get_inputs(), operands, strict=True)}

@@ -36,7 +36,7 @@ def outcome(eager: bool, loss: Any, operands: Any, wanted: Any, **extra: Any) ->
         plan = loss._planned(*(name in names for name in loss._optional_operands()))
         weight = getattr(loss, "weight", None)
         extras = [extra.get(name) for name in ("sample_weight", "mask", "normalizer")]
-        result = plan.eager(plan.validated([*leaves, *loss._slot_params()], weight, *extras), state.checks)
+        result = plan.eager(plan.validated(loss._with_slots(leaves), weight, *extras), state.checks)
     else:
         result = loss(*leaves, **extra)
     return [result, *torch.autograd.grad(result, [leaves[i] for i in wanted], torch.ones_like(result))]

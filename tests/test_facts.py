@@ -150,7 +150,8 @@ def smallest(setup, target=None):
         third = (high - low) / 3
         left, right = (compute([x, *list(columns.values())[1:]])[0] for x in (low + third, high - third))
         low, high = torch.where(left > right, low + third, low), torch.where(left > right, high, high - third)
-    value = compute([low, *list(columns.values())[1:]])[0]
+    points = [low, columns["target"]] if domain.includes(target) else [low]  # a step down to 0 is one point wide
+    value = torch.cat([compute([x, *list(columns.values())[1:]])[0] for x in points])
     return float(value[~value.isnan()].min())
 
 

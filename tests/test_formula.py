@@ -153,16 +153,21 @@ def test_printed_python_is_the_formula(setup):
     """What is printed computes what the author's own function computes."""
     operands = setup.operands((50,))
     traced = setup.formula
-    numbers = {name: setup.params.get(name, setup.loss.params[name].default) for name in traced.numbers}
+    given = {name: setup.params.get(name, setup.loss.params[name].default) for name in traced.numbers}
+    numbers = {name: torch.tensor(x, dtype=torch.float64) for name, x in given.items()}  # Python divides by no 0
     operands += [torch.full((50,), setup.params[name]) for name in traced.operands if name in setup.loss.params]
     printed = function(traced.value, [*traced.operands, *numbers])(*operands, *numbers.values())
     arguments = dict(zip(traced.operands, operands, strict=True)) | numbers
     words = [name for name, p in setup.loss.params.items() if p.kind in ("bool", "choice")]
     arguments |= {name: setting for name, setting in traced.switches.items() if name in words}
-    own = setup.loss.value(**{
-        name: arguments.get(name) if name in arguments else None
-        for name in setup.loss.value.__code__.co_varnames[: setup.loss.value.__code__.co_argcount]
-    })  # fmt: skip
+    try:
+        torch.set_default_dtype(torch.float64)  # that of a choice between two numbers
+        own = setup.loss.value(**{
+            name: arguments.get(name) if name in arguments else None
+            for name in setup.loss.value.__code__.co_varnames[: setup.loss.value.__code__.co_argcount]
+        })  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert torch.equal(printed, own)
 
 

@@ -11,7 +11,7 @@ import torch
 
 import losskit
 import losskit.functional as LF
-from losskit.kernels import fused, node
+from losskit.kernels import fused, library, node
 
 DATA = {
     "mse_loss": lambda: (torch.randn(4, 3), torch.randn(4, 3)),
@@ -238,6 +238,22 @@ def test_compiled_autograd(by):
         torch.testing.assert_close(t.grad, -2 * x.grad)
 
 
+def test_compiled_autograd_twice(by):
+    """What a backward pass handed over it does not hand over again, also where the first one was compiled."""
+    from torch._dynamo import compiled_autograd
+
+    for upstream in (1.0, 3.0):
+        for reduction in ("mean", "none"):
+            x, t = leaves("mse_loss")
+            loss = LF.mse_loss(x, t, reduction=reduction)
+            given = torch.full_like(loss, upstream)
+            with compiled_autograd._enable(torch.compile(backend="eager")):
+                loss.backward(given, retain_graph=True)
+                loss.backward(given)
+            count = x.numel() if reduction == "mean" else 1
+            torch.testing.assert_close(x.grad, 2 * upstream * 2 / count * (x - t).detach())
+
+
 def test_without_the_library_the_node_is_pythons():
     program = (
         "import pathlib, torch\n"
@@ -250,6 +266,25 @@ def test_without_the_library_the_node_is_pythons():
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert told == f"none was built for torch {torch.__version__} and this Python [1.0, 1.0]\n"
+
+
+def test_a_node_that_knows_other_calls_than_the_library_is_not_used():
+    """Their calls lie in memory as each was built to believe: the node would read what is elsewhere, and crash."""
+    assert node._module.call_layout == library.call_layout() != 0
+    program = (
+        "import torch, losskit, losskit.machine\n"
+        "from losskit.kernels import library, node\n"
+        "assert node.on\n"
+        "library.call_layout = lambda: 1\n"
+        "x = torch.ones(2, requires_grad=True)\n"
+        "loss = losskit.MSELoss()(x, torch.zeros(2))\n"
+        "loss.backward()\n"
+        "print(losskit.machine.facts()['autograd'], x.grad.tolist())\n"
+        "print(losskit.why(losskit.MSELoss(), x, torch.zeros(2)))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "it was built from another version of losskit; install losskit again [1.0, 1.0]\n" in told
+    assert "autograd in Python" in told
 
 
 def test_a_kernel_refuses_nonsense():

@@ -31,6 +31,7 @@ def op(family, change):
     """A mutant of the op of a family: `change` is given its arguments as a list, and changes them."""
 
     def break_it(patch):
+        assert library.loaded()
         real = getattr(torch.ops.losskit, family).default._op
 
         def broken(*args):
@@ -47,6 +48,7 @@ def result(family, change):
     """A mutant of what the op of a family gives: the loss, the gradients, the status."""
 
     def break_it(patch):
+        assert library.loaded()
         real = getattr(torch.ops.losskit, family).default._op
 
         def broken(*args):

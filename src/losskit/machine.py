@@ -95,7 +95,7 @@ def facts() -> dict[str, str]:
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "kernels": str(library.LIBRARY) if library.loaded() else "none: eager formulas run",
-        "autograd": str(node.PATH) if node.on else f"in Python, which takes longer for small calls: {node.why_not}",
+        "autograd": str(node.PATH) if node.used() else f"in Python, which takes longer for small calls: {node.why_not}",
         "compiler": compiler.compiler() or "none: users' own losses and rare switches run as eager formulas",
         "cache": cached(),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use",

@@ -215,7 +215,7 @@ def why(loss: Any, *operands: Tensor, weight: Tensor | None = None, sample_weigh
     late = plan.late or gpu.takes(args.operands[0])
     when = "in backward" if plan.reduction == "none" and late else "in forward"
     kernel = "fused GPU kernel" if gpu.takes(args.operands[0]) else "fused CPU kernel"
-    autograd = f", autograd in {'C++' if node.on else 'Python'}"
+    autograd = f", autograd in {'C++' if node.used() else 'Python'}"
     origin = "; compiled on this machine" if args.operands[0].is_cpu and library.compiled_here(plan.formula) else ""
     passes = gpu.passes(plan, args) if gpu.takes(args.operands[0]) else plan.passes(args)
     how = f"{passes} over {dtypes} operands{wide}, the gradient written {when}{autograd}"

@@ -49,7 +49,7 @@ class _Formula(torch.autograd.Function):
 
 
 def _product(upstream: Tensor, slope: Tensor, first: bool) -> Tensor:
-    """upstream * slope. In second and higher derivatives an upstream gradient of 0 silences an infinite slope."""
+    """upstream * slope. An upstream gradient of 0 silences an infinite slope, but not in a first backward pass."""
     product = upstream * slope
     return product if first else torch.where((upstream == 0) & (slope == slope), 0.0, product)
 
@@ -59,9 +59,9 @@ class _ForwardFormula(_Formula):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
+        # A constant has a tangent, too, of zeros, whose slope may be infinite: the share 0 of a score of -inf.
         pairs = zip(ctx.formula.gradients(), tangents, strict=True)
-        first = bool(ctx.formula.roots)
-        parts = [_product(tangent, apply(g, ctx.saved_tensors), first) for g, tangent in pairs if tangent is not None]
+        parts = [_product(tangent, apply(g, ctx.saved_tensors), False) for g, tangent in pairs if tangent is not None]
         return sum(parts[1:], parts[0])
 
 

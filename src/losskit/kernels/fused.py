@@ -6,7 +6,9 @@
    place; where an element has a part in several losses, the op gives none in forward. Gradients of halves stay in
    float32 until then, so that they are rounded once.
 2. A gradient is handed over once. The tensor becomes the user's `.grad`, which later backward passes add to in
-   place, so a second backward (retain_graph) computes it anew instead of giving the same memory away twice.
+   place, so a second backward (retain_graph) computes it anew instead of giving the same memory away twice. The list
+   of gradients is emptied, not replaced: compiled autograd calls backward with a stand-in for `ctx`, and what is set on
+   that is lost.
 3. Double backward and batched upstream gradients run the eager formula.
 """
 
@@ -41,6 +43,7 @@ _CHECK_BITS |= {mode + REFUSES_NAN: bits for mode, bits in _CHECK_BITS.items()}
 _ALL_CHECKS = wire.OPTIONS.mask("checks")
 _EMPTY_IS_ZERO = wire.OPTIONS.pack(empty_is_zero=True)
 _GRADIENTS = wire.OPTIONS.shift("gradients")
+_NORMALIZER, _FACTOR = map(int, wire.Number)  # Dynamo of torch 2.13 finds no end in an IntEnum as an index
 _OVERWRITE = {
     op: wire.OPTIONS.pack(gradients=1, family=wire.OPS[op].family.pack(overwrite=True))
     for op in ("class_scores", "two_rows")
@@ -69,7 +72,7 @@ def attempt(
 ) -> Tensor | None:
     """The loss from the fused kernel, or None where it declines."""
     code = _code(plan, operands, result)
-    if node.on:
+    if node.on and (plan.native is not None or node.used()):
         if plan.native is None:
             plan.native = node.kernel(plan)
         own = None if numbers is plan.numbers else numbers
@@ -186,15 +189,15 @@ class Fused(torch.autograd.Function):
     ) -> Tensor:
         outputs = _forward(call, weight, sample_weight, mask, *operands)
         ctx.save_for_backward(weight, sample_weight, mask, *operands)
-        ctx.call, ctx.gradients = call, outputs[1]
+        ctx.call, ctx.gradients = call, list(outputs[1])
         return outputs[0]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        gradients = ctx.gradients
+        gradients = list(ctx.gradients)
         if not gradients or torch.is_grad_enabled() or batched(upstream):  # none yet, or handed over
             return _placed(ctx, again(ctx.call, ctx.saved_tensors, upstream))
-        ctx.gradients = None
+        ctx.gradients.clear()
         if ctx.call[0].reduction == "none":
             return _placed(ctx, times(ctx.call, gradients, upstream))
         scale = upstream.item()
@@ -241,7 +244,7 @@ def again(call: Left, saved: Sequence[Tensor | None], upstream: Tensor) -> Seque
     checks = code & _ALL_CHECKS
     poisoned = checks == _CHECK_BITS["nan"] or (plan.settles and checks != 0)
     if torch.is_grad_enabled() or batched(upstream):
-        given = numbers[wire.Number.NORMALIZER]
+        given = numbers[_NORMALIZER]
         normalizer = None if given != given else given
         others = weight, sample_weight, mask, normalizer
         wanted = [bool(code >> _GRADIENTS + i & 1) for i in range(len(operands))]
@@ -252,9 +255,11 @@ def again(call: Left, saved: Sequence[Tensor | None], upstream: Tensor) -> Seque
     each = plan.reduction == "none"
     if not each:
         numbers = list(numbers)
-        numbers[wire.Number.FACTOR] = upstream.item()
+        numbers[_FACTOR] = upstream.item()
     extras = weight, sample_weight, mask, upstream if each else None
-    return _op(plan)(library.address(plan.formula), code, operands, *extras, numbers)[1]
+    # Compiled autograd traces this, and the op but not the function behind it.
+    op = getattr(torch.ops.losskit, plan.op) if torch.compiler.is_compiling() else _op(plan)
+    return op(library.address(plan.formula), code, operands, *extras, numbers)[1]
 
 
 def differentiable(

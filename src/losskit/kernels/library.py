@@ -74,6 +74,14 @@ def direct(op: str) -> int:
     return ctypes.cast(getattr(_own(), f"losskit_direct_{op}"), ctypes.c_void_p).value or 0
 
 
+def call_layout() -> int:
+    """How the calls of `direct` lie in memory, as a number; the library is loaded."""
+    try:
+        return ctypes.c_uint64.in_dll(_own(), "losskit_call_layout").value  # type: ignore[arg-type]
+    except ValueError:  # it is older than this number
+        return 0
+
+
 def available(formula: Formula | None) -> bool:
     """Whether the kernel can run; found or compiled when first asked for."""
     return loaded() if formula is None else bool(address(formula))

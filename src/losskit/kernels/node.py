@@ -18,6 +18,7 @@ from losskit.kernels import library, wire_header
 PATH = library.FOLDER / f"node-{torch.__version__}{sysconfig.get_config_var('EXT_SUFFIX')}"
 on = False  # whether it is used
 why_not = f"none was built for torch {torch.__version__} and this Python"
+_OTHER = "it was built from another version of losskit; install losskit again"
 _module: Any = None
 
 
@@ -34,10 +35,18 @@ def set_up(judge: Callable[..., Any], times: Callable[..., Any], again: Callable
         why_not = str(problem)
         return
     if _module.wire != wire_header.SYMBOL:
-        why_not = "it was built from another version of losskit; install losskit again"
+        why_not = _OTHER
         return
     _module.set_up(judge, times, again)
     on, why_not = True, ""
+
+
+def used() -> bool:
+    """Whether the node is used. The first to ask loads the library, which may have been built from another version."""
+    global on, why_not
+    if on and library.loaded() and library.call_layout() != _module.call_layout:
+        on, why_not = False, _OTHER
+    return on
 
 
 def set_up_gpu(*functions: Any) -> None:
