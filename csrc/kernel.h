@@ -31,7 +31,7 @@ namespace losskit {
 
 constexpr int64_t kBlock = 1024;
 constexpr int kOperands = 8;
-constexpr int32_t kAbi = 3;
+constexpr int32_t kAbi = 4;
 
 // Which gradients a block function writes beside the value. kCounts: no value, but how often an element counts in the
 // denominator of a mean, where the declaration says so.

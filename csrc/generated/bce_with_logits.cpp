@@ -7,6 +7,7 @@
 // With the defaults off
 namespace losskit_binary_cross_entropy_with_logits_5db8687082c0_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -105,6 +106,7 @@ LOSSKIT_KERNEL_OF_ALL(losskit_binary_cross_entropy_with_logits_5db8687082c0, 2, 
 // With pos_weight
 namespace losskit_binary_cross_entropy_with_logits_2dfeb9041078_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

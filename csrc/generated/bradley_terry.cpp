@@ -6,6 +6,7 @@
 
 namespace losskit_bradley_terry_loss_f9c11aad75ea_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

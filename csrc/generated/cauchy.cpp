@@ -4,8 +4,9 @@
 #include "kernel.h"
 #include "each.h"
 
-namespace losskit_cauchy_loss_77bc5ccbe36d_block {
+namespace losskit_cauchy_loss_82cc70022559_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -19,36 +20,39 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T target = target_at_[i_];
-        const T ratio = lk::absolute(input - target) / scale;
-        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+        const T ratio = (input - target) / scale;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+        step1_at_[i_] = ratio;
       }
       lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      values_[i_] = lk::where(lk::absolute(input - target) / scale < T(1000000000000000.0), step0_, T(2.0) * step0_ + T(67.23527651431469));
+      const T step1_ = step1_at_[i_];
+      values_[i_] = lk::where(lk::absolute(step1_) < T(1000000000000000.0), step0_, T(2.0) * step0_ + T(67.23527651431469));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T target = target_at_[i_];
-        const T ratio = lk::absolute(input - target) / scale;
-        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+        const T ratio = (input - target) / scale;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+        step1_at_[i_] = ratio;
       }
       lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
@@ -57,25 +61,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T difference = input - target;
-      const T ratio = difference / scale;
-      const bool below = lk::absolute(ratio) < T(1000000000000000.0);
-      values_[i_] = lk::where(lk::absolute(difference) / scale < T(1000000000000000.0), step0_, T(2.0) * step0_ + T(67.23527651431469));
-      input_out_[i_] = lk::scaled<T>(lk::where(below, ratio, T(1.0)) / lk::where(below, T(1.0) + T(0.5) * ratio * ratio, T(0.5) * input - T(0.5) * target) * lk::where(below, number1_, T(1.0)), factor_);
+      const T step1_ = step1_at_[i_];
+      const bool below = lk::absolute(step1_) < T(1000000000000000.0);
+      values_[i_] = lk::where(below, step0_, T(2.0) * step0_ + T(67.23527651431469));
+      input_out_[i_] = lk::scaled<T>(lk::where(below, step1_, T(1.0)) / lk::where(below, T(1.0) + T(0.5) * step1_ * step1_, T(0.5) * input - T(0.5) * target) * lk::where(below, number1_, T(1.0)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T target = target_at_[i_];
-        const T ratio = lk::absolute(input - target) / scale;
-        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(ratio < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+        const T ratio = (input - target) / scale;
+        most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number0_ - T(1.0))));
+        step1_at_[i_] = ratio;
       }
       lk::log1p_each(n_, most_, step0_at_, step0_at_);
     }
@@ -84,18 +89,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T difference = input - target;
-      const T ratio = difference / scale;
-      const bool below = lk::absolute(ratio) < T(1000000000000000.0);
-      const T product = lk::where(below, ratio, T(1.0)) / lk::where(below, T(1.0) + T(0.5) * ratio * ratio, T(0.5) * input - T(0.5) * target) * lk::where(below, number1_, T(1.0));
-      values_[i_] = lk::where(lk::absolute(difference) / scale < T(1000000000000000.0), step0_, T(2.0) * step0_ + T(67.23527651431469));
+      const T step1_ = step1_at_[i_];
+      const bool below = lk::absolute(step1_) < T(1000000000000000.0);
+      const T product = lk::where(below, step1_, T(1.0)) / lk::where(below, T(1.0) + T(0.5) * step1_ * step1_, T(0.5) * input - T(0.5) * target) * lk::where(below, number1_, T(1.0));
+      values_[i_] = lk::where(below, step0_, T(2.0) * step0_ + T(67.23527651431469));
       input_out_[i_] = lk::scaled<T>(product, factor_);
       target_out_[i_] = lk::scaled<T>(-product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_77bc5ccbe36d, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_cauchy_loss_82cc70022559, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -6,6 +6,7 @@
 
 namespace losskit_complete_box_iou_loss_8a57b1c29cc5_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

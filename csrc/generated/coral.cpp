@@ -6,6 +6,7 @@
 
 namespace losskit_coral_loss_9b1e36c1a0f4_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

@@ -4,8 +4,9 @@
 #include "kernel.h"
 #include "each.h"
 
-namespace losskit_evidential_regression_loss_d6d4a620f151_block {
+namespace losskit_evidential_regression_loss_7b4ac57ca985_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -55,45 +56,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     alignas(64) T step4_at_[lk::kBlock];
     lk::log_each(n_, nu_at_, step4_at_);
     alignas(64) T step5_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T gamma = gamma_at_[i_];
-        const T target = target_at_[i_];
-        const T nu = nu_at_[i_];
-        const T beta = beta_at_[i_];
-        const T difference = gamma - target;
-        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-        const T chosen = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu))));
-        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
-      }
-      lk::log_each(n_, most_, step5_at_, step5_at_);
-    }
     alignas(64) T step6_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T nu = nu_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = lk::sqrt(nu / (T(1.0) + nu))));
-      }
-      lk::log_each(n_, most_, step6_at_, step6_at_);
-    }
     alignas(64) T step7_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T gamma = gamma_at_[i_];
-        const T target = target_at_[i_];
-        const T nu = nu_at_[i_];
-        const T beta = beta_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / lk::sqrt(beta)));
-      }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
-    }
     alignas(64) T step8_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
@@ -105,10 +69,46 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T beta = beta_at_[i_];
         const T difference = gamma - target;
         const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-        const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference) / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu)));
-        most_ = lk::larger(most_, lk::Log1p::place(step8_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product)));
+        const T chosen = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
+        const T root = lk::sqrt(beta);
+        const T ratio = chosen / root;
+        const T root2 = lk::sqrt(nu / (T(1.0) + nu));
+        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (ratio * root2));
+        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
+        step6_at_[i_] = ratio;
+        step7_at_[i_] = root2;
+        step8_at_[i_] = root;
       }
-      lk::log1p_each(n_, most_, step8_at_, step8_at_);
+      lk::log_each(n_, most_, step5_at_, step5_at_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    lk::log_each(n_, step7_at_, step9_at_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T step8_ = step8_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step8_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / step8_));
+      }
+      lk::log_each(n_, most_, step8_at_, step8_at_);
+    }
+    alignas(64) T step10_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T step6_ = step6_at_[i_];
+        const T step7_ = step7_at_[i_];
+        const T product = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) * (step6_ * step7_);
+        most_ = lk::larger(most_, lk::Log1p::place(step10_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product)));
+      }
+      lk::log1p_each(n_, most_, step10_at_, step10_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -116,7 +116,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T nu = nu_at_[i_];
       const T alpha = alpha_at_[i_];
-      const T beta = beta_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
@@ -125,17 +124,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
+      const T step9_ = step9_at_[i_];
       const T step8_ = step8_at_[i_];
+      const T step10_ = step10_at_[i_];
       const bool below = alpha < T(6.0);
       const T ratio = T(1.0) / lk::where(below, alpha + T(6.0), alpha);
       const T product = ratio * ratio;
       const T difference = gamma - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-      const T magnitude = lk::absolute(chosen * (chosen2 / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu))));
-      const T product2 = lk::times(reg_weight, lk::absolute(chosen2)) * chosen;
-      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + (alpha + T(0.5)) * lk::where(magnitude > T(1000000000000000.0), T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step6_ + step7_, T(0.0))) - T(0.6931471805599453), step8_) + (T(2.0) * lk::times(product2, nu) + lk::times(product2, alpha));
+      const T magnitude = lk::absolute(chosen * (step6_ * step7_));
+      const T product2 = lk::times(reg_weight, lk::absolute(lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference))) * chosen;
+      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + (alpha + T(0.5)) * lk::where(magnitude > T(1000000000000000.0), T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step9_ + step8_, T(0.0))) - T(0.6931471805599453), step10_) + (T(2.0) * lk::times(product2, nu) + lk::times(product2, alpha));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const gamma_out_ = gradients_[0];
@@ -179,6 +179,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     alignas(64) T step4_at_[lk::kBlock];
     lk::log_each(n_, nu_at_, step4_at_);
     alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step8_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -190,22 +193,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T difference = gamma - target;
         const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
         const T chosen = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu))));
+        const T root = lk::sqrt(beta);
+        const T ratio = chosen / root;
+        const T root2 = lk::sqrt(nu / (T(1.0) + nu));
+        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (ratio * root2));
         most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
+        step6_at_[i_] = ratio;
+        step7_at_[i_] = root2;
+        step8_at_[i_] = root;
       }
       lk::log_each(n_, most_, step5_at_, step5_at_);
     }
-    alignas(64) T step6_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T nu = nu_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = lk::sqrt(nu / (T(1.0) + nu))));
-      }
-      lk::log_each(n_, most_, step6_at_, step6_at_);
-    }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
+    lk::log_each(n_, step7_at_, step9_at_);
+    alignas(64) T step10_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -213,25 +214,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T gamma = gamma_at_[i_];
         const T target = target_at_[i_];
         const T nu = nu_at_[i_];
-        const T beta = beta_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / lk::sqrt(beta)));
+        const T step8_ = step8_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step10_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / step8_));
       }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
+      lk::log_each(n_, most_, step10_at_, step10_at_);
     }
-    alignas(64) T step8_at_[lk::kBlock];
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T gamma = gamma_at_[i_];
-      const T target = target_at_[i_];
-      const T nu = nu_at_[i_];
-      const T beta = beta_at_[i_];
-      const T difference = gamma - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference) / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu)));
-      step9_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product);
+    alignas(64) T step11_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T step6_ = step6_at_[i_];
+        const T step7_ = step7_at_[i_];
+        const T product = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) * (step6_ * step7_);
+        most_ = lk::larger(most_, lk::Log1p::place(step11_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product)));
+      }
+      lk::log1p_each(n_, most_, step11_at_, step11_at_);
     }
-    lk::log1p_each(n_, step9_at_, step8_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T gamma = gamma_at_[i_];
@@ -249,6 +251,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
       const bool below = alpha < T(6.0);
       const T ratio = T(1.0) / lk::where(below, alpha + T(6.0), alpha);
       const T product = ratio * ratio;
@@ -256,37 +260,36 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = gamma - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-      const T root = lk::sqrt(beta);
-      const T sum2 = T(1.0) + nu;
-      const T root2 = lk::sqrt(nu / sum2);
-      const T product2 = chosen * (chosen2 / root * root2);
+      const T product2 = chosen * (step6_ * step7_);
       const T magnitude = lk::absolute(product2);
       const bool above = magnitude > T(1000000000000000.0);
-      const T chosen3 = lk::where(above, T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step6_ + step7_, T(0.0))) - T(0.6931471805599453), step8_);
-      const T product3 = lk::times(reg_weight, lk::absolute(chosen2)) * chosen;
-      const T sum3 = T(1.0) + step9_;
-      const T difference2 = sum * lk::where(above, T(1.0), step9_ / sum3) - T(0.5);
-      const T ratio2 = difference2 / sum2;
-      const T chosen4 = lk::where(below, alpha, T(1.0));
-      const T sum4 = chosen4 + T(1.0);
-      const T sum5 = chosen4 + T(2.0);
-      const T product4 = sum4 * sum5 * (chosen4 + T(1.5));
-      const T sum6 = chosen4 + T(3.0);
-      const T product5 = sum5 * sum6 * (chosen4 + T(2.5));
-      const T product6 = T(1.0) * product4;
-      const T sum7 = chosen4 + T(4.0);
-      const T product7 = sum6 * sum7 * (chosen4 + T(3.5));
-      const T product8 = product6 * product5;
-      const T sum8 = chosen4 + T(5.0);
-      const T product9 = sum7 * sum8 * (chosen4 + T(4.5));
-      const T product10 = product8 * product7;
-      const T product11 = sum8 * (chosen4 + T(6.0)) * (chosen4 + T(5.5));
-      const T product12 = product10 * product9;
-      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + sum * chosen3 + (T(2.0) * lk::times(product3, nu) + lk::times(product3, alpha));
-      gamma_out_[i_] = lk::scaled<T>(sum * (T(2.0) * lk::where(above, T(1.0) / lk::where(above, chosen2, T(1.0)) / chosen, T(0.5) * product2 / sum3 * root2 / root)) + lk::times(lk::sign(chosen2), T(2.0) * reg_weight * nu + reg_weight * alpha), factor_);
+      const T chosen2 = lk::where(above, T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step9_ + step10_, T(0.0))) - T(0.6931471805599453), step11_);
+      const T chosen3 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
+      const T product3 = lk::times(reg_weight, lk::absolute(chosen3)) * chosen;
+      const T product4 = T(0.5) * product2;
+      const T chosen4 = lk::where(above, T(0.0), product4 * product2);
+      const T sum2 = T(1.0) + chosen4;
+      const T difference2 = sum * lk::where(above, T(1.0), chosen4 / sum2) - T(0.5);
+      const T ratio2 = difference2 / (T(1.0) + nu);
+      const T chosen5 = lk::where(below, alpha, T(1.0));
+      const T sum3 = chosen5 + T(1.0);
+      const T sum4 = chosen5 + T(2.0);
+      const T product5 = sum3 * sum4 * (chosen5 + T(1.5));
+      const T sum5 = chosen5 + T(3.0);
+      const T product6 = sum4 * sum5 * (chosen5 + T(2.5));
+      const T product7 = T(1.0) * product5;
+      const T sum6 = chosen5 + T(4.0);
+      const T product8 = sum5 * sum6 * (chosen5 + T(3.5));
+      const T product9 = product7 * product6;
+      const T sum7 = chosen5 + T(5.0);
+      const T product10 = sum6 * sum7 * (chosen5 + T(4.5));
+      const T product11 = product9 * product8;
+      const T product12 = sum7 * (chosen5 + T(6.0)) * (chosen5 + T(5.5));
+      const T product13 = product11 * product10;
+      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + sum * chosen2 + (T(2.0) * lk::times(product3, nu) + lk::times(product3, alpha));
+      gamma_out_[i_] = lk::scaled<T>(sum * (T(2.0) * lk::where(above, T(1.0) / lk::where(above, chosen3, T(1.0)) / chosen, product4 / sum2 * step7_ / step8_)) + lk::times(lk::sign(chosen3), T(2.0) * reg_weight * nu + reg_weight * alpha), factor_);
       nu_out_[i_] = lk::scaled<T>(lk::where(nu < T(1.0), (ratio2 + T(2.0) * (product3 * nu)) / nu, ratio2 / nu + T(2.0) * product3), factor_);
-      alpha_out_[i_] = lk::scaled<T>(-(product * (T(0.125) + product * (T(-0.015624999999992145) + product * (T(0.007812499992401366) + product * (T(-0.008300778400259534) + product * (T(0.015136178394848987) + product * (T(-0.04211692462062723) + product * (T(0.1628624446270596) + product * (T(-0.7357019973245473) + product * T(2.47831794290817))))))))) + lk::where(below, T(0.25) / chosen4 / ((chosen4 + T(0.5)) * sum4) + T(0.25) * (((((T(0.0) * product4 + T(1.0)) * product5 + product6) * product7 + product8) * product9 + product10) * product11 + product12) / (product12 * product11), T(0.0))) - T(0.5) / alpha + chosen3 + product3, factor_);
+      alpha_out_[i_] = lk::scaled<T>(-(product * (T(0.125) + product * (T(-0.015624999999992145) + product * (T(0.007812499992401366) + product * (T(-0.008300778400259534) + product * (T(0.015136178394848987) + product * (T(-0.04211692462062723) + product * (T(0.1628624446270596) + product * (T(-0.7357019973245473) + product * T(2.47831794290817))))))))) + lk::where(below, T(0.25) / chosen5 / ((chosen5 + T(0.5)) * sum3) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) - T(0.5) / alpha + chosen2 + product3, factor_);
       beta_out_[i_] = lk::scaled<T>(-difference2 / beta, factor_);
     }
   } else {
@@ -332,6 +335,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     alignas(64) T step4_at_[lk::kBlock];
     lk::log_each(n_, nu_at_, step4_at_);
     alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step8_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -343,22 +349,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T difference = gamma - target;
         const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
         const T chosen = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu))));
+        const T root = lk::sqrt(beta);
+        const T ratio = chosen / root;
+        const T root2 = lk::sqrt(nu / (T(1.0) + nu));
+        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (ratio * root2));
         most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
+        step6_at_[i_] = ratio;
+        step7_at_[i_] = root2;
+        step8_at_[i_] = root;
       }
       lk::log_each(n_, most_, step5_at_, step5_at_);
     }
-    alignas(64) T step6_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T nu = nu_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = lk::sqrt(nu / (T(1.0) + nu))));
-      }
-      lk::log_each(n_, most_, step6_at_, step6_at_);
-    }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
+    lk::log_each(n_, step7_at_, step9_at_);
+    alignas(64) T step10_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -366,25 +370,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T gamma = gamma_at_[i_];
         const T target = target_at_[i_];
         const T nu = nu_at_[i_];
-        const T beta = beta_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / lk::sqrt(beta)));
+        const T step8_ = step8_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step10_at_[i_] = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) / step8_));
       }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
+      lk::log_each(n_, most_, step10_at_, step10_at_);
     }
-    alignas(64) T step8_at_[lk::kBlock];
-    alignas(64) T step9_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T gamma = gamma_at_[i_];
-      const T target = target_at_[i_];
-      const T nu = nu_at_[i_];
-      const T beta = beta_at_[i_];
-      const T difference = gamma - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference) / lk::sqrt(beta) * lk::sqrt(nu / (T(1.0) + nu)));
-      step9_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product);
+    alignas(64) T step11_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T gamma = gamma_at_[i_];
+        const T target = target_at_[i_];
+        const T nu = nu_at_[i_];
+        const T step6_ = step6_at_[i_];
+        const T step7_ = step7_at_[i_];
+        const T product = lk::where(lk::absolute(gamma - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) * (step6_ * step7_);
+        most_ = lk::larger(most_, lk::Log1p::place(step11_at_[i_] = lk::where(lk::absolute(product) > T(1000000000000000.0), T(0.0), T(0.5) * product * product)));
+      }
+      lk::log1p_each(n_, most_, step11_at_, step11_at_);
     }
-    lk::log1p_each(n_, step9_at_, step8_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T gamma = gamma_at_[i_];
@@ -402,6 +407,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
       const bool below = alpha < T(6.0);
       const T ratio = T(1.0) / lk::where(below, alpha + T(6.0), alpha);
       const T product = ratio * ratio;
@@ -409,45 +416,44 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T difference = gamma - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
-      const T chosen2 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
-      const T root = lk::sqrt(beta);
-      const T sum2 = T(1.0) + nu;
-      const T root2 = lk::sqrt(nu / sum2);
-      const T product2 = chosen * (chosen2 / root * root2);
+      const T product2 = chosen * (step6_ * step7_);
       const T magnitude = lk::absolute(product2);
       const bool above = magnitude > T(1000000000000000.0);
-      const T chosen3 = lk::where(above, T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step6_ + step7_, T(0.0))) - T(0.6931471805599453), step8_);
-      const T product3 = lk::times(reg_weight, lk::absolute(chosen2)) * chosen;
-      const T sum3 = T(1.0) + step9_;
-      const T sum4 = sum * (T(2.0) * lk::where(above, T(1.0) / lk::where(above, chosen2, T(1.0)) / chosen, T(0.5) * product2 / sum3 * root2 / root)) + lk::times(lk::sign(chosen2), T(2.0) * reg_weight * nu + reg_weight * alpha);
-      const T difference2 = sum * lk::where(above, T(1.0), step9_ / sum3) - T(0.5);
-      const T ratio2 = difference2 / sum2;
-      const T chosen4 = lk::where(below, alpha, T(1.0));
-      const T sum5 = chosen4 + T(1.0);
-      const T sum6 = chosen4 + T(2.0);
-      const T product4 = sum5 * sum6 * (chosen4 + T(1.5));
-      const T sum7 = chosen4 + T(3.0);
-      const T product5 = sum6 * sum7 * (chosen4 + T(2.5));
-      const T product6 = T(1.0) * product4;
-      const T sum8 = chosen4 + T(4.0);
-      const T product7 = sum7 * sum8 * (chosen4 + T(3.5));
-      const T product8 = product6 * product5;
-      const T sum9 = chosen4 + T(5.0);
-      const T product9 = sum8 * sum9 * (chosen4 + T(4.5));
-      const T product10 = product8 * product7;
-      const T product11 = sum9 * (chosen4 + T(6.0)) * (chosen4 + T(5.5));
-      const T product12 = product10 * product9;
-      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + sum * chosen3 + (T(2.0) * lk::times(product3, nu) + lk::times(product3, alpha));
-      gamma_out_[i_] = lk::scaled<T>(sum4, factor_);
-      target_out_[i_] = lk::scaled<T>(-sum4, factor_);
+      const T chosen2 = lk::where(above, T(2.0) * (step5_ + lk::where(magnitude == std::numeric_limits<T>::infinity(), step9_ + step10_, T(0.0))) - T(0.6931471805599453), step11_);
+      const T chosen3 = lk::where(equal, T(0.5) * gamma - T(0.5) * target, difference);
+      const T product3 = lk::times(reg_weight, lk::absolute(chosen3)) * chosen;
+      const T product4 = T(0.5) * product2;
+      const T chosen4 = lk::where(above, T(0.0), product4 * product2);
+      const T sum2 = T(1.0) + chosen4;
+      const T sum3 = sum * (T(2.0) * lk::where(above, T(1.0) / lk::where(above, chosen3, T(1.0)) / chosen, product4 / sum2 * step7_ / step8_)) + lk::times(lk::sign(chosen3), T(2.0) * reg_weight * nu + reg_weight * alpha);
+      const T difference2 = sum * lk::where(above, T(1.0), chosen4 / sum2) - T(0.5);
+      const T ratio2 = difference2 / (T(1.0) + nu);
+      const T chosen5 = lk::where(below, alpha, T(1.0));
+      const T sum4 = chosen5 + T(1.0);
+      const T sum5 = chosen5 + T(2.0);
+      const T product5 = sum4 * sum5 * (chosen5 + T(1.5));
+      const T sum6 = chosen5 + T(3.0);
+      const T product6 = sum5 * sum6 * (chosen5 + T(2.5));
+      const T product7 = T(1.0) * product5;
+      const T sum7 = chosen5 + T(4.0);
+      const T product8 = sum6 * sum7 * (chosen5 + T(3.5));
+      const T product9 = product7 * product6;
+      const T sum8 = chosen5 + T(5.0);
+      const T product10 = sum7 * sum8 * (chosen5 + T(4.5));
+      const T product11 = product9 * product8;
+      const T product12 = sum8 * (chosen5 + T(6.0)) * (chosen5 + T(5.5));
+      const T product13 = product11 * product10;
+      values_[i_] = ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below, T(0.5) * step0_, T(0.0)) + T(0.5) * (step1_ - step2_ + (step3_ - step4_) + T(1.8378770664093453)) + sum * chosen2 + (T(2.0) * lk::times(product3, nu) + lk::times(product3, alpha));
+      gamma_out_[i_] = lk::scaled<T>(sum3, factor_);
+      target_out_[i_] = lk::scaled<T>(-sum3, factor_);
       nu_out_[i_] = lk::scaled<T>(lk::where(nu < T(1.0), (ratio2 + T(2.0) * (product3 * nu)) / nu, ratio2 / nu + T(2.0) * product3), factor_);
-      alpha_out_[i_] = lk::scaled<T>(-(product * (T(0.125) + product * (T(-0.015624999999992145) + product * (T(0.007812499992401366) + product * (T(-0.008300778400259534) + product * (T(0.015136178394848987) + product * (T(-0.04211692462062723) + product * (T(0.1628624446270596) + product * (T(-0.7357019973245473) + product * T(2.47831794290817))))))))) + lk::where(below, T(0.25) / chosen4 / ((chosen4 + T(0.5)) * sum5) + T(0.25) * (((((T(0.0) * product4 + T(1.0)) * product5 + product6) * product7 + product8) * product9 + product10) * product11 + product12) / (product12 * product11), T(0.0))) - T(0.5) / alpha + chosen3 + product3, factor_);
+      alpha_out_[i_] = lk::scaled<T>(-(product * (T(0.125) + product * (T(-0.015624999999992145) + product * (T(0.007812499992401366) + product * (T(-0.008300778400259534) + product * (T(0.015136178394848987) + product * (T(-0.04211692462062723) + product * (T(0.1628624446270596) + product * (T(-0.7357019973245473) + product * T(2.47831794290817))))))))) + lk::where(below, T(0.25) / chosen5 / ((chosen5 + T(0.5)) * sum4) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) - T(0.5) / alpha + chosen2 + product3, factor_);
       beta_out_[i_] = lk::scaled<T>(-difference2 / beta, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_evidential_regression_loss_d6d4a620f151, 5, 1, 29, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_evidential_regression_loss_7b4ac57ca985, 5, 1, 29, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},

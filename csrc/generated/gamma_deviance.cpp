@@ -5,8 +5,9 @@
 #include "each.h"
 
 // With the defaults off
-namespace losskit_gamma_deviance_loss_9d2a1831866a_block {
+namespace losskit_gamma_deviance_loss_db5b4f30e0e6_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -46,16 +47,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), (target - input) / input);
+      const T ratio = (target - input) / input;
+      step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), ratio);
+      step1_at_[i_] = ratio;
     }
-    alignas(64) T step1_at_[lk::kBlock];
-    lk::log_each(n_, target_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
-    lk::log_each(n_, input_at_, step2_at_);
+    lk::log_each(n_, target_at_, step2_at_);
+    alignas(64) T step3_at_[lk::kBlock];
+    lk::log_each(n_, input_at_, step3_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
@@ -67,27 +71,31 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
       const T step0_ = step0_at_[i_];
       const bool below = target < T(0.5) * input;
       const T difference = target / input - T(1.0);
-      values_[i_] = T(2.0) * lk::where(below, difference - (step1_ - step2_), step0_);
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, (target - input) / input) / input), factor_);
+      values_[i_] = T(2.0) * lk::where(below, difference - (step2_ - step3_), step0_);
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, step1_) / input), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), (target - input) / input);
+      const T ratio = (target - input) / input;
+      step0_at_[i_] = lk::where(target < T(0.5) * input, T(0.0), ratio);
+      step1_at_[i_] = ratio;
     }
-    alignas(64) T step1_at_[lk::kBlock];
-    lk::log_each(n_, target_at_, step1_at_);
     alignas(64) T step2_at_[lk::kBlock];
-    lk::log_each(n_, input_at_, step2_at_);
+    lk::log_each(n_, target_at_, step2_at_);
+    alignas(64) T step3_at_[lk::kBlock];
+    lk::log_each(n_, input_at_, step3_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
@@ -99,26 +107,27 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T target = target_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
       const T step0_ = step0_at_[i_];
       const bool below = target < T(0.5) * input;
       const T difference = target / input - T(1.0);
-      const T difference2 = target - input;
-      values_[i_] = T(2.0) * lk::where(below, difference - (step1_ - step2_), step0_);
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, difference2 / input) / input), factor_);
-      target_out_[i_] = lk::scaled<T>(T(2.0) * (lk::where(below, difference, difference2 / lk::maximum(input, target)) / lk::minimum(input, target)), factor_);
+      values_[i_] = T(2.0) * lk::where(below, difference - (step2_ - step3_), step0_);
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * (lk::where(below, difference, step1_) / input), factor_);
+      target_out_[i_] = lk::scaled<T>(T(2.0) * (lk::where(below, difference, (target - input) / lk::maximum(input, target)) / lk::minimum(input, target)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_9d2a1831866a, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_db5b4f30e0e6, 2, 0, 1, 0,
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_deviance_loss_96c442061292_block {
+namespace losskit_gamma_deviance_loss_d6a8fb6854f6_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -142,153 +151,101 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       }
       lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
-    alignas(64) T step2_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T difference = step0_ - input;
-      step2_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step2_ = step2_at_[i_];
-      step2_at_[i_] = lk::expm1m(step2_);
-    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T difference = step0_ - input;
-      values_[i_] = T(2.0) * lk::where(difference > T(1.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_ - T(1.0) - lk::minimum(difference, T(100000.0)), step2_);
+      const bool below = lk::absolute(difference) < T(1.0);
+      const T chosen = lk::where(below, difference, T(0.0));
+      const T product = chosen * chosen;
+      const T product2 = product * product;
+      values_[i_] = T(2.0) * lk::where(below, product * (T(0.5) + chosen * (T(0.16666666666666666) + T(0.04166666666666651) * chosen + (T(0.008333333333333325) + T(0.001388888888893181) * chosen) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen) * product + T(7.739072467121704e-13) * product2) * (product2 * product2))), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_ - T(1.0) - lk::minimum(difference, T(100000.0)));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
-    }
+    lk::log_each(n_, target_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    lk::log_each(n_, target_at_, step1_at_);
-    alignas(64) T step2_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T product = T(0.5) * -input;
-        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
       }
-      lk::exp_each(n_, most_, step2_at_, step2_at_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::expm1(-step0_);
-    }
-    alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T difference = step1_ - input;
-      step3_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step3_ = step3_at_[i_];
-      step3_at_[i_] = lk::expm1m(step3_);
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T difference = step1_ - input;
-      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_ - T(1.0);
-      values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step3_);
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step0_, difference2), factor_);
+      const T step1_ = step1_at_[i_];
+      const T difference = step0_ - input;
+      const bool below = lk::absolute(difference) < T(1.0);
+      const T chosen = lk::where(below, difference, T(0.0));
+      const T product = chosen * chosen;
+      const T product2 = product * product;
+      const T product3 = product * (T(0.5) + chosen * (T(0.16666666666666666) + T(0.04166666666666651) * chosen + (T(0.008333333333333325) + T(0.001388888888893181) * chosen) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)));
+      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_ - T(1.0);
+      values_[i_] = T(2.0) * lk::where(below, product3, difference2 - lk::minimum(difference, T(100000.0)));
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * lk::where((below) & (lk::absolute(input) < T(1.0)), difference + product3, difference2), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
-    }
+    lk::log_each(n_, target_at_, step0_at_);
     alignas(64) T step1_at_[lk::kBlock];
-    lk::log_each(n_, target_at_, step1_at_);
-    alignas(64) T step2_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T product = T(0.5) * -input;
-        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
+        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
       }
-      lk::exp_each(n_, most_, step2_at_, step2_at_);
+      lk::exp_each(n_, most_, step1_at_, step1_at_);
     }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::expm1(-step0_);
-    }
-    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
-        most_ = lk::larger(most_, lk::Exp::place(step3_at_[i_] = -input));
+        most_ = lk::larger(most_, lk::Exp::place(step2_at_[i_] = -input));
       }
-      lk::exp_each(n_, most_, step3_at_, step3_at_);
-    }
-    alignas(64) T step4_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T difference = step1_ - input;
-      step4_at_[i_] = lk::where(difference > T(1.0), T(0.0), difference);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step4_ = step4_at_[i_];
-      step4_at_[i_] = lk::expm1m(step4_);
+      lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T difference = step1_ - input;
-      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step2_ * step2_ - T(1.0);
-      const T chosen = lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step0_, difference2);
-      values_[i_] = T(2.0) * lk::where(difference > T(1.0), difference2 - lk::minimum(difference, T(100000.0)), step4_);
-      input_out_[i_] = lk::scaled<T>(T(-2.0) * chosen, factor_);
-      target_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(chosen > T(1.0), step3_ * (T(1.0) - T(1.0) / (chosen + T(1.0))), chosen / target), factor_);
+      const T difference = step0_ - input;
+      const bool below = lk::absolute(difference) < T(1.0);
+      const T chosen = lk::where(below, difference, T(0.0));
+      const T product = chosen * chosen;
+      const T product2 = product * product;
+      const T product3 = product * (T(0.5) + chosen * (T(0.16666666666666666) + T(0.04166666666666651) * chosen + (T(0.008333333333333325) + T(0.001388888888893181) * chosen) * product + (T(0.00019841269841295063) + T(2.4801587267259408e-05) * chosen + (T(2.75573192038147e-06) + T(2.755733098715279e-07) * chosen) * product) * product2 + (T(2.5052115297914698e-08) + T(2.087479843099664e-09) * chosen + (T(1.6057892794603187e-10) + T(1.1627098130423447e-11) * chosen) * product + T(7.739072467121704e-13) * product2) * (product2 * product2)));
+      const T difference2 = target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_ - T(1.0);
+      const T chosen2 = lk::where((below) & (lk::absolute(input) < T(1.0)), difference + product3, difference2);
+      values_[i_] = T(2.0) * lk::where(below, product3, difference2 - lk::minimum(difference, T(100000.0)));
+      input_out_[i_] = lk::scaled<T>(T(-2.0) * chosen2, factor_);
+      target_out_[i_] = lk::scaled<T>(T(2.0) * lk::where(chosen2 > T(1.0), step2_ * (T(1.0) - T(1.0) / (chosen2 + T(1.0))), chosen2 / target), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_96c442061292, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_d6a8fb6854f6, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -7,6 +7,7 @@
 // With the defaults off
 namespace losskit_gamma_nll_loss_f8fe199eeb03_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -66,8 +67,9 @@ LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_f8fe199eeb03, 2, 0, 1, 0,
 }  // namespace
 
 // With log_input
-namespace losskit_gamma_nll_loss_3b18020460e7_block {
+namespace losskit_gamma_nll_loss_a514858bc886_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -103,33 +105,25 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+      const T product = T(0.5) * -input;
+      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T product = T(0.5) * -input;
-        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
-      }
-      lk::exp_each(n_, most_, step1_at_, step1_at_);
-    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::expm1(-step0_);
+      step0_at_[i_] = lk::exp(step0_);
+      step1_at_[i_] = lk::expm1(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_);
+      const T step1_ = step1_at_[i_];
+      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
       values_[i_] = input + chosen;
-      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step0_, chosen - T(1.0)), factor_);
+      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * (step1_ * (step1_ + T(2.0))), chosen - T(1.0)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -139,23 +133,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
-      step0_at_[i_] = lk::where(lk::absolute(input) < T(1.0), input, T(0.0));
+      const T product = T(0.5) * -input;
+      step0_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T product = T(0.5) * -input;
-        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = lk::where(-input > T(100.0), product - T(40.0), product)));
-      }
-      lk::exp_each(n_, most_, step1_at_, step1_at_);
-    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::expm1(-step0_);
+      step0_at_[i_] = lk::exp(step0_);
+      step1_at_[i_] = lk::expm1(step0_);
     }
     alignas(64) T step2_at_[lk::kBlock];
     {
@@ -171,18 +157,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T step1_ = step1_at_[i_];
       const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step1_ * step1_);
+      const T chosen = lk::where(target == T(0.0), T(0.0), target * lk::where(-input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_);
       values_[i_] = input + chosen;
-      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * step0_, chosen - T(1.0)), factor_);
+      input_out_[i_] = lk::scaled<T>(-lk::where(lk::absolute(input) < T(1.0), target - T(1.0) + target * (step1_ * (step1_ + T(2.0))), chosen - T(1.0)), factor_);
       target_out_[i_] = lk::scaled<T>(step2_ + T(0.0) * target, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_3b18020460e7, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_a514858bc886, 2, 0, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -6,6 +6,7 @@
 
 namespace losskit_gaussian_crps_loss_837276501091_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

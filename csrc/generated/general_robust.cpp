@@ -4,8 +4,9 @@
 #include "kernel.h"
 #include "each.h"
 
-namespace losskit_general_robust_loss_6647f730c078_block {
+namespace losskit_general_robust_loss_40d6fb07598e_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -25,6 +26,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     (void)gradients_;
     (void)scale_;
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -33,24 +35,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T target = target_at_[i_];
         const T ratio = (input - target) / number3_;
         most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0))));
+        step1_at_[i_] = ratio;
       }
       lk::log1p_each(n_, most_, step0_at_, step0_at_);
-    }
-    alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T ratio = (input - target) / number3_;
-      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
-      step1_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
     }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      step2_at_[i_] = lk::expm1(step1_);
+      const T clamp_value = lk::clamp(step1_, T(-1000.0), T(1000.0));
+      step2_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(step1_) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step3_at_[i_] = lk::expm1(step2_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -59,20 +60,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T ratio = (input - target) / number3_;
-      const bool below = lk::absolute(ratio) < T(1000000000000000.0);
+      const T step3_ = step3_at_[i_];
+      const bool below = lk::absolute(step1_) < T(1000000000000000.0);
       const T chosen = lk::where(below, T(0.5) * step0_, step0_ + T(13.862943611198906));
-      const T product = ratio * ratio;
+      const T product = step1_ * step1_;
       const T chosen2 = lk::where(below, product / (T(1.0) + lk::sqrt(T(1.0) + product)), T(1048576.0) * (lk::absolute(T(0.5) * input - T(0.5) * target) * number4_));
       const bool below2 = alpha < T(0.0);
-      const T sum = T(1.0) + step2_;
-      const T ratio2 = T(1.0) / sum;
-      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where((alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity()), number5_ * chosen2 + lk::times(step2_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step1_ < T(1.0), step2_ * ratio2, T(1.0) - ratio2), step2_) * lk::where((lk::absolute(alpha) == std::numeric_limits<T>::infinity()) | (below2), T(1.0) + lk::where(below2, ratio2, sum), T(1.0))));
+      const T sum = T(1.0) + step3_;
+      const T ratio = T(1.0) / sum;
+      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where((alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity()), number5_ * chosen2 + lk::times(step3_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step2_ < T(1.0), step3_ * ratio, T(1.0) - ratio), step3_) * lk::where((lk::absolute(alpha) == std::numeric_limits<T>::infinity()) | (below2), T(1.0) + lk::where(below2, ratio, sum), T(1.0))));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -81,24 +83,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T target = target_at_[i_];
         const T ratio = (input - target) / number3_;
         most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0))));
+        step1_at_[i_] = ratio;
       }
       lk::log1p_each(n_, most_, step0_at_, step0_at_);
-    }
-    alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T ratio = (input - target) / number3_;
-      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
-      step1_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
     }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      step2_at_[i_] = lk::expm1(step1_);
+      const T clamp_value = lk::clamp(step1_, T(-1000.0), T(1000.0));
+      step2_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(step1_) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step3_at_[i_] = lk::expm1(step2_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -107,33 +108,33 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T difference = input - target;
-      const T ratio = difference / number3_;
-      const bool below = lk::absolute(ratio) < T(1000000000000000.0);
+      const T step3_ = step3_at_[i_];
+      const bool below = lk::absolute(step1_) < T(1000000000000000.0);
       const T chosen = lk::where(below, T(0.5) * step0_, step0_ + T(13.862943611198906));
       const bool both_value = (alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity());
-      const T product = ratio * ratio;
+      const T product = step1_ * step1_;
       const T sum = T(1.0) + product;
       const T root = lk::sqrt(sum);
       const T product2 = lk::absolute(T(0.5) * input - T(0.5) * target) * number4_;
       const T product3 = T(1048576.0) * product2;
       const T chosen2 = lk::where(below, product / (T(1.0) + root), product3);
       const bool below2 = alpha < T(0.0);
-      const T sum2 = T(1.0) + step2_;
-      const T ratio2 = T(1.0) / sum2;
+      const T sum2 = T(1.0) + step3_;
+      const T ratio = T(1.0) / sum2;
       const bool equal = lk::absolute(alpha) == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (below2);
-      const T chosen3 = lk::where(below2, ratio2, sum2);
+      const T chosen3 = lk::where(below2, ratio, sum2);
       const T chosen4 = lk::where(either_value, chosen3, T(1.0));
-      const T sign_value = lk::sign(difference);
-      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(step2_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step1_ < T(1.0), step2_ * ratio2, T(1.0) - ratio2), step2_) * lk::where(either_value, T(1.0) + chosen3, T(1.0))));
-      input_out_[i_] = lk::scaled<T>(lk::where(equal, lk::clamp(ratio, T(-1000.0), T(1000.0)) * chosen3 * chosen4, lk::where(alpha == T(2.0), lk::where(below, ratio, sign_value * product3), lk::times(lk::where(below, ratio, sign_value * number6_) / lk::where(both_value, lk::where(below, root, T(1.0)), lk::where(below, sum, product2)), chosen3) * chosen4 * number2_)) / scale, factor_);
+      const T sign_value = lk::sign(input - target);
+      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(step3_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step2_ < T(1.0), step3_ * ratio, T(1.0) - ratio), step3_) * lk::where(either_value, T(1.0) + chosen3, T(1.0))));
+      input_out_[i_] = lk::scaled<T>(lk::where(equal, lk::clamp(step1_, T(-1000.0), T(1000.0)) * chosen3 * chosen4, lk::where(alpha == T(2.0), lk::where(below, step1_, sign_value * product3), lk::times(lk::where(below, step1_, sign_value * number6_) / lk::where(both_value, lk::where(below, root, T(1.0)), lk::where(below, sum, product2)), chosen3) * chosen4 * number2_)) / scale, factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -142,24 +143,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T target = target_at_[i_];
         const T ratio = (input - target) / number3_;
         most_ = lk::larger(most_, lk::Log1p::place(step0_at_[i_] = lk::where(lk::absolute(ratio) < T(1000000000000000.0), ratio * ratio, lk::absolute(T(0.5) * input - T(0.5) * target) * number4_ - T(1.0))));
+        step1_at_[i_] = ratio;
       }
       lk::log1p_each(n_, most_, step0_at_, step0_at_);
-    }
-    alignas(64) T step1_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T ratio = (input - target) / number3_;
-      const T clamp_value = lk::clamp(ratio, T(-1000.0), T(1000.0));
-      step1_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(ratio) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
     }
     alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      step2_at_[i_] = lk::expm1(step1_);
+      const T clamp_value = lk::clamp(step1_, T(-1000.0), T(1000.0));
+      step2_at_[i_] = lk::where(lk::absolute(alpha) == std::numeric_limits<T>::infinity(), T(0.25) * clamp_value * clamp_value, lk::times(number0_, lk::where(lk::absolute(step1_) < T(1000000000000000.0), T(0.5) * step0_, step0_ + T(13.862943611198906))));
+    }
+    alignas(64) T step3_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step2_ = step2_at_[i_];
+      step3_at_[i_] = lk::expm1(step2_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -168,34 +168,33 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
-      const T difference = input - target;
-      const T ratio = difference / number3_;
-      const bool below = lk::absolute(ratio) < T(1000000000000000.0);
+      const T step3_ = step3_at_[i_];
+      const bool below = lk::absolute(step1_) < T(1000000000000000.0);
       const T chosen = lk::where(below, T(0.5) * step0_, step0_ + T(13.862943611198906));
       const bool both_value = (alpha >= T(1.0)) & (alpha < std::numeric_limits<T>::infinity());
-      const T product = ratio * ratio;
+      const T product = step1_ * step1_;
       const T sum = T(1.0) + product;
       const T root = lk::sqrt(sum);
       const T product2 = lk::absolute(T(0.5) * input - T(0.5) * target) * number4_;
       const T product3 = T(1048576.0) * product2;
       const T chosen2 = lk::where(below, product / (T(1.0) + root), product3);
       const bool below2 = alpha < T(0.0);
-      const T sum2 = T(1.0) + step2_;
-      const T ratio2 = T(1.0) / sum2;
+      const T sum2 = T(1.0) + step3_;
+      const T ratio = T(1.0) / sum2;
       const bool equal = lk::absolute(alpha) == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (below2);
-      const T chosen3 = lk::where(below2, ratio2, sum2);
+      const T chosen3 = lk::where(below2, ratio, sum2);
       const T chosen4 = lk::where(either_value, chosen3, T(1.0));
-      const T sign_value = lk::sign(difference);
-      const T ratio3 = lk::where(equal, lk::clamp(ratio, T(-1000.0), T(1000.0)) * chosen3 * chosen4, lk::where(alpha == T(2.0), lk::where(below, ratio, sign_value * product3), lk::times(lk::where(below, ratio, sign_value * number6_) / lk::where(both_value, lk::where(below, root, T(1.0)), lk::where(below, sum, product2)), chosen3) * chosen4 * number2_)) / scale;
-      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(step2_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step1_ < T(1.0), step2_ * ratio2, T(1.0) - ratio2), step2_) * lk::where(either_value, T(1.0) + chosen3, T(1.0))));
-      input_out_[i_] = lk::scaled<T>(ratio3, factor_);
-      target_out_[i_] = lk::scaled<T>(-ratio3, factor_);
+      const T sign_value = lk::sign(input - target);
+      const T ratio2 = lk::where(equal, lk::clamp(step1_, T(-1000.0), T(1000.0)) * chosen3 * chosen4, lk::where(alpha == T(2.0), lk::where(below, step1_, sign_value * product3), lk::times(lk::where(below, step1_, sign_value * number6_) / lk::where(both_value, lk::where(below, root, T(1.0)), lk::where(below, sum, product2)), chosen3) * chosen4 * number2_)) / scale;
+      values_[i_] = lk::where((lk::times(number0_, chosen) < T(8.673617379884035e-19)) & (alpha < T(1.0)), number1_ * (chosen * (T(1.0) + lk::times(T(0.5) * alpha, chosen))), lk::where(both_value, number5_ * chosen2 + lk::times(step3_, number5_ * (T(1.0) + chosen2)), number5_ * lk::where(below2, -lk::where(step2_ < T(1.0), step3_ * ratio, T(1.0) - ratio), step3_) * lk::where(either_value, T(1.0) + chosen3, T(1.0))));
+      input_out_[i_] = lk::scaled<T>(ratio2, factor_);
+      target_out_[i_] = lk::scaled<T>(-ratio2, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_6647f730c078, 2, 9, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_general_robust_loss_40d6fb07598e, 2, 9, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

@@ -7,6 +7,7 @@
 // With the defaults off
 namespace losskit_kl_div_85be107d8df1_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -65,8 +66,9 @@ LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_85be107d8df1, 2, 0, 1, 0,
 }  // namespace
 
 // With log_target
-namespace losskit_kl_div_52c8c523a86e_block {
+namespace losskit_kl_div_9bd425785cae_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -92,8 +94,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      const T product = step0_ * (target - input);
-      values_[i_] = lk::where(step0_ == T(0.0), lk::times(step0_, -input), lk::where(target < T(-86.0), T(4.4737793061811207e-38) * product, product));
+      values_[i_] = lk::where(target < T(-86.0), T(4.4737793061811207e-38), T(1.0)) * lk::times(step0_, lk::where(step0_ == T(0.0), -input, target - input));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -113,10 +114,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
-      const bool below = target < T(-86.0);
-      const T product = step0_ * (target - input);
-      values_[i_] = lk::where(step0_ == T(0.0), lk::times(step0_, -input), lk::where(below, T(4.4737793061811207e-38) * product, product));
-      input_out_[i_] = lk::scaled<T>(-lk::where(below, T(4.4737793061811207e-38) * step0_, step0_), factor_);
+      const T chosen = lk::where(target < T(-86.0), T(4.4737793061811207e-38), T(1.0));
+      values_[i_] = chosen * lk::times(step0_, lk::where(step0_ == T(0.0), -input, target - input));
+      input_out_[i_] = lk::scaled<T>(-(chosen * step0_), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -137,20 +137,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T step0_ = step0_at_[i_];
+      const T chosen = lk::where(target < T(-86.0), T(4.4737793061811207e-38), T(1.0));
       const bool equal = step0_ == T(0.0);
-      const T times_value = lk::times(step0_, -input);
-      const bool below = target < T(-86.0);
       const T difference = target - input;
-      const T product = step0_ * difference;
-      const T product2 = step0_ * (difference + T(1.0));
-      values_[i_] = lk::where(equal, times_value, lk::where(below, T(4.4737793061811207e-38) * product, product));
-      input_out_[i_] = lk::scaled<T>(-lk::where(below, T(4.4737793061811207e-38) * step0_, step0_), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::where(equal, times_value, lk::where(below, T(4.4737793061811207e-38) * product2, product2)), factor_);
+      values_[i_] = chosen * lk::times(step0_, lk::where(equal, -input, difference));
+      input_out_[i_] = lk::scaled<T>(-(chosen * step0_), factor_);
+      target_out_[i_] = lk::scaled<T>(chosen * lk::times(step0_, lk::where(equal, -input, difference + T(1.0))), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_52c8c523a86e, 2, 0, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_9bd425785cae, 2, 0, 1, 0,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0078125},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

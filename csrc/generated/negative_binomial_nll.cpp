@@ -4,8 +4,9 @@
 #include "kernel.h"
 #include "each.h"
 
-namespace losskit_negative_binomial_nll_loss_0c7301ffa25e_block {
+namespace losskit_negative_binomial_nll_loss_01cf4122bafb_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -73,16 +74,6 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       lk::log1p_each(n_, most_, step5_at_, step5_at_);
     }
     alignas(64) T step6_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T target = target_at_[i_];
-        const T dispersion = dispersion_at_[i_];
-        most_ = lk::larger(most_, lk::Log1p::place(step6_at_[i_] = T(3.0) * lk::minimum(T(1.0) / (lk::where(dispersion > T(0.3333333333333333), T(1.0) / dispersion, T(1.0)) + target), T(1e+37))));
-      }
-      lk::log1p_each(n_, most_, step6_at_, step6_at_);
-    }
     alignas(64) T step7_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
@@ -90,22 +81,39 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T target = target_at_[i_];
         const T dispersion = dispersion_at_[i_];
-        const bool above = dispersion > T(0.3333333333333333);
         const T ratio = T(1.0) / dispersion;
-        const T chosen = lk::where(above, ratio, T(1.0));
-        const T chosen2 = lk::where(above, chosen + T(3.0), ratio);
-        const T ratio2 = T(1.0) / (chosen2 + target);
-        const T sum = chosen + target;
-        const bool below = target < T(3.0);
-        const T ratio3 = T(1.0) / lk::where(below, target + T(3.0), target);
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio2) * ((sum + T(1.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio3 * ((target + T(2.0)) * ratio3), T(1.0))));
+        most_ = lk::larger(most_, lk::Log1p::place(step6_at_[i_] = T(3.0) * lk::minimum(T(1.0) / (lk::where(dispersion > T(0.3333333333333333), ratio, T(1.0)) + target), T(1e+37))));
+        step7_at_[i_] = ratio;
       }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
+      lk::log1p_each(n_, most_, step6_at_, step6_at_);
     }
     alignas(64) T step8_at_[lk::kBlock];
     alignas(64) T step9_at_[lk::kBlock];
     alignas(64) T step10_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const T step7_ = step7_at_[i_];
+        const bool above = dispersion > T(0.3333333333333333);
+        const T chosen = lk::where(above, step7_, T(1.0));
+        const T chosen2 = lk::where(above, chosen + T(3.0), step7_);
+        const T ratio = T(1.0) / (chosen2 + target);
+        const T sum = chosen + target;
+        const bool below = target < T(3.0);
+        const T ratio2 = T(1.0) / lk::where(below, target + T(3.0), target);
+        most_ = lk::larger(most_, lk::Log::place(step8_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio) * ((sum + T(1.0)) * ratio) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio2 * ((target + T(2.0)) * ratio2), T(1.0))));
+        step9_at_[i_] = ratio2;
+        step10_at_[i_] = ratio;
+      }
+      lk::log_each(n_, most_, step8_at_, step8_at_);
+    }
     alignas(64) T step11_at_[lk::kBlock];
+    alignas(64) T step12_at_[lk::kBlock];
+    alignas(64) T step13_at_[lk::kBlock];
+    alignas(64) T step14_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -114,22 +122,23 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
+      const T step7_ = step7_at_[i_];
       const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
       const bool equal = product == std::numeric_limits<T>::infinity();
       const bool equal2 = step1_ == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (equal2);
       const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step2_, target) / lk::where(equal2, step2_, step1_)), step1_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
-      const T ratio2 = lk::where(either_value, T(1.0) / dispersion * ratio, ratio) / lk::where(target < T(3.0), T(1.0), target);
+      const T ratio2 = lk::where(either_value, step7_ * ratio, ratio) / lk::where(target < T(3.0), T(1.0), target);
       const T magnitude = lk::absolute(ratio2);
       const T chosen = lk::where(either_value, -ratio, -dispersion * ratio);
       const T magnitude2 = lk::absolute(chosen);
       step2_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
-      step8_at_[i_] = lk::where(chosen < T(-0.55), T(0.0), chosen);
-      step9_at_[i_] = magnitude;
-      step10_at_[i_] = magnitude2;
-      step11_at_[i_] = chosen;
+      step11_at_[i_] = lk::where(chosen < T(-0.55), T(0.0), chosen);
+      step12_at_[i_] = magnitude;
+      step13_at_[i_] = magnitude2;
+      step14_at_[i_] = chosen;
     }
-    alignas(64) T step12_at_[lk::kBlock];
+    alignas(64) T step15_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -138,35 +147,33 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T dispersion = dispersion_at_[i_];
         const T step0_ = step0_at_[i_];
         const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
-        most_ = lk::larger(most_, lk::Log::place(step12_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), dispersion, T(1.0) + product)));
+        most_ = lk::larger(most_, lk::Log::place(step15_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), dispersion, T(1.0) + product)));
       }
-      lk::log_each(n_, most_, step12_at_, step12_at_);
+      lk::log_each(n_, most_, step15_at_, step15_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step2_ = step2_at_[i_];
       step2_at_[i_] = lk::minus_log1p(step2_);
     }
-    alignas(64) T step13_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T dispersion = dispersion_at_[i_];
-        const T step0_ = step0_at_[i_];
-        const T step11_ = step11_at_[i_];
-        const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
-        const bool both_value = (step11_ < T(-0.55)) & (product < T(1e+30));
-        most_ = lk::larger(most_, lk::Log::place(step13_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)))));
-      }
-      lk::log_each(n_, most_, step13_at_, step13_at_);
-    }
+    alignas(64) T step16_at_[lk::kBlock];
+    alignas(64) T step17_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step8_ = step8_at_[i_];
-      step8_at_[i_] = lk::minus_log1p(step8_);
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step14_ = step14_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
+      const bool both_value = (step14_ < T(-0.55)) & (product < T(1e+30));
+      step17_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
+    }
+    lk::log_each(n_, step17_at_, step16_at_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step11_ = step11_at_[i_];
+      step11_at_[i_] = lk::minus_log1p(step11_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -180,34 +187,32 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
       const T step10_ = step10_at_[i_];
-      const T step11_ = step11_at_[i_];
       const T step12_ = step12_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T step13_ = step13_at_[i_];
-      const T step8_ = step8_at_[i_];
+      const T step14_ = step14_at_[i_];
+      const T step15_ = step15_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step16_ = step16_at_[i_];
+      const T step17_ = step17_at_[i_];
+      const T step11_ = step11_at_[i_];
       const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step0_ * step0_;
       const bool below = product < T(1e-20);
       const bool equal = product == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, dispersion, T(1.0) + product);
-      const T chosen2 = lk::where(equal, input + step12_, step12_ - (chosen - T(1.0) - lk::where(equal, T(0.0), product)) / chosen);
+      const T chosen2 = lk::where(equal, input + step15_, step15_ - (chosen - T(1.0) - lk::where(equal, T(0.0), product)) / chosen);
       const T chosen3 = lk::where(below, step1_, chosen2 / lk::where(below, T(1.0), dispersion));
-      const bool below2 = step11_ < T(-0.55);
-      const bool both_value = (below2) & (product < T(1e+30));
+      const bool below2 = step14_ < T(-0.55);
       const T product2 = dispersion * target;
       const T chosen4 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step3_, step3_);
       const bool below3 = product2 < T(1e-20);
-      const bool below4 = target < T(3.0);
-      const T ratio = T(1.0) / lk::where(below4, target + T(3.0), target);
-      const T product3 = ratio * ratio;
+      const T product3 = step9_ * step9_;
       const bool above = dispersion > T(0.3333333333333333);
-      const T ratio2 = T(1.0) / dispersion;
-      const T chosen5 = lk::where(above, ratio2, T(1.0));
-      const T chosen6 = lk::where(above, chosen5 + T(3.0), ratio2);
-      const T ratio3 = T(1.0) / chosen6;
-      const T ratio4 = T(1.0) / (chosen6 + target);
-      const T product4 = ratio3 * ratio3;
+      const T chosen5 = lk::where(above, step7_, T(1.0));
+      const T ratio = T(1.0) / lk::where(above, chosen5 + T(3.0), step7_);
+      const T product4 = ratio * ratio;
       const T sum = T(1.0364376287210755) + product4 * T(-1.2591741378706647);
       const T sum2 = T(-0.41302940091672014) + product4 * sum;
       const T sum3 = T(0.11229667461420963) + product4 * sum2;
@@ -218,8 +223,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum8 = T(-0.0005952373063227016) + product4 * sum7;
       const T sum9 = T(0.0007936507891020488) + product4 * sum8;
       const T sum10 = T(-0.002777777777767353) + product4 * sum9;
-      const T product5 = ratio4 * ratio4;
-      values_[i_] = lk::where(target == T(0.0), chosen3, lk::where(((target >= T(3.0)) & (step9_ < T(0.5))) & (step10_ < T(0.5)), target * step2_ + lk::where(below2, lk::where(both_value, (T(1.0) + lk::where(both_value, product2, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0))) - T(1.0) - step13_, step11_ + (chosen2 - chosen4)), step8_) / dispersion, lk::where(chosen3 == std::numeric_limits<T>::infinity(), chosen3, target * (step4_ + (lk::where(equal, step12_, chosen2 - input) - chosen4)) + (chosen3 - lk::where(below3, target, chosen4 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step4_ + (T(0.9189385332046727) - lk::where(below4, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen5 * step5_ - (chosen5 + target) * step6_ + chosen4, T(0.5) * chosen4) + target * ratio3 * ratio4 * (T(0.08333333333333333) + product4 * sum10 + ratio4 * (ratio3 + ratio4) * (sum10 + product5 * (sum9 + product5 * (sum8 + product5 * (sum7 + product5 * (sum6 + product5 * (sum5 + product5 * (sum4 + product5 * (sum3 + product5 * (sum2 + product5 * (sum + product5 * (T(-1.2591741378706647) + product5 * T(0.0)))))))))))))) + step7_));
+      const T product5 = step10_ * step10_;
+      values_[i_] = lk::where(target == T(0.0), chosen3, lk::where(((target >= T(3.0)) & (step12_ < T(0.5))) & (step13_ < T(0.5)), target * step2_ + lk::where(below2, lk::where((below2) & (product < T(1e+30)), step17_ - T(1.0) - step16_, step14_ + (chosen2 - chosen4)), step11_) / dispersion, lk::where(chosen3 == std::numeric_limits<T>::infinity(), chosen3, target * (step4_ + (lk::where(equal, step15_, chosen2 - input) - chosen4)) + (chosen3 - lk::where(below3, target, chosen4 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step4_ + (T(0.9189385332046727) - lk::where(target < T(3.0), T(3.0), T(0.0))) + step9_ * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen5 * step5_ - (chosen5 + target) * step6_ + chosen4, T(0.5) * chosen4) + target * ratio * step10_ * (T(0.08333333333333333) + product4 * sum10 + step10_ * (ratio + step10_) * (sum10 + product5 * (sum9 + product5 * (sum8 + product5 * (sum7 + product5 * (sum6 + product5 * (sum5 + product5 * (sum4 + product5 * (sum3 + product5 * (sum2 + product5 * (sum + product5 * (T(-1.2591741378706647) + product5 * T(0.0)))))))))))))) + step8_));
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -228,6 +233,12 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     alignas(64) T step0_at_[lk::kBlock];
     alignas(64) T step1_at_[lk::kBlock];
     alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step8_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T target = target_at_[i_];
@@ -236,34 +247,45 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T ratio = T(1.0) / dispersion;
       const T chosen = lk::where(above, ratio, T(1.0));
       const T sum = chosen + target;
-      step0_at_[i_] = target * (T(1.0) / (sum + T(1.0))) * lk::where(above, dispersion, T(1.0));
-      step1_at_[i_] = target * (T(1.0) / (sum + T(2.0))) * (T(1.0) / (chosen + T(1.0)));
-      step2_at_[i_] = target * (T(1.0) / (lk::where(above, chosen + T(3.0), ratio) + target)) * (T(1.0) / (chosen + T(2.0)));
+      const T ratio2 = T(1.0) / (sum + T(1.0));
+      const T ratio3 = T(1.0) / (sum + T(2.0));
+      const T ratio4 = T(1.0) / (chosen + T(1.0));
+      const T ratio5 = T(1.0) / (lk::where(above, chosen + T(3.0), ratio) + target);
+      const T ratio6 = T(1.0) / (chosen + T(2.0));
+      step0_at_[i_] = target * ratio2 * lk::where(above, dispersion, T(1.0));
+      step1_at_[i_] = target * ratio3 * ratio4;
+      step2_at_[i_] = target * ratio5 * ratio6;
+      step3_at_[i_] = ratio;
+      step4_at_[i_] = ratio5;
+      step5_at_[i_] = ratio4;
+      step6_at_[i_] = ratio6;
+      step7_at_[i_] = ratio2;
+      step8_at_[i_] = ratio3;
     }
-    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step9_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T product = T(0.5) * input;
-        most_ = lk::larger(most_, lk::Exp::place(step3_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product)));
+        most_ = lk::larger(most_, lk::Exp::place(step9_at_[i_] = lk::where(input > T(100.0), product - T(40.0), product)));
       }
-      lk::exp_each(n_, most_, step3_at_, step3_at_);
+      lk::exp_each(n_, most_, step9_at_, step9_at_);
     }
-    alignas(64) T step4_at_[lk::kBlock];
-    lk::exp_each(n_, input_at_, step4_at_);
-    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step10_at_[lk::kBlock];
+    lk::exp_each(n_, input_at_, step10_at_);
+    alignas(64) T step11_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
-        most_ = lk::larger(most_, lk::Exp::place(step5_at_[i_] = T(0.5) * input));
+        most_ = lk::larger(most_, lk::Exp::place(step11_at_[i_] = T(0.5) * input));
       }
-      lk::exp_each(n_, most_, step5_at_, step5_at_);
+      lk::exp_each(n_, most_, step11_at_, step11_at_);
     }
-    alignas(64) T step6_at_[lk::kBlock];
+    alignas(64) T step12_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -271,59 +293,64 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T target = target_at_[i_];
         const T dispersion = dispersion_at_[i_];
         const T product = dispersion * target;
-        most_ = lk::larger(most_, lk::Log1p::place(step6_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product)));
+        most_ = lk::larger(most_, lk::Log1p::place(step12_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), lk::sqrt(dispersion) * lk::sqrt(target), product)));
       }
-      lk::log1p_each(n_, most_, step6_at_, step6_at_);
+      lk::log1p_each(n_, most_, step12_at_, step12_at_);
     }
-    alignas(64) T step7_at_[lk::kBlock];
+    alignas(64) T step13_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T target = target_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(target < T(3.0), target + T(3.0), target)));
+        most_ = lk::larger(most_, lk::Log::place(step13_at_[i_] = lk::where(target < T(3.0), target + T(3.0), target)));
       }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
+      lk::log_each(n_, most_, step13_at_, step13_at_);
     }
-    alignas(64) T step8_at_[lk::kBlock];
+    alignas(64) T step14_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T dispersion = dispersion_at_[i_];
-        most_ = lk::larger(most_, lk::Log1p::place(step8_at_[i_] = T(3.0) * lk::minimum(lk::where(dispersion > T(0.3333333333333333), dispersion, T(1.0)), T(1e+37))));
+        most_ = lk::larger(most_, lk::Log1p::place(step14_at_[i_] = T(3.0) * lk::minimum(lk::where(dispersion > T(0.3333333333333333), dispersion, T(1.0)), T(1e+37))));
       }
-      lk::log1p_each(n_, most_, step8_at_, step8_at_);
+      lk::log1p_each(n_, most_, step14_at_, step14_at_);
     }
-    alignas(64) T step9_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T target = target_at_[i_];
-        const T dispersion = dispersion_at_[i_];
-        most_ = lk::larger(most_, lk::Log1p::place(step9_at_[i_] = T(3.0) * lk::minimum(T(1.0) / (lk::where(dispersion > T(0.3333333333333333), T(1.0) / dispersion, T(1.0)) + target), T(1e+37))));
-      }
-      lk::log1p_each(n_, most_, step9_at_, step9_at_);
-    }
-    alignas(64) T step10_at_[lk::kBlock];
+    alignas(64) T step15_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T target = target_at_[i_];
         const T dispersion = dispersion_at_[i_];
+        const T step3_ = step3_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step15_at_[i_] = T(3.0) * lk::minimum(T(1.0) / (lk::where(dispersion > T(0.3333333333333333), step3_, T(1.0)) + target), T(1e+37))));
+      }
+      lk::log1p_each(n_, most_, step15_at_, step15_at_);
+    }
+    alignas(64) T step16_at_[lk::kBlock];
+    alignas(64) T step17_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        const T dispersion = dispersion_at_[i_];
+        const T step3_ = step3_at_[i_];
+        const T step4_ = step4_at_[i_];
+        const T step5_ = step5_at_[i_];
+        const T step6_ = step6_at_[i_];
         const bool above = dispersion > T(0.3333333333333333);
-        const T ratio = T(1.0) / dispersion;
-        const T chosen = lk::where(above, ratio, T(1.0));
-        const T chosen2 = lk::where(above, chosen + T(3.0), ratio);
-        const T ratio2 = T(1.0) / (chosen2 + target);
+        const T chosen = lk::where(above, step3_, T(1.0));
+        const T chosen2 = lk::where(above, chosen + T(3.0), step3_);
         const T sum = chosen + target;
         const bool below = target < T(3.0);
-        const T ratio3 = T(1.0) / lk::where(below, target + T(3.0), target);
-        most_ = lk::larger(most_, lk::Log::place(step10_at_[i_] = lk::where(above, lk::sqrt(chosen2 * ratio2) * ((sum + T(1.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(1.0)))) * ((sum + T(2.0)) * ratio2) * (chosen2 * (T(1.0) / (chosen + T(2.0)))), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio3 * ((target + T(2.0)) * ratio3), T(1.0))));
+        const T ratio = T(1.0) / lk::where(below, target + T(3.0), target);
+        most_ = lk::larger(most_, lk::Log::place(step16_at_[i_] = lk::where(above, lk::sqrt(chosen2 * step4_) * ((sum + T(1.0)) * step4_) * (chosen2 * step5_) * ((sum + T(2.0)) * step4_) * (chosen2 * step6_), T(1.0)) / lk::where(below, (target + T(1.0)) * ratio * ((target + T(2.0)) * ratio), T(1.0))));
+        step17_at_[i_] = ratio;
       }
-      lk::log_each(n_, most_, step10_at_, step10_at_);
+      lk::log_each(n_, most_, step16_at_, step16_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -340,75 +367,74 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step2_ = step2_at_[i_];
       step2_at_[i_] = lk::minus_log1p(step2_);
     }
-    alignas(64) T step11_at_[lk::kBlock];
-    alignas(64) T step12_at_[lk::kBlock];
-    alignas(64) T step13_at_[lk::kBlock];
-    alignas(64) T step14_at_[lk::kBlock];
-    alignas(64) T step15_at_[lk::kBlock];
+    alignas(64) T step18_at_[lk::kBlock];
+    alignas(64) T step19_at_[lk::kBlock];
+    alignas(64) T step20_at_[lk::kBlock];
+    alignas(64) T step21_at_[lk::kBlock];
+    alignas(64) T step22_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T dispersion = dispersion_at_[i_];
       const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_;
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step9_ * step9_;
       const bool equal = product == std::numeric_limits<T>::infinity();
-      const bool equal2 = step4_ == std::numeric_limits<T>::infinity();
+      const bool equal2 = step10_ == std::numeric_limits<T>::infinity();
       const bool either_value = (equal) | (equal2);
-      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step5_, target) / lk::where(equal2, step5_, step4_)), step4_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
-      const T chosen = lk::where(either_value, T(1.0) / dispersion * ratio, ratio);
+      const T ratio = lk::where(either_value, lk::where(equal, T(1.0), product) * (T(1.0) - lk::where(equal2, target / step11_, target) / lk::where(equal2, step11_, step10_)), step10_ - target) / (T(1.0) + lk::where(equal, T(0.0), product));
+      const T chosen = lk::where(either_value, step3_ * ratio, ratio);
       const T ratio2 = chosen / lk::where(target < T(3.0), T(1.0), target);
       const T magnitude = lk::absolute(ratio2);
       const T chosen2 = lk::where(either_value, -ratio, -dispersion * ratio);
       const T magnitude2 = lk::absolute(chosen2);
-      step5_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
-      step11_at_[i_] = lk::where(chosen2 < T(-0.55), T(0.0), chosen2);
-      step12_at_[i_] = magnitude;
-      step13_at_[i_] = magnitude2;
-      step14_at_[i_] = chosen2;
-      step15_at_[i_] = chosen;
+      step11_at_[i_] = lk::where(((target >= T(3.0)) & (magnitude < T(0.5))) & (magnitude2 < T(0.5)), ratio2, T(0.0));
+      step18_at_[i_] = lk::where(chosen2 < T(-0.55), T(0.0), chosen2);
+      step19_at_[i_] = magnitude;
+      step20_at_[i_] = magnitude2;
+      step21_at_[i_] = chosen2;
+      step22_at_[i_] = chosen;
     }
-    alignas(64) T step16_at_[lk::kBlock];
+    alignas(64) T step23_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T dispersion = dispersion_at_[i_];
-        const T step3_ = step3_at_[i_];
-        const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_;
-        most_ = lk::larger(most_, lk::Log::place(step16_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), dispersion, T(1.0) + product)));
+        const T step9_ = step9_at_[i_];
+        const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step9_ * step9_;
+        most_ = lk::larger(most_, lk::Log::place(step23_at_[i_] = lk::where(product == std::numeric_limits<T>::infinity(), dispersion, T(1.0) + product)));
       }
-      lk::log_each(n_, most_, step16_at_, step16_at_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step5_ = step5_at_[i_];
-      step5_at_[i_] = lk::minus_log1p(step5_);
-    }
-    alignas(64) T step17_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T dispersion = dispersion_at_[i_];
-        const T step3_ = step3_at_[i_];
-        const T step14_ = step14_at_[i_];
-        const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_;
-        const bool both_value = (step14_ < T(-0.55)) & (product < T(1e+30));
-        most_ = lk::larger(most_, lk::Log::place(step17_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)))));
-      }
-      lk::log_each(n_, most_, step17_at_, step17_at_);
+      lk::log_each(n_, most_, step23_at_, step23_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step11_ = step11_at_[i_];
       step11_at_[i_] = lk::minus_log1p(step11_);
     }
+    alignas(64) T step24_at_[lk::kBlock];
+    alignas(64) T step25_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T dispersion = dispersion_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step21_ = step21_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step9_ * step9_;
+      const bool both_value = (step21_ < T(-0.55)) & (product < T(1e+30));
+      step25_at_[i_] = (T(1.0) + lk::where(both_value, dispersion * target, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0)));
+    }
+    lk::log_each(n_, step25_at_, step24_at_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step18_ = step18_at_[i_];
+      step18_at_[i_] = lk::minus_log1p(step18_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -416,46 +442,48 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T dispersion = dispersion_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
       const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
       const T step10_ = step10_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
       const T step12_ = step12_at_[i_];
       const T step13_ = step13_at_[i_];
       const T step14_ = step14_at_[i_];
       const T step15_ = step15_at_[i_];
       const T step16_ = step16_at_[i_];
-      const T step5_ = step5_at_[i_];
       const T step17_ = step17_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step19_ = step19_at_[i_];
+      const T step20_ = step20_at_[i_];
+      const T step21_ = step21_at_[i_];
+      const T step22_ = step22_at_[i_];
+      const T step23_ = step23_at_[i_];
       const T step11_ = step11_at_[i_];
-      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step3_ * step3_;
+      const T step24_ = step24_at_[i_];
+      const T step25_ = step25_at_[i_];
+      const T step18_ = step18_at_[i_];
+      const T product = dispersion * lk::where(input > T(100.0), T(5.54062238439351e+34), T(1.0)) * step9_ * step9_;
       const bool below = product < T(1e-20);
       const bool equal = product == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, dispersion, T(1.0) + product);
-      const T chosen2 = lk::where(equal, input + step16_, step16_ - (chosen - T(1.0) - lk::where(equal, T(0.0), product)) / chosen);
-      const T chosen3 = lk::where(below, step4_, chosen2 / lk::where(below, T(1.0), dispersion));
-      const bool below2 = step14_ < T(-0.55);
-      const bool both_value = (below2) & (product < T(1e+30));
+      const T chosen2 = lk::where(equal, input + step23_, step23_ - (chosen - T(1.0) - lk::where(equal, T(0.0), product)) / chosen);
+      const T chosen3 = lk::where(below, step10_, chosen2 / lk::where(below, T(1.0), dispersion));
+      const bool below2 = step21_ < T(-0.55);
       const T product2 = dispersion * target;
-      const T chosen4 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step6_, step6_);
-      const T chosen5 = lk::where(below2, lk::where(both_value, (T(1.0) + lk::where(both_value, product2, T(0.0))) / (T(1.0) + lk::where(both_value, product, T(0.0))) - T(1.0) - step17_, step14_ + (chosen2 - chosen4)), step11_);
+      const T chosen4 = lk::where(product2 == std::numeric_limits<T>::infinity(), T(2.0) * step12_, step12_);
+      const T chosen5 = lk::where(below2, lk::where((below2) & (product < T(1e+30)), step25_ - T(1.0) - step24_, step21_ + (chosen2 - chosen4)), step18_);
       const bool below3 = product2 < T(1e-20);
-      const bool below4 = target < T(3.0);
-      const T ratio = T(1.0) / lk::where(below4, target + T(3.0), target);
-      const T product3 = ratio * ratio;
+      const T product3 = step17_ * step17_;
       const bool above = dispersion > T(0.3333333333333333);
-      const T ratio2 = T(1.0) / dispersion;
-      const T chosen6 = lk::where(above, ratio2, T(1.0));
+      const T chosen6 = lk::where(above, step3_, T(1.0));
       const T sum = chosen6 + target;
-      const T chosen7 = lk::where(above, chosen6 + T(3.0), ratio2);
-      const T ratio3 = T(1.0) / chosen7;
-      const T ratio4 = T(1.0) / (chosen7 + target);
-      const T product4 = target * ratio3 * ratio4;
-      const T product5 = ratio3 * ratio3;
+      const T ratio = T(1.0) / lk::where(above, chosen6 + T(3.0), step3_);
+      const T product4 = target * ratio * step4_;
+      const T product5 = ratio * ratio;
       const T sum2 = T(1.0364376287210755) + product5 * T(-1.2591741378706647);
       const T sum3 = T(-0.41302940091672014) + product5 * sum2;
       const T sum4 = T(0.11229667461420963) + product5 * sum3;
@@ -466,8 +494,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum9 = T(-0.0005952373063227016) + product5 * sum8;
       const T sum10 = T(0.0007936507891020488) + product5 * sum9;
       const T sum11 = T(-0.002777777777767353) + product5 * sum10;
-      const T sum12 = ratio3 + ratio4;
-      const T product6 = ratio4 * ratio4;
+      const T sum12 = ratio + step4_;
+      const T product6 = step4_ * step4_;
       const T product7 = product6 * T(0.0);
       const T sum13 = T(643.1483984648313) + product5 * T(-720.4954060785403);
       const T sum14 = T(-269.9594777475153) + product5 * sum13;
@@ -482,19 +510,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum23 = T(0.003968253963318731) + product5 * sum22;
       const T sum24 = T(-0.008333333333325033) + product5 * sum23;
       const T sum25 = T(0.5) + sum12 * (T(0.08333333333333333) + product5 * sum24 + product6 * (sum24 + product6 * (sum23 + product6 * (sum22 + product6 * (sum21 + product6 * (sum20 + product6 * (sum19 + product6 * (sum18 + product6 * (sum17 + product6 * (sum16 + product6 * (sum15 + product6 * (sum14 + product6 * (sum13 + product6 * (T(-720.4954060785403) + product7))))))))))))));
-      const T ratio5 = T(1.0) / (sum + T(1.0));
-      const T ratio6 = T(1.0) / (sum + T(2.0));
-      const bool above2 = step14_ > T(10000.0);
-      const bool below5 = step13_ < T(1e-09);
-      const T ratio7 = T(1.0) / lk::where((below5) | (above2), T(1.0), step14_);
-      values_[i_] = lk::where(target == T(0.0), chosen3, lk::where(((target >= T(3.0)) & (step12_ < T(0.5))) & (step13_ < T(0.5)), target * step5_ + chosen5 / dispersion, lk::where(chosen3 == std::numeric_limits<T>::infinity(), chosen3, target * (step7_ + (lk::where(equal, step16_, chosen2 - input) - chosen4)) + (chosen3 - lk::where(below3, target, chosen4 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step7_ + (T(0.9189385332046727) - lk::where(below4, T(3.0), T(0.0))) + ratio * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen6 * step8_ - sum * step9_ + chosen4, T(0.5) * chosen4) + product4 * (T(0.08333333333333333) + product5 * sum11 + ratio4 * sum12 * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product7))))))))))))) + step10_));
-      input_out_[i_] = lk::scaled<T>(step15_, factor_);
-      dispersion_out_[i_] = lk::scaled<T>(lk::where(above, chosen6 * (chosen6 * (product4 * sum25) + chosen6 * step0_ + target / sum * ratio5 + chosen6 * step1_ + chosen6 * (T(1.0) / (chosen6 + T(1.0))) * (target * ratio5) * ratio6 + chosen6 * step2_ + chosen6 * (T(1.0) / (chosen6 + T(2.0))) * (target * ratio6) * ratio4), target * sum25 / (T(1.0) + dispersion * lk::where(above, T(0.0), target))) - lk::where(above2, ratio2 * (-step15_ - ratio2 * (chosen4 - chosen2)), step15_ * lk::where(below5, T(0.5) - step14_ * T(0.3333333333333333), chosen5 * ratio7 * ratio7) * step15_), factor_);
+      const bool above2 = step21_ > T(10000.0);
+      const bool below4 = step20_ < T(1e-09);
+      const T ratio2 = T(1.0) / lk::where((below4) | (above2), T(1.0), step21_);
+      values_[i_] = lk::where(target == T(0.0), chosen3, lk::where(((target >= T(3.0)) & (step19_ < T(0.5))) & (step20_ < T(0.5)), target * step11_ + chosen5 / dispersion, lk::where(chosen3 == std::numeric_limits<T>::infinity(), chosen3, target * (step13_ + (lk::where(equal, step23_, chosen2 - input) - chosen4)) + (chosen3 - lk::where(below3, target, chosen4 / lk::where(below3, T(1.0), dispersion))))) + (T(0.5) * step13_ + (T(0.9189385332046727) - lk::where(target < T(3.0), T(3.0), T(0.0))) + step17_ * (T(0.08333333333333333) + product3 * (T(-0.002777777777767353) + product3 * (T(0.0007936507891020488) + product3 * (T(-0.0005952373063227016) + product3 * (T(0.000841678862598761) + product3 * (T(-0.0019135564194573535) + product3 * (T(0.006266355072207451) + product3 * (T(-0.02591763548428459) + product3 * (T(0.11229667461420963) + product3 * (T(-0.41302940091672014) + product3 * (T(1.0364376287210755) + product3 * T(-1.2591741378706647)))))))))))) + (lk::where(above, chosen6 * step14_ - sum * step15_ + chosen4, T(0.5) * chosen4) + product4 * (T(0.08333333333333333) + product5 * sum11 + step4_ * sum12 * (sum11 + product6 * (sum10 + product6 * (sum9 + product6 * (sum8 + product6 * (sum7 + product6 * (sum6 + product6 * (sum5 + product6 * (sum4 + product6 * (sum3 + product6 * (sum2 + product6 * (T(-1.2591741378706647) + product7))))))))))))) + step16_));
+      input_out_[i_] = lk::scaled<T>(step22_, factor_);
+      dispersion_out_[i_] = lk::scaled<T>(lk::where(above, chosen6 * (chosen6 * (product4 * sum25) + chosen6 * step0_ + target / sum * step7_ + chosen6 * step1_ + chosen6 * step5_ * (target * step7_) * step8_ + chosen6 * step2_ + chosen6 * step6_ * (target * step8_) * step4_), target * sum25 / (T(1.0) + dispersion * lk::where(above, T(0.0), target))) - lk::where(above2, step3_ * (-step22_ - step3_ * (chosen4 - chosen2)), step22_ * lk::where(below4, T(0.5) - step21_ * T(0.3333333333333333), chosen5 * ratio2 * ratio2) * step22_), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_negative_binomial_nll_loss_0c7301ffa25e, 3, 0, 5, 4,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_negative_binomial_nll_loss_01cf4122bafb, 3, 0, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

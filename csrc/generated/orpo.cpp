@@ -4,8 +4,9 @@
 #include "kernel.h"
 #include "each.h"
 
-namespace losskit_orpo_loss_fb1167d1d35d_block {
+namespace losskit_orpo_loss_8f0697eb6d8f_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -40,66 +41,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T chosen = chosen_at_[i_];
-        const T rejected = rejected_at_[i_];
-        const T step0_ = step0_at_[i_];
-        const T step1_ = step1_at_[i_];
-        const T step2_ = step2_at_[i_];
-        const bool below = chosen < rejected;
-        most_ = lk::larger(most_, lk::Log1p::place(step3_at_[i_] = (T(0.0) - step0_) / (T(0.0) - step1_) * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0))));
-      }
-      lk::log1p_each(n_, most_, step3_at_, step3_at_);
-    }
     alignas(64) T step4_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T chosen = chosen_at_[i_];
-        const T rejected = rejected_at_[i_];
-        const T step0_ = step0_at_[i_];
-        const T step1_ = step1_at_[i_];
-        const T step2_ = step2_at_[i_];
-        const bool below = chosen < rejected;
-        most_ = lk::larger(most_, lk::Log1p::place(step4_at_[i_] = T(1.0) / ((T(0.0) - step0_) / (T(0.0) - step1_) * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0)))));
-      }
-      lk::log1p_each(n_, most_, step4_at_, step4_at_);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T step0_ = step0_at_[i_];
-        const T step1_ = step1_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = (T(0.0) - step0_) / (T(0.0) - step1_)));
-      }
-      lk::log_each(n_, most_, step5_at_, step5_at_);
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T step0_ = step0_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = T(0.0) - step0_));
-      }
-      lk::log_each(n_, most_, step6_at_, step6_at_);
-    }
-    alignas(64) T step7_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T step1_ = step1_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = T(0.0) - step1_));
-      }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
-    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T chosen = chosen_at_[i_];
@@ -107,14 +49,54 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
       const T step2_ = step2_at_[i_];
+      const T ratio = (T(0.0) - step0_) / (T(0.0) - step1_);
+      const bool below = chosen < rejected;
+      step3_at_[i_] = ratio * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0));
+      step4_at_[i_] = ratio;
+    }
+    lk::log1p_each(n_, step3_at_, step2_at_);
+    alignas(64) T step5_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step3_ = step3_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step5_at_[i_] = T(1.0) / step3_));
+      }
+      lk::log1p_each(n_, most_, step5_at_, step5_at_);
+    }
+    alignas(64) T step6_at_[lk::kBlock];
+    lk::log_each(n_, step4_at_, step6_at_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = T(0.0) - step0_));
+      }
+      lk::log_each(n_, most_, step0_at_, step0_at_);
+    }
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step1_at_[i_] = T(0.0) - step1_));
+      }
+      lk::log_each(n_, most_, step1_at_, step1_at_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T step2_ = step2_at_[i_];
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T ratio = (T(0.0) - step0_) / (T(0.0) - step1_);
-      const bool below = chosen < rejected;
-      values_[i_] = lk::times(lam, lk::where(ratio * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0)) < T(1.0), step3_, step4_ + (lk::where(ratio < std::numeric_limits<T>::infinity(), step5_, step6_ - step7_) + (rejected - chosen)))) - chosen;
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      values_[i_] = lk::times(lam, lk::where(step3_ < T(1.0), step2_, step5_ + (lk::where(step4_ < std::numeric_limits<T>::infinity(), step6_, step0_ - step1_) + (rejected - chosen)))) - chosen;
     }
   } else {
     T* const chosen_out_ = gradients_[0];
@@ -144,65 +126,52 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       lk::exp_each(n_, most_, step2_at_, step2_at_);
     }
     alignas(64) T step3_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T chosen = chosen_at_[i_];
-        const T rejected = rejected_at_[i_];
-        const T step0_ = step0_at_[i_];
-        const T step1_ = step1_at_[i_];
-        const T step2_ = step2_at_[i_];
-        const bool below = chosen < rejected;
-        most_ = lk::larger(most_, lk::Log1p::place(step3_at_[i_] = (T(0.0) - step0_) / (T(0.0) - step1_) * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0))));
-      }
-      lk::log1p_each(n_, most_, step3_at_, step3_at_);
-    }
     alignas(64) T step4_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T chosen = chosen_at_[i_];
-        const T rejected = rejected_at_[i_];
-        const T step0_ = step0_at_[i_];
-        const T step1_ = step1_at_[i_];
-        const T step2_ = step2_at_[i_];
-        const bool below = chosen < rejected;
-        most_ = lk::larger(most_, lk::Log1p::place(step4_at_[i_] = T(1.0) / ((T(0.0) - step0_) / (T(0.0) - step1_) * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0)))));
-      }
-      lk::log1p_each(n_, most_, step4_at_, step4_at_);
-    }
     alignas(64) T step5_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T step0_ = step0_at_[i_];
-        const T step1_ = step1_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = (T(0.0) - step0_) / (T(0.0) - step1_)));
-      }
-      lk::log_each(n_, most_, step5_at_, step5_at_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T chosen = chosen_at_[i_];
+      const T rejected = rejected_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T ratio = (T(0.0) - step0_) / (T(0.0) - step1_);
+      const bool below = chosen < rejected;
+      step4_at_[i_] = ratio * lk::where(below, T(1.0), step2_) / lk::where(below, step2_, T(1.0));
+      step5_at_[i_] = ratio;
     }
+    lk::log1p_each(n_, step4_at_, step3_at_);
     alignas(64) T step6_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T step0_ = step0_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = T(0.0) - step0_));
+        const T step4_ = step4_at_[i_];
+        most_ = lk::larger(most_, lk::Log1p::place(step6_at_[i_] = T(1.0) / step4_));
       }
-      lk::log_each(n_, most_, step6_at_, step6_at_);
+      lk::log1p_each(n_, most_, step6_at_, step6_at_);
     }
     alignas(64) T step7_at_[lk::kBlock];
+    lk::log_each(n_, step5_at_, step7_at_);
+    alignas(64) T step8_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T step0_ = step0_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step8_at_[i_] = T(0.0) - step0_));
+      }
+      lk::log_each(n_, most_, step8_at_, step8_at_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T step1_ = step1_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = T(0.0) - step1_));
+        most_ = lk::larger(most_, lk::Log::place(step9_at_[i_] = T(0.0) - step1_));
       }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
+      lk::log_each(n_, most_, step9_at_, step9_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -216,22 +185,19 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
       const T step7_ = step7_at_[i_];
-      const T difference = T(0.0) - step0_;
-      const T difference2 = T(0.0) - step1_;
-      const T ratio = difference / difference2;
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
       const bool below = chosen < rejected;
       const T chosen2 = lk::where(below, T(1.0), step2_);
-      const T product = ratio * chosen2;
-      const T chosen3 = lk::where(below, step2_, T(1.0));
-      const T sum = chosen3 * difference2 + chosen2 * difference;
-      values_[i_] = lk::times(lam, lk::where(product / chosen3 < T(1.0), step3_, step4_ + (lk::where(ratio < std::numeric_limits<T>::infinity(), step5_, step6_ - step7_) + (rejected - chosen)))) - chosen;
+      const T sum = lk::where(below, step2_, T(1.0)) * (T(0.0) - step1_) + chosen2 * (T(0.0) - step0_);
+      values_[i_] = lk::times(lam, lk::where(step4_ < T(1.0), step3_, step6_ + (lk::where(step5_ < std::numeric_limits<T>::infinity(), step7_, step8_ - step9_) + (rejected - chosen)))) - chosen;
       chosen_out_[i_] = lk::scaled<T>(T(-1.0) - lk::times(lam, chosen2 / sum), factor_);
-      rejected_out_[i_] = lk::scaled<T>(lk::times(lam, product / sum), factor_);
+      rejected_out_[i_] = lk::scaled<T>(lk::times(lam, step5_ * chosen2 / sum), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_orpo_loss_fb1167d1d35d, 2, 1, 3, 0,
+LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_orpo_loss_8f0697eb6d8f, 2, 1, 3, 0,
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0},
     {losskit::kInterval, 0, 0, -std::numeric_limits<double>::infinity(), 0.0})
 

@@ -7,6 +7,7 @@
 // With stirling
 namespace losskit_poisson_nll_loss_d5836900d50d_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -96,6 +97,7 @@ LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_d5836900d50d, 2, 1, 1, 0,
 // With log_input, or log_input and stirling
 namespace losskit_poisson_nll_loss_9420ff45b46c_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -183,8 +185,9 @@ LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_9420ff45b46c, 2, 1, 1, 0,
 }  // namespace
 
 // With log_input and full and stirling
-namespace losskit_poisson_nll_loss_52856b4116b7_block {
+namespace losskit_poisson_nll_loss_06b43f9a4eca_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -206,7 +209,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    lk::log_each(n_, target_at_, step1_at_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step1_at_[i_] = lk::where(target > T(1.0), target, T(1.0))));
+      }
+      lk::log_each(n_, most_, step1_at_, step1_at_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -233,7 +244,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    lk::log_each(n_, target_at_, step1_at_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step1_at_[i_] = lk::where(target > T(1.0), target, T(1.0))));
+      }
+      lk::log_each(n_, most_, step1_at_, step1_at_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -262,7 +281,15 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       lk::exp_each(n_, most_, step0_at_, step0_at_);
     }
     alignas(64) T step1_at_[lk::kBlock];
-    lk::log_each(n_, target_at_, step1_at_);
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step1_at_[i_] = lk::where(target > T(1.0), target, T(1.0))));
+      }
+      lk::log_each(n_, most_, step1_at_, step1_at_);
+    }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -280,7 +307,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_52856b4116b7, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_06b43f9a4eca, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, std::numeric_limits<double>::infinity()})
 

@@ -5,8 +5,9 @@
 #include "each.h"
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_bba3b92cd4e4_block {
+namespace losskit_sigmoid_focal_loss_0823ca4e3aac_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -151,12 +152,13 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = (alpha * target + number0_ * difference) * (step2_ - step2_ * (number1_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_));
       const T sum = step1_ + lk::times(chosen, magnitude);
       const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
+      const T product2 = chosen * sigmoid_of_value;
       const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
-      const T chosen2 = lk::where(above, sigmoid_of_value, sigmoid_of_value2);
-      const T chosen3 = lk::where(above, sigmoid_of_value2, sigmoid_of_value);
-      const bool equal = target == T(1.0);
+      const T product3 = (T(1.0) - chosen) * sigmoid_of_value2;
+      const T sum2 = product2 + product3;
+      const T sum3 = product2 - product3 + gamma * (T(2.0) * chosen - T(1.0)) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / lk::where(sum2 > T(0.0), sum2, T(1.0))), sum);
       values_[i_] = lk::times(product, sum);
-      input_out_[i_] = lk::scaled<T>(product * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), sigmoid_of_value * (sigmoid_of_value2 / (chosen * sigmoid_of_value + (T(1.0) - chosen) * sigmoid_of_value2))), sum)), factor_);
+      input_out_[i_] = lk::scaled<T>(product * lk::where(above, sum3, -sum3), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -228,28 +230,30 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product = (alpha * target + number0_ * difference) * difference2;
       const T sum = step1_ + lk::times(chosen, magnitude);
       const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
+      const T product2 = chosen * sigmoid_of_value;
       const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
-      const T chosen2 = lk::where(above, sigmoid_of_value, sigmoid_of_value2);
-      const T chosen3 = lk::where(above, sigmoid_of_value2, sigmoid_of_value);
-      const bool equal = target == T(1.0);
-      const T sum2 = chosen * sigmoid_of_value + (T(1.0) - chosen) * sigmoid_of_value2;
+      const T product3 = (T(1.0) - chosen) * sigmoid_of_value2;
+      const T sum2 = product2 + product3;
       const bool above2 = sum2 > T(0.0);
+      const T chosen2 = lk::where(above2, sum2, T(1.0));
+      const T sum3 = product2 - product3 + gamma * (T(2.0) * chosen - T(1.0)) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / chosen2), sum);
       values_[i_] = lk::times(product, sum);
-      input_out_[i_] = lk::scaled<T>(product * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), sigmoid_of_value * (sigmoid_of_value2 / sum2)), sum)), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(number3_ * difference2, sum) - lk::times(product, input) + lk::times(product * gamma * (chosen3 - chosen2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / lk::where(above2, sum2, T(1.0)), magnitude)), factor_);
+      input_out_[i_] = lk::scaled<T>(product * lk::where(above, sum3, -sum3), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(number3_ * difference2, sum) - lk::times(product, input) + lk::times(product * gamma * lk::where(above, sigmoid_of_value2 - sigmoid_of_value, sigmoid_of_value - sigmoid_of_value2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / chosen2, magnitude)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_bba3b92cd4e4, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_0823ca4e3aac, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_8aa8e7e5facd_block {
+namespace losskit_sigmoid_focal_loss_55157d65323a_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -384,18 +388,18 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const bool above = input > T(0.0);
-      const T difference = T(1.0) - target;
-      const T chosen = lk::where(above, difference, target);
+      const T chosen = lk::where(above, T(1.0) - target, target);
       const T magnitude = lk::absolute(input);
-      const T difference2 = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
+      const T difference = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
       const T sum = step1_ + lk::times(chosen, magnitude);
       const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
+      const T product = chosen * sigmoid_of_value;
       const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
-      const T chosen2 = lk::where(above, sigmoid_of_value, sigmoid_of_value2);
-      const T chosen3 = lk::where(above, sigmoid_of_value2, sigmoid_of_value);
-      const bool equal = target == T(1.0);
-      values_[i_] = lk::times(difference2, sum);
-      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), sigmoid_of_value * (sigmoid_of_value2 / (chosen * sigmoid_of_value + (T(1.0) - chosen) * sigmoid_of_value2))), sum)), factor_);
+      const T product2 = (T(1.0) - chosen) * sigmoid_of_value2;
+      const T sum2 = product + product2;
+      const T sum3 = product - product2 + gamma * (T(2.0) * chosen - T(1.0)) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / lk::where(sum2 > T(0.0), sum2, T(1.0))), sum);
+      values_[i_] = lk::times(difference, sum);
+      input_out_[i_] = lk::scaled<T>(difference * lk::where(above, sum3, -sum3), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -460,26 +464,26 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const bool above = input > T(0.0);
-      const T difference = T(1.0) - target;
-      const T chosen = lk::where(above, difference, target);
+      const T chosen = lk::where(above, T(1.0) - target, target);
       const T magnitude = lk::absolute(input);
-      const T difference2 = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
+      const T difference = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
       const T sum = step1_ + lk::times(chosen, magnitude);
       const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
+      const T product = chosen * sigmoid_of_value;
       const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
-      const T chosen2 = lk::where(above, sigmoid_of_value, sigmoid_of_value2);
-      const T chosen3 = lk::where(above, sigmoid_of_value2, sigmoid_of_value);
-      const bool equal = target == T(1.0);
-      const T sum2 = chosen * sigmoid_of_value + (T(1.0) - chosen) * sigmoid_of_value2;
+      const T product2 = (T(1.0) - chosen) * sigmoid_of_value2;
+      const T sum2 = product + product2;
       const bool above2 = sum2 > T(0.0);
-      values_[i_] = lk::times(difference2, sum);
-      input_out_[i_] = lk::scaled<T>(difference2 * (difference * chosen2 - target * chosen3 + gamma * (T(1.0) - T(2.0) * target) * lk::times(lk::where((target == T(0.0)) | (equal), lk::where(equal, chosen2, chosen3), sigmoid_of_value * (sigmoid_of_value2 / sum2)), sum)), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(difference2 * gamma * (chosen3 - chosen2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / lk::where(above2, sum2, T(1.0)), magnitude)) - lk::times(difference2, input), factor_);
+      const T chosen2 = lk::where(above2, sum2, T(1.0));
+      const T sum3 = product - product2 + gamma * (T(2.0) * chosen - T(1.0)) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / chosen2), sum);
+      values_[i_] = lk::times(difference, sum);
+      input_out_[i_] = lk::scaled<T>(difference * lk::where(above, sum3, -sum3), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(difference * gamma * lk::where(above, sigmoid_of_value2 - sigmoid_of_value, sigmoid_of_value - sigmoid_of_value2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / chosen2, magnitude)) - lk::times(difference, input), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_8aa8e7e5facd, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_55157d65323a, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 

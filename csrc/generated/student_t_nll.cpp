@@ -4,8 +4,9 @@
 #include "kernel.h"
 #include "each.h"
 
-namespace losskit_student_t_nll_loss_d01856bbecf2_block {
+namespace losskit_student_t_nll_loss_ab84f46a55f2_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -59,6 +60,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     alignas(64) T step2_at_[lk::kBlock];
     lk::log_each(n_, scale_at_, step2_at_);
     alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -70,59 +73,57 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T difference = input - target;
         const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
         const T chosen = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / scale) / lk::sqrt(df));
+        const T ratio = chosen / scale;
+        const T ratio2 = lk::where(equal, T(2.0), T(1.0)) * ratio / lk::sqrt(df);
+        const T magnitude = lk::absolute(ratio2);
         most_ = lk::larger(most_, lk::Log::place(step3_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
+        step4_at_[i_] = ratio2;
+        step5_at_[i_] = ratio;
       }
       lk::log_each(n_, most_, step3_at_, step3_at_);
-    }
-    alignas(64) T step4_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T scale = scale_at_[i_];
-        const T df = df_at_[i_];
-        const T difference = input - target;
-        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-        most_ = lk::larger(most_, lk::Log::place(step4_at_[i_] = lk::where(lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale) / lk::sqrt(df)) == std::numeric_limits<T>::infinity(), df, T(1.0))));
-      }
-      lk::log_each(n_, most_, step4_at_, step4_at_);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step5_at_[i_] = lk::where(lk::absolute(input - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0))));
-      }
-      lk::log_each(n_, most_, step5_at_, step5_at_);
     }
     alignas(64) T step6_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T df = df_at_[i_];
+        const T step4_ = step4_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step6_at_[i_] = lk::where(lk::absolute(step4_) == std::numeric_limits<T>::infinity(), df, T(1.0))));
+      }
+      lk::log_each(n_, most_, step6_at_, step6_at_);
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T target = target_at_[i_];
-        const T scale = scale_at_[i_];
-        const T df = df_at_[i_];
-        const T difference = input - target;
-        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-        const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale);
-        const bool above = lk::absolute(product / lk::sqrt(df)) > T(1000000000000000.0);
-        most_ = lk::larger(most_, lk::Log1p::place(step6_at_[i_] = lk::where(above, T(0.0), product / df * lk::where(above, T(0.0), product))));
+        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(lk::absolute(input - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0))));
       }
-      lk::log1p_each(n_, most_, step6_at_, step6_at_);
+      lk::log_each(n_, most_, step7_at_, step7_at_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T df = df_at_[i_];
+        const T step4_ = step4_at_[i_];
+        const T step5_ = step5_at_[i_];
+        const bool above = lk::absolute(step4_) > T(1000000000000000.0);
+        const T product = lk::where(lk::absolute(input - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) * step5_;
+        most_ = lk::larger(most_, lk::Log1p::place(step8_at_[i_] = lk::where(above, T(0.0), product / df * lk::where(above, T(0.0), product))));
+      }
+      lk::log1p_each(n_, most_, step8_at_, step8_at_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
-      const T scale = scale_at_[i_];
       const T df = df_at_[i_];
       const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
@@ -131,17 +132,17 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step4_ = step4_at_[i_];
       const T step5_ = step5_at_[i_];
       const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
       const bool below = df < T(1e-18);
       const T chosen = lk::where(below, T(1.0), T(0.5) * df);
       const bool below2 = chosen < T(6.0);
       const T ratio = T(1.0) / lk::where(below2, chosen + T(6.0), chosen);
       const T product = ratio * ratio;
-      const T difference = input - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T product2 = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale);
-      const T magnitude = lk::absolute(product2 / lk::sqrt(df));
+      const T magnitude = lk::absolute(step4_);
       const bool both_value = (df > T(1e+20)) & (magnitude < T(1e-10));
-      values_[i_] = lk::where(below, T(-0.5) * (step0_ + T(0.4515827052894548)), ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step1_, T(0.0))) + (step2_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product2, T(0.0)) * product2, T(0.5) * (df + T(1.0)) * lk::where(magnitude > T(1000000000000000.0), T(2.0) * (step3_ - lk::where(magnitude == std::numeric_limits<T>::infinity(), step2_ + T(0.5) * step4_ - step5_, T(0.0))), step6_));
+      const T product2 = lk::where(lk::absolute(input - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0)) * step5_;
+      values_[i_] = lk::where(below, T(-0.5) * (step0_ + T(0.4515827052894548)), ratio * (T(0.125) + product * (T(-0.005208333333324703) + product * (T(0.0015624999934272384) + product * (T(-0.0011858239727633726) + product * (T(0.0016815794708908483) + product * (T(-0.0038118741546116133) + product * (T(0.011802321941028239) + product * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step1_, T(0.0))) + (step2_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product2, T(0.0)) * product2, T(0.5) * (df + T(1.0)) * lk::where(magnitude > T(1000000000000000.0), T(2.0) * (step3_ - lk::where(magnitude == std::numeric_limits<T>::infinity(), step2_ + T(0.5) * step6_ - step7_, T(0.0))), step8_));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
@@ -152,6 +153,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     alignas(64) T step1_at_[lk::kBlock];
     alignas(64) T step2_at_[lk::kBlock];
     alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
@@ -160,27 +164,33 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T df = df_at_[i_];
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale);
-      const bool above = lk::absolute(product / lk::sqrt(df)) > T(1000000000000000.0);
+      const T ratio = lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale;
+      const T product = lk::where(equal, T(2.0), T(1.0)) * ratio;
+      const T root = lk::sqrt(df);
+      const T ratio2 = product / root;
+      const bool above = lk::absolute(ratio2) > T(1000000000000000.0);
       const T chosen = lk::where(above, T(0.0), product / df * lk::where(above, T(0.0), product));
       const T sum = T(1.0) + chosen;
       const T chosen2 = lk::where(above, T(1.0), chosen / sum);
       step0_at_[i_] = lk::where((above) | (chosen > T(2.5)), T(0.0), chosen2);
-      step1_at_[i_] = chosen;
-      step2_at_[i_] = sum;
-      step3_at_[i_] = chosen2;
+      step1_at_[i_] = ratio2;
+      step2_at_[i_] = ratio;
+      step3_at_[i_] = chosen;
+      step4_at_[i_] = root;
+      step5_at_[i_] = sum;
+      step6_at_[i_] = chosen2;
     }
-    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step7_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T df = df_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step4_at_[i_] = lk::where(df < T(1e-18), df, T(1.0))));
+        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(df < T(1e-18), df, T(1.0))));
       }
-      lk::log_each(n_, most_, step4_at_, step4_at_);
+      lk::log_each(n_, most_, step7_at_, step7_at_);
     }
-    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step8_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
@@ -204,57 +214,50 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T product9 = product7 * product6;
         const T product10 = sum5 * (chosen2 + T(6.0));
         const T product11 = product9 * product8;
-        most_ = lk::larger(most_, lk::Log1p::place(step5_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10)));
+        most_ = lk::larger(most_, lk::Log1p::place(step8_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10)));
       }
-      lk::log1p_each(n_, most_, step5_at_, step5_at_);
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    lk::log_each(n_, scale_at_, step6_at_);
-    alignas(64) T step7_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T scale = scale_at_[i_];
-        const T df = df_at_[i_];
-        const T difference = input - target;
-        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-        const T chosen = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / scale) / lk::sqrt(df));
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
-      }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
-    }
-    alignas(64) T step8_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T scale = scale_at_[i_];
-        const T df = df_at_[i_];
-        const T difference = input - target;
-        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-        most_ = lk::larger(most_, lk::Log::place(step8_at_[i_] = lk::where(lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale) / lk::sqrt(df)) == std::numeric_limits<T>::infinity(), df, T(1.0))));
-      }
-      lk::log_each(n_, most_, step8_at_, step8_at_);
+      lk::log1p_each(n_, most_, step8_at_, step8_at_);
     }
     alignas(64) T step9_at_[lk::kBlock];
+    lk::log_each(n_, scale_at_, step9_at_);
+    alignas(64) T step10_at_[lk::kBlock];
     {
       lk::Bits<T> most_ = 0;
       #pragma GCC ivdep
       for (int64_t i_ = 0; i_ < n_; ++i_) {
         const T input = input_at_[i_];
         const T target = target_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step9_at_[i_] = lk::where(lk::absolute(input - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0))));
+        const T step1_ = step1_at_[i_];
+        const T magnitude = lk::absolute(step1_);
+        const T difference = input - target;
+        most_ = lk::larger(most_, lk::Log::place(step10_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(lk::where(lk::absolute(difference) == std::numeric_limits<T>::infinity(), T(0.5) * input - T(0.5) * target, difference)), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
       }
-      lk::log_each(n_, most_, step9_at_, step9_at_);
+      lk::log_each(n_, most_, step10_at_, step10_at_);
     }
-    alignas(64) T step10_at_[lk::kBlock];
-    lk::log1p_each(n_, step1_at_, step10_at_);
+    alignas(64) T step11_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T df = df_at_[i_];
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step11_at_[i_] = lk::where(lk::absolute(step1_) == std::numeric_limits<T>::infinity(), df, T(1.0))));
+      }
+      lk::log_each(n_, most_, step11_at_, step11_at_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step12_at_[i_] = lk::where(lk::absolute(input - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0))));
+      }
+      lk::log_each(n_, most_, step12_at_, step12_at_);
+    }
+    alignas(64) T step13_at_[lk::kBlock];
+    lk::log1p_each(n_, step3_at_, step13_at_);
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
@@ -276,6 +279,9 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step8_ = step8_at_[i_];
       const T step9_ = step9_at_[i_];
       const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
       const T step0_ = step0_at_[i_];
       const bool below = df < T(1e-18);
       const T product = T(0.5) * df;
@@ -283,23 +289,201 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool below2 = chosen < T(6.0);
       const T ratio = T(1.0) / lk::where(below2, chosen + T(6.0), chosen);
       const T product2 = ratio * ratio;
+      const T magnitude = lk::absolute(step1_);
+      const bool both_value = (df > T(1e+20)) & (magnitude < T(1e-10));
       const T difference = input - target;
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen2 = lk::where(equal, T(2.0), T(1.0));
-      const T chosen3 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T product3 = chosen2 * (chosen3 / scale);
-      const T root = lk::sqrt(df);
-      const T ratio2 = product3 / root;
-      const T magnitude = lk::absolute(ratio2);
-      const bool both_value = (df > T(1e+20)) & (magnitude < T(1e-10));
+      const T product3 = chosen2 * step2_;
       const T sum = df + T(1.0);
       const bool above = magnitude > T(1000000000000000.0);
       const bool equal2 = magnitude == std::numeric_limits<T>::infinity();
-      const T chosen4 = lk::where(above, T(2.0) * (step7_ - lk::where(equal2, step6_ + T(0.5) * step8_ - step9_, T(0.0))), step10_);
+      const T chosen3 = lk::where(above, T(2.0) * (step10_ - lk::where(equal2, step9_ + T(0.5) * step11_ - step12_, T(0.0))), step13_);
       const bool above2 = df > T(1e-10);
       const bool below3 = product < T(6.0);
-      const T ratio3 = T(1.0) / lk::where(below3, product + T(6.0), product);
-      const T product4 = ratio3 * ratio3;
+      const T ratio2 = T(1.0) / lk::where(below3, product + T(6.0), product);
+      const T product4 = ratio2 * ratio2;
+      const T chosen4 = lk::where(below3, product, T(1.0));
+      const T sum2 = chosen4 + T(1.0);
+      const T sum3 = chosen4 + T(2.0);
+      const T product5 = sum2 * sum3 * (chosen4 + T(1.5));
+      const T sum4 = chosen4 + T(3.0);
+      const T product6 = sum3 * sum4 * (chosen4 + T(2.5));
+      const T product7 = T(1.0) * product5;
+      const T sum5 = chosen4 + T(4.0);
+      const T product8 = sum4 * sum5 * (chosen4 + T(3.5));
+      const T product9 = product7 * product6;
+      const T sum6 = chosen4 + T(5.0);
+      const T product10 = sum5 * sum6 * (chosen4 + T(4.5));
+      const T product11 = product9 * product8;
+      const T product12 = sum6 * (chosen4 + T(6.0)) * (chosen4 + T(5.5));
+      const T product13 = product11 * product10;
+      values_[i_] = lk::where(below, T(-0.5) * (step7_ + T(0.4515827052894548)), ratio * (T(0.125) + product2 * (T(-0.005208333333324703) + product2 * (T(0.0015624999934272384) + product2 * (T(-0.0011858239727633726) + product2 * (T(0.0016815794708908483) + product2 * (T(-0.0038118741546116133) + product2 * (T(0.011802321941028239) + product2 * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step8_, T(0.0))) + (step9_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product3, T(0.0)) * product3, T(0.5) * sum * chosen3);
+      input_out_[i_] = lk::scaled<T>(lk::where(above, sum / lk::where(above, lk::where(equal, T(0.5) * input - T(0.5) * target, difference), T(1.0)) / chosen2, lk::where(above2, T(1.0) + T(1.0) / df, sum / step4_) * (lk::where(above, T(0.0), lk::where(above2, product3, step1_)) / step5_) / scale), factor_);
+      scale_out_[i_] = lk::scaled<T>(lk::where(equal2, -df, (T(1.0) - product3) / lk::where(above, magnitude, step5_) * ((T(1.0) + product3) / lk::where(above, magnitude, T(1.0)))) / scale, factor_);
+      df_out_[i_] = lk::scaled<T>(T(0.5) * (-(product4 * (T(0.125) + product4 * (T(-0.015624999999992145) + product4 * (T(0.007812499992401366) + product4 * (T(-0.008300778400259534) + product4 * (T(0.015136178394848987) + product4 * (T(-0.04211692462062723) + product4 * (T(0.1628624446270596) + product4 * (T(-0.7357019973245473) + product4 * T(2.47831794290817))))))))) + lk::where(below3, T(0.25) / chosen4 / ((chosen4 + T(0.5)) * sum2) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) + lk::where((above) | (step3_ > T(2.5)), chosen3 - step6_, step0_)) - T(0.5) * step6_ / df, factor_);
+    }
+  } else {
+    T* const input_out_ = gradients_[0];
+    T* const target_out_ = gradients_[1];
+    T* const scale_out_ = gradients_[2];
+    T* const df_out_ = gradients_[3];
+    const lk::Scale<T> factor_(scale_);
+    alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
+    alignas(64) T step2_at_[lk::kBlock];
+    alignas(64) T step3_at_[lk::kBlock];
+    alignas(64) T step4_at_[lk::kBlock];
+    alignas(64) T step5_at_[lk::kBlock];
+    alignas(64) T step6_at_[lk::kBlock];
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T scale = scale_at_[i_];
+      const T df = df_at_[i_];
+      const T difference = input - target;
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T ratio = lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale;
+      const T product = lk::where(equal, T(2.0), T(1.0)) * ratio;
+      const T root = lk::sqrt(df);
+      const T ratio2 = product / root;
+      const bool above = lk::absolute(ratio2) > T(1000000000000000.0);
+      const T chosen = lk::where(above, T(0.0), product / df * lk::where(above, T(0.0), product));
+      const T sum = T(1.0) + chosen;
+      const T chosen2 = lk::where(above, T(1.0), chosen / sum);
+      step0_at_[i_] = lk::where((above) | (chosen > T(2.5)), T(0.0), chosen2);
+      step1_at_[i_] = ratio2;
+      step2_at_[i_] = ratio;
+      step3_at_[i_] = chosen;
+      step4_at_[i_] = root;
+      step5_at_[i_] = sum;
+      step6_at_[i_] = chosen2;
+    }
+    alignas(64) T step7_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T df = df_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(df < T(1e-18), df, T(1.0))));
+      }
+      lk::log_each(n_, most_, step7_at_, step7_at_);
+    }
+    alignas(64) T step8_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T df = df_at_[i_];
+        const T chosen = lk::where(df < T(1e-18), T(1.0), T(0.5) * df);
+        const T chosen2 = lk::where(chosen < T(6.0), chosen, T(1.0));
+        const T sum = chosen2 + T(1.0);
+        const T product = (chosen2 + T(0.0)) * sum;
+        const T sum2 = chosen2 + T(2.0);
+        const T product2 = sum * sum2;
+        const T product3 = T(1.0) * product;
+        const T sum3 = chosen2 + T(3.0);
+        const T product4 = sum2 * sum3;
+        const T product5 = product3 * product2;
+        const T sum4 = chosen2 + T(4.0);
+        const T product6 = sum3 * sum4;
+        const T product7 = product5 * product4;
+        const T sum5 = chosen2 + T(5.0);
+        const T product8 = sum4 * sum5;
+        const T product9 = product7 * product6;
+        const T product10 = sum5 * (chosen2 + T(6.0));
+        const T product11 = product9 * product8;
+        most_ = lk::larger(most_, lk::Log1p::place(step8_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10)));
+      }
+      lk::log1p_each(n_, most_, step8_at_, step8_at_);
+    }
+    alignas(64) T step9_at_[lk::kBlock];
+    lk::log_each(n_, scale_at_, step9_at_);
+    alignas(64) T step10_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        const T step1_ = step1_at_[i_];
+        const T magnitude = lk::absolute(step1_);
+        const T difference = input - target;
+        most_ = lk::larger(most_, lk::Log::place(step10_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(lk::where(lk::absolute(difference) == std::numeric_limits<T>::infinity(), T(0.5) * input - T(0.5) * target, difference)), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
+      }
+      lk::log_each(n_, most_, step10_at_, step10_at_);
+    }
+    alignas(64) T step11_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T df = df_at_[i_];
+        const T step1_ = step1_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step11_at_[i_] = lk::where(lk::absolute(step1_) == std::numeric_limits<T>::infinity(), df, T(1.0))));
+      }
+      lk::log_each(n_, most_, step11_at_, step11_at_);
+    }
+    alignas(64) T step12_at_[lk::kBlock];
+    {
+      lk::Bits<T> most_ = 0;
+      #pragma GCC ivdep
+      for (int64_t i_ = 0; i_ < n_; ++i_) {
+        const T input = input_at_[i_];
+        const T target = target_at_[i_];
+        most_ = lk::larger(most_, lk::Log::place(step12_at_[i_] = lk::where(lk::absolute(input - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0))));
+      }
+      lk::log_each(n_, most_, step12_at_, step12_at_);
+    }
+    alignas(64) T step13_at_[lk::kBlock];
+    lk::log1p_each(n_, step3_at_, step13_at_);
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T step0_ = step0_at_[i_];
+      step0_at_[i_] = lk::minus_log1p(-step0_);
+    }
+    #pragma GCC ivdep
+    for (int64_t i_ = 0; i_ < n_; ++i_) {
+      const T input = input_at_[i_];
+      const T target = target_at_[i_];
+      const T scale = scale_at_[i_];
+      const T df = df_at_[i_];
+      const T step1_ = step1_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T step3_ = step3_at_[i_];
+      const T step4_ = step4_at_[i_];
+      const T step5_ = step5_at_[i_];
+      const T step6_ = step6_at_[i_];
+      const T step7_ = step7_at_[i_];
+      const T step8_ = step8_at_[i_];
+      const T step9_ = step9_at_[i_];
+      const T step10_ = step10_at_[i_];
+      const T step11_ = step11_at_[i_];
+      const T step12_ = step12_at_[i_];
+      const T step13_ = step13_at_[i_];
+      const T step0_ = step0_at_[i_];
+      const bool below = df < T(1e-18);
+      const T product = T(0.5) * df;
+      const T chosen = lk::where(below, T(1.0), product);
+      const bool below2 = chosen < T(6.0);
+      const T ratio = T(1.0) / lk::where(below2, chosen + T(6.0), chosen);
+      const T product2 = ratio * ratio;
+      const T magnitude = lk::absolute(step1_);
+      const bool both_value = (df > T(1e+20)) & (magnitude < T(1e-10));
+      const T difference = input - target;
+      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
+      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
+      const T product3 = chosen2 * step2_;
+      const T sum = df + T(1.0);
+      const bool above = magnitude > T(1000000000000000.0);
+      const bool equal2 = magnitude == std::numeric_limits<T>::infinity();
+      const T chosen3 = lk::where(above, T(2.0) * (step10_ - lk::where(equal2, step9_ + T(0.5) * step11_ - step12_, T(0.0))), step13_);
+      const bool above2 = df > T(1e-10);
+      const T chosen4 = lk::where(above, sum / lk::where(above, lk::where(equal, T(0.5) * input - T(0.5) * target, difference), T(1.0)) / chosen2, lk::where(above2, T(1.0) + T(1.0) / df, sum / step4_) * (lk::where(above, T(0.0), lk::where(above2, product3, step1_)) / step5_) / scale);
+      const bool below3 = product < T(6.0);
+      const T ratio2 = T(1.0) / lk::where(below3, product + T(6.0), product);
+      const T product4 = ratio2 * ratio2;
       const T chosen5 = lk::where(below3, product, T(1.0));
       const T sum2 = chosen5 + T(1.0);
       const T sum3 = chosen5 + T(2.0);
@@ -315,195 +499,16 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T product11 = product9 * product8;
       const T product12 = sum6 * (chosen5 + T(6.0)) * (chosen5 + T(5.5));
       const T product13 = product11 * product10;
-      values_[i_] = lk::where(below, T(-0.5) * (step4_ + T(0.4515827052894548)), ratio * (T(0.125) + product2 * (T(-0.005208333333324703) + product2 * (T(0.0015624999934272384) + product2 * (T(-0.0011858239727633726) + product2 * (T(0.0016815794708908483) + product2 * (T(-0.0038118741546116133) + product2 * (T(0.011802321941028239) + product2 * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step5_, T(0.0))) + (step6_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product3, T(0.0)) * product3, T(0.5) * sum * chosen4);
-      input_out_[i_] = lk::scaled<T>(lk::where(above, sum / lk::where(above, chosen3, T(1.0)) / chosen2, lk::where(above2, T(1.0) + T(1.0) / df, sum / root) * (lk::where(above, T(0.0), lk::where(above2, product3, ratio2)) / step2_) / scale), factor_);
-      scale_out_[i_] = lk::scaled<T>(lk::where(equal2, -df, (T(1.0) - product3) / lk::where(above, magnitude, step2_) * ((T(1.0) + product3) / lk::where(above, magnitude, T(1.0)))) / scale, factor_);
-      df_out_[i_] = lk::scaled<T>(T(0.5) * (-(product4 * (T(0.125) + product4 * (T(-0.015624999999992145) + product4 * (T(0.007812499992401366) + product4 * (T(-0.008300778400259534) + product4 * (T(0.015136178394848987) + product4 * (T(-0.04211692462062723) + product4 * (T(0.1628624446270596) + product4 * (T(-0.7357019973245473) + product4 * T(2.47831794290817))))))))) + lk::where(below3, T(0.25) / chosen5 / ((chosen5 + T(0.5)) * sum2) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) + lk::where((above) | (step1_ > T(2.5)), chosen4 - step3_, step0_)) - T(0.5) * step3_ / df, factor_);
-    }
-  } else {
-    T* const input_out_ = gradients_[0];
-    T* const target_out_ = gradients_[1];
-    T* const scale_out_ = gradients_[2];
-    T* const df_out_ = gradients_[3];
-    const lk::Scale<T> factor_(scale_);
-    alignas(64) T step0_at_[lk::kBlock];
-    alignas(64) T step1_at_[lk::kBlock];
-    alignas(64) T step2_at_[lk::kBlock];
-    alignas(64) T step3_at_[lk::kBlock];
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T scale = scale_at_[i_];
-      const T df = df_at_[i_];
-      const T difference = input - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T product = lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale);
-      const bool above = lk::absolute(product / lk::sqrt(df)) > T(1000000000000000.0);
-      const T chosen = lk::where(above, T(0.0), product / df * lk::where(above, T(0.0), product));
-      const T sum = T(1.0) + chosen;
-      const T chosen2 = lk::where(above, T(1.0), chosen / sum);
-      step0_at_[i_] = lk::where((above) | (chosen > T(2.5)), T(0.0), chosen2);
-      step1_at_[i_] = chosen;
-      step2_at_[i_] = sum;
-      step3_at_[i_] = chosen2;
-    }
-    alignas(64) T step4_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T df = df_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step4_at_[i_] = lk::where(df < T(1e-18), df, T(1.0))));
-      }
-      lk::log_each(n_, most_, step4_at_, step4_at_);
-    }
-    alignas(64) T step5_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T df = df_at_[i_];
-        const T chosen = lk::where(df < T(1e-18), T(1.0), T(0.5) * df);
-        const T chosen2 = lk::where(chosen < T(6.0), chosen, T(1.0));
-        const T sum = chosen2 + T(1.0);
-        const T product = (chosen2 + T(0.0)) * sum;
-        const T sum2 = chosen2 + T(2.0);
-        const T product2 = sum * sum2;
-        const T product3 = T(1.0) * product;
-        const T sum3 = chosen2 + T(3.0);
-        const T product4 = sum2 * sum3;
-        const T product5 = product3 * product2;
-        const T sum4 = chosen2 + T(4.0);
-        const T product6 = sum3 * sum4;
-        const T product7 = product5 * product4;
-        const T sum5 = chosen2 + T(5.0);
-        const T product8 = sum4 * sum5;
-        const T product9 = product7 * product6;
-        const T product10 = sum5 * (chosen2 + T(6.0));
-        const T product11 = product9 * product8;
-        most_ = lk::larger(most_, lk::Log1p::place(step5_at_[i_] = ((((((T(0.0) * (product + T(0.25)) + T(0.25)) * (product2 + T(0.25)) + T(0.25) * product3) * (product4 + T(0.25)) + T(0.25) * product5) * (product6 + T(0.25)) + T(0.25) * product7) * (product8 + T(0.25)) + T(0.25) * product9) * (product10 + T(0.25)) + T(0.25) * product11) / (product11 * product10)));
-      }
-      lk::log1p_each(n_, most_, step5_at_, step5_at_);
-    }
-    alignas(64) T step6_at_[lk::kBlock];
-    lk::log_each(n_, scale_at_, step6_at_);
-    alignas(64) T step7_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T scale = scale_at_[i_];
-        const T df = df_at_[i_];
-        const T difference = input - target;
-        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-        const T chosen = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-        const T magnitude = lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (chosen / scale) / lk::sqrt(df));
-        most_ = lk::larger(most_, lk::Log::place(step7_at_[i_] = lk::where(magnitude == std::numeric_limits<T>::infinity(), lk::absolute(chosen), lk::where(magnitude > T(1000000000000000.0), magnitude, T(1.0)))));
-      }
-      lk::log_each(n_, most_, step7_at_, step7_at_);
-    }
-    alignas(64) T step8_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T scale = scale_at_[i_];
-        const T df = df_at_[i_];
-        const T difference = input - target;
-        const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-        most_ = lk::larger(most_, lk::Log::place(step8_at_[i_] = lk::where(lk::absolute(lk::where(equal, T(2.0), T(1.0)) * (lk::where(equal, T(0.5) * input - T(0.5) * target, difference) / scale) / lk::sqrt(df)) == std::numeric_limits<T>::infinity(), df, T(1.0))));
-      }
-      lk::log_each(n_, most_, step8_at_, step8_at_);
-    }
-    alignas(64) T step9_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        most_ = lk::larger(most_, lk::Log::place(step9_at_[i_] = lk::where(lk::absolute(input - target) == std::numeric_limits<T>::infinity(), T(2.0), T(1.0))));
-      }
-      lk::log_each(n_, most_, step9_at_, step9_at_);
-    }
-    alignas(64) T step10_at_[lk::kBlock];
-    lk::log1p_each(n_, step1_at_, step10_at_);
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T step0_ = step0_at_[i_];
-      step0_at_[i_] = lk::minus_log1p(-step0_);
-    }
-    #pragma GCC ivdep
-    for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T scale = scale_at_[i_];
-      const T df = df_at_[i_];
-      const T step1_ = step1_at_[i_];
-      const T step2_ = step2_at_[i_];
-      const T step3_ = step3_at_[i_];
-      const T step4_ = step4_at_[i_];
-      const T step5_ = step5_at_[i_];
-      const T step6_ = step6_at_[i_];
-      const T step7_ = step7_at_[i_];
-      const T step8_ = step8_at_[i_];
-      const T step9_ = step9_at_[i_];
-      const T step10_ = step10_at_[i_];
-      const T step0_ = step0_at_[i_];
-      const bool below = df < T(1e-18);
-      const T product = T(0.5) * df;
-      const T chosen = lk::where(below, T(1.0), product);
-      const bool below2 = chosen < T(6.0);
-      const T ratio = T(1.0) / lk::where(below2, chosen + T(6.0), chosen);
-      const T product2 = ratio * ratio;
-      const T difference = input - target;
-      const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
-      const T chosen2 = lk::where(equal, T(2.0), T(1.0));
-      const T chosen3 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T product3 = chosen2 * (chosen3 / scale);
-      const T root = lk::sqrt(df);
-      const T ratio2 = product3 / root;
-      const T magnitude = lk::absolute(ratio2);
-      const bool both_value = (df > T(1e+20)) & (magnitude < T(1e-10));
-      const T sum = df + T(1.0);
-      const bool above = magnitude > T(1000000000000000.0);
-      const bool equal2 = magnitude == std::numeric_limits<T>::infinity();
-      const T chosen4 = lk::where(above, T(2.0) * (step7_ - lk::where(equal2, step6_ + T(0.5) * step8_ - step9_, T(0.0))), step10_);
-      const bool above2 = df > T(1e-10);
-      const T chosen5 = lk::where(above, sum / lk::where(above, chosen3, T(1.0)) / chosen2, lk::where(above2, T(1.0) + T(1.0) / df, sum / root) * (lk::where(above, T(0.0), lk::where(above2, product3, ratio2)) / step2_) / scale);
-      const bool below3 = product < T(6.0);
-      const T ratio3 = T(1.0) / lk::where(below3, product + T(6.0), product);
-      const T product4 = ratio3 * ratio3;
-      const T chosen6 = lk::where(below3, product, T(1.0));
-      const T sum2 = chosen6 + T(1.0);
-      const T sum3 = chosen6 + T(2.0);
-      const T product5 = sum2 * sum3 * (chosen6 + T(1.5));
-      const T sum4 = chosen6 + T(3.0);
-      const T product6 = sum3 * sum4 * (chosen6 + T(2.5));
-      const T product7 = T(1.0) * product5;
-      const T sum5 = chosen6 + T(4.0);
-      const T product8 = sum4 * sum5 * (chosen6 + T(3.5));
-      const T product9 = product7 * product6;
-      const T sum6 = chosen6 + T(5.0);
-      const T product10 = sum5 * sum6 * (chosen6 + T(4.5));
-      const T product11 = product9 * product8;
-      const T product12 = sum6 * (chosen6 + T(6.0)) * (chosen6 + T(5.5));
-      const T product13 = product11 * product10;
-      values_[i_] = lk::where(below, T(-0.5) * (step4_ + T(0.4515827052894548)), ratio * (T(0.125) + product2 * (T(-0.005208333333324703) + product2 * (T(0.0015624999934272384) + product2 * (T(-0.0011858239727633726) + product2 * (T(0.0016815794708908483) + product2 * (T(-0.0038118741546116133) + product2 * (T(0.011802321941028239) + product2 * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step5_, T(0.0))) + (step6_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product3, T(0.0)) * product3, T(0.5) * sum * chosen4);
-      input_out_[i_] = lk::scaled<T>(chosen5, factor_);
-      target_out_[i_] = lk::scaled<T>(-chosen5, factor_);
-      scale_out_[i_] = lk::scaled<T>(lk::where(equal2, -df, (T(1.0) - product3) / lk::where(above, magnitude, step2_) * ((T(1.0) + product3) / lk::where(above, magnitude, T(1.0)))) / scale, factor_);
-      df_out_[i_] = lk::scaled<T>(T(0.5) * (-(product4 * (T(0.125) + product4 * (T(-0.015624999999992145) + product4 * (T(0.007812499992401366) + product4 * (T(-0.008300778400259534) + product4 * (T(0.015136178394848987) + product4 * (T(-0.04211692462062723) + product4 * (T(0.1628624446270596) + product4 * (T(-0.7357019973245473) + product4 * T(2.47831794290817))))))))) + lk::where(below3, T(0.25) / chosen6 / ((chosen6 + T(0.5)) * sum2) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) + lk::where((above) | (step1_ > T(2.5)), chosen4 - step3_, step0_)) - T(0.5) * step3_ / df, factor_);
+      values_[i_] = lk::where(below, T(-0.5) * (step7_ + T(0.4515827052894548)), ratio * (T(0.125) + product2 * (T(-0.005208333333324703) + product2 * (T(0.0015624999934272384) + product2 * (T(-0.0011858239727633726) + product2 * (T(0.0016815794708908483) + product2 * (T(-0.0038118741546116133) + product2 * (T(0.011802321941028239) + product2 * T(-0.03289960296800081)))))))) + lk::where(below2, T(0.5) * step8_, T(0.0))) + (step9_ + T(0.9189385332046727)) + lk::where(both_value, T(0.5) * lk::where(both_value, product3, T(0.0)) * product3, T(0.5) * sum * chosen3);
+      input_out_[i_] = lk::scaled<T>(chosen4, factor_);
+      target_out_[i_] = lk::scaled<T>(-chosen4, factor_);
+      scale_out_[i_] = lk::scaled<T>(lk::where(equal2, -df, (T(1.0) - product3) / lk::where(above, magnitude, step5_) * ((T(1.0) + product3) / lk::where(above, magnitude, T(1.0)))) / scale, factor_);
+      df_out_[i_] = lk::scaled<T>(T(0.5) * (-(product4 * (T(0.125) + product4 * (T(-0.015624999999992145) + product4 * (T(0.007812499992401366) + product4 * (T(-0.008300778400259534) + product4 * (T(0.015136178394848987) + product4 * (T(-0.04211692462062723) + product4 * (T(0.1628624446270596) + product4 * (T(-0.7357019973245473) + product4 * T(2.47831794290817))))))))) + lk::where(below3, T(0.25) / chosen5 / ((chosen5 + T(0.5)) * sum2) + T(0.25) * (((((T(0.0) * product5 + T(1.0)) * product6 + product7) * product8 + product9) * product10 + product11) * product12 + product13) / (product13 * product12), T(0.0))) + lk::where((above) | (step3_ > T(2.5)), chosen3 - step6_, step0_)) - T(0.5) * step6_ / df, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_student_t_nll_loss_d01856bbecf2, 4, 0, 13, 12,
+LOSSKIT_KERNEL_OF_ALL(losskit_student_t_nll_loss_ab84f46a55f2, 4, 0, 13, 12,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()},

@@ -2,10 +2,11 @@
 // Source: src/losskit/losses/welsch.py
 
 #include "kernel.h"
-#include "each.h"
+#include "primitives.h"
 
-namespace losskit_welsch_loss_cab89216565f_block {
+namespace losskit_welsch_loss_6158a8e07329_block {
 namespace lk = losskit;
+constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -22,7 +23,7 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T ratio = (input - target) / scale;
-      step0_at_[i_] = T(-0.5) * ratio * ratio;
+      step0_at_[i_] = T(-0.25) * ratio * ratio;
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
@@ -32,89 +33,71 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
-      values_[i_] = -step0_;
+      values_[i_] = -step0_ * (step0_ + T(2.0));
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
     T* const input_out_ = gradients_[0];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T ratio = (input - target) / scale;
-      step0_at_[i_] = T(-0.5) * ratio * ratio;
+      step0_at_[i_] = T(-0.25) * ratio * ratio;
+      step1_at_[i_] = ratio;
     }
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
       step0_at_[i_] = lk::expm1(step0_);
-    }
-    alignas(64) T step1_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T clamp_value = lk::clamp((input - target) / scale, T(-1000.0), T(1000.0));
-        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = T(-0.25) * clamp_value * clamp_value));
-      }
-      lk::exp_each(n_, most_, step1_at_, step1_at_);
+      step2_at_[i_] = lk::exp(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      values_[i_] = -step0_;
-      input_out_[i_] = lk::scaled<T>(step1_ * (step1_ * (lk::clamp((input - target) / scale, T(-1000.0), T(1000.0)) / scale)), factor_);
+      const T step0_ = step0_at_[i_];
+      const T step2_ = step2_at_[i_];
+      values_[i_] = -step0_ * (step0_ + T(2.0));
+      input_out_[i_] = lk::scaled<T>(step2_ * (step2_ * (lk::clamp(step1_, T(-1000.0), T(1000.0)) / scale)), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
     T* const target_out_ = gradients_[1];
     const lk::Scale<T> factor_(scale_);
     alignas(64) T step0_at_[lk::kBlock];
+    alignas(64) T step1_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T input = input_at_[i_];
       const T target = target_at_[i_];
       const T ratio = (input - target) / scale;
-      step0_at_[i_] = T(-0.5) * ratio * ratio;
+      step0_at_[i_] = T(-0.25) * ratio * ratio;
+      step1_at_[i_] = ratio;
     }
+    alignas(64) T step2_at_[lk::kBlock];
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
       const T step0_ = step0_at_[i_];
       step0_at_[i_] = lk::expm1(step0_);
-    }
-    alignas(64) T step1_at_[lk::kBlock];
-    {
-      lk::Bits<T> most_ = 0;
-      #pragma GCC ivdep
-      for (int64_t i_ = 0; i_ < n_; ++i_) {
-        const T input = input_at_[i_];
-        const T target = target_at_[i_];
-        const T clamp_value = lk::clamp((input - target) / scale, T(-1000.0), T(1000.0));
-        most_ = lk::larger(most_, lk::Exp::place(step1_at_[i_] = T(-0.25) * clamp_value * clamp_value));
-      }
-      lk::exp_each(n_, most_, step1_at_, step1_at_);
+      step2_at_[i_] = lk::exp(step0_);
     }
     #pragma GCC ivdep
     for (int64_t i_ = 0; i_ < n_; ++i_) {
-      const T input = input_at_[i_];
-      const T target = target_at_[i_];
-      const T step0_ = step0_at_[i_];
       const T step1_ = step1_at_[i_];
-      const T product = step1_ * (step1_ * (lk::clamp((input - target) / scale, T(-1000.0), T(1000.0)) / scale));
-      values_[i_] = -step0_;
+      const T step0_ = step0_at_[i_];
+      const T step2_ = step2_at_[i_];
+      const T product = step2_ * (step2_ * (lk::clamp(step1_, T(-1000.0), T(1000.0)) / scale));
+      values_[i_] = -step0_ * (step0_ + T(2.0));
       input_out_[i_] = lk::scaled<T>(product, factor_);
       target_out_[i_] = lk::scaled<T>(-product, factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_cab89216565f, 2, 1, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_welsch_loss_6158a8e07329, 2, 1, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0})
 

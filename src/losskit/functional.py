@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from losskit.declaration import OPEN
 from losskit.errors import LossError
 from losskit.forms import misspelt, strict
-from losskit.kernels.dispatch import run
+from losskit.kernels.dispatch import call
 from losskit.layers.linear import linear_cross_entropy as linear_cross_entropy
 from losskit.layers.triplet_margin_with_distance import (
     triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
@@ -143,7 +143,7 @@ from losskit.losses import (
     ZeroInflatedNegativeBinomialNLLLoss,
     ZLoss,
 )
-from losskit.plans import plan_of, present, tensors
+from losskit.plans import present, tensors
 from losskit.registry import missing
 
 
@@ -221,13 +221,15 @@ def adaptive_robust_loss(
     if unknown:
         raise misspelt(AdaptiveRobustLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             AdaptiveRobustLoss,
-            reduction,
-            OPEN if isinstance(alpha, Tensor) else alpha,
-            OPEN if isinstance(scale, Tensor) else scale,
+            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(scale, Tensor) else scale),
+            (input, target, *tensors(alpha, scale)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *tensors(alpha, scale)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -303,8 +305,15 @@ def approx_ndcg_loss(
     if unknown:
         raise misspelt(ApproxNDCGLoss, unknown)
     try:
-        plan = plan_of(ApproxNDCGLoss, reduction, temperature, element_mask is not None)
-        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+        return call(
+            ApproxNDCGLoss,
+            (reduction, temperature, element_mask is not None),
+            (input, target, *present(element_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -390,8 +399,15 @@ def arcface_loss(
     if unknown:
         raise misspelt(ArcFaceLoss, unknown)
     try:
-        plan = plan_of(ArcFaceLoss, reduction, ignore_index, label_smoothing, margin, scale)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            ArcFaceLoss,
+            (reduction, ignore_index, label_smoothing, margin, scale),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -472,14 +488,20 @@ def asymmetric_loss(
     if unknown:
         raise misspelt(AsymmetricLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             AsymmetricLoss,
-            reduction,
-            OPEN if isinstance(gamma_neg, Tensor) else gamma_neg,
-            OPEN if isinstance(gamma_pos, Tensor) else gamma_pos,
-            clip,
+            (
+                reduction,
+                OPEN if isinstance(gamma_neg, Tensor) else gamma_neg,
+                OPEN if isinstance(gamma_pos, Tensor) else gamma_pos,
+                clip,
+            ),
+            (input, target, *tensors(gamma_neg, gamma_pos)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *tensors(gamma_neg, gamma_pos)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -554,8 +576,7 @@ def barlow_twins_loss(
     if unknown:
         raise misspelt(BarlowTwinsLoss, unknown)
     try:
-        plan = plan_of(BarlowTwinsLoss, reduction, lambd, eps)
-        return run(plan, (input1, input2), None, sample_weight, mask, normalizer)
+        return call(BarlowTwinsLoss, (reduction, lambd, eps), (input1, input2), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -637,8 +658,15 @@ def batch_hard_triplet_loss(
     if unknown:
         raise misspelt(BatchHardTripletLoss, unknown)
     try:
-        plan = plan_of(BatchHardTripletLoss, reduction, margin, soft, memory is not None, memory_target is not None)
-        return run(plan, (input, target, *present(memory, memory_target)), None, sample_weight, mask, normalizer)
+        return call(
+            BatchHardTripletLoss,
+            (reduction, margin, soft, memory is not None, memory_target is not None),
+            (input, target, *present(memory, memory_target)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -718,8 +746,7 @@ def beta_gaussian_nll_loss(
     if unknown:
         raise misspelt(BetaGaussianNLLLoss, unknown)
     try:
-        plan = plan_of(BetaGaussianNLLLoss, reduction, beta)
-        return run(plan, (input, target, var), None, sample_weight, mask, normalizer)
+        return call(BetaGaussianNLLLoss, (reduction, beta), (input, target, var), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -796,8 +823,7 @@ def bi_tempered_logistic_loss(
     if unknown:
         raise misspelt(BiTemperedLogisticLoss, unknown)
     try:
-        plan = plan_of(BiTemperedLogisticLoss, reduction, t1, t2)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(BiTemperedLogisticLoss, (reduction, t1, t2), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -878,8 +904,7 @@ def binary_cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy", size_average, reduce, reduction)
     try:
-        plan = plan_of(BCELoss, reduction)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(BCELoss, (reduction,), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -961,10 +986,15 @@ def binary_cross_entropy_with_logits(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("binary_cross_entropy_with_logits", size_average, reduce, reduction)
     try:
-        plan = plan_of(
-            BCEWithLogitsLoss, reduction, pos_weight is not None and (isinstance(pos_weight, Tensor) or [pos_weight])
+        return call(
+            BCEWithLogitsLoss,
+            (reduction, pos_weight is not None and (isinstance(pos_weight, Tensor) or [pos_weight])),
+            (input, target, *tensors(pos_weight)),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *tensors(pos_weight)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1035,8 +1065,7 @@ def boundary_loss(
     if unknown:
         raise misspelt(BoundaryLoss, unknown)
     try:
-        plan = plan_of(BoundaryLoss, reduction)
-        return run(plan, (input, distance_map), None, sample_weight, mask, normalizer)
+        return call(BoundaryLoss, (reduction,), (input, distance_map), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1112,8 +1141,15 @@ def bradley_terry_loss(
     if unknown:
         raise misspelt(BradleyTerryLoss, unknown)
     try:
-        plan = plan_of(BradleyTerryLoss, reduction, OPEN if isinstance(margin, Tensor) else margin, center_coefficient)
-        return run(plan, (chosen, rejected, *tensors(margin)), None, sample_weight, mask, normalizer)
+        return call(
+            BradleyTerryLoss,
+            (reduction, OPEN if isinstance(margin, Tensor) else margin, center_coefficient),
+            (chosen, rejected, *tensors(margin)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1184,8 +1220,15 @@ def cauchy_loss(
     if unknown:
         raise misspelt(CauchyLoss, unknown)
     try:
-        plan = plan_of(CauchyLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
-        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
+        return call(
+            CauchyLoss,
+            (reduction, OPEN if isinstance(scale, Tensor) else scale),
+            (input, target, *tensors(scale)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1254,8 +1297,7 @@ def charbonnier_loss(
     if unknown:
         raise misspelt(CharbonnierLoss, unknown)
     try:
-        plan = plan_of(CharbonnierLoss, reduction, eps)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(CharbonnierLoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1340,8 +1382,15 @@ def circle_loss(
     if unknown:
         raise misspelt(CircleLoss, unknown)
     try:
-        plan = plan_of(CircleLoss, reduction, normalize, margin, gamma, memory is not None, memory_target is not None)
-        return run(plan, (input, target, *present(memory, memory_target)), None, sample_weight, mask, normalizer)
+        return call(
+            CircleLoss,
+            (reduction, normalize, margin, gamma, memory is not None, memory_target is not None),
+            (input, target, *present(memory, memory_target)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1415,8 +1464,15 @@ def clip_loss(
     if unknown:
         raise misspelt(CLIPLoss, unknown)
     try:
-        plan = plan_of(CLIPLoss, reduction, OPEN if isinstance(logit_scale, Tensor) else logit_scale, normalize)
-        return run(plan, (image, text, *tensors(logit_scale)), None, sample_weight, mask, normalizer)
+        return call(
+            CLIPLoss,
+            (reduction, OPEN if isinstance(logit_scale, Tensor) else logit_scale, normalize),
+            (image, text, *tensors(logit_scale)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1492,8 +1548,7 @@ def complete_box_iou_loss(
     if unknown:
         raise misspelt(CompleteBoxIoULoss, unknown)
     try:
-        plan = plan_of(CompleteBoxIoULoss, reduction, eps)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(CompleteBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1564,8 +1619,7 @@ def coral_loss(
     if unknown:
         raise misspelt(CORALLoss, unknown)
     try:
-        plan = plan_of(CORALLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(CORALLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1636,8 +1690,7 @@ def corn_loss(
     if unknown:
         raise misspelt(CORNLoss, unknown)
     try:
-        plan = plan_of(CORNLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(CORNLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1722,8 +1775,15 @@ def cosface_loss(
     if unknown:
         raise misspelt(CosFaceLoss, unknown)
     try:
-        plan = plan_of(CosFaceLoss, reduction, ignore_index, label_smoothing, margin, scale)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            CosFaceLoss,
+            (reduction, ignore_index, label_smoothing, margin, scale),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1804,8 +1864,9 @@ def cosine_embedding_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("cosine_embedding_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(CosineEmbeddingLoss, reduction, margin)
-        return run(plan, (input1, input2, target), None, sample_weight, mask, normalizer)
+        return call(
+            CosineEmbeddingLoss, (reduction, margin), (input1, input2, target), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1887,8 +1948,15 @@ def cox_ph_loss(
     if unknown:
         raise misspelt(CoxPHLoss, unknown)
     try:
-        plan = plan_of(CoxPHLoss, reduction, ties, element_mask is not None)
-        return run(plan, (input, time, event, *present(element_mask)), None, sample_weight, mask, normalizer)
+        return call(
+            CoxPHLoss,
+            (reduction, ties, element_mask is not None),
+            (input, time, event, *present(element_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1968,8 +2036,15 @@ def cpo_loss(
     if unknown:
         raise misspelt(CPOLoss, unknown)
     try:
-        plan = plan_of(CPOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta, alpha)
-        return run(plan, (chosen, rejected, nll, *tensors(beta)), None, sample_weight, mask, normalizer)
+        return call(
+            CPOLoss,
+            (reduction, OPEN if isinstance(beta, Tensor) else beta, alpha),
+            (chosen, rejected, nll, *tensors(beta)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2056,8 +2131,15 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("cross_entropy", size_average, reduce, reduction)
     try:
-        plan = plan_of(CrossEntropyLoss, reduction, ignore_index, label_smoothing)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            CrossEntropyLoss,
+            (reduction, ignore_index, label_smoothing),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2142,8 +2224,15 @@ def ctc_loss(
     if unknown:
         raise misspelt(CTCLoss, unknown)
     try:
-        plan = plan_of(CTCLoss, reduction, blank, zero_infinity, from_scores, exact_gradient)
-        return run(plan, (log_probs, targets, input_lengths, target_lengths), None, sample_weight, mask, normalizer)
+        return call(
+            CTCLoss,
+            (reduction, blank, zero_infinity, from_scores, exact_gradient),
+            (log_probs, targets, input_lengths, target_lengths),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2247,20 +2336,26 @@ def dice_loss(
     if unknown:
         raise misspelt(DiceLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             DiceLoss,
-            reduction,
-            activation,
-            include_background,
-            batch,
-            ignore_index,
-            soft_label,
-            smooth,
-            squared,
-            log_score,
-            pixel_mask is not None,
+            (
+                reduction,
+                activation,
+                include_background,
+                batch,
+                ignore_index,
+                soft_label,
+                smooth,
+                squared,
+                log_score,
+                pixel_mask is not None,
+            ),
+            (input, target, *present(pixel_mask)),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2333,8 +2428,7 @@ def distance_box_iou_loss(
     if unknown:
         raise misspelt(DistanceBoxIoULoss, unknown)
     try:
-        plan = plan_of(DistanceBoxIoULoss, reduction, eps)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(DistanceBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2442,8 +2536,15 @@ def dpo_loss(
     if unknown:
         raise misspelt(DPOLoss, unknown)
     try:
-        plan = plan_of(DPOLoss, reduction, beta, loss_type, label_smoothing, tau)
-        return run(plan, (chosen, rejected, ref_chosen, ref_rejected), None, sample_weight, mask, normalizer)
+        return call(
+            DPOLoss,
+            (reduction, beta, loss_type, label_smoothing, tau),
+            (chosen, rejected, ref_chosen, ref_rejected),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2512,8 +2613,9 @@ def epsilon_insensitive_loss(
     if unknown:
         raise misspelt(EpsilonInsensitiveLoss, unknown)
     try:
-        plan = plan_of(EpsilonInsensitiveLoss, reduction, epsilon)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            EpsilonInsensitiveLoss, (reduction, epsilon), (input, target), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2587,8 +2689,15 @@ def evidential_classification_loss(
     if unknown:
         raise misspelt(EvidentialClassificationLoss, unknown)
     try:
-        plan = plan_of(EvidentialClassificationLoss, reduction, reg_weight)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            EvidentialClassificationLoss,
+            (reduction, reg_weight),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2673,8 +2782,15 @@ def evidential_regression_loss(
     if unknown:
         raise misspelt(EvidentialRegressionLoss, unknown)
     try:
-        plan = plan_of(EvidentialRegressionLoss, reduction, reg_weight)
-        return run(plan, (gamma, target, nu, alpha, beta), None, sample_weight, mask, normalizer)
+        return call(
+            EvidentialRegressionLoss,
+            (reduction, reg_weight),
+            (gamma, target, nu, alpha, beta),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2745,8 +2861,15 @@ def expectile_loss(
     if unknown:
         raise misspelt(ExpectileLoss, unknown)
     try:
-        plan = plan_of(ExpectileLoss, reduction, OPEN if isinstance(expectile, Tensor) else expectile)
-        return run(plan, (input, target, *tensors(expectile)), None, sample_weight, mask, normalizer)
+        return call(
+            ExpectileLoss,
+            (reduction, OPEN if isinstance(expectile, Tensor) else expectile),
+            (input, target, *tensors(expectile)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2852,21 +2975,27 @@ def focal_tversky_loss(
     if unknown:
         raise misspelt(FocalTverskyLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             FocalTverskyLoss,
-            reduction,
-            activation,
-            include_background,
-            batch,
-            ignore_index,
-            soft_label,
-            alpha,
-            beta,
-            gamma,
-            smooth,
-            pixel_mask is not None,
+            (
+                reduction,
+                activation,
+                include_background,
+                batch,
+                ignore_index,
+                soft_label,
+                alpha,
+                beta,
+                gamma,
+                smooth,
+                pixel_mask is not None,
+            ),
+            (input, target, *present(pixel_mask)),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2939,8 +3068,7 @@ def gamma_deviance_loss(
     if unknown:
         raise misspelt(GammaDevianceLoss, unknown)
     try:
-        plan = plan_of(GammaDevianceLoss, reduction, log_input)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(GammaDevianceLoss, (reduction, log_input), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3014,8 +3142,7 @@ def gamma_nll_loss(
     if unknown:
         raise misspelt(GammaNLLLoss, unknown)
     try:
-        plan = plan_of(GammaNLLLoss, reduction, log_input)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(GammaNLLLoss, (reduction, log_input), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3090,8 +3217,7 @@ def gaussian_crps_loss(
     if unknown:
         raise misspelt(GaussianCRPSLoss, unknown)
     try:
-        plan = plan_of(GaussianCRPSLoss, reduction)
-        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+        return call(GaussianCRPSLoss, (reduction,), (input, target, scale), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3172,8 +3298,9 @@ def gaussian_nll_loss(
     if unknown:
         raise misspelt(GaussianNLLLoss, unknown)
     try:
-        plan = plan_of(GaussianNLLLoss, reduction, full, eps)
-        return run(plan, (input, target, var), None, sample_weight, mask, normalizer)
+        return call(
+            GaussianNLLLoss, (reduction, full, eps), (input, target, var), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3244,8 +3371,15 @@ def geman_mcclure_loss(
     if unknown:
         raise misspelt(GemanMcClureLoss, unknown)
     try:
-        plan = plan_of(GemanMcClureLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
-        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
+        return call(
+            GemanMcClureLoss,
+            (reduction, OPEN if isinstance(scale, Tensor) else scale),
+            (input, target, *tensors(scale)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3320,13 +3454,15 @@ def general_robust_loss(
     if unknown:
         raise misspelt(GeneralRobustLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             GeneralRobustLoss,
-            reduction,
-            OPEN if isinstance(alpha, Tensor) else alpha,
-            OPEN if isinstance(scale, Tensor) else scale,
+            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(scale, Tensor) else scale),
+            (input, target, *tensors(alpha, scale)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *tensors(alpha, scale)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3401,8 +3537,7 @@ def generalized_box_iou_loss(
     if unknown:
         raise misspelt(GeneralizedBoxIoULoss, unknown)
     try:
-        plan = plan_of(GeneralizedBoxIoULoss, reduction, eps)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(GeneralizedBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3486,8 +3621,15 @@ def generalized_cross_entropy(
     if unknown:
         raise misspelt(GeneralizedCrossEntropyLoss, unknown)
     try:
-        plan = plan_of(GeneralizedCrossEntropyLoss, reduction, ignore_index, label_smoothing, q)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            GeneralizedCrossEntropyLoss,
+            (reduction, ignore_index, label_smoothing, q),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3585,19 +3727,25 @@ def generalized_dice_loss(
     if unknown:
         raise misspelt(GeneralizedDiceLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             GeneralizedDiceLoss,
-            reduction,
-            activation,
-            include_background,
-            batch,
-            ignore_index,
-            soft_label,
-            smooth,
-            weight_type,
-            pixel_mask is not None,
+            (
+                reduction,
+                activation,
+                include_background,
+                batch,
+                ignore_index,
+                soft_label,
+                smooth,
+                weight_type,
+                pixel_mask is not None,
+            ),
+            (input, target, *present(pixel_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *present(pixel_mask)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3697,9 +3845,14 @@ def grpo_loss(
     if unknown:
         raise misspelt(GRPOLoss, unknown)
     try:
-        plan = plan_of(GRPOLoss, reduction, epsilon_low, epsilon_high, beta, loss_type, ref_log_prob is not None)
-        return run(
-            plan, (log_prob, old_log_prob, advantage, *present(ref_log_prob)), None, sample_weight, mask, normalizer
+        return call(
+            GRPOLoss,
+            (reduction, epsilon_low, epsilon_high, beta, loss_type, ref_log_prob is not None),
+            (log_prob, old_log_prob, advantage, *present(ref_log_prob)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -3783,8 +3936,15 @@ def hausdorff_dt_loss(
     if unknown:
         raise misspelt(HausdorffDTLoss, unknown)
     try:
-        plan = plan_of(HausdorffDTLoss, reduction, alpha)
-        return run(plan, (input, target, input_distance, target_distance), None, sample_weight, mask, normalizer)
+        return call(
+            HausdorffDTLoss,
+            (reduction, alpha),
+            (input, target, input_distance, target_distance),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3861,8 +4021,7 @@ def hinge_embedding_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("hinge_embedding_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(HingeEmbeddingLoss, reduction, margin)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(HingeEmbeddingLoss, (reduction, margin), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3928,8 +4087,7 @@ def hinge_loss(
     if unknown:
         raise misspelt(HingeLoss, unknown)
     try:
-        plan = plan_of(HingeLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(HingeLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4002,8 +4160,7 @@ def huber_loss(
     if unknown:
         raise misspelt(HuberLoss, unknown)
     try:
-        plan = plan_of(HuberLoss, reduction, delta)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(HuberLoss, (reduction, delta), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4083,10 +4240,15 @@ def info_nce_loss(
     if unknown:
         raise misspelt(InfoNCELoss, unknown)
     try:
-        plan = plan_of(
-            InfoNCELoss, reduction, OPEN if isinstance(temperature, Tensor) else temperature, symmetric, normalize
+        return call(
+            InfoNCELoss,
+            (reduction, OPEN if isinstance(temperature, Tensor) else temperature, symmetric, normalize),
+            (query, key, *tensors(temperature)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (query, key, *tensors(temperature)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4168,9 +4330,14 @@ def ipo_loss(
     if unknown:
         raise misspelt(IPOLoss, unknown)
     try:
-        plan = plan_of(IPOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta)
-        return run(
-            plan, (chosen, rejected, ref_chosen, ref_rejected, *tensors(beta)), None, sample_weight, mask, normalizer
+        return call(
+            IPOLoss,
+            (reduction, OPEN if isinstance(beta, Tensor) else beta),
+            (chosen, rejected, ref_chosen, ref_rejected, *tensors(beta)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -4266,18 +4433,24 @@ def jaccard_loss(
     if unknown:
         raise misspelt(JaccardLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             JaccardLoss,
-            reduction,
-            activation,
-            include_background,
-            batch,
-            ignore_index,
-            soft_label,
-            smooth,
-            pixel_mask is not None,
+            (
+                reduction,
+                activation,
+                include_background,
+                batch,
+                ignore_index,
+                soft_label,
+                smooth,
+                pixel_mask is not None,
+            ),
+            (input, target, *present(pixel_mask)),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4354,8 +4527,9 @@ def jensen_shannon_loss(
     if unknown:
         raise misspelt(JensenShannonLoss, unknown)
     try:
-        plan = plan_of(JensenShannonLoss, reduction, temperature, beta)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            JensenShannonLoss, (reduction, temperature, beta), (input, target), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4436,8 +4610,7 @@ def kl_div(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("kl_div", size_average, reduce, reduction)
     try:
-        plan = plan_of(KLDivLoss, reduction, log_target)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(KLDivLoss, (reduction, log_target), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4511,8 +4684,9 @@ def knowledge_distillation_loss(
     if unknown:
         raise misspelt(KnowledgeDistillationLoss, unknown)
     try:
-        plan = plan_of(KnowledgeDistillationLoss, reduction, temperature)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            KnowledgeDistillationLoss, (reduction, temperature), (input, target), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4602,10 +4776,15 @@ def kto_loss(
     if unknown:
         raise misspelt(KTOLoss, unknown)
     try:
-        plan = plan_of(
-            KTOLoss, reduction, OPEN if isinstance(beta, Tensor) else beta, desirable_weight, undesirable_weight
+        return call(
+            KTOLoss,
+            (reduction, OPEN if isinstance(beta, Tensor) else beta, desirable_weight, undesirable_weight),
+            (log_prob, ref_log_prob, target, kl, *tensors(beta)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (log_prob, ref_log_prob, target, kl, *tensors(beta)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4684,8 +4863,7 @@ def l1_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("l1_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(L1Loss, reduction)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(L1Loss, (reduction,), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4772,8 +4950,15 @@ def lambda_loss(
     if unknown:
         raise misspelt(LambdaLoss, unknown)
     try:
-        plan = plan_of(LambdaLoss, reduction, k, scheme, sigma, mu, element_mask is not None)
-        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+        return call(
+            LambdaLoss,
+            (reduction, k, scheme, sigma, mu, element_mask is not None),
+            (input, target, *present(element_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4847,8 +5032,7 @@ def laplace_nll_loss(
     if unknown:
         raise misspelt(LaplaceNLLLoss, unknown)
     try:
-        plan = plan_of(LaplaceNLLLoss, reduction)
-        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+        return call(LaplaceNLLLoss, (reduction,), (input, target, scale), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4939,17 +5123,16 @@ def ldam_loss(
     if unknown:
         raise misspelt(LDAMLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             LDAMLoss,
-            reduction,
-            ignore_index,
-            label_smoothing,
-            counts is not None and (isinstance(counts, Tensor) or [counts]),
-            max_m,
-            scale,
-        )
-        return run(
-            plan,
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                counts is not None and (isinstance(counts, Tensor) or [counts]),
+                max_m,
+                scale,
+            ),
             (input, target, *present(LDAMLoss._made("own", counts=counts, max_m=max_m))),
             weight,
             sample_weight,
@@ -5035,9 +5218,14 @@ def linear_chain_crf_loss(
     if unknown:
         raise misspelt(LinearChainCRFLoss, unknown)
     try:
-        plan = plan_of(LinearChainCRFLoss, reduction, start is not None, end is not None, lengths is not None)
-        return run(
-            plan, (emissions, target, transitions, *present(start, end, lengths)), None, sample_weight, mask, normalizer
+        return call(
+            LinearChainCRFLoss,
+            (reduction, start is not None, end is not None, lengths is not None),
+            (emissions, target, transitions, *present(start, end, lengths)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -5112,8 +5300,15 @@ def list_mle_loss(
     if unknown:
         raise misspelt(ListMLELoss, unknown)
     try:
-        plan = plan_of(ListMLELoss, reduction, element_mask is not None)
-        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+        return call(
+            ListMLELoss,
+            (reduction, element_mask is not None),
+            (input, target, *present(element_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5191,8 +5386,15 @@ def list_net_loss(
     if unknown:
         raise misspelt(ListNetLoss, unknown)
     try:
-        plan = plan_of(ListNetLoss, reduction, target_transform, element_mask is not None)
-        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+        return call(
+            ListNetLoss,
+            (reduction, target_transform, element_mask is not None),
+            (input, target, *present(element_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5287,18 +5489,24 @@ def log_cosh_dice_loss(
     if unknown:
         raise misspelt(LogCoshDiceLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             LogCoshDiceLoss,
-            reduction,
-            activation,
-            include_background,
-            batch,
-            ignore_index,
-            soft_label,
-            smooth,
-            pixel_mask is not None,
+            (
+                reduction,
+                activation,
+                include_background,
+                batch,
+                ignore_index,
+                soft_label,
+                smooth,
+                pixel_mask is not None,
+            ),
+            (input, target, *present(pixel_mask)),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5364,8 +5572,7 @@ def log_cosh_loss(
     if unknown:
         raise misspelt(LogCoshLoss, unknown)
     try:
-        plan = plan_of(LogCoshLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(LogCoshLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5440,8 +5647,7 @@ def log_normal_nll_loss(
     if unknown:
         raise misspelt(LogNormalNLLLoss, unknown)
     try:
-        plan = plan_of(LogNormalNLLLoss, reduction)
-        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+        return call(LogNormalNLLLoss, (reduction,), (input, target, scale), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5517,8 +5723,7 @@ def logistic_hazard_loss(
     if unknown:
         raise misspelt(LogisticHazardLoss, unknown)
     try:
-        plan = plan_of(LogisticHazardLoss, reduction)
-        return run(plan, (input, interval, event), None, sample_weight, mask, normalizer)
+        return call(LogisticHazardLoss, (reduction,), (input, interval, event), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5605,16 +5810,15 @@ def logit_adjusted_cross_entropy(
     if unknown:
         raise misspelt(LogitAdjustedCrossEntropyLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             LogitAdjustedCrossEntropyLoss,
-            reduction,
-            ignore_index,
-            label_smoothing,
-            prior is not None and (isinstance(prior, Tensor) or [prior]),
-            tau,
-        )
-        return run(
-            plan,
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                prior is not None and (isinstance(prior, Tensor) or [prior]),
+                tau,
+            ),
             (input, target, *present(LogitAdjustedCrossEntropyLoss._made("shift", prior=prior, tau=tau))),
             weight,
             sample_weight,
@@ -5697,8 +5901,15 @@ def lovasz_hinge_loss(
     if unknown:
         raise misspelt(LovaszHingeLoss, unknown)
     try:
-        plan = plan_of(LovaszHingeLoss, reduction, per_image, element_mask is not None)
-        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+        return call(
+            LovaszHingeLoss,
+            (reduction, per_image, element_mask is not None),
+            (input, target, *present(element_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5777,8 +5988,15 @@ def lovasz_softmax_loss(
     if unknown:
         raise misspelt(LovaszSoftmaxLoss, unknown)
     try:
-        plan = plan_of(LovaszSoftmaxLoss, reduction, per_image, classes, ignore_index)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            LovaszSoftmaxLoss,
+            (reduction, per_image, classes, ignore_index),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5848,8 +6066,7 @@ def mape_loss(
     if unknown:
         raise misspelt(MAPELoss, unknown)
     try:
-        plan = plan_of(MAPELoss, reduction, eps)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(MAPELoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -5930,8 +6147,9 @@ def margin_ranking_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("margin_ranking_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(MarginRankingLoss, reduction, margin)
-        return run(plan, (input1, input2, target), None, sample_weight, mask, normalizer)
+        return call(
+            MarginRankingLoss, (reduction, margin), (input1, input2, target), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6006,8 +6224,7 @@ def mase_loss(
     if unknown:
         raise misspelt(MASELoss, unknown)
     try:
-        plan = plan_of(MASELoss, reduction)
-        return run(plan, (input, target, scale), None, sample_weight, mask, normalizer)
+        return call(MASELoss, (reduction,), (input, target, scale), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6099,8 +6316,15 @@ def ms_ssim_loss(
     if unknown:
         raise misspelt(MSSSIMLoss, unknown)
     try:
-        plan = plan_of(MSSSIMLoss, reduction, data_range, window_size, sigma, k1, k2, scales)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            MSSSIMLoss,
+            (reduction, data_range, window_size, sigma, k1, k2, scales),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6178,8 +6402,7 @@ def mse_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("mse_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(MSELoss, reduction)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(MSELoss, (reduction,), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6246,8 +6469,7 @@ def msle_loss(
     if unknown:
         raise misspelt(MSLELoss, unknown)
     try:
-        plan = plan_of(MSLELoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(MSLELoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6331,8 +6553,7 @@ def multi_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(MultiMarginLoss, reduction, p, margin)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(MultiMarginLoss, (reduction, p, margin), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6407,10 +6628,15 @@ def multi_quantile_loss(
     if unknown:
         raise misspelt(MultiQuantileLoss, unknown)
     try:
-        plan = plan_of(
-            MultiQuantileLoss, reduction, quantiles is not None and (isinstance(quantiles, Tensor) or [quantiles])
+        return call(
+            MultiQuantileLoss,
+            (reduction, quantiles is not None and (isinstance(quantiles, Tensor) or [quantiles])),
+            (input, target, *tensors(quantiles)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *tensors(quantiles)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6498,10 +6724,15 @@ def multi_similarity_loss(
     if unknown:
         raise misspelt(MultiSimilarityLoss, unknown)
     try:
-        plan = plan_of(
-            MultiSimilarityLoss, reduction, normalize, alpha, beta, base, memory is not None, memory_target is not None
+        return call(
+            MultiSimilarityLoss,
+            (reduction, normalize, alpha, beta, base, memory is not None, memory_target is not None),
+            (input, target, *present(memory, memory_target)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *present(memory, memory_target)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6576,8 +6807,7 @@ def multilabel_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_margin_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(MultiLabelMarginLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(MultiLabelMarginLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6657,8 +6887,7 @@ def multilabel_soft_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multilabel_soft_margin_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(MultiLabelSoftMarginLoss, reduction)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(MultiLabelSoftMarginLoss, (reduction,), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6738,8 +6967,15 @@ def negative_binomial_nll_loss(
     if unknown:
         raise misspelt(NegativeBinomialNLLLoss, unknown)
     try:
-        plan = plan_of(NegativeBinomialNLLLoss, reduction, log_input)
-        return run(plan, (input, target, dispersion), None, sample_weight, mask, normalizer)
+        return call(
+            NegativeBinomialNLLLoss,
+            (reduction, log_input),
+            (input, target, dispersion),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6817,8 +7053,15 @@ def neural_ndcg_loss(
     if unknown:
         raise misspelt(NeuralNDCGLoss, unknown)
     try:
-        plan = plan_of(NeuralNDCGLoss, reduction, temperature, sinkhorn_iters, element_mask is not None)
-        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+        return call(
+            NeuralNDCGLoss,
+            (reduction, temperature, sinkhorn_iters, element_mask is not None),
+            (input, target, *present(element_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6899,8 +7142,7 @@ def nll_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("nll_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(NLLLoss, reduction, ignore_index)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(NLLLoss, (reduction, ignore_index), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6977,15 +7219,14 @@ def nt_xent_loss(
     if unknown:
         raise misspelt(NTXentLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             NTXentLoss,
-            reduction,
-            OPEN if isinstance(temperature, Tensor) else temperature,
-            normalize,
-            negatives is not None,
-        )
-        return run(
-            plan, (input1, input2, *present(negatives), *tensors(temperature)), None, sample_weight, mask, normalizer
+            (reduction, OPEN if isinstance(temperature, Tensor) else temperature, normalize, negatives is not None),
+            (input1, input2, *present(negatives), *tensors(temperature)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -7058,8 +7299,7 @@ def orpo_loss(
     if unknown:
         raise misspelt(ORPOLoss, unknown)
     try:
-        plan = plan_of(ORPOLoss, reduction, lam)
-        return run(plan, (chosen, rejected), None, sample_weight, mask, normalizer)
+        return call(ORPOLoss, (reduction, lam), (chosen, rejected), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7130,8 +7370,15 @@ def pinball_loss(
     if unknown:
         raise misspelt(PinballLoss, unknown)
     try:
-        plan = plan_of(PinballLoss, reduction, OPEN if isinstance(quantile, Tensor) else quantile)
-        return run(plan, (input, target, *tensors(quantile)), None, sample_weight, mask, normalizer)
+        return call(
+            PinballLoss,
+            (reduction, OPEN if isinstance(quantile, Tensor) else quantile),
+            (input, target, *tensors(quantile)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7221,8 +7468,15 @@ def poisson_nll_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("poisson_nll_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(PoissonNLLLoss, reduction, log_input, full, eps, stirling)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            PoissonNLLLoss,
+            (reduction, log_input, full, eps, stirling),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7306,8 +7560,15 @@ def poly_cross_entropy(
     if unknown:
         raise misspelt(PolyCrossEntropyLoss, unknown)
     try:
-        plan = plan_of(PolyCrossEntropyLoss, reduction, ignore_index, label_smoothing, epsilon)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            PolyCrossEntropyLoss,
+            (reduction, ignore_index, label_smoothing, epsilon),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7378,8 +7639,15 @@ def pseudo_huber_loss(
     if unknown:
         raise misspelt(PseudoHuberLoss, unknown)
     try:
-        plan = plan_of(PseudoHuberLoss, reduction, OPEN if isinstance(delta, Tensor) else delta)
-        return run(plan, (input, target, *tensors(delta)), None, sample_weight, mask, normalizer)
+        return call(
+            PseudoHuberLoss,
+            (reduction, OPEN if isinstance(delta, Tensor) else delta),
+            (input, target, *tensors(delta)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7462,8 +7730,15 @@ def rank_net_loss(
     if unknown:
         raise misspelt(RankNetLoss, unknown)
     try:
-        plan = plan_of(RankNetLoss, reduction, k, sigma, pair_weight, element_mask is not None)
-        return run(plan, (input, target, *present(element_mask)), None, sample_weight, mask, normalizer)
+        return call(
+            RankNetLoss,
+            (reduction, k, sigma, pair_weight, element_mask is not None),
+            (input, target, *present(element_mask)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7536,8 +7811,7 @@ def reverse_kl_div(
     if unknown:
         raise misspelt(ReverseKLDivLoss, unknown)
     try:
-        plan = plan_of(ReverseKLDivLoss, reduction, temperature)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(ReverseKLDivLoss, (reduction, temperature), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7621,8 +7895,15 @@ def rnnt_loss(
     if unknown:
         raise misspelt(RNNTLoss, unknown)
     try:
-        plan = plan_of(RNNTLoss, reduction, blank, clamp, fused_log_softmax, fastemit_lambda)
-        return run(plan, (logits, targets, logit_lengths, target_lengths), None, sample_weight, mask, normalizer)
+        return call(
+            RNNTLoss,
+            (reduction, blank, clamp, fused_log_softmax, fastemit_lambda),
+            (logits, targets, logit_lengths, target_lengths),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7702,8 +7983,15 @@ def seesaw_loss(
     if unknown:
         raise misspelt(SeesawLoss, unknown)
     try:
-        plan = plan_of(SeesawLoss, reduction, counts is not None and (isinstance(counts, Tensor) or [counts]), p, q)
-        return run(plan, (input, target, *tensors(counts)), None, sample_weight, mask, normalizer)
+        return call(
+            SeesawLoss,
+            (reduction, counts is not None and (isinstance(counts, Tensor) or [counts]), p, q),
+            (input, target, *tensors(counts)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7783,14 +8071,20 @@ def siglip_loss(
     if unknown:
         raise misspelt(SigLIPLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             SigLIPLoss,
-            reduction,
-            OPEN if isinstance(logit_scale, Tensor) else logit_scale,
-            OPEN if isinstance(logit_bias, Tensor) else logit_bias,
-            normalize,
+            (
+                reduction,
+                OPEN if isinstance(logit_scale, Tensor) else logit_scale,
+                OPEN if isinstance(logit_bias, Tensor) else logit_bias,
+                normalize,
+            ),
+            (image, text, *tensors(logit_scale, logit_bias)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (image, text, *tensors(logit_scale, logit_bias)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7868,13 +8162,15 @@ def sigmoid_focal_loss(
     if unknown:
         raise misspelt(SigmoidFocalLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             SigmoidFocalLoss,
-            reduction,
-            OPEN if isinstance(alpha, Tensor) else alpha,
-            OPEN if isinstance(gamma, Tensor) else gamma,
+            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(gamma, Tensor) else gamma),
+            (input, target, *tensors(alpha, gamma)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *tensors(alpha, gamma)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7951,13 +8247,15 @@ def simpo_loss(
     if unknown:
         raise misspelt(SimPOLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             SimPOLoss,
-            reduction,
-            OPEN if isinstance(beta, Tensor) else beta,
-            OPEN if isinstance(gamma, Tensor) else gamma,
+            (reduction, OPEN if isinstance(beta, Tensor) else beta, OPEN if isinstance(gamma, Tensor) else gamma),
+            (chosen, rejected, *tensors(beta, gamma)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (chosen, rejected, *tensors(beta, gamma)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8024,8 +8322,7 @@ def smape_loss(
     if unknown:
         raise misspelt(SMAPELoss, unknown)
     try:
-        plan = plan_of(SMAPELoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(SMAPELoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8102,8 +8399,7 @@ def smooth_l1_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("smooth_l1_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(SmoothL1Loss, reduction, beta)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(SmoothL1Loss, (reduction, beta), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8179,8 +8475,7 @@ def soft_cldice_loss(
     if unknown:
         raise misspelt(SoftClDiceLoss, unknown)
     try:
-        plan = plan_of(SoftClDiceLoss, reduction, iters, smooth)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(SoftClDiceLoss, (reduction, iters, smooth), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8265,9 +8560,14 @@ def soft_dtw_loss(
     if unknown:
         raise misspelt(SoftDTWLoss, unknown)
     try:
-        plan = plan_of(SoftDTWLoss, reduction, gamma, normalize, input_lengths is not None, target_lengths is not None)
-        return run(
-            plan, (input, target, *present(input_lengths, target_lengths)), None, sample_weight, mask, normalizer
+        return call(
+            SoftDTWLoss,
+            (reduction, gamma, normalize, input_lengths is not None, target_lengths is not None),
+            (input, target, *present(input_lengths, target_lengths)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -8342,8 +8642,7 @@ def soft_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("soft_margin_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(SoftMarginLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(SoftMarginLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8431,16 +8730,15 @@ def softmax_focal_loss(
     if unknown:
         raise misspelt(SoftmaxFocalLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             SoftmaxFocalLoss,
-            reduction,
-            ignore_index,
-            label_smoothing,
-            gamma,
-            alpha is not None and (isinstance(alpha, Tensor) or [alpha]),
-        )
-        return run(
-            plan,
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                gamma,
+                alpha is not None and (isinstance(alpha, Tensor) or [alpha]),
+            ),
             (input, target, *present(SoftmaxFocalLoss._made("factor", alpha=alpha))),
             weight,
             sample_weight,
@@ -8532,8 +8830,15 @@ def sphereface_loss(
     if unknown:
         raise misspelt(SphereFaceLoss, unknown)
     try:
-        plan = plan_of(SphereFaceLoss, reduction, ignore_index, label_smoothing, margin)
-        return run(plan, (input, target, norm), weight, sample_weight, mask, normalizer)
+        return call(
+            SphereFaceLoss,
+            (reduction, ignore_index, label_smoothing, margin),
+            (input, target, norm),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8602,8 +8907,7 @@ def squared_emd_loss(
     if unknown:
         raise misspelt(SquaredEMDLoss, unknown)
     try:
-        plan = plan_of(SquaredEMDLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(SquaredEMDLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8672,8 +8976,9 @@ def squared_epsilon_insensitive_loss(
     if unknown:
         raise misspelt(SquaredEpsilonInsensitiveLoss, unknown)
     try:
-        plan = plan_of(SquaredEpsilonInsensitiveLoss, reduction, epsilon)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            SquaredEpsilonInsensitiveLoss, (reduction, epsilon), (input, target), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8739,8 +9044,7 @@ def squared_hinge_loss(
     if unknown:
         raise misspelt(SquaredHingeLoss, unknown)
     try:
-        plan = plan_of(SquaredHingeLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(SquaredHingeLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8828,8 +9132,15 @@ def ssim_loss(
     if unknown:
         raise misspelt(SSIMLoss, unknown)
     try:
-        plan = plan_of(SSIMLoss, reduction, data_range, window_size, sigma, k1, k2)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            SSIMLoss,
+            (reduction, data_range, window_size, sigma, k1, k2),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8909,8 +9220,7 @@ def student_t_nll_loss(
     if unknown:
         raise misspelt(StudentTNLLLoss, unknown)
     try:
-        plan = plan_of(StudentTNLLLoss, reduction)
-        return run(plan, (input, target, scale, df), None, sample_weight, mask, normalizer)
+        return call(StudentTNLLLoss, (reduction,), (input, target, scale, df), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8994,16 +9304,15 @@ def sup_con_loss(
     if unknown:
         raise misspelt(SupConLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             SupConLoss,
-            reduction,
-            OPEN if isinstance(temperature, Tensor) else temperature,
-            normalize,
-            memory is not None,
-            memory_target is not None,
-        )
-        return run(
-            plan,
+            (
+                reduction,
+                OPEN if isinstance(temperature, Tensor) else temperature,
+                normalize,
+                memory is not None,
+                memory_target is not None,
+            ),
             (input, target, *present(memory, memory_target), *tensors(temperature)),
             None,
             sample_weight,
@@ -9098,8 +9407,15 @@ def symmetric_cross_entropy(
     if unknown:
         raise misspelt(SymmetricCrossEntropyLoss, unknown)
     try:
-        plan = plan_of(SymmetricCrossEntropyLoss, reduction, ignore_index, label_smoothing, alpha, beta, log_zero)
-        return run(plan, (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            SymmetricCrossEntropyLoss,
+            (reduction, ignore_index, label_smoothing, alpha, beta, log_zero),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9168,8 +9484,7 @@ def total_variation_distance_loss(
     if unknown:
         raise misspelt(TotalVariationDistanceLoss, unknown)
     try:
-        plan = plan_of(TotalVariationDistanceLoss, reduction)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(TotalVariationDistanceLoss, (reduction,), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9259,8 +9574,15 @@ def triplet_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("triplet_margin_loss", size_average, reduce, reduction)
     try:
-        plan = plan_of(TripletMarginLoss, reduction, p, eps, swap, margin)
-        return run(plan, (anchor, positive, negative), None, sample_weight, mask, normalizer)
+        return call(
+            TripletMarginLoss,
+            (reduction, p, eps, swap, margin),
+            (anchor, positive, negative),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9332,8 +9654,15 @@ def tukey_biweight_loss(
     if unknown:
         raise misspelt(TukeyBiweightLoss, unknown)
     try:
-        plan = plan_of(TukeyBiweightLoss, reduction, OPEN if isinstance(c, Tensor) else c)
-        return run(plan, (input, target, *tensors(c)), None, sample_weight, mask, normalizer)
+        return call(
+            TukeyBiweightLoss,
+            (reduction, OPEN if isinstance(c, Tensor) else c),
+            (input, target, *tensors(c)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9436,20 +9765,26 @@ def tversky_loss(
     if unknown:
         raise misspelt(TverskyLoss, unknown)
     try:
-        plan = plan_of(
+        return call(
             TverskyLoss,
-            reduction,
-            activation,
-            include_background,
-            batch,
-            ignore_index,
-            soft_label,
-            alpha,
-            beta,
-            smooth,
-            pixel_mask is not None,
+            (
+                reduction,
+                activation,
+                include_background,
+                batch,
+                ignore_index,
+                soft_label,
+                alpha,
+                beta,
+                smooth,
+                pixel_mask is not None,
+            ),
+            (input, target, *present(pixel_mask)),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
         )
-        return run(plan, (input, target, *present(pixel_mask)), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9526,8 +9861,9 @@ def tweedie_deviance_loss(
     if unknown:
         raise misspelt(TweedieDevianceLoss, unknown)
     try:
-        plan = plan_of(TweedieDevianceLoss, reduction, p, log_input)
-        return run(plan, (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            TweedieDevianceLoss, (reduction, p, log_input), (input, target), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9609,8 +9945,15 @@ def vicreg_loss(
     if unknown:
         raise misspelt(VICRegLoss, unknown)
     try:
-        plan = plan_of(VICRegLoss, reduction, invariance, variance, covariance, eps)
-        return run(plan, (input1, input2), None, sample_weight, mask, normalizer)
+        return call(
+            VICRegLoss,
+            (reduction, invariance, variance, covariance, eps),
+            (input1, input2),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9681,8 +10024,15 @@ def welsch_loss(
     if unknown:
         raise misspelt(WelschLoss, unknown)
     try:
-        plan = plan_of(WelschLoss, reduction, OPEN if isinstance(scale, Tensor) else scale)
-        return run(plan, (input, target, *tensors(scale)), None, sample_weight, mask, normalizer)
+        return call(
+            WelschLoss,
+            (reduction, OPEN if isinstance(scale, Tensor) else scale),
+            (input, target, *tensors(scale)),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9748,8 +10098,9 @@ def z_loss(
     if unknown:
         raise misspelt(ZLoss, unknown)
     try:
-        plan = plan_of(ZLoss, reduction, coefficient)
-        return run(plan, (input, ZLoss._no_target(input)), None, sample_weight, mask, normalizer)
+        return call(
+            ZLoss, (reduction, coefficient), (input, ZLoss._no_target(input)), None, sample_weight, mask, normalizer
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9834,8 +10185,15 @@ def zero_inflated_negative_binomial_nll_loss(
     if unknown:
         raise misspelt(ZeroInflatedNegativeBinomialNLLLoss, unknown)
     try:
-        plan = plan_of(ZeroInflatedNegativeBinomialNLLLoss, reduction, log_input)
-        return run(plan, (input, target, gate, dispersion), None, sample_weight, mask, normalizer)
+        return call(
+            ZeroInflatedNegativeBinomialNLLLoss,
+            (reduction, log_input),
+            (input, target, gate, dispersion),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
