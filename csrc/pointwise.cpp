@@ -103,7 +103,7 @@ template <class T> void find_bounds(const Job& job, Scratch<T>& scratch) {
 // that are in each block are looked at once.
 template <class T> bool all_inside(const T* const* x, int64_t n, Scratch<T>& scratch) {
   for (int i = 0; i < scratch.bounds; ++i) scratch.bounded[i].x = x[scratch.bounded[i].operand];
-  if (!surely_inside(scratch.bounded, scratch.bounds, n)) return false;
+  if (scratch.bounds && !surely_inside(scratch.bounded, scratch.bounds, n)) return false;
   for (int i = scratch.bounds - 1; i >= 0; --i)
     if (scratch.repeated[scratch.bounded[i].operand]) scratch.bounded[i] = scratch.bounded[--scratch.bounds];
   return true;
@@ -124,8 +124,8 @@ template <class T> void read_operands(const Job& job, int64_t begin, int64_t n, 
       rows_to_tile(from, stride, n, own, scratch.operands[k], kApart<T>);
     }
     if (own == 1 && alike(job.walk, *source)) {
-      if (!scratch.repeated[k]) fetch(job.walk, *source, 0, kBlock + job.walk.sizes[1], scratch.operands[k]);
-      scratch.repeated[k] = true;
+      if (!std::exchange(scratch.repeated[k], true))
+        fetch(job.walk, *source, 0, kBlock + job.walk.sizes[1], scratch.operands[k]);
       x[k] = scratch.operands[k] + begin % job.walk.sizes[1];
       continue;
     }
@@ -156,14 +156,13 @@ void run_parts(const Job& job, const Scratch<T>& scratch, int variant, int64_t b
                double scale, T* value, T* const* gradient) {
   const char* ahead[2 * kOperands];
   int streams = 0;
-  for (int k = 0; k < job.operands && job.kernel->several && begin + 2 * n <= job.walk.numel; ++k) {
+  for (int k = 0; k < job.operands && begin + 2 * n <= job.walk.numel; ++k) {
     if (x[k] != scratch.operands[k] && !scratch.repeated[k]) ahead[streams++] = reinterpret_cast<const char*>(x[k] + n);
     if (gradient[k] != scratch.gradients[k]) ahead[streams++] = reinterpret_cast<const char*>(gradient[k] + n);
   }
-  const int64_t size = sizeof(T);
+  constexpr int64_t size = sizeof(T), kPart = 512 / size;
   if (streams < kStreams || job.walk.numel * streams * size < kCached)
     return run_formula(job, variant, n, x, scale, value, gradient);
-  constexpr int64_t kPart = 512 / sizeof(T);
   for (int64_t at = 0; at < n; at += kPart) {
     const int64_t own = std::min(kPart, n - at);
     for (int64_t i = at * size; i < (at + own) * size; i += 64)
@@ -216,7 +215,9 @@ template <class T> void run_block(Job& job, int64_t block, Scratch<T>& scratch) 
     gradient[k] = in_place ? reinterpret_cast<T*>(job.gradients[k]) + begin : scratch.gradients[k];
   }
   const int variant = job.wanted == 0 ? kNone : job.wanted & ~job.kernel->predictions ? kAll : kPredictions;
-  run_parts(job, scratch, variant, begin, n, x, plain ? job.scale : 1.0, value, gradient);
+  const double scale = plain ? job.scale : 1.0;
+  if (!job.kernel->several) run_formula(job, variant, n, x, scale, value, gradient);
+  if (job.kernel->several) run_parts(job, scratch, variant, begin, n, x, scale, value, gradient);
 
   if (violation) {  // checks("nan"): bad elements set their own results to NaN
     for (int k = 0; k < job.operands; ++k) {
