@@ -232,6 +232,8 @@ def integers(setup: Setup, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("floating", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_integer_targets(setup, floating):
     """Integer and boolean targets are numbers, contiguous or not; the result has the dtype of the floats."""
+    if "target" not in setup.names:
+        pytest.skip("it has no target")
     place = setup.names.index("target")
     for dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool):
         operands = setup.operands((5, 7), floating)
