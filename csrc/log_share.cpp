@@ -32,17 +32,18 @@ template <class T> LOSSKIT_INLINE double sum_of_others(const T* x, int64_t n, in
   }
   typedef int64_t Places __attribute__((vector_size(64)));
   constexpr Places kFirst = {0, 1, 2, 3, 4, 5, 6, 7};
-  const auto some = [&](int64_t i, const Places& keep) __attribute__((always_inline)) {
+  Vector<double> sum = {}, more = {};
+  const auto add = [&](int64_t i, const Places& keep, Vector<double>& to) __attribute__((always_inline)) {
     Vector<double> wide;
     for (int64_t k = 0; k < kWide; ++k) wide[k] = static_cast<double>(x[i + k]);
-    return (Vector<double>)((Places)wide & keep & (Places)(kFirst != at - i));
+    to += (Vector<double>)((Places)wide & keep & (Places)(kFirst != at - i));
   };
-  Vector<double> even = {}, odd = {};
+  const Places all = ~Places{};
   int64_t i = 0;
-  for (; i + 2 * kWide <= n; i += 2 * kWide) even += some(i, ~Places{}), odd += some(i + kWide, ~Places{});
-  if (i + kWide <= n) even += some(i, ~Places{}), i += kWide;
-  if (i < n) odd += some(n - kWide, (Places)(kFirst >= kWide - (n - i)));  // the last ones without what they overlap
-  return total_of(even + odd);
+  for (; i + 2 * kWide <= n; i += 2 * kWide) add(i, all, sum), add(i + kWide, all, more);
+  if (i + kWide <= n) add(i, all, sum), i += kWide;
+  if (i < n) add(n - kWide, (Places)(kFirst >= kWide - (n - i)), more);  // the last ones without what they overlap
+  return total_of(sum + more);
 }
 
 template <class T> LOSSKIT_CLONES void log_shares(const Rows<T>& batch, int64_t begin, int64_t end) {

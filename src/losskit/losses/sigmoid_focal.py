@@ -18,12 +18,13 @@ def parts(input, target, gamma):
     """What is missed to the power gamma, and the two terms of what is missed, by the likelier label and by the other.
 
     Then the probabilities of these labels, and the cross entropy as two terms: what any score costs, and the score
-    times the part of the label it contradicts. That part is last.
+    times the part of the label it contradicts. That part and the other one are last.
     """
     size = absolute(input)
     likely, rare, near = sigmoid(size), sigmoid(-size), softplus(-size)
-    wrong = where(input > 0.0, 1.0 - target, target)
-    by_likely, by_rare = wrong * likely, (1.0 - wrong) * rare
+    other = 1.0 - target
+    wrong, right = where(input > 0.0, other, target), where(input > 0.0, target, other)
+    by_likely, by_rare = wrong * likely, right * rare
     # exp(-gamma * cost) rounds its exponent, and loses as many ULP as that is large. The product of the leading digits
     # of gamma and of the score is exact; what is left over is small.
     far = where(wrong == 0.0, minimum(size, 1e30), 0.0)
@@ -34,7 +35,7 @@ def parts(input, target, gamma):
     exponent = exact + rest
     focus = exp(-exponent)
     focus = focus - focus * ((exact - exponent) + rest)
-    return focus, by_likely, by_rare, likely, rare, near, times(wrong, size), wrong
+    return focus, by_likely, by_rare, likely, rare, near, times(wrong, size), wrong, right
 
 
 class SigmoidFocalLoss(PointwiseLoss):
@@ -68,17 +69,17 @@ class SigmoidFocalLoss(PointwiseLoss):
 
     @staticmethod
     def value(input, target, alpha, gamma):
-        focus, _, _, _, _, near, far, _ = parts(input, target, gamma)
+        focus, _, _, _, _, near, far, _, _ = parts(input, target, gamma)
         return times(weighted(target, alpha, focus), near + far)
 
     @staticmethod
     def grad(input, target, alpha, gamma):
-        focus, by_likely, by_rare, likely, rare, near, far, wrong = parts(input, target, gamma)
+        focus, by_likely, by_rare, likely, rare, near, far, wrong, right = parts(input, target, gamma)
         missed, entropy, scale = by_likely + by_rare, near + far, weighted(target, alpha, focus)
         # No power of gamma - 1: what is missed may be 0, and the cross entropy is 0 then. In terms of the wrong part,
         # scores of either sign have the same slope but for its own sign: two choices less than by the label.
         some = where(missed > 0.0, missed, 1.0)
-        slope = by_likely - by_rare + gamma * (2.0 * wrong - 1.0) * times(likely * (rare / some), entropy)
+        slope = by_likely - by_rare + gamma * (wrong - right) * times(likely * (rare / some), entropy)
         by_input = scale * where(input > 0.0, slope, -slope)
         # The cross entropy over what is missed: 1 where that is 0.
         cost = where(missed > 0.0, near / missed, 1.0) + times(wrong / some, absolute(input))
