@@ -5,7 +5,7 @@
 #include "each.h"
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_0823ca4e3aac_block {
+namespace losskit_sigmoid_focal_loss_e74a11a35454_block {
 namespace lk = losskit;
 constexpr bool several_loops = true;
 
@@ -43,9 +43,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input = input_at_[i_];
         const T target = target_at_[i_];
         const T step0_ = step0_at_[i_];
-        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool above = input > T(0.0);
+        const T difference = T(1.0) - target;
         const T magnitude = lk::absolute(input);
-        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = lk::where(above, difference, target) * lk::sigmoid(magnitude, step0_) + lk::where(above, target, difference) * lk::sigmoid(-magnitude, step0_)));
       }
       lk::log_each(n_, most_, step0_at_, step0_at_);
     }
@@ -108,9 +109,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input = input_at_[i_];
         const T target = target_at_[i_];
         const T step0_ = step0_at_[i_];
-        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool above = input > T(0.0);
+        const T difference = T(1.0) - target;
         const T magnitude = lk::absolute(input);
-        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(above, difference, target) * lk::sigmoid(magnitude, step0_) + lk::where(above, target, difference) * lk::sigmoid(-magnitude, step0_)));
       }
       lk::log_each(n_, most_, step2_at_, step2_at_);
     }
@@ -153,10 +155,11 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = step1_ + lk::times(chosen, magnitude);
       const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
       const T product2 = chosen * sigmoid_of_value;
+      const T chosen2 = lk::where(above, target, difference);
       const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
-      const T product3 = (T(1.0) - chosen) * sigmoid_of_value2;
+      const T product3 = chosen2 * sigmoid_of_value2;
       const T sum2 = product2 + product3;
-      const T sum3 = product2 - product3 + gamma * (T(2.0) * chosen - T(1.0)) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / lk::where(sum2 > T(0.0), sum2, T(1.0))), sum);
+      const T sum3 = product2 - product3 + gamma * (chosen - chosen2) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / lk::where(sum2 > T(0.0), sum2, T(1.0))), sum);
       values_[i_] = lk::times(product, sum);
       input_out_[i_] = lk::scaled<T>(product * lk::where(above, sum3, -sum3), factor_);
     }
@@ -185,9 +188,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input = input_at_[i_];
         const T target = target_at_[i_];
         const T step0_ = step0_at_[i_];
-        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool above = input > T(0.0);
+        const T difference = T(1.0) - target;
         const T magnitude = lk::absolute(input);
-        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(above, difference, target) * lk::sigmoid(magnitude, step0_) + lk::where(above, target, difference) * lk::sigmoid(-magnitude, step0_)));
       }
       lk::log_each(n_, most_, step2_at_, step2_at_);
     }
@@ -231,27 +235,28 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T sum = step1_ + lk::times(chosen, magnitude);
       const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
       const T product2 = chosen * sigmoid_of_value;
+      const T chosen2 = lk::where(above, target, difference);
       const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
-      const T product3 = (T(1.0) - chosen) * sigmoid_of_value2;
+      const T product3 = chosen2 * sigmoid_of_value2;
       const T sum2 = product2 + product3;
       const bool above2 = sum2 > T(0.0);
-      const T chosen2 = lk::where(above2, sum2, T(1.0));
-      const T sum3 = product2 - product3 + gamma * (T(2.0) * chosen - T(1.0)) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / chosen2), sum);
+      const T chosen3 = lk::where(above2, sum2, T(1.0));
+      const T sum3 = product2 - product3 + gamma * (chosen - chosen2) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / chosen3), sum);
       values_[i_] = lk::times(product, sum);
       input_out_[i_] = lk::scaled<T>(product * lk::where(above, sum3, -sum3), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(number3_ * difference2, sum) - lk::times(product, input) + lk::times(product * gamma * lk::where(above, sigmoid_of_value2 - sigmoid_of_value, sigmoid_of_value - sigmoid_of_value2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / chosen2, magnitude)), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(number3_ * difference2, sum) - lk::times(product, input) + lk::times(product * gamma * lk::where(above, sigmoid_of_value2 - sigmoid_of_value, sigmoid_of_value - sigmoid_of_value2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / chosen3, magnitude)), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_0823ca4e3aac, 2, 6, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_e74a11a35454, 2, 6, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
 }  // namespace
 
 // With the defaults off
-namespace losskit_sigmoid_focal_loss_55157d65323a_block {
+namespace losskit_sigmoid_focal_loss_ca68fe935a22_block {
 namespace lk = losskit;
 constexpr bool several_loops = true;
 
@@ -286,9 +291,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input = input_at_[i_];
         const T target = target_at_[i_];
         const T step0_ = step0_at_[i_];
-        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool above = input > T(0.0);
+        const T difference = T(1.0) - target;
         const T magnitude = lk::absolute(input);
-        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+        most_ = lk::larger(most_, lk::Log::place(step0_at_[i_] = lk::where(above, difference, target) * lk::sigmoid(magnitude, step0_) + lk::where(above, target, difference) * lk::sigmoid(-magnitude, step0_)));
       }
       lk::log_each(n_, most_, step0_at_, step0_at_);
     }
@@ -350,9 +356,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input = input_at_[i_];
         const T target = target_at_[i_];
         const T step0_ = step0_at_[i_];
-        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool above = input > T(0.0);
+        const T difference = T(1.0) - target;
         const T magnitude = lk::absolute(input);
-        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(above, difference, target) * lk::sigmoid(magnitude, step0_) + lk::where(above, target, difference) * lk::sigmoid(-magnitude, step0_)));
       }
       lk::log_each(n_, most_, step2_at_, step2_at_);
     }
@@ -388,18 +395,20 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const bool above = input > T(0.0);
-      const T chosen = lk::where(above, T(1.0) - target, target);
+      const T difference = T(1.0) - target;
+      const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T difference = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
+      const T difference2 = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
       const T sum = step1_ + lk::times(chosen, magnitude);
       const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
       const T product = chosen * sigmoid_of_value;
+      const T chosen2 = lk::where(above, target, difference);
       const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
-      const T product2 = (T(1.0) - chosen) * sigmoid_of_value2;
+      const T product2 = chosen2 * sigmoid_of_value2;
       const T sum2 = product + product2;
-      const T sum3 = product - product2 + gamma * (T(2.0) * chosen - T(1.0)) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / lk::where(sum2 > T(0.0), sum2, T(1.0))), sum);
-      values_[i_] = lk::times(difference, sum);
-      input_out_[i_] = lk::scaled<T>(difference * lk::where(above, sum3, -sum3), factor_);
+      const T sum3 = product - product2 + gamma * (chosen - chosen2) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / lk::where(sum2 > T(0.0), sum2, T(1.0))), sum);
+      values_[i_] = lk::times(difference2, sum);
+      input_out_[i_] = lk::scaled<T>(difference2 * lk::where(above, sum3, -sum3), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -426,9 +435,10 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
         const T input = input_at_[i_];
         const T target = target_at_[i_];
         const T step0_ = step0_at_[i_];
-        const T chosen = lk::where(input > T(0.0), T(1.0) - target, target);
+        const bool above = input > T(0.0);
+        const T difference = T(1.0) - target;
         const T magnitude = lk::absolute(input);
-        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = chosen * lk::sigmoid(magnitude, step0_) + (T(1.0) - chosen) * lk::sigmoid(-magnitude, step0_)));
+        most_ = lk::larger(most_, lk::Log::place(step2_at_[i_] = lk::where(above, difference, target) * lk::sigmoid(magnitude, step0_) + lk::where(above, target, difference) * lk::sigmoid(-magnitude, step0_)));
       }
       lk::log_each(n_, most_, step2_at_, step2_at_);
     }
@@ -464,26 +474,28 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const T step3_ = step3_at_[i_];
       const T step4_ = step4_at_[i_];
       const bool above = input > T(0.0);
-      const T chosen = lk::where(above, T(1.0) - target, target);
+      const T difference = T(1.0) - target;
+      const T chosen = lk::where(above, difference, target);
       const T magnitude = lk::absolute(input);
-      const T difference = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
+      const T difference2 = step2_ - step2_ * (number0_ * (lk::floor(T(64.0) * lk::where(chosen == T(0.0), lk::minimum(magnitude, T(1e+30)), T(0.0))) / T(64.0)) - step3_ + step4_);
       const T sum = step1_ + lk::times(chosen, magnitude);
       const T sigmoid_of_value = lk::sigmoid(magnitude, step0_);
       const T product = chosen * sigmoid_of_value;
+      const T chosen2 = lk::where(above, target, difference);
       const T sigmoid_of_value2 = lk::sigmoid(-magnitude, step0_);
-      const T product2 = (T(1.0) - chosen) * sigmoid_of_value2;
+      const T product2 = chosen2 * sigmoid_of_value2;
       const T sum2 = product + product2;
       const bool above2 = sum2 > T(0.0);
-      const T chosen2 = lk::where(above2, sum2, T(1.0));
-      const T sum3 = product - product2 + gamma * (T(2.0) * chosen - T(1.0)) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / chosen2), sum);
-      values_[i_] = lk::times(difference, sum);
-      input_out_[i_] = lk::scaled<T>(difference * lk::where(above, sum3, -sum3), factor_);
-      target_out_[i_] = lk::scaled<T>(lk::times(difference * gamma * lk::where(above, sigmoid_of_value2 - sigmoid_of_value, sigmoid_of_value - sigmoid_of_value2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / chosen2, magnitude)) - lk::times(difference, input), factor_);
+      const T chosen3 = lk::where(above2, sum2, T(1.0));
+      const T sum3 = product - product2 + gamma * (chosen - chosen2) * lk::times(sigmoid_of_value * (sigmoid_of_value2 / chosen3), sum);
+      values_[i_] = lk::times(difference2, sum);
+      input_out_[i_] = lk::scaled<T>(difference2 * lk::where(above, sum3, -sum3), factor_);
+      target_out_[i_] = lk::scaled<T>(lk::times(difference2 * gamma * lk::where(above, sigmoid_of_value2 - sigmoid_of_value, sigmoid_of_value - sigmoid_of_value2), lk::where(above2, step1_ / sum2, T(1.0)) + lk::times(chosen / chosen3, magnitude)) - lk::times(difference2, input), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_55157d65323a, 2, 3, 1, 0,
+LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_ca68fe935a22, 2, 3, 1, 0,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 0, 0, 0.0, 1.0})
 
