@@ -307,7 +307,7 @@ WORDS = (
     "concept requires co_await co_yield co_return char8_t nullptr mutable typename consteval constinit xor bitand "
     "compl not_eq NAN INFINITY M_PI HUGE_VAL FLT_MAX INT_MAX UINT64_MAX FP_NAN errno NULL EOF std losskit "
     "int64_t let function instanceof typeof undefined NaN Infinity Math arguments eval debugger tl lk libdevice "
-    "run call plan Loss legacy_reduction reduction sample_weight mask normalizer exp where softplus inf nan x_ "
+    "run call plan plan_of Loss legacy_reduction reduction sample_weight mask normalizer exp where softplus inf nan x_ "
     "__x__ _Bool T template new delete operator"
 ).split()
 

@@ -169,7 +169,7 @@ def gradient_not_scaled_by_what_comes_from_above(patch):
 def gradient_handed_over_twice(patch):
     def wrap(original):
         def backward(ctx, upstream):
-            kept = ctx.gradients
+            kept = list(ctx.gradients)
             result = original(ctx, upstream)
             ctx.gradients = kept
             return result

@@ -121,12 +121,11 @@ def test_reductions_of_rows(sample):
         rows = rows / operands[3].clamp(min=1)
     counts = operands[1].clamp(max=3) + 1 if sample.name == "corn_loss" else torch.ones(ROWS)  # questions asked
     counts = (operands[2] * (operands[3:] or [1])[0]).sum(-1) if sample.name == "cox_ph_loss" else counts  # events
+    counts = (rows != 0).double() if sample.loss._label == "lists" else counts
     if issubclass(sample.loss, losskit.ListsLoss):  # lists with a pair, also with none within the first k
         items = operands[2] if len(operands) > 2 else torch.ones_like(operands[1], dtype=torch.bool)
         low, high = (operands[1].masked_fill(~items, end) for end in (math.inf, -math.inf))
         counts = (low.amin(-1) < high.amax(-1)).double()
-    elif sample.loss._label == "lists":
-        counts = (rows != 0).double()
     assert_same([sample(*operands, normalizer=3.5)], [rows.sum() / 3.5], "normalizer")
     plain = sample.kwargs(torch.float64)
     if not isinstance(plain.get("weight"), torch.Tensor):

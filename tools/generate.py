@@ -100,9 +100,9 @@ def functional() -> str:
         "from torch import Tensor\nfrom torch.overrides import handle_torch_function, has_torch_function_variadic",
         "from losskit.errors import LossError\n"
         "from losskit.declaration import OPEN\n"
-        "from losskit.plans import present, tensors\n"
+        "from losskit.plans import plan_of, present, tensors\n"
         "from losskit.forms import misspelt, strict\n"
-        "from losskit.kernels.dispatch import call\n"
+        "from losskit.kernels.dispatch import call, run\n"
         f"from losskit.losses import {classes}\n"
         "from losskit.loss import legacy_reduction\nfrom losskit.registry import missing",
         "\n".join(f"from {cls.__module__} import {cls.name} as {cls.name}" for cls in by_hand()),

@@ -99,14 +99,18 @@ def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False
     """The functional form as Python source."""
     names, operands = loss.arguments.split(), loss._call_operands()
     own = [p.name for p in loss.params.values() if p.name in names and (p.kind == "tensor" or p.tensor)]
-    tensors = [*operands, *own]
-    tensors += ["weight"] if "weight" in names and "weight" not in tensors else []
+    tensors = list(dict.fromkeys([*operands, *own, *(name for name in names if name == "weight")]))
     optional = loss._optional_operands()
     passed = [name for name in operands if name not in optional]
     passed += [f"{name}={name}" for name in [*optional, *names, *_EXTRAS]]
     weight = "weight" if "weight" in names else "None"
-    given = [_key(p) for p in loss._plan_params()]
-    given += [f"{name} is not None" for name in loss._optional_operands()]
+    given = ["reduction", *map(_key, loss._plan_params()), *(f"{name} is not None" for name in optional)]
+    slots = f"{_slots(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer"
+    calls = (  # tensors that are made from parameters come after the plan, which checks these
+        [f"        plan = plan_of({class_name}, {', '.join(given)})", f"        return run(plan, {slots})"]
+        if loss._made_slots("", class_name)
+        else [f"        return call({class_name}, ({', '.join(given)},), {slots})"]
+    )
     legacy = [
         "    if size_average is not None or reduce is not None:",
         f"        reduction = legacy_reduction({loss.name!r}, size_average, reduce, reduction)",
@@ -120,8 +124,7 @@ def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False
         f"        raise misspelt({class_name}, unknown)",
         *(legacy if "size_average" in names else []),
         "    try:",
-        f"        return call({class_name}, ({', '.join(['reduction', *given])}{'' if given else ','}), "
-        f"{_slots(loss, '', class_name)}, {weight}, sample_weight, mask, normalizer)",
+        *calls,
         *_RAISED,
     ])  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from losskit.declaration import OPEN
 from losskit.errors import LossError
 from losskit.forms import misspelt, strict
-from losskit.kernels.dispatch import call
+from losskit.kernels.dispatch import call, run
 from losskit.layers.linear import linear_cross_entropy as linear_cross_entropy
 from losskit.layers.triplet_margin_with_distance import (
     triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
@@ -143,7 +143,7 @@ from losskit.losses import (
     ZeroInflatedNegativeBinomialNLLLoss,
     ZLoss,
 )
-from losskit.plans import present, tensors
+from losskit.plans import plan_of, present, tensors
 from losskit.registry import missing
 
 
@@ -223,7 +223,11 @@ def adaptive_robust_loss(
     try:
         return call(
             AdaptiveRobustLoss,
-            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(scale, Tensor) else scale),
+            (
+                reduction,
+                OPEN if isinstance(alpha, Tensor) else alpha,
+                OPEN if isinstance(scale, Tensor) else scale,
+            ),
             (input, target, *tensors(alpha, scale)),
             None,
             sample_weight,
@@ -307,7 +311,11 @@ def approx_ndcg_loss(
     try:
         return call(
             ApproxNDCGLoss,
-            (reduction, temperature, element_mask is not None),
+            (
+                reduction,
+                temperature,
+                element_mask is not None,
+            ),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -401,7 +409,13 @@ def arcface_loss(
     try:
         return call(
             ArcFaceLoss,
-            (reduction, ignore_index, label_smoothing, margin, scale),
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                margin,
+                scale,
+            ),
             (input, target),
             weight,
             sample_weight,
@@ -576,7 +590,19 @@ def barlow_twins_loss(
     if unknown:
         raise misspelt(BarlowTwinsLoss, unknown)
     try:
-        return call(BarlowTwinsLoss, (reduction, lambd, eps), (input1, input2), None, sample_weight, mask, normalizer)
+        return call(
+            BarlowTwinsLoss,
+            (
+                reduction,
+                lambd,
+                eps,
+            ),
+            (input1, input2),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -660,7 +686,13 @@ def batch_hard_triplet_loss(
     try:
         return call(
             BatchHardTripletLoss,
-            (reduction, margin, soft, memory is not None, memory_target is not None),
+            (
+                reduction,
+                margin,
+                soft,
+                memory is not None,
+                memory_target is not None,
+            ),
             (input, target, *present(memory, memory_target)),
             None,
             sample_weight,
@@ -746,7 +778,18 @@ def beta_gaussian_nll_loss(
     if unknown:
         raise misspelt(BetaGaussianNLLLoss, unknown)
     try:
-        return call(BetaGaussianNLLLoss, (reduction, beta), (input, target, var), None, sample_weight, mask, normalizer)
+        return call(
+            BetaGaussianNLLLoss,
+            (
+                reduction,
+                beta,
+            ),
+            (input, target, var),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -823,7 +866,19 @@ def bi_tempered_logistic_loss(
     if unknown:
         raise misspelt(BiTemperedLogisticLoss, unknown)
     try:
-        return call(BiTemperedLogisticLoss, (reduction, t1, t2), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            BiTemperedLogisticLoss,
+            (
+                reduction,
+                t1,
+                t2,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -988,7 +1043,10 @@ def binary_cross_entropy_with_logits(
     try:
         return call(
             BCEWithLogitsLoss,
-            (reduction, pos_weight is not None and (isinstance(pos_weight, Tensor) or [pos_weight])),
+            (
+                reduction,
+                pos_weight is not None and (isinstance(pos_weight, Tensor) or [pos_weight]),
+            ),
             (input, target, *tensors(pos_weight)),
             weight,
             sample_weight,
@@ -1143,7 +1201,11 @@ def bradley_terry_loss(
     try:
         return call(
             BradleyTerryLoss,
-            (reduction, OPEN if isinstance(margin, Tensor) else margin, center_coefficient),
+            (
+                reduction,
+                OPEN if isinstance(margin, Tensor) else margin,
+                center_coefficient,
+            ),
             (chosen, rejected, *tensors(margin)),
             None,
             sample_weight,
@@ -1222,7 +1284,10 @@ def cauchy_loss(
     try:
         return call(
             CauchyLoss,
-            (reduction, OPEN if isinstance(scale, Tensor) else scale),
+            (
+                reduction,
+                OPEN if isinstance(scale, Tensor) else scale,
+            ),
             (input, target, *tensors(scale)),
             None,
             sample_weight,
@@ -1297,7 +1362,18 @@ def charbonnier_loss(
     if unknown:
         raise misspelt(CharbonnierLoss, unknown)
     try:
-        return call(CharbonnierLoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            CharbonnierLoss,
+            (
+                reduction,
+                eps,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1384,7 +1460,14 @@ def circle_loss(
     try:
         return call(
             CircleLoss,
-            (reduction, normalize, margin, gamma, memory is not None, memory_target is not None),
+            (
+                reduction,
+                normalize,
+                margin,
+                gamma,
+                memory is not None,
+                memory_target is not None,
+            ),
             (input, target, *present(memory, memory_target)),
             None,
             sample_weight,
@@ -1466,7 +1549,11 @@ def clip_loss(
     try:
         return call(
             CLIPLoss,
-            (reduction, OPEN if isinstance(logit_scale, Tensor) else logit_scale, normalize),
+            (
+                reduction,
+                OPEN if isinstance(logit_scale, Tensor) else logit_scale,
+                normalize,
+            ),
             (image, text, *tensors(logit_scale)),
             None,
             sample_weight,
@@ -1548,7 +1635,18 @@ def complete_box_iou_loss(
     if unknown:
         raise misspelt(CompleteBoxIoULoss, unknown)
     try:
-        return call(CompleteBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            CompleteBoxIoULoss,
+            (
+                reduction,
+                eps,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1777,7 +1875,13 @@ def cosface_loss(
     try:
         return call(
             CosFaceLoss,
-            (reduction, ignore_index, label_smoothing, margin, scale),
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                margin,
+                scale,
+            ),
             (input, target),
             weight,
             sample_weight,
@@ -1865,7 +1969,16 @@ def cosine_embedding_loss(
         reduction = legacy_reduction("cosine_embedding_loss", size_average, reduce, reduction)
     try:
         return call(
-            CosineEmbeddingLoss, (reduction, margin), (input1, input2, target), None, sample_weight, mask, normalizer
+            CosineEmbeddingLoss,
+            (
+                reduction,
+                margin,
+            ),
+            (input1, input2, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -1950,7 +2063,11 @@ def cox_ph_loss(
     try:
         return call(
             CoxPHLoss,
-            (reduction, ties, element_mask is not None),
+            (
+                reduction,
+                ties,
+                element_mask is not None,
+            ),
             (input, time, event, *present(element_mask)),
             None,
             sample_weight,
@@ -2038,7 +2155,11 @@ def cpo_loss(
     try:
         return call(
             CPOLoss,
-            (reduction, OPEN if isinstance(beta, Tensor) else beta, alpha),
+            (
+                reduction,
+                OPEN if isinstance(beta, Tensor) else beta,
+                alpha,
+            ),
             (chosen, rejected, nll, *tensors(beta)),
             None,
             sample_weight,
@@ -2133,7 +2254,11 @@ def cross_entropy(
     try:
         return call(
             CrossEntropyLoss,
-            (reduction, ignore_index, label_smoothing),
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+            ),
             (input, target),
             weight,
             sample_weight,
@@ -2226,7 +2351,13 @@ def ctc_loss(
     try:
         return call(
             CTCLoss,
-            (reduction, blank, zero_infinity, from_scores, exact_gradient),
+            (
+                reduction,
+                blank,
+                zero_infinity,
+                from_scores,
+                exact_gradient,
+            ),
             (log_probs, targets, input_lengths, target_lengths),
             None,
             sample_weight,
@@ -2428,7 +2559,18 @@ def distance_box_iou_loss(
     if unknown:
         raise misspelt(DistanceBoxIoULoss, unknown)
     try:
-        return call(DistanceBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            DistanceBoxIoULoss,
+            (
+                reduction,
+                eps,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2538,7 +2680,13 @@ def dpo_loss(
     try:
         return call(
             DPOLoss,
-            (reduction, beta, loss_type, label_smoothing, tau),
+            (
+                reduction,
+                beta,
+                loss_type,
+                label_smoothing,
+                tau,
+            ),
             (chosen, rejected, ref_chosen, ref_rejected),
             None,
             sample_weight,
@@ -2614,7 +2762,16 @@ def epsilon_insensitive_loss(
         raise misspelt(EpsilonInsensitiveLoss, unknown)
     try:
         return call(
-            EpsilonInsensitiveLoss, (reduction, epsilon), (input, target), None, sample_weight, mask, normalizer
+            EpsilonInsensitiveLoss,
+            (
+                reduction,
+                epsilon,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -2691,7 +2848,10 @@ def evidential_classification_loss(
     try:
         return call(
             EvidentialClassificationLoss,
-            (reduction, reg_weight),
+            (
+                reduction,
+                reg_weight,
+            ),
             (input, target),
             None,
             sample_weight,
@@ -2784,7 +2944,10 @@ def evidential_regression_loss(
     try:
         return call(
             EvidentialRegressionLoss,
-            (reduction, reg_weight),
+            (
+                reduction,
+                reg_weight,
+            ),
             (gamma, target, nu, alpha, beta),
             None,
             sample_weight,
@@ -2863,7 +3026,10 @@ def expectile_loss(
     try:
         return call(
             ExpectileLoss,
-            (reduction, OPEN if isinstance(expectile, Tensor) else expectile),
+            (
+                reduction,
+                OPEN if isinstance(expectile, Tensor) else expectile,
+            ),
             (input, target, *tensors(expectile)),
             None,
             sample_weight,
@@ -3068,7 +3234,18 @@ def gamma_deviance_loss(
     if unknown:
         raise misspelt(GammaDevianceLoss, unknown)
     try:
-        return call(GammaDevianceLoss, (reduction, log_input), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            GammaDevianceLoss,
+            (
+                reduction,
+                log_input,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3142,7 +3319,18 @@ def gamma_nll_loss(
     if unknown:
         raise misspelt(GammaNLLLoss, unknown)
     try:
-        return call(GammaNLLLoss, (reduction, log_input), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            GammaNLLLoss,
+            (
+                reduction,
+                log_input,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3299,7 +3487,17 @@ def gaussian_nll_loss(
         raise misspelt(GaussianNLLLoss, unknown)
     try:
         return call(
-            GaussianNLLLoss, (reduction, full, eps), (input, target, var), None, sample_weight, mask, normalizer
+            GaussianNLLLoss,
+            (
+                reduction,
+                full,
+                eps,
+            ),
+            (input, target, var),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -3373,7 +3571,10 @@ def geman_mcclure_loss(
     try:
         return call(
             GemanMcClureLoss,
-            (reduction, OPEN if isinstance(scale, Tensor) else scale),
+            (
+                reduction,
+                OPEN if isinstance(scale, Tensor) else scale,
+            ),
             (input, target, *tensors(scale)),
             None,
             sample_weight,
@@ -3456,7 +3657,11 @@ def general_robust_loss(
     try:
         return call(
             GeneralRobustLoss,
-            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(scale, Tensor) else scale),
+            (
+                reduction,
+                OPEN if isinstance(alpha, Tensor) else alpha,
+                OPEN if isinstance(scale, Tensor) else scale,
+            ),
             (input, target, *tensors(alpha, scale)),
             None,
             sample_weight,
@@ -3537,7 +3742,18 @@ def generalized_box_iou_loss(
     if unknown:
         raise misspelt(GeneralizedBoxIoULoss, unknown)
     try:
-        return call(GeneralizedBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            GeneralizedBoxIoULoss,
+            (
+                reduction,
+                eps,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3623,7 +3839,12 @@ def generalized_cross_entropy(
     try:
         return call(
             GeneralizedCrossEntropyLoss,
-            (reduction, ignore_index, label_smoothing, q),
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                q,
+            ),
             (input, target),
             weight,
             sample_weight,
@@ -3847,7 +4068,14 @@ def grpo_loss(
     try:
         return call(
             GRPOLoss,
-            (reduction, epsilon_low, epsilon_high, beta, loss_type, ref_log_prob is not None),
+            (
+                reduction,
+                epsilon_low,
+                epsilon_high,
+                beta,
+                loss_type,
+                ref_log_prob is not None,
+            ),
             (log_prob, old_log_prob, advantage, *present(ref_log_prob)),
             None,
             sample_weight,
@@ -3938,7 +4166,10 @@ def hausdorff_dt_loss(
     try:
         return call(
             HausdorffDTLoss,
-            (reduction, alpha),
+            (
+                reduction,
+                alpha,
+            ),
             (input, target, input_distance, target_distance),
             None,
             sample_weight,
@@ -4021,7 +4252,18 @@ def hinge_embedding_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("hinge_embedding_loss", size_average, reduce, reduction)
     try:
-        return call(HingeEmbeddingLoss, (reduction, margin), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            HingeEmbeddingLoss,
+            (
+                reduction,
+                margin,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4160,7 +4402,18 @@ def huber_loss(
     if unknown:
         raise misspelt(HuberLoss, unknown)
     try:
-        return call(HuberLoss, (reduction, delta), (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            HuberLoss,
+            (
+                reduction,
+                delta,
+            ),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4242,7 +4495,12 @@ def info_nce_loss(
     try:
         return call(
             InfoNCELoss,
-            (reduction, OPEN if isinstance(temperature, Tensor) else temperature, symmetric, normalize),
+            (
+                reduction,
+                OPEN if isinstance(temperature, Tensor) else temperature,
+                symmetric,
+                normalize,
+            ),
             (query, key, *tensors(temperature)),
             None,
             sample_weight,
@@ -4332,7 +4590,10 @@ def ipo_loss(
     try:
         return call(
             IPOLoss,
-            (reduction, OPEN if isinstance(beta, Tensor) else beta),
+            (
+                reduction,
+                OPEN if isinstance(beta, Tensor) else beta,
+            ),
             (chosen, rejected, ref_chosen, ref_rejected, *tensors(beta)),
             None,
             sample_weight,
@@ -4528,7 +4789,17 @@ def jensen_shannon_loss(
         raise misspelt(JensenShannonLoss, unknown)
     try:
         return call(
-            JensenShannonLoss, (reduction, temperature, beta), (input, target), None, sample_weight, mask, normalizer
+            JensenShannonLoss,
+            (
+                reduction,
+                temperature,
+                beta,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -4610,7 +4881,18 @@ def kl_div(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("kl_div", size_average, reduce, reduction)
     try:
-        return call(KLDivLoss, (reduction, log_target), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            KLDivLoss,
+            (
+                reduction,
+                log_target,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4685,7 +4967,16 @@ def knowledge_distillation_loss(
         raise misspelt(KnowledgeDistillationLoss, unknown)
     try:
         return call(
-            KnowledgeDistillationLoss, (reduction, temperature), (input, target), None, sample_weight, mask, normalizer
+            KnowledgeDistillationLoss,
+            (
+                reduction,
+                temperature,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -4778,7 +5069,12 @@ def kto_loss(
     try:
         return call(
             KTOLoss,
-            (reduction, OPEN if isinstance(beta, Tensor) else beta, desirable_weight, undesirable_weight),
+            (
+                reduction,
+                OPEN if isinstance(beta, Tensor) else beta,
+                desirable_weight,
+                undesirable_weight,
+            ),
             (log_prob, ref_log_prob, target, kl, *tensors(beta)),
             None,
             sample_weight,
@@ -4952,7 +5248,14 @@ def lambda_loss(
     try:
         return call(
             LambdaLoss,
-            (reduction, k, scheme, sigma, mu, element_mask is not None),
+            (
+                reduction,
+                k,
+                scheme,
+                sigma,
+                mu,
+                element_mask is not None,
+            ),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -5123,16 +5426,17 @@ def ldam_loss(
     if unknown:
         raise misspelt(LDAMLoss, unknown)
     try:
-        return call(
+        plan = plan_of(
             LDAMLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                counts is not None and (isinstance(counts, Tensor) or [counts]),
-                max_m,
-                scale,
-            ),
+            reduction,
+            ignore_index,
+            label_smoothing,
+            counts is not None and (isinstance(counts, Tensor) or [counts]),
+            max_m,
+            scale,
+        )
+        return run(
+            plan,
             (input, target, *present(LDAMLoss._made("own", counts=counts, max_m=max_m))),
             weight,
             sample_weight,
@@ -5220,7 +5524,12 @@ def linear_chain_crf_loss(
     try:
         return call(
             LinearChainCRFLoss,
-            (reduction, start is not None, end is not None, lengths is not None),
+            (
+                reduction,
+                start is not None,
+                end is not None,
+                lengths is not None,
+            ),
             (emissions, target, transitions, *present(start, end, lengths)),
             None,
             sample_weight,
@@ -5302,7 +5611,10 @@ def list_mle_loss(
     try:
         return call(
             ListMLELoss,
-            (reduction, element_mask is not None),
+            (
+                reduction,
+                element_mask is not None,
+            ),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -5388,7 +5700,11 @@ def list_net_loss(
     try:
         return call(
             ListNetLoss,
-            (reduction, target_transform, element_mask is not None),
+            (
+                reduction,
+                target_transform,
+                element_mask is not None,
+            ),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -5810,15 +6126,16 @@ def logit_adjusted_cross_entropy(
     if unknown:
         raise misspelt(LogitAdjustedCrossEntropyLoss, unknown)
     try:
-        return call(
+        plan = plan_of(
             LogitAdjustedCrossEntropyLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                prior is not None and (isinstance(prior, Tensor) or [prior]),
-                tau,
-            ),
+            reduction,
+            ignore_index,
+            label_smoothing,
+            prior is not None and (isinstance(prior, Tensor) or [prior]),
+            tau,
+        )
+        return run(
+            plan,
             (input, target, *present(LogitAdjustedCrossEntropyLoss._made("shift", prior=prior, tau=tau))),
             weight,
             sample_weight,
@@ -5903,7 +6220,11 @@ def lovasz_hinge_loss(
     try:
         return call(
             LovaszHingeLoss,
-            (reduction, per_image, element_mask is not None),
+            (
+                reduction,
+                per_image,
+                element_mask is not None,
+            ),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -5990,7 +6311,12 @@ def lovasz_softmax_loss(
     try:
         return call(
             LovaszSoftmaxLoss,
-            (reduction, per_image, classes, ignore_index),
+            (
+                reduction,
+                per_image,
+                classes,
+                ignore_index,
+            ),
             (input, target),
             None,
             sample_weight,
@@ -6066,7 +6392,18 @@ def mape_loss(
     if unknown:
         raise misspelt(MAPELoss, unknown)
     try:
-        return call(MAPELoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            MAPELoss,
+            (
+                reduction,
+                eps,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6148,7 +6485,16 @@ def margin_ranking_loss(
         reduction = legacy_reduction("margin_ranking_loss", size_average, reduce, reduction)
     try:
         return call(
-            MarginRankingLoss, (reduction, margin), (input1, input2, target), None, sample_weight, mask, normalizer
+            MarginRankingLoss,
+            (
+                reduction,
+                margin,
+            ),
+            (input1, input2, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -6318,7 +6664,15 @@ def ms_ssim_loss(
     try:
         return call(
             MSSSIMLoss,
-            (reduction, data_range, window_size, sigma, k1, k2, scales),
+            (
+                reduction,
+                data_range,
+                window_size,
+                sigma,
+                k1,
+                k2,
+                scales,
+            ),
             (input, target),
             None,
             sample_weight,
@@ -6553,7 +6907,19 @@ def multi_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
     try:
-        return call(MultiMarginLoss, (reduction, p, margin), (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            MultiMarginLoss,
+            (
+                reduction,
+                p,
+                margin,
+            ),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6630,7 +6996,10 @@ def multi_quantile_loss(
     try:
         return call(
             MultiQuantileLoss,
-            (reduction, quantiles is not None and (isinstance(quantiles, Tensor) or [quantiles])),
+            (
+                reduction,
+                quantiles is not None and (isinstance(quantiles, Tensor) or [quantiles]),
+            ),
             (input, target, *tensors(quantiles)),
             None,
             sample_weight,
@@ -6726,7 +7095,15 @@ def multi_similarity_loss(
     try:
         return call(
             MultiSimilarityLoss,
-            (reduction, normalize, alpha, beta, base, memory is not None, memory_target is not None),
+            (
+                reduction,
+                normalize,
+                alpha,
+                beta,
+                base,
+                memory is not None,
+                memory_target is not None,
+            ),
             (input, target, *present(memory, memory_target)),
             None,
             sample_weight,
@@ -6969,7 +7346,10 @@ def negative_binomial_nll_loss(
     try:
         return call(
             NegativeBinomialNLLLoss,
-            (reduction, log_input),
+            (
+                reduction,
+                log_input,
+            ),
             (input, target, dispersion),
             None,
             sample_weight,
@@ -7055,7 +7435,12 @@ def neural_ndcg_loss(
     try:
         return call(
             NeuralNDCGLoss,
-            (reduction, temperature, sinkhorn_iters, element_mask is not None),
+            (
+                reduction,
+                temperature,
+                sinkhorn_iters,
+                element_mask is not None,
+            ),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -7142,7 +7527,18 @@ def nll_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("nll_loss", size_average, reduce, reduction)
     try:
-        return call(NLLLoss, (reduction, ignore_index), (input, target), weight, sample_weight, mask, normalizer)
+        return call(
+            NLLLoss,
+            (
+                reduction,
+                ignore_index,
+            ),
+            (input, target),
+            weight,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7221,7 +7617,12 @@ def nt_xent_loss(
     try:
         return call(
             NTXentLoss,
-            (reduction, OPEN if isinstance(temperature, Tensor) else temperature, normalize, negatives is not None),
+            (
+                reduction,
+                OPEN if isinstance(temperature, Tensor) else temperature,
+                normalize,
+                negatives is not None,
+            ),
             (input1, input2, *present(negatives), *tensors(temperature)),
             None,
             sample_weight,
@@ -7299,7 +7700,18 @@ def orpo_loss(
     if unknown:
         raise misspelt(ORPOLoss, unknown)
     try:
-        return call(ORPOLoss, (reduction, lam), (chosen, rejected), None, sample_weight, mask, normalizer)
+        return call(
+            ORPOLoss,
+            (
+                reduction,
+                lam,
+            ),
+            (chosen, rejected),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7372,7 +7784,10 @@ def pinball_loss(
     try:
         return call(
             PinballLoss,
-            (reduction, OPEN if isinstance(quantile, Tensor) else quantile),
+            (
+                reduction,
+                OPEN if isinstance(quantile, Tensor) else quantile,
+            ),
             (input, target, *tensors(quantile)),
             None,
             sample_weight,
@@ -7470,7 +7885,13 @@ def poisson_nll_loss(
     try:
         return call(
             PoissonNLLLoss,
-            (reduction, log_input, full, eps, stirling),
+            (
+                reduction,
+                log_input,
+                full,
+                eps,
+                stirling,
+            ),
             (input, target),
             None,
             sample_weight,
@@ -7562,7 +7983,12 @@ def poly_cross_entropy(
     try:
         return call(
             PolyCrossEntropyLoss,
-            (reduction, ignore_index, label_smoothing, epsilon),
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                epsilon,
+            ),
             (input, target),
             weight,
             sample_weight,
@@ -7641,7 +8067,10 @@ def pseudo_huber_loss(
     try:
         return call(
             PseudoHuberLoss,
-            (reduction, OPEN if isinstance(delta, Tensor) else delta),
+            (
+                reduction,
+                OPEN if isinstance(delta, Tensor) else delta,
+            ),
             (input, target, *tensors(delta)),
             None,
             sample_weight,
@@ -7732,7 +8161,13 @@ def rank_net_loss(
     try:
         return call(
             RankNetLoss,
-            (reduction, k, sigma, pair_weight, element_mask is not None),
+            (
+                reduction,
+                k,
+                sigma,
+                pair_weight,
+                element_mask is not None,
+            ),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -7811,7 +8246,18 @@ def reverse_kl_div(
     if unknown:
         raise misspelt(ReverseKLDivLoss, unknown)
     try:
-        return call(ReverseKLDivLoss, (reduction, temperature), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            ReverseKLDivLoss,
+            (
+                reduction,
+                temperature,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7897,7 +8343,13 @@ def rnnt_loss(
     try:
         return call(
             RNNTLoss,
-            (reduction, blank, clamp, fused_log_softmax, fastemit_lambda),
+            (
+                reduction,
+                blank,
+                clamp,
+                fused_log_softmax,
+                fastemit_lambda,
+            ),
             (logits, targets, logit_lengths, target_lengths),
             None,
             sample_weight,
@@ -7985,7 +8437,12 @@ def seesaw_loss(
     try:
         return call(
             SeesawLoss,
-            (reduction, counts is not None and (isinstance(counts, Tensor) or [counts]), p, q),
+            (
+                reduction,
+                counts is not None and (isinstance(counts, Tensor) or [counts]),
+                p,
+                q,
+            ),
             (input, target, *tensors(counts)),
             None,
             sample_weight,
@@ -8164,7 +8621,11 @@ def sigmoid_focal_loss(
     try:
         return call(
             SigmoidFocalLoss,
-            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(gamma, Tensor) else gamma),
+            (
+                reduction,
+                OPEN if isinstance(alpha, Tensor) else alpha,
+                OPEN if isinstance(gamma, Tensor) else gamma,
+            ),
             (input, target, *tensors(alpha, gamma)),
             None,
             sample_weight,
@@ -8249,7 +8710,11 @@ def simpo_loss(
     try:
         return call(
             SimPOLoss,
-            (reduction, OPEN if isinstance(beta, Tensor) else beta, OPEN if isinstance(gamma, Tensor) else gamma),
+            (
+                reduction,
+                OPEN if isinstance(beta, Tensor) else beta,
+                OPEN if isinstance(gamma, Tensor) else gamma,
+            ),
             (chosen, rejected, *tensors(beta, gamma)),
             None,
             sample_weight,
@@ -8399,7 +8864,18 @@ def smooth_l1_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("smooth_l1_loss", size_average, reduce, reduction)
     try:
-        return call(SmoothL1Loss, (reduction, beta), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            SmoothL1Loss,
+            (
+                reduction,
+                beta,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8475,7 +8951,19 @@ def soft_cldice_loss(
     if unknown:
         raise misspelt(SoftClDiceLoss, unknown)
     try:
-        return call(SoftClDiceLoss, (reduction, iters, smooth), (input, target), None, sample_weight, mask, normalizer)
+        return call(
+            SoftClDiceLoss,
+            (
+                reduction,
+                iters,
+                smooth,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
+        )
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8562,7 +9050,13 @@ def soft_dtw_loss(
     try:
         return call(
             SoftDTWLoss,
-            (reduction, gamma, normalize, input_lengths is not None, target_lengths is not None),
+            (
+                reduction,
+                gamma,
+                normalize,
+                input_lengths is not None,
+                target_lengths is not None,
+            ),
             (input, target, *present(input_lengths, target_lengths)),
             None,
             sample_weight,
@@ -8730,15 +9224,16 @@ def softmax_focal_loss(
     if unknown:
         raise misspelt(SoftmaxFocalLoss, unknown)
     try:
-        return call(
+        plan = plan_of(
             SoftmaxFocalLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                gamma,
-                alpha is not None and (isinstance(alpha, Tensor) or [alpha]),
-            ),
+            reduction,
+            ignore_index,
+            label_smoothing,
+            gamma,
+            alpha is not None and (isinstance(alpha, Tensor) or [alpha]),
+        )
+        return run(
+            plan,
             (input, target, *present(SoftmaxFocalLoss._made("factor", alpha=alpha))),
             weight,
             sample_weight,
@@ -8832,7 +9327,12 @@ def sphereface_loss(
     try:
         return call(
             SphereFaceLoss,
-            (reduction, ignore_index, label_smoothing, margin),
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                margin,
+            ),
             (input, target, norm),
             weight,
             sample_weight,
@@ -8977,7 +9477,16 @@ def squared_epsilon_insensitive_loss(
         raise misspelt(SquaredEpsilonInsensitiveLoss, unknown)
     try:
         return call(
-            SquaredEpsilonInsensitiveLoss, (reduction, epsilon), (input, target), None, sample_weight, mask, normalizer
+            SquaredEpsilonInsensitiveLoss,
+            (
+                reduction,
+                epsilon,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -9134,7 +9643,14 @@ def ssim_loss(
     try:
         return call(
             SSIMLoss,
-            (reduction, data_range, window_size, sigma, k1, k2),
+            (
+                reduction,
+                data_range,
+                window_size,
+                sigma,
+                k1,
+                k2,
+            ),
             (input, target),
             None,
             sample_weight,
@@ -9409,7 +9925,14 @@ def symmetric_cross_entropy(
     try:
         return call(
             SymmetricCrossEntropyLoss,
-            (reduction, ignore_index, label_smoothing, alpha, beta, log_zero),
+            (
+                reduction,
+                ignore_index,
+                label_smoothing,
+                alpha,
+                beta,
+                log_zero,
+            ),
             (input, target),
             weight,
             sample_weight,
@@ -9576,7 +10099,13 @@ def triplet_margin_loss(
     try:
         return call(
             TripletMarginLoss,
-            (reduction, p, eps, swap, margin),
+            (
+                reduction,
+                p,
+                eps,
+                swap,
+                margin,
+            ),
             (anchor, positive, negative),
             None,
             sample_weight,
@@ -9656,7 +10185,10 @@ def tukey_biweight_loss(
     try:
         return call(
             TukeyBiweightLoss,
-            (reduction, OPEN if isinstance(c, Tensor) else c),
+            (
+                reduction,
+                OPEN if isinstance(c, Tensor) else c,
+            ),
             (input, target, *tensors(c)),
             None,
             sample_weight,
@@ -9862,7 +10394,17 @@ def tweedie_deviance_loss(
         raise misspelt(TweedieDevianceLoss, unknown)
     try:
         return call(
-            TweedieDevianceLoss, (reduction, p, log_input), (input, target), None, sample_weight, mask, normalizer
+            TweedieDevianceLoss,
+            (
+                reduction,
+                p,
+                log_input,
+            ),
+            (input, target),
+            None,
+            sample_weight,
+            mask,
+            normalizer,
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -9947,7 +10489,13 @@ def vicreg_loss(
     try:
         return call(
             VICRegLoss,
-            (reduction, invariance, variance, covariance, eps),
+            (
+                reduction,
+                invariance,
+                variance,
+                covariance,
+                eps,
+            ),
             (input1, input2),
             None,
             sample_weight,
@@ -10026,7 +10574,10 @@ def welsch_loss(
     try:
         return call(
             WelschLoss,
-            (reduction, OPEN if isinstance(scale, Tensor) else scale),
+            (
+                reduction,
+                OPEN if isinstance(scale, Tensor) else scale,
+            ),
             (input, target, *tensors(scale)),
             None,
             sample_weight,
@@ -10098,9 +10649,8 @@ def z_loss(
     if unknown:
         raise misspelt(ZLoss, unknown)
     try:
-        return call(
-            ZLoss, (reduction, coefficient), (input, ZLoss._no_target(input)), None, sample_weight, mask, normalizer
-        )
+        plan = plan_of(ZLoss, reduction, coefficient)
+        return run(plan, (input, ZLoss._no_target(input)), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -10187,7 +10737,10 @@ def zero_inflated_negative_binomial_nll_loss(
     try:
         return call(
             ZeroInflatedNegativeBinomialNLLLoss,
-            (reduction, log_input),
+            (
+                reduction,
+                log_input,
+            ),
             (input, target, gate, dispersion),
             None,
             sample_weight,

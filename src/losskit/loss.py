@@ -294,8 +294,8 @@ def _collect(cls: type[Loss]) -> dict[str, Param]:
 
 
 _FORMS = frozenset(  # what the generated functions call
-    "run call forward legacy_reduction Loss overridden refuse_more strict misspelt LossError handle_torch_function "
-    "has_torch_function_variadic".split()
+    "run call plan_of forward legacy_reduction Loss overridden refuse_more strict misspelt LossError "
+    "handle_torch_function has_torch_function_variadic".split()
 )
 
 

@@ -15,8 +15,9 @@ def _words(text: str) -> frozenset[str]:
 
 # What an argument of a formula cannot be called, and why.
 _CALLS = _words(
-    "run call plan Loss legacy_reduction self reduction size_average reduce sample_weight mask normalizer unknown "
-    "more problem overridden refuse_more strict misspelt LossError has_torch_function_variadic handle_torch_function"
+    "run call plan plan_of Loss legacy_reduction self reduction size_average reduce sample_weight mask normalizer "
+    "unknown more problem overridden refuse_more strict misspelt LossError has_torch_function_variadic "
+    "handle_torch_function"
 )
 _CPP = _words(
     "alignas alignof and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor bool case catch "

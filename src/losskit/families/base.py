@@ -114,8 +114,8 @@ class Family(Loss, abstract=True):
             cls._trace()
         sources = [function_source(cls), forward_source(cls), constructor_source(cls)]
         scope: dict[str, Any] = {
-            "run": run, "call": call, "Loss": cls, "legacy_reduction": legacy_reduction, "overridden": overridden,
-            "refuse_more": refuse_more, "tensors": tensors, "present": present, "OPEN": OPEN,
+            "run": run, "call": call, "plan_of": plan_of, "Loss": cls, "legacy_reduction": legacy_reduction,
+            "overridden": overridden, "refuse_more": refuse_more, "tensors": tensors, "present": present, "OPEN": OPEN,
             "has_torch_function_variadic": has_torch_function_variadic, "handle_torch_function": handle_torch_function,
             "Literal": Literal, "Tensor": Tensor, "LossError": LossError, "strict": strict, "misspelt": misspelt,
         }  # fmt: skip
