@@ -109,7 +109,7 @@ def function_source(loss: Any, class_name: str = "Loss", annotated: bool = False
     calls = (  # tensors that are made from parameters come after the plan, which checks these
         [f"        plan = plan_of({class_name}, {', '.join(given)})", f"        return run(plan, {slots})"]
         if loss._made_slots("", class_name)
-        else [f"        return call({class_name}, ({', '.join(given)},), {slots})"]
+        else [f"        return call({class_name}, ({', '.join(given)}{',' * (len(given) == 1)}), {slots})"]
     )
     legacy = [
         "    if size_average is not None or reduce is not None:",

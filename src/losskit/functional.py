@@ -223,11 +223,7 @@ def adaptive_robust_loss(
     try:
         return call(
             AdaptiveRobustLoss,
-            (
-                reduction,
-                OPEN if isinstance(alpha, Tensor) else alpha,
-                OPEN if isinstance(scale, Tensor) else scale,
-            ),
+            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(scale, Tensor) else scale),
             (input, target, *tensors(alpha, scale)),
             None,
             sample_weight,
@@ -311,11 +307,7 @@ def approx_ndcg_loss(
     try:
         return call(
             ApproxNDCGLoss,
-            (
-                reduction,
-                temperature,
-                element_mask is not None,
-            ),
+            (reduction, temperature, element_mask is not None),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -409,13 +401,7 @@ def arcface_loss(
     try:
         return call(
             ArcFaceLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                margin,
-                scale,
-            ),
+            (reduction, ignore_index, label_smoothing, margin, scale),
             (input, target),
             weight,
             sample_weight,
@@ -590,19 +576,7 @@ def barlow_twins_loss(
     if unknown:
         raise misspelt(BarlowTwinsLoss, unknown)
     try:
-        return call(
-            BarlowTwinsLoss,
-            (
-                reduction,
-                lambd,
-                eps,
-            ),
-            (input1, input2),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(BarlowTwinsLoss, (reduction, lambd, eps), (input1, input2), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -686,13 +660,7 @@ def batch_hard_triplet_loss(
     try:
         return call(
             BatchHardTripletLoss,
-            (
-                reduction,
-                margin,
-                soft,
-                memory is not None,
-                memory_target is not None,
-            ),
+            (reduction, margin, soft, memory is not None, memory_target is not None),
             (input, target, *present(memory, memory_target)),
             None,
             sample_weight,
@@ -778,18 +746,7 @@ def beta_gaussian_nll_loss(
     if unknown:
         raise misspelt(BetaGaussianNLLLoss, unknown)
     try:
-        return call(
-            BetaGaussianNLLLoss,
-            (
-                reduction,
-                beta,
-            ),
-            (input, target, var),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(BetaGaussianNLLLoss, (reduction, beta), (input, target, var), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -866,19 +823,7 @@ def bi_tempered_logistic_loss(
     if unknown:
         raise misspelt(BiTemperedLogisticLoss, unknown)
     try:
-        return call(
-            BiTemperedLogisticLoss,
-            (
-                reduction,
-                t1,
-                t2,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(BiTemperedLogisticLoss, (reduction, t1, t2), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1043,10 +988,7 @@ def binary_cross_entropy_with_logits(
     try:
         return call(
             BCEWithLogitsLoss,
-            (
-                reduction,
-                pos_weight is not None and (isinstance(pos_weight, Tensor) or [pos_weight]),
-            ),
+            (reduction, pos_weight is not None and (isinstance(pos_weight, Tensor) or [pos_weight])),
             (input, target, *tensors(pos_weight)),
             weight,
             sample_weight,
@@ -1201,11 +1143,7 @@ def bradley_terry_loss(
     try:
         return call(
             BradleyTerryLoss,
-            (
-                reduction,
-                OPEN if isinstance(margin, Tensor) else margin,
-                center_coefficient,
-            ),
+            (reduction, OPEN if isinstance(margin, Tensor) else margin, center_coefficient),
             (chosen, rejected, *tensors(margin)),
             None,
             sample_weight,
@@ -1284,10 +1222,7 @@ def cauchy_loss(
     try:
         return call(
             CauchyLoss,
-            (
-                reduction,
-                OPEN if isinstance(scale, Tensor) else scale,
-            ),
+            (reduction, OPEN if isinstance(scale, Tensor) else scale),
             (input, target, *tensors(scale)),
             None,
             sample_weight,
@@ -1362,18 +1297,7 @@ def charbonnier_loss(
     if unknown:
         raise misspelt(CharbonnierLoss, unknown)
     try:
-        return call(
-            CharbonnierLoss,
-            (
-                reduction,
-                eps,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(CharbonnierLoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1460,14 +1384,7 @@ def circle_loss(
     try:
         return call(
             CircleLoss,
-            (
-                reduction,
-                normalize,
-                margin,
-                gamma,
-                memory is not None,
-                memory_target is not None,
-            ),
+            (reduction, normalize, margin, gamma, memory is not None, memory_target is not None),
             (input, target, *present(memory, memory_target)),
             None,
             sample_weight,
@@ -1549,11 +1466,7 @@ def clip_loss(
     try:
         return call(
             CLIPLoss,
-            (
-                reduction,
-                OPEN if isinstance(logit_scale, Tensor) else logit_scale,
-                normalize,
-            ),
+            (reduction, OPEN if isinstance(logit_scale, Tensor) else logit_scale, normalize),
             (image, text, *tensors(logit_scale)),
             None,
             sample_weight,
@@ -1635,18 +1548,7 @@ def complete_box_iou_loss(
     if unknown:
         raise misspelt(CompleteBoxIoULoss, unknown)
     try:
-        return call(
-            CompleteBoxIoULoss,
-            (
-                reduction,
-                eps,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(CompleteBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -1875,13 +1777,7 @@ def cosface_loss(
     try:
         return call(
             CosFaceLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                margin,
-                scale,
-            ),
+            (reduction, ignore_index, label_smoothing, margin, scale),
             (input, target),
             weight,
             sample_weight,
@@ -1969,16 +1865,7 @@ def cosine_embedding_loss(
         reduction = legacy_reduction("cosine_embedding_loss", size_average, reduce, reduction)
     try:
         return call(
-            CosineEmbeddingLoss,
-            (
-                reduction,
-                margin,
-            ),
-            (input1, input2, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
+            CosineEmbeddingLoss, (reduction, margin), (input1, input2, target), None, sample_weight, mask, normalizer
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -2063,11 +1950,7 @@ def cox_ph_loss(
     try:
         return call(
             CoxPHLoss,
-            (
-                reduction,
-                ties,
-                element_mask is not None,
-            ),
+            (reduction, ties, element_mask is not None),
             (input, time, event, *present(element_mask)),
             None,
             sample_weight,
@@ -2155,11 +2038,7 @@ def cpo_loss(
     try:
         return call(
             CPOLoss,
-            (
-                reduction,
-                OPEN if isinstance(beta, Tensor) else beta,
-                alpha,
-            ),
+            (reduction, OPEN if isinstance(beta, Tensor) else beta, alpha),
             (chosen, rejected, nll, *tensors(beta)),
             None,
             sample_weight,
@@ -2254,11 +2133,7 @@ def cross_entropy(
     try:
         return call(
             CrossEntropyLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-            ),
+            (reduction, ignore_index, label_smoothing),
             (input, target),
             weight,
             sample_weight,
@@ -2351,13 +2226,7 @@ def ctc_loss(
     try:
         return call(
             CTCLoss,
-            (
-                reduction,
-                blank,
-                zero_infinity,
-                from_scores,
-                exact_gradient,
-            ),
+            (reduction, blank, zero_infinity, from_scores, exact_gradient),
             (log_probs, targets, input_lengths, target_lengths),
             None,
             sample_weight,
@@ -2559,18 +2428,7 @@ def distance_box_iou_loss(
     if unknown:
         raise misspelt(DistanceBoxIoULoss, unknown)
     try:
-        return call(
-            DistanceBoxIoULoss,
-            (
-                reduction,
-                eps,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(DistanceBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -2680,13 +2538,7 @@ def dpo_loss(
     try:
         return call(
             DPOLoss,
-            (
-                reduction,
-                beta,
-                loss_type,
-                label_smoothing,
-                tau,
-            ),
+            (reduction, beta, loss_type, label_smoothing, tau),
             (chosen, rejected, ref_chosen, ref_rejected),
             None,
             sample_weight,
@@ -2762,16 +2614,7 @@ def epsilon_insensitive_loss(
         raise misspelt(EpsilonInsensitiveLoss, unknown)
     try:
         return call(
-            EpsilonInsensitiveLoss,
-            (
-                reduction,
-                epsilon,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
+            EpsilonInsensitiveLoss, (reduction, epsilon), (input, target), None, sample_weight, mask, normalizer
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -2848,10 +2691,7 @@ def evidential_classification_loss(
     try:
         return call(
             EvidentialClassificationLoss,
-            (
-                reduction,
-                reg_weight,
-            ),
+            (reduction, reg_weight),
             (input, target),
             None,
             sample_weight,
@@ -2944,10 +2784,7 @@ def evidential_regression_loss(
     try:
         return call(
             EvidentialRegressionLoss,
-            (
-                reduction,
-                reg_weight,
-            ),
+            (reduction, reg_weight),
             (gamma, target, nu, alpha, beta),
             None,
             sample_weight,
@@ -3026,10 +2863,7 @@ def expectile_loss(
     try:
         return call(
             ExpectileLoss,
-            (
-                reduction,
-                OPEN if isinstance(expectile, Tensor) else expectile,
-            ),
+            (reduction, OPEN if isinstance(expectile, Tensor) else expectile),
             (input, target, *tensors(expectile)),
             None,
             sample_weight,
@@ -3234,18 +3068,7 @@ def gamma_deviance_loss(
     if unknown:
         raise misspelt(GammaDevianceLoss, unknown)
     try:
-        return call(
-            GammaDevianceLoss,
-            (
-                reduction,
-                log_input,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(GammaDevianceLoss, (reduction, log_input), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3319,18 +3142,7 @@ def gamma_nll_loss(
     if unknown:
         raise misspelt(GammaNLLLoss, unknown)
     try:
-        return call(
-            GammaNLLLoss,
-            (
-                reduction,
-                log_input,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(GammaNLLLoss, (reduction, log_input), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3487,17 +3299,7 @@ def gaussian_nll_loss(
         raise misspelt(GaussianNLLLoss, unknown)
     try:
         return call(
-            GaussianNLLLoss,
-            (
-                reduction,
-                full,
-                eps,
-            ),
-            (input, target, var),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
+            GaussianNLLLoss, (reduction, full, eps), (input, target, var), None, sample_weight, mask, normalizer
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -3571,10 +3373,7 @@ def geman_mcclure_loss(
     try:
         return call(
             GemanMcClureLoss,
-            (
-                reduction,
-                OPEN if isinstance(scale, Tensor) else scale,
-            ),
+            (reduction, OPEN if isinstance(scale, Tensor) else scale),
             (input, target, *tensors(scale)),
             None,
             sample_weight,
@@ -3657,11 +3456,7 @@ def general_robust_loss(
     try:
         return call(
             GeneralRobustLoss,
-            (
-                reduction,
-                OPEN if isinstance(alpha, Tensor) else alpha,
-                OPEN if isinstance(scale, Tensor) else scale,
-            ),
+            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(scale, Tensor) else scale),
             (input, target, *tensors(alpha, scale)),
             None,
             sample_weight,
@@ -3742,18 +3537,7 @@ def generalized_box_iou_loss(
     if unknown:
         raise misspelt(GeneralizedBoxIoULoss, unknown)
     try:
-        return call(
-            GeneralizedBoxIoULoss,
-            (
-                reduction,
-                eps,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(GeneralizedBoxIoULoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -3839,12 +3623,7 @@ def generalized_cross_entropy(
     try:
         return call(
             GeneralizedCrossEntropyLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                q,
-            ),
+            (reduction, ignore_index, label_smoothing, q),
             (input, target),
             weight,
             sample_weight,
@@ -4068,14 +3847,7 @@ def grpo_loss(
     try:
         return call(
             GRPOLoss,
-            (
-                reduction,
-                epsilon_low,
-                epsilon_high,
-                beta,
-                loss_type,
-                ref_log_prob is not None,
-            ),
+            (reduction, epsilon_low, epsilon_high, beta, loss_type, ref_log_prob is not None),
             (log_prob, old_log_prob, advantage, *present(ref_log_prob)),
             None,
             sample_weight,
@@ -4166,10 +3938,7 @@ def hausdorff_dt_loss(
     try:
         return call(
             HausdorffDTLoss,
-            (
-                reduction,
-                alpha,
-            ),
+            (reduction, alpha),
             (input, target, input_distance, target_distance),
             None,
             sample_weight,
@@ -4252,18 +4021,7 @@ def hinge_embedding_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("hinge_embedding_loss", size_average, reduce, reduction)
     try:
-        return call(
-            HingeEmbeddingLoss,
-            (
-                reduction,
-                margin,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(HingeEmbeddingLoss, (reduction, margin), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4402,18 +4160,7 @@ def huber_loss(
     if unknown:
         raise misspelt(HuberLoss, unknown)
     try:
-        return call(
-            HuberLoss,
-            (
-                reduction,
-                delta,
-            ),
-            (input, target),
-            weight,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(HuberLoss, (reduction, delta), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4495,12 +4242,7 @@ def info_nce_loss(
     try:
         return call(
             InfoNCELoss,
-            (
-                reduction,
-                OPEN if isinstance(temperature, Tensor) else temperature,
-                symmetric,
-                normalize,
-            ),
+            (reduction, OPEN if isinstance(temperature, Tensor) else temperature, symmetric, normalize),
             (query, key, *tensors(temperature)),
             None,
             sample_weight,
@@ -4590,10 +4332,7 @@ def ipo_loss(
     try:
         return call(
             IPOLoss,
-            (
-                reduction,
-                OPEN if isinstance(beta, Tensor) else beta,
-            ),
+            (reduction, OPEN if isinstance(beta, Tensor) else beta),
             (chosen, rejected, ref_chosen, ref_rejected, *tensors(beta)),
             None,
             sample_weight,
@@ -4789,17 +4528,7 @@ def jensen_shannon_loss(
         raise misspelt(JensenShannonLoss, unknown)
     try:
         return call(
-            JensenShannonLoss,
-            (
-                reduction,
-                temperature,
-                beta,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
+            JensenShannonLoss, (reduction, temperature, beta), (input, target), None, sample_weight, mask, normalizer
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -4881,18 +4610,7 @@ def kl_div(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("kl_div", size_average, reduce, reduction)
     try:
-        return call(
-            KLDivLoss,
-            (
-                reduction,
-                log_target,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(KLDivLoss, (reduction, log_target), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -4967,16 +4685,7 @@ def knowledge_distillation_loss(
         raise misspelt(KnowledgeDistillationLoss, unknown)
     try:
         return call(
-            KnowledgeDistillationLoss,
-            (
-                reduction,
-                temperature,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
+            KnowledgeDistillationLoss, (reduction, temperature), (input, target), None, sample_weight, mask, normalizer
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -5069,12 +4778,7 @@ def kto_loss(
     try:
         return call(
             KTOLoss,
-            (
-                reduction,
-                OPEN if isinstance(beta, Tensor) else beta,
-                desirable_weight,
-                undesirable_weight,
-            ),
+            (reduction, OPEN if isinstance(beta, Tensor) else beta, desirable_weight, undesirable_weight),
             (log_prob, ref_log_prob, target, kl, *tensors(beta)),
             None,
             sample_weight,
@@ -5248,14 +4952,7 @@ def lambda_loss(
     try:
         return call(
             LambdaLoss,
-            (
-                reduction,
-                k,
-                scheme,
-                sigma,
-                mu,
-                element_mask is not None,
-            ),
+            (reduction, k, scheme, sigma, mu, element_mask is not None),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -5524,12 +5221,7 @@ def linear_chain_crf_loss(
     try:
         return call(
             LinearChainCRFLoss,
-            (
-                reduction,
-                start is not None,
-                end is not None,
-                lengths is not None,
-            ),
+            (reduction, start is not None, end is not None, lengths is not None),
             (emissions, target, transitions, *present(start, end, lengths)),
             None,
             sample_weight,
@@ -5611,10 +5303,7 @@ def list_mle_loss(
     try:
         return call(
             ListMLELoss,
-            (
-                reduction,
-                element_mask is not None,
-            ),
+            (reduction, element_mask is not None),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -5700,11 +5389,7 @@ def list_net_loss(
     try:
         return call(
             ListNetLoss,
-            (
-                reduction,
-                target_transform,
-                element_mask is not None,
-            ),
+            (reduction, target_transform, element_mask is not None),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -6220,11 +5905,7 @@ def lovasz_hinge_loss(
     try:
         return call(
             LovaszHingeLoss,
-            (
-                reduction,
-                per_image,
-                element_mask is not None,
-            ),
+            (reduction, per_image, element_mask is not None),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -6311,12 +5992,7 @@ def lovasz_softmax_loss(
     try:
         return call(
             LovaszSoftmaxLoss,
-            (
-                reduction,
-                per_image,
-                classes,
-                ignore_index,
-            ),
+            (reduction, per_image, classes, ignore_index),
             (input, target),
             None,
             sample_weight,
@@ -6392,18 +6068,7 @@ def mape_loss(
     if unknown:
         raise misspelt(MAPELoss, unknown)
     try:
-        return call(
-            MAPELoss,
-            (
-                reduction,
-                eps,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(MAPELoss, (reduction, eps), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6485,16 +6150,7 @@ def margin_ranking_loss(
         reduction = legacy_reduction("margin_ranking_loss", size_average, reduce, reduction)
     try:
         return call(
-            MarginRankingLoss,
-            (
-                reduction,
-                margin,
-            ),
-            (input1, input2, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
+            MarginRankingLoss, (reduction, margin), (input1, input2, target), None, sample_weight, mask, normalizer
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -6664,15 +6320,7 @@ def ms_ssim_loss(
     try:
         return call(
             MSSSIMLoss,
-            (
-                reduction,
-                data_range,
-                window_size,
-                sigma,
-                k1,
-                k2,
-                scales,
-            ),
+            (reduction, data_range, window_size, sigma, k1, k2, scales),
             (input, target),
             None,
             sample_weight,
@@ -6907,19 +6555,7 @@ def multi_margin_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("multi_margin_loss", size_average, reduce, reduction)
     try:
-        return call(
-            MultiMarginLoss,
-            (
-                reduction,
-                p,
-                margin,
-            ),
-            (input, target),
-            weight,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(MultiMarginLoss, (reduction, p, margin), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -6996,10 +6632,7 @@ def multi_quantile_loss(
     try:
         return call(
             MultiQuantileLoss,
-            (
-                reduction,
-                quantiles is not None and (isinstance(quantiles, Tensor) or [quantiles]),
-            ),
+            (reduction, quantiles is not None and (isinstance(quantiles, Tensor) or [quantiles])),
             (input, target, *tensors(quantiles)),
             None,
             sample_weight,
@@ -7095,15 +6728,7 @@ def multi_similarity_loss(
     try:
         return call(
             MultiSimilarityLoss,
-            (
-                reduction,
-                normalize,
-                alpha,
-                beta,
-                base,
-                memory is not None,
-                memory_target is not None,
-            ),
+            (reduction, normalize, alpha, beta, base, memory is not None, memory_target is not None),
             (input, target, *present(memory, memory_target)),
             None,
             sample_weight,
@@ -7346,10 +6971,7 @@ def negative_binomial_nll_loss(
     try:
         return call(
             NegativeBinomialNLLLoss,
-            (
-                reduction,
-                log_input,
-            ),
+            (reduction, log_input),
             (input, target, dispersion),
             None,
             sample_weight,
@@ -7435,12 +7057,7 @@ def neural_ndcg_loss(
     try:
         return call(
             NeuralNDCGLoss,
-            (
-                reduction,
-                temperature,
-                sinkhorn_iters,
-                element_mask is not None,
-            ),
+            (reduction, temperature, sinkhorn_iters, element_mask is not None),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -7527,18 +7144,7 @@ def nll_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("nll_loss", size_average, reduce, reduction)
     try:
-        return call(
-            NLLLoss,
-            (
-                reduction,
-                ignore_index,
-            ),
-            (input, target),
-            weight,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(NLLLoss, (reduction, ignore_index), (input, target), weight, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7617,12 +7223,7 @@ def nt_xent_loss(
     try:
         return call(
             NTXentLoss,
-            (
-                reduction,
-                OPEN if isinstance(temperature, Tensor) else temperature,
-                normalize,
-                negatives is not None,
-            ),
+            (reduction, OPEN if isinstance(temperature, Tensor) else temperature, normalize, negatives is not None),
             (input1, input2, *present(negatives), *tensors(temperature)),
             None,
             sample_weight,
@@ -7700,18 +7301,7 @@ def orpo_loss(
     if unknown:
         raise misspelt(ORPOLoss, unknown)
     try:
-        return call(
-            ORPOLoss,
-            (
-                reduction,
-                lam,
-            ),
-            (chosen, rejected),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(ORPOLoss, (reduction, lam), (chosen, rejected), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -7784,10 +7374,7 @@ def pinball_loss(
     try:
         return call(
             PinballLoss,
-            (
-                reduction,
-                OPEN if isinstance(quantile, Tensor) else quantile,
-            ),
+            (reduction, OPEN if isinstance(quantile, Tensor) else quantile),
             (input, target, *tensors(quantile)),
             None,
             sample_weight,
@@ -7885,13 +7472,7 @@ def poisson_nll_loss(
     try:
         return call(
             PoissonNLLLoss,
-            (
-                reduction,
-                log_input,
-                full,
-                eps,
-                stirling,
-            ),
+            (reduction, log_input, full, eps, stirling),
             (input, target),
             None,
             sample_weight,
@@ -7983,12 +7564,7 @@ def poly_cross_entropy(
     try:
         return call(
             PolyCrossEntropyLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                epsilon,
-            ),
+            (reduction, ignore_index, label_smoothing, epsilon),
             (input, target),
             weight,
             sample_weight,
@@ -8067,10 +7643,7 @@ def pseudo_huber_loss(
     try:
         return call(
             PseudoHuberLoss,
-            (
-                reduction,
-                OPEN if isinstance(delta, Tensor) else delta,
-            ),
+            (reduction, OPEN if isinstance(delta, Tensor) else delta),
             (input, target, *tensors(delta)),
             None,
             sample_weight,
@@ -8161,13 +7734,7 @@ def rank_net_loss(
     try:
         return call(
             RankNetLoss,
-            (
-                reduction,
-                k,
-                sigma,
-                pair_weight,
-                element_mask is not None,
-            ),
+            (reduction, k, sigma, pair_weight, element_mask is not None),
             (input, target, *present(element_mask)),
             None,
             sample_weight,
@@ -8246,18 +7813,7 @@ def reverse_kl_div(
     if unknown:
         raise misspelt(ReverseKLDivLoss, unknown)
     try:
-        return call(
-            ReverseKLDivLoss,
-            (
-                reduction,
-                temperature,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(ReverseKLDivLoss, (reduction, temperature), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8343,13 +7899,7 @@ def rnnt_loss(
     try:
         return call(
             RNNTLoss,
-            (
-                reduction,
-                blank,
-                clamp,
-                fused_log_softmax,
-                fastemit_lambda,
-            ),
+            (reduction, blank, clamp, fused_log_softmax, fastemit_lambda),
             (logits, targets, logit_lengths, target_lengths),
             None,
             sample_weight,
@@ -8437,12 +7987,7 @@ def seesaw_loss(
     try:
         return call(
             SeesawLoss,
-            (
-                reduction,
-                counts is not None and (isinstance(counts, Tensor) or [counts]),
-                p,
-                q,
-            ),
+            (reduction, counts is not None and (isinstance(counts, Tensor) or [counts]), p, q),
             (input, target, *tensors(counts)),
             None,
             sample_weight,
@@ -8621,11 +8166,7 @@ def sigmoid_focal_loss(
     try:
         return call(
             SigmoidFocalLoss,
-            (
-                reduction,
-                OPEN if isinstance(alpha, Tensor) else alpha,
-                OPEN if isinstance(gamma, Tensor) else gamma,
-            ),
+            (reduction, OPEN if isinstance(alpha, Tensor) else alpha, OPEN if isinstance(gamma, Tensor) else gamma),
             (input, target, *tensors(alpha, gamma)),
             None,
             sample_weight,
@@ -8710,11 +8251,7 @@ def simpo_loss(
     try:
         return call(
             SimPOLoss,
-            (
-                reduction,
-                OPEN if isinstance(beta, Tensor) else beta,
-                OPEN if isinstance(gamma, Tensor) else gamma,
-            ),
+            (reduction, OPEN if isinstance(beta, Tensor) else beta, OPEN if isinstance(gamma, Tensor) else gamma),
             (chosen, rejected, *tensors(beta, gamma)),
             None,
             sample_weight,
@@ -8864,18 +8401,7 @@ def smooth_l1_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction("smooth_l1_loss", size_average, reduce, reduction)
     try:
-        return call(
-            SmoothL1Loss,
-            (
-                reduction,
-                beta,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(SmoothL1Loss, (reduction, beta), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -8951,19 +8477,7 @@ def soft_cldice_loss(
     if unknown:
         raise misspelt(SoftClDiceLoss, unknown)
     try:
-        return call(
-            SoftClDiceLoss,
-            (
-                reduction,
-                iters,
-                smooth,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
-        )
+        return call(SoftClDiceLoss, (reduction, iters, smooth), (input, target), None, sample_weight, mask, normalizer)
     except LossError as problem:
         raise problem.with_traceback(None) from None
 
@@ -9050,13 +8564,7 @@ def soft_dtw_loss(
     try:
         return call(
             SoftDTWLoss,
-            (
-                reduction,
-                gamma,
-                normalize,
-                input_lengths is not None,
-                target_lengths is not None,
-            ),
+            (reduction, gamma, normalize, input_lengths is not None, target_lengths is not None),
             (input, target, *present(input_lengths, target_lengths)),
             None,
             sample_weight,
@@ -9327,12 +8835,7 @@ def sphereface_loss(
     try:
         return call(
             SphereFaceLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                margin,
-            ),
+            (reduction, ignore_index, label_smoothing, margin),
             (input, target, norm),
             weight,
             sample_weight,
@@ -9477,16 +8980,7 @@ def squared_epsilon_insensitive_loss(
         raise misspelt(SquaredEpsilonInsensitiveLoss, unknown)
     try:
         return call(
-            SquaredEpsilonInsensitiveLoss,
-            (
-                reduction,
-                epsilon,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
+            SquaredEpsilonInsensitiveLoss, (reduction, epsilon), (input, target), None, sample_weight, mask, normalizer
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -9643,14 +9137,7 @@ def ssim_loss(
     try:
         return call(
             SSIMLoss,
-            (
-                reduction,
-                data_range,
-                window_size,
-                sigma,
-                k1,
-                k2,
-            ),
+            (reduction, data_range, window_size, sigma, k1, k2),
             (input, target),
             None,
             sample_weight,
@@ -9925,14 +9412,7 @@ def symmetric_cross_entropy(
     try:
         return call(
             SymmetricCrossEntropyLoss,
-            (
-                reduction,
-                ignore_index,
-                label_smoothing,
-                alpha,
-                beta,
-                log_zero,
-            ),
+            (reduction, ignore_index, label_smoothing, alpha, beta, log_zero),
             (input, target),
             weight,
             sample_weight,
@@ -10099,13 +9579,7 @@ def triplet_margin_loss(
     try:
         return call(
             TripletMarginLoss,
-            (
-                reduction,
-                p,
-                eps,
-                swap,
-                margin,
-            ),
+            (reduction, p, eps, swap, margin),
             (anchor, positive, negative),
             None,
             sample_weight,
@@ -10185,10 +9659,7 @@ def tukey_biweight_loss(
     try:
         return call(
             TukeyBiweightLoss,
-            (
-                reduction,
-                OPEN if isinstance(c, Tensor) else c,
-            ),
+            (reduction, OPEN if isinstance(c, Tensor) else c),
             (input, target, *tensors(c)),
             None,
             sample_weight,
@@ -10394,17 +9865,7 @@ def tweedie_deviance_loss(
         raise misspelt(TweedieDevianceLoss, unknown)
     try:
         return call(
-            TweedieDevianceLoss,
-            (
-                reduction,
-                p,
-                log_input,
-            ),
-            (input, target),
-            None,
-            sample_weight,
-            mask,
-            normalizer,
+            TweedieDevianceLoss, (reduction, p, log_input), (input, target), None, sample_weight, mask, normalizer
         )
     except LossError as problem:
         raise problem.with_traceback(None) from None
@@ -10489,13 +9950,7 @@ def vicreg_loss(
     try:
         return call(
             VICRegLoss,
-            (
-                reduction,
-                invariance,
-                variance,
-                covariance,
-                eps,
-            ),
+            (reduction, invariance, variance, covariance, eps),
             (input1, input2),
             None,
             sample_weight,
@@ -10574,10 +10029,7 @@ def welsch_loss(
     try:
         return call(
             WelschLoss,
-            (
-                reduction,
-                OPEN if isinstance(scale, Tensor) else scale,
-            ),
+            (reduction, OPEN if isinstance(scale, Tensor) else scale),
             (input, target, *tensors(scale)),
             None,
             sample_weight,
@@ -10737,10 +10189,7 @@ def zero_inflated_negative_binomial_nll_loss(
     try:
         return call(
             ZeroInflatedNegativeBinomialNLLLoss,
-            (
-                reduction,
-                log_input,
-            ),
+            (reduction, log_input),
             (input, target, gate, dispersion),
             None,
             sample_weight,
