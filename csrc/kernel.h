@@ -58,7 +58,7 @@ struct Kernel {
   int32_t parameters;
   int32_t predictions;  // bits of the operands whose gradients the kPredictions variant writes
   int32_t per_row;      // bits of the operands that may have one number for each row
-  int32_t several;      // whether the formula is several loops over a block
+  int32_t several;      // whether the formula is several loops over a block, which may take it in parts
   BlockFunction<float> f32[kVariants];
   BlockFunction<double> f64[kVariants];
   Domain domains[kOperands];

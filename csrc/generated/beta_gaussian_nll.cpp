@@ -4,9 +4,8 @@
 #include "kernel.h"
 #include "each.h"
 
-namespace losskit_beta_gaussian_nll_loss_2b42ac1e5096_block {
+namespace losskit_beta_gaussian_nll_loss_3ee112eda844_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -57,7 +56,8 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
       const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T chosen3 = lk::where(step1_ > T(1.329227995784916e+36) * var, T(1.8014398509481984e+16), lk::where(step1_ < T(7.52316384526264e-37) * var, T(5.551115123125783e-17), T(1.0)));
+      const T ratio = step1_ / var;
+      const T chosen3 = lk::where(ratio > T(1.329227995784916e+36), T(1.8014398509481984e+16), lk::where(ratio < T(7.52316384526264e-37), T(5.551115123125783e-17), T(1.0)));
       values_[i_] = T(0.5) * step0_ * step1_ + chosen * (chosen2 * (step1_ / (var * chosen3))) * (T(0.5) * chosen * chosen2 * chosen3);
     }
   } else if constexpr (wanted_ == losskit::kPredictions) {
@@ -103,13 +103,14 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
       const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T chosen3 = lk::where(step1_ > T(1.329227995784916e+36) * var, T(1.8014398509481984e+16), lk::where(step1_ < T(7.52316384526264e-37) * var, T(5.551115123125783e-17), T(1.0)));
-      const T ratio = step1_ / (var * chosen3);
-      const T product = chosen2 * ratio;
+      const T ratio = step1_ / var;
+      const T chosen3 = lk::where(ratio > T(1.329227995784916e+36), T(1.8014398509481984e+16), lk::where(ratio < T(7.52316384526264e-37), T(5.551115123125783e-17), T(1.0)));
+      const T ratio2 = step1_ / (var * chosen3);
+      const T product = chosen2 * ratio2;
       const T product2 = chosen * (chosen2 / lk::sqrt(var));
       values_[i_] = T(0.5) * step0_ * step1_ + chosen * product * (T(0.5) * chosen * chosen2 * chosen3);
       input_out_[i_] = lk::scaled<T>(chosen * (product * chosen3), factor_);
-      var_out_[i_] = lk::scaled<T>((T(1.0) - product2) * ratio * (T(0.5) * (T(1.0) + product2) * chosen3), factor_);
+      var_out_[i_] = lk::scaled<T>((T(1.0) - product2) * ratio2 * (T(0.5) * (T(1.0) + product2) * chosen3), factor_);
     }
   } else {
     T* const input_out_ = gradients_[0];
@@ -155,20 +156,21 @@ LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parame
       const bool equal = lk::absolute(difference) == std::numeric_limits<T>::infinity();
       const T chosen = lk::where(equal, T(2.0), T(1.0));
       const T chosen2 = lk::where(equal, T(0.5) * input - T(0.5) * target, difference);
-      const T chosen3 = lk::where(step1_ > T(1.329227995784916e+36) * var, T(1.8014398509481984e+16), lk::where(step1_ < T(7.52316384526264e-37) * var, T(5.551115123125783e-17), T(1.0)));
-      const T ratio = step1_ / (var * chosen3);
-      const T product = chosen2 * ratio;
+      const T ratio = step1_ / var;
+      const T chosen3 = lk::where(ratio > T(1.329227995784916e+36), T(1.8014398509481984e+16), lk::where(ratio < T(7.52316384526264e-37), T(5.551115123125783e-17), T(1.0)));
+      const T ratio2 = step1_ / (var * chosen3);
+      const T product = chosen2 * ratio2;
       const T product2 = chosen * (product * chosen3);
       const T product3 = chosen * (chosen2 / lk::sqrt(var));
       values_[i_] = T(0.5) * step0_ * step1_ + chosen * product * (T(0.5) * chosen * chosen2 * chosen3);
       input_out_[i_] = lk::scaled<T>(product2, factor_);
       target_out_[i_] = lk::scaled<T>(-product2, factor_);
-      var_out_[i_] = lk::scaled<T>((T(1.0) - product3) * ratio * (T(0.5) * (T(1.0) + product3) * chosen3), factor_);
+      var_out_[i_] = lk::scaled<T>((T(1.0) - product3) * ratio2 * (T(0.5) * (T(1.0) + product3) * chosen3), factor_);
     }
   }
 }
 
-LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_2b42ac1e5096, 3, 1, 5, 4,
+LOSSKIT_KERNEL_OF_ALL(losskit_beta_gaussian_nll_loss_3ee112eda844, 3, 1, 5, 4,
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kAnything, 0, 0, 0.0, 0.0},
     {losskit::kInterval, 1, 0, 0.0, std::numeric_limits<double>::infinity()})

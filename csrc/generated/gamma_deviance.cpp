@@ -7,7 +7,6 @@
 // With the defaults off
 namespace losskit_gamma_deviance_loss_db5b4f30e0e6_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -127,7 +126,6 @@ LOSSKIT_KERNEL_OF_ALL(losskit_gamma_deviance_loss_db5b4f30e0e6, 2, 0, 1, 0,
 // With log_input
 namespace losskit_gamma_deviance_loss_d6a8fb6854f6_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

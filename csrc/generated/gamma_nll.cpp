@@ -7,7 +7,6 @@
 // With the defaults off
 namespace losskit_gamma_nll_loss_f8fe199eeb03_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -69,7 +68,6 @@ LOSSKIT_KERNEL_OF_ALL(losskit_gamma_nll_loss_f8fe199eeb03, 2, 0, 1, 0,
 // With log_input
 namespace losskit_gamma_nll_loss_a514858bc886_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

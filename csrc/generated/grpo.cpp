@@ -7,7 +7,6 @@
 // With loss_type
 namespace losskit_grpo_loss_70f4513ebeaf_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -79,7 +78,6 @@ LOSSKIT_KERNEL_OF_PREDICTIONS(losskit_grpo_loss_70f4513ebeaf, 3, 5, 1, 4,
 // With loss_type and ref_log_prob
 namespace losskit_grpo_loss_c95d2f529e36_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

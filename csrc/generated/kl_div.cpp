@@ -7,7 +7,6 @@
 // With the defaults off
 namespace losskit_kl_div_85be107d8df1_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -68,7 +67,6 @@ LOSSKIT_KERNEL_OF_ALL(losskit_kl_div_85be107d8df1, 2, 0, 1, 0,
 // With log_target
 namespace losskit_kl_div_9bd425785cae_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

@@ -6,7 +6,6 @@
 
 namespace losskit_msle_loss_f73bbc728915_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

@@ -7,7 +7,6 @@
 // With stirling
 namespace losskit_poisson_nll_loss_d5836900d50d_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -97,7 +96,6 @@ LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_d5836900d50d, 2, 1, 1, 0,
 // With log_input, or log_input and stirling
 namespace losskit_poisson_nll_loss_9420ff45b46c_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -187,7 +185,6 @@ LOSSKIT_KERNEL_OF_ALL(losskit_poisson_nll_loss_9420ff45b46c, 2, 1, 1, 0,
 // With log_input and full and stirling
 namespace losskit_poisson_nll_loss_06b43f9a4eca_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

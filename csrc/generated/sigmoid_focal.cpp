@@ -7,7 +7,6 @@
 // With the defaults off
 namespace losskit_sigmoid_focal_loss_e74a11a35454_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -258,7 +257,6 @@ LOSSKIT_KERNEL_OF_ALL(losskit_sigmoid_focal_loss_e74a11a35454, 2, 6, 1, 0,
 // With the defaults off
 namespace losskit_sigmoid_focal_loss_ca68fe935a22_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

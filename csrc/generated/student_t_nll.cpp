@@ -6,7 +6,6 @@
 
 namespace losskit_student_t_nll_loss_ab84f46a55f2_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

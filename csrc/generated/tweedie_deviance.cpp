@@ -7,7 +7,6 @@
 // With the defaults off
 namespace losskit_tweedie_deviance_loss_2c338969ad40_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,
@@ -373,7 +372,6 @@ LOSSKIT_KERNEL_OF_ALL(losskit_tweedie_deviance_loss_2c338969ad40, 2, 6, 1, 0,
 // With log_input
 namespace losskit_tweedie_deviance_loss_be17b47b8be8_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

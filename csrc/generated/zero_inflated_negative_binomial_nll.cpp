@@ -6,7 +6,6 @@
 
 namespace losskit_zero_inflated_negative_binomial_nll_loss_f1c5fc984432_block {
 namespace lk = losskit;
-constexpr bool several_loops = true;
 
 template <class T, int wanted_>
 LOSSKIT_INLINE void block(int64_t n_, const T* const* operands_, const T* parameters_, double scale_,

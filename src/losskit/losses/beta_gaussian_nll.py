@@ -10,7 +10,8 @@ from losskit.losses._exact import residual
 
 def parts(weight, var):
     """Two factors of weight / var, which alone may overflow or be subnormal."""
-    unit = where(weight > 2.0**120 * var, 2.0**54, where(weight < 2.0**-120 * var, 2.0**-54, 1.0))
+    plain = weight / var
+    unit = where(plain > 2.0**120, 2.0**54, where(plain < 2.0**-120, 2.0**-54, 1.0))
     return weight / (var * unit), unit
 
 
