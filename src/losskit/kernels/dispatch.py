@@ -41,7 +41,7 @@ def call(
 ) -> Tensor:
     """The loss of these operands, by a declaration and what its plan is found by; see `plan_of`."""
     plan = None
-    compiling = torch.compiler.is_compiling()  # asked once: two more frames took 1 % of a call of 32 x 10 numbers
+    compiling = torch.compiler.is_compiling()  # asked once: an answer takes 0.06 us of the 12 of a small call
     if not compiling:
         try:
             plan = loss._plans.get(key)
