@@ -69,7 +69,7 @@ template <class T> bool surely_inside(const Bounded<T>* operands, int count, int
   return count == 0 || surely_inside<T, 1>(operands, n);
 }
 
-template <class T> LOSSKIT_INLINE bool any_outside(const Domain& domain, const T* x, const float* mask, int64_t n) {
+template <class T> LOSSKIT_CLONES bool any_outside(const Domain& domain, const T* x, const float* mask, int64_t n) {
   int32_t bad = 0;
   if (mask) {
     for (int64_t i = 0; i < n; ++i) bad |= outside(domain, x[i]) & (mask[i] != 0.0f);
@@ -83,12 +83,9 @@ template <class T> LOSSKIT_INLINE bool any_outside(const Domain& domain, const T
   }
   return bad != 0;
 }
-template <class T> LOSSKIT_CLONES bool any_violates(const Domain& domain, const T* x, const float* mask, int64_t n) {
-  return any_outside(domain, x, mask, n);
-}
 template <class T> bool violates(const Domain& domain, const T* x, const float* mask, int64_t n) {
   const Bounded<T> alone{x, bound_of<T>(domain), 0};
-  return !surely_inside<T, 1>(&alone, n) && any_violates(domain, x, mask, n);
+  return !surely_inside<T, 1>(&alone, n) && any_outside(domain, x, mask, n);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ import losskit
 
 REDUCTIONS = ("none", "mean", "sum")
 DIFFERENCES = {"apo_down": 0.025, "sppo_hard": 10.0, "discopop": 1.0}  # what gradients of dpo_loss are differences of
+ROUGH = "zero_inflated_negative_binomial_nll_loss"  # a gradient in float32 was 10 ULP of the largest one off
 BLOCK = 1024  # elements that the fused loop takes at a time
 SETUPS = pytest.mark.parametrize(
     "setup", everything("elements: layouts, weights and masks of every loss, which one loop serves")
@@ -110,7 +111,7 @@ def call(setup: Setup, operands: list[Tensor], reduction: str = "mean", **extra:
 
 
 def assert_close(got: Tensor, truth: Tensor, dtype: torch.dtype, what: str, size: float = 0.0) -> None:
-    """Equal shape, NaNs and overflows; within 16 ULP of the largest result, which a wrong element exceeds by far.
+    """Equal shape, NaNs and overflows; within 8 ULP of the largest result, which a wrong element exceeds by far.
 
     size: of the terms of the result, where they may cancel.
     """
@@ -121,7 +122,7 @@ def assert_close(got: Tensor, truth: Tensor, dtype: torch.dtype, what: str, size
     finite = truth[truth.isfinite()]
     largest = finite.abs().amax().item() if finite.numel() else 0.0
     largest = max(largest, size if math.isfinite(size) else 0.0)
-    allowed = max(16 * info.eps * largest, 4 * info.smallest_normal * info.eps)
+    allowed = max((16 if ROUGH in what else 8) * info.eps * largest, 4 * info.smallest_normal * info.eps)
     torch.testing.assert_close(
         got.double(), truth, rtol=0, atol=allowed, equal_nan=True, msg=lambda text: f"{what}: {text}"
     )

@@ -59,7 +59,8 @@ def cpp(formula: Formula) -> tuple[str, str]:
     told = f"{symbol}, {len(operands)}, {len(numbers)}, {wanted}, {per_row}"
     kernel = "" if counts is None else "LOSSKIT_COUNTS\n"
     kernel += f"LOSSKIT_KERNEL_OF_{of_all.upper()}({told},\n    {domains})"
-    # Not where a function takes a block: it is a call, and a beta-Gaussian loss in parts took 1.1 times as long.
+    # A kernel may take a formula of several loops in parts of a block, unless a function of csrc/each.h is in it: each
+    # part would call that function anew. A beta-Gaussian loss, which has one, took 1.1 times as long in parts.
     in_parts = "step0_at_" in body and "_each(" not in body
     several = "constexpr bool several_loops = true;\n" if in_parts else ""
     opening = f"namespace {symbol}_block {{\nnamespace lk = losskit;\n{several}"
@@ -90,7 +91,7 @@ _LONG = 32  # what takes so many cycles has a loop of its own
 _CHAIN = 47  # a formula of fewer cycles is one loop, unless a function that takes a block is of an operand itself
 _ARGUMENT = 6  # an argument of so many is computed in a loop before
 _OPERATIONS = 24  # what has more is not computed again
-_DIVISIONS = ("div", "sqrt", "hypot")  # nor is one of these: 9 cycles a vector, and an array takes 2
+_DIVISIONS = ("div", "sqrt", "hypot")  # kept, too: one takes 9 cycles a vector, and its array 2
 _EACH = {"exp": "Exp", "log": "Log", "log1p": "Log1p"}  # functions of csrc/each.h, which take a block at once
 
 

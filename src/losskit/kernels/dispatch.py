@@ -40,13 +40,11 @@ def call(
     normalizer: Tensor | float | None,
 ) -> Tensor:
     """The loss of these operands, by a declaration and what its plan is found by; see `plan_of`."""
-    plan = None
     compiling = torch.compiler.is_compiling()  # asked once: an answer takes 0.06 us of the 12 of a small call
-    if not compiling:
-        try:
-            plan = loss._plans.get(key)
-        except TypeError:  # unhashable: the validation of a new plan says what is allowed
-            plan = None
+    try:
+        plan = None if compiling else loss._plans.get(key)
+    except TypeError:  # unhashable: the validation of a new plan says what is allowed
+        plan = None
     return run(plan or plan_of(loss, *key), operands, weight, sample_weight, mask, normalizer, compiling)
 
 

@@ -76,10 +76,9 @@ def direct(op: str) -> int:
 
 def call_layout() -> int:
     """How the calls of `direct` lie in memory, as a number; the library is loaded."""
-    try:
-        return ctypes.c_uint64.in_dll(_own(), "losskit_call_layout").value  # type: ignore[arg-type]
-    except ValueError:  # it is older than this number
-        return 0
+    own = _own()
+    place = _address(own, "losskit_call_layout") if own else 0  # a library that is older has no such number
+    return ctypes.c_uint64.from_address(place).value if place else 0
 
 
 def available(formula: Formula | None) -> bool:

@@ -41,7 +41,8 @@ class PoissonNLLLoss(PointwiseLoss, nn.PoissonNLLLoss):
         # on it is exact in every dtype, and lgamma(target + 1) overflows before the loss does.
         most = 1.0 if stirling else 1e9
         many = target > most
-        # Of no target that is not used: a count of 0 would cost its whole block the slower logarithm for such ends.
+        # The logarithm is taken of `most` where the target's is not used: a single target of 0 would make the kernel
+        # take the slower logarithm, which knows infinite results, for its whole block.
         log_target = log(where(many, target, most))
         log_rate = input if log_input else log(input + eps)
         if full:
