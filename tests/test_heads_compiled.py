@@ -97,3 +97,19 @@ def test_a_label_that_is_no_class_is_refused_when_it_runs():
     compiled = torch.compile(LF.linear_cross_entropy, backend="aot_eager", fullgraph=True)
     with pytest.raises(IndexError, match="must be a class in"):
         compiled(x, weight, TARGET + 60)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch itself reads it of saved tensors
+@pytest.mark.parametrize("upstream", [1.0, 3.0])
+def test_compiled_autograd_twice(upstream):
+    """What a backward pass handed over it does not hand over again, also where the first one was compiled."""
+    from torch._dynamo import compiled_autograd
+
+    head, given, factor = losskit.linear(losskit.CrossEntropyLoss()), leaves()[:2], torch.tensor(upstream)
+    expected = torch.autograd.grad(head(*given, TARGET), given, 2 * factor)
+    loss = head(*given, TARGET)
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        loss.backward(factor, retain_graph=True)
+        loss.backward(factor)
+    for x, right in zip(given, expected, strict=True):
+        torch.testing.assert_close(x.grad, right)

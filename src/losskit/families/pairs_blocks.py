@@ -73,9 +73,10 @@ class _Blocks(torch.autograd.Function):
         ctx.call, wanted = call, ctx.needs_input_grad[1:]
         work = Work(plan, Arguments(list(operands), None, *extras))
         late = plan.reduction == "none"
-        ctx.gradients = None
+        ctx.gradients = []
         if not late and any(wanted):
-            found, ctx.gradients = work.reduced(True)
+            found, gradients = work.reduced(True)
+            ctx.gradients.extend(gradients or ())
         else:
             found = work.each() if late else work.reduced(False)[0]
         return found.to(told)
@@ -84,10 +85,11 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         plan, extras, _ = ctx.call
         operands, wanted = list(ctx.saved_tensors[: len(ctx.needs_input_grad) - 1]), ctx.needs_input_grad[1:]
-        gradients, ctx.gradients = ctx.gradients, None
+        gradients = list(ctx.gradients)
+        ctx.gradients.clear()  # handed over once; `kernels/fused.py` says why the list is emptied
         if torch.is_grad_enabled() or batched(upstream):
             return None, *_differentiable(plan, Arguments(operands, None, *extras), upstream, wanted)
-        if gradients is None:
+        if not gradients:
             gradients = Work(plan, Arguments(operands, None, *extras)).again(upstream)
         elif not upstream.is_cpu or upstream.item() != 1.0:
             gradients = [x * upstream for x in gradients]

@@ -147,16 +147,17 @@ class _Chunked(torch.autograd.Function):
         work = Work(call, Head(*head))  # type: ignore[arg-type]
         late = is_late(call, work.head)
         loss = work.losses([want and not late for want in wanted])
-        ctx.gradients = None if late else work.gradients()
+        ctx.gradients = [] if late else list(work.gradients())
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         head, wanted = Head(*ctx.saved_tensors), ctx.needs_input_grad[1:]
-        gradients, ctx.gradients = ctx.gradients, None
+        gradients = list(ctx.gradients)
+        ctx.gradients.clear()  # handed over once; `kernels/fused.py` says why the list is emptied
         if torch.is_grad_enabled() or batched(upstream):
             gradients = _differentiable(ctx.call, head, wanted, upstream)
-        elif gradients is None:
+        elif not gradients:
             work = Work(ctx.call, head)
             work.losses(wanted, upstream)
             gradients = work.gradients()

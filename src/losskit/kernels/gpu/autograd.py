@@ -183,15 +183,15 @@ class FusedOnGpu(torch.autograd.Function):
         ctx.left = plan, wanted, bare, template, None
         loss, gradients = _forward(_saved(ctx.left, tensors), wanted, template)
         ctx.save_for_backward(*tensors)
-        ctx.gradients = None if plan.reduction == "none" else gradients
+        ctx.gradients = [] if plan.reduction == "none" else list(gradients)
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        early = ctx.gradients
-        if early is None or torch.is_grad_enabled() or batched(upstream):  # none yet, or handed over
+        early = list(ctx.gradients)
+        if not early or torch.is_grad_enabled() or batched(upstream):  # none yet, or handed over
             return *[None] * 8, *again(ctx.left, ctx.saved_tensors, upstream)
-        ctx.gradients = None
+        ctx.gradients.clear()  # `kernels/fused.py` says why it is emptied
         if any(g is not None and g.dtype == torch.float16 for g in early):
             return *[None] * 8, *rewritten(ctx.left, [*ctx.saved_tensors, *early], upstream)
         for gradient in early:
